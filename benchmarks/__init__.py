@@ -1,0 +1,1 @@
+"""Binaries: each composes the library into one study or one measurement."""

@@ -1,0 +1,264 @@
+"""The headline benchmark: is it the encoder or the dictionary?
+
+Trains every method on the paper's setting, or on a file of activations, and measures how much of each SAE's distance to the
+oracle its dictionary holds and how much its encoder, with a certificate for every optimum it compares with. Writes rows, summary.csv and
+figures under <results_dir>/amortisation_gap/ and prints the table.
+
+  python -m benchmarks.amortisation_gap --preset=quick
+  python -m benchmarks.amortisation_gap --data=activations.npz --num_latents=512 --sparsity=16
+"""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import flags, logging
+
+from benchmarks import cli
+from sae_gap import results
+from sae_gap.encoders.jumprelu import JumpReLU
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.linear import Linear
+from sae_gap.encoders.matching_pursuit import MatchingPursuit
+from sae_gap.encoders.relu import ReLU
+from sae_gap.encoders.topk import TopK
+from sae_gap.learners.dl_fista import DLFista
+from sae_gap.learners.oracle import Oracle
+from sae_gap.learners.probe import LinearProbe
+from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.metrics.gap import decompose
+from sae_gap.study import Method, Recording, Study, run
+from sae_gap.types import Setting
+
+NAME = "amortisation_gap"
+PROTOCOLS = ("strict", "paper")
+SAES = ("relu", "topk", "jumprelu", "mp")
+METHODS = (
+    *("linear_probe", *(f"sae_{name}" for name in SAES)),
+    *(f"{refit}_{name}" for refit in ("frozen", "refined") for name in SAES),
+    *("dl_fista", "fista_oracle"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Sizes of a run: the settings, and the lengths of training."""
+
+    num_latents: tuple[int, ...] = (100,)
+    sparsity: tuple[int, ...] = (10,)
+    num_samples: tuple[int, ...] = (5_000,)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    epochs: int = 500
+    rounds: int = 1_000
+
+
+PRESETS = {
+    "smoke": Preset(num_latents=(20,), sparsity=(3,), num_samples=(200,), seeds=(0, 1), epochs=5, rounds=5),
+    "quick": Preset(),
+    "paper": Preset(num_latents=(50, 100, 500, 1_000, 5_000, 10_000)),
+}
+
+_NUM_LATENTS = flags.DEFINE_list("num_latents", None, "Numbers of latents; also the width of every dictionary.  [100]")
+_SPARSITY = flags.DEFINE_list("sparsity", None, "Numbers of active latents a sample.  [10]")
+_NUM_SAMPLES = flags.DEFINE_list("num_samples", None, "Numbers of ID samples, half of them for training.  [5000]")
+_INPUT_DIM = flags.DEFINE_integer("input_dim", None, "Dimension of the signals; by default the compressed-sensing bound.")
+_SEEDS = flags.DEFINE_list("seeds", None, "Seeds.  [0,1,2]")
+_METHODS = flags.DEFINE_list("methods", list(METHODS), "Methods to run.")
+_LAM = flags.DEFINE_float("lam", 0.1, "Weight of the l1 norm.")
+_PROTOCOL = flags.DEFINE_string("protocol", "strict", "strict: learners see train only, FISTA is certified; paper: as published.")
+_PRESET = flags.DEFINE_string("preset", "quick", f"Sizes of a run, one of {', '.join(PRESETS)}; other flags take precedence.")
+_DATA = flags.DEFINE_string("data", None, "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A).")
+_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this study goes.")
+_SHARD = flags.DEFINE_string("shard", "0/1", "i/N: run the i-th of N parts of the study, counted from 0.")
+
+
+def methods(
+    sparsity: int, *, lam: float = 0.1, protocol: str = "strict", epochs: int = 500, rounds: int = 1_000
+) -> list[Method]:
+    """The methods of the study, each a learner crossed with an encoder.
+
+    Args:
+      sparsity: k of TopK and matching pursuit.
+      lam: weight of the l1 norm.
+      protocol: "strict" infers certified codes on unit atoms and fits on train; "paper" runs 100 FISTA iterations on the atoms as
+        they are and fits DL-FISTA on the split it is scored on.
+      epochs: of SAE training.
+      rounds: of DL-FISTA, at most.
+    """
+    published = protocol == "paper"
+
+    def lasso(start=None):
+        return Lasso(lam, start, tol=None, max_iterations=100, unit_atoms=False) if published else Lasso(lam, start)
+
+    encoders = {"relu": ReLU(), "topk": TopK(sparsity), "jumprelu": JumpReLU(), "mp": MatchingPursuit(sparsity)}
+    learners = {name: SparseAutoencoder(encoder, num_steps=epochs) for name, encoder in encoders.items()}
+    dl_fista = DLFista(lam, num_steps=rounds, split="id" if published else "train")
+    return [
+        Method("linear_probe", "probe", LinearProbe(), Linear()),
+        *(Method(f"sae_{name}", "sae", learners[name], encoders[name]) for name in SAES),
+        *(Method(f"frozen_{name}", "frozen", learners[name], lasso()) for name in SAES),
+        *(Method(f"refined_{name}", "refined", learners[name], lasso(encoders[name])) for name in SAES),
+        Method("dl_fista", "dictionary_learning", dl_fista, lasso()),
+        Method("fista_oracle", "oracle", Oracle(), lasso()),
+    ]
+
+
+def study(
+    sources: Sequence[Setting | Recording],
+    *,
+    names: Sequence[str] = METHODS,
+    lam: float = 0.1,
+    protocol: str = "strict",
+    preset: Preset = PRESETS["quick"],
+) -> Study:
+    """The study over any sources, with the methods of the given names."""
+
+    def chosen(source):
+        every = methods(source.sparsity, lam=lam, protocol=protocol, epochs=preset.epochs, rounds=preset.rounds)
+        return [method for method in every if method.name in names]
+
+    return Study(NAME, tuple(sources), chosen, lam=lam, protocol=protocol)
+
+
+TABLES = {
+    "Recovery": {
+        "method": "method",
+        "mcc_id": "MCC ID",
+        "mcc_ood": "MCC OOD",
+        "cosine": "cosine",
+        "close": "cos > .9",
+        "support_f1_id": "F1 ID",
+        "support_f1_ood": "F1 OOD",
+        "accuracy_id": "acc ID",
+        "accuracy_ood": "acc OOD",
+        "auc_id": "AUC ID",
+        "auc_ood": "AUC OOD",
+    },
+    "Inference on ID": {
+        "method": "method",
+        "l0_id": "L0",
+        "mse_id": "MSE",
+        "objective_id": "objective",
+        "gap_id": "gap",
+        "relative_gap_id": "relative gap",
+        "certificate_id": "certificate",
+        "fit_seconds": "fit s",
+        "encode_seconds": "encode s",
+    },
+}
+
+
+def decompositions(rows: Sequence[results.Row], metric: str = "mcc_ood") -> list[results.Row]:
+    """The distance of each SAE to the oracle on each seed, split into the dictionary's part and the encoder's."""
+    scores = {(row["num_latents"], row["sparsity"], row["num_samples"], row["seed"], row["method"]): row for row in rows}
+    found = []
+    for (*cell, method), row in scores.items():
+        name = method.removeprefix("sae_")
+        frozen, oracle = scores.get((*cell, f"frozen_{name}")), scores.get((*cell, "fista_oracle"))
+        if method == name or frozen is None or oracle is None or None in (score := [r.get(metric) for r in (oracle, frozen, row)]):
+            continue
+        parts = decompose(*score)
+        found.append(
+            {column: row[column] for column in (*results.BY, "seed")}
+            | {"encoder": score[2], "frozen": score[1], "oracle": score[0]}
+            | {"dictionary_part": parts.dictionary, "amortisation_part": parts.amortisation}
+        )
+    return found
+
+
+def report(rows: Sequence[results.Row], folder: pathlib.Path) -> str:
+    """Writes summary.csv and the figures, and returns the table to print."""
+    from sae_gap import figures  # Importing matplotlib takes as long as everything else in --help.
+
+    summary = results.summarise(rows, methods=METHODS)
+    results.write_summary(folder / "summary.csv", summary)
+    cells = sorted({tuple(row[name] for name in ("num_latents", "sparsity", "num_samples")) for row in rows})
+    for cell in cells:
+        of_cell = [row for row in rows if tuple(row[name] for name in ("num_latents", "sparsity", "num_samples")) == cell]
+        suffix = "" if len(cells) == 1 else "_" + "_".join(str(size) for size in cell)
+        drawn = {
+            "decomposition": figures.decomposition(of_cell),
+            "matched_cosines": figures.matched_cosines(of_cell),
+            "recovery": figures.recovery(of_cell),
+        }
+        for name, figure in drawn.items():
+            if figure is not None:
+                figures.save(figure, folder / f"{name}{suffix}")
+    tables = [f"{title}\n{results.format_table(summary, columns)}" for title, columns in TABLES.items()]
+    parts = results.summarise(decompositions(rows), methods=METHODS)
+    if parts:
+        columns = ("method", "encoder", "frozen", "oracle", "amortisation_part", "dictionary_part")
+        title = "Decomposition of MCC OOD: oracle - encoder = amortisation part + dictionary part"
+        tables.append(f"{title}\n{results.format_table(parts, columns)}")
+    return "\n\n".join(tables)
+
+
+def main() -> None:
+    preset, sources, names, shard = _read_flags()
+    try:
+        store = results.Store(pathlib.Path(_RESULTS_DIR.value) / NAME, shard)
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    chosen = study(sources, names=names, lam=_LAM.value, protocol=_PROTOCOL.value, preset=preset)
+    rows = run(chosen, store, shard)
+    logging.info("%d rows in %s", len(rows), store.directory)
+    if rows:
+        sys.stdout.write(report(rows, store.directory) + "\n")
+
+
+def _read_flags():
+    if _PRESET.value not in PRESETS:
+        raise cli.UsageError(f"--preset {_PRESET.value!r} is unknown; choose one of {', '.join(PRESETS)}.")
+    if _PROTOCOL.value not in PROTOCOLS:
+        raise cli.UsageError(f"--protocol {_PROTOCOL.value!r} is unknown; choose one of {', '.join(PROTOCOLS)}.")
+    unknown = [name for name in _METHODS.value if name not in METHODS]
+    if unknown or not _METHODS.value:
+        raise cli.UsageError(f"--methods has {', '.join(map(repr, unknown)) or 'no name'}; choose from {', '.join(METHODS)}.")
+    if not 0 <= _LAM.value < float("inf"):
+        raise cli.UsageError(f"--lam must be a number of at least 0, but it is {_LAM.value}.")
+    preset = PRESETS[_PRESET.value]
+    for flag in (_NUM_LATENTS, _SPARSITY, _NUM_SAMPLES, _SEEDS):
+        if flag.value is not None:
+            preset = dataclasses.replace(preset, **{flag.name: cli.parse_integers(flag.name, flag.value)})
+    try:
+        sources = _recordings(preset) if _DATA.value is not None else _settings(preset)
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    return preset, sources, _METHODS.value, cli.parse_shard(_SHARD.value)
+
+
+def _settings(preset: Preset) -> list[Setting]:
+    return [
+        Setting(num_latents, sparsity, num_samples, seed, input_dim=_INPUT_DIM.value)
+        for num_latents in preset.num_latents
+        for sparsity in preset.sparsity
+        for num_samples in preset.num_samples
+        for seed in preset.seeds
+    ]
+
+
+def _recordings(preset: Preset) -> list[Recording]:
+    for flag in (_NUM_SAMPLES, _INPUT_DIM):
+        if flag.value is not None:
+            raise ValueError(f"--{flag.name} is the file's to say; leave it out with --data.")
+    widths: Sequence[int | None] = preset.num_latents if _NUM_LATENTS.value is not None else (None,)
+    sources = [
+        Recording(pathlib.Path(_DATA.value), num_latents, sparsity, seed)
+        for num_latents in widths
+        for sparsity in preset.sparsity
+        for seed in preset.seeds
+    ]
+    for source in sources:
+        task = source.task()
+        if source.sparsity >= task.num_latents:
+            raise ValueError(f"sparsity must be below num_latents, but it is {source.sparsity} with {task.num_latents} latents.")
+    truths = {"Z_train, Z_val, Z_ood": sources[0].task().id.codes, "A": sources[0].task().dictionary}
+    missing = [name for name, truth in truths.items() if truth is None]
+    if missing:
+        logging.warning("%s has no %s: the metrics and methods that need them are left out.", _DATA.value, " and no ".join(missing))
+    return sources
+
+
+if __name__ == "__main__":
+    cli.run(main)

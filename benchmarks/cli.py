@@ -1,0 +1,78 @@
+"""What the binaries share: flags that are checked at once, and one sentence with exit code 2 for whatever the user can mend."""
+
+import logging as python_logging
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, flags, logging
+
+from sae_gap import devices
+
+
+class UsageError(Exception):
+    """Something the user can mend; its message is one sentence naming the fault and the mend."""
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a binary: `--help` exits with 0, a `UsageError` or a bad flag with one sentence and 2."""
+
+    def guarded(arguments: Sequence[str]) -> None:
+        logging.use_absl_handler()
+        # The root logger would let every library's chatter through.
+        python_logging.getLogger().setLevel(python_logging.WARNING)
+        logging.get_absl_logger().setLevel(python_logging.INFO)
+        try:
+            if len(arguments) > 1:
+                raise UsageError(f"{arguments[1]!r} is not a flag; see --help.")
+            devices.start_distributed()
+            devices.enable_compilation_cache()
+            main()
+        except UsageError as error:
+            _stop(str(error))
+        except KeyboardInterrupt:
+            _stop("interrupted; the same command goes on from the last finished job.", code=130)
+
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(arguments: Sequence[str]) -> list[str]:
+    if any(argument in ("--help", "-h", "-help", "--helpshort", "--helpfull") for argument in arguments[1:]):
+        # absl's own --help exits with 1.
+        sys.stdout.write(f"{sys.modules['__main__'].__doc__}\nflags:\n{_help()}\n")
+        sys.exit(0)
+    try:
+        return flags.FLAGS(arguments)
+    except flags.Error as error:
+        _stop(" ".join(str(error).split()).removesuffix(".") + "; see --help.")
+        raise
+
+
+def _help() -> str:
+    return flags.FLAGS.main_module_help()
+
+
+def _stop(sentence: str, code: int = 2) -> None:
+    sys.stderr.write(sentence + "\n")
+    sys.exit(code)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Reads `i/N`, the i-th of N shards, counted from 0."""
+    try:
+        index, count = (int(part) for part in text.split("/"))
+    except ValueError:
+        raise UsageError(f"--shard must read i/N, such as 0/4, but it is {text!r}.") from None
+    if not 0 <= index < count:
+        raise UsageError(f"--shard must have 0 <= i < N, but it is {text!r}.")
+    return index, count
+
+
+def parse_integers(name: str, values: Sequence[str]) -> tuple[int, ...]:
+    """Reads the values of a list flag as different integers."""
+    try:
+        numbers = tuple(int(value) for value in values)
+    except ValueError:
+        raise UsageError(f"--{name} must list integers, such as 1,2, but it is {','.join(values)!r}.") from None
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise UsageError(f"--{name} must list different integers, but it is {','.join(values)!r}.")
+    return numbers

@@ -1,0 +1,182 @@
+"""Where samples come from: the paper's generative model, or a file that the user brings."""
+
+import pathlib
+import zipfile
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+from sae_gap.types import Setting, Split, Task
+
+# Bounds the uniforms held at once while supports are drawn.
+_DRAWS_AT_ONCE = 4_000_000
+
+
+def draw(setting: Setting) -> Task:
+    """Draws a task from the generative model: `y = A z`, with k active latents uniform on (0, 1).
+
+    The atoms are i.i.d. Gaussian directions. An in-distribution sample is, by a fair coin, either latent 0 with k - 1 latents of
+    the ID pool, or k latents other than latent 0; an out-of-distribution sample is latent 0 with k - 1 latents of the OOD pool,
+    a co-activation that training never shows. The dictionary depends on the seed and the dimensions alone, so a sweep over
+    `num_samples` or `noise_db` keeps it.
+
+    Args:
+      setting: the cell to draw, its seed included.
+
+    Returns:
+      A task with `num_samples // 2` training samples, the rest of the ID samples for validation, and `num_samples // 2` OOD samples.
+
+    References:
+      Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744, section 3.
+    """
+    atoms_rng, id_rng, ood_rng, noise_rng = (np.random.default_rng([setting.seed, stream]) for stream in range(4))
+    dictionary = atoms_rng.standard_normal((setting.input_dim, setting.num_latents))
+    dictionary /= np.linalg.norm(dictionary, axis=0)
+
+    num_train = setting.num_samples // 2
+    id_supports = _draw_id_supports(setting, id_rng)
+    ood_supports = _with_latent_zero(setting, num_train, setting.num_latents - setting.num_ood, setting.num_ood, ood_rng)
+    id_split = _split(setting, dictionary, id_supports, id_rng, noise_rng)
+    ood_split = _split(setting, dictionary, ood_supports, ood_rng, noise_rng)
+    return Task(
+        train=Split(id_split.signals[:num_train], id_split.codes[:num_train]),
+        id=Split(id_split.signals[num_train:], id_split.codes[num_train:]),
+        ood=ood_split,
+        dictionary=jnp.asarray(dictionary, id_split.signals.dtype),
+        num_latents=setting.num_latents,
+        seed=setting.seed,
+    )
+
+
+def _draw_id_supports(setting: Setting, rng: np.random.Generator) -> np.ndarray:
+    n, k = setting.num_samples, setting.sparsity
+    heads = rng.random(n) < 0.5
+    with_zero = _with_latent_zero(setting, n, 1, setting.num_latents - setting.num_ood - 1, rng)
+    without_zero = 1 + _distinct(n, k, setting.num_latents - 1, rng)
+    return np.where(heads[:, None], with_zero, without_zero)
+
+
+def _with_latent_zero(setting: Setting, n: int, first: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    others = first + _distinct(n, setting.sparsity - 1, size, rng)
+    return np.concatenate([np.zeros((n, 1), others.dtype), others], axis=1)
+
+
+def _distinct(n: int, k: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    """n uniformly random k-subsets of range(size), one a row."""
+    if k == 0:
+        return np.zeros((n, 0), np.int64)
+    if size > 10 * k * k:
+        # Duplicates are rare here, so redrawing the rows that have one is cheaper than ranking `size` uniforms a row.
+        subsets = rng.integers(size, size=(n, k))
+        while True:
+            ordered = np.sort(subsets, axis=1)
+            clash = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
+            if not clash.size:
+                return subsets
+            subsets[clash] = rng.integers(size, size=(clash.size, k))
+    rows = max(1, _DRAWS_AT_ONCE // size)
+    chunks = [rng.random((min(rows, n - start), size)) for start in range(0, n, rows)]
+    return np.concatenate([chunk.argpartition(k - 1, axis=1)[:, :k] for chunk in chunks])
+
+
+def _split(setting: Setting, dictionary: np.ndarray, supports: np.ndarray, rng, noise_rng) -> Split:
+    n, k = supports.shape
+    values = rng.uniform(size=(n, k)).astype(jnp.zeros(()).dtype)
+    codes = np.zeros((n, setting.num_latents), values.dtype)
+    np.put_along_axis(codes, supports, values, axis=1)
+    signals = np.zeros((n, setting.input_dim))
+    atoms = np.ascontiguousarray(dictionary.T)
+    for column in range(k):
+        signals += values[:, column, None] * atoms[supports[:, column]]
+    if setting.noise_db is not None:
+        scale = np.sqrt(np.mean(signals**2)) * 10 ** (-setting.noise_db / 20)
+        signals += scale * noise_rng.standard_normal(signals.shape)
+    return Split(jnp.asarray(signals, values.dtype), jnp.asarray(codes))
+
+
+def load(path: str | pathlib.Path, *, num_latents: int | None = None, seed: int = 0) -> Task:
+    """Reads a task from an .npz file of activations.
+
+    The file holds `Y_train`, `Y_val` and `Y_ood` (samples as rows) and optionally the truth: `Z_train`, `Z_val`, `Z_ood`
+    (codes, samples as rows) and `A` (the dictionary, input_dim x num_latents). Pickled arrays are refused, never loaded.
+
+    Args:
+      path: the file.
+      num_latents: width of the dictionaries to learn; None takes the truth's.
+      seed: seeds the learners.
+
+    Returns:
+      The task, in the default float type. What the file does not say of the truth is None.
+
+    Raises:
+      ValueError: the file cannot be read as such a task; the message names the fault and the mend.
+    """
+    arrays = _read_arrays(pathlib.Path(path))
+    for name in ("Y_train", "Y_val", "Y_ood"):
+        if name not in arrays:
+            raise ValueError(f"{path} has no array {name}; save Y_train, Y_val and Y_ood with numpy.savez.")
+    arrays = {name: _check_array(path, name, array) for name, array in arrays.items()}
+    _check_shapes(path, arrays)
+
+    true_width = next((arrays[name].shape[1] for name in ("A", "Z_train", "Z_val", "Z_ood") if name in arrays), None)
+    width = num_latents if num_latents is not None else true_width
+    if width is None:
+        raise ValueError(f"{path} holds neither codes nor a dictionary, so the width is unknown; give num_latents.")
+
+    def split(name: str) -> Split:
+        codes = arrays.get(f"Z_{name}")
+        return Split(jnp.asarray(arrays[f"Y_{name}"]), None if codes is None else jnp.asarray(codes))
+
+    dictionary = jnp.asarray(arrays["A"]) if "A" in arrays else None
+    return Task(split("train"), split("val"), split("ood"), dictionary, num_latents=width, seed=seed)
+
+
+_NAMES = ("Y_train", "Y_val", "Y_ood", "Z_train", "Z_val", "Z_ood", "A")
+
+
+def _read_arrays(path: pathlib.Path) -> Mapping[str, np.ndarray]:
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; give the path of an .npz written by numpy.savez.")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is not an .npz file; write it with numpy.savez.")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in _NAMES if name in archive.files}
+    except ValueError as error:
+        if "pickle" not in str(error):
+            raise ValueError(f"{path} cannot be read as arrays ({error}); write it again with numpy.savez.") from None
+        raise ValueError(f"{path} holds pickled objects, which are never loaded; save plain numeric arrays.") from None
+    except (OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); write it again with numpy.savez.") from None
+
+
+def _check_array(path, name: str, array: np.ndarray) -> np.ndarray:
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{name} in {path} must be a non-empty matrix, but its shape is {np.shape(array)}.")
+    if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
+        raise ValueError(f"{name} in {path} must hold real numbers, but its type is {array.dtype}; save it as float32.")
+    array = array.astype(jnp.zeros(()).dtype)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} in {path} has NaN or infinite values; drop or mend those samples.")
+    return array
+
+
+def _check_shapes(path, arrays: Mapping[str, np.ndarray]) -> None:
+    input_dim = arrays["Y_train"].shape[1]
+    for name in ("Y_val", "Y_ood"):
+        if arrays[name].shape[1] != input_dim:
+            raise ValueError(f"{name} in {path} has {arrays[name].shape[1]} columns but Y_train has {input_dim}; they must agree.")
+    if "A" in arrays and arrays["A"].shape[0] != input_dim:
+        raise ValueError(
+            f"A in {path} has {arrays['A'].shape[0]} rows but the signals have {input_dim} dimensions; save it as (input, latents)."
+        )
+    widths = {name: arrays[name].shape[1] for name in arrays if not name.startswith("Y_")}
+    if len(set(widths.values())) > 1:
+        raise ValueError(f"the truth in {path} disagrees on the number of latents ({widths}); they must agree.")
+    for name in ("train", "val", "ood"):
+        if f"Z_{name}" in arrays and len(arrays[f"Z_{name}"]) != len(arrays[f"Y_{name}"]):
+            raise ValueError(
+                f"Z_{name} in {path} has {len(arrays[f'Z_{name}'])} rows but Y_{name} has {len(arrays[f'Y_{name}'])}; "
+                "give one row of codes to each sample."
+            )

@@ -1,0 +1,120 @@
+"""Devices: the mesh over all of them, where data lies on it, and how processes and compilations are shared.
+
+Nothing else in the suite knows how many devices there are. Samples are the only sharded axis: every cost that grows is a sum
+or a map over samples, and a dictionary fits on each device at every size of the paper.
+"""
+
+import os
+import platform
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+Tree = TypeVar("Tree")
+
+DISTRIBUTED = "SAE_GAP_DISTRIBUTED"
+
+
+def start_distributed() -> bool:
+    """Joins the processes of a multi-host job into one, where the environment asks for it by `SAE_GAP_DISTRIBUTED=1`.
+
+    A scheduler's own variables are not taken for a request: shards of a sweep run under Slurm too, and each is a job by itself.
+    Call it before anything touches a device. JAX finds the coordinator from Slurm, MPI, a TPU pod or `JAX_COORDINATOR_ADDRESS`.
+
+    Returns:
+      Whether this process is part of a multi-host job.
+
+    Raises:
+      ValueError: the variable is neither 0 nor 1, or JAX cannot tell the coordinator from the environment.
+      RuntimeError: the coordinator does not answer, or a device was in use already.
+    """
+    asked = os.environ.get(DISTRIBUTED, "0")
+    if asked not in ("", "0", "1"):
+        raise ValueError(f"{DISTRIBUTED} must be 0 or 1, but it is {asked!r}.")
+    if asked == "1" and not jax.distributed.is_initialized():
+        jax.distributed.initialize()
+    return asked == "1"
+
+
+def mesh() -> Mesh:
+    """All devices of all processes, on one axis, `samples`, whose sharding the compiler propagates.
+
+    Returns:
+      The mesh.
+    """
+    return jax.make_mesh((jax.device_count(),), ("samples",), axis_types=(AxisType.Auto,))
+
+
+def place(tree: Tree, mesh: Mesh) -> Tree:
+    """Puts the arrays of a tree on the devices of a mesh, sharded along their leading axis where it divides evenly.
+
+    Meant for a split, whose leading axis is its samples; any other array is right as well, if not where it is best. An array
+    whose leading axis does not divide is copied to every device. With several processes, each must pass the same whole arrays.
+
+    Args:
+      tree: arrays in any tree; leaves that are not arrays stay as they are.
+      mesh: the devices, from `mesh`.
+
+    Returns:
+      The tree with its arrays placed.
+    """
+
+    def put(leaf):
+        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+            return leaf
+        # One device needs no sharding, and an array tied to none lets a caller move it.
+        if mesh.size == 1:
+            return jax.numpy.asarray(leaf)
+        spec = PartitionSpec("samples") if leaf.shape and leaf.shape[0] % mesh.size == 0 else PartitionSpec()
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    return jax.tree.map(put, tree)
+
+
+def enable_compilation_cache() -> Path | None:
+    """Keeps compiled programs in the user's cache folder, so that a second run of the same shapes compiles nothing.
+
+    A folder that the user chose by `JAX_COMPILATION_CACHE_DIR` is kept.
+
+    Returns:
+      The folder, or None where it cannot be written to and programs are compiled in every run.
+    """
+    try:
+        folder = Path(jax.config.values.get("jax_compilation_cache_dir") or _cache_home() / "sae_gap" / "jax")
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except (OSError, RuntimeError):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # The default of a second leaves out most programs of a small study, whose many compilations add up.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    return folder
+
+
+def _cache_home() -> Path:
+    chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The XDG convention has a relative path ignored: it would scatter caches over working folders.
+    return chosen if chosen.is_absolute() else Path.home() / ".cache"
+
+
+def describe() -> str:
+    """The devices of all processes in words, for the rows: times from different devices are not to be compared.
+
+    Returns:
+      For example `4 x NVIDIA H100 80GB HBM3`, or `1 x cpu (AMD EPYC)`.
+    """
+    kind = jax.devices()[0].device_kind
+    return f"{jax.device_count()} x {kind}" + (f" ({_processor()})" if kind == "cpu" else "")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()

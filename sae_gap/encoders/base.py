@@ -1,0 +1,78 @@
+"""What every encoder is: a pure function `(model, signals) -> codes` with frozen hyper-parameters.
+
+An encoder takes a batch rather than a sample, since the lasso solvers work on batches (compaction, chunks, certificates) and
+the amortised encoders are a matrix product anyway.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sae_gap.types import Model
+
+
+class Affine(eqx.Module):
+    """The linear half of an amortised encoder: `x ↦ x W + c`."""
+
+    weight: Float[Array, "input_dim num_latents"]
+    bias: Float[Array, " num_latents"]
+
+    def __call__(self, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+        return signals @ self.weight + self.bias
+
+    @classmethod
+    def create(cls, weight: Float[Array, "input_dim num_latents"]) -> "Affine":
+        """The initial encoder of the paper: the given weights, no bias."""
+        return cls(weight, jnp.zeros(weight.shape[1], weight.dtype))
+
+
+class Encoder(eqx.Module):
+    """Infers codes from signals with what the model holds. Subclasses define `__call__`."""
+
+    def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+        """The codes of the signals, in units of the model's own atoms: `codes @ dictionary.T + bias` reconstructs."""
+        raise NotImplementedError
+
+
+class AmortisedEncoder(Encoder):
+    """An encoder that a sparse autoencoder trains together with its dictionary."""
+
+    def parameters(self, weight: Float[Array, "input_dim num_latents"]) -> Any:
+        """The initial `Model.encoder`, given the encoder's initial weights."""
+        return Affine.create(weight)
+
+    def with_penalty(
+        self, model: Model, signals: Float[Array, "n input_dim"]
+    ) -> tuple[Float[Array, "n num_latents"], Float[Array, " n"]]:
+        """The codes and, for each sample, the sparsity penalty that training adds."""
+        return self(model, signals), jnp.zeros(len(signals), signals.dtype)
+
+    def reconstruct(
+        self, model: Model, signals: Float[Array, "n input_dim"]
+    ) -> tuple[Float[Array, "n input_dim"], Float[Array, " n"]]:
+        """The reconstructed signals and the penalty of each sample: what a training step needs."""
+        codes, penalty = self.with_penalty(model, signals)
+        return codes @ model.dictionary.T + model.bias, penalty
+
+    def preactivations(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+        return model.encoder(signals - model.bias)
+
+
+def rectangle(x: jax.Array) -> jax.Array:
+    """The rectangle kernel, 1 on (-1/2, 1/2), by which a step is smoothed in a straight-through gradient."""
+    return (jnp.abs(x) < 0.5).astype(x.dtype)
+
+
+def unit_atoms(
+    dictionary: Float[Array, "input_dim num_latents"],
+) -> tuple[Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]]:
+    """Scales each atom to unit length and gives the lengths; an atom of zeros stays, with length 1.
+
+    Codes in units of the given atoms, times the lengths, are codes in units of the scaled ones.
+    """
+    norms = jnp.linalg.norm(dictionary, axis=0)
+    norms = jnp.where(norms > 0, norms, 1)
+    return dictionary / norms, norms

@@ -1,0 +1,59 @@
+"""The JumpReLU encoder: a learned threshold for each latent."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sae_gap.encoders.base import Affine, AmortisedEncoder, rectangle
+
+
+class JumpReLUParameters(eqx.Module):
+    affine: Affine
+    log_threshold: Float[Array, " num_latents"]
+
+
+class JumpReLU(AmortisedEncoder):
+    """`z = h · 1[h > θ]` with `h = relu((y - b) W + c)`, penalised by its l0 norm.
+
+    The thresholds learn through a straight-through estimator: the step is smoothed by a rectangle kernel of width `bandwidth`.
+
+    References:
+      Rajamanoharan et al. (2024), "Jumping Ahead", arXiv:2407.14435.
+    """
+
+    threshold: float = 1e-3
+    bandwidth: float = 1e-3
+
+    def parameters(self, weight):
+        return JumpReLUParameters(Affine.create(weight), jnp.full(weight.shape[1], jnp.log(self.threshold), weight.dtype))
+
+    def __call__(self, model, signals):
+        return self.with_penalty(model, signals)[0]
+
+    def with_penalty(self, model, signals):
+        hidden = jax.nn.relu(model.encoder.affine(signals - model.bias))
+        codes, active = _jump(hidden, jnp.exp(model.encoder.log_threshold), self.bandwidth)
+        return codes, jnp.sum(active, axis=1)
+
+
+@jax.custom_vjp
+def _jump(hidden, threshold, bandwidth):
+    """The gated values and the gate itself, whose sum is the l0 norm."""
+    gate = (hidden > threshold).astype(hidden.dtype)
+    return hidden * gate, gate
+
+
+def _jump_forward(hidden, threshold, bandwidth):
+    return _jump(hidden, threshold, bandwidth), (hidden, threshold, bandwidth)
+
+
+def _jump_backward(residuals, cotangents):
+    hidden, threshold, bandwidth = residuals
+    codes_bar, gate_bar = cotangents
+    kernel = rectangle((hidden - threshold) / bandwidth) / bandwidth
+    threshold_bar = -jnp.sum(kernel * (threshold * codes_bar + gate_bar), axis=0)
+    return jnp.where(hidden > threshold, codes_bar, 0), threshold_bar, jnp.zeros_like(bandwidth)
+
+
+_jump.defvjp(_jump_forward, _jump_backward)

@@ -1,0 +1,10 @@
+"""The linear encoder of a probe."""
+
+from sae_gap.encoders.base import Encoder
+
+
+class Linear(Encoder):
+    """`z = (y - b) W + c`: signed codes, no sparsity."""
+
+    def __call__(self, model, signals):
+        return model.encoder(signals - model.bias)

@@ -1,0 +1,21 @@
+"""The ReLU encoder of the standard sparse autoencoder."""
+
+import jax
+import jax.numpy as jnp
+
+from sae_gap.encoders.base import AmortisedEncoder
+
+
+class ReLU(AmortisedEncoder):
+    """`z = relu((y - b) W + c)`, penalised by its l1 norm.
+
+    References:
+      Bricken et al. (2023), "Towards Monosemanticity".
+    """
+
+    def __call__(self, model, signals):
+        return jax.nn.relu(self.preactivations(model, signals))
+
+    def with_penalty(self, model, signals):
+        codes = self(model, signals)
+        return codes, jnp.sum(codes, axis=1)

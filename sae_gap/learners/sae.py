@@ -1,0 +1,96 @@
+"""Sparse autoencoders: one training loop, whatever the encoder."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from sae_gap.encoders.base import AmortisedEncoder, unit_atoms
+from sae_gap.learners.base import Learner
+from sae_gap.types import Model, Split
+
+
+class SAEState(eqx.Module):
+    model: Model
+    optimiser: PyTree
+    epoch: Int[Array, ""]
+    key: PRNGKeyArray
+
+
+class SparseAutoencoder(Learner):
+    """Trains an encoder and a dictionary together on `mean (y - b - D z)² + penalty · mean P(z)`.
+
+    The encoder starts uniform on ±1/√input_dim, the dictionary as its transpose with unit atoms. AdamW with weight decay on every
+    parameter; before each step the dictionary's gradient is projected orthogonal to its atoms, which are rescaled to unit
+    norm every `renormalise_every` epochs. Each epoch visits every sample once in a fresh order, the last batch being smaller.
+
+    Args:
+      encoder: what to train, with its sparsity penalty P.
+      num_steps: epochs.
+      batch_size: samples in a step.
+      learning_rate: of AdamW.
+      weight_decay: of AdamW, on every parameter.
+      penalty: weight of the encoder's penalty.
+      renormalise_every: epochs between renormalisations; the first follows epoch 0.
+
+    References:
+      Barin Pacela et al. (2026), arXiv:2603.28744, appendix. Loshchilov & Hutter (2019), "Decoupled weight decay".
+    """
+
+    encoder: AmortisedEncoder
+    num_steps: int = eqx.field(static=True, default=500)
+    batch_size: int = eqx.field(static=True, default=64)
+    learning_rate: float = 5e-4
+    weight_decay: float = 1e-2
+    penalty: float = 1e-4
+    renormalise_every: int = eqx.field(static=True, default=50)
+
+    def _optimiser(self):
+        return optax.adamw(self.learning_rate, b1=0.9, b2=0.999, weight_decay=self.weight_decay)
+
+    def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> SAEState:
+        input_dim = data.signals.shape[1]
+        weights_key, key = jax.random.split(key)
+        bound = input_dim**-0.5
+        weight = jax.random.uniform(weights_key, (input_dim, num_latents), data.signals.dtype, minval=-bound, maxval=bound)
+        model = Model(unit_atoms(weight)[0], jnp.zeros(input_dim, weight.dtype), self.encoder.parameters(weight))
+        return SAEState(model, self._optimiser().init(model), jnp.zeros((), jnp.int32), key)
+
+    def step(self, data: Split, state: SAEState) -> SAEState:
+        shuffle_key, key = jax.random.split(state.key)
+        batches, weights = self._batches(shuffle_key, len(data.signals))
+
+        def train_step(carry, batch):
+            indices, weight = batch
+            return self._update(*carry, data.signals[indices], weight), None
+
+        (model, optimiser), _ = jax.lax.scan(train_step, (state.model, state.optimiser), (batches, weights))
+        renormalise = state.epoch % self.renormalise_every == 0
+        dictionary = jnp.where(renormalise, unit_atoms(model.dictionary)[0], model.dictionary)
+        model = eqx.tree_at(lambda model: model.dictionary, model, dictionary)
+        return SAEState(model, optimiser, state.epoch + 1, key)
+
+    def model(self, state: SAEState) -> Model:
+        return state.model
+
+    def _batches(self, key, num_samples: int):
+        """Indices of each batch, and weights that average over the samples it really has."""
+        num_batches = -(-num_samples // self.batch_size)
+        padded = num_batches * self.batch_size
+        order = jnp.resize(jax.random.permutation(key, num_samples), padded).reshape(num_batches, self.batch_size)
+        real = (jnp.arange(padded) < num_samples).reshape(num_batches, self.batch_size).astype(jnp.zeros(()).dtype)
+        return order, real / jnp.sum(real, axis=1, keepdims=True)
+
+    def _update(self, model: Model, optimiser: PyTree, signals, weights):
+        def loss(model):
+            reconstruction, penalty = self.encoder.reconstruct(model, signals)
+            error = jnp.mean((reconstruction - signals) ** 2, axis=1)
+            return jnp.sum(weights * (error + self.penalty * penalty))
+
+        gradient = jax.grad(loss)(model)
+        radial = jnp.sum(gradient.dictionary * model.dictionary, axis=0) / jnp.maximum(jnp.sum(model.dictionary**2, axis=0), 1e-16)
+        gradient = eqx.tree_at(lambda model: model.dictionary, gradient, gradient.dictionary - radial * model.dictionary)
+        updates, optimiser = self._optimiser().update(gradient, optimiser, model)
+        return optax.apply_updates(model, updates), optimiser
+

@@ -1,0 +1,217 @@
+"""Which learned atom is which true one: cosines, correlations and optimal assignment.
+
+Recovery is only defined up to the order, the sign and the scale of the atoms. All that the metrics share to undo those three is
+here, on the host in NumPy: the sets of columns that are compared change with every cell of a study, which under jit would mean a
+compilation each.
+"""
+
+import dataclasses
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import linear_sum_assignment
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Match:
+    """For each true atom, the learned atom assigned to it.
+
+    Attributes:
+      learned: index of the learned atom, -1 where the learned dictionary is the narrower one and has none left.
+      cosine: signed cosine of the pair, 0 where there is none.
+    """
+
+    learned: Int[np.ndarray, " true"]
+    cosine: Float[np.ndarray, " true"]
+
+    def align(self, codes: Float[ArrayLike, "n learned"]) -> Float[np.ndarray, "n true"]:
+        """Codes in the order and with the signs of the true atoms; 0 for a true atom that has no partner.
+
+        Args:
+          codes: codes on the learned dictionary, (n, num_learned).
+
+        Returns:
+          One column per true atom, (n, num_true). Learned atoms that are nobody's partner are left out.
+
+        Raises:
+          ValueError: `codes` is not a finite matrix, or is too narrow for the match.
+        """
+        codes = as_matrix("codes", codes)
+        if codes.shape[1] <= self.learned.max():
+            raise ValueError(
+                f"codes have {codes.shape[1]} columns, but the match refers to learned atom {self.learned.max()}; "
+                "give codes on the dictionary that was matched."
+            )
+        sign = np.where(self.learned < 0, 0, np.where(self.cosine < 0, -1, 1)).astype(codes.dtype)
+        return codes[:, self.learned] * sign
+
+
+def match_atoms(learned: Float[ArrayLike, "input_dim learned"], truth: Float[ArrayLike, "input_dim true"]) -> Match:
+    """Pairs learned with true atoms by Hungarian assignment, `max_π Σ_j |cos(learned_π(j), truth_j)|`.
+
+    Args:
+      learned: learned dictionary, (input_dim, num_learned), atoms of any norm; a zero atom has cosine 0 with everything.
+      truth: true dictionary, (input_dim, num_true). The widths may differ.
+
+    Returns:
+      The partner of each true atom and their signed cosine, in float64.
+
+    Raises:
+      ValueError: an argument is not a finite, non-empty matrix, or their input dimensions differ.
+    """
+    learned, truth = as_matrix("learned", learned), as_matrix("truth", truth)
+    if learned.shape[0] != truth.shape[0]:
+        raise ValueError(
+            f"learned and true atoms must have one input_dim, but they have {learned.shape[0]} and {truth.shape[0]}; "
+            "atoms are columns, so a dictionary may need transposing."
+        )
+    atoms, true_atoms = unit_columns(learned), unit_columns(truth)
+    rows, columns = assign(np.abs(true_atoms.T @ atoms))
+    partner = np.full(truth.shape[1], -1)
+    partner[rows] = columns
+    cosine = np.zeros(truth.shape[1])
+    # The angle of a nearly perfect atom is lost in float32, where arccos cannot tell 0 from 3e-4.
+    pairs = unit_columns(learned[:, columns].astype(np.float64)) * unit_columns(truth[:, rows].astype(np.float64))
+    cosine[rows] = np.clip(pairs.sum(axis=0), -1.0, 1.0)
+    return Match(learned=partner, cosine=cosine)
+
+
+def correlations(left: Float[ArrayLike, "n left"], right: Float[ArrayLike, "n right"]) -> Float[np.ndarray, "left right"]:
+    """Absolute Pearson correlation of every column of `left` with every column of `right`.
+
+    One matrix product, in the wider of the two precisions.
+
+    Args:
+      left: (n, left), samples as rows.
+      right: (n, right), the same samples.
+
+    Returns:
+      |r| in [0, 1], (left, right); 0 wherever a column is constant, since a constant says nothing about the other.
+
+    Raises:
+      ValueError: an argument is not a finite, non-empty matrix, or the numbers of samples differ.
+    """
+    left, right = as_matrix("left", left), as_matrix("right", right)
+    require_same_samples("left", left, "right", right)
+    scores = unit_columns(_centre(left)).T @ unit_columns(_centre(right))
+    np.abs(scores, out=scores)
+    return np.minimum(scores, 1, out=scores)
+
+
+def assign(scores: Float[np.ndarray, "rows columns"]) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
+    """One-to-one assignment of largest total score, `max_π Σ_i scores[i, π(i)]`.
+
+    A pair whose score is at least the next best of its row plus the next best of its column is in some optimal assignment: whatever else
+    the two were assigned to, exchanging partners cannot lose, as scores are not negative. Such pairs are settled first, and the Hungarian
+    algorithm, which is cubic, sees the rest. On well recovered codes that is nearly nothing.
+
+    Args:
+      scores: (rows, columns), non-negative, of any shape; the shorter side is assigned in full.
+
+    Returns:
+      The row and the column of each of the min(rows, columns) pairs, rows ascending.
+
+    References:
+      Crouse (2016), "On implementing 2D rectangular assignment algorithms", IEEE TAES 52(4).
+    """
+    columns = scores.argmax(axis=1)
+    rows = np.flatnonzero(scores.argmax(axis=0)[columns] == np.arange(scores.shape[0]))
+    columns = columns[rows]
+    others = scores.copy()
+    others[rows, columns] = 0
+    settled = scores[rows, columns] >= others.max(axis=1)[rows] + others.max(axis=0)[columns]
+    rows, columns = rows[settled], columns[settled]
+    free_rows = np.setdiff1d(np.arange(scores.shape[0]), rows)
+    free_columns = np.setdiff1d(np.arange(scores.shape[1]), columns)
+    more_rows, more_columns = linear_sum_assignment(scores[np.ix_(free_rows, free_columns)], maximize=True)
+    rows, columns = np.append(rows, free_rows[more_rows]), np.append(columns, free_columns[more_columns])
+    order = np.argsort(rows)
+    return rows[order], columns[order]
+
+
+def unit_columns(matrix: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
+    """Columns scaled to unit l2 norm; a zero column stays zero.
+
+    Args:
+      matrix: (rows, columns).
+
+    Returns:
+      `matrix / ‖matrix‖` by columns, (rows, columns).
+    """
+    # Squares of small entries underflow, so the largest entry is divided out before they are taken.
+    largest = np.abs(matrix).max(axis=0)
+    scaled = matrix / np.where(largest > 0, largest, 1)
+    norms = np.linalg.norm(scaled, axis=0)
+    return scaled / np.where(norms > 0, norms, 1)
+
+
+def as_matrix(name: str, values: Float[ArrayLike, "..."]) -> Float[np.ndarray, "rows columns"]:
+    """A finite, non-empty matrix on the host, in float32 or float64.
+
+    Args:
+      name: what the values are called in the message.
+      values: an array of two dimensions.
+
+    Returns:
+      The values, copied only where they have to be.
+
+    Raises:
+      ValueError: the values are not a finite, non-empty matrix.
+    """
+    matrix = np.asarray(values)
+    if matrix.ndim != 2 or matrix.size == 0:
+        raise ValueError(f"{name} must be a non-empty matrix, but its shape is {matrix.shape}.")
+    if matrix.dtype not in (np.float32, np.float64):
+        matrix = matrix.astype(np.float32)
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"{name} must be finite, but it has NaN or infinite entries.")
+    return matrix
+
+
+def as_labels(labels: Bool[ArrayLike, "..."], num_samples: int) -> Bool[np.ndarray, " n"]:
+    """Binary labels on the host, one for each of `num_samples` samples.
+
+    Args:
+      labels: booleans, (n,).
+      num_samples: how many there have to be.
+
+    Returns:
+      The labels, (n,).
+
+    Raises:
+      ValueError: the labels are not booleans, or not one for each sample.
+    """
+    array = np.asarray(labels)
+    if array.dtype != np.bool_ or array.shape != (num_samples,):
+        raise ValueError(
+            f"labels must be {num_samples} booleans, one for each sample, but they are {array.dtype} of shape {array.shape}."
+        )
+    return array
+
+
+def require_same_samples(
+    left_name: str, left: Float[np.ndarray, "left_n _"], right_name: str, right: Float[np.ndarray, "right_n _"]
+) -> None:
+    """Refuses two matrices whose rows cannot be the same samples.
+
+    Args:
+      left_name: what the first is called in the message.
+      left: (n, any).
+      right_name: what the second is called in the message.
+      right: (n, any).
+
+    Raises:
+      ValueError: the numbers of rows differ.
+    """
+    if left.shape[0] != right.shape[0]:
+        raise ValueError(
+            f"{left_name} and {right_name} must hold the same samples, but they have {left.shape[0]} and {right.shape[0]} rows."
+        )
+
+
+def _centre(columns: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n columns"]:
+    """Columns less their mean, exactly zero where a column is constant, which rounding of the mean would otherwise hide."""
+    centred = columns - columns.mean(axis=0, dtype=np.float64).astype(columns.dtype)
+    centred[:, columns.min(axis=0) == columns.max(axis=0)] = 0
+    return centred

@@ -1,0 +1,55 @@
+"""What a metric may look at: the codes that one method inferred on one task, and the certified optimum beside them."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+
+from jaxtyping import Array, Float
+
+from sae_gap.encoders.base import unit_atoms
+from sae_gap.matching import Match, match_atoms
+from sae_gap.types import Model, Solution, Split, Task
+
+SCORED = ("id", "ood")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inferred:
+    """One method's result on one task.
+
+    Attributes:
+      task: the task, its truth included where it is known.
+      model: what was learned.
+      codes: of the splits "train", "id" and "ood", in units of the model's atoms.
+      optimum: certified lasso solutions of "id" and "ood" on the model's dictionary with unit atoms, over signed codes if `codes` are
+        signed and over non-negative ones if not; empty without a dictionary.
+      lam: the weight of the l1 norm in `optimum`.
+      protocol: "strict" or "paper".
+    """
+
+    task: Task
+    model: Model
+    codes: Mapping[str, Float[Array, "n num_latents"]]
+    optimum: Mapping[str, Solution]
+    lam: float
+    protocol: str
+
+    def split(self, name: str) -> Split:
+        """The task's split of that name."""
+        return getattr(self.task, name)
+
+    @functools.cached_property
+    def unit_dictionary(self) -> tuple[Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]]:
+        """The dictionary with unit atoms, and the lengths that they had."""
+        return unit_atoms(self.model.dictionary)
+
+    @functools.cached_property
+    def match(self) -> Match | None:
+        """The learned atoms matched with the true ones, or None where either is unknown."""
+        if self.model.dictionary is None or self.task.dictionary is None:
+            return None
+        return match_atoms(self.model.dictionary, self.task.dictionary)
+
+
+# A metric names its values; those of a split end in "_id" or "_ood". It leaves out what the task or the model cannot tell.
+Metric = Callable[[Inferred], Mapping[str, float | list[float]]]

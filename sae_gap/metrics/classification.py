@@ -1,0 +1,191 @@
+"""Reading the label off the codes: an unregularised logistic probe, and the best single latent.
+
+Fitting and scoring are apart, so that the two protocols differ only in the split that is fitted: as published it is the ID split that
+is also scored, which makes the ID score a training score; strictly it is the training split.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float
+from scipy import optimize, special, stats
+
+from sae_gap import matching
+from sae_gap.metrics.base import SCORED, Inferred
+
+# On separable codes the likelihood has no maximum, and the probe is whatever L-BFGS has reached at its tolerance. Hence
+# scikit-learn's tolerances, which the published accuracies were made with.
+_GRADIENT_TOLERANCE = 1e-4
+_LOSS_TOLERANCE = 64 * np.finfo(np.float64).eps
+_MAX_ITERATIONS = 1_000
+_COLUMNS_AT_A_TIME = 1_024
+
+
+class LogisticProbe(NamedTuple):
+    """A fitted logistic probe: it answers "true" where `codes @ weights + intercept > 0`."""
+
+    weights: Float[np.ndarray, " latent"]
+    intercept: float
+
+
+class LatentProbe(NamedTuple):
+    """One latent read as a score; `sign` is -1 where smaller codes mean "true"."""
+
+    latent: int
+    sign: int
+
+
+def fit_logistic(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) -> LogisticProbe:
+    """Fits an unregularised logistic regression with an intercept.
+
+    `min_{w, b} (1/n) Σ_i log(1 + exp(-s_i (w·z_i + b)))` with s_i = ±1, by L-BFGS from zero until the largest gradient entry is below 1e-4.
+
+    Args:
+      codes: (n, num_latents).
+      labels: (n,), booleans.
+
+    Returns:
+      The probe. If only one class is present it answers that class always.
+
+    Raises:
+      ValueError: `codes` is not a finite, non-empty matrix, or `labels` are not one boolean for each sample.
+
+    References:
+      Pedregosa et al. (2011), "Scikit-learn: machine learning in Python", JMLR 12 (`LogisticRegression` without penalty).
+    """
+    codes = matching.as_matrix("codes", codes)
+    labels = matching.as_labels(labels, codes.shape[0])
+    signs = np.where(labels, 1.0, -1.0)
+    if labels.all() or not labels.any():
+        return LogisticProbe(np.zeros(codes.shape[1]), signs[0])
+
+    def loss(parameters):
+        margins = signs * (codes @ parameters[:-1].astype(codes.dtype) + parameters[-1])
+        residuals = -signs * special.expit(-margins) / len(signs)
+        gradient = np.append(residuals.astype(codes.dtype) @ codes, residuals.sum())
+        return np.logaddexp(0, -margins).mean(), gradient
+
+    fitted = optimize.minimize(
+        loss,
+        np.zeros(codes.shape[1] + 1),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": _MAX_ITERATIONS, "maxls": 50, "gtol": _GRADIENT_TOLERANCE, "ftol": _LOSS_TOLERANCE},
+    )
+    return LogisticProbe(fitted.x[:-1], float(fitted.x[-1]))
+
+
+def accuracy(probe: LogisticProbe, codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) -> float:
+    """Share of samples that a logistic probe gets right.
+
+    Args:
+      probe: from `fit_logistic`.
+      codes: (n, num_latents), any split.
+      labels: (n,), booleans.
+
+    Returns:
+      The accuracy, in [0, 1].
+
+    Raises:
+      ValueError: as `fit_logistic`, or `codes` have another width than those that the probe was fitted on.
+    """
+    codes = matching.as_matrix("codes", codes)
+    labels = matching.as_labels(labels, codes.shape[0])
+    if codes.shape[1] != len(probe.weights):
+        raise ValueError(f"codes have {codes.shape[1]} columns, but the probe was fitted on {len(probe.weights)}.")
+    return float(((codes @ probe.weights.astype(codes.dtype) + probe.intercept > 0) == labels).mean())
+
+
+def roc_auc(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) -> Float[np.ndarray, " latent"]:
+    """Area under the ROC curve of every latent as a score.
+
+    `AUC_j = P(z_j⁺ > z_j⁻) + ½ P(z_j⁺ = z_j⁻)` over pairs of a positive and a negative sample, from mid-ranks, so that ties are exact.
+
+    Args:
+      codes: (n, num_latents).
+      labels: (n,), booleans.
+
+    Returns:
+      One AUC per latent; 0.5 for a constant latent, and for all where only one class is present.
+
+    Raises:
+      ValueError: as `fit_logistic`.
+
+    References:
+      Hanley & McNeil (1982), "The meaning and use of the area under a ROC curve", Radiology 143(1).
+    """
+    codes = matching.as_matrix("codes", codes)
+    labels = matching.as_labels(labels, codes.shape[0])
+    num_positive = int(labels.sum())
+    num_negative = len(labels) - num_positive
+    areas = np.full(codes.shape[1], 0.5)
+    if num_positive == 0 or num_negative == 0:
+        return areas
+    for start in range(0, codes.shape[1], _COLUMNS_AT_A_TIME):
+        ranks = stats.rankdata(codes[:, start : start + _COLUMNS_AT_A_TIME].T, axis=1)
+        wins = ranks[:, labels].sum(axis=1) - num_positive * (num_positive + 1) / 2
+        areas[start : start + _COLUMNS_AT_A_TIME] = wins / (num_positive * num_negative)
+    return areas
+
+
+def fit_latent(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) -> LatentProbe:
+    """Picks the latent that tells the classes apart best, `argmax_j max(AUC_j, 1 - AUC_j)`, the first of equals.
+
+    Args:
+      codes: (n, num_latents).
+      labels: (n,), booleans.
+
+    Returns:
+      The latent and the direction in which it points at the positive class.
+
+    Raises:
+      ValueError: as `fit_logistic`.
+    """
+    areas = roc_auc(codes, labels)
+    best = int(np.argmax(np.abs(areas - 0.5)))
+    return LatentProbe(best, 1 if areas[best] >= 0.5 else -1)
+
+
+def latent_auc(probe: LatentProbe, codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) -> float:
+    """ROC-AUC of the latent that was picked, in the direction that it was picked in.
+
+    Args:
+      probe: from `fit_latent`.
+      codes: (n, num_latents), any split.
+      labels: (n,), booleans.
+
+    Returns:
+      The AUC, in [0, 1]. It is below 0.5 where the latent points the other way than on the split it was picked on, which the
+      published form, `max(AUC, 1 - AUC)` on every split, conceals.
+
+    Raises:
+      ValueError: as `fit_logistic`, or `codes` lack the latent.
+    """
+    codes = matching.as_matrix("codes", codes)
+    if probe.latent >= codes.shape[1]:
+        raise ValueError(f"codes have {codes.shape[1]} columns, but the probe reads latent {probe.latent}.")
+    return float(roc_auc(probe.sign * codes[:, probe.latent : probe.latent + 1], labels)[0])
+
+
+def measure(inferred: Inferred) -> dict[str, float]:
+    """`accuracy` and `auc` of every scored split, where the labels are known.
+
+    The strict protocol fits the logistic probe and picks the latent on the training split, so that every score is held out. The
+    published form uses the ID split, and takes `max(AUC, 1 - AUC)` on each split.
+    """
+    published = inferred.protocol == "paper"
+    fitted_on = "id" if published else "train"
+    labels = inferred.split(fitted_on).labels
+    if labels is None:
+        return {}
+    logistic = fit_logistic(inferred.codes[fitted_on], labels)
+    latent = fit_latent(inferred.codes[fitted_on], labels)
+    found = {}
+    for name in SCORED:
+        labels = inferred.split(name).labels
+        if labels is not None:
+            found[f"accuracy_{name}"] = accuracy(logistic, inferred.codes[name], labels)
+            area = latent_auc(latent, inferred.codes[name], labels)
+            found[f"auc_{name}"] = max(area, 1 - area) if published else area
+    return found

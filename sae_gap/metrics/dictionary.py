@@ -1,0 +1,54 @@
+"""Recovery of the dictionary: how close the learned atoms are to the true ones they are matched with."""
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from sae_gap import matching
+from sae_gap.metrics.base import Inferred
+
+# An atom is close, that is found, above this cosine.
+_CLOSE = 0.9
+
+
+def dictionary_recovery(
+    match: matching.Match, learned: Float[ArrayLike, "input_dim learned"], truth: Float[ArrayLike, "input_dim true"]
+) -> dict[str, float | list[float]]:
+    """Means over the true atoms a_j of the cosine, angle and norm ratio with their partners d_j.
+
+    `cosine = mean |cos(d_j, a_j)|`, `close = mean 1[|cos| > 0.9]`, `angle = mean arccos |cos|`, `norm_ratio = mean ‖d_j‖ / ‖a_j‖`. A true
+    atom without a partner, or with a zero atom for one, has cosine 0, angle π/2 and norm ratio 0.
+
+    Args:
+      match: `match_atoms(learned, truth)`.
+      learned: learned dictionary, (input_dim, num_learned).
+      truth: true dictionary, (input_dim, num_true).
+
+    Returns:
+      `cosine`, `close` in [0, 1], `angle` in radians, `norm_ratio` (over the true atoms that are not zero), and `cosines`: every matched
+      |cosine| to 4 decimals, in descending order, for their distribution.
+
+    Raises:
+      ValueError: a dictionary is not a finite, non-empty matrix, or the match is of other dictionaries.
+    """
+    learned, truth = matching.as_matrix("learned", learned), matching.as_matrix("truth", truth)
+    if match.learned.shape[0] != truth.shape[1] or match.learned.max() >= learned.shape[1]:
+        raise ValueError("match must be of these two dictionaries, but it has other widths.")
+    cosines = np.abs(match.cosine)
+    norms = np.where(match.learned < 0, 0.0, np.linalg.norm(learned.astype(np.float64), axis=0)[match.learned])
+    true_norms = np.linalg.norm(truth.astype(np.float64), axis=0)
+    ratios = norms[true_norms > 0] / true_norms[true_norms > 0]
+    return {
+        "cosine": float(cosines.mean()),
+        "close": float((cosines > _CLOSE).mean()),
+        "angle": float(np.arccos(cosines).mean()),
+        "norm_ratio": float(ratios.mean()) if ratios.size else 0.0,
+        "cosines": np.sort(cosines)[::-1].round(4).tolist(),
+    }
+
+
+def measure(inferred: Inferred) -> dict[str, float | list[float]]:
+    """`dictionary_recovery`, where the true dictionary is known and one was learned."""
+    if inferred.match is None:
+        return {}
+    return dictionary_recovery(inferred.match, inferred.model.dictionary, inferred.task.dictionary)

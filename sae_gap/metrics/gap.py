@@ -1,0 +1,182 @@
+"""The amortisation gap: how far an encoder's codes are from the best codes on the same dictionary, in the lasso objective.
+
+FISTA does not minimise the squared error, so a refinement may raise it; the gap is therefore one of objectives, with squared error and
+L0 beside it. Signals are given less the decoder's bias throughout. A weight λ means the same on two dictionaries only if both have
+unit atoms, so `unit_atoms` comes first and `objective_gap` refuses anything else.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from sae_gap import lasso, matching
+from sae_gap.metrics.base import SCORED, Inferred
+from sae_gap.types import Solution
+
+# A latent counts towards the L0 beside the squared error above this magnitude.
+_ON = 1e-2
+# Rounding in the normalisation itself stays far below this, even in float32.
+_UNIT_TOLERANCE = 1e-3
+
+
+class Decomposition(NamedTuple):
+    """What separates an encoder's score from the oracle's; the two parts sum to the whole."""
+
+    dictionary: float
+    amortisation: float
+
+
+def unit_atoms(
+    dictionary: Float[ArrayLike, "input_dim latent"], codes: Float[ArrayLike, "n latent"]
+) -> tuple[Float[Array, "input_dim latent"], Float[Array, "n latent"]]:
+    """The same reconstruction with atoms of unit norm, `D z = (D / ‖d‖)(‖d‖ z)`.
+
+    Args:
+      dictionary: (input_dim, num_latents); a zero atom stays zero.
+      codes: (n, num_latents).
+
+    Returns:
+      The dictionary and the codes in the frame of unit atoms. The code of a zero atom, which reconstructs nothing, is zero.
+
+    Raises:
+      ValueError: an argument is not a finite, non-empty matrix, or their widths differ.
+    """
+    dictionary, codes = _check(dictionary, codes)
+    norms = np.linalg.norm(dictionary.astype(np.float64), axis=0).astype(codes.dtype)
+    return jnp.asarray(matching.unit_columns(dictionary)), jnp.asarray(codes * norms)
+
+
+def objective_gap(
+    signals: Float[ArrayLike, "n input_dim"],
+    dictionary: Float[ArrayLike, "input_dim latent"],
+    codes: Float[ArrayLike, "n latent"],
+    reference: Solution,
+    lam: Float[ArrayLike, "..."],
+) -> dict[str, float]:
+    """Mean amortisation gap `F(z_e) - F(z*)`, with `F(z) = ½ ‖y - D z‖² + λ ‖z‖₁`.
+
+    Args:
+      signals: less the bias, (n, input_dim).
+      dictionary: unit or zero atoms, (input_dim, num_latents), from `unit_atoms`.
+      codes: the encoder's in that frame, (n, num_latents).
+      reference: solution of the lasso for the same signals, dictionary and weight.
+      lam: the weight, a scalar or one for each sample, (n,).
+
+    Returns:
+      `gap`, the mean over samples; `relative_gap`, that over the mean of F(z*); and `certificate`, the largest over samples of the duality
+      gap of the reference relative to its objective, which bounds how much of the gap is the solver's own. The gap is at least minus the
+      duality gap if the codes are feasible for the reference: signed codes can beat a non-negative optimum, and want a signed reference.
+
+    Raises:
+      ValueError: an argument is not a finite, non-empty matrix, shapes do not fit, or an atom has neither unit norm nor norm zero.
+
+    References:
+      Cremer, Li & Duvenaud (2018), "Inference suboptimality in variational autoencoders", ICML.
+    """
+    signals = matching.as_matrix("signals", signals)
+    dictionary, codes = _check(dictionary, codes, signals)
+    norms = np.linalg.norm(dictionary, axis=0)
+    if np.any((norms > 0) & (np.abs(norms - 1) > _UNIT_TOLERANCE)):
+        raise ValueError("dictionary must have atoms of unit or zero norm, for lam to be comparable; call unit_atoms first.")
+    if reference.objective.shape != codes.shape[:1]:
+        raise ValueError(f"reference must be of the {codes.shape[0]} signals, but it is of {reference.objective.shape[0]}.")
+    achieved = np.asarray(lasso.objective(jnp.asarray(signals), jnp.asarray(dictionary), jnp.asarray(codes), jnp.asarray(lam)))
+    optimum = np.asarray(reference.objective, np.float64)
+    gap, scale = float((achieved.astype(np.float64) - optimum).mean()), float(optimum.mean())
+    relative_duality_gap = np.divide(
+        np.asarray(reference.gap, np.float64), optimum, out=np.zeros_like(optimum), where=optimum > 0
+    )
+    return {
+        "gap": gap,
+        # The optimum is zero only where the signals are, and any other code then costs infinitely more.
+        "relative_gap": gap / scale if scale > 0 else float(np.inf if gap > 0 else 0),
+        "certificate": float(relative_duality_gap.max()),
+    }
+
+
+def mse(
+    signals: Float[ArrayLike, "n input_dim"],
+    dictionary: Float[ArrayLike, "input_dim latent"],
+    codes: Float[ArrayLike, "n latent"],
+) -> float:
+    """Mean squared error of the reconstruction, `mean_{i, d} (y - D z)²`.
+
+    Args:
+      signals: less the bias, (n, input_dim).
+      dictionary: (input_dim, num_latents), atoms of any norm.
+      codes: on that dictionary, (n, num_latents).
+
+    Returns:
+      The mean over samples and dimensions.
+
+    Raises:
+      ValueError: an argument is not a finite, non-empty matrix, or shapes do not fit.
+    """
+    signals = matching.as_matrix("signals", signals)
+    dictionary, codes = _check(dictionary, codes, signals)
+    return float(np.square(signals - codes @ dictionary.T).mean(dtype=np.float64))
+
+
+def l0(codes: Float[ArrayLike, "n latent"]) -> float:
+    """Mean number of latents above 0.01 in magnitude.
+
+    Args:
+      codes: (n, num_latents).
+
+    Returns:
+      The mean over samples.
+
+    Raises:
+      ValueError: `codes` is not a finite, non-empty matrix.
+    """
+    return float((np.abs(matching.as_matrix("codes", codes)) > _ON).sum(axis=1).mean())
+
+
+def decompose(oracle: float, learned: float, encoder: float) -> Decomposition:
+    """Splits an encoder's distance to the oracle into a dictionary part and an amortisation part.
+
+    `S(oracle D + FISTA) - S(encoder) = [S(oracle D + FISTA) - S(learned D + FISTA)] + [S(learned D + FISTA) - S(encoder)]`
+
+    Args:
+      oracle: score of FISTA on the true dictionary, for any score in which more is better.
+      learned: score of FISTA on the learned dictionary, on the same samples.
+      encoder: score of the encoder's own codes, on the same samples.
+
+    Returns:
+      The two brackets. Either may be negative: amortisation is, where the encoder does better than the optimum of the lasso.
+    """
+    return Decomposition(dictionary=oracle - learned, amortisation=learned - encoder)
+
+
+def _check(
+    dictionary: Float[ArrayLike, "..."], codes: Float[ArrayLike, "..."], signals: Float[np.ndarray, "..."] | None = None
+) -> tuple[Float[np.ndarray, "input_dim latent"], Float[np.ndarray, "n latent"]]:
+    dictionary, codes = matching.as_matrix("dictionary", dictionary), matching.as_matrix("codes", codes)
+    if dictionary.shape[1] != codes.shape[1]:
+        raise ValueError(f"dictionary and codes must have one width, but they have {dictionary.shape[1]} and {codes.shape[1]}.")
+    if signals is not None:
+        matching.require_same_samples("signals", signals, "codes", codes)
+        if signals.shape[1] != dictionary.shape[0]:
+            raise ValueError(
+                f"signals and atoms must have one input_dim, but they have {signals.shape[1]} and {dictionary.shape[0]}."
+            )
+    return dictionary, codes
+
+
+def measure(inferred: Inferred) -> dict[str, float]:
+    """`mse`, `l0`, the objective, the gap and the reference's certificate of every scored split, for models that decode."""
+    found = {}
+    for name in SCORED:
+        codes = inferred.codes[name]
+        found[f"l0_{name}"] = l0(codes)
+        if inferred.model.dictionary is None:
+            continue
+        signals = inferred.split(name).signals - inferred.model.bias
+        dictionary, norms = inferred.unit_dictionary
+        found[f"mse_{name}"] = mse(signals, inferred.model.dictionary, codes)
+        gaps = objective_gap(signals, dictionary, codes * norms, inferred.optimum[name], inferred.lam)
+        found |= {f"{metric}_{name}": value for metric, value in gaps.items()}
+    return found

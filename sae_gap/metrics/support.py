@@ -1,0 +1,61 @@
+"""Recovery of the support: which latents are on in a sample, through the match of the dictionaries."""
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from sae_gap import matching
+from sae_gap.metrics.base import SCORED, Inferred
+
+# A latent is on above this magnitude.
+_ON = 1e-4
+
+
+def support_recovery(
+    match: matching.Match, true_codes: Float[ArrayLike, "n true"], codes: Float[ArrayLike, "n learned"]
+) -> dict[str, float]:
+    """Mean over samples of the precision, recall and F1 of the support, and the mean L0.
+
+    With T the true support `|z| > 1e-4` and P that of the matched code columns, per sample `precision = |P ∩ T| / |P|`,
+    `recall = |P ∩ T| / |T|` and `F1 = 2 precision recall / (precision + recall) = 2 |P ∩ T| / (|P| + |T|)`, each 0 where undefined. Code columns that
+    are no true atom's partner count in the L0 only.
+
+    Args:
+      match: match of the learned with the true dictionary.
+      true_codes: true codes, (n, num_true).
+      codes: inferred codes of the same samples, (n, num_learned).
+
+    Returns:
+      `support_precision`, `support_recall`, `support_f1` in [0, 1], and `support_l0`, the mean number of code columns above 1e-4.
+
+    Raises:
+      ValueError: an argument is not a finite, non-empty matrix, samples differ in number, or the match is of other widths.
+    """
+    truth, codes = matching.as_matrix("true_codes", true_codes), matching.as_matrix("codes", codes)
+    matching.require_same_samples("true_codes", truth, "codes", codes)
+    if match.learned.shape[0] != truth.shape[1]:
+        raise ValueError(f"true_codes have {truth.shape[1]} columns, but the match has {match.learned.shape[0]} true atoms.")
+    true_on = np.abs(truth) > _ON
+    on = np.abs(match.align(codes)) > _ON
+    hits, num_on, num_true = (true_on & on).sum(axis=1), on.sum(axis=1), true_on.sum(axis=1)
+    return {
+        "support_precision": _mean_ratio(hits, num_on),
+        "support_recall": _mean_ratio(hits, num_true),
+        "support_f1": _mean_ratio(2 * hits, num_on + num_true),
+        "support_l0": float((np.abs(codes) > _ON).sum(axis=1).mean()),
+    }
+
+
+def _mean_ratio(numerator: np.ndarray, denominator: np.ndarray) -> float:
+    return float(np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0).mean())
+
+
+def measure(inferred: Inferred) -> dict[str, float]:
+    """`support_recovery` of every scored split, where the truth is known and a dictionary was learned."""
+    found = {}
+    for name in SCORED:
+        truth = inferred.split(name).codes
+        if truth is not None and inferred.match is not None:
+            recovered = support_recovery(inferred.match, truth, inferred.codes[name])
+            found |= {f"{metric}_{name}": value for metric, value in recovered.items()}
+    return found

@@ -1,0 +1,434 @@
+"""Rows of results: a store that only grows and survives a kill, summaries over seeds, and where a row came from.
+
+A row is a flat dictionary, one per result; a job is the work whose rows are written together. Nothing here needs JAX, so rows
+can be read and tabulated where there is none.
+"""
+
+import contextlib
+import csv
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import io
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+BY = ("method", "num_latents", "sparsity", "num_samples")
+
+# Rows that differ in one of these are different experiments: a mean over them would pass for a mean over seeds.
+_CONDITIONS = ("study", "protocol", "lam", "noise_db", "input_dim", "num_latents", "sparsity", "num_samples")
+# The first job of a shape pays the compilation for all its seeds, so its mean over seeds says nothing.
+_NOT_METRICS = {*_CONDITIONS, "key", "job", "job_rows", "seed", "compile_seconds"}
+_ORDER = (
+    *("mcc", "mcc_paper", "cosine", "close", "support_f1", "support_precision", "support_recall", "accuracy", "auc"),
+    *("l0", "mse", "objective", "gap", "relative_gap", "certificate"),
+)
+_LAST = ("fit_seconds", "encode_seconds")
+
+
+def key(mapping: Mapping[str, Any]) -> str:
+    """A stable hash of a mapping: the same in every process, whatever the order of its entries.
+
+    Whole floats count as integers, so that 1 and 1.0 have one key.
+
+    Args:
+      mapping: names to numbers, strings, None, and lists or mappings of these.
+
+    Returns:
+      Sixteen hexadecimal digits.
+
+    Raises:
+      TypeError: a value has no JSON form.
+    """
+
+    def canonical(value):
+        if isinstance(value, dict):
+            return {name: canonical(entry) for name, entry in value.items()}
+        if isinstance(value, list):
+            return [canonical(entry) for entry in value]
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    text = json.dumps(canonical(_plain(mapping)), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Store:
+    """The rows of one study, in a folder. It only grows, and each job's rows arrive together or not at all.
+
+    A block of rows is one write to a file opened for appending, under an advisory lock and synced to disk; what a killed
+    process leaves of its last block is ignored by readers and cut off by the next writer. A shard of several writes a file of
+    its own, because such locks do not hold across machines that share a folder; readers merge the files, so a run may go on
+    with another number of shards than it began with.
+
+    Args:
+      directory: the folder; made if it is not there.
+      shard: `(index, count)` of this process among those that share the folder.
+
+    Raises:
+      ValueError: the folder cannot be written to, the shard is not one of its count, or a file in the folder is corrupt.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], shard: tuple[int, int] = (0, 1)):
+        index, count = shard
+        if not 0 <= index < count:
+            raise ValueError(f"shard must be (index, count) with 0 <= index < count, but it is ({index}, {count}).")
+        self.directory = Path(directory)
+        self.path = self.directory / ("rows.jsonl" if count == 1 else f"rows-{index}-of-{count}.jsonl")
+        self._files: dict[Path, _File] = {}
+        _ensure_writable(self.directory, self.path)
+        self._read()
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes the rows of one job as one block, and returns once they are on disk.
+
+        Rows whose key is there already are left out, so that a job done twice counts once. NaN and infinity become null.
+        `job_rows`, the size of the block, is filled in.
+
+        Args:
+          rows: rows with a `key` each and one `job` between them.
+
+        Raises:
+          ValueError: a row lacks its key or job, two rows share a key, or the rows belong to several jobs.
+          OSError: the disk refused the block; none of it is left behind.
+        """
+        block: list[Row] = [_plain(row) for row in rows]
+        keys = [row.get("key") for row in block]
+        if not all(isinstance(name, str) for row in block for name in (row.get("key"), row.get("job"))):
+            raise ValueError("every row must carry the strings `key` and `job`, but one of them does not.")
+        if len({row["job"] for row in block}) > 1 or len(set(keys)) < len(keys):
+            raise ValueError("the rows of one append must belong to one job and have different keys, but they do not.")
+        with self._locked() as descriptor:
+            present = self.keys()
+            block = [row for row in block if row["key"] not in present]
+            lines = [json.dumps(row | {"job_rows": len(block)}, allow_nan=False) + "\n" for row in block]
+            if lines:
+                self._write(descriptor, "".join(lines).encode())
+
+    def rows(self) -> list[Row]:
+        """Every row on disk, this process's and others', in the order of their files; the first of each key."""
+        self._read()
+        found: dict[str, Row] = {}
+        for path in sorted(self._files):
+            for row in self._files[path].rows:
+                found.setdefault(row["key"], row)
+        return list(found.values())
+
+    def keys(self) -> set[str]:
+        """The keys of the rows on disk: what a resumed run may skip."""
+        self._read()
+        return {row["key"] for file in self._files.values() for row in file.rows}
+
+    def _read(self) -> None:
+        paths = [*self.directory.glob("rows.jsonl"), *self.directory.glob("rows-*-of-*.jsonl")]
+        self._files = {path: self._files.get(path) or _File(path) for path in paths}
+        for file in self._files.values():
+            file.read()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[int]:
+        descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            # Some network file systems have no locks; a shard of several is the only writer of its file there.
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def _write(self, descriptor: int, block: bytes) -> None:
+        end = self._files[self.path].end
+        try:
+            os.ftruncate(descriptor, end)
+            view = memoryview(block)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+            if end == 0:
+                _sync_folder(self.directory)
+        except OSError as error:
+            os.ftruncate(descriptor, end)
+            reason = f"{self.path} could not be written ({error.strerror}); free some space and run again."
+            raise OSError(reason) from error
+
+
+class _File:
+    """The complete blocks of one file, as far as it has been read."""
+
+    def __init__(self, path: Path):
+        self.path, self.end, self.lines, self.rows = path, 0, 0, list[Row]()
+
+    def read(self) -> None:
+        with open(self.path, "rb") as file:
+            if os.fstat(file.fileno()).st_size < self.end:
+                self.end, self.lines, self.rows = 0, 0, []
+            file.seek(self.end)
+            *lines, rest = file.read().split(b"\n")
+        last = self.lines + len(lines)
+        block: list[Row] = []
+        size = 0
+        for number, line in enumerate(lines, self.lines + 1):
+            row = _parse(line)
+            # A kill tears only the end of a file; damage further up is someone's edit, and theirs to judge.
+            if row is None and number == last and not rest:
+                return
+            if row is None or any(row[name] != first[name] for first in block[:1] for name in ("job", "job_rows")):
+                fault = "is not a row of results" if row is None else "begins a job before the one above it is complete"
+                raise ValueError(f"{self.path}, line {number}, {fault}; mend that line or move the file away.")
+            block.append(row)
+            size += len(line) + 1
+            if len(block) == row["job_rows"]:
+                self.rows += block
+                self.lines += len(block)
+                self.end += size
+                block, size = [], 0
+
+
+def _parse(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    shape = isinstance(row, dict) and isinstance(row.get("key"), str) and isinstance(row.get("job"), str)
+    return row if shape and isinstance(row.get("job_rows"), int) and row["job_rows"] > 0 else None
+
+
+def _plain(value: Any) -> Any:
+    # Arrays and scalars of NumPy and of JAX alike turn into Python's own, without an import of either.
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, Mapping):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _ensure_writable(directory: Path, path: Path) -> None:
+    made: list[Path] = []
+    try:
+        for folder in [*reversed(directory.parents), directory]:
+            if not folder.is_dir():
+                folder.mkdir()
+                made.append(folder)
+        # Permission bits do not tell (root, read-only mounts, quotas): only a write does.
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(b"\n")
+        if path.exists():
+            path.open("r+b").close()
+    except OSError as error:
+        for folder in reversed(made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise ValueError(f"results cannot be written to {directory} ({error.strerror}); choose another folder.") from error
+
+
+def _sync_folder(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+    """Replaces a file by new content; whoever reads it, or kills this process, finds the old content or the new.
+
+    Args:
+      path: the file; its folder must exist.
+      content: all of its bytes.
+
+    Raises:
+      OSError: the folder cannot be written to; nothing is left behind.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def summarise(
+    rows: Iterable[Mapping[str, Any]],
+    by: Sequence[str] = BY,
+    *,
+    methods: Sequence[str] = (),
+    metrics: Sequence[str] | None = None,
+) -> list[Row]:
+    """Means and sample standard deviations over seeds.
+
+    A mean is None unless every seed of its group has a finite value, since the mean over the seeds that survived would flatter
+    a method that failed on the others. The deviation of a single seed is None: it is unknown, and 0 would claim certainty.
+
+    Args:
+      rows: rows of results.
+      by: the columns whose values make a group.
+      methods: the order of methods; any others follow in their order of appearance.
+      metrics: the columns to summarise, in order; None takes every numeric column that describes a result.
+
+    Returns:
+      A dictionary per group with the columns of `by`, `seeds` (how many), and `<metric>_mean` and `<metric>_sd` of each metric,
+      in the order of methods and, within one, by the other columns.
+
+    Raises:
+      ValueError: a group mixes conditions or holds a seed twice, so that its spread would not be a spread over seeds.
+    """
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(name) for name in by), []).append(row)
+    for group in groups.values():
+        _check_seeds(group, by)
+    if metrics is None:
+        metrics = _metrics_of([row for group in groups.values() for row in group], by)
+    seen = [row["method"] for group in groups.values() for row in group if "method" in row]
+    rank = {method: place for place, method in enumerate(dict.fromkeys([*methods, *seen]))}
+
+    def order(values: tuple[Any, ...]) -> list[Any]:
+        named = dict(zip(by, values, strict=True))
+        rest = [(value is None, value) for name, value in named.items() if name != "method"]
+        return [rank.get(named.get("method"), 0), *rest]
+
+    summary = []
+    for values in sorted(groups, key=order):
+        group = groups[values]
+        line: Row = dict(zip(by, values, strict=True)) | {"seeds": len(group)}
+        for metric in metrics:
+            found = [row[metric] for row in group if _is_finite(row.get(metric))]
+            complete = len(found) == len(group)
+            line[f"{metric}_mean"] = statistics.fmean(found) if complete else None
+            line[f"{metric}_sd"] = statistics.stdev(map(float, found)) if complete and len(found) > 1 else None
+        summary.append(line)
+    return summary
+
+
+def _check_seeds(group: Sequence[Mapping[str, Any]], by: Sequence[str]) -> None:
+    name = ", ".join(f"{column}={group[0].get(column)}" for column in by)
+    for column in _CONDITIONS:
+        values = list(dict.fromkeys(row.get(column) for row in group))
+        if column not in by and len(values) > 1:
+            raise ValueError(f"rows of {name} mix {column} {values[0]} and {values[1]}; choose one, or group by {column} too.")
+    seeds = [row.get("seed") for row in group]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"rows of {name} hold a seed twice; choose the rows of one run, or group by what tells them apart.")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _metrics_of(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[str]:
+    found = dict.fromkeys(name for row in rows for name, value in row.items() if _is_finite(value))
+    names = [name for name in found if name not in _NOT_METRICS and name not in by]
+
+    def order(name: str) -> tuple[int, int]:
+        stem = name.removesuffix("_id").removesuffix("_ood")
+        if name in _LAST:
+            return len(_ORDER) + 1 + _LAST.index(name), 0
+        return (_ORDER.index(stem) if stem in _ORDER else len(_ORDER)), name.endswith("_ood")
+
+    # The sort is stable: a metric that the order does not know keeps its place among its like.
+    return sorted(names, key=order)
+
+
+def write_summary(path: str | os.PathLike[str], summary: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a summary as CSV, at full precision, with an empty cell for what is missing.
+
+    Args:
+      path: the file, replaced whole.
+      summary: what `summarise` returned; its `seeds` are left out.
+
+    Raises:
+      ValueError: the summary is empty.
+      OSError: the folder cannot be written to.
+    """
+    if not summary:
+        raise ValueError("there are no rows to summarise; run the study first.")
+    text = io.StringIO()
+    columns = [name for name in summary[0] if name != "seeds"]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(summary)
+    write_atomically(path, text.getvalue().encode())
+
+
+def format_table(summary: Sequence[Mapping[str, Any]], columns: Sequence[str] | Mapping[str, str]) -> str:
+    """Lays a summary out for a terminal, `mean ± sd` in a cell and a dash for what is missing.
+
+    Args:
+      summary: what `summarise` returned.
+      columns: names of metrics or of columns of the summary, in order; a mapping gives each a heading.
+
+    Returns:
+      The table, without a newline at its end.
+    """
+    headings = dict(columns) if isinstance(columns, Mapping) else {name: name for name in columns}
+    cells = [[heading, *_column(summary, name)] for name, heading in headings.items()]
+    widths = [max(map(len, column)) for column in cells]
+    numeric = [any(f"{name}_mean" in line for line in summary) for name in headings]
+    padded = []
+    for column, width, right in zip(cells, widths, numeric, strict=True):
+        column.insert(1, "-" * width)
+        padded.append([cell.rjust(width) if right else cell.ljust(width) for cell in column])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))
+
+
+def _column(summary: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    means = [line.get(f"{name}_mean") for line in summary]
+    largest = max((abs(mean) for mean in means if mean is not None), default=0.0)
+    decimals = 3 if largest < 10 else 1 if largest < 1_000 else 0
+
+    def cell(line: Mapping[str, Any]) -> str:
+        mean, sd = line.get(f"{name}_mean"), line.get(f"{name}_sd")
+        if mean is None:
+            return "-" if line.get(name) is None else str(line[name])
+        form = ".1e" if 0 < abs(mean) < 0.01 else f".{decimals}f"
+        return f"{mean:{form}}" if sd is None else f"{mean:{form}} ± {sd:{form}}"
+
+    return [cell(line) for line in summary]
+
+
+def provenance() -> dict[str, str | None]:
+    """What made a row: versions, the machine, and the revision of this code.
+
+    Returns:
+      Versions of `python`, `jax`, `jaxlib`, `numpy` and `sae_gap` (None where not installed); `revision`, the git commit,
+      ending in `-dirty` after uncommitted edits (None where the code is not a checkout); and `machine`.
+    """
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in ("jax", "jaxlib", "numpy", "sae_gap"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    return found | {"revision": _revision(Path(__file__).parent), "machine": machine}
+
+
+@functools.cache
+def _revision(folder: Path) -> str | None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, check=True, text=True, timeout=10, env=environment).stdout.strip()
+
+    try:
+        # An installed copy may lie inside the checkout of something else, whose revision says nothing about this code.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
+        return None

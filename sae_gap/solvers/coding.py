@@ -1,0 +1,220 @@
+"""The public sparse coder: checks its input, scales it, splits it in chunks, picks a solver, and differentiates the result."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from sae_gap import lasso
+from sae_gap.solvers import fista, ista
+from sae_gap.types import Solution
+
+SOLVERS = ("auto", "fista", "ista")
+
+
+def sparse_code(
+    signals: ArrayLike,
+    dictionary: ArrayLike,
+    lam: ArrayLike,
+    *,
+    nonneg: bool = True,
+    tol: float | None = 1e-6,
+    max_iterations: int = 20_000,
+    init: ArrayLike | None = None,
+    solver: str = "auto",
+    chunk_size: int | None = None,
+) -> Solution:
+    """Code every signal by the lasso on a dictionary, with a certificate for each.
+
+    Minimises ``F(z) = 1/2 ||y - D z||^2 + sum_j lam_j |z_j|``, over ``z >= 0`` if `nonneg`, until the duality gap is at most
+    ``tol F(z)``. May be called under ``jit`` and ``vmap``; shapes are always checked, values only where they are known.
+
+    Args:
+      signals: ``(n, input_dim)``, float32 or float64.
+      dictionary: ``(input_dim, num_latents)``, atoms as columns, of any norm.
+      lam: non-negative scalar, one value a sample ``(n,)`` or ``(n, 1)``, one a coefficient ``(num_latents,)`` or
+        ``(1, num_latents)``, or ``(n, num_latents)``.
+      nonneg: whether codes are constrained to be non-negative.
+      tol: duality gap to reach, relative to the objective. None runs the textbook iteration of `fista` or `ista` for exactly
+        `max_iterations` steps from `init`, and `converged` then tells whether the gap is below 1e-6.
+      max_iterations: iterations after which a sample is given up and reported as not converged.
+      init: ``(n, num_latents)`` codes to start from; None starts from zero.
+      solver: one of `SOLVERS`.
+      chunk_size: samples solved at once, which bounds memory; None solves all together.
+
+    Returns:
+      A `Solution`.
+
+    Raises:
+      ValueError: an argument has a wrong type, shape or value; the message says how to mend it.
+    """
+    signals, dictionary, lam, init = _checked(signals, dictionary, lam, init, nonneg)
+    if solver not in SOLVERS:
+        raise ValueError(f"solver {solver!r} is unknown; choose one of {', '.join(SOLVERS)}.")
+    if tol is not None and _is_known(tol) and not 0 < float(tol) < math.inf:
+        raise ValueError(f"tol must be a positive number or None, but it is {tol!r}.")
+    if _is_known(max_iterations) and (int(max_iterations) != max_iterations or max_iterations < 0):
+        raise ValueError(f"max_iterations must be a non-negative integer, but it is {max_iterations!r}.")
+    if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1):
+        raise ValueError(f"chunk_size must be a positive integer or None, but it is {chunk_size!r}.")
+    if solver == "auto":
+        solver = "fista"
+    options = _Options(bool(nonneg), solver, tol is None, chunk_size)
+    target = jnp.asarray(1e-6 if tol is None else tol, signals.dtype)
+    return _solve(options, signals, dictionary, lam, init, target, jnp.asarray(max_iterations, jnp.int32))
+
+
+class _Options(NamedTuple):
+    nonneg: bool
+    solver: str
+    fixed: bool
+    chunk_size: int | None
+
+
+def _is_known(value) -> bool:
+    return not isinstance(value, jax.core.Tracer)
+
+
+def _checked(signals, dictionary, lam, init, nonneg):
+    """The arrays in one floating type, or a ValueError that names the fault and the mend."""
+    arrays = {"signals": signals, "dictionary": dictionary}
+    if init is not None:
+        arrays["init"] = init
+    for name, value in arrays.items():
+        array = value if isinstance(value, jax.Array) else np.asarray(value)
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name} has type {array.dtype}, but it must be floating point; convert it with .astype('float32').")
+        if array.ndim != 2:
+            form = {"signals": "(n, input_dim)", "dictionary": "(input_dim, num_latents)", "init": "(n, num_latents)"}[name]
+            raise ValueError(f"{name} has shape {array.shape}, but it must be {form}; reshape it.")
+        arrays[name] = array
+    dtype = functools.reduce(jnp.promote_types, (a.dtype for a in arrays.values()), jnp.float32)
+    arrays = {name: jnp.asarray(a, dtype) for name, a in arrays.items()}
+    signals, dictionary, init = arrays["signals"], arrays["dictionary"], arrays.get("init")
+    if signals.shape[1] != dictionary.shape[0]:
+        raise ValueError(
+            f"signals of shape {signals.shape} and a dictionary of shape {dictionary.shape} disagree on input_dim; "
+            "atoms are the columns of the dictionary, so transpose the one that is the wrong way round."
+        )
+    shape = (signals.shape[0], dictionary.shape[1])
+    if 0 in shape or signals.shape[1] == 0:
+        raise ValueError(f"signals {signals.shape} and dictionary {dictionary.shape} must not be empty; give at least one of each.")
+    if init is not None and init.shape != shape:
+        raise ValueError(f"init has shape {init.shape}, but it must be (n, num_latents) = {shape}; reshape it.")
+    if isinstance(lam, bool) or not jnp.issubdtype(jnp.result_type(lam), jnp.number):
+        raise ValueError(f"lam must be a non-negative number or an array of them, but it is {lam!r}.")
+    lam = lasso.expand_lam(jnp.asarray(lam, signals.dtype), *shape)
+    if _is_known(lam) and not bool(jnp.all((lam >= 0) & jnp.isfinite(lam))):
+        raise ValueError("lam has a negative or non-finite value; give finite weights of zero or more.")
+    for name, array in (("signals", signals), ("dictionary", dictionary), ("init", init)):
+        if array is not None and _is_known(array) and not bool(_all_finite(array)):
+            raise ValueError(f"{name} has a NaN or an infinity; remove or replace the non-finite values.")
+    if init is not None and nonneg and _is_known(init) and bool(jnp.any(init < 0)):
+        raise ValueError("init has a negative code although nonneg is true; clip it at zero or pass nonneg=False.")
+    return signals, dictionary, lam, init
+
+
+@jax.jit
+def _all_finite(array):
+    return jnp.all(jnp.isfinite(array))
+
+
+class Scaled(NamedTuple):
+    """The same problem in units where signals and atoms are of order one.
+
+    With ``y' = y / s``, ``d' = d / a``, the weight is ``lam_ij' = row_i column_ij`` and codes are ``z = z' s / a``. Scales are powers
+    of two, hence exact: what is certified for the scaled problem holds for the given one.
+    """
+
+    signals: Float[Array, "n input_dim"]
+    dictionary: Float[Array, "input_dim num_latents"]
+    row: Float[Array, "n 1"]
+    column: Float[Array, "rows num_latents"]
+    signal_scale: Float[Array, "n 1"]
+    atom_scale: Float[Array, "1 num_latents"]
+
+
+def _power_of_two(values):
+    """The power of two at or just below each magnitude; one where the magnitude is zero or not finite."""
+    _, exponent = jnp.frexp(values)
+    return jnp.where((values > 0) & jnp.isfinite(values), jnp.ldexp(jnp.ones_like(values), exponent - 1), 1)
+
+
+def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
+    """Bring signals, and each atom if `equalise` or else the dictionary as a whole, to order one."""
+    largest = jnp.finfo(signals.dtype).max ** 0.4
+    signal_scale = _power_of_two(jnp.max(jnp.abs(signals), axis=1, keepdims=True))
+    overall = _power_of_two(jnp.max(jnp.abs(dictionary)))
+    dictionary = dictionary / overall
+    atom_scale = jnp.ones((1, dictionary.shape[1]), dictionary.dtype)
+    if equalise:
+        # The factor makes atoms of unit norm, give or take rounding, keep their scale.
+        atom_scale = _power_of_two(1.25 * jnp.linalg.norm(dictionary, axis=0, keepdims=True))
+        dictionary = dictionary / atom_scale
+    row, column = (lam, jnp.ones_like(atom_scale)) if lam.shape[1] == 1 else (jnp.ones((1, 1), lam.dtype), lam)
+    return Scaled(
+        signals=signals / signal_scale,
+        dictionary=dictionary,
+        # A weight beyond `largest` forces a zero code either way, and must not turn into an infinity.
+        row=jnp.minimum(row / signal_scale / overall, largest),
+        column=jnp.minimum(column / atom_scale, largest),
+        signal_scale=signal_scale,
+        atom_scale=atom_scale * overall,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _solve(options: _Options, signals, dictionary, lam, init, tol, max_iterations) -> Solution:
+    problem = scale_problem(signals, dictionary, lam, equalise=not options.fixed)
+    if init is not None:
+        used = jnp.any(dictionary != 0, axis=0)
+        init = jnp.where(used, init, 0) / problem.signal_scale * problem.atom_scale
+
+    def run(chunk):
+        return _run(options, chunk, problem, tol, max_iterations)
+
+    per_sample = (problem.signals, problem.row, problem.column if problem.column.shape[0] > 1 else None, init)
+    solution = _in_chunks(run, per_sample, options.chunk_size)
+    scale = problem.signal_scale
+    return Solution(
+        codes=solution.codes * (scale / problem.atom_scale),
+        objective=solution.objective * scale[:, 0] ** 2,
+        gap=solution.gap * scale[:, 0] ** 2,
+        iterations=solution.iterations,
+        converged=solution.converged,
+    )
+
+
+def _run(options, chunk, problem, tol, max_iterations):
+    signals, row, column, init = chunk
+    dictionary, nonneg = problem.dictionary, options.nonneg
+    lam = row * (problem.column if column is None else column)
+    module = {"fista": fista, "ista": ista}[options.solver]
+    if options.fixed:
+        codes = module.fixed(signals, dictionary, lam, init, iterations=max_iterations, nonneg=nonneg)
+        value, gap = lasso.certificate(signals, dictionary, codes, lam, nonneg=nonneg)
+        done = jnp.full(value.shape, max_iterations)
+        return Solution(codes, value, gap, done, lasso.is_converged(signals, value, gap, tol))
+    return module.solve(signals, dictionary, lam, init, tol=tol, max_iterations=max_iterations, nonneg=nonneg)
+
+
+def _in_chunks(run, per_sample, chunk_size):
+    """Apply `run` to slices of at most `chunk_size` samples, one after the other; the last is padded with zero signals."""
+    num_samples = per_sample[0].shape[0]
+    if chunk_size is None or chunk_size >= num_samples:
+        return run(per_sample)
+    chunks = -(-num_samples // chunk_size)
+    spare = chunks * chunk_size - num_samples
+
+    def split(array):
+        padded = jnp.pad(array, ((0, spare), (0, 0)))
+        return padded.reshape(chunks, chunk_size, array.shape[1])
+
+    solution = lax.map(run, jax.tree.map(split, per_sample))
+    return jax.tree.map(lambda a: a.reshape(chunks * chunk_size, *a.shape[2:])[:num_samples], solution)

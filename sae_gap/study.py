@@ -1,0 +1,252 @@
+"""A study as data: settings crossed with methods, and the one runner that turns them into rows."""
+
+import dataclasses
+import hashlib
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from absl import logging
+
+from sae_gap import devices, results
+from sae_gap.data import draw, load
+from sae_gap.encoders.base import Encoder
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.learners.base import Fit, Learner, fit
+from sae_gap.metrics import METRICS
+from sae_gap.metrics.base import SCORED, Inferred, Metric
+from sae_gap.types import SPLITS, Model, Setting, Solution, Task
+
+# Part of every key: raise it when a change to the code changes what a row means, and old rows are no longer taken for new ones.
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Where a dictionary comes from, crossed with how codes are inferred on it."""
+
+    name: str
+    family: str
+    learner: Learner
+    encoder: Encoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """A user's file of activations, in the place of a `Setting`.
+
+    Args:
+      path: an .npz file, as `load` reads it.
+      num_latents: width of the dictionaries to learn; None takes the truth's.
+      sparsity: k of the encoders that need one.
+      seed: seeds the learners.
+    """
+
+    path: pathlib.Path
+    num_latents: int | None = None
+    sparsity: int = 10
+    seed: int = 0
+
+    def task(self) -> Task:
+        return load(self.path, num_latents=self.num_latents, seed=self.seed)
+
+    def asdict(self) -> dict[str, Any]:
+        """What tells recordings apart: the content of the file, wherever it lies."""
+        task = self.task()
+        return {
+            "data": hashlib.sha256(self.path.read_bytes()).hexdigest()[:16],
+            "num_latents": task.num_latents,
+            "sparsity": self.sparsity,
+            "num_samples": len(task.train.signals) + len(task.id.signals),
+            "input_dim": task.input_dim,
+            "seed": self.seed,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Sources of data crossed with methods.
+
+    Args:
+      name: names the study's rows.
+      sources: settings or recordings; those that differ only in their seed are fitted together.
+      methods: the methods for a source, since some take its sparsity.
+      lam: weight of the l1 norm in the gap that every method is measured by.
+      protocol: "strict" or "paper"; what the methods see and how metrics are fitted.
+      metrics: what to measure.
+    """
+
+    name: str
+    sources: Sequence[Setting | Recording]
+    methods: Callable[[Setting | Recording], Sequence[Method]]
+    lam: float = 0.1
+    protocol: str = "strict"
+    metrics: Sequence[Metric] = METRICS
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """What is fitted and written at once: the methods that share a learner, on sources that differ only in their seed."""
+
+    sources: Sequence[Setting | Recording]
+    methods: Sequence[Method]
+    keys: Mapping[tuple[int, str], str]
+
+    @property
+    def name(self) -> str:
+        return results.key({"rows": sorted(self.keys.values())})
+
+
+def run(study: Study, store: results.Store, shard: tuple[int, int] = (0, 1)) -> list[results.Row]:
+    """Runs what the store does not hold yet, and returns the study's rows.
+
+    Each job fits one learner for all seeds and infers with every method that shares it; its rows reach the store together, so a
+    killed run loses at most the job in hand. A method whose task lacks what it needs is left out, with a line in the log.
+
+    Args:
+      study: what to run.
+      store: where rows are kept.
+      shard: `(index, count)`: run only each count-th job, beginning with index; the rest are another process's.
+
+    Returns:
+      The rows of the study that are in the store by now, other shards' included, in the order of sources and methods.
+    """
+    jobs = list(_jobs(study))
+    present = store.keys()
+    for place, job in enumerate(jobs):
+        if place % shard[1] != shard[0] or present.issuperset(job.keys.values()):
+            continue
+        logging.info("%d/%d: %s", place + 1, len(jobs), ", ".join(method.name for method in job.methods))
+        store.append(_run_job(study, job))
+    wanted = {key: None for job in jobs for key in job.keys.values()}
+    found = {row["key"]: row for row in store.rows()}
+    order = {method.name: place for source in study.sources for place, method in enumerate(study.methods(source))}
+    rows = [found[key] for key in wanted if key in found]
+    return sorted(rows, key=lambda row: (row["num_latents"], row["sparsity"], row["num_samples"], order[row["method"]], row["seed"]))
+
+
+def _jobs(study: Study) -> Iterator[_Job]:
+    groups: dict[str, list[tuple[Setting | Recording, dict[str, Any]]]] = {}
+    for source in study.sources:
+        description = source.asdict()
+        groups.setdefault(results.key(description | {"seed": None}), []).append((source, description))
+    for group in groups.values():
+        by_learner: dict[str, list[Method]] = {}
+        for method in study.methods(group[0][0]):
+            by_learner.setdefault(results.key(_describe(method.learner)), []).append(method)
+        for methods in by_learner.values():
+            keys = {
+                (description["seed"], method.name): results.key(_identity(study, description, method))
+                for _, description in group
+                for method in methods
+            }
+            yield _Job([source for source, _ in group], methods, keys)
+
+
+def _identity(study: Study, description: Mapping[str, Any], method: Method) -> dict[str, Any]:
+    return {
+        "study": study.name,
+        "protocol": study.protocol,
+        "lam": study.lam,
+        "source": description,
+        "method": method.name,
+        "learner": _describe(method.learner),
+        "encoder": _describe(method.encoder),
+        "schema": SCHEMA,
+    }
+
+
+def _describe(thing: Any) -> Any:
+    """A learner or an encoder as plain data: its class and its hyper-parameters."""
+    if isinstance(thing, eqx.Module):
+        fields = {field.name: _describe(getattr(thing, field.name)) for field in dataclasses.fields(thing)}
+        return {"class": type(thing).__name__} | fields
+    return list(thing) if isinstance(thing, tuple) else thing
+
+
+def _run_job(study: Study, job: _Job) -> list[results.Row]:
+    tasks = [devices.place(_task(source), devices.mesh()) for source in job.sources]
+    learner = job.methods[0].learner
+    lacking = learner.needs(tasks[0])
+    if lacking is not None:
+        logging.warning("left out %s: the data lack %s", ", ".join(method.name for method in job.methods), lacking)
+        return []
+    fitted = fit_seeds(learner, tasks)
+    provenance = results.provenance() | {"device": devices.describe()}
+    rows = []
+    for seed, (source, task, model) in enumerate(zip(job.sources, tasks, fitted.models, strict=True)):
+        description = source.asdict()
+        inference = _Inference(task, model)
+        for method in job.methods:
+            rows.append(
+                {"key": job.keys[description["seed"], method.name], "job": job.name, "study": study.name}
+                | {"method": method.name, "family": method.family, "protocol": study.protocol, "lam": study.lam}
+                | description
+                | _measure(study, method, inference)
+                | {"fit_steps": fitted.num_steps[seed], "fit_seconds": fitted.fit_seconds / len(tasks)}
+                | {"compile_seconds": fitted.compile_seconds}
+                | provenance
+            )
+    return rows
+
+
+def _task(source: Setting | Recording) -> Task:
+    return draw(source) if isinstance(source, Setting) else source.task()
+
+
+def fit_seeds(learner: Learner, tasks: Sequence[Task]) -> Fit:
+    """Fits a learner to tasks that differ in their seed, each with the key of its seed and of the learner's name."""
+    stream = int(results.key({"learner": type(learner).__name__})[:7], 16)
+    return fit(learner, tasks, [jax.random.fold_in(jax.random.key(task.seed), stream) for task in tasks])
+
+
+class _Inference:
+    """Codes on one model, each encoder run once on a split however many methods and metrics ask."""
+
+    def __init__(self, task: Task, model: Model):
+        self.task, self.model = task, model
+        self._codes: dict[tuple[str, str], Any] = {}
+        self._seconds: dict[str, float] = {}
+
+    def infer(self, encoder: Encoder, split: str) -> Any:
+        """What the encoder gives on a split: codes, or a solution from a lasso."""
+        name = results.key(_describe(encoder))
+        if (name, split) not in self._codes:
+            self._codes[name, split] = self._function(encoder)(self.model, getattr(self.task, split).signals)
+        return self._codes[name, split]
+
+    def seconds(self, encoder: Encoder) -> float:
+        """What the ID split takes, compilation apart."""
+        name = results.key(_describe(encoder))
+        if name not in self._seconds:
+            function = self._function(encoder)
+            # The first call of a shape compiles; the one that is timed must not be that call.
+            jax.block_until_ready(function(self.model, self.task.id.signals))
+            started = time.perf_counter()
+            self._codes[name, "id"] = jax.block_until_ready(function(self.model, self.task.id.signals))
+            self._seconds[name] = time.perf_counter() - started
+        return self._seconds[name]
+
+    @staticmethod
+    def _function(encoder: Encoder):
+        return encoder.solve if isinstance(encoder, Lasso) else eqx.filter_jit(encoder)
+
+
+def _measure(study: Study, method: Method, inference: _Inference) -> dict[str, Any]:
+    seconds = inference.seconds(method.encoder)
+    outcomes = {split: inference.infer(method.encoder, split) for split in SPLITS}
+    codes = {split: np.asarray(outcome.codes if isinstance(outcome, Solution) else outcome) for split, outcome in outcomes.items()}
+    optimum = {}
+    if inference.model.dictionary is not None:
+        # Signed codes can beat the best non-negative ones, so they are held against the best signed ones.
+        reference = Lasso(study.lam, nonneg=all(code.min() >= 0 for code in codes.values()))
+        optimum = {split: inference.infer(reference, split) for split in SCORED}
+    inferred = Inferred(inference.task, inference.model, codes, optimum, study.lam, study.protocol)
+    measured: dict[str, Any] = {}
+    for metric in study.metrics:
+        measured |= metric(inferred)
+    return measured | {"encode_seconds": seconds}

@@ -1,0 +1,150 @@
+"""The nouns that everything else passes around: settings, data, models and solutions.
+
+Shapes, throughout the suite: a dictionary is ``(input_dim, num_latents)`` with atoms as columns, signals are ``(n, input_dim)``
+and codes ``(n, num_latents)``, with samples as rows.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import equinox as eqx
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+SPLITS = ("train", "id", "ood")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One cell of the paper's generative model, `y = A z`, with its seed.
+
+    Args:
+      num_latents: number of concepts; also the width of every learned dictionary.
+      sparsity: number of active latents in each sample, k.
+      num_samples: number of in-distribution samples, half of them for training, half for validation.
+      seed: seeds the dictionary, the samples and the learners.
+      input_dim: dimension of the signals; None takes the compressed-sensing bound
+        ``max(k + 1, ceil(2 k ln(num_latents / k)))``.
+      noise_db: signal-to-noise ratio in decibels of additive Gaussian noise; None draws noise-free signals.
+
+    Raises:
+      ValueError: a value is out of range, or the setting has no such data (see the message).
+
+    References:
+      Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744.
+    """
+
+    num_latents: int = 100
+    sparsity: int = 10
+    num_samples: int = 5_000
+    seed: int = 0
+    input_dim: int | None = None
+    noise_db: float | None = None
+
+    def __post_init__(self):
+        for name in ("num_latents", "sparsity", "num_samples"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, but it is {value!r}; give 1 or more.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, but it is {self.seed!r}.")
+        if self.sparsity >= self.num_latents:
+            raise ValueError(
+                f"sparsity must be below num_latents, but it is {self.sparsity} with {self.num_latents} latents; "
+                "lower sparsity or raise num_latents."
+            )
+        if self.num_samples < 4:
+            raise ValueError(f"num_samples must be at least 4 to be split in half, but it is {self.num_samples}.")
+        if self.input_dim is None:
+            bound = math.ceil(2 * self.sparsity * math.log(self.num_latents / self.sparsity))
+            object.__setattr__(self, "input_dim", max(self.sparsity + 1, bound))
+            if self.input_dim > self.num_latents:
+                raise ValueError(
+                    f"the compressed-sensing bound asks for input_dim {self.input_dim}, above num_latents {self.num_latents}; "
+                    "lower sparsity, raise num_latents or give input_dim yourself."
+                )
+        if isinstance(self.input_dim, bool) or not isinstance(self.input_dim, int) or self.input_dim < 1:
+            raise ValueError(f"input_dim must be a positive integer, but it is {self.input_dim!r}; give 1 or more.")
+        if self.input_dim > self.num_latents:
+            raise ValueError(
+                f"input_dim {self.input_dim} is above num_latents {self.num_latents}, which leaves nothing in superposition; "
+                "lower input_dim or raise num_latents."
+            )
+        if self.noise_db is not None and not math.isfinite(self.noise_db):
+            raise ValueError(f"noise_db must be a finite number of decibels, but it is {self.noise_db!r}.")
+        pools = {"ID": self.num_latents - self.num_ood - 1, "OOD": self.num_ood}
+        for name, size in pools.items():
+            if size < self.sparsity - 1:
+                raise ValueError(
+                    f"the {name} pool has {size} latents, fewer than the sparsity - 1 = {self.sparsity - 1} that co-occur with latent 0; "
+                    "lower sparsity or raise num_latents."
+                )
+
+    @property
+    def num_ood(self) -> int:
+        """Size of the pool of latents that never co-occur with latent 0 in distribution."""
+        return self.num_latents // 2
+
+    def asdict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+class Split(eqx.Module):
+    """Samples of one split. `codes` and `labels` are None where the truth is unknown.
+
+    `labels` is the probe target, true where latent 0 exceeds one half.
+    """
+
+    signals: Float[Array, "n input_dim"]
+    codes: Float[Array, "n num_latents"] | None = None
+
+    @property
+    def labels(self) -> Bool[Array, " n"] | None:
+        return None if self.codes is None else self.codes[:, 0] > 0.5
+
+
+class Task(eqx.Module):
+    """The data of one setting. Only oracles and metrics may look at `dictionary` and at the codes of a split."""
+
+    train: Split
+    id: Split
+    ood: Split
+    dictionary: Float[Array, "input_dim num_latents"] | None = None
+    num_latents: int = eqx.field(static=True, default=0)
+    seed: int = eqx.field(static=True, default=0)
+    info: Mapping[str, Any] = eqx.field(static=True, default_factory=dict)
+
+    @property
+    def input_dim(self) -> int:
+        return self.train.signals.shape[1]
+
+
+class Model(eqx.Module):
+    """All that a learner learned.
+
+    `dictionary` is None for a method that has no decoder, such as a linear probe. `bias` is the decoder's: a lasso on the
+    dictionary fits ``signals - bias``. `encoder` holds whatever parameters an encoder reads, or None.
+    """
+
+    dictionary: Float[Array, "input_dim num_latents"] | None
+    bias: Float[Array, " input_dim"]
+    encoder: PyTree = None
+
+
+class Solution(eqx.Module):
+    """Codes of n signals with their certificates.
+
+    Attributes:
+      codes: the minimisers found.
+      objective: the value of the lasso objective at `codes`.
+      gap: a duality gap: `objective - gap` is a lower bound on the optimum.
+      iterations: iterations spent on the sample.
+      converged: whether the gap is at most `tol` times the objective.
+    """
+
+    codes: Float[Array, "n num_latents"]
+    objective: Float[Array, " n"]
+    gap: Float[Array, " n"]
+    iterations: Int[Array, " n"]
+    converged: Bool[Array, " n"]

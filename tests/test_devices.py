@@ -1,0 +1,151 @@
+"""Sharded equals single-device, and start-up asks for nothing that the environment does not offer."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap import devices
+from sae_gap.types import Split
+
+PREAMBLE = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import PartitionSpec
+from sae_gap import devices
+from sae_gap.types import Split
+
+rng = np.random.default_rng(0)
+split = Split(rng.normal(size=(24, 6)).astype("float32"), rng.random((24, 9), dtype="float32"))
+odd = rng.normal(size=(7, 3)).astype("float32")
+
+@jax.jit
+def work(split, odd):
+    return split.signals @ split.signals.T, split.codes.mean(0), odd.sum(), split.labels
+"""
+
+
+def python(code, **environment):
+    process = subprocess.run(
+        [sys.executable, "-c", PREAMBLE + code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+        cwd=Path(__file__).parents[1],
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_sharded_equals_single_device():
+    code = """
+mesh = devices.mesh()
+assert mesh.axis_names == ("samples",) and mesh.size == 4
+placed = devices.place({"split": split, "odd": odd, "name": "x", "none": None, "count": 3}, mesh)
+assert (placed["name"], placed["none"], placed["count"]) == ("x", None, 3)
+assert placed["split"].signals.sharding.spec == placed["split"].codes.sharding.spec == PartitionSpec("samples")
+assert placed["split"].signals.addressable_shards[0].data.shape == (6, 6)
+assert placed["odd"].sharding.is_fully_replicated
+assert devices.place(jnp.float32(2), mesh).sharding.is_fully_replicated
+alone = work(split, odd)
+assert all(len(leaf.devices()) == 1 for leaf in alone)
+for one, many in zip(alone, work(placed["split"], placed["odd"])):
+    assert len(many.devices()) == 4
+    np.testing.assert_allclose(one, many, rtol=1e-6, atol=1e-6)
+print(devices.describe())
+"""
+    assert python(code, XLA_FLAGS="--xla_force_host_platform_device_count=4").startswith("4 x cpu (")
+
+
+def test_one_device_leaves_arrays_free_to_move():
+    mesh = jax.make_mesh((1,), ("samples",), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,))
+    split = devices.place(Split(np.ones((4, 2), np.float32)), mesh)
+    assert isinstance(split.signals, jax.Array) and not split.signals.committed and split.codes is None
+    np.testing.assert_array_equal(split.signals, jnp.ones((4, 2)))
+
+
+def test_processes_join_when_asked():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    # The cluster's discovery is JAX's own; here each process is told its place.
+    code = """
+import functools, os
+rank = int(os.environ["RANK"])
+jax.distributed.initialize = functools.partial(
+    jax.distributed.initialize, os.environ["ADDRESS"], num_processes=2, process_id=rank
+)
+assert devices.start_distributed() and devices.start_distributed()
+mesh = devices.mesh()
+placed = devices.place({"split": split, "odd": odd}, mesh)
+assert mesh.size == 2 and jax.local_device_count() == 1
+shard = placed["split"].signals.addressable_shards[0]
+np.testing.assert_array_equal(shard.data, split.signals[12 * rank : 12 * (rank + 1)])
+mean = jax.jit(lambda split: split.codes.mean(), out_shardings=jax.NamedSharding(mesh, PartitionSpec()))(placed["split"])
+np.testing.assert_allclose(mean, split.codes.mean(), rtol=1e-6)
+"""
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "ADDRESS": address, devices.DISTRIBUTED: "1"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PREAMBLE + code],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment | {"RANK": str(rank)},
+            cwd=Path(__file__).parents[1],
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+
+
+@pytest.mark.parametrize("value", [None, "", "0"])
+def test_nothing_is_joined_unasked(monkeypatch, value):
+    monkeypatch.setattr(jax.distributed, "initialize", lambda: pytest.fail("joined"))
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv(devices.DISTRIBUTED, raising=False)
+    if value is not None:
+        monkeypatch.setenv(devices.DISTRIBUTED, value)
+    assert devices.start_distributed() is False
+
+
+def test_an_unclear_request_is_refused(monkeypatch):
+    monkeypatch.setenv(devices.DISTRIBUTED, "yes")
+    with pytest.raises(ValueError, match="must be 0 or 1"):
+        devices.start_distributed()
+
+
+CACHE = """
+import sys
+folder = devices.enable_compilation_cache()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+work(split, odd)
+print(folder, jax.config.jax_compilation_cache_dir)
+"""
+
+
+def test_programs_are_kept_in_the_cache_folder(tmp_path):
+    folder = tmp_path / "sae_gap" / "jax"
+    unset = {"JAX_COMPILATION_CACHE_DIR": ""}
+    assert python(CACHE, XDG_CACHE_HOME=str(tmp_path), **unset).split() == [str(folder)] * 2
+    kept = {path.name for path in folder.iterdir() if path.name.endswith("-cache")}
+    assert any("work" in name for name in kept)
+    python(CACHE, XDG_CACHE_HOME=str(tmp_path), **unset)
+    assert {path.name for path in folder.iterdir() if path.name.endswith("-cache")} == kept
+
+
+def test_the_users_own_cache_folder_is_kept(tmp_path):
+    assert python(CACHE, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine")).split()[0] == str(tmp_path / "mine")
+    assert any((tmp_path / "mine").iterdir())
+
+
+def test_a_home_that_cannot_be_written_to_is_tolerated(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    unset = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": "relative"}
+    assert python(CACHE, HOME=str(tmp_path / "file"), **unset).split()[0] == "None"
+    assert (tmp_path / "file").read_text() == "mine"

@@ -1,0 +1,153 @@
+"""A module imports from strictly lower floors only, and rows and figures need no JAX."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FLOORS = {
+    "types": 0,
+    **dict.fromkeys(("data", "lasso", "matching", "devices", "results"), 1),
+    **dict.fromkeys(("solvers", "encoders", "fitting"), 2),
+    **dict.fromkeys(("learners", "metrics", "figures"), 3),
+    "study": 4,
+}
+WITHOUT_JAX = ("sae_gap.results", "sae_gap.figures")
+JAX = {"jax", "jaxlib", "equinox", "optax", "chex", "jaxtyping"}
+
+
+def read(root):
+    """The sources of the suite: module name to (is it a package, text)."""
+    found = {}
+    for path in sorted(root.glob("sae_gap/**/*.py")) + sorted(root.glob("benchmarks/**/*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        package = parts[-1] == "__init__"
+        found[".".join(parts[:-1] if package else parts)] = (package, path.read_text())
+    return found
+
+
+def imports(name, sources):
+    """Full names of the modules that a module imports, wherever in its text; `from package import module` names the module."""
+    package, text = sources[name]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            home = name.split(".")[: len(name.split(".")) - node.level + package] if node.level else []
+            base = ".".join([*home, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield f"{base}.{alias.name}" if f"{base}.{alias.name}" in sources else base
+
+
+def floor(name):
+    """The floor of a module. The public face is above all that it shows, so that only benchmarks may use it."""
+    top, *rest = name.split(".")
+    if top == "benchmarks":
+        return 5
+    return FLOORS[rest[0]] if rest else 4.5
+
+
+def faults(sources):
+    """Each breach in words."""
+    found = []
+    for name, (package, _) in sources.items():
+        if name == "sae_gap":
+            continue
+        if name.startswith("sae_gap.") and name.split(".")[1] not in FLOORS:
+            found.append(f"{name} has no floor")
+            continue
+        for other in dict.fromkeys(imports(name, sources)):
+            if other.split(".")[0] not in ("sae_gap", "benchmarks"):
+                continue
+            within = package and other.startswith(f"{name}.")
+            if other not in sources:
+                found.append(f"{name} imports {other}, which is not there")
+            elif not within and other != "sae_gap" and other.startswith("sae_gap.") and other.split(".")[1] not in FLOORS:
+                found.append(f"{name} imports {other}, which has no floor")
+            elif not within and floor(other) >= floor(name):
+                found.append(f"{name} imports {other}")
+    return found
+
+
+def reach(name, sources):
+    """Top-level packages that a module needs, through the suite's own modules as well."""
+    seen, queue = set(), [name]
+    while queue:
+        for other in imports(queue.pop(), sources):
+            if other not in seen:
+                seen.add(other)
+                queue += [other] if other in sources else []
+    return {other.split(".")[0] for other in seen}
+
+
+def test_every_import_goes_down():
+    assert faults(read(ROOT)) == []
+
+
+@pytest.mark.parametrize("name", WITHOUT_JAX)
+def test_rows_and_figures_need_no_jax(name):
+    assert not reach(name, read(ROOT)) & JAX
+
+
+def test_the_modules_are_really_read():
+    sources = read(ROOT)
+    assert {"sae_gap.types", "sae_gap.devices", *WITHOUT_JAX} <= sources.keys()
+    assert "sae_gap.results" in imports("sae_gap.figures", sources)
+    assert "jax" in reach("sae_gap.devices", sources)
+
+
+SYNTHETIC = {
+    "sae_gap": (True, "from sae_gap import study"),
+    "sae_gap.types": (False, "import math"),
+    "sae_gap.lasso": (False, "from sae_gap import types"),
+    "sae_gap.results": (False, "import numpy as np"),
+    "sae_gap.solvers": (True, "from sae_gap.solvers import fista, ista"),
+    "sae_gap.solvers.fista": (False, "from sae_gap.types import Solution\nfrom .. import lasso"),
+    "sae_gap.solvers.ista": (False, "import jax.numpy as jnp\nimport sae_gap.lasso"),
+    "sae_gap.learners": (True, "from . import sae"),
+    "sae_gap.learners.sae": (False, "from sae_gap import solvers\nfrom sae_gap.solvers.fista import Fista"),
+    "sae_gap.figures": (False, "from sae_gap import results"),
+    "sae_gap.study": (False, "from sae_gap import learners, results"),
+    "benchmarks": (True, ""),
+    "benchmarks.headline": (False, "import sae_gap\nfrom sae_gap import Setting, study"),
+}
+
+
+def test_a_sound_house_passes():
+    assert faults(SYNTHETIC) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "fault"),
+    [
+        ("sae_gap.types", "from sae_gap import lasso", "sae_gap.types imports sae_gap.lasso"),
+        ("sae_gap.lasso", "from sae_gap import results", "sae_gap.lasso imports sae_gap.results"),
+        ("sae_gap.lasso", "def f():\n    import sae_gap.study", "sae_gap.lasso imports sae_gap.study"),
+        ("sae_gap.lasso", "from sae_gap.study import run", "sae_gap.lasso imports sae_gap.study"),
+        ("sae_gap.lasso", "import sae_gap", "sae_gap.lasso imports sae_gap"),
+        ("sae_gap.lasso", "from sae_gap import Setting", "sae_gap.lasso imports sae_gap"),
+        ("sae_gap.lasso", "from benchmarks import headline", "sae_gap.lasso imports benchmarks.headline"),
+        ("sae_gap.solvers.ista", "from sae_gap.solvers import fista", "sae_gap.solvers.ista imports sae_gap.solvers.fista"),
+        ("sae_gap.solvers.ista", "from . import fista", "sae_gap.solvers.ista imports sae_gap.solvers.fista"),
+        ("sae_gap.solvers.ista", "from .fista import Fista", "sae_gap.solvers.ista imports sae_gap.solvers.fista"),
+        ("sae_gap.solvers.ista", "from ..learners.sae import Sae", "sae_gap.solvers.ista imports sae_gap.learners.sae"),
+        ("sae_gap.solvers", "from sae_gap.learners import sae", "sae_gap.solvers imports sae_gap.learners.sae"),
+        ("sae_gap.study", "from sae_gap import gone", "sae_gap.study imports sae_gap"),
+        ("sae_gap.study", "import sae_gap.gone", "sae_gap.study imports sae_gap.gone, which is not there"),
+        ("benchmarks.headline", "import benchmarks.headline", "benchmarks.headline imports benchmarks.headline"),
+        ("sae_gap.helpers", "", "sae_gap.helpers has no floor"),
+    ],
+)
+def test_a_breach_is_found(name, line, fault):
+    package, text = SYNTHETIC.get(name, (False, ""))
+    assert faults(SYNTHETIC | {name: (package, f"{text}\n{line}")}) == [fault]
+
+
+@pytest.mark.parametrize(
+    "line", ["import jax", "from jax import numpy", "from sae_gap import results, devices", "import equinox as eqx"]
+)
+def test_jax_is_found_behind_another_module(line):
+    sources = SYNTHETIC | {"sae_gap.results": (False, line), "sae_gap.devices": (False, "import jax.numpy as jnp")}
+    assert reach("sae_gap.figures", sources) & JAX
+    assert not reach("sae_gap.figures", SYNTHETIC) & JAX

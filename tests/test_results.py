@@ -1,0 +1,467 @@
+"""The store loses nothing but the job in hand, summaries are honest about seeds, and provenance never fails."""
+
+import csv
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sae_gap import results
+from sae_gap.results import Store
+
+
+def job(name, size=2, **values):
+    return [{"key": f"{name}-{place}", "job": name, "mcc_id": 0.5, **values} for place in range(size)]
+
+
+def names(store):
+    return [row["key"] for row in store.rows()]
+
+
+def test_rows_come_back_as_they_went_in(tmp_path):
+    store = Store(tmp_path / "new" / "folder")
+    store.append(job("a", cosines=[0.5, 1.0], lam=None, seed=np.int64(3), fine=np.bool_(True), codes=np.float32([0.25])))
+    assert store.rows()[0] == {
+        "key": "a-0",
+        "job": "a",
+        "job_rows": 2,
+        "mcc_id": 0.5,
+        "cosines": [0.5, 1.0],
+        "lam": None,
+        "seed": 3,
+        "fine": True,
+        "codes": [0.25],
+    }
+    assert Store(store.directory).keys() == {"a-0", "a-1"}
+
+
+def test_only_strict_json_is_written(tmp_path):
+    store = Store(tmp_path)
+    store.append(job("a", 1, mse_id=float("nan"), gap_id=np.float64("inf"), cosines=[float("-inf"), 1.0]))
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    row = json.loads(store.path.read_text(), parse_constant=refuse)
+    assert row["mse_id"] is None and row["gap_id"] is None and row["cosines"] == [None, 1.0]
+
+
+def test_a_kill_at_any_byte_loses_at_most_the_job_in_hand(tmp_path):
+    whole = Store(tmp_path / "whole")
+    whole.append(job("a"))
+    first = whole.path.stat().st_size
+    whole.append(job("b", 3))
+    content = whole.path.read_bytes()
+    torn = tmp_path / "torn"
+    torn.mkdir()
+    for cut in range(len(content) + 1):
+        (torn / "rows.jsonl").write_bytes(content[:cut])
+        store = Store(torn)
+        assert [row["job"] for row in store.rows()] == ["a"] * 2 * (cut >= first) + ["b"] * 3 * (cut == len(content))
+        store.append(job("a"))
+        store.append(job("b", 3))
+        assert store.path.read_bytes() == content
+
+
+def test_a_spoilt_last_line_takes_its_whole_job_with_it(tmp_path):
+    store = Store(tmp_path)
+    store.append(job("a"))
+    store.append(job("b"))
+    content = store.path.read_bytes()
+    store.path.write_bytes(content[:-9] + b"\n")
+    again = Store(tmp_path)
+    assert names(again) == ["a-0", "a-1"]
+    again.append(job("b"))
+    assert store.path.read_bytes() == content
+
+
+def test_zeros_left_by_a_power_cut_are_dropped(tmp_path):
+    store = Store(tmp_path)
+    store.append(job("a"))
+    content = store.path.read_bytes()
+    store.path.write_bytes(content + bytes(4096))
+    again = Store(tmp_path)
+    assert names(again) == ["a-0", "a-1"]
+    again.append(job("b", 1))
+    assert names(Store(tmp_path)) == ["a-0", "a-1", "b-0"]
+
+
+@pytest.mark.parametrize(
+    "line", [b"{oops}", b"[]", b'{"key": "x", "job": "x"}', b'{"key": "x", "job": "x", "job_rows": 0}', b""]
+)
+def test_a_corrupt_line_in_the_middle_is_named(tmp_path, line):
+    store = Store(tmp_path)
+    store.append(job("a", 1))
+    content = store.path.read_bytes()
+    store.path.write_bytes(content + line + b"\n" + content.replace(b'"a', b'"b'))
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 2, is not a row of results"):
+        Store(tmp_path)
+
+
+def test_a_job_cut_short_in_the_middle_is_named(tmp_path):
+    store = Store(tmp_path)
+    store.append(job("a", 2))
+    store.append(job("b", 1))
+    lines = store.path.read_bytes().splitlines(keepends=True)
+    store.path.write_bytes(lines[0] + lines[2])
+    with pytest.raises(ValueError, match=r"line 2, begins a job"):
+        Store(tmp_path)
+
+
+def test_the_line_number_counts_lines_read_before(tmp_path):
+    store = Store(tmp_path)
+    store.append(job("a", 2))
+    with store.path.open("ab") as file:
+        file.write(b"{oops}\n{oops}\n")
+    with pytest.raises(ValueError, match="line 3"):
+        store.rows()
+
+
+def test_what_is_there_is_not_written_again(tmp_path):
+    store = Store(tmp_path)
+    store.append(job("a", 2))
+    store.append(job("a", 3, mcc_id=0.9))
+    store.append(job("a", 3))
+    assert [(row["key"], row["mcc_id"], row["job_rows"]) for row in store.rows()] == [
+        ("a-0", 0.5, 2),
+        ("a-1", 0.5, 2),
+        ("a-2", 0.9, 1),
+    ]
+
+
+def test_a_file_removed_under_a_store_starts_afresh(tmp_path):
+    store = Store(tmp_path)
+    store.append(job("a"))
+    store.path.unlink()
+    store.append(job("b", 1))
+    assert names(store) == names(Store(tmp_path)) == ["b-0"]
+
+
+def test_shards_write_apart_and_read_together(tmp_path):
+    shards = [Store(tmp_path, (index, 2)) for index in range(2)]
+    shards[0].append(job("a"))
+    shards[1].append(job("b", 1))
+    assert {path.name for path in tmp_path.iterdir()} == {"rows-0-of-2.jsonl", "rows-1-of-2.jsonl"}
+    whole = Store(tmp_path)
+    assert whole.keys() == shards[0].keys() == {"a-0", "a-1", "b-0"}
+    whole.append(job("a"))
+    assert whole.path.read_bytes() == b""
+
+
+def test_a_reader_leaves_the_torn_end_of_another_shard_alone(tmp_path):
+    Store(tmp_path, (0, 2)).append(job("a"))
+    path = tmp_path / "rows-0-of-2.jsonl"
+    path.write_bytes(torn := path.read_bytes()[:-5])
+    store = Store(tmp_path, (1, 2))
+    store.append(job("b", 1))
+    assert names(store) == ["b-0"] and path.read_bytes() == torn
+
+
+def write_many(directory, name):
+    store = Store(directory)
+    for number in range(30):
+        store.append(job(f"{name}{number}", 3, cosines=[0.123456789] * 400))
+
+
+def test_processes_may_share_one_file(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=write_many, args=(tmp_path, name)) for name in "xyx"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    lines = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert len(lines) == len(Store(tmp_path).keys()) == 2 * 30 * 3
+
+
+def write_forever(directory):
+    store = Store(directory)
+    for number in itertools.count():
+        store.append(job(f"k{number}", 3, cosines=[0.1] * 9_000))
+
+
+def test_a_killed_writer_leaves_whole_jobs_only(tmp_path):
+    code = "import sys; from tests.test_results import write_forever; write_forever(sys.argv[1])"
+    writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[1])
+    path = tmp_path / "rows.jsonl"
+    while not path.exists() or path.stat().st_size < 500_000:
+        assert writer.poll() is None
+        time.sleep(0.01)
+    writer.send_signal(signal.SIGKILL)
+    assert writer.wait() == -signal.SIGKILL
+    survivors = [row["job"] for row in Store(tmp_path).rows()]
+    assert survivors and all(survivors.count(name) == 3 for name in survivors)
+    assert list(dict.fromkeys(survivors)) == [f"k{number}" for number in range(len(survivors) // 3)]
+
+
+@pytest.mark.parametrize(
+    "rows", [[{"key": "a"}], [{"job": "a"}], [{"key": 1, "job": "a"}], job("a", 1) * 2, job("a") + job("b")]
+)
+def test_rows_that_are_not_one_job_are_refused(tmp_path, rows):
+    store = Store(tmp_path)
+    with pytest.raises(ValueError, match="must"):
+        store.append(rows)
+    assert store.rows() == []
+
+
+def test_a_folder_that_cannot_be_made_is_refused_and_nothing_is_left(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", tmp_path / "file" / "in", tmp_path / "made" / ("x" * 300), tmp_path / "rows"):
+        if folder.name == "rows":
+            (folder / "rows.jsonl").mkdir(parents=True)
+        with pytest.raises(ValueError, match=r"^results cannot be written to .*; choose another folder\.$"):
+            Store(folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "rows"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
+    def deny(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(results.tempfile, "TemporaryFile", deny)
+    with pytest.raises(ValueError, match="Permission denied"):
+        Store(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_opening_a_store_leaves_an_empty_folder(tmp_path):
+    Store(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shard", [(1, 1), (-1, 2), (0, 0)])
+def test_a_shard_outside_its_count_is_refused(tmp_path, shard):
+    with pytest.raises(ValueError, match="shard"):
+        Store(tmp_path / "new", shard)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_no_part_of_a_job(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    store.append(job("a"))
+    write, calls = os.write, []
+
+    def fill(descriptor, content):
+        calls.append(len(content))
+        if len(calls) > 1:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, content[:20])
+
+    monkeypatch.setattr(results.os, "write", fill)
+    with pytest.raises(OSError, match="No space left on device"):
+        store.append(job("b"))
+    monkeypatch.undo()
+    assert names(Store(tmp_path)) == ["a-0", "a-1"] and store.path.read_bytes().count(b"\n") == 2
+    store.append(job("b"))
+    assert names(store) == ["a-0", "a-1", "b-0", "b-1"]
+
+
+values = (
+    st.none()
+    | st.booleans()
+    | st.integers(-1000, 1000)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=5)
+)
+
+
+@given(st.dictionaries(st.text(max_size=5), values, max_size=6))
+def test_a_key_forgets_order_and_containers(mapping):
+    shuffled = dict(reversed(mapping.items()))
+    assert results.key({"inner": [mapping, (1, 2)]}) == results.key({"inner": (shuffled, [1.0, 2])})
+
+
+def test_keys_are_stable_and_distinct():
+    assert results.key({"study": "amortisation_gap", "lam": 0.1}) == "89f0bc754d3abac0"
+    assert len({results.key({"a": value}) for value in (None, True, 1, "1", 1.5, [1], [])}) == 7
+    assert results.key({"a": np.int64(2)}) == results.key({"a": 2.0})
+    with pytest.raises(TypeError):
+        results.key({"a": object()})
+
+
+def row(method, seed, **values):
+    return {
+        "key": f"{method}{seed}",
+        "job": method,
+        "job_rows": 1,
+        "study": "amortisation_gap",
+        "method": method,
+        "seed": seed,
+        "num_latents": 100,
+        "sparsity": 10,
+        "num_samples": 5_000,
+        "input_dim": 47,
+        "lam": 0.1,
+        "protocol": "strict",
+        "revision": "abc",
+        "compile_seconds": 3.0,
+        "converged": True,
+        "cosines": [1.0],
+        **values,
+    }
+
+
+def test_summary_is_the_sample_mean_and_deviation():
+    measured = [0.2, 0.4, 0.9]
+    (line,) = results.summarise([row("sae_relu", seed, mcc_id=value) for seed, value in enumerate(measured)])
+    assert line == {
+        "method": "sae_relu",
+        "num_latents": 100,
+        "sparsity": 10,
+        "num_samples": 5_000,
+        "seeds": 3,
+        "mcc_id_mean": pytest.approx(np.mean(measured)),
+        "mcc_id_sd": pytest.approx(np.std(measured, ddof=1)),
+    }
+
+
+def test_one_seed_has_no_deviation_and_a_failed_seed_has_no_mean():
+    one, two = results.summarise(
+        [row("one", 0, mcc_id=0.5), row("two", 0, mcc_id=0.5), row("two", 1, mcc_id=float("nan"))], methods=("one", "two")
+    )
+    assert (one["mcc_id_mean"], one["mcc_id_sd"], one["seeds"]) == (0.5, None, 1)
+    assert (two["mcc_id_mean"], two["mcc_id_sd"], two["seeds"]) == (None, None, 2)
+
+
+def test_methods_keep_the_order_given_whatever_the_order_of_rows():
+    rows = [row(method, 0, num_latents=size, mcc_id=0.5) for method in "abc" for size in (1000, 50)]
+    lines = results.summarise(rows[::-1], methods=("c", "a"))
+    assert [(line["method"], line["num_latents"]) for line in lines] == [
+        ("c", 50),
+        ("c", 1000),
+        ("a", 50),
+        ("a", 1000),
+        ("b", 50),
+        ("b", 1000),
+    ]
+    assert results.summarise(rows, methods="cab") == results.summarise(rows[::-1], methods="cab")
+
+
+@pytest.mark.parametrize(("column", "other"), [("study", "another"), ("protocol", "paper"), ("lam", None), ("input_dim", 50)])
+def test_a_mean_over_different_conditions_is_refused(column, other):
+    rows = [row("a", 0, mcc_id=0.5), row("a", 1, mcc_id=0.5, **{column: other})]
+    with pytest.raises(ValueError, match=f"mix {column}"):
+        results.summarise(rows)
+    assert len(results.summarise(rows, by=(*results.BY, column))) == 2
+
+
+def test_a_seed_counted_twice_is_refused():
+    with pytest.raises(ValueError, match="seed twice"):
+        results.summarise([row("a", 0, mcc_id=0.5), row("a", 0, mcc_id=0.7)])
+
+
+def test_the_summary_file_has_the_promised_columns(tmp_path):
+    stems = (
+        "mcc",
+        "mcc_paper",
+        "cosine",
+        "close",
+        "support_f1",
+        "support_precision",
+        "accuracy",
+        "auc",
+        "l0",
+        "mse",
+        "objective",
+    )
+    stems += ("gap", "relative_gap", "certificate")
+    metrics = [name for stem in stems for name in ([stem] if stem in ("cosine", "close") else [f"{stem}_id", f"{stem}_ood"])]
+    metrics += ["novelty", "fit_seconds", "encode_seconds"]
+    measured = dict.fromkeys(metrics, 0.1) | {"novelty": 1 / 3}
+    rows = [
+        row("linear_probe", 0, fit_seconds=1.0, mcc_ood=0.5, mcc_id=None),
+        row("sae_mp", 0, **dict(reversed(measured.items()))),
+    ]
+    path = tmp_path / "summary.csv"
+    results.write_summary(path, results.summarise(rows, methods=("linear_probe", "sae_mp")))
+    header, probe, sae = csv.reader(path.open(newline=""))
+    assert header == [*results.BY, *(f"{name}_{part}" for name in metrics for part in ("mean", "sd"))]
+    assert probe[:4] == ["linear_probe", "100", "10", "5000"] and probe[4:8] == ["", "", "0.5", ""]
+    assert float(sae[header.index("novelty_mean")]) == 1 / 3
+    assert [entry.name for entry in tmp_path.iterdir()] == ["summary.csv"]
+
+
+def test_metrics_may_be_chosen():
+    (line,) = results.summarise([row("a", 0, mcc_id=0.5, epoch=3)], metrics=("auc_id", "mcc_id"))
+    assert list(line)[5:] == ["auc_id_mean", "auc_id_sd", "mcc_id_mean", "mcc_id_sd"]
+
+
+def test_an_empty_summary_is_refused(tmp_path):
+    assert results.summarise([]) == []
+    with pytest.raises(ValueError, match="no rows"):
+        results.write_summary(tmp_path / "summary.csv", [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_replacement_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "summary.csv"
+    results.write_atomically(path, b"old")
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(results.os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        results.write_atomically(path, b"new")
+    assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_table_lines_up():
+    rows = [row("sae_relu", seed, mcc_id=value, l0_id=12.0 + seed, gap_id=1e-5 * seed) for seed, value in enumerate((0.4, 0.5))]
+    rows += [row("linear_probe", 0, mcc_id=0.67)]
+    table = results.format_table(
+        results.summarise(rows), {"method": "method", "mcc_id": "MCC", "l0_id": "L0", "gap_id": "gap", "lam": "lam"}
+    )
+    assert table.splitlines() == [
+        "method                  MCC          L0                gap  lam",
+        "------------  -------------  ----------  -----------------  ---",
+        "sae_relu      0.450 ± 0.071  12.5 ± 0.7  5.0e-06 ± 7.1e-06  -",
+        "linear_probe          0.670           -                  -  -",
+    ]
+    assert results.format_table([], ("method",)) == "method\n------"
+
+
+def test_provenance_is_plain_and_has_no_paths():
+    found = results.provenance()
+    assert list(found) == ["python", "jax", "jaxlib", "numpy", "sae_gap", "revision", "machine"]
+    assert found["numpy"] == np.__version__
+    assert all(value is None or "/" not in value for value in found.values())
+
+
+def test_provenance_survives_the_absence_of_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    results._revision.cache_clear()
+    try:
+        assert results.provenance()["revision"] is None
+    finally:
+        results._revision.cache_clear()
+
+
+def test_the_revision_is_of_this_code_and_of_no_other(tmp_path):
+    def git(*arguments):
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        return subprocess.run(["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True, text=True).stdout
+
+    git("init", "-q")
+    (tmp_path / "results.py").write_text("")
+    (tmp_path / "other").write_text("")
+    git("add", "other")
+    git("commit", "-qm", "first")
+    assert results._revision.__wrapped__(tmp_path) is None
+    git("add", "results.py")
+    git("commit", "-qm", "second")
+    assert results._revision.__wrapped__(tmp_path) == git("rev-parse", "HEAD").strip()
+    (tmp_path / "results.py").write_text("edited")
+    assert results._revision.__wrapped__(tmp_path) == git("rev-parse", "HEAD").strip() + "-dirty"
