@@ -1,8 +1,8 @@
 """The headline benchmark: is it the encoder or the dictionary?
 
 Trains every method on the paper's setting, or on a file of activations, and measures how much of each SAE's distance to the
-oracle its dictionary holds and how much its encoder, with a certificate for every optimum it compares with. Writes rows, summary.csv and
-figures under <results_dir>/amortisation_gap/ and prints the table.
+oracle its dictionary holds and how much its encoder, with a certificate for every optimum it compares with. Writes rows,
+summary.csv and figures under <results_dir>/amortisation_gap/ and prints the table.
 
   python -m benchmarks.amortisation_gap --preset=quick
   python -m benchmarks.amortisation_gap --data=activations.npz --num_latents=512 --sparsity=16
@@ -12,10 +12,11 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags, logging
 
-from benchmarks import cli
+from benchmarks import cli, published
 from sae_gap import results
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
@@ -66,7 +67,9 @@ _INPUT_DIM = flags.DEFINE_integer("input_dim", None, "Dimension of the signals; 
 _SEEDS = flags.DEFINE_list("seeds", None, "Seeds.  [0,1,2]")
 _METHODS = flags.DEFINE_list("methods", list(METHODS), "Methods to run.")
 _LAM = flags.DEFINE_float("lam", 0.1, "Weight of the l1 norm.")
-_PROTOCOL = flags.DEFINE_string("protocol", "strict", "strict: learners see train only, FISTA is certified; paper: as published.")
+_PROTOCOL = flags.DEFINE_string(
+    "protocol", "strict", "strict: learners see train only, FISTA is certified; paper: as published."
+)
 _PRESET = flags.DEFINE_string("preset", "quick", f"Sizes of a run, one of {', '.join(PRESETS)}; other flags take precedence.")
 _DATA = flags.DEFINE_string("data", None, "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A).")
 _RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this study goes.")
@@ -81,8 +84,8 @@ def methods(
     Args:
       sparsity: k of TopK and matching pursuit.
       lam: weight of the l1 norm.
-      protocol: "strict" infers certified codes on unit atoms and fits on train; "paper" runs 100 FISTA iterations on the atoms as
-        they are and fits DL-FISTA on the split it is scored on.
+      protocol: "strict" infers certified codes on unit atoms and fits on train; "paper" runs 100 FISTA iterations on the
+        atoms as they are and fits DL-FISTA on the split it is scored on.
       epochs: of SAE training.
       rounds: of DL-FISTA, at most.
     """
@@ -92,8 +95,8 @@ def methods(
         return Lasso(lam, start, tol=None, max_iterations=100, unit_atoms=False) if published else Lasso(lam, start)
 
     encoders = {"relu": ReLU(), "topk": TopK(sparsity), "jumprelu": JumpReLU(), "mp": MatchingPursuit(sparsity)}
-    learners = {name: SparseAutoencoder(encoder, num_steps=epochs) for name, encoder in encoders.items()}
-    dl_fista = DLFista(lam, num_steps=rounds, split="id" if published else "train")
+    learners = {name: SparseAutoencoder(encoder=encoder, num_steps=epochs) for name, encoder in encoders.items()}
+    dl_fista = DLFista(lam=lam, num_steps=rounds, split="id" if published else "train")
     return [
         Method("linear_probe", "probe", LinearProbe(), Linear()),
         *(Method(f"sae_{name}", "sae", learners[name], encoders[name]) for name in SAES),
@@ -155,13 +158,14 @@ def decompositions(rows: Sequence[results.Row], metric: str = "mcc_ood") -> list
     found = []
     for (*cell, method), row in scores.items():
         name = method.removeprefix("sae_")
-        frozen, oracle = scores.get((*cell, f"frozen_{name}")), scores.get((*cell, "fista_oracle"))
-        if method == name or frozen is None or oracle is None or None in (score := [r.get(metric) for r in (oracle, frozen, row)]):
+        beside = (scores.get((*cell, other), {}) for other in ("fista_oracle", f"frozen_{name}"))
+        oracle, frozen, encoder = (scored.get(metric) for scored in (*beside, row))
+        if method == name or oracle is None or frozen is None or encoder is None:
             continue
-        parts = decompose(*score)
+        parts = decompose(oracle, frozen, encoder)
         found.append(
             {column: row[column] for column in (*results.BY, "seed")}
-            | {"encoder": score[2], "frozen": score[1], "oracle": score[0]}
+            | {"encoder": encoder, "frozen": frozen, "oracle": oracle}
             | {"dictionary_part": parts.dictionary, "amortisation_part": parts.amortisation}
         )
     return found
@@ -191,6 +195,11 @@ def report(rows: Sequence[results.Row], folder: pathlib.Path) -> str:
         columns = ("method", "encoder", "frozen", "oracle", "amortisation_part", "dictionary_part")
         title = "Decomposition of MCC OOD: oracle - encoder = amortisation part + dictionary part"
         tables.append(f"{title}\n{results.format_table(parts, columns)}")
+    if all(row["protocol"] == "paper" and row["lam"] == 0.1 and "data" not in row for row in rows):
+        comparison = published.compare(summary)
+        if comparison:
+            results.write_table(folder / "published.csv", comparison)
+            tables.append(published.describe(comparison))
     return "\n\n".join(tables)
 
 
@@ -207,7 +216,7 @@ def main() -> None:
         sys.stdout.write(report(rows, store.directory) + "\n")
 
 
-def _read_flags():
+def _read_flags() -> tuple[Preset, Sequence[Setting | Recording], list[str], tuple[int, int]]:
     if _PRESET.value not in PRESETS:
         raise cli.UsageError(f"--preset {_PRESET.value!r} is unknown; choose one of {', '.join(PRESETS)}.")
     if _PROTOCOL.value not in PROTOCOLS:
@@ -220,9 +229,11 @@ def _read_flags():
     preset = PRESETS[_PRESET.value]
     for flag in (_NUM_LATENTS, _SPARSITY, _NUM_SAMPLES, _SEEDS):
         if flag.value is not None:
-            preset = dataclasses.replace(preset, **{flag.name: cli.parse_integers(flag.name, flag.value)})
+            chosen: dict[str, Any] = {flag.name: cli.parse_integers(flag.name, flag.value)}
+            preset = dataclasses.replace(preset, **chosen)
     try:
-        sources = _recordings(preset) if _DATA.value is not None else _settings(preset)
+        sources: Sequence[Setting | Recording]
+        sources = _settings(preset) if _DATA.value is None else _recordings(preset, pathlib.Path(_DATA.value))
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     return preset, sources, _METHODS.value, cli.parse_shard(_SHARD.value)
@@ -238,13 +249,13 @@ def _settings(preset: Preset) -> list[Setting]:
     ]
 
 
-def _recordings(preset: Preset) -> list[Recording]:
+def _recordings(preset: Preset, path: pathlib.Path) -> list[Recording]:
     for flag in (_NUM_SAMPLES, _INPUT_DIM):
         if flag.value is not None:
             raise ValueError(f"--{flag.name} is the file's to say; leave it out with --data.")
     widths: Sequence[int | None] = preset.num_latents if _NUM_LATENTS.value is not None else (None,)
     sources = [
-        Recording(pathlib.Path(_DATA.value), num_latents, sparsity, seed)
+        Recording(path, num_latents, sparsity, seed)
         for num_latents in widths
         for sparsity in preset.sparsity
         for seed in preset.seeds
@@ -252,11 +263,13 @@ def _recordings(preset: Preset) -> list[Recording]:
     for source in sources:
         task = source.task()
         if source.sparsity >= task.num_latents:
-            raise ValueError(f"sparsity must be below num_latents, but it is {source.sparsity} with {task.num_latents} latents.")
+            raise ValueError(
+                f"sparsity must be below num_latents, but it is {source.sparsity} with {task.num_latents} latents."
+            )
     truths = {"Z_train, Z_val, Z_ood": sources[0].task().id.codes, "A": sources[0].task().dictionary}
     missing = [name for name, truth in truths.items() if truth is None]
     if missing:
-        logging.warning("%s has no %s: the metrics and methods that need them are left out.", _DATA.value, " and no ".join(missing))
+        logging.warning("%s has no %s: what needs them is left out.", path, " and no ".join(missing))
     return sources
 
 

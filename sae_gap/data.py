@@ -1,13 +1,16 @@
 """Where samples come from: the paper's generative model, or a file that the user brings."""
 
+import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.types import Setting, Split, Task
+from sae_gap.types import Setting, Split, Task, check_seed, check_size
 
 # Bounds the uniforms held at once while supports are drawn.
 _DRAWS_AT_ONCE = 4_000_000
@@ -16,16 +19,17 @@ _DRAWS_AT_ONCE = 4_000_000
 def draw(setting: Setting) -> Task:
     """Draws a task from the generative model: `y = A z`, with k active latents uniform on (0, 1).
 
-    The atoms are i.i.d. Gaussian directions. An in-distribution sample is, by a fair coin, either latent 0 with k - 1 latents of
-    the ID pool, or k latents other than latent 0; an out-of-distribution sample is latent 0 with k - 1 latents of the OOD pool,
-    a co-activation that training never shows. The dictionary depends on the seed and the dimensions alone, so a sweep over
-    `num_samples` or `noise_db` keeps it.
+    The atoms are i.i.d. Gaussian directions. An in-distribution sample is, by a fair coin, either latent 0 with k - 1 latents
+    of the ID pool, or k latents other than latent 0; an out-of-distribution sample is latent 0 with k - 1 latents of the OOD
+    pool, a co-activation that training never shows. The dictionary depends on the seed and the dimensions alone, so a sweep
+    over `num_samples` or `noise_db` keeps it.
 
     Args:
       setting: the cell to draw, its seed included.
 
     Returns:
-      A task with `num_samples // 2` training samples, the rest of the ID samples for validation, and `num_samples // 2` OOD samples.
+      A task with `num_samples // 2` training samples, the rest of the ID samples for validation, and `num_samples // 2` OOD
+      samples.
 
     References:
       Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744, section 3.
@@ -40,8 +44,8 @@ def draw(setting: Setting) -> Task:
     id_split = _split(setting, dictionary, id_supports, id_rng, noise_rng)
     ood_split = _split(setting, dictionary, ood_supports, ood_rng, noise_rng)
     return Task(
-        train=Split(id_split.signals[:num_train], id_split.codes[:num_train]),
-        id=Split(id_split.signals[num_train:], id_split.codes[num_train:]),
+        train=jax.tree.map(lambda rows: rows[:num_train], id_split),
+        id=jax.tree.map(lambda rows: rows[num_train:], id_split),
         ood=ood_split,
         dictionary=jnp.asarray(dictionary, id_split.signals.dtype),
         num_latents=setting.num_latents,
@@ -63,7 +67,7 @@ def _with_latent_zero(setting: Setting, n: int, first: int, size: int, rng: np.r
 
 
 def _distinct(n: int, k: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """n uniformly random k-subsets of range(size), one a row."""
+    """Uniformly random k-subsets of range(size), n of them, one a row."""
     if k == 0:
         return np.zeros((n, 0), np.int64)
     if size > 10 * k * k:
@@ -110,8 +114,12 @@ def load(path: str | pathlib.Path, *, num_latents: int | None = None, seed: int 
       The task, in the default float type. What the file does not say of the truth is None.
 
     Raises:
-      ValueError: the file cannot be read as such a task; the message names the fault and the mend.
+      ValueError: the file cannot be read as such a task, or an argument is out of range; the message names the fault and the
+        mend.
     """
+    if num_latents is not None:
+        check_size("num_latents", num_latents)
+    check_seed(seed)
     arrays = _read_arrays(pathlib.Path(path))
     for name in ("Y_train", "Y_val", "Y_ood"):
         if name not in arrays:
@@ -136,7 +144,7 @@ _NAMES = ("Y_train", "Y_val", "Y_ood", "Z_train", "Z_val", "Z_ood", "A")
 
 
 def _read_arrays(path: pathlib.Path) -> Mapping[str, np.ndarray]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ValueError(f"{path} is not a file; give the path of an .npz written by numpy.savez.")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path} is not an .npz file; write it with numpy.savez.")
@@ -147,16 +155,17 @@ def _read_arrays(path: pathlib.Path) -> Mapping[str, np.ndarray]:
         if "pickle" not in str(error):
             raise ValueError(f"{path} cannot be read as arrays ({error}); write it again with numpy.savez.") from None
         raise ValueError(f"{path} holds pickled objects, which are never loaded; save plain numeric arrays.") from None
-    except (OSError, zipfile.BadZipFile, EOFError, KeyError) as error:
+    except (OSError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({error}); write it again with numpy.savez.") from None
 
 
 def _check_array(path, name: str, array: np.ndarray) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{name} in {path} must be a non-empty matrix, but its shape is {np.shape(array)}.")
-    if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
+    if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} in {path} must hold real numbers, but its type is {array.dtype}; save it as float32.")
-    array = array.astype(jnp.zeros(()).dtype)
+    with np.errstate(over="ignore"):
+        array = array.astype(jnp.zeros(()).dtype)
     if not np.isfinite(array).all():
         raise ValueError(f"{name} in {path} has NaN or infinite values; drop or mend those samples.")
     return array
@@ -166,10 +175,13 @@ def _check_shapes(path, arrays: Mapping[str, np.ndarray]) -> None:
     input_dim = arrays["Y_train"].shape[1]
     for name in ("Y_val", "Y_ood"):
         if arrays[name].shape[1] != input_dim:
-            raise ValueError(f"{name} in {path} has {arrays[name].shape[1]} columns but Y_train has {input_dim}; they must agree.")
+            raise ValueError(
+                f"{name} in {path} has {arrays[name].shape[1]} columns but Y_train has {input_dim}; they must agree."
+            )
     if "A" in arrays and arrays["A"].shape[0] != input_dim:
         raise ValueError(
-            f"A in {path} has {arrays['A'].shape[0]} rows but the signals have {input_dim} dimensions; save it as (input, latents)."
+            f"A in {path} has {arrays['A'].shape[0]} rows but the signals have {input_dim} dimensions; "
+            "save it as (input, latents)."
         )
     widths = {name: arrays[name].shape[1] for name in arrays if not name.startswith("Y_")}
     if len(set(widths.values())) > 1:

@@ -143,8 +143,8 @@ def certificate(
     correlations = product(theta, dictionary)
     scale = dual_scale(correlations, lam, nonneg=nonneg)[:, None]
     value = 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(lam * jnp.abs(codes), axis=1)
-    # A term can be negative by rounding alone, where lam_j = s c_j.
-    slack = jnp.maximum(lam * jnp.abs(codes) - scale * codes * correlations, 0)
+    # The difference before the product, which would round it; negative by rounding alone, where lam_j = s c_j.
+    slack = jnp.abs(codes) * jnp.maximum(lam - scale * jnp.sign(codes) * correlations, 0)
     misfit = (1 - scale) * rest if dual is None else rest - scale * theta
     return value, 0.5 * jnp.sum(misfit**2, axis=1) + jnp.sum(slack, axis=1)
 

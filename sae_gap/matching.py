@@ -1,15 +1,15 @@
 """Which learned atom is which true one: cosines, correlations and optimal assignment.
 
 Recovery is only defined up to the order, the sign and the scale of the atoms. All that the metrics share to undo those three is
-here, on the host in NumPy: the sets of columns that are compared change with every cell of a study, which under jit would mean a
-compilation each.
+here, on the host in NumPy: the sets of columns that are compared change with every cell of a study, which under jit would
+mean a compilation each.
 """
 
 import dataclasses
 
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from scipy.optimize import linear_sum_assignment
 
 
@@ -102,12 +102,8 @@ def correlations(left: Float[ArrayLike, "n left"], right: Float[ArrayLike, "n ri
 def assign(scores: Float[np.ndarray, "rows columns"]) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
     """One-to-one assignment of largest total score, `max_π Σ_i scores[i, π(i)]`.
 
-    A pair whose score is at least the next best of its row plus the next best of its column is in some optimal assignment: whatever else
-    the two were assigned to, exchanging partners cannot lose, as scores are not negative. Such pairs are settled first, and the Hungarian
-    algorithm, which is cubic, sees the rest. On well recovered codes that is nearly nothing.
-
     Args:
-      scores: (rows, columns), non-negative, of any shape; the shorter side is assigned in full.
+      scores: (rows, columns), of any shape; the shorter side is assigned in full.
 
     Returns:
       The row and the column of each of the min(rows, columns) pairs, rows ascending.
@@ -115,19 +111,7 @@ def assign(scores: Float[np.ndarray, "rows columns"]) -> tuple[Int[np.ndarray, "
     References:
       Crouse (2016), "On implementing 2D rectangular assignment algorithms", IEEE TAES 52(4).
     """
-    columns = scores.argmax(axis=1)
-    rows = np.flatnonzero(scores.argmax(axis=0)[columns] == np.arange(scores.shape[0]))
-    columns = columns[rows]
-    others = scores.copy()
-    others[rows, columns] = 0
-    settled = scores[rows, columns] >= others.max(axis=1)[rows] + others.max(axis=0)[columns]
-    rows, columns = rows[settled], columns[settled]
-    free_rows = np.setdiff1d(np.arange(scores.shape[0]), rows)
-    free_columns = np.setdiff1d(np.arange(scores.shape[1]), columns)
-    more_rows, more_columns = linear_sum_assignment(scores[np.ix_(free_rows, free_columns)], maximize=True)
-    rows, columns = np.append(rows, free_rows[more_rows]), np.append(columns, free_columns[more_columns])
-    order = np.argsort(rows)
-    return rows[order], columns[order]
+    return linear_sum_assignment(scores, maximize=True)
 
 
 def unit_columns(matrix: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
@@ -169,11 +153,11 @@ def as_matrix(name: str, values: Float[ArrayLike, "..."]) -> Float[np.ndarray, "
     return matrix
 
 
-def as_labels(labels: Bool[ArrayLike, "..."], num_samples: int) -> Bool[np.ndarray, " n"]:
+def as_labels(labels: Shaped[ArrayLike, "..."], num_samples: int) -> Bool[np.ndarray, " n"]:
     """Binary labels on the host, one for each of `num_samples` samples.
 
     Args:
-      labels: booleans, (n,).
+      labels: booleans, (n,); anything else is refused.
       num_samples: how many there have to be.
 
     Returns:

@@ -357,11 +357,23 @@ def write_summary(path: str | os.PathLike[str], summary: Sequence[Mapping[str, A
     """
     if not summary:
         raise ValueError("there are no rows to summarise; run the study first.")
+    write_table(path, [{name: value for name, value in line.items() if name != "seeds"} for line in summary])
+
+
+def write_table(path: str | os.PathLike[str], lines: Sequence[Mapping[str, Any]]) -> None:
+    """Writes lines that share their columns as CSV, at full precision, with an empty cell for None.
+
+    Args:
+      path: the file, replaced whole.
+      lines: at least one.
+
+    Raises:
+      OSError: the folder cannot be written to.
+    """
     text = io.StringIO()
-    columns = [name for name in summary[0] if name != "seeds"]
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(summary)
+    writer.writerows(lines)
     write_atomically(path, text.getvalue().encode())
 
 

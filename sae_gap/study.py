@@ -126,7 +126,8 @@ def run(study: Study, store: results.Store, shard: tuple[int, int] = (0, 1)) -> 
     found = {row["key"]: row for row in store.rows()}
     order = {method.name: place for source in study.sources for place, method in enumerate(study.methods(source))}
     rows = [found[key] for key in wanted if key in found]
-    return sorted(rows, key=lambda row: (row["num_latents"], row["sparsity"], row["num_samples"], order[row["method"]], row["seed"]))
+    sizes = ("num_latents", "sparsity", "num_samples")
+    return sorted(rows, key=lambda row: (*(row[size] for size in sizes), order[row["method"]], row["seed"]))
 
 
 def _jobs(study: Study) -> Iterator[_Job]:
@@ -239,7 +240,12 @@ class _Inference:
 def _measure(study: Study, method: Method, inference: _Inference) -> dict[str, Any]:
     seconds = inference.seconds(method.encoder)
     outcomes = {split: inference.infer(method.encoder, split) for split in SPLITS}
-    codes = {split: np.asarray(outcome.codes if isinstance(outcome, Solution) else outcome) for split, outcome in outcomes.items()}
+    codes: dict[str, Any] = {
+        split: np.asarray(outcome.codes if isinstance(outcome, Solution) else outcome) for split, outcome in outcomes.items()
+    }
+    if not all(np.isfinite(code).all() for code in codes.values()):
+        logging.warning("%s diverged: its codes are not finite, and its metrics are left out", method.name)
+        return {"diverged": True, "encode_seconds": seconds}
     optimum = {}
     if inference.model.dictionary is not None:
         # Signed codes can beat the best non-negative ones, so they are held against the best signed ones.

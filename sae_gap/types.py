@@ -6,13 +6,25 @@ and codes ``(n, num_latents)``, with samples as rows.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 SPLITS = ("train", "id", "ood")
+
+
+def check_size(name: str, value: object) -> None:
+    """Raises a ValueError unless the value is a positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, but it is {value!r}; give 1 or more.")
+
+
+def check_seed(value: object) -> None:
+    """Raises a ValueError unless the value is an unsigned 32-bit integer, as every generator of random numbers takes it."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
+        raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, but it is {value!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +51,13 @@ class Setting:
     sparsity: int = 10
     num_samples: int = 5_000
     seed: int = 0
-    input_dim: int | None = None
+    input_dim: int = None  # type: ignore[assignment]  # never None once constructed
     noise_db: float | None = None
 
     def __post_init__(self):
         for name in ("num_latents", "sparsity", "num_samples"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, but it is {value!r}; give 1 or more.")
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, but it is {self.seed!r}.")
+            check_size(name, getattr(self, name))
+        check_seed(self.seed)
         if self.sparsity >= self.num_latents:
             raise ValueError(
                 f"sparsity must be below num_latents, but it is {self.sparsity} with {self.num_latents} latents; "
@@ -57,28 +66,23 @@ class Setting:
         if self.num_samples < 4:
             raise ValueError(f"num_samples must be at least 4 to be split in half, but it is {self.num_samples}.")
         if self.input_dim is None:
+            # Never above num_latents: 2 k ln(num_latents / k) is at most 2 num_latents / e.
             bound = math.ceil(2 * self.sparsity * math.log(self.num_latents / self.sparsity))
             object.__setattr__(self, "input_dim", max(self.sparsity + 1, bound))
-            if self.input_dim > self.num_latents:
-                raise ValueError(
-                    f"the compressed-sensing bound asks for input_dim {self.input_dim}, above num_latents {self.num_latents}; "
-                    "lower sparsity, raise num_latents or give input_dim yourself."
-                )
-        if isinstance(self.input_dim, bool) or not isinstance(self.input_dim, int) or self.input_dim < 1:
-            raise ValueError(f"input_dim must be a positive integer, but it is {self.input_dim!r}; give 1 or more.")
+        check_size("input_dim", self.input_dim)
         if self.input_dim > self.num_latents:
             raise ValueError(
                 f"input_dim {self.input_dim} is above num_latents {self.num_latents}, which leaves nothing in superposition; "
                 "lower input_dim or raise num_latents."
             )
-        if self.noise_db is not None and not math.isfinite(self.noise_db):
+        if self.noise_db is not None and not (isinstance(self.noise_db, int | float) and math.isfinite(self.noise_db)):
             raise ValueError(f"noise_db must be a finite number of decibels, but it is {self.noise_db!r}.")
         pools = {"ID": self.num_latents - self.num_ood - 1, "OOD": self.num_ood}
         for name, size in pools.items():
             if size < self.sparsity - 1:
                 raise ValueError(
-                    f"the {name} pool has {size} latents, fewer than the sparsity - 1 = {self.sparsity - 1} that co-occur with latent 0; "
-                    "lower sparsity or raise num_latents."
+                    f"the {name} pool has {size} latents, fewer than the sparsity - 1 = {self.sparsity - 1} that co-occur "
+                    "with latent 0; lower sparsity or raise num_latents."
                 )
 
     @property
@@ -113,7 +117,6 @@ class Task(eqx.Module):
     dictionary: Float[Array, "input_dim num_latents"] | None = None
     num_latents: int = eqx.field(static=True, default=0)
     seed: int = eqx.field(static=True, default=0)
-    info: Mapping[str, Any] = eqx.field(static=True, default_factory=dict)
 
     @property
     def input_dim(self) -> int:
@@ -124,12 +127,25 @@ class Model(eqx.Module):
     """All that a learner learned.
 
     `dictionary` is None for a method that has no decoder, such as a linear probe. `bias` is the decoder's: a lasso on the
-    dictionary fits ``signals - bias``. `encoder` holds whatever parameters an encoder reads, or None.
+    dictionary fits ``signals - bias``. `encoder` holds whatever parameters an encoder reads, or None. `encode` is the encoder
+    that the model was trained with, a function `(model, signals) -> codes`, or None where inference is left to a solver.
     """
 
     dictionary: Float[Array, "input_dim num_latents"] | None
     bias: Float[Array, " input_dim"]
     encoder: PyTree = None
+    encode: Callable[..., Array] | None = eqx.field(static=True, default=None)
+
+    @property
+    def decoder(self) -> Float[Array, "input_dim num_latents"]:
+        """The dictionary, of a model that must have one.
+
+        Raises:
+          ValueError: the model has none.
+        """
+        if self.dictionary is None:
+            raise ValueError("the model has no dictionary to code on or to decode with; give a model that has one.")
+        return self.dictionary
 
 
 class Solution(eqx.Module):

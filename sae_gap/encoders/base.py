@@ -55,7 +55,7 @@ class AmortisedEncoder(Encoder):
     ) -> tuple[Float[Array, "n input_dim"], Float[Array, " n"]]:
         """The reconstructed signals and the penalty of each sample: what a training step needs."""
         codes, penalty = self.with_penalty(model, signals)
-        return codes @ model.dictionary.T + model.bias, penalty
+        return codes @ model.decoder.T + model.bias, penalty
 
     def preactivations(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         return model.encoder(signals - model.bias)

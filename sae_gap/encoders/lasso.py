@@ -1,6 +1,7 @@
 """Per-sample sparse inference on a model's dictionary, from zero or from another encoder's codes."""
 
 import equinox as eqx
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sae_gap.encoders.base import Encoder, unit_atoms
@@ -16,7 +17,8 @@ class Lasso(Encoder):
       start: an encoder whose codes, clipped at zero, the solver starts from; None starts from zero.
       tol: relative duality gap to reach. None runs exactly `max_iterations` of textbook FISTA, as published.
       max_iterations: iterations after which a sample is reported as not converged.
-      unit_atoms: solve on the dictionary scaled to unit atoms, where alone λ compares between dictionaries, and scale the codes back.
+      unit_atoms: solve on the dictionary scaled to unit atoms, where alone λ compares between dictionaries, and scale the
+        codes back.
       nonneg: whether codes are constrained to be non-negative.
     """
 
@@ -32,7 +34,7 @@ class Lasso(Encoder):
 
     def solve(self, model: Model, signals: Float[Array, "n input_dim"]) -> Solution:
         """The codes in units of the model's atoms; objective and gap are those of the problem solved."""
-        dictionary, norms = unit_atoms(model.dictionary) if self.unit_atoms else (model.dictionary, 1.0)
+        dictionary, norms = unit_atoms(model.decoder) if self.unit_atoms else (model.decoder, jnp.ones(()))
         init = None
         if self.start is not None:
             init = self.start(model, signals) * norms

@@ -27,14 +27,14 @@ class MatchingPursuit(AmortisedEncoder):
         return None
 
     def __call__(self, model, signals):
-        atoms, norms = unit_atoms(model.dictionary)
+        atoms, norms = unit_atoms(model.decoder)
         support, values, _ = _pursue(signals - model.bias, atoms.T, self.k)
         rows = jnp.arange(len(signals))[:, None]
         codes = jnp.zeros((len(signals), len(norms)), signals.dtype).at[rows, support].set(values, unique_indices=True)
         return codes / norms
 
     def reconstruct(self, model, signals):
-        atoms, _ = unit_atoms(model.dictionary)
+        atoms, _ = unit_atoms(model.decoder)
         return signals - _residual(signals - model.bias, atoms.T, self.k), jnp.zeros(len(signals), signals.dtype)
 
 

@@ -1,27 +1,39 @@
 """What every learner is, and the one loop that runs them all."""
 
+import concurrent.futures
+import dataclasses
+import os
 import time
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
+from sae_gap.encoders.base import Encoder
 from sae_gap.types import Model, Split, Task
 
 
 class Learner(eqx.Module):
     """Frozen hyper-parameters and pure methods; what changes is the state that they pass on.
 
+    `num_steps` is how many steps a fit takes: epochs, or rounds.
+
     Float hyper-parameters enter the compiled loop as arrays, so a sweep over them compiles once. Whatever sets a shape or a
     loop length is a static field. A subclass defines `init`, `step` and `model`, and may define `select` and `done`.
     """
 
-    num_steps: eqx.AbstractVar[int]
-    # Whether seeds train side by side. A learner whose steps fill the machine, or whose seeds stop at different times, says no.
+    num_steps: int = eqx.field(static=True, default=0, kw_only=True)
+    # Whether seeds gain from a vmapped axis. A learner whose steps fill the device, or whose seeds stop at different times,
+    # says no.
     side_by_side: ClassVar[bool] = True
+
+    @property
+    def encode(self) -> Encoder | None:
+        """The encoder that is trained along with the dictionary, if one is."""
+        return None
 
     def needs(self, task: Task) -> str | None:
         """What the task lacks that the learner cannot do without, or None."""
@@ -43,9 +55,9 @@ class Learner(eqx.Module):
         """What has been learned so far."""
         raise NotImplementedError
 
-    def done(self, state: PyTree) -> Bool[Array, ""] | None:
-        """Whether to stop before `num_steps`; None never asks."""
-        return None
+    def done(self, state: PyTree) -> Bool[Array, ""] | bool:
+        """Whether to stop before `num_steps`; False never asks."""
+        return False
 
 
 class Fit(eqx.Module):
@@ -57,55 +69,67 @@ class Fit(eqx.Module):
     fit_seconds: float
 
 
-def fit(learner: Learner, tasks: Sequence[Task], keys: Sequence[PRNGKeyArray]) -> Fit:
+def fit(learner: Learner, tasks: Sequence[Task], keys: Sequence[PRNGKeyArray], *, side_by_side: bool | None = None) -> Fit:
     """Fits a learner to each task, with its own key; the tasks share their shapes.
 
-    The whole training is one compiled loop, with the tasks as a vmapped axis where `learner.side_by_side` allows it.
+    The whole training of a seed is one compiled loop. Side by side, all seeds are one loop with the seeds as a vmapped axis: an
+    accelerator then does them in little more than the time of one. On a CPU that gains nothing per seed, so there the loop
+    of one seed runs on a thread for each core instead, and a seed's bits do not depend on which others it is fitted with.
 
     Args:
       learner: what to fit.
       tasks: one for each seed, of equal shapes.
       keys: one for each task.
+      side_by_side: whether seeds are vmapped; None does so off the CPU, where the learner allows it.
 
     Returns:
       The fitted models, in the order of the tasks.
     """
     num_latents = tasks[0].num_latents
-    data = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(learner.select(task) for task in tasks))
-    arguments = (_floats_to_arrays(learner), data, jnp.stack(keys))
+    inputs = [(learner.select(task), key) for task, key in zip(tasks, keys, strict=True)]
+    if side_by_side is None:
+        side_by_side = learner.side_by_side and jax.default_backend() != "cpu"
+    if side_by_side:
+        inputs = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)]
+    arrays = _floats_to_arrays(learner)
     started = time.perf_counter()
-    compiled = _fit_all.lower(*arguments, num_latents).compile()
+    compiled = _fit.lower(arrays, *inputs[0], num_latents, side_by_side).compile()  # type: ignore[attr-defined]
     compiled_at = time.perf_counter()
-    models, steps = jax.block_until_ready(compiled(*arguments, num_latents))
-    finished = time.perf_counter()
+
+    def run(one):
+        return jax.block_until_ready(compiled(arrays, *one, num_latents, side_by_side))
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() if jax.default_backend() == "cpu" else 1) as pool:
+        outcomes = list(pool.map(run, inputs))
+    fit_seconds = time.perf_counter() - compiled_at
+    if side_by_side:
+        outcomes = [jax.tree.map(lambda leaf, seed=seed: leaf[seed], outcomes[0]) for seed in range(len(tasks))]
     return Fit(
-        models=[jax.tree.map(lambda leaf, seed=seed: leaf[seed], models) for seed in range(len(tasks))],
-        num_steps=[int(count) for count in steps],
+        models=[dataclasses.replace(model, encode=learner.encode) for model, _ in outcomes],
+        num_steps=[int(steps) for _, steps in outcomes],
         compile_seconds=compiled_at - started,
-        fit_seconds=finished - compiled_at,
+        fit_seconds=fit_seconds,
     )
 
 
 @eqx.filter_jit
-def _fit_all(learner: Learner, data: PyTree, keys: PRNGKeyArray, num_latents: int) -> tuple[Model, Array]:
-    def fit_one(seed_inputs):
-        data, key = seed_inputs
+def _fit(learner: Learner, data: PyTree, key: PRNGKeyArray, num_latents: int, side_by_side: bool) -> tuple[Model, Array]:
+    def fit_one(data, key):
         state = learner.init(data, num_latents=num_latents, key=key)
         if learner.num_steps == 0:
             return learner.model(state), jnp.asarray(0)
-        if learner.done(state) is None:
+        if learner.done(state) is False:
             state = jax.lax.fori_loop(0, learner.num_steps, lambda _, state: learner.step(data, state), state)
             return learner.model(state), jnp.asarray(learner.num_steps)
 
         def unfinished(carry):
             count, state = carry
-            return (count < learner.num_steps) & ~learner.done(state)
+            return (count < learner.num_steps) & jnp.logical_not(learner.done(state))
 
         count, state = jax.lax.while_loop(unfinished, lambda carry: (carry[0] + 1, learner.step(data, carry[1])), (0, state))
         return learner.model(state), jnp.asarray(count)
 
-    over_seeds: Any = jax.vmap if learner.side_by_side else lambda function: lambda inputs: jax.lax.map(function, inputs)
-    return over_seeds(fit_one)((data, keys))
+    return (jax.vmap(fit_one) if side_by_side else fit_one)(data, key)
 
 
 def _floats_to_arrays(learner: Learner) -> Learner:

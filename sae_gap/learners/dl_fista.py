@@ -38,7 +38,7 @@ class DLFista(Learner):
     """
 
     lam: float = 0.1
-    num_steps: int = eqx.field(static=True, default=1_000)
+    num_steps: int = eqx.field(static=True, default=1_000, kw_only=True)
     num_iterations: int = eqx.field(static=True, default=100)
     split: str = eqx.field(static=True, default="train")
     ridge: float = 1e-6

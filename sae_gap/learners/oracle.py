@@ -1,6 +1,5 @@
 """The oracle: the true dictionary, handed over."""
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from sae_gap.learners.base import Learner
@@ -9,8 +8,6 @@ from sae_gap.types import Model, Task
 
 class Oracle(Learner):
     """Learns nothing: its model is the true dictionary with no bias. What it scores is the ceiling for inference at this λ."""
-
-    num_steps: int = eqx.field(static=True, default=0)
 
     def needs(self, task: Task) -> str | None:
         return "the true dictionary" if task.dictionary is None else None

@@ -1,6 +1,5 @@
 """The linear probe: supervised ridge regression from signals to codes."""
 
-import equinox as eqx
 import jax.numpy as jnp
 
 from sae_gap.encoders.base import Affine
@@ -23,7 +22,6 @@ class LinearProbe(Learner):
     """
 
     alphas: tuple[float, ...] = (1e-6, 1e-4, 1e-2, 1.0, 10.0)
-    num_steps: int = eqx.field(static=True, default=0)
 
     def needs(self, task: Task) -> str | None:
         return "the true codes of the training split" if task.train.codes is None else None

@@ -21,9 +21,10 @@ class SAEState(eqx.Module):
 class SparseAutoencoder(Learner):
     """Trains an encoder and a dictionary together on `mean (y - b - D z)² + penalty · mean P(z)`.
 
-    The encoder starts uniform on ±1/√input_dim, the dictionary as its transpose with unit atoms. AdamW with weight decay on every
-    parameter; before each step the dictionary's gradient is projected orthogonal to its atoms, which are rescaled to unit
-    norm every `renormalise_every` epochs. Each epoch visits every sample once in a fresh order, the last batch being smaller.
+    The encoder starts uniform on ±1/√input_dim, the dictionary as its transpose with unit atoms. AdamW with weight decay on
+    every parameter; before each step the dictionary's gradient is projected orthogonal to its atoms, which are rescaled to
+    unit norm every `renormalise_every` epochs. Each epoch visits every sample once in a fresh order, the last batch being
+    smaller.
 
     Args:
       encoder: what to train, with its sparsity penalty P.
@@ -39,12 +40,16 @@ class SparseAutoencoder(Learner):
     """
 
     encoder: AmortisedEncoder
-    num_steps: int = eqx.field(static=True, default=500)
+    num_steps: int = eqx.field(static=True, default=500, kw_only=True)
     batch_size: int = eqx.field(static=True, default=64)
     learning_rate: float = 5e-4
     weight_decay: float = 1e-2
     penalty: float = 1e-4
     renormalise_every: int = eqx.field(static=True, default=50)
+
+    @property
+    def encode(self):
+        return self.encoder
 
     def _optimiser(self):
         return optax.adamw(self.learning_rate, b1=0.9, b2=0.999, weight_decay=self.weight_decay)
@@ -63,11 +68,12 @@ class SparseAutoencoder(Learner):
 
         def train_step(carry, batch):
             indices, weight = batch
-            return self._update(*carry, data.signals[indices], weight), None
+            model, optimiser = carry
+            return self._update(model, optimiser, data.signals[indices], weight), None
 
         (model, optimiser), _ = jax.lax.scan(train_step, (state.model, state.optimiser), (batches, weights))
         renormalise = state.epoch % self.renormalise_every == 0
-        dictionary = jnp.where(renormalise, unit_atoms(model.dictionary)[0], model.dictionary)
+        dictionary = jnp.where(renormalise, unit_atoms(model.decoder)[0], model.decoder)
         model = eqx.tree_at(lambda model: model.dictionary, model, dictionary)
         return SAEState(model, optimiser, state.epoch + 1, key)
 
@@ -78,7 +84,7 @@ class SparseAutoencoder(Learner):
         """Indices of each batch, and weights that average over the samples it really has."""
         num_batches = -(-num_samples // self.batch_size)
         padded = num_batches * self.batch_size
-        order = jnp.resize(jax.random.permutation(key, num_samples), padded).reshape(num_batches, self.batch_size)
+        order = jnp.resize(jax.random.permutation(key, num_samples), (padded,)).reshape(num_batches, self.batch_size)
         real = (jnp.arange(padded) < num_samples).reshape(num_batches, self.batch_size).astype(jnp.zeros(()).dtype)
         return order, real / jnp.sum(real, axis=1, keepdims=True)
 
@@ -89,8 +95,8 @@ class SparseAutoencoder(Learner):
             return jnp.sum(weights * (error + self.penalty * penalty))
 
         gradient = jax.grad(loss)(model)
-        radial = jnp.sum(gradient.dictionary * model.dictionary, axis=0) / jnp.maximum(jnp.sum(model.dictionary**2, axis=0), 1e-16)
-        gradient = eqx.tree_at(lambda model: model.dictionary, gradient, gradient.dictionary - radial * model.dictionary)
+        atoms, slope = model.decoder, gradient.decoder
+        radial = jnp.sum(slope * atoms, axis=0) / jnp.maximum(jnp.sum(atoms**2, axis=0), 1e-16)
+        gradient = eqx.tree_at(lambda model: model.dictionary, gradient, slope - radial * atoms)
         updates, optimiser = self._optimiser().update(gradient, optimiser, model)
         return optax.apply_updates(model, updates), optimiser
-

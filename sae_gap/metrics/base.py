@@ -21,8 +21,8 @@ class Inferred:
       task: the task, its truth included where it is known.
       model: what was learned.
       codes: of the splits "train", "id" and "ood", in units of the model's atoms.
-      optimum: certified lasso solutions of "id" and "ood" on the model's dictionary with unit atoms, over signed codes if `codes` are
-        signed and over non-negative ones if not; empty without a dictionary.
+      optimum: certified lasso solutions of "id" and "ood" on the model's dictionary with unit atoms, over signed codes if
+        `codes` are signed and over non-negative ones if not; empty without a dictionary.
       lam: the weight of the l1 norm in `optimum`.
       protocol: "strict" or "paper".
     """
@@ -41,7 +41,7 @@ class Inferred:
     @functools.cached_property
     def unit_dictionary(self) -> tuple[Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]]:
         """The dictionary with unit atoms, and the lengths that they had."""
-        return unit_atoms(self.model.dictionary)
+        return unit_atoms(self.model.decoder)
 
     @functools.cached_property
     def match(self) -> Match | None:

@@ -1,7 +1,7 @@
 """Reading the label off the codes: an unregularised logistic probe, and the best single latent.
 
-Fitting and scoring are apart, so that the two protocols differ only in the split that is fitted: as published it is the ID split that
-is also scored, which makes the ID score a training score; strictly it is the training split.
+Fitting and scoring are apart, so that the two protocols differ only in the split that is fitted: as published it is the ID
+split that is also scored, which makes the ID score a training score; strictly it is the training split.
 """
 
 from typing import NamedTuple
@@ -39,7 +39,10 @@ class LatentProbe(NamedTuple):
 def fit_logistic(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) -> LogisticProbe:
     """Fits an unregularised logistic regression with an intercept.
 
-    `min_{w, b} (1/n) Σ_i log(1 + exp(-s_i (w·z_i + b)))` with s_i = ±1, by L-BFGS from zero until the largest gradient entry is below 1e-4.
+    `min_{w, b} (1/n) Σ_i log(1 + exp(-s_i (w·z_i + b)))` with s_i = ±1, by L-BFGS from zero until the largest gradient entry
+    is below 1e-4. Where the optimum is flat or does not exist, the start, the tolerance and so the scale of the codes decide
+    between probes that fit equally well. These can differ widely off the fitted distribution, on latents that say little
+    within it; the AUC of `fit_latent` has no such freedom.
 
     Args:
       codes: (n, num_latents).
@@ -100,7 +103,8 @@ def accuracy(probe: LogisticProbe, codes: Float[ArrayLike, "n latent"], labels: 
 def roc_auc(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) -> Float[np.ndarray, " latent"]:
     """Area under the ROC curve of every latent as a score.
 
-    `AUC_j = P(z_j⁺ > z_j⁻) + ½ P(z_j⁺ = z_j⁻)` over pairs of a positive and a negative sample, from mid-ranks, so that ties are exact.
+    `AUC_j = P(z_j⁺ > z_j⁻) + ½ P(z_j⁺ = z_j⁻)` over pairs of a positive and a negative sample, from mid-ranks, so that ties
+    are exact.
 
     Args:
       codes: (n, num_latents).

@@ -16,8 +16,8 @@ def dictionary_recovery(
 ) -> dict[str, float | list[float]]:
     """Means over the true atoms a_j of the cosine, angle and norm ratio with their partners d_j.
 
-    `cosine = mean |cos(d_j, a_j)|`, `close = mean 1[|cos| > 0.9]`, `angle = mean arccos |cos|`, `norm_ratio = mean ‖d_j‖ / ‖a_j‖`. A true
-    atom without a partner, or with a zero atom for one, has cosine 0, angle π/2 and norm ratio 0.
+    `cosine = mean |cos(d_j, a_j)|`, `close = mean 1[|cos| > 0.9]`, `angle = mean arccos |cos|`, `norm_ratio = mean ‖d_j‖ /
+    ‖a_j‖`. A true atom without a partner, or with a zero atom for one, has cosine 0, angle π/2 and norm ratio 0.
 
     Args:
       match: `match_atoms(learned, truth)`.
@@ -25,8 +25,8 @@ def dictionary_recovery(
       truth: true dictionary, (input_dim, num_true).
 
     Returns:
-      `cosine`, `close` in [0, 1], `angle` in radians, `norm_ratio` (over the true atoms that are not zero), and `cosines`: every matched
-      |cosine| to 4 decimals, in descending order, for their distribution.
+      `cosine`, `close` in [0, 1], `angle` in radians, `norm_ratio` (over the true atoms that are not zero), and `cosines`:
+      every matched |cosine| to 4 decimals, in descending order, for their distribution.
 
     Raises:
       ValueError: a dictionary is not a finite, non-empty matrix, or the match is of other dictionaries.
@@ -49,6 +49,7 @@ def dictionary_recovery(
 
 def measure(inferred: Inferred) -> dict[str, float | list[float]]:
     """`dictionary_recovery`, where the true dictionary is known and one was learned."""
-    if inferred.match is None:
+    truth = inferred.task.dictionary
+    if inferred.match is None or truth is None:
         return {}
-    return dictionary_recovery(inferred.match, inferred.model.dictionary, inferred.task.dictionary)
+    return dictionary_recovery(inferred.match, inferred.model.decoder, truth)

@@ -1,10 +1,11 @@
 """The amortisation gap: how far an encoder's codes are from the best codes on the same dictionary, in the lasso objective.
 
-FISTA does not minimise the squared error, so a refinement may raise it; the gap is therefore one of objectives, with squared error and
-L0 beside it. Signals are given less the decoder's bias throughout. A weight λ means the same on two dictionaries only if both have
-unit atoms, so `unit_atoms` comes first and `objective_gap` refuses anything else.
+FISTA does not minimise the squared error, so a refinement may raise it; the gap is therefore one of objectives, with squared
+error and L0 beside it. Signals are given less the decoder's bias throughout. A weight λ means the same on two dictionaries
+only if both have unit atoms, so `encoders.base.unit_atoms` comes first and `objective_gap` refuses anything else.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -13,8 +14,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap import lasso, matching
+from sae_gap.encoders.base import unit_atoms
 from sae_gap.metrics.base import SCORED, Inferred
-from sae_gap.types import Solution
+from sae_gap.solvers import sparse_code
+from sae_gap.types import Model, Solution
 
 # A latent counts towards the L0 beside the squared error above this magnitude.
 _ON = 1e-2
@@ -22,31 +25,74 @@ _ON = 1e-2
 _UNIT_TOLERANCE = 1e-3
 
 
+class AmortisationGap(NamedTuple):
+    """The gap of n signals with its certificate.
+
+    Attributes:
+      gap: `F(z_e) - F(z*)`, (n,), not negative.
+      relative: the gap over F(z*), (n,).
+      codes: the encoder's codes z_e on unit atoms, (n, num_latents).
+      optimum: z* with its objective and its duality gap, which bounds by how much `gap` may be too small.
+    """
+
+    gap: Float[np.ndarray, " n"]
+    relative: Float[np.ndarray, " n"]
+    codes: Float[Array, "n num_latents"]
+    optimum: Solution
+
+
+def amortisation_gap(
+    model: Model,
+    signals: Float[ArrayLike, "n input_dim"],
+    lam: Float[ArrayLike, "..."],
+    *,
+    encode: Callable[..., Float[Array, "n num_latents"]] | None = None,
+    tol: float = 1e-6,
+) -> AmortisationGap:
+    """What amortised inference costs a model on each signal, `F(z_e) - F(z*)`, against a certified optimum.
+
+    `F(z) = ½ ‖y - b - D z‖² + λ ‖z‖₁` on unit atoms, the codes rescaled to them. The optimum is over non-negative
+    codes, or over signed ones if the encoder's are signed.
+
+    Args:
+      model: the dictionary, its bias and the encoder's parameters.
+      signals: (n, input_dim).
+      lam: weight of the l1 norm, a scalar or one for each sample, (n,). Where no weight suggests itself, take a fraction of
+        `sae_gap.lasso.lambda_max`, at which all codes vanish.
+      encode: the encoder, a function `(model, signals) -> codes` in units of the model's atoms; None takes `model.encode`.
+      tol: relative duality gap of the optimum.
+
+    Returns:
+      The gaps, with both codes and the certificate.
+
+    Raises:
+      ValueError: the model has no dictionary or no encoder, or an argument does not fit.
+
+    References:
+      Cremer, Li & Duvenaud (2018), "Inference suboptimality in variational autoencoders", ICML.
+    """
+    encode = model.encode if encode is None else encode
+    if encode is None:
+        raise ValueError("the model names no encoder; give encode, a function (model, signals) -> codes.")
+    signals = jnp.asarray(matching.as_matrix("signals", signals))
+    if signals.shape[1] != model.decoder.shape[0]:
+        raise ValueError(f"signals have {signals.shape[1]} columns, but the dictionary has input_dim {model.decoder.shape[0]}.")
+    dictionary, norms = unit_atoms(model.decoder)
+    codes = jnp.where(jnp.any(dictionary != 0, axis=0), encode(model, signals) * norms, 0)
+    matching.as_matrix("the encoder's codes", codes)
+    target = signals - model.bias
+    optimum = sparse_code(target, dictionary, lam, nonneg=bool(jnp.all(codes >= 0)), tol=tol)
+    gap = _excess(lasso.objective(target, dictionary, codes, jnp.asarray(lam)), optimum)
+    objective = np.asarray(optimum.objective, np.float64)
+    relative = np.divide(gap, objective, out=np.where(gap > 0, np.inf, 0.0), where=objective > 0)
+    return AmortisationGap(gap, relative, codes, optimum)
+
+
 class Decomposition(NamedTuple):
     """What separates an encoder's score from the oracle's; the two parts sum to the whole."""
 
     dictionary: float
     amortisation: float
-
-
-def unit_atoms(
-    dictionary: Float[ArrayLike, "input_dim latent"], codes: Float[ArrayLike, "n latent"]
-) -> tuple[Float[Array, "input_dim latent"], Float[Array, "n latent"]]:
-    """The same reconstruction with atoms of unit norm, `D z = (D / ‖d‖)(‖d‖ z)`.
-
-    Args:
-      dictionary: (input_dim, num_latents); a zero atom stays zero.
-      codes: (n, num_latents).
-
-    Returns:
-      The dictionary and the codes in the frame of unit atoms. The code of a zero atom, which reconstructs nothing, is zero.
-
-    Raises:
-      ValueError: an argument is not a finite, non-empty matrix, or their widths differ.
-    """
-    dictionary, codes = _check(dictionary, codes)
-    norms = np.linalg.norm(dictionary.astype(np.float64), axis=0).astype(codes.dtype)
-    return jnp.asarray(matching.unit_columns(dictionary)), jnp.asarray(codes * norms)
 
 
 def objective_gap(
@@ -60,18 +106,21 @@ def objective_gap(
 
     Args:
       signals: less the bias, (n, input_dim).
-      dictionary: unit or zero atoms, (input_dim, num_latents), from `unit_atoms`.
-      codes: the encoder's in that frame, (n, num_latents).
+      dictionary: unit or zero atoms, (input_dim, num_latents).
+      codes: the encoder's in that frame, (n, num_latents). The code of a zero atom is taken for zero, its length, whatever it
+        was before.
       reference: solution of the lasso for the same signals, dictionary and weight.
       lam: the weight, a scalar or one for each sample, (n,).
 
     Returns:
-      `gap`, the mean over samples; `relative_gap`, that over the mean of F(z*); and `certificate`, the largest over samples of the duality
-      gap of the reference relative to its objective, which bounds how much of the gap is the solver's own. The gap is at least minus the
-      duality gap if the codes are feasible for the reference: signed codes can beat a non-negative optimum, and want a signed reference.
+      `objective`, the mean of F(z_e); `gap`, the mean over samples; `relative_gap`, that over the mean of F(z*); and
+      `certificate`, the largest over samples of the duality gap of the reference relative to its objective, which bounds how
+      much of the gap is the solver's own. The gap is at least minus the duality gap if the codes are feasible for the
+      reference: signed codes can beat a non-negative optimum, and want a signed reference.
 
     Raises:
-      ValueError: an argument is not a finite, non-empty matrix, shapes do not fit, or an atom has neither unit norm nor norm zero.
+      ValueError: an argument is not a finite, non-empty matrix, shapes do not fit, or an atom has neither unit norm nor norm
+        zero.
 
     References:
       Cremer, Li & Duvenaud (2018), "Inference suboptimality in variational autoencoders", ICML.
@@ -80,21 +129,30 @@ def objective_gap(
     dictionary, codes = _check(dictionary, codes, signals)
     norms = np.linalg.norm(dictionary, axis=0)
     if np.any((norms > 0) & (np.abs(norms - 1) > _UNIT_TOLERANCE)):
-        raise ValueError("dictionary must have atoms of unit or zero norm, for lam to be comparable; call unit_atoms first.")
+        raise ValueError("dictionary must have atoms of unit or zero norm, for lam to be comparable; scale it first.")
     if reference.objective.shape != codes.shape[:1]:
         raise ValueError(f"reference must be of the {codes.shape[0]} signals, but it is of {reference.objective.shape[0]}.")
-    achieved = np.asarray(lasso.objective(jnp.asarray(signals), jnp.asarray(dictionary), jnp.asarray(codes), jnp.asarray(lam)))
+    codes = codes * (norms > 0)
+    achieved = lasso.objective(jnp.asarray(signals), jnp.asarray(dictionary), jnp.asarray(codes), jnp.asarray(lam))
     optimum = np.asarray(reference.objective, np.float64)
-    gap, scale = float((achieved.astype(np.float64) - optimum).mean()), float(optimum.mean())
+    gap, scale = float(_excess(achieved, reference).mean()), float(optimum.mean())
     relative_duality_gap = np.divide(
         np.asarray(reference.gap, np.float64), optimum, out=np.zeros_like(optimum), where=optimum > 0
     )
     return {
+        "objective": float(np.asarray(achieved, np.float64).mean()),
         "gap": gap,
         # The optimum is zero only where the signals are, and any other code then costs infinitely more.
         "relative_gap": gap / scale if scale > 0 else float(np.inf if gap > 0 else 0),
         "certificate": float(relative_duality_gap.max()),
     }
+
+
+def _excess(achieved: Float[Array, " n"], optimum: Solution) -> Float[np.ndarray, " n"]:
+    """`F(z_e) - F(z*)` of each sample, where what the certificate and rounding allow below zero counts as zero."""
+    excess = np.asarray(achieved, np.float64) - np.asarray(optimum.objective, np.float64)
+    slack = np.asarray(optimum.gap, np.float64) + 16 * np.finfo(achieved.dtype).eps * np.asarray(achieved, np.float64)
+    return np.where((excess < 0) & (excess >= -slack), 0, excess)
 
 
 def mse(
@@ -176,7 +234,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
             continue
         signals = inferred.split(name).signals - inferred.model.bias
         dictionary, norms = inferred.unit_dictionary
-        found[f"mse_{name}"] = mse(signals, inferred.model.dictionary, codes)
+        found[f"mse_{name}"] = mse(signals, inferred.model.decoder, codes)
         gaps = objective_gap(signals, dictionary, codes * norms, inferred.optimum[name], inferred.lam)
         found |= {f"{metric}_{name}": value for metric, value in gaps.items()}
     return found

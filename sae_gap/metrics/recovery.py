@@ -1,7 +1,7 @@
 """Recovery of the latents: the mean correlation coefficient (MCC) of inferred with true codes.
 
-Two estimators. `mcc` is the suite's own, and the same on every split. `mcc_paper` is the published form, kept so that numbers can be
-compared with the paper's; it averages noise columns into the ID score and preselects columns on the OOD one.
+Two estimators. `mcc` is the suite's own, and the same on every split. `mcc_paper` is the published form, kept so that numbers
+can be compared with the paper's; it averages noise columns into the ID score and preselects columns on the OOD one.
 """
 
 import numpy as np
@@ -18,9 +18,9 @@ _ACTIVE_VARIANCE = 1e-8
 def mcc(true_codes: Float[ArrayLike, "n true"], codes: Float[ArrayLike, "n learned"]) -> float:
     """Mean correlation coefficient over the true latents that are active in the split.
 
-    `MCC = (1/|S|) max_π Σ_{j in S} |corr(z_j, ẑ_π(j))|`, with S the true columns of variance above 1e-8 and π one-to-one into all
-    code columns. Nothing is padded and nothing preselected. A constant code column correlates 0, and if there are fewer code
-    columns than active true ones, those that stay without a partner count 0.
+    `MCC = (1/|S|) max_π Σ_{j in S} |corr(z_j, ẑ_π(j))|`, with S the true columns of variance above 1e-8 and π one-to-one into
+    all code columns. Nothing is padded and nothing preselected. A constant code column correlates 0, and if there are fewer
+    code columns than active true ones, those that stay without a partner count 0.
 
     Args:
       true_codes: true codes, (n, num_true).
@@ -36,7 +36,8 @@ def mcc(true_codes: Float[ArrayLike, "n true"], codes: Float[ArrayLike, "n learn
       Hyvärinen & Morioka (2016), "Unsupervised feature extraction by time-contrastive learning", NeurIPS.
     """
     truth, codes, active = _check(true_codes, codes)
-    # A constant column would add 0 to whatever it is assigned to, so leaving it out is exact, and saves most of the work on sparse codes.
+    # A constant column would add 0 to whatever it is assigned to, so leaving it out is exact, and saves most of the work on
+    # sparse codes.
     varying = codes.min(axis=0) < codes.max(axis=0)
     if not varying.any():
         return 0.0
@@ -77,7 +78,10 @@ def mcc_paper(
         codes = codes[:, np.argsort(-variance, kind="stable")[: truth.shape[1]]]
     width = max(truth.shape[1], codes.shape[1])
     rng = np.random.default_rng(seed)
-    scores = matching.correlations(_pad(truth, width, rng), _pad(codes, width, rng))
+    # The assignment adds a row at a time, and a row of noise added to a matched set rebuilds much of it. The noise mostly
+    # stands for true columns, so codes are the rows: at 10,000 latents that is over ten times faster than the other way
+    # round.
+    scores = matching.correlations(_pad(codes, width, rng), _pad(truth, width, rng))
     return float(scores[matching.assign(scores)].mean(dtype=np.float64))
 
 

@@ -17,8 +17,8 @@ def support_recovery(
     """Mean over samples of the precision, recall and F1 of the support, and the mean L0.
 
     With T the true support `|z| > 1e-4` and P that of the matched code columns, per sample `precision = |P ∩ T| / |P|`,
-    `recall = |P ∩ T| / |T|` and `F1 = 2 precision recall / (precision + recall) = 2 |P ∩ T| / (|P| + |T|)`, each 0 where undefined. Code columns that
-    are no true atom's partner count in the L0 only.
+    `recall = |P ∩ T| / |T|` and `F1 = 2 precision recall / (precision + recall) = 2 |P ∩ T| / (|P| + |T|)`, each 0 where
+    undefined. Code columns that are no true atom's partner count in the L0 only.
 
     Args:
       match: match of the learned with the true dictionary.
@@ -26,7 +26,8 @@ def support_recovery(
       codes: inferred codes of the same samples, (n, num_learned).
 
     Returns:
-      `support_precision`, `support_recall`, `support_f1` in [0, 1], and `support_l0`, the mean number of code columns above 1e-4.
+      `support_precision`, `support_recall`, `support_f1` in [0, 1], and `support_l0`, the mean number of code columns above
+      1e-4.
 
     Raises:
       ValueError: an argument is not a finite, non-empty matrix, samples differ in number, or the match is of other widths.
@@ -52,7 +53,7 @@ def _mean_ratio(numerator: np.ndarray, denominator: np.ndarray) -> float:
 
 def measure(inferred: Inferred) -> dict[str, float]:
     """`support_recovery` of every scored split, where the truth is known and a dictionary was learned."""
-    found = {}
+    found: dict[str, float] = {}
     for name in SCORED:
         truth = inferred.split(name).codes
         if truth is not None and inferred.match is not None:

@@ -1,5 +1,7 @@
-"""Solvers of the lasso, one a file, behind `sparse_code`."""
+"""Sparse coding: solvers of the lasso behind `sparse_code`, and greedy k-sparse coding."""
 
 from sae_gap.solvers.coding import SOLVERS, sparse_code
+from sae_gap.solvers.matching_pursuit import matching_pursuit, orthogonal_matching_pursuit
+from sae_gap.solvers.path import match_l0, sparse_code_path
 
-__all__ = ["SOLVERS", "sparse_code"]
+__all__ = ["SOLVERS", "match_l0", "matching_pursuit", "orthogonal_matching_pursuit", "sparse_code", "sparse_code_path"]

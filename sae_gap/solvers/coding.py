@@ -12,10 +12,14 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap import lasso
-from sae_gap.solvers import fista, ista
+from sae_gap.solvers import fista, implicit, ista, working_set
 from sae_gap.types import Solution
 
-SOLVERS = ("auto", "fista", "ista")
+SOLVERS = ("auto", "working_set", "fista", "ista")
+
+
+# Up to this many codes FISTA is done before the working set is compiled.
+SMALL_PROBLEM = 2**13
 
 
 def sparse_code(
@@ -54,17 +58,22 @@ def sparse_code(
     Raises:
       ValueError: an argument has a wrong type, shape or value; the message says how to mend it.
     """
-    signals, dictionary, lam, init = _checked(signals, dictionary, lam, init, nonneg)
+    signals, dictionary, lam, init = check_problem(signals, dictionary, lam, init, nonneg)
     if solver not in SOLVERS:
         raise ValueError(f"solver {solver!r} is unknown; choose one of {', '.join(SOLVERS)}.")
-    if tol is not None and _is_known(tol) and not 0 < float(tol) < math.inf:
+    if tol is not None and _is_known(tol) and not (_is_number(tol) and 0 < tol < math.inf):
         raise ValueError(f"tol must be a positive number or None, but it is {tol!r}.")
-    if _is_known(max_iterations) and (int(max_iterations) != max_iterations or max_iterations < 0):
+    if _is_known(max_iterations) and not (_is_number(max_iterations) and max_iterations >= 0 and int(max_iterations) == max_iterations):
         raise ValueError(f"max_iterations must be a non-negative integer, but it is {max_iterations!r}.")
     if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1):
         raise ValueError(f"chunk_size must be a positive integer or None, but it is {chunk_size!r}.")
+    if tol is None and solver == "working_set":
+        raise ValueError("tol=None asks for a fixed number of plain steps, which working_set has not; choose fista or ista.")
     if solver == "auto":
-        solver = "fista"
+        small = signals.shape[0] * dictionary.shape[1] <= SMALL_PROBLEM
+        solver = "fista" if tol is None or small else "working_set"
+    if chunk_size is None and solver == "working_set":
+        chunk_size = working_set.default_chunk(*dictionary.shape)
     options = _Options(bool(nonneg), solver, tol is None, chunk_size)
     target = jnp.asarray(1e-6 if tol is None else tol, signals.dtype)
     return _solve(options, signals, dictionary, lam, init, target, jnp.asarray(max_iterations, jnp.int32))
@@ -81,8 +90,19 @@ def _is_known(value) -> bool:
     return not isinstance(value, jax.core.Tracer)
 
 
-def _checked(signals, dictionary, lam, init, nonneg):
-    """The arrays in one floating type, or a ValueError that names the fault and the mend."""
+def _is_number(value) -> bool:
+    array = np.asarray(value)
+    return array.ndim == 0 and array.dtype.kind in "iuf"
+
+
+def _holds(test, array) -> bool:
+    """Evaluate a test of known values at once, even while something else is being traced."""
+    with jax.ensure_compile_time_eval():
+        return bool(test(array))
+
+
+def check_problem(signals, dictionary, lam, init=None, nonneg=True):
+    """The arrays in one floating type and the weight as a matrix, or a ValueError that names the fault and the mend."""
     arrays = {"signals": signals, "dictionary": dictionary}
     if init is not None:
         arrays["init"] = init
@@ -107,15 +127,16 @@ def _checked(signals, dictionary, lam, init, nonneg):
         raise ValueError(f"signals {signals.shape} and dictionary {dictionary.shape} must not be empty; give at least one of each.")
     if init is not None and init.shape != shape:
         raise ValueError(f"init has shape {init.shape}, but it must be (n, num_latents) = {shape}; reshape it.")
-    if isinstance(lam, bool) or not jnp.issubdtype(jnp.result_type(lam), jnp.number):
+    lam = lam if isinstance(lam, jax.Array) else np.asarray(lam)
+    if not jnp.issubdtype(lam.dtype, jnp.integer) and not jnp.issubdtype(lam.dtype, jnp.floating):
         raise ValueError(f"lam must be a non-negative number or an array of them, but it is {lam!r}.")
     lam = lasso.expand_lam(jnp.asarray(lam, signals.dtype), *shape)
-    if _is_known(lam) and not bool(jnp.all((lam >= 0) & jnp.isfinite(lam))):
+    if _is_known(lam) and not _holds(lambda a: jnp.all((a >= 0) & jnp.isfinite(a)), lam):
         raise ValueError("lam has a negative or non-finite value; give finite weights of zero or more.")
     for name, array in (("signals", signals), ("dictionary", dictionary), ("init", init)):
-        if array is not None and _is_known(array) and not bool(_all_finite(array)):
+        if array is not None and _is_known(array) and not _holds(_all_finite, array):
             raise ValueError(f"{name} has a NaN or an infinity; remove or replace the non-finite values.")
-    if init is not None and nonneg and _is_known(init) and bool(jnp.any(init < 0)):
+    if init is not None and nonneg and _is_known(init) and _holds(lambda a: jnp.any(a < 0), init):
         raise ValueError("init has a negative code although nonneg is true; clip it at zero or pass nonneg=False.")
     return signals, dictionary, lam, init
 
@@ -169,8 +190,8 @@ def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
     )
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _solve(options: _Options, signals, dictionary, lam, init, tol, max_iterations) -> Solution:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _differentiable(options: _Options, signals, dictionary, lam, init, tol, max_iterations) -> Solution:
     problem = scale_problem(signals, dictionary, lam, equalise=not options.fixed)
     if init is not None:
         used = jnp.any(dictionary != 0, axis=0)
@@ -191,9 +212,36 @@ def _solve(options: _Options, signals, dictionary, lam, init, tol, max_iteration
     )
 
 
+def _solve_forward(options, signals, dictionary, lam, init, tol, max_iterations):
+    solution = _differentiable(options, signals, dictionary, lam, init, tol, max_iterations)
+    return solution, (signals, dictionary, lam, solution.codes)
+
+
+def _solve_backward(options, saved, bar):
+    signals, dictionary, lam, codes = saved
+    signals_bar, dictionary_bar, lam_bar = implicit.pull_back(signals, dictionary, codes, bar.codes, bar.objective)
+    spread = tuple(axis for axis in (0, 1) if lam.shape[axis] == 1)
+    return signals_bar, dictionary_bar, jnp.sum(lam_bar, axis=spread, keepdims=True), None, None, None
+
+
+_differentiable.defvjp(_solve_forward, _solve_backward)
+_solve = jax.jit(_differentiable, static_argnums=0)
+
+
 def _run(options, chunk, problem, tol, max_iterations):
     signals, row, column, init = chunk
     dictionary, nonneg = problem.dictionary, options.nonneg
+    if options.solver == "working_set":
+        return working_set.solve(
+            signals,
+            dictionary,
+            row if column is None else row * column,
+            init,
+            tol=tol,
+            max_iterations=max_iterations,
+            nonneg=nonneg,
+            atom_weights=problem.column if column is None else None,
+        )
     lam = row * (problem.column if column is None else column)
     module = {"fista": fista, "ista": ista}[options.solver]
     if options.fixed:

@@ -9,6 +9,7 @@ their slots, or whose atoms are dependent, are handed to FISTA.
 import math
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -24,6 +25,9 @@ LANES = 16
 LARGEST_GRAM = 4096
 GROUPS = 4
 MAX_ROUNDS = 12
+# Below this many samples a plain loop costs less than the compilation of the stages that save work on large batches.
+SMALL_BATCH = 512
+LARGEST_SLOTS = 256
 
 
 class _Problem(NamedTuple):
@@ -33,6 +37,7 @@ class _Problem(NamedTuple):
     column: Float[Array, "1 num_padded"]
     gram: Float[Array, "num_padded num_padded"] | None
     tol: Float[Array, ""]
+    limit: Int[Array, ""]
     num_blocks: int
     nonneg: bool
 
@@ -66,6 +71,11 @@ def default_slots(input_dim: int, num_latents: int) -> int:
     for _ in range(20):
         support = input_dim / (2 * max(1.0, math.log(num_latents / support)))
     return LANES * max(2, math.ceil(2.2 * support / LANES))
+
+
+def default_chunk(input_dim: int, num_latents: int) -> int:
+    """Samples whose correlations and tableaus take a quarter of a gigabyte."""
+    return max(16, 2**26 // max(num_latents, default_slots(input_dim, num_latents) ** 2))
 
 
 def solve(
@@ -104,20 +114,52 @@ def solve(
     lam = lasso.expand_lam(lam, num_samples, num_latents)
     slots = default_slots(*dictionary.shape)
     count = slots // 2
-    problem, state = _open(signals, dictionary, lam, init, tol, nonneg, atom_weights, slots if init is not None else count, count)
+    limit = jnp.asarray(max_iterations, jnp.int32)
+    most = LANES * -(-(min(dictionary.shape) + LANES) // LANES)
+    few = -(-num_samples // 16) if num_samples > SMALL_BATCH else num_samples
+    staged = num_samples > SMALL_BATCH
+    if not staged and most <= 2 * slots:
+        slots = most
+    opening = count if staged and init is None else slots
+    problem, state = _open(signals, dictionary, lam, init, tol, limit, nonneg, atom_weights, opening, count)
     state = _measure(problem, state)
-    state = _widen(_round(problem, state, count + 4), slots)
-    state = _round(problem, state, slots)
-    half = -(-num_samples // 2)
-    state = _on_unfinished(problem, state, half, lambda s: _round(problem, s, slots))
-    few = max(1, -(-num_samples // 16))
-    state = _while_unfinished(state, few, lambda s: _rounds(problem, s, 4 * slots))
+    if staged:
+        # Compiled once each: a first round in which only the new candidates need slots, one on all, one on the half that is left.
+        state = _widen(_round(problem, state, count + 4), slots)
+        state = _round(problem, state, slots)
+        half = -(-num_samples // 2)
+        state = _on_unfinished(state.done, state, half, lambda s: _round(problem, s, slots))[1]
+    state = _while_unfinished(state.done, state, few, lambda s: _rounds(problem, s, 4 * slots))
+    if slots < most <= LARGEST_SLOTS:
+        state = _while_unfinished(state.done, _widen(state, most), few, lambda s: _rounds(problem, s, 4 * most))
     value, gap = _certify(problem, state)
     codes = _dense(problem, state, num_latents)
-    return Solution(codes, value, gap, state.rounds, lasso.is_converged(signals, value, gap, tol))
+    found = Solution(codes, value, gap, state.rounds - 1, lasso.is_converged(signals, value, gap, tol))
+    return _finish(problem, dictionary, state, found, few)
 
 
-def _open(signals, dictionary, lam, init, tol, nonneg, atom_weights, slots, count):
+def _finish(problem, dictionary, state, found, size):
+    """Hand the samples that are left to FISTA, from where they are."""
+
+    def step(part):
+        signals, row, column, found = part
+        solved = fista.solve(
+            signals,
+            dictionary,
+            (row * (problem.column if column is None else column))[:, : dictionary.shape[1]],
+            found.codes,
+            tol=problem.tol,
+            max_iterations=problem.limit,
+            nonneg=problem.nonneg,
+        )
+        return signals, row, column, eqx.tree_at(lambda s: s.iterations, solved, found.iterations + solved.iterations)
+
+    spent = found.iterations >= problem.limit
+    tree = (state.signals, state.row, state.column, found)
+    return _while_unfinished(found.converged | spent, tree, size, step)[3]
+
+
+def _open(signals, dictionary, lam, init, tol, limit, nonneg, atom_weights, slots, count):
     num_samples, (input_dim, num_latents) = signals.shape[0], dictionary.shape
     num_blocks = 4 * count
     padded = -(-num_latents // num_blocks) * num_blocks
@@ -131,7 +173,7 @@ def _open(signals, dictionary, lam, init, tol, nonneg, atom_weights, slots, coun
     elif full is not None:
         full = jnp.pad(full * column, ((0, 0), (0, spare)))
     gram = lasso.product(atoms, atoms.T) if padded <= min(LARGEST_GRAM, 2 * num_samples) else None
-    problem = _Problem(atoms, jnp.pad(column, ((0, 0), (0, spare))), gram, jnp.asarray(tol, signals.dtype), num_blocks, nonneg)
+    problem = _Problem(atoms, jnp.pad(column, ((0, 0), (0, spare))), gram, jnp.asarray(tol, signals.dtype), limit, num_blocks, nonneg)
     zeros = jnp.zeros((num_samples, slots), signals.dtype)
     state = _State(
         signals=signals,
@@ -219,7 +261,9 @@ def _measure(problem: _Problem, state: _State) -> _State:
         scale=scale,
         slack=slack,
         rounds=state.rounds + 1,
-        done=lasso.is_converged(state.signals, value, gap, 0.5 * problem.tol) | ~jnp.isfinite(gap),
+        done=lasso.is_converged(state.signals, value, gap, 0.5 * problem.tol)
+        | ~jnp.isfinite(gap)
+        | (state.rounds >= problem.limit),
     )
 
 
@@ -321,35 +365,27 @@ def _keep(done, old, new):
 def _rounds(problem, state, max_pivots):
     def unfinished(carry):
         count, state = carry
-        return (count < MAX_ROUNDS) & ~jnp.all(state.done)
+        full = jnp.all(state.code > 0, axis=1)
+        return (count < MAX_ROUNDS) & ~jnp.all(state.done | full)
 
     return lax.while_loop(unfinished, lambda c: (c[0] + 1, _round(problem, c[1], max_pivots)), (jnp.int32(0), state))[1]
 
 
-def _on_unfinished(problem, state, size, step):
-    """Apply `step` to the first `size` unfinished samples, gathered into a batch of their own."""
-    chosen = jnp.nonzero(~state.done, size=size, fill_value=0)[0]
-    part = step(jax.tree.map(lambda a: a[chosen], state))
-    # Rows that only fill the batch are copies of sample 0: written back they must not overwrite what its own row got.
-    target = jnp.where(jnp.arange(size) < jnp.sum(~state.done), chosen, state.done.size)
-    return jax.tree.map(lambda a, b: a.at[target].set(b, mode="drop"), state, part)
+def _on_unfinished(done, tree, size, step):
+    """Apply `step` to the first `size` unfinished samples, gathered into a batch of their own; also says which those were."""
+    chosen = jnp.nonzero(~done, size=size, fill_value=0)[0]
+    part = step(jax.tree.map(lambda a: a[chosen], tree))
+    # Rows that only fill the batch are copies of sample 0, and must not overwrite what sample 0 got itself.
+    target = jnp.where(jnp.arange(size) < jnp.sum(~done), chosen, done.size)
+    tree = jax.tree.map(lambda a, b: a.at[target].set(b, mode="drop"), tree, part)
+    return done.at[target].set(True, mode="drop"), tree
 
 
-def _while_unfinished(state, size, step):
-    """Work through the unfinished samples `size` at a time; `step` has one try at each."""
-    def unfinished(carry):
-        tried, _ = carry
-        return ~jnp.all(tried)
-
-    def body(carry):
-        tried, state = carry
-        chosen = jnp.nonzero(~tried, size=size, fill_value=0)[0]
-        part = step(jax.tree.map(lambda a: a[chosen], state))
-        target = jnp.where(jnp.arange(size) < jnp.sum(~tried), chosen, tried.size)
-        state = jax.tree.map(lambda a, b: a.at[target].set(b, mode="drop"), state, part)
-        return tried.at[target].set(True, mode="drop"), state
-
-    return lax.while_loop(unfinished, body, (state.done, state))[1]
+def _while_unfinished(done, tree, size, step):
+    """Apply `step` once to every unfinished sample, `size` at a time."""
+    return lax.while_loop(
+        lambda carry: ~jnp.all(carry[0]), lambda carry: _on_unfinished(*carry, size, step), (done, tree)
+    )[1]
 
 
 def _certify(problem, state):

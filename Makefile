@@ -1,0 +1,58 @@
+# `make bench` answers the suite's question on the paper's setting; `make test` checks the suite. Both set up .venv the first time,
+# which is the only time they need a network.
+
+PYTHON ?= python3
+# Exact versions to install; `make clean test CONSTRAINTS=` takes the newest that pyproject.toml allows instead.
+CONSTRAINTS ?= constraints.txt
+# Flags of the benchmark: `make bench ARGS=--preset=smoke`.
+ARGS ?= --preset=quick
+
+VENV := .venv
+# Through the interpreter, never through a script of the venv: those hold an absolute path, which a moved or renamed checkout breaks.
+RUN := $(VENV)/bin/python -m
+INSTALL := $(RUN) pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint '$(CONSTRAINTS)')
+
+.PHONY: help bench test lint format clean
+.NOTPARALLEL:
+
+help:
+	@echo 'make bench   the headline benchmark   (ARGS=--preset=smoke for a trial of seconds)'
+	@echo 'make test    all tests                (ARGS is not read; use .venv/bin/python -m pytest for a choice)'
+	@echo 'make lint    ruff and mypy'
+	@echo 'make format  what ruff can mend by itself'
+	@echo 'make clean   removes .venv and caches, never results'
+	@echo 'PYTHON=python3.12 chooses the interpreter of a new .venv; CONSTRAINTS= lifts the version pins.'
+
+bench: $(VENV)/.ready
+	$(RUN) benchmarks.amortisation_gap $(ARGS)
+
+test: $(VENV)/.ready-test
+	$(RUN) pytest
+
+lint: $(VENV)/.ready-test
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+format: $(VENV)/.ready-test
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+$(VENV)/bin/python:
+	@'$(PYTHON)' -c 'import sys; sys.exit("sae_gap needs Python 3.11 or newer; name one with PYTHON=." if sys.version_info < (3, 11) else 0)'
+	'$(PYTHON)' -m venv $(VENV)
+
+$(VENV)/.ready: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	@echo 'Setting up $(VENV): about a minute, once.'
+	$(INSTALL) --editable .
+	@touch $@
+
+# What the tests need holds all that the benchmark needs.
+$(VENV)/.ready-test: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	@echo 'Setting up $(VENV): about a minute, once.'
+	$(INSTALL) --editable '.[test]'
+	@touch $(VENV)/.ready $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

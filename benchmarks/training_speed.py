@@ -1,0 +1,83 @@
+"""How long a training step takes: microseconds per step of each SAE at each width, batch 64, on one seed and on several.
+
+A step is one minibatch: gradient, projection, AdamW. Compilation is apart. Each figure is the fastest of several repeats, the
+repeats of all cells interleaved so that a slow spell of the machine falls on all alike. Writes rows.jsonl, with the median
+beside the fastest, and summary.csv under <results_dir>/training_speed/ and prints the table.
+
+  python -m benchmarks.training_speed --num_latents=100,1000
+"""
+
+import itertools
+import pathlib
+import statistics
+import sys
+
+import jax
+from absl import flags
+
+from benchmarks import cli
+from sae_gap import devices, results
+from sae_gap.data import draw
+from sae_gap.encoders.jumprelu import JumpReLU
+from sae_gap.encoders.matching_pursuit import MatchingPursuit
+from sae_gap.encoders.relu import ReLU
+from sae_gap.encoders.topk import TopK
+from sae_gap.learners.base import fit
+from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.types import Setting
+
+NAME = "training_speed"
+SPARSITY = 10
+ENCODERS = {"sae_relu": ReLU(), "sae_topk": TopK(SPARSITY), "sae_jumprelu": JumpReLU(), "sae_mp": MatchingPursuit(SPARSITY)}
+
+_NUM_LATENTS = flags.DEFINE_list("num_latents", ["100", "1000"], "Widths to time.")
+_SEEDS = flags.DEFINE_list("num_seeds", ["1"], "Numbers of seeds trained at once.")
+_STEPS = flags.DEFINE_integer("num_steps", 800, "Steps to time, rounded up to whole epochs.", lower_bound=1)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Repeats, of which the fastest counts.", lower_bound=1)
+_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.")
+
+
+def prepare(name: str, num_latents: int, num_seeds: int, num_steps: int):
+    """A function that trains once and returns the microseconds per step and seed."""
+    tasks = [draw(Setting(num_latents, SPARSITY, seed=seed)) for seed in range(num_seeds)]
+    keys = [jax.random.key(seed) for seed in range(num_seeds)]
+    steps_per_epoch = -(-len(tasks[0].train.signals) // SparseAutoencoder.batch_size)
+    epochs = -(-num_steps // steps_per_epoch)
+    learner = SparseAutoencoder(encoder=ENCODERS[name], num_steps=epochs)
+    return lambda: fit(learner, tasks, keys).fit_seconds / (epochs * steps_per_epoch * num_seeds) * 1e6
+
+
+def main() -> None:
+    widths = cli.parse_integers("num_latents", _NUM_LATENTS.value)
+    counts = cli.parse_integers("num_seeds", _SEEDS.value)
+    try:
+        store = results.Store(pathlib.Path(_RESULTS_DIR.value) / NAME)
+        cells = list(itertools.product(ENCODERS, widths, counts))
+        timers = [prepare(*cell, _STEPS.value) for cell in cells]
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    for timer in timers:
+        timer()
+    repeats = list(zip(*([timer() for timer in timers] for _ in range(_REPEATS.value)), strict=True))
+    provenance = results.provenance() | {"device": devices.describe()}
+    rows = []
+    for (name, num_latents, num_seeds), seconds in zip(cells, repeats, strict=True):
+        cell = {"study": NAME, "method": name, "num_latents": num_latents, "num_seeds": num_seeds}
+        timed = {"step_us": min(seconds), "step_us_median": statistics.median(seconds)}
+        rows.append(cell | timed | provenance)
+    identity = results.key({"rows": rows})
+    store.append([row | {"key": results.key(row), "job": identity} for row in rows])
+    summary = results.summarise(rows, by=("method", "num_latents", "num_seeds"), metrics=("step_us", "step_us_median"))
+    results.write_summary(store.directory / "summary.csv", summary)
+    columns = {
+        "method": "method",
+        "num_latents": "latents",
+        "num_seeds": "seeds",
+        "step_us": "µs/step",
+        "step_us_median": "median",
+    }
+    sys.stdout.write(results.format_table(summary, columns) + "\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)

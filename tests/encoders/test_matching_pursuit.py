@@ -1,0 +1,149 @@
+"""Matching pursuit against a loop over samples, and its gradient against a replay of the pursuit and finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.encoders.matching_pursuit import MatchingPursuit
+from sae_gap.types import Model
+
+# The Gram matrix of 12 atoms is formed for k = 3 from 4 signals on.
+WITH_GRAM, WITHOUT_GRAM = 9, 3
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    """Near ties in single precision would let two right answers differ."""
+    with jax.enable_x64(True):
+        yield
+
+
+def problem(n, seed=0, input_dim=5, num_latents=12):
+    rng = np.random.default_rng(seed)
+    dictionary = rng.normal(size=(input_dim, num_latents)) * rng.uniform(0.3, 3, num_latents)
+    return Model(jnp.asarray(dictionary), jnp.asarray(rng.normal(size=input_dim))), jnp.asarray(rng.normal(size=(n, input_dim)))
+
+
+def pursue(model, signals, k):
+    """Supports in order, and codes in units of the model's atoms."""
+    dictionary, bias = np.asarray(model.dictionary), np.asarray(model.bias)
+    supports, codes = [], np.zeros((len(signals), dictionary.shape[1]))
+    for signal, code in zip(np.asarray(signals), codes, strict=True):
+        residual, free = signal - bias, list(range(dictionary.shape[1]))
+        supports.append([])
+        for _ in range(min(k, len(free))):
+            lengths = [np.linalg.norm(dictionary[:, j]) or 1.0 for j in free]
+            projections = [dictionary[:, j] @ residual / length for j, length in zip(free, lengths, strict=True)]
+            best = int(np.argmax(np.abs(projections)))
+            code[free[best]] = projections[best] / lengths[best]
+            residual = residual - projections[best] * dictionary[:, free[best]] / lengths[best]
+            supports[-1].append(free.pop(best))
+    return supports, codes
+
+
+@pytest.mark.parametrize("n", [WITH_GRAM, WITHOUT_GRAM])
+@pytest.mark.parametrize("k", [1, 3])
+def test_codes_against_a_loop(n, k):
+    for seed in range(4):
+        model, signals = problem(n, seed)
+        expected = pursue(model, signals, k)[1]
+        codes = MatchingPursuit(k)(model, signals)
+        np.testing.assert_allclose(codes, expected, atol=1e-10)
+        assert (np.count_nonzero(codes, axis=1) == k).all()
+        assert (expected < 0).any()
+
+
+@pytest.mark.parametrize("k", [12, 20])
+@pytest.mark.parametrize("n", [WITH_GRAM, 1])
+def test_no_atom_is_taken_twice(n, k):
+    model, signals = problem(n)
+    codes = MatchingPursuit(k)(model, signals)
+    np.testing.assert_allclose(codes, pursue(model, signals, k)[1], atol=1e-9)
+    assert (np.count_nonzero(codes, axis=1) == 12).all()
+
+
+@pytest.mark.parametrize("n", [WITH_GRAM, WITHOUT_GRAM])
+def test_the_reconstruction_is_that_of_the_codes(n):
+    model, signals = problem(n)
+    reconstruction, penalty = MatchingPursuit(3).reconstruct(model, signals)
+    codes = MatchingPursuit(3)(model, signals)
+    np.testing.assert_allclose(reconstruction, codes @ model.dictionary.T + model.bias, atol=1e-10)
+    assert penalty.shape == (n,) and not penalty.any()
+
+
+def test_the_lengths_of_the_atoms_do_not_matter_to_the_reconstruction():
+    model, signals = problem(WITH_GRAM)
+    lengths = jnp.asarray(np.random.default_rng(1).uniform(0.1, 9, 12))
+    longer = Model(model.dictionary * lengths, model.bias)
+    np.testing.assert_allclose(MatchingPursuit(3)(longer, signals) * lengths, MatchingPursuit(3)(model, signals), atol=1e-10)
+    expected = MatchingPursuit(3).reconstruct(model, signals)[0]
+    np.testing.assert_allclose(MatchingPursuit(3).reconstruct(longer, signals)[0], expected, atol=1e-10)
+
+
+@pytest.mark.parametrize("n", [WITH_GRAM, 2])
+def test_zero_signals_and_zero_atoms(n):
+    model, signals = problem(n)
+    model = Model(model.dictionary.at[:, 4].set(0), model.bias)
+    signals = signals.at[0].set(model.bias)
+    codes = MatchingPursuit(3)(model, signals)
+    assert not codes[0].any() and not codes[:, 4].any()
+    np.testing.assert_allclose(codes, pursue(model, signals, 3)[1], atol=1e-10)
+    np.testing.assert_allclose(MatchingPursuit(3).reconstruct(model, signals)[0][0], model.bias, atol=1e-12)
+
+
+def test_an_atom_explains_itself():
+    model, _ = problem(1)
+    codes = MatchingPursuit(1)(model, model.dictionary.T + model.bias)
+    np.testing.assert_allclose(codes, np.eye(12), atol=1e-10)
+
+
+def replay(dictionary, bias, signals, supports):
+    """The reconstruction with the chosen atoms held fixed, written so that autodiff sees every step."""
+    residuals = signals - bias
+    for chosen in jnp.asarray(supports).T:
+        atoms = dictionary[:, chosen].T
+        atoms = atoms / jnp.linalg.norm(atoms, axis=1, keepdims=True)
+        residuals = residuals - jnp.sum(residuals * atoms, axis=1, keepdims=True) * atoms
+    return signals - residuals
+
+
+@pytest.mark.parametrize("n", [WITH_GRAM, WITHOUT_GRAM])
+def test_the_gradient_is_that_of_a_replay(n):
+    model, signals = problem(n)
+    supports, _ = pursue(model, signals, 3)
+    weights = jnp.asarray(np.random.default_rng(2).normal(size=signals.shape))
+
+    def loss(dictionary, bias, signals):
+        return jnp.sum(weights * MatchingPursuit(3).reconstruct(Model(dictionary, bias), signals)[0] ** 2)
+
+    def expected(dictionary, bias, signals):
+        return jnp.sum(weights * replay(dictionary, bias, signals, supports) ** 2)
+
+    arguments = model.dictionary, model.bias, signals
+    found = jax.grad(loss, argnums=(0, 1, 2))(*arguments)
+    for gradient, other in zip(found, jax.grad(expected, argnums=(0, 1, 2))(*arguments), strict=True):
+        np.testing.assert_allclose(gradient, other, atol=1e-9)
+        assert jnp.abs(gradient).max() > 0.1
+
+
+def test_the_gradient_is_that_of_finite_differences():
+    model, signals = problem(WITH_GRAM)
+
+    @jax.jit
+    def loss(dictionary, bias):
+        return jnp.mean((MatchingPursuit(3).reconstruct(Model(dictionary, bias), signals)[0] - signals) ** 2)
+
+    for_dictionary, for_bias = jax.grad(loss, argnums=(0, 1))(model.dictionary, model.bias)
+    rng = np.random.default_rng(3)
+    for _ in range(5):
+        atoms, shift = jnp.asarray(rng.normal(size=model.dictionary.shape)), jnp.asarray(rng.normal(size=model.bias.shape))
+        step = 1e-6
+        ahead = loss(model.dictionary + step * atoms, model.bias + step * shift)
+        behind = loss(model.dictionary - step * atoms, model.bias - step * shift)
+        slope = jnp.sum(for_dictionary * atoms) + jnp.sum(for_bias * shift)
+        assert (ahead - behind) / (2 * step) == pytest.approx(float(slope), rel=1e-6)
+
+
+def test_there_is_nothing_to_train_but_the_dictionary():
+    assert MatchingPursuit(3).parameters(jnp.ones((5, 12))) is None

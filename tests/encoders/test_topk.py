@@ -1,0 +1,105 @@
+"""The k largest of each row against a sort, with ties, zeros and edges, and the gradient through them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from sae_gap.encoders.base import Affine
+from sae_gap.encoders.topk import TopK, keep_largest
+from sae_gap.types import Model
+
+# Compiled for each k; every example of a k has one shape.
+thin = jax.jit(keep_largest, static_argnums=1)
+
+
+def by_sorting(values, k):
+    """A stable sort gives ties to the lower index."""
+    kept = np.zeros_like(values)
+    for row, out in zip(values, kept, strict=True):
+        best = np.argsort(-row, kind="stable")[:k]
+        out[best] = row[best]
+    return kept
+
+
+def same_bits(found, expected):
+    assert found.dtype == expected.dtype
+    np.testing.assert_array_equal(np.asarray(found), expected)
+
+
+@pytest.mark.parametrize("k", [1, 3, 9, 19, 20, 21])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_against_a_sort(k, dtype):
+    rng = np.random.default_rng(k)
+    values = np.concatenate([rng.random((40, 20)), rng.lognormal(sigma=20, size=(40, 20))]).astype(dtype)
+    values[::3] *= rng.random((27, 20)) < 0.2
+    with jax.enable_x64(dtype is np.float64):
+        same_bits(thin(jnp.asarray(values), k), by_sorting(values, k))
+
+
+# Few values, so that ties are the rule; the smallest and largest floats and infinity are the ends of the bisection. Subnormal
+# floats are left out, since a compiled program takes them for zero.
+LEVELS = [0.0, np.finfo(np.float32).tiny, 0.5, np.nextafter(np.float32(0.5), np.float32(1)), 1.0, 3e38, np.inf]
+
+
+@pytest.mark.parametrize("k", [1, 4, 7])
+@given(values=arrays.arrays(np.float32, (5, 8), elements=st.sampled_from([float(level) for level in LEVELS])))
+@settings(max_examples=60, deadline=None)
+def test_ties_zeros_and_extremes(k, values):
+    same_bits(thin(jnp.asarray(values), k), by_sorting(values, k))
+
+
+@given(values=arrays.arrays(np.float32, (5, 8), elements=st.floats(0, width=32, allow_nan=False, allow_subnormal=False)))
+@settings(max_examples=100, deadline=None)
+def test_any_non_negative_floats(values):
+    same_bits(thin(jnp.asarray(values), 4), by_sorting(values, 4))
+
+
+def test_ties_go_to_the_lower_index():
+    values = jnp.array([[1.0, 2.0, 2.0, 2.0, 1.0], [1.0, 1.0, 1.0, 1.0, 1.0], [0.0, 3.0, 0.0, 0.0, 3.0]])
+    assert keep_largest(values, 2).tolist() == [[0, 2, 2, 0, 0], [1, 1, 0, 0, 0], [0, 3, 0, 0, 3]]
+    assert keep_largest(values, 4).tolist() == [[1, 2, 2, 2, 0], [1, 1, 1, 1, 0], [0, 3, 0, 0, 3]]
+
+
+def test_no_row_keeps_more_than_k():
+    values = jnp.asarray(np.random.default_rng(0).integers(0, 3, (500, 8)), jnp.float32)
+    assert (np.count_nonzero(thin(values, 4), axis=1) == np.minimum(np.count_nonzero(values, axis=1), 4)).all()
+
+
+def test_the_gradient_passes_through_what_is_kept():
+    values = jnp.array([[3.0, 1.0, 2.0, 0.0], [0.0, 5.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.5]])
+    weights = jnp.arange(1.0, 13).reshape(3, 4)
+    gradient = jax.grad(lambda values: jnp.sum(weights * keep_largest(values, 2) ** 2))(values)
+    kept = np.array([[1, 0, 1, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
+    np.testing.assert_allclose(gradient, 2 * weights * values * kept)
+
+
+def test_a_batch_axis_may_be_mapped():
+    values = np.random.default_rng(0).integers(0, 4, (3, 6, 8)).astype(np.float32)
+    found = jax.vmap(lambda values: keep_largest(values, 3))(jnp.asarray(values))
+    np.testing.assert_array_equal(found, [by_sorting(part, 3) for part in values])
+
+
+@pytest.mark.parametrize("k", [3, 10])
+def test_codes_are_the_largest_preactivations_rectified(k):
+    rng = np.random.default_rng(1)
+    weight, shift, bias, signals = (rng.normal(size=shape).astype(np.float32) for shape in ((4, 6), 6, 4, (50, 4)))
+    model = Model(jnp.zeros((4, 6)), jnp.asarray(bias), Affine(jnp.asarray(weight), jnp.asarray(shift)))
+    codes, penalty = TopK(k).with_penalty(model, jnp.asarray(signals))
+    hidden = (signals - bias) @ weight + shift
+    largest = np.argsort(-hidden, axis=1)[:, :k]
+    expected = np.zeros_like(hidden)
+    np.put_along_axis(expected, largest, np.maximum(np.take_along_axis(hidden, largest, axis=1), 0), axis=1)
+    np.testing.assert_allclose(codes, expected, atol=1e-5)
+    assert not penalty.any()
+
+
+def test_training_sees_only_the_codes_kept():
+    model = Model(jnp.eye(3), jnp.zeros(3), Affine(jnp.eye(3), jnp.zeros(3)))
+    signals = jnp.array([[3.0, 2.0, -1.0], [-1.0, -2.0, -3.0]])
+    gradient = jax.grad(lambda model: TopK(1)(model, signals).sum())(model)
+    assert gradient.encoder.bias.tolist() == [1, 0, 0]
+    assert gradient.encoder.weight.tolist() == [[3, 0, 0], [2, 0, 0], [-1, 0, 0]]

@@ -1,0 +1,129 @@
+"""Probes against scikit-learn."""
+
+from inspect import unwrap
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from sae_gap.metrics import classification
+
+
+def problem(seed, num_samples=400, num_latents=12, noise=1.0, dtype=np.float32):
+    """Sparse non-negative codes, and labels that depend on two of them and on noise."""
+    rng = np.random.default_rng(seed)
+    codes = rng.random((num_samples, num_latents)) * (rng.random((num_samples, num_latents)) < 0.4)
+    labels = 4 * codes[:, 0] - 3 * codes[:, 1] + noise * rng.standard_normal(num_samples) > 0.5
+    return codes.astype(dtype), labels
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    "shape", [{}, {"num_samples": 60, "num_latents": 100}, {"noise": 0.0}], ids=["overlap", "wide", "separable"]
+)
+def test_logistic_probe_against_scikit_learn(shape, dtype):
+    codes, labels = problem(0, **shape, dtype=dtype)
+    other, other_labels = problem(1, **shape, dtype=dtype)
+    peer = LogisticRegression(C=np.inf, max_iter=1_000).fit(codes, labels)
+    probe = classification.fit_logistic(codes, labels)
+    assert classification.accuracy(probe, codes, labels) == pytest.approx(peer.score(codes, labels), abs=1e-3)
+    assert classification.accuracy(probe, other, other_labels) == pytest.approx(peer.score(other, other_labels), abs=1e-3)
+
+
+def test_logistic_probe_is_at_a_stationary_point():
+    codes, labels = problem(2, dtype=np.float64)
+    probe = classification.fit_logistic(codes, labels)
+    residual = 1 / (1 + np.exp(-(codes @ probe.weights + probe.intercept))) - labels
+    assert np.abs(codes.T @ residual).max() / len(labels) <= 1e-4
+    assert abs(residual.mean()) <= 1e-4
+
+
+def test_held_out_accuracy_is_of_the_samples_it_is_given():
+    codes, labels = problem(3)
+    probe = classification.fit_logistic(codes[:200], labels[:200])
+    right = [
+        (code @ probe.weights + probe.intercept > 0) == label for code, label in zip(codes[200:], labels[200:], strict=True)
+    ]
+    assert classification.accuracy(probe, codes[200:], labels[200:]) == np.mean(right)
+
+
+@pytest.mark.parametrize("only", [True, False])
+def test_one_class_is_answered_always(only):
+    codes, labels = problem(4)
+    probe = classification.fit_logistic(codes, np.full(len(codes), only))
+    assert classification.accuracy(probe, codes, labels) == np.mean(labels == only)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e4])
+def test_constant_codes_leave_the_majority(value):
+    _, labels = problem(5)
+    codes = np.full((len(labels), 3), value, np.float32)
+    probe = classification.fit_logistic(codes, labels)
+    assert classification.accuracy(probe, codes, labels) == max(labels.mean(), (~labels).mean())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_auc_against_scikit_learn_with_ties(dtype):
+    codes, labels = problem(6, num_latents=8, dtype=dtype)
+    codes[:, 2] = np.round(codes[:, 2] * 3)
+    codes[:, 3] = 0.1
+    codes[:, 4] *= -1
+    expected = [roc_auc_score(labels, column) for column in codes.T]
+    np.testing.assert_allclose(classification.roc_auc(codes, labels), expected, atol=1e-12)
+    assert classification.roc_auc(codes, labels)[3] == 0.5
+
+
+def test_auc_of_more_columns_than_are_ranked_at_once():
+    codes, labels = problem(7, num_samples=30, num_latents=2_500)
+    areas = classification.roc_auc(codes, labels)
+    for column in (0, 1_023, 1_024, 2_499):
+        assert areas[column] == pytest.approx(roc_auc_score(labels, codes[:, column]))
+
+
+@given(seed=st.integers(0, 1_000))
+@settings(max_examples=30, deadline=None)
+def test_auc_is_of_ranks_alone_and_flips_with_the_sign(seed):
+    codes, labels = problem(seed, num_samples=40, num_latents=4, dtype=np.float64)
+    areas = classification.roc_auc(codes, labels)
+    np.testing.assert_allclose(classification.roc_auc(np.exp(3 * codes) - 5, labels), areas, atol=1e-12)
+    np.testing.assert_allclose(classification.roc_auc(-codes, labels), 1 - areas, atol=1e-12)
+    order = np.random.default_rng(seed).permutation(40)
+    np.testing.assert_allclose(classification.roc_auc(codes[order], labels[order]), areas, atol=1e-12)
+
+
+def test_one_class_has_no_auc_but_chance():
+    codes, _ = problem(8)
+    for only in (True, False):
+        assert np.array_equal(classification.roc_auc(codes, np.full(len(codes), only)), np.full(codes.shape[1], 0.5))
+    assert classification.fit_latent(codes, np.full(len(codes), True)) == (0, 1)
+
+
+def test_best_latent_is_that_of_the_fitted_split_in_its_direction():
+    codes, labels = problem(9)
+    codes[:, 5] = -2 * labels - codes[:, 5]
+    probe = classification.fit_latent(codes, labels)
+    assert probe == (5, -1)
+    assert classification.latent_auc(probe, codes, labels) == 1
+    # A latent that turns round elsewhere is worse than chance there, and is not folded back.
+    assert classification.latent_auc(probe, -codes, labels) == 0
+    assert classification.latent_auc(probe, np.zeros_like(codes), labels) == 0.5
+
+
+def test_bad_input_is_refused():
+    # A shape checker around the function, if there is one, would be the first to refuse.
+    codes, labels = problem(10)
+    probe, latent = classification.fit_logistic(codes, labels), classification.fit_latent(codes, labels)
+    for fit in (classification.fit_logistic, classification.roc_auc):
+        with pytest.raises(ValueError, match="booleans"):
+            unwrap(fit)(codes, labels[:-1])
+        with pytest.raises(ValueError, match="booleans"):
+            unwrap(fit)(codes, labels.astype(int))
+        with pytest.raises(ValueError, match="codes must be finite"):
+            fit(np.full_like(codes, np.nan), labels)
+    with pytest.raises(ValueError, match="fitted on 12"):
+        classification.accuracy(probe, codes[:, :3], labels)
+    with pytest.raises(ValueError, match="reads latent"):
+        classification.latent_auc(latent._replace(latent=12), codes, labels)

@@ -1,0 +1,86 @@
+"""Dictionary recovery against loops over atoms, and on dictionaries whose score is known."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sae_gap.matching import match_atoms
+from sae_gap.metrics.dictionary import dictionary_recovery
+
+
+def score(learned, truth):
+    return dictionary_recovery(match_atoms(learned, truth), learned, truth)
+
+
+def test_against_a_loop_over_matched_atoms():
+    rng = np.random.default_rng(0)
+    truth = rng.standard_normal((6, 10))
+    learned = (truth + 0.4 * rng.standard_normal(truth.shape))[:, rng.permutation(10)] * rng.uniform(0.5, 2, 10)
+    match = match_atoms(learned, truth)
+    cosines, angles, ratios = [], [], []
+    for atom, partner in zip(truth.T, learned.T[match.learned], strict=True):
+        lengths = math.hypot(*atom), math.hypot(*partner)
+        cosines.append(abs(sum(a * b for a, b in zip(atom, partner, strict=True))) / math.prod(lengths))
+        angles.append(math.acos(min(cosines[-1], 1)))
+        ratios.append(lengths[1] / lengths[0])
+    found = score(learned, truth)
+    assert found["cosine"] == pytest.approx(np.mean(cosines))
+    assert found["close"] == np.mean(np.array(cosines) > 0.9)
+    assert 0 < found["close"] < 1
+    assert found["angle"] == pytest.approx(np.mean(angles))
+    assert found["norm_ratio"] == pytest.approx(np.mean(ratios))
+    assert found["cosines"] == pytest.approx(sorted(cosines, reverse=True), abs=5.1e-5)
+
+
+@given(seed=st.integers(0, 1_000))
+@settings(max_examples=30, deadline=None)
+def test_the_true_dictionary_in_any_order_and_sign_is_perfect(seed):
+    rng = np.random.default_rng(seed)
+    truth = rng.standard_normal((7, 9)).astype(np.float32)
+    truth /= np.linalg.norm(truth, axis=0)
+    found = score(truth[:, rng.permutation(9)] * rng.choice([-1, 1], 9).astype(np.float32), truth)
+    assert found["cosine"] == pytest.approx(1, abs=1e-6)
+    assert found["close"] == 1
+    # arccos of a cosine rounded to float32 would be up to 5e-4 here.
+    assert found["angle"] == pytest.approx(0, abs=1e-6)
+    assert found["norm_ratio"] == pytest.approx(1, abs=1e-6)
+    assert found["cosines"] == [1.0] * 9
+
+
+def test_close_is_above_nine_tenths():
+    angles = np.arccos([0.95, 0.905, 0.895, 0.5])
+    learned = np.zeros((8, 4))
+    learned[range(4), range(4)], learned[range(4, 8), range(4)] = np.cos(angles), np.sin(angles)
+    assert score(learned, np.eye(8)[:, :4])["close"] == 0.5
+
+
+def test_dead_and_missing_atoms_count_as_nothing_found():
+    truth = np.eye(4)
+    dead = truth.copy()
+    dead[:, :2] = 0
+    for learned in (dead, truth[:, 2:]):
+        found = score(learned, truth)
+        assert found["cosine"] == found["close"] == found["norm_ratio"] == 0.5
+        assert found["angle"] == pytest.approx(math.pi / 4)
+        assert found["cosines"] == [1, 1, 0, 0]
+
+
+def test_a_true_zero_atom_has_no_norm_ratio():
+    truth = np.diag([1.0, 1.0, 0.0])
+    assert score(2 * np.eye(3), truth)["norm_ratio"] == 2
+    assert score(np.eye(3), np.zeros((3, 2)))["norm_ratio"] == 0
+
+
+def test_a_wider_dictionary_is_judged_by_its_best_atoms():
+    truth = np.eye(3)
+    assert score(np.hstack([np.ones((3, 4)), -truth]), truth)["cosine"] == 1
+
+
+def test_the_match_of_other_dictionaries_is_refused():
+    match = match_atoms(np.eye(3), np.eye(3))
+    for learned, truth in ((np.eye(3)[:, :2], np.eye(3)), (np.eye(3), np.eye(3)[:, :2])):
+        with pytest.raises(ValueError, match="other widths"):
+            dictionary_recovery(match, learned, truth)

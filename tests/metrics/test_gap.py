@@ -1,0 +1,207 @@
+"""The amortisation gap against scikit-learn's lasso, and its identities."""
+
+import dataclasses
+from inspect import unwrap
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.decomposition import sparse_encode
+from sklearn.linear_model import Lasso as SklearnLasso
+
+from sae_gap.encoders.base import Affine, unit_atoms
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.relu import ReLU
+from sae_gap.metrics import gap
+from sae_gap.types import Model, Solution
+
+LAM = 0.1
+
+
+def objective(signal, dictionary, code, lam):
+    """The lasso objective of one sample, by loops."""
+    rest = [y - sum(d * z for d, z in zip(row, code, strict=True)) for y, row in zip(signal, dictionary, strict=True)]
+    return 0.5 * sum(r * r for r in rest) + lam * sum(abs(z) for z in code)
+
+
+def solution(objectives, gaps=None, codes=None):
+    objectives = jnp.asarray(objectives)
+    n = len(objectives)
+    return Solution(
+        codes=jnp.zeros((n, 1)) if codes is None else jnp.asarray(codes),
+        objective=objectives,
+        gap=jnp.zeros(n) if gaps is None else jnp.asarray(gaps),
+        iterations=jnp.zeros(n, int),
+        converged=jnp.ones(n, bool),
+    )
+
+
+def problem(seed=0, positive=True):
+    """Signals, a unit dictionary, and scikit-learn's optimum on it."""
+    rng = np.random.default_rng(seed)
+    dictionary = rng.standard_normal((8, 14))
+    dictionary /= np.linalg.norm(dictionary, axis=0)
+    signals = (rng.random((6, 14)) * (rng.random((6, 14)) < 0.3)) @ dictionary.T
+    peer = SklearnLasso(alpha=LAM / 8, positive=positive, fit_intercept=False, tol=1e-12, max_iter=100_000)
+    codes = np.array([peer.fit(dictionary, signal).coef_ for signal in signals])
+    optimum = [objective(signal, dictionary, code, LAM) for signal, code in zip(signals, codes, strict=True)]
+    return signals, dictionary, codes, solution(optimum)
+
+
+def test_gap_is_the_mean_difference_of_objectives():
+    signals, dictionary, best, reference = problem()
+    codes = np.maximum(best + 0.1 * np.random.default_rng(1).standard_normal(best.shape), 0)
+    achieved = [objective(signal, dictionary, code, LAM) for signal, code in zip(signals, codes, strict=True)]
+    optimum = np.asarray(reference.objective)
+    found = gap.objective_gap(signals, dictionary, codes, reference, LAM)
+    assert found["gap"] == pytest.approx(np.mean(achieved - optimum), rel=1e-4)
+    assert found["relative_gap"] == pytest.approx(np.mean(achieved - optimum) / np.mean(optimum), rel=1e-4)
+    assert found["certificate"] == 0
+
+
+@given(seed=st.integers(0, 1_000), spread=st.floats(0, 2))
+@settings(max_examples=20, deadline=None)
+def test_no_feasible_code_beats_the_optimum(seed, spread):
+    signals, dictionary, best, reference = problem()
+    codes = np.maximum(best + spread * np.random.default_rng(seed).standard_normal(best.shape), 0)
+    assert gap.objective_gap(signals, dictionary, codes, reference, LAM)["gap"] >= -1e-6
+    assert gap.objective_gap(signals, dictionary, best, reference, LAM)["gap"] == pytest.approx(0, abs=1e-6)
+
+
+def test_signed_codes_can_beat_a_non_negative_reference():
+    signals, dictionary, _, nonneg = problem()
+    _, _, signed_codes, signed = problem(positive=False)
+    assert gap.objective_gap(signals, dictionary, signed_codes, nonneg, LAM)["gap"] < -1e-4
+    assert gap.objective_gap(signals, dictionary, signed_codes, signed, LAM)["gap"] == pytest.approx(0, abs=1e-6)
+
+
+@given(seed=st.integers(0, 1_000))
+@settings(max_examples=20, deadline=None)
+def test_gap_does_not_depend_on_the_lengths_of_the_atoms(seed):
+    signals, dictionary, best, reference = problem()
+    rng = np.random.default_rng(seed)
+    codes, lengths = best + 0.1 * rng.random(best.shape), rng.uniform(0.01, 100, dictionary.shape[1])
+    unit, norms = unit_atoms(jnp.asarray(dictionary * lengths))
+    moved = gap.objective_gap(signals, unit, codes / lengths * norms, reference, LAM)
+    assert moved == pytest.approx(gap.objective_gap(signals, dictionary, codes, reference, LAM), rel=1e-3)
+
+
+def test_codes_of_zero_atoms_cost_nothing():
+    signals, dictionary, best, reference = problem()
+    dead = np.hstack([dictionary, np.zeros((8, 1))])
+    codes = np.hstack([best, np.full((6, 1), 5.0)])
+    assert gap.objective_gap(signals, dead, codes, reference, LAM)["gap"] == pytest.approx(0, abs=1e-6)
+
+
+def test_one_weight_for_each_sample():
+    signals, dictionary, best, _ = problem()
+    weights = np.linspace(0.05, 0.3, len(signals))
+    optimum = [objective(*sample) for sample in zip(signals, [dictionary] * 6, best, weights, strict=True)]
+    assert gap.objective_gap(signals, dictionary, best, solution(optimum), weights)["gap"] == pytest.approx(0, abs=1e-6)
+
+
+def test_certificate_is_the_worst_relative_duality_gap():
+    signals, dictionary, codes, _ = problem()
+    reference = solution([1.0, 2.0, 4.0, 1.0, 0.0, 1.0], [1e-6, 8e-6, 4e-6, 0.0, 0.0, 2e-6])
+    assert gap.objective_gap(signals, dictionary, codes, reference, LAM)["certificate"] == pytest.approx(4e-6)
+
+
+def test_zero_signals():
+    signals, dictionary, codes, _ = problem()
+    nothing, reference = np.zeros_like(signals), solution(np.zeros(6))
+    none = {"objective": 0, "gap": 0, "relative_gap": 0, "certificate": 0}
+    assert gap.objective_gap(nothing, dictionary, 0 * codes, reference, LAM) == none
+    assert gap.objective_gap(nothing, dictionary, codes, reference, LAM)["relative_gap"] == np.inf
+
+
+def test_mse_and_l0_against_loops():
+    rng = np.random.default_rng(2)
+    signals, dictionary, codes = rng.standard_normal((5, 3)), 7 * rng.standard_normal((3, 4)), rng.standard_normal((5, 4))
+    squares = [(signals[i, d] - codes[i] @ dictionary[d]) ** 2 for i in range(5) for d in range(3)]
+    assert gap.mse(signals, dictionary, codes) == pytest.approx(np.mean(squares))
+    assert gap.l0(np.array([[0.01, -0.02, 0.0], [0.011, 3.0, -5.0]])) == 2
+
+
+def test_decomposition_adds_up():
+    parts = gap.decompose(oracle=0.98, learned=0.9, encoder=0.7)
+    assert parts == pytest.approx((0.08, 0.2))
+    assert parts.dictionary + parts.amortisation == pytest.approx(0.98 - 0.7)
+    assert gap.decompose(0.5, 0.4, 0.6).amortisation < 0
+
+
+def test_bad_input_is_refused():
+    # A shape checker around the function, if there is one, would be the first to refuse.
+    signals, dictionary, codes, reference = problem()
+    score = unwrap(gap.objective_gap)
+    with pytest.raises(ValueError, match="unit or zero norm"):
+        score(signals, 2 * dictionary, codes, reference, LAM)
+    with pytest.raises(ValueError, match="one width"):
+        score(signals, dictionary, codes[:, :3], reference, LAM)
+    with pytest.raises(ValueError, match="same samples"):
+        score(signals[:3], dictionary, codes, reference, LAM)
+    with pytest.raises(ValueError, match="one input_dim"):
+        score(signals[:, :3], dictionary, codes, reference, LAM)
+    with pytest.raises(ValueError, match="reference must be of the 6 signals"):
+        score(signals, dictionary, codes, solution(np.ones(5)), LAM)
+    with pytest.raises(ValueError, match="signals must be finite"):
+        unwrap(gap.mse)(np.full_like(signals, np.nan), dictionary, codes)
+
+
+def sae(seed=0, scale=1.0):
+    rng = np.random.default_rng(seed)
+    dictionary = scale * rng.standard_normal((5, 8)).astype(np.float32)
+    weights = rng.standard_normal((5, 8)).astype(np.float32)
+    model = Model(
+        jnp.asarray(dictionary), jnp.asarray(rng.standard_normal(5), jnp.float32), Affine.create(jnp.asarray(weights)), ReLU()
+    )
+    return model, jnp.asarray(rng.standard_normal((6, 5)), jnp.float32)
+
+
+def test_amortisation_gap_of_a_model_against_scikit_learn():
+    model, signals = sae()
+    found = gap.amortisation_gap(model, signals, LAM)
+    unit, norms = (np.asarray(part, np.float64) for part in unit_atoms(model.dictionary))
+    target = np.asarray(signals - model.bias, np.float64)
+    best = sparse_encode(target, unit.T, algorithm="lasso_cd", alpha=LAM, positive=True, max_iter=100_000)
+    codes = np.maximum((target @ np.asarray(model.encoder.weight, np.float64)), 0) * norms
+
+    def objective(codes):
+        return 0.5 * np.sum((target - codes @ unit.T) ** 2, axis=1) + LAM * np.abs(codes).sum(axis=1)
+
+    np.testing.assert_allclose(found.gap, objective(codes) - objective(best), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.relative, found.gap / objective(best), rtol=1e-3)
+    assert (found.optimum.gap <= 1e-6 * found.optimum.objective).all()
+
+
+def test_amortisation_gap_does_not_depend_on_the_scale_of_the_atoms():
+    model, signals = sae()
+    lengths = jnp.asarray([0.1, 2.0, 1.0, 3.0, 0.5, 1.5, 1.0, 7.0], jnp.float32)
+    scaled = dataclasses.replace(model, dictionary=model.dictionary * lengths)
+    found = gap.amortisation_gap(scaled, signals, LAM, encode=lambda _, signals: model.encode(model, signals) / lengths)
+    np.testing.assert_allclose(found.gap, gap.amortisation_gap(model, signals, LAM).gap, rtol=1e-4)
+
+
+def test_the_gap_of_the_optimum_is_zero_and_of_signed_codes_not_negative():
+    model, signals = sae()
+    best = Lasso(LAM)
+    assert gap.amortisation_gap(model, signals, LAM, encode=best).gap == pytest.approx(0, abs=1e-6)
+    signed = Lasso(LAM, nonneg=False)
+    found = gap.amortisation_gap(model, signals, LAM, encode=signed)
+    assert found.gap == pytest.approx(0, abs=1e-6)
+    assert (found.codes < 0).any()
+
+
+def test_amortisation_gap_says_what_it_lacks():
+    model, signals = sae()
+    with pytest.raises(ValueError, match="names no encoder"):
+        gap.amortisation_gap(dataclasses.replace(model, encode=None), signals, LAM)
+    with pytest.raises(ValueError, match="no dictionary"):
+        gap.amortisation_gap(dataclasses.replace(model, dictionary=None), signals, LAM)
+    with pytest.raises(ValueError, match="input_dim 5"):
+        gap.amortisation_gap(model, signals[:, :4], LAM)
+    with pytest.raises(ValueError, match="NaN"):
+        gap.amortisation_gap(model, signals.at[0, 0].set(jnp.nan), LAM)
+    with pytest.raises(ValueError, match="negative"):
+        gap.amortisation_gap(model, signals, -LAM)

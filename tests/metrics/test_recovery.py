@@ -1,0 +1,124 @@
+"""The MCC against brute force, and the ways in which the published form differs from it."""
+
+import itertools
+from inspect import unwrap
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import pearsonr
+
+from sae_gap.metrics import recovery
+
+
+def brute_force(true_codes, codes):
+    """Definition of the strict MCC, by loops over columns and permutations."""
+    active = [column for column in true_codes.T if column.var() > 1e-8]
+    constant = [np.ptp(column) == 0 for column in codes.T]
+    scores = np.array(
+        [[0.0 if flat else abs(pearsonr(a, b)[0]) for b, flat in zip(codes.T, constant, strict=True)] for a in active]
+    )
+    wide = scores if scores.shape[0] <= scores.shape[1] else scores.T
+    rows = np.arange(len(wide))
+    return max(wide[rows, list(p)].sum() for p in itertools.permutations(range(wide.shape[1]), len(rows))) / len(active)
+
+
+def sparse(rng, shape, density=0.4):
+    return rng.random(shape) * (rng.random(shape) < density)
+
+
+@pytest.mark.parametrize("width", [2, 4, 6])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_mcc_is_the_definition(width, dtype):
+    rng = np.random.default_rng(width)
+    truth, codes = sparse(rng, (40, 5)), sparse(rng, (40, width))
+    truth[:, 3] = 0.25
+    codes[:, 0] = 0.5
+    assert recovery.mcc(truth.astype(dtype), codes.astype(dtype)) == pytest.approx(brute_force(truth, codes), abs=1e-5)
+
+
+@given(seed=st.integers(0, 1_000))
+@settings(max_examples=30, deadline=None)
+def test_mcc_ignores_permutation_sign_scale_and_shift(seed):
+    rng = np.random.default_rng(seed)
+    truth, codes = sparse(rng, (30, 6)), sparse(rng, (30, 7))
+    moved = codes[:, rng.permutation(7)] * rng.choice([-1, 1], 7) * 10 ** rng.uniform(-6, 6, 7) + rng.uniform(-1, 1, 7) * 1e-6
+    assert recovery.mcc(truth, moved) == pytest.approx(recovery.mcc(truth, codes), abs=1e-9)
+    order = rng.permutation(30)
+    assert recovery.mcc(truth[order], codes[order]) == pytest.approx(recovery.mcc(truth, codes), abs=1e-9)
+
+
+@given(seed=st.integers(0, 1_000), extra=st.integers(0, 4))
+@settings(max_examples=30, deadline=None)
+def test_mcc_stays_in_its_range_and_a_wider_code_never_lowers_it(seed, extra):
+    rng = np.random.default_rng(seed)
+    truth, codes = sparse(rng, (20, 5)), sparse(rng, (20, 4))
+    score = recovery.mcc(truth, codes)
+    assert 0 <= score <= 1
+    assert recovery.mcc(truth, np.hstack([codes, sparse(rng, (20, extra))])) >= score - 1e-12
+
+
+def test_perfect_codes_score_one_whatever_is_inactive():
+    truth = sparse(np.random.default_rng(0), (50, 6)).astype(np.float32)
+    truth[:, :2] = 0
+    assert recovery.mcc(truth, truth) == pytest.approx(1, abs=1e-6)
+    assert recovery.mcc(truth, truth[:, 2:]) == pytest.approx(1, abs=1e-6)
+    # The two missing columns count as 0 among four.
+    assert recovery.mcc(truth, truth[:, 4:]) <= 0.5 + 0.5 * np.abs(np.corrcoef(truth[:, 2:].T)[:2, 2:]).max()
+
+
+def test_dead_codes_score_zero():
+    truth = sparse(np.random.default_rng(1), (50, 6))
+    assert recovery.mcc(truth, np.zeros((50, 6))) == 0
+    assert recovery.mcc(truth, np.full((50, 3), 0.1)) == 0
+    assert recovery.mcc_paper(truth, np.zeros((50, 6)), "id") == 0
+
+
+def test_published_form_equals_the_strict_one_when_nothing_is_padded_or_preselected():
+    rng = np.random.default_rng(2)
+    truth, codes = sparse(rng, (60, 5)), sparse(rng, (60, 5))
+    assert recovery.mcc_paper(truth, codes, "id") == pytest.approx(recovery.mcc(truth, codes), abs=1e-9)
+    assert recovery.mcc_paper(truth, codes, "ood") == pytest.approx(recovery.mcc(truth, codes), abs=1e-9)
+
+
+def test_published_id_form_averages_noise_in():
+    truth = sparse(np.random.default_rng(3), (2_000, 8))
+    truth[:, 4:] = 0
+    codes = np.hstack([truth[:, :4], np.random.default_rng(4).random((2_000, 4))])
+    assert recovery.mcc(truth, codes) == pytest.approx(1, abs=1e-6)
+    padded = recovery.mcc_paper(truth, codes, "id")
+    # Four perfect pairs, and four of noise with noise that correlate as 2,000 samples do by chance.
+    assert 0.5 < padded < 0.5 + 0.5 * 4 / np.sqrt(2_000)
+    assert recovery.mcc_paper(truth, codes, "id") == padded
+    assert recovery.mcc_paper(truth, codes, "id", seed=1) != padded
+    # The code columns are padded if they are the fewer.
+    narrow = recovery.mcc_paper(codes, truth[:, :4], "id")
+    assert 0.5 < narrow < 0.5 + 0.5 * 4 / np.sqrt(2_000)
+
+
+def test_published_ood_form_sees_the_columns_of_largest_variance_only():
+    truth = sparse(np.random.default_rng(5), (500, 4))
+    truth[:, 2:] = 0
+    loud = 10 * np.random.default_rng(6).random((500, 2))
+    codes = np.hstack([truth[:, :2], loud])
+    assert recovery.mcc(truth, codes) == pytest.approx(1, abs=1e-6)
+    assert recovery.mcc_paper(truth, codes, "ood") == pytest.approx(brute_force(truth, loud), abs=1e-6)
+
+
+def test_bad_input_is_refused():
+    # A shape checker around the function, if there is one, would be the first to refuse.
+    truth = sparse(np.random.default_rng(7), (10, 3))
+    for score in (recovery.mcc, lambda t, c: recovery.mcc_paper(t, c, "id")):
+        with pytest.raises(ValueError, match="codes must be finite"):
+            score(truth, np.where(truth > 0, np.nan, 0.0))
+        with pytest.raises(ValueError, match="nothing to recover"):
+            score(np.ones((10, 3)), truth)
+        with pytest.raises(ValueError, match="nothing to recover"):
+            score(truth[:1], truth[:1])
+    with pytest.raises(ValueError, match="same samples"):
+        unwrap(recovery.mcc)(truth, truth[:5])
+    with pytest.raises(ValueError, match="non-empty matrix"):
+        unwrap(recovery.mcc)(truth[0], truth[0])
+    with pytest.raises(ValueError, match='"id" or "ood"'):
+        recovery.mcc_paper(truth, truth, "val")

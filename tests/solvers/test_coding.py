@@ -1,0 +1,247 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import spams
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import Lasso
+
+from sae_gap.solvers import SOLVERS, sparse_code
+
+from .problems import SHAPE, draw, score
+
+N, M, LATENTS = SHAPE
+CERTIFIED = [s for s in SOLVERS if s not in ("auto", "ista")]
+
+
+def _assert_solved(solution, signals, dictionary, lam, nonneg=True, slack=2.0):
+    """Certified by us, certified by numpy in float64, and feasible."""
+    assert bool(jnp.all(solution.converged))
+    value, gap = score(signals, dictionary, solution.codes, lam, nonneg)
+    np.testing.assert_allclose(solution.objective, value, rtol=1e-5, atol=1e-30)
+    assert np.all(gap <= slack * 1e-6 * value + 1e-12 * (np.asarray(signals, float) ** 2).sum(1))
+    assert not nonneg or float(jnp.min(solution.codes)) >= 0
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+@pytest.mark.parametrize("solver", CERTIFIED)
+def test_reaches_the_optimum_of_scikit_learn(solver, nonneg):
+    signals, dictionary = draw()
+    solution = sparse_code(signals, dictionary, 0.1, solver=solver, nonneg=nonneg)
+    _assert_solved(solution, signals, dictionary, 0.1, nonneg)
+    for i in range(3):
+        peer = Lasso(alpha=0.1 / M, fit_intercept=False, positive=nonneg, tol=1e-12, max_iter=100_000)
+        peer.fit(dictionary.astype(float), signals[i].astype(float))
+        np.testing.assert_allclose(solution.codes[i], peer.coef_, atol=3e-5)
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+@pytest.mark.parametrize("solver", CERTIFIED)
+def test_reaches_the_optimum_of_spams(solver, nonneg):
+    signals, dictionary = draw(1)
+    solution = sparse_code(signals, dictionary, 0.05, solver=solver, nonneg=nonneg)
+    peer = spams.lasso(np.asfortranarray(signals.T), D=np.asfortranarray(dictionary), lambda1=0.05, mode=2, pos=nonneg)
+    value, _ = score(signals, dictionary, peer.toarray().T, 0.05, nonneg)
+    np.testing.assert_allclose(solution.objective, value, rtol=1e-5)
+
+
+def test_ista_reaches_it_too():
+    signals, dictionary = draw()
+    ista, fista = (sparse_code(signals, dictionary, 0.1, solver=s) for s in ("ista", "fista"))
+    assert bool(jnp.all(ista.converged)) and float(jnp.mean(ista.iterations)) > float(jnp.mean(fista.iterations))
+    np.testing.assert_allclose(ista.objective, fista.objective, rtol=2e-6)
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+@pytest.mark.parametrize("solver", CERTIFIED)
+def test_kkt_conditions(solver, nonneg):
+    signals, dictionary = draw(2)
+    codes = np.asarray(sparse_code(signals, dictionary, 0.1, solver=solver, nonneg=nonneg).codes, float)
+    pull = (signals - codes @ dictionary.T.astype(float)) @ dictionary
+    np.testing.assert_allclose(pull[codes != 0], 0.1 * np.sign(codes[codes != 0]), atol=1e-5)
+    assert np.max(pull if nonneg else np.abs(pull)) <= 0.1 + 1e-5
+
+
+@pytest.mark.parametrize("solver", CERTIFIED)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from(["plain", "zero signal", "zero atom", "duplicates", "opposites", "collinear", "norms", "low rank", "one live atom"]),
+    st.sampled_from([1e-3, 0.03, 0.3, 10.0]),
+    st.sampled_from([1e-15, 1.0, 1e15]),
+    st.booleans(),
+)
+@settings(max_examples=25, deadline=None)
+def test_degenerate_problems(solver, seed, kind, lam, scale, nonneg):
+    rng = np.random.default_rng(seed)
+    signals, dictionary = draw(seed)
+    half = LATENTS // 2
+    if kind == "zero signal":
+        signals[::2] = 0
+    elif kind == "zero atom":
+        dictionary[:, ::3] = 0
+    elif kind == "duplicates":
+        dictionary[:, half:] = dictionary[:, :half]
+    elif kind == "opposites":
+        dictionary[:, half:] = -dictionary[:, :half]
+    elif kind == "collinear":
+        dictionary[:, half:] = 2 * dictionary[:, :half]
+    elif kind == "norms":
+        dictionary *= np.exp(rng.normal(size=LATENTS)).astype(np.float32)
+    elif kind == "low rank":
+        dictionary = (dictionary[:, :4] @ rng.normal(size=(4, LATENTS))).astype(np.float32)
+    elif kind == "one live atom":
+        dictionary[:, 1:] = 0
+    weight = np.float32(lam * scale)
+    solution = sparse_code(signals * np.float32(scale), dictionary, weight, solver=solver, nonneg=nonneg)
+    assert bool(jnp.all(solution.converged))
+    # Scored at the scale of one, where float64 neither overflows nor underflows, with room for the rounding of the codes.
+    value, gap = score(signals, dictionary, np.asarray(solution.codes, float) / scale, lam, nonneg)
+    room = 20 * np.finfo(np.float32).eps * np.abs(np.asarray(solution.codes, float) / scale).sum(1) * np.sqrt((value * 2).clip(0))
+    size = np.abs(dictionary).max() * np.abs(np.asarray(solution.codes, float) / scale).sum(1)
+    assert np.all(gap <= 2e-6 * value + room + 1e-6 * size * size.clip(1))
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_no_weight_and_more_atoms_than_dimensions_fits_exactly(nonneg):
+    rng = np.random.default_rng(0)
+    _, dictionary = draw()
+    signals = (rng.uniform(size=(N, LATENTS)) @ dictionary.T).astype(np.float32)
+    solution = sparse_code(signals, dictionary, 0.0, nonneg=nonneg, solver="working_set")
+    assert bool(jnp.all(solution.converged))
+    np.testing.assert_allclose(np.asarray(solution.codes) @ dictionary.T, signals, atol=1e-4)
+
+
+def test_weights_beyond_lambda_max_give_zero():
+    signals, dictionary = draw()
+    top = (signals @ dictionary).max()
+    for solver in CERTIFIED:
+        solution = sparse_code(signals, dictionary, top, solver=solver)
+        assert bool(jnp.all(solution.converged)) and not np.any(solution.codes)
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 40), (24, 16, 1), (1, 1, 1), (8, 40, 16)])
+@pytest.mark.parametrize("solver", CERTIFIED)
+def test_small_and_tall_shapes(solver, shape):
+    signals, dictionary = draw(3, shape)
+    _assert_solved(sparse_code(signals, dictionary, 0.05, solver=solver), signals, dictionary, 0.05)
+
+
+@pytest.mark.parametrize("shape", [(N,), (N, 1), (LATENTS,), (1, LATENTS), (N, LATENTS)])
+@pytest.mark.parametrize("solver", CERTIFIED)
+def test_weights_per_sample_and_per_coefficient(solver, shape):
+    signals, dictionary = draw(4)
+    lam = np.random.default_rng(0).uniform(0.02, 0.3, size=shape).astype(np.float32)
+    solution = sparse_code(signals, dictionary, lam, solver=solver)
+    _assert_solved(solution, signals, dictionary, lam[:, None] if shape == (N,) else lam)
+
+
+@pytest.mark.parametrize("solver", CERTIFIED)
+def test_equivariance(solver):
+    signals, dictionary = draw(5)
+    rng = np.random.default_rng(0)
+    plain = sparse_code(signals, dictionary, 0.1, solver=solver)
+    order, shuffle = rng.permutation(LATENTS), rng.permutation(N)
+    moved = sparse_code(signals[shuffle], dictionary[:, order], 0.1, solver=solver)
+    np.testing.assert_allclose(moved.codes, plain.codes[shuffle][:, order], atol=1e-4)
+    scaled = sparse_code(1000 * signals, dictionary, 100.0, solver=solver)
+    np.testing.assert_allclose(scaled.codes, 1000 * plain.codes, atol=1e-2)
+    # Atoms of other norms, with weights to match, are the same problem.
+    norms = np.exp(rng.normal(size=LATENTS)).astype(np.float32)
+    stretched = sparse_code(signals, dictionary * norms, 0.1 * norms, solver=solver)
+    np.testing.assert_allclose(stretched.codes * norms, plain.codes, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", CERTIFIED)
+def test_chunked_equals_unchunked_and_warm_equals_cold(solver):
+    signals, dictionary = draw(6)
+    plain = sparse_code(signals, dictionary, 0.1, solver=solver)
+    np.testing.assert_allclose(sparse_code(signals, dictionary, 0.1, solver=solver, chunk_size=7).codes, plain.codes, atol=1e-4)
+    warm = sparse_code(signals, dictionary, 0.1, solver=solver, init=plain.codes)
+    np.testing.assert_allclose(warm.codes, plain.codes, atol=1e-4)
+    assert float(jnp.sum(warm.iterations)) < float(jnp.sum(plain.iterations))
+    far = np.random.default_rng(0).uniform(size=(N, LATENTS)).astype(np.float32)
+    np.testing.assert_allclose(sparse_code(signals, dictionary, 0.1, solver=solver, init=far).codes, plain.codes, atol=1e-4)
+
+
+@pytest.mark.parametrize("solver", CERTIFIED)
+def test_float64_reaches_a_tight_tolerance(solver):
+    signals, dictionary = (a.astype(np.float64) for a in draw(7))
+    with jax.enable_x64(True):
+        solution = sparse_code(signals, dictionary, 0.1, tol=1e-10, solver=solver)
+        assert solution.codes.dtype == jnp.float64 and bool(jnp.all(solution.converged))
+        value, gap = score(signals, dictionary, solution.codes, 0.1)
+    assert np.all(gap <= 1.01e-10 * value)
+
+
+def test_under_jit_and_vmap():
+    signals, dictionary = draw(8)
+    plain = sparse_code(signals, dictionary, 0.1).codes
+    np.testing.assert_allclose(jax.jit(sparse_code)(signals, dictionary, 0.1).codes, plain, atol=1e-4)
+    single = jax.vmap(lambda y: sparse_code(y[None], dictionary, 0.1).codes[0])
+    np.testing.assert_allclose(single(jnp.asarray(signals)), plain, atol=1e-4)
+
+
+def test_a_sweep_compiles_once():
+    signals, dictionary = draw(9)
+    sparse_code(signals, dictionary, 0.3)
+    with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
+        from jax._src import compiler
+
+        def refuse(*args, **kwargs):
+            raise AssertionError("a new weight or tolerance was compiled")
+
+        patch.setattr(compiler, "compile_or_get_cached", refuse)
+        for lam, tol in ((0.01, 1e-6), (0.2, 1e-4), (1.0, 1e-3)):
+            sparse_code(signals, dictionary, lam, tol=tol)
+
+
+def test_giving_up_is_reported():
+    signals, dictionary = draw(10)
+    for solver in ("fista", "working_set"):
+        solution = sparse_code(signals, dictionary, 1e-3, solver=solver, max_iterations=1)
+        value, gap = score(signals, dictionary, solution.codes, 1e-3)
+        assert not bool(jnp.all(solution.converged))
+        # What is reported unconverged really has that gap, up to the rounding of a float32.
+        np.testing.assert_allclose(solution.gap, gap, rtol=0.2, atol=1e-6)
+
+
+def test_non_finite_values_inside_jit_do_not_converge():
+    signals, dictionary = draw(11)
+    signals[3, 2] = np.nan
+    for solver in ("fista", "working_set"):
+        converged = jax.jit(lambda y: sparse_code(y, dictionary, 0.1, solver=solver).converged)(signals)  # noqa: B023
+        assert converged.tolist() == [i != 3 for i in range(N)]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"signals": np.zeros((N, M + 1), np.float32)}, "disagree on input_dim"),
+        ({"signals": np.zeros(M, np.float32)}, "reshape"),
+        ({"signals": np.zeros((N, M), int)}, "floating point"),
+        ({"signals": np.full((N, M), np.nan, np.float32)}, "non-finite"),
+        ({"signals": np.zeros((0, M), np.float32)}, "empty"),
+        ({"dictionary": np.full((M, LATENTS), np.inf, np.float32)}, "non-finite"),
+        ({"dictionary": np.zeros((M, LATENTS), complex)}, "floating point"),
+        ({"lam": -0.1}, "negative"),
+        ({"lam": np.nan}, "non-finite"),
+        ({"lam": np.zeros(3)}, "lam has shape"),
+        ({"lam": "much"}, "lam"),
+        ({"tol": 0.0}, "tol"),
+        ({"tol": np.nan}, "tol"),
+        ({"tol": "tight"}, "tol"),
+        ({"max_iterations": -1}, "max_iterations"),
+        ({"max_iterations": 1.5}, "max_iterations"),
+        ({"solver": "lars"}, "choose one of"),
+        ({"solver": "working_set", "tol": None}, "choose fista or ista"),
+        ({"init": np.zeros((N, 3), np.float32)}, "init has shape"),
+        ({"init": -np.ones((N, LATENTS), np.float32)}, "negative code"),
+        ({"chunk_size": 0}, "chunk_size"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(change, message):
+    signals, dictionary = draw()
+    with pytest.raises(ValueError, match=message) as error:
+        sparse_code(**{"signals": signals, "dictionary": dictionary, "lam": 0.1, **change})
+    assert "\n" not in str(error.value)

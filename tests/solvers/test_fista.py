@@ -1,0 +1,77 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.solvers import fista, ista, sparse_code
+
+from .problems import SHAPE, draw, score
+
+
+def _textbook(signals, dictionary, lam, start, iterations, momentum):
+    """FISTA as its paper states it, in float64 and in the Gram form."""
+    signals, dictionary = signals.astype(float), dictionary.astype(float)
+    step = 1 / np.linalg.norm(dictionary, 2) ** 2
+    z = x = start.astype(float)
+    t = 1.0
+    for _ in range(iterations):
+        new = np.maximum(x - step * (x @ (dictionary.T @ dictionary) - signals @ dictionary) - step * lam, 0)
+        t_new = (1 + np.sqrt(1 + 4 * t**2)) / 2 if momentum else 1.0
+        x, z, t = new + (t - 1) / t_new * (new - z), new, t_new
+    return z
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 2, 50])
+@pytest.mark.parametrize("module", [fista, ista])
+def test_fixed_iterations_follow_the_textbook(module, iterations):
+    signals, dictionary = draw()
+    start = np.random.default_rng(0).uniform(size=(SHAPE[0], SHAPE[2])).astype(np.float32)
+    want = _textbook(signals, dictionary, 0.1, start, iterations, module is fista)
+    np.testing.assert_allclose(module.fixed(signals, dictionary, 0.1, start, iterations=iterations), want, atol=1e-4)
+    name = module.__name__.rsplit(".", 1)[1]
+    public = sparse_code(signals, dictionary, 0.1, solver=name, tol=None, max_iterations=iterations, init=start)
+    np.testing.assert_allclose(public.codes, want, atol=1e-4)
+    assert set(public.iterations.tolist()) == {iterations}
+
+
+def test_fixed_iterations_may_be_traced():
+    signals, dictionary = draw()
+    run = jax.jit(lambda i: fista.fixed(signals, dictionary, 0.1, iterations=i))
+    for iterations in (3, 9):
+        np.testing.assert_allclose(
+            run(iterations), fista.fixed(signals, dictionary, 0.1, iterations=iterations), atol=1e-6
+        )
+
+
+def test_one_hundred_plain_iterations_need_not_converge():
+    signals, dictionary = draw(0, (8, 40, 400))
+    solution = sparse_code(signals, dictionary, 0.02, solver="fista", tol=None, max_iterations=100)
+    assert not bool(jnp.any(solution.converged))
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+@pytest.mark.parametrize("lam", [1e-4, 1e-2, 1.0])
+def test_small_weights_are_certified_in_float32(lam, nonneg):
+    signals, dictionary = draw(1)
+    solution = jax.jit(lambda lam: fista.solve(signals, dictionary, lam, nonneg=nonneg))(lam)
+    assert bool(jnp.all(solution.converged))
+    with jax.enable_x64(True):
+        exact = fista.solve(signals.astype(float), dictionary.astype(float), lam, tol=1e-9, nonneg=nonneg)
+    # The claimed interval [objective - gap, objective] holds the optimum, give or take the roundoff of the objective.
+    value, _ = score(signals, dictionary, solution.codes, lam, nonneg)
+    room = 1e-7 * value
+    assert np.all(np.asarray(exact.objective) <= value + room)
+    assert np.all(np.asarray(exact.objective) >= value - np.asarray(solution.gap) - room)
+
+
+def test_finished_samples_stand_still():
+    signals, dictionary = draw(2)
+    alone = fista.solve(signals[:1], dictionary, 0.05)
+    among = fista.solve(signals, dictionary, 0.05)
+    assert int(alone.iterations[0]) == int(among.iterations[0]) < int(jnp.max(among.iterations))
+    np.testing.assert_allclose(alone.codes[0], among.codes[0], atol=1e-6)
+
+
+def test_zero_dictionary():
+    solution = fista.solve(jnp.ones((2, 3)), jnp.zeros((3, 4)), 0.1)
+    assert bool(jnp.all(solution.converged)) and not np.any(solution.codes)

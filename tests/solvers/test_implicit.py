@@ -1,0 +1,68 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.solvers import implicit, sparse_code
+
+SHAPE = (5, 12, 30)
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.parametrize("solver", ["fista", "working_set"])
+@pytest.mark.parametrize("nonneg", [True, False])
+@pytest.mark.parametrize("shape", [(), (1, 30), (5, 30)])
+def test_gradients_equal_finite_differences(x64, solver, nonneg, shape):
+    if solver == "working_set" and shape == (1, 30):
+        shape = (5, 1)
+    rng = np.random.default_rng(0)
+    n, m, latents = SHAPE
+    dictionary = rng.normal(size=(m, latents))
+    dictionary /= np.linalg.norm(dictionary, axis=0)
+    point = (rng.normal(size=(n, m)), dictionary, rng.uniform(0.1, 0.3, size=shape))
+    weights = rng.normal(size=(n, latents))
+
+    def loss(signals, dictionary, lam):
+        solution = sparse_code(signals, dictionary, lam, tol=1e-12, nonneg=nonneg, solver=solver)
+        return jnp.sum(weights * solution.codes) + jnp.sum(solution.objective**2)
+
+    grads = jax.grad(loss, (0, 1, 2))(*point)
+    for _ in range(3):
+        ways = [rng.normal(size=np.shape(a)) for a in point]
+        ahead, behind = (loss(*(a + e * w for a, w in zip(point, ways, strict=True))) for e in (1e-6, -1e-6))
+        along = sum(float(jnp.sum(g * w)) for g, w in zip(grads, ways, strict=True))
+        assert along == pytest.approx(float(ahead - behind) / 2e-6, rel=1e-5, abs=1e-5)
+
+
+def test_gradient_inside_jit_and_vmap(x64):
+    rng = np.random.default_rng(1)
+    signals, dictionary = rng.normal(size=(4, 8)), rng.normal(size=(8, 16))
+
+    def loss(y, d):
+        return jnp.sum(sparse_code(y[None], d, 0.2, tol=1e-10).codes ** 2)
+
+    each = jax.jit(jax.vmap(jax.grad(loss), in_axes=(0, None)))(signals, dictionary)
+    together = jax.grad(lambda y: jnp.sum(sparse_code(y, dictionary, 0.2, tol=1e-10).codes ** 2))(signals)
+    np.testing.assert_allclose(each, together, atol=1e-7)
+
+
+def test_solves_on_the_support_only():
+    rng = np.random.default_rng(2)
+    dictionary = rng.normal(size=(10, 20)).astype(np.float32)
+    support = rng.uniform(size=(6, 20)) < 0.3
+    support[0] = False
+    target = rng.normal(size=(6, 20)).astype(np.float32)
+    u = np.asarray(implicit.solve_on_support(dictionary, support, target))
+    assert not np.any(u[~support])
+    np.testing.assert_allclose(((u @ dictionary.T) @ dictionary)[support], target[support], atol=2e-3)
+
+
+def test_float32_gradient_of_zero_codes_is_zero():
+    dictionary = jnp.eye(3)
+    grad = jax.grad(lambda y: jnp.sum(sparse_code(y, dictionary, 5.0).codes))(jnp.ones((2, 3)))
+    assert not np.any(grad)

@@ -1,0 +1,40 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+
+from sae_gap.solvers import pivoting
+
+
+@pytest.mark.parametrize("slots", [1, 5, 16])
+def test_equals_non_negative_least_squares(slots):
+    rng = np.random.default_rng(slots)
+    atoms = rng.normal(size=(30, slots + 4, slots))
+    signals = rng.normal(size=(30, slots + 4))
+    gram = np.einsum("nmi,nmj->nij", atoms, atoms).astype(np.float32)
+    linear = np.einsum("nmi,nm->ni", atoms, signals).astype(np.float32)
+    codes, swept, basic = pivoting.solve(jnp.asarray(gram), jnp.asarray(linear), max_pivots=200)
+    for i in range(30):
+        np.testing.assert_allclose(codes[i], nnls(atoms[i], signals[i])[0], atol=2e-4)
+        held = np.asarray(basic[i])
+        np.testing.assert_allclose(
+            -np.asarray(swept[i])[np.ix_(held, held)] @ gram[i][np.ix_(held, held)], np.eye(held.sum()), atol=2e-3
+        )
+
+
+def test_dependent_atoms_are_left_out():
+    atom = np.array([[1.0, 0.0], [1.0, 0.0], [0.6, 0.8]]).T
+    gram = jnp.asarray((atom.T @ atom)[None], jnp.float32)
+    codes, _, basic = pivoting.solve(gram, jnp.asarray([[1.0, 1.0, 1.0]], jnp.float32), max_pivots=20)
+    assert int(jnp.sum(basic[0, :2])) == 1
+    np.testing.assert_allclose(atom @ np.asarray(codes[0]), [1.0, 0.5], atol=1e-5)
+
+
+def test_breaking_off_leaves_codes_feasible():
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(50, 12, 10)).astype(np.float32)
+    gram = np.einsum("nmi,nmj->nij", atoms, atoms)
+    linear = rng.normal(size=(50, 10)).astype(np.float32)
+    for most in range(6):
+        codes, _, basic = pivoting.solve(jnp.asarray(gram), jnp.asarray(linear), max_pivots=most)
+        assert float(jnp.min(codes)) >= 0 and int(jnp.max(jnp.sum(basic, axis=1))) <= most

@@ -1,0 +1,62 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.solvers import fista, working_set
+
+from .problems import draw, score
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_a_large_batch_is_solved_in_stages(nonneg):
+    # Above SMALL_BATCH samples, and few enough atoms that some samples outgrow the first stages.
+    shape = (working_set.SMALL_BATCH + 88, 30, 150)
+    signals, dictionary = draw(0, shape, sparsity=6)
+    for lam in (0.1, 1e-3):
+        solution = jax.jit(lambda lam: working_set.solve(signals, dictionary, lam, nonneg=nonneg))(lam)  # noqa: B023
+        assert bool(jnp.all(solution.converged))
+        value, gap = score(signals, dictionary, solution.codes, lam, nonneg)
+        np.testing.assert_allclose(solution.objective, value, rtol=1e-5)
+        assert np.all(gap <= (2e-6 if lam == 0.1 else 1e-3) * value)
+
+
+def test_supports_larger_than_the_slots_are_handed_on():
+    # Dense signals at a small weight: supports as large as input_dim, here above both the first and the last slots.
+    rng = np.random.default_rng(0)
+    for dim in (60, 300):
+        dictionary = rng.normal(size=(dim, 4 * dim)).astype(np.float32) / np.sqrt(dim)
+        signals = rng.normal(size=(4, dim)).astype(np.float32)
+        solution = working_set.solve(signals, dictionary, 0.02)
+        assert float(jnp.min(jnp.sum(solution.codes != 0, axis=1))) > working_set.default_slots(*dictionary.shape)
+        assert bool(jnp.all(solution.converged))
+
+
+def test_dependent_atoms_are_handed_on():
+    rng = np.random.default_rng(1)
+    dictionary = (rng.normal(size=(20, 3)) @ rng.normal(size=(3, 60))).astype(np.float32)
+    signals = rng.normal(size=(6, 20)).astype(np.float32)
+    solution = working_set.solve(signals, dictionary, 0.1, nonneg=False)
+    assert bool(jnp.all(solution.converged))
+    want = fista.solve(signals, dictionary, 0.1, nonneg=False)
+    np.testing.assert_allclose(solution.objective, want.objective, rtol=3e-6)
+
+
+def test_leaders_are_the_block_maxima():
+    rng = np.random.default_rng(2)
+    scores = np.maximum(rng.normal(size=(5, 7 * 64)), 0).astype(np.float32)
+    index, lead = (np.asarray(a) for a in working_set._leaders(jnp.asarray(scores), 64, 16))
+    np.testing.assert_allclose(lead, np.take_along_axis(scores, index, axis=1), rtol=1e-5)
+    for row, chosen in zip(scores, index, strict=True):
+        assert len(set(chosen.tolist())) == 16 and row.argmax() in chosen
+        best = row.reshape(7, 64).max(0).reshape(16, working_set.GROUPS)
+        want = np.sort(best, axis=0)[::-1][:4]
+        np.testing.assert_allclose(np.sort(row[chosen]), np.sort(want.ravel()), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("input_dim", "num_latents"), [(1, 1), (11, 12), (93, 1000), (461, 1000), (231, 10**6), (50, 4)])
+def test_default_slots_hold_the_supports_of_compressed_sensing(input_dim, num_latents):
+    slots = working_set.default_slots(input_dim, num_latents)
+    assert slots % working_set.LANES == 0 and slots >= 2 * working_set.LANES
+    support = next((k for k in range(1, num_latents) if 2 * k * np.log(num_latents / k) >= input_dim), 1)
+    assert slots >= 2 * min(support, input_dim)
