@@ -241,7 +241,7 @@ def _read_flags() -> tuple[Preset, Sequence[Setting | Recording], list[str], tup
 
 def _settings(preset: Preset) -> list[Setting]:
     return [
-        Setting(num_latents, sparsity, num_samples, seed, input_dim=_INPUT_DIM.value)
+        Setting(num_latents, sparsity, num_samples, seed, input_dim=_INPUT_DIM.value)  # type: ignore[arg-type]
         for num_latents in preset.num_latents
         for sparsity in preset.sparsity
         for num_samples in preset.num_samples

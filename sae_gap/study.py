@@ -1,6 +1,7 @@
 """A study as data: settings crossed with methods, and the one runner that turns them into rows."""
 
 import dataclasses
+import functools
 import hashlib
 import pathlib
 import time
@@ -14,7 +15,7 @@ from absl import logging
 
 from sae_gap import devices, results
 from sae_gap.data import draw, load
-from sae_gap.encoders.base import Encoder
+from sae_gap.encoders.base import Encoder, encode
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.base import Fit, Learner, fit
 from sae_gap.metrics import METRICS
@@ -234,7 +235,7 @@ class _Inference:
 
     @staticmethod
     def _function(encoder: Encoder):
-        return encoder.solve if isinstance(encoder, Lasso) else eqx.filter_jit(encoder)
+        return encoder.solve if isinstance(encoder, Lasso) else functools.partial(encode, encoder)
 
 
 def _measure(study: Study, method: Method, inference: _Inference) -> dict[str, Any]:

@@ -37,6 +37,12 @@ class Encoder(eqx.Module):
         raise NotImplementedError
 
 
+@eqx.filter_jit
+def encode(encoder: Encoder, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+    """`encoder(model, signals)`, compiled once for each encoder and shape."""
+    return encoder(model, signals)
+
+
 class AmortisedEncoder(Encoder):
     """An encoder that a sparse autoencoder trains together with its dictionary."""
 

@@ -34,13 +34,9 @@ class Lasso(Encoder):
 
     def solve(self, model: Model, signals: Float[Array, "n input_dim"]) -> Solution:
         """The codes in units of the model's atoms; objective and gap are those of the problem solved."""
-        dictionary, norms = unit_atoms(model.decoder) if self.unit_atoms else (model.decoder, jnp.ones(()))
-        init = None
-        if self.start is not None:
-            init = self.start(model, signals) * norms
-            init = init.clip(0) if self.nonneg else init
+        target, dictionary, norms, init = _prepare(self, model, signals)
         solution = sparse_code(
-            signals - model.bias,
+            target,
             dictionary,
             self.lam,
             nonneg=self.nonneg,
@@ -49,3 +45,14 @@ class Lasso(Encoder):
             init=init,
         )
         return eqx.tree_at(lambda solution: solution.codes, solution, solution.codes / norms)
+
+
+@eqx.filter_jit
+def _prepare(lasso: Lasso, model: Model, signals):
+    """The target, the dictionary to solve on, the lengths that its atoms had, and where to start."""
+    dictionary, norms = unit_atoms(model.decoder) if lasso.unit_atoms else (model.decoder, jnp.ones(()))
+    init = None
+    if lasso.start is not None:
+        init = lasso.start(model, signals) * norms
+        init = init.clip(0) if lasso.nonneg else init
+    return signals - model.bias, dictionary, norms, init

@@ -114,35 +114,32 @@ def solve(
     lam = lasso.expand_lam(lam, num_samples, num_latents)
     slots = default_slots(*dictionary.shape)
     count = slots // 2
-    limit = jnp.asarray(max_iterations, jnp.int32)
     most = LANES * -(-(min(dictionary.shape) + LANES) // LANES)
-    few = -(-num_samples // 16) if num_samples > SMALL_BATCH else num_samples
     staged = num_samples > SMALL_BATCH
+    group = -(-num_samples // 8) if staged else num_samples
     if not staged and most <= 2 * slots:
         slots = most
     opening = count if staged and init is None else slots
+    limit = jnp.asarray(max_iterations, jnp.int32)
     problem, state = _open(signals, dictionary, lam, init, tol, limit, nonneg, atom_weights, opening, count)
     state = _measure(problem, state)
-    if staged:
-        # Compiled once each: a first round in which only the new candidates need slots, one on all, one on the half that is left.
+    if opening < slots:
+        # At first all slots are new candidates, which are half as many.
         state = _widen(_round(problem, state, count + 4), slots)
-        state = _round(problem, state, slots)
-        half = -(-num_samples // 2)
-        state = _on_unfinished(state.done, state, half, lambda s: _round(problem, s, slots))[1]
-    state = _while_unfinished(state.done, state, few, lambda s: _rounds(problem, s, 4 * slots))
+    state = _rounds(problem, state, group, MAX_ROUNDS)
     if slots < most <= LARGEST_SLOTS:
-        state = _while_unfinished(state.done, _widen(state, most), few, lambda s: _rounds(problem, s, 4 * most))
+        state = _rounds(problem, _widen(state, most), group, 2 * MAX_ROUNDS)
     value, gap = _certify(problem, state)
     codes = _dense(problem, state, num_latents)
     found = Solution(codes, value, gap, state.rounds - 1, lasso.is_converged(signals, value, gap, tol))
-    return _finish(problem, dictionary, state, found, few)
+    return _finish(problem, dictionary, state, found, group)
 
 
-def _finish(problem, dictionary, state, found, size):
+def _finish(problem, dictionary, state, found, group):
     """Hand the samples that are left to FISTA, from where they are."""
 
     def step(part):
-        signals, row, column, found = part
+        _, signals, row, column, found = part
         solved = fista.solve(
             signals,
             dictionary,
@@ -152,11 +149,11 @@ def _finish(problem, dictionary, state, found, size):
             max_iterations=problem.limit,
             nonneg=problem.nonneg,
         )
-        return signals, row, column, eqx.tree_at(lambda s: s.iterations, solved, found.iterations + solved.iterations)
+        solved = eqx.tree_at(lambda s: s.iterations, solved, found.iterations + solved.iterations)
+        return jnp.zeros_like(solved.converged), signals, row, column, solved
 
-    spent = found.iterations >= problem.limit
-    tree = (state.signals, state.row, state.column, found)
-    return _while_unfinished(found.converged | spent, tree, size, step)[3]
+    left = ~found.converged & (found.iterations < problem.limit)
+    return _by_groups((left, state.signals, state.row, state.column, found), lambda tree: tree[0], group, step)[4]
 
 
 def _open(signals, dictionary, lam, init, tol, limit, nonneg, atom_weights, slots, count):
@@ -261,7 +258,8 @@ def _measure(problem: _Problem, state: _State) -> _State:
         scale=scale,
         slack=slack,
         rounds=state.rounds + 1,
-        done=lasso.is_converged(state.signals, value, gap, 0.5 * problem.tol)
+        # Half the tolerance at first, so that a gap recomputed from the rounded codes meets it too.
+        done=lasso.is_converged(state.signals, value, gap, jnp.where(state.rounds < 6, 0.5, 1) * problem.tol)
         | ~jnp.isfinite(gap)
         | (state.rounds >= problem.limit),
     )
@@ -362,30 +360,27 @@ def _keep(done, old, new):
     return jax.tree.map(pick, old, new)
 
 
-def _rounds(problem, state, max_pivots):
-    def unfinished(carry):
-        count, state = carry
-        full = jnp.all(state.code > 0, axis=1)
-        return (count < MAX_ROUNDS) & ~jnp.all(state.done | full)
+def _rounds(problem, state, group, most):
+    """Repeat rounds on whatever samples need them, `group` at a time, until each is done, is out of slots, or has had `most`."""
 
-    return lax.while_loop(unfinished, lambda c: (c[0] + 1, _round(problem, c[1], max_pivots)), (jnp.int32(0), state))[1]
+    def pending(state):
+        return ~state.done & (state.rounds <= most) & ~jnp.all(state.code > 0, axis=1)
 
-
-def _on_unfinished(done, tree, size, step):
-    """Apply `step` to the first `size` unfinished samples, gathered into a batch of their own; also says which those were."""
-    chosen = jnp.nonzero(~done, size=size, fill_value=0)[0]
-    part = step(jax.tree.map(lambda a: a[chosen], tree))
-    # Rows that only fill the batch are copies of sample 0, and must not overwrite what sample 0 got itself.
-    target = jnp.where(jnp.arange(size) < jnp.sum(~done), chosen, done.size)
-    tree = jax.tree.map(lambda a, b: a.at[target].set(b, mode="drop"), tree, part)
-    return done.at[target].set(True, mode="drop"), tree
+    return _by_groups(state, pending, group, lambda part: _round(problem, part, 4 * part.code.shape[1]))
 
 
-def _while_unfinished(done, tree, size, step):
-    """Apply `step` once to every unfinished sample, `size` at a time."""
-    return lax.while_loop(
-        lambda carry: ~jnp.all(carry[0]), lambda carry: _on_unfinished(*carry, size, step), (done, tree)
-    )[1]
+def _by_groups(tree, pending, group, step):
+    """Apply `step` to the first `group` samples that are pending, gathered into a batch of their own, until none is."""
+
+    def body(tree):
+        wanted = pending(tree)
+        chosen = jnp.nonzero(wanted, size=group, fill_value=0)[0]
+        part = step(jax.tree.map(lambda a: a[chosen], tree))
+        # Rows that only fill the batch are copies of sample 0, and must not overwrite what sample 0 has.
+        target = jnp.where(jnp.arange(group) < jnp.sum(wanted), chosen, wanted.size)
+        return jax.tree.map(lambda a, b: a.at[target].set(b, mode="drop"), tree, part)
+
+    return lax.while_loop(lambda tree: jnp.any(pending(tree)), body, tree)
 
 
 def _certify(problem, state):

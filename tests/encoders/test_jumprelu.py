@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from sae_gap.encoders.base import Affine
 from sae_gap.encoders.jumprelu import JumpReLU, JumpReLUParameters
@@ -53,17 +52,16 @@ def pseudo_gradients(hidden, threshold, codes_bar, penalty_bar):
     return hidden_bar, threshold_bar
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_gradients_are_the_straight_through_estimator(seed):
-    model, signals, hidden, threshold = problem(seed)
-    rng = np.random.default_rng(seed + 10)
+def test_gradients_are_the_straight_through_estimator():
+    model, signals, hidden, threshold = problem()
+    rng = np.random.default_rng(1)
     codes_bar, penalty_bar = rng.normal(size=hidden.shape), rng.normal(size=len(hidden))
 
     def loss(model):
         codes, penalty = JumpReLU(bandwidth=BANDWIDTH).with_penalty(model, signals)
         return jnp.sum(codes * codes_bar) + jnp.sum(penalty * penalty_bar)
 
-    gradient = jax.grad(loss)(model)
+    gradient = jax.jit(jax.grad(loss))(model)
     hidden_bar, threshold_bar = pseudo_gradients(hidden, threshold, codes_bar, penalty_bar)
     affine = model.encoder.affine
     # The threshold is learned as its logarithm, which brings a factor of θ.
@@ -76,13 +74,14 @@ def test_gradients_are_the_straight_through_estimator(seed):
 
 
 def test_the_bandwidth_may_be_traced():
-    model, signals, *_ = problem()
+    model, signals, hidden, threshold = problem()
 
     def slope(bandwidth):
         loss = lambda model: JumpReLU(bandwidth=bandwidth).with_penalty(model, signals)[1].sum()  # noqa: E731
         return jax.grad(loss)(model).encoder.log_threshold
 
-    np.testing.assert_allclose(jax.jit(slope)(BANDWIDTH), slope(BANDWIDTH), rtol=1e-5)
+    inside = np.abs(hidden - threshold) < BANDWIDTH / 2
+    np.testing.assert_allclose(jax.jit(slope)(BANDWIDTH), -(inside * threshold).sum(axis=0) / BANDWIDTH, rtol=1e-5)
 
 
 def test_the_initial_threshold_and_window_are_the_published_ones():

@@ -1,0 +1,130 @@
+"""The lasso encoder: certified optima in the frame of unit atoms, and the published iteration as it stands."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap import lasso
+from sae_gap.encoders.base import Affine, unit_atoms
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.matching_pursuit import MatchingPursuit
+from sae_gap.encoders.relu import ReLU
+from sae_gap.types import Model
+
+LAM = 0.05
+
+
+@pytest.fixture(scope="module")
+def model(task):
+    """Atoms of many lengths, a bias, and an encoder."""
+    rng = np.random.default_rng(0)
+    dictionary = np.asarray(task.dictionary) * rng.uniform(0.3, 3, 20)
+    weight = Affine(jnp.asarray(rng.normal(size=(12, 20)), jnp.float32), jnp.zeros(20))
+    return Model(jnp.asarray(dictionary, jnp.float32), jnp.asarray(0.1 * rng.normal(size=12), jnp.float32), weight)
+
+
+@pytest.fixture(scope="module")
+def signals(task):
+    return task.id.signals
+
+
+@pytest.fixture(scope="module")
+def optimum(model, signals):
+    return Lasso(LAM).solve(model, signals)
+
+
+def violation(model, signals, codes, nonneg=True):
+    """How far codes on unit atoms are from the conditions of the optimum, in units of λ."""
+    atoms, norms = unit_atoms(model.dictionary)
+    codes, atoms = np.asarray(codes * norms, np.float64), np.asarray(atoms, np.float64)
+    pull = (np.asarray(signals - model.bias, np.float64) - codes @ atoms.T) @ atoms / LAM
+    inactive = np.maximum(pull if nonneg else np.abs(pull), 1) - 1
+    return np.where(codes != 0, np.abs(pull - np.sign(codes)), inactive).max()
+
+
+def test_codes_are_optimal_on_unit_atoms_and_in_units_of_the_given_ones(model, signals, optimum):
+    assert optimum.converged.all()
+    assert violation(model, signals, optimum.codes) < 1e-2
+    assert (optimum.codes >= 0).all() and (np.count_nonzero(optimum.codes, axis=1) > 1).all()
+    atoms, norms = unit_atoms(model.dictionary)
+    achieved = lasso.objective(signals - model.bias, atoms, optimum.codes * norms, LAM)
+    np.testing.assert_allclose(achieved, optimum.objective, rtol=1e-4)
+    assert (optimum.gap <= 1e-6 * optimum.objective).all()
+
+
+def test_calling_gives_the_codes_of_the_solution(model, signals, optimum):
+    np.testing.assert_array_equal(Lasso(LAM)(model, signals), optimum.codes)
+
+
+def test_scaled_atoms_reconstruct_the_same(model, signals, optimum):
+    lengths = jnp.asarray(np.random.default_rng(1).uniform(0.2, 5, 20), jnp.float32)
+    longer = Model(model.dictionary * lengths, model.bias, model.encoder)
+    found = Lasso(LAM).solve(longer, signals)
+    np.testing.assert_allclose(found.codes * lengths, optimum.codes, atol=1e-4)
+    np.testing.assert_allclose(found.objective, optimum.objective, rtol=1e-5)
+    expected = np.asarray(optimum.codes @ model.dictionary.T)
+    np.testing.assert_allclose(found.codes @ longer.dictionary.T, expected, atol=1e-4)
+
+
+def test_without_unit_atoms_the_weight_is_that_of_the_given_ones(model, signals, optimum):
+    found = Lasso(LAM, unit_atoms=False).solve(model, signals)
+    achieved = lasso.objective(signals - model.bias, model.dictionary, found.codes, LAM)
+    np.testing.assert_allclose(found.objective, achieved, rtol=1e-4)
+    others = lasso.objective(signals - model.bias, model.dictionary, optimum.codes, LAM)
+    assert (others >= achieved * (1 - 1e-5)).all() and (others > achieved * 1.01).any()
+
+
+@pytest.mark.parametrize("start", [ReLU(), MatchingPursuit(3)], ids=["non-negative", "signed"])
+def test_a_warm_start_ends_where_a_cold_one_does(model, signals, optimum, start):
+    found = Lasso(LAM, start).solve(model, signals)
+    assert found.converged.all()
+    np.testing.assert_allclose(found.codes, optimum.codes, atol=2e-4)
+    np.testing.assert_allclose(found.objective, optimum.objective, rtol=1e-5)
+
+
+def test_signed_codes_do_better_than_non_negative_ones(model, signals, optimum):
+    found = Lasso(LAM, nonneg=False).solve(model, signals)
+    assert (found.codes < 0).any() and found.converged.all()
+    assert violation(model, signals, found.codes, nonneg=False) < 1e-2
+    assert (found.objective <= optimum.objective * (1 + 1e-5)).all()
+    assert (found.objective < 0.99 * optimum.objective).any()
+
+
+def hundred_iterations(signals, dictionary, start):
+    """FISTA as published: textbook steps of 1 / ‖D‖₂², from a start, without a restart or a stop."""
+    rate = 1 / np.linalg.norm(dictionary, 2) ** 2
+    codes, point, t = start, start, 1.0
+    for _ in range(100):
+        new = np.maximum(point + rate * ((signals - point @ dictionary.T) @ dictionary - LAM), 0)
+        following = (1 + np.sqrt(1 + 4 * t**2)) / 2
+        point = new + (t - 1) / following * (new - codes)
+        codes, t = new, following
+    return codes
+
+
+@pytest.mark.parametrize("start", [None, ReLU()], ids=["cold", "warm"])
+def test_the_published_form_is_exactly_a_hundred_iterations(model, signals, start):
+    encoder = Lasso(LAM, start, tol=None, max_iterations=100, unit_atoms=False)
+    init = np.zeros((100, 20)) if start is None else np.asarray(start(model, signals), np.float64)
+    centred = np.asarray(signals - model.bias, np.float64)
+    expected = hundred_iterations(centred, np.asarray(model.dictionary, np.float64), init)
+    found = encoder.solve(model, signals)
+    np.testing.assert_allclose(found.codes, expected, atol=1e-4)
+    # It tells one iteration more or less apart, and is not the optimum.
+    one_more = Lasso(LAM, start, tol=None, max_iterations=101, unit_atoms=False)(model, signals)
+    assert np.abs(one_more - expected).max() > 1e-3
+    assert (found.iterations == 100).all()
+
+
+def test_the_published_warm_start_may_be_scaled_to_unit_atoms(model, signals):
+    found = Lasso(LAM, ReLU(), tol=None, max_iterations=100)(model, signals)
+    atoms, norms = unit_atoms(model.dictionary)
+    init = np.asarray(ReLU()(model, signals) * norms, np.float64)
+    expected = hundred_iterations(np.asarray(signals - model.bias, np.float64), np.asarray(atoms, np.float64), init)
+    np.testing.assert_allclose(found * norms, expected, atol=1e-4)
+
+
+def test_an_atom_of_zeros_has_no_code(model, signals):
+    dead = Model(model.dictionary.at[:, 5].set(0), model.bias, model.encoder)
+    found = Lasso(LAM).solve(dead, signals)
+    assert not found.codes[:, 5].any() and np.isfinite(found.codes).all() and found.converged.all()
