@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags, logging
 
 from benchmarks import cli, published
-from sae_gap import results
+from sae_gap import results, tables
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
@@ -164,7 +164,7 @@ def decompositions(rows: Sequence[results.Row], metric: str = "mcc_ood") -> list
             continue
         parts = decompose(oracle, frozen, encoder)
         found.append(
-            {column: row[column] for column in (*results.BY, "seed")}
+            {column: row[column] for column in (*tables.BY, "seed")}
             | {"encoder": encoder, "frozen": frozen, "oracle": oracle}
             | {"dictionary_part": parts.dictionary, "amortisation_part": parts.amortisation}
         )
@@ -175,8 +175,8 @@ def report(rows: Sequence[results.Row], folder: pathlib.Path) -> str:
     """Writes summary.csv and the figures, and returns the table to print."""
     from sae_gap import figures  # Importing matplotlib takes as long as everything else in --help.
 
-    summary = results.summarise(rows, methods=METHODS)
-    results.write_summary(folder / "summary.csv", summary)
+    summary = tables.summarise(rows, methods=METHODS)
+    tables.write_summary(folder / "summary.csv", summary)
     cells = sorted({tuple(row[name] for name in ("num_latents", "sparsity", "num_samples")) for row in rows})
     for cell in cells:
         of_cell = [row for row in rows if tuple(row[name] for name in ("num_latents", "sparsity", "num_samples")) == cell]
@@ -189,18 +189,18 @@ def report(rows: Sequence[results.Row], folder: pathlib.Path) -> str:
         for name, figure in drawn.items():
             if figure is not None:
                 figures.save(figure, folder / f"{name}{suffix}")
-    tables = [f"{title}\n{results.format_table(summary, columns)}" for title, columns in TABLES.items()]
-    parts = results.summarise(decompositions(rows), methods=METHODS)
+    printed = [f"{title}\n{tables.format_table(summary, columns)}" for title, columns in TABLES.items()]
+    parts = tables.summarise(decompositions(rows), methods=METHODS)
     if parts:
         columns = ("method", "encoder", "frozen", "oracle", "amortisation_part", "dictionary_part")
         title = "Decomposition of MCC OOD: oracle - encoder = amortisation part + dictionary part"
-        tables.append(f"{title}\n{results.format_table(parts, columns)}")
+        printed.append(f"{title}\n{tables.format_table(parts, columns)}")
     if all(row["protocol"] == "paper" and row["lam"] == 0.1 and "data" not in row for row in rows):
         comparison = published.compare(summary)
         if comparison:
-            results.write_table(folder / "published.csv", comparison)
-            tables.append(published.describe(comparison))
-    return "\n\n".join(tables)
+            tables.write_table(folder / "published.csv", comparison)
+            printed.append(published.describe(comparison))
+    return "\n\n".join(printed)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import csv
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from sae_gap import results
+from sae_gap import results, tables
 
 _FILE = pathlib.Path(__file__).with_name("published.csv")
 # A difference is close within two published deviations or this much; matching-pursuit training is chaotic, so that the authors'
@@ -25,7 +25,7 @@ def compare(summary: Sequence[Mapping[str, object]]) -> list[results.Row]:
     """Holds a summary of the protocol "paper" against the published numbers.
 
     Args:
-      summary: lines of `results.summarise`.
+      summary: lines of `tables.summarise`.
 
     Returns:
       A row a method and metric that both have: `ours`, `published`, `published_sd`, `difference`, `tolerance` and `close`.
@@ -34,16 +34,16 @@ def compare(summary: Sequence[Mapping[str, object]]) -> list[results.Row]:
 
 
 def _compare(summary: Sequence[Mapping[str, object]]) -> Iterator[results.Row]:
-    lines = {tuple(str(line[name]) for name in results.BY): line for line in summary}
+    lines = {tuple(str(line[name]) for name in tables.BY): line for line in summary}
     for row in published():
-        line = lines.get(tuple(row[name] for name in results.BY))
+        line = lines.get(tuple(row[name] for name in tables.BY))
         stem = row["metric"].removesuffix("_id").removesuffix("_ood")
         ours = None if line is None else line.get(f"{row['metric']}_mean")
         if stem not in _COMPARED or not isinstance(ours, float):
             continue
         mean, sd = float(row["mean"]), float(row["sd"])
         tolerance = max(2 * sd, _TOLERANCE_MP if row["method"].endswith("_mp") else _TOLERANCE)
-        yield {name: row[name] for name in (*results.BY, "metric")} | {
+        yield {name: row[name] for name in (*tables.BY, "metric")} | {
             "ours": ours,
             "published": mean,
             "published_sd": sd,

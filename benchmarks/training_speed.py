@@ -16,7 +16,7 @@ import jax
 from absl import flags
 
 from benchmarks import cli
-from sae_gap import devices, results
+from sae_gap import devices, results, tables
 from sae_gap.data import draw
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
@@ -67,8 +67,8 @@ def main() -> None:
         rows.append(cell | timed | provenance)
     identity = results.key({"rows": rows})
     store.append([row | {"key": results.key(row), "job": identity} for row in rows])
-    summary = results.summarise(rows, by=("method", "num_latents", "num_seeds"), metrics=("step_us", "step_us_median"))
-    results.write_summary(store.directory / "summary.csv", summary)
+    summary = tables.summarise(rows, by=("method", "num_latents", "num_seeds"), metrics=("step_us", "step_us_median"))
+    tables.write_summary(store.directory / "summary.csv", summary)
     columns = {
         "method": "method",
         "num_latents": "latents",
@@ -76,7 +76,7 @@ def main() -> None:
         "step_us": "µs/step",
         "step_us_median": "median",
     }
-    sys.stdout.write(results.format_table(summary, columns) + "\n")
+    sys.stdout.write(tables.format_table(summary, columns) + "\n")
 
 
 if __name__ == "__main__":

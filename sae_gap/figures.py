@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from sae_gap import results
+from sae_gap import results, tables
 
 Rows = Iterable[Mapping[str, Any]]
 Point = tuple[float, float]
@@ -77,7 +77,7 @@ def decomposition(rows: Rows, metric: str = "mcc_ood") -> Figure | None:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
     """
     rows = list(rows)
-    results.summarise(rows, by=("method",), metrics=())
+    tables.summarise(rows, by=("method",), metrics=())
     scores = {(row["method"], row.get("seed")): row[metric] for row in rows if row.get(metric) is not None}
     parts = []
     for method, seed in scores:
@@ -88,7 +88,7 @@ def decomposition(rows: Rows, metric: str = "mcc_ood") -> Figure | None:
             parts.append({"method": learner, "seed": seed} | steps)
     if not parts:
         return None
-    bars = results.summarise(parts, by=("method",), methods=tuple(_LEARNERS))
+    bars = tables.summarise(parts, by=("method",), methods=tuple(_LEARNERS))
     figure = Figure(figsize=(6.4, 4.2))
     axes = figure.add_subplot()
     oracle = float(np.mean([bar["oracle_mean"] for bar in bars]))
@@ -165,7 +165,7 @@ def matched_cosines(rows: Rows) -> Figure | None:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
     """
     rows = list(rows)
-    results.summarise(rows, by=("method",), metrics=())
+    tables.summarise(rows, by=("method",), metrics=())
     found: dict[str, dict[Any, Sequence[float]]] = {}
     for row in rows:
         if row.get("cosines") and row.get("family") != "oracle":
@@ -234,7 +234,7 @@ def recovery(rows: Rows, metric: str = "mcc") -> Figure | None:
     """
     rows = list(rows)
     family = {row["method"]: row.get("family") for row in rows}
-    summary = results.summarise(rows, by=("method",), metrics=(f"{metric}_id", f"{metric}_ood"))
+    summary = tables.summarise(rows, by=("method",), metrics=(f"{metric}_id", f"{metric}_ood"))
     points = [line for line in summary if line[f"{metric}_id_mean"] is not None and line[f"{metric}_ood_mean"] is not None]
     if not points:
         return None

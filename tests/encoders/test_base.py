@@ -1,5 +1,6 @@
 """What encoders share: the affine map, unit atoms and the defaults of an amortised encoder."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -23,6 +24,13 @@ def test_unit_atoms_are_columns_of_unit_length_and_zero_stays():
     np.testing.assert_allclose(atoms, [[0.6, 0, 1], [0.8, 0, 0]], rtol=1e-6)
     np.testing.assert_allclose(norms, [5, 1, 1e-10], rtol=1e-6)
     np.testing.assert_allclose(atoms * norms, dictionary, rtol=1e-6)
+
+
+def test_a_zero_atom_has_a_finite_gradient():
+    dictionary = jnp.array([[3.0, 0.0], [4.0, 0.0]])
+    # An atom's own direction changes nothing; the gradient of the length of zero is taken for zero.
+    gradient = jax.grad(lambda dictionary: unit_atoms(dictionary)[0][0].sum() + unit_atoms(dictionary)[1].sum())(dictionary)
+    np.testing.assert_allclose(gradient, [[0.128 + 0.6, 1], [-0.096 + 0.8, 0]], rtol=1e-5)
 
 
 def test_the_rectangle_has_unit_width_and_open_ends():

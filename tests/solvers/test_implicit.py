@@ -14,12 +14,11 @@ def x64():
         yield
 
 
-@pytest.mark.parametrize("solver", ["fista", "working_set"])
-@pytest.mark.parametrize("nonneg", [True, False])
-@pytest.mark.parametrize("shape", [(), (1, 30), (5, 30)])
+@pytest.mark.parametrize(
+    ("solver", "nonneg", "shape"),
+    [("fista", True, ()), ("fista", False, (1, 30)), ("fista", True, (5, 30)), ("working_set", False, (5, 1))],
+)
 def test_gradients_equal_finite_differences(x64, solver, nonneg, shape):
-    if solver == "working_set" and shape == (1, 30):
-        shape = (5, 1)
     rng = np.random.default_rng(0)
     n, m, latents = SHAPE
     dictionary = rng.normal(size=(m, latents))
@@ -54,7 +53,7 @@ def test_gradient_inside_jit_and_vmap(x64):
 def test_solves_on_the_support_only():
     rng = np.random.default_rng(2)
     dictionary = rng.normal(size=(10, 20)).astype(np.float32)
-    support = rng.uniform(size=(6, 20)) < 0.3
+    support = np.argsort(rng.uniform(size=(6, 20)), axis=1) < 5
     support[0] = False
     target = rng.normal(size=(6, 20)).astype(np.float32)
     u = np.asarray(implicit.solve_on_support(dictionary, support, target))

@@ -1,0 +1,162 @@
+"""Fitting: a seed's bits are its own, side by side agrees, and a learner sees what it selects and nothing else."""
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap import Setting, Split, Task, draw, fit
+from sae_gap.encoders.topk import TopK
+from sae_gap.learners.base import Learner
+from sae_gap.learners.dl_fista import DLFista
+from sae_gap.learners.oracle import Oracle
+from sae_gap.learners.probe import LinearProbe
+from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.types import Model
+
+LEARNERS = {
+    "sae": SparseAutoencoder(TopK(3), num_steps=3),
+    "dl_fista": DLFista(num_steps=3, num_iterations=20),
+    "published_dl_fista": DLFista(num_steps=3, num_iterations=20, split="id"),
+    "probe": LinearProbe(),
+    "oracle": Oracle(),
+}
+# All that each may depend on, beside its key.
+SEES = {
+    "sae": {"train.signals"},
+    "dl_fista": {"train.signals"},
+    "published_dl_fista": {"id.signals"},
+    "probe": {"train.signals", "train.codes"},
+    "oracle": {"dictionary"},
+}
+
+
+@pytest.fixture(scope="module")
+def tasks(task):
+    return [task, draw(Setting(20, 3, 200, seed=1)), draw(Setting(20, 3, 200, seed=2))]
+
+
+def keys(*seeds):
+    return [jax.random.key(seed) for seed in seeds]
+
+
+def leaves(model):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(model)]
+
+
+def same_bits(model, other):
+    return all(np.array_equal(a, b) for a, b in zip(leaves(model), leaves(other), strict=True))
+
+
+@pytest.fixture(scope="module", params=LEARNERS)
+def fitted(request, tasks):
+    return request.param, fit(LEARNERS[request.param], tasks, keys(0, 1, 2))
+
+
+def test_a_seed_alone_has_the_bits_it_has_in_company(fitted, tasks):
+    name, together = fitted
+    alone = fit(LEARNERS[name], tasks[1:2], keys(1))
+    assert same_bits(alone.models[0], together.models[1])
+    assert alone.num_steps == together.num_steps[1:2]
+    assert not same_bits(together.models[0], together.models[1])
+
+
+def test_side_by_side_agrees(fitted, tasks):
+    name, one_by_one = fitted
+    together = fit(LEARNERS[name], tasks, keys(0, 1, 2), side_by_side=True)
+    assert together.num_steps == one_by_one.num_steps == [LEARNERS[name].num_steps] * 3
+    for model, other in zip(together.models, one_by_one.models, strict=True):
+        assert jax.tree.structure(model) == jax.tree.structure(other)
+        for leaf, expected in zip(leaves(model), leaves(other), strict=True):
+            np.testing.assert_allclose(leaf, expected, atol=2e-4)
+
+
+def blind(task, seen):
+    """The task with all that is not seen replaced by noise, or taken away where it may be missing."""
+    rng = np.random.default_rng(5)
+
+    def split(name):
+        found = getattr(task, name)
+        noise = jnp.asarray(rng.normal(size=found.signals.shape), jnp.float32)
+        signals = found.signals if f"{name}.signals" in seen else noise
+        return Split(signals, found.codes if f"{name}.codes" in seen else None)
+
+    dictionary = task.dictionary if "dictionary" in seen else None
+    return Task(split("train"), split("id"), split("ood"), dictionary, num_latents=task.num_latents, seed=99)
+
+
+def test_a_learner_sees_what_it_selects_and_nothing_else(fitted, tasks):
+    name, together = fitted
+    found = fit(LEARNERS[name], [blind(tasks[0], SEES[name])], keys(0))
+    assert same_bits(found.models[0], together.models[0])
+
+
+def test_a_learner_does_depend_on_what_it_sees(fitted, tasks):
+    name, together = fitted
+    rolled = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=1), tasks[0])
+    assert not same_bits(fit(LEARNERS[name], [rolled], keys(0)).models[0], together.models[0])
+
+
+def test_what_training_needs_is_said(task):
+    bare = blind(task, {"train.signals"})
+    lacks = {name: learner.needs(bare) for name, learner in LEARNERS.items()}
+    assert lacks == {
+        "sae": None,
+        "dl_fista": None,
+        "published_dl_fista": None,
+        "probe": "the true codes of the training split",
+        "oracle": "the true dictionary",
+    }
+    assert not any(learner.needs(task) for learner in LEARNERS.values())
+
+
+def test_seconds_and_encoders_come_with_a_fit(fitted):
+    name, together = fitted
+    assert together.compile_seconds > 0 and together.fit_seconds > 0
+    assert {model.encode for model in together.models} == {TopK(3) if name == "sae" else None}
+
+
+def test_a_task_without_a_key_is_refused(tasks):
+    with pytest.raises(ValueError):
+        fit(Oracle(), tasks, keys(0, 1))
+
+
+class Counter(Learner):
+    """Adds a rate at every step, and stops where its first signal says; counts how often it is traced."""
+
+    num_steps: int = 7
+    rate: float = 1.0
+    traced: ClassVar[list[None]] = []
+
+    def init(self, data, *, num_latents, key):
+        self.traced.append(None)
+        return jnp.zeros(()), jnp.floor(10 * jnp.abs(data.signals[0, 0]))
+
+    def step(self, data, state):
+        return state[0] + self.rate, state[1]
+
+    def done(self, state):
+        return state[0] >= state[1]
+
+    def model(self, state):
+        return Model(None, state[0][None])
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_each_seed_stops_by_itself(tasks, side_by_side):
+    split = tasks[0].train
+    tasks = [Task(Split(split.signals.at[0, 0].set(stop)), split, split, num_latents=20) for stop in (0.35, 0.0, 2.0)]
+    found = fit(Counter(), tasks, keys(0, 1, 2), side_by_side=side_by_side)
+    assert found.num_steps == [3, 0, 7]
+    assert [float(model.bias[0]) for model in found.models] == [3, 0, 7]
+
+
+def test_a_float_does_not_change_the_program(tasks):
+    Counter.traced.clear()
+    rates = [0.5, 1.0, 1.5]
+    found = [fit(Counter(8, rate), [blind(tasks[0], {"train.signals"})], keys(0)).models[0] for rate in rates]
+    stop = np.floor(10 * abs(float(tasks[0].train.signals[0, 0])))
+    assert [float(model.bias[0]) for model in found] == [min(np.ceil(stop / rate), 8) * rate for rate in rates]
+    assert len(Counter.traced) == 1

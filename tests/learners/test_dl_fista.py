@@ -1,0 +1,103 @@
+"""Alternating dictionary learning against rounds written in NumPy, dead atoms, and when it stops."""
+
+import itertools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap import Split, fit
+from sae_gap.learners.dl_fista import DLFista
+
+LAM = 0.1
+
+
+def fista(signals, dictionary, codes, lam, iterations):
+    rate = 1 / np.linalg.norm(dictionary, 2) ** 2
+    point, t = codes, 1.0
+    for _ in range(iterations):
+        new = np.maximum(point + rate * ((signals - point @ dictionary.T) @ dictionary - lam), 0)
+        following = (1 + np.sqrt(1 + 4 * t**2)) / 2
+        point, codes, t = new + (t - 1) / following * (new - codes), new, following
+    return codes
+
+
+def update(signals, codes):
+    dictionary = signals.T @ codes @ np.linalg.inv(codes.T @ codes + 1e-6 * np.eye(codes.shape[1]))
+    lengths = np.linalg.norm(dictionary, axis=0)
+    return dictionary / np.where(lengths > 0, lengths, 1)
+
+
+def test_rounds_against_numpy(task):
+    with jax.enable_x64(True):
+        signals = np.asarray(task.train.signals, np.float64)
+        learner, data = DLFista(LAM, num_iterations=100), Split(jnp.asarray(signals))
+        state = learner.init(data, num_latents=20, key=jax.random.key(0))
+        step = eqx.filter_jit(learner.step)
+        dictionary, codes = np.asarray(state.dictionary), np.zeros((100, 20))
+        np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-12)
+        assert not state.codes.any()
+        for number in range(1, 4):
+            state = step(data, state)
+            codes = fista(signals, dictionary, codes, LAM, 100)
+            following = update(signals, codes)
+            np.testing.assert_allclose(state.codes, codes, atol=1e-8)
+            np.testing.assert_allclose(state.dictionary, following, atol=1e-6)
+            change = np.linalg.norm(following - dictionary) / np.linalg.norm(dictionary)
+            assert float(state.change) == pytest.approx(change, rel=1e-5) and int(state.round) == number
+            dictionary = following
+        model = learner.model(state)
+    np.testing.assert_array_equal(model.dictionary, state.dictionary)
+    assert not model.bias.any() and model.encoder is None
+
+
+def test_the_start_is_gaussian_directions(task):
+    state = DLFista().init(Split(task.train.signals), num_latents=3_000, key=jax.random.key(0))
+    dictionary = np.asarray(state.dictionary)
+    np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-5)
+    np.testing.assert_allclose(dictionary @ dictionary.T, 250 * np.eye(12), atol=15)
+
+
+def test_an_unused_atom_becomes_zero_and_stays_dead(task):
+    learner, data = DLFista(0.5, num_iterations=50), Split(task.train.signals)
+    state = learner.init(data, num_latents=20, key=jax.random.key(0))
+    step = eqx.filter_jit(learner.step)
+    dead = []
+    for _ in range(6):
+        state = step(data, state)
+        unused = ~np.asarray(state.codes).any(axis=0)
+        assert not state.dictionary[:, unused].any()
+        lengths = np.linalg.norm(state.dictionary[:, ~unused], axis=0)
+        np.testing.assert_allclose(lengths, 1, rtol=1e-5)
+        dead.append(unused)
+    assert 0 < dead[-1].sum() < 20
+    assert all((after | ~before).all() for before, after in itertools.pairwise(dead))
+
+
+def test_a_weight_that_kills_every_atom_leaves_zeros(task):
+    model = fit(DLFista(100.0, num_steps=3, num_iterations=5), [task], [jax.random.key(0)]).models[0]
+    assert model.dictionary.shape == (12, 20) and not model.dictionary.any() and np.isfinite(model.dictionary).all()
+
+
+# Any change is below a tolerance of 1e9, but the first ten rounds are run all the same.
+@pytest.mark.parametrize(("tol", "num_steps", "expected"), [(1e9, 40, 11), (1e9, 4, 4), (0.0, 15, 15)])
+def test_when_it_stops(task, tol, num_steps, expected):
+    learner = DLFista(num_steps=num_steps, num_iterations=5, tol=tol)
+    assert fit(learner, [task], [jax.random.key(0)]).num_steps == [expected]
+
+
+def test_it_recovers_a_dictionary(task):
+    model = fit(DLFista(num_steps=100, num_iterations=100), [task], [jax.random.key(0)]).models[0]
+    start = DLFista().init(Split(task.train.signals), num_latents=20, key=jax.random.key(0)).dictionary
+    cosines = [
+        np.abs(np.asarray(task.dictionary).T @ np.asarray(found)).max(axis=1).mean() for found in (start, model.dictionary)
+    ]
+    assert cosines[1] > cosines[0] + 0.1
+
+
+def test_published_hyper_parameters():
+    learner = DLFista()
+    assert (learner.num_steps, learner.num_iterations, learner.split) == (1_000, 100, "train")
+    assert (learner.lam, learner.ridge, learner.tol) == (0.1, 1e-6, 1e-5)

@@ -1,0 +1,65 @@
+"""The linear probe against scikit-learn's ridge regression with leave-one-out choice of its penalty."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import RidgeCV
+
+from sae_gap import Split, Task, fit
+from sae_gap.encoders.linear import Linear
+from sae_gap.learners.probe import LinearProbe
+
+ALPHAS = (1e-6, 1e-4, 1e-2, 1.0, 10.0)
+
+
+def problem(n, noise, input_dim=12, num_latents=5, seed=0):
+    rng = np.random.default_rng(seed)
+    signals = rng.normal(size=(n, input_dim))
+    codes = signals @ rng.normal(size=(input_dim, num_latents)) + noise * rng.normal(size=(n, num_latents))
+    return signals.astype(np.float32), codes.astype(np.float32)
+
+
+def probe(signals, codes, learner=None):
+    train = Split(jnp.asarray(signals), jnp.asarray(codes))
+    task = Task(train, train, train, num_latents=codes.shape[1])
+    return fit(learner or LinearProbe(), [task], [jax.random.key(0)]).models[0]
+
+
+# The more noise, the larger the penalty that is best; with fewer samples than dimensions every fit without one is exact.
+@pytest.mark.parametrize(
+    ("n", "noise", "alpha"),
+    [(200, 0, 1e-6), (200, 0.1, 1e-4), (200, 0.3, 1e-2), (60, 3.0, 1.0), (40, 30.0, 10.0), (9, 0.5, 1.0), (8, 0.01, 1e-6)],
+)
+def test_against_scikit_learn(n, noise, alpha):
+    signals, codes = problem(n, noise)
+    peer = RidgeCV(ALPHAS, fit_intercept=False, alpha_per_target=False).fit(signals.astype(float), codes.astype(float))
+    assert peer.alpha_ == alpha
+    model = probe(signals, codes)
+    np.testing.assert_allclose(model.encoder.weight, peer.coef_.T, atol=2e-3 * np.abs(peer.coef_).max())
+    np.testing.assert_allclose(Linear()(model, jnp.asarray(signals)), peer.predict(signals), atol=2e-3 * np.abs(codes).max())
+
+
+def test_on_the_generative_model(task):
+    peer = RidgeCV(ALPHAS, fit_intercept=False, alpha_per_target=False)
+    peer.fit(np.asarray(task.train.signals, float), np.asarray(task.train.codes, float))
+    model = fit(LinearProbe(), [task], [jax.random.key(0)]).models[0]
+    np.testing.assert_allclose(model.encoder.weight, peer.coef_.T, atol=1e-4)
+    assert model.dictionary is None and not model.bias.any() and not model.encoder.bias.any()
+
+
+def test_the_penalties_are_the_callers():
+    signals, codes = problem(40, 1.0)
+    model = probe(signals, codes, LinearProbe(alphas=(5.0,)))
+    expected = np.linalg.solve(signals.T @ signals + 5 * np.eye(12), signals.T @ codes)
+    np.testing.assert_allclose(model.encoder.weight, expected, rtol=1e-3, atol=1e-4)
+    assert LinearProbe().alphas == ALPHAS
+
+
+@pytest.mark.parametrize("duplicate", [True, False], ids=["dependent", "zero"])
+def test_a_direction_without_data_gets_no_weight(duplicate):
+    signals, codes = problem(50, 0.1)
+    signals[:, 3] = signals[:, 2] if duplicate else 0
+    weight = np.asarray(probe(signals, codes).encoder.weight)
+    peer = RidgeCV(ALPHAS, fit_intercept=False, alpha_per_target=False).fit(signals.astype(float), codes.astype(float))
+    np.testing.assert_allclose(weight, peer.coef_.T, atol=5e-3 * np.abs(peer.coef_).max())
