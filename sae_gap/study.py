@@ -53,19 +53,30 @@ class Recording:
     seed: int = 0
 
     def task(self) -> Task:
-        return load(self.path, num_latents=self.num_latents, seed=self.seed)
+        return dataclasses.replace(self._content()[0], seed=self.seed)
+
+    def _content(self) -> tuple[Task, str]:
+        return _read(self.path, self.num_latents, self.path.stat().st_mtime_ns if self.path.is_file() else 0)
 
     def asdict(self) -> dict[str, Any]:
         """What tells recordings apart: the content of the file, wherever it lies."""
-        task = self.task()
+        task, digest = self._content()
         return {
-            "data": hashlib.sha256(self.path.read_bytes()).hexdigest()[:16],
+            "data": digest,
             "num_latents": task.num_latents,
             "sparsity": self.sparsity,
             "num_samples": len(task.train.signals) + len(task.id.signals),
             "input_dim": task.input_dim,
             "seed": self.seed,
         }
+
+
+@functools.lru_cache(maxsize=1)
+def _read(path: pathlib.Path, num_latents: int | None, modified: int) -> tuple[Task, str]:
+    """The task in a file and a digest of the file, read once for all seeds unless the file changes."""
+    task = load(path, num_latents=num_latents)
+    with path.open("rb") as file:
+        return task, hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,13 @@
 """Nothing of a user's cache or accelerator may reach the tests, and what is dear to make is made once."""
 
+import contextlib
+import dataclasses
+import io
 import os
+import pathlib
+import sys
 import tempfile
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -34,3 +40,53 @@ def arrays(task):
     signals = {f"Y_{name}": np.asarray(split.signals) for name, split in splits.items()}
     codes = {f"Z_{name}": np.asarray(split.codes) for name, split in splits.items()}
     return signals | codes | {"A": np.asarray(task.dictionary)}
+
+
+def run_benchmark(*arguments):
+    """Runs the headline in this process as a shell would: its exit code, and what it wrote on stdout and stderr."""
+    from absl.testing import flagsaver
+
+    from benchmarks import amortisation_gap, cli
+
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        flagsaver.flagsaver(),
+        mock.patch.object(sys, "argv", ["amortisation_gap", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as stop,
+    ):
+        cli.run(amortisation_gap.main)
+    return stop.value.code or 0, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="session")
+def benchmark():
+    return run_benchmark
+
+
+@dataclasses.dataclass(frozen=True)
+class Smoke:
+    """A finished run of the smoke preset.
+
+    Attributes:
+      directory: of its files.
+      printed: what it wrote on stdout.
+      rows: of all methods and seeds.
+      killable: methods that make up whole jobs.
+    """
+
+    directory: pathlib.Path
+    printed: str
+    rows: list[dict]
+    killable = ("linear_probe", "sae_topk", "frozen_topk", "refined_topk", "fista_oracle")
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    from sae_gap import Store
+
+    folder = tmp_path_factory.mktemp("smoke")
+    code, out, err = run_benchmark("--preset=smoke", f"--results_dir={folder}")
+    assert (code, err) == (0, "")
+    return Smoke(folder / "amortisation_gap", out, Store(folder / "amortisation_gap").rows())

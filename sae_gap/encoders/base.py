@@ -79,6 +79,7 @@ def unit_atoms(
 
     Codes in units of the given atoms, times the lengths, are codes in units of the scaled ones.
     """
-    norms = jnp.linalg.norm(dictionary, axis=0)
-    norms = jnp.where(norms > 0, norms, 1)
+    # The root is taken where it is differentiable: at an atom of zeros its gradient would be NaN.
+    energy = jnp.sum(dictionary**2, axis=0)
+    norms = jnp.sqrt(jnp.where(energy > 0, energy, 1))
     return dictionary / norms, norms

@@ -12,7 +12,8 @@ class LinearProbe(Learner):
     """`W = (YᵀY + αI)⁻¹ YᵀZ` with no intercept, α chosen once for all latents by leave-one-out error.
 
     With the thin SVD `Y = U S Vᵀ`, the ridge fit is `U diag(s²/(s² + α)) UᵀZ`, and sample i's leave-one-out residual is its
-    residual over `1 - Σ_j U_ij² s_j²/(s_j² + α)`.
+    residual over `1 - Σ_j U_ij² s_j²/(s_j² + α)`. In float32 the weights are exact to the roundoff times the ratio of the
+    largest to the smallest singular value.
 
     Args:
       alphas: the ridge penalties to choose from.
@@ -32,12 +33,17 @@ class LinearProbe(Learner):
     def init(self, data, *, num_latents, key):
         left, singular, right = jnp.linalg.svd(data.signals, full_matrices=False)
         projected = product(left.T, data.codes)
+        # What no signal can explain is kept apart from what the penalty shrinks away: their sum, taken as one minus what is
+        # explained, would cancel where a small penalty leaves next to nothing.
+        square = left.shape[0] == left.shape[1]
+        outside = 0.0 if square else data.codes - product(left, projected)
+        slack = 0.0 if square else 1 - jnp.sum(left**2, axis=1, keepdims=True)
 
         def leave_one_out(alpha):
-            shrinkage = singular**2 / (singular**2 + alpha)
-            residual = data.codes - product(left * shrinkage, projected)
-            leverage = jnp.sum(left**2 * shrinkage, axis=1, keepdims=True)
-            return jnp.mean((residual / (1 - leverage)) ** 2)
+            shrunk = alpha / (singular**2 + alpha)
+            residual = outside + product(left * shrunk, projected)
+            left_out = slack + jnp.sum(left**2 * shrunk, axis=1, keepdims=True)
+            return jnp.mean((residual / left_out) ** 2)
 
         alphas = jnp.asarray(self.alphas, data.signals.dtype)
         errors = jnp.stack([leave_one_out(alpha) for alpha in alphas])
