@@ -10,6 +10,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
@@ -169,8 +170,13 @@ def _identity(study: Study, description: Mapping[str, Any], method: Method) -> d
         "method": method.name,
         "learner": _describe(method.learner),
         "encoder": _describe(method.encoder),
+        "precision": _precision(),
         "schema": SCHEMA,
     }
+
+
+def _precision() -> str:
+    return str(jnp.zeros(()).dtype)
 
 
 def _describe(thing: Any) -> Any:
@@ -189,7 +195,7 @@ def _run_job(study: Study, job: _Job) -> list[results.Row]:
         logging.warning("left out %s: the data lack %s", ", ".join(method.name for method in job.methods), lacking)
         return []
     fitted = fit_seeds(learner, tasks)
-    provenance = results.provenance() | {"device": devices.describe()}
+    provenance = results.provenance() | {"device": devices.describe(), "precision": _precision()}
     rows = []
     for seed, (source, task, model) in enumerate(zip(job.sources, tasks, fitted.models, strict=True)):
         description = source.asdict()

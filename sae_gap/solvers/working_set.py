@@ -23,7 +23,7 @@ from sae_gap.types import Solution
 LANES = 16
 # A Gram matrix of all atoms costs `num_latents` / n products; beyond this many atoms it would not stay in cache either.
 LARGEST_GRAM = 4096
-GROUPS = 4
+GROUPS = 2
 MAX_ROUNDS = 12
 # Below this many samples a plain loop costs less than the compilation of the stages that save work on large batches.
 SMALL_BATCH = 512
@@ -158,7 +158,7 @@ def _finish(problem, dictionary, state, found, group):
 
 def _open(signals, dictionary, lam, init, tol, limit, nonneg, atom_weights, slots, count):
     num_samples, (input_dim, num_latents) = signals.shape[0], dictionary.shape
-    num_blocks = 4 * count
+    num_blocks = 16 * count
     padded = -(-num_latents // num_blocks) * num_blocks
     spare = padded - num_latents
     atoms = jnp.pad(dictionary.T, ((0, spare), (0, 0)))
