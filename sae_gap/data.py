@@ -5,6 +5,7 @@ import pathlib
 import zipfile
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -143,7 +144,7 @@ def load(path: str | pathlib.Path, *, num_latents: int | None = None, seed: int 
 _NAMES = ("Y_train", "Y_val", "Y_ood", "Z_train", "Z_val", "Z_ood", "A")
 
 
-def _read_arrays(path: pathlib.Path) -> Mapping[str, np.ndarray]:
+def _read_arrays(path: pathlib.Path) -> Mapping[str, Any]:
     if not os.path.isfile(path):
         raise ValueError(f"{path} is not a file; give the path of an .npz written by numpy.savez.")
     if not zipfile.is_zipfile(path):
@@ -159,7 +160,7 @@ def _read_arrays(path: pathlib.Path) -> Mapping[str, np.ndarray]:
         raise ValueError(f"{path} cannot be read ({error}); write it again with numpy.savez.") from None
 
 
-def _check_array(path, name: str, array: np.ndarray) -> np.ndarray:
+def _check_array(path, name: str, array: Any) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{name} in {path} must be a non-empty matrix, but its shape is {np.shape(array)}.")
     if array.dtype.kind not in "fiu":

@@ -5,6 +5,7 @@ import dataclasses
 import io
 import os
 import pathlib
+import subprocess
 import sys
 import tempfile
 from unittest import mock
@@ -42,27 +43,15 @@ def arrays(task):
     return signals | codes | {"A": np.asarray(task.dictionary)}
 
 
-def run_benchmark(*arguments):
-    """Runs the headline in this process as a shell would: its exit code, and what it wrote on stdout and stderr."""
-    from absl.testing import flagsaver
-
-    from benchmarks import amortisation_gap, cli
-
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        flagsaver.flagsaver(),
-        mock.patch.object(sys, "argv", ["amortisation_gap", *map(str, arguments)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as stop,
-    ):
-        cli.run(amortisation_gap.main)
-    return stop.value.code or 0, out.getvalue(), err.getvalue()
-
-
-@pytest.fixture(scope="session")
-def benchmark():
-    return run_benchmark
+def start_headline(*arguments):
+    """Starts the headline in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.amortisation_gap", *map(str, arguments)],
+        cwd=pathlib.Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,14 +61,14 @@ class Smoke:
     Attributes:
       directory: of its files.
       printed: what it wrote on stdout.
+      logged: what it wrote on stderr.
       rows: of all methods and seeds.
-      killable: methods that make up whole jobs.
     """
 
     directory: pathlib.Path
     printed: str
+    logged: str
     rows: list[dict]
-    killable = ("linear_probe", "sae_topk", "frozen_topk", "refined_topk", "fista_oracle")
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +76,34 @@ def smoke(tmp_path_factory):
     from sae_gap import Store
 
     folder = tmp_path_factory.mktemp("smoke")
-    code, out, err = run_benchmark("--preset=smoke", f"--results_dir={folder}")
-    assert (code, err) == (0, "")
-    return Smoke(folder / "amortisation_gap", out, Store(folder / "amortisation_gap").rows())
+    process = start_headline("--preset=smoke", f"--results_dir={folder}")
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return Smoke(folder / "amortisation_gap", out, err, Store(folder / "amortisation_gap").rows())
+
+
+@pytest.fixture(scope="session")
+def start():
+    return start_headline
+
+
+@pytest.fixture(scope="session")
+def headline():
+    """Runs the headline in this process as a shell would: its exit code, and what it wrote on stdout and stderr."""
+    from absl.testing import flagsaver
+
+    from benchmarks import amortisation_gap, cli
+
+    def call(*arguments):
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            flagsaver.flagsaver(),
+            mock.patch.object(sys, "argv", ["amortisation_gap", *map(str, arguments)]),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as stop,
+        ):
+            cli.run(amortisation_gap.main)
+        return stop.value.code or 0, out.getvalue(), err.getvalue()
+
+    return call

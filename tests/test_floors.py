@@ -11,7 +11,7 @@ FLOORS = {
     "types": 0,
     **dict.fromkeys(("data", "lasso", "matching", "devices", "results"), 1),
     "tables": 1.5,
-    **dict.fromkeys(("solvers.fista", "solvers.pivoting"), 1.25),
+    **dict.fromkeys(("solvers.batching", "solvers.fista", "solvers.pivoting", "solvers.screening", "solvers.slots"), 1.25),
     **dict.fromkeys(("solvers.ista", "solvers.working_set", "solvers.implicit"), 1.5),
     "solvers.coding": 1.75,
     "solvers": 2,

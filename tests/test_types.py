@@ -69,7 +69,7 @@ def test_bad_settings_are_refused(arguments, message):
         ({"input_dim": 100}, {"input_dim": 101}),
         ({"input_dim": 1}, {"input_dim": 0}),
         ({"seed": 2**32 - 1}, {"seed": 2**32}),
-        ({"noise_db": -3}, {"noise_db": math.inf}),
+        ({"noise_db": -3.0}, {"noise_db": math.inf}),
         # The ID pool is the smaller one for even widths: 100 - 50 - 1 = 49 latents.
         ({"sparsity": 50, "input_dim": 60}, {"sparsity": 51, "input_dim": 60}),
     ],

@@ -63,7 +63,9 @@ def sparse_code(
         raise ValueError(f"solver {solver!r} is unknown; choose one of {', '.join(SOLVERS)}.")
     if tol is not None and _is_known(tol) and not (_is_number(tol) and 0 < tol < math.inf):
         raise ValueError(f"tol must be a positive number or None, but it is {tol!r}.")
-    if _is_known(max_iterations) and not (_is_number(max_iterations) and max_iterations >= 0 and int(max_iterations) == max_iterations):
+    if _is_known(max_iterations) and not (
+        _is_number(max_iterations) and max_iterations >= 0 and int(max_iterations) == max_iterations
+    ):
         raise ValueError(f"max_iterations must be a non-negative integer, but it is {max_iterations!r}.")
     if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1):
         raise ValueError(f"chunk_size must be a positive integer or None, but it is {chunk_size!r}.")
@@ -109,7 +111,9 @@ def check_problem(signals, dictionary, lam, init=None, nonneg=True):
     for name, value in arrays.items():
         array = value if isinstance(value, jax.Array) else np.asarray(value)
         if not jnp.issubdtype(array.dtype, jnp.floating):
-            raise ValueError(f"{name} has type {array.dtype}, but it must be floating point; convert it with .astype('float32').")
+            raise ValueError(
+                f"{name} has type {array.dtype}, but it must be floating point; convert it with .astype('float32')."
+            )
         if array.ndim != 2:
             form = {"signals": "(n, input_dim)", "dictionary": "(input_dim, num_latents)", "init": "(n, num_latents)"}[name]
             raise ValueError(f"{name} has shape {array.shape}, but it must be {form}; reshape it.")
@@ -124,7 +128,9 @@ def check_problem(signals, dictionary, lam, init=None, nonneg=True):
         )
     shape = (signals.shape[0], dictionary.shape[1])
     if 0 in shape or signals.shape[1] == 0:
-        raise ValueError(f"signals {signals.shape} and dictionary {dictionary.shape} must not be empty; give at least one of each.")
+        raise ValueError(
+            f"signals {signals.shape} and dictionary {dictionary.shape} must not be empty; give at least one of each."
+        )
     if init is not None and init.shape != shape:
         raise ValueError(f"init has shape {init.shape}, but it must be (n, num_latents) = {shape}; reshape it.")
     lam = lam if isinstance(lam, jax.Array) else np.asarray(lam)

@@ -165,7 +165,9 @@ def solve(
         anchor, step, previous, base, t = lax.fori_loop(0, CHECK_EVERY, iterate, moving)
         new = check(state._replace(anchor=anchor, step=step, previous=previous, base=base, momentum=t), done + CHECK_EVERY)
         keep = state.active
-        kept = _State(*(jnp.where(keep.reshape(keep.shape + (1,) * (a.ndim - 1)), a, b) for a, b in zip(new, state, strict=True)))
+        kept = _State(
+            *(jnp.where(keep.reshape(keep.shape + (1,) * (a.ndim - 1)), a, b) for a, b in zip(new, state, strict=True))
+        )
         return done + CHECK_EVERY, kept
 
     zeros = jnp.zeros_like(start)

@@ -34,9 +34,7 @@ def solve(
     nonneg: bool = True,
 ) -> Solution:
     """ISTA until the duality gap is certified, sample by sample; arguments and result as in `fista.solve`."""
-    return fista.solve(
-        signals, dictionary, lam, init, tol=tol, max_iterations=max_iterations, nonneg=nonneg, momentum=False
-    )
+    return fista.solve(signals, dictionary, lam, init, tol=tol, max_iterations=max_iterations, nonneg=nonneg, momentum=False)
 
 
 __all__ = ["fixed", "solve"]

@@ -14,7 +14,9 @@ def _unit(dictionary):
 
 def _check(dictionary, num_atoms):
     if isinstance(num_atoms, bool) or not isinstance(num_atoms, int) or not 1 <= num_atoms <= dictionary.shape[1]:
-        raise ValueError(f"num_atoms must be an integer from 1 to num_latents = {dictionary.shape[1]}, but it is {num_atoms!r}.")
+        raise ValueError(
+            f"num_atoms must be an integer from 1 to num_latents = {dictionary.shape[1]}, but it is {num_atoms!r}."
+        )
 
 
 def _choose(rest, atoms, taken, nonneg):

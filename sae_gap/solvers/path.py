@@ -113,7 +113,9 @@ def match_l0(
         middle = 0.5 * (low + high)
         init = solution.codes
         if step == max_steps // 2 and low == math.log(top * 1e-6):
-            raise ValueError(f"no weight reaches a mean L0 of {target}: it is only {best[2]:g} at the smallest; lower the target.")
+            raise ValueError(
+                f"no weight reaches a mean L0 of {target}: it is only {best[2]:g} at the smallest; lower the target."
+            )
     return jnp.asarray(math.exp(best[0]), best[1].codes.dtype), best[1]
 
 

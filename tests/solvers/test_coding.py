@@ -66,7 +66,9 @@ def test_kkt_conditions(solver, nonneg):
 @pytest.mark.parametrize("solver", CERTIFIED)
 @given(
     st.integers(0, 10_000),
-    st.sampled_from(["plain", "zero signal", "zero atom", "duplicates", "opposites", "collinear", "norms", "low rank", "one live atom"]),
+    st.sampled_from(
+        ["plain", "zero signal", "zero atom", "duplicates", "opposites", "collinear", "norms", "low rank", "one live atom"]
+    ),
     st.sampled_from([0.01, 0.1, 10.0]),
     st.sampled_from([1e-15, 1.0, 1e15]),
     st.booleans(),
@@ -122,7 +124,8 @@ def test_weights_beyond_lambda_max_give_zero():
 
 @pytest.mark.parametrize(
     ("solver", "shape"),
-    [("fista", s) for s in ((1, 16, 40), (24, 16, 1), (1, 1, 1), (8, 40, 16))] + [("working_set", s) for s in ((1, 1, 1), (8, 40, 16))],
+    [("fista", s) for s in ((1, 16, 40), (24, 16, 1), (1, 1, 1), (8, 40, 16))]
+    + [("working_set", s) for s in ((1, 1, 1), (8, 40, 16))],
 )
 def test_small_and_tall_shapes(solver, shape):
     signals, dictionary = draw(3, shape)

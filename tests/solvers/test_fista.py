@@ -38,9 +38,7 @@ def test_fixed_iterations_may_be_traced():
     signals, dictionary = draw()
     run = jax.jit(lambda i: fista.fixed(signals, dictionary, 0.1, iterations=i))
     for iterations in (3, 9):
-        np.testing.assert_allclose(
-            run(iterations), fista.fixed(signals, dictionary, 0.1, iterations=iterations), atol=1e-6
-        )
+        np.testing.assert_allclose(run(iterations), fista.fixed(signals, dictionary, 0.1, iterations=iterations), atol=1e-6)
 
 
 def test_one_hundred_plain_iterations_need_not_converge():

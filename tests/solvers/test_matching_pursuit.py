@@ -31,7 +31,9 @@ def test_follows_the_greedy_rule_on_unit_atoms(nonneg):
 def test_residual_falls_with_every_step():
     signals, dictionary = draw(1)
     norms = [
-        np.linalg.norm(signals - np.asarray(matching_pursuit(jnp.asarray(signals), jnp.asarray(dictionary), k)) @ dictionary.T, axis=1)
+        np.linalg.norm(
+            signals - np.asarray(matching_pursuit(jnp.asarray(signals), jnp.asarray(dictionary), k)) @ dictionary.T, axis=1
+        )
         for k in (1, 2, 5)
     ]
     assert np.all(norms[0] >= norms[1] - 1e-6) and np.all(norms[1] >= norms[2] - 1e-6)

@@ -41,18 +41,6 @@ def test_dependent_atoms_are_handed_on():
     np.testing.assert_allclose(solution.objective, want.objective, rtol=3e-6)
 
 
-def test_leaders_are_the_block_maxima():
-    rng = np.random.default_rng(2)
-    scores = np.maximum(rng.normal(size=(5, 7 * 64)), 0).astype(np.float32)
-    index, lead = (np.asarray(a) for a in working_set._leaders(jnp.asarray(scores), 64, 16))
-    np.testing.assert_allclose(lead, np.take_along_axis(scores, index, axis=1), rtol=1e-5)
-    for row, chosen in zip(scores, index, strict=True):
-        assert len(set(chosen.tolist())) == 16 and row.argmax() in chosen
-        best = row.reshape(7, 64).max(0).reshape(16, working_set.GROUPS)
-        want = np.sort(best, axis=0)[::-1][:4]
-        np.testing.assert_allclose(np.sort(row[chosen]), np.sort(want.ravel()), rtol=1e-6)
-
-
 @pytest.mark.parametrize(("input_dim", "num_latents"), [(1, 1), (11, 12), (93, 1000), (461, 1000), (231, 10**6), (50, 4)])
 def test_default_slots_hold_the_supports_of_compressed_sensing(input_dim, num_latents):
     slots = working_set.default_slots(input_dim, num_latents)

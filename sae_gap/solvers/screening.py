@@ -1,0 +1,54 @@
+"""Find the largest scores of every sample, without a sort."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+GROUPS = 2
+
+
+def leaders(
+    scores: Float[Array, "n num_latents"], num_blocks: int, count: int
+) -> Int[Array, "n count"]:
+    """The largest of each of `num_blocks` interleaved blocks, and of these about the `count` largest.
+
+    A non-negative float orders like its bits, so the position of an entry can ride in its lowest bits through a plain
+    maximum, which vectorises where an argmax or a sort does not. The blocks play off in `GROUPS` groups, each of which sends
+    the same number of winners. The largest score is always among them, up to the bits that the positions take.
+
+    Args:
+      scores: ``(n, num_latents)``, non-negative.
+      num_blocks: a divisor of num_latents and a multiple of GROUPS.
+      count: winners wanted, a multiple of GROUPS.
+
+    Returns:
+      ``(n, count)`` indices.
+    """
+    num_samples, num_latents = scores.shape
+    rows, seats = num_latents // num_blocks, num_blocks // GROUPS
+    whole = jnp.int32 if scores.dtype == jnp.float32 else jnp.int64
+    bits = lax.bitcast_convert_type(scores, whole).reshape(num_samples, rows, num_blocks)
+    best = jnp.max(_tag(bits, jnp.arange(rows, dtype=whole)[:, None], rows), axis=1)
+    # Samples last, so that every step runs along contiguous memory.
+    field = _tag(best.T.reshape(seats, GROUPS, num_samples), jnp.arange(seats, dtype=whole)[:, None, None], seats)
+    winners = []
+    for _ in range(count // GROUPS):
+        top = jnp.max(field, axis=0)
+        winners.append(top)
+        field = jnp.where(field == top, 0, field)
+    won = jnp.stack(winners)
+    block = (won & _mask(seats)) * GROUPS + jnp.arange(GROUPS, dtype=whole)[:, None]
+    block = block.reshape(-1, num_samples).T.astype(jnp.int32)
+    row = jnp.take_along_axis(best, block, axis=1) & _mask(rows)
+    return (row * num_blocks + block).astype(jnp.int32)
+
+
+def _mask(size):
+    return (1 << (size - 1).bit_length()) - 1
+
+
+def _tag(bits, position, size):
+    return (bits & ~_mask(size)) | position
+
+
+__all__ = ["leaders"]

@@ -1,0 +1,79 @@
+"""The speed benchmark at smoke size: every solver scored, the files it leaves, and one sentence for whatever is wrong."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib import image
+
+from benchmarks import solver_speed as binary
+
+SMOKE = ("--num_latents=30,20", "--sparsity=3", "--num_samples=12", "--lam=0.1", "--repeats=1")
+
+
+def run(*arguments, **options):
+    command = [sys.executable, "-m", "benchmarks.solver_speed", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, **options)
+
+
+def test_table_rows_and_figure(tmp_path):
+    done = run(*SMOKE, "--solvers=working_set,fista,plain_fista,paper_fista,spams,sklearn_cd", f"--results_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "solver_speed"
+    with (folder / "summary.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["num_latents"] for row in rows} == {"30", "20"}
+    assert {row["method"] for row in rows} == {"working_set", "fista", "plain_fista", "paper_fista", "spams", "sklearn_cd"}
+    for row in rows:
+        assert float(row["seconds"]) > 0 and float(row["relative_gap_max"]) >= 0
+        if row["method"] in ("working_set", "fista"):
+            assert float(row["relative_gap_max"]) <= 2 * float(row["effort"])
+            assert float(row["suboptimality"]) <= 2 * float(row["effort"])
+    assert "working_set" in done.stdout and "max gap" in done.stdout
+    assert image.imread(folder / "time_accuracy.png").std() > 0.01
+
+
+def test_absent_peers_are_named(monkeypatch):
+    for peer in ("spams", "jaxopt"):
+        monkeypatch.setitem(sys.modules, peer, None)
+    cell = binary.Cell(num_latents=20, sparsity=3, num_samples=6, lam=0.1)
+    rows, skipped = binary.measure(cell, ["plain_fista", "spams", "jaxopt"], 1, 60.0)
+    assert {row["method"] for row in rows} == {"plain_fista"}
+    assert ["spams" in note and "not installed" in note for note in skipped] == [True, False]
+    assert "jaxopt" in skipped[1]
+
+
+def test_slow_peers_are_skipped_with_the_time_they_would_take():
+    cell = binary.Cell(num_latents=20, sparsity=3, num_samples=40, lam=0.1)
+    rows, skipped = binary.measure(cell, ["working_set", "paper_fista"], 1, 0.0)
+    assert {row["method"] for row in rows} == {"working_set"}
+    assert "paper_fista skipped" in skipped[0]
+
+
+def test_score_is_the_definition():
+    rng = np.random.default_rng(0)
+    signals, dictionary, codes = rng.normal(size=(4, 5)), rng.normal(size=(5, 7)), np.abs(rng.normal(size=(4, 7)))
+    value, gap = binary.score(signals, dictionary, codes, 0.3)
+    rest = signals - codes @ dictionary.T
+    scale = np.minimum(1, 0.3 / (rest @ dictionary).max(axis=1))[:, None]
+    np.testing.assert_allclose(value, 0.5 * (rest**2).sum(1) + 0.3 * codes.sum(1))
+    dual = 0.5 * (signals**2).sum(1) - 0.5 * ((signals - scale * rest) ** 2).sum(1)
+    np.testing.assert_allclose(gap, value - dual, atol=1e-12)
+
+
+def test_cells_vary_one_axis_at_a_time():
+    axes = {"num_latents": (10, 20), "sparsity": (2,), "num_samples": (5,), "lam": (0.1, 0.2, 0.3)}
+    grid = binary.cells(axes)
+    assert [(cell.num_latents, cell.lam) for cell in grid] == [(10, 0.1), (20, 0.1), (10, 0.2), (10, 0.3)]
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--num_latents=many", "--lam=-1", "--lam=x", "--solvers=lars", "--num_samples=0", "--sparsity=2000", "--repeats=0", "--nonsense=1"],
+)
+def test_bad_flags_are_one_sentence(flag, tmp_path):
+    done = run(flag, f"--results_dir={tmp_path}")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.strip() and len(done.stderr.strip().splitlines()) == 1 and "Traceback" not in done.stderr
