@@ -11,13 +11,14 @@ summary.csv and figures under <results_dir>/amortisation_gap/ and prints the tab
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags, logging
 
 from benchmarks import cli, published
 from sae_gap import results, tables
+from sae_gap.encoders.base import AmortisedEncoder
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
@@ -34,12 +35,13 @@ from sae_gap.types import Setting
 
 NAME = "amortisation_gap"
 PROTOCOLS = ("strict", "paper")
-SAES = ("relu", "topk", "jumprelu", "mp")
-METHODS = (
-    *("linear_probe", *(f"sae_{name}" for name in SAES)),
-    *(f"{refit}_{name}" for refit in ("frozen", "refined") for name in SAES),
-    *("dl_fista", "fista_oracle"),
-)
+# The SAEs by name, each an encoder given the sparsity: one more line here is one more SAE in the study.
+SAES: dict[str, Callable[[int], AmortisedEncoder]] = {
+    "relu": lambda sparsity: ReLU(),
+    "topk": TopK,
+    "jumprelu": lambda sparsity: JumpReLU(),
+    "mp": MatchingPursuit,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +67,7 @@ _SPARSITY = flags.DEFINE_list("sparsity", None, "Numbers of active latents a sam
 _NUM_SAMPLES = flags.DEFINE_list("num_samples", None, "Numbers of ID samples, half of them for training.  [5000]")
 _INPUT_DIM = flags.DEFINE_integer("input_dim", None, "Dimension of the signals; by default the compressed-sensing bound.")
 _SEEDS = flags.DEFINE_list("seeds", None, "Seeds.  [0,1,2]")
-_METHODS = flags.DEFINE_list("methods", list(METHODS), "Methods to run.")
+_METHODS = flags.DEFINE_list("methods", ["all"], "Methods to run, by name as in the table, or all.")
 _LAM = flags.DEFINE_float("lam", 0.1, "Weight of the l1 norm.")
 _PROTOCOL = flags.DEFINE_string(
     "protocol", "strict", "strict: learners see train only, FISTA is certified; paper: as published."
@@ -94,7 +96,7 @@ def methods(
     def lasso(start=None):
         return Lasso(lam, start, tol=None, max_iterations=100, unit_atoms=False) if published else Lasso(lam, start)
 
-    encoders = {"relu": ReLU(), "topk": TopK(sparsity), "jumprelu": JumpReLU(), "mp": MatchingPursuit(sparsity)}
+    encoders = {name: make(sparsity) for name, make in SAES.items()}
     learners = {name: SparseAutoencoder(encoder=encoder, num_steps=epochs) for name, encoder in encoders.items()}
     dl_fista = DLFista(lam=lam, num_steps=rounds, split="id" if published else "train")
     return [
@@ -105,6 +107,9 @@ def methods(
         Method("dl_fista", "dictionary_learning", dl_fista, lasso()),
         Method("fista_oracle", "oracle", Oracle(), lasso()),
     ]
+
+
+METHODS = tuple(method.name for method in methods(sparsity=1))
 
 
 def study(
@@ -221,8 +226,9 @@ def _read_flags() -> tuple[Preset, Sequence[Setting | Recording], list[str], tup
         raise cli.UsageError(f"--preset {_PRESET.value!r} is unknown; choose one of {', '.join(PRESETS)}.")
     if _PROTOCOL.value not in PROTOCOLS:
         raise cli.UsageError(f"--protocol {_PROTOCOL.value!r} is unknown; choose one of {', '.join(PROTOCOLS)}.")
-    unknown = [name for name in _METHODS.value if name not in METHODS]
-    if unknown or not _METHODS.value:
+    names = list(METHODS) if _METHODS.value == ["all"] else _METHODS.value
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or not names:
         raise cli.UsageError(f"--methods has {', '.join(map(repr, unknown)) or 'no name'}; choose from {', '.join(METHODS)}.")
     if not 0 <= _LAM.value < float("inf"):
         raise cli.UsageError(f"--lam must be a number of at least 0, but it is {_LAM.value}.")
@@ -236,7 +242,7 @@ def _read_flags() -> tuple[Preset, Sequence[Setting | Recording], list[str], tup
         sources = _settings(preset) if _DATA.value is None else _recordings(preset, pathlib.Path(_DATA.value))
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
-    return preset, sources, _METHODS.value, cli.parse_shard(_SHARD.value)
+    return preset, sources, names, cli.parse_shard(_SHARD.value)
 
 
 def _settings(preset: Preset) -> list[Setting]:
