@@ -62,20 +62,31 @@ PRESETS = {
     "paper": Preset(num_latents=(50, 100, 500, 1_000, 5_000, 10_000)),
 }
 
-_NUM_LATENTS = flags.DEFINE_list("num_latents", None, "Numbers of latents; also the width of every dictionary.  [100]")
-_SPARSITY = flags.DEFINE_list("sparsity", None, "Numbers of active latents a sample.  [10]")
-_NUM_SAMPLES = flags.DEFINE_list("num_samples", None, "Numbers of ID samples, half of them for training.  [5000]")
-_INPUT_DIM = flags.DEFINE_integer("input_dim", None, "Dimension of the signals; by default the compressed-sensing bound.")
-_SEEDS = flags.DEFINE_list("seeds", None, "Seeds.  [0,1,2]")
-_METHODS = flags.DEFINE_list("methods", ["all"], "Methods to run, by name as in the table, or all.")
-_LAM = flags.DEFINE_float("lam", 0.1, "Weight of the l1 norm.")
-_PROTOCOL = flags.DEFINE_string(
-    "protocol", "strict", "strict: learners see train only, FISTA is certified; paper: as published."
+FLAGS = flags.FlagValues()
+_NUM_LATENTS = flags.DEFINE_list(
+    "num_latents", None, "Numbers of latents; also the width of every dictionary.  [100]", flag_values=FLAGS
 )
-_PRESET = flags.DEFINE_string("preset", "quick", f"Sizes of a run, one of {', '.join(PRESETS)}; other flags take precedence.")
-_DATA = flags.DEFINE_string("data", None, "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A).")
-_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this study goes.")
-_SHARD = flags.DEFINE_string("shard", "0/1", "i/N: run the i-th of N parts of the study, counted from 0.")
+_SPARSITY = flags.DEFINE_list("sparsity", None, "Numbers of active latents a sample.  [10]", flag_values=FLAGS)
+_NUM_SAMPLES = flags.DEFINE_list(
+    "num_samples", None, "Numbers of ID samples, half of them for training.  [5000]", flag_values=FLAGS
+)
+_INPUT_DIM = flags.DEFINE_integer(
+    "input_dim", None, "Dimension of the signals; by default the compressed-sensing bound.", flag_values=FLAGS
+)
+_SEEDS = flags.DEFINE_list("seeds", None, "Seeds.  [0,1,2]", flag_values=FLAGS)
+_METHODS = flags.DEFINE_list("methods", ["all"], "Methods to run, by name as in the table, or all.", flag_values=FLAGS)
+_LAM = flags.DEFINE_float("lam", 0.1, "Weight of the l1 norm.", flag_values=FLAGS)
+_PROTOCOL = flags.DEFINE_string(
+    "protocol", "strict", "strict: learners see train only, FISTA is certified; paper: as published.", flag_values=FLAGS
+)
+_PRESET = flags.DEFINE_string(
+    "preset", "quick", f"Sizes of a run, one of {', '.join(PRESETS)}; other flags take precedence.", flag_values=FLAGS
+)
+_DATA = flags.DEFINE_string(
+    "data", None, "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A).", flag_values=FLAGS
+)
+_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this study goes.", flag_values=FLAGS)
+_SHARD = flags.DEFINE_string("shard", "0/1", "i/N: run the i-th of N parts of the study, counted from 0.", flag_values=FLAGS)
 
 
 def methods(
@@ -214,6 +225,7 @@ def main() -> None:
         store = results.Store(pathlib.Path(_RESULTS_DIR.value) / NAME, shard)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
+    _warn_of_missing_truth(sources[0])
     chosen = study(sources, names=names, lam=_LAM.value, protocol=_PROTOCOL.value, preset=preset)
     rows = run(chosen, store, shard)
     logging.info("%d rows in %s", len(rows), store.directory)
@@ -247,7 +259,7 @@ def _read_flags() -> tuple[Preset, Sequence[Setting | Recording], list[str], tup
 
 def _settings(preset: Preset) -> list[Setting]:
     return [
-        Setting(num_latents, sparsity, num_samples, seed, input_dim=_INPUT_DIM.value)  # type: ignore[arg-type]
+        Setting(num_latents, sparsity, num_samples, seed, input_dim=_INPUT_DIM.value)
         for num_latents in preset.num_latents
         for sparsity in preset.sparsity
         for num_samples in preset.num_samples
@@ -272,12 +284,19 @@ def _recordings(preset: Preset, path: pathlib.Path) -> list[Recording]:
             raise ValueError(
                 f"sparsity must be below num_latents, but it is {source.sparsity} with {task.num_latents} latents."
             )
-    truths = {"Z_train, Z_val, Z_ood": sources[0].task().id.codes, "A": sources[0].task().dictionary}
-    missing = [name for name, truth in truths.items() if truth is None]
-    if missing:
-        logging.warning("%s has no %s: what needs them is left out.", path, " and no ".join(missing))
     return sources
 
 
+def _warn_of_missing_truth(source: Setting | Recording) -> None:
+    if isinstance(source, Recording):
+        task = source.task()
+        truths = {
+            f"Z_{name}": getattr(task, split).codes for name, split in (("train", "train"), ("val", "id"), ("ood", "ood"))
+        }
+        missing = [name for name, truth in (truths | {"A": task.dictionary}).items() if truth is None]
+        if missing:
+            logging.warning("%s has no %s: what needs them is left out.", source.path, ", ".join(missing))
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, FLAGS)

@@ -3,6 +3,7 @@
 import logging as python_logging
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -13,8 +14,13 @@ class UsageError(Exception):
     """Something the user can mend; its message is one sentence naming the fault and the mend."""
 
 
-def run(main: Callable[[], None]) -> None:
-    """Runs a binary: `--help` exits with 0, a `UsageError` or a bad flag with one sentence and 2."""
+def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
+    """Runs a binary: `--help` exits with 0, a `UsageError` or a bad flag with one sentence and 2.
+
+    Args:
+      main: what to run once the flags are parsed.
+      flag_values: the binary's own flags, apart from absl's, so that one process can import several binaries.
+    """
 
     def guarded(arguments: Sequence[str]) -> None:
         logging.use_absl_handler()
@@ -22,9 +28,10 @@ def run(main: Callable[[], None]) -> None:
         python_logging.getLogger().setLevel(python_logging.WARNING)
         logging.get_absl_logger().setLevel(python_logging.INFO)
         try:
-            if len(arguments) > 1:
-                raise UsageError(f"{arguments[1]!r} is not a flag; see --help.")
-            devices.start_distributed()
+            try:
+                devices.start_distributed()
+            except (ValueError, RuntimeError) as error:
+                raise UsageError(" ".join(str(error).split())) from error
             devices.enable_compilation_cache()
             main()
         except UsageError as error:
@@ -32,26 +39,24 @@ def run(main: Callable[[], None]) -> None:
         except KeyboardInterrupt:
             _stop("interrupted; the same command goes on from the last finished job.", code=130)
 
-    app.run(guarded, flags_parser=_parse)
+    _parse(sys.argv, flag_values)
+    app.run(guarded, argv=sys.argv[:1])
 
 
-def _parse(arguments: Sequence[str]) -> list[str]:
+def _parse(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
     if any(argument in ("--help", "-h", "-help", "--helpshort", "--helpfull") for argument in arguments[1:]):
         # absl's own --help exits with 1.
-        sys.stdout.write(f"{sys.modules['__main__'].__doc__}\nflags:\n{_help()}\n")
+        sys.stdout.write(f"{sys.modules['__main__'].__doc__}\nflags:\n{flag_values.get_help()}\n")
         sys.exit(0)
     try:
-        return flags.FLAGS(arguments)
+        rest = flag_values(arguments)
     except flags.Error as error:
         _stop(" ".join(str(error).split()).removesuffix(".") + "; see --help.")
-        raise
+    if len(rest) > 1:
+        _stop(f"{rest[1]!r} is not a flag; see --help.")
 
 
-def _help() -> str:
-    return flags.FLAGS.main_module_help()
-
-
-def _stop(sentence: str, code: int = 2) -> None:
+def _stop(sentence: str, code: int = 2) -> NoReturn:
     sys.stderr.write(sentence + "\n")
     sys.exit(code)
 

@@ -64,14 +64,19 @@ HEADINGS = {
     "l0": "L0",
 }
 
-_NUM_LATENTS = flags.DEFINE_list("num_latents", ["1000", "100", "10000"], "Numbers of latents.")
-_SPARSITY = flags.DEFINE_list("sparsity", ["10", "2", "5", "20", "50", "100"], "Numbers of active latents a sample.")
-_NUM_SAMPLES = flags.DEFINE_list("num_samples", ["2500", "1", "100"], "Numbers of samples coded at once.")
-_LAM = flags.DEFINE_list("lam", ["0.1", "0.001", "0.01", "0.5"], "Weights of the l1 norm.")
-_SOLVERS = flags.DEFINE_list("solvers", list(SOLVERS), "Solvers to time.")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Repeats, of which the fastest counts.", lower_bound=1)
-_BUDGET = flags.DEFINE_float("max_seconds", 10.0, "A solver that would take longer on a cell is skipped there.", lower_bound=0.0)
-_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.")
+FLAGS = flags.FlagValues()
+_NUM_LATENTS = flags.DEFINE_list("num_latents", ["1000", "100", "10000"], "Numbers of latents.", flag_values=FLAGS)
+_SPARSITY = flags.DEFINE_list(
+    "sparsity", ["10", "2", "5", "20", "50", "100"], "Numbers of active latents a sample.", flag_values=FLAGS
+)
+_NUM_SAMPLES = flags.DEFINE_list("num_samples", ["2500", "1", "100"], "Numbers of samples coded at once.", flag_values=FLAGS)
+_LAM = flags.DEFINE_list("lam", ["0.1", "0.001", "0.01", "0.5"], "Weights of the l1 norm.", flag_values=FLAGS)
+_SOLVERS = flags.DEFINE_list("solvers", list(SOLVERS), "Solvers to time.", flag_values=FLAGS)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Repeats, of which the fastest counts.", lower_bound=1, flag_values=FLAGS)
+_BUDGET = flags.DEFINE_float(
+    "max_seconds", 10.0, "A peer that would take longer on a cell is skipped.", lower_bound=0.0, flag_values=FLAGS
+)
+_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +175,7 @@ def make(name: str, signals: np.ndarray, dictionary: np.ndarray, lam: float, eff
         return lambda: sparse_encode(signals, dictionary.T, algorithm="lasso_lars", alpha=lam, positive=True)
 
     def descend():
-        model = Lasso(lam / dictionary.shape[0], fit_intercept=False, positive=True, tol=effort, max_iter=10_000, precompute=True)
+        model = Lasso(lam / dictionary.shape[0], fit_intercept=False, positive=True, tol=effort, precompute=True)
         with warnings.catch_warnings():
             # The accuracy it did reach is in the table.
             warnings.simplefilter("ignore")
@@ -301,9 +306,13 @@ def main() -> None:
     base = [row for row in rows if Cell(*(row[f.name] for f in dataclasses.fields(Cell))) == grid[0]]
     figures.save(plot(base), store.directory / "time_accuracy")
     shown = [row for row in rows if row["effort"] == EFFORTS[row["method"]][-1]]
-    lines = [{name: f"{row[name]:.3g}" if isinstance(row.get(name), float) else row.get(name) for name in HEADINGS} for row in shown]
+
+    def cell_of(row, name):
+        return f"{row[name]:.3g}" if isinstance(row.get(name), float) else row.get(name)
+
+    lines = [{name: cell_of(row, name) for name in HEADINGS} for row in shown]
     sys.stdout.write(tables.format_table(lines, HEADINGS) + "\n" + "".join(f"{note}\n" for note in notes))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, FLAGS)

@@ -30,11 +30,12 @@ NAME = "training_speed"
 SPARSITY = 10
 ENCODERS = {"sae_relu": ReLU(), "sae_topk": TopK(SPARSITY), "sae_jumprelu": JumpReLU(), "sae_mp": MatchingPursuit(SPARSITY)}
 
-_NUM_LATENTS = flags.DEFINE_list("num_latents", ["100", "1000"], "Widths to time.")
-_SEEDS = flags.DEFINE_list("num_seeds", ["1"], "Numbers of seeds trained at once.")
-_STEPS = flags.DEFINE_integer("num_steps", 800, "Steps to time, rounded up to whole epochs.", lower_bound=1)
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Repeats, of which the fastest counts.", lower_bound=1)
-_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.")
+FLAGS = flags.FlagValues()
+_NUM_LATENTS = flags.DEFINE_list("num_latents", ["100", "1000"], "Widths to time.", flag_values=FLAGS)
+_SEEDS = flags.DEFINE_list("num_seeds", ["1"], "Numbers of seeds trained at once.", flag_values=FLAGS)
+_STEPS = flags.DEFINE_integer("num_steps", 800, "Steps to time, rounded up to whole epochs.", lower_bound=1, flag_values=FLAGS)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Repeats, of which the fastest counts.", lower_bound=1, flag_values=FLAGS)
+_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
 
 
 def prepare(name: str, num_latents: int, num_seeds: int, num_steps: int):
@@ -80,4 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, FLAGS)

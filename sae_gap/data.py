@@ -5,7 +5,7 @@ import pathlib
 import zipfile
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,8 @@ def draw(setting: Setting) -> Task:
       Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744, section 3.
     """
     atoms_rng, id_rng, ood_rng, noise_rng = (np.random.default_rng([setting.seed, stream]) for stream in range(4))
-    dictionary = atoms_rng.standard_normal((setting.input_dim, setting.num_latents))
+    input_dim = cast(int, setting.input_dim)  # A setting fills it in.
+    dictionary = atoms_rng.standard_normal((input_dim, setting.num_latents))
     dictionary /= np.linalg.norm(dictionary, axis=0)
 
     num_train = setting.num_samples // 2
@@ -90,7 +91,7 @@ def _split(setting: Setting, dictionary: np.ndarray, supports: np.ndarray, rng, 
     values = rng.uniform(size=(n, k)).astype(jnp.zeros(()).dtype)
     codes = np.zeros((n, setting.num_latents), values.dtype)
     np.put_along_axis(codes, supports, values, axis=1)
-    signals = np.zeros((n, setting.input_dim))
+    signals = np.zeros((n, len(dictionary)))
     atoms = np.ascontiguousarray(dictionary.T)
     for column in range(k):
         signals += values[:, column, None] * atoms[supports[:, column]]
@@ -151,7 +152,8 @@ def _read_arrays(path: pathlib.Path) -> Mapping[str, Any]:
         raise ValueError(f"{path} is not an .npz file; write it with numpy.savez.")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in _NAMES if name in archive.files}
+            # Arrays of other names are read as well, so that a file with pickled objects in it is refused whatever they are called.
+            return {name: array for name, array in archive.items() if name in _NAMES}
     except ValueError as error:
         if "pickle" not in str(error):
             raise ValueError(f"{path} cannot be read as arrays ({error}); write it again with numpy.savez.") from None

@@ -108,18 +108,18 @@ def certificate(
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     r"""Objective and duality gap of each sample, from two products with the dictionary.
 
-    For any candidate ``theta``, scaled to ``t = s theta`` so that it is feasible, ``F(z) - gap`` is a lower bound on the optimum with
+    For any candidate ``theta``, made feasible as ``t = s theta``, ``F(z) - gap`` is a lower bound on the optimum with
 
         gap = 1/2 ||r - t||^2 + sum_j (lam_j |z_j| - z_j d_j^T t),    r = y - D z.
 
     With ``theta = r``, the default, this reads ``1/2 (1 - s)^2 ||r||^2 + sum_j (lam_j |z_j| - s z_j c_j)``, ``c = D^T r``.
-    Both are sums of non-negative terms, so nothing cancels, and small gaps keep their relative accuracy. A solver that carries its
-    residual apart from its codes passes it as ``dual``: rounding the codes to storage precision moves ``r`` by about
-    ``u ||z||``, and the gap at ``theta = r`` feels that linearly (``u ||z||`` against ``lam``), at a carried ``theta`` only squared.
+    Both are sums of non-negative terms, so nothing cancels, and small gaps keep their relative accuracy. A solver that carries
+    its residual apart from its codes passes it as ``dual``: rounding the codes to storage precision moves ``r`` by about
+    ``u ||z||``, which the gap feels linearly at ``theta = r`` (``u ||z||`` against ``lam``), and squared at a carried one.
 
-    Rounding: with unit roundoff ``u``, each computed ``d_j^T theta`` is off by at most ``u (input_dim + 1) ||d_j|| ||theta||``
-    and typically by its square root in ``input_dim``. That shifts ``s`` relatively by the error over ``lam_j``, and so the gap by at
-    most ``max_j (error_j / lam_j)`` times ``||t||^2 + sum_j lam_j |z_j|``. The sums themselves are off by
+    Rounding: with unit roundoff ``u``, each computed ``d_j^T theta`` is off by at most ``u (input_dim + 1) ||d_j|| ||theta||``,
+    and typically by the square root of that factor only. That shifts ``s`` relatively by the error over ``lam_j``, and so the
+    gap by at most ``max_j (error_j / lam_j)`` times ``||t||^2 + sum_j lam_j |z_j|``. The sums themselves are off by
     ``u (num_latents + 2)`` relative. The subtraction in ``r`` is off by ``u (|support| + 1) (|y| + |D| |z|)`` entrywise,
     which enters squared.
 
@@ -168,7 +168,7 @@ def is_converged(
     """Whether ``gap <= tol max(F(z), floor)``, or the objective itself is below what its type can resolve.
 
     The residual of any stored code is only known to a few units of roundoff of the signal, so an objective below
-    ``1/2 (16 eps ||y||)^2`` is zero for all that can be told; without this, an exact fit at ``lam = 0`` would never be accepted.
+    ``1/2 (16 eps ||y||)^2`` is zero for all that can be told; else an exact fit at ``lam = 0`` would never be accepted.
     """
     floor = 0.5 * jnp.sum((16 * jnp.finfo(value.dtype).eps * signals) ** 2, axis=1)
     return (gap <= tol * value) | (value <= floor)

@@ -21,7 +21,7 @@ from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.base import Fit, Learner, fit
 from sae_gap.metrics import METRICS
 from sae_gap.metrics.base import SCORED, Inferred, Metric
-from sae_gap.types import SPLITS, Model, Setting, Solution, Task
+from sae_gap.types import SPLITS, Model, Setting, Solution, Task, check_seed, check_size
 
 # Part of every key: raise it when a change to the code changes what a row means, and old rows are no longer taken for new ones.
 SCHEMA = 1
@@ -52,6 +52,12 @@ class Recording:
     num_latents: int | None = None
     sparsity: int = 10
     seed: int = 0
+
+    def __post_init__(self):
+        check_size("sparsity", self.sparsity)
+        check_seed(self.seed)
+        if self.num_latents is not None:
+            check_size("num_latents", self.num_latents)
 
     def task(self) -> Task:
         return dataclasses.replace(self._content()[0], seed=self.seed)

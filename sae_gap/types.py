@@ -51,8 +51,8 @@ class Setting:
     sparsity: int = 10
     num_samples: int = 5_000
     seed: int = 0
-    input_dim: int = None  # type: ignore[assignment]  # never None once constructed
-    noise_db: float | None = None
+    input_dim: int | None = None
+    noise_db: float | int | None = None
 
     def __post_init__(self):
         for name in ("num_latents", "sparsity", "num_samples"):
@@ -65,14 +65,16 @@ class Setting:
             )
         if self.num_samples < 4:
             raise ValueError(f"num_samples must be at least 4 to be split in half, but it is {self.num_samples}.")
-        if self.input_dim is None:
+        input_dim = self.input_dim
+        if input_dim is None:
             # Never above num_latents: 2 k ln(num_latents / k) is at most 2 num_latents / e.
             bound = math.ceil(2 * self.sparsity * math.log(self.num_latents / self.sparsity))
-            object.__setattr__(self, "input_dim", max(self.sparsity + 1, bound))
-        check_size("input_dim", self.input_dim)
-        if self.input_dim > self.num_latents:
+            input_dim = max(self.sparsity + 1, bound)
+            object.__setattr__(self, "input_dim", input_dim)
+        check_size("input_dim", input_dim)
+        if input_dim > self.num_latents:
             raise ValueError(
-                f"input_dim {self.input_dim} is above num_latents {self.num_latents}, which leaves nothing in superposition; "
+                f"input_dim {input_dim} is above num_latents {self.num_latents}, which leaves nothing in superposition; "
                 "lower input_dim or raise num_latents."
             )
         if self.noise_db is not None and not (isinstance(self.noise_db, int | float) and math.isfinite(self.noise_db)):

@@ -96,14 +96,15 @@ def headline():
 
     def call(*arguments):
         out, err = io.StringIO(), io.StringIO()
+        saved = flagsaver.save_flag_values(amortisation_gap.FLAGS)
         with (
-            flagsaver.flagsaver(),
             mock.patch.object(sys, "argv", ["amortisation_gap", *map(str, arguments)]),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
             pytest.raises(SystemExit) as stop,
         ):
-            cli.run(amortisation_gap.main)
+            cli.run(amortisation_gap.main, amortisation_gap.FLAGS)
+        flagsaver.restore_flag_values(saved, amortisation_gap.FLAGS)
         return stop.value.code or 0, out.getvalue(), err.getvalue()
 
     return call

@@ -22,8 +22,8 @@ class JumpReLU(AmortisedEncoder):
       Rajamanoharan et al. (2024), "Jumping Ahead", arXiv:2407.14435.
     """
 
-    threshold: float = 1e-3
-    bandwidth: float = 1e-3
+    threshold: float | Array = 1e-3
+    bandwidth: float | Array = 1e-3
 
     def parameters(self, weight):
         return JumpReLUParameters(Affine.create(weight), jnp.full(weight.shape[1], jnp.log(self.threshold), weight.dtype))

@@ -48,13 +48,14 @@ def keep_largest(values: Float[Array, "n num_latents"], k: int) -> Float[Array, 
     stopped = jax.lax.stop_gradient(values)
     # Samples on the minor axis let the count over latents run in vector registers.
     integer = jnp.int64 if stopped.dtype == jnp.float64 else jnp.int32
-    bits = jax.lax.bitcast_convert_type(stopped, integer).T
+    # Without their sign bit, zeros are equal and a NaN is the largest of all, so that it shows in the codes.
+    bits = (jax.lax.bitcast_convert_type(stopped, integer) & jnp.iinfo(integer).max).T
     threshold, count = _bisect(bits, k)
     # At a threshold of zero the surplus entries are zeros, which need no thinning.
     end = _end_of_ties(bits, threshold, jnp.where(threshold > 0, count - k, 0))
     latent = jnp.arange(len(bits))[:, None]
     kept = (bits > threshold) | ((bits == threshold) & (latent < end))
-    return _keep(values, kept.T & (stopped > 0))
+    return _keep(values, kept.T & ~(stopped <= 0))
 
 
 def _bisect(bits, k):
@@ -87,13 +88,19 @@ def _bisect(bits, k):
 
 
 def _end_of_ties(bits, threshold, excess):
-    """For each column, the latent from which on entries equal to the threshold are dropped."""
+    """For each column, the latent from which on there are `excess` entries equal to the threshold."""
     latent = jnp.arange(len(bits))[:, None]
 
-    def drop(state):
-        end, excess = state
-        last = jnp.max(jnp.where((bits == threshold) & (latent < end), latent, 0), axis=0)
-        return jnp.where(excess > 0, last, end), jnp.maximum(excess - 1, 0)
+    def unfinished(state):
+        low, high = state
+        return jnp.any((low + 1 < high) & (excess > 0))
+
+    def halve(state):
+        low, high = state
+        middle = (low + high) // 2
+        enough = jnp.sum((bits == threshold) & (latent >= middle), axis=0) >= excess
+        return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
     end = jnp.full(excess.shape, len(bits))
-    return jax.lax.while_loop(lambda state: jnp.any(state[1] > 0), drop, (end, excess))[0]
+    low, _ = jax.lax.while_loop(unfinished, halve, (jnp.zeros_like(end), end))
+    return jnp.where(excess > 0, low, end)

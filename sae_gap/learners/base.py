@@ -113,7 +113,7 @@ def fit(learner: Learner, tasks: Sequence[Task], keys: Sequence[PRNGKeyArray], *
 
 
 @eqx.filter_jit
-def _fit(learner: Learner, data: PyTree, key: PRNGKeyArray, num_latents: int, side_by_side: bool) -> tuple[Model, Array]:
+def _fit(learner: Learner, data: PyTree, key: PyTree, num_latents: int, side_by_side: bool) -> tuple[Model, Array]:
     def fit_one(data, key):
         state = learner.init(data, num_latents=num_latents, key=key)
         if learner.num_steps == 0:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 
+import numpy as np
 from jaxtyping import Array, Float
 
 from sae_gap.encoders.base import unit_atoms
@@ -29,7 +30,7 @@ class Inferred:
 
     task: Task
     model: Model
-    codes: Mapping[str, Float[Array, "n num_latents"]]
+    codes: Mapping[str, Float[np.ndarray, "n num_latents"]]
     optimum: Mapping[str, Solution]
     lam: float
     protocol: str

@@ -8,10 +8,17 @@ from jax import lax
 from jaxtyping import Array, Bool, PyTree
 
 
+def keep(kept: Bool[Array, " n"], old: PyTree, new: PyTree) -> PyTree:
+    """The old rows where `kept`, and the new elsewhere."""
+    return jax.tree.map(lambda a, b: jnp.where(kept.reshape(kept.shape + (1,) * (a.ndim - 1)), a, b), old, new)
+
+
 def by_groups(
     tree: PyTree, pending: Callable[[PyTree], Bool[Array, " n"]], group: int, step: Callable[[PyTree], PyTree]
 ) -> PyTree:
     """Apply `step` to the first `group` samples that are pending, gathered into a batch of their own, until none is.
+
+    A group as large as the batch is not gathered, which saves compiling that.
 
     Args:
       tree: arrays with samples as rows.
@@ -25,6 +32,8 @@ def by_groups(
 
     def body(tree):
         wanted = pending(tree)
+        if group >= wanted.size:
+            return keep(~wanted, tree, step(tree))
         chosen = jnp.nonzero(wanted, size=group, fill_value=0)[0]
         part = step(jax.tree.map(lambda a: a[chosen], tree))
         # Rows that only fill the batch are copies of sample 0, and must not overwrite what sample 0 has.
@@ -38,4 +47,4 @@ def by_groups(
     return lax.cond(jnp.any(pending(tree)), loop, lambda tree: tree, tree)
 
 
-__all__ = ["by_groups"]
+__all__ = ["by_groups", "keep"]

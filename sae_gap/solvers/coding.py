@@ -50,7 +50,8 @@ def sparse_code(
       max_iterations: iterations after which a sample is given up and reported as not converged.
       init: ``(n, num_latents)`` codes to start from; None starts from zero.
       solver: one of `SOLVERS`.
-      chunk_size: samples solved at once, which bounds memory; None solves all together.
+      chunk_size: samples solved at once, which bounds memory; None solves all together, or with `working_set` as many as
+        need about a gigabyte.
 
     Returns:
       A `Solution`.
@@ -58,7 +59,7 @@ def sparse_code(
     Raises:
       ValueError: an argument has a wrong type, shape or value; the message says how to mend it.
     """
-    signals, dictionary, lam, init = check_problem(signals, dictionary, lam, init, nonneg)
+    targets, atoms, weights, first = check_problem(signals, dictionary, lam, init, nonneg)
     if solver not in SOLVERS:
         raise ValueError(f"solver {solver!r} is unknown; choose one of {', '.join(SOLVERS)}.")
     if tol is not None and _is_known(tol) and not (_is_number(tol) and 0 < tol < math.inf):
@@ -72,13 +73,13 @@ def sparse_code(
     if tol is None and solver == "working_set":
         raise ValueError("tol=None asks for a fixed number of plain steps, which working_set has not; choose fista or ista.")
     if solver == "auto":
-        small = signals.shape[0] * dictionary.shape[1] <= SMALL_PROBLEM
+        small = targets.shape[0] * atoms.shape[1] <= SMALL_PROBLEM
         solver = "fista" if tol is None or small else "working_set"
     if chunk_size is None and solver == "working_set":
-        chunk_size = working_set.default_chunk(*dictionary.shape)
+        chunk_size = working_set.default_chunk(*atoms.shape)
     options = _Options(bool(nonneg), solver, tol is None, chunk_size)
-    target = jnp.asarray(1e-6 if tol is None else tol, signals.dtype)
-    return _solve(options, signals, dictionary, lam, init, target, jnp.asarray(max_iterations, jnp.int32))
+    accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
+    return _solve(options, targets, atoms, weights, first, accuracy, jnp.asarray(max_iterations, jnp.int32))
 
 
 class _Options(NamedTuple):
@@ -103,48 +104,47 @@ def _holds(test, array) -> bool:
         return bool(test(array))
 
 
-def check_problem(signals, dictionary, lam, init=None, nonneg=True):
+def check_problem(
+    signals: ArrayLike, dictionary: ArrayLike, lam: ArrayLike, init: ArrayLike | None = None, nonneg: bool = True
+) -> tuple[Array, Array, Array, Array | None]:
     """The arrays in one floating type and the weight as a matrix, or a ValueError that names the fault and the mend."""
-    arrays = {"signals": signals, "dictionary": dictionary}
-    if init is not None:
-        arrays["init"] = init
-    for name, value in arrays.items():
+    given = {"signals": signals, "dictionary": dictionary} | ({} if init is None else {"init": init})
+    forms = {"signals": "(n, input_dim)", "dictionary": "(input_dim, num_latents)", "init": "(n, num_latents)"}
+    arrays = {}
+    for name, value in given.items():
         array = value if isinstance(value, jax.Array) else np.asarray(value)
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(
                 f"{name} has type {array.dtype}, but it must be floating point; convert it with .astype('float32')."
             )
         if array.ndim != 2:
-            form = {"signals": "(n, input_dim)", "dictionary": "(input_dim, num_latents)", "init": "(n, num_latents)"}[name]
-            raise ValueError(f"{name} has shape {array.shape}, but it must be {form}; reshape it.")
+            raise ValueError(f"{name} has shape {array.shape}, but it must be {forms[name]}; reshape it.")
         arrays[name] = array
     dtype = functools.reduce(jnp.promote_types, (a.dtype for a in arrays.values()), jnp.float32)
-    arrays = {name: jnp.asarray(a, dtype) for name, a in arrays.items()}
-    signals, dictionary, init = arrays["signals"], arrays["dictionary"], arrays.get("init")
-    if signals.shape[1] != dictionary.shape[0]:
+    known = {name: jnp.asarray(array, dtype) for name, array in arrays.items()}
+    targets, atoms, first = known["signals"], known["dictionary"], known.get("init")
+    if targets.shape[1] != atoms.shape[0]:
         raise ValueError(
-            f"signals of shape {signals.shape} and a dictionary of shape {dictionary.shape} disagree on input_dim; "
+            f"signals of shape {targets.shape} and a dictionary of shape {atoms.shape} disagree on input_dim; "
             "atoms are the columns of the dictionary, so transpose the one that is the wrong way round."
         )
-    shape = (signals.shape[0], dictionary.shape[1])
-    if 0 in shape or signals.shape[1] == 0:
-        raise ValueError(
-            f"signals {signals.shape} and dictionary {dictionary.shape} must not be empty; give at least one of each."
-        )
-    if init is not None and init.shape != shape:
-        raise ValueError(f"init has shape {init.shape}, but it must be (n, num_latents) = {shape}; reshape it.")
-    lam = lam if isinstance(lam, jax.Array) else np.asarray(lam)
-    if not jnp.issubdtype(lam.dtype, jnp.integer) and not jnp.issubdtype(lam.dtype, jnp.floating):
+    shape = (targets.shape[0], atoms.shape[1])
+    if 0 in shape or targets.shape[1] == 0:
+        raise ValueError(f"signals {targets.shape} and dictionary {atoms.shape} must not be empty; give at least one of each.")
+    if first is not None and first.shape != shape:
+        raise ValueError(f"init has shape {first.shape}, but it must be (n, num_latents) = {shape}; reshape it.")
+    weights = lam if isinstance(lam, jax.Array) else np.asarray(lam)
+    if not jnp.issubdtype(weights.dtype, jnp.integer) and not jnp.issubdtype(weights.dtype, jnp.floating):
         raise ValueError(f"lam must be a non-negative number or an array of them, but it is {lam!r}.")
-    lam = lasso.expand_lam(jnp.asarray(lam, signals.dtype), *shape)
-    if _is_known(lam) and not _holds(lambda a: jnp.all((a >= 0) & jnp.isfinite(a)), lam):
+    weights = lasso.expand_lam(jnp.asarray(weights, dtype), *shape)
+    if _is_known(weights) and not _holds(lambda a: jnp.all((a >= 0) & jnp.isfinite(a)), weights):
         raise ValueError("lam has a negative or non-finite value; give finite weights of zero or more.")
-    for name, array in (("signals", signals), ("dictionary", dictionary), ("init", init)):
-        if array is not None and _is_known(array) and not _holds(_all_finite, array):
+    for name, array in known.items():
+        if _is_known(array) and not _holds(_all_finite, array):
             raise ValueError(f"{name} has a NaN or an infinity; remove or replace the non-finite values.")
-    if init is not None and nonneg and _is_known(init) and _holds(lambda a: jnp.any(a < 0), init):
+    if first is not None and nonneg and _is_known(first) and _holds(lambda a: jnp.any(a < 0), first):
         raise ValueError("init has a negative code although nonneg is true; clip it at zero or pass nonneg=False.")
-    return signals, dictionary, lam, init
+    return targets, atoms, weights, first
 
 
 @jax.jit
@@ -155,8 +155,8 @@ def _all_finite(array):
 class Scaled(NamedTuple):
     """The same problem in units where signals and atoms are of order one.
 
-    With ``y' = y / s``, ``d' = d / a``, the weight is ``lam_ij' = row_i column_ij`` and codes are ``z = z' s / a``. Scales are powers
-    of two, hence exact: what is certified for the scaled problem holds for the given one.
+    With ``y' = y / s``, ``d' = d / a``, the weight is ``lam_ij' = row_i column_ij`` and codes are ``z = z' s / a``. Scales are
+    powers of two, hence exact: what is certified for the scaled problem holds for the given one.
     """
 
     signals: Float[Array, "n input_dim"]

@@ -59,8 +59,8 @@ def fixed(
 ) -> Float[Array, "n num_latents"]:
     """Exactly `iterations` steps of textbook FISTA, converged or not.
 
-    With step ``1 / ||D||_2^2`` and ``t_0 = 1``: ``z_{i+1} = prox(x_i - step grad(x_i))``, ``t_{i+1} = (1 + sqrt(1 + 4 t_i^2)) / 2``,
-    ``x_{i+1} = z_{i+1} + (t_i - 1) / t_{i+1} (z_{i+1} - z_i)``.
+    With step ``1 / ||D||_2^2`` and ``t_0 = 1``: ``z_{i+1} = prox(x_i - step grad(x_i))``,
+    ``t_{i+1} = (1 + sqrt(1 + 4 t_i^2)) / 2``, ``x_{i+1} = z_{i+1} + (t_i - 1) / t_{i+1} (z_{i+1} - z_i)``.
 
     Args:
       signals: ``(n, input_dim)``.
@@ -104,9 +104,9 @@ def solve(
 ) -> Solution:
     """FISTA with a restart and a stopping time for each sample, stopped on the certified duality gap.
 
-    Momentum is dropped whenever it points uphill, ``(x_i - z_{i+1}) . (z_{i+1} - z_i) > 0``. Every `CHECK_EVERY` iterations the gap
-    is computed, and samples that meet `tol` are left as they are. Nothing is checked on the host, so this may be called inside
-    any transformation of JAX except reverse-mode differentiation, for which see `sae_gap.solvers.sparse_code`.
+    Momentum is dropped whenever it points uphill, ``(x_i - z_{i+1}) . (z_{i+1} - z_i) > 0``. Every `CHECK_EVERY` iterations the
+    gap is computed, and samples that meet `tol` are left as they are. Nothing is checked on the host, so this may be called
+    inside any transformation of JAX except reverse-mode differentiation, for which see `sae_gap.solvers.sparse_code`.
 
     Args:
       signals: ``(n, input_dim)``.
@@ -155,7 +155,7 @@ def solve(
             objective=value,
             gap=gap,
             iterations=jnp.full_like(state.iterations, done),
-            # Iterate to a quarter of the tolerance, so that a gap recomputed from the rounded codes still meets it; a NaN stops at once.
+            # A quarter of the tolerance, so that a gap recomputed from the rounded codes still meets it; a NaN stops at once.
             active=jnp.isfinite(gap) & ~lasso.is_converged(signals, value, gap, 0.25 * tol),
         )
 

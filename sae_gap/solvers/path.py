@@ -4,7 +4,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -41,13 +40,13 @@ def sparse_code_path(
         raise ValueError("lams has a negative or non-finite value; give finite weights of zero or more.")
     if "init" in options:
         raise ValueError("init cannot be given for a path, since each weight starts from the last; leave it out.")
-    signals, dictionary, _, _ = check_problem(signals, dictionary, 0.0)
-    top = lasso.lambda_max(signals, dictionary, nonneg=nonneg)[:, None] if relative else 1.0
+    targets, atoms, _, _ = check_problem(signals, dictionary, 0.0)
+    top = lasso.lambda_max(targets, atoms, nonneg=nonneg)[:, None] if relative else 1.0
     order = jnp.argsort(-lams)
-    start = jnp.zeros((signals.shape[0], dictionary.shape[1]), signals.dtype)
+    start = jnp.zeros((targets.shape[0], atoms.shape[1]), targets.dtype)
 
     def step(codes, lam):
-        solution = sparse_code(signals, dictionary, lam.astype(codes.dtype) * top, nonneg=nonneg, init=codes, **options)
+        solution = sparse_code(targets, atoms, lam.astype(codes.dtype) * top, nonneg=nonneg, init=codes, **options)
         return solution.codes, solution
 
     _, path = lax.scan(step, start, lams[order])
@@ -67,8 +66,8 @@ def match_l0(
 ) -> tuple[Float[Array, ""], Solution]:
     """Find the weight at which codes have a given mean number of non-zero entries, as an encoder of that sparsity would.
 
-    Bisects ``log lam`` below the largest ``lambda_max`` of the signals. The mean L0 falls in steps of ``1 / n``, so the target is
-    met within `accuracy` or one step, whichever is more.
+    Bisects ``log lam`` below the largest ``lambda_max`` of the signals. The mean L0 falls in steps of ``1 / n``, so the target
+    is met within `accuracy` or one step, whichever is more.
 
     Args:
       signals: ``(n, input_dim)``.
@@ -84,7 +83,8 @@ def match_l0(
       The weight, and the `Solution` there.
 
     Raises:
-      ValueError: `target` is not positive, no weight down to ``1e-6 lambda_max`` reaches it, or `sparse_code` refuses an argument.
+      ValueError: `target` is not positive, no weight down to ``1e-6 lambda_max`` reaches it, all signals are orthogonal to the
+        dictionary, or `sparse_code` refuses an argument.
     """
     if not 0 < target < math.inf:
         raise ValueError(f"target must be a positive mean L0, but it is {target!r}.")
@@ -92,21 +92,22 @@ def match_l0(
         raise ValueError("init cannot be given, since each weight starts from the last; leave it out.")
 
     def solve(log_lam, init):
-        solution = sparse_code(signals, dictionary, np.exp(log_lam), nonneg=nonneg, init=init, **options)
+        solution = sparse_code(targets, atoms, math.exp(log_lam), nonneg=nonneg, init=init, **options)
         return solution, float(jnp.mean(jnp.sum(jnp.abs(solution.codes) > threshold, axis=1)))
 
-    signals, dictionary, _, _ = check_problem(signals, dictionary, 0.0)
-    top = float(jnp.max(lasso.lambda_max(signals, dictionary, nonneg=nonneg)))
-    allowed = max(accuracy * target, 1 / signals.shape[0])
+    targets, atoms, _, _ = check_problem(signals, dictionary, 0.0)
+    top = float(jnp.max(lasso.lambda_max(targets, atoms, nonneg=nonneg)))
+    allowed = max(accuracy * target, 1 / targets.shape[0])
     if top == 0:
         raise ValueError("every signal is orthogonal to the dictionary, so that all codes are zero at any weight.")
     low, high = math.log(top * 1e-6), math.log(top)
     middle = math.log(top * 0.1)
-    init, best = jnp.zeros((signals.shape[0], dictionary.shape[1]), signals.dtype), None
+    init = jnp.zeros((targets.shape[0], atoms.shape[1]), targets.dtype)
+    best = middle, *solve(middle, init)
     for step in range(max_steps):
-        solution, mean = solve(middle, init)
-        if best is None or abs(mean - target) < abs(best[2] - target):
-            best = (middle, solution, mean)
+        solution, mean = solve(middle, init) if step else best[1:]
+        if abs(mean - target) < abs(best[2] - target):
+            best = middle, solution, mean
         if abs(mean - target) <= allowed:
             break
         low, high = (middle, high) if mean > target else (low, middle)

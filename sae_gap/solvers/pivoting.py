@@ -22,10 +22,10 @@ def solve(
 ) -> tuple[Float[Array, "n slots"], Float[Array, "n slots slots"], Bool[Array, "n slots"]]:
     r"""Minimise ``1/2 z^T G z - b^T z`` over ``z >= 0`` for every row of a batch.
 
-    The linear term is first lowered to ``b - t`` with ``t`` so large that ``z = 0`` is optimal, and ``t`` is then taken to zero.
-    On the way, optimality fails at one slot at a time: a basic code turns negative, or a non-basic correlation positive. That slot
-    is swept in or out of the basis, which changes the tableau by a matrix of rank one. The first slot to fail is the violated one
-    of largest ratio ``value / slope``, the root in ``t`` of its code or correlation ``value - t slope``.
+    The linear term is first lowered to ``b - t`` with ``t`` so large that ``z = 0`` is optimal, and ``t`` is then taken to
+    zero. On the way, optimality fails at one slot at a time: a basic code turns negative, or a non-basic correlation positive.
+    That slot is swept in or out of the basis, which changes the tableau by a matrix of rank one. The first slot to fail is the
+    violated one of largest ratio ``value / slope``, the root in ``t`` of its code or correlation ``value - t slope``.
 
     A slot whose atom depends on those of the basis, up to rounding, is left out.
 

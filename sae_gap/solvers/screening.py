@@ -7,9 +7,7 @@ from jaxtyping import Array, Float, Int
 GROUPS = 2
 
 
-def leaders(
-    scores: Float[Array, "n num_latents"], num_blocks: int, count: int
-) -> Int[Array, "n count"]:
+def leaders(scores: Float[Array, "n num_latents"], num_blocks: int, count: int) -> Int[Array, "n count"]:
     """The largest of each of `num_blocks` interleaved blocks, and of these about the `count` largest.
 
     A non-negative float orders like its bits, so the position of an entry can ride in its lowest bits through a plain

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -31,8 +30,8 @@ class Problem(NamedTuple):
 class State(NamedTuple):
     """One sample a row. Slot w holds the atom ``sign[w] atoms[index[w]]`` with coefficient ``code[w] >= 0``.
 
-    `theta` is the residual, carried by its changes, and the dual candidate; `candidate` names the leading violators (as ``-1 - j``
-    where the correlation is negative), `lead` and `excess` tell by how much candidates and slots exceed their weights.
+    `theta` is the residual, carried by its changes, and the dual candidate; `candidate` names the leading violators (as
+    ``-1 - j`` where the correlation is negative); `lead` and `excess` are what candidates and slots exceed their weights by.
     """
 
     signals: Float[Array, "n input_dim"]
@@ -149,9 +148,7 @@ def merge(
     return places, sign, jnp.where(used, state.excess, jnp.where(filled, lead, -1)), used | filled
 
 
-def combine(
-    problem: Problem, places: Int[Array, "n slots"], weights: Float[Array, "n slots"]
-) -> Float[Array, "n input_dim"]:
+def combine(problem: Problem, places: Int[Array, "n slots"], weights: Float[Array, "n slots"]) -> Float[Array, "n input_dim"]:
     """Weighted sum of each sample's atoms. A loop of row gathers stays in cache where one gather of all slots would not."""
 
     def add(w, total):
@@ -160,9 +157,7 @@ def combine(
     return lax.fori_loop(0, places.shape[1], add, jnp.zeros((places.shape[0], problem.atoms.shape[1]), weights.dtype))
 
 
-def correlate(
-    problem: Problem, places: Int[Array, "n slots"], theta: Float[Array, "n input_dim"]
-) -> Float[Array, "n slots"]:
+def correlate(problem: Problem, places: Int[Array, "n slots"], theta: Float[Array, "n input_dim"]) -> Float[Array, "n slots"]:
     """Correlation of theta with each slot's atom, disregarding its sign."""
     # A product with ones vectorises; the plain sum along contiguous memory would not.
     ones = jnp.ones(theta.shape[1], theta.dtype)
@@ -201,8 +196,3 @@ def dense(state: State, num_latents: int) -> Float[Array, "n num_latents"]:
     codes = jnp.zeros((state.code.shape[0], num_latents), state.code.dtype)
     # Slots may point at the padding, but never with a code.
     return codes.at[rows, state.places].add(state.sign * state.code, mode="drop")
-
-
-def keep(done: Bool[Array, " n"], old: State, new: State) -> State:
-    """The old rows where `done`, else the new."""
-    return jax.tree.map(lambda a, b: jnp.where(done.reshape(done.shape + (1,) * (a.ndim - 1)), a, b), old, new)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from sae_gap import lasso
 from sae_gap.solvers import fista, pivoting, slots
-from sae_gap.solvers.batching import by_groups
+from sae_gap.solvers.batching import by_groups, keep
 from sae_gap.solvers.screening import leaders
 from sae_gap.solvers.slots import Problem, State
 from sae_gap.types import Solution
@@ -100,8 +100,6 @@ def solve(
     )
     if staged:
         state = by_groups(state, lambda s: s.rounds == 0, group, lambda s: _open(problem, s))
-    else:
-        state = _measure(problem, state)
     state = _rounds(problem, slots.widen(state, width), group, MAX_ROUNDS)
     found = _close(problem, state, num_latents)
     if width < most <= LARGEST_SLOTS:
@@ -199,10 +197,11 @@ def _round(problem: Problem, state: State, max_pivots: int) -> State:
     theta = theta - slots.combine(problem, places, sign * fix)
     code = jnp.maximum(code + fix, 0)
     moved = state._replace(places=places, sign=sign, code=code, weight=weight, theta=theta)
-    return slots.keep(state.done, state, _measure(problem, moved))
+    return keep(state.done, state, _measure(problem, moved))
 
 
 def _open(problem: Problem, state: State) -> State:
+    """The first round; a small batch makes do with an idle one before it, in which there are no violators yet."""
     state = _measure(problem, state)
     return _round(problem, state, state.code.shape[1] + 4)
 

@@ -51,10 +51,10 @@ def test_one_hundred_plain_iterations_need_not_converge():
 @pytest.mark.parametrize("lam", [1e-4, 1e-2, 1.0])
 def test_small_weights_are_certified_in_float32(lam, nonneg):
     signals, dictionary = draw(1)
-    solution = jax.jit(lambda lam: fista.solve(signals, dictionary, lam, nonneg=nonneg))(lam)
+    solution = sparse_code(signals, dictionary, lam, nonneg=nonneg, solver="fista")
     assert bool(jnp.all(solution.converged))
     with jax.enable_x64(True):
-        exact = fista.solve(signals.astype(float), dictionary.astype(float), lam, tol=1e-9, nonneg=nonneg)
+        exact = sparse_code(signals.astype(float), dictionary.astype(float), lam, tol=1e-9, nonneg=nonneg, solver="fista")
     # The claimed interval [objective - gap, objective] holds the optimum, give or take the roundoff of the objective.
     value, _ = score(signals, dictionary, solution.codes, lam, nonneg)
     room = 1e-7 * value
@@ -64,12 +64,12 @@ def test_small_weights_are_certified_in_float32(lam, nonneg):
 
 def test_finished_samples_stand_still():
     signals, dictionary = draw(2)
-    alone = fista.solve(signals[:1], dictionary, 0.05)
-    among = fista.solve(signals, dictionary, 0.05)
+    alone = sparse_code(signals[:1], dictionary, 0.05, solver="fista")
+    among = sparse_code(signals, dictionary, 0.05, solver="fista")
     assert int(alone.iterations[0]) == int(among.iterations[0]) < int(jnp.max(among.iterations))
     np.testing.assert_allclose(alone.codes[0], among.codes[0], atol=1e-6)
 
 
 def test_zero_dictionary():
-    solution = fista.solve(jnp.ones((2, 3)), jnp.zeros((3, 4)), 0.1)
+    solution = sparse_code(jnp.ones((2, 3)), jnp.zeros((3, 4)), 0.1, solver="fista")
     assert bool(jnp.all(solution.converged)) and not np.any(solution.codes)
