@@ -30,11 +30,10 @@ from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
 from sae_gap.learners.sae import SparseAutoencoder
 from sae_gap.metrics.gap import decompose
-from sae_gap.study import Method, Recording, Study, run
+from sae_gap.study import PROTOCOLS, Method, Recording, Study, run
 from sae_gap.types import Setting
 
 NAME = "amortisation_gap"
-PROTOCOLS = ("strict", "paper")
 # The SAEs by name, each an encoder given the sparsity: one more line here is one more SAE in the study.
 SAES: dict[str, Callable[[int], AmortisedEncoder]] = {
     "relu": lambda sparsity: ReLU(),
@@ -187,12 +186,20 @@ def decompositions(rows: Sequence[results.Row], metric: str = "mcc_ood") -> list
     return found
 
 
-def report(rows: Sequence[results.Row], folder: pathlib.Path) -> str:
-    """Writes summary.csv and the figures, and returns the table to print."""
+def report(rows: Sequence[results.Row], folder: pathlib.Path, *, comparable: bool) -> str:
+    """Writes summary.csv and the figures, removes those of an earlier run, and returns the table to print.
+
+    Args:
+      rows: the rows of the study.
+      folder: where to write.
+      comparable: whether the rows may be held against the published numbers.
+    """
     from sae_gap import figures  # Importing matplotlib takes as long as everything else in --help.
 
     summary = tables.summarise(rows, methods=METHODS)
     tables.write_summary(folder / "summary.csv", summary)
+    for stale in (*folder.glob("*.png"), *folder.glob("*.pdf"), folder / "published.csv"):
+        stale.unlink(missing_ok=True)
     cells = sorted({tuple(row[name] for name in ("num_latents", "sparsity", "num_samples")) for row in rows})
     for cell in cells:
         of_cell = [row for row in rows if tuple(row[name] for name in ("num_latents", "sparsity", "num_samples")) == cell]
@@ -211,7 +218,7 @@ def report(rows: Sequence[results.Row], folder: pathlib.Path) -> str:
         columns = ("method", "encoder", "frozen", "oracle", "amortisation_part", "dictionary_part")
         title = "Decomposition of MCC OOD: oracle - encoder = amortisation part + dictionary part"
         printed.append(f"{title}\n{tables.format_table(parts, columns)}")
-    if all(row["protocol"] == "paper" and row["lam"] == 0.1 and "data" not in row for row in rows):
+    if comparable:
         comparison = published.compare(summary)
         if comparison:
             tables.write_table(folder / "published.csv", comparison)
@@ -225,12 +232,25 @@ def main() -> None:
         store = results.Store(pathlib.Path(_RESULTS_DIR.value) / NAME, shard)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
-    _warn_of_missing_truth(sources[0])
+    _describe_recording(sources[0])
     chosen = study(sources, names=names, lam=_LAM.value, protocol=_PROTOCOL.value, preset=preset)
     rows = run(chosen, store, shard)
     logging.info("%d rows in %s", len(rows), store.directory)
+    if not rows and shard == (0, 1):
+        raise cli.UsageError(
+            f"none of {', '.join(names)} can run on these data; choose other methods or add the truth that they need."
+        )
     if rows:
-        sys.stdout.write(report(rows, store.directory) + "\n")
+        sys.stdout.write(report(rows, store.directory, comparable=_is_comparable(preset)) + "\n")
+
+
+def _is_comparable(preset: Preset) -> bool:
+    """Whether a run is one that the paper published: its protocol, weight, seeds and lengths of training, on its own model."""
+    quick = PRESETS["quick"]
+    as_published = (preset.seeds, preset.epochs, preset.rounds) == (quick.seeds, quick.epochs, quick.rounds)
+    return (
+        _PROTOCOL.value == "paper" and _LAM.value == 0.1 and _DATA.value is None and _INPUT_DIM.value is None and as_published
+    )
 
 
 def _read_flags() -> tuple[Preset, Sequence[Setting | Recording], list[str], tuple[int, int]]:
@@ -242,8 +262,8 @@ def _read_flags() -> tuple[Preset, Sequence[Setting | Recording], list[str], tup
     unknown = [name for name in names if name not in METHODS]
     if unknown or not names:
         raise cli.UsageError(f"--methods has {', '.join(map(repr, unknown)) or 'no name'}; choose from {', '.join(METHODS)}.")
-    if not 0 <= _LAM.value < float("inf"):
-        raise cli.UsageError(f"--lam must be a number of at least 0, but it is {_LAM.value}.")
+    if not 0 <= _LAM.value < 1e30:
+        raise cli.UsageError(f"--lam must be a number of at least 0 and below 1e30, but it is {_LAM.value}.")
     preset = PRESETS[_PRESET.value]
     for flag in (_NUM_LATENTS, _SPARSITY, _NUM_SAMPLES, _SEEDS):
         if flag.value is not None:
@@ -271,6 +291,9 @@ def _recordings(preset: Preset, path: pathlib.Path) -> list[Recording]:
     for flag in (_NUM_SAMPLES, _INPUT_DIM):
         if flag.value is not None:
             raise ValueError(f"--{flag.name} is the file's to say; leave it out with --data.")
+    codes = Recording(path, 1).task().train.codes
+    if _SPARSITY.value is None and codes is not None:
+        preset = dataclasses.replace(preset, sparsity=(max(1, round(float((codes != 0).sum(axis=1).mean()))),))
     widths: Sequence[int | None] = preset.num_latents if _NUM_LATENTS.value is not None else (None,)
     sources = [
         Recording(path, num_latents, sparsity, seed)
@@ -287,8 +310,9 @@ def _recordings(preset: Preset, path: pathlib.Path) -> list[Recording]:
     return sources
 
 
-def _warn_of_missing_truth(source: Setting | Recording) -> None:
+def _describe_recording(source: Setting | Recording) -> None:
     if isinstance(source, Recording):
+        logging.info("%s: sparsity %d", source.path, source.sparsity)
         task = source.task()
         truths = {
             f"Z_{name}": getattr(task, split).codes for name, split in (("train", "train"), ("val", "id"), ("ood", "ood"))

@@ -1,7 +1,10 @@
 """What the binaries share: flags that are checked at once, and one sentence with exit code 2 for whatever the user can mend."""
 
 import logging as python_logging
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -28,25 +31,25 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
         python_logging.getLogger().setLevel(python_logging.WARNING)
         logging.get_absl_logger().setLevel(python_logging.INFO)
         try:
-            try:
-                devices.start_distributed()
-            except (ValueError, RuntimeError) as error:
-                raise UsageError(" ".join(str(error).split())) from error
             devices.enable_compilation_cache()
             main()
         except UsageError as error:
             _stop(str(error))
-        except KeyboardInterrupt:
-            _stop("interrupted; the same command goes on from the last finished job.", code=130)
+        except MemoryError:
+            _stop("there is not enough memory for a run of this size; lower num_latents or num_samples.")
+        except OSError as error:
+            _stop(f"a file could not be read or written ({error}); once that is mended, the same command goes on from there.")
 
     _parse(sys.argv, flag_values)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _interrupt)
     app.run(guarded, argv=sys.argv[:1])
 
 
 def _parse(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
     if any(argument in ("--help", "-h", "-help", "--helpshort", "--helpfull") for argument in arguments[1:]):
         # absl's own --help exits with 1.
-        sys.stdout.write(f"{sys.modules['__main__'].__doc__}\nflags:\n{flag_values.get_help()}\n")
+        sys.stdout.write(f"{sys.modules['__main__'].__doc__}\nflags:\n{flag_values.main_module_help()}\n")
         sys.exit(0)
     try:
         rest = flag_values(arguments)
@@ -54,6 +57,13 @@ def _parse(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
         _stop(" ".join(str(error).split()).removesuffix(".") + "; see --help.")
     if len(rest) > 1:
         _stop(f"{rest[1]!r} is not a flag; see --help.")
+
+
+def _interrupt(*_) -> NoReturn:
+    """Ends at once: compiled loops cannot be asked to stop, and what has reached the store is safe."""
+    sys.stderr.write("interrupted; the same command goes on from the last finished job.\n")
+    sys.stderr.flush()
+    os._exit(130)
 
 
 def _stop(sentence: str, code: int = 2) -> NoReturn:

@@ -45,7 +45,7 @@ def prepare(name: str, num_latents: int, num_seeds: int, num_steps: int):
     steps_per_epoch = -(-len(tasks[0].train.signals) // SparseAutoencoder.batch_size)
     epochs = -(-num_steps // steps_per_epoch)
     learner = SparseAutoencoder(encoder=ENCODERS[name], num_steps=epochs)
-    return lambda: fit(learner, tasks, keys).fit_seconds / (epochs * steps_per_epoch * num_seeds) * 1e6
+    return lambda: fit(learner, tasks, keys).wall_seconds / (epochs * steps_per_epoch * num_seeds) * 1e6
 
 
 def main() -> None:

@@ -152,7 +152,7 @@ def _read_arrays(path: pathlib.Path) -> Mapping[str, Any]:
         raise ValueError(f"{path} is not an .npz file; write it with numpy.savez.")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            # Arrays of other names are read as well, so that a file with pickled objects in it is refused whatever they are called.
+            # Arrays of other names are read as well, so that pickled objects are refused whatever they are called.
             return {name: array for name, array in archive.items() if name in _NAMES}
     except ValueError as error:
         if "pickle" not in str(error):

@@ -1,4 +1,4 @@
-"""Devices: the mesh over all of them, where data lies on it, and how processes and compilations are shared.
+"""Devices: the mesh over all of them, where data lies on it, and how compilations are shared between runs.
 
 Nothing else in the suite knows how many devices there are. Samples are the only sharded axis: every cost that grows is a sum
 or a map over samples, and a dictionary fits on each device at every size of the paper.
@@ -13,29 +13,6 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 Tree = TypeVar("Tree")
-
-DISTRIBUTED = "SAE_GAP_DISTRIBUTED"
-
-
-def start_distributed() -> bool:
-    """Joins the processes of a multi-host job into one, where the environment asks for it by `SAE_GAP_DISTRIBUTED=1`.
-
-    A scheduler's own variables are not taken for a request: shards of a sweep run under Slurm too, and each is a job by itself.
-    Call it before anything touches a device. JAX finds the coordinator from Slurm, MPI, a TPU pod or `JAX_COORDINATOR_ADDRESS`.
-
-    Returns:
-      Whether this process is part of a multi-host job.
-
-    Raises:
-      ValueError: the variable is neither 0 nor 1, or JAX cannot tell the coordinator from the environment.
-      RuntimeError: the coordinator does not answer, or a device was in use already.
-    """
-    asked = os.environ.get(DISTRIBUTED, "0")
-    if asked not in ("", "0", "1"):
-        raise ValueError(f"{DISTRIBUTED} must be 0 or 1, but it is {asked!r}.")
-    if asked == "1" and not jax.distributed.is_initialized():
-        jax.distributed.initialize()
-    return asked == "1"
 
 
 def mesh() -> Mesh:

@@ -251,11 +251,12 @@ def provenance() -> dict[str, str | None]:
     """What made a row: versions, the machine, and the revision of this code.
 
     Returns:
-      Versions of `python`, `jax`, `jaxlib`, `numpy` and `sae_gap` (None where not installed); `revision`, the git commit,
+      Versions of `python`, `jax`, `jaxlib`, `equinox`, `optax`, `numpy`, `scipy` and `sae_gap` (None where not installed);
+      `revision`, the git commit,
       ending in `-dirty` after uncommitted edits (None where the code is not a checkout); and `machine`.
     """
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in ("jax", "jaxlib", "numpy", "sae_gap"):
+    for package in ("jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "sae_gap"):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -6,7 +6,7 @@ import hashlib
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -23,6 +23,7 @@ from sae_gap.metrics import METRICS
 from sae_gap.metrics.base import SCORED, Inferred, Metric
 from sae_gap.types import SPLITS, Model, Setting, Solution, Task, check_seed, check_size
 
+PROTOCOLS = ("strict", "paper")
 # Part of every key: raise it when a change to the code changes what a row means, and old rows are no longer taken for new ones.
 SCHEMA = 1
 
@@ -35,6 +36,12 @@ class Method:
     family: str
     learner: Learner
     encoder: Encoder
+
+    def __post_init__(self):
+        if not isinstance(self.learner, Learner) or not isinstance(self.encoder, Encoder):
+            raise ValueError(
+                f"method {self.name!r} must have a Learner and an Encoder; subclass those of sae_gap for your own."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +113,18 @@ class Study:
     protocol: str = "strict"
     metrics: Sequence[Metric] = METRICS
 
+    def __post_init__(self):
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, but it is {self.protocol!r}.")
+        if not 0 <= self.lam < float("inf"):
+            raise ValueError(f"lam must be a number of at least 0, but it is {self.lam!r}.")
+        if not self.sources or len(set(self.sources)) < len(self.sources):
+            raise ValueError("sources must be different settings or recordings, at least one; some are missing or given twice.")
+        for source in self.sources:
+            names = [method.name for method in self.methods(source)]
+            if len(set(names)) < len(names):
+                raise ValueError(f"methods must have different names, but they are {', '.join(names)}.")
+
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
@@ -118,6 +137,12 @@ class _Job:
     @property
     def name(self) -> str:
         return results.key({"rows": sorted(self.keys.values())})
+
+    def without(self, present: set[str]) -> "_Job":
+        """The job of the seeds that lack a row."""
+        seeds = {seed for (seed, _), key in self.keys.items() if key not in present}
+        keys = {(seed, method): key for (seed, method), key in self.keys.items() if seed in seeds}
+        return _Job([source for source in self.sources if source.seed in seeds], self.methods, keys)
 
 
 def run(study: Study, store: results.Store, shard: tuple[int, int] = (0, 1)) -> list[results.Row]:
@@ -140,7 +165,7 @@ def run(study: Study, store: results.Store, shard: tuple[int, int] = (0, 1)) -> 
         if place % shard[1] != shard[0] or present.issuperset(job.keys.values()):
             continue
         logging.info("%d/%d: %s", place + 1, len(jobs), ", ".join(method.name for method in job.methods))
-        store.append(_run_job(study, job))
+        store.append(_run_job(study, job.without(present)))
     wanted = {key: None for job in jobs for key in job.keys.values()}
     found = {row["key"]: row for row in store.rows()}
     order = {method.name: place for source in study.sources for place, method in enumerate(study.methods(source))}
@@ -176,6 +201,7 @@ def _identity(study: Study, description: Mapping[str, Any], method: Method) -> d
         "method": method.name,
         "learner": _describe(method.learner),
         "encoder": _describe(method.encoder),
+        "metrics": sorted(_qualified(metric) for metric in study.metrics),
         "precision": _precision(),
         "schema": SCHEMA,
     }
@@ -185,11 +211,15 @@ def _precision() -> str:
     return str(jnp.zeros(()).dtype)
 
 
+def _qualified(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
 def _describe(thing: Any) -> Any:
     """A learner or an encoder as plain data: its class and its hyper-parameters."""
     if isinstance(thing, eqx.Module):
         fields = {field.name: _describe(getattr(thing, field.name)) for field in dataclasses.fields(thing)}
-        return {"class": type(thing).__name__} | fields
+        return {"class": _qualified(type(thing))} | fields
     return list(thing) if isinstance(thing, tuple) else thing
 
 
@@ -212,7 +242,7 @@ def _run_job(study: Study, job: _Job) -> list[results.Row]:
                 | {"method": method.name, "family": method.family, "protocol": study.protocol, "lam": study.lam}
                 | description
                 | _measure(study, method, inference)
-                | {"fit_steps": fitted.num_steps[seed], "fit_seconds": fitted.fit_seconds / len(tasks)}
+                | {"fit_steps": fitted.num_steps[seed], "fit_seconds": fitted.fit_seconds[seed]}
                 | {"compile_seconds": fitted.compile_seconds}
                 | provenance
             )
@@ -232,6 +262,8 @@ def fit_seeds(learner: Learner, tasks: Sequence[Task]) -> Fit:
 class _Inference:
     """Codes on one model, each encoder run once on a split however many methods and metrics ask."""
 
+    _compiled: ClassVar[set[tuple[Any, ...]]] = set()
+
     def __init__(self, task: Task, model: Model):
         self.task, self.model = task, model
         self._codes: dict[tuple[str, str], Any] = {}
@@ -249,8 +281,11 @@ class _Inference:
         name = results.key(_describe(encoder))
         if name not in self._seconds:
             function = self._function(encoder)
-            # The first call of a shape compiles; the one that is timed must not be that call.
-            jax.block_until_ready(function(self.model, self.task.id.signals))
+            shape = (name, self.task.id.signals.shape, np.shape(self.model.dictionary))
+            if shape not in self._compiled:
+                # The first call of a shape compiles; the one that is timed must not be that call.
+                jax.block_until_ready(function(self.model, self.task.id.signals))
+                self._compiled.add(shape)
             started = time.perf_counter()
             self._codes[name, "id"] = jax.block_until_ready(function(self.model, self.task.id.signals))
             self._seconds[name] = time.perf_counter() - started
@@ -262,6 +297,9 @@ class _Inference:
 
 
 def _measure(study: Study, method: Method, inference: _Inference) -> dict[str, Any]:
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(inference.model)):
+        logging.warning("%s diverged: its model is not finite, and its metrics are left out", method.name)
+        return {"diverged": True}
     seconds = inference.seconds(method.encoder)
     outcomes = {split: inference.infer(method.encoder, split) for split in SPLITS}
     codes: dict[str, Any] = {
@@ -273,10 +311,18 @@ def _measure(study: Study, method: Method, inference: _Inference) -> dict[str, A
     optimum = {}
     if inference.model.dictionary is not None:
         # Signed codes can beat the best non-negative ones, so they are held against the best signed ones.
-        reference = Lasso(study.lam, nonneg=all(code.min() >= 0 for code in codes.values()))
+        reference = Lasso(study.lam, nonneg=not method.encoder.signed)
         optimum = {split: inference.infer(reference, split) for split in SCORED}
     inferred = Inferred(inference.task, inference.model, codes, optimum, study.lam, study.protocol)
     measured: dict[str, Any] = {}
     for metric in study.metrics:
         measured |= metric(inferred)
-    return measured | {"encode_seconds": seconds}
+    for name, solution in outcomes.items():
+        if isinstance(solution, Solution) and name in SCORED:
+            measured[f"own_certificate_{name}"] = float(np.max(solution.gap / np.maximum(solution.objective, 1e-30)))
+    for name, solution in optimum.items():
+        if not np.all(solution.converged):
+            count = int(np.sum(~solution.converged))
+            logging.warning("%s: %d optima on %s missed their tolerance; see its certificate", method.name, count, name)
+    signs = {"reference": "signed" if method.encoder.signed else "non-negative"} if optimum else {}
+    return measured | signs | {"encode_seconds": seconds}

@@ -19,6 +19,8 @@ def check_size(name: str, value: object) -> None:
     """Raises a ValueError unless the value is a positive integer."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a positive integer, but it is {value!r}; give 1 or more.")
+    if value >= 2**31:
+        raise ValueError(f"{name} must be below 2**31, but it is {value}; no array is that long.")
 
 
 def check_seed(value: object) -> None:

@@ -1,7 +1,6 @@
 """Sharded equals single-device, and start-up asks for nothing that the environment does not offer."""
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +8,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from sae_gap import devices
 from sae_gap.types import Split
@@ -67,57 +65,6 @@ def test_one_device_leaves_arrays_free_to_move():
     split = devices.place(Split(np.ones((4, 2), np.float32)), mesh)
     assert isinstance(split.signals, jax.Array) and not split.signals.committed and split.codes is None
     np.testing.assert_array_equal(split.signals, jnp.ones((4, 2)))
-
-
-def test_processes_join_when_asked():
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        address = f"localhost:{probe.getsockname()[1]}"
-    # The cluster's discovery is JAX's own; here each process is told its place.
-    code = """
-import functools, os
-rank = int(os.environ["RANK"])
-jax.distributed.initialize = functools.partial(
-    jax.distributed.initialize, os.environ["ADDRESS"], num_processes=2, process_id=rank
-)
-assert devices.start_distributed() and devices.start_distributed()
-mesh = devices.mesh()
-placed = devices.place({"split": split, "odd": odd}, mesh)
-assert mesh.size == 2 and jax.local_device_count() == 1
-shard = placed["split"].signals.addressable_shards[0]
-np.testing.assert_array_equal(shard.data, split.signals[12 * rank : 12 * (rank + 1)])
-mean = jax.jit(lambda split: split.codes.mean(), out_shardings=jax.NamedSharding(mesh, PartitionSpec()))(placed["split"])
-np.testing.assert_allclose(mean, split.codes.mean(), rtol=1e-6)
-"""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "ADDRESS": address, devices.DISTRIBUTED: "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PREAMBLE + code],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment | {"RANK": str(rank)},
-            cwd=Path(__file__).parents[1],
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-
-
-@pytest.mark.parametrize("value", [None, "", "0"])
-def test_nothing_is_joined_unasked(monkeypatch, value):
-    monkeypatch.setattr(jax.distributed, "initialize", lambda: pytest.fail("joined"))
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.delenv(devices.DISTRIBUTED, raising=False)
-    if value is not None:
-        monkeypatch.setenv(devices.DISTRIBUTED, value)
-    assert devices.start_distributed() is False
-
-
-def test_an_unclear_request_is_refused(monkeypatch):
-    monkeypatch.setenv(devices.DISTRIBUTED, "yes")
-    with pytest.raises(ValueError, match="must be 0 or 1"):
-        devices.start_distributed()
 
 
 CACHE = """

@@ -305,7 +305,7 @@ def test_an_interrupted_replacement_keeps_the_old_file(tmp_path, monkeypatch):
 
 def test_provenance_is_plain_and_has_no_paths():
     found = results.provenance()
-    assert list(found) == ["python", "jax", "jaxlib", "numpy", "sae_gap", "revision", "machine"]
+    assert list(found) == ["python", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "sae_gap", "revision", "machine"]
     assert found["numpy"] == np.__version__
     assert all(value is None or "/" not in value for value in found.values())
 

@@ -17,6 +17,7 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
 from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.metrics import METRICS
 
 SAE = SparseAutoencoder(encoder=TopK(3), num_steps=2)
 METHODS = (
@@ -166,7 +167,10 @@ def test_whatever_changes_a_result_changes_its_key(other):
 def test_what_else_is_run_does_not_change_a_key():
     assert keys_of(make(Setting(20, 3, 200), methods=METHODS[1:2])) < keys_of(make())
     assert keys_of(make(Setting(20, 3, 200, seed=1), Setting(30, 3, 200))) & keys_of(make())
-    assert keys_of(make(metrics=())) == keys_of(make())
+
+
+def test_a_new_metric_asks_for_new_rows():
+    assert not keys_of(make(metrics=METRICS[:-1])) & keys_of(make())
 
 
 def test_a_new_meaning_of_rows_changes_every_key(monkeypatch):
@@ -317,4 +321,65 @@ def test_keys_are_the_same_in_every_process():
     described = study._identity(make(), Setting(20, 3, 200).asdict(), METHODS[2])
     assert json.loads(json.dumps(described)) == described
     assert results.key(described) in keys_of(make())
-    assert jax.tree.leaves(described["encoder"]) and described["encoder"]["class"] == "Lasso"
+    assert jax.tree.leaves(described["encoder"]) and described["encoder"]["class"] == "sae_gap.encoders.lasso.Lasso"
+
+
+def test_a_diverged_model_is_a_row_and_not_a_crash(tmp_path):
+    hot = dataclasses.replace(SAE, learning_rate=1e30)
+    methods = (Method("sae", "sae", hot, TopK(3)), Method("frozen", "frozen", hot, Lasso()), METHODS[3])
+    rows = run(make(Setting(20, 3, 200), methods=methods), Store(tmp_path))
+    assert [row.get("diverged") for row in rows] == [True, True, None]
+    assert "mcc_id" in rows[2] and "mcc_id" not in rows[0]
+
+
+def test_the_sign_of_the_reference_is_the_encoders_and_not_the_datas(finished):
+    rows, _ = finished
+    assert {row["method"]: row.get("reference") for row in rows} == {
+        "linear_probe": None,
+        "sae": "non-negative",
+        "frozen": "non-negative",
+        "oracle": "non-negative",
+    }
+
+
+def test_what_a_solver_certifies_of_its_own_codes_is_in_the_row(finished):
+    rows, _ = finished
+    for row in rows:
+        assert (0 <= row.get("own_certificate_id", 0) <= 1e-6) and ("own_certificate_ood" in row) == (
+            row["family"] in ("frozen", "oracle")
+        )
+        assert row.get("unconverged_id", 0) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"protocol": "Paper"}, "protocol must be one of strict, paper"),
+        ({"lam": -1.0}, "lam must be"),
+        ({"methods": METHODS[:1] * 2}, "methods must have different names"),
+    ],
+)
+def test_a_study_is_checked_at_its_boundary(options, fault):
+    with pytest.raises(ValueError, match=fault):
+        make(**options)
+
+
+def test_sources_must_differ_and_encoders_be_encoders():
+    with pytest.raises(ValueError, match="sources must be different"):
+        make(Setting(20, 3, 200), Setting(20, 3, 200))
+    with pytest.raises(ValueError, match="must have a Learner and an Encoder"):
+        Method("mine", "sae", SAE, lambda model, signals: signals)
+
+
+def test_one_compilation_serves_every_weight_and_every_sae(tmp_path):
+    tasks = [data.draw(Setting(20, 3, 200))]
+    model = study.fit_seeds(SAE, tasks).models[0]
+    Lasso(0.1).solve(model, tasks[0].id.signals)
+    counted = []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: counted.append(name))
+    try:
+        for lam in (0.2, 0.3):
+            Lasso(lam).solve(dataclasses.replace(model, encode=None), tasks[0].id.signals)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert [name for name in counted if "backend_compile" in name] == []

@@ -32,6 +32,11 @@ class Affine(eqx.Module):
 class Encoder(eqx.Module):
     """Infers codes from signals with what the model holds. Subclasses define `__call__`."""
 
+    @property
+    def signed(self) -> bool:
+        """Whether codes may be negative, so that the optimum they are held against is over signed codes too."""
+        return False
+
     def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         """The codes of the signals, in units of the model's own atoms: `codes @ dictionary.T + bias` reconstructs."""
         raise NotImplementedError
@@ -79,7 +84,10 @@ def unit_atoms(
 
     Codes in units of the given atoms, times the lengths, are codes in units of the scaled ones.
     """
-    # The root is taken where it is differentiable: at an atom of zeros its gradient would be NaN.
-    energy = jnp.sum(dictionary**2, axis=0)
-    norms = jnp.sqrt(jnp.where(energy > 0, energy, 1))
-    return dictionary / norms, norms
+    # Squares of a tiny atom would vanish, and the root of zero has no gradient.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(dictionary), axis=0))
+    live = largest > 0
+    largest = jnp.where(live, largest, 1)
+    scaled = jnp.where(live, dictionary / largest, 0)
+    lengths = jnp.sqrt(jnp.where(live, jnp.sum(scaled**2, axis=0), 1))
+    return scaled / lengths, largest * lengths

@@ -1,10 +1,13 @@
 """Per-sample sparse inference on a model's dictionary, from zero or from another encoder's codes."""
 
+import functools
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sae_gap.encoders.base import Encoder, unit_atoms
+from sae_gap.encoders.base import Encoder, encode, unit_atoms
 from sae_gap.solvers import sparse_code
 from sae_gap.types import Model, Solution
 
@@ -29,12 +32,19 @@ class Lasso(Encoder):
     unit_atoms: bool = eqx.field(static=True, default=True)
     nonneg: bool = eqx.field(static=True, default=True)
 
+    @property
+    def signed(self):
+        return not self.nonneg
+
     def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         return self.solve(model, signals).codes
 
     def solve(self, model: Model, signals: Float[Array, "n input_dim"]) -> Solution:
         """The codes in units of the model's atoms; objective and gap are those of the problem solved."""
-        target, dictionary, norms, init = _prepare(self, model, signals)
+        start = None if self.start is None else encode(self.start, model, signals)
+        target, dictionary, norms, init = _prepare(
+            model.decoder, model.bias, signals, start, unit=self.unit_atoms, nonneg=self.nonneg
+        )
         solution = sparse_code(
             target,
             dictionary,
@@ -47,12 +57,12 @@ class Lasso(Encoder):
         return eqx.tree_at(lambda solution: solution.codes, solution, solution.codes / norms)
 
 
-@eqx.filter_jit
-def _prepare(lasso: Lasso, model: Model, signals):
+@functools.partial(jax.jit, static_argnames=("unit", "nonneg"))
+def _prepare(dictionary, bias, signals, start, *, unit, nonneg):
     """The target, the dictionary to solve on, the lengths that its atoms had, and where to start."""
-    dictionary, norms = unit_atoms(model.decoder) if lasso.unit_atoms else (model.decoder, jnp.ones(()))
+    dictionary, norms = unit_atoms(dictionary) if unit else (dictionary, jnp.ones(()))
     init = None
-    if lasso.start is not None:
-        init = lasso.start(model, signals) * norms
-        init = init.clip(0) if lasso.nonneg else init
-    return signals - model.bias, dictionary, norms, init
+    if start is not None:
+        init = start * norms
+        init = init.clip(0) if nonneg else init
+    return signals - bias, dictionary, norms, init

@@ -6,5 +6,9 @@ from sae_gap.encoders.base import Encoder
 class Linear(Encoder):
     """`z = (y - b) W + c`: signed codes, no sparsity."""
 
+    @property
+    def signed(self):
+        return True
+
     def __call__(self, model, signals):
         return model.encoder(signals - model.bias)

@@ -23,6 +23,10 @@ class MatchingPursuit(AmortisedEncoder):
 
     k: int = eqx.field(static=True, default=10)
 
+    @property
+    def signed(self):
+        return True
+
     def parameters(self, weight):
         return None
 

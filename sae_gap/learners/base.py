@@ -61,12 +61,21 @@ class Learner(eqx.Module):
 
 
 class Fit(eqx.Module):
-    """The models of a batch of seeds, with the steps each took and the seconds that compiling and fitting took in all."""
+    """The models of a batch of seeds.
+
+    Attributes:
+      models: one for each seed.
+      num_steps: the steps that each took.
+      fit_seconds: wall seconds of each seed's own loop, beside as many others as there are cores; side by side, its share.
+      wall_seconds: of all loops together.
+      compile_seconds: of the one program that they share.
+    """
 
     models: list[Model]
     num_steps: list[int]
+    fit_seconds: list[float]
+    wall_seconds: float
     compile_seconds: float
-    fit_seconds: float
 
 
 def fit(learner: Learner, tasks: Sequence[Task], keys: Sequence[PRNGKeyArray], *, side_by_side: bool | None = None) -> Fit:
@@ -97,18 +106,22 @@ def fit(learner: Learner, tasks: Sequence[Task], keys: Sequence[PRNGKeyArray], *
     compiled_at = time.perf_counter()
 
     def run(one):
-        return jax.block_until_ready(compiled(arrays, *one, num_latents, side_by_side))
+        began = time.perf_counter()
+        return jax.block_until_ready(compiled(arrays, *one, num_latents, side_by_side)), time.perf_counter() - began
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() if jax.default_backend() == "cpu" else 1) as pool:
-        outcomes = list(pool.map(run, inputs))
-    fit_seconds = time.perf_counter() - compiled_at
+        timed = list(pool.map(run, inputs))
+    wall_seconds = time.perf_counter() - compiled_at
+    outcomes, seconds = [outcome for outcome, _ in timed], [spent for _, spent in timed]
     if side_by_side:
+        seconds = [seconds[0] / len(tasks)] * len(tasks)
         outcomes = [jax.tree.map(lambda leaf, seed=seed: leaf[seed], outcomes[0]) for seed in range(len(tasks))]
     return Fit(
         models=[dataclasses.replace(model, encode=learner.encode) for model, _ in outcomes],
         num_steps=[int(steps) for _, steps in outcomes],
+        fit_seconds=seconds,
+        wall_seconds=wall_seconds,
         compile_seconds=compiled_at - started,
-        fit_seconds=fit_seconds,
     )
 
 

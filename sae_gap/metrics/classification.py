@@ -176,12 +176,13 @@ def measure(inferred: Inferred) -> dict[str, float]:
     """`accuracy` and `auc` of every scored split, where the labels are known.
 
     The strict protocol fits the logistic probe and picks the latent on the training split, so that every score is held out. The
-    published form uses the ID split, and takes `max(AUC, 1 - AUC)` on each split.
+    published form uses the ID split, and takes `max(AUC, 1 - AUC)` on each split. `base_rate` is what always answering the more
+    frequent class would score. Where one class is all there is, nothing can be told, and nothing is.
     """
     published = inferred.protocol == "paper"
     fitted_on = "id" if published else "train"
     labels = inferred.split(fitted_on).labels
-    if labels is None:
+    if labels is None or not _has_both(labels):
         return {}
     logistic = fit_logistic(inferred.codes[fitted_on], labels)
     latent = fit_latent(inferred.codes[fitted_on], labels)
@@ -189,7 +190,13 @@ def measure(inferred: Inferred) -> dict[str, float]:
     for name in SCORED:
         labels = inferred.split(name).labels
         if labels is not None:
+            found[f"base_rate_{name}"] = float(max(np.mean(labels), 1 - np.mean(labels)))
             found[f"accuracy_{name}"] = accuracy(logistic, inferred.codes[name], labels)
-            area = latent_auc(latent, inferred.codes[name], labels)
-            found[f"auc_{name}"] = max(area, 1 - area) if published else area
+            if _has_both(labels):
+                area = latent_auc(latent, inferred.codes[name], labels)
+                found[f"auc_{name}"] = max(area, 1 - area) if published else area
     return found
+
+
+def _has_both(labels: Bool[ArrayLike, " n"]) -> bool:
+    return bool(np.any(labels)) and not np.all(labels)

@@ -47,6 +47,7 @@ def amortisation_gap(
     lam: Float[ArrayLike, "..."],
     *,
     encode: Callable[..., Float[Array, "n num_latents"]] | None = None,
+    signed: bool | None = None,
     tol: float = 1e-6,
 ) -> AmortisationGap:
     """What amortised inference costs a model on each signal, `F(z_e) - F(z*)`, against a certified optimum.
@@ -60,6 +61,7 @@ def amortisation_gap(
       lam: weight of the l1 norm, a scalar or one for each sample, (n,). Where no weight suggests itself, take a fraction of
         `sae_gap.lasso.lambda_max`, at which all codes vanish.
       encode: the encoder, a function `(model, signals) -> codes` in units of the model's atoms; None takes `model.encode`.
+      signed: whether the optimum is over signed codes; None asks the encoder, and takes a plain function for non-negative.
       tol: relative duality gap of the optimum.
 
     Returns:
@@ -80,8 +82,14 @@ def amortisation_gap(
     dictionary, norms = unit_atoms(model.decoder)
     codes = jnp.where(jnp.any(dictionary != 0, axis=0), encode(model, signals) * norms, 0)
     matching.as_matrix("the encoder's codes", codes)
+    signed = getattr(encode, "signed", False) if signed is None else signed
+    # Rounding may leave a code a trifle below zero; more than that is an encoder with signs.
+    if not signed and bool(jnp.any(codes < -1e-3 * jnp.max(jnp.abs(codes)))):
+        raise ValueError(
+            "the encoder's codes have clearly negative values; pass signed=True to hold them against signed codes."
+        )
     target = signals - model.bias
-    optimum = sparse_code(target, dictionary, lam, nonneg=bool(jnp.all(codes >= 0)), tol=tol)
+    optimum = sparse_code(target, dictionary, lam, nonneg=not signed, tol=tol)
     gap = _excess(lasso.objective(target, dictionary, codes, jnp.asarray(lam)), optimum)
     objective = np.asarray(optimum.objective, np.float64)
     relative = np.divide(gap, objective, out=np.where(gap > 0, np.inf, 0.0), where=objective > 0)
@@ -225,7 +233,10 @@ def _check(
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
-    """`mse`, `l0`, the objective, the gap and the reference's certificate of every scored split, for models that decode."""
+    """`mse`, `l0`, the objective, the gap and the reference's certificate of every scored split, for models that decode.
+
+    `unconverged` is the share of samples whose reference missed its tolerance; the certificate still bounds their gaps.
+    """
     found = {}
     for name in SCORED:
         codes = inferred.codes[name]
@@ -237,4 +248,5 @@ def measure(inferred: Inferred) -> dict[str, float]:
         found[f"mse_{name}"] = mse(signals, inferred.model.decoder, codes)
         gaps = objective_gap(signals, dictionary, codes * norms, inferred.optimum[name], inferred.lam)
         found |= {f"{metric}_{name}": value for metric, value in gaps.items()}
+        found[f"unconverged_{name}"] = 1 - float(np.mean(inferred.optimum[name].converged))
     return found

@@ -104,11 +104,11 @@ def _pad(columns: Float[np.ndarray, "n columns"], width: int, rng: np.random.Gen
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
-    """`mcc` and `mcc_paper` of every scored split whose true codes are known."""
+    """`mcc` and `mcc_paper` of every scored split whose true codes are known and not constant."""
     found = {}
     for name in SCORED:
         truth = inferred.split(name).codes
-        if truth is not None:
+        if truth is not None and np.any(np.var(np.asarray(truth), axis=0, dtype=np.float64) > _ACTIVE_VARIANCE):
             found[f"mcc_{name}"] = mcc(truth, inferred.codes[name])
             found[f"mcc_paper_{name}"] = mcc_paper(truth, inferred.codes[name], name)
     return found

@@ -4,13 +4,16 @@ import csv
 import pathlib
 import re
 import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
 from matplotlib import image
 
 from benchmarks import amortisation_gap as binary
-from sae_gap import Setting, Store
+from benchmarks import published
+from sae_gap import Setting, Store, tables
 from sae_gap.encoders.lasso import Lasso
 
 METHODS = (
@@ -402,12 +405,6 @@ def test_a_folder_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, headl
     assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "data.npz"] == before
 
 
-def test_a_bad_environment_is_refused_in_one_sentence(tmp_path, headline, caplog, monkeypatch):
-    monkeypatch.setenv("SAE_GAP_DISTRIBUTED", "maybe")
-    folder = tmp_path / "results"
-    refused(headline("--preset=smoke", f"--results_dir={folder}"), caplog, "SAE_GAP_DISTRIBUTED must be 0 or 1", folder)
-
-
 def test_a_real_process_refuses_in_one_sentence_too(tmp_path, start, file):
     process = start("--preset=smoke", f"--data={file(Y_ood=None)}", f"--results_dir={tmp_path / 'results'}")
     out, err = process.communicate()
@@ -436,3 +433,45 @@ def test_the_default_is_the_headline():
         quick.num_samples,
     )
     assert pathlib.Path(binary.__file__).stem == binary.NAME
+
+
+def test_a_report_leaves_nothing_of_an_earlier_one(tmp_path, headline, file):
+    chosen = "--methods=sae_topk,frozen_topk,fista_oracle"
+    code, _, _ = headline("--preset=smoke", chosen, f"--results_dir={tmp_path}")
+    folder = tmp_path / "amortisation_gap"
+    (folder / "published.csv").write_text("of an earlier run")
+    assert code == 0 and (folder / "decomposition.png").exists()
+    code, _, _ = headline(
+        "--preset=smoke", "--methods=sae_topk", f"--data={file(**BARE)}", "--num_latents=20", f"--results_dir={tmp_path}"
+    )
+    assert code == 0 and [*folder.glob("*.png"), *folder.glob("published.csv")] == []
+
+
+def test_nothing_to_run_is_said(tmp_path, headline, file):
+    code, out, _ = headline("--methods=linear_probe", f"--data={file(**BARE)}", "--num_latents=20", f"--results_dir={tmp_path}")
+    assert (code, out) == (2, "")
+
+
+def test_an_interrupt_ends_at_once(tmp_path, start):
+    process = start("--num_latents=200", "--methods=sae_mp", "--seeds=0,1", f"--results_dir={tmp_path}")
+    for line in process.stderr:
+        if "1/1: sae_mp" in line:
+            break
+    time.sleep(8)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
+
+
+def test_published_numbers_are_compared_within_their_tolerance():
+    rows = published.published()
+    assert len(rows) > 800 and len({tuple(row[name] for name in (*tables.BY, "metric")) for row in rows}) == len(rows)
+    (oracle,) = (
+        row for row in rows if row["method"] == "fista_oracle" and row["num_latents"] == "1000" and row["metric"] == "auc_ood"
+    )
+    line = {"method": "fista_oracle", "num_latents": 1_000, "sparsity": 10, "num_samples": 5_000}
+    near, far = ({**line, "auc_ood_mean": float(oracle["mean"]) - shift} for shift in (0.039, 0.041))
+    assert [row["close"] for row in published.compare([near])] == [True]
+    assert [row["close"] for row in published.compare([far])] == [False]
+    assert "0 of 1 are close" in published.describe(published.compare([far]))
+    assert published.compare([{**line, "num_samples": 5, "auc_ood_mean": 0.9}]) == []

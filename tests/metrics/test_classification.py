@@ -2,6 +2,7 @@
 
 from inspect import unwrap
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from sae_gap.metrics import classification
+from sae_gap.metrics.base import Inferred
+from sae_gap.types import Model, Split, Task
 
 
 def problem(seed, num_samples=400, num_latents=12, noise=1.0, dtype=np.float32):
@@ -127,3 +130,21 @@ def test_bad_input_is_refused():
         classification.accuracy(probe, codes[:, :3], labels)
     with pytest.raises(ValueError, match="reads latent"):
         classification.latent_auc(latent._replace(latent=12), codes, labels)
+
+
+def test_one_class_tells_nothing():
+    rng = np.random.default_rng(0)
+    codes = {name: rng.random((20, 3)).astype(np.float32) for name in ("train", "id", "ood")}
+    splits = {name: Split(jnp.zeros((20, 2)), jnp.asarray(code)) for name, code in codes.items()}
+    faint = Split(jnp.zeros((20, 2)), jnp.asarray(codes["ood"]) * 0.4)
+    model = Model(None, jnp.zeros(2))
+
+    def measured(train, ood):
+        task = Task(train, splits["id"], ood, num_latents=3)
+        return classification.measure(Inferred(task, model, codes, {}, 0.1, "strict"))
+
+    assert measured(faint, splits["ood"]) == {}
+    found = measured(splits["train"], faint)
+    assert found["base_rate_ood"] == 1 and "auc_ood" not in found and "auc_id" in found
+    share = np.mean(codes["id"][:, 0] > 0.5)
+    assert found["base_rate_id"] == pytest.approx(max(share, 1 - share))

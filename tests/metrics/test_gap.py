@@ -205,3 +205,13 @@ def test_amortisation_gap_says_what_it_lacks():
         gap.amortisation_gap(model, signals.at[0, 0].set(jnp.nan), LAM)
     with pytest.raises(ValueError, match="negative"):
         gap.amortisation_gap(model, signals, -LAM)
+
+
+def test_a_trifle_below_zero_moves_nothing_and_a_clear_sign_is_refused():
+    model, signals = sae()
+    plain = gap.amortisation_gap(model, signals, LAM).gap
+    nudged = gap.amortisation_gap(model, signals, LAM, encode=lambda m, y: m.encode(m, y).at[0, 0].add(-1e-7)).gap
+    np.testing.assert_allclose(nudged, plain, atol=1e-5)
+    with pytest.raises(ValueError, match="pass signed=True"):
+        gap.amortisation_gap(model, signals, LAM, encode=lambda m, y: -m.encode(m, y))
+    assert (gap.amortisation_gap(model, signals, LAM, encode=lambda m, y: -m.encode(m, y), signed=True).gap > 0).all()

@@ -3,6 +3,7 @@
 import itertools
 from inspect import unwrap
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
 from sae_gap.metrics import recovery
+from sae_gap.metrics.base import Inferred
+from sae_gap.types import Model, Split, Task
 
 
 def brute_force(true_codes, codes):
@@ -122,3 +125,12 @@ def test_bad_input_is_refused():
         unwrap(recovery.mcc)(truth[0], truth[0])
     with pytest.raises(ValueError, match='"id" or "ood"'):
         recovery.mcc_paper(truth, truth, "val")
+
+
+def test_a_split_whose_truth_is_constant_is_left_out():
+    rng = np.random.default_rng(0)
+    codes = {name: rng.random((8, 3)).astype(np.float32) for name in ("train", "id", "ood")}
+    still = Split(jnp.zeros((8, 2)), jnp.ones((8, 3)))
+    task = Task(still, Split(jnp.zeros((8, 2)), jnp.asarray(codes["id"])), still, num_latents=3)
+    found = recovery.measure(Inferred(task, Model(None, jnp.zeros(2)), codes, {}, 0.1, "strict"))
+    assert set(found) == {"mcc_id", "mcc_paper_id"} and found["mcc_id"] == pytest.approx(1)
