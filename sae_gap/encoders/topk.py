@@ -46,16 +46,17 @@ def keep_largest(values: Float[Array, "n num_latents"], k: int) -> Float[Array, 
     if k >= values.shape[1]:
         return values
     stopped = jax.lax.stop_gradient(values)
-    # Samples on the minor axis let the count over latents run in vector registers.
     integer = jnp.int64 if stopped.dtype == jnp.float64 else jnp.int32
     # Without their sign bit, zeros are equal and a NaN is the largest of all, so that it shows in the codes.
-    bits = (jax.lax.bitcast_convert_type(stopped, integer) & jnp.iinfo(integer).max).T
-    threshold, count = _bisect(bits, k)
+    bits = jax.lax.bitcast_convert_type(stopped, integer) & jnp.iinfo(integer).max
+    # Samples on the minor axis let the counts over latents run in vector registers.
+    across = bits.T
+    threshold, count = _bisect(across, k)
     # At a threshold of zero the surplus entries are zeros, which need no thinning.
-    end = _end_of_ties(bits, threshold, jnp.where(threshold > 0, count - k, 0))
-    latent = jnp.arange(len(bits))[:, None]
-    kept = (bits > threshold) | ((bits == threshold) & (latent < end))
-    return _keep(values, kept.T & ~(stopped <= 0))
+    end = _end_of_ties(across, threshold, jnp.where(threshold > 0, count - k, 0))
+    threshold, end = threshold[:, None], end[:, None]
+    kept = (bits > threshold) | ((bits == threshold) & (jnp.arange(bits.shape[1]) < end))
+    return _keep(values, kept & ~(stopped <= 0))
 
 
 def _bisect(bits, k):
