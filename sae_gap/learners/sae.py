@@ -22,9 +22,9 @@ class SparseAutoencoder(Learner):
     """Trains an encoder and a dictionary together on `mean (y - b - D z)² + penalty · mean P(z)`.
 
     The encoder starts uniform on ±1/√input_dim, the dictionary as its transpose with unit atoms. AdamW with weight decay on
-    every parameter; before each step the dictionary's gradient is projected orthogonal to its atoms, which are rescaled to
-    unit norm every `renormalise_every` epochs. Each epoch visits every sample once in a fresh order, the last batch being
-    smaller.
+    every parameter; before each step the dictionary's gradient is projected orthogonal to its atoms (`g - (g·d) d`), which
+    are rescaled to unit norm every `renormalise_every` epochs. Each epoch visits every sample once in a fresh order, the
+    last batch being smaller.
 
     Args:
       encoder: what to train, with its sparsity penalty P.
@@ -96,7 +96,9 @@ class SparseAutoencoder(Learner):
 
         gradient = jax.grad(loss)(model)
         atoms, slope = model.decoder, gradient.decoder
-        radial = jnp.sum(slope * atoms, axis=0) / jnp.maximum(jnp.sum(atoms**2, axis=0), 1e-16)
+        # As published, atoms count as unit here. Between renormalisations they are so to a percent, and what that leaves of
+        # a radial gradient shows in the norms of an l1-penalised dictionary.
+        radial = jnp.sum(slope * atoms, axis=0)
         gradient = eqx.tree_at(lambda model: model.dictionary, gradient, slope - radial * atoms)
         updates, optimiser = self._optimiser().update(gradient, optimiser, model)
         return optax.apply_updates(model, updates), optimiser

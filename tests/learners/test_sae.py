@@ -37,7 +37,7 @@ def gradients(parameters, batch, passes, penalty):
     hidden_bar = gate * (error_bar @ dictionary + penalty / len(batch))
     dictionary_bar = error_bar.T @ codes
     for j, atom in enumerate(dictionary.T):
-        dictionary_bar[:, j] -= (dictionary_bar[:, j] @ atom) / (atom @ atom) * atom
+        dictionary_bar[:, j] -= (dictionary_bar[:, j] @ atom) * atom
     bias_bar = error_bar.sum(axis=0) - (hidden_bar @ weight.T).sum(axis=0)
     return [dictionary_bar, bias_bar, (batch - bias).T @ hidden_bar, hidden_bar.sum(axis=0)]
 
