@@ -98,9 +98,10 @@ def cells(axes: dict[str, tuple]) -> list[Cell]:
 
 def problem(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     """Signals and dictionary of a cell; codes are drawn without storing a matrix of them."""
-    setting = Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples))
+    input_dim = Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples)).input_dim
+    assert input_dim is not None  # Setting fills it in.
     rng = np.random.default_rng(0)
-    atoms = rng.standard_normal((cell.num_latents, setting.input_dim), dtype=np.float32)
+    atoms = rng.standard_normal((cell.num_latents, input_dim), dtype=np.float32)
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
     active = [rng.choice(cell.num_latents, cell.sparsity, replace=False) for _ in range(cell.num_samples)]
     signals = np.stack([rng.uniform(size=cell.sparsity).astype(np.float32) @ atoms[chosen] for chosen in active])
@@ -184,6 +185,22 @@ def make(name: str, signals: np.ndarray, dictionary: np.ndarray, lam: float, eff
     return descend
 
 
+def expect(name: str, signals: np.ndarray, dictionary: np.ndarray, lam: float, effort: float, max_seconds: float) -> float:
+    """Seconds that a run will take, from runs on few samples."""
+    times = []
+    for count in (PROBE, 2 * PROBE):
+        probe = make(name, signals[:count], dictionary, lam, effort)
+        probe()
+        began = time.perf_counter()
+        probe()
+        times.append(time.perf_counter() - began)
+        if times[0] * max(1, len(signals) / PROBE) <= max_seconds:
+            break
+    # What does not grow with the samples, such as a Gram matrix, is told apart by the second, where it matters.
+    slope = (times[-1] - times[0] if len(times) > 1 else times[0]) / PROBE
+    return times[0] + max(slope, 0) * max(0, len(signals) - PROBE)
+
+
 def codes_of(result) -> np.ndarray:
     """The codes in whatever a solver returns, as `(n, num_latents)`."""
     if hasattr(result, "toarray"):
@@ -200,15 +217,11 @@ def measure(cell: Cell, names: list[str], repeats: int, max_seconds: float) -> t
         for effort in EFFORTS[name]:
             try:
                 run = make(name, signals, dictionary, cell.lam, effort)
-                small = make(name, signals[:PROBE], dictionary, cell.lam, effort)
+                expected = 0.0 if name == OURS else expect(name, signals, dictionary, cell.lam, effort, max_seconds)
             except ImportError as error:
                 skipped.append(f"{name} skipped: {error.name} is not installed")
                 break
-            small()
-            began = time.perf_counter()
-            small()
-            expected = (time.perf_counter() - began) * max(1, cell.num_samples / PROBE)
-            if expected > max_seconds and name != OURS:
+            if expected > max_seconds:
                 skipped.append(f"{name} skipped at {dataclasses.asdict(cell)}: about {expected:.0f} s a run")
                 break
             runs[name, effort] = run

@@ -281,7 +281,7 @@ class _Inference:
         name = results.key(_describe(encoder))
         if name not in self._seconds:
             function = self._function(encoder)
-            shape = (name, self.task.id.signals.shape, np.shape(self.model.dictionary))
+            shape = (name, self.task.id.signals.shape, jnp.shape(self.model.bias), self.task.num_latents)
             if shape not in self._compiled:
                 # The first call of a shape compiles; the one that is timed must not be that call.
                 jax.block_until_ready(function(self.model, self.task.id.signals))

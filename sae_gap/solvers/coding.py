@@ -77,6 +77,8 @@ def sparse_code(
         solver = "fista" if tol is None or small else "working_set"
     if chunk_size is None and solver == "working_set":
         chunk_size = working_set.default_chunk(*atoms.shape)
+    if chunk_size is not None and chunk_size >= targets.shape[0]:
+        chunk_size = None
     options = _Options(bool(nonneg), solver, tol is None, chunk_size)
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
     return _solve(options, targets, atoms, weights, first, accuracy, jnp.asarray(max_iterations, jnp.int32))
@@ -261,7 +263,7 @@ def _run(options, chunk, problem, tol, max_iterations):
 def _in_chunks(run, per_sample, chunk_size):
     """Apply `run` to slices of at most `chunk_size` samples, one after the other; the last is padded with zero signals."""
     num_samples = per_sample[0].shape[0]
-    if chunk_size is None or chunk_size >= num_samples:
+    if chunk_size is None:
         return run(per_sample)
     chunks = -(-num_samples // chunk_size)
     spare = chunks * chunk_size - num_samples

@@ -30,8 +30,9 @@ class Problem(NamedTuple):
 class State(NamedTuple):
     """One sample a row. Slot w holds the atom ``sign[w] atoms[index[w]]`` with coefficient ``code[w] >= 0``.
 
-    `theta` is the residual, carried by its changes, and the dual candidate; `candidate` names the leading violators (as
-    ``-1 - j`` where the correlation is negative); `lead` and `excess` are what candidates and slots exceed their weights by.
+    `theta` is the residual, to better than the precision of the codes, and the dual candidate. `candidate` names the leading
+    violators, as ``-1 - j`` where the correlation is negative; `lead` and `excess` are what candidates and slots exceed their
+    weights by.
     """
 
     signals: Float[Array, "n input_dim"]
@@ -155,6 +156,22 @@ def combine(problem: Problem, places: Int[Array, "n slots"], weights: Float[Arra
         return total + weights[:, w, None] * problem.atoms[places[:, w]]
 
     return lax.fori_loop(0, places.shape[1], add, jnp.zeros((places.shape[0], problem.atoms.shape[1]), weights.dtype))
+
+
+def residual(
+    problem: Problem, signals: Float[Array, "n input_dim"], places: Int[Array, "n slots"], weights: Float[Array, "n slots"]
+) -> Float[Array, "n input_dim"]:
+    """Signals less the weighted sum of each sample's atoms, with the roundoff of every subtraction added up and put back."""
+
+    def subtract(w, carry):
+        total, lost = carry
+        term = -weights[:, w, None] * problem.atoms[places[:, w]]
+        new = total + term
+        grown = new - total
+        return new, lost + ((total - (new - grown)) + (term - grown))
+
+    total, lost = lax.fori_loop(0, places.shape[1], subtract, (signals, jnp.zeros_like(signals)))
+    return total + lost
 
 
 def correlate(problem: Problem, places: Int[Array, "n slots"], theta: Float[Array, "n input_dim"]) -> Float[Array, "n slots"]:

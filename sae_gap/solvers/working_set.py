@@ -23,6 +23,8 @@ from sae_gap.types import Solution
 # Rows of this many floats fill the vector registers of every current processor evenly.
 LANES = 16
 MAX_ROUNDS = 12
+# Floats of the tableaus that are worked on at once.
+CACHE = 2**20
 # Beyond this many slots the tableau costs more than FISTA does.
 LARGEST_SLOTS = 256
 # Below this many samples one plain loop costs less than compiling the stages that save work on large batches.
@@ -80,10 +82,10 @@ def solve(
     num_samples, num_latents = signals.shape[0], dictionary.shape[1]
     lam = lasso.expand_lam(lam, num_samples, num_latents)
     staged = num_samples > SMALL_BATCH
-    group = -(-num_samples // 8) if staged else num_samples
     width, most = default_slots(*dictionary.shape), LANES * -(-(min(dictionary.shape) + LANES) // LANES)
     if not staged and most <= 2 * width:
         width = most
+    group = _group(num_samples, width) if staged else num_samples
     # At first all slots are new candidates, which are half as many.
     opening = width // 2 if staged and init is None else width
     problem, state = slots.start(
@@ -105,10 +107,16 @@ def solve(
     if width < most <= LARGEST_SLOTS:
 
         def wider():
-            return _close(problem, _rounds(problem, slots.widen(state, most), group, 2 * MAX_ROUNDS), num_latents)
+            size = min(group, _group(num_samples, most))
+            return _close(problem, _rounds(problem, slots.widen(state, most), size, 2 * MAX_ROUNDS), num_latents)
 
         found = lax.cond(jnp.any(_open_yet(problem, found)), wider, lambda: found)
     return _finish(problem, dictionary, state, found, group)
+
+
+def _group(num_samples, width):
+    """Samples to a batch: an eighth, so that work follows need, and no more than have their tableaus in cache together."""
+    return min(-(-num_samples // 8), max(LANES, CACHE // width**2))
 
 
 def _open_yet(problem, found):
@@ -187,10 +195,9 @@ def _round(problem: Problem, state: State, max_pivots: int) -> State:
     linear = jnp.where(filled, excess + jnp.sum(gram * state.code[:, :, None], axis=1), -1)
     code, swept, basic = pivoting.solve(gram, linear, max_pivots=max_pivots)
     weight = slots.weights_at(problem, state, places)
-    move = jnp.where(filled, code - state.code, 0)
-    theta = state.theta - slots.combine(problem, places, sign * move)
-    # The roundoff of the pivots and of a long move is removed by a step of refinement with freshly measured correlations.
-    # Theta carries it at full precision, even where it is below what a code can store.
+    theta = slots.residual(problem, state.signals, places, sign * code)
+    # The roundoff of the pivots is removed by a step of refinement with freshly measured correlations. Theta follows it at full
+    # precision, even where it is below what a code can store.
     wrong = jnp.where(basic, sign * slots.correlate(problem, places, theta) - weight, 0)
     fix = jnp.where(basic, -jnp.sum(swept * wrong[:, :, None], axis=1), 0)
     fix = jnp.where(code + fix > 0, fix, -code)

@@ -23,7 +23,7 @@ def test_a_large_batch_is_solved_in_stages(monkeypatch):
 def test_supports_larger_than_the_slots_are_handed_on():
     # Dense signals at a small weight have supports of nearly input_dim.
     rng = np.random.default_rng(0)
-    dictionary = rng.normal(size=(70, 140)).astype(np.float32) / np.sqrt(70)
+    dictionary = (rng.normal(size=(70, 140)) / np.sqrt(70)).astype(np.float32)
     signals = rng.normal(size=(4, 70)).astype(np.float32)
     solution = working_set.solve(signals, dictionary, 0.02, nonneg=False)
     assert float(jnp.min(jnp.sum(solution.codes != 0, axis=1))) > working_set.default_slots(*dictionary.shape)
