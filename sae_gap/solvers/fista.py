@@ -35,6 +35,11 @@ class _State(NamedTuple):
     active: Bool[Array, " n"]
 
 
+def _rounded_product(left, right):
+    low = left.astype(jnp.bfloat16), right.astype(jnp.bfloat16)
+    return jnp.matmul(*low, preferred_element_type=jnp.float32).astype(left.dtype)
+
+
 def _next_momentum(momentum):
     return 0.5 * (1 + jnp.sqrt(1 + 4 * momentum**2))
 
@@ -56,6 +61,7 @@ def fixed(
     iterations: Int[Array, ""] | int,
     nonneg: bool = True,
     momentum: bool = True,
+    bfloat16: bool = False,
 ) -> Float[Array, "n num_latents"]:
     """Exactly `iterations` steps of textbook FISTA, converged or not.
 
@@ -70,6 +76,7 @@ def fixed(
       iterations: number of steps; may be traced.
       nonneg: whether codes are constrained to be non-negative.
       momentum: False gives ISTA.
+      bfloat16: round the factors of every product to bfloat16; the sums keep their precision.
 
     Returns:
       ``(n, num_latents)`` codes.
@@ -79,11 +86,12 @@ def fixed(
     """
     lam = lasso.expand_lam(lam, signals.shape[0], dictionary.shape[1])
     rate = _rate(dictionary)
+    multiply = _rounded_product if bfloat16 else lasso.product
     start = jnp.zeros((signals.shape[0], dictionary.shape[1]), signals.dtype) if init is None else init
 
     def body(_, carry):
         codes, point, t = carry
-        pull = lasso.product(lasso.residual(signals, dictionary, point), dictionary)
+        pull = multiply(signals - multiply(point, dictionary.T), dictionary)
         new = lasso.soft_threshold(point + rate * pull, rate * lam, nonneg=nonneg)
         t_new = _next_momentum(t) if momentum else t
         return new, new + (t - 1) / t_new * (new - codes), t_new

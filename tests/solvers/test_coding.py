@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Lasso
 
-from sae_gap.solvers import SOLVERS, coding, sparse_code
+from sae_gap import lasso
+from sae_gap.solvers import SOLVERS, coding, fista, sparse_code
 
 from .problems import SHAPE, draw, score
 
@@ -257,3 +258,24 @@ def test_bad_input_is_refused_in_one_sentence(change, message):
     with pytest.raises(ValueError, match=message) as error:
         sparse_code(**{"signals": signals, "dictionary": dictionary, "lam": 0.1, **change})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("solver", ["fista", "working_set"])
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_bfloat16_opens_roughly_and_ends_certified(solver, nonneg):
+    rng = np.random.default_rng(3)
+    dictionary = rng.normal(size=(12, 30)).astype(np.float32)
+    signals = rng.normal(size=(20, 12)).astype(np.float32)
+    exact = sparse_code(signals, dictionary, 0.5, nonneg=nonneg, solver=solver)
+    rough = sparse_code(signals, dictionary, 0.5, nonneg=nonneg, solver=solver, bfloat16=True)
+    assert bool(rough.converged.all()) and np.all(rough.gap <= 1e-6 * rough.objective)
+    np.testing.assert_allclose(rough.objective, exact.objective, rtol=3e-6)
+    opening = fista.fixed(jnp.asarray(signals), jnp.asarray(dictionary), 0.5, iterations=50, nonneg=nonneg, bfloat16=True)
+    _, gap = lasso.certificate(jnp.asarray(signals), jnp.asarray(dictionary), opening, 0.5, nonneg=nonneg)
+    # Were the factors not rounded, fifty iterations would come closer than this.
+    assert 1e-5 < float(np.median(gap / exact.objective)) < 0.1
+
+
+def test_bfloat16_is_not_for_the_plain_iteration():
+    with pytest.raises(ValueError, match="leave bfloat16 out"):
+        sparse_code(np.ones((2, 3), np.float32), np.ones((3, 4), np.float32), 0.1, solver="fista", tol=None, bfloat16=True)
