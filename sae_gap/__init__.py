@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from sae_gap.metrics.recovery import mcc as mcc
     from sae_gap.metrics.recovery import mcc_paper as mcc_paper
     from sae_gap.results import Store as Store
+    from sae_gap.solvers import match_l0 as match_l0
     from sae_gap.solvers import sparse_code as sparse_code
+    from sae_gap.solvers import sparse_code_path as sparse_code_path
     from sae_gap.study import Method as Method
     from sae_gap.study import Recording as Recording
     from sae_gap.study import Study as Study
@@ -35,7 +37,7 @@ _HOMES = {
     "sae_gap.metrics.gap": ("amortisation_gap",),
     "sae_gap.metrics.recovery": ("mcc", "mcc_paper"),
     "sae_gap.results": ("Store",),
-    "sae_gap.solvers": ("sparse_code",),
+    "sae_gap.solvers": ("match_l0", "sparse_code", "sparse_code_path"),
     "sae_gap.study": ("Method", "Recording", "Study", "run"),
     "sae_gap.types": ("Model", "Setting", "Solution", "Split", "Task"),
 }
