@@ -96,7 +96,7 @@ class _Options(NamedTuple):
     solver: str
     fixed: bool
     chunk_size: int | None
-    bfloat16: bool
+    bfloat16: bool = False
 
 
 def _is_known(value) -> bool:
