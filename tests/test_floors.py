@@ -16,6 +16,8 @@ FLOORS = {
     "solvers.coding": 1.75,
     "solvers": 2,
     "encoders.base": 2.5,
+    "encoders.topk": 2.6,
+    "encoders.batchtopk": 2.75,
     "encoders": 3,
     **dict.fromkeys(("learners.base", "metrics.base"), 3.5),
     **dict.fromkeys(("learners", "metrics", "figures"), 4),

@@ -9,6 +9,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap.types import Model
@@ -67,6 +68,18 @@ class AmortisedEncoder(Encoder):
         """The reconstructed signals and the penalty of each sample: what a training step needs."""
         codes, penalty = self.with_penalty(model, signals)
         return codes @ model.decoder.T + model.bias, penalty
+
+    def loss(
+        self, model: Model, signals: Float[Array, "n input_dim"], penalty: Float[ArrayLike, ""]
+    ) -> tuple[Float[Array, " n"], Any]:
+        """What training minimises for each sample of a batch, and what the batch is to leave behind by `observe`."""
+        reconstruction, sparsity = self.reconstruct(model, signals)
+        error = jnp.mean((reconstruction - signals) ** 2, axis=1)
+        return error + penalty * sparsity, None
+
+    def observe(self, model: Model, seen: Any) -> Model:
+        """The model after a training step, with what its batch left behind: statistics that no gradient trains."""
+        return model
 
     def preactivations(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         return model.encoder(signals - model.bias)

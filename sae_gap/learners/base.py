@@ -10,7 +10,7 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.encoders.base import Encoder
 from sae_gap.types import Model, Split, Task
@@ -128,21 +128,40 @@ def fit(learner: Learner, tasks: Sequence[Task], keys: Sequence[PRNGKeyArray], *
 @eqx.filter_jit
 def _fit(learner: Learner, data: PyTree, key: PyTree, num_latents: int, side_by_side: bool) -> tuple[Model, Array]:
     def fit_one(data, key):
-        state = learner.init(data, num_latents=num_latents, key=key)
-        if learner.num_steps == 0:
-            return learner.model(state), jnp.asarray(0)
-        if learner.done(state) is False:
-            state = jax.lax.fori_loop(0, learner.num_steps, lambda _, state: learner.step(data, state), state)
-            return learner.model(state), jnp.asarray(learner.num_steps)
-
-        def unfinished(carry):
-            count, state = carry
-            return (count < learner.num_steps) & jnp.logical_not(learner.done(state))
-
-        count, state = jax.lax.while_loop(unfinished, lambda carry: (carry[0] + 1, learner.step(data, carry[1])), (0, state))
-        return learner.model(state), jnp.asarray(count)
+        return train(learner, data, num_latents=num_latents, key=key)
 
     return (jax.vmap(fit_one) if side_by_side else fit_one)(data, key)
+
+
+def train(learner: Learner, data: PyTree, *, num_latents: int, key: PRNGKeyArray) -> tuple[Model, Int[Array, ""]]:
+    """The whole training of one seed, and the steps it took: what `fit` compiles, and what a learner on top of another runs."""
+    state = learner.init(data, num_latents=num_latents, key=key)
+    if learner.num_steps == 0:
+        return learner.model(state), jnp.asarray(0)
+    if learner.done(state) is False:
+        state = jax.lax.fori_loop(0, learner.num_steps, lambda _, state: learner.step(data, state), state)
+        return learner.model(state), jnp.asarray(learner.num_steps)
+
+    def unfinished(carry):
+        count, state = carry
+        return (count < learner.num_steps) & jnp.logical_not(learner.done(state))
+
+    count, state = jax.lax.while_loop(unfinished, lambda carry: (carry[0] + 1, learner.step(data, carry[1])), (0, state))
+    return learner.model(state), jnp.asarray(count)
+
+
+def batches(
+    key: PRNGKeyArray, num_samples: int, batch_size: int
+) -> tuple[Int[Array, "num_batches batch_size"], Float[Array, "num_batches batch_size"]]:
+    """An epoch in a fresh order: indices of each batch, and weights that average over the samples it really has.
+
+    The last, smaller batch is padded with samples of weight zero.
+    """
+    num_batches = -(-num_samples // batch_size)
+    padded = num_batches * batch_size
+    order = jnp.resize(jax.random.permutation(key, num_samples), (padded,)).reshape(num_batches, batch_size)
+    real = (jnp.arange(padded) < num_samples).reshape(num_batches, batch_size).astype(jnp.zeros(()).dtype)
+    return order, real / jnp.sum(real, axis=1, keepdims=True)
 
 
 def _floats_to_arrays(learner: Learner) -> Learner:

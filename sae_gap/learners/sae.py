@@ -7,7 +7,7 @@ import optax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from sae_gap.encoders.base import AmortisedEncoder, unit_atoms
-from sae_gap.learners.base import Learner
+from sae_gap.learners.base import Learner, batches
 from sae_gap.types import Model, Split
 
 
@@ -64,14 +64,14 @@ class SparseAutoencoder(Learner):
 
     def step(self, data: Split, state: SAEState) -> SAEState:
         shuffle_key, key = jax.random.split(state.key)
-        batches, weights = self._batches(shuffle_key, len(data.signals))
+        epoch = batches(shuffle_key, len(data.signals), self.batch_size)
 
         def train_step(carry, batch):
             indices, weight = batch
             model, optimiser = carry
             return self._update(model, optimiser, data.signals[indices], weight), None
 
-        (model, optimiser), _ = jax.lax.scan(train_step, (state.model, state.optimiser), (batches, weights))
+        (model, optimiser), _ = jax.lax.scan(train_step, (state.model, state.optimiser), epoch)
         renormalise = state.epoch % self.renormalise_every == 0
         dictionary = jnp.where(renormalise, unit_atoms(model.decoder)[0], model.decoder)
         model = eqx.tree_at(lambda model: model.dictionary, model, dictionary)
@@ -80,25 +80,16 @@ class SparseAutoencoder(Learner):
     def model(self, state: SAEState) -> Model:
         return state.model
 
-    def _batches(self, key, num_samples: int):
-        """Indices of each batch, and weights that average over the samples it really has."""
-        num_batches = -(-num_samples // self.batch_size)
-        padded = num_batches * self.batch_size
-        order = jnp.resize(jax.random.permutation(key, num_samples), (padded,)).reshape(num_batches, self.batch_size)
-        real = (jnp.arange(padded) < num_samples).reshape(num_batches, self.batch_size).astype(jnp.zeros(()).dtype)
-        return order, real / jnp.sum(real, axis=1, keepdims=True)
-
     def _update(self, model: Model, optimiser: PyTree, signals, weights):
         def loss(model):
-            reconstruction, penalty = self.encoder.reconstruct(model, signals)
-            error = jnp.mean((reconstruction - signals) ** 2, axis=1)
-            return jnp.sum(weights * (error + self.penalty * penalty))
+            losses, seen = self.encoder.loss(model, signals, self.penalty)
+            return jnp.sum(weights * losses), seen
 
-        gradient = jax.grad(loss)(model)
+        gradient, seen = jax.grad(loss, has_aux=True)(model)
         atoms, slope = model.decoder, gradient.decoder
         # As published, atoms count as unit here. Between renormalisations they are so to a percent, and what that leaves of
         # a radial gradient shows in the norms of an l1-penalised dictionary.
         radial = jnp.sum(slope * atoms, axis=0)
         gradient = eqx.tree_at(lambda model: model.dictionary, gradient, slope - radial * atoms)
         updates, optimiser = self._optimiser().update(gradient, optimiser, model)
-        return optax.apply_updates(model, updates), optimiser
+        return self.encoder.observe(optax.apply_updates(model, updates), seen), optimiser

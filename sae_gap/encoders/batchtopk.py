@@ -1,0 +1,62 @@
+"""The BatchTopK encoder: k latents a sample on average, by one threshold that training estimates."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sae_gap.encoders.base import Affine, AmortisedEncoder
+from sae_gap.encoders.topk import keep_largest
+from sae_gap.types import Model
+
+
+class BatchTopKParameters(eqx.Module):
+    affine: Affine
+    threshold: Float[Array, ""]
+
+
+class BatchTopK(AmortisedEncoder):
+    """`z = h · 1[h > θ]` with `h = relu((y - b) W + c)`; training keeps the k · n largest `h` of a batch of n; no penalty.
+
+    θ is a running mean of the smallest positive value that a batch keeps, and no gradient trains it. Without a batch to compete
+    in, a sample's codes do not depend on its company.
+
+    Args:
+      k: latents a sample, on average over a batch.
+      rate: weight of the newest batch in θ; the first batch sets it.
+
+    References:
+      Bussmann, Leask & Nanda (2024), "BatchTopK sparse autoencoders", arXiv:2412.06410.
+    """
+
+    k: int = eqx.field(static=True, default=10)
+    rate: float | Array = 0.01
+
+    def parameters(self, weight):
+        return BatchTopKParameters(Affine.create(weight), jnp.zeros((), weight.dtype))
+
+    def __call__(self, model, signals):
+        hidden = self._hidden(model, signals)
+        return jnp.where(hidden > model.encoder.threshold, hidden, 0)
+
+    def loss(self, model, signals, penalty):
+        # The padding of a last, smaller batch competes as well: it holds samples of the same epoch, and a batch of the usual
+        # size keeps the usual share.
+        hidden = self._hidden(model, signals)
+        codes = keep_largest(hidden.reshape(1, -1), self.k * len(hidden)).reshape(hidden.shape)
+        smallest = jnp.min(jnp.where(codes > 0, codes, jnp.inf))
+        threshold = model.encoder.threshold
+        moved = jnp.where(threshold > 0, threshold + self.rate * (smallest - threshold), smallest)
+        return self.errors(model, signals, codes), jnp.where(jnp.isfinite(smallest), moved, threshold)
+
+    def errors(
+        self, model: Model, signals: Float[Array, "n input_dim"], codes: Float[Array, "n num_latents"]
+    ) -> Float[Array, " n"]:
+        """The squared error that training minimises, for each sample."""
+        return jnp.mean((codes @ model.decoder.T + model.bias - signals) ** 2, axis=1)
+
+    def observe(self, model, seen):
+        return eqx.tree_at(lambda model: model.encoder.threshold, model, seen)
+
+    def _hidden(self, model, signals):
+        return jax.nn.relu(model.encoder.affine(signals - model.bias))

@@ -1,0 +1,56 @@
+"""The gated encoder: which latents are on, and how much, are told apart, so that sparsity does not shrink the codes."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sae_gap.encoders.base import Affine, AmortisedEncoder
+from sae_gap.types import Model
+
+
+class GatedParameters(eqx.Module):
+    """The gate's affine map; the magnitudes' shares its weights up to a scale for each latent, and has its own bias."""
+
+    gate: Affine
+    log_scale: Float[Array, " num_latents"]
+    bias: Float[Array, " num_latents"]
+
+
+class Gated(AmortisedEncoder):
+    """`z = 1[π > 0] · relu((y - b) W exp(r) + c)` with the gate `π = (y - b) W + a`, penalised by the l1 norm of `relu(π)`.
+
+    No gradient passes through the step, so the gate learns from the penalty and from a second squared error, that of `relu(π)`
+    as codes, in which the decoder and its bias are held fixed.
+
+    References:
+      Rajamanoharan et al. (2024), "Improving dictionary learning with gated sparse autoencoders", arXiv:2404.16014.
+    """
+
+    def parameters(self, weight):
+        zeros = jnp.zeros(weight.shape[1], weight.dtype)
+        return GatedParameters(Affine.create(weight), zeros, zeros)
+
+    def __call__(self, model, signals):
+        return self._infer(model, signals)[0]
+
+    def with_penalty(self, model, signals):
+        codes, gate = self._infer(model, signals)
+        return codes, jnp.sum(gate, axis=1)
+
+    def loss(self, model, signals, penalty):
+        codes, gate = self._infer(model, signals)
+        error = jnp.mean((codes @ model.decoder.T + model.bias - signals) ** 2, axis=1)
+        decoder, bias = jax.lax.stop_gradient((model.decoder, model.bias))
+        auxiliary = jnp.mean((gate @ decoder.T + bias - signals) ** 2, axis=1)
+        return error + penalty * jnp.sum(gate, axis=1) + auxiliary, None
+
+    def _infer(
+        self, model: Model, signals: Float[Array, "n input_dim"]
+    ) -> tuple[Float[Array, "n num_latents"], Float[Array, "n num_latents"]]:
+        """The codes, and the rectified pre-activations of the gate."""
+        parameters: GatedParameters = model.encoder
+        projected = (signals - model.bias) @ parameters.gate.weight
+        gate = projected + parameters.gate.bias
+        magnitude = jax.nn.relu(projected * jnp.exp(parameters.log_scale) + parameters.bias)
+        return jnp.where(gate > 0, magnitude, 0), jax.nn.relu(gate)

@@ -1,0 +1,100 @@
+"""BatchTopK against a sort over the batch, its running threshold, and what training sees of a batch."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap import Split
+from sae_gap.encoders.base import Affine
+from sae_gap.encoders.batchtopk import BatchTopK, BatchTopKParameters
+from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.types import Model
+
+K = 2
+
+
+def problem(seed=0, n=9, input_dim=4, num_latents=7, threshold=0.0):
+    rng = np.random.default_rng(seed)
+    affine = Affine(jnp.asarray(rng.normal(size=(input_dim, num_latents))), jnp.asarray(rng.normal(size=num_latents)))
+    parameters = BatchTopKParameters(affine, jnp.asarray(threshold))
+    model = Model(jnp.asarray(rng.normal(size=(input_dim, num_latents))), jnp.asarray(rng.normal(size=input_dim)), parameters)
+    signals = rng.normal(size=(n, input_dim))
+    hidden = np.maximum((signals - np.asarray(model.bias)) @ np.asarray(affine.weight) + np.asarray(affine.bias), 0)
+    return model, jnp.asarray(signals), hidden
+
+
+def kept(hidden):
+    """The largest of the whole batch, by a sort."""
+    codes = np.zeros(hidden.size)
+    best = np.argsort(-hidden, axis=None)[: K * len(hidden)]
+    codes[best] = hidden.ravel()[best]
+    return codes.reshape(hidden.shape)
+
+
+def test_training_keeps_the_largest_of_the_batch():
+    model, signals, hidden = problem()
+    codes = kept(hidden)
+    counts = np.count_nonzero(codes, axis=1)
+    assert counts.sum() == K * len(signals) and counts.min() < K < counts.max()
+    losses, threshold = eqx.filter_jit(BatchTopK(K).loss)(model, signals, 1e-4)
+    rest = codes @ np.asarray(model.dictionary).T + np.asarray(model.bias) - np.asarray(signals)
+    np.testing.assert_allclose(losses, (rest**2).mean(axis=1), rtol=1e-5)
+    assert float(threshold) == pytest.approx(codes[codes > 0].min(), rel=1e-5)
+
+
+def test_the_threshold_is_a_running_mean_that_the_first_batch_sets():
+    expected, model = 0.0, problem()[0]
+    encoder = BatchTopK(K, rate=0.25)
+    for seed in range(4):
+        _, signals, _ = problem(seed)
+        hidden = np.maximum(model.encoder.affine(signals - model.bias), 0)
+        codes = kept(hidden)
+        smallest = codes[codes > 0].min()
+        expected = smallest if seed == 0 else 0.75 * expected + 0.25 * smallest
+        model = encoder.observe(model, encoder.loss(model, signals, 0)[1])
+        assert float(model.encoder.threshold) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_batch_that_keeps_nothing_leaves_the_threshold():
+    parameters = BatchTopKParameters(Affine(jnp.eye(3), jnp.zeros(3)), jnp.asarray(0.5))
+    model = Model(jnp.eye(3), jnp.zeros(3), parameters)
+    losses, threshold = BatchTopK(1).loss(model, -jnp.ones((2, 3)), 0)
+    assert losses.tolist() == [1, 1] and float(threshold) == 0.5
+
+
+def test_inference_needs_no_batch():
+    model, signals, hidden = problem(threshold=0.7)
+    codes = BatchTopK(K)(model, signals)
+    np.testing.assert_allclose(codes, np.where(hidden > 0.7, hidden, 0), atol=1e-5)
+    np.testing.assert_allclose(BatchTopK(K)(model, signals[3:4]), codes[3:4], atol=1e-6)
+    assert ((hidden > 0) & (hidden < 0.7)).any()
+
+
+def test_a_value_at_the_threshold_is_off():
+    model = Model(jnp.eye(2), jnp.zeros(2), BatchTopKParameters(Affine(jnp.eye(2), jnp.zeros(2)), jnp.asarray(1.0)))
+    assert BatchTopK(1)(model, jnp.array([[1.0, 1.5]])).tolist() == [[0, 1.5]]
+
+
+def test_gradients_reach_what_is_kept_and_no_threshold():
+    model, signals, hidden = problem()
+    gradient = jax.jit(jax.grad(lambda model: BatchTopK(K).loss(model, signals, 0)[0].sum()))(model)
+    codes = kept(hidden)
+    dictionary = np.asarray(model.dictionary)
+    error_bar = 2 * (codes @ dictionary.T + np.asarray(model.bias) - np.asarray(signals)) / signals.shape[1]
+    hidden_bar = (codes > 0) * (error_bar @ dictionary)
+    np.testing.assert_allclose(gradient.dictionary, error_bar.T @ codes, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(gradient.encoder.affine.bias, hidden_bar.sum(axis=0), rtol=1e-4, atol=1e-4)
+    assert float(gradient.encoder.threshold) == 0
+
+
+def test_the_trained_threshold_lets_k_latents_a_sample_pass(task):
+    learner = SparseAutoencoder(BatchTopK(3, rate=0.1), num_steps=40, learning_rate=5e-3)
+    data = Split(task.train.signals)
+    step = eqx.filter_jit(learner.step)
+    state = learner.init(data, num_latents=20, key=jax.random.key(0))
+    for _ in range(40):
+        state = step(data, state)
+    codes = learner.encoder(learner.model(state), data.signals)
+    assert np.count_nonzero(codes, axis=1).mean() == pytest.approx(3, abs=0.5)

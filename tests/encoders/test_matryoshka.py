@@ -1,0 +1,65 @@
+"""The Matryoshka loss against one reconstruction for each prefix, and its gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.encoders.batchtopk import BatchTopK
+from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
+
+from .test_batchtopk import K, kept, problem
+
+PREFIXES = (0.25, 0.6, 1)
+
+
+def test_the_loss_is_the_mean_over_prefixes():
+    model, signals, hidden = problem()
+    losses, threshold = MatryoshkaBatchTopK(K, prefixes=PREFIXES).loss(model, signals, 1e-4)
+    codes, dictionary = kept(hidden), np.asarray(model.dictionary)
+    errors = []
+    # A quarter and three fifths of seven latents, rounded up.
+    for end in (2, 5, 7):
+        rest = codes[:, :end] @ dictionary[:, :end].T + np.asarray(model.bias) - np.asarray(signals)
+        errors.append((rest**2).mean(axis=1))
+    np.testing.assert_allclose(losses, np.mean(errors, axis=0), rtol=1e-5)
+    assert float(threshold) == float(BatchTopK(K).loss(model, signals, 1e-4)[1])
+
+
+def test_one_prefix_is_batchtopk():
+    model, signals, _ = problem()
+    ours, theirs = (
+        jax.grad(lambda model, encoder=encoder: encoder.loss(model, signals, 0)[0].sum())(model)
+        for encoder in (MatryoshkaBatchTopK(K, prefixes=(1,)), BatchTopK(K))
+    )
+    for leaf, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(leaf, other, rtol=1e-5, atol=1e-6)
+
+
+def test_an_early_atom_learns_from_every_prefix_and_a_late_one_from_the_last():
+    model, signals, hidden = problem()
+    gradient = jax.grad(lambda model: MatryoshkaBatchTopK(K, prefixes=PREFIXES).loss(model, signals, 0)[0].sum())(model)
+    codes, dictionary = kept(hidden), np.asarray(model.dictionary)
+    expected = np.zeros_like(dictionary)
+    for end in (2, 5, 7):
+        error_bar = 2 * (codes[:, :end] @ dictionary[:, :end].T + np.asarray(model.bias) - np.asarray(signals)) / 4 / 3
+        expected[:, :end] += error_bar.T @ codes[:, :end]
+    np.testing.assert_allclose(gradient.dictionary, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_inference_is_that_of_batchtopk():
+    model, signals, _ = problem(threshold=0.4)
+    np.testing.assert_array_equal(MatryoshkaBatchTopK(K)(model, signals), BatchTopK(K)(model, signals))
+
+
+def test_the_published_prefixes_are_those_of_65536_latents():
+    assert [share * 65_536 for share in MatryoshkaBatchTopK().prefixes] == [2_048, 6_144, 14_336, 30_720, 65_536]
+    # Of few latents the first prefix has one at least.
+    model, signals, _ = problem()
+    assert np.isfinite(jnp.asarray(MatryoshkaBatchTopK(K).loss(model, signals, 0)[0])).all()
+
+
+@pytest.mark.parametrize("prefixes", [(), (0.5,), (0.5, 0.5, 1), (0.0, 1), (0.7, 0.3, 1), (0.5, 1, 2)])
+def test_prefixes_that_do_not_nest_are_refused(prefixes):
+    with pytest.raises(ValueError, match="prefixes"):
+        MatryoshkaBatchTopK(prefixes=prefixes)
