@@ -220,7 +220,7 @@ def _describe(thing: Any) -> Any:
     if isinstance(thing, eqx.Module):
         fields = {field.name: _describe(getattr(thing, field.name)) for field in dataclasses.fields(thing)}
         return {"class": _qualified(type(thing))} | fields
-    return list(thing) if isinstance(thing, tuple) else thing
+    return [_describe(part) for part in thing] if isinstance(thing, tuple) else thing
 
 
 def _run_job(study: Study, job: _Job) -> list[results.Row]:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from sae_gap import Setting, Split, Task, draw, fit
+from sae_gap.encoders.lista import LISTA
 from sae_gap.encoders.topk import TopK
+from sae_gap.learners.amortised import Amortised
 from sae_gap.learners.base import Learner
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.oracle import Oracle
@@ -20,6 +22,7 @@ LEARNERS = {
     "sae": SparseAutoencoder(TopK(3), num_steps=3),
     "dl_fista": DLFista(num_steps=3, num_iterations=20),
     "published_dl_fista": DLFista(num_steps=3, num_iterations=20, split="id"),
+    "amortised": Amortised(DLFista(num_steps=3, num_iterations=20), (TopK(3), LISTA(2)), num_steps=3),
     "probe": LinearProbe(),
     "oracle": Oracle(),
 }
@@ -28,6 +31,7 @@ SEES = {
     "sae": {"train.signals"},
     "dl_fista": {"train.signals"},
     "published_dl_fista": {"id.signals"},
+    "amortised": {"train.signals"},
     "probe": {"train.signals", "train.codes"},
     "oracle": {"dictionary"},
 }
@@ -106,6 +110,7 @@ def test_what_training_needs_is_said(task):
         "sae": None,
         "dl_fista": None,
         "published_dl_fista": None,
+        "amortised": None,
         "probe": "the true codes of the training split",
         "oracle": "the true dictionary",
     }

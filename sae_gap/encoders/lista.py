@@ -1,0 +1,72 @@
+"""LISTA: a few unrolled steps of ISTA whose matrices and thresholds are learned, layer by layer."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sae_gap.encoders.base import AmortisedEncoder
+from sae_gap.lasso import lipschitz
+
+
+class LISTAParameters(eqx.Module):
+    """Of each layer; `recurrence` is None in the factored form, whose layers look at the dictionary instead."""
+
+    weight: Float[Array, "depth input_dim num_latents"]
+    threshold: Float[Array, "depth num_latents"]
+    recurrence: Float[Array, "depth-1 num_latents num_latents"] | None = None
+
+
+class LISTA(AmortisedEncoder):
+    """`z ← relu(z + (y - b - D z) W_t - θ_t)` for each layer t, from `z = 0`; in full, `z ← relu((y - b) W_t + z S_t - θ_t)`.
+
+    Starts as ISTA on the initial weights: `W = D / L`, `θ = λ / L` and `S = I - DᵀD / L`, with `L = ‖D‖₂²`. The full form costs
+    num_latents² a layer, in parameters and in time, where the factored one costs 2 · input_dim · num_latents.
+
+    Args:
+      depth: number of layers, each with its own parameters.
+      lam: λ of the initial thresholds.
+      factored: whether the residual is taken on the model's dictionary.
+
+    References:
+      Gregor & LeCun (2010), "Learning fast approximations of sparse coding", ICML. The factored form, in which W_t alone is
+      learned, is the coupling of Chen, Liu, Wang & Yin (2018), arXiv:1808.10038.
+    """
+
+    depth: int = eqx.field(static=True, default=16)
+    lam: float | Array = 0.1
+    factored: bool = eqx.field(static=True, default=True)
+
+    def __check_init__(self):
+        if self.depth < 1:
+            raise ValueError(f"depth must be 1 or more, but it is {self.depth}.")
+
+    def parameters(self, weight):
+        rate = (1 / lipschitz(weight)).astype(weight.dtype)
+        num_latents = weight.shape[1]
+
+        def layers(array, count=self.depth):
+            return jnp.broadcast_to(array, (count, *array.shape))
+
+        step = layers(rate * weight)
+        threshold = layers(jnp.full(num_latents, rate * self.lam, weight.dtype))
+        if self.factored:
+            return LISTAParameters(step, threshold)
+        recurrence = jnp.eye(num_latents, dtype=weight.dtype) - rate * weight.T @ weight
+        return LISTAParameters(step, threshold, layers(recurrence, self.depth - 1))
+
+    def __call__(self, model, signals):
+        parameters: LISTAParameters = model.encoder
+        target = signals - model.bias
+
+        def layer(codes, rest):
+            if self.factored:
+                weight, threshold = rest
+                return jax.nn.relu(codes + (target - codes @ model.decoder.T) @ weight - threshold), None
+            weight, threshold, recurrence = rest
+            return jax.nn.relu(target @ weight + codes @ recurrence - threshold), None
+
+        # The first layer starts from nothing, which spares it the product with the codes.
+        codes = jax.nn.relu(target @ parameters.weight[0] - parameters.threshold[0])
+        recurrence = () if self.factored else (parameters.recurrence,)
+        return jax.lax.scan(layer, codes, (parameters.weight[1:], parameters.threshold[1:], *recurrence))[0]

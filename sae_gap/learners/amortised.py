@@ -1,0 +1,116 @@
+"""Encoders trained for a dictionary that is given: how close can amortised inference come to the lasso's optimum?"""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from sae_gap.encoders.base import AmortisedEncoder, Encoder, unit_atoms
+from sae_gap.learners.base import Learner, batches, train
+from sae_gap.solvers import sparse_code
+from sae_gap.types import Model, Task
+
+
+class AmortisedState(eqx.Module):
+    """The dictionary and its bias are frozen, and so are the certified codes of the training signals on it."""
+
+    model: Model
+    codes: Float[Array, "n num_latents"]
+    optimiser: PyTree
+    key: PRNGKeyArray
+
+
+class Among(Encoder):
+    """One of the encoders that an `Amortised` model holds."""
+
+    encoder: AmortisedEncoder
+    place: int = eqx.field(static=True, default=0)
+
+    @property
+    def signed(self):
+        return self.encoder.signed
+
+    def __call__(self, model, signals):
+        return self.encoder(dataclasses.replace(model, encoder=model.encoder[self.place]), signals)
+
+
+class Amortised(Learner):
+    """Trains encoders on `mean ‖z_e - z*‖²`, where z* are certified lasso codes on another learner's dictionary, which stays.
+
+    The other learner is trained first, its atoms are scaled to unit length, and the codes of the training signals are found
+    once. All encoders then see the same batches; none sees another. Each starts from its own `parameters` of the dictionary.
+    Adam, its rate decaying to zero along half a cosine.
+
+    Args:
+      learner: whose dictionary it is.
+      encoders: what to train, each with what it needs beside the dictionary. Encoder i of the model is `members[i]`.
+      lam: weight of the l1 norm in z*.
+      num_steps: epochs.
+      batch_size: samples in a step.
+      learning_rate: of Adam at the beginning.
+
+    References:
+      Gregor & LeCun (2010), "Learning fast approximations of sparse coding", ICML.
+    """
+
+    learner: Learner
+    encoders: tuple[AmortisedEncoder, ...]
+    lam: float = 0.1
+    num_steps: int = eqx.field(static=True, default=200, kw_only=True)
+    batch_size: int = eqx.field(static=True, default=64)
+    learning_rate: float = 1e-3
+
+    side_by_side = False
+
+    @property
+    def members(self) -> tuple[Among, ...]:
+        """The encoders, in their order, as they read the model."""
+        return tuple(Among(encoder, place) for place, encoder in enumerate(self.encoders))
+
+    @property
+    def encode(self):
+        return self.members[0] if len(self.encoders) == 1 else None
+
+    def needs(self, task: Task) -> str | None:
+        return self.learner.needs(task)
+
+    def select(self, task):
+        return self.learner.select(task), task.train.signals
+
+    def init(self, data, *, num_latents, key):
+        given, signals = data
+        learner_key, key = jax.random.split(key)
+        learned, _ = train(self.learner, given, num_latents=num_latents, key=learner_key)
+        dictionary, _ = unit_atoms(learned.decoder)
+        codes = sparse_code(signals - learned.bias, dictionary, self.lam).codes
+        parameters = tuple(encoder.parameters(dictionary) for encoder in self.encoders)
+        optimiser = self._optimiser(len(signals)).init(parameters)
+        return AmortisedState(Model(dictionary, learned.bias, parameters), codes, optimiser, key)
+
+    def step(self, data, state):
+        _, signals = data
+        shuffle_key, key = jax.random.split(state.key)
+
+        def loss(parameters, indices, weights):
+            model = dataclasses.replace(state.model, encoder=parameters)
+            codes = (member(model, signals[indices]) for member in self.members)
+            return sum(jnp.sum(weights * jnp.sum((code - state.codes[indices]) ** 2, axis=1)) for code in codes)
+
+        def train_step(carry, batch):
+            parameters, optimiser = carry
+            updates, optimiser = self._optimiser(len(signals)).update(jax.grad(loss)(parameters, *batch), optimiser)
+            return (optax.apply_updates(parameters, updates), optimiser), None
+
+        epoch = batches(shuffle_key, len(signals), self.batch_size)
+        (parameters, optimiser), _ = jax.lax.scan(train_step, (state.model.encoder, state.optimiser), epoch)
+        return AmortisedState(dataclasses.replace(state.model, encoder=parameters), state.codes, optimiser, key)
+
+    def model(self, state):
+        return state.model
+
+    def _optimiser(self, num_samples: int):
+        num_updates = self.num_steps * -(-num_samples // self.batch_size)
+        return optax.adam(optax.cosine_decay_schedule(self.learning_rate, max(1, num_updates)))

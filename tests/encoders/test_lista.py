@@ -1,0 +1,60 @@
+"""LISTA: untrained it is ISTA to the iteration, and trained layers are those of a loop in NumPy."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.encoders.lista import LISTA
+from sae_gap.solvers import ista
+from sae_gap.types import Model
+
+LAM = 0.1
+
+
+def problem(seed=0, n=12, input_dim=5, num_latents=9):
+    rng = np.random.default_rng(seed)
+    dictionary = rng.normal(size=(input_dim, num_latents))
+    dictionary /= np.linalg.norm(dictionary, axis=0)
+    return jnp.asarray(dictionary), jnp.asarray(rng.normal(size=input_dim) / 9), jnp.asarray(rng.normal(size=(n, input_dim)))
+
+
+@pytest.mark.parametrize("factored", [True, False], ids=["factored", "full"])
+@pytest.mark.parametrize("depth", [1, 2, 16])
+def test_an_untrained_network_is_ista(depth, factored):
+    dictionary, bias, signals = problem()
+    encoder = LISTA(depth, LAM, factored)
+    model = Model(dictionary, bias, encoder.parameters(dictionary))
+    expected = ista.fixed(signals - bias, dictionary, LAM, iterations=depth)
+    np.testing.assert_allclose(eqx.filter_jit(encoder)(model, signals), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("factored", [True, False], ids=["factored", "full"])
+def test_layers_have_their_own_parameters(factored):
+    dictionary, bias, signals = problem()
+    encoder, depth = LISTA(4, LAM, factored), 4
+    rng = np.random.default_rng(1)
+    parameters = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape), encoder.parameters(dictionary))
+    target, codes = np.asarray(signals - bias), np.zeros((12, 9))
+    for layer in range(depth):
+        weight, threshold = np.asarray(parameters.weight[layer]), np.asarray(parameters.threshold[layer])
+        if factored:
+            codes = np.maximum(codes + (target - codes @ np.asarray(dictionary).T) @ weight - threshold, 0)
+        else:
+            carried = codes @ np.asarray(parameters.recurrence[layer - 1]) if layer else 0
+            codes = np.maximum(target @ weight + carried - threshold, 0)
+    np.testing.assert_allclose(encoder(Model(dictionary, bias, parameters), signals), codes, rtol=1e-4, atol=1e-5)
+
+
+def test_the_factored_form_has_no_square_matrix():
+    dictionary = problem()[0]
+    shapes = {leaf.shape for leaf in jax.tree.leaves(LISTA(3).parameters(dictionary))}
+    assert shapes == {(3, 5, 9), (3, 9)}
+    assert LISTA(3, factored=False).parameters(dictionary).recurrence.shape == (2, 9, 9)
+    assert LISTA().depth == 16 and LISTA().factored
+
+
+def test_no_layers_are_refused():
+    with pytest.raises(ValueError, match="depth"):
+        LISTA(0)
