@@ -267,6 +267,76 @@ def recovery(rows: Rows, metric: str = "mcc") -> Figure | None:
     return figure
 
 
+_BUDGETS = {
+    "relu": ("ReLU", "#0072B2", "o"),
+    "topk": ("TopK", "#D55E00", "^"),
+    "jumprelu": ("JumpReLU", "#009E73", "v"),
+    "lista": ("LISTA (layers)", "#CC79A7", "D"),
+    "fista": ("FISTA (iterations)", "#7F7F7F", "s"),
+}
+
+
+@matplotlib.rc_context(_STYLE)
+def budget(rows: Rows) -> Figure | None:
+    """What inference on one dictionary leaves of the gap, and what it recovers, out of distribution and against its cost.
+
+    Args:
+      rows: rows of one setting with `flops`, `relative_gap_ood` and `mcc_ood`; a method is named by its family, and `lista` and
+        `fista` by their number of layers or iterations as well. Without `flops`, `lasso` is drawn as a level.
+
+    Returns:
+      The figure, or None where no method has a cost and a gap.
+
+    Raises:
+      ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
+    """
+    rows = list(rows)
+    metrics = ("relative_gap_ood", "mcc_ood")
+    summary = tables.summarise(rows, by=("method",), metrics=metrics)
+    cost = {row["method"]: row["flops"] for row in rows if row.get("flops")}
+    found = [line for line in summary if line["method"] in cost and line["relative_gap_ood_mean"] is not None]
+    if not found:
+        return None
+    figure = Figure(figsize=(6.4, 6.8))
+    panels = figure.subplots(2, 1, sharex=True)
+    for axes, metric in zip(panels, metrics, strict=True):
+        for family, (label, colour, marker) in _BUDGETS.items():
+            lines = [line for line in found if line["method"].split("_")[0] == family and line[f"{metric}_mean"] is not None]
+            lines.sort(key=lambda line: cost[line["method"]])
+            x, y = [cost[line["method"]] for line in lines], [line[f"{metric}_mean"] for line in lines]
+            sd = [line[f"{metric}_sd"] or 0.0 for line in lines]
+            style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1, "label": label}
+            axes.errorbar(x, y, sd, elinewidth=0.8, zorder=2 if family == "fista" else 3, **style)
+            for line, place in zip(lines, zip(x, y, strict=True), strict=True):
+                # Each curve's numbers on its outer side: a trained network lies below in the gap and above in the MCC.
+                side = 1 if family == "fista" else -1
+                up = side if axes is panels[0] else -side
+                number = axes.annotate(line["method"].partition("_")[2], place, (5 * side, 5 * up), textcoords="offset points")
+                number.set(ha="left" if side > 0 else "right", va="bottom" if up > 0 else "top", color=colour, fontsize=7)
+        axes.margins(0.1)
+    panels[0].set(xscale="log", yscale="log", ylabel="relative amortisation gap, out of distribution")
+    panels[1].set_xlabel("floating-point operations a sample")
+    panels[1].set_ylabel(f"{_metric_name('mcc_ood')} (1 is perfect)")
+    for line in summary:
+        if line["method"] == "lasso" and line["mcc_ood_mean"] is not None:
+            panels[1].axhline(
+                line["mcc_ood_mean"], color="black", linewidth=1, linestyle=(0, (4, 2)), zorder=1, label="certified lasso"
+            )
+    trained = [line for line in found if not line["method"].startswith("fista")]
+    best = min(trained or found, key=lambda line: line["relative_gap_ood_mean"])
+    family, _, number = best["method"].partition("_")
+    name = _BUDGETS[family][0].split(" (")[0] + (f"-{number}" if number else "") if family in _BUDGETS else family
+    _title(
+        panels[0],
+        f"{name} comes closest of the encoders: {best['relative_gap_ood_mean']:.1%} above the optimum",
+        rows,
+        whiskers=True,
+    )
+    handles, labels = panels[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), columnspacing=1.2, handlelength=1.8)
+    return figure
+
+
 def _marker(family: str | None, colour: str) -> tuple[str, dict[str, Any]]:
     if family == "refined":
         # Refinement and FISTA from zero reach one optimum: a wide hollow marker lets the other show inside it.
