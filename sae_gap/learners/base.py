@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from sae_gap.checkpoints import Checkpoint
 from sae_gap.encoders.base import Encoder
 from sae_gap.types import Model, Split, Task
 
@@ -78,76 +79,157 @@ class Fit(eqx.Module):
     compile_seconds: float
 
 
-def fit(learner: Learner, tasks: Sequence[Task], keys: Sequence[PRNGKeyArray], *, side_by_side: bool | None = None) -> Fit:
+def fit(
+    learner: Learner,
+    tasks: Sequence[Task],
+    keys: Sequence[PRNGKeyArray],
+    *,
+    side_by_side: bool | None = None,
+    checkpoints: Sequence[Checkpoint] | None = None,
+) -> Fit:
     """Fits a learner to each task, with its own key; the tasks share their shapes.
 
     The whole training of a seed is one compiled loop. Side by side, all seeds are one loop with the seeds as a vmapped axis: an
     accelerator then does them in little more than the time of one. On a CPU that gains nothing per seed, so there the loop
     of one seed runs on a thread for each core instead, and a seed's bits do not depend on which others it is fitted with.
 
+    With checkpoints the loop stops now and then to save its state, and a fit that was killed goes on from there, to the bits
+    that it would have ended with. What it had spent counts in its seconds.
+
     Args:
       learner: what to fit.
       tasks: one for each seed, of equal shapes.
       keys: one for each task.
       side_by_side: whether seeds are vmapped; None does so off the CPU, where the learner allows it.
+      checkpoints: one for each task; side by side, the first is that of all.
 
     Returns:
       The fitted models, in the order of the tasks.
     """
     num_latents = tasks[0].num_latents
     inputs = [(learner.select(task), key) for task, key in zip(tasks, keys, strict=True)]
+    saves: Sequence[Checkpoint | None] = [None] * len(inputs) if checkpoints is None else checkpoints
     if side_by_side is None:
         side_by_side = learner.side_by_side and jax.default_backend() != "cpu"
     if side_by_side:
-        inputs = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)]
-    arrays = _floats_to_arrays(learner)
+        inputs, saves = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)], saves[:1]
+    program = Program(learner, *inputs[0], num_latents, side_by_side=side_by_side)
     started = time.perf_counter()
-    compiled = _fit.lower(arrays, *inputs[0], num_latents, side_by_side).compile()  # type: ignore[attr-defined]
-    compiled_at = time.perf_counter()
-
-    def run(one):
-        began = time.perf_counter()
-        return jax.block_until_ready(compiled(arrays, *one, num_latents, side_by_side)), time.perf_counter() - began
-
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() if jax.default_backend() == "cpu" else 1) as pool:
-        timed = list(pool.map(run, inputs))
-    wall_seconds = time.perf_counter() - compiled_at
-    outcomes, seconds = [outcome for outcome, _ in timed], [spent for _, spent in timed]
+        ended = list(pool.map(lambda one, save: program.run(*one, save), inputs, saves))
+    wall_seconds = time.perf_counter() - started
+    outcomes, seconds = [(model, count) for model, count, _ in ended], [spent for _, _, spent in ended]
     if side_by_side:
         seconds = [seconds[0] / len(tasks)] * len(tasks)
         outcomes = [jax.tree.map(lambda leaf, seed=seed: leaf[seed], outcomes[0]) for seed in range(len(tasks))]
     return Fit(
         models=[dataclasses.replace(model, encode=learner.encode) for model, _ in outcomes],
-        num_steps=[int(steps) for _, steps in outcomes],
+        num_steps=[int(count) for _, count in outcomes],
         fit_seconds=seconds,
         wall_seconds=wall_seconds,
-        compile_seconds=compiled_at - started,
+        compile_seconds=program.compile_seconds,
     )
 
 
-@eqx.filter_jit
-def _fit(learner: Learner, data: PyTree, key: PyTree, num_latents: int, side_by_side: bool) -> tuple[Model, Array]:
-    def fit_one(data, key):
-        return train(learner, data, num_latents=num_latents, key=key)
+class Program:
+    """What a fit runs, compiled: its start, its loop and its end, for all inputs that share the shapes of the given ones."""
 
-    return (jax.vmap(fit_one) if side_by_side else fit_one)(data, key)
+    def __init__(self, learner: Learner, data: PyTree, key: PyTree, num_latents: int, *, side_by_side: bool = False):
+        began = time.perf_counter()
+        self._learner, self._num_steps = _floats_to_arrays(learner), learner.num_steps
+        self._static = (num_latents, side_by_side)
+        self._start = _compile(_start, self._learner, data, key, *self._static)
+        shapes = eqx.filter_eval_shape(_start, self._learner, data, key, *self._static)
+        begun = jax.tree.map(_blank, shapes, is_leaf=lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+        if self._num_steps:
+            self._advance = _compile(_advance, (self._learner, data, jnp.asarray(0)), begun, side_by_side)
+        self._end = _compile(_end, self._learner, begun[1], side_by_side)
+        self.compile_seconds = time.perf_counter() - began
+
+    def start(self, data: PyTree, key: PyTree) -> PyTree:
+        """The steps done, none, and the state before the first."""
+        return self._start(self._learner, data, key, *self._static)
+
+    def advance(self, data: PyTree, begun: PyTree, stop: int) -> PyTree:
+        """The steps done and the state after at most `stop` steps; what is given is used up."""
+        return self._advance((self._learner, data, jnp.asarray(stop)), begun, self._static[1])
+
+    def end(self, begun: PyTree) -> Model:
+        return self._end(self._learner, begun[1], self._static[1])
+
+    def run(self, data: PyTree, key: PyTree, save: Checkpoint | None = None) -> tuple[Model, Array, float]:
+        """The model, the steps that it took, and the seconds, those before a checkpoint included."""
+        clock = time.perf_counter()
+        begun, spent = self.start(data, key), 0.0
+        if save is not None:
+            begun, spent = save.load(begun)
+        clock -= spent
+        done = int(jnp.max(begun[0]))
+        stop = self._num_steps if save is None else done + 1
+        while done < self._num_steps:
+            before = time.perf_counter()
+            begun = self.advance(data, begun, stop)
+            reached = int(jnp.max(begun[0]))
+            if reached < stop or save is None:
+                break
+            done, pace = reached, (time.perf_counter() - before) / max(1, reached - done)
+            stop = min(self._num_steps, done + save.steps(pace))
+            if done < self._num_steps:
+                save.store(begun, time.perf_counter() - clock)
+        model = jax.block_until_ready(self.end(begun))
+        return model, begun[0], time.perf_counter() - clock
+
+
+def _compile(function, *args):
+    return function.lower(*args).compile()
+
+
+def _blank(leaf):
+    """An array of a shape and type, since what is compiled for must have values."""
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.broadcast_to(jax.random.key(0), leaf.shape) if is_key else jnp.zeros(leaf.shape, leaf.dtype)
+
+
+@eqx.filter_jit
+def _start(learner: Learner, data: PyTree, key: PyTree, num_latents: int, side_by_side: bool) -> tuple[Array, PyTree]:
+    def start(data, key):
+        return jnp.zeros((), jnp.int32), learner.init(data, num_latents=num_latents, key=key)
+
+    return (jax.vmap(start) if side_by_side else start)(data, key)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _advance(fixed: PyTree, begun: tuple[Array, PyTree], side_by_side: bool) -> tuple[Array, PyTree]:
+    learner, data, stop = fixed
+
+    def advance(data, begun):
+        return _loop(learner, data, begun, stop)
+
+    return (jax.vmap(advance) if side_by_side else advance)(data, begun)
+
+
+@eqx.filter_jit
+def _end(learner: Learner, state: PyTree, side_by_side: bool) -> Model:
+    return (jax.vmap(learner.model) if side_by_side else learner.model)(state)
 
 
 def train(learner: Learner, data: PyTree, *, num_latents: int, key: PRNGKeyArray) -> tuple[Model, Int[Array, ""]]:
-    """The whole training of one seed, and the steps it took: what `fit` compiles, and what a learner on top of another runs."""
-    state = learner.init(data, num_latents=num_latents, key=key)
+    """The whole training of one seed, and the steps it took: for a learner on top of another, which is compiled with it."""
+    begun = jnp.zeros((), jnp.int32), learner.init(data, num_latents=num_latents, key=key)
+    count, state = _loop(learner, data, begun, learner.num_steps)
+    return learner.model(state), count
+
+
+def _loop(learner: Learner, data: PyTree, begun: tuple[Array, PyTree], stop: Array | int) -> tuple[Array, PyTree]:
     if learner.num_steps == 0:
-        return learner.model(state), jnp.asarray(0)
-    if learner.done(state) is False:
-        state = jax.lax.fori_loop(0, learner.num_steps, lambda _, state: learner.step(data, state), state)
-        return learner.model(state), jnp.asarray(learner.num_steps)
+        return begun
 
-    def unfinished(carry):
-        count, state = carry
-        return (count < learner.num_steps) & jnp.logical_not(learner.done(state))
+    def unfinished(begun):
+        return (begun[0] < stop) & jnp.logical_not(learner.done(begun[1]))
 
-    count, state = jax.lax.while_loop(unfinished, lambda carry: (carry[0] + 1, learner.step(data, carry[1])), (0, state))
-    return learner.model(state), jnp.asarray(count)
+    return jax.lax.while_loop(unfinished, lambda begun: (begun[0] + 1, learner.step(data, begun[1])), begun)
 
 
 def batches(

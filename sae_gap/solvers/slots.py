@@ -130,23 +130,27 @@ def widen(state: State, num_slots: int) -> State:
 
 
 def merge(
-    state: State,
+    places: Int[Array, "n slots"],
+    sign: Float[Array, "n slots"],
+    code: Float[Array, "n slots"],
+    candidate: Int[Array, "n candidates"],
+    lead: Float[Array, "n candidates"],
 ) -> tuple[Int[Array, "n slots"], Float[Array, "n slots"], Float[Array, "n slots"], Bool[Array, "n slots"]]:
-    """Keep the slots in use and fill the free ones with the leading violators: (places, sign, excess, filled)."""
-    used = state.code > 0
-    candidate = jnp.where(state.candidate < 0, -1 - state.candidate, state.candidate)
-    repeated = jnp.any((candidate[:, :, None] == state.places[:, None, :]) & used[:, None, :], axis=2)
-    fresh = jnp.where(repeated, -1, state.lead)
+    """Keep the slots in use and fill the free ones with the leading violators: (places, sign, lead where new, new)."""
+    used = code > 0
+    atom = jnp.where(candidate < 0, -1 - candidate, candidate)
+    repeated = jnp.any((atom[:, :, None] == places[:, None, :]) & used[:, None, :], axis=2)
+    fresh = jnp.where(repeated, -1, lead)
     # The count of free slots up to each one, as a product: a cumulative sum would run one row at a time.
-    upto = jnp.triu(jnp.ones((used.shape[1], used.shape[1]), state.code.dtype))
-    rank = jnp.matmul((~used).astype(state.code.dtype), upto).astype(jnp.int32) - 1
+    upto = jnp.triu(jnp.ones((used.shape[1], used.shape[1]), code.dtype))
+    rank = jnp.matmul((~used).astype(code.dtype), upto).astype(jnp.int32) - 1
     seat = jnp.clip(rank, 0, candidate.shape[1] - 1)
     lead = jnp.take_along_axis(fresh, seat, axis=1)
-    entrant = jnp.take_along_axis(state.candidate, seat, axis=1)
-    filled = ~used & (rank < candidate.shape[1]) & (lead > 0)
-    places = jnp.where(used, state.places, jnp.where(filled, jnp.where(entrant < 0, -1 - entrant, entrant), 0))
-    sign = jnp.where(used, state.sign, jnp.where(filled & (entrant < 0), -1, 1))
-    return places, sign, jnp.where(used, state.excess, jnp.where(filled, lead, -1)), used | filled
+    entrant = jnp.take_along_axis(candidate, seat, axis=1)
+    new = ~used & (rank < candidate.shape[1]) & (lead > 0)
+    places = jnp.where(used, places, jnp.where(new, jnp.where(entrant < 0, -1 - entrant, entrant), 0))
+    sign = jnp.where(used, sign, jnp.where(new & (entrant < 0), -1, 1))
+    return places, sign, lead, new
 
 
 def combine(problem: Problem, places: Int[Array, "n slots"], weights: Float[Array, "n slots"]) -> Float[Array, "n input_dim"]:

@@ -190,7 +190,9 @@ def _measure(problem: Problem, state: State) -> State:
 
 def _round(problem: Problem, state: State, max_pivots: int) -> State:
     """Solve every sample on its slots, then measure; finished samples keep what they have."""
-    places, sign, excess, filled = slots.merge(state)
+    places, sign, lead, new = slots.merge(state.places, state.sign, state.code, state.candidate, state.lead)
+    filled = (state.code > 0) | new
+    excess = jnp.where(state.code > 0, state.excess, jnp.where(new, lead, -1))
     gram = slots.gram(problem, places, sign, filled)
     linear = jnp.where(filled, excess + jnp.sum(gram * state.code[:, :, None], axis=1), -1)
     code, swept, basic = pivoting.solve(gram, linear, max_pivots=max_pivots)

@@ -1,0 +1,257 @@
+"""Dictionary learning at scale: annealed stochastic steps on codes from a reweighted pursuit."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from sae_gap.encoders.base import unit_atoms
+from sae_gap.learners.base import Learner
+from sae_gap.solvers.reweighted import Pursuit, pursue
+from sae_gap.solvers.working_set import default_slots
+from sae_gap.types import Model, Split
+
+# Samples coded at once, whose slots stay in cache.
+CHUNK = 128
+# What the running means keep at each minibatch.
+MEMORY = 0.9
+# Atoms as alike as this are one atom found twice; seeds less alike than this are of different ones.
+DUPLICATE, ALIKE = 0.7, 0.5
+# Columns of the atoms' Gram matrix that are formed at once.
+GRAM_COLUMNS = 1_024
+
+
+class OnlineState(eqx.Module):
+    """Where a fit stands after `round` rounds.
+
+    `energy` is the running sum over a minibatch of each atom's squared codes, and `forgotten` the share of its weights that
+    no minibatch has yet. `noise` and `amplitude` are root mean squares, of the residual's coordinates and of the active codes.
+    `change` is that of the last round, relative to the dictionary.
+    """
+
+    dictionary: Float[Array, "input_dim num_latents"]
+    energy: Float[Array, " num_latents"]
+    forgotten: Float[Array, ""]
+    noise: Float[Array, ""]
+    amplitude: Float[Array, ""]
+    change: Float[Array, ""]
+    round: Int[Array, ""]
+    key: PRNGKeyArray
+
+
+class OnlineDictionary(Learner):
+    r"""Learns a dictionary from minibatches, from large noisy steps to small ones, with a threshold that follows the residual.
+
+    A minibatch Y is coded on the current unit atoms D by `pursue`, a reweighted lasso from zero, at the threshold
+
+        t = max(margin σ, floor a),   σ² = mean residual² per coordinate,   a² = mean square of the active codes,
+
+    both running means over what the learner itself saw. With the codes Z and the residual R = Y - Z Dᵀ, each atom takes a
+    damped least-squares step,
+
+        d_j ← unit(d_j + η (Rᵀ Z)_j / (h_j + damping · mean h)),   h_j = running mean of Σ_i z_ij².
+
+    The rate η is a temperature: the fewer samples use an atom in a minibatch, the noisier its step. Above a critical rate no
+    atom settles, far below it each stays near the sample that it started from. So η falls geometrically through that point,
+    `rates[0]` to `rates[1]`, over the first `settle` of the fit, and then on to `rates[2]` while the floor falls from
+    `floors[0]` to `floors[1]`. A dictionary that explains its samples leaves a small residual, hence a low threshold and codes
+    that are hardly shrunk; noise, or atoms not yet found, keep the threshold high. Neither the sparsity nor the noise nor
+    the scale of the codes need be known.
+
+    Every third round between 40 % and 90 % of the fit, atoms that are copies of stronger ones, or whose codes are small where
+    they are used at all, start anew from the largest residuals.
+
+    The same steps learn from a fixed pool, which they visit many times, and from a stream, of which they see each sample once:
+    see `visits` and `fit_stream`. One minibatch costs O(n · num_latents · input_dim), memory is set by the minibatch.
+
+    Args:
+      num_steps: rounds.
+      visits: samples coded in the whole fit, as a multiple of num_latents; None takes each sample once.
+      batch_size: samples to a minibatch; None takes num_latents / 8. More lower the temperature of a given rate.
+      nonneg: whether codes are non-negative.
+      rates: η at the start, at `settle`, and at the end.
+      settle: share of the fit after which it only refines.
+      margin: threshold in units of the residual's root mean square.
+      floors: least threshold in units of the active codes' root mean square, until `settle` and at the end.
+      damping: of the step, which holds rarely used atoms back.
+      num_rounds: rounds of the pursuit, each a product with the dictionary.
+      num_slots: atoms that a sample may use; None takes about twice the k that compressed sensing allows.
+      replace: whether atoms start anew.
+      tol: relative change of the dictionary over a round at which a fit that is refining stops.
+
+    References:
+      Mairal, Bach, Ponce & Sapiro (2010), "Online learning for matrix factorization and sparse coding", JMLR 11. Candès,
+      Wakin & Boyd (2008), "Enhancing sparsity by reweighted l1 minimization". Aharon, Elad & Bruckstein (2006), "K-SVD", for
+      the replacement of atoms.
+    """
+
+    num_steps: int = eqx.field(static=True, default=100, kw_only=True)
+    visits: float | None = eqx.field(static=True, default=500)
+    batch_size: int | None = eqx.field(static=True, default=None)
+    nonneg: bool = eqx.field(static=True, default=True)
+    rates: tuple[float, float, float] = (0.5, 0.1, 0.02)
+    settle: float = 0.85
+    margin: float = 2.5
+    floors: tuple[float, float] = (0.18, 0.03)
+    damping: float = 0.01
+    num_rounds: int = eqx.field(static=True, default=3)
+    num_slots: int | None = eqx.field(static=True, default=None)
+    replace: bool = eqx.field(static=True, default=True)
+    tol: float = 1e-5
+
+    side_by_side = False
+
+    def minibatches(self, num_samples: int, num_latents: int) -> tuple[int, int]:
+        """Minibatches of a round, and samples to each."""
+        total = num_samples if self.visits is None else round(self.visits * num_latents)
+        size = min(self.batch_size or max(16, round(num_latents / 8)), max(1, total // self.num_steps))
+        return max(1, total // (self.num_steps * size)), size
+
+    def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> OnlineState:
+        signals, dtype = data.signals, data.signals.dtype
+        num_samples, input_dim = signals.shape
+        samples_key, normal_key, key = jax.random.split(key, 3)
+        chosen = jax.random.choice(samples_key, num_samples, (min(num_samples, num_latents),), replace=False)
+        atoms = unit_atoms((signals[chosen] - jnp.mean(signals, axis=0)).T)[0]
+        spare = jax.random.normal(normal_key, (input_dim, num_latents - atoms.shape[1]), dtype)
+        dictionary = jnp.concatenate([atoms, unit_atoms(spare)[0]], axis=1)
+        zero = jnp.zeros((), dtype)
+        # As if the first codes left half of each signal.
+        noise = 0.5 * jnp.sqrt(jnp.mean(signals**2))
+        energy = jnp.zeros(num_latents, dtype)
+        return OnlineState(dictionary, energy, zero + 1, noise, zero, zero + jnp.inf, jnp.zeros((), jnp.int32), key)
+
+    def step(self, data: Split, state: OnlineState) -> OnlineState:
+        signals, num_latents = data.signals, state.dictionary.shape[1]
+        count, size = self.minibatches(len(signals), num_latents)
+        order_key, key = jax.random.split(state.key)
+        order = _order(order_key, state.round, len(signals), count * size).reshape(count, size)
+        progress = (state.round + jnp.arange(count) / count) / self.num_steps
+
+        def learn(carry, minibatch):
+            state, energy, uses = carry
+            chosen, progress = minibatch
+            state, codes, residual = self._update(state, signals[chosen], progress)
+            energy = energy + jnp.sum(codes**2, axis=0)
+            uses = uses + jnp.sum(codes != 0, axis=0, dtype=energy.dtype)
+            return (state, energy, uses), residual
+
+        zeros = jnp.zeros(num_latents, signals.dtype)
+        (new, energy, uses), residuals = lax.scan(learn, (state, zeros, zeros), (order, progress))
+        change = jnp.linalg.norm(new.dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
+        if self.replace:
+            recent = residuals[-min(count, max(1, 2 * num_latents // size)) :].reshape(-1, signals.shape[1])
+            done = (state.round + 1) / self.num_steps
+            due = (done > 0.4) & (done < 0.9) & (state.round % 3 == 0)
+            new = lax.cond(due, lambda new: _replace(new, energy, uses, recent), lambda new: new, new)
+        return eqx.tree_at(lambda s: (s.change, s.round, s.key), new, (change, state.round + 1, key))
+
+    def done(self, state: OnlineState) -> Bool[Array, ""]:
+        return (state.round > self.settle * self.num_steps) & (state.change < self.tol)
+
+    def model(self, state: OnlineState) -> Model:
+        return Model(state.dictionary, jnp.zeros(state.dictionary.shape[0], state.dictionary.dtype))
+
+    def _update(self, state: OnlineState, signals, progress):
+        dictionary = state.dictionary
+        num_latents = dictionary.shape[1]
+        found = self._code(state, signals, progress)
+        rows = jnp.arange(len(signals))[:, None]
+        codes = jnp.zeros((len(signals), num_latents), signals.dtype).at[rows, found.places].add(found.codes, mode="drop")
+        squares = jnp.sum(codes**2, axis=0)
+        # Less memory than the other means have: the few uses of a rare atom should not be divided by a mean that lags behind.
+        energy = 0.7 * state.energy + 0.3 * squares
+        forgotten = 0.7 * state.forgotten
+        typical = energy / (1 - forgotten)
+        rate = _between(self.rates[0], self.rates[1], self.rates[2], progress, self.settle)
+        curvature = typical + self.damping * jnp.mean(typical)
+        step = rate * (found.residual.T @ codes) / jnp.where(curvature > 0, curvature, 1)
+        noise = jnp.sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * jnp.mean(found.residual**2))
+        active = jnp.sqrt(jnp.sum(squares) / jnp.maximum(jnp.sum(found.codes != 0), 1))
+        amplitude = MEMORY * state.amplitude + (1 - MEMORY) * active
+        moved = (unit_atoms(dictionary + step)[0], energy, forgotten, noise, amplitude)
+        state = eqx.tree_at(lambda s: (s.dictionary, s.energy, s.forgotten, s.noise, s.amplitude), state, moved)
+        return state, codes, found.residual
+
+    def _code(self, state: OnlineState, signals, progress) -> Pursuit:
+        floor = _between(self.floors[0], self.floors[0], self.floors[1], progress, self.settle)
+        # Signals of zeros have neither noise nor amplitude, and still need a threshold.
+        threshold = jnp.maximum(self.margin * state.noise, floor * state.amplitude) + jnp.finfo(signals.dtype).tiny ** 0.5
+        slots = self.num_slots or default_slots(*state.dictionary.shape)
+
+        def code(chunk):
+            return pursue(
+                chunk,
+                state.dictionary,
+                threshold,
+                threshold,
+                num_slots=slots,
+                num_rounds=self.num_rounds,
+                nonneg=self.nonneg,
+            )
+
+        return _in_chunks(code, signals)
+
+
+def _between(first, middle, last, progress, settle):
+    """Geometric from first to middle, which it reaches at `settle`, and from there to last."""
+    early = first * (middle / first) ** (progress / settle)
+    late = middle * (last / middle) ** ((progress - settle) / (1 - settle))
+    return jnp.where(progress < settle, early, late)
+
+
+def _order(key, round, num_samples: int, total: int) -> Int[Array, " total"]:
+    """Whom a round visits: all samples in a fresh order, more than once if there are too few, else the next of them in turn."""
+    if total < num_samples:
+        return (round * total + jnp.arange(total)) % num_samples
+    passes = -(-total // num_samples)
+    orders = lax.map(lambda key: jax.random.permutation(key, num_samples), jax.random.split(key, passes))
+    return orders.reshape(-1)[:total]
+
+
+def _replace(
+    state: OnlineState,
+    energy: Float[Array, " num_latents"],
+    uses: Float[Array, " num_latents"],
+    residuals: Float[Array, "n input_dim"],
+) -> OnlineState:
+    """Starts atoms that duplicate others or have only small codes anew, from the largest residuals that differ."""
+    dictionary = state.dictionary
+    num_latents = dictionary.shape[1]
+    duplicate = _duplicates(dictionary, energy)
+    # Half the amplitude of the average use.
+    small = energy * jnp.sum(uses) <= 0.25 * jnp.sum(energy) * uses
+    most = min(max(1, num_latents // 20), len(residuals))
+    worth = jnp.where(duplicate, -1, jnp.where(small, energy, jnp.inf))
+    worst, places = lax.top_k(-worth, most)
+    lengths, longest = lax.top_k(jnp.sum(residuals**2, axis=1), most)
+    seeds = unit_atoms(residuals[longest].T)[0]
+    alike = jnp.any(jnp.tril(jnp.abs(seeds.T @ seeds) > ALIKE, -1), axis=1) | (lengths == 0)
+    # The usable seeds first, each for one of the worst atoms.
+    order = jnp.argsort(alike, stable=True)
+    target = jnp.where((worst > -jnp.inf) & ~alike[order], places, num_latents)
+    dictionary = dictionary.at[:, target].set(seeds[:, order], mode="drop")
+    energy = state.energy.at[target].set(jnp.mean(state.energy), mode="drop")
+    return eqx.tree_at(lambda s: (s.dictionary, s.energy), state, (dictionary, energy))
+
+
+def _duplicates(dictionary: Float[Array, "input_dim num_latents"], energy: Float[Array, " num_latents"]):
+    """Which atoms lie close to one of more energy, or of as much and named before."""
+    num_latents = dictionary.shape[1]
+    names = jnp.arange(num_latents)
+
+    def has_stronger(name):
+        close = jnp.abs(dictionary.T @ dictionary[:, name]) > DUPLICATE
+        stronger = (energy > energy[name]) | ((energy == energy[name]) & (names < name))
+        return jnp.any(close & stronger)
+
+    return lax.map(has_stronger, names, batch_size=GRAM_COLUMNS)
+
+
+def _in_chunks(code, signals: Float[Array, "n input_dim"]) -> Pursuit:
+    num_samples, input_dim = signals.shape
+    chunks = -(-num_samples // CHUNK)
+    size = -(-num_samples // chunks)
+    padded = jnp.pad(signals, ((0, chunks * size - num_samples), (0, 0))).reshape(chunks, size, input_dim)
+    return jax.tree.map(lambda a: a.reshape(chunks * size, *a.shape[2:])[:num_samples], lax.map(code, padded))
