@@ -301,7 +301,9 @@ def _measure(study: Study, method: Method, inference: _Inference) -> dict[str, A
         logging.warning("%s diverged: its model is not finite, and its metrics are left out", method.name)
         return {"diverged": True}
     seconds = inference.seconds(method.encoder)
-    outcomes = {split: inference.infer(method.encoder, split) for split in SPLITS}
+    # Without the truth there is nothing to fit a metric to on the training split, which may be too large for codes.
+    splits = SPLITS if inference.task.train.codes is not None else SCORED
+    outcomes = {split: inference.infer(method.encoder, split) for split in splits}
     codes: dict[str, Any] = {
         split: np.asarray(outcome.codes if isinstance(outcome, Solution) else outcome) for split, outcome in outcomes.items()
     }
