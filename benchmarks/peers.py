@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from sae_gap.encoders.base import unit_atoms
 from sae_gap.learners.base import Learner
+from sae_gap.matching import unit_columns
 from sae_gap.types import Model, Split
 
 
@@ -46,8 +46,8 @@ class Peer(Learner):
     def learn(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> Model:
         signals = np.asarray(data.signals)
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-        atoms = signals[rng.choice(len(signals), num_latents, replace=len(signals) < num_latents)].T
-        dictionary = self.dictionary(signals, np.asarray(unit_atoms(jnp.asarray(atoms))[0]), rng)
+        chosen = rng.choice(len(signals), num_latents, replace=len(signals) < num_latents)
+        dictionary = self.dictionary(signals, unit_columns(signals[chosen].T), rng)
         return Model(jnp.asarray(dictionary, signals.dtype), jnp.zeros(signals.shape[1], signals.dtype))
 
     def dictionary(
