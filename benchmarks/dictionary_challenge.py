@@ -14,7 +14,7 @@ import math
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from absl import flags, logging
 
@@ -115,7 +115,7 @@ def _sae(name: str, source: Setting, steps: int) -> SparseAutoencoder:
         "num_steps": -(-steps // steps_per_epoch),
         "renormalise_every": max(1, round(RENORMALISE_EVERY / steps_per_epoch)),
     }
-    return tuned(name, sparsity=source.sparsity, input_dim=source.input_dim or 0, **options)
+    return tuned(name, sparsity=source.sparsity, input_dim=cast(int, source.input_dim), **options)
 
 
 METHODS = tuple(learners(Setting()))

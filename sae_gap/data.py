@@ -26,7 +26,7 @@ def draw(setting: Setting) -> Task:
     The atoms are i.i.d. Gaussian directions. An in-distribution sample is, by a fair coin, either latent 0 with k - 1 latents
     of the ID pool, or k latents other than latent 0; an out-of-distribution sample is latent 0 with k - 1 latents of the OOD
     pool, a co-activation that training never shows. The dictionary depends on the seed and the dimensions alone, so a sweep
-    over `num_samples` or `noise_db` keeps it.
+    over `num_samples` or `noise_db` keeps it, and a stream has it too.
 
     Args:
       setting: the cell to draw, its seed included.

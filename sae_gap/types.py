@@ -106,7 +106,7 @@ class Setting:
 
     @property
     def num_scored(self) -> int:
-        """Number of OOD samples; of a stream, whose recovery no more of them would tell better, also that for validation."""
+        """Number of OOD samples and, beside a stream, of ID samples for validation: not so many as there are to train on."""
         return min(self.num_samples // 2, 2_500) if self.stream else self.num_samples // 2
 
     def asdict(self) -> dict[str, Any]:

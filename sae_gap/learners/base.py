@@ -22,7 +22,8 @@ class Learner(eqx.Module):
     `num_steps` is how many steps a fit takes: epochs, or rounds.
 
     Float hyper-parameters enter the compiled loop as arrays, so a sweep over them compiles once. Whatever sets a shape or a
-    loop length is a static field. A subclass defines `init`, `step` and `model`, and may define `select` and `done`.
+    loop length is a static field. A subclass defines `init`, `step` and `model`, and may define `select` and `done`; one on the
+    host defines `learn` alone.
     """
 
     num_steps: int = eqx.field(static=True, default=0, kw_only=True)
