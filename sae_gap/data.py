@@ -10,11 +10,14 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import sparse
 
 from sae_gap.types import Setting, Split, Task, check_seed, check_size
 
 # Bounds the uniforms held at once while supports are drawn.
 _DRAWS_AT_ONCE = 4_000_000
+# Few enough for the codes and signals of a piece of a stream to stay in cache.
+_SAMPLES_AT_ONCE = 10_000
 
 
 def draw(setting: Setting) -> Task:
@@ -23,31 +26,37 @@ def draw(setting: Setting) -> Task:
     The atoms are i.i.d. Gaussian directions. An in-distribution sample is, by a fair coin, either latent 0 with k - 1 latents
     of the ID pool, or k latents other than latent 0; an out-of-distribution sample is latent 0 with k - 1 latents of the OOD
     pool, a co-activation that training never shows. The dictionary depends on the seed and the dimensions alone, so a sweep
-    over `num_samples` or `noise_db` keeps it.
+    over `num_samples` or `noise_db` keeps it, and a stream has it too.
 
     Args:
       setting: the cell to draw, its seed included.
 
     Returns:
       A task with `num_samples // 2` training samples, the rest of the ID samples for validation, and `num_samples // 2` OOD
-      samples.
+      samples. Of a stream, `num_samples` training signals without codes, and at most 2,500 samples in each other split.
 
     References:
       Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744, section 3.
     """
-    atoms_rng, id_rng, ood_rng, noise_rng = (np.random.default_rng([setting.seed, stream]) for stream in range(4))
+    atoms_rng, id_rng, ood_rng, noise_rng, fresh_rng = (np.random.default_rng([setting.seed, stream]) for stream in range(5))
     input_dim = cast(int, setting.input_dim)  # A setting fills it in.
     dictionary = atoms_rng.standard_normal((input_dim, setting.num_latents))
     dictionary /= np.linalg.norm(dictionary, axis=0)
 
-    num_train = setting.num_samples // 2
-    id_supports = _draw_id_supports(setting, id_rng)
-    ood_supports = _with_latent_zero(setting, num_train, setting.num_latents - setting.num_ood, setting.num_ood, ood_rng)
+    num_train, num_scored = setting.num_train, setting.num_scored
+    first_ood = setting.num_latents - setting.num_ood
+    id_supports = _draw_id_supports(setting, num_scored if setting.stream else setting.num_samples, id_rng)
+    ood_supports = _with_latent_zero(setting, num_scored, first_ood, setting.num_ood, ood_rng)
     id_split = _split(setting, dictionary, id_supports, id_rng, noise_rng)
     ood_split = _split(setting, dictionary, ood_supports, ood_rng, noise_rng)
+    if setting.stream:
+        train = Split(jnp.asarray(_fresh_signals(setting, dictionary, fresh_rng, noise_rng)))
+    else:
+        train = jax.tree.map(lambda rows: rows[:num_train], id_split)
+        id_split = jax.tree.map(lambda rows: rows[num_train:], id_split)
     return Task(
-        train=jax.tree.map(lambda rows: rows[:num_train], id_split),
-        id=jax.tree.map(lambda rows: rows[num_train:], id_split),
+        train=train,
+        id=id_split,
         ood=ood_split,
         dictionary=jnp.asarray(dictionary, id_split.signals.dtype),
         num_latents=setting.num_latents,
@@ -55,24 +64,28 @@ def draw(setting: Setting) -> Task:
     )
 
 
-def _draw_id_supports(setting: Setting, rng: np.random.Generator) -> np.ndarray:
-    n, k = setting.num_samples, setting.sparsity
+def _draw_id_supports(setting: Setting, n: int, rng: np.random.Generator) -> np.ndarray:
     heads = rng.random(n) < 0.5
     with_zero = _with_latent_zero(setting, n, 1, setting.num_latents - setting.num_ood - 1, rng)
-    without_zero = 1 + _distinct(n, k, setting.num_latents - 1, rng)
+    without_zero = 1 + _distinct(n, setting.sparsity, setting.num_latents - 1, rng, _ranked_below(setting))
     return np.where(heads[:, None], with_zero, without_zero)
 
 
 def _with_latent_zero(setting: Setting, n: int, first: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    others = first + _distinct(n, setting.sparsity - 1, size, rng)
+    others = first + _distinct(n, setting.sparsity - 1, size, rng, _ranked_below(setting))
     return np.concatenate([np.zeros((n, 1), others.dtype), others], axis=1)
 
 
-def _distinct(n: int, k: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Uniformly random k-subsets of range(size), n of them, one a row."""
+def _ranked_below(setting: Setting) -> int:
+    # Redrawing pays down to a multiple of 1; settings that are no streams keep the draws they have always had.
+    return 1 if setting.stream else 10
+
+
+def _distinct(n: int, k: int, size: int, rng: np.random.Generator, ranked_below: int = 10) -> np.ndarray:
+    """Uniformly random k-subsets of range(size), n of them, one a row; ranked where size is at most so many times k²."""
     if k == 0:
         return np.zeros((n, 0), np.int64)
-    if size > 10 * k * k:
+    if size > ranked_below * k * k:
         # Duplicates are rare here, so redrawing the rows that have one is cheaper than ranking `size` uniforms a row.
         subsets = rng.integers(size, size=(n, k))
         while True:
@@ -99,6 +112,24 @@ def _split(setting: Setting, dictionary: np.ndarray, supports: np.ndarray, rng, 
         scale = np.sqrt(np.mean(signals**2)) * 10 ** (-setting.noise_db / 20)
         signals += scale * noise_rng.standard_normal(signals.shape)
     return Split(jnp.asarray(signals, values.dtype), jnp.asarray(codes))
+
+
+def _fresh_signals(setting: Setting, dictionary: np.ndarray, rng, noise_rng) -> np.ndarray:
+    dtype = jnp.zeros(()).dtype
+    atoms = np.ascontiguousarray(dictionary.T, dtype)
+    signals = np.empty((setting.num_samples, len(dictionary)), dtype)
+    pieces = [signals[start : start + _SAMPLES_AT_ONCE] for start in range(0, len(signals), _SAMPLES_AT_ONCE)]
+    for piece in pieces:
+        supports = _draw_id_supports(setting, len(piece), rng)
+        ends = np.arange(0, supports.size + 1, setting.sparsity)
+        values = rng.random(supports.size, dtype)
+        piece[:] = sparse.csr_array((values, supports.ravel(), ends), (len(piece), setting.num_latents)) @ atoms
+    if setting.noise_db is not None:
+        power = sum(float(np.vdot(piece, piece)) for piece in pieces) / signals.size
+        scale = dtype.type(np.sqrt(power) * 10 ** (-setting.noise_db / 20))
+        for piece in pieces:
+            piece += scale * noise_rng.standard_normal(piece.shape, dtype)
+    return signals
 
 
 def load(path: str | pathlib.Path, *, num_latents: int | None = None, seed: int = 0) -> Task:

@@ -5,6 +5,7 @@ a truth that is not known) is None, so that a run on a user's own data draws wha
 """
 
 import io
+import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -43,15 +45,22 @@ _STYLE: dict[Any, Any] = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
-# In the order of drawing. The colours are Okabe and Ito's, told apart under any of the common colour deficiencies.
+# In the order of drawing. The colours are Okabe and Ito's, told apart under any of the common colour deficiencies, and Tol's
+# muted ones where those run out, which stand beside their names.
 _LEARNERS = {
     "linear_probe": ("linear probe", "#7F7F7F"),
     "relu": ("ReLU SAE", "#0072B2"),
     "topk": ("TopK SAE", "#D55E00"),
     "jumprelu": ("JumpReLU SAE", "#009E73"),
     "mp": ("MP SAE", "#CC79A7"),
+    "batchtopk": ("BatchTopK SAE", "#999933"),
+    "matryoshka": ("Matryoshka SAE", "#AA4499"),
+    "gated": ("gated SAE", "#661100"),
     "softplus_adam": ("Softplus-Adam", "#E69F00"),
     "dl_fista": ("DL-FISTA", "#56B4E9"),
+    "online_dl": ("online DL", "#332288"),
+    "spams": ("SPAMS", "#117733"),
+    "sklearn": ("scikit-learn", "#44AA99"),
     "fista_oracle": ("oracle", "#000000"),
 }
 _METRICS = {"mcc": "MCC", "mcc_paper": "MCC (published form)", "support_f1": "support F1", "auc": "AUC"}
@@ -337,6 +346,162 @@ def budget(rows: Rows) -> Figure | None:
     return figure
 
 
+_HEAT = matplotlib.colormaps["viridis"]
+
+
+@matplotlib.rc_context(_STYLE)
+def recovery_by_samples(rows: Rows, metric: str = "cosine") -> Figure | None:
+    """What each learner recovers, over the number of latents and the training samples for each: a panel a learner.
+
+    The dashed line is the counting bound `n > d (m - 1) / (m - 1 - k)` for d atoms in m dimensions, k of them in a sample: with
+    fewer samples there are more unknowns than equations, even were the supports known.
+
+    Args:
+      rows: rows of one sparsity and noise; `num_latents`, `input_dim`, `sparsity`, `samples_seen` and the metric are read.
+      metric: a column of the rows of which more is better and 1 is perfect.
+
+    Returns:
+      The figure, or None where there are not two cells to compare.
+
+    Raises:
+      ValueError: the rows of a cell mix settings, protocols or values of lambda, or hold a seed twice.
+    """
+    rows = [row for row in rows if row.get("family") != "oracle"]
+    summary = tables.summarise(rows, by=("method", "num_latents", "samples_seen"), metrics=(metric,))
+    found = [line for line in summary if line[f"{metric}_mean"] is not None]
+    if len({(line["num_latents"], line["samples_seen"]) for line in found}) < 2:
+        return None
+    learners = list(dict.fromkeys(line["method"] for line in found))
+    widths = sorted({line["num_latents"] for line in found})
+    down, across = -(-len(learners) // 4), min(len(learners), 4)
+    figure = Figure(figsize=(max(5.6, 1.3 + max(1.3, 0.5 * len(widths)) * across), 1.5 + 2.1 * down))
+    panels = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel())
+    extent = []
+    for axes, learner in zip(panels, learners, strict=False):
+        axes.set_title(_name(_learner(learner)), loc="left", fontsize=8)
+        axes.tick_params(labelbottom=True, length=0)
+        for place, size in enumerate(widths):
+            column = [line for line in found if (line["method"], line["num_latents"]) == (learner, size)]
+            extent += _heat(axes, place, [(line["samples_seen"] / size, line[f"{metric}_mean"]) for line in column])
+            free, sparsity = next((row["input_dim"] - 1, row["sparsity"]) for row in rows if row["num_latents"] == size)
+            if free > sparsity:
+                extent.append(free / (free - sparsity))
+                style: dict[str, Any] = {"color": "#D55E00", "linewidth": 1.5, "linestyle": (0, (3, 1))}
+                axes.plot([place - 0.5, place + 0.5], extent[-1:] * 2, **style)
+    for axes in panels[len(learners) :]:
+        axes.remove()
+    panels[0].set(yscale="log", xlim=(-0.5, len(widths) - 0.5), ylim=(min(extent) * 0.95, max(extent) * 1.05))
+    _round_ticks(panels[0].yaxis)
+    panels[0].set_xticks(range(len(widths)), [f"{size:,}" for size in widths])
+    colours = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), _HEAT)
+    figure.colorbar(
+        colours, ax=panels[: len(learners)], label=f"{_metric_name(metric)} (1 is perfect)", aspect=20 * down, pad=0.02
+    )
+    figure.supylabel("training samples for each latent", fontsize=9)
+    note = _note([{name: row.get(name) for name in ("sparsity", "seed")} for row in rows])
+    figure.supxlabel(f"number of latents\n{note}; dashed: the counting bound", fontsize=9)
+    scores = {name: np.array([line[f"{metric}_mean"] for line in found if line["method"] == name]) for name in learners}
+    best = max(scores, key=lambda name: (np.sum(scores[name] > 0.9), scores[name].mean()))
+    share = f"{np.sum(scores[best] > 0.9)} of {len(scores[best])} cells"
+    title = f"{_name(_learner(best))} recovers the most: {_metric_name(metric)} above 0.9 in {share}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10, fontweight="bold")
+    return figure
+
+
+def _heat(axes: Axes, place: int, cells: Sequence[Point]) -> list[float]:
+    """Draws a column of cells, each a height on the log axis with its score, and returns where they end."""
+    edges = _log_edges([height for height, _ in cells])
+    for (_, score), low, high in zip(cells, edges, edges[1:], strict=False):
+        axes.bar(place, high - low, 1, low, color=_HEAT(score), edgecolor="white", linewidth=0.5)
+        ink = "white" if score < 0.6 else "black"
+        axes.text(place, (low * high) ** 0.5, f"{score:.2f}", ha="center", va="center", fontsize=7, color=ink)
+    return edges
+
+
+def _log_edges(centres: Sequence[float]) -> list[float]:
+    """Edges halfway between ascending centres on a log axis, and as far beyond the outer ones."""
+    if len(centres) < 2:
+        return [edge for centre in centres for edge in (centre / 2**0.5, centre * 2**0.5)]
+    inner = [(low * high) ** 0.5 for low, high in itertools.pairwise(centres)]
+    return [centres[0] ** 2 / inner[0], *inner, centres[-1] ** 2 / inner[-1]]
+
+
+def _round_ticks(axis: Axis) -> None:
+    """Ticks of a log axis at 1, 2 and 5 of each decade, or at 1 alone where that would crowd them."""
+    low, high = axis.get_view_interval()
+    steps = (1, 2, 5) if high / low < 200 else (1,)
+    ticks = [tick for power in range(-6, 9) for step in steps if low <= (tick := step * 10.0**power) <= high]
+    axis.set_ticks(ticks, labels=[f"{tick:,.0f}" if tick >= 1 else f"{tick:g}" for tick in ticks])
+    axis.set_ticks([], minor=True)
+
+
+@matplotlib.rc_context(_STYLE)
+def recovery_by_seconds(rows: Rows) -> Figure | None:
+    """What each learner recovers, of the dictionary and of the codes out of distribution, against the seconds that it takes.
+
+    Args:
+      rows: rows of one setting; `fit_seconds`, `cosine` and `mcc_ood` are read, and the oracle's scores drawn as levels.
+
+    Returns:
+      The figure, or None where no learner has a score.
+
+    Raises:
+      ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
+    """
+    rows = list(rows)
+    metrics = ("cosine", "mcc_ood")
+    family = {row["method"]: row.get("family") for row in rows}
+    summary = tables.summarise(rows, by=("method",), metrics=("fit_seconds", *metrics))
+    found = [line for line in summary if None not in (line["fit_seconds_mean"], line["cosine_mean"], line["mcc_ood_mean"])]
+    learners = [line for line in found if family[line["method"]] != "oracle"]
+    if not learners:
+        return None
+    figure = Figure(figsize=(6.4, 7.6))
+    panels = figure.subplots(2, 1, sharex=True)
+    labels = []
+    for axes, metric in zip(panels, metrics, strict=True):
+        places: dict[str, list[Point]] = {}
+        whiskers: list[tuple[Point, Point]] = []
+        for line in found:
+            name = _learner(line["method"])
+            x, y, dy = line["fit_seconds_mean"], line[f"{metric}_mean"], line[f"{metric}_sd"] or 0.0
+            if family[line["method"]] == "oracle":
+                axes.axhline(y, color="black", linewidth=1, linestyle=(0, (4, 2)), zorder=1)
+                axes.annotate(f"oracle {y:.2f}", (1, y), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points")
+                axes.texts[-1].set_ha("right")
+                continue
+            # On a log axis a whisker must not reach zero.
+            below, above = min(line["fit_seconds_sd"] or 0.0, 0.9 * x), line["fit_seconds_sd"] or 0.0
+            axes.errorbar(x, y, dy, [[below], [above]], color=_colour(name), linewidth=0.8, zorder=2)
+            marker = {"dictionary_learning": "s", "peer": "D"}.get(str(family[line["method"]]), "o")
+            axes.plot(x, y, marker, markersize=6, color=_colour(name), zorder=3)
+            places.setdefault(name, []).append((x, y))
+            whiskers += [((x - below, y), (x + above, y)), ((x, y - dy), (x, y + dy))]
+        labels.append((axes, places, whiskers))
+        axes.margins(y=0.12)
+        axes.set_ylabel(f"{_metric_name(metric)} (1 is perfect)")
+    ends = [x for ends in labels[0][2] for x, _ in ends]
+    margin = max((max(ends) / min(ends)) ** 0.15, 2.0)
+    panels[1].set(xscale="log", xlim=(min(ends) / margin, max(ends) * margin))
+    _round_ticks(panels[1].xaxis)
+    panels[1].set_xlabel("seconds to learn the dictionary, compilation apart")
+    best = max(learners, key=lambda line: line["cosine_mean"])
+    seconds = best["fit_seconds_mean"]
+    spent = f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.2g}"
+    title = f"{_name(_learner(best['method']))} recovers the most of the dictionary, in {spent} s"
+    _title(panels[0], title, rows, whiskers=True)
+    kinds = {"dictionary_learning": ("dictionary learning", "s"), "peer": ("other libraries", "D"), "sae": ("SAE", "o")}
+    handles = [
+        Line2D([], [], linestyle="none", marker=marker, markersize=6, color="#444444", label=label)
+        for kind, (label, marker) in kinds.items()
+        if kind in {family[line["method"]] for line in learners}
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), columnspacing=1.5)
+    for label in labels:
+        _label(figure, *label)
+    return figure
+
+
 def _marker(family: str | None, colour: str) -> tuple[str, dict[str, Any]]:
     if family == "refined":
         # Refinement and FISTA from zero reach one optimum: a wide hollow marker lets the other show inside it.
@@ -423,10 +588,16 @@ def _metric_name(metric: str) -> str:
 
 
 def _title(axes: Axes, title: str, rows: Sequence[Mapping[str, Any]], *, whiskers: bool = False) -> None:
-    words = {"num_latents": "latents", "sparsity": "active", "input_dim": "dimensions", "num_samples": "samples"}
-    notes = [f"{rows[0][name]:,} {word}" for name, word in words.items() if rows[0].get(name) is not None]
-    seeds = len({row.get("seed") for row in rows})
-    notes.append("1 seed" if seeds == 1 else f"{seeds} seeds")
-    note = ", ".join(notes) + ("; whiskers: ± 1 sd" if whiskers and seeds > 1 else "")
+    note = _note(rows)
+    note += "; whiskers: ± 1 sd" if whiskers and not note.endswith("1 seed") else ""
     axes.set_title(title, loc="left", pad=20)
     axes.annotate(note, (0, 1), (0, 7), xycoords="axes fraction", textcoords="offset points", color="#555555")
+
+
+def _note(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The sizes that all rows share, and the number of seeds."""
+    words = {"num_latents": "latents", "sparsity": "active", "input_dim": "dimensions", "num_samples": "samples"}
+    shared = {name: values.pop() for name in words if len(values := {row.get(name) for row in rows}) == 1}
+    notes = [f"{value:,} {words[name]}" for name, value in shared.items() if value is not None]
+    seeds = len({row.get("seed") for row in rows})
+    return ", ".join([*notes, "1 seed" if seeds == 1 else f"{seeds} seeds"])

@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 
 from sae_gap import devices, results
+from sae_gap.checkpoints import Checkpoint
 from sae_gap.data import draw, load
 from sae_gap.encoders.base import Encoder, encode
 from sae_gap.encoders.lasso import Lasso
@@ -165,7 +166,11 @@ def run(study: Study, store: results.Store, shard: tuple[int, int] = (0, 1)) -> 
         if place % shard[1] != shard[0] or present.issuperset(job.keys.values()):
             continue
         logging.info("%d/%d: %s", place + 1, len(jobs), ", ".join(method.name for method in job.methods))
-        store.append(_run_job(study, job.without(present)))
+        job = job.without(present)
+        saves = [_checkpoint(store, job, source) for source in job.sources]
+        store.append(_run_job(study, job, saves))
+        for save in saves:
+            save.discard()
     wanted = {key: None for job in jobs for key in job.keys.values()}
     found = {row["key"]: row for row in store.rows()}
     order = {method.name: place for source in study.sources for place, method in enumerate(study.methods(source))}
@@ -190,6 +195,13 @@ def _jobs(study: Study) -> Iterator[_Job]:
                 for method in methods
             }
             yield _Job([source for source, _ in group], methods, keys)
+
+
+def _checkpoint(store: results.Store, job: _Job, source: Setting | Recording) -> Checkpoint:
+    """Where the fit of a seed is saved while it lasts, under a name that tells it from all others."""
+    fit = {"learner": _describe(job.methods[0].learner), "source": source.asdict(), "seeds": len(job.sources)}
+    name = results.key(fit | {"precision": _precision(), "device": devices.describe(), "schema": SCHEMA})
+    return Checkpoint(store.directory / "checkpoints" / f"{name}.npz")
 
 
 def _identity(study: Study, description: Mapping[str, Any], method: Method) -> dict[str, Any]:
@@ -223,14 +235,14 @@ def _describe(thing: Any) -> Any:
     return [_describe(part) for part in thing] if isinstance(thing, tuple) else thing
 
 
-def _run_job(study: Study, job: _Job) -> list[results.Row]:
+def _run_job(study: Study, job: _Job, saves: Sequence[Checkpoint]) -> list[results.Row]:
     tasks = [devices.place(_task(source), devices.mesh()) for source in job.sources]
     learner = job.methods[0].learner
     lacking = learner.needs(tasks[0])
     if lacking is not None:
         logging.warning("left out %s: the data lack %s", ", ".join(method.name for method in job.methods), lacking)
         return []
-    fitted = fit_seeds(learner, tasks)
+    fitted = fit_seeds(learner, tasks, saves)
     provenance = results.provenance() | {"device": devices.describe(), "precision": _precision()}
     rows = []
     for seed, (source, task, model) in enumerate(zip(job.sources, tasks, fitted.models, strict=True)):
@@ -253,10 +265,10 @@ def _task(source: Setting | Recording) -> Task:
     return draw(source) if isinstance(source, Setting) else source.task()
 
 
-def fit_seeds(learner: Learner, tasks: Sequence[Task]) -> Fit:
+def fit_seeds(learner: Learner, tasks: Sequence[Task], checkpoints: Sequence[Checkpoint] | None = None) -> Fit:
     """Fits a learner to tasks that differ in their seed, each with the key of its seed and of the learner's name."""
     stream = int(results.key({"learner": type(learner).__name__})[:7], 16)
-    return fit(learner, tasks, [jax.random.fold_in(jax.random.key(task.seed), stream) for task in tasks])
+    return fit(learner, tasks, [jax.random.fold_in(jax.random.key(task.seed), stream) for task in tasks], checkpoints=checkpoints)
 
 
 class _Inference:
@@ -301,7 +313,9 @@ def _measure(study: Study, method: Method, inference: _Inference) -> dict[str, A
         logging.warning("%s diverged: its model is not finite, and its metrics are left out", method.name)
         return {"diverged": True}
     seconds = inference.seconds(method.encoder)
-    outcomes = {split: inference.infer(method.encoder, split) for split in SPLITS}
+    # Without the truth there is nothing to fit a metric to on the training split, which may be too large for codes.
+    splits = SPLITS if inference.task.train.codes is not None else SCORED
+    outcomes = {split: inference.infer(method.encoder, split) for split in splits}
     codes: dict[str, Any] = {
         split: np.asarray(outcome.codes if isinstance(outcome, Solution) else outcome) for split, outcome in outcomes.items()
     }

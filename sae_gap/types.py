@@ -36,11 +36,13 @@ class Setting:
     Args:
       num_latents: number of concepts; also the width of every learned dictionary.
       sparsity: number of active latents in each sample, k.
-      num_samples: number of in-distribution samples, half of them for training, half for validation.
+      num_samples: number of in-distribution samples, half of them for training, half for validation; as a stream, all of them
+        for training.
       seed: seeds the dictionary, the samples and the learners.
       input_dim: dimension of the signals; None takes the compressed-sensing bound
         ``max(k + 1, ceil(2 k ln(num_latents / k)))``.
       noise_db: signal-to-noise ratio in decibels of additive Gaussian noise; None draws noise-free signals.
+      stream: whether training has as many fresh samples as it may ask for: signals alone, whose codes would not fit in memory.
 
     Raises:
       ValueError: a value is out of range, or the setting has no such data (see the message).
@@ -55,6 +57,7 @@ class Setting:
     seed: int = 0
     input_dim: int | None = None
     noise_db: float | int | None = None
+    stream: bool = False
 
     def __post_init__(self):
         for name in ("num_latents", "sparsity", "num_samples"):
@@ -81,6 +84,8 @@ class Setting:
             )
         if self.noise_db is not None and not (isinstance(self.noise_db, int | float) and math.isfinite(self.noise_db)):
             raise ValueError(f"noise_db must be a finite number of decibels, but it is {self.noise_db!r}.")
+        if not isinstance(self.stream, bool):
+            raise ValueError(f"stream must be True or False, but it is {self.stream!r}.")
         pools = {"ID": self.num_latents - self.num_ood - 1, "OOD": self.num_ood}
         for name, size in pools.items():
             if size < self.sparsity - 1:
@@ -94,8 +99,20 @@ class Setting:
         """Size of the pool of latents that never co-occur with latent 0 in distribution."""
         return self.num_latents // 2
 
+    @property
+    def num_train(self) -> int:
+        """Number of training samples."""
+        return self.num_samples if self.stream else self.num_samples // 2
+
+    @property
+    def num_scored(self) -> int:
+        """Number of OOD samples and, beside a stream, of ID samples for validation: not so many as there are to train on."""
+        return min(self.num_samples // 2, 2_500) if self.stream else self.num_samples // 2
+
     def asdict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        # Rows of a setting that is no stream say nothing of streams, so that their keys are those they have always had.
+        return values if self.stream else {name: value for name, value in values.items() if name != "stream"}
 
 
 class Split(eqx.Module):

@@ -151,6 +151,62 @@ def test_noise_leaves_the_codes_and_has_its_ratio(large):
     assert all(abs(np.corrcoef(noises[0].ravel(), noise.ravel())[0, 1]) < 0.02 for noise in noises[1:])
 
 
+@pytest.fixture(scope="module")
+def stream():
+    """Several pieces of the size of the last."""
+    return draw(Setting(num_latents=40, sparsity=4, num_samples=25_000, seed=3, stream=True))
+
+
+def test_a_stream_has_signals_to_train_on_and_the_truth_of_the_rest(stream, large):
+    assert stream.train.signals.shape == (25_000, 19) and stream.train.codes is None
+    for split in (stream.id, stream.ood):
+        assert split.signals.shape == (2_500, 19) and split.codes.shape == (2_500, 40)
+    np.testing.assert_array_equal(stream.dictionary, large.dictionary)
+    assert {leaf.dtype for leaf in jax.tree.leaves(stream)} == {jnp.dtype("float32")}
+    assert (supports(np.asarray(stream.ood.codes))[:, 0] == 0).all()
+
+
+def test_signals_of_a_stream_have_the_law_of_those_of_a_setting(stream, large):
+    fresh, drawn = (np.asarray(task.train.signals, np.float64) for task in (stream, large))
+    assert len(np.unique(fresh, axis=0)) == 25_000 and not set(map(tuple, fresh)) & set(map(tuple, stream.id.signals.tolist()))
+    for one, other in zip(fresh.T, drawn.T, strict=True):
+        assert stats.ks_2samp(one, other).pvalue > UNLIKELY
+    # Second moments tell which atoms go together: they are those of A z with the law of z.
+    np.testing.assert_allclose(np.cov(fresh.T), np.cov(drawn.T), atol=0.03)
+    for start in (0, 10_000, 20_000):
+        np.testing.assert_allclose(fresh[start : start + 5_000].mean(axis=0), fresh.mean(axis=0), atol=0.04)
+
+
+def test_codes_of_a_stream_are_few_uniform_values_on_atoms():
+    # As many dimensions as latents, so that the codes can be read off the signals.
+    task = draw(Setting(num_latents=20, sparsity=3, num_samples=3_000, input_dim=20, stream=True))
+    codes = np.linalg.solve(np.asarray(task.dictionary, np.float64), np.asarray(task.train.signals, np.float64).T).T
+    on = np.abs(codes) > 1e-4
+    assert (on.sum(axis=1) > 2.99).mean() > 0.99 and on.sum(axis=1).max() == 3
+    assert stats.kstest(codes[on], "uniform").pvalue > UNLIKELY
+    heads = on[:, 0]
+    assert stats.binomtest(int(heads.sum()), 3_000).pvalue > UNLIKELY
+    assert not on[heads][:, 10:].any() and on[~heads][:, 10:].any(axis=0).all()
+
+
+def test_a_stream_has_its_seed_and_its_noise(stream):
+    again = draw(Setting(num_latents=40, sparsity=4, num_samples=25_000, seed=3, stream=True))
+    assert all(np.array_equal(a, b) for a, b in zip(leaves(stream), leaves(again), strict=True))
+    noisy = draw(Setting(num_latents=40, sparsity=4, num_samples=25_000, seed=3, stream=True, noise_db=7.0))
+    for name in ("train", "id", "ood"):
+        clean = np.asarray(getattr(stream, name).signals, np.float64)
+        noise = np.asarray(getattr(noisy, name).signals, np.float64) - clean
+        assert 10 * np.log10(np.mean(clean**2) / np.mean(noise**2)) == pytest.approx(7, abs=0.15)
+        assert stats.kstest(noise.ravel() / noise.std(), "norm").pvalue > UNLIKELY
+
+
+def test_settings_keep_the_draws_they_have_always_had():
+    # Numbers of the version before streams: stored rows are of these very samples.
+    task = draw(Setting(num_latents=20, sparsity=3, num_samples=200, seed=5, noise_db=10.0))
+    found = [float(np.asarray(leaf, np.float64).sum()) for leaf in (task.train.signals, task.id.codes, task.ood.signals)]
+    assert found == pytest.approx([-4.731332600815222, 149.643112053629, 3.376342498580925], rel=1e-5)
+
+
 def test_a_single_active_latent():
     task = draw(Setting(num_latents=20, sparsity=1, num_samples=400))
     codes = id_codes(task)

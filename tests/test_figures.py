@@ -71,18 +71,21 @@ def words(figure):
 )
 @pytest.mark.parametrize("draw", FIGURES, ids=lambda draw: draw.__name__)
 def test_no_text_is_clipped_or_covers_another(draw, rows):
-    figure = draw(rows)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    assert_legible(draw(rows))
+
+
+def assert_legible(figure):
+    FigureCanvasAgg(figure).draw()
     texts = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text().strip() and text.get_visible()]
-    limits = [sorted(axis.get_view_interval()) for axis in (figure.axes[0].xaxis, figure.axes[0].yaxis)]
-    ticks = [
+    beyond = [
         label
-        for axis, (low, high) in zip((figure.axes[0].xaxis, figure.axes[0].yaxis), limits, strict=True)
-        for place, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
-        if not low <= place <= high
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        # An axis that shares its ticks with another has no labels of its own.
+        for place, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False)
+        if not min(axis.get_view_interval()) <= place <= max(axis.get_view_interval())
     ]
-    boxes = {text.get_text() + str(id(text)): text.get_window_extent() for text in texts if text not in ticks}
+    boxes = {text.get_text() + str(id(text)): text.get_window_extent() for text in texts if text not in beyond}
     assert len(boxes) > 8
     for box in boxes.values():
         assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1
@@ -213,6 +216,95 @@ def test_an_interrupted_save_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="missing"):
         figures.save(figures.recovery(make_rows()), tmp_path / "missing" / "stem")
     assert list(tmp_path.iterdir()) == []
+
+
+CHALLENGE = ("online_dl", "dl_fista", "spams", "sklearn", *(f"sae_{name}" for name in SCORES), "fista_oracle")
+FAMILIES = {"online_dl": "dictionary_learning", "dl_fista": "dictionary_learning", "fista_oracle": "oracle"}
+FAMILIES |= {"spams": "peer", "sklearn": "peer"}
+
+
+def make_challenge(methods=CHALLENGE, widths=(1_000, 2_000, 5_000), samples=(5_000, 20_000, 200_000), seeds=(0, 1), **values):
+    rows = []
+    for (place, method), width, size, seed in itertools.product(enumerate(methods), widths, samples, seeds):
+        score = 1 / (1 + place / 4 + width / size) if method != "fista_oracle" else 1.0
+        row = {"method": method, "family": FAMILIES.get(method, "sae"), "seed": seed, "num_latents": width, "sparsity": 10}
+        row |= {
+            "num_samples": size,
+            "samples_seen": size // 2,
+            "input_dim": 93,
+            "cosine": score,
+            "mcc_ood": score - 0.01 * seed,
+        }
+        rows.append(row | {"fit_seconds": (1 + place + seed) * width / 10} | values)
+    return rows
+
+
+def cell(*methods, **values):
+    return make_challenge(methods or CHALLENGE, (1_000,), (5_000,), **values)
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        lambda: figures.recovery_by_samples(make_challenge()),
+        lambda: figures.recovery_by_samples(make_challenge(("sae_topk",), (1_000,))),
+        lambda: figures.recovery_by_samples(make_challenge(CHALLENGE[:2], (50, 100, 500, 1_000, 5_000, 10_000), (5_000,))),
+        lambda: figures.recovery_by_seconds(cell()),
+        lambda: figures.recovery_by_seconds(cell(seeds=(0,))),
+        lambda: figures.recovery_by_seconds(cell("spams", fit_seconds=0.002)),
+    ],
+    ids=["samples", "one column", "one row", "seconds", "one seed", "one learner"],
+)
+def test_the_figures_of_the_challenge_are_legible(figure):
+    assert_legible(figure())
+
+
+def test_a_cell_of_the_heat_map_is_a_score_over_its_samples():
+    rows = make_challenge(("online_dl", "fista_oracle"))
+    figure = figures.recovery_by_samples(rows)
+    axes = figure.axes[0]
+    # The oracle has nothing to learn, so there is one panel, and the bar of colours.
+    assert len(figure.axes) == 2 and axes.get_title(loc="left") == "online DL"
+    scores = {(text.get_position()[0], text.get_text()) for text in axes.texts}
+    assert {(0, "0.83"), (2, "0.50"), (2, "0.98")} <= scores and len(axes.texts) == 9
+    for patch, text in zip(axes.patches, axes.texts, strict=True):
+        low, high = patch.get_y(), patch.get_y() + patch.get_height()
+        assert low < text.get_position()[1] < high and patch.get_x() + 0.5 == pytest.approx(text.get_position()[0])
+    for place, width in enumerate((1_000, 2_000, 5_000)):
+        column = [(patch.get_y(), patch.get_y() + patch.get_height()) for patch in axes.patches[3 * place : 3 * place + 3]]
+        for (low, high), samples in zip(column, (2_500, 10_000, 100_000), strict=True):
+            assert low < samples / width < high
+    bounds = [line.get_ydata()[0] for line in axes.lines]
+    np.testing.assert_allclose(bounds, 92 / 82)
+    assert "online DL recovers the most: cosine above 0.9 in 5 of 9 cells" in words(figure)
+
+
+def test_a_bound_that_does_not_exist_is_not_drawn():
+    rows = [row | {"input_dim": 11} for row in make_challenge(("spams",))]
+    assert figures.recovery_by_samples(rows).axes[0].lines[:] == []
+
+
+def test_a_heat_map_needs_two_cells():
+    assert figures.recovery_by_samples(cell()) is None and figures.recovery_by_samples([]) is None
+    assert figures.recovery_by_samples(make_challenge(("fista_oracle",))) is None
+    assert figures.recovery_by_samples(make_challenge(cosine=None)) is None
+    with pytest.raises(ValueError, match="mix noise_db"):
+        figures.recovery_by_samples(make_challenge() + make_challenge(noise_db=20.0))
+
+
+def test_seconds_are_on_the_axis_and_the_oracle_is_a_level():
+    figure = figures.recovery_by_seconds(cell("online_dl", "sae_topk", "fista_oracle"))
+    for axes in figure.axes:
+        points = [(line.get_xdata()[0], line.get_marker()) for line in axes.lines if line.get_marker() in ("s", "o")]
+        assert points == [(150.0, "s"), (250.0, "o")]
+    assert [text for text in words(figure) if text.startswith("oracle")] == ["oracle 1.00", "oracle 0.99"]
+    assert "online DL recovers the most of the dictionary, in 150 s" in words(figure)
+
+
+def test_a_learner_without_scores_has_no_marker():
+    assert figures.recovery_by_seconds([]) is None and figures.recovery_by_seconds(cell("fista_oracle")) is None
+    figure = figures.recovery_by_seconds(cell("online_dl") + cell("spams", mcc_ood=None))
+    assert "SPAMS" not in words(figure) and "online DL" in words(figure)
 
 
 def test_the_style_stays_with_the_figures_and_pyplot_is_not_touched():

@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import sae_gap
-from benchmarks import amortisation_gap
+from benchmarks import amortisation_gap, dictionary_challenge
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -43,13 +43,14 @@ def test_the_makefile_has_every_target_that_the_readme_calls():
     assert called | set(re.findall(r"`make ([a-z]+)", README)) <= targets
 
 
-def test_the_benchmark_has_every_flag_and_method_that_the_readme_names():
+def test_the_benchmarks_have_every_flag_and_method_that_the_readme_names():
     words = [word for block in blocks("sh") for word in shlex.split(block, comments=True)]
     given = {flag for word in words for flag in re.findall(r"--([a-z_]+)=", word)}
     given |= set(re.findall(r"`--([a-z_]+)", README))
-    assert {"data", "preset", "protocol", "shard"} <= given <= set(amortisation_gap.FLAGS)
+    assert {"data", "preset", "protocol", "shard"} <= given <= {*amortisation_gap.FLAGS, *dictionary_challenge.FLAGS}
     named = set(re.findall(r"`([a-z_]+)`", README))
     assert {"dl_fista", "linear_probe", "fista_oracle"} <= named & set(amortisation_gap.METHODS)
+    assert {"spams", "sklearn"} <= named & set(dictionary_challenge.METHODS)
 
 
 def test_versions_agree():

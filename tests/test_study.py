@@ -102,6 +102,18 @@ def test_metrics_are_the_studys(tmp_path):
     assert rows[0]["seen"] == ["id", "ood", "train"] and rows[0]["optima"] == ["id", "ood"] and "mse_id" not in rows[0]
 
 
+def test_a_stream_is_scored_on_held_out_samples_alone(tmp_path, caplog):
+    def splits(inferred):
+        return {"seen": sorted(inferred.codes)}
+
+    rows = run(make(Setting(20, 3, 200, stream=True), metrics=(*METRICS, splits)), Store(tmp_path))
+    assert [row["method"] for row in rows] == ["sae", "frozen", "oracle"]
+    assert "left out linear_probe: the data lack the true codes of the training split" in caplog.text
+    for row in rows:
+        assert row["seen"] == ["id", "ood"] and row["stream"] is True and row["num_samples"] == 200
+        assert {"mcc_id", "mcc_ood", "cosine", "support_f1_ood", "relative_gap_id"} <= row.keys() and "auc_id" not in row
+
+
 def test_a_learner_is_fitted_once_for_all_seeds_and_methods(tmp_path, monkeypatch):
     fitted = []
 
@@ -152,6 +164,7 @@ def keys_of(a_study):
         make(Setting(20, 3, 202)),
         make(Setting(20, 3, 200, noise_db=20.0)),
         make(Setting(20, 3, 200, input_dim=13)),
+        make(Setting(20, 3, 200, stream=True)),
         make(methods=[Method("sae", "sae", SparseAutoencoder(encoder=TopK(3), num_steps=3), TopK(3))]),
         make(methods=[Method("sae", "sae", SparseAutoencoder(encoder=TopK(3), num_steps=2, learning_rate=1e-3), TopK(3))]),
         make(methods=[Method("frozen", "frozen", SAE, Lasso(0.2))]),

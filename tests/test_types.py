@@ -53,6 +53,7 @@ def test_defaults_are_the_cell_of_the_headline():
         ({"input_dim": 101}, "input_dim 101 is above num_latents 100, which leaves nothing in superposition; "),
         *(({"noise_db": value}, f"noise_db must be a finite number of decibels, but it is {value!r}.")
           for value in (math.nan, math.inf, -math.inf, "20")),
+        *(({"stream": value}, f"stream must be True or False, but it is {value!r}.") for value in (1, None, "yes")),
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused(arguments, message):
@@ -86,6 +87,13 @@ def test_a_setting_is_a_value():
     assert Setting(**setting.asdict()) == setting
     with pytest.raises(AttributeError):
         setting.seed = 1
+
+
+def test_only_a_stream_says_whether_it_is_one():
+    stream = Setting(20, 3, 200, stream=True)
+    assert stream.asdict() == Setting(20, 3, 200).asdict() | {"stream": True} and Setting(**stream.asdict()) == stream
+    assert (stream.num_train, stream.num_scored) == (200, 100)
+    assert Setting(20, 3, 10**6, stream=True).num_scored == 2_500
 
 
 def test_labels_are_the_probe_target():

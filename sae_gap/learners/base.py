@@ -23,13 +23,16 @@ class Learner(eqx.Module):
     `num_steps` is how many steps a fit takes: epochs, or rounds.
 
     Float hyper-parameters enter the compiled loop as arrays, so a sweep over them compiles once. Whatever sets a shape or a
-    loop length is a static field. A subclass defines `init`, `step` and `model`, and may define `select` and `done`.
+    loop length is a static field. A subclass defines `init`, `step` and `model`, and may define `select` and `done`; one on the
+    host defines `learn` alone.
     """
 
     num_steps: int = eqx.field(static=True, default=0, kw_only=True)
     # Whether seeds gain from a vmapped axis. A learner whose steps fill the device, or whose seeds stop at different times,
     # says no.
     side_by_side: ClassVar[bool] = True
+    # Whether `learn` does it all in Python, on the host, in the place of `init`, `step` and `model`.
+    on_host: ClassVar[bool] = False
 
     @property
     def encode(self) -> Encoder | None:
@@ -59,6 +62,10 @@ class Learner(eqx.Module):
     def done(self, state: PyTree) -> Bool[Array, ""] | bool:
         """Whether to stop before `num_steps`; False never asks."""
         return False
+
+    def learn(self, data: PyTree, *, num_latents: int, key: PRNGKeyArray) -> Model:
+        """All that a learner on the host does: what it selects of a task in, a model out."""
+        raise NotImplementedError
 
 
 class Fit(eqx.Module):
@@ -106,6 +113,8 @@ def fit(
     Returns:
       The fitted models, in the order of the tasks.
     """
+    if learner.on_host:
+        return _fit_on_host(learner, tasks, keys)
     num_latents = tasks[0].num_latents
     inputs = [(learner.select(task), key) for task, key in zip(tasks, keys, strict=True)]
     saves: Sequence[Checkpoint | None] = [None] * len(inputs) if checkpoints is None else checkpoints
@@ -129,6 +138,16 @@ def fit(
         wall_seconds=wall_seconds,
         compile_seconds=program.compile_seconds,
     )
+
+
+def _fit_on_host(learner: Learner, tasks: Sequence[Task], keys: Sequence[PRNGKeyArray]) -> Fit:
+    """One seed after the other, since what a learner in Python holds of the interpreter would slow those beside it."""
+    models, seconds = [], []
+    for task, key in zip(tasks, keys, strict=True):
+        began = time.perf_counter()
+        models.append(learner.learn(learner.select(task), num_latents=task.num_latents, key=key))
+        seconds.append(time.perf_counter() - began)
+    return Fit(models, [learner.num_steps] * len(models), seconds, sum(seconds), 0.0)
 
 
 class Program:
