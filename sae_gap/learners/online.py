@@ -12,6 +12,8 @@ from sae_gap.solvers.reweighted import Pursuit, pursue
 from sae_gap.solvers.working_set import default_slots
 from sae_gap.types import Model, Split
 
+# A small dictionary takes as many minibatches to settle as one of so many latents.
+LEAST = 500
 # Samples coded at once, whose slots stay in cache.
 CHUNK = 128
 # What the running means keep at each minibatch.
@@ -67,8 +69,9 @@ class OnlineDictionary(Learner):
 
     Args:
       num_steps: rounds.
-      visits: samples coded in the whole fit, as a multiple of num_latents; None takes each sample once.
-      batch_size: samples to a minibatch; None takes num_latents / 8. More lower the temperature of a given rate.
+      visits: samples coded in the whole fit, for each latent, or for each of 500 where they are fewer; None takes each
+        sample once.
+      batch_size: samples to a minibatch; None takes num_latents / 5. More lower the temperature of a given rate.
       nonneg: whether codes are non-negative.
       rates: η at the start, at `settle`, and at the end.
       settle: share of the fit after which it only refines.
@@ -87,7 +90,7 @@ class OnlineDictionary(Learner):
     """
 
     num_steps: int = eqx.field(static=True, default=100, kw_only=True)
-    visits: float | None = eqx.field(static=True, default=500)
+    visits: float | None = eqx.field(static=True, default=400)
     batch_size: int | None = eqx.field(static=True, default=None)
     nonneg: bool = eqx.field(static=True, default=True)
     rates: tuple[float, float, float] = (0.5, 0.1, 0.02)
@@ -104,8 +107,8 @@ class OnlineDictionary(Learner):
 
     def minibatches(self, num_samples: int, num_latents: int) -> tuple[int, int]:
         """Minibatches of a round, and samples to each."""
-        total = num_samples if self.visits is None else round(self.visits * num_latents)
-        size = min(self.batch_size or max(16, round(num_latents / 8)), max(1, total // self.num_steps))
+        total = num_samples if self.visits is None else round(self.visits * max(num_latents, LEAST))
+        size = min(self.batch_size or max(16, round(num_latents / 5)), max(1, total // self.num_steps))
         return max(1, total // (self.num_steps * size)), size
 
     def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> OnlineState:
