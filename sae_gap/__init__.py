@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from sae_gap.data import draw as draw
     from sae_gap.data import load as load
     from sae_gap.learners.base import fit as fit
+    from sae_gap.learners.stream import fit_stream as fit_stream
     from sae_gap.matching import match_atoms as match_atoms
     from sae_gap.metrics.gap import amortisation_gap as amortisation_gap
     from sae_gap.metrics.recovery import mcc as mcc
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "sae_gap.data": ("draw", "load"),
     "sae_gap.learners.base": ("fit",),
+    "sae_gap.learners.stream": ("fit_stream",),
     "sae_gap.matching": ("match_atoms",),
     "sae_gap.metrics.gap": ("amortisation_gap",),
     "sae_gap.metrics.recovery": ("mcc", "mcc_paper"),

@@ -268,7 +268,9 @@ def _task(source: Setting | Recording) -> Task:
 def fit_seeds(learner: Learner, tasks: Sequence[Task], checkpoints: Sequence[Checkpoint] | None = None) -> Fit:
     """Fits a learner to tasks that differ in their seed, each with the key of its seed and of the learner's name."""
     stream = int(results.key({"learner": type(learner).__name__})[:7], 16)
-    return fit(learner, tasks, [jax.random.fold_in(jax.random.key(task.seed), stream) for task in tasks], checkpoints=checkpoints)
+    return fit(
+        learner, tasks, [jax.random.fold_in(jax.random.key(task.seed), stream) for task in tasks], checkpoints=checkpoints
+    )
 
 
 class _Inference:

@@ -10,9 +10,10 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "types": 0,
     **dict.fromkeys(("data", "lasso", "matching", "devices", "results"), 1),
+    "checkpoints": 1.25,
     "tables": 1.5,
     **dict.fromkeys(("solvers.batching", "solvers.fista", "solvers.pivoting", "solvers.screening", "solvers.slots"), 1.25),
-    **dict.fromkeys(("solvers.ista", "solvers.working_set", "solvers.implicit"), 1.5),
+    **dict.fromkeys(("solvers.ista", "solvers.working_set", "solvers.implicit", "solvers.reweighted"), 1.5),
     "solvers.coding": 1.75,
     "solvers": 2,
     "encoders.base": 2.5,
@@ -20,6 +21,7 @@ FLOORS = {
     "encoders.batchtopk": 2.75,
     "encoders": 3,
     **dict.fromkeys(("learners.base", "metrics.base"), 3.5),
+    "learners.online": 3.75,
     **dict.fromkeys(("learners", "metrics", "figures"), 4),
     "study": 5,
 }

@@ -126,29 +126,37 @@ class OnlineDictionary(Learner):
         return OnlineState(dictionary, energy, zero + 1, noise, zero, zero + jnp.inf, jnp.zeros((), jnp.int32), key)
 
     def step(self, data: Split, state: OnlineState) -> OnlineState:
-        signals, num_latents = data.signals, state.dictionary.shape[1]
-        count, size = self.minibatches(len(signals), num_latents)
+        num_samples, input_dim = data.signals.shape
+        count, size = self.minibatches(num_samples, state.dictionary.shape[1])
         order_key, key = jax.random.split(state.key)
-        order = _order(order_key, state.round, len(signals), count * size).reshape(count, size)
+        order = _order(order_key, state.round, num_samples, count * size)
+        return self.round(data.signals[order].reshape(count, size, input_dim), eqx.tree_at(lambda s: s.key, state, key))
+
+    def round(self, minibatches: Float[Array, "count size input_dim"], state: OnlineState) -> OnlineState:
+        """The state after the minibatches of one round, wherever they come from."""
+        count, size, input_dim = minibatches.shape
+        num_latents = state.dictionary.shape[1]
         progress = (state.round + jnp.arange(count) / count) / self.num_steps
+        kept = min(count, max(1, 2 * num_latents // size))
 
         def learn(carry, minibatch):
-            state, energy, uses = carry
-            chosen, progress = minibatch
-            state, codes, residual = self._update(state, signals[chosen], progress)
+            state, energy, uses, recent = carry
+            turn, signals, progress = minibatch
+            state, codes, residual = self._update(state, signals, progress)
             energy = energy + jnp.sum(codes**2, axis=0)
             uses = uses + jnp.sum(codes != 0, axis=0, dtype=energy.dtype)
-            return (state, energy, uses), residual
+            return (state, energy, uses, recent.at[turn % kept].set(residual)), None
 
-        zeros = jnp.zeros(num_latents, signals.dtype)
-        (new, energy, uses), residuals = lax.scan(learn, (state, zeros, zeros), (order, progress))
+        zeros = jnp.zeros(num_latents, minibatches.dtype)
+        begun = state, zeros, zeros, jnp.zeros((kept, size, input_dim), minibatches.dtype)
+        (new, energy, uses, recent), _ = lax.scan(learn, begun, (jnp.arange(count), minibatches, progress))
         change = jnp.linalg.norm(new.dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
         if self.replace:
-            recent = residuals[-min(count, max(1, 2 * num_latents // size)) :].reshape(-1, signals.shape[1])
             done = (state.round + 1) / self.num_steps
             due = (done > 0.4) & (done < 0.9) & (state.round % 3 == 0)
-            new = lax.cond(due, lambda new: _replace(new, energy, uses, recent), lambda new: new, new)
-        return eqx.tree_at(lambda s: (s.change, s.round, s.key), new, (change, state.round + 1, key))
+            residuals = recent.reshape(-1, input_dim)
+            new = lax.cond(due, lambda new: _replace(new, energy, uses, residuals), lambda new: new, new)
+        return eqx.tree_at(lambda s: (s.change, s.round), new, (change, state.round + 1))
 
     def done(self, state: OnlineState) -> Bool[Array, ""]:
         return (state.round > self.settle * self.num_steps) & (state.change < self.tol)

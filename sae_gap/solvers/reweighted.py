@@ -1,4 +1,4 @@
-"""Reweighted pursuit: a few rounds of a log penalty on a handful of atoms a sample, the fast inner coder of dictionary learning."""
+"""Reweighted pursuit: a log penalty on a handful of atoms a sample, in a few rounds; the inner coder of dictionary learning."""
 
 from typing import NamedTuple
 

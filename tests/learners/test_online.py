@@ -1,0 +1,175 @@
+"""The online learner: its step against numpy, its schedule, what it replaces, and that it recovers the truth."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap import Setting, Split, draw, fit, match_atoms
+from sae_gap.learners import online
+from sae_gap.learners.online import OnlineDictionary
+from sae_gap.types import Model
+
+QUICK = OnlineDictionary()
+TINY = OnlineDictionary(num_steps=3, visits=4)
+
+
+def cosine(task, model):
+    return np.abs(match_atoms(model.dictionary, task.dictionary).cosine).mean()
+
+
+def learn(learner, task, seed=0):
+    return fit(learner, [task], [jax.random.key(seed)]).models[0]
+
+
+@pytest.fixture(scope="module")
+def small():
+    return draw(Setting(60, 3, 2_000))
+
+
+@pytest.fixture(scope="module")
+def learned(small):
+    return learn(QUICK, small)
+
+
+def test_it_recovers_the_truth(small, learned):
+    assert cosine(small, learned) > 0.99
+    np.testing.assert_allclose(jnp.linalg.norm(learned.dictionary, axis=0), 1, rtol=1e-5)
+
+
+def test_it_recovers_the_truth_through_noise():
+    noisy = draw(Setting(60, 3, 4_000, noise_db=15))
+    assert cosine(noisy, learn(QUICK, noisy)) > 0.97
+
+
+def test_it_recovers_signed_codes(small):
+    rng = np.random.default_rng(0)
+    codes = np.asarray(small.train.codes) * rng.choice([-1, 1], small.train.codes.shape)
+    signed = dataclasses.replace(small, train=Split(jnp.asarray(codes @ np.asarray(small.dictionary).T, jnp.float32)))
+    assert cosine(signed, learn(OnlineDictionary(visits=200, nonneg=False), signed)) > 0.97
+
+
+def test_the_unit_of_the_signals_does_not_matter(small):
+    scaled = dataclasses.replace(small, train=Split(small.train.signals * 2.0**12))
+    assert cosine(small, learn(QUICK, scaled)) > 0.98
+
+
+def test_the_same_key_gives_the_same_bits(small, learned):
+    np.testing.assert_array_equal(learn(QUICK, small).dictionary, learned.dictionary)
+
+
+def test_the_noise_is_read_off_the_residual():
+    noisy = draw(Setting(60, 3, 4_000, noise_db=10))
+    state = run(OnlineDictionary(visits=100), noisy.train.signals, 60)
+    clean = noisy.train.codes @ noisy.dictionary.T
+    assert float(state.noise) == pytest.approx(float(jnp.std(noisy.train.signals - clean)), rel=0.2)
+
+
+@eqx.filter_jit
+def take_step(learner, data, state):
+    return learner.step(data, state)
+
+
+def run(learner, signals, num_latents, rounds=None):
+    state = learner.init(Split(signals), num_latents=num_latents, key=jax.random.key(0))
+    for _ in range(learner.num_steps if rounds is None else rounds):
+        state = take_step(learner, Split(signals), state)
+    return state
+
+
+def test_a_step_is_the_one_that_is_documented(small):
+    learner = OnlineDictionary(num_steps=10)
+    signals = small.train.signals[:40]
+    state = learner.init(Split(small.train.signals), num_latents=60, key=jax.random.key(0))
+    state = eqx.tree_at(lambda s: (s.energy, s.forgotten), state, (jnp.full(60, 0.2), jnp.asarray(0.5)))
+    new, codes, residual = learner._update(state, signals, jnp.asarray(0.3))
+    codes, residual, atoms = (np.asarray(a, float) for a in (codes, residual, state.dictionary))
+    np.testing.assert_allclose(residual, np.asarray(signals) - codes @ atoms.T, atol=1e-5)
+    squares = (codes**2).sum(axis=0)
+    mean = (0.7 * 0.2 + 0.3 * squares) / (1 - 0.35)
+    rate = 0.5 * (0.1 / 0.5) ** (0.3 / 0.85)
+    moved = atoms + rate * (residual.T @ codes) / (mean + 0.01 * mean.mean())
+    np.testing.assert_allclose(new.dictionary, moved / np.linalg.norm(moved, axis=0), atol=1e-5)
+    assert float(new.noise) == pytest.approx(np.sqrt(0.9 * float(state.noise) ** 2 + 0.1 * (residual**2).mean()), rel=1e-5)
+    assert float(new.amplitude) == pytest.approx(0.1 * np.sqrt(squares.sum() / (codes != 0).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("progress", "expected"), [(0, 0.5), (0.425, 0.5 * 0.2**0.5), (0.85, 0.1), (0.925, 0.1 * 0.2**0.5), (1, 0.02)]
+)
+def test_rates_fall_geometrically_in_two_stretches(progress, expected):
+    assert float(online._between(0.5, 0.1, 0.02, progress, 0.85)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("total", "num_samples"), [(7, 3), (6, 3), (3, 3), (2, 5)])
+def test_samples_take_turns(total, num_samples):
+    orders = [np.asarray(online._order(jax.random.key(turn), turn, num_samples, total)) for turn in range(num_samples)]
+    counts = np.bincount(np.concatenate(orders), minlength=num_samples)
+    assert all(len(order) == total for order in orders)
+    if total < num_samples:
+        assert (counts == total).all()
+    else:
+        assert all(np.ptp(np.bincount(order, minlength=num_samples)) <= 1 for order in orders)
+
+
+@pytest.mark.parametrize(
+    ("options", "num_samples", "num_latents", "expected"),
+    [
+        ({}, 2_500, 1_000, (20, 200)),
+        ({}, 10**6, 1_000, (20, 200)),
+        ({}, 2_500, 100, (100, 20)),
+        ({"visits": None}, 10**5, 1_000, (5, 200)),
+        ({"visits": None}, 150, 1_000, (1, 1)),
+        ({"batch_size": 64}, 2_500, 1_000, (62, 64)),
+    ],
+)
+def test_minibatches_of_a_round(options, num_samples, num_latents, expected):
+    learner = OnlineDictionary(**options)
+    assert learner.minibatches(num_samples, num_latents) == expected
+    if learner.visits is None:
+        assert learner.num_steps * expected[0] * expected[1] <= num_samples
+
+
+def test_duplicates_and_idle_atoms_start_anew_from_the_largest_residuals():
+    atoms = np.eye(8, dtype="float32")[:, [0, 0, 1, 2]]
+    energy, uses = jnp.asarray([5.0, 4.0, 6.0, 0.0]), jnp.asarray([10.0, 10.0, 10.0, 0.0])
+    residuals = jnp.asarray(np.eye(8, dtype="float32")[[4, 4, 5, 6]] * np.array([[3.0], [2.5], [1], [2]], "float32"))
+    state = QUICK.init(Split(jnp.ones((4, 8))), num_latents=4, key=jax.random.key(0))
+    state = eqx.tree_at(lambda s: s.dictionary, state, jnp.asarray(atoms))
+    # One atom a time of so few: the weaker of the two copies, from the largest residual.
+    new = np.asarray(online._replace(state, energy, uses, residuals).dictionary)
+    np.testing.assert_allclose(new[:, [0, 2, 3]], atoms[:, [0, 2, 3]])
+    np.testing.assert_allclose(new[:, 1], np.eye(8)[4])
+    # Without copies it is the idle one's turn.
+    state = eqx.tree_at(lambda s: s.dictionary, state, jnp.asarray(np.eye(8, dtype="float32")[:, :4]))
+    new = np.asarray(online._replace(state, energy, uses, residuals).dictionary)
+    np.testing.assert_allclose(new, np.eye(8)[:, [0, 1, 2, 4]])
+
+
+def test_replacement_finds_what_copies_keep_from_being_found(small):
+    signals = small.train.signals
+    learner = OnlineDictionary(visits=100)
+    state = run(learner, signals, 60)
+    atoms = state.dictionary.at[:, 1].set(state.dictionary[:, 0])
+    state = eqx.tree_at(lambda s: (s.dictionary, s.round), state, (atoms, jnp.asarray(60)))
+    for _ in range(40):
+        state = take_step(learner, Split(signals), state)
+    assert cosine(small, learner.model(state)) > 0.99
+
+
+def test_a_fit_that_no_longer_moves_stops(small):
+    found = fit(dataclasses.replace(QUICK, tol=1.0), [small], [jax.random.key(0)])
+    assert found.num_steps == [86]
+
+
+def test_fewer_samples_than_latents_and_signals_of_zeros():
+    few = run(TINY, jax.random.normal(jax.random.key(0), (10, 8)), 30)
+    zeros = run(TINY, jnp.zeros((10, 8)), 30)
+    assert all(bool(jnp.isfinite(state.dictionary).all()) for state in (few, zeros))
+
+
+def test_a_model_has_no_bias(learned, small):
+    assert isinstance(learned, Model) and not learned.bias.any() and learned.bias.shape == (small.input_dim,)

@@ -1,0 +1,93 @@
+"""Streams: an array and a function give the same bits, a killed fit goes on, and what a source does wrong is said."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap import Setting, draw, fit_stream, match_atoms
+from sae_gap.checkpoints import Checkpoint
+from sae_gap.learners.online import OnlineDictionary
+
+LEARNER = OnlineDictionary(num_steps=40)
+OPTIONS = {"num_latents": 40, "key": jax.random.key(0)}
+
+
+@pytest.fixture(scope="module")
+def task():
+    return draw(Setting(40, 3, 100_000, stream=True))
+
+
+@pytest.fixture(scope="module")
+def signals(task):
+    return np.asarray(task.train.signals)
+
+
+@pytest.fixture(scope="module")
+def model(signals):
+    return fit_stream(LEARNER, signals, **OPTIONS)
+
+
+def test_a_stream_is_learned_from(task, model):
+    assert np.abs(match_atoms(model.dictionary, task.dictionary).cosine).mean() > 0.99
+
+
+def test_a_file_and_a_function_are_as_good_as_an_array(tmp_path, signals, model):
+    np.save(tmp_path / "signals.npy", signals)
+    asked = []
+
+    def source(start, count):
+        asked.append((start, count))
+        return signals[start : start + count]
+
+    mapped = fit_stream(LEARNER, np.load(tmp_path / "signals.npy", mmap_mode="r"), **OPTIONS)
+    called = fit_stream(LEARNER, source, num_samples=len(signals), **OPTIONS)
+    for other in (mapped, called):
+        np.testing.assert_array_equal(other.dictionary, model.dictionary)
+    # Each sample once, but for the first round's, of which the first atoms are taken too.
+    assert asked[1:] == [(turn * asked[0][1], asked[0][1]) for turn in range(40)]
+
+
+def test_a_killed_fit_goes_on(tmp_path, signals, model):
+    save = Checkpoint(tmp_path / "stream.npz", every=0)
+
+    def dying(start, count):
+        if start > len(signals) // 2:
+            raise KeyboardInterrupt
+        return signals[start : start + count]
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_stream(LEARNER, dying, num_samples=len(signals), checkpoint=save, **OPTIONS)
+    starts = []
+
+    def source(start, count):
+        starts.append(start)
+        return signals[start : start + count]
+
+    resumed = fit_stream(LEARNER, source, num_samples=len(signals), checkpoint=save, **OPTIONS)
+    assert min(starts[1:]) > len(signals) // 4
+    np.testing.assert_array_equal(resumed.dictionary, model.dictionary)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        (lambda start, count: np.zeros((count, 5)), {}, "give num_samples"),
+        (lambda start, count: np.zeros((count - 1, 5)), {"num_samples": 800}, "floating-point rows"),
+        (lambda start, count: np.zeros((count, 5), int), {"num_samples": 800}, "floating-point rows"),
+        (lambda start, count: np.full((count, 5), np.nan), {"num_samples": 800}, "NaN or an infinity"),
+        (np.zeros((10, 5)), {}, "too few for 40 rounds"),
+        (np.zeros((100, 5)), {"num_samples": 101}, "only 100"),
+        (np.zeros((100, 5)), {"num_latents": 0}, "num_latents must be a positive integer"),
+    ],
+)
+def test_faults_are_said(source, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit_stream(LEARNER, source, **(OPTIONS | options))
+
+
+def test_double_precision_is_not_forced_on_single(signals):
+    assert (
+        fit_stream(OnlineDictionary(num_steps=2), signals[:400].astype(float), **OPTIONS).dictionary.dtype
+        == jnp.zeros(()).dtype
+    )

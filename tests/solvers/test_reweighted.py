@@ -1,0 +1,98 @@
+"""Reweighted pursuit: each round is the weighted lasso that it says it is, and what is sparse is recovered with little bias."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.solvers.reweighted import pursue
+
+
+@pytest.fixture(scope="module")
+def problem():
+    rng = np.random.default_rng(0)
+    dictionary = rng.standard_normal((24, 40))
+    dictionary /= np.linalg.norm(dictionary, axis=0)
+    codes = np.zeros((30, 40))
+    for row in codes:
+        row[rng.choice(40, 3, replace=False)] = rng.uniform(0.3, 1, 3)
+    return codes, dictionary.astype("float32"), (codes @ dictionary.T).astype("float32")
+
+
+def dense(found, num_latents):
+    codes = np.zeros((len(found.places), num_latents))
+    for row, places, values in zip(codes, np.asarray(found.places), np.asarray(found.codes), strict=True):
+        np.add.at(row, places, values)
+    return codes
+
+
+def coordinate_descent(signal, dictionary, weights, allowed, sweeps=3_000):
+    code = np.zeros(dictionary.shape[1])
+    for _ in range(sweeps):
+        for j in np.flatnonzero(allowed):
+            rest = signal - dictionary @ code + dictionary[:, j] * code[j]
+            code[j] = max(0.0, dictionary[:, j] @ rest - weights[j])
+    return code
+
+
+def reference(signal, dictionary, threshold, epsilon, rounds):
+    code = np.zeros(dictionary.shape[1])
+    for _ in range(rounds):
+        admitted = (code > 0) | (dictionary.T @ (signal - dictionary @ code) > threshold)
+        code = coordinate_descent(signal, dictionary, threshold * epsilon / (code + epsilon), admitted)
+    return code
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3])
+def test_rounds_are_weighted_lassos(problem, rounds):
+    _, dictionary, signals = problem
+    signals = signals[:6]
+    found = pursue(signals, jnp.asarray(dictionary), 0.1, 0.05, num_slots=80, num_rounds=rounds)
+    expected = [reference(signal, dictionary.astype(float), 0.1, 0.05, rounds) for signal in signals]
+    np.testing.assert_allclose(dense(found, 40), expected, atol=1e-4)
+
+
+def test_a_round_lowers_the_log_penalised_objective(problem):
+    _, dictionary, signals = problem
+
+    def objective(rounds):
+        found = pursue(signals, jnp.asarray(dictionary), 0.1, 0.05, num_slots=80, num_rounds=rounds)
+        codes = dense(found, 40)
+        fit = 0.5 * np.sum((signals - codes @ dictionary.T) ** 2, axis=1)
+        return fit + 0.1 * 0.05 * np.sum(np.log1p(codes / 0.05), axis=1)
+
+    values = [objective(rounds) for rounds in (1, 2, 3, 4)]
+    assert all((later <= earlier + 1e-5).all() for earlier, later in itertools.pairwise(values))
+    assert values[-1].mean() < values[0].mean() - 1e-3
+
+
+def test_the_residual_is_what_the_codes_leave(problem):
+    _, dictionary, signals = problem
+    found = pursue(signals, jnp.asarray(dictionary), 0.1, 0.1, num_slots=16)
+    np.testing.assert_allclose(found.residual, signals - dense(found, 40) @ dictionary.T, atol=1e-5)
+
+
+def test_it_finds_sparse_codes_with_little_bias(problem):
+    codes, dictionary, signals = problem
+    found = dense(pursue(signals, jnp.asarray(dictionary), 0.05, 0.05, num_slots=16), 40)
+    exact = ((found > 0) == (codes > 0)).all(axis=1)
+    assert exact.mean() > 0.8
+    # A lasso at this threshold would be off by more than 0.05.
+    assert np.abs(found - codes)[exact].max() < 0.03
+
+
+def test_signed_codes(problem):
+    _, dictionary, signals = problem
+    signs = np.where(np.arange(40) % 2, -1, 1).astype("float32")
+    plain = dense(pursue(signals, jnp.asarray(dictionary), 0.1, 0.1, num_slots=16, nonneg=False), 40)
+    turned = dense(pursue(signals, jnp.asarray(dictionary * signs), 0.1, 0.1, num_slots=16, nonneg=False), 40)
+    assert (plain < 0).any()
+    np.testing.assert_allclose(turned * signs, plain, atol=1e-5)
+
+
+def test_a_threshold_for_each_sample(problem):
+    _, dictionary, signals = problem
+    thresholds = jnp.where(jnp.arange(30) < 15, 0.1, 10.0)
+    found = dense(pursue(signals, jnp.asarray(dictionary), thresholds, 0.1, num_slots=16), 40)
+    assert (found[:15] > 0).any(axis=1).all() and not found[15:].any()
