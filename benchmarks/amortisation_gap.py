@@ -26,6 +26,7 @@ from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.dl_fista import DLFista
+from sae_gap.learners.online import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
 from sae_gap.learners.sae import SparseAutoencoder
@@ -53,10 +54,11 @@ class Preset:
     seeds: tuple[int, ...] = (0, 1, 2)
     epochs: int = 500
     rounds: int = 1_000
+    visits: int = 400
 
 
 PRESETS = {
-    "smoke": Preset(num_latents=(20,), sparsity=(3,), num_samples=(200,), seeds=(0, 1), epochs=5, rounds=5),
+    "smoke": Preset(num_latents=(20,), sparsity=(3,), num_samples=(200,), seeds=(0, 1), epochs=5, rounds=5, visits=4),
     "quick": Preset(),
     "paper": Preset(num_latents=(50, 100, 500, 1_000, 5_000, 10_000)),
 }
@@ -89,7 +91,13 @@ _SHARD = flags.DEFINE_string("shard", "0/1", "i/N: run the i-th of N parts of th
 
 
 def methods(
-    sparsity: int, *, lam: float = 0.1, protocol: str = "strict", epochs: int = 500, rounds: int = 1_000
+    sparsity: int,
+    *,
+    lam: float = 0.1,
+    protocol: str = "strict",
+    epochs: int = 500,
+    rounds: int = 1_000,
+    visits: int = 400,
 ) -> list[Method]:
     """The methods of the study, each a learner crossed with an encoder.
 
@@ -100,6 +108,7 @@ def methods(
         atoms as they are and fits DL-FISTA on the split it is scored on.
       epochs: of SAE training.
       rounds: of DL-FISTA, at most.
+      visits: of `OnlineDictionary`.
     """
     published = protocol == "paper"
 
@@ -115,6 +124,7 @@ def methods(
         *(Method(f"frozen_{name}", "frozen", learners[name], lasso()) for name in SAES),
         *(Method(f"refined_{name}", "refined", learners[name], lasso(encoders[name])) for name in SAES),
         Method("dl_fista", "dictionary_learning", dl_fista, lasso()),
+        Method("online_dl", "dictionary_learning", OnlineDictionary(visits=visits), lasso()),
         Method("fista_oracle", "oracle", Oracle(), lasso()),
     ]
 
@@ -133,7 +143,8 @@ def study(
     """The study over any sources, with the methods of the given names."""
 
     def chosen(source):
-        every = methods(source.sparsity, lam=lam, protocol=protocol, epochs=preset.epochs, rounds=preset.rounds)
+        lengths = {name: getattr(preset, name) for name in ("epochs", "rounds", "visits")}
+        every = methods(source.sparsity, lam=lam, protocol=protocol, **lengths)
         return [method for method in every if method.name in names]
 
     return Study(NAME, tuple(sources), chosen, lam=lam, protocol=protocol)

@@ -61,7 +61,7 @@ def _parse(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
 
 def _interrupt(*_) -> NoReturn:
     """Ends at once: compiled loops cannot be asked to stop, and what has reached the store is safe."""
-    sys.stderr.write("interrupted; the same command goes on from the last finished job.\n")
+    sys.stderr.write("interrupted; the same command goes on from what is saved.\n")
     sys.stderr.flush()
     os._exit(130)
 

@@ -5,7 +5,7 @@ whatever each has learned, SAEs included: what is told is the dictionary's own w
 options; matching pursuit's codes here are non-negative like all others. Writes rows, summary.csv and figures under
 <results_dir>/dictionary_challenge/ and prints the table.
 
-  python -m benchmarks.dictionary_challenge --num_latents=1000 --methods=sae_topk,spams,fista_oracle
+  python -m benchmarks.dictionary_challenge --num_latents=1000 --methods=online_dl,spams,fista_oracle
   python -m benchmarks.dictionary_challenge --num_latents=1000,2000 --num_samples=20000,100000 --stream --noise_db=20
 """
 
@@ -47,12 +47,13 @@ class Preset:
     noise_db: tuple[float | None, ...] = (None,)
     seeds: tuple[int, ...] = (0, 1, 2)
     rounds: int = 1_000
+    visits: int = 400
     sae_steps: int = 50_000
     peer_steps: int | None = None
 
 
 PRESETS = {
-    "smoke": Preset((20,), (3,), (200,), seeds=(0, 1), rounds=5, sae_steps=100, peer_steps=10),
+    "smoke": Preset((20,), (3,), (200,), seeds=(0, 1), rounds=5, visits=4, sae_steps=100, peer_steps=10),
     "quick": Preset(),
     "paper": Preset((50, 100, 500, 1_000, 5_000, 10_000)),
 }
@@ -102,7 +103,7 @@ def learners(source: Setting, *, lam: float = 0.1, preset: Preset = PRESETS["qui
     """
     steps = {} if preset.peer_steps is None else {"num_steps": preset.peer_steps}
     return {
-        "online_dl": OnlineDictionary(),
+        "online_dl": OnlineDictionary(visits=preset.visits),
         "dl_fista": DLFista(lam, num_steps=preset.rounds),
         "spams": peers.SpamsTrainDL(lam, **steps),
         "sklearn": peers.SklearnMiniBatch(lam, **steps),

@@ -28,6 +28,7 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.learners.amortised import Amortised
 from sae_gap.learners.base import Learner
 from sae_gap.learners.dl_fista import DLFista
+from sae_gap.learners.online import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
 from sae_gap.study import Method, Study, run
 from sae_gap.types import Setting
@@ -57,6 +58,7 @@ PRESETS = {
 DICTIONARIES: dict[str, Callable[[float, int], Learner]] = {
     "oracle": lambda lam, rounds: Oracle(),
     "dl_fista": lambda lam, rounds: DLFista(lam, num_steps=rounds),
+    "online_dl": lambda lam, rounds: OnlineDictionary(visits=min(rounds, 400)),
 }
 
 FLAGS = flags.FlagValues()

@@ -29,29 +29,33 @@ class Checkpoint:
         return max(1, int(self.every / max(pace, 1e-6)))
 
     def store(self, state: PyTree, seconds: float) -> None:
-        """Saves a state and the seconds spent on reaching it, in place of an earlier one."""
+        """Saves a state and the seconds spent on reaching it, in place of an earlier one; a full disk is only warned of."""
         buffer = io.BytesIO()
-        np.savez(buffer, seconds=np.asarray(seconds), **{f"leaf{i}": leaf for i, leaf in enumerate(_leaves(state))})
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, buffer.getvalue())
+        arrays = {"seconds": np.asarray(seconds)} | {f"leaf{i}": leaf for i, leaf in enumerate(_leaves(state))}
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path, buffer.getvalue())
+        except OSError as error:
+            logging.warning("going on without a checkpoint: %s cannot be written (%s)", self.path, error)
 
-    def load(self, start: PyTree) -> tuple[PyTree, float]:
-        """The saved state and its seconds; or the given start and none, where there is no file or it is of something else."""
+    def load(self, like: PyTree) -> tuple[PyTree, float] | None:
+        """The saved state and its seconds; None where there is no file, or it holds something unlike the given state."""
         try:
             with np.load(self.path, allow_pickle=False) as file:
                 saved = [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
                 seconds = float(file["seconds"])
         except FileNotFoundError:
-            return start, 0.0
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            return None
+        except (OSError, TypeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             logging.warning("starting over: the checkpoint %s cannot be read (%s)", self.path, error)
-            return start, 0.0
-        wanted = _leaves(start)
+            return None
+        wanted = _leaves(like)
         if [(leaf.shape, leaf.dtype) for leaf in saved] != [(leaf.shape, leaf.dtype) for leaf in wanted]:
             logging.warning("starting over: the checkpoint %s is of another state", self.path)
-            return start, 0.0
+            return None
         logging.info("going on from %s, after %.0f s", self.path, seconds)
-        return jax.tree.unflatten(jax.tree.structure(start), list(map(_restored, saved, jax.tree.leaves(start)))), seconds
+        return jax.tree.unflatten(jax.tree.structure(like), list(map(_restored, saved, jax.tree.leaves(like)))), seconds
 
     def discard(self) -> None:
         """Removes the file, of a fit whose results are safe."""

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
@@ -149,8 +150,9 @@ class _Job:
 def run(study: Study, store: results.Store, shard: tuple[int, int] = (0, 1)) -> list[results.Row]:
     """Runs what the store does not hold yet, and returns the study's rows.
 
-    Each job fits one learner for all seeds and infers with every method that shares it; its rows reach the store together, so a
-    killed run loses at most the job in hand. A method whose task lacks what it needs is left out, with a line in the log.
+    Each job fits one learner for all seeds and infers with every method that shares it; its rows reach the store together. A
+    long fit saves its state in the store's folder, so a killed run loses about a minute of it. A method whose task lacks what
+    it needs is left out, with a line in the log.
 
     Args:
       study: what to run.
@@ -199,8 +201,11 @@ def _jobs(study: Study) -> Iterator[_Job]:
 
 def _checkpoint(store: results.Store, job: _Job, source: Setting | Recording) -> Checkpoint:
     """Where the fit of a seed is saved while it lasts, under a name that tells it from all others."""
-    fit = {"learner": _describe(job.methods[0].learner), "source": source.asdict(), "seeds": len(job.sources)}
-    name = results.key(fit | {"precision": _precision(), "device": devices.describe(), "schema": SCHEMA})
+    fit = {"learner": _describe(job.methods[0].learner), "source": source.asdict(), "schema": SCHEMA}
+    # Side by side, one file holds all seeds.
+    fit["seeds"] = [] if jax.default_backend() == "cpu" else [source.seed for source in job.sources]
+    code = {name: results.provenance()[name] for name in ("jax", "jaxlib", "equinox", "optax", "revision")}
+    name = results.key(fit | code | {"precision": _precision(), "device": devices.describe()})
     return Checkpoint(store.directory / "checkpoints" / f"{name}.npz")
 
 
@@ -224,7 +229,12 @@ def _precision() -> str:
 
 
 def _qualified(thing: Any) -> str:
-    return f"{thing.__module__}.{thing.__qualname__}"
+    module = thing.__module__
+    if module == "__main__":
+        # What `python -m` runs has the name that an import would give it.
+        spec = getattr(sys.modules["__main__"], "__spec__", None)
+        module = module if spec is None else spec.name
+    return f"{module}.{thing.__qualname__}"
 
 
 def _describe(thing: Any) -> Any:

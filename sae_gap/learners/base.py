@@ -108,7 +108,7 @@ def fit(
       tasks: one for each seed, of equal shapes.
       keys: one for each task.
       side_by_side: whether seeds are vmapped; None does so off the CPU, where the learner allows it.
-      checkpoints: one for each task; side by side, the first is that of all.
+      checkpoints: one for each task; side by side, the first is that of all. A learner on the host has no use for them.
 
     Returns:
       The fitted models, in the order of the tasks.
@@ -125,7 +125,7 @@ def fit(
     program = Program(learner, *inputs[0], num_latents, side_by_side=side_by_side)
     started = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() if jax.default_backend() == "cpu" else 1) as pool:
-        ended = list(pool.map(lambda one, save: program.run(*one, save), inputs, saves))
+        ended = list(pool.map(lambda one, save: program.run(one[0], one[1], save), inputs, saves))
     wall_seconds = time.perf_counter() - started
     outcomes, seconds = [(model, count) for model, count, _ in ended], [spent for _, _, spent in ended]
     if side_by_side:
@@ -160,6 +160,7 @@ class Program:
         self._start = _compile(_start, self._learner, data, key, *self._static)
         shapes = eqx.filter_eval_shape(_start, self._learner, data, key, *self._static)
         begun = jax.tree.map(_blank, shapes, is_leaf=lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+        self._like = begun
         if self._num_steps:
             self._advance = _compile(_advance, (self._learner, data, jnp.asarray(0)), begun, side_by_side)
         self._end = _compile(_end, self._learner, begun[1], side_by_side)
@@ -179,9 +180,8 @@ class Program:
     def run(self, data: PyTree, key: PyTree, save: Checkpoint | None = None) -> tuple[Model, Array, float]:
         """The model, the steps that it took, and the seconds, those before a checkpoint included."""
         clock = time.perf_counter()
-        begun, spent = self.start(data, key), 0.0
-        if save is not None:
-            begun, spent = save.load(begun)
+        found = None if save is None else save.load(self._like)
+        begun, spent = (self.start(data, key), 0.0) if found is None else found
         clock -= spent
         done = int(jnp.max(begun[0]))
         stop = self._num_steps if save is None else done + 1

@@ -7,6 +7,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sae_gap.encoders.base import unit_atoms
+from sae_gap.lasso import product
 from sae_gap.learners.base import Learner
 from sae_gap.solvers.reweighted import Pursuit, pursue
 from sae_gap.solvers.working_set import default_slots
@@ -65,13 +66,14 @@ class OnlineDictionary(Learner):
     they are used at all, start anew from the largest residuals.
 
     The same steps learn from a fixed pool, which they visit many times, and from a stream, of which they see each sample once:
-    see `visits` and `fit_stream`. One minibatch costs O(n · num_latents · input_dim), memory is set by the minibatch.
+    see `visits` and `fit_stream`. One minibatch costs O(n · num_latents · input_dim), and memory is set
+    by it and the samples of a round.
 
     Args:
       num_steps: rounds.
       visits: samples coded in the whole fit, for each latent, or for each of 500 where they are fewer; None takes each
         sample once.
-      batch_size: samples to a minibatch; None takes num_latents / 5. More lower the temperature of a given rate.
+      batch_size: samples to a minibatch, about; None takes num_latents / 5. More lower the temperature of a given rate.
       nonneg: whether codes are non-negative.
       rates: η at the start, at `settle`, and at the end.
       settle: share of the fit after which it only refines.
@@ -79,7 +81,7 @@ class OnlineDictionary(Learner):
       floors: least threshold in units of the active codes' root mean square, until `settle` and at the end.
       damping: of the step, which holds rarely used atoms back.
       num_rounds: rounds of the pursuit, each a product with the dictionary.
-      num_slots: atoms that a sample may use; None takes about twice the k that compressed sensing allows.
+      num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that compressed sensing allows.
       replace: whether atoms start anew.
       tol: relative change of the dictionary over a round at which a fit that is refining stops.
 
@@ -108,8 +110,11 @@ class OnlineDictionary(Learner):
     def minibatches(self, num_samples: int, num_latents: int) -> tuple[int, int]:
         """Minibatches of a round, and samples to each."""
         total = num_samples if self.visits is None else round(self.visits * max(num_latents, LEAST))
-        size = min(self.batch_size or max(16, round(num_latents / 5)), max(1, total // self.num_steps))
-        return max(1, total // (self.num_steps * size)), size
+        # As many minibatches of about the size as leave fewer samples over than there are minibatches.
+        share = max(1, total // self.num_steps)
+        size = min(self.batch_size or max(16, round(num_latents / 5)), share)
+        count = max(1, round(share / size))
+        return count, share // count
 
     def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> OnlineState:
         signals, dtype = data.signals, data.signals.dtype
@@ -155,7 +160,7 @@ class OnlineDictionary(Learner):
             done = (state.round + 1) / self.num_steps
             due = (done > 0.4) & (done < 0.9) & (state.round % 3 == 0)
             residuals = recent.reshape(-1, input_dim)
-            new = lax.cond(due, lambda new: _replace(new, energy, uses, residuals), lambda new: new, new)
+            new = lax.cond(due, lambda new: _replace(new, energy, uses, residuals, self.nonneg), lambda new: new, new)
         return eqx.tree_at(lambda s: (s.change, s.round), new, (change, state.round + 1))
 
     def done(self, state: OnlineState) -> Bool[Array, ""]:
@@ -177,7 +182,7 @@ class OnlineDictionary(Learner):
         typical = energy / (1 - forgotten)
         rate = _between(self.rates[0], self.rates[1], self.rates[2], progress, self.settle)
         curvature = typical + self.damping * jnp.mean(typical)
-        step = rate * (found.residual.T @ codes) / jnp.where(curvature > 0, curvature, 1)
+        step = rate * product(found.residual.T, codes) / jnp.where(curvature > 0, curvature, 1)
         noise = jnp.sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * jnp.mean(found.residual**2))
         active = jnp.sqrt(jnp.sum(squares) / jnp.maximum(jnp.sum(found.codes != 0), 1))
         amplitude = MEMORY * state.amplitude + (1 - MEMORY) * active
@@ -226,11 +231,14 @@ def _replace(
     energy: Float[Array, " num_latents"],
     uses: Float[Array, " num_latents"],
     residuals: Float[Array, "n input_dim"],
+    nonneg: bool,
 ) -> OnlineState:
     """Starts atoms that duplicate others or have only small codes anew, from the largest residuals that differ."""
     dictionary = state.dictionary
     num_latents = dictionary.shape[1]
-    duplicate = _duplicates(dictionary, energy)
+    # Opposite atoms are the same to signed codes alone.
+    likeness = (lambda cosines: cosines) if nonneg else jnp.abs
+    duplicate = _duplicates(dictionary, energy, likeness)
     # Half the amplitude of the average use.
     small = energy * jnp.sum(uses) <= 0.25 * jnp.sum(energy) * uses
     most = min(max(1, num_latents // 20), len(residuals))
@@ -238,7 +246,7 @@ def _replace(
     worst, places = lax.top_k(-worth, most)
     lengths, longest = lax.top_k(jnp.sum(residuals**2, axis=1), most)
     seeds = unit_atoms(residuals[longest].T)[0]
-    alike = jnp.any(jnp.tril(jnp.abs(seeds.T @ seeds) > ALIKE, -1), axis=1) | (lengths == 0)
+    alike = jnp.any(jnp.tril(likeness(seeds.T @ seeds) > ALIKE, -1), axis=1) | (lengths == 0)
     # The usable seeds first, each for one of the worst atoms.
     order = jnp.argsort(alike, stable=True)
     target = jnp.where((worst > -jnp.inf) & ~alike[order], places, num_latents)
@@ -247,13 +255,13 @@ def _replace(
     return eqx.tree_at(lambda s: (s.dictionary, s.energy), state, (dictionary, energy))
 
 
-def _duplicates(dictionary: Float[Array, "input_dim num_latents"], energy: Float[Array, " num_latents"]):
+def _duplicates(dictionary: Float[Array, "input_dim num_latents"], energy: Float[Array, " num_latents"], likeness):
     """Which atoms lie close to one of more energy, or of as much and named before."""
     num_latents = dictionary.shape[1]
     names = jnp.arange(num_latents)
 
     def has_stronger(name):
-        close = jnp.abs(dictionary.T @ dictionary[:, name]) > DUPLICATE
+        close = likeness(dictionary.T @ dictionary[:, name]) > DUPLICATE
         stronger = (energy > energy[name]) | ((energy == energy[name]) & (names < name))
         return jnp.any(close & stronger)
 

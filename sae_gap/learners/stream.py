@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
+import hashlib
 import time
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray
 
@@ -32,17 +34,18 @@ def fit_stream(
     """Learns a dictionary from a stream: an array on disk, or whatever gives samples when asked.
 
     A round's samples are fetched while those of the round before are learned from, and no more than these two are held; more
-    rounds (`OnlineDictionary.num_steps`) make them smaller. `visits` has no say here: each sample is seen once, up to a last few
-    that fill no minibatch.
+    rounds (`OnlineDictionary.num_steps`) make them smaller. `visits` has no say here: each sample is seen once, up to a last
+    few that fill no minibatch.
 
     Args:
       learner: how to learn.
       source: `(num_samples, input_dim)` samples as rows, such as an `np.memmap`; or a function `(start, count)` that gives the
-        `count` samples from number `start` on, the same ones whenever it is asked. Samples should come shuffled.
+        `count` samples from number `start` on, the same ones whenever it is asked. Samples should come shuffled: those of the
+        first round are the first atoms, as far as they go.
       num_latents: width of the dictionary.
       key: starts the dictionary.
       num_samples: length of the stream; None takes that of an array.
-      checkpoint: where to save the state now and then, and to go on from.
+      checkpoint: where to save the state now and then, and to go on from; removed at the end.
 
     Returns:
       The model.
@@ -67,23 +70,33 @@ def fit_stream(
 
     def fetch(turn: int) -> jax.Array:
         block = np.asarray(source(turn * count * size, count * size))
-        if block.ndim != 2 or len(block) != count * size or not np.issubdtype(block.dtype, np.floating):
+        if block.ndim != 2 or len(block) != count * size or not jnp.issubdtype(block.dtype, jnp.floating):
             raise ValueError(
                 f"the source gave {block.dtype} of shape {block.shape} for {count * size} samples; "
                 "it must give floating-point rows, one a sample."
             )
+        block = block.astype(jnp.zeros(()).dtype)
         if not np.isfinite(block).all():
             raise ValueError(f"the source gave a NaN or an infinity in samples {turn * count * size} and on; remove them.")
         return jnp.asarray(block)
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        first = fetch(0)
+        upcoming = pool.submit(fetch, 0)
+        first = upcoming.result()
         state, spent = _start(learner, first, num_latents, key), 0.0
+        # What tells this fit from others: a state says nothing of what it was reached by.
+        name = _digest(repr(learner), num_samples, num_latents, jax.random.key_data(key), first)
         if checkpoint is not None:
-            state, spent = checkpoint.load(state)
+            found = checkpoint.load((state, name))
+            if found is not None and np.array_equal(found[0][1], name):
+                (state, _), spent = found
+            elif found is not None:
+                logging.warning("starting over: the checkpoint %s is of another fit", checkpoint.path)
         saved = began = time.perf_counter()
         turn = int(state.round)
-        upcoming = pool.submit(fetch, turn) if turn < learner.num_steps else None
+        if turn:
+            upcoming = pool.submit(fetch, turn)
+        del first
         while turn < learner.num_steps and not bool(learner.done(state)):
             block = upcoming.result()
             turn += 1
@@ -91,9 +104,18 @@ def fit_stream(
                 upcoming = pool.submit(fetch, turn)
             state = _round((learner, block.reshape(count, size, -1)), state)
             if checkpoint is not None and time.perf_counter() - saved > checkpoint.every:
-                checkpoint.store(state, spent + time.perf_counter() - began)
+                checkpoint.store((state, name), spent + time.perf_counter() - began)
                 saved = time.perf_counter()
+    if checkpoint is not None:
+        checkpoint.discard()
     return learner.model(state)
+
+
+def _digest(*parts) -> jax.Array:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(np.asarray(part).tobytes())
+    return jnp.asarray(np.frombuffer(digest.digest(), np.uint8))
 
 
 def _rows(array: np.ndarray, start: int, count: int) -> np.ndarray:

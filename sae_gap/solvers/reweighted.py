@@ -1,11 +1,13 @@
 """Reweighted pursuit: a log penalty on a handful of atoms a sample, in a few rounds; the inner coder of dictionary learning."""
 
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from sae_gap import lasso
 from sae_gap.solvers import pivoting, slots
 from sae_gap.solvers.screening import leaders
 
@@ -41,26 +43,32 @@ def pursue(
       dictionary: ``(input_dim, num_latents)``, of unit atoms.
       threshold: t, positive, in units of the codes: one, or one a sample.
       epsilon: e, positive, in units of the codes.
-      num_slots: atoms that a sample may use at most, an even number.
+      num_slots: atoms that a sample may use at most, a multiple of 4.
       num_rounds: rounds.
       nonneg: whether codes are constrained to be non-negative.
 
     Returns:
       A `Pursuit`.
 
+    Raises:
+      ValueError: `num_slots` is not a positive multiple of 4.
+
     References:
       Candès, Wakin & Boyd (2008), "Enhancing sparsity by reweighted l1 minimization", J. Fourier Anal. Appl. 14.
     """
+    if num_slots < 4 or num_slots % 4:
+        raise ValueError(f"num_slots must be a positive multiple of 4, but it is {num_slots}.")
     num_samples, num_candidates = signals.shape[0], num_slots // 2
     num_blocks = 16 * num_candidates
     columns = jnp.pad(dictionary, ((0, 0), (0, -dictionary.shape[1] % num_blocks)))
     atoms = columns.T
     limit = jnp.broadcast_to(jnp.asarray(threshold, signals.dtype).reshape(-1, 1), (num_samples, 1))
+    product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
     eye = jnp.eye(num_slots, dtype=signals.dtype)
 
     def advance(_, carry):
         places, sign, code, residual = carry
-        correlations = residual @ columns
+        correlations = lasso.product(residual, columns)
         score = jnp.maximum((correlations if nonneg else jnp.abs(correlations)) - limit, 0)
         candidate = leaders(score, num_blocks, num_candidates)
         lead = jnp.take_along_axis(correlations, candidate, axis=1)
@@ -69,12 +77,12 @@ def pursue(
         places, sign, _, new = slots.merge(places, sign, code, candidate, lead - limit)
         filled = (code > 0) | new
         chosen = jnp.where(filled, sign, 0)[:, :, None] * atoms[places]
-        gram = jnp.einsum("nwm,nvm->nwv", chosen, chosen)
+        gram = product("nwm,nvm->nwv", chosen, chosen)
         gram = jnp.where(filled[:, :, None] & filled[:, None, :], gram, eye)
         weight = limit * epsilon / (code + epsilon)
-        linear = jnp.where(filled, jnp.einsum("nwm,nm->nw", chosen, signals) - weight, -1)
+        linear = jnp.where(filled, product("nwm,nm->nw", chosen, signals) - weight, -1)
         code, _, _ = pivoting.solve(gram, linear, max_pivots=2 * num_slots)
-        return places, sign, code, signals - jnp.einsum("nw,nwm->nm", code, chosen)
+        return places, sign, code, signals - product("nw,nwm->nm", code, chosen)
 
     zeros = jnp.zeros((num_samples, num_slots), signals.dtype)
     places, sign, code, residual = lax.fori_loop(0, num_rounds, advance, (zeros.astype(jnp.int32), zeros + 1, zeros, signals))

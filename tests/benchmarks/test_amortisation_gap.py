@@ -19,7 +19,7 @@ from sae_gap.encoders.lasso import Lasso
 METHODS = (
     *("linear_probe", "sae_relu", "sae_topk", "sae_jumprelu", "sae_mp"),
     *("frozen_relu", "frozen_topk", "frozen_jumprelu", "frozen_mp"),
-    *("refined_relu", "refined_topk", "refined_jumprelu", "refined_mp", "dl_fista", "fista_oracle"),
+    *("refined_relu", "refined_topk", "refined_jumprelu", "refined_mp", "dl_fista", "online_dl", "fista_oracle"),
 )
 METRICS = (
     *("mcc_id", "mcc_ood", "mcc_paper_id", "mcc_paper_ood", "cosine", "close", "support_f1_id", "support_f1_ood"),

@@ -36,7 +36,7 @@ def learned(small):
 
 
 def test_it_recovers_the_truth(small, learned):
-    assert cosine(small, learned) > 0.99
+    assert cosine(small, learned) > 0.97
     np.testing.assert_allclose(jnp.linalg.norm(learned.dictionary, axis=0), 1, rtol=1e-5)
 
 
@@ -140,12 +140,12 @@ def test_duplicates_and_idle_atoms_start_anew_from_the_largest_residuals():
     state = QUICK.init(Split(jnp.ones((4, 8))), num_latents=4, key=jax.random.key(0))
     state = eqx.tree_at(lambda s: s.dictionary, state, jnp.asarray(atoms))
     # One atom a time of so few: the weaker of the two copies, from the largest residual.
-    new = np.asarray(online._replace(state, energy, uses, residuals).dictionary)
+    new = np.asarray(online._replace(state, energy, uses, residuals, True).dictionary)
     np.testing.assert_allclose(new[:, [0, 2, 3]], atoms[:, [0, 2, 3]])
     np.testing.assert_allclose(new[:, 1], np.eye(8)[4])
     # Without copies it is the idle one's turn.
     state = eqx.tree_at(lambda s: s.dictionary, state, jnp.asarray(np.eye(8, dtype="float32")[:, :4]))
-    new = np.asarray(online._replace(state, energy, uses, residuals).dictionary)
+    new = np.asarray(online._replace(state, energy, uses, residuals, True).dictionary)
     np.testing.assert_allclose(new, np.eye(8)[:, [0, 1, 2, 4]])
 
 
@@ -157,7 +157,7 @@ def test_replacement_finds_what_copies_keep_from_being_found(small):
     state = eqx.tree_at(lambda s: (s.dictionary, s.round), state, (atoms, jnp.asarray(60)))
     for _ in range(40):
         state = take_step(learner, Split(signals), state)
-    assert cosine(small, learner.model(state)) > 0.99
+    assert cosine(small, learner.model(state)) > 0.97
 
 
 def test_a_fit_that_no_longer_moves_stops(small):
