@@ -1,5 +1,6 @@
 """A file that a long fit saves its state to, so that a killed one goes on where it was."""
 
+import contextlib
 import io
 import pathlib
 import zipfile
@@ -58,8 +59,10 @@ class Checkpoint:
         return jax.tree.unflatten(jax.tree.structure(like), list(map(_restored, saved, jax.tree.leaves(like)))), seconds
 
     def discard(self) -> None:
-        """Removes the file, of a fit whose results are safe."""
+        """Removes the file, of a fit whose results are safe, and its folder if that is empty then."""
         self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
 
 
 def _is_key(leaf) -> bool:

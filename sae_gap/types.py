@@ -82,8 +82,10 @@ class Setting:
                 f"input_dim {input_dim} is above num_latents {self.num_latents}, which leaves nothing in superposition; "
                 "lower input_dim or raise num_latents."
             )
-        if self.noise_db is not None and not (isinstance(self.noise_db, int | float) and abs(self.noise_db) <= 200):
-            raise ValueError(f"noise_db must be a finite number of decibels, from -200 to 200, but it is {self.noise_db!r}.")
+        if self.noise_db is not None and not (isinstance(self.noise_db, int | float) and math.isfinite(self.noise_db)):
+            raise ValueError(f"noise_db must be a finite number of decibels, but it is {self.noise_db!r}.")
+        if self.noise_db is not None and abs(self.noise_db) > 200:
+            raise ValueError(f"noise_db must lie between -200 and 200 decibels, but it is {self.noise_db}.")
         if not isinstance(self.stream, bool):
             raise ValueError(f"stream must be True or False, but it is {self.stream!r}.")
         pools = {"ID": self.num_latents - self.num_ood - 1, "OOD": self.num_ood}

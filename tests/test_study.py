@@ -117,9 +117,9 @@ def test_a_stream_is_scored_on_held_out_samples_alone(tmp_path, caplog):
 def test_a_learner_is_fitted_once_for_all_seeds_and_methods(tmp_path, monkeypatch):
     fitted = []
 
-    def counting(learner, tasks, keys):
+    def counting(learner, tasks, keys, **options):
         fitted.append((type(learner).__name__, len(tasks)))
-        return fit(learner, tasks, keys)
+        return fit(learner, tasks, keys, **options)
 
     fit = study.fit
     monkeypatch.setattr(study, "fit", counting)

@@ -53,6 +53,7 @@ def test_defaults_are_the_cell_of_the_headline():
         ({"input_dim": 101}, "input_dim 101 is above num_latents 100, which leaves nothing in superposition; "),
         *(({"noise_db": value}, f"noise_db must be a finite number of decibels, but it is {value!r}.")
           for value in (math.nan, math.inf, -math.inf, "20")),
+        ({"noise_db": -800}, "noise_db must lie between -200 and 200 decibels, but it is -800."),
         *(({"stream": value}, f"stream must be True or False, but it is {value!r}.") for value in (1, None, "yes")),
     ],
 )  # fmt: skip

@@ -182,6 +182,7 @@ class Program:
         clock = time.perf_counter()
         found = None if save is None else save.load(self._like)
         begun, spent = (self.start(data, key), 0.0) if found is None else found
+        saved = time.perf_counter()
         clock -= spent
         done = int(jnp.max(begun[0]))
         stop = self._num_steps if save is None else done + 1
@@ -193,8 +194,9 @@ class Program:
                 break
             done, pace = reached, (time.perf_counter() - before) / max(1, reached - done)
             stop = min(self._num_steps, done + save.steps(pace))
-            if done < self._num_steps:
+            if done < self._num_steps and time.perf_counter() - saved >= save.every:
                 save.store(begun, time.perf_counter() - clock)
+                saved = time.perf_counter()
         model = jax.block_until_ready(self.end(begun))
         return model, begun[0], time.perf_counter() - clock
 

@@ -92,7 +92,7 @@ class OnlineDictionary(Learner):
     """
 
     num_steps: int = eqx.field(static=True, default=100, kw_only=True)
-    visits: float | None = eqx.field(static=True, default=400)
+    visits: int | float | None = eqx.field(static=True, default=400)
     batch_size: int | None = eqx.field(static=True, default=None)
     nonneg: bool = eqx.field(static=True, default=True)
     rates: tuple[float, float, float] = (0.5, 0.1, 0.02)
