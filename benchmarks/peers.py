@@ -70,6 +70,10 @@ class SpamsTrainDL(Peer):
 
     module = "spams"
 
+    @property
+    def name(self):
+        return "spams"
+
     def dictionary(self, signals, start, rng):
         # Mode 2 is ½‖y - D z‖² + λ‖z‖₁, samples are columns, and the default of numThreads is every core.
         options: dict[str, Any] = {"mode": 2, "posAlpha": True, "numThreads": 1, "verbose": False}
@@ -89,6 +93,10 @@ class SklearnMiniBatch(Peer):
     num_steps: int = eqx.field(static=True, default=1_000, kw_only=True)
 
     module = "sklearn.decomposition"
+
+    @property
+    def name(self):
+        return "sklearn"
 
     def estimator(self, start: Float[np.ndarray, "input_dim latent"]) -> Any:
         # Its objective is the sum over samples of ½‖y - D z‖² + α‖z‖₁, so that α is λ as it is.

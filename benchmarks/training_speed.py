@@ -22,7 +22,7 @@ from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners.base import fit
+from sae_gap.fitting import fit
 from sae_gap.learners.sae import SparseAutoencoder
 from sae_gap.types import Setting
 

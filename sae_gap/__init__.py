@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sae_gap.data import draw as draw
     from sae_gap.data import load as load
-    from sae_gap.learners.base import fit as fit
+    from sae_gap.fitting import fit as fit
     from sae_gap.learners.stream import fit_stream as fit_stream
     from sae_gap.matching import match_atoms as match_atoms
     from sae_gap.metrics.gap import amortisation_gap as amortisation_gap
     from sae_gap.metrics.recovery import mcc as mcc
     from sae_gap.metrics.recovery import mcc_paper as mcc_paper
+    from sae_gap.models import Models as Models
+    from sae_gap.recording import Recording as Recording
     from sae_gap.results import Store as Store
+    from sae_gap.runner import run as run
     from sae_gap.solvers import match_l0 as match_l0
     from sae_gap.solvers import sparse_code as sparse_code
     from sae_gap.solvers import sparse_code_path as sparse_code_path
     from sae_gap.study import Method as Method
-    from sae_gap.study import Recording as Recording
     from sae_gap.study import Study as Study
-    from sae_gap.study import run as run
     from sae_gap.types import Model as Model
     from sae_gap.types import Setting as Setting
     from sae_gap.types import Solution as Solution
@@ -33,14 +34,17 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "sae_gap.data": ("draw", "load"),
-    "sae_gap.learners.base": ("fit",),
+    "sae_gap.fitting": ("fit",),
     "sae_gap.learners.stream": ("fit_stream",),
     "sae_gap.matching": ("match_atoms",),
     "sae_gap.metrics.gap": ("amortisation_gap",),
     "sae_gap.metrics.recovery": ("mcc", "mcc_paper"),
     "sae_gap.results": ("Store",),
     "sae_gap.solvers": ("match_l0", "sparse_code", "sparse_code_path"),
-    "sae_gap.study": ("Method", "Recording", "Study", "run"),
+    "sae_gap.models": ("Models",),
+    "sae_gap.recording": ("Recording",),
+    "sae_gap.runner": ("run",),
+    "sae_gap.study": ("Method", "Study"),
     "sae_gap.types": ("Model", "Setting", "Solution", "Split", "Task"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

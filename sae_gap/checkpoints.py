@@ -1,79 +1,214 @@
-"""A file that a long fit saves its state to, so that a killed one goes on where it was."""
+"""A file that holds what a fit has reached: the state to go on from, the model at a step, or both.
 
+A file comes from whoever can write to the folder, so it is read as if from an enemy: nothing in it is executed, and nothing is
+allocated but the arrays that the reader asked for, of the shapes and types that it expects.
+"""
+
+import ast
 import contextlib
 import io
+import json
+import math
 import pathlib
+import struct
 import zipfile
-import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from absl import logging
 from jaxtyping import PyTree
 
-from sae_gap.results import write_atomically
+from sae_gap.results import plain, write_atomically
+
+# Headers are some hundred bytes long.
+_LONGEST_HEADER, _LONGEST_NOTE = 4_096, 2**16
+_FAULTS = (
+    *(OSError, TypeError, ValueError, KeyError, IndexError, AttributeError, EOFError, OverflowError, RecursionError),
+    *(SyntaxError, MemoryError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile),
+)
+
+
+class Saved(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+      parts: the trees that were asked for, by name.
+      note: what was written beside them: numbers, strings, and lists and mappings of these.
+    """
+
+    parts: dict[str, PyTree]
+    note: dict[str, Any]
+
+
+def write(path: pathlib.Path, parts: Mapping[str, PyTree], note: Mapping[str, Any]) -> bool:
+    """Writes trees of arrays and a note, in place of an earlier file; whoever reads or kills finds the old file or the new.
+
+    Args:
+      path: the file; its folder is made.
+      parts: trees of arrays, by name.
+      note: what has a JSON form.
+
+    Returns:
+      Whether it is there now: a full disk or a folder that cannot be written to is only warned of, for what it holds can be
+      fitted again.
+    """
+    arrays = {"note": np.frombuffer(json.dumps(plain(note), allow_nan=False).encode(), np.uint8)}
+    arrays |= {f"{name}{i}": leaf for name, tree in parts.items() for i, leaf in enumerate(_leaves(tree))}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, buffer.getbuffer())
+    except OSError as error:
+        logging.warning("going on without saving the fit: %s cannot be written (%s)", path, error.strerror)
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
+        return False
+    return True
+
+
+def read(path: pathlib.Path, like: Mapping[str, PyTree]) -> Saved | None:
+    """Reads trees that are like given ones.
+
+    Args:
+      path: the file.
+      like: a tree of arrays, or of their shapes, for each part wanted; the file may hold more.
+
+    Returns:
+      The trees, on the devices of `like` where it has any, and the note; None where there is no file, or it is damaged or
+      holds something unlike what was asked for, with a line in the log.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is not a regular file")
+        with zipfile.ZipFile(path) as archive:
+            note = _read_note(archive)
+            parts = {name: _read_tree(archive, name, tree) for name, tree in like.items()}
+    except FileNotFoundError:
+        return None
+    except _FAULTS as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        logging.warning("starting over: %s is not a fit that can be used (%s)", path, reason)
+        return None
+    return Saved(parts, note)
 
 
 class Checkpoint:
-    """One file for one fit. Its name must tell the fit from all others: a state says nothing of what it was reached by.
+    """One file for one fit, saved now and then and removed at its end.
 
     Args:
       path: the file; made with its folder when there is something to save.
       every: seconds between two saves, about.
+      name: what tells the fit from all others, since a state says nothing of what it was reached by; a file of another is not
+        taken.
     """
 
-    def __init__(self, path: pathlib.Path, every: float = 60.0):
-        self.path, self.every = path, every
+    def __init__(self, path: str | pathlib.Path, every: float = 60.0, name: str = ""):
+        self.path, self.every, self.name = pathlib.Path(path), every, name
 
-    def steps(self, pace: float) -> int:
-        """Steps until the next save, of a fit that takes `pace` seconds to a step."""
-        return max(1, int(self.every / max(pace, 1e-6)))
-
-    def store(self, state: PyTree, seconds: float) -> None:
-        """Saves a state and the seconds spent on reaching it, in place of an earlier one; a full disk is only warned of."""
-        buffer = io.BytesIO()
-        arrays = {"seconds": np.asarray(seconds)} | {f"leaf{i}": leaf for i, leaf in enumerate(_leaves(state))}
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.path, buffer.getvalue())
-        except OSError as error:
-            logging.warning("going on without a checkpoint: %s cannot be written (%s)", self.path, error)
+    def store(self, state: PyTree, seconds: float, *, step: int = 0) -> None:
+        """Saves a state, its step and the seconds spent on it, in place of an earlier one; a full disk is only warned of."""
+        write(self.path, {"state": state}, {"fit": self.name, "step": step, "seconds": float(seconds)})
 
     def load(self, like: PyTree) -> tuple[PyTree, float] | None:
-        """The saved state and its seconds; None where there is no file, or it holds something unlike the given state."""
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                saved = [file[f"leaf{i}"] for i in range(len(file.files) - 1)]
-                seconds = float(file["seconds"])
-        except FileNotFoundError:
+        """The saved state and its seconds; None where there is no file, or it is of another fit."""
+        found = read(self.path, {"state": like})
+        if found is None:
             return None
-        except (OSError, TypeError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            logging.warning("starting over: the checkpoint %s cannot be read (%s)", self.path, error)
-            return None
-        wanted = _leaves(like)
-        if [(leaf.shape, leaf.dtype) for leaf in saved] != [(leaf.shape, leaf.dtype) for leaf in wanted]:
-            logging.warning("starting over: the checkpoint %s is of another state", self.path)
+        seconds = found.note.get("seconds")
+        if not isinstance(seconds, float) or not math.isfinite(seconds) or found.note.get("fit") != self.name:
+            logging.warning("starting over: %s is of another fit", self.path)
             return None
         logging.info("going on from %s, after %.0f s", self.path, seconds)
-        return jax.tree.unflatten(jax.tree.structure(like), list(map(_restored, saved, jax.tree.leaves(like)))), seconds
+        return found.parts["state"], seconds
 
     def discard(self) -> None:
-        """Removes the file, of a fit whose results are safe, and its folder if that is empty then."""
-        self.path.unlink(missing_ok=True)
+        """Removes the file, of a fit whose results are safe, and its folder if that is empty then; as far as it can."""
         with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
             self.path.parent.rmdir()
 
 
+def _open(archive: zipfile.ZipFile, name: str):
+    """A member as it is written here: without compression, of which little on disk is much in memory."""
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} is compressed")
+    return archive.open(name)
+
+
+def _read_note(archive: zipfile.ZipFile) -> dict[str, Any]:
+    with _open(archive, "note.npy") as member:
+        shape, dtype = _read_header(member)
+        if dtype != np.uint8 or len(shape) != 1 or not 0 < shape[0] <= _LONGEST_NOTE:
+            raise ValueError("its note has an unknown form")
+        note = json.loads(member.read(shape[0] + 1)[: shape[0]])
+    if not isinstance(note, dict):
+        raise ValueError("its note has an unknown form")
+    return note
+
+
+def _read_tree(archive: zipfile.ZipFile, name: str, like: PyTree) -> PyTree:
+    leaves = jax.tree.leaves(like)
+    if f"{name}{len(leaves)}.npy" in archive.namelist():
+        raise ValueError(f"its {name} has more arrays than are expected")
+    found = [_read_array(archive, f"{name}{i}.npy", *_form(leaf)) for i, leaf in enumerate(leaves)]
+    return jax.tree.unflatten(jax.tree.structure(like), list(map(_restored, found, leaves)))
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    with _open(archive, name) as member:
+        found = _read_header(member)
+        if found != (shape, dtype):
+            raise ValueError(f"{name} is {found[1]} of shape {found[0]}, where {dtype} of shape {shape} is expected")
+        array = np.empty(shape, dtype)
+        data, place = memoryview(array.reshape(-1).view(np.uint8)), 0  # type: ignore[arg-type]
+        # To the end of the member, where its checksum is verified.
+        while chunk := member.read(2**20):
+            if place + len(chunk) > len(data):
+                raise ValueError(f"{name} is too long")
+            data[place : place + len(chunk)] = chunk
+            place += len(chunk)
+        if place < len(data):
+            raise ValueError(f"{name} is cut short")
+    return array
+
+
+def _read_header(member) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of a .npy file; of none but plain C-ordered arrays, and without NumPy's evaluation of long headers."""
+    magic = member.read(8)
+    if magic[:6] != b"\x93NUMPY" or magic[6] not in (1, 2):
+        raise ValueError("a member is not an array")
+    size = int.from_bytes(member.read(2 if magic[6] == 1 else 4), "little")
+    if size > _LONGEST_HEADER:
+        raise ValueError("a header is too long")
+    header = ast.literal_eval(member.read(size).decode("latin1").strip())
+    shape, dtype = header["shape"], np.dtype(header["descr"])
+    plain = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
+    if header["fortran_order"] is not False or not plain or dtype.hasobject or dtype.names is not None:
+        raise ValueError("an array has an unknown form")
+    return shape, dtype
+
+
 def _is_key(leaf) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _leaves(state: PyTree) -> list[np.ndarray]:
-    return [np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf) for leaf in jax.tree.leaves(state)]
+def _form(leaf) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array as it lies in a file, where a random key is its words."""
+    if _is_key(leaf):
+        words = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+        return words.shape, np.dtype(words.dtype)
+    return tuple(leaf.shape), np.dtype(leaf.dtype)
+
+
+def _leaves(tree: PyTree) -> list[np.ndarray]:
+    return [np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C") for leaf in jax.tree.leaves(tree)]
 
 
 def _restored(saved: np.ndarray, like) -> jax.Array:
     if _is_key(like):
-        return jax.random.wrap_key_data(jax.numpy.asarray(saved), impl=jax.random.key_impl(like))
-    return jax.device_put(saved, like.sharding)
+        return jax.random.wrap_key_data(jax.numpy.asarray(saved))
+    sharding = getattr(like, "sharding", None)
+    return jax.numpy.asarray(saved) if sharding is None else jax.device_put(saved, sharding)

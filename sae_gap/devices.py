@@ -6,6 +6,8 @@ or a map over samples, and a dictionary fits on each device at every size of the
 
 import os
 import platform
+import resource
+import sys
 from pathlib import Path
 from typing import TypeVar
 
@@ -76,6 +78,29 @@ def _cache_home() -> Path:
     chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The XDG convention has a relative path ignored: it would scatter caches over working folders.
     return chosen if chosen.is_absolute() else Path.home() / ".cache"
+
+
+def compilations() -> int:
+    """How many programs this process has compiled, or taken compiled from the cache, since it first asked."""
+    if not _counting:
+        jax.monitoring.register_event_duration_secs_listener(_count)
+        _counting.append(0)
+    return _counting[0]
+
+
+_counting: list[int] = []
+
+
+def _count(event: str, seconds: float, **_) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        _counting[0] += 1
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held so far, in GiB."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Kilobytes, on Apple's systems bytes.
+    return most / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def describe() -> str:

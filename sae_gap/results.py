@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import secrets
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -44,7 +45,7 @@ def key(mapping: Mapping[str, Any]) -> str:
             return [canonical(entry) for entry in value]
         return int(value) if isinstance(value, float) and value.is_integer() else value
 
-    text = json.dumps(canonical(_plain(mapping)), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(canonical(plain(mapping)), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -68,17 +69,24 @@ class Store:
         index, count = shard
         if not 0 <= index < count:
             raise ValueError(f"shard must be (index, count) with 0 <= index < count, but it is ({index}, {count}).")
-        self.directory = Path(directory)
+        self.directory, self.shard = Path(directory), shard
         self.path = self.directory / ("rows.jsonl" if count == 1 else f"rows-{index}-of-{count}.jsonl")
         self._files: dict[Path, _File] = {}
         _ensure_writable(self.directory, self.path)
         self._read()
 
+    @classmethod
+    def peek(cls, directory: str | os.PathLike[str]) -> set[str]:
+        """The keys of the rows in a folder, which is left as it is, and need not be there."""
+        store = cls.__new__(cls)
+        store.directory, store._files = Path(directory), {}
+        return store.keys()
+
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes the rows of one job as one block, and returns once they are on disk.
 
         Rows whose key is there already are left out, so that a job done twice counts once. NaN and infinity become null.
-        `job_rows`, the size of the block, is filled in.
+        `job_rows`, the size of the block, is filled in, and `checksum`, by which a row that was edited is told.
 
         Args:
           rows: rows with a `key` each and one `job` between them.
@@ -87,7 +95,7 @@ class Store:
           ValueError: a row lacks its key or job, two rows share a key, or the rows belong to several jobs.
           OSError: the disk refused the block; none of it is left behind.
         """
-        block: list[Row] = [_plain(row) for row in rows]
+        block: list[Row] = [plain(row) for row in rows]
         keys = [row.get("key") for row in block]
         if not all(isinstance(name, str) for row in block for name in (row.get("key"), row.get("job"))):
             raise ValueError("every row must carry the strings `key` and `job`, but one of them does not.")
@@ -96,7 +104,8 @@ class Store:
         with self._locked() as descriptor:
             present = self.keys()
             block = [row for row in block if row["key"] not in present]
-            lines = [json.dumps(row | {"job_rows": len(block)}, allow_nan=False) + "\n" for row in block]
+            block = [row | {"job_rows": len(block)} for row in block]
+            lines = [json.dumps(row | {"checksum": _checksum(row)}, allow_nan=False) + "\n" for row in block]
             if lines:
                 self._write(descriptor, "".join(lines).encode())
 
@@ -163,12 +172,13 @@ class _File:
         block: list[Row] = []
         size = 0
         for number, line in enumerate(lines, self.lines + 1):
-            row = _parse(line)
-            # A kill tears only the end of a file; damage further up is someone's edit, and theirs to judge.
-            if row is None and number == last and not rest:
+            row, fault = _parse(line)
+            # A kill tears only the end of a file; damage further up, or to what is still a row, is someone's edit.
+            if fault == _NO_ROW and number == last and not rest:
                 return
-            if row is None or any(row[name] != first[name] for first in block[:1] for name in ("job", "job_rows")):
-                fault = "is not a row of results" if row is None else "begins a job before the one above it is complete"
+            if any(row[name] != first[name] for first in block[:1] for name in ("job", "job_rows")) if row else False:
+                fault = "begins a job before the one above it is complete"
+            if row is None or fault:
                 raise ValueError(f"{self.path}, line {number}, {fault}; mend that line or move the file away.")
             block.append(row)
             size += len(line) + 1
@@ -179,22 +189,45 @@ class _File:
                 block, size = [], 0
 
 
-def _parse(line: bytes) -> Row | None:
+_NO_ROW = "is not a row of results"
+
+
+def _parse(line: bytes) -> tuple[Row | None, str]:
+    """A row, or what is wrong with the line."""
     try:
         row = json.loads(line)
     except ValueError:
-        return None
+        return None, _NO_ROW
+    except RecursionError:
+        return None, "is nested too deep for a row of results"
     shape = isinstance(row, dict) and isinstance(row.get("key"), str) and isinstance(row.get("job"), str)
-    return row if shape and isinstance(row.get("job_rows"), int) and row["job_rows"] > 0 else None
+    count = row.get("job_rows") if shape else None
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        return None, _NO_ROW
+    checksum = row.pop("checksum", None)
+    if checksum is None:
+        return None, "is a row of an earlier form, or has lost its checksum"
+    try:
+        same = checksum == _checksum(row)
+    except (ValueError, RecursionError):
+        same = False
+    return (row, "") if same else (None, "was edited after it was written")
 
 
-def _plain(value: Any) -> Any:
+def _checksum(row: Row) -> str:
+    """A digest of a row as it lies on disk, where unlike in a key 1 is not 1.0 and NaN has no place."""
+    text = json.dumps(row, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def plain(value: Any) -> Any:
+    """A value in its JSON form: NaN and infinity as None, tuples as lists."""
     # Arrays and scalars of NumPy and of JAX alike turn into Python's own, without an import of either.
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, Mapping):
-        return {str(name): _plain(entry) for name, entry in value.items()}
+        return {str(name): plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -225,7 +258,7 @@ def _sync_folder(directory: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
+def write_atomically(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
     """Replaces a file by new content; whoever reads it, or kills this process, finds the old content or the new.
 
     Args:
@@ -236,7 +269,8 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
       OSError: the folder cannot be written to; nothing is left behind.
     """
     path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    # Machines that share a folder may share numbers of processes as well.
+    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         with draft.open("wb") as file:
             file.write(content)

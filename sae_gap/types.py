@@ -171,7 +171,18 @@ class Model(eqx.Module):
         return self.dictionary
 
 
-class Solution(eqx.Module):
+class Coded(eqx.Module):
+    """Codes of n signals, whatever made them."""
+
+    codes: Float[Array, "n num_latents"]
+
+    @property
+    def certified(self) -> "Solution | None":
+        """The codes with their certificates, if they have any."""
+        return None
+
+
+class Solution(Coded):
     """Codes of n signals with their certificates.
 
     Attributes:
@@ -182,8 +193,11 @@ class Solution(eqx.Module):
       converged: whether the gap is at most `tol` times the objective.
     """
 
-    codes: Float[Array, "n num_latents"]
     objective: Float[Array, " n"]
     gap: Float[Array, " n"]
     iterations: Int[Array, " n"]
     converged: Bool[Array, " n"]
+
+    @property
+    def certified(self) -> "Solution":
+        return self

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import os
 import pathlib
@@ -14,9 +15,17 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Shared with the processes that tests start, so that a program of one shape is compiled once in all.
-CACHE = tempfile.TemporaryDirectory(prefix="sae_gap-tests-", ignore_cleanup_errors=True)
-os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # Shared with the workers and with the processes that tests start, so that a program of one shape is compiled once in all.
+    CACHE = tempfile.TemporaryDirectory(prefix="sae_gap-tests-", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+
+
+def pytest_configure():
+    from sae_gap import devices
+
+    # Before the first program is compiled: JAX decides once whether it keeps them.
+    devices.enable_compilation_cache()
 
 
 @pytest.fixture(scope="session")
@@ -43,15 +52,46 @@ def arrays(task):
     return signals | codes | {"A": np.asarray(task.dictionary)}
 
 
-def start_headline(*arguments):
-    """Starts the headline in a process of its own."""
+def start_binary(name, *arguments):
+    """Starts a binary in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.amortisation_gap", *map(str, arguments)],
+        [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)],
         cwd=pathlib.Path(__file__).parents[1],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def call_binary(name, *arguments):
+    """Runs a binary in this process as a shell would: its exit code, and what it wrote on stdout and stderr."""
+    from absl.testing import flagsaver
+
+    from benchmarks import cli
+
+    module = importlib.import_module(f"benchmarks.{name}")
+    main, flags = (module.BENCH.main, module.BENCH.flags) if hasattr(module, "BENCH") else (module.main, module.FLAGS)
+    out, err = io.StringIO(), io.StringIO()
+    saved = flagsaver.save_flag_values(flags)
+    with (
+        mock.patch.object(sys, "argv", [name, *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as stop,
+    ):
+        cli.run(main, flags)
+    flagsaver.restore_flag_values(saved, flags)
+    return stop.value.code or 0, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="session")
+def start():
+    return start_binary
+
+
+@pytest.fixture(scope="session")
+def call():
+    return call_binary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,51 +100,38 @@ class Smoke:
 
     Attributes:
       directory: of its files.
+      models: of its fitted models.
       printed: what it wrote on stdout.
-      logged: what it wrote on stderr.
       rows: of all methods and seeds.
     """
 
     directory: pathlib.Path
+    models: pathlib.Path
     printed: str
-    logged: str
     rows: list[dict]
 
 
 @pytest.fixture(scope="session")
-def smoke(tmp_path_factory):
-    from sae_gap import Store
-
+def smokes(tmp_path_factory):
+    """Finished runs of the smoke preset by study, each run when it is first asked for, over one folder of models."""
     folder = tmp_path_factory.mktemp("smoke")
-    process = start_headline("--preset=smoke", f"--results_dir={folder}")
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    return Smoke(folder / "amortisation_gap", out, err, Store(folder / "amortisation_gap").rows())
+    found = {}
+
+    def smoke(name, *arguments):
+        from sae_gap import Store
+
+        if (name, *arguments) not in found:
+            results = folder / "-".join([name, *(str(argument).strip("-").replace("=", "-") for argument in arguments)])
+            options = (f"--results_dir={results}", f"--models_dir={folder / 'models'}")
+            code, out, err = call_binary(name, "--preset=smoke", "--methods=all", *arguments, *options)
+            assert (code, err) == (0, ""), err
+            directory = results / name
+            found[name, *arguments] = Smoke(directory, folder / "models", out, Store(directory).rows())
+        return found[name, *arguments]
+
+    return smoke
 
 
 @pytest.fixture(scope="session")
-def start():
-    return start_headline
-
-
-@pytest.fixture(scope="session")
-def headline():
-    """Runs the headline in this process as a shell would: its exit code, and what it wrote on stdout and stderr."""
-    from absl.testing import flagsaver
-
-    from benchmarks import amortisation_gap, cli
-
-    def call(*arguments):
-        out, err = io.StringIO(), io.StringIO()
-        saved = flagsaver.save_flag_values(amortisation_gap.FLAGS)
-        with (
-            mock.patch.object(sys, "argv", ["amortisation_gap", *map(str, arguments)]),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            pytest.raises(SystemExit) as stop,
-        ):
-            cli.run(amortisation_gap.main, amortisation_gap.FLAGS)
-        flagsaver.restore_flag_values(saved, amortisation_gap.FLAGS)
-        return stop.value.code or 0, out.getvalue(), err.getvalue()
-
-    return call
+def smoke(smokes):
+    return smokes("amortisation_gap")

@@ -95,6 +95,107 @@ def test_zeros_left_by_a_power_cut_are_dropped(tmp_path):
     assert names(Store(tmp_path)) == ["a-0", "a-1", "b-0"]
 
 
+NESTED = b"[" * 5_000 + b"]" * 5_000
+
+
+def edit(store, number, change):
+    """Rewrites one line as someone with an editor would."""
+    lines = store.path.read_bytes().splitlines(keepends=True)
+    lines[number] = change(lines[number])
+    store.path.write_bytes(b"".join(lines))
+
+
+def replaced(old, new):
+    def change(line):
+        assert line.count(old) == 1
+        return line.replace(old, new)
+
+    return change
+
+
+def recomputed(line):
+    """A checksum that is a row's key hash, as anyone might think it to be."""
+    row = json.loads(line)
+    row |= {"lam": 0.2, "checksum": "0" * 16}
+    return json.dumps(row).encode() + b"\n"
+
+
+EDITS = {
+    "a value": replaced(b'"mcc_id": 0.5', b'"mcc_id": 0.6'),
+    "its last digit": replaced(b'"mse_id": 0.1', b'"mse_id": 0.10000000000000002'),
+    "λ": replaced(b'"lam": 0.1', b'"lam": 0.2'),
+    "the key": replaced(b'"key": "', b'"key": "c'),
+    "the seed to a float": replaced(b'"seed": 1', b'"seed": 1.0'),
+    "the seed to a truth": replaced(b'"seed": 1', b'"seed": true'),
+    "the seed to a string": replaced(b'"seed": 1', b'"seed": "1"'),
+    "null to NaN": replaced(b'"gap_id": null', b'"gap_id": NaN'),
+    "null to infinity": replaced(b'"gap_id": null', b'"gap_id": 1e999'),
+    "a huge number": replaced(b'"mcc_id": 0.5', b'"mcc_id": 1e308'),
+    "a huge integer": replaced(b'"mcc_id": 0.5', b'"mcc_id": 1' + b"0" * 4_000),
+    "a list": replaced(b"[0.25]", b"[0.25, 0.25]"),
+    "a column gone": replaced(b'"mcc_id": 0.5, ', b""),
+    "a column more": replaced(b'"mcc_id": 0.5, ', b'"mcc_id": 0.5, "mcc_ood": 0.5, '),
+    "a column renamed": replaced(b'"mcc_id"', b'"mcc_od"'),
+    "a nested column": replaced(b'"mcc_id": 0.5', b'"mcc_id": ' + NESTED),
+    "a nested checksum": lambda line: (
+        line[: line.index(b'"checksum": ')] + b'"checksum": ' + NESTED[:400] + NESTED[-400:] + b"}\n"
+    ),
+    "the checksum": replaced(b'"checksum": "', b'"checksum": "0'),
+    "a checksum by guess": recomputed,
+    "no checksum": lambda line: line[: line.index(b', "checksum"')] + b"}\n",
+}
+
+
+@pytest.mark.parametrize("number", [0, 2])
+@pytest.mark.parametrize("name", EDITS)
+def test_a_row_edited_by_hand_is_named(tmp_path, name, number):
+    store = Store(tmp_path)
+    for values in ({}, {"size": 1}):
+        store.append(job(f"a{len(values)}", lam=0.1, seed=1, mse_id=0.1, gap_id=None, cosines=[0.25], **values))
+    assert len(Store(tmp_path).rows()) == 3
+    content = store.path.read_bytes()
+    edit(store, number, EDITS[name])
+    assert store.path.read_bytes() != content
+    with pytest.raises(ValueError) as error:
+        Store(tmp_path)
+    said = str(error.value)
+    assert said.startswith(f"{store.path}, line {number + 1}, ") and said.endswith("; mend that line or move the file away.")
+    assert "\n" not in said and len(said) < 300
+    with pytest.raises(ValueError, match=f"line {number + 1}, "):
+        Store.peek(tmp_path)
+
+
+def test_a_checksum_is_of_what_is_on_disk_and_of_nothing_else(tmp_path):
+    store = Store(tmp_path)
+    store.append(job("a", 1, lam=0.1, big=1e308, small=5e-324, whole=2.0, zero=-0.0, title="é\ud800", nothing=float("nan")))
+    (row,) = Store(tmp_path).rows()
+    assert "checksum" not in row and (row["big"], row["small"], row["title"]) == (1e308, 5e-324, "é\ud800")
+    written = json.loads(store.path.read_text())
+    shuffled = dict(reversed(written.items()))
+    assert len(written["checksum"]) == 16
+    store.path.write_text(json.dumps(shuffled, indent=None, separators=(" ,", " :")) + "\n")
+    assert Store(tmp_path).rows() == [row]
+
+
+def test_a_nested_line_is_named_wherever_it_is(tmp_path):
+    store = Store(tmp_path)
+    store.append(job("a", 1))
+    for after in (b"", store.path.read_bytes().replace(b'"a', b'"b')):
+        store.path.write_bytes(store.path.read_bytes() + NESTED * 20 + b"\n" + after)
+        with pytest.raises(ValueError, match=r"rows\.jsonl, line 2, .*; mend that line or move the file away\.$"):
+            Store(tmp_path)
+
+
+def test_peeking_leaves_nothing_behind(tmp_path):
+    assert Store.peek(tmp_path / "not" / "there") == set()
+    assert list(tmp_path.iterdir()) == []
+    Store(tmp_path, (0, 2)).append(job("a"))
+    Store(tmp_path).append(job("b", 1))
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    assert Store.peek(tmp_path) == Store.peek(str(tmp_path)) == {"a-0", "a-1", "b-0"}
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()} == before
+
+
 @pytest.mark.parametrize(
     "line", [b"{oops}", b"[]", b'{"key": "x", "job": "x"}', b'{"key": "x", "job": "x", "job_rows": 0}', b""]
 )

@@ -387,12 +387,12 @@ def test_sources_must_differ_and_encoders_be_encoders():
 def test_one_compilation_serves_every_weight_and_every_sae(tmp_path):
     tasks = [data.draw(Setting(20, 3, 200))]
     model = study.fit_seeds(SAE, tasks).models[0]
-    Lasso(0.1).solve(model, tasks[0].id.signals)
+    Lasso(0.1).infer(model, tasks[0].id.signals)
     counted = []
     jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: counted.append(name))
     try:
         for lam in (0.2, 0.3):
-            Lasso(lam).solve(dataclasses.replace(model, encode=None), tasks[0].id.signals)
+            Lasso(lam).infer(dataclasses.replace(model, encode=None), tasks[0].id.signals)
     finally:
         jax.monitoring.clear_event_listeners()
     assert [name for name in counted if "backend_compile" in name] == []

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from sae_gap.types import Model
+from sae_gap.types import Coded, Model
 
 
 class Affine(eqx.Module):
@@ -34,6 +34,26 @@ class Encoder(eqx.Module):
     """Infers codes from signals with what the model holds. Subclasses define `__call__`."""
 
     @property
+    def name(self) -> str:
+        """What rows and figures call it; `sae_gap.names` has its label and its colour."""
+        return type(self).__name__.lower()
+
+    @property
+    def coordinates(self) -> dict[str, str | int | float]:
+        """The columns that tell a row of this encoder from those of others."""
+        return {"inference": self.name}
+
+    @property
+    def origin(self) -> "Encoder | None":
+        """The encoder whose codes this one goes on from, if any."""
+        return None
+
+    @property
+    def weight(self) -> float | None:
+        """The weight λ of the l1 norm that its codes minimise, which the gap is then taken at; None takes the study's."""
+        return None
+
+    @property
     def signed(self) -> bool:
         """Whether codes may be negative, so that the optimum they are held against is over signed codes too."""
         return False
@@ -41,6 +61,18 @@ class Encoder(eqx.Module):
     def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         """The codes of the signals, in units of the model's own atoms: `codes @ dictionary.T + bias` reconstructs."""
         raise NotImplementedError
+
+    def infer(
+        self, model: Model, signals: Float[Array, "n input_dim"], begun: Float[Array, "n num_latents"] | None = None
+    ) -> Coded:
+        """The codes, with a certificate where the encoder has one.
+
+        Args:
+          model: whose dictionary and parameters to use.
+          signals: (n, input_dim).
+          begun: the codes of `origin`, where they are at hand; an encoder without one has no use for them.
+        """
+        return Coded(encode(self, model, signals))
 
 
 @eqx.filter_jit

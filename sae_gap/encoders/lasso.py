@@ -1,5 +1,6 @@
 """Per-sample sparse inference on a model's dictionary, from zero or from another encoder's codes."""
 
+import dataclasses
 import functools
 
 import equinox as eqx
@@ -18,11 +19,12 @@ class Lasso(Encoder):
     Args:
       lam: weight of the l1 norm.
       start: an encoder whose codes, clipped at zero, the solver starts from; None starts from zero.
-      tol: relative duality gap to reach. None runs exactly `max_iterations` of textbook FISTA, as published.
+      tol: relative duality gap to reach. None runs exactly `max_iterations` of the textbook iteration, as published.
       max_iterations: iterations after which a sample is reported as not converged.
       unit_atoms: solve on the dictionary scaled to unit atoms, where alone λ compares between dictionaries, and scale the
         codes back.
       nonneg: whether codes are constrained to be non-negative.
+      momentum: whether the textbook iteration is FISTA; without, it is ISTA. A certified solve has no use for it.
     """
 
     lam: float = 0.1
@@ -31,19 +33,42 @@ class Lasso(Encoder):
     max_iterations: int = 20_000
     unit_atoms: bool = eqx.field(static=True, default=True)
     nonneg: bool = eqx.field(static=True, default=True)
+    momentum: bool = eqx.field(static=True, default=True)
+
+    @property
+    def name(self):
+        if self.tol is not None:
+            return "lasso"
+        return "fista" if self.momentum else "ista"
+
+    @property
+    def coordinates(self):
+        found = {"inference": self.name, "start": "cold" if self.start is None else "warm"}
+        return found | ({"iterations": self.max_iterations} if self.tol is None else {})
+
+    @property
+    def origin(self):
+        return self.start
+
+    @property
+    def weight(self):
+        return self.lam
 
     @property
     def signed(self):
         return not self.nonneg
 
     def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
-        return self.solve(model, signals).codes
+        return self.infer(model, signals).codes
 
-    def solve(self, model: Model, signals: Float[Array, "n input_dim"]) -> Solution:
+    def infer(
+        self, model: Model, signals: Float[Array, "n input_dim"], begun: Float[Array, "n num_latents"] | None = None
+    ) -> Solution:
         """The codes in units of the model's atoms; objective and gap are those of the problem solved."""
-        start = None if self.start is None else encode(self.start, model, signals)
+        if self.start is not None and begun is None:
+            begun = encode(self.start, model, signals)
         target, dictionary, norms, init = _prepare(
-            model.decoder, model.bias, signals, start, unit=self.unit_atoms, nonneg=self.nonneg
+            model.decoder, model.bias, signals, begun, unit=self.unit_atoms, nonneg=self.nonneg
         )
         solution = sparse_code(
             target,
@@ -53,16 +78,17 @@ class Lasso(Encoder):
             tol=self.tol,
             max_iterations=self.max_iterations,
             init=init,
+            solver="auto" if self.momentum else "ista",
         )
-        return eqx.tree_at(lambda solution: solution.codes, solution, solution.codes / norms)
+        return dataclasses.replace(solution, codes=solution.codes / norms)
 
 
 @functools.partial(jax.jit, static_argnames=("unit", "nonneg"))
-def _prepare(dictionary, bias, signals, start, *, unit, nonneg):
+def _prepare(dictionary, bias, signals, begun, *, unit, nonneg):
     """The target, the dictionary to solve on, the lengths that its atoms had, and where to start."""
     dictionary, norms = unit_atoms(dictionary) if unit else (dictionary, jnp.ones(()))
     init = None
-    if start is not None:
-        init = start * norms
+    if begun is not None:
+        init = begun * norms
         init = init.clip(0) if nonneg else init
     return signals - bias, dictionary, norms, init

@@ -20,13 +20,15 @@ class LISTAParameters(eqx.Module):
 class LISTA(AmortisedEncoder):
     """`z ← relu(z + (y - b - D z) W_t - θ_t)` for each layer t, from `z = 0`; in full, `z ← relu((y - b) W_t + z S_t - θ_t)`.
 
-    Starts as ISTA on the initial weights: `W = D / L`, `θ = λ / L` and `S = I - DᵀD / L`, with `L = ‖D‖₂²`. The full form costs
-    num_latents² a layer, in parameters and in time, where the factored one costs 2 · input_dim · num_latents.
+    Starts as ISTA on the initial weights: `W = D / L`, `θ = λ / L` and `S = I - DᵀD / L`, with `L = ‖D‖₂²`. The full form,
+    which is the original one, costs num_latents² a layer, in parameters and in time, where the factored one costs
+    2 · input_dim · num_latents.
 
     Args:
       depth: number of layers, each with its own parameters.
       lam: λ of the initial thresholds.
       factored: whether the residual is taken on the model's dictionary.
+      threshold: the initial thresholds themselves, in the place of `λ / L`.
 
     References:
       Gregor & LeCun (2010), "Learning fast approximations of sparse coding", ICML. The factored form, in which W_t alone is
@@ -36,6 +38,11 @@ class LISTA(AmortisedEncoder):
     depth: int = eqx.field(static=True, default=16)
     lam: float | Array = 0.1
     factored: bool = eqx.field(static=True, default=True)
+    threshold: float | Array | None = None
+
+    @property
+    def coordinates(self):
+        return {"inference": self.name, "depth": self.depth}
 
     def __check_init__(self):
         if self.depth < 1:
@@ -49,7 +56,8 @@ class LISTA(AmortisedEncoder):
             return jnp.broadcast_to(array, (count, *array.shape))
 
         step = layers(rate * weight)
-        threshold = layers(jnp.full(num_latents, rate * self.lam, weight.dtype))
+        initial = rate * self.lam if self.threshold is None else self.threshold
+        threshold = layers(jnp.full(num_latents, initial, weight.dtype))
         if self.factored:
             return LISTAParameters(step, threshold)
         recurrence = jnp.eye(num_latents, dtype=weight.dtype) - rate * weight.T @ weight

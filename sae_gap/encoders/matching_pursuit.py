@@ -24,6 +24,10 @@ class MatchingPursuit(AmortisedEncoder):
     k: int = eqx.field(static=True, default=10)
 
     @property
+    def name(self):
+        return "mp"
+
+    @property
     def signed(self):
         return True
 

@@ -26,6 +26,10 @@ class MatryoshkaBatchTopK(BatchTopK):
 
     prefixes: tuple[float, ...] = eqx.field(static=True, default=(1 / 32, 3 / 32, 7 / 32, 15 / 32, 1))
 
+    @property
+    def name(self):
+        return "matryoshka"
+
     def __check_init__(self):
         increasing = all(low < high for low, high in itertools.pairwise((0, *self.prefixes)))
         if not self.prefixes or self.prefixes[-1] != 1 or not increasing:

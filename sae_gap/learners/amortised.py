@@ -9,9 +9,9 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from sae_gap.encoders.base import AmortisedEncoder, Encoder, unit_atoms
-from sae_gap.learners.base import Learner, batches, train
+from sae_gap.learners.base import Learner, batches
 from sae_gap.solvers import sparse_code
-from sae_gap.types import Model, Task
+from sae_gap.types import Model
 
 
 class AmortisedState(eqx.Module):
@@ -30,6 +30,14 @@ class Among(Encoder):
     place: int = eqx.field(static=True, default=0)
 
     @property
+    def name(self):
+        return self.encoder.name
+
+    @property
+    def coordinates(self):
+        return self.encoder.coordinates
+
+    @property
     def signed(self):
         return self.encoder.signed
 
@@ -38,16 +46,16 @@ class Among(Encoder):
 
 
 class Amortised(Learner):
-    """Trains encoders on `mean ‖z_e - z*‖²`, where z* are certified lasso codes on another learner's dictionary, which stays.
+    """Trains encoders on `mean ‖z_e - z*‖²`, where z* are certified lasso codes on the dictionary of the base, which stays.
 
-    The other learner is trained first, its atoms are scaled to unit length, and the codes of the training signals are found
-    once. All encoders then see the same batches; none sees another. Each starts from its own `parameters` of the dictionary.
-    Adam, its rate decaying to zero along half a cosine.
+    The atoms of the base are scaled to unit length, and the codes of the training signals are found once. All encoders then
+    see the same batches; none sees another. Each starts from its own `parameters` of the dictionary. Adam, its rate decaying to
+    zero along half a cosine.
 
     Args:
-      learner: whose dictionary it is.
       encoders: what to train, each with what it needs beside the dictionary. Encoder i of the model is `members[i]`.
       lam: weight of the l1 norm in z*.
+      base: whose dictionary it is.
       num_steps: epochs.
       batch_size: samples in a step.
       learning_rate: of Adam at the beginning.
@@ -56,7 +64,6 @@ class Amortised(Learner):
       Gregor & LeCun (2010), "Learning fast approximations of sparse coding", ICML.
     """
 
-    learner: Learner
     encoders: tuple[AmortisedEncoder, ...]
     lam: float = 0.1
     num_steps: int = eqx.field(static=True, default=200, kw_only=True)
@@ -70,28 +77,27 @@ class Amortised(Learner):
         """The encoders, in their order, as they read the model."""
         return tuple(Among(encoder, place) for place, encoder in enumerate(self.encoders))
 
+    def __check_init__(self):
+        if self.base is None:
+            raise ValueError("an amortised encoder needs a base, the learner whose dictionary it is trained for; give base.")
+
+    @property
+    def name(self):
+        return super().name if self.base is None else self.base.name
+
     @property
     def encode(self):
         return self.members[0] if len(self.encoders) == 1 else None
 
-    def needs(self, task: Task) -> str | None:
-        return self.learner.needs(task)
-
-    def select(self, task):
-        return self.learner.select(task), task.train.signals
-
-    def init(self, data, *, num_latents, key):
-        given, signals = data
-        learner_key, key = jax.random.split(key)
-        learned, _ = train(self.learner, given, num_latents=num_latents, key=learner_key)
-        dictionary, _ = unit_atoms(learned.decoder)
-        codes = sparse_code(signals - learned.bias, dictionary, self.lam).codes
+    def init(self, data, *, num_latents, key, base=None):
+        dictionary, _ = unit_atoms(base.decoder)
+        codes = sparse_code(data.signals - base.bias, dictionary, self.lam).codes
         parameters = tuple(encoder.parameters(dictionary) for encoder in self.encoders)
-        optimiser = self._optimiser(len(signals)).init(parameters)
-        return AmortisedState(Model(dictionary, learned.bias, parameters), codes, optimiser, key)
+        optimiser = self._optimiser(len(data.signals)).init(parameters)
+        return AmortisedState(Model(dictionary, base.bias, parameters), codes, optimiser, key)
 
     def step(self, data, state):
-        _, signals = data
+        signals = data.signals
         shuffle_key, key = jax.random.split(state.key)
 
         def loss(parameters, indices, weights):

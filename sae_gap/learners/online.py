@@ -106,6 +106,15 @@ class OnlineDictionary(Learner):
     tol: float = 1e-5
 
     side_by_side = False
+    landmarks = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
+
+    @property
+    def name(self):
+        return "online_dl"
+
+    def work(self, num_samples, input_dim, num_latents):
+        visits = num_samples if self.visits is None else self.visits * max(num_latents, LEAST)
+        return (self.num_rounds + 1.0) * visits * input_dim * num_latents
 
     def minibatches(self, num_samples: int, num_latents: int) -> tuple[int, int]:
         """Minibatches of a round, and samples to each."""

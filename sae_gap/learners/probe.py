@@ -24,6 +24,10 @@ class LinearProbe(Learner):
 
     alphas: tuple[float, ...] = (1e-6, 1e-4, 1e-2, 1.0, 10.0)
 
+    @property
+    def name(self):
+        return "linear_probe"
+
     def needs(self, task: Task) -> str | None:
         return "the true codes of the training split" if task.train.codes is None else None
 

@@ -1,8 +1,8 @@
 """What a metric may look at: the codes that one method inferred on one task, and the certified optimum beside them."""
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -26,6 +26,7 @@ class Inferred:
         `codes` are signed and over non-negative ones if not; empty without a dictionary.
       lam: the weight of the l1 norm in `optimum`.
       protocol: "strict" or "paper".
+      shared: what was found of the model before, for all that is inferred on it.
     """
 
     task: Task
@@ -34,22 +35,29 @@ class Inferred:
     optimum: Mapping[str, Solution]
     lam: float
     protocol: str
+    shared: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def split(self, name: str) -> Split:
         """The task's split of that name."""
         return getattr(self.task, name)
 
-    @functools.cached_property
+    @property
     def unit_dictionary(self) -> tuple[Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]]:
         """The dictionary with unit atoms, and the lengths that they had."""
-        return unit_atoms(self.model.decoder)
+        return self._once("unit_dictionary", lambda: unit_atoms(self.model.decoder))
 
-    @functools.cached_property
+    @property
     def match(self) -> Match | None:
         """The learned atoms matched with the true ones, or None where either is unknown."""
-        if self.model.dictionary is None or self.task.dictionary is None:
+        learned, truth = self.model.dictionary, self.task.dictionary
+        if learned is None or truth is None:
             return None
-        return match_atoms(self.model.dictionary, self.task.dictionary)
+        return self._once("match", lambda: match_atoms(learned, truth))
+
+    def _once(self, name: str, find: Callable[[], Any]) -> Any:
+        if name not in self.shared:
+            self.shared[name] = find()
+        return self.shared[name]
 
 
 # A metric names its values; those of a split end in "_id" or "_ood". It leaves out what the task or the model cannot tell.

@@ -30,7 +30,7 @@ def signals(task):
 
 @pytest.fixture(scope="module")
 def optimum(model, signals):
-    return Lasso(LAM).solve(model, signals)
+    return Lasso(LAM).infer(model, signals)
 
 
 def violation(model, signals, codes, nonneg=True):
@@ -59,7 +59,7 @@ def test_calling_gives_the_codes_of_the_solution(model, signals, optimum):
 def test_scaled_atoms_reconstruct_the_same(model, signals, optimum):
     lengths = jnp.asarray(np.random.default_rng(1).uniform(0.2, 5, 20), jnp.float32)
     longer = Model(model.dictionary * lengths, model.bias, model.encoder)
-    found = Lasso(LAM).solve(longer, signals)
+    found = Lasso(LAM).infer(longer, signals)
     np.testing.assert_allclose(found.codes * lengths, optimum.codes, atol=1e-4)
     np.testing.assert_allclose(found.objective, optimum.objective, rtol=1e-5)
     expected = np.asarray(optimum.codes @ model.dictionary.T)
@@ -67,7 +67,7 @@ def test_scaled_atoms_reconstruct_the_same(model, signals, optimum):
 
 
 def test_without_unit_atoms_the_weight_is_that_of_the_given_ones(model, signals, optimum):
-    found = Lasso(LAM, unit_atoms=False).solve(model, signals)
+    found = Lasso(LAM, unit_atoms=False).infer(model, signals)
     achieved = lasso.objective(signals - model.bias, model.dictionary, found.codes, LAM)
     np.testing.assert_allclose(found.objective, achieved, rtol=1e-4)
     others = lasso.objective(signals - model.bias, model.dictionary, optimum.codes, LAM)
@@ -76,14 +76,14 @@ def test_without_unit_atoms_the_weight_is_that_of_the_given_ones(model, signals,
 
 @pytest.mark.parametrize("start", [ReLU(), MatchingPursuit(3)], ids=["non-negative", "signed"])
 def test_a_warm_start_ends_where_a_cold_one_does(model, signals, optimum, start):
-    found = Lasso(LAM, start).solve(model, signals)
+    found = Lasso(LAM, start).infer(model, signals)
     assert found.converged.all()
     np.testing.assert_allclose(found.codes, optimum.codes, atol=2e-4)
     np.testing.assert_allclose(found.objective, optimum.objective, rtol=1e-5)
 
 
 def test_signed_codes_do_better_than_non_negative_ones(model, signals, optimum):
-    found = Lasso(LAM, nonneg=False).solve(model, signals)
+    found = Lasso(LAM, nonneg=False).infer(model, signals)
     assert (found.codes < 0).any() and found.converged.all()
     assert violation(model, signals, found.codes, nonneg=False) < 1e-2
     assert (found.objective <= optimum.objective * (1 + 1e-5)).all()
@@ -108,7 +108,7 @@ def test_the_published_form_is_exactly_a_hundred_iterations(model, signals, star
     init = np.zeros((100, 20)) if start is None else np.asarray(start(model, signals), np.float64)
     centred = np.asarray(signals - model.bias, np.float64)
     expected = hundred_iterations(centred, np.asarray(model.dictionary, np.float64), init)
-    found = encoder.solve(model, signals)
+    found = encoder.infer(model, signals)
     np.testing.assert_allclose(found.codes, expected, atol=1e-4)
     # It tells one iteration more or less apart, and is not the optimum.
     one_more = Lasso(LAM, start, tol=None, max_iterations=101, unit_atoms=False)(model, signals)
@@ -126,5 +126,26 @@ def test_the_published_warm_start_may_be_scaled_to_unit_atoms(model, signals):
 
 def test_an_atom_of_zeros_has_no_code(model, signals):
     dead = Model(model.dictionary.at[:, 5].set(0), model.bias, model.encoder)
-    found = Lasso(LAM).solve(dead, signals)
+    found = Lasso(LAM).infer(dead, signals)
     assert not found.codes[:, 5].any() and np.isfinite(found.codes).all() and found.converged.all()
+
+
+def test_without_momentum_it_is_ista_with_its_certificate(model, signals):
+    encoder = Lasso(LAM, tol=None, max_iterations=40, momentum=False)
+    found = encoder.infer(model, signals)
+    atoms, norms = (np.asarray(array, np.float64) for array in unit_atoms(model.dictionary))
+    target, codes = np.asarray(signals - model.bias, np.float64), np.zeros((100, 20))
+    rate = 1 / np.linalg.norm(atoms, 2) ** 2
+    for _ in range(40):
+        codes = np.maximum(codes + rate * ((target - codes @ atoms.T) @ atoms - LAM), 0)
+    np.testing.assert_allclose(found.codes * norms, codes, atol=1e-4)
+    rest = target - codes @ atoms.T
+    value = 0.5 * np.sum(rest**2, axis=1) + LAM * codes.sum(axis=1)
+    np.testing.assert_allclose(found.objective, value, rtol=1e-4)
+    # The gap at the residual, shrunk until no atom pulls harder than λ.
+    dual = rest * np.minimum(1, LAM / np.maximum((rest @ atoms).max(axis=1, keepdims=True), 1e-12))
+    gap = value - (0.5 * np.sum(target**2, axis=1) - 0.5 * np.sum((target - dual) ** 2, axis=1))
+    np.testing.assert_allclose(found.gap, gap, rtol=1e-2, atol=1e-5)
+    assert encoder.coordinates == {"inference": "ista", "start": "cold", "iterations": 40}
+    # It is not FISTA.
+    assert np.abs(Lasso(LAM, tol=None, max_iterations=40)(model, signals) - found.codes).max() > 1e-2

@@ -1,0 +1,379 @@
+"""What the studies share: sizes and lengths, one command line, and what a run leaves: rows, summary, figures and a page."""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import flags, logging
+
+from benchmarks import cli, pages, published
+from sae_gap import decompose, devices, progress, results, tables
+from sae_gap.encoders.base import Encoder
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.metrics import METRICS
+from sae_gap.metrics.base import Metric
+from sae_gap.models import Models
+from sae_gap.recording import Recording, Source
+from sae_gap.runner import Job, jobs, run
+from sae_gap.study import PROTOCOLS, Method, Study
+from sae_gap.types import Setting
+
+WIDTHS = (50, 100, 500, 1_000, 5_000, 10_000)
+CELL = ("num_latents", "sparsity", "num_samples")
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """Sizes of a run, lengths of training, and what every method is told.
+
+    Args:
+      num_latents, sparsity, num_samples, input_dim, noise_db, seeds: the grid; see `Setting`.
+      stream: whether all samples are for training.
+      lam: weights of the l1 norm; a study that does not vary them has one.
+      protocol: "strict" or "paper".
+      epochs: of an SAE, and of encoders trained on a dictionary.
+      rounds: of DL-FISTA, at most.
+      visits: of `OnlineDictionary`.
+      blocks: of Softplus-Adam, of 500 steps each, at most.
+      sae_steps: gradient steps of an SAE whose length is not in epochs.
+      peer_steps: minibatches of other libraries; None leaves each its own.
+      dictionary: which one a study of encoders is about.
+    """
+
+    num_latents: tuple[int, ...] = (100,)
+    sparsity: tuple[int, ...] = (10,)
+    num_samples: tuple[int, ...] = (5_000,)
+    input_dim: tuple[int | None, ...] = (None,)
+    noise_db: tuple[float | None, ...] = (None,)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    stream: bool = False
+    lam: tuple[float, ...] = (0.1,)
+    protocol: str = "strict"
+    epochs: int = 500
+    rounds: int = 1_000
+    visits: int = 400
+    blocks: int = 100
+    sae_steps: int = 50_000
+    peer_steps: int | None = None
+    dictionary: str = "oracle"
+
+    @property
+    def weight(self) -> float:
+        """The one λ of a study that does not vary it."""
+        return self.lam[0]
+
+    def lasso(self, start: Encoder | None = None, *, lam: float | None = None) -> Lasso:
+        """Codes on a fixed dictionary: certified, on unit atoms; or, as published, 100 FISTA iterations on it as it is."""
+        weight = self.weight if lam is None else lam
+        if self.protocol == "paper":
+            return Lasso(weight, start, tol=None, max_iterations=100, unit_atoms=False)
+        return Lasso(weight, start)
+
+
+SMOKE = Preset((20,), (3,), (200,), seeds=(0, 1), epochs=5, rounds=5, visits=4, blocks=2, sae_steps=100, peer_steps=10)
+
+
+def grid(preset: Preset) -> list[Setting]:
+    """A setting for each combination of sizes and each seed."""
+    axes = (preset.num_latents, preset.sparsity, preset.num_samples, preset.input_dim, preset.noise_db, preset.seeds)
+    return [
+        Setting(num_latents, sparsity, num_samples, seed, input_dim=input_dim, noise_db=noise_db, stream=preset.stream)
+        for num_latents, sparsity, num_samples, input_dim, noise_db, seed in itertools.product(*axes)
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A figure of a study.
+
+    Args:
+      draw: from rows, and from the published lines that they may be held against, to a figure or None.
+      cells: columns whose every combination of values has a figure of its own.
+    """
+
+    draw: Callable[[Sequence[results.Row], Sequence[Mapping[str, Any]]], Any]
+    cells: tuple[str, ...] = ()
+
+
+RECOVERY = {
+    "mcc_id": "MCC ID",
+    "mcc_ood": "MCC OOD",
+    "cosine": "cosine",
+    "close": "cos > .9",
+    "support_f1_id": "F1 ID",
+    "support_f1_ood": "F1 OOD",
+    "accuracy_id": "acc ID",
+    "accuracy_ood": "acc OOD",
+    "auc_id": "AUC ID",
+    "auc_ood": "AUC OOD",
+}
+INFERENCE = {
+    "l0_id": "L0",
+    "mse_id": "MSE",
+    "objective_id": "objective",
+    "gap_id": "gap",
+    "relative_gap_id": "relative gap",
+    "certificate_id": "certificate",
+    "fit_seconds": "fit s",
+    "encode_seconds": "encode s",
+}
+_HEADINGS = {
+    "num_latents": "latents",
+    "sparsity": "k",
+    "num_samples": "samples",
+    "input_dim": "dim",
+    "noise_db": "noise db",
+    "lam": "λ",
+    "iterations": "iterations",
+    "step": "step",
+    "depth": "depth",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """A study with its command line.
+
+    Args:
+      name: of the study, its module and its folder.
+      about: what it asks and what it leaves, the docstring of its module.
+      methods: for a source and a preset.
+      presets: by name; "quick" is the default.
+      varies: columns that its methods vary beside their name, which stand in summary.csv next to the sizes.
+      figures: by the stem of their file.
+      tables: columns to print, by title.
+      parts: whether to split each SAE's distance to the oracle.
+      metrics: what to measure.
+      sources: the grid of a preset.
+      slow: methods that run only when they are named, or all are.
+      without: flags that make no sense here.
+      extra: flags of its own: the fields of `Preset` with their help.
+    """
+
+    name: str
+    about: str
+    methods: Callable[[Source, Preset], Sequence[Method]]
+    presets: Mapping[str, Preset]
+    varies: tuple[str, ...] = ()
+    figures: Mapping[str, Drawing] = dataclasses.field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, str]] = dataclasses.field(
+        default_factory=lambda: {"Recovery": RECOVERY, "Inference on ID": INFERENCE}
+    )
+    parts: bool = False
+    metrics: Sequence[Metric] = METRICS
+    sources: Callable[[Preset], Sequence[Source]] = grid
+    slow: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    extra: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def flags(self) -> flags.FlagValues:
+        """The study's own flags, apart from those of other studies in one process."""
+        return cli.study_flags(self.presets["quick"], tuple(self.presets), without=self.without, extra=self.extra)
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """Every method, in order."""
+        return self.names_of(self.presets["smoke"])
+
+    def names_of(self, preset: Preset) -> tuple[str, ...]:
+        """Every method of a preset, in order."""
+        sources = self.sources(preset)
+        if not sources:
+            raise ValueError("no setting is left of these sizes; choose more latents or a lower sparsity.")
+        return tuple(dict.fromkeys(method.name for method in self.methods(sources[0], preset)))
+
+    def study(self, preset: Preset, *, names: Sequence[str] | None = None, sources: Sequence[Source] | None = None) -> Study:
+        """The study of a preset, with the methods of the given names or of all."""
+
+        def chosen(source: Source) -> list[Method]:
+            return [method for method in self.methods(source, preset) if names is None or method.name in names]
+
+        found = self.sources(preset) if sources is None else sources
+        return Study(self.name, tuple(found), chosen, lam=preset.weight, protocol=preset.protocol, metrics=self.metrics)
+
+    def main(self) -> None:
+        """Reads the flags, runs, and prints the tables."""
+        read = cli.read_study(self)
+        self.execute(read)
+
+    def run(self) -> None:
+        """The binary."""
+        cli.run(self.main, self.flags)
+
+    def execute(self, read: "cli.Read") -> None:
+        """Runs what is read from a command line, or says what would run."""
+        began = time.perf_counter()
+        study = self.study(read.preset, names=read.names, sources=read.sources)
+        models = Models(read.models_dir)
+        folder = read.results_dir / self.name
+        if read.dry_run:
+            sys.stdout.write(plan(study, results.Store.peek(folder), models) + "\n")
+            return
+        try:
+            store = results.Store(folder, read.shard)
+            cli.describe_recording(study.sources[0])
+            devices.compilations()
+            rows = run(study, store, models=models, progress=progress.here())
+        except ValueError as error:
+            raise cli.UsageError(str(error)) from error
+        logging.info("%d rows in %s", len(rows), store.directory)
+        if not rows:
+            if read.shard == (0, 1):
+                raise cli.UsageError(
+                    f"none of {', '.join(read.names)} can run on these data; "
+                    "choose other methods or add the truth that they need."
+                )
+            return
+        notes = {
+            "seconds": f"{time.perf_counter() - began:.0f}",
+            "peak memory": f"{devices.peak_memory():.1f} GiB",
+            "compilations": str(devices.compilations()),
+            "models": f"{models.size() / 2**20:.0f} MiB in {read.models_dir}",
+        }
+        sys.stdout.write(self.report(rows, store.directory, read, notes) + "\n")
+        logging.info("%s", ", ".join(f"{name}: {value}" for name, value in notes.items()))
+
+    def report(self, rows: Sequence[results.Row], folder: pathlib.Path, read: "cli.Read", notes: Mapping[str, str]) -> str:
+        """Writes summary.csv, the figures and the page, removes those of an earlier run, and returns the tables to print.
+
+        Args:
+          rows: the rows of the study.
+          folder: where to write.
+          read: the command line.
+          notes: what the run took.
+        """
+        # Importing matplotlib takes as long as everything else in --help.
+        from sae_gap import figures
+
+        # A run without noise and without streams has no columns for them.
+        told_apart = [name for name in ("noise_db", "stream") if any(row.get(name) not in (None, False) for row in rows)]
+        by = tuple(dict.fromkeys((*tables.BY, *self.varies, *told_apart)))
+        summary = tables.summarise(rows, by=by, methods=self.names_of(read.preset))
+        tables.write_summary(folder / "summary.csv", summary)
+        stale = ("*.png", "*.pdf", "published.csv", "decomposition.csv", "README.md", "page.json")
+        for path in itertools.chain.from_iterable(folder.glob(pattern) for pattern in stale):
+            path.unlink(missing_ok=True)
+        lines = published.published(self.name) if is_comparable(read, self) else []
+        drawn = []
+        for stem, drawing in self.figures.items():
+            groups: dict[tuple[Any, ...], list[results.Row]] = {}
+            for row in rows:
+                groups.setdefault(tuple(row.get(name) for name in drawing.cells), []).append(row)
+            for cell, group in groups.items():
+                figure = drawing.draw(group, lines)
+                if figure is not None:
+                    suffix = "" if len(groups) == 1 else "".join(f"_{value:g}" for value in cell if value is not None)
+                    path, _ = figures.save(figure, folder / f"{stem}{suffix}")
+                    drawn.append(pages.Figure(path.name, figure.get_label()))
+        varied = [name for name in by if name != "method" and len({line[name] for line in summary}) > 1]
+        heads = {"method": "method"} | {name: _HEADINGS.get(name, name.replace("_", " ")) for name in varied}
+        shown = [
+            pages.Table(title, heads | {name: head for name, head in columns.items() if _is_in(name, summary)}, summary)
+            for title, columns in self.tables.items()
+        ]
+        if self.parts:
+            shown += self._decompositions(rows, folder, heads, read)
+        printed = [f"{title}\n{tables.format_table(table, columns)}" for title, columns, table in shown]
+        comparison = published.compare(summary, self.name) if is_comparable(read, self) else []
+        if comparison:
+            tables.write_table(folder / "published.csv", comparison)
+            printed.append(published.describe(comparison))
+        title = self.name.replace("_", " ").capitalize()
+        finding = drawn[0][1] if drawn else ""
+        pages.write(folder, pages.Page(self.name, title, self.about, read.command, finding, drawn, shown, dict(notes)))
+        return "\n\n".join(printed)
+
+    def _decompositions(self, rows, folder, heads, read) -> list[pages.Table]:
+        """The parts of each score, all of them to a file and those of the MCC to a table."""
+        names = self.names_of(read.preset)
+        scores = [f"{stem}_{split}" for stem in ("mcc", "support_f1", "accuracy", "auc") for split in ("id", "ood")]
+        split = {score: tables.summarise(decompose.decompositions(rows, score), methods=names) for score in scores}
+        found = [{"metric": score} | line for score, lines in split.items() for line in lines]
+        if not found:
+            return []
+        tables.write_table(folder / "decomposition.csv", found)
+        columns = (
+            "encoder",
+            "support",
+            "frozen",
+            "oracle",
+            "values_part",
+            "support_part",
+            "amortisation_part",
+            "dictionary_part",
+        )
+        table = split["mcc_ood"]
+        kept = {name: name.replace("_part", " part") for name in columns if _is_in(name, table)}
+        title = "Decomposition of MCC OOD: oracle - encoder = values part + support part + dictionary part"
+        return [pages.Table(title, heads | kept, table)] if table else []
+
+
+def _is_in(name: str, summary: Sequence[Mapping[str, Any]]) -> bool:
+    return any(line.get(f"{name}_mean") is not None or line.get(name) is not None for line in summary)
+
+
+def is_comparable(read: "cli.Read", bench: Bench) -> bool:
+    """Whether a run is one that the paper published: its protocol, seeds and lengths of training, on its own model."""
+    preset, quick = read.preset, bench.presets["quick"]
+    lengths = ("seeds", "epochs", "rounds", "blocks", "input_dim", "noise_db", "stream")
+    same = all(getattr(preset, name) == getattr(quick, name) for name in lengths)
+    return preset.protocol == "paper" and same and (preset.lam == (0.1,) or "lam" in bench.varies) and read.data is None
+
+
+def plan(study: Study, present: set[str], models: Models) -> str:
+    """What a run would do: each job, the rows that are there, the models that must be fitted, and about how long that takes."""
+    lines, total = [], 0.0
+    planned: set[tuple[str, int]] = set()
+    for job in jobs(study):
+        there = len(present & set(job.keys.values()))
+        seconds, fits = _fits(job.without(present), models, planned) if there < len(job.keys) else (0.0, 0)
+        total += seconds
+        size = job.sources[0].asdict()
+        cell = ", ".join(f"{_HEADINGS[name]} {size[name]}" for name in (*CELL, "input_dim"))
+        work = f"{fits} to fit, about {_duration(seconds)}" if fits else "nothing to fit"
+        lines.append(f"{cell}: {job}: {there}/{len(job.keys)} rows there, {work}")
+    lines.append(f"{len(lines)} jobs, about {_duration(total)} of fitting on this machine, scoring apart")
+    return "\n".join(lines)
+
+
+def _fits(job: Job, models: Models, planned: set[tuple[str, int]]) -> tuple[float, int]:
+    """Seconds and number of the fits that a job would be the first to ask for."""
+    seconds, count = 0.0, 0
+    for source in job.sources:
+        for learner in models.missing(job.learner, source, job.steps):
+            name = str(models.folder(learner, source)), source.seed
+            if name not in planned:
+                planned.add(name)
+                count += 1
+                size = source.asdict()
+                seconds += models.estimate(learner, source.num_train, size["input_dim"], size["num_latents"])
+    return seconds, count
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
+
+
+def recording_sources(preset: Preset, path: pathlib.Path, *, widths: bool, sparsity: bool) -> list[Recording]:
+    """A file in the place of settings, at each width, sparsity and seed; what is not given comes from the file."""
+    codes = Recording(path, 1).task().train.codes
+    if not sparsity and codes is not None:
+        preset = dataclasses.replace(preset, sparsity=(max(1, round(float((codes != 0).sum(axis=1).mean()))),))
+    across: Sequence[int | None] = preset.num_latents if widths else (None,)
+    sources = [Recording(path, *cell) for cell in itertools.product(across, preset.sparsity, preset.seeds)]
+    for source in sources:
+        width = source.task().num_latents
+        if source.sparsity >= width:
+            raise ValueError(f"sparsity must be below num_latents, but it is {source.sparsity} with {width} latents.")
+    return sources
+
+
+__all__ = ["CELL", "INFERENCE", "PROTOCOLS", "RECOVERY", "SMOKE", "WIDTHS", "Bench", "Drawing", "Preset", "grid", "plan"]

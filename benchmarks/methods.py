@@ -1,0 +1,111 @@
+"""The methods that studies share: each is a learner crossed with an encoder, named once."""
+
+import math
+from typing import Any
+
+from sae_gap.encoders.support import LeastSquares, OnSupport
+from sae_gap.learners.softplus_adam import SoftplusAdam
+from sae_gap.learners.surgery import Surgery
+
+from benchmarks.bench import Preset
+from sae_gap import catalogue
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.linear import Linear
+from sae_gap.learners.base import Learner
+from sae_gap.learners.dl_fista import DLFista
+from sae_gap.learners.online import OnlineDictionary
+from sae_gap.learners.oracle import Oracle
+from sae_gap.learners.probe import LinearProbe
+from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.recording import Source
+from sae_gap.study import Method
+
+SAES = catalogue.PUBLISHED
+# The published SAEs are renormalised every 50 epochs of 40 batches; epochs here may be few and long.
+RENORMALISE_EVERY = 2_000
+# What both protocols call codes on a fixed dictionary, the published one's 100 iterations included.
+_ON_A_DICTIONARY = {"inference": "lasso"}
+
+
+def sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
+    """An SAE as the paper trains it."""
+    return catalogue.published(name, sparsity=source.sparsity, num_steps=p.epochs)
+
+
+def tuned(name: str, source: Source, p: Preset) -> SparseAutoencoder:
+    """An SAE at its best, for a number of gradient steps rather than of epochs."""
+    steps_per_epoch = math.ceil(source.num_train / SparseAutoencoder.batch_size)
+    options: dict[str, Any] = {
+        "num_steps": math.ceil(p.sae_steps / steps_per_epoch),
+        "renormalise_every": max(1, round(RENORMALISE_EVERY / steps_per_epoch)),
+    }
+    input_dim = source.input_dim
+    assert input_dim is not None  # A setting fills it in.
+    return catalogue.tuned(name, sparsity=source.sparsity, input_dim=input_dim, **options)
+
+
+def dl_fista(p: Preset, base: Learner | None = None) -> DLFista:
+    """DL-FISTA, fitted in the paper's protocol on the very split that it is scored on."""
+    return DLFista(p.weight, num_steps=p.rounds, split="id" if p.protocol == "paper" else "train", base=base)
+
+
+def probe() -> Method:
+    return Method("linear_probe", "probe", LinearProbe(), Linear())
+
+
+def own(name: str, source: Source, p: Preset, **options: Any) -> Method:
+    """An SAE with its own codes."""
+    learner = sae(name, source, p)
+    return Method(f"sae_{name}", "sae", learner, learner.encoder, **options)
+
+
+def frozen(name: str, source: Source, p: Preset, *, lam: float | None = None) -> Method:
+    """An SAE's dictionary with the best codes, found from zero."""
+    return Method(f"frozen_{name}", "frozen", sae(name, source, p), p.lasso(lam=lam), _ON_A_DICTIONARY)
+
+
+def refined(name: str, source: Source, p: Preset) -> Method:
+    """The same, found from the SAE's codes."""
+    learner = sae(name, source, p)
+    return Method(f"refined_{name}", "refined", learner, p.lasso(learner.encoder), _ON_A_DICTIONARY)
+
+
+def support(name: str, source: Source, p: Preset) -> Method:
+    """An SAE's dictionary with the best values on the support that its own codes have."""
+    learner = sae(name, source, p)
+    return Method(f"support_{name}", "support", learner, OnSupport(learner.encoder, p.weight))
+
+
+def least_squares(name: str, source: Source, p: Preset) -> Method:
+    """The same support with the values that fit the signals best, as published."""
+    learner = sae(name, source, p)
+    return Method(f"least_squares_{name}", "support", learner, LeastSquares(learner.encoder))
+
+
+def renormed(name: str, source: Source, p: Preset, columns: str) -> Method:
+    """An SAE's dictionary with other lengths of its atoms, and the best codes on that."""
+    return Method(f"{columns}_{name}", "frozen", Surgery(columns, base=sae(name, source, p)), p.lasso(), _ON_A_DICTIONARY)
+
+
+def learned(p: Preset, **options: Any) -> list[Method]:
+    """Dictionary learning: alternating as published, and this suite's own."""
+    learners: dict[str, Learner] = {"dl_fista": dl_fista(p), "online_dl": OnlineDictionary(visits=p.visits)}
+    found = learners.items()
+    return [Method(name, "dictionary_learning", one, p.lasso(), _ON_A_DICTIONARY, **options) for name, one in found]
+
+
+def softplus_adam(p: Preset) -> Method:
+    learner = SoftplusAdam(p.weight, num_steps=p.blocks, split="id" if p.protocol == "paper" else "train")
+    if p.protocol == "paper":
+        return Method("softplus_adam", "dictionary_learning", learner, learner.encode)
+    return Method("softplus_adam", "dictionary_learning", learner, p.lasso(), _ON_A_DICTIONARY)
+
+
+def oracle(p: Preset, *, lam: float | None = None, encoder: Lasso | None = None) -> Method:
+    """The true dictionary with the best codes: the ceiling for inference at a weight."""
+    return Method("fista_oracle", "oracle", Oracle(), p.lasso(lam=lam) if encoder is None else encoder, _ON_A_DICTIONARY)
+
+
+def everything(source: Source, p: Preset) -> list[Method]:
+    """The methods of the paper's sweeps over sizes."""
+    return [probe(), *(own(name, source, p) for name in SAES), *learned(p), softplus_adam(p), oracle(p)]

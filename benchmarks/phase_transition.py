@@ -1,0 +1,51 @@
+"""In how few dimensions can each method still recover the concepts?
+
+Every method at 50, 100 and 200 latents, 3 to 10 of them active, in `input_dim = ceil(c k ln(num_latents / k))` dimensions
+with c from .5 to 6: heat maps of the MCC, with c = 2, the dimension of the paper's other studies, drawn in.
+
+  python -m benchmarks.phase_transition
+  python -m benchmarks.phase_transition --preset=paper --seeds=0
+"""
+
+import dataclasses
+import math
+
+from benchmarks import methods, sweeps
+from benchmarks.bench import SMOKE, Bench, Preset
+from sae_gap.types import Setting
+
+RATIOS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
+
+
+def _sources(p):
+    """A setting for each different dimension that a ratio gives and that leaves the concepts in superposition."""
+    found: dict[Setting, None] = {}
+    for num_latents in p.num_latents:
+        for sparsity in p.sparsity:
+            for ratio in RATIOS if len(p.num_latents) > 1 else RATIOS[1:6:2]:
+                input_dim = math.ceil(ratio * sparsity * math.log(num_latents / sparsity))
+                if sparsity < input_dim <= num_latents:
+                    for samples in p.num_samples:
+                        for seed in p.seeds:
+                            found[Setting(num_latents, sparsity, samples, seed, input_dim=input_dim)] = None
+    return list(found)
+
+
+BENCH = Bench(
+    "phase_transition",
+    __doc__,
+    methods.everything,
+    {
+        "smoke": dataclasses.replace(SMOKE, num_samples=(200,)),
+        "quick": Preset(num_samples=(2_000,)),
+        "paper": Preset(num_latents=(50, 100, 200), sparsity=(3, 5, 10), num_samples=(2_000,)),
+    },
+    varies=("input_dim",),
+    figures=sweeps.phase_maps(),
+    sources=_sources,
+    slow=("softplus_adam",),
+    without=("input_dim", "data", "stream", "noise_db"),
+)
+
+if __name__ == "__main__":
+    BENCH.run()

@@ -1,0 +1,120 @@
+"""The figures that studies share, as declarations: which column runs along which axis."""
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.bench import CELL, Drawing
+from sae_gap import results
+
+Rows = Sequence[results.Row]
+Lines = Sequence[Mapping[str, Any]]
+
+
+def _curve(rows: Rows, lines: Lines, **options: Any) -> Any:
+    # Importing matplotlib takes as long as everything else in --help.
+    from sae_gap import figures
+
+    return figures.curve(rows, published=lines, **options)
+
+
+def recovery_along(x: str) -> dict[str, Drawing]:
+    """MCC out of distribution and in it, and the matched cosine, of each dictionary along a size."""
+    # The published lines have the published form of the MCC.
+    return {
+        name: Drawing(functools.partial(_curve, x=x, y=y, logx=True))
+        for name, y in {"mcc_ood": "mcc_ood", "mcc_paper_ood": "mcc_paper_ood", "cosine": "cosine"}.items()
+    }
+
+
+def inference_along(x: str, metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing]:
+    """A score of each dictionary along a size, a panel a dictionary and a line a kind of inference."""
+
+    def draw(rows: Rows, lines: Lines) -> Any:
+        return _curve(rows, lines, x=x, y=metric, line=("dictionary", style), style=style, logx=True)
+
+    return {f"{metric}_by_{style}": Drawing(draw)}
+
+
+def along(
+    x: str, metrics: Sequence[str], *, line: str = "dictionary", style: str | None = None, logx: bool = False, only: str = ""
+) -> dict[str, Drawing]:
+    """Scores along iterations, steps or weights, a panel a number of latents."""
+
+    def draw(rows: Rows, lines: Lines, metric: str) -> Any:
+        kept = [row for row in rows if row.get("inference") == only] if only else list(rows)
+        lined: Any = line if style is None else (line, style)
+        options: dict[str, Any] = {"logy": metric in ("relative_gap_id", "mse_id")}
+        return _curve(kept, lines, x=x, y=metric, line=lined, style=style, panel="num_latents", logx=logx, **options)
+
+    return {metric: Drawing(functools.partial(draw, metric=metric)) for metric in metrics}
+
+
+def stairs(metric: str = "mcc_ood") -> dict[str, Drawing]:
+    """Where each SAE loses its distance to the oracle."""
+
+    def draw(rows: Rows, lines: Lines) -> Any:
+        from sae_gap import figures
+
+        return figures.decomposition(rows, metric)
+
+    return {"decomposition": Drawing(draw, CELL)}
+
+
+def cosines() -> dict[str, Drawing]:
+    """How well the atoms of each dictionary match the true ones."""
+
+    def draw(rows: Rows, lines: Lines) -> Any:
+        from sae_gap import figures
+
+        return figures.matched_cosines([row for row in rows if row.get("columns") in (None, "learned")])
+
+    return {"matched_cosines": Drawing(draw, CELL)}
+
+
+def recovery(rows: Rows, lines: Lines) -> Any:
+    """Recovery in distribution against recovery out of it."""
+    from sae_gap import figures
+
+    return figures.recovery(rows)
+
+
+def by_seconds(rows: Rows, lines: Lines) -> Any:
+    """What each learner recovers against the seconds it takes."""
+    from sae_gap import figures
+
+    return figures.recovery_by_seconds(rows)
+
+
+def by_samples(rows: Rows, lines: Lines) -> Any:
+    """What each learner recovers over the number of latents and the samples for each."""
+    from sae_gap import figures
+
+    return figures.recovery_by_samples(rows)
+
+
+def budget(rows: Rows, lines: Lines) -> Any:
+    """What inference leaves of the gap against its cost."""
+    from sae_gap import figures
+
+    return figures.budget(rows)
+
+
+def phase_maps() -> dict[str, Drawing]:
+    """MCC over the number of latents and the dimension, a panel a method, a figure a sparsity."""
+
+    def ratio(row: results.Row) -> float:
+        return row["input_dim"] / (row["sparsity"] * math.log(row["num_latents"] / row["sparsity"]))
+
+    def draw(rows: Rows, lines: Lines) -> Any:
+        from sae_gap import figures
+
+        placed = [row | {"ratio": round(2 * ratio(row)) / 2} for row in rows]
+        bound: tuple[Callable[[Any], float], str] = (lambda row: 2.0, "c = 2, the paper's")
+        return figures.heat_map(placed, x="num_latents", y="ratio", value="mcc_ood", panel=("dictionary",), bound=bound)
+
+    return {"phase_map": Drawing(draw, ("sparsity",))}
+
+
+__all__ = ["along", "cosines", "inference_along", "phase_maps", "recovery_along", "stairs"]

@@ -1,0 +1,43 @@
+"""What is an SAE's dictionary worth as a start for dictionary learning?
+
+DL-FISTA from a random dictionary (cold) and from each SAE's (warm), scored along one fit after 0 to 1,000 rounds with the best
+codes, beside the oracle. The paper scores each dictionary an update late; its counts are shifted to match.
+
+  python -m benchmarks.warmstart_decoder
+  python -m benchmarks.warmstart_decoder --preset=paper --protocol=paper --num_latents=50,100
+"""
+
+from benchmarks import methods, sweeps
+from benchmarks.bench import SMOKE, WIDTHS, Bench, Preset
+from sae_gap.study import Method
+
+ROUNDS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+PUBLISHED = (0, 1, 4, 9, 19, 49, 99, 199, 499, 999)
+
+
+def _methods(source, p):
+    at = tuple(step for step in (PUBLISHED if p.protocol == "paper" else ROUNDS) if step <= p.rounds)
+    cold = {"inference": "lasso", "start": "cold"}
+    found = [Method("cold_dl", "dictionary_learning", methods.dl_fista(p), p.lasso(), cold, at)]
+    for name in methods.SAES:
+        warm = {"inference": "lasso", "start": "warm", "base": name}
+        learner = methods.dl_fista(p, base=methods.sae(name, source, p))
+        found.append(Method(f"warm_dl_{name}", "dictionary_learning", learner, p.lasso(), warm, at))
+    return [*found, methods.oracle(p)]
+
+
+BENCH = Bench(
+    "warmstart_decoder",
+    __doc__,
+    _methods,
+    {
+        "smoke": SMOKE,
+        "quick": Preset(),
+        "paper": Preset(num_latents=WIDTHS),
+    },
+    varies=("step", "start", "base"),
+    figures=sweeps.along("step", ("mcc_ood", "cosine"), line="base", style="start", logx=True),
+)
+
+if __name__ == "__main__":
+    BENCH.run()

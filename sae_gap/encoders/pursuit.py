@@ -1,0 +1,63 @@
+"""Greedy k-sparse coding on a dictionary that is given: orthogonal matching pursuit, and the non-negative matching pursuit."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sae_gap.encoders.base import Encoder, unit_atoms
+from sae_gap.solvers import matching_pursuit, orthogonal_matching_pursuit
+from sae_gap.types import Model
+
+# Floats of the orthonormal bases of the samples that are worked on at once.
+CHUNK = 2**24
+
+
+class OMP(Encoder):
+    """k greedy steps, each with the atom of largest |correlation| and a least-squares fit of all atoms chosen so far.
+
+    Args:
+      k: atoms in each code, at most input_dim.
+
+    References:
+      Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit", Asilomar.
+    """
+
+    k: int = eqx.field(static=True, default=10)
+
+    @property
+    def signed(self):
+        return True
+
+    def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+        atoms, norms = unit_atoms(model.decoder)
+
+        def code(signal):
+            return orthogonal_matching_pursuit(signal[None], atoms, self.k)[0]
+
+        size = max(1, CHUNK // (self.k * len(atoms)))
+        target = signals - model.bias
+        if len(signals) <= size:
+            return orthogonal_matching_pursuit(target, atoms, self.k) / norms
+        return jax.lax.map(code, target, batch_size=size) / norms
+
+
+class NonNegativePursuit(Encoder):
+    """k greedy steps, each with the unused atom of largest correlation, whose code that is, or zero where it is negative.
+
+    Args:
+      k: steps.
+
+    References:
+      Mallat & Zhang (1993), "Matching pursuits with time-frequency dictionaries".
+    """
+
+    k: int = eqx.field(static=True, default=10)
+
+    @property
+    def name(self):
+        return "nonneg_mp"
+
+    def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+        atoms, norms = unit_atoms(model.decoder)
+        return jnp.maximum(matching_pursuit(signals - model.bias, atoms, self.k, nonneg=True), 0) / norms

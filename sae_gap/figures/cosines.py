@@ -1,0 +1,88 @@
+"""How well learned dictionaries match the true one, atom by atom."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sae_gap import names, tables
+from sae_gap.figures import style
+
+
+@style.styled
+def matched_cosines(rows: style.Rows) -> Figure | None:
+    """How well each learned dictionary matches the true one: the distribution of matched cosines over its atoms.
+
+    Methods that infer on one dictionary share it, so that each dictionary is drawn once; the oracle's is left out.
+
+    Args:
+      rows: rows of one setting; `dictionary` and `cosines`, the matched absolute cosines of a dictionary, are read, and `start`
+        where it names the dictionary that learning started from.
+
+    Returns:
+      The figure, or None where no row has cosines.
+
+    Raises:
+      ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
+    """
+    rows = list(rows)
+    tables.summarise(rows, by=("method",), metrics=())
+    found: dict[tuple[Any, Any], dict[Any, Sequence[float]]] = {}
+    for row in rows:
+        if row.get("cosines") and row.get("dictionary") not in (None, "oracle"):
+            # A cold or a warm start is one of the codes, which leaves the dictionary what it is.
+            start = row.get("start") if row.get("start") not in ("cold", "warm") else None
+            found.setdefault((row["dictionary"], start), {}).setdefault(row.get("seed"), row["cosines"])
+    if not found:
+        return None
+    dictionaries = sorted(found, key=lambda name: (names.rank(name[0]), names.rank(name[1])))
+    figure = Figure(figsize=(style.WIDTH, 1.6 + 0.62 * len(dictionaries)))
+    axes = figure.add_subplot()
+    axes.axvline(0.9, color=style.QUIET, linewidth=0.8, linestyle=style.DASHED, zorder=1)
+    shares: dict[str, float] = {}
+    for place, (dictionary, start) in enumerate(dictionaries):
+        # A failed fit writes null for a cosine; counted as 0 it lowers the share instead of vanishing from it.
+        cosines = np.array([value or 0.0 for values in found[dictionary, start].values() for value in values], float).clip(0, 1)
+        shares[_label(dictionary, start)] = share = float(np.mean(cosines > 0.9))
+        _half_violin(axes, place, cosines, names.colour(dictionary if start is None else start))
+        axes.annotate(f"{share:.0%} > 0.9", (1, place), (6, 0), textcoords="offset points", va="center", annotation_clip=False)
+    axes.set_yticks(range(len(dictionaries)), list(shares), fontsize=9)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(len(dictionaries) - 0.5, -0.75)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel("|cosine| of a learned atom with its matched true atom (1 is perfect)\ndot: median, bar: quartiles")
+    best, worst = max(shares, key=lambda name: shares[name]), min(shares, key=lambda name: shares[name])
+    finding = f"{best} finds {shares[best]:.0%} of the true atoms"
+    finding = finding if best == worst else f"{finding}, {worst} {shares[worst]:.0%}"
+    style.head(figure, finding, rows)
+    every = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+    style.caption(figure, finding, f"Atoms whose cosine with their true atom is above 0.9: {every}")
+    return figure
+
+
+def _label(dictionary: str, start: Any) -> str:
+    return names.label(dictionary) if start is None else f"{names.label(dictionary)} from {names.label(start)}"
+
+
+def _half_violin(axes: Axes, place: int, cosines: np.ndarray, colour: str) -> None:
+    # A histogram, unlike a kernel density, leaks nothing beyond the ends of [0, 1], where the best dictionaries pile up.
+    counts, edges = np.histogram(cosines, bins=50 if cosines.size >= 300 else 25, range=(0, 1))
+    heights = 0.62 * counts / counts.max()
+    axes.stairs(place - heights, edges, baseline=place, fill=True, color=colour, alpha=0.45, linewidth=0, zorder=2)
+    axes.stairs(place - heights, edges, baseline=place, color=colour, linewidth=0.8, zorder=2)
+    low, median, high = np.quantile(cosines, (0.25, 0.5, 0.75))
+    axes.plot([low, high], [place + 0.12] * 2, color=colour, linewidth=3, solid_capstyle="butt", zorder=3, clip_on=False)
+    axes.plot(
+        median,
+        place + 0.12,
+        "o",
+        color="white",
+        markeredgecolor=colour,
+        markersize=5.5,
+        markeredgewidth=1.6,
+        zorder=4,
+        clip_on=False,
+    )

@@ -1,0 +1,34 @@
+"""Baselines that know nothing of sparsity: the signals themselves, and their principal components."""
+
+import jax.numpy as jnp
+
+from sae_gap.encoders.base import Affine
+from sae_gap.learners.base import Learner
+from sae_gap.types import Model
+
+
+class Raw(Learner):
+    """The signals themselves as codes, which are then as wide as the signals; there is no dictionary. Read by `Linear`."""
+
+    def init(self, data, *, num_latents, key):
+        return jnp.eye(data.signals.shape[1], dtype=data.signals.dtype)
+
+    def model(self, state):
+        return Model(None, jnp.zeros(state.shape[0], state.dtype), Affine.create(state))
+
+
+class PCA(Learner):
+    """Principal components of the training signals: `z = Vᵀ (y - ȳ)`, signed, with the components V for atoms and ȳ for bias.
+
+    V are the leading right singular vectors of the centred signals, at most num_latents, and no more than there are dimensions
+    or samples. Read by `Linear`.
+    """
+
+    def init(self, data, *, num_latents, key):
+        mean = jnp.mean(data.signals, axis=0)
+        components = jnp.linalg.svd(data.signals - mean, full_matrices=False)[2]
+        return mean, components[:num_latents].T
+
+    def model(self, state):
+        mean, components = state
+        return Model(components, mean, Affine.create(components))

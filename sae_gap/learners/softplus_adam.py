@@ -1,0 +1,185 @@
+"""Dictionary and codes as free parameters of one gradient descent, as published."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from sae_gap.encoders.base import unit_atoms
+from sae_gap.encoders.lookup import Lookup, LookupParameters
+from sae_gap.learners.base import Learner
+from sae_gap.types import Model
+
+# The codes begin next to nothing: softplus(-10) is 5e-5.
+START = -10.0
+
+
+class SoftplusAdamData(NamedTuple):
+    """The signals that the dictionary is fitted to, and those that only codes are found for, if any."""
+
+    signals: Float[Array, "n input_dim"]
+    others: Float[Array, "n_others input_dim"] | None = None
+
+
+class SoftplusAdamState(eqx.Module):
+    """Where a fit stands after `updates` updates.
+
+    `free` are the dictionary and what the codes are the softplus of, and `known` the signals of those codes, if kept.
+    `best` is the least loss so far and `worse` the updates in a row that did not improve on it; `record` is the last loss that
+    counted as an improvement, and `waited` the updates since.
+    """
+
+    free: PyTree
+    adam: PyTree
+    known: Float[Array, "n_known input_dim"] | None
+    rate: Float[Array, ""]
+    best: Float[Array, ""]
+    worse: Int[Array, ""]
+    record: Float[Array, ""]
+    waited: Int[Array, ""]
+    updates: Int[Array, ""]
+
+
+class SoftplusAdam(Learner):
+    r"""Adam on dictionary and codes at once, `Z = softplus(P)`, with
+
+        loss(Y, D, P) = mean (Y - Z Dᵀ)² + λ mean (z_ij ‖d_j‖).
+
+    Fitted to the ID split, as published, the codes of the OOD samples are found along with the others: theirs is a second term
+    of the same loss, in which D is held fixed. Fitted to the training split, it sees the training signals alone, and codes are
+    left to a lasso. D starts with Gaussian unit atoms and P from N(-10, 1). The rate grows by a tenth at every update that
+    improves on the best loss so far and is halved after each two in a row that do not.
+
+    Both means are over all entries, so that the weight of the equivalent lasso `½‖y - D z‖² + w ‖z‖₁`, on unit atoms, is
+    `w = λ input_dim / (2 num_latents)`.
+
+    Codes, their gradient and two moments of Adam are as many floats as there are samples times latents: 80 MB with 5,000
+    samples and 1,000 latents, and ten times that with 10,000.
+
+    Args:
+      lam: λ.
+      num_steps: blocks of updates at most.
+      block: updates in a step.
+      split: the split to fit on, "train", or "id" as published, where the fit finds the very codes that are scored.
+      learning_rate: of Adam at the beginning.
+      least_rate: below which the rate does not fall.
+      greatest_rate: above which it does not rise.
+      patience: updates without an improvement to stop after.
+      improvement: fall of the loss that counts as one.
+      least_updates: updates before which it does not stop.
+
+    References:
+      Barin Pacela et al. (2026), arXiv:2603.28744.
+    """
+
+    lam: float = 0.1
+    num_steps: int = eqx.field(static=True, default=100, kw_only=True)
+    block: int = eqx.field(static=True, default=500)
+    split: str = eqx.field(static=True, default="train")
+    learning_rate: float = 1e-3
+    least_rate: float = 1e-6
+    greatest_rate: float = 1.0
+    patience: int = 5_000
+    improvement: float = 1e-6
+    least_updates: int = 10_000
+
+    side_by_side = False
+
+    def __check_init__(self):
+        if self.split not in ("train", "id"):
+            raise ValueError(f'split must be "train" or "id", but it is {self.split!r}.')
+
+    @property
+    def name(self):
+        return "softplus_adam"
+
+    @property
+    def encode(self):
+        return Lookup(self.lam) if self.split == "id" else None
+
+    def select(self, task):
+        if self.split == "train":
+            return SoftplusAdamData(task.train.signals)
+        return SoftplusAdamData(task.id.signals, task.ood.signals)
+
+    def init(self, data: SoftplusAdamData, *, num_latents: int, key: PRNGKeyArray) -> SoftplusAdamState:
+        dtype = data.signals.dtype
+        keys = jax.random.split(key, 3)
+        dictionary = unit_atoms(jax.random.normal(keys[0], (data.signals.shape[1], num_latents), dtype))[0]
+        codes = tuple(
+            START + jax.random.normal(key, (len(signals), num_latents), dtype)
+            for key, signals in zip(keys[1:], data, strict=True)
+            if signals is not None
+        )
+        zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+        return SoftplusAdamState(
+            free=(dictionary, codes),
+            adam=_adam().init((dictionary, codes)),
+            # The codes are of use for these signals alone, which the model therefore names.
+            known=None if data.others is None else jnp.concatenate([data.signals, data.others]),
+            rate=zero + self.learning_rate,
+            best=zero + jnp.inf,
+            worse=count,
+            record=zero + jnp.inf,
+            waited=count,
+            updates=count,
+        )
+
+    def step(self, data: SoftplusAdamData, state: SoftplusAdamState) -> SoftplusAdamState:
+        end = state.updates + self.block
+
+        def unfinished(state):
+            return (state.updates < end) & jnp.logical_not(self.done(state))
+
+        return jax.lax.while_loop(unfinished, lambda state: self._update(data, state), state)
+
+    def done(self, state: SoftplusAdamState):
+        return (state.updates > self.least_updates) & (state.waited >= self.patience)
+
+    def model(self, state: SoftplusAdamState) -> Model:
+        dictionary, free = state.free
+        bias = jnp.zeros(dictionary.shape[0], dictionary.dtype)
+        if state.known is None:
+            return Model(dictionary, bias)
+        return Model(dictionary, bias, LookupParameters(state.known, jax.nn.softplus(jnp.concatenate(free))))
+
+    def _loss(self, free, data: SoftplusAdamData):
+        dictionary, (codes, *others) = free
+        loss = _term(data.signals, dictionary, codes, self.lam)
+        for other in others:
+            loss += _term(data.others, jax.lax.stop_gradient(dictionary), other, self.lam)
+        return loss
+
+    def _update(self, data: SoftplusAdamData, state: SoftplusAdamState) -> SoftplusAdamState:
+        loss, gradient = jax.value_and_grad(self._loss)(state.free, data)
+        direction, adam = _adam().update(gradient, state.adam)
+        free = jax.tree.map(lambda value, change: value - state.rate * change, state.free, direction)
+        better = loss < state.best
+        worse = jnp.where(better, 0, state.worse + 1)
+        halve = worse == 2
+        rate = state.rate * jnp.where(better, 1.1, jnp.where(halve, 0.5, 1)).astype(loss.dtype)
+        counts = loss < state.record - self.improvement
+        return SoftplusAdamState(
+            free=free,
+            adam=adam,
+            known=state.known,
+            rate=jnp.clip(rate, self.least_rate, self.greatest_rate).astype(loss.dtype),
+            best=jnp.minimum(state.best, loss),
+            worse=jnp.where(halve, 0, worse),
+            record=jnp.where(counts, loss, state.record),
+            waited=jnp.where(counts, 0, state.waited + 1),
+            updates=state.updates + 1,
+        )
+
+
+def _adam():
+    return optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+
+
+def _term(signals, dictionary, free, lam):
+    codes = jax.nn.softplus(free)
+    lengths = jnp.linalg.norm(dictionary, axis=0)
+    return jnp.mean((signals - codes @ dictionary.T) ** 2) + lam * jnp.mean(codes * lengths)

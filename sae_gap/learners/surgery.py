@@ -1,0 +1,66 @@
+"""Dictionary surgery: another learner's atoms, scaled to other lengths."""
+
+import dataclasses
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from sae_gap.encoders.base import unit_atoms
+from sae_gap.learners.base import Learner
+from sae_gap.matching import match_atoms
+from sae_gap.types import Model, Task
+
+COLUMNS = ("renormed", "oracle_norms")
+
+
+class Surgery(Learner):
+    """The model of its base with atoms of other lengths; directions, bias and encoder stay.
+
+    Args:
+      columns: "renormed" scales each atom to unit length, and "oracle_norms" to the length of the true atom that it is matched
+        with, `max_π Σ_j |cos(d_π(j), a_j)|`; an atom without a partner keeps its own length.
+      base: whose model it is.
+    """
+
+    columns: str = eqx.field(static=True, default="renormed")
+
+    on_host = True
+
+    def __check_init__(self):
+        if self.columns not in COLUMNS:
+            raise ValueError(f"columns must be one of {', '.join(COLUMNS)}, but it is {self.columns!r}.")
+        if self.base is None:
+            raise ValueError("surgery needs a base, the learner whose dictionary is changed; give base.")
+        if self.num_steps:
+            raise ValueError(f"surgery takes no steps, but num_steps is {self.num_steps}; leave it out.")
+
+    @property
+    def name(self):
+        return self.base.name
+
+    @property
+    def coordinates(self):
+        return self.base.coordinates | {"columns": self.columns}
+
+    @property
+    def encode(self):
+        return self.base.encode
+
+    def needs(self, task: Task) -> str | None:
+        lacks = "the true dictionary" if self.columns == "oracle_norms" and task.dictionary is None else None
+        return super().needs(task) or lacks
+
+    def select(self, task):
+        return task.dictionary if self.columns == "oracle_norms" else None
+
+    def learn(self, data: Float[Array, "input_dim true"] | None, *, num_latents: int, key: PRNGKeyArray, base: Model) -> Model:
+        atoms, lengths = unit_atoms(base.decoder)
+        if data is None:
+            return dataclasses.replace(base, dictionary=atoms, encode=self.encode)
+        partner = match_atoms(base.decoder, data).learned
+        paired, truth = partner >= 0, np.asarray(data)
+        wanted = np.array(lengths)
+        wanted[partner[paired]] = np.linalg.norm(truth[:, paired], axis=0)
+        return dataclasses.replace(base, dictionary=atoms * jnp.asarray(wanted), encode=self.encode)

@@ -1,0 +1,105 @@
+"""How far a run is: one line on a terminal or in a notebook, a line in the log for each job elsewhere."""
+
+import sys
+import threading
+import time
+from typing import TextIO
+
+from absl import logging
+
+
+class Progress:
+    """Says nothing unless told where; see `Line` for a terminal and `Log` for everything else."""
+
+    # Whether anyone looks often enough for a fit to stop and tell.
+    watching = False
+
+    def begin(self, jobs: int, done: int) -> None:
+        """A run of so many jobs begins, of which some are done already."""
+
+    def start(self, job: int, name: str) -> None:
+        """A job begins."""
+
+    def fit(self, learner: str, seed: int, share: float) -> None:
+        """A fit has come so far."""
+
+    def scored(self) -> None:
+        """A row is there."""
+
+    def end(self) -> None:
+        """The run is done."""
+
+
+class Log(Progress):
+    """A line in the log for each job."""
+
+    def begin(self, jobs, done):
+        self._jobs = jobs
+
+    def start(self, job, name):
+        logging.info("%d/%d: %s", job, self._jobs, name)
+
+
+class Line(Progress):
+    """One line, written over again: jobs done, what runs, the share of its slowest fit, and the time left.
+
+    The time left is what the jobs so far took, of those still to come.
+    """
+
+    watching = True
+
+    def __init__(self, stream: TextIO):
+        self._stream, self._lock, self._last = stream, threading.Lock(), 0.0
+
+    def begin(self, jobs, done):
+        self._jobs, self._skipped, self._began = jobs, done, time.monotonic()
+        self._done, self._name, self._shares, self._rows = -1, "", dict[tuple[str, int], float](), 0
+
+    def start(self, job, name):
+        with self._lock:
+            self._done, self._name, self._shares, self._rows = self._done + 1, name, {}, 0
+        self._write(force=True)
+
+    def fit(self, learner, seed, share):
+        with self._lock:
+            self._shares[learner, seed] = share
+        self._write()
+
+    def scored(self):
+        with self._lock:
+            self._rows += 1
+        self._write()
+
+    def end(self):
+        self._stream.write("\r\x1b[K")
+        self._stream.flush()
+
+    def _write(self, *, force: bool = False) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if not force and now - self._last < 0.2:
+                return
+            self._last = now
+            todo = self._jobs - self._skipped
+            share = min(self._shares.values(), default=0.0)
+            what = f"scoring, {self._rows} rows" if self._rows else f"fit {share:.0%}" if self._shares else "..."
+            done = self._done + 0.8 * share
+            left = f", {_clock((now - self._began) * (todo - done) / done)} left" if done > 0.2 else ""
+            line = f"{self._skipped + self._done}/{self._jobs} jobs, {self._name}: {what}{left}"
+        self._stream.write(f"\r\x1b[K{line[:110]}")
+        self._stream.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"
+
+
+def here() -> Progress:
+    """The kind of progress that suits where the process runs."""
+    in_notebook = "ipykernel" in sys.modules
+    return Line(sys.stderr) if sys.stderr.isatty() or in_notebook else Log()
+
+
+__all__ = ["Line", "Log", "Progress", "here"]

@@ -1,0 +1,247 @@
+"""The one runner: what a study still lacks is fitted or read, inferred, scored and appended, job by job."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import jax
+import numpy as np
+from absl import logging
+
+from sae_gap import devices, identity, results
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.fitting import Fitted
+from sae_gap.inference import Inference
+from sae_gap.learners.base import Learner
+from sae_gap.metrics.base import SCORED, Inferred
+from sae_gap.models import Models
+from sae_gap.progress import Progress
+from sae_gap.recording import Source, task_of
+from sae_gap.study import Method, Study
+from sae_gap.types import SPLITS, Solution
+
+# Part of every key and of every row: raise it when a change to the code changes what a row means.
+SCHEMA = 2
+# The name of a row within a study: its seed, its method with what that varies, and the step of the fit.
+_Name = tuple[int, int, int | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is fitted and written at once: the methods that share a learner, on sources that differ only in their seed.
+
+    Attributes:
+      sources: one for each seed.
+      methods: those that share the learner.
+      keys: of the rows, by seed, number of the method and step.
+    """
+
+    sources: Sequence[Source]
+    methods: Sequence[Method]
+    keys: Mapping[_Name, str]
+
+    @property
+    def name(self) -> str:
+        return results.key({"rows": sorted(self.keys.values())})
+
+    @property
+    def learner(self) -> Learner:
+        return self.methods[0].learner
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The steps before the end that its methods are scored at."""
+        return tuple(sorted({step for method in self.methods for step in method.at}))
+
+    def without(self, present: set[str]) -> "Job":
+        """The job of the seeds that lack a row."""
+        seeds = {name[0] for name, key in self.keys.items() if key not in present}
+        keys = {name: key for name, key in self.keys.items() if name[0] in seeds}
+        return Job([source for source in self.sources if source.seed in seeds], self.methods, keys)
+
+    def __str__(self) -> str:
+        return ", ".join(dict.fromkeys(method.name for method in self.methods))
+
+
+def run(
+    study: Study,
+    store: results.Store,
+    shard: tuple[int, int] | None = None,
+    *,
+    models: Models | None = None,
+    progress: Progress | None = None,
+) -> list[results.Row]:
+    """Runs what the store does not hold yet, and returns the study's rows.
+
+    Each job fits one learner for all seeds, or reads its models where they are, and infers with every method that shares it;
+    its rows reach the store together. A method whose task lacks what it needs is left out, with a line in the log.
+
+    Args:
+      study: what to run.
+      store: where rows are kept.
+      shard: `(index, count)`: run only each count-th job, beginning with index; the rest are another process's. None takes
+        the store's.
+      models: where fitted models are kept; None keeps them in the store's folder.
+      progress: where to say how far the run is; None says nothing.
+
+    Returns:
+      The rows of the study that are in the store by now, other shards' included, in the order of sources and methods.
+
+    Raises:
+      ValueError: the shard is not one of its count, or the store holds rows of another study or another form.
+    """
+    index, count = store.shard if shard is None else shard
+    if not (isinstance(count, int) and isinstance(index, int) and 0 <= index < count):
+        raise ValueError(f"shard must be (index, count) with 0 <= index < count, but it is ({index}, {count}).")
+    models = Models(store.directory / "models") if models is None else models
+    progress = Progress() if progress is None else progress
+    every = list(jobs(study))
+    present = store.keys()
+    _check(study, store)
+    mine = [job for place, job in enumerate(every) if place % count == index]
+    progress.begin(len(mine), sum(present.issuperset(job.keys.values()) for job in mine))
+    for place, job in enumerate(mine):
+        if not present.issuperset(job.keys.values()):
+            progress.start(place + 1, str(job))
+            store.append(_run_job(study, job.without(present), models, progress))
+    progress.end()
+    wanted = {key: None for job in every for key in job.keys.values()}
+    found = {row["key"]: row for row in store.rows()}
+    names = [method.name for source in study.sources for method in study.methods(source)]
+    order = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    sizes = ("num_latents", "sparsity", "num_samples", "input_dim", "noise_db")
+
+    def place_of(row: results.Row) -> tuple[Any, ...]:
+        cell = [(row.get(size) is not None, row.get(size) or 0) for size in sizes]
+        return (*cell, order[row["method"]], row["lam"], row.get("iterations", 0), row.get("step", 0), row["seed"])
+
+    return sorted((found[key] for key in wanted if key in found), key=place_of)
+
+
+def jobs(study: Study) -> Iterator[Job]:
+    """The jobs of a study, in the order in which they run."""
+    groups: dict[str, list[tuple[Source, dict[str, Any]]]] = {}
+    for source in study.sources:
+        description = source.asdict()
+        groups.setdefault(results.key(description | {"seed": None}), []).append((source, description))
+    for group in groups.values():
+        by_learner: dict[str, list[Method]] = {}
+        for method in study.methods(group[0][0]):
+            by_learner.setdefault(results.key({"learner": identity.describe(method.learner)}), []).append(method)
+        for methods in by_learner.values():
+            keys = {
+                (description["seed"], place, step): results.key(_identity(study, description, method, step))
+                for _, description in group
+                for place, method in enumerate(methods)
+                for step in method.steps
+            }
+            yield Job([source for source, _ in group], methods, keys)
+
+
+def _identity(study: Study, description: Mapping[str, Any], method: Method, step: int | None) -> dict[str, Any]:
+    return {
+        "study": study.name,
+        "protocol": study.protocol,
+        "lam": study.lam,
+        "source": description,
+        "method": method.name,
+        "learner": identity.describe(method.learner),
+        "encoder": identity.describe(method.encoder),
+        "row": dict(method.row),
+        "step": step,
+        "metrics": sorted(identity.qualified(metric) for metric in study.metrics),
+        "precision": identity.precision(),
+        "schema": SCHEMA,
+    }
+
+
+def _check(study: Study, store: results.Store) -> None:
+    for row in store.rows():
+        if row.get("schema") != SCHEMA or row.get("study") != study.name:
+            raise ValueError(
+                f"{store.directory} holds rows of the study {row.get('study')!r} in form {row.get('schema')!r}, where "
+                f"{study.name!r} in form {SCHEMA} is to go; move that folder away or choose another."
+            )
+
+
+def _run_job(study: Study, job: Job, models: Models, progress: Progress) -> list[results.Row]:
+    tasks = [devices.place(task_of(source), devices.mesh()) for source in job.sources]
+    lacking = job.learner.needs(tasks[0])
+    if lacking is not None:
+        logging.warning("left out %s: the data lack %s", job, lacking)
+        return []
+
+    def watch(learner: Learner, place: int, steps: int) -> None:
+        progress.fit(learner.name, job.sources[place].seed, steps / learner.num_steps)
+
+    outcomes = models.fit(job.learner, job.sources, tasks, job.steps, watch=watch if progress.watching else None)
+    provenance = results.provenance() | {"device": devices.describe(), "precision": identity.precision()}
+    rows = []
+    for source, task, outcome in zip(job.sources, tasks, outcomes, strict=True):
+        description = source.asdict()
+        # Steps at and beyond the end of a fit that stopped by itself have one model, on which nothing is inferred twice.
+        found: dict[int, tuple[Fitted, Inference, dict[Any, Any]]] = {}
+        for place, method in enumerate(job.methods):
+            for step in method.steps:
+                fitted = outcome.at(step)
+                if fitted.step not in found:
+                    found[fitted.step] = fitted, Inference(task, fitted.model), {}
+                _, inference, shared = found[fitted.step]
+                rows.append(
+                    {"key": job.keys[description["seed"], place, step], "job": job.name, "schema": SCHEMA, "study": study.name}
+                    | {"method": method.name, "family": method.family}
+                    | method.coordinates
+                    | ({} if step is None else {"step": step})
+                    | {"protocol": study.protocol, "lam": reference_of(study, method).lam}
+                    | description
+                    | _measure(study, method, inference, shared)
+                    | {"fit_steps": fitted.step, "fit_seconds": fitted.seconds, "compile_seconds": outcome.compile_seconds}
+                    | {"learner": identity.describe(method.learner), "encoder": identity.describe(method.encoder)}
+                    | provenance
+                )
+                progress.scored()
+    return rows
+
+
+def reference_of(study: Study, method: Method) -> Lasso:
+    """What a method's codes are held against: the optimum at the weight that they minimise at, or else at the study's.
+
+    Signed codes can beat the best non-negative ones, so they are held against the best signed ones.
+    """
+    weight = method.encoder.weight
+    return Lasso(study.lam if weight is None else weight, nonneg=not method.encoder.signed)
+
+
+def _measure(study: Study, method: Method, inference: Inference, shared: dict[Any, Any]) -> dict[str, Any]:
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(inference.model)):
+        logging.warning("%s diverged: its model is not finite, and its metrics are left out", method.name)
+        return {"diverged": True}
+    # Without the truth there is nothing to fit a metric to on the training split, which may be too large for codes.
+    splits = SPLITS if inference.task.train.codes is not None else SCORED
+    inferred = {split: inference.infer(method.encoder, split) for split in splits}
+    seconds = inference.seconds(method.encoder)
+    codes: dict[str, Any] = {split: np.asarray(coded.codes) for split, coded in inferred.items()}
+    if not all(np.isfinite(code).all() for code in codes.values()):
+        logging.warning("%s diverged: its codes are not finite, and its metrics are left out", method.name)
+        return {"diverged": True, "encode_seconds": seconds}
+    reference = reference_of(study, method)
+    optimum: dict[str, Solution] = {}
+    for split in SCORED if inference.model.dictionary is not None else ():
+        optimum[split] = cast(Solution, inference.infer(reference, split).certified)
+    scored = Inferred(inference.task, inference.model, codes, optimum, reference.lam, study.protocol, shared)
+    measured: dict[str, Any] = {}
+    for metric in study.metrics:
+        measured |= metric(scored)
+    for split in SCORED:
+        own = inferred[split].certified
+        if own is not None:
+            measured[f"own_certificate_{split}"] = float(np.max(own.gap / np.maximum(own.objective, 1e-30)))
+    for name, solution in optimum.items():
+        if not np.all(solution.converged):
+            missed = int(np.sum(~solution.converged))
+            logging.warning("%s: %d optima on %s missed their tolerance; see its certificate", method.name, missed, name)
+    signs = {"reference": "signed" if method.encoder.signed else "non-negative"} if optimum else {}
+    return measured | signs | {"encode_seconds": seconds}
+
+
+__all__ = ["SCHEMA", "Job", "jobs", "reference_of", "run"]

@@ -1,0 +1,242 @@
+"""Every study at smoke size: its rows, files and page, what its columns mean, and that what is there is not fitted again."""
+
+import csv
+import importlib
+import math
+import re
+
+import pytest
+
+from benchmarks import all as every
+from benchmarks import pages
+from sae_gap import decompose, fitting, tables
+
+STUDIES = every.STUDIES
+CERTIFIED = 1e-6
+
+
+def bench(name):
+    return importlib.import_module(f"benchmarks.{name}").BENCH
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_row_for_every_method_seed_and_coordinate(smokes, name):
+    smoke, one = smokes(name), bench(name)
+    preset = one.presets["smoke"]
+    wanted = {
+        (source.seed, source.num_latents, source.sparsity, source.num_samples, source.input_dim, method.name, step)
+        + tuple(sorted((key, str(value)) for key, value in method.coordinates.items()))
+        for source in one.sources(preset)
+        for method in one.methods(source, preset)
+        for step in method.steps
+    }
+    found = {
+        (row["seed"], row["num_latents"], row["sparsity"], row["num_samples"], row["input_dim"], row["method"], row.get("step"))
+        + tuple(
+            sorted(
+                (key, str(row[key]))
+                for method in one.methods(one.sources(preset)[0], preset)
+                if method.name == row["method"]
+                for key in method.coordinates
+            )
+        )
+        for row in smoke.rows
+    }
+    assert len(smoke.rows) == len({row["key"] for row in smoke.rows}) >= len(one.names) * len(preset.seeds)
+    assert {(row[:7]) for row in found} == {row[:7] for row in wanted}
+    assert {row["study"] for row in smoke.rows} == {name}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_certified_codes_have_no_gap_at_their_own_weight(smokes, name):
+    found = [row for row in smokes(name).rows if row.get("own_certificate_id") is not None and "relative_gap_id" in row]
+    certified = [row for row in found if row["encoder"].get("tol") is not None and row["inference"] == "lasso"]
+    assert certified or name == "learning_dynamics" or not found
+    for row in certified:
+        assert row["lam"] == row["encoder"]["lam"]
+        for split in ("id", "ood"):
+            assert -CERTIFIED <= row[f"relative_gap_{split}"] <= 2 * CERTIFIED >= row[f"certificate_{split}"]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_it_leaves(smokes, name):
+    smoke, one = smokes(name), bench(name)
+    names = {path.name for path in smoke.directory.iterdir()}
+    pictures = {path for path in names if path.endswith((".png", ".pdf"))}
+    assert {path.removesuffix(".png") for path in pictures if path.endswith(".png")} == {
+        path.removesuffix(".pdf") for path in pictures if path.endswith(".pdf")
+    }
+    assert {"rows.jsonl", "summary.csv", "README.md", "page.json"} <= names <= pictures | {
+        *("rows.jsonl", "summary.csv", "README.md", "page.json", "decomposition.csv", "published.csv")
+    }
+    page = pages.read(smoke.directory)
+    assert page.study == name and page.command.startswith(f"python -m benchmarks.{name}")
+    assert {figure.file for figure in page.figures} == {path for path in pictures if path.endswith(".png")}
+    assert all(figure.caption for figure in page.figures)
+    assert {"seconds", "peak memory", "compilations", "models"} == set(page.notes)
+    assert pictures or not one.figures
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_summary_has_the_sizes_and_what_the_study_varies(smokes, name):
+    smoke, one = smokes(name), bench(name)
+    lines = read(smoke.directory / "summary.csv")
+    columns = list(lines[0])
+    assert columns[: 4 + len(one.varies)] == [*tables.BY, *one.varies]
+    assert [line["method"] for line in lines][0] == one.names[0] and {line["method"] for line in lines} == set(one.names)
+    keys = [tuple(line[column] for column in columns[: 4 + len(one.varies)]) for line in lines]
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_second_run_fits_nothing_and_prints_the_same(smokes, name, call, monkeypatch, tmp_path):
+    smoke = smokes(name)
+    fitted = []
+    run = fitting.Program.run
+    monkeypatch.setattr(fitting.Program, "run", lambda self, *given: fitted.append(self._num_steps) or run(self, *given))
+    options = ("--preset=smoke", "--methods=all", f"--results_dir={tmp_path}", f"--models_dir={smoke.models}")
+    code, out, err = call(name, *options)
+    assert (code, err) == (0, "") and not any(fitted)
+    # Other results from the same models: all but the seconds.
+    numbers = re.compile(r"[0-9.]+(e-[0-9]+)?( ± [0-9.]+(e-[0-9]+)?)?$")
+    assert [numbers.sub("", line) for line in out.splitlines()][:3] == [
+        numbers.sub("", line) for line in smoke.printed.splitlines()
+    ][:3]
+
+
+@pytest.mark.parametrize("name", ["amortisation_gap", "frozen_decoder", "support_recovery"])
+def test_the_three_parts_sum_for_every_score(smokes, name):
+    smoke = smokes(name)
+    scores = {tuple(row[c] for c in ("num_latents", "seed", "method")): row for row in smoke.rows}
+    found = read(smoke.directory / "decomposition.csv")
+    assert {line["metric"] for line in found} >= {"mcc_id", "mcc_ood", "support_f1_ood", "auc_ood", "accuracy_id"}
+    for metric in ("mcc_ood", "support_f1_id", "auc_id"):
+        parts = decompose.decompositions(smoke.rows, metric)
+        assert len(parts) == 4 * len({(row["num_latents"], row["seed"]) for row in smoke.rows})
+        for part in parts:
+            sae, cell = part["dictionary"], (part["num_latents"], part["seed"])
+            own, kept, frozen, oracle = (
+                scores[(*cell, method)][metric] for method in (f"sae_{sae}", f"support_{sae}", f"frozen_{sae}", "fista_oracle")
+            )
+            assert part["values_part"] == pytest.approx(kept - own, abs=1e-12)
+            assert part["support_part"] == pytest.approx(frozen - kept, abs=1e-12)
+            assert part["dictionary_part"] == pytest.approx(oracle - frozen, abs=1e-12)
+            total = part["values_part"] + part["support_part"] + part["dictionary_part"]
+            assert total == pytest.approx(oracle - own, abs=1e-12)
+
+
+def test_the_values_part_of_the_gap_is_between_the_encoder_and_the_optimum(smoke):
+    objective = {(row["method"], row["seed"]): row.get("objective_id") for row in smoke.rows}
+    for sae in ("relu", "topk", "jumprelu"):
+        for seed in (0, 1):
+            own, kept, best = (objective[f"{kind}_{sae}", seed] for kind in ("sae", "support", "frozen"))
+            assert best * (1 - 1e-6) <= kept <= own * (1 + 1e-6) and own > best
+
+
+def test_scores_along_a_fit_are_those_of_the_fit(smokes):
+    rows = smokes("learning_dynamics").rows
+    whole = {(row["method"], row["seed"]): row for row in smokes("amortisation_gap").rows}
+    ends = [row for row in rows if row["method"] == "sae_topk" and row["step"] == 5]
+    assert len(ends) == 2
+    for row in ends:
+        assert row["cosine"] == whole["sae_topk", row["seed"]]["cosine"]
+        assert row["mse_id"] == whole["sae_topk", row["seed"]]["mse_id"]
+
+
+def test_more_iterations_leave_less_of_the_gap_and_none_leave_the_start(smokes):
+    rows = [row for row in smokes("warmstart_encoder").rows if row["seed"] == 0]
+    gaps = {(row["method"], row["iterations"]): row["relative_gap_id"] for row in rows}
+    own = {row["method"]: row for row in smokes("amortisation_gap").rows if row["seed"] == 0}
+    for sae in ("relu", "topk", "jumprelu"):
+        assert gaps[f"cold_{sae}", 500] < 1e-3 * gaps[f"cold_{sae}", 0]
+        assert gaps[f"warm_{sae}", 0] == pytest.approx(own[f"sae_{sae}"]["relative_gap_id"], rel=1e-4)
+    zero = next(row for row in rows if (row["method"], row["iterations"]) == ("cold_relu", 0))
+    assert zero["l0_id"] == 0 and zero["mcc_id"] == 0
+
+
+def test_a_larger_weight_leaves_fewer_latents(smokes):
+    rows = smokes("lambda_sensitivity").rows
+    for method in ("frozen_topk", "fista_oracle"):
+        found = sorted((row["lam"], row["l0_id"]) for row in rows if row["method"] == method and row["seed"] == 0)
+        assert [lam for lam, _ in found] == [0.01, 0.1, 1.0]
+        assert [l0 for _, l0 in found] == sorted((l0 for _, l0 in found), reverse=True) and found[0][1] > found[2][1]
+
+
+def test_a_warm_start_begins_at_the_dictionary_of_its_sae(smokes):
+    rows = smokes("warmstart_decoder").rows
+    own = {(row["method"], row["seed"]): row["cosine"] for row in smokes("amortisation_gap").rows}
+    begun = [row for row in rows if row.get("step") == 0 and row["start"] == "warm" and row["method"] != "fista_oracle"]
+    assert len(begun) == 8
+    for row in begun:
+        assert row["cosine"] == pytest.approx(own[f"sae_{row['base']}", row["seed"]], abs=1e-6)
+    later = {(row["method"], row["seed"]): row["cosine"] for row in rows if row.get("step") == 5}
+    assert later != {(row["method"], row["seed"]): row["cosine"] for row in begun}
+
+
+def test_lengths_of_atoms_change_nothing_where_the_weight_counts_on_unit_atoms(smokes):
+    rows = {(row["method"], row["num_latents"], row["seed"]): row for row in smokes("dict_quality").rows}
+    for (method, *cell), row in rows.items():
+        if method.startswith("renormed_"):
+            other = rows[(method.replace("renormed", "frozen"), *cell)]
+            assert row["mcc_ood"] == pytest.approx(other["mcc_ood"], abs=1e-3)
+            assert row["norm_ratio"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_phase_has_the_dimensions_of_its_ratios(smokes):
+    rows = smokes("phase_transition").rows
+    dims = {row["input_dim"] for row in rows}
+    assert dims == {math.ceil(c * 3 * math.log(20 / 3)) for c in (1.0, 2.0, 3.0)}
+    oracle = {row["input_dim"]: row["mcc_ood"] for row in rows if row["method"] == "fista_oracle" and row["seed"] == 0}
+    assert oracle[min(dims)] < oracle[max(dims)]
+
+
+BAD_FLAGS = {
+    "--preset=huge": "--preset 'huge' is unknown",
+    "--methods=nope": "--methods has 'nope'",
+    "--methods=": "--methods has no name",
+    "--num_latents=0": "num_latents must be a positive integer",
+    "--num_latents=many": "--num_latents must list integers",
+    "--num_latents=20,20": "--num_latents must list different integers",
+    "--sparsity=25": "sparsity",
+    "--num_samples=3": "num_samples must be at least 4",
+    "--seeds=-1": "seed must be an integer from 0",
+    "--lam=0": "--lam must be a number above 0",
+    "--lam=nan": "--lam must be a number above 0",
+    "--shard=2/2": "--shard must have 0 <= i < N",
+    "--nonsense=1": "nonsense",
+    "more": "'more' is not a flag",
+}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("flag", BAD_FLAGS)
+def test_bad_flags_are_one_sentence(name, flag, call, tmp_path):
+    code, out, err = call(name, "--preset=smoke", f"--results_dir={tmp_path / 'results'}", flag)
+    assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and BAD_FLAGS[flag].split()[0] in err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_says_what_is_missing_and_touches_nothing(smoke, call, tmp_path):
+    options = ("--preset=smoke", "--dry_run")
+    code, out, err = call("amortisation_gap", *options, f"--results_dir={tmp_path / 'empty'}")
+    assert (code, err) == (0, "") and not (tmp_path / "empty").exists()
+    assert len(re.findall(r": [0-9]+/[0-9]+ rows there, 2 to fit, about", out)) == 6
+    # The probe and the oracle take no fit.
+    assert out.count("nothing to fit") == 2 and "8 jobs, about" in out
+    code, out, _ = call("amortisation_gap", *options, f"--results_dir={smoke.directory.parent}", f"--models_dir={smoke.models}")
+    assert code == 0 and "to fit, about" not in out and out.count("2/2 rows there") == 4
+
+
+def test_all_runs_the_studies_that_it_is_given(smokes, call, tmp_path):
+    smoke = smokes("amortisation_gap")
+    options = (f"--results_dir={tmp_path}", f"--models_dir={smoke.models}", "--preset=smoke", "--seeds=0")
+    code, out, err = call("all", "--studies=vary_sparsity,dict_quality", *options)
+    assert (code, err) == (0, "") and re.findall(r"^# (\w+)$", out, re.MULTILINE) == ["vary_sparsity", "dict_quality"]
+    assert {path.name for path in tmp_path.iterdir()} == {"vary_sparsity", "dict_quality"}
+    code, out, err = call("all", "--studies=nope")
+    assert code == 2 and "--studies has nope" in err

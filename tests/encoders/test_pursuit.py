@@ -1,0 +1,76 @@
+"""Greedy coding against a loop in NumPy that solves its least squares with lstsq, in the units of the model's atoms."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.encoders import pursuit
+from sae_gap.encoders.base import encode
+from sae_gap.encoders.pursuit import OMP, NonNegativePursuit
+from sae_gap.types import Model
+
+
+@pytest.fixture(scope="module")
+def model(task):
+    rng = np.random.default_rng(0)
+    dictionary = np.asarray(task.dictionary) * rng.uniform(0.3, 3, 20)
+    return Model(jnp.asarray(dictionary, jnp.float32), jnp.asarray(0.1 * rng.normal(size=12), jnp.float32))
+
+
+def arrays(model, task):
+    dictionary = np.asarray(model.dictionary, np.float64)
+    return np.asarray(task.id.signals - model.bias, np.float64), dictionary, np.linalg.norm(dictionary, axis=0)
+
+
+def omp(signal, dictionary, lengths, k):
+    chosen, rest, values = [], signal, np.zeros(0)
+    for _ in range(k):
+        score = np.abs(rest @ dictionary) / lengths
+        score[chosen] = -1
+        chosen.append(int(np.argmax(score)))
+        values = np.linalg.lstsq(dictionary[:, chosen], signal, rcond=None)[0]
+        rest = signal - dictionary[:, chosen] @ values
+    codes = np.zeros(dictionary.shape[1])
+    codes[chosen] = values
+    return codes
+
+
+def nonneg_mp(signal, dictionary, lengths, k):
+    codes, rest, free = np.zeros(dictionary.shape[1]), signal.copy(), np.ones(dictionary.shape[1], bool)
+    for _ in range(k):
+        pull = np.where(free, rest @ dictionary / lengths, -np.inf)
+        best = int(np.argmax(pull))
+        free[best] = False
+        codes[best] = max(pull[best], 0) / lengths[best]
+        rest = rest - codes[best] * dictionary[:, best]
+    return codes
+
+
+@pytest.mark.parametrize(("make", "by_hand"), [(OMP, omp), (NonNegativePursuit, nonneg_mp)])
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_against_a_loop(model, task, make, by_hand, k):
+    signals, dictionary, lengths = arrays(model, task)
+    expected = np.stack([by_hand(signal, dictionary, lengths, k) for signal in signals])
+    found = encode(make(k), model, task.id.signals)
+    # A tie within rounding may go either way.
+    same = np.isclose(found, expected, atol=1e-3).all(axis=1)
+    assert same.mean() > 0.97
+    assert (np.count_nonzero(found, axis=1) <= k).all()
+
+
+def test_the_code_does_not_depend_on_how_many_are_coded_at_once(model, task, monkeypatch):
+    together = OMP(3)(model, task.id.signals)
+    monkeypatch.setattr(pursuit, "CHUNK", 3 * 12 * 30)
+    np.testing.assert_allclose(OMP(3)(model, task.id.signals), together, atol=1e-5)
+
+
+def test_what_they_say_of_themselves(model, task):
+    assert OMP().coordinates == {"inference": "omp"} and OMP().signed and OMP().k == 10 and OMP().weight is None
+    assert NonNegativePursuit().coordinates == {"inference": "nonneg_mp"} and not NonNegativePursuit().signed
+    assert (OMP(3)(model, task.id.signals) < 0).any() and (NonNegativePursuit(3)(model, task.id.signals) >= 0).all()
+
+
+@pytest.mark.parametrize("encoder", [OMP(13), NonNegativePursuit(21), OMP(0)])
+def test_more_atoms_than_there_can_be_are_refused(model, task, encoder):
+    with pytest.raises(ValueError, match="num_atoms"):
+        encoder(model, task.id.signals)
