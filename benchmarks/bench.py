@@ -13,6 +13,7 @@ from absl import flags, logging
 
 from benchmarks import cli, pages, published
 from sae_gap import decompose, devices, progress, results, tables
+from sae_gap import names as labels
 from sae_gap.encoders.base import Encoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.metrics import METRICS
@@ -284,8 +285,8 @@ class Bench:
         if comparison:
             tables.write_table(folder / "published.csv", comparison)
             printed.append(published.describe(comparison))
-        title = self.name.replace("_", " ").capitalize()
-        finding = drawn[0][1] if drawn else ""
+        title = labels.label(self.name, "study")
+        finding = pages.first_sentence(drawn[0].caption) if drawn else ""
         pages.write(folder, pages.Page(self.name, title, self.about, read.command, finding, drawn, shown, dict(notes)))
         return "\n\n".join(printed)
 

@@ -59,7 +59,7 @@ BENCH = Bench(
     },
     metrics=(*METRICS, samples_seen),
     slow=("spams", "sklearn", *(f"sae_{name}" for name in ("jumprelu", "mp", "matryoshka", "gated"))),
-    without=("data", "protocol", "input_dim"),
+    without=("data",),
     extra={
         "sae_steps": "Gradient steps of an SAE, rounded up to whole epochs.",
         "peer_steps": "Minibatches of spams and sklearn; by default each one's own.",

@@ -10,19 +10,19 @@ prints the table.
 """
 
 import dataclasses
-
-from sae_gap.encoders.pursuit import OMP
-from sae_gap.learners.lista import Lista
+from collections.abc import Callable
 
 from benchmarks import methods, peers, sweeps
 from benchmarks.bench import CELL, SMOKE, Bench, Drawing, Preset
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lista import LISTA
+from sae_gap.encoders.pursuit import OMP
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.amortised import Amortised
 from sae_gap.learners.base import Learner
+from sae_gap.learners.lista import Lista
 from sae_gap.learners.online import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
 from sae_gap.study import Method
@@ -66,8 +66,8 @@ def _methods(source, p):
         for name, one in zip(trained, amortised.members, strict=True)
     ]
     # Its layers hold products of num_latents by num_latents.
-    full = costs(1 + (published.depth - 1) * (1 + source.num_latents / source.input_dim))
-    found.append(Method("lista_published", "lista", published, published.encode, {"inference": "lista_published", **full}))
+    full = costs(1 + (published.encoder.depth - 1) * (1 + source.num_latents / source.input_dim))
+    found.append(Method("lista_published", "lista", published, published.encoder, {"inference": "lista_published", **full}))
     for kind in ("fista", "ista"):
         steps = [Lasso(p.weight, tol=None, max_iterations=count, momentum=kind == "fista") for count in ITERATIONS]
         found += [Method(f"{kind}_{one.max_iterations}", kind, base, one, costs(2 * one.max_iterations - 1)) for one in steps]
@@ -93,7 +93,7 @@ BENCH = Bench(
             "encode_seconds": "encode s",
         }
     },
-    without=("data", "protocol", "stream", "noise_db"),
+    without=("data",),
     extra={"dictionary": f"Where the dictionary comes from, one of {', '.join(DICTIONARIES)}."},
 )
 

@@ -3,20 +3,19 @@
 import math
 from typing import Any
 
-from sae_gap.encoders.support import LeastSquares, OnSupport
-from sae_gap.learners.softplus_adam import SoftplusAdam
-from sae_gap.learners.surgery import Surgery
-
 from benchmarks.bench import Preset
 from sae_gap import catalogue
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
+from sae_gap.encoders.support import LeastSquares, OnSupport
 from sae_gap.learners.base import Learner
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.online import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
 from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.learners.softplus_adam import SoftplusAdam
+from sae_gap.learners.surgery import Surgery
 from sae_gap.recording import Source
 from sae_gap.study import Method
 

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.bench import CELL, Drawing
@@ -32,7 +32,8 @@ def inference_along(x: str, metric: str = "mcc_ood", *, style: str) -> dict[str,
     """A score of each dictionary along a size, a panel a dictionary and a line a kind of inference."""
 
     def draw(rows: Rows, lines: Lines) -> Any:
-        return _curve(rows, lines, x=x, y=metric, line=("dictionary", style), style=style, logx=True)
+        cold = [row for row in rows if row.get("start") != "warm"]
+        return _curve(cold, lines, x=x, y=metric, line=("dictionary", style), panel="dictionary", style=style, logx=True)
 
     return {f"{metric}_by_{style}": Drawing(draw)}
 
@@ -111,8 +112,8 @@ def phase_maps() -> dict[str, Drawing]:
         from sae_gap import figures
 
         placed = [row | {"ratio": round(2 * ratio(row)) / 2} for row in rows]
-        bound: tuple[Callable[[Any], float], str] = (lambda row: 2.0, "c = 2, the paper's")
-        return figures.heat_map(placed, x="num_latents", y="ratio", value="mcc_ood", panel=("dictionary",), bound=bound)
+        options: dict[str, Any] = {"bound": lambda row: 2.0, "bound_label": "c = 2, the dimension of the other studies"}
+        return figures.heat_map(placed, x="num_latents", y="ratio", value="mcc_ood", panel="dictionary", **options)
 
     return {"phase_map": Drawing(draw, ("sparsity",))}
 

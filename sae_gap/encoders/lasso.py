@@ -43,7 +43,7 @@ class Lasso(Encoder):
 
     @property
     def coordinates(self):
-        found = {"inference": self.name, "start": "cold" if self.start is None else "warm"}
+        found = {"inference": self.name, "lam": self.lam, "start": "cold" if self.start is None else "warm"}
         return found | ({"iterations": self.max_iterations} if self.tol is None else {})
 
     @property

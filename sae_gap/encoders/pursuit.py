@@ -35,7 +35,7 @@ class OMP(Encoder):
         def code(signal):
             return orthogonal_matching_pursuit(signal[None], atoms, self.k)[0]
 
-        size = max(1, CHUNK // (self.k * len(atoms)))
+        size = max(1, CHUNK // (max(1, self.k) * len(atoms)))
         target = signals - model.bias
         if len(signals) <= size:
             return orthogonal_matching_pursuit(target, atoms, self.k) / norms

@@ -59,7 +59,8 @@ def curve(
       rows: rows of a study.
       x: a column of numbers. On a log axis 0 has a place of its own, left of the least other value.
       y: the metric.
-      line: the column, or columns, of whose values each has a line. `dictionary`, else the first of them, sets the colour.
+      line: the column, or columns, of whose values each has a line. `dictionary`, else the first of them, sets the colour; those
+        that set the panel are left out.
       panel: the column, or columns, of whose values each has a panel; None draws one.
       style: a column whose values set the dash and the marker of a line.
       logx: whether x is on a log axis.
@@ -78,8 +79,10 @@ def curve(
     """
     rows = list(rows)
     lined = (line,) if isinstance(line, str) else tuple(line)
-    lined = tuple(dict.fromkeys((*lined, *([style] if style else []))))
     panelled = () if panel is None else (panel,) if isinstance(panel, str) else tuple(panel)
+    # What a panel tells its lines need not tell again, and so another column sets their colour.
+    every = tuple(dict.fromkeys((*lined, *([style] if style else []))))
+    lined = tuple(name for name in every if name not in panelled) or every[:1]
     shown = [row for row in rows if row.get(x) is not None]
     lines = _lines(shown, x, y, lined, panelled)
     if not lines:

@@ -330,13 +330,9 @@ def place_labels(
 
 
 def values_label(values: Mapping[str, Any], varied: Iterable[str]) -> str:
-    """What a line, a panel or a point is called, by those of its columns that vary."""
+    """What a line or a panel is called, by those of its columns that vary, or else by the first that it has a value of."""
     told = [names.label(value, column) for column, value in values.items() if column in set(varied) and value is not None]
-    return (
-        ", ".join(told)
-        if told
-        else ", ".join(names.label(value, column) for column, value in values.items() if value is not None)
-    )
+    return ", ".join(told or [names.label(value, column) for column, value in values.items() if value is not None][:1])
 
 
 def varied(groups: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ LEARNERS = {
     "sae": SparseAutoencoder(TopK(3), num_steps=3),
     "dl_fista": DLFista(num_steps=3, num_iterations=20),
     "published_dl_fista": DLFista(num_steps=3, num_iterations=20, split="id"),
-    "amortised": Amortised(DLFista(num_steps=3, num_iterations=20), (TopK(3), LISTA(2)), num_steps=3),
+    "amortised": Amortised((TopK(3), LISTA(2)), base=DLFista(num_steps=3, num_iterations=20), num_steps=3),
     "probe": LinearProbe(),
     "oracle": Oracle(),
 }

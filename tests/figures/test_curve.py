@@ -1,0 +1,186 @@
+"""A curve draws the means of its rows, where they belong, and holds published ones against its own only where they match."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from sae_gap import figures, names
+
+from .samples import SETTING, assert_legible, choose, curves, words
+
+ITERATIONS = (0, 1, 2, 5, 10, 100)
+DICTIONARIES = ("relu", "topk", "mp")
+
+
+def make_warm(widths=(50, 100), seeds=(0, 1, 2), iterations=ITERATIONS):
+    rows = []
+    for (place, name), start, width, count, seed in itertools.product(
+        enumerate(DICTIONARIES), ("cold", "warm"), widths, iterations, seeds
+    ):
+        value = 0.2 + 0.2 * place + 0.1 * (start == "warm") + count / 1_000 - width / 10_000 + 0.01 * seed**2
+        row = SETTING | {"method": f"m{place}", "dictionary": name, "inference": "fista", "start": start, "num_latents": width}
+        rows.append(
+            row | {"iterations": count, "seed": seed, "mcc_ood": value, "gap_ood": 10.0 ** (-place - count / 20) * (1 + seed)}
+        )
+    for width, seed in itertools.product(widths, seeds):
+        row = SETTING | {"method": "m9", "dictionary": "oracle", "inference": "lasso", "start": "cold", "num_latents": width}
+        rows.append(row | {"seed": seed, "mcc_ood": 0.98, "gap_ood": 1e-9})
+    return rows
+
+
+def make_published(**values):
+    point = {"dictionary": "topk", "start": "warm", "iterations": 10, "num_latents": 100, "sparsity": 10, "num_samples": 5_000}
+    return [point | {"lam": None, "mcc_ood_mean": 0.6, "mcc_ood_sd": 0.05} | values]
+
+
+WARM = {"x": "iterations", "y": "mcc_ood", "style": "start", "logx": True}
+
+
+@pytest.mark.parametrize(
+    "figure",
+    [
+        lambda: figures.curve(make_warm(), **WARM, panel="num_latents", levels=("oracle",), published=make_published()),
+        lambda: figures.curve(make_warm((50, 100, 500, 1_000, 5_000, 10_000)), **WARM, panel="num_latents"),
+        lambda: figures.curve(make_warm((100,)), **WARM, levels=("oracle",)),
+        lambda: figures.curve(make_warm((100,), seeds=(0,)), "iterations", "gap_ood", style="start", logx=True, logy=True),
+        lambda: figures.curve(
+            make_warm(), "iterations", "mcc_ood", line="num_latents", panel=("dictionary", "start"), logx=True
+        ),
+        lambda: figures.curve(
+            make_warm(iterations=range(40)), "iterations", "mcc_ood", line=("dictionary", "start"), panel="num_latents"
+        ),
+        lambda: figures.curve(make_warm((100,), iterations=(5,)), **WARM),
+    ],
+    ids=["panels", "six panels", "one", "both logarithmic", "numbers as lines", "bands", "one x"],
+)
+def test_no_text_of_a_curve_is_clipped_or_covers_another(figure):
+    assert_legible(figure())
+
+
+@pytest.mark.parametrize("logx", [False, True])
+@pytest.mark.parametrize("metric", ["mcc_ood", "gap_ood"])
+def test_lines_are_the_means_and_whiskers_the_deviations_of_the_rows(metric, logx):
+    rows = make_warm()
+    figure = figures.curve(rows, "iterations", metric, style="start", panel="num_latents", logx=logx, levels=("oracle",))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["50 latents", "100 latents"]
+    for axes, width in zip(figure.axes, (50, 100), strict=True):
+        drawn = curves(axes)
+        assert len(drawn) == 6
+        for (colour, x, y, low, high), (name, start) in zip(
+            drawn, itertools.product(("relu", "topk", "mp"), ("cold", "warm")), strict=True
+        ):
+            assert colour == names.colour(name) and tuple(x) == ITERATIONS
+            for place, count in enumerate(ITERATIONS):
+                mine = choose(rows, dictionary=name, start=start, num_latents=width, iterations=count)
+                values = [row[metric] for row in mine]
+                assert y[place] == pytest.approx(np.mean(values))
+                assert high[place] - y[place] == pytest.approx(np.std(values, ddof=1))
+                assert y[place] - low[place] == pytest.approx(np.std(values, ddof=1))
+        level = [line for line in axes.lines if line.get_color() == names.colour("oracle")]
+        assert [line.get_ydata()[0] for line in level] == [0.98 if metric == "mcc_ood" else 1e-9]
+
+
+def test_another_column_is_another_figure():
+    rows = [row | {"mcc_id": 1 - row["mcc_ood"]} for row in make_warm((100,))]
+    one, two = (curves(figures.curve(rows, "iterations", name, style="start").axes[0]) for name in ("mcc_ood", "mcc_id"))
+    for (_, _, ood, *_), (_, _, ident, *_) in zip(one, two, strict=True):
+        np.testing.assert_allclose(ood, 1 - ident)
+
+
+def test_zero_has_its_place_on_a_log_axis():
+    axes = figures.curve(make_warm((100,)), **WARM).axes[0]
+    places = axes.transData.transform([(count, 0.5) for count in ITERATIONS])[:, 0]
+    assert np.all(np.diff(places) > 5) and places[0] > axes.bbox.x0
+    ticks = dict(zip(axes.get_xticks(), [label.get_text() for label in axes.get_xticklabels()], strict=True))
+    assert ticks[0] == "0" and ticks[1] == "1" and ticks[100] == "100"
+    # From 1 on it is a log axis: factors of ten have one length.
+    one, ten, hundred = axes.transData.transform([(count, 0.5) for count in (1, 10, 100)])[:, 0]
+    assert ten - one == pytest.approx(hundred - ten)
+
+
+def test_the_finding_compares_the_ends_of_the_lines():
+    one = figures.curve(make_warm((100,)), **WARM, levels=("oracle",))
+    # 0.2 + 0.4 + 0.1 + 0.1 - 0.01 + 0.01 * 5 / 3, with mp ahead of topk by 0.2; the oracle is no rival.
+    assert "MCC out of distribution at 100 iterations is highest with MP SAE: 0.81, 0.20 above TopK SAE" in words(one)
+    assert "oracle 0.98" in one.get_label() and "MP SAE, warm start 0.81 ± 0.02" in one.get_label()
+    both = figures.curve(make_warm(), **WARM, panel="num_latents")
+    assert "MCC out of distribution at 100 iterations is highest with MP SAE in 2 of 2 panels" in words(both)
+    gap = figures.curve(make_warm((100,)), "iterations", "gap_ood", style="start", logy=True)
+    assert any("is lowest with MP SAE: 2.0e−07, 10 times below TopK SAE" in text for text in words(gap))
+
+
+def test_a_weight_may_be_chosen_so_a_line_counts_at_its_best():
+    rows = [
+        SETTING | {"method": name, "dictionary": name, "lam": lam, "seed": 0, "mcc_ood": peak - abs(np.log10(lam) + 1) / 10}
+        for (name, peak), lam in itertools.product((("relu", 0.5), ("topk", 0.8)), (0.01, 0.1, 1))
+    ]
+    figure = figures.curve(rows, "lam", "mcc_ood", logx=True)
+    assert "MCC out of distribution at λ = 0.1 is highest with TopK SAE: 0.80, 0.30 above ReLU SAE" in words(figure)
+
+
+def published_of(figure):
+    return [
+        (line.get_color(), *(data[0] for data in line.get_data()))
+        for axes in figure.axes
+        for line in axes.lines
+        if line.get_gid() == "published"
+    ]
+
+
+def test_published_means_lie_beside_their_own_line():
+    figure = figures.curve(make_warm(), **WARM, panel="num_latents", published=make_published())
+    assert published_of(figure) == [(names.colour("topk"), 10, 0.6)]
+    assert [len([line for line in axes.lines if line.get_gid() == "published"]) for axes in figure.axes] == [0, 1]
+    assert words(figure).count("published (mean ± sd)") == 1
+    ends = [segments.get_segments()[0][:, 1] for segments in figure.axes[1].collections if len(segments.get_segments()) == 1]
+    np.testing.assert_allclose(ends, [(0.55, 0.65)])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dictionary": "gated"},
+        {"start": None},
+        {"num_latents": 500},
+        {"sparsity": 5},
+        {"num_samples": 100},
+        {"lam": 0.5},
+        {"iterations": 500},
+        {"mcc_ood_mean": None},
+    ],
+)
+def test_published_means_of_something_else_are_not_drawn(change):
+    figure = figures.curve(make_warm(), **WARM, panel="num_latents", published=make_published(**change))
+    assert published_of(figure) == [] and "published (mean ± sd)" not in words(figure)
+
+
+def test_what_the_rows_do_not_say_is_refused_or_left_out():
+    assert figures.curve([], **WARM) is None
+    assert figures.curve(make_warm(), "depth", "mcc_ood") is None
+    assert figures.curve([row | {"mcc_ood": None} for row in make_warm((100,))], **WARM) is None
+    with pytest.raises(ValueError, match="mix num_latents"):
+        figures.curve(make_warm(), **WARM)
+    with pytest.raises(ValueError, match="twice"):
+        figures.curve(make_warm((100,)), "iterations", "mcc_ood")
+
+
+def test_many_points_have_a_band_and_no_markers():
+    figure = figures.curve(choose(make_warm((100,), iterations=range(0, 60, 2)), start="warm"), "iterations", "mcc_ood")
+    bands = [band.get_paths()[0].get_extents() for band in figure.axes[0].collections]
+    assert len(bands) == 3 and curves(figure.axes[0]) == []
+    sd = np.std([0, 0.01, 0.04], ddof=1)
+    low = 0.2 + 0.1 - 0.01 + 0.05 / 3 - sd
+    np.testing.assert_allclose([bands[0].y0, bands[0].y1], [low, low + 2 * sd + 0.058])
+    assert any("bands: ± 1 sd" in text for text in words(figure))
+
+
+def test_a_column_of_the_panel_leaves_the_colour_to_another():
+    options = {"line": ("dictionary", "start"), "panel": "dictionary", "style": "start"}
+    figure = figures.curve(make_warm((100,)), "iterations", "mcc_ood", **options)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["ReLU SAE", "TopK SAE", "MP SAE"]
+    for axes in figure.axes:
+        assert [colour for colour, *_ in curves(axes)] == [names.colour("cold", "start"), names.colour("warm", "start")]
+    shown = [text for text in words(figure) if text in ("cold start", "warm start", "ReLU SAE")]
+    assert sorted(shown) == ["ReLU SAE", "cold start", "warm start"]
+    assert_legible(figure)

@@ -1,0 +1,164 @@
+"""The headline's figures say what the rows say, leave out what the rows lack, and nothing in them is clipped or covered."""
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Annotation
+
+from sae_gap import figures
+
+from .samples import SCORES, assert_legible, bars, choose, make_rows, mean, words
+
+FIGURES = (figures.decomposition, figures.matched_cosines, figures.recovery)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        make_rows(),
+        make_rows(support=False),
+        make_rows(seeds=(0,)),
+        make_rows(saes=("topk",)),
+        make_rows(saes=(*SCORES, "batchtopk", "matryoshka", "gated")),
+        make_rows(num_latents=1_000_000, num_samples=100_000, input_dim=231),
+        make_rows(spread=0.15),
+        [row | {"mcc_id": 0.2 + row["mcc_id"] / 50, "mcc_ood": 0.2 + row["mcc_ood"] / 50} for row in make_rows()],
+    ],
+    ids=["usual", "two steps", "one seed", "one SAE", "seven SAEs", "wide numbers", "wide spread", "crowded"],
+)
+@pytest.mark.parametrize("draw", FIGURES, ids=lambda draw: draw.__name__)
+def test_no_text_is_clipped_or_covers_another(draw, rows):
+    assert_legible(draw(rows))
+
+
+def test_the_stairs_climb_from_the_encoder_to_the_oracle():
+    rows = make_rows()
+    figure = figures.decomposition(rows)
+    found = bars(figure.axes[0])
+    assert len(found) == 4 * len(SCORES)
+    oracle = mean(rows, dictionary="oracle")
+    for place, name in enumerate(SCORES):
+        own, support = (mean(rows, dictionary=name, inference=inference) for inference in ("own", "support"))
+        frozen = mean(rows, dictionary=name, inference="lasso", start="cold")
+        steps = [(0, own), (own, support), (support, frozen), (frozen, oracle)]
+        np.testing.assert_allclose(found[4 * place : 4 * place + 4], steps, atol=1e-12)
+        written = {f"{own:.2f}", *(f"{top - low:+.2f}".replace("-", "−") for low, top in steps[1:])}
+        assert written <= set(words(figure)) and all(number in figure.get_label() for number in written)
+    hatched = [bool(patch.get_hatch()) for patch in figure.axes[0].patches]
+    assert hatched == [patch.get_height() <= -0.005 for patch in figure.axes[0].patches] and any(hatched)
+    assert {"a step down", "values part", "support part", "dictionary part"} <= set(words(figure))
+    assert "amortisation part" not in words(figure)
+
+
+def test_without_the_support_two_steps_are_drawn():
+    rows = make_rows(support=False)
+    figure = figures.decomposition(rows)
+    found = bars(figure.axes[0])
+    assert len(found) == 3 * len(SCORES)
+    own, frozen = mean(rows, dictionary="topk", inference="own"), mean(rows, dictionary="topk", start="cold")
+    np.testing.assert_allclose(found[3:6], [(0, own), (own, frozen), (frozen, 0.985)], atol=1e-12)
+    assert "amortisation part" in words(figure) and "values part" not in words(figure)
+
+
+def test_the_title_says_which_part_is_the_larger():
+    assert "The dictionary holds most of the distance to the oracle in 3 of 4 SAEs" in words(figures.decomposition(make_rows()))
+    assert "The encoder holds most of the distance to the oracle in 1 of 1 SAEs" in words(
+        figures.decomposition(make_rows(saes=("topk",)))
+    )
+
+
+def test_whiskers_are_of_the_paired_differences():
+    rows = [row | {"mcc_ood": row["mcc_ood"] + row["seed"]} for row in make_rows(saes=("topk",), spread=0)]
+    figure = figures.decomposition(rows)
+    lengths = [np.ptp(line.get_segments()[0][:, 1]) for line in figure.axes[0].collections]
+    np.testing.assert_allclose(lengths, [2, 0, 0, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "missing", [{"dictionary": "oracle"}, {"dictionary": "topk", "start": "cold"}, {"dictionary": "topk", "inference": "own"}]
+)
+def test_an_incomplete_decomposition_is_left_out(missing):
+    rows = make_rows(saes=("relu", "topk"))
+    figure = figures.decomposition([row for row in rows if row not in choose(rows, **missing)])
+    if missing["dictionary"] == "oracle":
+        assert figure is None
+    else:
+        assert len(bars(figure.axes[0])) == 4 and "ReLU SAE" in words(figure) and "TopK SAE" not in words(figure)
+
+
+@pytest.mark.parametrize("draw", FIGURES)
+def test_without_the_truth_there_is_no_figure(draw):
+    assert draw([]) is None
+    assert draw([row | {"mcc_id": None, "mcc_ood": None, "cosines": None} for row in make_rows()]) is None
+
+
+@pytest.mark.parametrize("draw", FIGURES)
+@pytest.mark.parametrize("change", [{"num_latents": 50}, {"lam": 0.2}, {"protocol": "paper"}])
+def test_rows_of_two_settings_are_refused(draw, change):
+    with pytest.raises(ValueError, match="mix"):
+        draw(make_rows(seeds=(0,)) + make_rows(seeds=(1,), **change))
+    with pytest.raises(ValueError, match="twice"):
+        draw(make_rows() * 2)
+
+
+def test_each_dictionary_is_drawn_once_and_pooled_over_seeds():
+    figure = figures.matched_cosines(make_rows())
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["ReLU SAE", "TopK SAE", "JumpReLU SAE", "MP SAE", "DL-FISTA"]
+    cosines = np.linspace(0.9, 1, 50)
+    assert f"{np.mean(cosines > 0.9):.0%} > 0.9" in words(figure)
+
+
+def test_dictionaries_that_started_from_different_ones_are_told_apart():
+    rows = [
+        row | {"dictionary": "dl_fista", "start": start} for start in ("cold", "topk") for row in make_rows(seeds=(0,))[-2:-1]
+    ]
+    figure = figures.matched_cosines([row | {"method": row["start"]} for row in rows])
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["DL-FISTA from TopK SAE", "DL-FISTA"]
+
+
+def test_a_failed_dictionary_counts_against_its_learner():
+    rows = choose(make_rows(seeds=(0,)), dictionary="dl_fista")
+    figure = figures.matched_cosines([rows[0] | {"cosines": [1.0, None, None, None]}])
+    assert "DL-FISTA finds 25% of the true atoms" in words(figure)
+
+
+def test_recovery_marks_every_method_and_names_every_dictionary():
+    rows = make_rows(spread=0)
+    figure = figures.recovery(rows)
+    markers = [line for line in figure.axes[0].lines if line.get_marker() in "osD^" and len(line.get_xdata()) == 1]
+    drawn = sorted((line.get_marker(), line.get_xdata()[0], line.get_ydata()[0]) for line in markers)
+    shapes = {("own", None): "o", ("support", None): "^", ("lasso", "cold"): "s", ("lasso", "warm"): "D"}
+    expected = [(shapes[row["inference"], row["start"]], row["mcc_id"], row["mcc_ood"]) for row in choose(rows, seed=0)]
+    assert len(drawn) == 19
+    for one, other in zip(drawn, sorted(expected), strict=True):
+        assert one[0] == other[0] and one[1:] == pytest.approx(other[1:])
+    names = [text.get_text() for text in figure.axes[0].texts if isinstance(text, Annotation)]
+    assert sorted(names) == sorted(["linear probe", "ReLU SAE", "TopK SAE", "JumpReLU SAE", "MP SAE", "DL-FISTA", "oracle"])
+    assert figure.axes[0].get_xlim() == figure.axes[0].get_ylim()
+    below = sum(row["mcc_ood"] < row["mcc_id"] for row in rows) // 3
+    assert f"{below} of 19 methods recover less out of distribution" in words(figure)
+
+
+def test_recovery_keeps_its_labels_off_the_points():
+    figure = figures.recovery(make_rows())
+    FigureCanvasAgg(figure).draw()
+    axes = figure.axes[0]
+    spots = [
+        axes.transData.transform((line.get_xdata()[0], line.get_ydata()[0]))
+        for line in axes.lines
+        if line.get_marker() in "osD^"
+    ]
+    assert len(spots) == 19
+    for text in axes.texts:
+        box = text.get_window_extent()
+        assert not any(box.contains(*spot) for spot in spots)
+
+
+def test_another_metric_and_an_unknown_dictionary_are_named():
+    rows = [
+        row | {"accuracy_id": 0.9, "accuracy_ood": 0.8, "dictionary": row["dictionary"].replace("mp", "new_idea")}
+        for row in make_rows()
+    ]
+    figure = figures.recovery(rows, metric="accuracy")
+    assert "new idea" in words(figure) and "accuracy out of distribution (1 is perfect)" in words(figure)

@@ -1,0 +1,105 @@
+"""Files are equal for equal rows and say what they show; the style stays with the figures."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib
+import PIL.Image
+import pytest
+
+from sae_gap import figures
+from sae_gap.figures import style
+
+from .samples import make_rows
+from .test_challenge import cell, make_budget, make_challenge
+from .test_curve import WARM, make_warm
+
+DRAWN = {
+    "decomposition": lambda: figures.decomposition(make_rows()),
+    "matched_cosines": lambda: figures.matched_cosines(make_rows()),
+    "recovery": lambda: figures.recovery(make_rows()),
+    "budget": lambda: figures.budget(make_budget()),
+    "seconds": lambda: figures.recovery_by_seconds(cell()),
+    "samples": lambda: figures.recovery_by_samples(make_challenge()),
+    "curve": lambda: figures.curve(make_warm(), **WARM, panel="num_latents"),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
+def test_files_are_equal_for_equal_rows_and_carry_their_caption_and_no_date(draw, tmp_path):
+    paths = [figures.save(draw(), tmp_path / stem) for stem in ("one.5", "two")]
+    assert [path.name for path in paths[0]] == ["one.5.png", "one.5.pdf"]
+    for one, two in zip(*paths, strict=True):
+        assert one.read_bytes() == two.read_bytes()
+        assert b"Date" not in one.read_bytes()
+    assert paths[0][1].read_bytes().startswith(b"%PDF")
+    with PIL.Image.open(paths[0][0]) as image:
+        caption = image.text["Description"]
+        assert image.format == "PNG" and image.width <= 6.4 * 200
+    assert caption == draw().get_label() and caption.endswith(".") and any(letter.isdigit() for letter in caption)
+    # The caption opens with the finding that stands over the figure.
+    finding = next(artist for artist in draw().artists if artist.get_fontweight() == "bold")
+    assert caption.startswith(finding.get_text().replace("\n", " "))
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_figure_without_a_caption_is_saved_too(tmp_path):
+    png, _ = figures.save(matplotlib.figure.Figure(), tmp_path / "plain")
+    with PIL.Image.open(png) as image:
+        assert "Description" not in image.text
+
+
+def test_an_interrupted_save_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match="missing"):
+        figures.save(figures.recovery(make_rows()), tmp_path / "missing" / "stem")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_callers_style_neither_changes_nor_is_changed(tmp_path):
+    plain = figures.save(figures.recovery(make_rows()), tmp_path / "plain")[0].read_bytes()
+    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9, "figure.dpi": 30}):
+        before = dict(matplotlib.rcParams)
+        assert figures.save(figures.recovery(make_rows()), tmp_path / "other")[0].read_bytes() == plain
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_pyplot_is_not_loaded():
+    code = """
+import sys
+from sae_gap import figures
+from figures.samples import make_rows
+assert figures.decomposition(make_rows()) is not None
+assert "matplotlib.pyplot" not in sys.modules and "jax" not in sys.modules
+"""
+    root = Path(__file__).parents[2]
+    subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.append({str(root / 'tests')!r})\n{code}"], check=True, cwd=root
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.705, "0.70"),
+        (-0.05, "−0.05"),
+        (12.4, "12"),
+        (1_234.0, "1,234"),
+        (2.5e7, "2.5e+07"),
+        (3e-8, "3.0e−08"),
+        (0, "0.00"),
+        (None, "–"),
+    ],
+)
+def test_numbers_are_written_for_people(value, text):
+    assert style.number(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.004, "0.00"), (-0.004, "0.00"), (0.006, "+0.01"), (-0.31, "−0.31")])
+def test_a_change_has_a_sign_unless_it_rounds_to_nothing(value, text):
+    assert style.number(value, signed=True) == text
+
+
+def test_a_deviation_has_the_decimals_of_its_mean():
+    assert style.spread(0.87, 0.003) == "0.87 ± 0.00" and style.spread(2e-7, 3e-8) == "2.0e−07 ± 3.0e−08"
+    assert style.spread(0.87, None) == "0.87"

@@ -1,0 +1,164 @@
+"""Softplus-Adam against the same descent in NumPy, its rate and its stop included, and who sees what."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap import Models, Split, Task, fit
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.inference import Inference
+from sae_gap.learners.softplus_adam import SoftplusAdam
+
+KEY = jax.random.key(0)
+
+
+def softplus(free):
+    return np.logaddexp(free, 0)
+
+
+def loss_and_gradients(parts, signals, others, lam):
+    """The published loss, and its gradient by the dictionary, the codes and the other codes."""
+    dictionary, *frees = parts
+    lengths = np.linalg.norm(dictionary, axis=0)
+    total, slopes = 0.0, []
+    for place, (free, target) in enumerate(zip(frees, (signals, others), strict=False)):
+        codes = softplus(free)
+        error = codes @ dictionary.T - target
+        total += np.mean(error**2) + lam * np.mean(codes * lengths)
+        slopes.append((2 * error @ dictionary / error.size + lam * lengths / codes.size) / (1 + np.exp(-free)))
+        if place == 0:
+            by_dictionary = 2 * error.T @ codes / error.size + lam * codes.sum(axis=0) / codes.size * dictionary / lengths
+    return total, [by_dictionary, *slopes]
+
+
+class ByHand:
+    """The whole descent, one update at a time."""
+
+    def __init__(self, parts, rate):
+        self.parts, self.rate, self.best, self.worse = [np.array(part) for part in parts], rate, np.inf, 0
+        self.first, self.second = ([np.zeros_like(part) for part in self.parts] for _ in range(2))
+        self.count, self.rates = 0, []
+
+    def update(self, signals, others, lam):
+        loss, slopes = loss_and_gradients(self.parts, signals, others, lam)
+        self.count += 1
+        for i, slope in enumerate(slopes):
+            self.first[i] = 0.9 * self.first[i] + 0.1 * slope
+            self.second[i] = 0.999 * self.second[i] + 0.001 * slope**2
+            direction = self.first[i] / (1 - 0.9**self.count) / (np.sqrt(self.second[i] / (1 - 0.999**self.count)) + 1e-8)
+            self.parts[i] -= self.rate * direction
+        if loss < self.best:
+            self.best, self.worse, self.rate = loss, 0, self.rate * 1.1
+        else:
+            self.worse += 1
+            if self.worse == 2:
+                self.worse, self.rate = 0, self.rate * 0.5
+        self.rate = min(max(self.rate, 1e-6), 1)
+        self.rates.append(self.rate)
+
+
+@pytest.mark.parametrize("split", ["train", "id"])
+def test_updates_against_numpy(task, split):
+    with jax.enable_x64(True):
+        task = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), task)
+        learner = SoftplusAdam(split=split, block=100)
+        data = learner.select(task)
+        state = learner.init(data, num_latents=20, key=KEY)
+        dictionary, codes = state.free
+        hand = ByHand([dictionary, *codes], 1e-3)
+        assert len(codes) == (2 if split == "id" else 1)
+        step = eqx.filter_jit(learner.step)
+        for number in (1, 2):
+            state = step(data, state)
+            for _ in range(100):
+                hand.update(*(None if part is None else np.asarray(part) for part in data), 0.1)
+            assert int(state.updates) == 100 * number and float(state.rate) == pytest.approx(hand.rate, rel=1e-6)
+            assert float(state.best) == pytest.approx(hand.best, rel=1e-8)
+        model = learner.model(state)
+    # The rate both rose and fell on the way.
+    assert max(hand.rates) > 2e-3 and (np.diff(hand.rates) < 0).any()
+    for ours, theirs in zip([state.free[0], *state.free[1]], hand.parts, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    np.testing.assert_array_equal(model.dictionary, state.free[0])
+    if split == "id":
+        np.testing.assert_allclose(model.encoder.codes, np.concatenate([softplus(part) for part in hand.parts[1:]]), atol=1e-6)
+
+
+def test_the_start_is_unit_atoms_and_codes_next_to_nothing(task):
+    learner = SoftplusAdam(split="id")
+    state = learner.init(learner.select(task), num_latents=500, key=KEY)
+    dictionary, codes = state.free
+    np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-5)
+    for free in codes:
+        assert float(free.mean()) == pytest.approx(-10, abs=0.03) and float(free.std()) == pytest.approx(1, abs=0.03)
+    assert not np.allclose(*codes)
+
+
+def test_strict_it_sees_the_training_signals_alone(task):
+    noise = Split(jnp.asarray(np.random.default_rng(0).normal(size=(100, 12)), jnp.float32))
+    blind = Task(Split(task.train.signals), noise, noise, num_latents=20)
+    learner = SoftplusAdam(num_steps=2, block=20)
+    found, other = (fit(learner, [one], [KEY]).models[0] for one in (task, blind))
+    np.testing.assert_array_equal(found.dictionary, other.dictionary)
+    assert found.encoder is None and learner.encode is None and not found.bias.any()
+
+
+def test_as_published_the_other_samples_leave_the_dictionary_alone(task):
+    """Whatever they are, it takes the same first steps; later their loss is part of what sets the rate."""
+    learner = SoftplusAdam(split="id", block=3)
+    data = learner.select(task)
+    state = learner.init(data, num_latents=20, key=KEY)
+    found, other = (learner.step(data._replace(others=others), state) for others in (data.others, 0.9 * data.others))
+    np.testing.assert_allclose(found.free[0], other.free[0], atol=1e-7)
+    assert not np.allclose(found.free[1][1], other.free[1][1], atol=1e-6)
+
+
+def test_its_own_codes_come_back_through_a_stored_fit(setting, task, tmp_path):
+    learner = SoftplusAdam(split="id", num_steps=4, block=100)
+    first, again = (Models(tmp_path).fit(learner, [setting], [task])[0].end for _ in range(2))
+    assert len(list(tmp_path.glob("softplus_adam-*/000004-end.npz"))) == 1
+    for fitted in (first, again):
+        inference = Inference(task, fitted.model)
+        codes = [np.asarray(inference.infer(learner.encode, split).codes) for split in ("id", "ood")]
+        np.testing.assert_array_equal(np.concatenate(codes), first.model.encoder.codes)
+        assert np.isfinite(inference.infer(learner.encode, "train").codes).all()
+    error = np.mean((task.id.signals - codes[0] @ np.asarray(first.model.dictionary).T) ** 2)
+    assert error < 0.5 * np.mean(np.square(task.id.signals))
+
+
+def test_its_loss_is_the_lassos_at_the_equivalent_weight(task):
+    """Given the dictionary that it ends with, no codes have a lower loss than those of the lasso at `λ input_dim / (2 n)`."""
+    learner = SoftplusAdam(num_steps=2, block=200)
+    data = learner.select(task)
+    model = fit(learner, [task], [KEY]).models[0]
+    dictionary, signals = (np.asarray(array, np.float64) for array in (model.dictionary, data.signals))
+
+    def loss(codes):
+        return loss_and_gradients([dictionary, np.log(np.expm1(np.maximum(codes, 1e-12)))], signals, None, 0.1)[0]
+
+    losses = {weight: loss(np.asarray(Lasso(weight)(model, data.signals), np.float64)) for weight in (0.02, 0.03, 0.045)}
+    assert min(losses, key=losses.get) == 0.03
+
+
+@pytest.mark.parametrize(("least_updates", "patience", "expected"), [(30, 10, 31), (5, 10, 11), (0, 2_000, 100)])
+def test_when_it_stops(task, least_updates, patience, expected):
+    """Nothing counts as an improvement by a thousand but the first loss, against none."""
+    learner = SoftplusAdam(num_steps=5, block=20, improvement=1e3, least_updates=least_updates, patience=patience)
+    data = learner.select(task)
+    state = learner.init(data, num_latents=20, key=KEY)
+    step = eqx.filter_jit(learner.step)
+    for _ in range(5):
+        state = step(data, state)
+    assert int(state.updates) == expected
+    assert fit(learner, [task], [KEY]).num_steps == [-(-expected // 20)]
+
+
+def test_published_hyper_parameters():
+    learner = SoftplusAdam()
+    assert learner.num_steps * learner.block == 50_000 and learner.split == "train" and learner.lam == 0.1
+    assert (learner.learning_rate, learner.least_rate, learner.greatest_rate) == (1e-3, 1e-6, 1.0)
+    assert (learner.patience, learner.improvement, learner.least_updates) == (5_000, 1e-6, 10_000)
+    with pytest.raises(ValueError, match="split"):
+        SoftplusAdam(split="ood")

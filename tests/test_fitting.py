@@ -1,0 +1,250 @@
+"""The one loop: models along it are those of shorter fits, and what is kept of it stays."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap import Setting, draw, fit, fitting
+from sae_gap.checkpoints import Checkpoint
+from sae_gap.encoders.base import unit_atoms
+from sae_gap.encoders.topk import TopK
+from sae_gap.learners.base import Learner
+from sae_gap.learners.online import OnlineDictionary
+from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.types import Model
+
+SAE = SparseAutoencoder(TopK(3), num_steps=5)
+
+
+class Walk(Learner):
+    """A dictionary that takes random steps, and stops after `until` of them."""
+
+    num_steps: int = eqx.field(static=True, default=6, kw_only=True)
+    rate: float = 0.1
+    until: float = 100.0
+
+    def init(self, data, *, num_latents, key, base=None):
+        atoms = jax.random.normal(key, (data.signals.shape[1], num_latents)) if base is None else base.decoder
+        return {"dictionary": atoms, "count": jnp.zeros(()), "key": key, "first": data.signals[0]}
+
+    def step(self, data, state):
+        noise = jax.random.normal(jax.random.fold_in(state["key"], state["count"].astype(int)), state["dictionary"].shape)
+        dictionary = unit_atoms(state["dictionary"] + self.rate * noise)[0]
+        return state | {"dictionary": dictionary, "count": state["count"] + 1}
+
+    def done(self, state):
+        # The second seed stops one step before the first.
+        return state["count"] >= self.until - (state["first"][0] > 0.5)
+
+    def model(self, state):
+        return Model(state["dictionary"], state["first"])
+
+
+@pytest.fixture(scope="module")
+def tasks(task):
+    second = draw(Setting(20, 3, 200, seed=1))
+    signals = [task.train.signals.at[0, 0].set(0.0), second.train.signals.at[0, 0].set(1.0)]
+    return [eqx.tree_at(lambda t: t.train.signals, one, s) for one, s in zip((task, second), signals, strict=True)]
+
+
+KEYS = [jax.random.key(0), jax.random.key(1)]
+
+
+def arrays(model):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(model)]
+
+
+def same_bits(model, other):
+    return all(np.array_equal(a, b) for a, b in zip(arrays(model), arrays(other), strict=True))
+
+
+@pytest.fixture(scope="module")
+def along(tasks):
+    return fit(SAE, tasks, KEYS, at=(3, 0, 1))
+
+
+def test_models_along_a_fit_are_those_of_shorter_fits(along, tasks):
+    for seed in (0, 1):
+        assert [one.step for one in along.along[seed]] == [0, 1, 3]
+    for place, steps in enumerate((0, 1, 3)):
+        shorter = fit(dataclasses.replace(SAE, num_steps=steps), tasks, KEYS)
+        assert shorter.num_steps == [steps] * 2
+        for seed, model in enumerate(shorter.models):
+            assert same_bits(along.along[seed][place].model, model)
+            assert along.along[seed][place].model.encode == TopK(3)
+
+
+def test_stopping_for_a_model_does_not_change_the_end(along, tasks):
+    whole = fit(SAE, tasks, KEYS)
+    assert along.num_steps == whole.num_steps == [5, 5] and whole.along == [[], []]
+    assert all(map(same_bits, along.models, whole.models))
+    assert not same_bits(along.models[0], along.along[0][2].model)
+
+
+def test_the_first_model_is_the_start_and_seconds_grow(along, tasks):
+    learner = fitting._prepared(SAE)
+    start = learner.model(learner.init(SAE.select(tasks[0]), num_latents=20, key=KEYS[0]))
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(arrays(along.along[0][0].model), arrays(start), strict=True))
+    for seed in (0, 1):
+        seconds = [one.seconds for one in along.along[seed]] + [along.fit_seconds[seed]]
+        assert seconds[0] > 0 and seconds == sorted(seconds) and seconds[-1] <= along.wall_seconds
+
+
+def test_models_side_by_side_are_those_one_by_one(along, tasks):
+    beside = fit(SAE, tasks, KEYS, at=(0, 1, 3), side_by_side=True)
+    for seed in (0, 1):
+        assert [one.step for one in beside.along[seed]] == [0, 1, 3]
+        assert all(one.model.encode == TopK(3) for one in beside.along[seed])
+        for one, other in zip(
+            [*beside.along[seed], fitting.Fitted(5, beside.models[seed], 0.0)],
+            [*along.along[seed], fitting.Fitted(5, along.models[seed], 0.0)],
+            strict=True,
+        ):
+            for leaf, expected in zip(arrays(one.model), arrays(other.model), strict=True):
+                np.testing.assert_allclose(leaf, expected, atol=2e-4)
+
+
+def test_no_model_is_kept_beyond_an_early_stop(tasks):
+    for until, steps in ((4.0, [4, 3]), (0.0, [0, 0]), (1.0, [1, 0])):
+        found = fit(Walk(until=until), tasks, KEYS, at=(0, 2, 5, 6))
+        assert found.num_steps == steps
+        for seed in (0, 1):
+            assert [one.step for one in found.along[seed] if one.step < steps[seed]] == [s for s in (0, 2) if s < steps[seed]]
+            assert all(one.step <= steps[seed] for one in found.along[seed])
+
+
+def test_side_by_side_each_seed_stops_by_itself(tasks):
+    found = fit(Walk(until=4.0), tasks, KEYS, at=(1, 3), side_by_side=True)
+    alone = fit(Walk(until=4.0), tasks, KEYS, at=(1, 3))
+    assert found.num_steps == alone.num_steps == [4, 3]
+    for seed in (0, 1):
+        np.testing.assert_allclose(found.models[seed].dictionary, alone.models[seed].dictionary, atol=1e-5)
+        np.testing.assert_allclose(found.along[seed][0].model.dictionary, alone.along[seed][0].model.dictionary, atol=1e-5)
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_what_is_kept_is_not_used_up(tasks, side_by_side):
+    """The loop reuses its buffers, and this state lies in the model, and the base's in the state, as they are."""
+    base = fit(Walk(), tasks, KEYS)
+    seen = []
+
+    def keep(place, one):
+        seen.append((place, one.step, float(jnp.sum(one.model.dictionary)), one.model))
+
+    learner = Walk(base=Walk())
+    options = {"at": range(6), "bases": base.models, "keep": keep, "side_by_side": side_by_side}
+    found = fit(learner, tasks, KEYS, **options)
+    assert sorted((place, step) for place, step, *_ in seen) == [(place, step) for place in (0, 1) for step in range(6)]
+    for _, _, total, model in seen:
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(model))
+        assert float(jnp.sum(model.dictionary)) == total
+    for model in (*base.models, *found.models):
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(model)) and np.isfinite(arrays(model)[0]).all()
+    for task, key in zip(tasks, KEYS, strict=True):
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((task, key)))
+    assert len({total for _, _, total, _ in seen}) == 12
+    # The first model is the base's, which is why it is the one in danger.
+    for kept, model in zip(found.along, base.models, strict=True):
+        np.testing.assert_array_equal(kept[0].model.dictionary, model.dictionary)
+    again = fit(learner, tasks, KEYS, **options)
+    assert all(map(same_bits, again.models, found.models))
+
+
+def test_a_base_is_fitted_where_none_is_given(tasks):
+    base = fit(Walk(), tasks, KEYS)
+    given = fit(Walk(rate=0.2, base=Walk()), tasks, KEYS, bases=base.models)
+    assert all(map(same_bits, fit(Walk(rate=0.2, base=Walk()), tasks, KEYS).models, given.models))
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_whoever_watches_sees_growing_steps(tasks, monkeypatch, side_by_side):
+    monkeypatch.setattr(fitting, "_REPORT_EVERY", 0.0)
+    seen = {0: [], 1: []}
+    found = fit(
+        Walk(num_steps=20),
+        tasks,
+        KEYS,
+        at=(7,),
+        side_by_side=side_by_side,
+        watch=lambda place, steps: seen[place].append(steps),
+    )
+    for place in (0,) if side_by_side else (0, 1):
+        assert seen[place] == sorted(set(seen[place])) and seen[place][0] == 1 and seen[place][-1] == 20 and 7 in seen[place]
+    assert all(map(same_bits, found.models, fit(Walk(num_steps=20), tasks, KEYS, side_by_side=side_by_side).models))
+
+
+class KilledError(Exception):
+    pass
+
+
+class Mortal(Checkpoint):
+    """Dies after its third save."""
+
+    saves = 0
+
+    def store(self, state, seconds, *, step=0):
+        super().store(state, seconds, step=step)
+        self.saves += 1
+        if self.saves == 3:
+            raise KilledError
+
+
+LEARNERS = {"sae": SAE, "online": OnlineDictionary(num_steps=6, visits=4), "walk": Walk(until=5.0)}
+
+
+@pytest.mark.parametrize(
+    ("name", "side_by_side"), [("sae", False), ("sae", True), ("online", False), ("walk", False), ("walk", True)]
+)
+def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name, side_by_side):
+    whole = fit(LEARNERS[name], tasks, KEYS, at=(2, 4), side_by_side=side_by_side)
+    paths = [tmp_path / "0.npz", tmp_path / "1.npz"]
+    before, after = [], []
+    with pytest.raises(KilledError):
+        fit(
+            LEARNERS[name],
+            tasks,
+            KEYS,
+            at=(2, 4),
+            side_by_side=side_by_side,
+            checkpoints=[Mortal(path, every=0) for path in paths],
+            keep=lambda place, one: before.append((place, one)),
+        )
+    resumed = fit(
+        LEARNERS[name],
+        tasks,
+        KEYS,
+        at=(2, 4),
+        side_by_side=side_by_side,
+        checkpoints=[Checkpoint(path, every=0) for path in paths],
+        keep=lambda place, one: after.append((place, one)),
+    )
+    assert resumed.num_steps == whole.num_steps and all(map(same_bits, resumed.models, whole.models))
+    assert {one.step for _, one in before} == {2} and {one.step for _, one in after} == {4}
+    for place, one in (*before, *after):
+        (expected,) = (other for other in whole.along[place] if other.step == one.step)
+        assert same_bits(one.model, expected.model)
+
+
+def test_the_seconds_before_a_kill_count(tmp_path, tasks):
+    save = Checkpoint(tmp_path / "0.npz", every=1e9)
+    program = fitting.Program(fitting._prepared(Walk()), Walk().select(tasks[0]), KEYS[0], {}, 20)
+    begun = program.advance(Walk().select(tasks[0]), program.start(Walk().select(tasks[0]), KEYS[0], {}), 3)
+    save.store(begun, 1_000.0, step=3)
+    found = fit(Walk(), tasks[:1], KEYS[:1], at=(2, 4), checkpoints=[save])
+    assert 1_000 < found.along[0][0].seconds < found.fit_seconds[0] < 1_010
+    assert [one.step for one in found.along[0]] == [4] and found.num_steps == [6] and found.wall_seconds < 10
+
+
+def test_a_blank_model_has_the_shapes_of_the_end(tasks):
+    for learner in (SAE, Walk(), Walk(base=SAE)):
+        base = fit(SAE, tasks[:1], KEYS[:1]).models[0] if learner.base else None
+        blank = fitting.blank_model(learner, tasks[0], KEYS[0], base)
+        model = fit(learner, tasks[:1], KEYS[:1], bases=None if base is None else [base]).models[0]
+        blank = dataclasses.replace(blank, encode=learner.encode)
+        assert jax.tree.structure(blank) == jax.tree.structure(model)
+        for leaf, expected in zip(jax.tree.leaves(blank), jax.tree.leaves(model), strict=True):
+            assert (leaf.shape, leaf.dtype) == (expected.shape, expected.dtype)
