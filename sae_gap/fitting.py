@@ -10,6 +10,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from sae_gap.checkpoints import Checkpoint
@@ -120,12 +121,16 @@ def fit(
             if keep is not None:
                 keep(seed, one)
 
+    # What a thread of its own would not know.
+    precise = jax.config.jax_enable_x64
+
     def run(place: int):
         def watched(steps):
             if watch is not None:
                 watch(place, steps)
 
-        return program.run(*inputs[place], at, saves[place], lambda found: kept(place, found), watched if watch else None)
+        with jax.enable_x64(precise):
+            return program.run(*inputs[place], at, saves[place], lambda found: kept(place, found), watched if watch else None)
 
     started = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() if jax.default_backend() == "cpu" else 1) as pool:
@@ -194,7 +199,7 @@ class Program:
         begun = jax.tree.map(_blank, shapes, is_leaf=lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
         self._like = begun
         if self._num_steps:
-            self._advance = _compile(_advance, (self._learner, data, jnp.asarray(0)), begun, side_by_side)
+            self._advance = _compile(_advance, (self._learner, data, np.int32(0)), begun, side_by_side)
         self._end = _compile(_end, self._learner, begun[1], side_by_side)
         self.compile_seconds = time.perf_counter() - began
 
@@ -204,7 +209,7 @@ class Program:
 
     def advance(self, data: PyTree, begun: PyTree, stop: int) -> PyTree:
         """The steps done and the state after at most `stop` steps; what is given is used up."""
-        return self._advance((self._learner, data, jnp.asarray(stop)), begun, self._static[1])
+        return self._advance((self._learner, data, np.int32(stop)), begun, self._static[1])
 
     def end(self, begun: PyTree) -> Model:
         return self._end(self._learner, begun[1], self._static[1])

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
-from sae_gap.encoders.base import Encoder
-from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.base import Encoder, unit_atoms
+from sae_gap.solvers import sparse_code
 
 
 class LookupParameters(eqx.Module):
@@ -35,7 +35,9 @@ class Lookup(Encoder):
         codes = known.codes[place]
 
         def rest():
-            return jnp.where(found[:, None], codes, Lasso(self.lam * input_dim / (2 * num_latents))(model, signals))
+            atoms, norms = unit_atoms(model.decoder)
+            optima = sparse_code(signals - model.bias, atoms, self.lam * input_dim / (2 * num_latents)).codes / norms
+            return jnp.where(found[:, None], codes, optima)
 
         return jax.lax.cond(jnp.all(found), lambda: codes, rest)
 

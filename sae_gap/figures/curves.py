@@ -59,8 +59,8 @@ def curve(
       rows: rows of a study.
       x: a column of numbers. On a log axis 0 has a place of its own, left of the least other value.
       y: the metric.
-      line: the column, or columns, of whose values each has a line. `dictionary`, else the first of them, sets the colour; those
-        that set the panel are left out.
+      line: the column, or columns, of whose values each has a line. `dictionary`, else the first of them, sets the colour; what
+        sets the panel is left out.
       panel: the column, or columns, of whose values each has a panel; None draws one.
       style: a column whose values set the dash and the marker of a line.
       logx: whether x is on a log axis.

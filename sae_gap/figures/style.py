@@ -13,7 +13,7 @@ import matplotlib
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, YAxis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -249,7 +249,7 @@ def round_ticks(axis: Axis, *, zero: bool = False) -> None:
     low, high = sorted(axis.get_view_interval())
     least = axis.get_transform().linthresh if zero else low  # type: ignore[attr-defined]
     span = high / max(least, 1e-300)
-    steps: Sequence[float] = (1, 2, 5) if span < 200 else (1,)
+    steps: Sequence[float] = (1, 2, 5) if span < 200 and _fits(axis, math.log10(span) + zero, high) else (1,)
     powers = range(math.floor(math.log10(max(least, 1e-300))), math.ceil(math.log10(high)) + 1)
     # Labels of many decades would cover one another, so only each second or third is kept.
     stride = max(1, -(-len(powers) // 8))
@@ -258,6 +258,16 @@ def round_ticks(axis: Axis, *, zero: bool = False) -> None:
         ticks = [tick for power in powers for step in (1, 1.5, 2, 3, 5, 7) if least <= (tick := step * 10.0**power) <= high]
     axis.set_ticks(([0.0] if zero else []) + ticks, labels=(["0"] if zero else []) + [_tick(tick) for tick in ticks])
     axis.set_ticks([], minor=True)
+
+
+def _fits(axis: Axis, decades: float, high: float) -> bool:
+    """Whether the labels at 1, 2 and 5 have room beside one another; above one another they always have."""
+    if isinstance(axis, YAxis) or decades <= 0:
+        return True
+    panel = axis.axes.get_subplotspec()
+    columns = 1 if panel is None else panel.get_gridspec().ncols
+    room = 0.8 * axis.get_figure(root=True).get_figwidth() / columns  # type: ignore[union-attr]
+    return room / decades * math.log10(2) > inches([_tick(10.0 ** math.floor(math.log10(high)))], 8) + 0.05
 
 
 def _tick(value: float) -> str:

@@ -53,9 +53,13 @@ class Lista(Learner):
 
     @property
     def name(self):
-        return self.base.name
+        return super().name if self.base is None else self.base.name
 
-    def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray, base: Model) -> ListaState:
+    def work(self, num_samples, input_dim, num_latents):
+        layer = input_dim * num_latents if self.encoder.factored else num_latents**2
+        return 3.0 * self.num_steps * num_samples * self.encoder.depth * (input_dim * num_latents + layer)
+
+    def init(self, data, *, num_latents, key, base=None):
         dictionary, _ = unit_atoms(base.decoder)
         model = Model(dictionary, base.bias, self.encoder.parameters(dictionary))
         return ListaState(model, self._optimiser().init(model.encoder), key)

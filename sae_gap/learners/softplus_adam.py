@@ -96,6 +96,10 @@ class SoftplusAdam(Learner):
     def name(self):
         return "softplus_adam"
 
+    def work(self, num_samples, input_dim, num_latents):
+        splits = 2 if self.split == "id" else 1
+        return 3.0 * self.num_steps * self.block * splits * num_samples * input_dim * num_latents
+
     @property
     def encode(self):
         return Lookup(self.lam) if self.split == "id" else None

@@ -5,12 +5,11 @@ import dataclasses
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
 
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.learners.base import Learner
 from sae_gap.matching import match_atoms
-from sae_gap.types import Model, Task
+from sae_gap.types import Task
 
 COLUMNS = ("renormed", "oracle_norms")
 
@@ -38,15 +37,15 @@ class Surgery(Learner):
 
     @property
     def name(self):
-        return self.base.name
+        return super().name if self.base is None else self.base.name
 
     @property
     def coordinates(self):
-        return self.base.coordinates | {"columns": self.columns}
+        return (super() if self.base is None else self.base).coordinates | {"columns": self.columns}
 
     @property
     def encode(self):
-        return self.base.encode
+        return None if self.base is None else self.base.encode
 
     def needs(self, task: Task) -> str | None:
         lacks = "the true dictionary" if self.columns == "oracle_norms" and task.dictionary is None else None
@@ -55,7 +54,7 @@ class Surgery(Learner):
     def select(self, task):
         return task.dictionary if self.columns == "oracle_norms" else None
 
-    def learn(self, data: Float[Array, "input_dim true"] | None, *, num_latents: int, key: PRNGKeyArray, base: Model) -> Model:
+    def learn(self, data, *, num_latents, key, base=None):
         atoms, lengths = unit_atoms(base.decoder)
         if data is None:
             return dataclasses.replace(base, dictionary=atoms, encode=self.encode)

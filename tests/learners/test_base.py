@@ -12,10 +12,13 @@ from sae_gap.encoders.lista import LISTA
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.amortised import Amortised
 from sae_gap.learners.base import Learner
+from sae_gap.learners.baselines import PCA
 from sae_gap.learners.dl_fista import DLFista
+from sae_gap.learners.lista import Lista
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
 from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.learners.softplus_adam import SoftplusAdam
 from sae_gap.types import Model
 
 LEARNERS = {
@@ -23,6 +26,10 @@ LEARNERS = {
     "dl_fista": DLFista(num_steps=3, num_iterations=20),
     "published_dl_fista": DLFista(num_steps=3, num_iterations=20, split="id"),
     "amortised": Amortised((TopK(3), LISTA(2)), base=DLFista(num_steps=3, num_iterations=20), num_steps=3),
+    "lista": Lista(LISTA(3, factored=False), base=DLFista(num_steps=3, num_iterations=20), num_steps=3),
+    "softplus_adam": SoftplusAdam(num_steps=3, block=4),
+    "published_softplus_adam": SoftplusAdam(num_steps=3, block=4, split="id"),
+    "pca": PCA(),
     "probe": LinearProbe(),
     "oracle": Oracle(),
 }
@@ -32,6 +39,10 @@ SEES = {
     "dl_fista": {"train.signals"},
     "published_dl_fista": {"id.signals"},
     "amortised": {"train.signals"},
+    "lista": {"train.signals"},
+    "softplus_adam": {"train.signals"},
+    "published_softplus_adam": {"id.signals", "ood.signals"},
+    "pca": {"train.signals"},
     "probe": {"train.signals", "train.codes"},
     "oracle": {"dictionary"},
 }
@@ -111,6 +122,10 @@ def test_what_training_needs_is_said(task):
         "dl_fista": None,
         "published_dl_fista": None,
         "amortised": None,
+        "lista": None,
+        "softplus_adam": None,
+        "published_softplus_adam": None,
+        "pca": None,
         "probe": "the true codes of the training split",
         "oracle": "the true dictionary",
     }
@@ -120,7 +135,8 @@ def test_what_training_needs_is_said(task):
 def test_seconds_and_encoders_come_with_a_fit(fitted):
     name, together = fitted
     assert together.compile_seconds > 0 and all(0 < spent <= together.wall_seconds for spent in together.fit_seconds)
-    assert {model.encode for model in together.models} == {TopK(3) if name == "sae" else None}
+    assert {model.encode for model in together.models} == {LEARNERS[name].encode}
+    assert LEARNERS["sae"].encode == TopK(3) and LEARNERS["dl_fista"].encode is None
 
 
 def test_a_task_without_a_key_is_refused(tasks):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.decomposition import PCA as Peer
+from sklearn import decomposition
 
 from sae_gap import Method, Models, Split, Store, Study, Task, fit, run
 from sae_gap.encoders.linear import Linear
@@ -23,7 +23,7 @@ def test_raw_codes_are_the_signals(task):
 
 def test_components_against_scikit_learn(task):
     model = fit(PCA(), [task], [KEY]).models[0]
-    peer = Peer().fit(np.asarray(task.train.signals, np.float64))
+    peer = decomposition.PCA().fit(np.asarray(task.train.signals, np.float64))
     np.testing.assert_allclose(model.bias, peer.mean_, atol=1e-6)
     codes = np.asarray(Linear()(model, task.id.signals))
     np.testing.assert_allclose(np.abs(codes), np.abs(peer.transform(np.asarray(task.id.signals))), atol=1e-4)

@@ -14,7 +14,7 @@ from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners.sae import TUNED, SparseAutoencoder, tuned
+from sae_gap.learners.sae import SparseAutoencoder
 
 INPUT_DIM, NUM_LATENTS, NUM_SAMPLES, K = 6, 9, 150, 2
 ENCODERS = {
@@ -135,15 +135,4 @@ def test_training_lowers_the_loss(task, name):
     bar = 0.7 if name == "matryoshka" else 0.4
     assert loss(learner, model, signals) < bar * loss(learner, start, signals)
     assert fitted.num_steps == [60] and model.encode == learner.encoder
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model))
-
-
-@pytest.mark.parametrize("name", TUNED)
-def test_tuned_options_train(task, name):
-    learner = tuned(name, sparsity=3, input_dim=12, num_steps=2)
-    published = SparseAutoencoder(learner.encoder)
-    assert type(learner.encoder) is type(ENCODERS[name]) and getattr(learner.encoder, "k", 3) == 3
-    assert learner.num_steps == 2 and learner.learning_rate > published.learning_rate
-    assert 12 * learner.penalty == pytest.approx(TUNED[name][2])
-    model = fit(learner, [task], [jax.random.key(0)]).models[0]
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model))
