@@ -12,11 +12,13 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 INSTALL := $(RUN) pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint '$(CONSTRAINTS)')
 
-.PHONY: help bench test lint format clean
+.PHONY: help bench studies report test lint format clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make bench   the headline benchmark   (ARGS=--preset=smoke for a trial of seconds)'
+	@echo 'make studies every study of the paper (ARGS=--preset=smoke for a trial; ARGS=--dry_run says what would run)'
+	@echo 'make report  one page of all results, results/report.html'
 	@echo 'make test    all tests                (ARGS is not read; use .venv/bin/python -m pytest for a choice)'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make format  what ruff can mend by itself'
@@ -25,6 +27,12 @@ help:
 
 bench: $(VENV)/.ready
 	$(RUN) benchmarks.amortisation_gap $(ARGS)
+
+studies: $(VENV)/.ready
+	$(RUN) benchmarks.all $(ARGS)
+
+report: $(VENV)/.ready
+	$(RUN) benchmarks.report
 
 test: $(VENV)/.ready-test
 	$(RUN) pytest

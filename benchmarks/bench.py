@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import flags, logging
 
+from benchmarks import _threads as _threads
 from benchmarks import cli, pages, published
 from sae_gap import decompose, devices, progress, results, tables
 from sae_gap import names as labels

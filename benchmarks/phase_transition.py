@@ -8,12 +8,14 @@ with c from .5 to 6: heat maps of the MCC, with c = 2, the dimension of the pape
 """
 
 import dataclasses
+import itertools
 import math
 
 from benchmarks import methods, sweeps
 from benchmarks.bench import SMOKE, Bench, Preset
 from sae_gap.types import Setting
 
+_SHAPES = [2**power for power in range(5, 20)]
 RATIOS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 
 
@@ -25,9 +27,10 @@ def _sources(p):
             for ratio in RATIOS if len(p.num_latents) > 1 else RATIOS[1:6:2]:
                 input_dim = math.ceil(ratio * sparsity * math.log(num_latents / sparsity))
                 if sparsity < input_dim <= num_latents:
-                    for samples in p.num_samples:
-                        for seed in p.seeds:
-                            found[Setting(num_latents, sparsity, samples, seed, input_dim=input_dim)] = None
+                    # Padded, a handful of shapes serve all ratios: else compiling would take longer than solving.
+                    padded = min(num_latents, next(size for size in _SHAPES if size >= input_dim))
+                    for samples, seed in itertools.product(p.num_samples, p.seeds):
+                        found[Setting(num_latents, sparsity, samples, seed, input_dim, padded_dim=padded)] = None
     return list(found)
 
 

@@ -12,10 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
+from sae_gap.codes import Codes
 from sae_gap.types import Setting, Split, Task, check_seed, check_size
 
-# Bounds the uniforms held at once while supports are drawn.
+# Bounds the numbers held at once while supports and dictionaries are drawn.
 _DRAWS_AT_ONCE = 4_000_000
+# Wider codes are held by their active columns: those of 1,000 samples of a million latents would take 4 gigabytes.
+_DENSE_LATENTS = 20_000
 # Few enough for the codes and signals of a piece of a stream to stay in cache.
 _SAMPLES_AT_ONCE = 10_000
 
@@ -33,35 +36,68 @@ def draw(setting: Setting) -> Task:
 
     Returns:
       A task with `num_samples // 2` training samples, the rest of the ID samples for validation, and `num_samples // 2` OOD
-      samples. Of a stream, `num_samples` training signals without codes, and at most 2,500 samples in each other split.
+      samples. Of a stream, `num_samples` training signals without codes, and at most 2,500 samples in each other split. Codes
+      of more than 20,000 latents are `Codes`, which hold the active columns alone.
 
     References:
       Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744, section 3.
     """
-    atoms_rng, id_rng, ood_rng, noise_rng, fresh_rng = (np.random.default_rng([setting.seed, stream]) for stream in range(5))
-    input_dim = cast(int, setting.input_dim)  # A setting fills it in.
-    dictionary = atoms_rng.standard_normal((input_dim, setting.num_latents))
-    dictionary /= np.linalg.norm(dictionary, axis=0)
-
+    id_rng, ood_rng, noise_rng, fresh_rng = (np.random.default_rng([setting.seed, stream]) for stream in range(1, 5))
     num_train, num_scored = setting.num_train, setting.num_scored
     first_ood = setting.num_latents - setting.num_ood
     id_supports = _draw_id_supports(setting, num_scored if setting.stream else setting.num_samples, id_rng)
     ood_supports = _with_latent_zero(setting, num_scored, first_ood, setting.num_ood, ood_rng)
-    id_split = _split(setting, dictionary, id_supports, id_rng, noise_rng)
-    ood_split = _split(setting, dictionary, ood_supports, ood_rng, noise_rng)
+    active = np.unique(np.concatenate([id_supports.ravel(), ood_supports.ravel()]))
+    dictionary, atoms = _draw_dictionary(setting, active)
+    id_signals, id_codes = _draw_samples(setting, active, atoms, id_supports, id_rng, noise_rng)
+    ood_split = Split(*_draw_samples(setting, active, atoms, ood_supports, ood_rng, noise_rng))
     if setting.stream:
         train = Split(jnp.asarray(_fresh_signals(setting, dictionary, fresh_rng, noise_rng)))
+        id_split = Split(id_signals, id_codes)
     else:
-        train = jax.tree.map(lambda rows: rows[:num_train], id_split)
-        id_split = jax.tree.map(lambda rows: rows[num_train:], id_split)
+        train = Split(id_signals[:num_train], id_codes[:num_train])
+        id_split = Split(id_signals[num_train:], id_codes[num_train:])
+    padding = 0 if setting.padded_dim is None else setting.padded_dim - dictionary.shape[0]
+    train, id_split, ood_split = (_pad(split, padding) for split in (train, id_split, ood_split))
     return Task(
         train=train,
         id=id_split,
         ood=ood_split,
-        dictionary=jnp.asarray(dictionary, id_split.signals.dtype),
+        dictionary=jnp.asarray(np.pad(dictionary, ((0, padding), (0, 0))) if padding else dictionary),
         num_latents=setting.num_latents,
         seed=setting.seed,
     )
+
+
+def _draw_dictionary(setting: Setting, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The dictionary in the default float type, and the atoms of the active latents as rows, in float64.
+
+    It is drawn twice, rows by rows, first for the lengths of the atoms: a million of them in float64 are gigabytes.
+    """
+    input_dim = cast(int, setting.input_dim)  # A setting fills it in.
+    rows = max(1, _DRAWS_AT_ONCE // setting.num_latents)
+
+    def pieces():
+        rng = np.random.default_rng([setting.seed, 0])
+        for start in range(0, input_dim, rows):
+            yield slice(start, start + rows), rng.standard_normal((min(rows, input_dim - start), setting.num_latents))
+
+    squares = np.zeros(setting.num_latents)
+    for _, piece in pieces():
+        for row in piece:
+            squares += row * row
+    lengths = np.sqrt(squares)
+    dictionary = np.empty((input_dim, setting.num_latents), jnp.zeros(()).dtype)
+    atoms = np.empty((len(active), input_dim))
+    for place, piece in pieces():
+        piece /= lengths
+        dictionary[place] = piece
+        atoms[:, place] = piece[:, active].T
+    return dictionary, atoms
+
+
+def _pad(split: Split, padding: int) -> Split:
+    return Split(jnp.pad(split.signals, ((0, 0), (0, padding))), split.codes) if padding else split
 
 
 def _draw_id_supports(setting: Setting, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -99,19 +135,24 @@ def _distinct(n: int, k: int, size: int, rng: np.random.Generator, ranked_below:
     return np.concatenate([chunk.argpartition(k - 1, axis=1)[:, :k] for chunk in chunks])
 
 
-def _split(setting: Setting, dictionary: np.ndarray, supports: np.ndarray, rng, noise_rng) -> Split:
+def _draw_samples(
+    setting: Setting, active: np.ndarray, atoms: np.ndarray, supports: np.ndarray, rng, noise_rng
+) -> tuple[jax.Array, Any]:
+    """Signals and codes, given which latents are on; `atoms` are those of the latents `active`, as rows."""
     n, k = supports.shape
     values = rng.uniform(size=(n, k)).astype(jnp.zeros(()).dtype)
-    codes = np.zeros((n, setting.num_latents), values.dtype)
-    np.put_along_axis(codes, supports, values, axis=1)
-    signals = np.zeros((n, len(dictionary)))
-    atoms = np.ascontiguousarray(dictionary.T)
+    places = np.searchsorted(active, supports)
+    signals = np.zeros((n, atoms.shape[1]))
     for column in range(k):
-        signals += values[:, column, None] * atoms[supports[:, column]]
+        signals += values[:, column, None] * atoms[places[:, column]]
     if setting.noise_db is not None:
         scale = np.sqrt(np.mean(signals**2)) * 10 ** (-setting.noise_db / 20)
         signals += scale * noise_rng.standard_normal(signals.shape)
-    return Split(jnp.asarray(signals, values.dtype), jnp.asarray(codes))
+    sparse_codes = setting.num_latents > _DENSE_LATENTS
+    codes = np.zeros((n, len(active) if sparse_codes else setting.num_latents), values.dtype)
+    np.put_along_axis(codes, places if sparse_codes else supports, values, axis=1)
+    held = Codes(codes, active, setting.num_latents)[:] if sparse_codes else jnp.asarray(codes)
+    return jnp.asarray(signals, values.dtype), held
 
 
 def _fresh_signals(setting: Setting, dictionary: np.ndarray, rng, noise_rng) -> np.ndarray:

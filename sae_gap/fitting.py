@@ -236,7 +236,10 @@ class Program:
         stop = self._num_steps if save is None and watch is None else done + 1
         while True:
             if pauses and done == pauses[0] and keep is not None:
-                keep(Fitted(done, jax.block_until_ready(self.end(begun)), time.perf_counter() - clock))
+                model = jax.block_until_ready(self.end(begun))
+                paused = time.perf_counter()
+                keep(Fitted(done, model, paused - clock))
+                clock += time.perf_counter() - paused
             pauses = [step for step in pauses if step > done]
             if done >= self._num_steps:
                 break
@@ -253,6 +256,8 @@ class Program:
             if save is not None and done < self._num_steps and now - saved >= save.every:
                 save.store(begun, now - clock, step=done)
                 saved = time.perf_counter()
+            # Neither who watches nor the disk is the learner's.
+            clock += time.perf_counter() - now
             waits = [_REPORT_EVERY] * (watch is not None) + ([] if save is None else [save.every])
             stop = min([self._num_steps, *(done + max(1, int(wait / max(pace, 1e-6))) for wait in waits)])
         model = jax.block_until_ready(self.end(begun))

@@ -13,8 +13,11 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
-# Columns with a smaller share of non-zeros are multiplied by these alone.
+from sae_gap.codes import Codes
+
+# Columns with a smaller share of non-zeros are multiplied by these alone, and so many columns at once.
 _SPARSE = 0.05
+_COLUMNS_AT_ONCE = 512
 # Assignments of fewer rows take a second without prices, and those with this share of spare columns have little to contest.
 _CONTESTED_ROWS = 2_000
 _SPARE = 0.1
@@ -99,7 +102,7 @@ def correlations(left: Float[ArrayLike, "n left"], right: Float[ArrayLike, "n ri
     One matrix product, in the wider of the two precisions.
 
     Args:
-      left: (n, left), samples as rows.
+      left: (n, left), samples as rows; sparse columns are multiplied by their non-zeros alone, so the sparser side goes here.
       right: (n, right), the same samples.
 
     Returns:
@@ -110,19 +113,17 @@ def correlations(left: Float[ArrayLike, "n left"], right: Float[ArrayLike, "n ri
     """
     left, right = as_matrix("left", left), as_matrix("right", right)
     require_same_samples("left", left, "right", right)
-    if left.shape[1] * right.shape[1] < _CONTESTED_ROWS**2:
-        scores = unit_columns(_centre(left)).T @ unit_columns(_centre(right))
-    else:
-        scores = np.empty((left.shape[1], right.shape[1]), np.result_type(left, right))
-        few_left, few_right = _is_sparse(left), _is_sparse(right)
-        centred = unit_columns(_centre(right))
-        # A centred column sums to zero, so the mean of the other adds nothing and only its non-zeros count.
-        scores[few_left] = _scaled_sparse(left[:, few_left]).T @ centred
-        dense = unit_columns(_centre(left[:, ~few_left]))
-        scores[np.ix_(~few_left, few_right)] = (_scaled_sparse(right[:, few_right]).T @ dense).T
-        scores[np.ix_(~few_left, ~few_right)] = dense.T @ centred[:, ~few_right]
-    np.abs(scores, out=scores)
-    return np.minimum(scores, 1, out=scores)
+    centred = unit_columns(_centre(right))
+    thin = np.count_nonzero(left, axis=0) < _SPARSE * left.shape[0]
+    scores = np.empty((left.shape[1], right.shape[1]), np.result_type(left, right))
+    for start in range(0, left.shape[1], _COLUMNS_AT_ONCE):
+        block, found = left[:, start : start + _COLUMNS_AT_ONCE], scores[start : start + _COLUMNS_AT_ONCE]
+        few = thin[start : start + _COLUMNS_AT_ONCE]
+        found[few] = _sparse_weights(block[:, few]) @ centred
+        if not few.all():
+            found[~few] = unit_columns(_centre(block[:, ~few])).T @ centred
+        np.minimum(np.abs(found, out=found), 1, out=found)
+    return scores
 
 
 def assign(scores: Float[np.ndarray, "rows columns"]) -> tuple[Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]:
@@ -227,8 +228,8 @@ def unit_columns(matrix: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray,
     # Squares of small entries underflow, so the largest entry is divided out before they are taken.
     largest = np.abs(matrix).max(axis=0)
     scaled = matrix / np.where(largest > 0, largest, 1)
-    norms = np.linalg.norm(scaled, axis=0)
-    return scaled / np.where(norms > 0, norms, 1)
+    norms = np.sqrt(np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64))
+    return scaled / np.where(norms > 0, norms, 1).astype(matrix.dtype)
 
 
 def as_matrix(name: str, values: Float[ArrayLike, "..."]) -> Float[np.ndarray, "rows columns"]:
@@ -252,6 +253,28 @@ def as_matrix(name: str, values: Float[ArrayLike, "..."]) -> Float[np.ndarray, "
     if not np.isfinite(matrix).all():
         raise ValueError(f"{name} must be finite, but it has NaN or infinite entries.")
     return matrix
+
+
+def as_columns(name: str, codes: Float[ArrayLike, "..."] | Codes) -> Float[np.ndarray, "n columns"]:
+    """The columns of codes that are worth a look: all of dense codes, the active ones of `Codes`, whose others are zero.
+
+    Args:
+      name: what the codes are called in the message.
+      codes: (n, num_latents).
+
+    Returns:
+      A finite, non-empty matrix on the host.
+
+    Raises:
+      ValueError: as `as_matrix`.
+    """
+    return as_matrix(name, codes.values if isinstance(codes, Codes) else codes)
+
+
+def as_codes(name: str, codes: Float[ArrayLike, "..."] | Codes) -> Codes:
+    """Codes by their active columns, checked as by `as_matrix`."""
+    columns = as_columns(name, codes)
+    return codes if isinstance(codes, Codes) else Codes.from_dense(columns)
 
 
 def as_labels(labels: Shaped[ArrayLike, "..."], num_samples: int) -> Bool[np.ndarray, " n"]:
@@ -302,13 +325,12 @@ def _centre(columns: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n col
     return centred
 
 
-def _is_sparse(columns: Float[np.ndarray, "n columns"]) -> Bool[np.ndarray, " columns"]:
-    return np.count_nonzero(columns, axis=0) < _SPARSE * columns.shape[0]
+def _sparse_weights(columns: Float[np.ndarray, "n columns"]) -> sparse.csr_array:
+    """Sparse columns, transposed, over the norm that they have once centred.
 
-
-def _scaled_sparse(columns: Float[np.ndarray, "n columns"]) -> sparse.csc_array:
-    """Sparse columns over the length that they have once centred; a column of zeros stays."""
-    scaled = columns / np.where(columns.any(axis=0), np.abs(columns).max(axis=0), 1)
+    A centred column sums to zero, so the mean of the other adds nothing to their product, and both need not be centred.
+    """
+    scaled = columns / np.where(columns.any(axis=0), np.abs(columns).max(axis=0, initial=0), 1)
     total = scaled.sum(axis=0, dtype=np.float64)
     square = np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64) - total**2 / len(scaled)
-    return sparse.csc_array(scaled / np.sqrt(np.where(square > 0, square, 1)).astype(scaled.dtype))
+    return sparse.csr_array((scaled / np.sqrt(np.where(square > 0, square, 1)).astype(scaled.dtype)).T)

@@ -43,6 +43,9 @@ class Setting:
         ``max(k + 1, ceil(2 k ln(num_latents / k)))``.
       noise_db: signal-to-noise ratio in decibels of additive Gaussian noise; None draws noise-free signals.
       stream: whether training has as many fresh samples as it may ask for: signals alone, whose codes would not fit in memory.
+      padded_dim: dimensions that signals and atoms are padded to with zeros, so that settings of several dimensions share
+        their compiled programs; nothing that is learned or measured takes notice, but for the random numbers drawn. None pads
+        nothing.
 
     Raises:
       ValueError: a value is out of range, or the setting has no such data (see the message).
@@ -58,6 +61,7 @@ class Setting:
     input_dim: int | None = None
     noise_db: float | int | None = None
     stream: bool = False
+    padded_dim: int | None = None
 
     def __post_init__(self):
         for name in ("num_latents", "sparsity", "num_samples"):
@@ -88,6 +92,10 @@ class Setting:
             raise ValueError(f"noise_db must lie between -200 and 200 decibels, but it is {self.noise_db}.")
         if not isinstance(self.stream, bool):
             raise ValueError(f"stream must be True or False, but it is {self.stream!r}.")
+        if self.padded_dim is not None:
+            check_size("padded_dim", self.padded_dim)
+            if self.padded_dim < input_dim:
+                raise ValueError(f"padded_dim must be at least input_dim {input_dim}, but it is {self.padded_dim}.")
         pools = {"ID": self.num_latents - self.num_ood - 1, "OOD": self.num_ood}
         for name, size in pools.items():
             if size < self.sparsity - 1:
@@ -113,8 +121,9 @@ class Setting:
 
     def asdict(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
-        # Rows of a setting that is no stream say nothing of streams, so that their keys are those they have always had.
-        return values if self.stream else {name: value for name, value in values.items() if name != "stream"}
+        # What few settings have is not said of the others, so that their keys are those they have always had.
+        defaults = {"stream": False, "padded_dim": None}
+        return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 
 
 class Split(eqx.Module):

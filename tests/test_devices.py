@@ -96,3 +96,39 @@ def test_a_home_that_cannot_be_written_to_is_tolerated(tmp_path):
     unset = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": "relative"}
     assert python(CACHE, HOME=str(tmp_path / "file"), **unset).split()[0] == "None"
     assert (tmp_path / "file").read_text() == "mine"
+
+
+COMPILATIONS = """
+counts = [devices.compilations()]
+
+def compiles(*args):
+    work(*args)
+    counts.append(devices.compilations())
+
+compiles(split, odd)
+compiles(split, odd)
+compiles(split, odd[:5])
+print(counts)
+"""
+
+
+def test_compilations_are_counted_and_calls_are_not():
+    found = eval(python(COMPILATIONS))
+    assert found[0] == 0 and found[1] > 0 and found[2] == found[1] and found[3] > found[2]
+
+
+def test_a_program_from_the_cache_counts(tmp_path):
+    """It takes time as well, so that a run that had it is not timed."""
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    first, second = (eval(python(COMPILATIONS, **kept)) for _ in range(2))
+    assert first == second and any(tmp_path.iterdir())
+
+
+def test_peak_memory_is_in_gib():
+    code = """
+before = devices.peak_memory()
+held = np.ones(2**26)
+print(before, devices.peak_memory() - before)
+"""
+    before, more = map(float, python(code).split())
+    assert 0.05 < before < 4 and 0.4 < more < 0.6

@@ -1,6 +1,7 @@
 """The one loop: models along it are those of shorter fits, and what is kept of it stays."""
 
 import dataclasses
+import time
 
 import equinox as eqx
 import jax
@@ -237,6 +238,26 @@ def test_the_seconds_before_a_kill_count(tmp_path, tasks):
     found = fit(Walk(), tasks[:1], KEYS[:1], at=(2, 4), checkpoints=[save])
     assert 1_000 < found.along[0][0].seconds < found.fit_seconds[0] < 1_010
     assert [one.step for one in found.along[0]] == [4] and found.num_steps == [6] and found.wall_seconds < 10
+
+
+def test_what_others_do_meanwhile_does_not_count(tmp_path, tasks, monkeypatch):
+    monkeypatch.setattr(fitting, "_REPORT_EVERY", 0.0)
+
+    class Slow(Checkpoint):
+        def store(self, state, seconds, *, step=0):
+            time.sleep(0.2)
+
+    found = fit(
+        Walk(num_steps=3),
+        tasks[:1],
+        KEYS[:1],
+        at=(0, 1, 2),
+        checkpoints=[Slow(tmp_path / "0.npz", every=0)],
+        keep=lambda place, one: time.sleep(0.2),
+        watch=lambda place, steps: time.sleep(0.2),
+    )
+    assert found.wall_seconds > 1.4 and found.fit_seconds[0] < 0.5
+    assert max(one.seconds for one in found.along[0]) <= found.fit_seconds[0]
 
 
 def test_a_blank_model_has_the_shapes_of_the_end(tasks):

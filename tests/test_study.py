@@ -47,8 +47,8 @@ def make(*sources, methods=METHODS, **options):
     ],
 )
 def test_what_a_method_varies_are_columns(method, coordinates):
-    assert {name: value for name, value in method.coordinates.items() if name in coordinates} == coordinates
-    assert method.coordinates.keys() - coordinates.keys() <= {"columns"}
+    weight = {"lam": method.encoder.lam} if isinstance(method.encoder, Lasso) else {}
+    assert method.coordinates == coordinates | weight
 
 
 def test_steps_are_those_asked_for_or_the_end():
@@ -96,9 +96,10 @@ def test_a_study_is_checked_at_its_boundary(options, fault):
 def test_one_name_may_stand_for_methods_that_vary_something():
     methods = [Method("frozen", "frozen", SAE, Lasso(tol=None, max_iterations=count)) for count in (1, 2)]
     assert len(make(methods=methods).methods(Setting())) == 2
+    make(methods=[Method("frozen", "frozen", SAE, Lasso(lam)) for lam in (0.1, 0.2)])
     with pytest.raises(ValueError, match="methods must have different names or coordinates"):
-        make(methods=[Method("frozen", "frozen", SAE, Lasso(lam)) for lam in (0.1, 0.2)])
-    make(methods=[Method("frozen", "frozen", SAE, Lasso(lam), {"lam": lam}) for lam in (0.1, 0.2)])
+        make(methods=[Method("frozen", "frozen", SAE, Lasso(tol=tol)) for tol in (1e-5, 1e-6)])
+    make(methods=[Method("frozen", "frozen", SAE, Lasso(tol=tol), {"tol": tol}) for tol in (1e-5, 1e-6)])
 
 
 def test_sources_must_differ_and_be_there():

@@ -31,7 +31,8 @@ class Lookup(Encoder):
     def __call__(self, model, signals):
         known: LookupParameters = model.encoder
         place, found = _find(known.signals, signals)
-        input_dim, num_latents = model.decoder.shape
+        num_latents = model.decoder.shape[1]
+        input_dim = jnp.sum(jnp.any(known.signals != 0, axis=0))
         codes = known.codes[place]
 
         def rest():

@@ -80,6 +80,11 @@ class Learner(eqx.Module):
         raise NotImplementedError
 
 
+def live_dims(signals: Float[Array, "n input_dim"]) -> Bool[Array, " input_dim"]:
+    """The dimensions in which any signal is not zero: all, but for those that padding has added."""
+    return jnp.any(signals != 0, axis=0)
+
+
 def batches(
     key: PRNGKeyArray, num_samples: int, batch_size: int
 ) -> tuple[Int[Array, "num_batches batch_size"], Float[Array, "num_batches batch_size"]]:

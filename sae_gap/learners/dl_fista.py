@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.lasso import product
-from sae_gap.learners.base import Learner
+from sae_gap.learners.base import Learner, live_dims
 from sae_gap.solvers import fista
 from sae_gap.types import Model, Split
 
@@ -64,6 +64,7 @@ class DLFista(Learner):
         signals = data.signals
         if base is None:
             dictionary = jax.random.normal(key, (signals.shape[1], num_latents), signals.dtype)
+            dictionary = jnp.where(live_dims(signals)[:, None], dictionary, 0)
         else:
             dictionary = base.decoder
         codes = jnp.zeros((len(signals), num_latents), signals.dtype)

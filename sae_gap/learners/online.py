@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.lasso import product
-from sae_gap.learners.base import Learner
+from sae_gap.learners.base import Learner, live_dims
 from sae_gap.solvers.reweighted import Pursuit, pursue
 from sae_gap.solvers.working_set import default_slots
 from sae_gap.types import Model, Split
@@ -30,7 +30,7 @@ class OnlineState(eqx.Module):
 
     `energy` is the running sum over a minibatch of each atom's squared codes, and `forgotten` the share of its weights that
     no minibatch has yet. `noise` and `amplitude` are root mean squares, of the residual's coordinates and of the active codes.
-    `change` is that of the last round, relative to the dictionary.
+    `change` is that of the last round, relative to the dictionary, and `live` the share of dimensions that any signal has.
     """
 
     dictionary: Float[Array, "input_dim num_latents"]
@@ -39,6 +39,7 @@ class OnlineState(eqx.Module):
     noise: Float[Array, ""]
     amplitude: Float[Array, ""]
     change: Float[Array, ""]
+    live: Float[Array, ""]
     round: Int[Array, ""]
     key: PRNGKeyArray
 
@@ -132,12 +133,14 @@ class OnlineDictionary(Learner):
         chosen = jax.random.choice(samples_key, num_samples, (min(num_samples, num_latents),), replace=False)
         atoms = unit_atoms((signals[chosen] - jnp.mean(signals, axis=0)).T)[0]
         spare = jax.random.normal(normal_key, (input_dim, num_latents - atoms.shape[1]), dtype)
-        dictionary = jnp.concatenate([atoms, unit_atoms(spare)[0]], axis=1)
-        zero = jnp.zeros((), dtype)
+        live = live_dims(signals)
+        dictionary = jnp.concatenate([atoms, unit_atoms(jnp.where(live[:, None], spare, 0))[0]], axis=1)
+        zero, share = jnp.zeros((), dtype), jnp.mean(live, dtype=dtype)
         # As if the first codes left half of each signal.
-        noise = 0.5 * jnp.sqrt(jnp.mean(signals**2))
+        noise = 0.5 * jnp.sqrt(jnp.mean(signals**2) / jnp.where(share > 0, share, 1))
         energy = jnp.zeros(num_latents, dtype)
-        return OnlineState(dictionary, energy, zero + 1, noise, zero, zero + jnp.inf, jnp.zeros((), jnp.int32), key)
+        change, round = zero + jnp.inf, jnp.zeros((), jnp.int32)
+        return OnlineState(dictionary, energy, zero + 1, noise, zero, change, jnp.where(share > 0, share, 1), round, key)
 
     def step(self, data: Split, state: OnlineState) -> OnlineState:
         num_samples, input_dim = data.signals.shape
@@ -192,7 +195,7 @@ class OnlineDictionary(Learner):
         rate = _between(self.rates[0], self.rates[1], self.rates[2], progress, self.settle)
         curvature = typical + self.damping * jnp.mean(typical)
         step = rate * product(found.residual.T, codes) / jnp.where(curvature > 0, curvature, 1)
-        noise = jnp.sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * jnp.mean(found.residual**2))
+        noise = jnp.sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * jnp.mean(found.residual**2) / state.live)
         active = jnp.sqrt(jnp.sum(squares) / jnp.maximum(jnp.sum(found.codes != 0), 1))
         amplitude = MEMORY * state.amplitude + (1 - MEMORY) * active
         moved = (unit_atoms(dictionary + step)[0], energy, forgotten, noise, amplitude)

@@ -4,17 +4,20 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.encoders.base import AmortisedEncoder, unit_atoms
-from sae_gap.learners.base import Learner, batches
+from sae_gap.learners.base import Learner, batches, live_dims
 from sae_gap.types import Model, Split
 
 
 class SAEState(eqx.Module):
+    """`live` is the share of dimensions that any signal has."""
+
     model: Model
     optimiser: PyTree
     epoch: Int[Array, ""]
+    live: Float[Array, ""]
     key: PRNGKeyArray
 
 
@@ -64,10 +67,13 @@ class SparseAutoencoder(Learner):
     def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> SAEState:
         input_dim = data.signals.shape[1]
         weights_key, key = jax.random.split(key)
+        live = live_dims(data.signals)
+        share = jnp.mean(live, dtype=data.signals.dtype)
         bound = input_dim**-0.5
         weight = jax.random.uniform(weights_key, (input_dim, num_latents), data.signals.dtype, minval=-bound, maxval=bound)
+        weight = jnp.where(live[:, None], weight / jnp.sqrt(share), 0)
         model = Model(unit_atoms(weight)[0], jnp.zeros(input_dim, weight.dtype), self.encoder.parameters(weight))
-        return SAEState(model, self._optimiser().init(model), jnp.zeros((), jnp.int32), key)
+        return SAEState(model, self._optimiser().init(model), jnp.zeros((), jnp.int32), share, key)
 
     def step(self, data: Split, state: SAEState) -> SAEState:
         shuffle_key, key = jax.random.split(state.key)
@@ -76,20 +82,21 @@ class SparseAutoencoder(Learner):
         def train_step(carry, batch):
             indices, weight = batch
             model, optimiser = carry
-            return self._update(model, optimiser, data.signals[indices], weight), None
+            return self._update(model, optimiser, data.signals[indices], weight, state.live), None
 
         (model, optimiser), _ = jax.lax.scan(train_step, (state.model, state.optimiser), epoch)
         renormalise = state.epoch % self.renormalise_every == 0
         dictionary = jnp.where(renormalise, unit_atoms(model.decoder)[0], model.decoder)
         model = eqx.tree_at(lambda model: model.dictionary, model, dictionary)
-        return SAEState(model, optimiser, state.epoch + 1, key)
+        return SAEState(model, optimiser, state.epoch + 1, state.live, key)
 
     def model(self, state: SAEState) -> Model:
         return state.model
 
-    def _update(self, model: Model, optimiser: PyTree, signals, weights):
+    def _update(self, model: Model, optimiser: PyTree, signals, weights, live):
         def loss(model):
-            losses, seen = self.encoder.loss(model, signals, self.penalty)
+            # Squared errors are means over padded dimensions as well, and smaller for it; Adam minds their ratio alone.
+            losses, seen = self.encoder.loss(model, signals, self.penalty * live)
             return jnp.sum(weights * losses), seen
 
         gradient, seen = jax.grad(loss, has_aux=True)(model)

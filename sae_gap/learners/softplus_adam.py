@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.encoders.lookup import Lookup, LookupParameters
-from sae_gap.learners.base import Learner
+from sae_gap.learners.base import Learner, live_dims
 from sae_gap.types import Model
 
 # The codes begin next to nothing: softplus(-10) is 5e-5.
@@ -112,7 +112,8 @@ class SoftplusAdam(Learner):
     def init(self, data: SoftplusAdamData, *, num_latents: int, key: PRNGKeyArray) -> SoftplusAdamState:
         dtype = data.signals.dtype
         keys = jax.random.split(key, 3)
-        dictionary = unit_atoms(jax.random.normal(keys[0], (data.signals.shape[1], num_latents), dtype))[0]
+        dictionary = jax.random.normal(keys[0], (data.signals.shape[1], num_latents), dtype)
+        dictionary = unit_atoms(jnp.where(live_dims(data.signals)[:, None], dictionary, 0))[0]
         codes = tuple(
             START + jax.random.normal(key, (len(signals), num_latents), dtype)
             for key, signals in zip(keys[1:], data, strict=True)
@@ -152,9 +153,10 @@ class SoftplusAdam(Learner):
 
     def _loss(self, free, data: SoftplusAdamData):
         dictionary, (codes, *others) = free
-        loss = _term(data.signals, dictionary, codes, self.lam)
+        live = jnp.mean(live_dims(data.signals), dtype=codes.dtype)
+        loss = _term(data.signals, dictionary, codes, self.lam * live)
         for other in others:
-            loss += _term(data.others, jax.lax.stop_gradient(dictionary), other, self.lam)
+            loss += _term(data.others, jax.lax.stop_gradient(dictionary), other, self.lam * live)
         return loss
 
     def _update(self, data: SoftplusAdamData, state: SoftplusAdamState) -> SoftplusAdamState:

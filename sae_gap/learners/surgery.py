@@ -41,7 +41,8 @@ class Surgery(Learner):
 
     @property
     def coordinates(self):
-        return (super() if self.base is None else self.base).coordinates | {"columns": self.columns}
+        own = super().coordinates if self.base is None else self.base.coordinates
+        return own | {"columns": self.columns}
 
     @property
     def encode(self):

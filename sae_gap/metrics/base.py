@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
+from sae_gap.codes import Codes
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.matching import Match, match_atoms
 from sae_gap.types import Model, Solution, Split, Task
@@ -21,7 +22,8 @@ class Inferred:
     Attributes:
       task: the task, its truth included where it is known.
       model: what was learned.
-      codes: of the splits "id" and "ood", and of "train" where its true codes are known, in units of the model's atoms.
+      codes: of the splits "id" and "ood", and of "train" where its true codes are known, in units of the model's atoms; dense or,
+        of very many latents, as `Codes`.
       optimum: certified lasso solutions of "id" and "ood" on the model's dictionary with unit atoms, over signed codes if
         `codes` are signed and over non-negative ones if not; empty without a dictionary.
       lam: the weight of the l1 norm in `optimum`.
@@ -31,7 +33,7 @@ class Inferred:
 
     task: Task
     model: Model
-    codes: Mapping[str, Float[np.ndarray, "n num_latents"]]
+    codes: Mapping[str, Float[np.ndarray, "n num_latents"] | Codes]
     optimum: Mapping[str, Solution]
     lam: float
     protocol: str

@@ -4,6 +4,7 @@ Fitting and scoring are apart, so that the two protocols differ only in the spli
 split that is also scored, which makes the ID score a training score; strictly it is the training split.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float
 from scipy import optimize, special, stats
 
 from sae_gap import matching
+from sae_gap.codes import Codes
 from sae_gap.metrics.base import SCORED, Inferred
 
 # On separable codes the likelihood has no maximum, and the probe is whatever L-BFGS has reached at its tolerance. Hence
@@ -184,18 +186,32 @@ def measure(inferred: Inferred) -> dict[str, float]:
     labels = inferred.split(fitted_on).labels
     if labels is None or not _has_both(labels):
         return {}
-    logistic = fit_logistic(inferred.codes[fitted_on], labels)
-    latent = fit_latent(inferred.codes[fitted_on], labels)
+    codes = _active_in(inferred.codes[fitted_on], inferred.codes)
+    logistic = fit_logistic(codes[fitted_on], labels)
+    latent = fit_latent(codes[fitted_on], labels)
     found = {}
     for name in SCORED:
         labels = inferred.split(name).labels
         if labels is not None:
             found[f"base_rate_{name}"] = float(max(np.mean(labels), 1 - np.mean(labels)))
-            found[f"accuracy_{name}"] = accuracy(logistic, inferred.codes[name], labels)
+            found[f"accuracy_{name}"] = accuracy(logistic, codes[name], labels)
             if _has_both(labels):
-                area = latent_auc(latent, inferred.codes[name], labels)
+                area = latent_auc(latent, codes[name], labels)
                 found[f"auc_{name}"] = max(area, 1 - area) if published else area
     return found
+
+
+def _active_in(
+    fitted: Float[np.ndarray, "n latent"] | Codes, every: Mapping[str, Float[np.ndarray, "n latent"] | Codes]
+) -> Mapping[str, Float[np.ndarray, "n some"]]:
+    """The codes of every split in the latents that are active in the one that is fitted: on others no fit puts a weight.
+
+    Latent 0 is kept as well, which is the one to be picked where all are constant.
+    """
+    if not isinstance(fitted, Codes):
+        return {name: codes.dense() if isinstance(codes, Codes) else codes for name, codes in every.items()}
+    latents = np.union1d([0], fitted.latents)
+    return {name: codes.at(latents) if isinstance(codes, Codes) else codes[:, latents] for name, codes in every.items()}
 
 
 def _has_both(labels: Bool[ArrayLike, " n"]) -> bool:

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap import lasso, matching
+from sae_gap.codes import Codes
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.metrics.base import SCORED, Inferred
 from sae_gap.solvers import sparse_code
@@ -106,7 +107,7 @@ class Decomposition(NamedTuple):
 def objective_gap(
     signals: Float[ArrayLike, "n input_dim"],
     dictionary: Float[ArrayLike, "input_dim latent"],
-    codes: Float[ArrayLike, "n latent"],
+    codes: Float[ArrayLike, "n latent"] | Codes,
     reference: Solution,
     lam: Float[ArrayLike, "..."],
 ) -> dict[str, float]:
@@ -134,14 +135,14 @@ def objective_gap(
       Cremer, Li & Duvenaud (2018), "Inference suboptimality in variational autoencoders", ICML.
     """
     signals = matching.as_matrix("signals", signals)
-    dictionary, codes = _check(dictionary, codes, signals)
-    norms = np.linalg.norm(dictionary, axis=0)
+    atoms, columns = _check(dictionary, codes, signals)
+    norms = np.linalg.norm(atoms, axis=0)
     if np.any((norms > 0) & (np.abs(norms - 1) > _UNIT_TOLERANCE)):
         raise ValueError("dictionary must have atoms of unit or zero norm, for lam to be comparable; scale it first.")
-    if reference.objective.shape != codes.shape[:1]:
-        raise ValueError(f"reference must be of the {codes.shape[0]} signals, but it is of {reference.objective.shape[0]}.")
-    codes = codes * (norms > 0)
-    achieved = lasso.objective(jnp.asarray(signals), jnp.asarray(dictionary), jnp.asarray(codes), jnp.asarray(lam))
+    if reference.objective.shape != columns.shape[:1]:
+        raise ValueError(f"reference must be of the {columns.shape[0]} signals, but it is of {reference.objective.shape[0]}.")
+    columns = columns * (norms > 0)
+    achieved = lasso.objective(jnp.asarray(signals), jnp.asarray(atoms), jnp.asarray(columns), jnp.asarray(lam))
     optimum = np.asarray(reference.objective, np.float64)
     gap, scale = float(_excess(achieved, reference).mean()), float(optimum.mean())
     relative_duality_gap = np.divide(
@@ -166,7 +167,7 @@ def _excess(achieved: Float[Array, " n"], optimum: Solution) -> Float[np.ndarray
 def mse(
     signals: Float[ArrayLike, "n input_dim"],
     dictionary: Float[ArrayLike, "input_dim latent"],
-    codes: Float[ArrayLike, "n latent"],
+    codes: Float[ArrayLike, "n latent"] | Codes,
 ) -> float:
     """Mean squared error of the reconstruction, `mean_{i, d} (y - D z)²`.
 
@@ -182,11 +183,11 @@ def mse(
       ValueError: an argument is not a finite, non-empty matrix, or shapes do not fit.
     """
     signals = matching.as_matrix("signals", signals)
-    dictionary, codes = _check(dictionary, codes, signals)
-    return float(np.square(signals - codes @ dictionary.T).mean(dtype=np.float64))
+    atoms, columns = _check(dictionary, codes, signals)
+    return float(np.square(signals - columns @ atoms.T).mean(dtype=np.float64))
 
 
-def l0(codes: Float[ArrayLike, "n latent"]) -> float:
+def l0(codes: Float[ArrayLike, "n latent"] | Codes) -> float:
     """Mean number of latents above 0.01 in magnitude.
 
     Args:
@@ -198,7 +199,7 @@ def l0(codes: Float[ArrayLike, "n latent"]) -> float:
     Raises:
       ValueError: `codes` is not a finite, non-empty matrix.
     """
-    return float((np.abs(matching.as_matrix("codes", codes)) > _ON).sum(axis=1).mean())
+    return float((np.abs(matching.as_columns("codes", codes)) > _ON).sum(axis=1).mean())
 
 
 def decompose(oracle: float, learned: float, encoder: float) -> Decomposition:
@@ -218,18 +219,19 @@ def decompose(oracle: float, learned: float, encoder: float) -> Decomposition:
 
 
 def _check(
-    dictionary: Float[ArrayLike, "..."], codes: Float[ArrayLike, "..."], signals: Float[np.ndarray, "..."] | None = None
-) -> tuple[Float[np.ndarray, "input_dim latent"], Float[np.ndarray, "n latent"]]:
-    dictionary, codes = matching.as_matrix("dictionary", dictionary), matching.as_matrix("codes", codes)
-    if dictionary.shape[1] != codes.shape[1]:
-        raise ValueError(f"dictionary and codes must have one width, but they have {dictionary.shape[1]} and {codes.shape[1]}.")
-    if signals is not None:
-        matching.require_same_samples("signals", signals, "codes", codes)
-        if signals.shape[1] != dictionary.shape[0]:
-            raise ValueError(
-                f"signals and atoms must have one input_dim, but they have {signals.shape[1]} and {dictionary.shape[0]}."
-            )
-    return dictionary, codes
+    dictionary: Float[ArrayLike, "..."], codes: Float[ArrayLike, "..."] | Codes, signals: Float[np.ndarray, "..."]
+) -> tuple[Float[np.ndarray, "input_dim active"], Float[np.ndarray, "n active"]]:
+    """The dictionary and the codes, of `Codes` in their active columns, without which no other makes a difference."""
+    atoms, columns = np.asarray(dictionary), matching.as_columns("codes", codes)
+    if atoms.ndim == 2 and atoms.shape[1] != np.shape(codes)[1]:
+        raise ValueError(f"dictionary and codes must have one width, but they have {atoms.shape[1]} and {np.shape(codes)[1]}.")
+    if isinstance(codes, Codes):
+        atoms = atoms[:, np.asarray(codes.latents)]
+    atoms = matching.as_matrix("dictionary", atoms)
+    matching.require_same_samples("signals", signals, "codes", columns)
+    if signals.shape[1] != atoms.shape[0]:
+        raise ValueError(f"signals and atoms must have one input_dim, but they have {signals.shape[1]} and {atoms.shape[0]}.")
+    return atoms, columns
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
@@ -246,7 +248,8 @@ def measure(inferred: Inferred) -> dict[str, float]:
         signals = inferred.split(name).signals - inferred.model.bias
         dictionary, norms = inferred.unit_dictionary
         found[f"mse_{name}"] = mse(signals, inferred.model.decoder, codes)
-        gaps = objective_gap(signals, dictionary, codes * norms, inferred.optimum[name], inferred.lam)
+        on_unit_atoms = codes.scaled(norms) if isinstance(codes, Codes) else codes * norms
+        gaps = objective_gap(signals, dictionary, on_unit_atoms, inferred.optimum[name], inferred.lam)
         found |= {f"{metric}_{name}": value for metric, value in gaps.items()}
         found[f"unconverged_{name}"] = 1 - float(np.mean(inferred.optimum[name].converged))
     return found

@@ -5,6 +5,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap import matching
+from sae_gap.codes import Codes
 from sae_gap.metrics.base import SCORED, Inferred
 
 # A latent is on above this magnitude.
@@ -12,7 +13,7 @@ _ON = 1e-4
 
 
 def support_recovery(
-    match: matching.Match, true_codes: Float[ArrayLike, "n true"], codes: Float[ArrayLike, "n learned"]
+    match: matching.Match, true_codes: Float[ArrayLike, "n true"] | Codes, codes: Float[ArrayLike, "n learned"] | Codes
 ) -> dict[str, float]:
     """Mean over samples of the precision, recall and F1 of the support, and the mean L0.
 
@@ -22,8 +23,8 @@ def support_recovery(
 
     Args:
       match: match of the learned with the true dictionary.
-      true_codes: true codes, (n, num_true).
-      codes: inferred codes of the same samples, (n, num_learned).
+      true_codes: true codes, (n, num_true), dense or as `Codes`.
+      codes: inferred codes of the same samples, (n, num_learned), likewise.
 
     Returns:
       `support_precision`, `support_recall`, `support_f1` in [0, 1], and `support_l0`, the mean number of code columns above
@@ -32,18 +33,31 @@ def support_recovery(
     Raises:
       ValueError: an argument is not a finite, non-empty matrix, samples differ in number, or the match is of other widths.
     """
-    truth, codes = matching.as_matrix("true_codes", true_codes), matching.as_matrix("codes", codes)
-    matching.require_same_samples("true_codes", truth, "codes", codes)
-    if match.learned.shape[0] != truth.shape[1]:
-        raise ValueError(f"true_codes have {truth.shape[1]} columns, but the match has {match.learned.shape[0]} true atoms.")
-    true_on = np.abs(truth) > _ON
-    on = np.abs(match.align(codes)) > _ON
+    truth, inferred = matching.as_codes("true_codes", true_codes), matching.as_codes("codes", codes)
+    if len(truth) != len(inferred):
+        raise ValueError(
+            f"true_codes and codes must hold the same samples, but they have {len(truth)} and {len(inferred)} rows."
+        )
+    if match.learned.shape[0] != truth.num_latents:
+        raise ValueError(f"true_codes have {truth.num_latents} columns, but the match has {match.learned.shape[0]} true atoms.")
+    if inferred.num_latents <= match.learned.max():
+        raise ValueError(f"codes have {inferred.num_latents} columns, but the match has learned atom {match.learned.max()}.")
+    matched = np.flatnonzero(match.learned >= 0)
+    true_atoms = np.full(inferred.num_latents, -1)
+    true_atoms[match.learned[matched]] = matched
+    # Columns that are zero on both sides are on nowhere.
+    atoms = true_atoms[np.asarray(inferred.latents)]
+    either = np.union1d(atoms[atoms >= 0], truth.latents)
+    true_on = np.abs(truth.at(either)) > _ON
+    every_on = np.abs(np.asarray(inferred.values)) > _ON
+    on = np.zeros_like(true_on)
+    on[:, np.searchsorted(either, atoms[atoms >= 0])] = every_on[:, atoms >= 0]
     hits, num_on, num_true = (true_on & on).sum(axis=1), on.sum(axis=1), true_on.sum(axis=1)
     return {
         "support_precision": _mean_ratio(hits, num_on),
         "support_recall": _mean_ratio(hits, num_true),
         "support_f1": _mean_ratio(2 * hits, num_on + num_true),
-        "support_l0": float((np.abs(codes) > _ON).sum(axis=1).mean()),
+        "support_l0": float(every_on.sum(axis=1).mean()),
     }
 
 
