@@ -214,10 +214,11 @@ class Bench:
         study = self.study(read.preset, names=read.names, sources=read.sources)
         models = Models(read.models_dir)
         folder = read.results_dir / self.name
-        if read.dry_run:
-            sys.stdout.write(plan(study, results.Store.peek(folder), models) + "\n")
-            return
         try:
+            if read.dry_run:
+                sys.stdout.write(plan(study, results.Store.peek(folder), models) + "\n")
+                return
+            _check_models(study, folder, models)
             store = results.Store(folder, read.shard)
             cli.describe_recording(study.sources[0])
             devices.compilations()
@@ -288,7 +289,7 @@ class Bench:
             printed.append(published.describe(comparison))
         title = labels.label(self.name, "study")
         finding = pages.first_sentence(drawn[0].caption) if drawn else ""
-        pages.write(folder, pages.Page(self.name, title, self.about, read.command, finding, drawn, shown, dict(notes)))
+        pages.write(folder, pages.Page(self.name, title, _prose(self.about), read.command, finding, drawn, shown, dict(notes)))
         return "\n\n".join(printed)
 
     def _decompositions(self, rows, folder, heads, read) -> list[pages.Table]:
@@ -314,6 +315,11 @@ class Bench:
         kept = {name: name.replace("_part", " part") for name in columns if _is_in(name, table)}
         title = "Decomposition of MCC OOD: oracle - encoder = values part + support part + dictionary part"
         return [pages.Table(title, heads | kept, table)] if table else []
+
+
+def _prose(about: str) -> str:
+    """A docstring without its command lines, which are indented."""
+    return "\n".join(line for line in about.splitlines() if not line.startswith("  ")).strip()
 
 
 def _is_in(name: str, summary: Sequence[Mapping[str, Any]]) -> bool:
@@ -342,6 +348,18 @@ def plan(study: Study, present: set[str], models: Models) -> str:
         lines.append(f"{cell}: {job}: {there}/{len(job.keys)} rows there, {work}")
     lines.append(f"{len(lines)} jobs, about {_duration(total)} of fitting on this machine, scoring apart")
     return "\n".join(lines)
+
+
+def _check_models(study: Study, folder: pathlib.Path, models: Models) -> None:
+    """Refuses a run whose fits would be lost; one that finds all of its models may read them from where it cannot write."""
+    assert models.directory is not None
+    obstacle = results.obstacle(models.directory)
+    # What is wrong with the folder of results comes first, and its store says it.
+    if obstacle is None or results.obstacle(folder) is not None:
+        return
+    present = results.Store.peek(folder)
+    if any(_fits(job.without(present), models, set())[1] for job in jobs(study)):
+        raise ValueError(f"models cannot be kept in {models.directory} ({obstacle}); choose another folder with --models_dir.")
 
 
 def _fits(job: Job, models: Models, planned: set[tuple[str, int]]) -> tuple[float, int]:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from absl import app, flags, logging
 
+from benchmarks import peers
 from sae_gap import devices
+from sae_gap.learners.base import Learner
 from sae_gap.recording import Recording, Source
 from sae_gap.study import PROTOCOLS
 
@@ -58,8 +60,10 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
 def parse(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
     """Parses a command line; a bad flag ends the process with one sentence and 2."""
     if any(argument in ("--help", "-h", "-help", "--helpshort", "--helpfull") for argument in arguments[1:]):
-        # absl's own --help exits with 1.
-        sys.stdout.write(f"{sys.modules['__main__'].__doc__}\nflags:\n{flag_values.main_module_help()}\n")
+        # absl's own --help exits with 1, and leaves out flags that another module than the binary defined.
+        lines = flag_values.get_help(include_special_flags=False).splitlines()
+        named = "\n".join(line for line in lines if line.startswith(" "))
+        sys.stdout.write(f"{sys.modules['__main__'].__doc__}\nflags:\n{named}\n")
         sys.exit(0)
     try:
         rest = flag_values(arguments)
@@ -227,13 +231,27 @@ def read_study(bench: "Bench", arguments: Sequence[str] | None = None) -> Read:
             taken = {name: given[name] is not None for name in ("num_latents", "sparsity")}
             sources = grammar.recording_sources(preset, data, widths=taken["num_latents"], sparsity=taken["sparsity"])
         # Whatever a method refuses is refused before anything runs.
-        bench.study(preset, names=names, sources=sources)
+        for method in bench.study(preset, names=names, sources=sources).methods(sources[0]):
+            _check_library(method.name, method.learner)
     except ValueError as error:
         raise UsageError(str(error)) from error
     results_dir = pathlib.Path(given["results_dir"])
     models_dir = results_dir / "models" if given["models_dir"] is None else pathlib.Path(given["models_dir"])
     command = f"python -m benchmarks.{bench.name} {shlex.join(sys.argv[1:] if arguments is None else arguments)}".strip()
     return Read(preset, sources, names, results_dir, models_dir, parse_shard(given["shard"]), given["dry_run"], data, command)
+
+
+def _check_library(name: str, learner: Learner) -> None:
+    """Refuses a method that learns, itself or in a base, by another library that is not there."""
+    if learner.base is not None:
+        _check_library(name, learner.base)
+    if isinstance(learner, peers.Peer):
+        try:
+            learner.library()
+        except ImportError:
+            package = learner.module.partition(".")[0]
+            message = f"{name} needs {package}, which is not installed; run: pip install 'sae_gap[peers]', or leave {name} out."
+            raise UsageError(message) from None
 
 
 def _names(bench: "Bench", preset: "Preset", given: Sequence[str] | None) -> list[str]:

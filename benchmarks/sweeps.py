@@ -33,7 +33,12 @@ def inference_along(x: str, metric: str = "mcc_ood", *, style: str) -> dict[str,
 
     def draw(rows: Rows, lines: Lines) -> Any:
         cold = [row for row in rows if row.get("start") != "warm"]
-        return _curve(cold, lines, x=x, y=metric, line=("dictionary", style), panel="dictionary", style=style, logx=True)
+        kinds: dict[str, set[Any]] = {}
+        for row in cold:
+            kinds.setdefault(row["dictionary"], set()).add(row.get(style))
+        # A dictionary of one kind has nothing to compare.
+        compared = [row for row in cold if len(kinds[row["dictionary"]]) > 1]
+        return _curve(compared, lines, x=x, y=metric, line=("dictionary", style), panel="dictionary", style=style, logx=True)
 
     return {f"{metric}_by_{style}": Drawing(draw)}
 
@@ -46,7 +51,7 @@ def along(
     def draw(rows: Rows, lines: Lines, metric: str) -> Any:
         kept = [row for row in rows if row.get("inference") == only] if only else list(rows)
         lined: Any = line if style is None else (line, style)
-        options: dict[str, Any] = {"logy": metric in ("relative_gap_id", "mse_id")}
+        options: dict[str, Any] = {"logy": metric in ("relative_gap_id", "mse_id"), "levels": ("oracle",)}
         return _curve(kept, lines, x=x, y=metric, line=lined, style=style, panel="num_latents", logx=logx, **options)
 
     return {metric: Drawing(functools.partial(draw, metric=metric)) for metric in metrics}

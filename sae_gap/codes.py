@@ -9,6 +9,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+# Codes of more latents are held by their active columns: those of 1,000 samples of a million latents would take 4 gigabytes.
+DENSE_LATENTS = 20_000
+
 
 class Codes(eqx.Module):
     """Codes `z`, (n, num_latents), as `z[:, latents] = values` and 0 elsewhere. Nothing is rounded away.
@@ -148,4 +151,4 @@ def _compact(values: np.ndarray, latents: np.ndarray, num_latents: int) -> Codes
     return Codes(values[:, active], latents[active], num_latents)
 
 
-__all__ = ["Codes", "gather", "infer_in_chunks"]
+__all__ = ["DENSE_LATENTS", "Codes", "gather", "infer_in_chunks"]

@@ -12,13 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
-from sae_gap.codes import Codes
+from sae_gap.codes import DENSE_LATENTS, Codes
 from sae_gap.types import Setting, Split, Task, check_seed, check_size
 
 # Bounds the numbers held at once while supports and dictionaries are drawn.
 _DRAWS_AT_ONCE = 4_000_000
-# Wider codes are held by their active columns: those of 1,000 samples of a million latents would take 4 gigabytes.
-_DENSE_LATENTS = 20_000
 # Few enough for the codes and signals of a piece of a stream to stay in cache.
 _SAMPLES_AT_ONCE = 10_000
 
@@ -148,7 +146,7 @@ def _draw_samples(
     if setting.noise_db is not None:
         scale = np.sqrt(np.mean(signals**2)) * 10 ** (-setting.noise_db / 20)
         signals += scale * noise_rng.standard_normal(signals.shape)
-    sparse_codes = setting.num_latents > _DENSE_LATENTS
+    sparse_codes = setting.num_latents > DENSE_LATENTS
     codes = np.zeros((n, len(active) if sparse_codes else setting.num_latents), values.dtype)
     np.put_along_axis(codes, places if sparse_codes else supports, values, axis=1)
     held = Codes(codes, active, setting.num_latents)[:] if sparse_codes else jnp.asarray(codes)

@@ -2,11 +2,14 @@
 
 import dataclasses
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from sae_gap import devices, identity, results
+from sae_gap.codes import DENSE_LATENTS, infer_in_chunks
 from sae_gap.encoders.base import Encoder
 from sae_gap.types import Coded, Model, Task
 
@@ -43,12 +46,18 @@ class Inference:
             # A run that compiles is repeated, once, for its time; only the ID split is timed.
             for _ in range(2):
                 compiled, started = devices.compilations(), time.perf_counter()
-                solution = jax.block_until_ready(encoder.infer(self.model, signals, begun))
+                solution = jax.block_until_ready(self._infer(encoder, signals, begun))
                 seconds = time.perf_counter() - started
                 if split != "id" or devices.compilations() == compiled:
                     break
             self._found[name, split] = solution, seconds
         return self._found[name, split]
+
+    def _infer(self, encoder: Encoder, signals: Float[Array, "n input_dim"], begun: Any) -> Coded:
+        if self.task.num_latents <= DENSE_LATENTS:
+            return encoder.infer(self.model, signals, begun)
+        # No more dense codes than those of a chunk are ever held; a start is found anew for each.
+        return infer_in_chunks(lambda chunk: encoder.infer(self.model, jnp.asarray(chunk)), signals)
 
 
 __all__ = ["Inference"]

@@ -250,6 +250,18 @@ def _ensure_writable(directory: Path, path: Path) -> None:
         raise ValueError(f"results cannot be written to {directory} ({error.strerror}); choose another folder.") from error
 
 
+def obstacle(directory: str | os.PathLike[str]) -> str | None:
+    """Why nothing can be written to a folder, there or yet to be made, or None where it can; asking makes nothing."""
+    directory = Path(directory)
+    there = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryFile(dir=there) as probe:
+            probe.write(b"\n")
+    except OSError as error:
+        return error.strerror
+    return None
+
+
 def _sync_folder(directory: Path) -> None:
     descriptor = os.open(directory, os.O_RDONLY)
     try:

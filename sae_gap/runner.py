@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 
 from sae_gap import devices, identity, results
+from sae_gap.codes import Codes
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.fitting import Fitted
 from sae_gap.inference import Inference
@@ -220,8 +221,10 @@ def _measure(study: Study, method: Method, inference: Inference, shared: dict[An
     splits = SPLITS if inference.task.train.codes is not None else SCORED
     inferred = {split: inference.infer(method.encoder, split) for split in splits}
     seconds = inference.seconds(method.encoder)
-    codes: dict[str, Any] = {split: np.asarray(coded.codes) for split, coded in inferred.items()}
-    if not all(np.isfinite(code).all() for code in codes.values()):
+    codes: dict[str, Any] = {
+        split: coded.codes if isinstance(coded.codes, Codes) else np.asarray(coded.codes) for split, coded in inferred.items()
+    }
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(codes)):
         logging.warning("%s diverged: its codes are not finite, and its metrics are left out", method.name)
         return {"diverged": True, "encode_seconds": seconds}
     reference = reference_of(study, method)

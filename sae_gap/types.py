@@ -12,6 +12,8 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from sae_gap.codes import Codes
+
 SPLITS = ("train", "id", "ood")
 
 
@@ -127,13 +129,13 @@ class Setting:
 
 
 class Split(eqx.Module):
-    """Samples of one split. `codes` and `labels` are None where the truth is unknown.
+    """Samples of one split. `codes` and `labels` are None where the truth is unknown; codes of very many latents are `Codes`.
 
     `labels` is the probe target, true where latent 0 exceeds one half.
     """
 
     signals: Float[Array, "n input_dim"]
-    codes: Float[Array, "n num_latents"] | None = None
+    codes: Float[Array, "n num_latents"] | Codes | None = None
 
     @property
     def labels(self) -> Bool[Array, " n"] | None:
@@ -183,7 +185,7 @@ class Model(eqx.Module):
 class Coded(eqx.Module):
     """Codes of n signals, whatever made them."""
 
-    codes: Float[Array, "n num_latents"]
+    codes: Float[Array, "n num_latents"] | Codes
 
     @property
     def certified(self) -> "Solution | None":

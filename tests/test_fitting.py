@@ -230,6 +230,17 @@ def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name, side_by_side
         assert same_bits(one.model, expected.model)
 
 
+def test_a_killed_fit_goes_on_in_its_own_precision(tmp_path):
+    """A precision that is set for a block of code is set for one thread, and seeds have threads of their own."""
+    with jax.enable_x64(True):
+        tasks = [draw(Setting(20, 3, 200))]
+        whole = fit(Walk(), tasks, KEYS[:1])
+        with pytest.raises(KilledError):
+            fit(Walk(), tasks, KEYS[:1], checkpoints=[Mortal(tmp_path / "0.npz", every=0)])
+        resumed = fit(Walk(), tasks, KEYS[:1], checkpoints=[Checkpoint(tmp_path / "0.npz")])
+        assert same_bits(resumed.models[0], whole.models[0]) and whole.models[0].dictionary.dtype == jnp.float64
+
+
 def test_the_seconds_before_a_kill_count(tmp_path, tasks):
     save = Checkpoint(tmp_path / "0.npz", every=1e9)
     program = fitting.Program(fitting._prepared(Walk()), Walk().select(tasks[0]), KEYS[0], {}, 20)

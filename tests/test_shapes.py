@@ -8,7 +8,12 @@ import pytest
 SCRIPT = """
 import importlib
 import sys
+
+import beartype
 from jaxtyping import install_import_hook
+
+# An integer is a float, to a checker that reads types as well.
+beartype.beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
 with install_import_hook(["sae_gap", "benchmarks"], "beartype.beartype"):
     bench = importlib.import_module(f"benchmarks.{sys.argv[1]}").BENCH

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from sae_gap.codes import Codes
 from sae_gap.encoders.base import Affine
 from sae_gap.lasso import product
 from sae_gap.learners.base import Learner
@@ -35,12 +36,15 @@ class LinearProbe(Learner):
         return task.train
 
     def init(self, data, *, num_latents, key):
+        # A latent that training never shows has no weights, and leaves the choice of α to the others.
+        sparse = isinstance(data.codes, Codes)
+        codes = data.codes.values if sparse else data.codes
         left, singular, right = jnp.linalg.svd(data.signals, full_matrices=False)
-        projected = product(left.T, data.codes)
+        projected = product(left.T, codes)
         # What no signal can explain is kept apart from what the penalty shrinks away: their sum, taken as one minus what is
         # explained, would cancel where a small penalty leaves next to nothing.
         square = left.shape[0] == left.shape[1]
-        outside = 0.0 if square else data.codes - product(left, projected)
+        outside = 0.0 if square else codes - product(left, projected)
         slack = 0.0 if square else 1 - jnp.sum(left**2, axis=1, keepdims=True)
 
         def leave_one_out(alpha):
@@ -52,7 +56,10 @@ class LinearProbe(Learner):
         alphas = jnp.asarray(self.alphas, data.signals.dtype)
         errors = jnp.stack([leave_one_out(alpha) for alpha in alphas])
         alpha = alphas[jnp.nanargmin(errors)]
-        return product(right.T * (singular / (singular**2 + alpha)), projected)
+        weights = product(right.T * (singular / (singular**2 + alpha)), projected)
+        if not sparse:
+            return weights
+        return jnp.zeros((len(weights), num_latents), weights.dtype).at[:, data.codes.latents].set(weights)
 
     def model(self, state):
         return Model(None, jnp.zeros(state.shape[0], state.dtype), Affine.create(state))

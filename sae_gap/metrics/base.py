@@ -22,8 +22,8 @@ class Inferred:
     Attributes:
       task: the task, its truth included where it is known.
       model: what was learned.
-      codes: of the splits "id" and "ood", and of "train" where its true codes are known, in units of the model's atoms; dense or,
-        of very many latents, as `Codes`.
+      codes: of the splits "id" and "ood", and of "train" where its true codes are known, in units of the model's atoms; dense,
+        or as `Codes` if there are very many latents.
       optimum: certified lasso solutions of "id" and "ood" on the model's dictionary with unit atoms, over signed codes if
         `codes` are signed and over non-negative ones if not; empty without a dictionary.
       lam: the weight of the l1 norm in `optimum`.

@@ -6,7 +6,7 @@ can be compared with the paper's; it averages noise columns into the ID score an
 
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from sae_gap import matching
 from sae_gap.codes import Codes
