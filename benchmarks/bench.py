@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from absl import flags, logging
 
 from benchmarks import _threads as _threads
@@ -63,6 +64,11 @@ class Preset:
     sae_steps: int = 50_000
     peer_steps: int | None = None
     dictionary: str = "oracle"
+
+    @property
+    def peer_options(self) -> dict[str, Any]:
+        """The length of a learner of another library, where it is not its own."""
+        return {} if self.peer_steps is None else {"num_steps": self.peer_steps}
 
     @property
     def weight(self) -> float:
@@ -386,7 +392,7 @@ def recording_sources(preset: Preset, path: pathlib.Path, *, widths: bool, spars
     """A file in the place of settings, at each width, sparsity and seed; what is not given comes from the file."""
     codes = Recording(path, 1).task().train.codes
     if not sparsity and codes is not None:
-        preset = dataclasses.replace(preset, sparsity=(max(1, round(float((codes != 0).sum(axis=1).mean()))),))
+        preset = dataclasses.replace(preset, sparsity=(max(1, round(float(np.count_nonzero(codes, axis=1).mean()))),))
     across: Sequence[int | None] = preset.num_latents if widths else (None,)
     sources = [Recording(path, *cell) for cell in itertools.product(across, preset.sparsity, preset.seeds)]
     for source in sources:

@@ -23,8 +23,7 @@ def samples_seen(inferred: Inferred) -> dict[str, float]:
 
 
 def _methods(source, p):
-    steps = {} if p.peer_steps is None else {"num_steps": p.peer_steps}
-    rivals = [peers.SpamsTrainDL(p.weight, **steps), peers.SklearnMiniBatch(p.weight, **steps)]
+    rivals = [peers.SpamsTrainDL(p.weight, **p.peer_options), peers.SklearnMiniBatch(p.weight, **p.peer_options)]
     saes = [methods.tuned(name, source, p) for name in catalogue.RECIPES]
     return [
         *methods.learned(p)[::-1],

@@ -34,7 +34,7 @@ DICTIONARIES: dict[str, Callable[[Preset], Learner]] = {
     "oracle": lambda p: Oracle(),
     "dl_fista": methods.dl_fista,
     "online_dl": lambda p: OnlineDictionary(visits=p.visits),
-    "spams": lambda p: peers.SpamsTrainDL(p.weight, **({} if p.peer_steps is None else {"num_steps": p.peer_steps})),
+    "spams": lambda p: peers.SpamsTrainDL(p.weight, **p.peer_options),
 }
 
 

@@ -122,7 +122,7 @@ def fit(
                 keep(seed, one)
 
     # What a thread of its own would not know.
-    precise = jax.config.jax_enable_x64
+    precise = bool(jax.config.values["jax_enable_x64"])
 
     def run(place: int):
         def watched(steps):

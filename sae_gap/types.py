@@ -183,9 +183,9 @@ class Model(eqx.Module):
 
 
 class Coded(eqx.Module):
-    """Codes of n signals, whatever made them."""
+    """Codes of n signals, whatever made them; those of very many latents are `Codes`."""
 
-    codes: Float[Array, "n num_latents"] | Codes
+    codes: Float[Array, "n num_latents"]
 
     @property
     def certified(self) -> "Solution | None":

@@ -1,7 +1,9 @@
 """The headline from end to end: the files it leaves, the tables it prints, and one sentence for whatever is wrong."""
 
 import csv
-import pathlib
+import dataclasses
+import functools
+import json
 import re
 import shutil
 import signal
@@ -11,21 +13,29 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from benchmarks import amortisation_gap as binary
-from benchmarks import published
-from sae_gap import Setting, Store, tables
+from benchmarks import bench
+from benchmarks.amortisation_gap import BENCH
+from benchmarks.bench import Preset
+from sae_gap import Setting, Store
 from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.support import OnSupport
 
+SAES = ("relu", "topk", "jumprelu", "mp")
 METHODS = (
-    *("linear_probe", "sae_relu", "sae_topk", "sae_jumprelu", "sae_mp"),
-    *("frozen_relu", "frozen_topk", "frozen_jumprelu", "frozen_mp"),
-    *("refined_relu", "refined_topk", "refined_jumprelu", "refined_mp", "dl_fista", "online_dl", "fista_oracle"),
+    "linear_probe",
+    *(f"{kind}_{name}" for kind in ("sae", "support", "frozen", "refined") for name in SAES),
+    *("dl_fista", "online_dl", "fista_oracle"),
 )
 METRICS = (
     *("mcc_id", "mcc_ood", "mcc_paper_id", "mcc_paper_ood", "cosine", "close", "support_f1_id", "support_f1_ood"),
     *("accuracy_id", "accuracy_ood", "auc_id", "auc_ood", "l0_id", "l0_ood", "mse_id", "mse_ood"),
     *("gap_id", "gap_ood", "relative_gap_id", "relative_gap_ood"),
 )
+
+
+@pytest.fixture(scope="session")
+def headline(call):
+    return functools.partial(call, "amortisation_gap")
 
 
 def read(directory):
@@ -48,7 +58,13 @@ def test_a_row_for_every_method_and_seed(smoke):
     ]
     assert sorted((row["method"], row["seed"]) for row in smoke.rows) == sorted((m, s) for m in METHODS for s in (0, 1))
     assert {(row["num_latents"], row["sparsity"], row["num_samples"]) for row in smoke.rows} == {(20, 3, 200)}
-    assert "Traceback" not in smoke.logged and "Warning" not in smoke.logged
+    for row in smoke.rows:
+        kind, _, sae = row["method"].partition("_")
+        if kind in ("sae", "support", "frozen", "refined"):
+            inference = {"sae": "own", "support": "support"}.get(kind, "lasso")
+            assert (row["family"], row["dictionary"], row["inference"]) == (kind, sae, inference)
+            assert row.get("start") == {"frozen": "cold", "refined": "warm"}.get(kind)
+        assert row["lam"] == 0.1 and row["protocol"] == "strict"
 
 
 def test_the_columns_of_the_summary(summary):
@@ -90,9 +106,11 @@ def test_results_make_sense(summary):
     assert found["fista_oracle"]["mcc_id"] > 0.9 and found["fista_oracle"]["cosine"] == pytest.approx(1, abs=1e-6)
     assert found["fista_oracle"]["mcc_ood"] > max(line["mcc_ood"] for name, line in found.items() if name != "fista_oracle")
     for sae in ("relu", "topk", "jumprelu", "mp"):
-        own, frozen, refined = (found[f"{kind}_{sae}"] for kind in ("sae", "frozen", "refined"))
-        assert own["cosine"] == frozen["cosine"] == refined["cosine"]
-        assert own["relative_gap_id"] > 0.01
+        own, kept, frozen, refined = (found[f"{kind}_{sae}"] for kind in ("sae", "support", "frozen", "refined"))
+        assert own["cosine"] == kept["cosine"] == frozen["cosine"] == refined["cosine"]
+        assert own["relative_gap_id"] > 0.01 and kept["relative_gap_id"] > -2e-6
+        # Values may vanish from a support, and none can join it.
+        assert kept["l0_id"] <= own["l0_id"] and kept["l0_ood"] <= own["l0_ood"]
         for name, value in frozen.items():
             # Cold and warm refinement reach the same optimum.
             assert refined[name] == pytest.approx(value, abs=2e-3)
@@ -120,45 +138,32 @@ def halves(size):
 def test_nothing_else_is_left(smoke):
     names = {path.name for path in smoke.directory.iterdir()}
     pictures = {f"{name}.{kind}" for name in ("decomposition", "matched_cosines", "recovery") for kind in ("png", "pdf")}
-    assert names == {"rows.jsonl", "summary.csv"} | pictures
+    assert names == {"rows.jsonl", "summary.csv", "decomposition.csv", "README.md", "page.json"} | pictures
+    # Models were sent elsewhere.
     assert [path.name for path in smoke.directory.parent.iterdir()] == ["amortisation_gap"]
 
 
 def test_the_tables_name_every_method_and_fill_every_column(smoke, summary):
-    for title, columns in binary.TABLES.items():
+    for title, columns in BENCH.tables.items():
         table = smoke.printed[smoke.printed.index(f"{title}\n") :].split("\n\n")[0].splitlines()
         assert [line.split()[0] for line in table[3:]] == list(METHODS)
         assert all(heading in table[1] for heading in columns.values())
         # A column that is empty for every method names a metric that nothing measures.
-        assert all(name == "method" or any(line.get(f"{name}_mean") for line in summary) for name in columns)
+        assert all(any(line.get(f"{name}_mean") for line in summary) for name in columns)
+    table = smoke.printed[smoke.printed.index("Decomposition of MCC OOD") :].splitlines()
+    assert [line.split()[0] for line in table[3:]] == [f"sae_{name}" for name in SAES]
     assert all(len(line) < 250 for line in smoke.printed.splitlines())
 
 
-def test_the_decomposition_adds_up(smoke):
-    table = smoke.printed[smoke.printed.index("Decomposition of MCC OOD") :].splitlines()
-    assert [line.split()[0] for line in table[3:]] == ["sae_relu", "sae_topk", "sae_jumprelu", "sae_mp"]
-    scores = {(row["method"], row["seed"]): row["mcc_ood"] for row in smoke.rows}
-    parts = binary.decompositions(smoke.rows)
-    assert len(parts) == 8
-    for part in parts:
-        sae, seed = part["method"].removeprefix("sae_"), part["seed"]
-        encoder, frozen, oracle = (scores[name, seed] for name in (f"sae_{sae}", f"frozen_{sae}", "fista_oracle"))
-        assert part["dictionary_part"] == pytest.approx(oracle - frozen, abs=1e-12)
-        assert part["amortisation_part"] == pytest.approx(frozen - encoder, abs=1e-12)
-        assert (part["encoder"], part["frozen"], part["oracle"]) == (encoder, frozen, oracle)
-
-
-def test_a_decomposition_needs_all_three_scores(smoke):
-    def parts(rows):
-        return {(part["method"], part["seed"]) for part in binary.decompositions(rows)}
-
-    complete = {(f"sae_{name}", seed) for name in binary.SAES for seed in (0, 1)}
-    assert parts(smoke.rows) == complete
-    assert parts([row for row in smoke.rows if row["method"] != "frozen_mp"]) == complete - {("sae_mp", 0), ("sae_mp", 1)}
-    assert parts([row for row in smoke.rows if (row["method"], row["seed"]) != ("fista_oracle", 1)]) == {
-        key for key in complete if key[1] == 0
-    }
-    assert parts([{name: value for name, value in row.items() if name != "mcc_ood"} for row in smoke.rows]) == set()
+def test_the_file_of_parts_has_their_means(smoke, summary):
+    with (smoke.directory / "decomposition.csv").open(newline="") as file:
+        found = [line for line in csv.DictReader(file) if line["metric"] == "auc_ood"]
+    assert [line["method"] for line in found] == [f"sae_{name}" for name in SAES]
+    means = {name: float(line["auc_ood_mean"]) for name, line in by_method(summary).items()}
+    for name, line in zip(SAES, found, strict=True):
+        own, kept, frozen, oracle = (means[one] for one in (f"sae_{name}", f"support_{name}", f"frozen_{name}", "fista_oracle"))
+        parts = {"values": kept - own, "support": frozen - kept, "amortisation": frozen - own, "dictionary": oracle - frozen}
+        assert {part: float(line[f"{part}_part_mean"]) for part in parts} == pytest.approx(parts, abs=1e-12)
 
 
 @pytest.fixture
@@ -227,8 +232,10 @@ def test_the_published_protocol(tmp_path, headline, smoke):
 
 
 def test_what_the_protocols_fit_and_infer():
-    strict, paper = ({method.name: method for method in binary.methods(7, lam=0.3, protocol=name)} for name in binary.PROTOCOLS)
-    assert tuple(strict) == tuple(paper) == METHODS == binary.METHODS
+    source = Setting(100, 7)
+    presets = [Preset(lam=(0.3,), protocol=name) for name in bench.PROTOCOLS]
+    strict, paper = ({method.name: method for method in BENCH.methods(source, preset)} for preset in presets)
+    assert tuple(strict) == tuple(paper) == METHODS == BENCH.names
     assert (strict["dl_fista"].learner.split, paper["dl_fista"].learner.split) == ("train", "id")
     for name in ("frozen_mp", "refined_mp", "dl_fista", "fista_oracle"):
         certified, published = strict[name].encoder, paper[name].encoder
@@ -237,16 +244,45 @@ def test_what_the_protocols_fit_and_infer():
         assert published == Lasso(0.3, start, tol=None, max_iterations=100, unit_atoms=False)
     for found in (strict, paper):
         assert found["sae_topk"].encoder.k == found["sae_mp"].encoder.k == 7
-        assert all(found[f"{kind}_topk"].learner == found["sae_topk"].learner for kind in ("frozen", "refined"))
+        assert found["support_mp"].encoder == OnSupport(found["sae_mp"].encoder, 0.3)
+        assert all(found[f"{kind}_topk"].learner == found["sae_topk"].learner for kind in ("support", "frozen", "refined"))
         assert found["sae_relu"].learner.num_steps == 500 and found["dl_fista"].learner.num_steps == 1_000
         assert found["dl_fista"].learner.lam == 0.3
 
 
 def test_presets():
-    quick, paper = binary.PRESETS["quick"], binary.PRESETS["paper"]
-    assert (quick.num_latents, quick.sparsity, quick.num_samples, quick.seeds) == ((100,), (10,), (5_000,), (0, 1, 2))
+    quick, paper = BENCH.presets["quick"], BENCH.presets["paper"]
+    cell = Setting()
+    assert (quick.num_latents, quick.sparsity, quick.num_samples) == ((100,), (10,), (5_000,))
+    assert (cell.num_latents, cell.sparsity, cell.num_samples) == (100, 10, 5_000) and quick.seeds == (0, 1, 2)
     assert (quick.epochs, quick.rounds) == (paper.epochs, paper.rounds) == (500, 1_000)
     assert paper.num_latents == (50, 100, 500, 1_000, 5_000, 10_000) and paper.seeds == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "comparable"),
+    [
+        ({}, True),
+        ({"num_latents": (50, 7)}, True),
+        ({"protocol": "strict"}, False),
+        ({"seeds": (0, 1)}, False),
+        ({"epochs": 5}, False),
+        ({"rounds": 5}, False),
+        ({"noise_db": (20.0,)}, False),
+        ({"input_dim": (47,)}, False),
+        ({"stream": True}, False),
+        ({"lam": (0.2,)}, False),
+    ],
+)
+def test_only_runs_like_the_published_are_held_against_them(change, comparable):
+    @dataclasses.dataclass
+    class Read:
+        preset: Preset
+        data: str | None = None
+
+    preset = Preset(**{"protocol": "paper", **change})
+    assert bench.is_comparable(Read(preset), BENCH) == comparable
+    assert not bench.is_comparable(Read(preset, data="mine.npz"), BENCH)
 
 
 @pytest.fixture
@@ -292,11 +328,6 @@ def test_without_truth_the_output_says_what_is_left_out(tmp_path, headline, file
     assert "Decomposition" not in out
 
 
-def corrupt_rows(folder):
-    (folder / "amortisation_gap").mkdir(parents=True)
-    (folder / "amortisation_gap" / "rows.jsonl").write_text("not a row\n{}\n")
-
-
 BAD_FLAGS = {
     "--num_latents=0": "num_latents must be a positive integer",
     "--num_latents=-20": "num_latents must be a positive integer",
@@ -313,17 +344,26 @@ BAD_FLAGS = {
     "--num_samples=1e3": "--num_samples must list integers",
     "--input_dim=21": "input_dim 21 is above num_latents 20",
     "--input_dim=0": "input_dim must be a positive integer",
-    "--input_dim=5.5": "input_dim",
+    "--input_dim=5.5": "--input_dim must list integers",
+    "--input_dim=12,12": "--input_dim must list different integers",
     "--seeds=0,1,0": "--seeds must list different integers",
     "--seeds=-1": "seed must be an integer from 0",
     "--seeds=4294967296": "seed must be an integer from 0",
     "--seeds=": "--seeds must list",
     "--methods=sae_relu,nope": "--methods has 'nope'",
     "--methods=": "--methods has no name",
-    "--lam=-0.1": "--lam must be a number of at least 0",
-    "--lam=nan": "--lam must be a number of at least 0",
-    "--lam=inf": "--lam must be a number of at least 0",
-    "--lam=little": "lam",
+    "--lam=-0.1": "--lam must be a number above 0",
+    "--lam=0": "--lam must be a number above 0",
+    "--lam=nan": "--lam must be a number above 0",
+    "--lam=inf": "--lam must be a number above 0",
+    "--lam=little": "--lam must be a number above 0",
+    "--lam=0.1,0.1": "--lam must be a number above 0",
+    "--lam=": "--lam must be a number above 0",
+    "--lam=0.1,0.2": "--lam must be a single number here",
+    "--noise_db=loud": "--noise_db must list decibels or none",
+    "--noise_db=20,20.0": "--noise_db must list different finite decibels",
+    "--stream=perhaps": "stream",
+    "--dry_run=perhaps": "dry_run",
     "--protocol=loose": "--protocol 'loose' is unknown",
     "--preset=tiny": "--preset 'tiny' is unknown",
     "--shard=2/2": "--shard must have 0 <= i < N",
@@ -365,6 +405,7 @@ BAD_DATA = {
     "duplicate seeds": ({}, ["--seeds=1,1"], "--seeds must list different integers"),
     "its own size": ({}, ["--num_samples=200"], "--num_samples is the file's to say"),
     "its own dimension": ({}, ["--input_dim=12"], "--input_dim is the file's to say"),
+    "its own noise": ({}, ["--noise_db=20"], "--noise_db is the file's to say"),
     "another flag": (BARE, ["--num_latents=20", "--shard=1/1"], "--shard must have 0 <= i < N"),
 }
 
@@ -386,53 +427,78 @@ def test_what_is_no_file_of_data_is_refused_in_one_sentence(tmp_path, headline, 
     refused(headline("--preset=smoke", f"--data={tmp_path / name}", f"--results_dir={folder}"), caplog, "is not a", folder)
 
 
-@pytest.mark.parametrize("place", ["file", "below a file", "corrupt"])
+@pytest.mark.parametrize("place", ["file", "below a file"])
 @pytest.mark.parametrize("bare", [False, True], ids=["setting", "file without truth"])
 def test_a_folder_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, headline, caplog, file, place, bare):
     blocked = tmp_path / "blocked"
-    if place == "corrupt":
-        corrupt_rows(blocked)
-    else:
-        blocked.write_text("mine")
-    before = sorted(tmp_path.rglob("*"))
+    blocked.write_text("mine")
     flags = [f"--data={file(**BARE)}", "--num_latents=20"] if bare else []
+    before = sorted(tmp_path.rglob("*"))
     code, out, err = headline(
         "--preset=smoke", f"--results_dir={blocked / 'deep' if place == 'below a file' else blocked}", *flags
     )
-    assert code == 2 and out == "" and re.fullmatch(r"[^\n]+\.\n", err)
-    assert ("line 1, is not a row of results" if place == "corrupt" else "results cannot be written to") in err
-    assert caplog.records == []
-    assert [path for path in sorted(tmp_path.rglob("*")) if path.name != "data.npz"] == before
+    assert code == 2 and out == "" and re.fullmatch(r"[^\n]+\.\n", err) and "results cannot be written to" in err
+    assert caplog.records == [] and sorted(tmp_path.rglob("*")) == before and blocked.read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["models", "models/deep"])
+def test_a_run_whose_fits_would_be_lost_is_refused_in_one_sentence(tmp_path, headline, caplog, place):
+    (tmp_path / "models").write_text("mine")
+    folder = tmp_path / "results"
+    outcome = headline("--preset=smoke", f"--results_dir={folder}", f"--models_dir={tmp_path / place}")
+    refused(outcome, caplog, f"models cannot be kept in {tmp_path / place} (", folder)
+    assert "--models_dir" in outcome[2] and [path.name for path in tmp_path.iterdir()] == ["models"]
+    # What takes no fit needs no place for it.
+    code, _, err = headline(
+        "--preset=smoke", "--methods=fista_oracle", f"--results_dir={folder}", f"--models_dir={tmp_path / place}"
+    )
+    assert (code, err) == (0, "") and (tmp_path / "models").read_text() == "mine"
+
+
+def test_models_are_read_from_where_nothing_can_be_written(tmp_path, headline, smoke, monkeypatch):
+    monkeypatch.setattr(bench.results, "obstacle", lambda path: "Read-only file system" if path == smoke.models else None)
+    options = ("--preset=smoke", "--methods=sae_topk", f"--results_dir={tmp_path}", f"--models_dir={smoke.models}")
+    code, out, err = headline(*options)
+    assert (code, err) == (0, "") and "sae_topk" in out
+    code, out, err = headline(*options, "--seeds=2")
+    assert (code, out) == (2, "") and "(Read-only file system)" in err
+
+
+def test_models_stand_beside_the_study_by_default(tmp_path, headline):
+    code, _, err = headline("--preset=smoke", "--methods=sae_relu", "--seeds=0", f"--results_dir={tmp_path}")
+    assert (code, err) == (0, "") and {path.name for path in tmp_path.iterdir()} == {"amortisation_gap", "models"}
+    assert [path.name.partition("-")[0] for path in (tmp_path / "models").iterdir()] == ["relu"]
 
 
 def test_a_real_process_refuses_in_one_sentence_too(tmp_path, start, file):
-    process = start("--preset=smoke", f"--data={file(Y_ood=None)}", f"--results_dir={tmp_path / 'results'}")
+    process = start("amortisation_gap", "--preset=smoke", f"--data={file(Y_ood=None)}", f"--results_dir={tmp_path / 'results'}")
     out, err = process.communicate()
     assert (process.returncode, out) == (2, "") and re.fullmatch(r"[^\n]+has no array Y_ood[^\n]+\.\n", err)
     assert [path.name for path in tmp_path.iterdir()] == ["data.npz"]
 
 
 def test_help_names_every_flag(start):
-    process = start("--help")
+    process = start("amortisation_gap", "--help")
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
-    named = set(re.findall(r"^  --([a-z_]+):", out, flags=re.MULTILINE))
-    assert named == {
-        *("num_latents", "sparsity", "num_samples", "input_dim", "seeds", "methods", "lam", "protocol", "preset", "data"),
-        *("results_dir", "shard"),
-    }
-    assert "python -m benchmarks.amortisation_gap" in out
-
-
-def test_the_default_is_the_headline():
-    cell = Setting()
-    quick = binary.PRESETS["quick"]
-    assert ((cell.num_latents,), (cell.sparsity,), (cell.num_samples,)) == (
-        quick.num_latents,
-        quick.sparsity,
-        quick.num_samples,
+    named = re.findall(r"^  --(?:\[no\])?([a-z_]+):", out, flags=re.MULTILINE)
+    assert sorted(named) == sorted(
+        [
+            *("num_latents", "sparsity", "num_samples", "input_dim", "noise_db", "stream", "seeds", "methods", "lam"),
+            *("protocol", "preset", "data", "results_dir", "models_dir", "shard", "dry_run"),
+        ]
     )
-    assert pathlib.Path(binary.__file__).stem == binary.NAME
+    assert "python -m benchmarks.amortisation_gap" in out and "smoke, quick, paper" in out
+
+
+def test_the_page_tells_what_was_typed_and_what_it_took(smoke):
+    page = json.loads((smoke.directory / "page.json").read_text())
+    text = (smoke.directory / "README.md").read_text()
+    assert page["study"] == "amortisation_gap" and page["command"] in text
+    assert page["command"].startswith("python -m benchmarks.amortisation_gap --preset=smoke --methods=all --results_dir=")
+    assert f"in {smoke.models}" in page["notes"]["models"] and "MiB" in page["notes"]["models"]
+    assert int(page["notes"]["seconds"]) >= 0 and float(page["notes"]["peak memory"].split()[0]) > 0
+    assert page["finding"] and all(f"]({name}.png)" in text for name in ("decomposition", "matched_cosines", "recovery"))
 
 
 def test_a_report_leaves_nothing_of_an_earlier_one(tmp_path, headline, file):
@@ -440,11 +506,11 @@ def test_a_report_leaves_nothing_of_an_earlier_one(tmp_path, headline, file):
     code, _, _ = headline("--preset=smoke", chosen, f"--results_dir={tmp_path}")
     folder = tmp_path / "amortisation_gap"
     (folder / "published.csv").write_text("of an earlier run")
-    assert code == 0 and (folder / "decomposition.png").exists()
+    assert code == 0 and (folder / "decomposition.png").exists() and (folder / "decomposition.csv").exists()
     code, _, _ = headline(
         "--preset=smoke", "--methods=sae_topk", f"--data={file(**BARE)}", "--num_latents=20", f"--results_dir={tmp_path}"
     )
-    assert code == 0 and [*folder.glob("*.png"), *folder.glob("published.csv")] == []
+    assert code == 0 and {path.name for path in folder.iterdir()} == {"rows.jsonl", "summary.csv", "README.md", "page.json"}
 
 
 def test_nothing_to_run_is_said(tmp_path, headline, file):
@@ -453,25 +519,11 @@ def test_nothing_to_run_is_said(tmp_path, headline, file):
 
 
 def test_an_interrupt_ends_at_once(tmp_path, start):
-    process = start("--num_latents=200", "--methods=sae_mp", "--seeds=0,1", f"--results_dir={tmp_path}")
+    process = start("amortisation_gap", "--num_latents=200", "--methods=sae_mp", "--seeds=0,1", f"--results_dir={tmp_path}")
     for line in process.stderr:
         if "1/1: sae_mp" in line:
             break
-    time.sleep(8)
+    time.sleep(5)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err
-
-
-def test_published_numbers_are_compared_within_their_tolerance():
-    rows = published.published()
-    assert len(rows) > 800 and len({tuple(row[name] for name in (*tables.BY, "metric")) for row in rows}) == len(rows)
-    (oracle,) = (
-        row for row in rows if row["method"] == "fista_oracle" and row["num_latents"] == "1000" and row["metric"] == "auc_ood"
-    )
-    line = {"method": "fista_oracle", "num_latents": 1_000, "sparsity": 10, "num_samples": 5_000}
-    near, far = ({**line, "auc_ood_mean": float(oracle["mean"]) - shift} for shift in (0.039, 0.041))
-    assert [row["close"] for row in published.compare([near])] == [True]
-    assert [row["close"] for row in published.compare([far])] == [False]
-    assert "0 of 1 are close" in published.describe(published.compare([far]))
-    assert published.compare([{**line, "num_samples": 5, "auc_ood_mean": 0.9}]) == []
