@@ -12,7 +12,7 @@ import sys
 
 from absl import flags, logging
 
-from benchmarks import cli
+from benchmarks import cli, command
 
 STUDIES = (
     *("amortisation_gap", "vary_latents", "frozen_decoder", "dict_quality", "support_recovery", "lambda_sensitivity"),
@@ -54,7 +54,7 @@ def main() -> None:
         arguments = [f"--{flag}={value}" for flag, value in given.items() if flag in bench.flags]
         cli.parse([f"benchmarks.{name}", *arguments], bench.flags)
         # Every command line is checked before the first study runs.
-        reads.append((bench, cli.read_study(bench, arguments)))
+        reads.append((bench, command.read_study(bench, arguments)))
     for bench, read in reads:
         logging.info("%s", bench.name)
         if len(reads) > 1:

@@ -9,90 +9,22 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from absl import flags, logging
 
 from benchmarks import _threads as _threads
-from benchmarks import cli, pages, published
+from benchmarks import cli, command, pages, published
+from benchmarks.command import SMOKE, Preset, grid
 from sae_gap import decompose, devices, progress, results, tables
 from sae_gap import names as labels
-from sae_gap.encoders.base import Encoder
-from sae_gap.encoders.lasso import Lasso
 from sae_gap.metrics import METRICS
 from sae_gap.metrics.base import Metric
 from sae_gap.models import Models
-from sae_gap.recording import Recording, Source
+from sae_gap.recording import Source
 from sae_gap.runner import Job, jobs, run
 from sae_gap.study import PROTOCOLS, Method, Study
-from sae_gap.types import Setting
 
 WIDTHS = (50, 100, 500, 1_000, 5_000, 10_000)
 CELL = ("num_latents", "sparsity", "num_samples")
-
-
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """Sizes of a run, lengths of training, and what every method is told.
-
-    Args:
-      num_latents, sparsity, num_samples, input_dim, noise_db, seeds: the grid; see `Setting`.
-      stream: whether all samples are for training.
-      lam: weights of the l1 norm; a study that does not vary them has one.
-      protocol: "strict" or "paper".
-      epochs: of an SAE, and of encoders trained on a dictionary.
-      rounds: of DL-FISTA, at most.
-      visits: of `OnlineDictionary`.
-      blocks: of Softplus-Adam, of 500 steps each, at most.
-      sae_steps: gradient steps of an SAE whose length is not in epochs.
-      peer_steps: minibatches of other libraries; None leaves each its own.
-      dictionary: which one a study of encoders is about.
-    """
-
-    num_latents: tuple[int, ...] = (100,)
-    sparsity: tuple[int, ...] = (10,)
-    num_samples: tuple[int, ...] = (5_000,)
-    input_dim: tuple[int | None, ...] = (None,)
-    noise_db: tuple[float | None, ...] = (None,)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    stream: bool = False
-    lam: tuple[float, ...] = (0.1,)
-    protocol: str = "strict"
-    epochs: int = 500
-    rounds: int = 1_000
-    visits: int = 400
-    blocks: int = 100
-    sae_steps: int = 50_000
-    peer_steps: int | None = None
-    dictionary: str = "oracle"
-
-    @property
-    def peer_options(self) -> dict[str, Any]:
-        """The length of a learner of another library, where it is not its own."""
-        return {} if self.peer_steps is None else {"num_steps": self.peer_steps}
-
-    @property
-    def weight(self) -> float:
-        """The one λ of a study that does not vary it."""
-        return self.lam[0]
-
-    def lasso(self, start: Encoder | None = None, *, lam: float | None = None) -> Lasso:
-        """Codes on a fixed dictionary: certified, on unit atoms; or, as published, 100 FISTA iterations on it as it is."""
-        weight = self.weight if lam is None else lam
-        if self.protocol == "paper":
-            return Lasso(weight, start, tol=None, max_iterations=100, unit_atoms=False)
-        return Lasso(weight, start)
-
-
-SMOKE = Preset((20,), (3,), (200,), seeds=(0, 1), epochs=5, rounds=5, visits=4, blocks=2, sae_steps=100, peer_steps=10)
-
-
-def grid(preset: Preset) -> list[Setting]:
-    """A setting for each combination of sizes and each seed."""
-    axes = (preset.num_latents, preset.sparsity, preset.num_samples, preset.input_dim, preset.noise_db, preset.seeds)
-    return [
-        Setting(num_latents, sparsity, num_samples, seed, input_dim=input_dim, noise_db=noise_db, stream=preset.stream)
-        for num_latents, sparsity, num_samples, input_dim, noise_db, seed in itertools.product(*axes)
-    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +114,7 @@ class Bench:
     @functools.cached_property
     def flags(self) -> flags.FlagValues:
         """The study's own flags, apart from those of other studies in one process."""
-        return cli.study_flags(self.presets["quick"], tuple(self.presets), without=self.without, extra=self.extra)
+        return command.study_flags(self.presets["quick"], tuple(self.presets), without=self.without, extra=self.extra)
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
@@ -207,14 +139,14 @@ class Bench:
 
     def main(self) -> None:
         """Reads the flags, runs, and prints the tables."""
-        read = cli.read_study(self)
+        read = command.read_study(self)
         self.execute(read)
 
     def run(self) -> None:
         """The binary."""
         cli.run(self.main, self.flags)
 
-    def execute(self, read: "cli.Read") -> None:
+    def execute(self, read: command.Read) -> None:
         """Runs what is read from a command line, or says what would run."""
         began = time.perf_counter()
         study = self.study(read.preset, names=read.names, sources=read.sources)
@@ -226,7 +158,7 @@ class Bench:
                 return
             _check_models(study, folder, models)
             store = results.Store(folder, read.shard)
-            cli.describe_recording(study.sources[0])
+            command.describe_recording(study.sources[0])
             devices.compilations()
             rows = run(study, store, models=models, progress=progress.here())
         except ValueError as error:
@@ -248,7 +180,7 @@ class Bench:
         sys.stdout.write(self.report(rows, store.directory, read, notes) + "\n")
         logging.info("%s", ", ".join(f"{name}: {value}" for name, value in notes.items()))
 
-    def report(self, rows: Sequence[results.Row], folder: pathlib.Path, read: "cli.Read", notes: Mapping[str, str]) -> str:
+    def report(self, rows: Sequence[results.Row], folder: pathlib.Path, read: command.Read, notes: Mapping[str, str]) -> str:
         """Writes summary.csv, the figures and the page, removes those of an earlier run, and returns the tables to print.
 
         Args:
@@ -277,7 +209,8 @@ class Bench:
             for cell, group in groups.items():
                 figure = drawing.draw(group, lines)
                 if figure is not None:
-                    suffix = "" if len(groups) == 1 else "".join(f"_{value:g}" for value in cell if value is not None)
+                    named = [value if isinstance(value, str) else f"{value:g}" for value in cell if value is not None]
+                    suffix = "".join(f"_{value}" for value in named) if len(groups) > 1 else ""
                     path, _ = figures.save(figure, folder / f"{stem}{suffix}")
                     drawn.append(pages.Figure(path.name, figure.get_label()))
         varied = [name for name in by if name != "method" and len({line[name] for line in summary}) > 1]
@@ -332,7 +265,7 @@ def _is_in(name: str, summary: Sequence[Mapping[str, Any]]) -> bool:
     return any(line.get(f"{name}_mean") is not None or line.get(name) is not None for line in summary)
 
 
-def is_comparable(read: "cli.Read", bench: Bench) -> bool:
+def is_comparable(read: command.Read, bench: Bench) -> bool:
     """Whether a run is one that the paper published: its protocol, seeds and lengths of training, on its own model."""
     preset, quick = read.preset, bench.presets["quick"]
     lengths = ("seeds", "epochs", "rounds", "blocks", "input_dim", "noise_db", "stream")
@@ -386,20 +319,6 @@ def _duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
-
-
-def recording_sources(preset: Preset, path: pathlib.Path, *, widths: bool, sparsity: bool) -> list[Recording]:
-    """A file in the place of settings, at each width, sparsity and seed; what is not given comes from the file."""
-    codes = Recording(path, 1).task().train.codes
-    if not sparsity and codes is not None:
-        preset = dataclasses.replace(preset, sparsity=(max(1, round(float(np.count_nonzero(codes, axis=1).mean()))),))
-    across: Sequence[int | None] = preset.num_latents if widths else (None,)
-    sources = [Recording(path, *cell) for cell in itertools.product(across, preset.sparsity, preset.seeds)]
-    for source in sources:
-        width = source.task().num_latents
-        if source.sparsity >= width:
-            raise ValueError(f"sparsity must be below num_latents, but it is {source.sparsity} with {width} latents.")
-    return sources
 
 
 __all__ = ["CELL", "INFERENCE", "PROTOCOLS", "RECOVERY", "SMOKE", "WIDTHS", "Bench", "Drawing", "Preset", "grid", "plan"]

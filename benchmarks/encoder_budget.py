@@ -17,7 +17,7 @@ from benchmarks.bench import CELL, SMOKE, Bench, Drawing, Preset
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lista import LISTA
-from sae_gap.encoders.pursuit import OMP
+from sae_gap.encoders.pursuit import OMP, NonNegativePursuit
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.amortised import Amortised
@@ -72,7 +72,9 @@ def _methods(source, p):
         steps = [Lasso(p.weight, tol=None, max_iterations=count, momentum=kind == "fista") for count in ITERATIONS]
         found += [Method(f"{kind}_{one.max_iterations}", kind, base, one, costs(2 * one.max_iterations - 1)) for one in steps]
     # The certified lasso and the pursuits take what a sample needs, which is not counted.
-    return [*found, Method("omp", "omp", base, OMP(source.sparsity)), Method("lasso", "lasso", base, Lasso(p.weight))]
+    pursuits = [OMP(source.sparsity), NonNegativePursuit(source.sparsity)]
+    found += [Method(pursuit.name, pursuit.name, base, pursuit) for pursuit in pursuits]
+    return [*found, Method("lasso", "lasso", base, Lasso(p.weight))]
 
 
 BENCH = Bench(

@@ -9,6 +9,7 @@ from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.support import LeastSquares, OnSupport
 from sae_gap.learners.base import Learner
+from sae_gap.learners.baselines import PCA, Raw
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.online import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
@@ -50,6 +51,11 @@ def dl_fista(p: Preset, base: Learner | None = None) -> DLFista:
 
 def probe() -> Method:
     return Method("linear_probe", "probe", LinearProbe(), Linear())
+
+
+def baselines() -> list[Method]:
+    """What anything must beat: the signals themselves as codes, and their principal components."""
+    return [Method(learner.name, "baseline", learner, Linear()) for learner in (Raw(), PCA())]
 
 
 def own(name: str, source: Source, p: Preset, **options: Any) -> Method:
@@ -107,4 +113,5 @@ def oracle(p: Preset, *, lam: float | None = None, encoder: Lasso | None = None)
 
 def everything(source: Source, p: Preset) -> list[Method]:
     """The methods of the paper's sweeps over sizes."""
-    return [probe(), *(own(name, source, p) for name in SAES), *learned(p), softplus_adam(p), oracle(p)]
+    saes = [own(name, source, p) for name in SAES]
+    return [*baselines(), probe(), *saes, *learned(p), softplus_adam(p), oracle(p)]

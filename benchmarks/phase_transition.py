@@ -24,6 +24,8 @@ def _sources(p):
     found: dict[Setting, None] = {}
     for num_latents in p.num_latents:
         for sparsity in p.sparsity:
+            if min(num_latents, sparsity) < 1:
+                Setting(num_latents, sparsity)  # Its own words refuse what has no logarithm.
             for ratio in RATIOS if len(p.num_latents) > 1 else RATIOS[1:6:2]:
                 input_dim = math.ceil(ratio * sparsity * math.log(num_latents / sparsity))
                 if sparsity < input_dim <= num_latents:

@@ -91,7 +91,7 @@ def compilations() -> int:
 _counting: list[int] = []
 
 
-def _count(event: str, seconds: float, **_) -> None:
+def _count(event: str, duration_secs: float, **_) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
         _counting[0] += 1
 

@@ -149,23 +149,10 @@ def certificate(
     return value, 0.5 * jnp.sum(misfit**2, axis=1) + jnp.sum(slack, axis=1)
 
 
-def duality_gap(
-    signals: Float[Array, "n input_dim"],
-    dictionary: Float[Array, "input_dim num_latents"],
-    codes: Float[Array, "n num_latents"],
-    lam: Float[Array, "..."] | float,
-    *,
-    nonneg: bool = True,
-    dual: Float[Array, "n input_dim"] | None = None,
-) -> Float[Array, " n"]:
-    """The duality gap alone; see `certificate` for the formula, the arguments and the rounding."""
-    return certificate(signals, dictionary, codes, lam, nonneg=nonneg, dual=dual)[1]
-
-
 def is_converged(
     signals: Float[Array, "n input_dim"], value: Float[Array, " n"], gap: Float[Array, " n"], tol: Float[Array, ""] | float
 ) -> Bool[Array, " n"]:
-    """Whether ``gap <= tol max(F(z), floor)``, or the objective itself is below what its type can resolve.
+    """Whether ``gap <= tol F(z)``, or the objective itself is below what its type can resolve.
 
     The residual of any stored code is only known to a few units of roundoff of the signal, so an objective below
     ``1/2 (16 eps ||y||)^2`` is zero for all that can be told; else an exact fit at ``lam = 0`` would never be accepted.
@@ -200,7 +187,6 @@ def lambda_max(
 __all__ = [
     "certificate",
     "dual_scale",
-    "duality_gap",
     "expand_lam",
     "is_converged",
     "lambda_max",

@@ -22,11 +22,12 @@ _COLUMNS_AT_ONCE = 512
 _CONTESTED_ROWS = 2_000
 _SPARE = 0.1
 # Candidates that a row keeps, the increments that prices rise by, as shares of the largest score, the share of rows that may
-# be without a column before the next, and the work in units of a row's bid that prices are worth.
+# be without a column before the next, and the work that an increment is worth, in bids a row: columns that many rows like
+# equally well are bid for without end.
 _CANDIDATES = 32
 _INCREMENTS = (2e-2, 2e-3, 2e-4, 2e-5)
 _LEFT_OVER = 0.01
-_WORK = 60
+_WORK = 30
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,17 +153,20 @@ def assign(scores: Float[np.ndarray, "rows columns"]) -> tuple[Int[np.ndarray, "
         return np.arange(num_rows), best
     if num_rows < _CONTESTED_ROWS or num_columns > (1 + _SPARE) * num_rows:
         return linear_sum_assignment(scores, maximize=True)
+    prices = _prices(scores)
+    if prices is None:
+        return linear_sum_assignment(scores, maximize=True)
     # Rows of zeros take the columns that the others leave.
     costs = np.zeros((num_columns, num_columns))
     costs[:num_rows] = scores
-    np.subtract(_prices(scores), costs, out=costs)
+    np.subtract(prices, costs, out=costs)
     costs -= costs.min(axis=1, keepdims=True)
     rows, columns = linear_sum_assignment(costs)
     return rows[:num_rows], columns[:num_rows]
 
 
-def _prices(scores: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, " columns"]:
-    """Prices of the columns from a hasty auction, at which most rows can have the column that they like best.
+def _prices(scores: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, " columns"] | None:
+    """Prices of the columns from a hasty auction, at which most rows can have the column that they like best; None if it drags.
 
     Every row without a column bids for its best, `argmax_j scores[i, j] - price_j`, and raises its price until it is no better
     than the row's second, and by an increment more. Prices only rise, so the candidates that a row once kept still have its
@@ -191,10 +195,12 @@ def _prices(scores: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, " co
         return candidates[rows, best], first, worth.max(axis=1)
 
     shortlist(np.arange(num_rows))
-    work, largest = 0, float(scores.max())
+    largest = float(scores.max())
     for increment in _INCREMENTS:
-        owners, free = np.full(num_columns, -1), np.arange(num_rows)
-        while len(free) > _LEFT_OVER * num_rows and work < _WORK * num_rows:
+        owners, free, work = np.full(num_columns, -1), np.arange(num_rows), 0
+        while len(free) > _LEFT_OVER * num_rows:
+            if work > _WORK * num_rows:
+                return None
             wanted, first, second = two_best(free)
             stale = np.flatnonzero(second < bounds[free])
             if len(stale):

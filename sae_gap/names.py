@@ -57,6 +57,7 @@ _INFERENCES = {
     "support": Name("best values on the own support", "#56B4E9"),
     "least_squares": Name("least squares on the own support", "#E69F00"),
     "mp": Name("matching pursuit", "#AA4499"),
+    "nonneg_mp": Name("non-negative matching pursuit", "#44AA99"),
     "omp": Name("OMP", "#882255"),
     "ista": Name("ISTA", "#999933"),
     "fista": Name("FISTA", "#7F7F7F"),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from sae_gap import Setting, data, draw, load
+from sae_gap.codes import Codes
 
 # Tests on random draws have fixed seeds, so they fail by chance once at most, and then for good.
 UNLIKELY = 1e-4
@@ -205,6 +206,35 @@ def test_settings_keep_the_draws_they_have_always_had():
     task = draw(Setting(num_latents=20, sparsity=3, num_samples=200, seed=5, noise_db=10.0))
     found = [float(np.asarray(leaf, np.float64).sum()) for leaf in (task.train.signals, task.id.codes, task.ood.signals)]
     assert found == pytest.approx([-4.731332600815222, 149.643112053629, 3.376342498580925], rel=1e-5)
+
+
+def test_draws_are_those_of_a_whole_dictionary(monkeypatch):
+    # The definition, with everything at once, whose bits stored rows depend on.
+    setting = Setting(num_latents=100, sparsity=10, num_samples=101, seed=5)
+    atoms = np.random.default_rng([5, 0]).standard_normal((setting.input_dim, 100))
+    atoms /= np.linalg.norm(atoms, axis=0)
+    for numbers in (100, 700, 4_000_000):
+        monkeypatch.setattr(data, "_DRAWS_AT_ONCE", numbers)
+        np.testing.assert_array_equal(draw(setting).dictionary, atoms.astype(np.float32))
+
+
+@pytest.mark.parametrize("change", [{}, {"noise_db": 7.0}, {"stream": True, "num_samples": 500}])
+def test_codes_of_very_many_latents_are_held_by_their_active_columns(monkeypatch, change):
+    setting = Setting(**{"num_latents": 2_000, "sparsity": 3, "num_samples": 60, "seed": 2} | change)
+    dense = draw(setting)
+    monkeypatch.setattr(data, "_DENSE_LATENTS", 1_999)
+    held = draw(setting)
+    for name in ("train", "id", "ood"):
+        one, other = getattr(dense, name), getattr(held, name)
+        np.testing.assert_array_equal(one.signals, other.signals)
+        if one.codes is None:
+            assert other.codes is None
+            continue
+        assert isinstance(other.codes, Codes) and other.codes.shape == one.codes.shape
+        assert len(other.codes.latents) == np.count_nonzero(np.any(np.asarray(one.codes) != 0, axis=0)) < 1_000
+        np.testing.assert_array_equal(other.codes.dense(), one.codes)
+        np.testing.assert_array_equal(other.labels, one.labels)
+    np.testing.assert_array_equal(held.dictionary, dense.dictionary)
 
 
 def test_a_single_active_latent():

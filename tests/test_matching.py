@@ -2,12 +2,14 @@
 
 import itertools
 from inspect import unwrap
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import linear_sum_assignment
 from scipy.stats import pearsonr
 
 from sae_gap import matching
@@ -28,12 +30,93 @@ def test_assignment_is_the_best_of_all(shape):
     assert scores[rows, columns].sum() == pytest.approx(brute_force(scores), abs=1e-12)
 
 
+def scores_of(kind, rng, rows, columns):
+    """Scores that contest an assignment in different ways."""
+    if kind == "random":
+        return rng.random((rows, columns))
+    if kind == "weak":
+        return np.abs(rng.standard_normal((rows, columns))) / 50
+    if kind == "near":
+        return np.eye(rows, columns) * 0.8 + 0.2 * rng.random((rows, columns))
+    if kind == "ties":
+        return rng.integers(0, 3, (rows, columns)) / 2
+    scores = rng.random((rows, columns))
+    # Dead and doubled atoms.
+    scores[:, : columns // 3] = 0
+    scores[:, -columns // 3 :] = scores[:, [-1]]
+    scores[: rows // 4] = 0
+    return scores
+
+
+@given(
+    kind=st.sampled_from(["random", "weak", "near", "ties", "dead"]),
+    seed=st.integers(0, 1_000),
+    rows=st.integers(2, 70),
+    spare=st.integers(-3, 3),
+    dtype=st.sampled_from([np.float32, np.float64]),
+)
+@settings(max_examples=150, deadline=None)
+def test_prices_leave_the_optimum_where_it_is(kind, seed, rows, spare, dtype):
+    scores = scores_of(kind, np.random.default_rng(seed), rows, max(2, rows + spare)).astype(dtype)
+    with mock.patch.object(matching, "_CONTESTED_ROWS", 0), mock.patch.object(matching, "_SPARE", 5.0):
+        pairs = matching.assign(scores)
+    assert np.array_equal(pairs[0], np.unique(pairs[0])) and len(np.unique(pairs[1])) == len(pairs[1]) == min(scores.shape)
+    best = scores[linear_sum_assignment(scores, maximize=True)].sum(dtype=np.float64)
+    assert scores[pairs].sum(dtype=np.float64) == pytest.approx(best, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["random", "weak", "near"])
+def test_prices_let_most_rows_have_what_they_like(kind):
+    scores = scores_of(kind, np.random.default_rng(0), 300, 300)
+    prices = matching._prices(scores)
+    assert prices.min() >= 0
+    # At no price at all, a third of the columns are nobody's favourite.
+    liked = len(np.unique((scores - prices).argmax(axis=1)))
+    assert liked > max(len(np.unique(scores.argmax(axis=1))) + (kind != "near") * 30, 240)
+
+
+def test_columns_that_all_like_equally_well_are_not_bid_for_without_end():
+    assert matching._prices(np.ones((40, 40))) is None
+    assert matching._prices(np.zeros((40, 40))) is None
+
+
+def test_a_large_contested_assignment_against_scipy():
+    rng = np.random.default_rng(1)
+    scores = matching.correlations(rng.standard_normal((60, 2_050)), rng.standard_normal((60, 2_010)))
+    best = scores[linear_sum_assignment(scores, maximize=True)].sum()
+    with mock.patch.object(matching, "_prices", wraps=matching._prices) as priced:
+        assert scores[matching.assign(scores)].sum() == pytest.approx(best, abs=1e-9)
+    assert priced.call_count == 1 and priced.call_args[0][0].shape == (2_010, 2_050)
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-6)])
 def test_correlations_against_scipy(dtype, tolerance):
     rng = np.random.default_rng(1)
     left, right = rng.standard_normal((30, 4)).astype(dtype), (5 + rng.standard_normal((30, 3))).astype(dtype)
     expected = [[abs(pearsonr(a, b)[0]) for b in right.T.astype(float)] for a in left.T.astype(float)]
     np.testing.assert_allclose(matching.correlations(left, right), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 2e-6)])
+def test_correlations_of_sparse_columns_are_those_of_all_their_entries(dtype, tolerance):
+    rng = np.random.default_rng(8)
+    # More columns than are multiplied at once: of 3 non-zeros in 200, with dense ones, constants and tiny ones in between.
+    left = rng.random((200, 700)) * (rng.random((200, 700)) < 0.015)
+    left[:, [5, 511, 512, 690]] = 3 + rng.standard_normal((200, 4))
+    left[:, 7], left[:, 8], left[:, 600] = 0, 0.1, 1e-30 * left[:, 601]
+    right = rng.random((200, 9)) * np.array([1, 1, 1, 1e-20, 1e20, 1, 1, 1, 1])
+    centred = [column - column.mean() for column in left.T]
+    expected = np.array(
+        [
+            [abs(a @ b) / max(np.sqrt(a @ a) * np.sqrt(b @ b), 1e-300) for b in right.T - right.T.mean(axis=1, keepdims=True)]
+            for a in centred
+        ]
+    )
+    expected[[7, 8]] = 0
+    found = matching.correlations(left.astype(dtype), right.astype(dtype))
+    np.testing.assert_allclose(found, expected, atol=tolerance)
+    assert not found[7].any() and not found[8].any()
+    np.testing.assert_allclose(matching.correlations(right.astype(dtype), left.astype(dtype)), found.T, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -81,6 +164,16 @@ def test_match_undoes_permutation_sign_and_scale(seed):
     # Codes that reconstruct the same signals come back as the true ones, up to the scale of the atoms.
     codes = rng.random((5, 12)).astype(np.float32)
     np.testing.assert_array_equal(match.align(codes[:, order] * sign), codes)
+
+
+def test_the_true_dictionary_itself_is_matched_without_a_product():
+    truth = np.random.default_rng(9).standard_normal((3, 8)).astype(np.float32)
+    truth[:, 2], truth[:, 5] = 0, truth[:, 4]
+    with mock.patch.object(matching, "assign") as assigned:
+        match = matching.match_atoms(jnp.asarray(truth), truth)
+    assert not assigned.called
+    assert match.learned.tolist() == list(range(8))
+    assert match.cosine.tolist() == [1, 1, 0, 1, 1, 1, 1, 1]
 
 
 def test_a_narrower_dictionary_leaves_true_atoms_without_partner():

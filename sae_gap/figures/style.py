@@ -267,7 +267,7 @@ def _fits(axis: Axis, decades: float, high: float) -> bool:
     panel = axis.axes.get_subplotspec()
     columns = 1 if panel is None else panel.get_gridspec().ncols
     room = 0.8 * axis.get_figure(root=True).get_figwidth() / columns  # type: ignore[union-attr]
-    return room / decades * math.log10(2) > inches([_tick(10.0 ** math.floor(math.log10(high)))], 8) + 0.05
+    return bool(room / decades * math.log10(2) > inches([_tick(10.0 ** math.floor(math.log10(high)))], 8) + 0.05)
 
 
 def _tick(value: float) -> str:

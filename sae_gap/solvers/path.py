@@ -9,7 +9,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap import lasso
-from sae_gap.solvers.coding import check_problem, sparse_code
+from sae_gap.solvers.coding import sparse_code
+from sae_gap.solvers.problem import check_problem
 from sae_gap.types import Solution
 
 

@@ -1,143 +1,144 @@
-"""The encoder budget at smoke size: rows, table and figure, the count of operations, and one sentence for whatever is wrong."""
+"""The encoder budget at smoke size: one dictionary for all, its table and figure, the count of operations, and bad flags."""
 
-import contextlib
 import csv
-import io
+import functools
+import re
 import sys
-from unittest import mock
 
-import numpy as np
+import jax
 import pytest
-from absl.testing import flagsaver
 from matplotlib import image
 
-from benchmarks import cli
-from benchmarks import encoder_budget as binary
-from sae_gap import Store, figures
+from benchmarks import peers
+from benchmarks.bench import Preset
+from benchmarks.encoder_budget import BENCH, DICTIONARIES
+from sae_gap import Model, Setting, Store
+from sae_gap.encoders.lista import LISTA
 
 TRAINED = ("relu", "topk", "jumprelu", "lista_1", "lista_2", "lista_4", "lista_8", "lista_16")
+FISTA, ISTA = ([f"{kind}_{count}" for count in (1, 2, 5, 10, 20, 50, 100)] for kind in ("fista", "ista"))
+METHODS = (*TRAINED, "lista_published", *FISTA, *ISTA, "omp", "lasso")
 
 
-def call(*arguments):
-    """Runs the binary in this process as a shell would: its exit code, and what it wrote on stdout and stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    saved = flagsaver.save_flag_values(binary.FLAGS)
-    with (
-        mock.patch.object(sys, "argv", ["encoder_budget", *map(str, arguments)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        pytest.raises(SystemExit) as stop,
-    ):
-        cli.run(binary.main, binary.FLAGS)
-    flagsaver.restore_flag_values(saved, binary.FLAGS)
-    return stop.value.code or 0, out.getvalue(), err.getvalue()
+@pytest.fixture(scope="module")
+def budget(call):
+    return functools.partial(call, "encoder_budget")
 
 
-@pytest.fixture(scope="module", params=sorted(binary.DICTIONARIES))
-def smoke(request, tmp_path_factory):
-    folder = tmp_path_factory.mktemp(request.param)
-    code, out, err = call("--preset=smoke", f"--dictionary={request.param}", f"--results_dir={folder}")
-    assert code == 0, err
-    return request.param, folder, out
+@pytest.fixture(scope="module")
+def finished(smokes):
+    return smokes("encoder_budget")
 
 
-def read(smoke):
-    name, folder, _ = smoke
-    with (folder / "encoder_budget" / name / "summary.csv").open(newline="") as file:
+def read(folder):
+    with (folder / "summary.csv").open(newline="") as file:
         return {row["method"]: row for row in csv.DictReader(file)}
 
 
-def test_every_encoder_is_measured_on_one_dictionary(smoke):
-    name, folder, out = smoke
-    rows = Store(folder / "encoder_budget" / name).rows()
-    assert sorted((row["method"], row["seed"]) for row in rows) == sorted((m, s) for m in binary.METHODS for s in (0, 1))
+def flops(input_dim, num_latents):
+    source = Setting(num_latents, 2, 100, input_dim=input_dim)
+    return {method.name: method.row.get("flops") for method in BENCH.methods(source, Preset())}
+
+
+def test_every_encoder_is_measured_on_one_dictionary(finished):
+    assert BENCH.names == METHODS
+    assert sorted((row["method"], row["seed"]) for row in finished.rows) == sorted((m, s) for m in METHODS for s in (0, 1))
+    assert {row["dictionary"] for row in finished.rows} == {"oracle"}
     for seed in (0, 1):
-        assert len({(row["cosine"], row["certificate_ood"]) for row in rows if row["seed"] == seed}) == 1
-    assert all(line.split()[0] == method for line, method in zip(out.splitlines()[2:], binary.METHODS, strict=True))
-    assert set(TRAINED) < set(binary.METHODS)
+        assert len({(row["cosine"], row["certificate_ood"]) for row in finished.rows if row["seed"] == seed}) == 1
+    title, _, _, *lines = finished.printed.rstrip().splitlines()
+    assert title == "Encoders" and [line.split()[0] for line in lines] == list(METHODS)
 
 
-def test_more_operations_leave_less_of_the_gap(smoke):
-    found = {method: float(row["relative_gap_ood_mean"]) for method, row in read(smoke).items()}
+def test_more_operations_leave_less_of_the_gap(finished):
+    found = {method: float(row["relative_gap_ood_mean"]) for method, row in read(finished.directory).items()}
     assert found["lista_16"] < found["lista_4"] < found["lista_1"]
+    for path in (FISTA, ISTA):
+        gaps = [found[name] for name in path]
+        assert gaps == sorted(gaps, reverse=True)
+    # From the fifth iteration on, momentum pays.
+    assert all(found[fast] < found[slow] for fast, slow in zip(FISTA[2:], ISTA[2:], strict=True))
     assert abs(found["lasso"]) < 2e-6 and found["fista_100"] < 1e-3 * found["fista_1"]
     assert all(found[method] > found["lasso"] for method in TRAINED)
 
 
-def test_the_figure_is_a_picture(smoke):
-    name, folder, _ = smoke
-    picture = image.imread(folder / "encoder_budget" / name / "budget.png")
+def test_the_pursuit_keeps_to_its_sparsity(finished):
+    assert all(row["l0_id"] <= 3 for row in finished.rows if row["method"] in ("omp", "topk"))
+
+
+def test_the_figure_is_a_picture(finished):
+    picture = image.imread(finished.directory / "budget.png")
     drawn = (picture[:, :, :3] < 0.9).any(axis=2)
     half = len(drawn) // 2
     assert drawn[:half].mean() > 0.01 and drawn[half:].mean() > 0.01
-    assert (folder / "encoder_budget" / name / "budget.pdf").read_bytes().startswith(b"%PDF-")
+    assert (finished.directory / "budget.pdf").read_bytes().startswith(b"%PDF-")
 
 
-def test_what_is_there_is_not_run_again(smoke, monkeypatch):
-    name, folder, out = smoke
-
-    def never(*arguments):
-        raise AssertionError("a finished job was run again")
-
-    monkeypatch.setattr("sae_gap.study._run_job", never)
-    assert call("--preset=smoke", f"--dictionary={name}", f"--results_dir={folder}")[:2] == (0, out)
+@pytest.mark.parametrize("name", sorted({*DICTIONARIES} - {"oracle"}))
+def test_a_dictionary_may_be_learned(name, smokes, budget, tmp_path):
+    learned = {row["seed"]: row for row in smokes("dictionary_challenge").rows if row["method"] == name}
+    options = ("--preset=smoke", f"--dictionary={name}", "--methods=lista_1,fista_1,fista_100,lasso", "--seeds=0")
+    code, out, err = budget(*options, f"--models_dir={smokes('dictionary_challenge').models}", f"--results_dir={tmp_path}")
+    rows = Store(tmp_path / "encoder_budget").rows()
+    assert (code, err) == (0, "") and len(rows) == 4 and {row["dictionary"] for row in rows} == {name} and name not in out
+    # The very model that the challenge has fitted, scored alike.
+    assert {row["cosine"] for row in rows} == {learned[0]["cosine"]}
+    gaps = {row["method"]: row["relative_gap_ood"] for row in rows}
+    assert gaps["lasso"] == pytest.approx(learned[0]["relative_gap_ood"], abs=1e-6) and gaps["fista_100"] < gaps["fista_1"]
+    assert gaps["lista_1"] > gaps["lasso"]
 
 
 def test_operations_are_those_of_the_products():
-    input_dim, num_latents = 5, 7
-    product = 2 * input_dim * num_latents
-    assert binary.flops("relu", input_dim, num_latents) == product
-    # y W; then twice z Dᵀ and the residual times W.
-    assert binary.flops("lista_3", input_dim, num_latents) == 5 * product
-    assert binary.flops("fista_1", input_dim, num_latents) == binary.flops("topk", input_dim, num_latents)
-    assert binary.flops("lasso", input_dim, num_latents) is None
+    found = flops(5, 7)
+    product = 2 * 5 * 7
+    assert {found[name] for name in ("relu", "topk", "jumprelu", "lista_1", "fista_1", "ista_1")} == {product}
+    # y W; then three times z Dᵀ and the residual times W.
+    assert found["lista_4"] == 7 * product and found["fista_10"] == found["ista_10"] == 19 * product
+    # y W; then a product with num_latents² parameters a layer.
+    layers = LISTA(factored=False).depth
+    published = next(
+        method for method in BENCH.methods(Setting(7, 2, 100, input_dim=5), Preset()) if "published" in method.name
+    )
+    assert published.encoder.depth == layers
+    assert found["lista_published"] == pytest.approx(product + (layers - 1) * (product + 2 * 7 * 7))
+    assert found["lasso"] is None and found["omp"] is None
 
 
 def test_operations_are_those_that_the_compiler_counts(task):
-    import jax
-
-    from sae_gap import Model
-    from sae_gap.encoders.lista import LISTA
-
     input_dim, num_latents = task.dictionary.shape
     for depth in (1, 2):
         encoder = LISTA(depth)
         model = Model(task.dictionary, task.id.signals[0] * 0, encoder.parameters(task.dictionary))
         counted = jax.jit(encoder.__call__).lower(model, task.id.signals).compile().cost_analysis()["flops"]
-        expected = binary.flops(f"lista_{depth}", input_dim, num_latents) * len(task.id.signals)
+        expected = flops(input_dim, num_latents)[f"lista_{depth}"] * len(task.id.signals)
         # Beside the products there are additions and comparisons, each as many as there are codes or less.
         assert expected <= counted < expected + 12 * depth * task.id.signals.shape[0] * num_latents
 
 
-def rows(methods, seeds=(0, 1), **values):
-    base = {"study": "x", "num_latents": 20, "sparsity": 3, "num_samples": 200, "input_dim": 12}
-    return [
-        base
-        | {"method": method, "seed": seed, "flops": binary.flops(method, 12, 20), "relative_gap_ood": 0.1, "mcc_ood": 0.9}
-        | values
-        for method in methods
-        for seed in seeds
-    ]
-
-
-def test_the_figure_draws_what_there_is():
-    assert figures.budget(rows(["lasso"])) is None and figures.budget([]) is None
-    figure = figures.budget(rows(["relu", "lista_4", "lista_1"], mcc_ood=None))
-    gap, mcc = figure.axes
-    assert len(gap.lines) >= 2 and np.isfinite(gap.dataLim.get_points()).all()
-    assert [text.get_text() for text in gap.texts if text.get_text() in ("1", "4")] == ["1", "4"]
-    assert not [text for text in mcc.texts if text.get_text() in ("1", "4")]
+def test_an_absent_package_is_one_sentence(budget, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, peers.SpamsTrainDL.module, None)
+    code, out, err = budget("--preset=smoke", "--dictionary=spams", f"--results_dir={tmp_path / 'results'}")
+    assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and "needs spams" in err
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize(
     "flag",
     [
         *("--preset=huge", "--dictionary=mine", "--lam=0", "--lam=nan", "--num_latents=0", "--sparsity=100", "--num_samples=2"),
-        *("--seeds=0,0", "--seeds=x", "--seeds=-1", "--num_latents=many", "--depth=3", "smoke"),
+        *(
+            "--seeds=0,0",
+            "--seeds=x",
+            "--seeds=-1",
+            "--num_latents=many",
+            "--depth=3",
+            "--methods=lista_3",
+            "--data=x",
+            "smoke",
+        ),
     ],
 )
-def test_bad_flags_are_one_sentence(flag, tmp_path):
-    code, out, err = call(flag, f"--results_dir={tmp_path}")
-    assert code == 2 and out == ""
-    assert len(err.strip().splitlines()) == 1 and "Traceback" not in err
+def test_bad_flags_are_one_sentence(flag, budget, tmp_path):
+    code, out, err = budget(flag, f"--results_dir={tmp_path}")
+    assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and "Traceback" not in err
     assert not list(tmp_path.iterdir())

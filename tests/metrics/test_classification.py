@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from sae_gap.codes import Codes
 from sae_gap.metrics import classification
 from sae_gap.metrics.base import Inferred
 from sae_gap.types import Model, Split, Task
@@ -148,3 +149,24 @@ def test_one_class_tells_nothing():
     assert found["base_rate_ood"] == 1 and "auc_ood" not in found and "auc_id" in found
     share = np.mean(codes["id"][:, 0] > 0.5)
     assert found["base_rate_id"] == pytest.approx(max(share, 1 - share))
+
+
+@pytest.mark.parametrize("protocol", ["strict", "paper"])
+@pytest.mark.parametrize("constant", [False, True])
+def test_codes_by_their_active_columns_measure_as_the_dense_ones(protocol, constant):
+    rng = np.random.default_rng(1)
+    dense = {name: rng.random((60, 30)) * (rng.random((60, 30)) < 0.03) for name in ("train", "id", "ood")}
+    # Latents that are active in one split alone, and latent 0 in none that is fitted.
+    for name, latents in (("train", [0, 1, 2]), ("id", [0, 4]), ("ood", [6])):
+        dense[name][:, latents] = 0
+    if constant:
+        dense["train"][:] = dense["id"][:] = 0
+    truth = {name: jnp.asarray(rng.random((60, 1)), jnp.float32) for name in dense}
+    task = Task(*(Split(jnp.zeros((60, 2)), truth[name]) for name in dense), num_latents=30)
+
+    def measured(codes):
+        return classification.measure(Inferred(task, Model(None, jnp.zeros(2)), codes, {}, 0.1, protocol))
+
+    expected = measured(dense)
+    assert expected["auc_ood"] != 0.5 and set(expected) >= {"accuracy_id", "accuracy_ood", "auc_id"}
+    assert measured({name: Codes.from_dense(codes) for name, codes in dense.items()}) == pytest.approx(expected)

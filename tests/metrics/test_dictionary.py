@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_gap.matching import match_atoms
+from sae_gap.matching import Match, match_atoms
 from sae_gap.metrics.dictionary import dictionary_recovery
 
 
@@ -48,6 +48,16 @@ def test_the_true_dictionary_in_any_order_and_sign_is_perfect(seed):
     assert found["angle"] == pytest.approx(0, abs=1e-6)
     assert found["norm_ratio"] == pytest.approx(1, abs=1e-6)
     assert found["cosines"] == [1.0] * 9
+
+
+def test_the_distribution_of_very_many_cosines_is_told_by_fewer():
+    width = 25_000
+    cosines = np.random.default_rng(2).random(width)
+    match = Match(np.arange(width), cosines)
+    shown = dictionary_recovery(match, np.ones((1, width)), np.ones((1, width)))["cosines"]
+    assert len(shown) == 10_000 and shown[0] == round(cosines.max(), 4) and shown[-1] == round(cosines.min(), 4)
+    for share in (0.1, 0.5, 0.9):
+        assert np.quantile(shown, share) == pytest.approx(np.quantile(cosines, share), abs=1e-3)
 
 
 def test_close_is_above_nine_tenths():

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from sklearn.decomposition import sparse_encode
 from sklearn.linear_model import Lasso as SklearnLasso
 
+from sae_gap.codes import Codes
 from sae_gap.encoders.base import Affine, unit_atoms
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.relu import ReLU
 from sae_gap.metrics import gap
-from sae_gap.types import Model, Solution
+from sae_gap.metrics.base import Inferred
+from sae_gap.types import Model, Solution, Split, Task
 
 LAM = 0.1
 
@@ -106,6 +108,27 @@ def test_certificate_is_the_worst_relative_duality_gap():
     signals, dictionary, codes, _ = problem()
     reference = solution([1.0, 2.0, 4.0, 1.0, 0.0, 1.0], [1e-6, 8e-6, 4e-6, 0.0, 0.0, 2e-6])
     assert gap.objective_gap(signals, dictionary, codes, reference, LAM)["certificate"] == pytest.approx(4e-6)
+
+
+def test_codes_by_their_active_columns_measure_as_the_dense_ones():
+    signals, dictionary, best, reference = problem()
+    lengths = np.linspace(0.5, 3, dictionary.shape[1])
+    lengths[1] = 0
+    codes = np.where(np.arange(len(lengths)) % 3, best + 0.1, 0).astype(np.float32)
+    model = Model(jnp.asarray(dictionary * lengths), jnp.full(len(dictionary), 0.1))
+    task = Task(*[Split(jnp.asarray(signals))] * 3, num_latents=len(lengths))
+
+    def measured(held):
+        return gap.measure(Inferred(task, model, {"id": held, "ood": held}, {"id": reference, "ood": reference}, LAM, "strict"))
+
+    found = measured(Codes.from_dense(codes))
+    assert found["gap_id"] > 0 and found == pytest.approx(measured(codes), rel=1e-5)
+    rest = signals - 0.1 - codes @ (dictionary * lengths).T
+    assert found["mse_id"] == pytest.approx(np.mean(rest**2), rel=1e-4)
+    value = 0.5 * np.sum(rest**2, axis=1) + LAM * np.abs(codes * lengths).sum(axis=1)
+    assert found["objective_ood"] == pytest.approx(value.mean(), rel=1e-4)
+    with pytest.raises(ValueError, match="one width"):
+        unwrap(gap.mse)(signals, dictionary[:, :5], Codes.from_dense(codes))
 
 
 def test_zero_signals():

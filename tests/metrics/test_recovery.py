@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
+from sae_gap.codes import Codes
 from sae_gap.metrics import recovery
 from sae_gap.metrics.base import Inferred
 from sae_gap.types import Model, Split, Task
@@ -107,6 +108,57 @@ def test_published_ood_form_sees_the_columns_of_largest_variance_only():
     codes = np.hstack([truth[:, :2], loud])
     assert recovery.mcc(truth, codes) == pytest.approx(1, abs=1e-6)
     assert recovery.mcc_paper(truth, codes, "ood") == pytest.approx(brute_force(truth, loud), abs=1e-6)
+
+
+def padded_by_hand(truth, codes, split):
+    """The published form with all its columns, constant ones too, in one square assignment."""
+    truth = truth[:, truth.var(axis=0) > 1e-8]
+    if split == "ood":
+        codes = codes[:, np.argsort(-codes.var(axis=0), kind="stable")[: truth.shape[1]]]
+    width = max(truth.shape[1], codes.shape[1])
+    rng = np.random.default_rng(0)
+    codes, truth = (np.hstack([part, rng.standard_normal((len(part), width - part.shape[1]))]) for part in (codes, truth))
+    return brute_force(truth, codes)
+
+
+@pytest.mark.parametrize("split", ["id", "ood"])
+@pytest.mark.parametrize(("dead", "still"), [([], []), ([0, 3], []), ([1], [2]), ([0, 1, 2, 3, 4], []), ([], [1, 2])])
+@pytest.mark.parametrize("width", [4, 5, 6])
+def test_constant_columns_count_as_nothing_in_the_published_form(split, dead, still, width):
+    rng = np.random.default_rng(11)
+    truth, codes = sparse(rng, (40, 5)), sparse(rng, (40, width))
+    codes[:, [place for place in dead if place < width]] = 0
+    truth[:, still] = 0
+    expected = padded_by_hand(truth, codes, split)
+    assert recovery.mcc_paper(truth, codes, split) == pytest.approx(expected, abs=1e-9)
+    assert recovery.mcc_paper(Codes.from_dense(truth), Codes.from_dense(codes), split) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("width", [3, 30])
+def test_codes_by_their_active_columns_score_as_the_dense_ones(width):
+    rng = np.random.default_rng(12)
+    truth, codes = (sparse(rng, (20, w), 0.05).astype(np.float32) for w in (30, width))
+    for left, right in itertools.product((truth, Codes.from_dense(truth)), (codes, Codes.from_dense(codes))):
+        assert recovery.mcc(left, right) == pytest.approx(recovery.mcc(truth, codes), abs=1e-7)
+        for split in ("id", "ood"):
+            found = recovery.mcc_paper(left, right, split)
+            assert found == pytest.approx(recovery.mcc_paper(truth, codes, split), abs=1e-7)
+    assert recovery.mcc(truth, Codes.from_dense(0 * codes)) == 0
+
+
+def test_the_published_form_is_left_out_where_it_would_be_all_noise():
+    rng = np.random.default_rng(13)
+    signals, dense = jnp.zeros((8, 2)), sparse(rng, (8, 4)).astype(np.float32)
+    splits = {}
+    for width in (20_000, 20_001):
+        codes = Codes(dense, np.array([0, 2, 3, width - 1]), width)
+        task = Task(*(Split(signals, jnp.asarray(dense)) for _ in range(3)), num_latents=4)
+        splits[width] = recovery.measure(
+            Inferred(task, Model(None, jnp.zeros(2)), dict.fromkeys(("id", "ood"), codes), {}, 0.1, "")
+        )
+        assert splits[width]["mcc_id"] == pytest.approx(1)
+    assert set(splits[20_001]) == {"mcc_id", "mcc_ood"}
+    assert set(splits[20_000]) == {"mcc_id", "mcc_ood", "mcc_paper_id", "mcc_paper_ood"}
 
 
 def test_bad_input_is_refused():

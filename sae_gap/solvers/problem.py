@@ -1,0 +1,124 @@
+"""The problem of the lasso as a caller states it: checked, and scaled to where every product is of order one."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from sae_gap import lasso
+
+
+def is_known(value) -> bool:
+    """Whether a value is at hand, and not being traced."""
+    return not isinstance(value, jax.core.Tracer)
+
+
+def is_number(value) -> bool:
+    """Whether a value is a real scalar."""
+    array = np.asarray(value)
+    return array.ndim == 0 and array.dtype.kind in "iuf"
+
+
+def _holds(test, array) -> bool:
+    """Evaluate a test of known values at once, even while something else is being traced."""
+    with jax.ensure_compile_time_eval():
+        return bool(test(array))
+
+
+def check_problem(
+    signals: ArrayLike, dictionary: ArrayLike, lam: ArrayLike, init: ArrayLike | None = None, nonneg: bool = True
+) -> tuple[Array, Array, Array, Array | None]:
+    """The arrays in one floating type and the weight as a matrix, or a ValueError that names the fault and the mend."""
+    given = {"signals": signals, "dictionary": dictionary} | ({} if init is None else {"init": init})
+    forms = {"signals": "(n, input_dim)", "dictionary": "(input_dim, num_latents)", "init": "(n, num_latents)"}
+    arrays = {}
+    for name, value in given.items():
+        array = value if isinstance(value, jax.Array) else np.asarray(value)
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(
+                f"{name} has type {array.dtype}, but it must be floating point; convert it with .astype('float32')."
+            )
+        if array.ndim != 2:
+            raise ValueError(f"{name} has shape {array.shape}, but it must be {forms[name]}; reshape it.")
+        arrays[name] = array
+    dtype = functools.reduce(jnp.promote_types, (a.dtype for a in arrays.values()), jnp.float32)
+    known = {name: jnp.asarray(array, dtype) for name, array in arrays.items()}
+    targets, atoms, first = known["signals"], known["dictionary"], known.get("init")
+    if targets.shape[1] != atoms.shape[0]:
+        raise ValueError(
+            f"signals of shape {targets.shape} and a dictionary of shape {atoms.shape} disagree on input_dim; "
+            "atoms are the columns of the dictionary, so transpose the one that is the wrong way round."
+        )
+    shape = (targets.shape[0], atoms.shape[1])
+    if 0 in shape or targets.shape[1] == 0:
+        raise ValueError(f"signals {targets.shape} and dictionary {atoms.shape} must not be empty; give at least one of each.")
+    if first is not None and first.shape != shape:
+        raise ValueError(f"init has shape {first.shape}, but it must be (n, num_latents) = {shape}; reshape it.")
+    weights = lam if isinstance(lam, jax.Array) else np.asarray(lam)
+    if not jnp.issubdtype(weights.dtype, jnp.integer) and not jnp.issubdtype(weights.dtype, jnp.floating):
+        raise ValueError(f"lam must be a non-negative number or an array of them, but it is {lam!r}.")
+    weights = lasso.expand_lam(jnp.asarray(weights, dtype), *shape)
+    if is_known(weights) and not _holds(lambda a: jnp.all((a >= 0) & jnp.isfinite(a)), weights):
+        raise ValueError("lam has a negative or non-finite value; give finite weights of zero or more.")
+    for name, array in known.items():
+        if is_known(array) and not _holds(_all_finite, array):
+            raise ValueError(f"{name} has a NaN or an infinity; remove or replace the non-finite values.")
+    if first is not None and nonneg and is_known(first) and _holds(lambda a: jnp.any(a < 0), first):
+        raise ValueError("init has a negative code although nonneg is true; clip it at zero or pass nonneg=False.")
+    return targets, atoms, weights, first
+
+
+@jax.jit
+def _all_finite(array):
+    return jnp.all(jnp.isfinite(array))
+
+
+class Scaled(NamedTuple):
+    """The same problem in units where signals and atoms are of order one.
+
+    With ``y' = y / s``, ``d' = d / a``, the weight is ``lam_ij' = row_i column_ij`` and codes are ``z = z' s / a``. Scales are
+    powers of two, hence exact: what is certified for the scaled problem holds for the given one.
+    """
+
+    signals: Float[Array, "n input_dim"]
+    dictionary: Float[Array, "input_dim num_latents"]
+    row: Float[Array, "n 1"]
+    column: Float[Array, "rows num_latents"]
+    signal_scale: Float[Array, "n 1"]
+    atom_scale: Float[Array, "1 num_latents"]
+
+
+def _power_of_two(values):
+    """The power of two at or just below each magnitude; one where the magnitude is zero or not finite."""
+    _, exponent = jnp.frexp(values)
+    return jnp.where((values > 0) & jnp.isfinite(values), jnp.ldexp(jnp.ones_like(values), exponent - 1), 1)
+
+
+def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
+    """Bring signals, and each atom if `equalise` or else the dictionary as a whole, to order one."""
+    largest = jnp.finfo(signals.dtype).max ** 0.4
+    signal_scale = _power_of_two(jnp.max(jnp.abs(signals), axis=1, keepdims=True))
+    overall = _power_of_two(jnp.max(jnp.abs(dictionary)))
+    dictionary = dictionary / overall
+    atom_scale = jnp.ones((1, dictionary.shape[1]), dictionary.dtype)
+    if equalise:
+        # The factor makes atoms of unit norm, give or take rounding, keep their scale.
+        atom_scale = _power_of_two(1.25 * jnp.linalg.norm(dictionary, axis=0, keepdims=True))
+        dictionary = dictionary / atom_scale
+    row, column = (lam, jnp.ones_like(atom_scale)) if lam.shape[1] == 1 else (jnp.ones((1, 1), lam.dtype), lam)
+    return Scaled(
+        signals=signals / signal_scale,
+        dictionary=dictionary,
+        # A weight beyond `largest` forces a zero code either way, and must not turn into an infinity.
+        row=jnp.minimum(row / signal_scale / overall, largest),
+        column=jnp.minimum(column / atom_scale, largest),
+        signal_scale=signal_scale,
+        atom_scale=atom_scale * overall,
+    )
+
+
+__all__ = ["Scaled", "check_problem", "is_known", "is_number", "scale_problem"]
