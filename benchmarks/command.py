@@ -15,6 +15,7 @@ from absl import flags, logging
 from benchmarks import cli, peers
 from sae_gap.encoders.base import Encoder
 from sae_gap.encoders.lasso import Lasso
+from sae_gap.learners.base import Learner
 from sae_gap.recording import Recording, Source
 from sae_gap.study import PROTOCOLS
 from sae_gap.types import Setting

@@ -153,6 +153,14 @@ def assign(scores: Float[np.ndarray, "rows columns"]) -> tuple[Int[np.ndarray, "
         return np.arange(num_rows), best
     if num_rows < _CONTESTED_ROWS or num_columns > (1 + _SPARE) * num_rows:
         return linear_sum_assignment(scores, maximize=True)
+    live = scores.any(axis=0)
+    if live.any() and not live.all():
+        # Dead columns are all alike, which prices cannot settle: they take the rows that the others leave.
+        rows, columns = assign(scores[:, live])
+        left = np.setdiff1d(np.arange(num_rows), rows)
+        rows, columns = np.append(rows, left), np.append(np.flatnonzero(live)[columns], np.flatnonzero(~live)[: len(left)])
+        order = np.argsort(rows)
+        return rows[order], columns[order]
     prices = _prices(scores)
     if prices is None:
         return linear_sum_assignment(scores, maximize=True)

@@ -222,7 +222,7 @@ def test_draws_are_those_of_a_whole_dictionary(monkeypatch):
 def test_codes_of_very_many_latents_are_held_by_their_active_columns(monkeypatch, change):
     setting = Setting(**{"num_latents": 2_000, "sparsity": 3, "num_samples": 60, "seed": 2} | change)
     dense = draw(setting)
-    monkeypatch.setattr(data, "_DENSE_LATENTS", 1_999)
+    monkeypatch.setattr(data, "DENSE_LATENTS", 1_999)
     held = draw(setting)
     for name in ("train", "id", "ood"):
         one, other = getattr(dense, name), getattr(held, name)

@@ -1,5 +1,6 @@
 """What a stranger meets first: the README's code runs, and names only what is there; versions and pins agree."""
 
+import importlib
 import re
 import shlex
 import tomllib
@@ -10,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 import sae_gap
-from benchmarks import amortisation_gap, dictionary_challenge
+from benchmarks import all as every
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -44,13 +45,31 @@ def test_the_makefile_has_every_target_that_the_readme_calls():
 
 
 def test_the_benchmarks_have_every_flag_and_method_that_the_readme_names():
-    words = [word for block in blocks("sh") for word in shlex.split(block, comments=True)]
-    given = {flag for word in words for flag in re.findall(r"--([a-z_]+)=", word)}
-    given |= set(re.findall(r"`--([a-z_]+)", README))
-    assert {"data", "preset", "protocol", "shard"} <= given <= {*amortisation_gap.FLAGS, *dictionary_challenge.FLAGS}
-    named = set(re.findall(r"`([a-z_]+)`", README))
-    assert {"dl_fista", "linear_probe", "fista_oracle"} <= named & set(amortisation_gap.METHODS)
-    assert {"spams", "sklearn"} <= named & set(dictionary_challenge.METHODS)
+    benches = [every.bench_of(name) for name in every.STUDIES]
+    flags = {flag for bench in benches for flag in bench.flags} | {*every.FLAGS}
+    named = {name for bench in benches for name in bench.names}
+    # Whatever a line of a shell gives to a module of ours is a flag of that very module, with a value that it takes.
+    for block in blocks("sh"):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            modules = [word.removeprefix("benchmarks.") for word in words if word.startswith("benchmarks.")]
+            if not modules:
+                continue
+            module = importlib.import_module(f"benchmarks.{modules[0]}")
+            own = module.BENCH.flags if hasattr(module, "BENCH") else module.FLAGS
+            given = dict(word[2:].partition("=")[::2] for word in words if word.startswith("--"))
+            assert set(given) <= {*own}, line
+            if hasattr(module, "BENCH"):
+                assert {*filter(None, given.get("methods", "").split(","))} <= {*module.BENCH.names, "all"}, line
+                assert given.get("preset", "quick") in module.BENCH.presets, line
+    assert {"data", "preset", "protocol", "shard", "dry_run"} <= set(re.findall(r"--([a-z_]+)", README)) & flags
+    assert set(re.findall(r"`--([a-z_]+)", README)) <= flags
+    methods = set(re.findall(r"`([a-z_]+)`", README)) & named
+    assert {"dl_fista", "linear_probe", "fista_oracle", "spams", "sklearn"} <= methods
+
+
+def test_the_readme_names_every_study():
+    assert {name for name in every.STUDIES if f"`{name}`" not in README and f"benchmarks.{name}" not in README} == set()
 
 
 def test_versions_agree():

@@ -2,14 +2,17 @@
 
 import csv
 import importlib
+import json
 import math
 import re
+import shutil
 
 import pytest
 
 from benchmarks import all as every
 from benchmarks import pages
 from sae_gap import decompose, fitting, tables
+from sae_gap.encoders.lasso import Lasso
 
 STUDIES = every.STUDIES
 CERTIFIED = 1e-6
@@ -24,43 +27,49 @@ def read(path):
         return list(csv.DictReader(file))
 
 
+SIZES = ("seed", "num_latents", "sparsity", "num_samples", "input_dim")
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_row_for_every_method_seed_and_coordinate(smokes, name):
-    smoke, one = smokes(name), bench(name)
+    rows, one = smokes(name).rows, bench(name)
     preset = one.presets["smoke"]
-    wanted = {
-        (source.seed, source.num_latents, source.sparsity, source.num_samples, source.input_dim, method.name, step)
-        + tuple(sorted((key, str(value)) for key, value in method.coordinates.items()))
-        for source in one.sources(preset)
-        for method in one.methods(source, preset)
-        for step in method.steps
-    }
-    found = {
-        (row["seed"], row["num_latents"], row["sparsity"], row["num_samples"], row["input_dim"], row["method"], row.get("step"))
-        + tuple(
-            sorted(
-                (key, str(row[key]))
-                for method in one.methods(one.sources(preset)[0], preset)
-                if method.name == row["method"]
-                for key in method.coordinates
-            )
+    wanted, columns = [], {}
+    for source in one.sources(preset):
+        for method in one.methods(source, preset):
+            columns[method.name] = sorted(method.coordinates)
+            values = [method.coordinates[column] for column in columns[method.name]]
+            size = [getattr(source, column) for column in SIZES]
+            wanted += [(*size, method.name, step, *values) for step in method.steps]
+    found = [
+        (
+            *(row[column] for column in SIZES),
+            row["method"],
+            row.get("step"),
+            *(row[column] for column in columns[row["method"]]),
         )
-        for row in smoke.rows
-    }
-    assert len(smoke.rows) == len({row["key"] for row in smoke.rows}) >= len(one.names) * len(preset.seeds)
-    assert {(row[:7]) for row in found} == {row[:7] for row in wanted}
-    assert {row["study"] for row in smoke.rows} == {name}
+        for row in rows
+    ]
+    assert sorted(map(repr, found)) == sorted(map(repr, wanted))
+    assert len({row["key"] for row in rows}) == len(rows) and {row["study"] for row in rows} == {name}
+    assert len(one.sources(preset)) >= 2 == len(preset.seeds)
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_certified_codes_have_no_gap_at_their_own_weight(smokes, name):
-    found = [row for row in smokes(name).rows if row.get("own_certificate_id") is not None and "relative_gap_id" in row]
-    certified = [row for row in found if row["encoder"].get("tol") is not None and row["inference"] == "lasso"]
-    assert certified or name == "learning_dynamics" or not found
-    for row in certified:
+    one = bench(name)
+    preset = one.presets["smoke"]
+    methods = {method.name for method in one.methods(one.sources(preset)[0], preset) if is_certified(method.encoder)}
+    rows = [row for row in smokes(name).rows if row["method"] in methods]
+    assert {row["method"] for row in rows} == methods and (methods or name == "warmstart_encoder")
+    for row in rows:
         assert row["lam"] == row["encoder"]["lam"]
         for split in ("id", "ood"):
             assert -CERTIFIED <= row[f"relative_gap_{split}"] <= 2 * CERTIFIED >= row[f"certificate_{split}"]
+
+
+def is_certified(encoder):
+    return isinstance(encoder, Lasso) and encoder.tol is not None
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -71,9 +80,11 @@ def test_what_it_leaves(smokes, name):
     assert {path.removesuffix(".png") for path in pictures if path.endswith(".png")} == {
         path.removesuffix(".pdf") for path in pictures if path.endswith(".pdf")
     }
-    assert {"rows.jsonl", "summary.csv", "README.md", "page.json"} <= names <= pictures | {
-        *("rows.jsonl", "summary.csv", "README.md", "page.json", "decomposition.csv", "published.csv")
-    }
+    assert (
+        {"rows.jsonl", "summary.csv", "README.md", "page.json"}
+        <= names
+        <= pictures | {*("rows.jsonl", "summary.csv", "README.md", "page.json", "decomposition.csv", "published.csv")}
+    )
     page = pages.read(smoke.directory)
     assert page.study == name and page.command.startswith(f"python -m benchmarks.{name}")
     assert {figure.file for figure in page.figures} == {path for path in pictures if path.endswith(".png")}
@@ -88,7 +99,7 @@ def test_the_summary_has_the_sizes_and_what_the_study_varies(smokes, name):
     lines = read(smoke.directory / "summary.csv")
     columns = list(lines[0])
     assert columns[: 4 + len(one.varies)] == [*tables.BY, *one.varies]
-    assert [line["method"] for line in lines][0] == one.names[0] and {line["method"] for line in lines} == set(one.names)
+    assert lines[0]["method"] == one.names[0] and {line["method"] for line in lines} == set(one.names)
     keys = [tuple(line[column] for column in columns[: 4 + len(one.varies)]) for line in lines]
     assert len(set(keys)) == len(keys)
 
@@ -169,7 +180,7 @@ def test_a_larger_weight_leaves_fewer_latents(smokes):
 
 def test_a_warm_start_begins_at_the_dictionary_of_its_sae(smokes):
     rows = smokes("warmstart_decoder").rows
-    own = {(row["method"], row["seed"]): row["cosine"] for row in smokes("amortisation_gap").rows}
+    own = {(row["method"], row["seed"]): row.get("cosine") for row in smokes("amortisation_gap").rows}
     begun = [row for row in rows if row.get("step") == 0 and row["start"] == "warm" and row["method"] != "fista_oracle"]
     assert len(begun) == 8
     for row in begun:
@@ -221,6 +232,40 @@ def test_bad_flags_are_one_sentence(name, flag, call, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+def damage(kind, lines):
+    """A file of rows that was not left by a run of this code, and what is said of it."""
+    if kind == "edited":
+        return [lines[0], lines[1].replace('"seed": 1', '"seed": 0'), *lines[2:]], "line 2, was edited after it was written"
+    if kind == "of an earlier form":
+        rows = [json.loads(line) for line in lines]
+        old = [json.dumps({name: value for name, value in row.items() if name != "checksum"}) + "\n" for row in rows]
+        return old, "line 1, is a row of an earlier form"
+    return [lines[0], "not a row\n", *lines[1:]], "line 2, is not a row of results"
+
+
+@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("kind", ["edited", "of an earlier form", "torn"])
+def test_damaged_rows_are_one_sentence_with_file_and_line(smoke, name, kind, call, tmp_path):
+    found = (smoke.directory / "rows.jsonl").read_text().splitlines(keepends=True)
+    lines, message = damage(kind, found)
+    path = tmp_path / name / "rows.jsonl"
+    path.parent.mkdir()
+    path.write_text("".join(lines))
+    for flags in ([], ["--dry_run"]):
+        code, out, err = call(name, "--preset=smoke", f"--results_dir={tmp_path}", *flags)
+        assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and f"{path}, {message}" in err
+    assert [entry for entry in tmp_path.rglob("*") if entry.is_file()] == [path] and path.read_text() == "".join(lines)
+
+
+@pytest.mark.parametrize("name", STUDIES[1:])
+def test_rows_of_another_study_are_one_sentence(smoke, name, call, tmp_path):
+    (tmp_path / name).mkdir()
+    shutil.copy(smoke.directory / "rows.jsonl", tmp_path / name)
+    code, out, err = call(name, "--preset=smoke", f"--results_dir={tmp_path}")
+    assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err)
+    assert "holds rows of the study 'amortisation_gap'" in err and repr(name) in err
+
+
 def test_a_dry_run_says_what_is_missing_and_touches_nothing(smoke, call, tmp_path):
     options = ("--preset=smoke", "--dry_run")
     code, out, err = call("amortisation_gap", *options, f"--results_dir={tmp_path / 'empty'}")
@@ -238,5 +283,19 @@ def test_all_runs_the_studies_that_it_is_given(smokes, call, tmp_path):
     code, out, err = call("all", "--studies=vary_sparsity,dict_quality", *options)
     assert (code, err) == (0, "") and re.findall(r"^# (\w+)$", out, re.MULTILINE) == ["vary_sparsity", "dict_quality"]
     assert {path.name for path in tmp_path.iterdir()} == {"vary_sparsity", "dict_quality"}
-    code, out, err = call("all", "--studies=nope")
-    assert code == 2 and "--studies has nope" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--studies=nope"], "--studies has nope"),
+        (["--studies="], "--studies has no name"),
+        # The first of them could run.
+        (["--studies=vary_latents,large_latents", "--methods=nope"], "methods"),
+        (["--studies=vary_latents,phase_transition", "--sparsity=19"], "no setting is left"),
+    ],
+)
+def test_all_refuses_before_the_first_study_runs(flags, message, call, tmp_path):
+    code, out, err = call("all", "--preset=smoke", f"--results_dir={tmp_path / 'results'}", *flags)
+    assert (code, out) == (2, "") and message in err and len(err.splitlines()) == 1
+    assert not (tmp_path / "results").exists()
