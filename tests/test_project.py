@@ -63,7 +63,8 @@ def test_the_benchmarks_have_every_flag_and_method_that_the_readme_names():
                 assert {*filter(None, given.get("methods", "").split(","))} <= {*module.BENCH.names, "all"}, line
                 assert given.get("preset", "quick") in module.BENCH.presets, line
     assert {"data", "preset", "protocol", "shard", "dry_run"} <= set(re.findall(r"--([a-z_]+)", README)) & flags
-    assert set(re.findall(r"`--([a-z_]+)", README)) <= flags
+    given = {flag for block in blocks("sh") for flag in re.findall(r"--([a-z_]+)=", block)}
+    assert given | set(re.findall(r"`--([a-z_]+)", README)) <= flags
     methods = set(re.findall(r"`([a-z_]+)`", README)) & named
     assert {"dl_fista", "linear_probe", "fista_oracle", "spams", "sklearn"} <= methods
 
