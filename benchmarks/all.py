@@ -35,7 +35,8 @@ _SHARED = (
 FLAGS = flags.FlagValues()
 flags.DEFINE_list("studies", list(STUDIES), "Studies to run, in order.", flag_values=FLAGS)
 for _name in _SHARED:
-    flags.DEFINE_string(_name, None, f"--{_name} of every study.", flag_values=FLAGS)
+    _define = flags.DEFINE_boolean if _name == "dry_run" else flags.DEFINE_string
+    _define(_name, None, f"--{_name} of every study.", flag_values=FLAGS)
 
 
 def bench_of(name: str):

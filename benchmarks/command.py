@@ -37,6 +37,7 @@ class Preset:
       sae_steps: gradient steps of an SAE whose length is not in epochs.
       peer_steps: minibatches of other libraries; None leaves each its own.
       dictionary: which one a study of encoders is about.
+      ratios: values of c, for `c k ln(num_latents / k)` dimensions, of a study of dimensions.
     """
 
     num_latents: tuple[int, ...] = (100,)
@@ -55,6 +56,7 @@ class Preset:
     sae_steps: int = 50_000
     peer_steps: int | None = None
     dictionary: str = "oracle"
+    ratios: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 
     @property
     def peer_options(self) -> dict[str, Any]:

@@ -53,14 +53,14 @@ def _methods(source, p):
     # An epoch of the paper's SAEs is long enough for two of these.
     epochs = max(1, round(0.4 * p.epochs))
     amortised = Amortised(tuple(trained.values()), p.weight, base=base, num_steps=epochs)
-    published = Lista(base=base, num_steps=epochs)
+    published = Lista(base=base, lam=p.weight, num_steps=epochs)
     product = 2 * source.input_dim * source.num_latents
 
     def costs(products):
         """Of the products with matrices for a sample, all else being small; a layer or an iteration is two, less the first."""
         return {"flops": products * product}
 
-    layers = {name: 2 * int(name.partition("_")[2]) - 1 if name.startswith("lista") else 1 for name in trained}
+    layers = {name: 2 * one.coordinates.get("depth", 1) - 1 for name, one in trained.items()}
     found = [
         Method(name, one.name, amortised, one, costs(layers[name]))
         for name, one in zip(trained, amortised.members, strict=True)

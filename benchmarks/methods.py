@@ -5,7 +5,6 @@ from typing import Any
 
 from benchmarks.bench import Preset
 from sae_gap import catalogue
-from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.support import LeastSquares, OnSupport
 from sae_gap.learners.base import Learner
@@ -92,11 +91,11 @@ def renormed(name: str, source: Source, p: Preset, columns: str) -> Method:
     return Method(f"{columns}_{name}", "frozen", Surgery(columns, base=sae(name, source, p)), p.lasso(), _ON_A_DICTIONARY)
 
 
-def learned(p: Preset, **options: Any) -> list[Method]:
+def learned(p: Preset) -> list[Method]:
     """Dictionary learning: alternating as published, and this suite's own."""
     learners: dict[str, Learner] = {"dl_fista": dl_fista(p), "online_dl": OnlineDictionary(visits=p.visits)}
     found = learners.items()
-    return [Method(name, "dictionary_learning", one, p.lasso(), _ON_A_DICTIONARY, **options) for name, one in found]
+    return [Method(name, "dictionary_learning", one, p.lasso(), _ON_A_DICTIONARY) for name, one in found]
 
 
 def softplus_adam(p: Preset) -> Method:
@@ -106,9 +105,9 @@ def softplus_adam(p: Preset) -> Method:
     return Method("softplus_adam", "dictionary_learning", learner, p.lasso(), _ON_A_DICTIONARY)
 
 
-def oracle(p: Preset, *, lam: float | None = None, encoder: Lasso | None = None) -> Method:
+def oracle(p: Preset, *, lam: float | None = None) -> Method:
     """The true dictionary with the best codes: the ceiling for inference at a weight."""
-    return Method("fista_oracle", "oracle", Oracle(), p.lasso(lam=lam) if encoder is None else encoder, _ON_A_DICTIONARY)
+    return Method("fista_oracle", "oracle", Oracle(), p.lasso(lam=lam), _ON_A_DICTIONARY)
 
 
 def everything(source: Source, p: Preset) -> list[Method]:

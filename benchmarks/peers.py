@@ -69,6 +69,7 @@ class SpamsTrainDL(Peer):
     num_steps: int = eqx.field(static=True, default=5_000, kw_only=True)
 
     module = "spams"
+    packages = ("spams-bin",)
 
     @property
     def name(self):
@@ -93,6 +94,7 @@ class SklearnMiniBatch(Peer):
     num_steps: int = eqx.field(static=True, default=1_000, kw_only=True)
 
     module = "sklearn.decomposition"
+    packages = ("scikit-learn",)
 
     @property
     def name(self):

@@ -16,7 +16,6 @@ from benchmarks.bench import SMOKE, Bench, Preset
 from sae_gap.types import Setting
 
 _SHAPES = [2**power for power in range(5, 20)]
-RATIOS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 
 
 def _sources(p):
@@ -26,7 +25,7 @@ def _sources(p):
         for sparsity in p.sparsity:
             if min(num_latents, sparsity) < 1:
                 Setting(num_latents, sparsity)  # Its own words refuse what has no logarithm.
-            for ratio in RATIOS if len(p.num_latents) > 1 else RATIOS[1:6:2]:
+            for ratio in p.ratios:
                 input_dim = math.ceil(ratio * sparsity * math.log(num_latents / sparsity))
                 if sparsity < input_dim <= num_latents:
                     # Padded, a handful of shapes serve all ratios: else compiling would take longer than solving.
@@ -41,7 +40,7 @@ BENCH = Bench(
     __doc__,
     methods.everything,
     {
-        "smoke": dataclasses.replace(SMOKE, num_samples=(200,)),
+        "smoke": dataclasses.replace(SMOKE, ratios=(1.0, 2.0, 3.0)),
         "quick": Preset(num_samples=(2_000,)),
         "paper": Preset(num_latents=(50, 100, 200), sparsity=(3, 5, 10), num_samples=(2_000,)),
     },

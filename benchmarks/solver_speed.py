@@ -301,9 +301,9 @@ def main() -> None:
     if min(axes["num_samples"]) < 1:
         raise cli.UsageError("--num_samples must list numbers of 1 or more.")
     try:
-        store = results.Store(pathlib.Path(_RESULTS_DIR.value) / NAME)
         for cell in grid:
             Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples))
+        store = results.Store(pathlib.Path(_RESULTS_DIR.value) / NAME)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     provenance = results.provenance() | {"device": devices.describe()}

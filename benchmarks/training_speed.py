@@ -52,9 +52,9 @@ def main() -> None:
     widths = cli.parse_integers("num_latents", _NUM_LATENTS.value)
     counts = cli.parse_integers("num_seeds", _SEEDS.value)
     try:
-        store = results.Store(pathlib.Path(_RESULTS_DIR.value) / NAME)
         cells = list(itertools.product(ENCODERS, widths, counts))
         timers = [prepare(*cell, _STEPS.value) for cell in cells]
+        store = results.Store(pathlib.Path(_RESULTS_DIR.value) / NAME)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     for timer in timers:

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 
 # What is drawn and the loop that fits count for every learner.
 _EVERYWHERE = ("sae_gap.data", "sae_gap.fitting")
+# How a fit is kept on disk changes nothing about it.
+_APART = ("sae_gap.checkpoints", "sae_gap.results")
 
 
 def precision() -> str:
@@ -81,7 +83,7 @@ def _closure(names: frozenset[str]) -> frozenset[str]:
     seen, queue = set(), list(names)
     while queue:
         name = queue.pop()
-        if name not in seen and _path(name) is not None:
+        if name not in seen and name not in _APART and _path(name) is not None:
             seen.add(name)
             queue += _imports(name)
     return frozenset(seen)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections.abc import Container
 from typing import Any
 
 import jax
@@ -12,6 +13,11 @@ from sae_gap import devices, identity, results
 from sae_gap.codes import DENSE_LATENTS, infer_in_chunks
 from sae_gap.encoders.base import Encoder
 from sae_gap.types import Coded, Model, Task
+
+
+def name_of(encoder: Encoder) -> str:
+    """What tells an encoder with its hyper-parameters from others."""
+    return results.key({"encoder": identity.describe(encoder)})
 
 
 class Inference:
@@ -28,6 +34,10 @@ class Inference:
         self.model = dataclasses.replace(model, encode=None)
         self._found: dict[tuple[str, str], tuple[Coded, float]] = {}
 
+    @property
+    def _in_chunks(self) -> bool:
+        return self.task.num_latents > DENSE_LATENTS
+
     def infer(self, encoder: Encoder, split: str) -> Coded:
         """The codes on a split, with their certificate where the encoder has one."""
         return self._run(encoder, split)[0]
@@ -35,13 +45,17 @@ class Inference:
     def seconds(self, encoder: Encoder) -> float:
         """What the ID split takes, compilation apart, from the signals on."""
         own = self._run(encoder, "id")[1]
-        return own + (0.0 if encoder.origin is None else self.seconds(encoder.origin))
+        return own + (0.0 if encoder.origin is None or self._in_chunks else self.seconds(encoder.origin))
+
+    def forget(self, kept: Container[str]) -> None:
+        """Drops the codes of all encoders but those of some names, which others still need."""
+        self._found = {place: found for place, found in self._found.items() if place[0] in kept}
 
     def _run(self, encoder: Encoder, split: str) -> tuple[Coded, float]:
-        name = results.key({"encoder": identity.describe(encoder)})
+        name = name_of(encoder)
         if (name, split) not in self._found:
             signals = getattr(self.task, split).signals
-            begun = None if encoder.origin is None else self.infer(encoder.origin, split).codes
+            begun = None if encoder.origin is None or self._in_chunks else self.infer(encoder.origin, split).codes
             seconds = jnp.inf
             # A run that compiles is repeated, once, for its time; only the ID split is timed.
             for _ in range(2):
@@ -54,10 +68,10 @@ class Inference:
         return self._found[name, split]
 
     def _infer(self, encoder: Encoder, signals: Float[Array, "n input_dim"], begun: Any) -> Coded:
-        if self.task.num_latents <= DENSE_LATENTS:
+        if not self._in_chunks:
             return encoder.infer(self.model, signals, begun)
         # No more dense codes than those of a chunk are ever held; a start is found anew for each.
         return infer_in_chunks(lambda chunk: encoder.infer(self.model, jnp.asarray(chunk)), signals)
 
 
-__all__ = ["Inference"]
+__all__ = ["Inference", "name_of"]

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from sae_gap import checkpoints, identity, results
+from sae_gap import checkpoints, devices, identity, results
 from sae_gap.checkpoints import Checkpoint
 from sae_gap.fitting import Fitted, blank_model, fit, goes_side_by_side
 from sae_gap.learners.base import Learner
@@ -38,11 +38,13 @@ class Outcome:
       end: the last model.
       along: models at the steps that were asked for and lie before the end.
       compile_seconds: of the program that fitted it.
+      device: on which it was fitted, in words: its seconds are that device's.
     """
 
     end: Fitted
     along: Mapping[int, Fitted]
     compile_seconds: float
+    device: str
 
     def at(self, step: int | None) -> Fitted:
         """The model at a step, or the last one, which is that of every later step as well."""
@@ -170,7 +172,7 @@ class Models:
             end = Fitted(fitted.num_steps[place], fitted.models[place], fitted.fit_seconds[place])
             if folders[i] is not None:
                 note = notes[i] | {"step": end.step, "seconds": end.seconds, "ended": True}
-                note |= {"compile_seconds": fitted.compile_seconds}
+                note |= {"compile_seconds": fitted.compile_seconds, "device": devices.describe()}
                 checkpoints.write(folders[i] / _file(end.step, end=True), {"model": end.model}, note)
             if saves is not None:
                 saves[place].discard()
@@ -180,7 +182,7 @@ class Models:
                         kept = _read(folders[i] / _file(step), likes[i], step, ended=False)
                         along[place] |= {} if kept is None else {step: kept[0]}
                         lost |= kept is None
-            outcomes.append(Outcome(end, along[place], fitted.compile_seconds))
+            outcomes.append(Outcome(end, along[place], fitted.compile_seconds, devices.describe()))
         if lost and not afresh:
             logging.warning("fitting %s again: models along the fit are damaged", learner.name)
             return self._fit(learner, absent, sources, tasks, keys, folders, likes, bases, at, watch, afresh=True)
@@ -198,14 +200,20 @@ class _Like:
 
 
 def _random_key(learner: Learner, task: Task):
-    """The key of a seed and of the learner's name, so that two learners on one seed do not share their noise."""
+    """The key of a seed and of the learner's class, so that two classes on one seed do not share their noise."""
     stream = int(results.key({"learner": type(learner).__name__})[:7], 16)
     return jax.random.fold_in(jax.random.key(task.seed), stream)
+
+
+def _packages(learner: Learner) -> tuple[str, ...]:
+    """The packages of a learner and of its bases."""
+    return learner.packages if learner.base is None else (*learner.packages, *_packages(learner.base))
 
 
 def _key(learner: Learner, source: Source) -> str:
     installed = results.provenance()
     versions = {name: installed[name] for name in ("jax", "jaxlib", "equinox", "optax")}
+    versions |= {name: results.version(name) for name in _packages(learner)}
     decides = {"learner": identity.describe(learner), "source": source.asdict(), "code": identity.code(learner)}
     where = {"precision": identity.precision(), "platform": jax.default_backend()}
     return results.key(decides | where | versions | {"schema": SCHEMA})
@@ -263,7 +271,7 @@ def _load(folder: pathlib.Path, like: _Like, at: Sequence[int]) -> Outcome | Non
             if found is None:
                 return None
             along[step] = found[0]
-    return Outcome(end, along, note["compile_seconds"])
+    return Outcome(end, along, note["compile_seconds"], str(note.get("device"))[:200])
 
 
 __all__ = ["Models", "Outcome"]

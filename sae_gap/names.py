@@ -54,6 +54,7 @@ _INFERENCES = {
     "topk": Name("TopK", "#D55E00"),
     "jumprelu": Name("JumpReLU", "#009E73"),
     "lista": Name("LISTA", "#CC79A7"),
+    "lista_published": Name("LISTA on its own loss", "#882255"),
     "support": Name("best values on the own support", "#56B4E9"),
     "least_squares": Name("least squares on the own support", "#E69F00"),
     "mp": Name("matching pursuit", "#AA4499"),

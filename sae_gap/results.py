@@ -302,13 +302,18 @@ def provenance() -> dict[str, str | None]:
       ending in `-dirty` after uncommitted edits (None where the code is not a checkout); and `machine`.
     """
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in ("jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "sae_gap"):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
+    found |= {package: version(package) for package in ("jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "sae_gap")}
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     return found | {"revision": _revision(Path(__file__).parent), "machine": machine}
+
+
+@functools.cache
+def version(package: str) -> str | None:
+    """The version of an installed package, None where it is not there."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 @functools.cache

@@ -11,8 +11,7 @@ from absl import logging
 from sae_gap import devices, identity, results
 from sae_gap.codes import Codes
 from sae_gap.encoders.lasso import Lasso
-from sae_gap.fitting import Fitted
-from sae_gap.inference import Inference
+from sae_gap.inference import Inference, name_of
 from sae_gap.learners.base import Learner
 from sae_gap.metrics.base import SCORED, Inferred
 from sae_gap.models import Models
@@ -143,11 +142,12 @@ def _identity(study: Study, description: Mapping[str, Any], method: Method, step
     return {
         "study": study.name,
         "protocol": study.protocol,
-        "lam": study.lam,
+        "lam": reference_of(study, method).lam,
         "source": description,
         "method": method.name,
         "learner": identity.describe(method.learner),
         "encoder": identity.describe(method.encoder),
+        "code": [identity.code(method.learner), identity.code(method.encoder)],
         "row": dict(method.row),
         "step": step,
         "metrics": sorted(identity.qualified(metric) for metric in study.metrics),
@@ -181,13 +181,19 @@ def _run_job(study: Study, job: Job, models: Models, progress: Progress) -> list
     for source, task, outcome in zip(job.sources, tasks, outcomes, strict=True):
         description = source.asdict()
         # Steps at and beyond the end of a fit that stopped by itself have one model, on which nothing is inferred twice.
-        found: dict[int, tuple[Fitted, Inference, dict[Any, Any]]] = {}
+        by_model: dict[int, list[tuple[int, int | None]]] = {}
         for place, method in enumerate(job.methods):
             for step in method.steps:
-                fitted = outcome.at(step)
-                if fitted.step not in found:
-                    found[fitted.step] = fitted, Inference(task, fitted.model), {}
-                _, inference, shared = found[fitted.step]
+                by_model.setdefault(outcome.at(step).step, []).append((place, step))
+        for wanted in by_model.values():
+            fitted = outcome.at(wanted[0][1])
+            inference, shared = Inference(task, fitted.model), dict[Any, Any]()
+            shown = [job.methods[place] for place, _ in wanted]
+            # Codes that others are held against, or start from, are kept until the last of them.
+            origins = {name_of(method.encoder.origin) for method in shown if method.encoder.origin is not None}
+            kept = origins | {name_of(reference_of(study, method)) for method in shown}
+            for place, step in wanted:
+                method = job.methods[place]
                 rows.append(
                     {"key": job.keys[description["seed"], place, step], "job": job.name, "schema": SCHEMA, "study": study.name}
                     | {"method": method.name, "family": method.family}
@@ -198,8 +204,10 @@ def _run_job(study: Study, job: Job, models: Models, progress: Progress) -> list
                     | _measure(study, method, inference, shared)
                     | {"fit_steps": fitted.step, "fit_seconds": fitted.seconds, "compile_seconds": outcome.compile_seconds}
                     | {"learner": identity.describe(method.learner), "encoder": identity.describe(method.encoder)}
+                    | {"fit_device": outcome.device}
                     | provenance
                 )
+                inference.forget(kept)
                 progress.scored()
     return rows
 

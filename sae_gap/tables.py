@@ -13,7 +13,7 @@ from sae_gap.results import Row, write_atomically
 BY = ("method", "num_latents", "sparsity", "num_samples")
 
 # Rows that differ in one of these are different experiments: a mean over them would pass for a mean over seeds.
-_CONDITIONS = ("study", "protocol", "lam", "noise_db", "stream", "input_dim", "num_latents", "sparsity", "num_samples")
+_CONDITIONS = ("study", "protocol", "data", "lam", "noise_db", "stream", "input_dim", "num_latents", "sparsity", "num_samples")
 # The first job of a shape pays the compilation for all its seeds, so its mean over seeds says nothing.
 _NOT_METRICS = {*_CONDITIONS, "key", "job", "job_rows", "seed", "compile_seconds"}
 _ORDER = (

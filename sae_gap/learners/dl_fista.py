@@ -46,8 +46,12 @@ class DLFista(Learner):
     tol: float = 1e-5
 
     side_by_side = False
-    # Those of the paper's two studies along a fit: warm starts of the decoder, and learning dynamics, which counts from 1.
-    landmarks = (0, 1, 2, 5, 10, 11, 20, 21, 50, 51, 100, 101, 200, 201, 301, 401, 500, 501, 601, 701, 801, 901)
+    # Those of the paper's two studies along a fit: warm starts of the decoder, which it scores a round late, and learning
+    # dynamics, which counts from 1.
+    landmarks = (
+        *(0, 1, 2, 4, 5, 9, 10, 11, 19, 20, 21, 49, 50, 51, 99, 100, 101, 199, 200, 201),
+        *(301, 401, 499, 500, 501, 601, 701, 801, 901, 999),
+    )
 
     @property
     def name(self):
