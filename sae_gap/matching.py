@@ -114,7 +114,8 @@ def correlations(left: Float[ArrayLike, "n left"], right: Float[ArrayLike, "n ri
     """
     left, right = as_matrix("left", left), as_matrix("right", right)
     require_same_samples("left", left, "right", right)
-    centred = unit_columns(_centre(right))
+    # In the order of rows, or a sparse product would copy it for every block.
+    centred = np.ascontiguousarray(unit_columns(_centre(right)))
     thin = np.count_nonzero(left, axis=0) < _SPARSE * left.shape[0]
     scores = np.empty((left.shape[1], right.shape[1]), np.result_type(left, right))
     for start in range(0, left.shape[1], _COLUMNS_AT_ONCE):

@@ -751,7 +751,7 @@ def test_whoever_watches_is_told_of_bases_too(tmp_path, tasks, monkeypatch):
 
 def test_an_outcome_knows_its_steps():
     end, along = Fitted(5, "end", 1.0), {2: Fitted(2, "two", 0.5)}
-    outcome = models.Outcome(end, along, 0.0)
+    outcome = models.Outcome(end, along, 0.0, "cpu")
     assert outcome.at(None) is outcome.at(5) is outcome.at(9) is end and outcome.at(2).model == "two"
     with pytest.raises(KeyError):
         outcome.at(3)

@@ -277,7 +277,7 @@ def keys_of(a_study):
 @pytest.mark.parametrize(
     "other",
     [
-        make(lam=0.2),
+        make(lam=0.2, methods=METHODS[:2]),
         make(protocol="paper"),
         make(Setting(20, 3, 200, seed=2)),
         make(Setting(20, 3, 202)),

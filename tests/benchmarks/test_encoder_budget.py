@@ -45,7 +45,9 @@ def test_every_encoder_is_measured_on_one_dictionary(finished):
     assert sorted((row["method"], row["seed"]) for row in finished.rows) == sorted((m, s) for m in METHODS for s in (0, 1))
     assert {row["dictionary"] for row in finished.rows} == {"oracle"}
     for seed in (0, 1):
-        assert len({(row["cosine"], row["certificate_ood"]) for row in finished.rows if row["seed"] == seed}) == 1
+        rows = [row for row in finished.rows if row["seed"] == seed]
+        # Each method's reference is solved anew for the jobs it is in, to a certificate of its own.
+        assert all(row["cosine"] == pytest.approx(1, abs=1e-6) and row["certificate_ood"] <= 1e-6 for row in rows)
     title, _, _, *lines = finished.printed.rstrip().splitlines()
     assert title == "Encoders" and [line.split()[0] for line in lines] == list(METHODS)
 
@@ -88,7 +90,7 @@ def test_a_dictionary_may_be_learned(name, call, budget, tmp_path):
     assert len(before) == len(after) == 1
     assert all(row["cosine"] == pytest.approx(learned["cosine"], abs=1e-6) for row in rows)
     gaps = {row["method"]: row["relative_gap_ood"] for row in rows}
-    assert abs(gaps["lasso"]) < 2e-6 < gaps["fista_100"] < gaps["fista_1"] and gaps["lista_1"] > gaps["lasso"]
+    assert abs(gaps["lasso"]) < 2e-6 and gaps["fista_100"] < 1e-3 and min(gaps["fista_1"], gaps["lista_1"]) > 1e-3
 
 
 def test_operations_are_those_of_the_products():

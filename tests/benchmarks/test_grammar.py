@@ -1,0 +1,84 @@
+"""What holds of every study by its declaration alone."""
+
+import dataclasses
+import importlib
+
+import pytest
+
+from benchmarks import all as every
+from benchmarks import bench as grammar
+from benchmarks import command, published
+from sae_gap import names
+
+
+def bench(name):
+    return importlib.import_module(f"benchmarks.{name}").BENCH
+
+
+def methods(name, preset="paper", **changes):
+    one = bench(name)
+    sizes = dataclasses.replace(one.presets.get(preset, one.presets["quick"]), **changes)
+    return one.methods(one.sources(sizes)[0], sizes)
+
+
+@pytest.mark.parametrize("protocol", ["strict", "paper"])
+@pytest.mark.parametrize("name", every.STUDIES)
+def test_every_stored_fit_keeps_the_models_that_any_study_scores(name, protocol):
+    for method in methods(name, protocol=protocol):
+        assert set(method.at) <= {*method.learner.landmarks, method.learner.num_steps}
+
+
+@pytest.mark.parametrize("name", every.STUDIES)
+def test_only_what_the_paper_published_is_held_against_it(name, tmp_path):
+    one = bench(name)
+    preset = dataclasses.replace(one.presets["quick"], protocol="paper")
+    read = command.Read(preset, one.sources(preset), one.names, tmp_path, tmp_path, (0, 1), False, None, "")
+    assert grammar.is_comparable(read, one) == (name in (*published.STUDIES, "amortisation_gap"))
+    for change in ({"protocol": "strict"}, {"epochs": 3}, {"seeds": (0,)}, {"noise_db": (20.0,)}):
+        other = dataclasses.replace(read, preset=dataclasses.replace(preset, **change))
+        assert not grammar.is_comparable(other, one)
+
+
+@pytest.mark.parametrize("name", every.STUDIES)
+def test_methods_of_a_study_share_their_learners(name):
+    """The dictionaries of a study are those of the headline: none of them is trained again for it."""
+    headline = {repr(method.learner) for method in methods("amortisation_gap", "quick")}
+    learners = {repr(method.learner) for method in methods(name, "quick") if method.family in ("sae", "frozen", "refined")}
+    if name not in (
+        "dictionary_challenge",
+        "warmstart_decoder",
+        "dict_quality",
+        "large_latents",
+        "vary_sparsity",
+        "phase_transition",
+    ):
+        assert learners <= headline
+
+
+@pytest.mark.parametrize("name", every.STUDIES)
+def test_everything_has_a_label_and_learned_dictionaries_a_colour_of_their_own(name):
+    found = {method.coordinates["dictionary"] for method in methods(name, "quick")}
+    assert all(names.label(one) for one in found)
+    assert len({names.colour(one) for one in found}) == len(found)
+    assert names.label(name, "study") != name
+
+
+@pytest.mark.parametrize("name", every.STUDIES)
+def test_a_study_is_a_declaration(name):
+    source = importlib.import_module(f"benchmarks.{name}").__file__
+    with open(source) as file:
+        text = file.read()
+    assert "flags.DEFINE" not in text and "argparse" not in text and "_read_flags" not in text
+
+
+def test_own_codes_are_held_against_the_usual_weight_where_the_weight_varies(smokes):
+    rows = [row for row in smokes("lambda_sensitivity").rows if row["inference"] == "own"]
+    assert len(rows) == 8 and {row["lam"] for row in rows} == {0.1}
+    headline = {(row["method"], row["seed"]): row for row in smokes("amortisation_gap").rows}
+    for row in rows:
+        assert row["relative_gap_id"] == headline[row["method"], row["seed"]]["relative_gap_id"]
+
+
+def test_all_takes_a_dry_run_as_a_study_does(call, tmp_path):
+    code, out, err = call("all", "--studies=vary_latents", "--preset=smoke", "--dry_run", f"--results_dir={tmp_path / 'none'}")
+    assert (code, err) == (0, "") and "to fit, about" in out and not (tmp_path / "none").exists()
