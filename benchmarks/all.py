@@ -56,6 +56,9 @@ def main() -> None:
         cli.parse([f"benchmarks.{name}", *arguments], bench.flags)
         # Every command line is checked before the first study runs.
         reads.append((bench, command.read_study(bench, arguments)))
+        for flag in bench.flags:
+            # What the study was told here is no default of its own.
+            bench.flags[flag].unparse()
     for bench, read in reads:
         logging.info("%s", bench.name)
         if len(reads) > 1:

@@ -121,9 +121,9 @@ class Bench:
         """Every method, in order."""
         return self.names_of(self.presets["smoke"])
 
-    def names_of(self, preset: Preset) -> tuple[str, ...]:
-        """Every method of a preset, in order."""
-        sources = self.sources(preset)
+    def names_of(self, preset: Preset, sources: Sequence[Source] | None = None) -> tuple[str, ...]:
+        """Every method of a preset, in order, on its own sources or on given ones."""
+        sources = self.sources(preset) if sources is None else sources
         if not sources:
             raise ValueError("no setting is left of these sizes; choose more latents or a lower sparsity.")
         return tuple(dict.fromkeys(method.name for method in self.methods(sources[0], preset)))
@@ -194,10 +194,13 @@ class Bench:
         # Importing matplotlib takes as long as everything else in --help.
         from sae_gap import figures
 
-        # A run without noise and without streams has no columns for them.
+        # A run without noise, without streams and of one dimension for each size has no columns for them.
         told_apart = [name for name in ("noise_db", "stream") if any(row.get(name) not in (None, False) for row in rows)]
+        if len({tuple(row[name] for name in (*CELL, "input_dim")) for row in rows}) > len({_cell(row) for row in rows}):
+            told_apart.append("input_dim")
+        told_apart = [name for name in told_apart if name not in self.varies]
         by = tuple(dict.fromkeys((*tables.BY, *self.varies, *told_apart)))
-        summary = tables.summarise(rows, by=by, methods=self.names_of(read.preset))
+        summary = tables.summarise(rows, by=by, methods=read.every)
         tables.write_summary(folder / "summary.csv", summary)
         stale = ("*.png", "*.pdf", "published.csv", "decomposition.csv", "README.md", "page.json")
         for path in itertools.chain.from_iterable(folder.glob(pattern) for pattern in stale):
@@ -205,9 +208,10 @@ class Bench:
         lines = published.published(self.name) if is_comparable(read, self) else []
         drawn = []
         for stem, drawing in self.figures.items():
+            cells = tuple(dict.fromkeys((*drawing.cells, *told_apart)))
             groups: dict[tuple[Any, ...], list[results.Row]] = {}
             for row in rows:
-                groups.setdefault(tuple(row.get(name) for name in drawing.cells), []).append(row)
+                groups.setdefault(tuple(row.get(name) for name in cells), []).append(row)
             for cell, group in groups.items():
                 figure = drawing.draw(group, lines)
                 if figure is not None:
@@ -222,7 +226,7 @@ class Bench:
             for title, columns in self.tables.items()
         ]
         if self.parts:
-            shown += self._decompositions(rows, folder, heads, read)
+            shown += self._decompositions(rows, folder, heads, read, told_apart)
         printed = [f"{title}\n{tables.format_table(table, columns)}" for title, columns, table in shown]
         comparison = published.compare(summary, self.name) if is_comparable(read, self) else []
         if comparison:
@@ -233,11 +237,11 @@ class Bench:
         pages.write(folder, pages.Page(self.name, title, _prose(self.about), read.command, finding, drawn, shown, dict(notes)))
         return "\n\n".join(printed)
 
-    def _decompositions(self, rows, folder, heads, read) -> list[pages.Table]:
+    def _decompositions(self, rows, folder, heads, read, told_apart) -> list[pages.Table]:
         """The parts of each score, all of them to a file and those of the MCC to a table."""
-        names = self.names_of(read.preset)
+        names, by = read.every, (*tables.BY, *told_apart)
         scores = [f"{stem}_{split}" for stem in ("mcc", "support_f1", "accuracy", "auc") for split in ("id", "ood")]
-        split = {score: tables.summarise(decompose.decompositions(rows, score), methods=names) for score in scores}
+        split = {score: tables.summarise(decompose.decompositions(rows, score), by=by, methods=names) for score in scores}
         found = [{"metric": score} | line for score, lines in split.items() for line in lines]
         if not found:
             return []
@@ -256,6 +260,10 @@ class Bench:
         kept = {name: name.replace("_part", " part") for name in columns if _is_in(name, table)}
         title = "Decomposition of MCC OOD: oracle - encoder = values part + support part + dictionary part"
         return [pages.Table(title, heads | kept, table)] if table else []
+
+
+def _cell(row: results.Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in CELL)
 
 
 def _prose(about: str) -> str:

@@ -95,7 +95,8 @@ class Read:
     Attributes:
       preset: sizes and lengths, other flags taken into account.
       sources: settings or recordings.
-      names: the methods to run.
+      every: all methods of the study, in order.
+      names: those to run.
       results_dir: where the folder of the study goes.
       models_dir: where fitted models go.
       shard: which part of the study to run.
@@ -106,6 +107,7 @@ class Read:
 
     preset: Preset
     sources: Sequence[Source]
+    every: Sequence[str]
     names: Sequence[str]
     results_dir: pathlib.Path
     models_dir: pathlib.Path
@@ -200,26 +202,29 @@ def read_study(bench: Any, arguments: Sequence[str] | None = None) -> Read:
     preset = dataclasses.replace(preset, **changes)
     data = None if given.get("data") is None else pathlib.Path(given["data"])
     try:
-        names = _names(bench, preset, given["methods"])
         if data is None:
             sources = bench.sources(preset)
         else:
-            for name in ("num_samples", "input_dim", "noise_db"):
-                if given.get(name) is not None:
+            for name in ("num_samples", "input_dim", "noise_db", "stream"):
+                if given.get(name) not in (None, False):
                     raise cli.UsageError(f"--{name} is the file's to say; leave it out with --data.")
             taken = {name: given[name] is not None for name in ("num_latents", "sparsity")}
             sources = recording_sources(preset, data, widths=taken["num_latents"], sparsity=taken["sparsity"])
+        every = bench.names_of(preset, sources)
+        names = _names(bench, every, given["methods"])
         # Whatever a method refuses is refused before anything runs.
         for method in bench.study(preset, names=names, sources=sources).methods(sources[0]):
             _check_library(method.name, method.learner)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
+    for name in ("results_dir", "models_dir"):
+        if given[name] == "":
+            raise cli.UsageError(f"--{name} is empty; name a folder.")
     results_dir = pathlib.Path(given["results_dir"])
     models_dir = results_dir / "models" if given["models_dir"] is None else pathlib.Path(given["models_dir"])
     command = f"python -m benchmarks.{bench.name} {shlex.join(sys.argv[1:] if arguments is None else arguments)}".strip()
-    return Read(
-        preset, sources, names, results_dir, models_dir, cli.parse_shard(given["shard"]), given["dry_run"], data, command
-    )
+    shard = cli.parse_shard(given["shard"])
+    return Read(preset, sources, every, names, results_dir, models_dir, shard, given["dry_run"], data, command)
 
 
 def _check_library(name: str, learner: Learner) -> None:
@@ -235,8 +240,7 @@ def _check_library(name: str, learner: Learner) -> None:
             raise cli.UsageError(message) from None
 
 
-def _names(bench: Any, preset: Preset, given: Sequence[str] | None) -> list[str]:
-    every = bench.names_of(preset)
+def _names(bench: Any, every: Sequence[str], given: Sequence[str] | None) -> list[str]:
     if given is None:
         return [name for name in every if name not in bench.slow]
     if list(given) == ["all"]:
@@ -244,6 +248,8 @@ def _names(bench: Any, preset: Preset, given: Sequence[str] | None) -> list[str]
     unknown = [name for name in given if name not in every]
     if unknown or not given:
         raise cli.UsageError(f"--methods has {', '.join(map(repr, unknown)) or 'no name'}; choose from {', '.join(every)}.")
+    if len(set(given)) < len(given):
+        raise cli.UsageError(f"--methods must list different names, but it is {','.join(given)!r}.")
     return list(given)
 
 

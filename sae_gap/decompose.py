@@ -10,7 +10,7 @@ _CELL = (
     *("study", "protocol", "lam", "data", "stream", "num_latents", "sparsity", "num_samples", "input_dim", "noise_db"),
     "seed",
 )
-_SIZES = ("num_latents", "sparsity", "num_samples", "seed")
+_SIZES = ("num_latents", "sparsity", "num_samples", "input_dim", "noise_db", "stream", "seed")
 
 
 def decompositions(rows: Iterable[Mapping[str, Any]], metric: str = "mcc_ood") -> list[Row]:

@@ -131,7 +131,8 @@ def unit_atoms(
     """
     # Squares of a tiny atom would vanish, and the root of zero has no gradient.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(dictionary), axis=0))
-    live = largest > 0
+    # A NaN is no zero, and must show.
+    live = largest != 0
     largest = jnp.where(live, largest, 1)
     scaled = jnp.where(live, dictionary / largest, 0)
     lengths = jnp.sqrt(jnp.where(live, jnp.sum(scaled**2, axis=0), 1))

@@ -80,9 +80,17 @@ def amortisation_gap(
     signals = jnp.asarray(matching.as_matrix("signals", signals))
     if signals.shape[1] != model.decoder.shape[0]:
         raise ValueError(f"signals have {signals.shape[1]} columns, but the dictionary has input_dim {model.decoder.shape[0]}.")
+    matching.as_matrix("the dictionary", model.decoder)
+    if jnp.shape(model.bias) != signals.shape[1:] or not bool(jnp.all(jnp.isfinite(model.bias))):
+        raise ValueError(f"bias must be {signals.shape[1]} finite numbers, one for each dimension, but it is not.")
     dictionary, norms = unit_atoms(model.decoder)
-    codes = jnp.where(jnp.any(dictionary != 0, axis=0), encode(model, signals) * norms, 0)
-    matching.as_matrix("the encoder's codes", codes)
+    own = encode(model, signals)
+    if not hasattr(own, "shape") or own.shape != (len(signals), len(norms)):
+        raise ValueError(
+            f"encode must give codes of shape {(len(signals), len(norms))}, one row a signal and one column an atom, but gave "
+            f"{getattr(own, 'shape', type(own).__name__)}."
+        )
+    codes = jnp.where(jnp.any(dictionary != 0, axis=0), matching.as_matrix("the encoder's codes", own) * norms, 0)
     signed = getattr(encode, "signed", False) if signed is None else signed
     # Rounding may leave a code a trifle below zero; more than that is an encoder with signs.
     if not signed and bool(jnp.any(codes < -1e-3 * jnp.max(jnp.abs(codes)))):

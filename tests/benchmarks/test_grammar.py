@@ -32,7 +32,7 @@ def test_every_stored_fit_keeps_the_models_that_any_study_scores(name, protocol)
 def test_only_what_the_paper_published_is_held_against_it(name, tmp_path):
     one = bench(name)
     preset = dataclasses.replace(one.presets["quick"], protocol="paper")
-    read = command.Read(preset, one.sources(preset), one.names, tmp_path, tmp_path, (0, 1), False, None, "")
+    read = command.Read(preset, one.sources(preset), one.names, one.names, tmp_path, tmp_path, (0, 1), False, None, "")
     assert grammar.is_comparable(read, one) == (name in (*published.STUDIES, "amortisation_gap"))
     for change in ({"protocol": "strict"}, {"epochs": 3}, {"seeds": (0,)}, {"noise_db": (20.0,)}):
         other = dataclasses.replace(read, preset=dataclasses.replace(preset, **change))
@@ -82,3 +82,13 @@ def test_own_codes_are_held_against_the_usual_weight_where_the_weight_varies(smo
 def test_all_takes_a_dry_run_as_a_study_does(call, tmp_path):
     code, out, err = call("all", "--studies=vary_latents", "--preset=smoke", "--dry_run", f"--results_dir={tmp_path / 'none'}")
     assert (code, err) == (0, "") and "to fit, about" in out and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("flag", ["--noise_db=none,20", "--input_dim=10,12"])
+def test_conditions_of_one_size_have_lines_and_figures_of_their_own(flag, call, smokes, tmp_path):
+    options = ("--preset=smoke", "--methods=linear_probe,raw,fista_oracle", f"--results_dir={tmp_path}")
+    code, out, err = call("vary_latents", *options, "--num_latents=20", flag)
+    assert (code, err) == (0, "")
+    column = flag[2:].partition("=")[0]
+    lines = (tmp_path / "vary_latents" / "summary.csv").read_text().splitlines()
+    assert column in lines[0].split(",") and len(lines) == 1 + 3 * 2 and {"raw", "fista_oracle"} < set(out.split())
