@@ -23,7 +23,7 @@ def test_the_published_ones_are_the_papers():
         assert (learner.weight_decay, learner.penalty, learner.renormalise_every) == (1e-2, 1e-4, 50)
 
 
-@pytest.mark.parametrize("name", set(RECIPES) - set(PUBLISHED))
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - set(PUBLISHED)))
 def test_what_the_paper_lacks_has_no_published_form(name):
     with pytest.raises(ValueError, match="relu, topk, jumprelu, mp"):
         published(name, sparsity=3)
