@@ -17,7 +17,7 @@ PUBLISHED = (0, 1, 4, 9, 19, 49, 99, 199, 499, 999)
 
 def _methods(source, p):
     at = tuple(step for step in (PUBLISHED if p.protocol == "paper" else ROUNDS) if step <= p.rounds)
-    cold = {"inference": "lasso", "start": "cold"}
+    cold = {"inference": "lasso", "start": "cold", "base": "random"}
     found = [Method("cold_dl", "dictionary_learning", methods.dl_fista(p), p.lasso(), cold, at)]
     for name in methods.SAES:
         warm = {"inference": "lasso", "start": "warm", "base": name}

@@ -178,6 +178,7 @@ def test_a_figure_of_many_cells_is_named_by_its_cell(finished, tmp_path):
     @dataclasses.dataclass
     class Read:
         preset: Preset
+        every: tuple[str, ...] = BENCH.names
         command: str = "here"
         data: str | None = None
 

@@ -295,7 +295,7 @@ def test_all_runs_the_studies_that_it_is_given(smokes, call, tmp_path):
     options = (f"--results_dir={tmp_path}", f"--models_dir={smoke.models}", "--preset=smoke", "--seeds=0")
     code, out, err = call("all", "--studies=support_recovery,dict_quality", *options)
     assert (code, err) == (0, "") and re.findall(r"^# (\w+)$", out, re.MULTILINE) == ["support_recovery", "dict_quality"]
-    assert {path.name for path in tmp_path.iterdir()} == {"vary_sparsity", "dict_quality"}
+    assert {path.name for path in tmp_path.iterdir()} == {"support_recovery", "dict_quality"}
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,6 @@ def test_without_momentum_it_is_ista_with_its_certificate(model, signals):
     dual = rest * np.minimum(1, LAM / np.maximum((rest @ atoms).max(axis=1, keepdims=True), 1e-12))
     gap = value - (0.5 * np.sum(target**2, axis=1) - 0.5 * np.sum((target - dual) ** 2, axis=1))
     np.testing.assert_allclose(found.gap, gap, rtol=1e-2, atol=1e-5)
-    assert encoder.coordinates == {"inference": "ista", "start": "cold", "iterations": 40}
+    assert encoder.coordinates == {"inference": "ista", "lam": 0.05, "start": "cold", "iterations": 40}
     # It is not FISTA.
     assert np.abs(Lasso(LAM, tol=None, max_iterations=40)(model, signals) - found.codes).max() > 1e-2
