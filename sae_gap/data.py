@@ -64,6 +64,7 @@ def draw(setting: Setting) -> Task:
         dictionary=jnp.asarray(np.pad(dictionary, ((0, padding), (0, 0))) if padding else dictionary),
         num_latents=setting.num_latents,
         seed=setting.seed,
+        padding=padding,
     )
 
 

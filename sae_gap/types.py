@@ -46,8 +46,8 @@ class Setting:
       noise_db: signal-to-noise ratio in decibels of additive Gaussian noise; None draws noise-free signals.
       stream: whether training has as many fresh samples as it may ask for: signals alone, whose codes would not fit in memory.
       padded_dim: dimensions that signals and atoms are padded to with zeros, so that settings of several dimensions share
-        their compiled programs; nothing that is learned or measured takes notice, but for the random numbers drawn. None pads
-        nothing.
+        their compiled programs. What is learned and measured is what it would be without, but for the random numbers that a
+        learner starts from, which depend on the shape. None pads nothing.
 
     Raises:
       ValueError: a value is out of range, or the setting has no such data (see the message).
@@ -143,7 +143,10 @@ class Split(eqx.Module):
 
 
 class Task(eqx.Module):
-    """The data of one setting. Only oracles and metrics may look at `dictionary` and at the codes of a split."""
+    """The data of one setting. Only oracles and metrics may look at `dictionary` and at the codes of a split.
+
+    The last `padding` dimensions of signals and atoms are zeros that `Setting.padded_dim` asked for; no mean counts them.
+    """
 
     train: Split
     id: Split
@@ -151,6 +154,7 @@ class Task(eqx.Module):
     dictionary: Float[Array, "input_dim num_latents"] | None = None
     num_latents: int = eqx.field(static=True, default=0)
     seed: int = eqx.field(static=True, default=0)
+    padding: int = eqx.field(static=True, default=0)
 
     @property
     def input_dim(self) -> int:

@@ -87,6 +87,12 @@ def live_dims(signals: Float[Array, "n input_dim"]) -> Bool[Array, " input_dim"]
     return jnp.any(signals != 0, axis=0)
 
 
+def live_share(signals: Float[Array, "n input_dim"]) -> Float[Array, ""]:
+    """The share of dimensions that are live, by which a mean over all is divided to be one over those; 1 if none is."""
+    share = jnp.mean(live_dims(signals), dtype=signals.dtype)
+    return jnp.where(share > 0, share, 1)
+
+
 def batches(
     key: PRNGKeyArray, num_samples: int, batch_size: int
 ) -> tuple[Int[Array, "num_batches batch_size"], Float[Array, "num_batches batch_size"]]:

@@ -10,7 +10,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.encoders.lista import LISTA
-from sae_gap.learners.base import Learner, batches
+from sae_gap.learners.base import Learner, batches, live_share
 from sae_gap.types import Model, Split
 
 
@@ -66,12 +66,13 @@ class Lista(Learner):
 
     def step(self, data: Split, state: ListaState) -> ListaState:
         shuffle_key, key = jax.random.split(state.key)
+        live = live_share(data.signals)
 
         def loss(parameters, indices, weights):
             model = dataclasses.replace(state.model, encoder=parameters)
             signals = data.signals[indices]
             codes = self.encoder(model, signals)
-            error = jnp.mean((signals - model.bias - codes @ model.decoder.T) ** 2, axis=1)
+            error = jnp.mean((signals - model.bias - codes @ model.decoder.T) ** 2, axis=1) / live
             return jnp.sum(weights * (error + self.lam * jnp.mean(jnp.abs(codes), axis=1)))
 
         def train_step(carry, batch):

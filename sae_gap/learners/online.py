@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.lasso import product
-from sae_gap.learners.base import Learner, live_dims
+from sae_gap.learners.base import Learner, live_dims, live_share
 from sae_gap.solvers.reweighted import Pursuit, pursue
 from sae_gap.solvers.working_set import default_slots
 from sae_gap.types import Model, Split
@@ -135,12 +135,12 @@ class OnlineDictionary(Learner):
         spare = jax.random.normal(normal_key, (input_dim, num_latents - atoms.shape[1]), dtype)
         live = live_dims(signals)
         dictionary = jnp.concatenate([atoms, unit_atoms(jnp.where(live[:, None], spare, 0))[0]], axis=1)
-        zero, share = jnp.zeros((), dtype), jnp.mean(live, dtype=dtype)
+        zero, share = jnp.zeros((), dtype), live_share(signals)
         # As if the first codes left half of each signal.
-        noise = 0.5 * jnp.sqrt(jnp.mean(signals**2) / jnp.where(share > 0, share, 1))
+        noise = 0.5 * jnp.sqrt(jnp.mean(signals**2) / share)
         energy = jnp.zeros(num_latents, dtype)
         change, round = zero + jnp.inf, jnp.zeros((), jnp.int32)
-        return OnlineState(dictionary, energy, zero + 1, noise, zero, change, jnp.where(share > 0, share, 1), round, key)
+        return OnlineState(dictionary, energy, zero + 1, noise, zero, change, share, round, key)
 
     def step(self, data: Split, state: OnlineState) -> OnlineState:
         num_samples, input_dim = data.signals.shape

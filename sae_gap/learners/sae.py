@@ -7,7 +7,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.encoders.base import AmortisedEncoder, unit_atoms
-from sae_gap.learners.base import Learner, batches, live_dims
+from sae_gap.learners.base import Learner, batches, live_dims, live_share
 from sae_gap.types import Model, Split
 
 
@@ -67,8 +67,7 @@ class SparseAutoencoder(Learner):
     def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> SAEState:
         input_dim = data.signals.shape[1]
         weights_key, key = jax.random.split(key)
-        live = live_dims(data.signals)
-        share = jnp.mean(live, dtype=data.signals.dtype)
+        live, share = live_dims(data.signals), live_share(data.signals)
         bound = input_dim**-0.5
         weight = jax.random.uniform(weights_key, (input_dim, num_latents), data.signals.dtype, minval=-bound, maxval=bound)
         weight = jnp.where(live[:, None], weight / jnp.sqrt(share), 0)

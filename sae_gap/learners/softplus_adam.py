@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.encoders.lookup import Lookup, LookupParameters
-from sae_gap.learners.base import Learner, live_dims
+from sae_gap.learners.base import Learner, live_dims, live_share
 from sae_gap.types import Model
 
 # The codes begin next to nothing: softplus(-10) is 5e-5.
@@ -153,10 +153,10 @@ class SoftplusAdam(Learner):
 
     def _loss(self, free, data: SoftplusAdamData):
         dictionary, (codes, *others) = free
-        live = jnp.mean(live_dims(data.signals), dtype=codes.dtype)
-        loss = _term(data.signals, dictionary, codes, self.lam * live)
+        live = live_share(data.signals)
+        loss = _term(data.signals, dictionary, codes, self.lam, live)
         for other in others:
-            loss += _term(data.others, jax.lax.stop_gradient(dictionary), other, self.lam * live)
+            loss += _term(data.others, jax.lax.stop_gradient(dictionary), other, self.lam, live)
         return loss
 
     def _update(self, data: SoftplusAdamData, state: SoftplusAdamState) -> SoftplusAdamState:
@@ -185,7 +185,7 @@ def _adam():
     return optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 
 
-def _term(signals, dictionary, free, lam):
+def _term(signals, dictionary, free, lam, live):
     codes = jax.nn.softplus(free)
     lengths = jnp.linalg.norm(dictionary, axis=0)
-    return jnp.mean((signals - codes @ dictionary.T) ** 2) + lam * jnp.mean(codes * lengths)
+    return jnp.mean((signals - codes @ dictionary.T) ** 2) / live + lam * jnp.mean(codes * lengths)

@@ -255,7 +255,8 @@ def measure(inferred: Inferred) -> dict[str, float]:
             continue
         signals = inferred.split(name).signals - inferred.model.bias
         dictionary, norms = inferred.unit_dictionary
-        found[f"mse_{name}"] = mse(signals, inferred.model.decoder, codes)
+        dims = slice(inferred.task.input_dim - inferred.task.padding)
+        found[f"mse_{name}"] = mse(signals[:, dims], inferred.model.decoder[dims], codes)
         on_unit_atoms = codes.scaled(norms) if isinstance(codes, Codes) else codes * norms
         gaps = objective_gap(signals, dictionary, on_unit_atoms, inferred.optimum[name], inferred.lam)
         found |= {f"{metric}_{name}": value for metric, value in gaps.items()}

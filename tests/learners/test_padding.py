@@ -1,0 +1,98 @@
+"""Padding with zero dimensions, which lets settings share their programs, changes nothing that is learned or measured."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap import Method, Setting, Store, Study, draw, fit, run
+from sae_gap.catalogue import published
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.linear import Linear
+from sae_gap.encoders.lista import LISTA
+from sae_gap.learners.dl_fista import DLFista
+from sae_gap.learners.lista import Lista
+from sae_gap.learners.online import OnlineDictionary
+from sae_gap.learners.oracle import Oracle
+from sae_gap.learners.probe import LinearProbe
+from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.learners.softplus_adam import SoftplusAdam
+
+BARE = Setting(num_latents=20, sparsity=3, num_samples=200)
+PADDED = dataclasses.replace(BARE, padded_dim=20)
+DIMS = BARE.input_dim
+# A heavy penalty, so that a share of it would show at once.
+LEARNERS = {
+    "relu": SparseAutoencoder(published("relu", sparsity=3).encoder, num_steps=20, penalty=0.1),
+    "jumprelu": published("jumprelu", sparsity=3, num_steps=10),
+    "topk": published("topk", sparsity=3, num_steps=10),
+    "mp": published("mp", sparsity=3, num_steps=10),
+    "dl_fista": DLFista(num_steps=10),
+    "online_dl": OnlineDictionary(visits=10),
+    "softplus_adam": SoftplusAdam(num_steps=2, block=100, improvement=0.01, patience=20, least_updates=20),
+    "lista": Lista(LISTA(2, factored=False, threshold=0.01), base=DLFista(num_steps=3), lam=1.0, num_steps=20),
+}
+
+
+@pytest.fixture
+def same_draws(monkeypatch):
+    """What is random of a padded dictionary is what is random of the bare one, with anything in the padding."""
+    for name in ("normal", "uniform"):
+        drawn = getattr(jax.random, name)
+
+        def padded(key, shape=(), *args, drawn=drawn, **options):
+            if tuple(shape) != (PADDED.padded_dim, BARE.num_latents):
+                return drawn(key, shape, *args, **options)
+            bare = drawn(key, (DIMS, BARE.num_latents), *args, **options)
+            return jnp.pad(bare, ((0, PADDED.padded_dim - DIMS), (0, 0)), constant_values=0.3)
+
+        monkeypatch.setattr(jax.random, name, padded)
+
+
+def test_a_padded_task_is_the_bare_one_and_zeros():
+    bare, padded = draw(BARE), draw(PADDED)
+    assert padded.padding == 20 - DIMS > 0 and bare.padding == 0
+    for one, other in [(padded.train, bare.train), (padded.id, bare.id), (padded.ood, bare.ood)]:
+        np.testing.assert_array_equal(one.signals[:, :DIMS], other.signals)
+        np.testing.assert_array_equal(one.codes, other.codes)
+        assert not np.any(one.signals[:, DIMS:])
+    np.testing.assert_array_equal(padded.dictionary[:DIMS], bare.dictionary)
+    assert padded.dictionary.shape == (20, 20) and not np.any(padded.dictionary[DIMS:])
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_learner_learns_the_same(name, same_draws):
+    learner, key = LEARNERS[name], jax.random.key(5)
+    given = [None, None]
+    if learner.base is not None:
+        given = [[fit(learner.base, [draw(setting)], [key]).models[0]] for setting in (BARE, PADDED)]
+    bare, padded = (
+        fit(learner, [draw(setting)], [key], bases=base) for setting, base in zip((BARE, PADDED), given, strict=True)
+    )
+    assert bare.num_steps == padded.num_steps
+    bare, padded = bare.models[0], padded.models[0]
+    np.testing.assert_allclose(padded.dictionary[:DIMS], bare.dictionary, atol=2e-4)
+    np.testing.assert_allclose(padded.bias[:DIMS], bare.bias, atol=2e-4)
+    assert not np.any(padded.dictionary[DIMS:]) and not np.any(padded.bias[DIMS:])
+    encode = getattr(learner, "encoder", learner.encode)
+    if encode is not None:
+        codes = [encode(model, draw(setting).id.signals) for model, setting in ((bare, BARE), (padded, PADDED))]
+        assert np.mean(np.abs(codes[0])) > 1e-3
+        np.testing.assert_allclose(codes[1], codes[0], atol=2e-3)
+
+
+def test_a_method_is_scored_the_same(tmp_path):
+    """Where nothing is drawn, so that whole rows can be compared."""
+    methods = [Method("oracle", "oracle", Oracle(), Lasso(0.1)), Method("probe", "probe", LinearProbe(), Linear())]
+    bare, padded = (
+        {row["method"]: row for row in run(Study("padding", [setting], lambda source: methods), Store(tmp_path / place))}
+        for place, setting in (("bare", BARE), ("padded", PADDED))
+    )
+    for name, row in bare.items():
+        compared = [metric for metric, value in row.items() if metric.endswith(("_id", "_ood")) and isinstance(value, float)]
+        assert {"mcc_ood", "auc_id"} <= set(compared) and ("mse_ood" in compared) == (name == "oracle")
+        # The certificates are of the size of rounding.
+        for metric in (metric for metric in compared if "certificate" not in metric and "gap" not in metric):
+            assert padded[name][metric] == pytest.approx(row[metric], rel=1e-4), (name, metric)
