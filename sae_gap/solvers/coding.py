@@ -10,7 +10,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from sae_gap import lasso
-from sae_gap.solvers import fista, implicit, ista, working_set
+from sae_gap.solvers import blocks, fista, implicit, ista, working_set
 from sae_gap.solvers.problem import check_problem, is_known, is_number, scale_problem
 from sae_gap.types import Solution
 
@@ -35,6 +35,7 @@ def sparse_code(
     solver: str = "auto",
     chunk_size: int | None = None,
     bfloat16: bool = False,
+    threads: int | None = None,
 ) -> Solution:
     """Code every signal by the lasso on a dictionary, with a certificate for each.
 
@@ -53,9 +54,11 @@ def sparse_code(
       init: ``(n, num_latents)`` codes to start from; None starts from zero.
       solver: one of `SOLVERS`.
       chunk_size: samples solved at once, which bounds memory; None solves all together, or with `working_set` as many as
-        need about a quarter of a gigabyte.
+        need about a quarter of a gigabyte. On a CPU `working_set` has blocks of its own, and this has no effect.
       bfloat16: open with `ROUGH_ITERATIONS` of FISTA whose products round their factors to bfloat16, which accelerators
         multiply several times faster. The solver goes on from there, and the certificate is taken, at full precision.
+      threads: blocks of samples that `working_set` works on at once on a CPU, whose number changes no bit of the result; None
+        takes one for each core.
 
     Returns:
       A `Solution`.
@@ -74,6 +77,8 @@ def sparse_code(
         raise ValueError(f"max_iterations must be a non-negative integer, but it is {max_iterations!r}.")
     if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1):
         raise ValueError(f"chunk_size must be a positive integer or None, but it is {chunk_size!r}.")
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"threads must be a positive integer or None, but it is {threads!r}.")
     if tol is None and solver == "working_set":
         raise ValueError("tol=None asks for a fixed number of plain steps, which working_set has not; choose fista or ista.")
     if solver == "auto":
@@ -87,7 +92,30 @@ def sparse_code(
         raise ValueError("tol=None asks for a fixed number of plain steps, which are not rounded; leave bfloat16 out.")
     options = _Options(bool(nonneg), solver, tol is None, chunk_size, bool(bfloat16))
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
+    if solver == "working_set" and not bfloat16 and _on_one_cpu((targets, atoms, weights, first, accuracy, max_iterations)):
+        problem = _scale(targets, atoms, weights)
+        found = blocks.solve(
+            problem.signals,
+            problem.dictionary,
+            jnp.broadcast_to(problem.row, (targets.shape[0], 1)),
+            problem.column,
+            None if first is None else _scale_codes(first, problem),
+            tol=accuracy,
+            max_iterations=int(max_iterations),
+            nonneg=bool(nonneg),
+            threads=threads,
+        )
+        return _unscale(found, problem)
     return _solve(options, targets, atoms, weights, first, accuracy, jnp.asarray(max_iterations, jnp.int32))
+
+
+def _on_one_cpu(arrays) -> bool:
+    """Whether all values are known and lie in this machine's memory, where threads can work on them."""
+    known = [array for array in arrays if array is not None]
+    if not all(is_known(array) for array in known):
+        return False
+    placed = [array for array in known if isinstance(array, jax.Array)]
+    return all(len(array.devices()) == 1 and next(iter(array.devices())).platform == "cpu" for array in placed)
 
 
 class _Options(NamedTuple):
@@ -101,15 +129,27 @@ class _Options(NamedTuple):
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _differentiable(options: _Options, signals, dictionary, lam, init, tol, max_iterations) -> Solution:
     problem = scale_problem(signals, dictionary, lam, equalise=not options.fixed)
-    if init is not None:
-        used = jnp.any(dictionary != 0, axis=0)
-        init = jnp.where(used, init, 0) / problem.signal_scale * problem.atom_scale
+    init = None if init is None else _scale_codes(init, problem)
 
     def run(chunk):
         return _run(options, chunk, problem, tol, max_iterations)
 
     per_sample = (problem.signals, problem.row, problem.column if problem.column.shape[0] > 1 else None, init)
     solution = _in_chunks(run, per_sample, options.chunk_size)
+    return _unscale(solution, problem)
+
+
+_scale = jax.jit(functools.partial(scale_problem, equalise=True))
+
+
+@jax.jit
+def _scale_codes(codes, problem):
+    """Given codes in the units of the scaled problem, those of atoms that are zero left out."""
+    return jnp.where(jnp.any(problem.dictionary != 0, axis=0), codes, 0) / problem.signal_scale * problem.atom_scale
+
+
+@jax.jit
+def _unscale(solution, problem):
     scale = problem.signal_scale
     return Solution(
         codes=solution.codes * (scale / problem.atom_scale),

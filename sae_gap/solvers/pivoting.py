@@ -8,30 +8,67 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class _Tableau(NamedTuple):
+    """`entering` is the slot that must enter next, whatever its ratio, or -1."""
+
     pivots: Int[Array, ""]
     swept: Float[Array, "n slots slots"]
     value: Float[Array, "n slots"]
     slope: Float[Array, "n slots"]
     basic: Bool[Array, "n slots"]
     banned: Bool[Array, "n slots"]
+    entering: Int[Array, "n 1"]
     live: Bool[Array, " n"]
 
 
 def solve(
     gram: Float[Array, "n slots slots"], linear: Float[Array, "n slots"], *, max_pivots: Int[Array, ""] | int
 ) -> tuple[Float[Array, "n slots"], Float[Array, "n slots slots"], Bool[Array, "n slots"]]:
-    r"""Minimise ``1/2 z^T G z - b^T z`` over ``z >= 0`` for every row of a batch.
-
-    The linear term is first lowered to ``b - t`` with ``t`` so large that ``z = 0`` is optimal, and ``t`` is then taken to
-    zero. On the way, optimality fails at one slot at a time: a basic code turns negative, or a non-basic correlation positive.
-    That slot is swept in or out of the basis, which changes the tableau by a matrix of rank one. The first slot to fail is the
-    violated one of largest ratio ``value / slope``, the root in ``t`` of its code or correlation ``value - t slope``.
-
-    A slot whose atom depends on those of the basis, up to rounding, is left out.
+    r"""Minimise ``1/2 z^T G z - b^T z`` over ``z >= 0`` for every row of a batch, from an empty basis; see `proceed`.
 
     Args:
       gram: ``(n, slots, slots)`` Gram matrices.
       linear: ``(n, slots)`` linear terms b.
+      max_pivots: pivots after which the search is broken off; the codes are then feasible but not optimal.
+
+    Returns:
+      ``(n, slots)`` codes; ``(n, slots, slots)`` swept tableaus, which hold ``-inv(G)`` on the basis; ``(n, slots)`` bases.
+    """
+    nowhere = jnp.zeros(linear.shape, bool)
+    norms = jnp.diagonal(gram, axis1=1, axis2=2)
+    scale = jnp.max(jnp.abs(linear), axis=1)
+    return proceed(gram, norms, linear, jnp.ones_like(linear), nowhere, scale, rank=linear.shape[1], max_pivots=max_pivots)
+
+
+def proceed(
+    swept: Float[Array, "n slots slots"],
+    norms: Float[Array, "n slots"],
+    value: Float[Array, "n slots"],
+    slope: Float[Array, "n slots"],
+    basic: Bool[Array, "n slots"],
+    scale: Float[Array, " n"],
+    *,
+    rank: int,
+    max_pivots: Int[Array, ""] | int,
+) -> tuple[Float[Array, "n slots"], Float[Array, "n slots slots"], Bool[Array, "n slots"]]:
+    r"""Minimise ``1/2 z^T G z - b^T z`` over ``z >= 0`` for every row of a batch, from a basis that is optimal by itself.
+
+    The linear term of the other slots is first lowered to ``b - t`` with ``t`` so large that they stay at zero, and ``t`` is
+    then taken to zero. On the way, optimality fails at one slot at a time: a basic code turns negative, or a non-basic
+    correlation positive. That slot is swept in or out of the basis, which changes the tableau by a matrix of rank one. The
+    first slot to fail is the violated one of largest ratio ``value / slope``, the root in ``t`` of its code or correlation
+    ``value - t slope``.
+
+    A slot whose atom depends on those of the basis, up to rounding, takes the place of one: of the basic code that is the
+    first to vanish as the slot's own grows and the basis makes up for it. Where there is none, it is left out.
+
+    Args:
+      swept: ``(n, slots, slots)`` Gram matrices, swept on the basis.
+      norms: ``(n, slots)`` squared norms of the slots' atoms, beside which dependence is told; of no matter on the basis.
+      value: ``(n, slots)`` codes on the basis, and elsewhere the correlations with what the basis leaves, less the weight.
+      slope: ``(n, slots)``, 0 on the basis and elsewhere 1.
+      basic: ``(n, slots)`` the basis.
+      scale: ``(n,)`` size of the linear terms, beside which rounding is told from a violation.
+      rank: largest number of independent atoms, beyond which none enters a basis but in the place of another.
       max_pivots: pivots after which the search is broken off; the codes are then feasible but not optimal.
 
     Returns:
@@ -41,11 +78,11 @@ def solve(
       Efron, Hastie, Johnstone & Tibshirani (2004), "Least angle regression", Annals of Statistics 32(2).
       Goodnight (1979), "A tutorial on the SWEEP operator", The American Statistician 33(3).
     """
-    eps = jnp.finfo(gram.dtype).eps
-    slots = jnp.arange(gram.shape[1])
-    diagonal = jnp.diagonal(gram, axis1=1, axis2=2)
-    scale = jnp.max(jnp.abs(linear), axis=1, keepdims=True)
-    slack = 2 * eps * scale
+    eps = jnp.finfo(swept.dtype).eps
+    # The square of the distance between an atom and the span of the basis is known to a few times the rounding of a tableau.
+    close = eps ** (2 / 3)
+    slots = jnp.arange(swept.shape[1])
+    slack = 2 * eps * scale[:, None]
 
     def unfinished(t: _Tableau):
         return (t.pivots < max_pivots) & jnp.any(t.live)
@@ -55,25 +92,39 @@ def solve(
         # Only rounding can make the slope of a violated slot vanish.
         ratio = jnp.where(violated, t.value / jnp.where(jnp.abs(t.slope) > eps, t.slope, eps), -jnp.inf)
         top = jnp.max(ratio, axis=1, keepdims=True)
-        live = top > -jnp.inf
-        first = jnp.min(jnp.where(ratio == top, slots, slots.size - 1), axis=1, keepdims=True)
-        chosen = (slots == first) & live
+        forced = t.entering >= 0
+        live = (top > -jnp.inf) | forced
+        first = jnp.where(forced, t.entering, jnp.min(jnp.where(ratio == top, slots, slots.size - 1), axis=1, keepdims=True))
+        chosen = slots == first
 
-        def pick(v):
-            return jnp.sum(jnp.where(chosen, v, 0), axis=1, keepdims=True)
+        def row_of(slot):
+            return jnp.take_along_axis(t.swept, slot[:, :, None], axis=1)[:, 0]
 
-        column = jnp.take_along_axis(t.swept, first[:, :, None], axis=1)[:, 0]
-        centre = pick(column)
-        leaves = jnp.any(chosen & t.basic, axis=1, keepdims=True)
-        dependent = ~leaves & (centre <= 64 * eps * pick(diagonal))
-        here = chosen & ~dependent
-        swap = live & ~dependent
-        inverse = jnp.where(swap, 1 / jnp.where(swap, centre, 1), 0)
-        turn = jnp.where(leaves, -1, 1).astype(gram.dtype)
+        def pick(mask, v):
+            return jnp.sum(jnp.where(mask, v, 0), axis=1, keepdims=True)
+
+        column = row_of(first)
+        enters = live & ~jnp.any(chosen & t.basic, axis=1, keepdims=True)
+        crowded = jnp.sum(t.basic, axis=1, keepdims=True) >= rank
+        dependent = enters & (crowded | (pick(chosen, column - close * norms) <= 0))
+        yields = t.basic & (column > 64 * eps)
+        room = jnp.where(yields, jnp.maximum(t.value - top * t.slope, 0) / jnp.where(yields, column, 1), jnp.inf)
+        least = jnp.min(room, axis=1, keepdims=True)
+        swap = dependent & ~forced & (least < jnp.inf)
+        leaver = jnp.min(jnp.where(room == least, slots, slots.size - 1), axis=1, keepdims=True)
+        entering = jnp.where(swap, first, -1)
+        banned = t.banned | (chosen & dependent & ~swap)
+        moves = live & (swap | ~dependent)
+        first = jnp.where(swap, leaver, first)
+        column = jnp.where(swap, row_of(leaver), column)
+        here = (slots == first) & moves
+        leaves = jnp.any(here & t.basic, axis=1, keepdims=True)
+        inverse = jnp.where(moves, 1 / jnp.where(moves, pick(here, column), 1), 0)
+        turn = jnp.where(leaves, -1, 1).astype(column.dtype)
 
         def sweep_vector(v):
-            at = pick(v) * inverse
-            return jnp.where(here, turn * at, v - column * at)
+            moved = pick(here, v) * inverse
+            return jnp.where(here, turn * moved, v - column * moved)
 
         ratios = column * inverse
         edge = turn * ratios
@@ -87,22 +138,23 @@ def solve(
             value=sweep_vector(t.value),
             slope=sweep_vector(t.slope),
             basic=t.basic ^ here,
-            banned=t.banned | (chosen & dependent),
+            banned=banned,
+            entering=entering,
             live=live[:, 0],
         )
 
-    nowhere = jnp.zeros(linear.shape, bool)
     start = _Tableau(
         pivots=jnp.int32(0),
-        swept=gram,
-        value=linear,
-        slope=jnp.ones_like(linear),
-        basic=nowhere,
-        banned=nowhere,
-        live=jnp.ones(linear.shape[0], bool),
+        swept=swept,
+        value=value,
+        slope=slope,
+        basic=basic,
+        banned=jnp.zeros(value.shape, bool),
+        entering=jnp.full((value.shape[0], 1), -1),
+        live=jnp.ones(value.shape[0], bool),
     )
     last = lax.while_loop(unfinished, pivot, start)
     return jnp.where(last.basic, jnp.maximum(last.value, 0), 0), last.swept, last.basic
 
 
-__all__ = ["solve"]
+__all__ = ["proceed", "solve"]

@@ -67,9 +67,24 @@ def check_problem(
     for name, array in known.items():
         if is_known(array) and not _holds(_all_finite, array):
             raise ValueError(f"{name} has a NaN or an infinity; remove or replace the non-finite values.")
+    if targets.size and is_known(targets):
+        _check_range(targets)
     if first is not None and nonneg and is_known(first) and _holds(lambda a: jnp.any(a < 0), first):
         raise ValueError("init has a negative code although nonneg is true; clip it at zero or pass nonneg=False.")
     return targets, atoms, weights, first
+
+
+def _check_range(signals):
+    """Objectives and gaps are squares of the signals, and must not vanish or overflow where the codes do not."""
+    with jax.ensure_compile_time_eval():
+        largest = float(jnp.max(jnp.abs(signals)))
+    limits = jnp.finfo(signals.dtype)
+    low, high = float(limits.tiny / limits.eps) ** 0.5, (float(limits.max) / signals.shape[1]) ** 0.5
+    if 0 < largest < low or largest > high:
+        raise ValueError(
+            f"signals reach a magnitude of {largest:.1e}, whose square {signals.dtype} cannot hold; multiply signals and lam "
+            "by the same factor, which multiplies the codes by it too, or give float64."
+        )
 
 
 @jax.jit

@@ -74,8 +74,9 @@ def pursue(
         lead = jnp.take_along_axis(correlations, candidate, axis=1)
         if not nonneg:
             candidate, lead = jnp.where(lead < 0, -1 - candidate, candidate), jnp.abs(lead)
-        places, sign, _, new = slots.merge(places, sign, code, candidate, lead - limit)
-        filled = (code > 0) | new
+        lead = jnp.where(lead > limit, lead, -jnp.inf)
+        places, sign, _, holds = slots.merge(places, sign, code > 0, candidate, lead)
+        filled = (code > 0) | jnp.any(holds, axis=2)
         chosen = jnp.where(filled, sign, 0)[:, :, None] * atoms[places]
         gram = product("nwm,nvm->nwv", chosen, chosen)
         gram = jnp.where(filled[:, :, None] & filled[:, None, :], gram, eye)

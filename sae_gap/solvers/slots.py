@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -9,10 +10,15 @@ from jaxtyping import Array, Bool, Float, Int
 from sae_gap import lasso
 
 # A Gram matrix of all atoms costs `num_latents / n` products, and beyond this many atoms it would not stay in cache.
-LARGEST_GRAM = 4096
+LARGEST_GRAM = 2048
+# Rows of this many floats fill the vector registers of every current processor evenly.
+LANES = 16
+# Blocks of atoms, of which each sends one violator a round, and the most of these that are let in.
+NUM_BLOCKS = 256
+MOST_CANDIDATES = 64
 
 
-class Problem(NamedTuple):
+class Problem(eqx.Module):
     """What all samples share: atoms as rows, padded to whole blocks, and their Gram matrix where that is cheap.
 
     The weight of sample i and atom j is ``row_i column_j``, with `row` and `column` those of the `State` where it has its own.
@@ -20,19 +26,22 @@ class Problem(NamedTuple):
 
     atoms: Float[Array, "num_padded input_dim"]
     column: Float[Array, "1 num_padded"]
+    norms: Float[Array, " num_padded"]
     gram: Float[Array, "num_padded num_padded"] | None
     tol: Float[Array, ""]
     limit: Int[Array, ""]
-    num_blocks: int
-    nonneg: bool
+    num_blocks: int = eqx.field(static=True)
+    nonneg: bool = eqx.field(static=True)
 
 
 class State(NamedTuple):
     """One sample a row. Slot w holds the atom ``sign[w] atoms[index[w]]`` with coefficient ``code[w] >= 0``.
 
-    `theta` is the residual, to better than the precision of the codes, and the dual candidate. `candidate` names the leading
-    violators, as ``-1 - j`` where the correlation is negative; `lead` and `excess` are what candidates and slots exceed their
-    weights by.
+    `basic` are the slots in use, and `swept` the Gram matrix of their atoms swept on all of them; see `pivoting`. `theta` is
+    the residual, to better than the precision of the codes, and the dual candidate. `candidate` names the leading violators,
+    as ``-1 - j`` where the correlation is negative, and `lead` what they exceed their weights by, -inf where there is none.
+    `size` is that of the linear terms, beside which rounding is told from a violation, and `stale` tells that `swept` has more
+    rounding than is good.
     """
 
     signals: Float[Array, "n input_dim"]
@@ -42,89 +51,117 @@ class State(NamedTuple):
     sign: Float[Array, "n slots"]
     code: Float[Array, "n slots"]
     weight: Float[Array, "n slots"]
-    excess: Float[Array, "n slots"]
+    basic: Bool[Array, "n slots"]
+    swept: Float[Array, "n slots slots"]
     theta: Float[Array, "n input_dim"]
     candidate: Int[Array, "n candidates"]
     lead: Float[Array, "n candidates"]
+    size: Float[Array, " n"]
     scale: Float[Array, " n"]
     slack: Float[Array, " n"]
     rounds: Int[Array, " n"]
+    stale: Bool[Array, " n"]
     done: Bool[Array, " n"]
     full: Bool[Array, " n"]
 
 
-def start(
-    signals: Float[Array, "n input_dim"],
+def pose(
     dictionary: Float[Array, "input_dim num_latents"],
-    lam: Float[Array, "rows columns"],
-    init: Float[Array, "n num_latents"] | None,
+    column: Float[Array, "1 num_latents"] | None,
     *,
-    atom_weights: Float[Array, "1 num_latents"] | None,
     tol: Float[Array, ""] | float,
-    limit: Int[Array, ""],
+    limit: Int[Array, ""] | int,
     nonneg: bool,
-    num_slots: int,
-    num_candidates: int,
-) -> tuple[Problem, State]:
-    """Set a problem up, with slots that are empty or hold the largest codes of `init`."""
-    num_samples, num_latents = signals.shape[0], dictionary.shape[1]
-    num_blocks = 16 * num_candidates
+    with_gram: bool,
+) -> Problem:
+    """Set up what the samples share; `column` are factors on every sample's weight."""
+    num_latents = dictionary.shape[1]
+    num_blocks = min(NUM_BLOCKS, LANES * -(-num_latents // LANES))
     spare = -num_latents % num_blocks
     atoms = jnp.pad(dictionary.T, ((0, spare), (0, 0)))
-    column = jnp.ones((1, num_latents), signals.dtype) if atom_weights is None else atom_weights
-    row, full = (lam, None) if lam.shape[1] == 1 else (jnp.ones((1, 1), signals.dtype), lam * column)
-    if full is not None and full.shape[0] == 1:
-        column, full = full, None
-    problem = Problem(
+    column = jnp.ones((1, num_latents), dictionary.dtype) if column is None else column
+    return Problem(
         atoms=atoms,
         column=jnp.pad(column, ((0, 0), (0, spare))),
-        gram=lasso.product(atoms, atoms.T) if atoms.shape[0] <= min(LARGEST_GRAM, 2 * num_samples) else None,
-        tol=jnp.asarray(tol, signals.dtype),
-        limit=limit,
+        norms=jnp.sum(atoms**2, axis=1),
+        gram=lasso.product(atoms, atoms.T) if with_gram else None,
+        tol=jnp.asarray(tol, dictionary.dtype),
+        limit=jnp.asarray(limit, jnp.int32),
         num_blocks=num_blocks,
         nonneg=nonneg,
     )
-    zeros = jnp.zeros((num_samples, num_slots), signals.dtype)
-    nothing = jnp.zeros((num_samples, num_candidates), signals.dtype)
+
+
+def wants_gram(num_latents: int, num_samples: int) -> bool:
+    """Whether the Gram matrix of all atoms is worth its products, and fits in cache."""
+    return num_latents <= min(LARGEST_GRAM, 2 * num_samples)
+
+
+def start(
+    problem: Problem,
+    signals: Float[Array, "n input_dim"],
+    row: Float[Array, "n 1"],
+    column: Float[Array, "n num_latents"] | None,
+    init: Float[Array, "n num_latents"] | None,
+    num_slots: int,
+) -> State:
+    """Samples with empty slots, whose first candidates are the atoms of the largest codes of `init`."""
+    num_samples, dtype = signals.shape[0], signals.dtype
+    spare = problem.atoms.shape[0] - (0 if column is None else column.shape[1])
+    zeros = jnp.zeros((num_samples, num_slots), dtype)
+    none = jnp.zeros(num_samples, bool)
+    count = num_candidates(problem, num_slots)
     state = State(
         signals=signals,
-        row=jnp.broadcast_to(row, (num_samples, 1)),
-        column=None if full is None else jnp.pad(full, ((0, 0), (0, spare))),
+        row=row,
+        column=None if column is None else jnp.pad(column, ((0, 0), (0, spare))),
         places=zeros.astype(jnp.int32),
         sign=zeros + 1,
         code=zeros,
         weight=zeros,
-        excess=zeros,
+        basic=zeros > 0,
+        swept=jnp.broadcast_to(jnp.eye(num_slots, dtype=dtype), (num_samples, num_slots, num_slots)),
         theta=signals,
-        candidate=nothing.astype(jnp.int32),
-        lead=nothing,
+        candidate=jnp.zeros((num_samples, count), jnp.int32),
+        lead=jnp.full((num_samples, count), -jnp.inf, dtype),
+        size=jnp.sqrt(jnp.sum(signals**2, axis=1)),
         scale=zeros[:, 0],
         slack=zeros[:, 0],
         rounds=jnp.zeros(num_samples, jnp.int32),
-        done=jnp.zeros(num_samples, bool),
-        full=jnp.zeros(num_samples, bool),
+        stale=none,
+        done=none,
+        full=none,
     )
     if init is None:
-        return problem, state
-    size, chosen = lax.top_k(jnp.abs(init), min(num_slots // 2, num_latents))
-    width = chosen.shape[1]
-    places = state.places.at[:, :width].set(chosen)
-    code = state.code.at[:, :width].set(size)
-    sign = state.sign.at[:, :width].set(jnp.where(jnp.take_along_axis(init, chosen, axis=1) < 0, -1, 1))
-    theta = signals - combine(problem, places, sign * code)
-    weight = weights_at(problem, state, places)
-    return problem, state._replace(places=places, code=code, sign=sign, theta=theta, weight=weight)
+        return state
+    given, chosen = lax.top_k(jnp.abs(init), min(count, init.shape[1]))
+    chosen = jnp.pad(chosen.astype(jnp.int32), ((0, 0), (0, count - chosen.shape[1])))
+    given = jnp.pad(given, ((0, 0), (0, count - given.shape[1])))
+    pull = correlate(problem, chosen, signals)
+    excess = (pull if problem.nonneg else jnp.abs(pull)) - weights_at(problem, state, chosen)
+    signed = chosen if problem.nonneg else jnp.where(pull < 0, -1 - chosen, chosen)
+    return state._replace(candidate=signed, lead=jnp.where(given > 0, excess, -jnp.inf))
 
 
-def widen(state: State, num_slots: int) -> State:
+def num_candidates(problem: Problem, num_slots: int) -> int:
+    """Violators that are looked for in a round: as many as half the slots, but not so many as to cost more than they bring."""
+    return min(num_slots // 2, MOST_CANDIDATES, problem.num_blocks)
+
+
+def widen(problem: Problem, state: State, num_slots: int) -> State:
     """Add empty slots up to `num_slots`."""
     spare = ((0, 0), (0, num_slots - state.code.shape[1]))
+    more = ((0, 0), (0, num_candidates(problem, num_slots) - state.candidate.shape[1]))
+    fresh = jnp.eye(num_slots, dtype=state.code.dtype).at[: state.code.shape[1], : state.code.shape[1]].set(0)
     return state._replace(
         places=jnp.pad(state.places, spare),
         sign=jnp.pad(state.sign, spare, constant_values=1),
         code=jnp.pad(state.code, spare),
         weight=jnp.pad(state.weight, spare),
-        excess=jnp.pad(state.excess, spare),
+        basic=jnp.pad(state.basic, spare),
+        swept=jnp.pad(state.swept, (*spare, spare[1])) + fresh,
+        candidate=jnp.pad(state.candidate, more),
+        lead=jnp.pad(state.lead, more, constant_values=-jnp.inf),
         full=jnp.zeros_like(state.full),
     )
 
@@ -132,25 +169,83 @@ def widen(state: State, num_slots: int) -> State:
 def merge(
     places: Int[Array, "n slots"],
     sign: Float[Array, "n slots"],
-    code: Float[Array, "n slots"],
+    used: Bool[Array, "n slots"],
     candidate: Int[Array, "n candidates"],
     lead: Float[Array, "n candidates"],
-) -> tuple[Int[Array, "n slots"], Float[Array, "n slots"], Float[Array, "n slots"], Bool[Array, "n slots"]]:
-    """Keep the slots in use and fill the free ones with the leading violators: (places, sign, lead where new, new)."""
-    used = code > 0
+) -> tuple[Int[Array, "n slots"], Float[Array, "n slots"], Float[Array, "n slots"], Bool[Array, "n slots candidates"]]:
+    """Keep the slots in use and fill the free ones with the leading violators, those whose lead is not -inf.
+
+    Returns:
+      The atoms and signs of the slots, the lead of those that are new, and which candidate each of these holds.
+    """
     atom = jnp.where(candidate < 0, -1 - candidate, candidate)
     repeated = jnp.any((atom[:, :, None] == places[:, None, :]) & used[:, None, :], axis=2)
-    fresh = jnp.where(repeated, -1, lead)
     # The count of free slots up to each one, as a product: a cumulative sum would run one row at a time.
-    upto = jnp.triu(jnp.ones((used.shape[1], used.shape[1]), code.dtype))
-    rank = jnp.matmul((~used).astype(code.dtype), upto).astype(jnp.int32) - 1
+    upto = jnp.triu(jnp.ones((used.shape[1], used.shape[1]), lead.dtype))
+    rank = jnp.matmul((~used).astype(lead.dtype), upto).astype(jnp.int32) - 1
     seat = jnp.clip(rank, 0, candidate.shape[1] - 1)
-    lead = jnp.take_along_axis(fresh, seat, axis=1)
+    fresh = jnp.take_along_axis(jnp.where(repeated, -jnp.inf, lead), seat, axis=1)
     entrant = jnp.take_along_axis(candidate, seat, axis=1)
-    new = ~used & (rank < candidate.shape[1]) & (lead > 0)
+    new = ~used & (rank < candidate.shape[1]) & (fresh > -jnp.inf)
     places = jnp.where(used, places, jnp.where(new, jnp.where(entrant < 0, -1 - entrant, entrant), 0))
     sign = jnp.where(used, sign, jnp.where(new & (entrant < 0), -1, 1))
-    return places, sign, lead, new
+    holds = new[:, :, None] & (seat[:, :, None] == jnp.arange(candidate.shape[1]))
+    return places, sign, fresh, holds
+
+
+def sweep(
+    problem: Problem,
+    state: State,
+    places: Int[Array, "n slots"],
+    sign: Float[Array, "n slots"],
+    holds: Bool[Array, "n slots candidates"],
+) -> tuple[Float[Array, "n slots slots"], Float[Array, "n slots"]]:
+    """The Gram matrix of all slots, the new ones included, swept on the basis, and the squared norms of the atoms.
+
+    With B the basis, N the new slots and G the Gram matrix, it holds ``-inv(G_BB)``, ``inv(G_BB) G_BN`` and
+    ``G_NN - G_NB inv(G_BB) G_BN``. An empty slot is orthogonal to all others.
+    """
+    enter = holds.astype(state.code.dtype)
+    atom = jnp.where(state.candidate < 0, -1 - state.candidate, state.candidate)
+    side = jnp.where(state.candidate < 0, -1, 1).astype(enter.dtype)
+    if problem.gram is not None:
+        among = problem.gram[places[:, :, None], atom[:, None, :]]
+    else:
+        among = jnp.einsum("nwm,ncm->nwc", problem.atoms[places], problem.atoms[atom], precision=lax.Precision.HIGHEST)
+    if not problem.nonneg:
+        among = sign[:, :, None] * side[:, None, :] * among
+    both = state.basic[:, :, None] & state.basic[:, None, :]
+    old = jnp.where(both, state.swept, 0)
+    solved = -lasso.product(old, jnp.where(state.basic[:, :, None], among, 0))
+    # The columns of new slots are those of `solved`, whose rows off the basis are zero, and between two of them of `rest`.
+    rest = lasso.product(jnp.swapaxes(enter - solved, 1, 2), among)
+    corner = lasso.product(solved + lasso.product(enter, 0.5 * rest), jnp.swapaxes(enter, 1, 2))
+    filled = state.basic | jnp.any(holds, axis=2)
+    empty = jnp.where(filled[:, :, None], 0, jnp.eye(places.shape[1], dtype=enter.dtype))
+    return old + corner + jnp.swapaxes(corner, 1, 2) + empty, problem.norms[places]
+
+
+def refresh(problem: Problem, state: State) -> Float[Array, "n slots slots"]:
+    """The tableau with less rounding in it, of which every sweep leaves some: a step of Newton's for the inverse.
+
+    With G the Gram matrix of the basis and X the inverse that the tableau holds, the error of ``X + X (I - G X)`` is the
+    square of that of X.
+
+    References:
+      Schulz (1933), "Iterative Berechnung der reziproken Matrix", ZAMM 13(1).
+    """
+    both = state.basic[:, :, None] & state.basic[:, None, :]
+    if problem.gram is not None:
+        among = problem.gram[state.places[:, :, None], state.places[:, None, :]]
+    else:
+        atoms = problem.atoms[state.places]
+        among = jnp.einsum("nwm,nvm->nwv", atoms, atoms, precision=lax.Precision.HIGHEST)
+    if not problem.nonneg:
+        among = state.sign[:, :, None] * state.sign[:, None, :] * among
+    inverse = jnp.where(both, -state.swept, 0)
+    left = jnp.eye(both.shape[1], dtype=inverse.dtype) - lasso.product(jnp.where(both, among, 0), inverse)
+    step = lasso.product(inverse, jnp.where(both, left, 0))
+    return jnp.where(both, state.swept - 0.5 * (step + jnp.swapaxes(step, 1, 2)), state.swept)
 
 
 def combine(problem: Problem, places: Int[Array, "n slots"], weights: Float[Array, "n slots"]) -> Float[Array, "n input_dim"]:
@@ -159,7 +254,7 @@ def combine(problem: Problem, places: Int[Array, "n slots"], weights: Float[Arra
     def add(w, total):
         return total + weights[:, w, None] * problem.atoms[places[:, w]]
 
-    return lax.fori_loop(0, places.shape[1], add, jnp.zeros((places.shape[0], problem.atoms.shape[1]), weights.dtype))
+    return lax.fori_loop(0, _last(weights != 0), add, jnp.zeros((places.shape[0], problem.atoms.shape[1]), weights.dtype))
 
 
 def residual(
@@ -174,34 +269,30 @@ def residual(
         grown = new - total
         return new, lost + ((total - (new - grown)) + (term - grown))
 
-    total, lost = lax.fori_loop(0, places.shape[1], subtract, (signals, jnp.zeros_like(signals)))
+    total, lost = lax.fori_loop(0, _last(weights != 0), subtract, (signals, jnp.zeros_like(signals)))
     return total + lost
 
 
-def correlate(problem: Problem, places: Int[Array, "n slots"], theta: Float[Array, "n input_dim"]) -> Float[Array, "n slots"]:
-    """Correlation of theta with each slot's atom, disregarding its sign."""
+def correlate(
+    problem: Problem,
+    places: Int[Array, "n slots"],
+    theta: Float[Array, "n input_dim"],
+    wanted: Bool[Array, "n slots"] | None = None,
+) -> Float[Array, "n slots"]:
+    """Correlation of theta with each slot's atom, disregarding its sign; of no matter where it is not wanted."""
     # A product with ones vectorises; the plain sum along contiguous memory would not.
     ones = jnp.ones(theta.shape[1], theta.dtype)
+    count = places.shape[1] if wanted is None else _last(wanted)
 
     def fill(w, out):
         return out.at[:, w].set(lasso.product(problem.atoms[places[:, w]] * theta, ones))
 
-    return lax.fori_loop(0, places.shape[1], fill, jnp.zeros(places.shape, theta.dtype))
+    return lax.fori_loop(0, count, fill, jnp.zeros(places.shape, theta.dtype))
 
 
-def gram(
-    problem: Problem, places: Int[Array, "n slots"], sign: Float[Array, "n slots"], filled: Bool[Array, "n slots"]
-) -> Float[Array, "n slots slots"]:
-    """Gram matrix of each sample's slots; an empty one is orthogonal to all others."""
-    if problem.gram is not None:
-        values = problem.gram[places[:, :, None], places[:, None, :]]
-    else:
-        atoms = problem.atoms[places]
-        values = jnp.einsum("nwm,nvm->nwv", atoms, atoms, precision=lax.Precision.HIGHEST)
-    if not problem.nonneg:
-        values = sign[:, :, None] * sign[:, None, :] * values
-    eye = jnp.eye(places.shape[1], dtype=values.dtype)
-    return jnp.where(filled[:, :, None] & filled[:, None, :], values, eye)
+def _last(wanted: Bool[Array, "n slots"]) -> Int[Array, ""]:
+    """One past the last slot that any sample wants."""
+    return jnp.max(jnp.where(jnp.any(wanted, axis=0), jnp.arange(1, wanted.shape[1] + 1), 0))
 
 
 def weights_at(problem: Problem, state: State, places: Int[Array, "n some"]) -> Float[Array, "n some"]:

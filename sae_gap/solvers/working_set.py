@@ -1,9 +1,10 @@
 """Exact working sets: a lasso on a handful of atoms a sample, grown by the atoms that violate optimality until none does.
 
-One product with the dictionary certifies every sample or finds its violators. Between two products each sample solves its own
-small problem exactly, by `pivoting`, on a set of slots that holds its support and the newest violators. Few samples need more
-than four products. Those still open are gathered into smaller batches, so that work follows need, and the rare ones whose
-support outgrows all slots, or whose atoms are dependent, are handed to FISTA.
+One product with the dictionary certifies every sample or finds its violators. Between two products each sample takes the newest
+violators into its slots and goes on to the optimum on these, by `pivoting`, from the basis that it has. Few samples need more
+than a handful of products. Work follows need: slots begin few and become more for the samples that fill them, up to as many
+as the dictionary has dimensions, and a sample that is done is worked on no more. The rare ones whose certificate is out of
+reach of the tableau's rounding are handed to FISTA.
 """
 
 import math
@@ -11,24 +12,28 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap import lasso
 from sae_gap.solvers import fista, pivoting, slots
 from sae_gap.solvers.batching import by_groups, keep
 from sae_gap.solvers.screening import leaders
-from sae_gap.solvers.slots import Problem, State
+from sae_gap.solvers.slots import LANES, Problem, State
 from sae_gap.types import Solution
 
-# Rows of this many floats fill the vector registers of every current processor evenly.
-LANES = 16
-MAX_ROUNDS = 12
+# Rounds that a doubling of the slots may take, before a sample is handed on.
+ROUNDS = 12
+# What the codes of a tableau may miss of their weight before it is rid of its rounding.
+STALE = 1e-4
 # Floats of the tableaus that are worked on at once.
 CACHE = 2**20
-# Beyond this many slots the tableau costs more than FISTA does.
+# Within one compiled program, beyond this many slots FISTA takes over.
 LARGEST_SLOTS = 256
-# Below this many samples one plain loop costs less than compiling the stages that save work on large batches.
-SMALL_BATCH = 512
+
+
+def most_slots(input_dim: int, num_latents: int) -> int:
+    """Slots that hold any support of independent atoms, with room for new violators."""
+    return LANES * -(-(min(input_dim, num_latents) + LANES) // LANES)
 
 
 def default_slots(input_dim: int, num_latents: int) -> int:
@@ -81,37 +86,39 @@ def solve(
     """
     num_samples, num_latents = signals.shape[0], dictionary.shape[1]
     lam = lasso.expand_lam(lam, num_samples, num_latents)
-    staged = num_samples > SMALL_BATCH
-    width, most = default_slots(*dictionary.shape), LANES * -(-(min(dictionary.shape) + LANES) // LANES)
-    if not staged and most <= 2 * width:
-        width = most
-    group = _group(num_samples, width) if staged else num_samples
-    # At first all slots are new candidates, which are half as many.
-    opening = width // 2 if staged and init is None else width
-    problem, state = slots.start(
-        signals,
-        dictionary,
-        lam,
-        init,
-        atom_weights=atom_weights,
-        tol=tol,
-        limit=jnp.asarray(max_iterations, jnp.int32),
-        nonneg=nonneg,
-        num_slots=opening,
-        num_candidates=width // 2,
-    )
-    if staged:
-        state = by_groups(state, lambda s: s.rounds == 0, group, lambda s: _open(problem, s))
-    state = _rounds(problem, slots.widen(state, width), group, MAX_ROUNDS)
+    column = jnp.ones((1, num_latents), signals.dtype) if atom_weights is None else atom_weights
+    row, own = (lam, None) if lam.shape[1] == 1 else (jnp.ones((1, 1), signals.dtype), lam * column)
+    if own is not None and own.shape[0] == 1:
+        column, own = own, None
+    with_gram = slots.wants_gram(num_latents, num_samples)
+    problem = slots.pose(dictionary, column, tol=tol, limit=max_iterations, nonneg=nonneg, with_gram=with_gram)
+    width, most = default_slots(*dictionary.shape), most_slots(*dictionary.shape)
+    width = min(width, most)
+    group = _group(num_samples, width)
+    state = begin(problem, signals, jnp.broadcast_to(row, (num_samples, 1)), own, init, width)
+    state = _rounds(problem, state, group)
     found = _close(problem, state, num_latents)
     if width < most <= LARGEST_SLOTS:
 
         def wider():
             size = min(group, _group(num_samples, most))
-            return _close(problem, _rounds(problem, slots.widen(state, most), size, 2 * MAX_ROUNDS), num_latents)
+            return _close(problem, _rounds(problem, slots.widen(problem, state, most), size), num_latents)
 
         found = lax.cond(jnp.any(_open_yet(problem, found)), wider, lambda: found)
     return _finish(problem, dictionary, state, found, group)
+
+
+def begin(
+    problem: Problem,
+    signals: Float[Array, "n input_dim"],
+    row: Float[Array, "n 1"],
+    column: Float[Array, "n num_latents"] | None,
+    init: Float[Array, "n num_latents"] | None,
+    num_slots: int,
+) -> State:
+    """Samples with empty slots and their first candidates: the largest codes of `init`, or the atoms of largest correlation."""
+    state = slots.start(problem, signals, row, column, init, num_slots)
+    return state if init is not None else _measure(problem, state)
 
 
 def _group(num_samples, width):
@@ -123,13 +130,18 @@ def _open_yet(problem, found):
     return ~found.converged & (found.iterations < problem.limit)
 
 
-def _close(problem, state, num_latents):
-    """Codes with their certificates at `theta`; see `lasso.certificate`."""
+def certify(
+    problem: Problem, state: State
+) -> tuple[Float[Array, " n"], Float[Array, " n"], Int[Array, " n"], Bool[Array, " n"]]:
+    """Objectives, duality gaps at `theta`, products spent, and whether the gaps are met; see `lasso.certificate`."""
     rest = state.signals - slots.combine(problem, state.places, state.sign * state.code)
     value = 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(state.weight * state.code, axis=1)
     gap = 0.5 * jnp.sum((rest - state.scale[:, None] * state.theta) ** 2, axis=1) + state.slack
-    converged = lasso.is_converged(state.signals, value, gap, problem.tol)
-    return Solution(slots.dense(state, num_latents), value, gap, state.rounds - 1, converged)
+    return value, gap, state.rounds - 1, lasso.is_converged(state.signals, value, gap, problem.tol)
+
+
+def _close(problem, state, num_latents):
+    return Solution(slots.dense(state, num_latents), *certify(problem, state))
 
 
 def _finish(problem, dictionary, state, found, group):
@@ -174,54 +186,66 @@ def _measure(problem: Problem, state: State) -> State:
     value = energy + jnp.sum(state.weight * state.code, axis=1)
     gap = (1 - scale) ** 2 * energy + slack
     # Half the tolerance at first, so that a gap recomputed from the rounded codes meets it too.
-    target = jnp.where(state.rounds < MAX_ROUNDS // 2, 0.5, 1) * problem.tol
+    target = jnp.where(state.rounds < _allowed(state) // 2, 0.5, 1) * problem.tol
     met = lasso.is_converged(state.signals, value, gap, target)
+    excess = (lead if problem.nonneg else jnp.abs(lead)) - limit
+    free = jnp.sum(~state.basic, axis=1)
     return state._replace(
-        excess=here - state.weight,
         candidate=candidate if problem.nonneg else jnp.where(lead < 0, -1 - candidate, candidate),
-        lead=(lead if problem.nonneg else jnp.abs(lead)) - limit,
+        lead=jnp.where(excess > 0, excess, -jnp.inf),
         scale=scale,
         slack=slack,
         rounds=state.rounds + 1,
         done=met | ~jnp.isfinite(gap) | (state.rounds >= problem.limit),
-        full=jnp.all(state.code > 0, axis=1),
+        full=free < state.basic.shape[1] // 8,
     )
 
 
-def _round(problem: Problem, state: State, max_pivots: int) -> State:
-    """Solve every sample on its slots, then measure; finished samples keep what they have."""
-    places, sign, lead, new = slots.merge(state.places, state.sign, state.code, state.candidate, state.lead)
-    filled = (state.code > 0) | new
-    excess = jnp.where(state.code > 0, state.excess, jnp.where(new, lead, -1))
-    gram = slots.gram(problem, places, sign, filled)
-    linear = jnp.where(filled, excess + jnp.sum(gram * state.code[:, :, None], axis=1), -1)
-    code, swept, basic = pivoting.solve(gram, linear, max_pivots=max_pivots)
+def _round(problem: Problem, state: State) -> State:
+    """Take the violators in, solve every sample on its slots, then measure; finished samples keep what they have."""
+    late = jnp.any(pending(state) & state.stale)
+    swept = lax.cond(late, lambda: slots.refresh(problem, state), lambda: state.swept)
+    moved = state._replace(swept=swept)
+    places, sign, lead, holds = slots.merge(state.places, state.sign, state.basic, state.candidate, state.lead)
+    new = jnp.any(holds, axis=2)
+    swept, norms = slots.sweep(problem, moved, places, sign, holds)
+    value = jnp.where(state.basic, state.code, jnp.where(new, lead, -1))
+    slope = new.astype(value.dtype)
+    most = 4 * value.shape[1]
+    rank = problem.atoms.shape[1]
+    code, swept, basic = pivoting.proceed(swept, norms, value, slope, state.basic, state.size, rank=rank, max_pivots=most)
     weight = slots.weights_at(problem, state, places)
     theta = slots.residual(problem, state.signals, places, sign * code)
     # The roundoff of the pivots is removed by a step of refinement with freshly measured correlations. Theta follows it at full
     # precision, even where it is below what a code can store.
-    wrong = jnp.where(basic, sign * slots.correlate(problem, places, theta) - weight, 0)
+    wrong = jnp.where(basic, sign * slots.correlate(problem, places, theta, basic) - weight, 0)
     fix = jnp.where(basic, -jnp.sum(swept * wrong[:, :, None], axis=1), 0)
     fix = jnp.where(code + fix > 0, fix, -code)
     theta = theta - slots.combine(problem, places, sign * fix)
     code = jnp.maximum(code + fix, 0)
-    moved = state._replace(places=places, sign=sign, code=code, weight=weight, theta=theta)
-    return keep(state.done, state, _measure(problem, moved))
+    stale = jnp.max(jnp.abs(wrong), axis=1) > STALE * jnp.max(jnp.where(basic, weight, 0), axis=1)
+    moved = state._replace(places=places, sign=sign, code=code, weight=weight)
+    moved = moved._replace(theta=theta, swept=swept, basic=basic, stale=stale)
+    return keep(~pending(state), state, _measure(problem, moved))
 
 
-def _open(problem: Problem, state: State) -> State:
-    """The first round; a small batch makes do with an idle one before it, in which there are no violators yet."""
-    state = _measure(problem, state)
-    return _round(problem, state, state.code.shape[1] + 4)
+def pending(state: State) -> Bool[Array, " n"]:
+    """The samples that another round with as many slots may bring on."""
+    return ~(state.done | state.full) & (state.rounds <= _allowed(state))
 
 
-def _rounds(problem: Problem, state: State, group: int, most: int) -> State:
-    """Repeat rounds on the samples that need them, until each is done, is out of slots, or has had `most`."""
-
-    def pending(state):
-        return ~(state.done | state.full) & (state.rounds <= most)
-
-    return by_groups(state, pending, group, lambda part: _round(problem, part, 4 * part.code.shape[1]))
+def _allowed(state: State) -> int:
+    return ROUNDS * max(2, (state.code.shape[1] - 1).bit_length() - 3)
 
 
-__all__ = ["default_chunk", "default_slots", "solve"]
+def _rounds(problem: Problem, state: State, group: int) -> State:
+    """Repeat rounds on the samples that need them, until each is done, is out of slots, or has had as many as there are."""
+    return by_groups(state, pending, group, lambda part: _round(problem, part))
+
+
+def advance(problem: Problem, state: State, least: Int[Array, ""]) -> State:
+    """Repeat rounds on a batch until at most `least` of its samples need another."""
+    return lax.while_loop(lambda s: jnp.sum(pending(s)) > least, lambda s: _round(problem, s), state)
+
+
+__all__ = ["advance", "begin", "certify", "default_chunk", "default_slots", "most_slots", "pending", "solve"]

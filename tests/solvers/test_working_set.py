@@ -8,8 +8,7 @@ from sae_gap.solvers import working_set
 from .problems import draw, score
 
 
-def test_a_large_batch_is_solved_in_stages(monkeypatch):
-    monkeypatch.setattr(working_set, "SMALL_BATCH", 16)
+def test_a_batch_of_groups_is_solved_within_one_program():
     signals, dictionary = draw(0, (48, 24, 150), sparsity=5)
     solve = jax.jit(lambda lam: working_set.solve(signals, dictionary, lam, nonneg=False))
     for lam in (0.1, 1e-3):

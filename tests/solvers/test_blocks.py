@@ -1,0 +1,146 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+
+import sae_gap
+from sae_gap.solvers import blocks, fista
+
+from .problems import draw, score
+
+
+def coherent(seed, num_samples, input_dim, num_latents, support, cluster=16):
+    """Clusters of atoms with a cosine of about a half, and signals that are sparse on them."""
+    rng = np.random.default_rng(seed)
+    dictionary = np.repeat(rng.normal(size=(-(-num_latents // cluster), input_dim)), cluster, axis=0)[:num_latents]
+    dictionary = dictionary + rng.normal(size=dictionary.shape)
+    dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)
+    codes = np.stack([rng.permutation(num_latents) < support for _ in range(num_samples)]) * rng.exponential(
+        size=(num_samples, num_latents)
+    )
+    signals = codes @ dictionary
+    signals /= np.linalg.norm(signals, axis=1, keepdims=True)
+    return signals.astype(np.float32), dictionary.T.astype(np.float32)
+
+
+def solve(signals, dictionary, lam, **options):
+    return sae_gap.sparse_code(signals, dictionary, lam, solver="working_set", **options)
+
+
+def never(*args, **options):
+    raise AssertionError("FISTA was called for a sample that exact pivoting should solve.")
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_supports_of_every_size_are_exact_and_need_no_fista(monkeypatch, nonneg):
+    monkeypatch.setattr(blocks, "_fista", never)
+    rng = np.random.default_rng(0)
+    signals, dictionary = coherent(1, 60, 140, 400, 10)
+    # The first third is sparse on the atoms, the second has dense signals; each sample has its own weight.
+    signals[20:40] = rng.normal(size=(20, 140)) / 12
+    pull = signals @ dictionary
+    share = np.geomspace(1e-3, 0.9, 60)[rng.permutation(60)]
+    lam = share * np.max(pull if nonneg else np.abs(pull), axis=1)
+    solution = solve(signals, dictionary, lam[:, None], nonneg=nonneg)
+    assert bool(jnp.all(solution.converged))
+    sizes = np.count_nonzero(solution.codes, axis=1)
+    assert sizes.max() > 64 and sizes.min() < 8, "the problem was to have supports beyond the first two widths"
+    value, gap = score(signals, dictionary, solution.codes, lam[:, None], nonneg=nonneg)
+    np.testing.assert_allclose(solution.objective, value, rtol=1e-5)
+    # A certificate taken from rounded codes is off by their rounding beside the weight.
+    assert np.all(gap <= (1e-6 + 1e-7 / share) * value)
+
+
+def test_a_weight_near_zero_is_non_negative_least_squares():
+    rng = np.random.default_rng(3)
+    dictionary = rng.normal(size=(40, 120)).astype(np.float32) / np.float32(40**0.5)
+    signals = rng.normal(size=(12, 40)).astype(np.float32)
+    signals -= np.minimum(0, (signals @ dictionary).min(axis=1, keepdims=True)) * dictionary.mean(axis=1)
+    solution = solve(signals, dictionary, 1e-4)
+    for signal, codes in zip(signals, np.asarray(solution.codes), strict=True):
+        exact, left = nnls(dictionary, signal)
+        assert np.linalg.norm(signal - dictionary @ codes) <= left + 1e-4 * (1 + exact.sum())
+
+
+def test_duplicate_and_dependent_atoms_are_no_obstacle():
+    signals, dictionary = coherent(2, 40, 12, 24, 4)
+    doubled = np.concatenate([dictionary, dictionary[:, ::2], dictionary[:, 1::2] * np.float32(2)], axis=1)
+    for lam in (0.1, 0.01, 1e-3):
+        one, two = solve(signals, dictionary, lam), solve(signals, doubled, lam)
+        assert bool(jnp.all(one.converged & two.converged))
+        # Twice as long an atom halves its price: the optimum is that of those atoms at half the weight.
+        weights = np.where(np.arange(24) % 2, lam / 2, lam)
+        half = solve(signals, dictionary, weights)
+        np.testing.assert_allclose(two.objective, half.objective, rtol=3e-6)
+        assert np.all(np.asarray(two.objective) <= np.asarray(one.objective) * (1 + 3e-6))
+
+
+@pytest.mark.parametrize("shape", [(1, 20, 50), (7, 20, 50), (700, 20, 50), (90, 30, 2500)])
+def test_bits_do_not_depend_on_the_threads(shape):
+    num_samples, input_dim, num_latents = shape
+    signals, dictionary = coherent(4, num_samples, input_dim, num_latents, 5)
+    lam = np.geomspace(1e-3, 0.3, num_samples)[:, None]
+    alone = solve(signals, dictionary, lam, threads=1)
+    for threads in (2, 3, None):
+        jax.tree.map(np.testing.assert_array_equal, solve(signals, dictionary, lam, threads=threads), alone)
+
+
+def test_each_sample_has_its_own_answer_in_whatever_company():
+    signals, dictionary = coherent(5, 600, 40, 160, 6)
+    lam = np.geomspace(1e-3, 0.5, 600)[np.random.default_rng(0).permutation(600)][:, None]
+    together = solve(signals, dictionary, lam)
+    value, _ = score(signals, dictionary, together.codes, lam)
+    np.testing.assert_allclose(together.objective, value, rtol=1e-5)
+    exact = np.asarray(fista.solve(signals, dictionary, lam, tol=1e-5).objective)
+    np.testing.assert_allclose(together.objective, exact, rtol=2e-5)
+    few = np.array([3, 77, 599])
+    np.testing.assert_allclose(solve(signals[few], dictionary, lam[few]).objective, together.objective[few], rtol=3e-6)
+
+
+def test_samples_beyond_those_in_flight_are_solved_too(monkeypatch):
+    signals, dictionary = draw(0, (70, 16, 40))
+    whole = solve(signals, dictionary, 0.05)
+    monkeypatch.setattr(blocks, "IN_FLIGHT", 32)
+    monkeypatch.setattr(blocks, "TABLEAUS", 2**12)
+    parts = solve(signals, dictionary, 0.05)
+    np.testing.assert_allclose(parts.objective, whole.objective, rtol=2e-6)
+    assert bool(jnp.all(parts.converged))
+
+
+def test_what_pivoting_leaves_open_is_handed_to_fista(monkeypatch):
+    signals, dictionary = draw(0, (30, 16, 40))
+    monkeypatch.setattr(blocks.working_set, "ROUNDS", 0)
+    jax.clear_caches()
+    left = solve(signals, dictionary, 0.05)
+    jax.clear_caches()
+    assert bool(jnp.all(left.converged)) and int(jnp.max(left.iterations)) > 20, "these are iterations of FISTA"
+    _, gap = score(signals, dictionary, left.codes, 0.05)
+    assert np.all(gap <= 2e-6 * np.asarray(left.objective))
+
+
+def test_sizes_of_a_batch_and_weights_share_a_few_programs():
+    signals, dictionary = coherent(6, 900, 25, 80, 4)
+    before = blocks._advance._cache_size()
+    for count, lam in ((900, 0.05), (899, 0.04), (777, 0.06), (350, 0.05), (101, 0.03), (5, 0.05), (1, 0.05), (2, 0.01)):
+        solve(signals[:count], dictionary, lam)
+    # 32 slots and 48, which hold every support in 25 dimensions.
+    assert blocks._advance._cache_size() - before <= 2 * len(blocks.SHAPES)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "two"])
+def test_a_number_of_threads_that_is_none_is_refused(threads):
+    signals, dictionary = draw()
+    with pytest.raises(ValueError, match=r"^threads must be a positive integer or None, but it is "):
+        solve(signals, dictionary, 0.1, threads=threads)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_units_whose_squares_are_out_of_range_are_refused(scale):
+    signals, dictionary = draw()
+    with pytest.raises(ValueError, match=r"^signals reach a magnitude of .*; multiply signals and lam by the same factor"):
+        sae_gap.sparse_code(signals * np.float32(scale), dictionary, 0.1 * scale)
+    with jax.enable_x64(True):
+        found = sae_gap.sparse_code(signals.astype(np.float64) * scale, dictionary.astype(np.float64), 0.1 * scale)
+    plain = sae_gap.sparse_code(signals, dictionary, 0.1)
+    np.testing.assert_allclose(np.asarray(found.objective) / scale**2, plain.objective, rtol=1e-5)
