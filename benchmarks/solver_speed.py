@@ -7,6 +7,8 @@ time against accuracy at the base under <results_dir>/solver_speed/, and prints 
 
   python -m benchmarks.solver_speed --num_latents=1000,100,10000 --lam=0.1,0.01
   python -m benchmarks.solver_speed --num_latents=1000000 --num_samples=100 --solvers=working_set
+  python -m benchmarks.solver_speed --world=coherent --num_latents=6144 --sparsity=40 --num_samples=200 --lam_fraction=.2,.05,.02
+  python -m benchmarks.solver_speed --dictionary=DICTIONARY.npy --activations=ACTIVATIONS.npy --num_samples=64
 """
 
 import dataclasses
@@ -46,7 +48,7 @@ EFFORTS: dict[str, tuple[float, ...]] = {
 }
 PROBE = 20
 COLUMNS = (
-    *("num_latents", "sparsity", "num_samples", "lam", "input_dim", "method", "effort", "seconds", "seconds_median"),
+    *("world", "num_latents", "sparsity", "num_samples", "lam", "lam_fraction", "input_dim", "method", "effort", "seconds", "seconds_median"),
     *("samples_per_second", "ratio_to_spams", "ratio_to_product", "objective", "suboptimality"),
     *("relative_gap_max", "relative_gap_median", "l0"),
 )
@@ -76,17 +78,45 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "Repeats, of which the fastest cou
 _BUDGET = flags.DEFINE_float(
     "max_seconds", 10.0, "A peer that would take longer on a cell is skipped.", lower_bound=0.0, flag_values=FLAGS
 )
+_WORLD = flags.DEFINE_enum(
+    "world", "paper", ["paper", "coherent"], "Atoms: independent, or in clusters of 16 at a cosine of about .5.", flag_values=FLAGS
+)
+_INPUT_DIM = flags.DEFINE_integer(
+    "input_dim", None, "Dimensions; by default those of the world.", lower_bound=1, flag_values=FLAGS
+)
+_FRACTION = flags.DEFINE_list(
+    "lam_fraction", [], "Weights as fractions of the median λ_max of the signals, instead of --lam.", flag_values=FLAGS
+)
+_DICTIONARY = flags.DEFINE_string(
+    "dictionary", None, "An .npy file (input_dim, num_latents) of your own, with --activations.", flag_values=FLAGS
+)
+_ACTIVATIONS = flags.DEFINE_string(
+    "activations", None, "An .npy file (n, input_dim) of your own, with --dictionary.", flag_values=FLAGS
+)
 _RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One problem: the paper's model at some size, and a weight."""
+    """One problem: signals of some world, and a weight.
+
+    Args:
+      num_latents: atoms.
+      sparsity: atoms that each signal is made of; of no matter with the user's own.
+      num_samples: signals.
+      lam: weight of the l1 norm.
+      world: `paper`, independent Gaussian atoms; `coherent`, see `coherent`; or `own`, the user's files.
+      input_dim: dimensions; None takes the paper's.
+      lam_fraction: weight as a fraction of the median λ_max of the signals, instead of `lam`.
+    """
 
     num_latents: int
     sparsity: int
     num_samples: int
     lam: float
+    world: str = "paper"
+    input_dim: int | None = None
+    lam_fraction: float | None = None
 
 
 def cells(axes: dict[str, tuple]) -> list[Cell]:
@@ -98,7 +128,11 @@ def cells(axes: dict[str, tuple]) -> list[Cell]:
 
 def problem(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     """Signals and dictionary of a cell; codes are drawn without storing a matrix of them."""
-    input_dim = Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples)).input_dim
+    if cell.world == "coherent":
+        return coherent(cell)
+    if cell.world == "own":
+        return own(cell)
+    input_dim = cell.input_dim or Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples)).input_dim
     assert input_dim is not None  # Setting fills it in.
     rng = np.random.default_rng(0)
     atoms = rng.standard_normal((cell.num_latents, input_dim), dtype=np.float32)
@@ -106,6 +140,62 @@ def problem(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     active = [rng.choice(cell.num_latents, cell.sparsity, replace=False) for _ in range(cell.num_samples)]
     signals = np.stack([rng.uniform(size=cell.sparsity).astype(np.float32) @ atoms[chosen] for chosen in active])
     return signals, np.ascontiguousarray(atoms.T)
+
+
+def coherent(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+    """Signals and dictionary in the manner of a trained SAE: atoms in clusters of 16, two of a cluster at a cosine of about .5.
+
+    An atom is ``N(0, I)`` plus its cluster's own ``N(0, I)``, of unit norm; a signal has `sparsity` atoms at random with
+    exponential codes, 5 % of noise, and unit norm.
+    """
+    rng = np.random.default_rng(0)
+    input_dim = cell.input_dim or max(1, cell.num_latents // 8)
+    centres = rng.standard_normal((-(-cell.num_latents // 16), input_dim), dtype=np.float32)
+    atoms = np.repeat(centres, 16, axis=0)[: cell.num_latents]
+    atoms = atoms + rng.standard_normal(atoms.shape, dtype=np.float32)
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    active = [rng.choice(cell.num_latents, cell.sparsity, replace=False) for _ in range(cell.num_samples)]
+    signals = np.stack([rng.exponential(size=cell.sparsity) @ atoms[chosen] for chosen in active])
+    noise = rng.standard_normal(signals.shape)
+    signals /= np.linalg.norm(signals, axis=1, keepdims=True)
+    signals += 0.05 * noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    signals /= np.linalg.norm(signals, axis=1, keepdims=True)
+    return signals.astype(np.float32), np.ascontiguousarray(atoms.T)
+
+
+def own(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+    """The first rows of --activations, and the atoms of --dictionary at unit norm."""
+    signals, dictionary = load(_ACTIVATIONS.value, "--activations"), load(_DICTIONARY.value, "--dictionary")
+    if signals.shape[1] != dictionary.shape[0]:
+        raise cli.UsageError(
+            f"--activations has rows of {signals.shape[1]} numbers and --dictionary columns of {dictionary.shape[0]}; "
+            "give activations (n, input_dim) and a dictionary (input_dim, num_latents)."
+        )
+    norms = np.linalg.norm(dictionary, axis=0)
+    if not np.all(norms > 0):
+        raise cli.UsageError(f"--dictionary has {np.sum(norms == 0)} columns of zeros; remove them.")
+    return signals[: cell.num_samples], np.ascontiguousarray(dictionary / norms)
+
+
+def load(path: str, flag: str) -> np.ndarray:
+    """A matrix of finite float32 numbers in an .npy file."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise cli.UsageError(f"{flag}={path!r} cannot be read as an .npy file: {error}; save it with numpy.save.") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu" or not array.size:
+        raise cli.UsageError(f"{flag}={path!r} must hold one matrix of real numbers; save a two-dimensional array.")
+    array = array.astype(np.float32)
+    if not np.all(np.isfinite(array)):
+        raise cli.UsageError(f"{flag}={path!r} has NaN or infinite values; remove them.")
+    return array
+
+
+def weight(cell: Cell, signals: np.ndarray, dictionary: np.ndarray) -> Cell:
+    """The cell with its fraction of the median λ_max turned into a weight."""
+    if cell.lam_fraction is None:
+        return cell
+    return dataclasses.replace(cell, lam=cell.lam_fraction * float(np.median((signals @ dictionary).max(axis=1))))
 
 
 def score(signals: np.ndarray, dictionary: np.ndarray, codes: np.ndarray, lam: float) -> tuple[np.ndarray, np.ndarray]:
@@ -211,6 +301,7 @@ def codes_of(result) -> np.ndarray:
 def measure(cell: Cell, names: list[str], repeats: int, max_seconds: float) -> tuple[list[dict], list[str]]:
     """Time and score every solver at every effort on one cell; also says what was skipped, and why."""
     signals, dictionary = problem(cell)
+    cell = weight(cell, signals, dictionary)
     runs: dict = {}
     skipped: list[str] = []
     for name in names:
@@ -250,6 +341,8 @@ def measure(cell: Cell, names: list[str], repeats: int, max_seconds: float) -> t
                 "seed": 0,
                 **dataclasses.asdict(cell),
                 "input_dim": signals.shape[1],
+                "num_samples": len(signals),
+                "num_latents": dictionary.shape[1],
                 "seconds": min(times),
                 "seconds_median": statistics.median(times),
                 "samples_per_second": cell.num_samples / min(times),
@@ -275,48 +368,72 @@ def plot(rows: list[dict]) -> Figure:
         axes.plot(*zip(*line, strict=True), marker="o", markersize=4, label=name)
     axes.set(xscale="log", yscale="log", xlabel="seconds", ylabel="relative duality gap (median)")
     cell = rows[0]
-    title = f"{cell['num_samples']} samples, {cell['num_latents']} latents, k = {cell['sparsity']}, λ = {cell['lam']}"
+    made = "own dictionary" if cell["world"] == "own" else f"{cell['world']} atoms, k = {cell['sparsity']}"
+    title = f"{cell['num_samples']} samples, {cell['num_latents']} latents, {made}, λ = {cell['lam']:.3g}"
     axes.set_title(title, fontsize=8)
     axes.legend(fontsize=7, frameon=False)
     return figure
 
 
-def main() -> None:
+def _numbers(name: str, values: list[str]) -> tuple[float, ...]:
     try:
-        lams = tuple(float(value) for value in _LAM.value)
+        numbers = tuple(float(value) for value in values)
     except ValueError:
-        raise cli.UsageError(f"--lam must list numbers, such as 0.1,0.01, but it is {','.join(_LAM.value)!r}.") from None
-    if not lams or not all(0 < value < float("inf") for value in lams):
-        raise cli.UsageError(f"--lam must list positive numbers, but it is {','.join(_LAM.value)!r}.")
-    unknown = sorted(set(_SOLVERS.value) - set(SOLVERS))
-    if unknown or not _SOLVERS.value:
-        raise cli.UsageError(f"--solvers must list some of {', '.join(SOLVERS)}, but it is {','.join(_SOLVERS.value)!r}.")
+        raise cli.UsageError(f"--{name} must list numbers, such as 0.1,0.01, but it is {','.join(values)!r}.") from None
+    if not all(0 < value < float("inf") for value in numbers):
+        raise cli.UsageError(f"--{name} must list positive numbers, but it is {','.join(values)!r}.")
+    return numbers
+
+
+def _grid() -> list[Cell]:
+    """The cells that the flags ask for."""
+    lams, fractions = _numbers("lam", _LAM.value), _numbers("lam_fraction", _FRACTION.value)
+    if not lams:
+        raise cli.UsageError("--lam must list positive numbers, but it is ''.")
     axes = {
         "num_latents": cli.parse_integers("num_latents", _NUM_LATENTS.value),
         "sparsity": cli.parse_integers("sparsity", _SPARSITY.value),
         "num_samples": cli.parse_integers("num_samples", _NUM_SAMPLES.value),
-        "lam": lams,
+        **({"lam": (0.0,), "lam_fraction": fractions} if fractions else {"lam": lams}),
     }
-    grid = cells(axes)
     if min(axes["num_samples"]) < 1:
         raise cli.UsageError("--num_samples must list numbers of 1 or more.")
+    if (_DICTIONARY.value is None) != (_ACTIVATIONS.value is None):
+        raise cli.UsageError("--dictionary and --activations go together; give both or neither.")
+    if _DICTIONARY.value is not None:
+        axes |= {"num_latents": (load(_DICTIONARY.value, "--dictionary").shape[1],), "sparsity": (0,), "world": ("own",)}
+    else:
+        axes |= {"world": (_WORLD.value,), "input_dim": (_INPUT_DIM.value,)}
+    grid = cells(axes)
     try:
         for cell in grid:
-            Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples))
+            if cell.world != "own":
+                Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples))
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    return grid
+
+
+def main() -> None:
+    unknown = sorted(set(_SOLVERS.value) - set(SOLVERS))
+    if unknown or not _SOLVERS.value:
+        raise cli.UsageError(f"--solvers must list some of {', '.join(SOLVERS)}, but it is {','.join(_SOLVERS.value)!r}.")
+    grid = _grid()
+    try:
         store = results.Store(pathlib.Path(_RESULTS_DIR.value) / NAME)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     provenance = results.provenance() | {"device": devices.describe()}
-    rows, notes = [], []
+    rows, notes, base = [], [], []
     for cell in grid:
         new, skipped = measure(cell, _SOLVERS.value, _REPEATS.value, _BUDGET.value)
         new = [row | provenance for row in new]
         identity = results.key({"rows": new})
         store.append([row | {"key": results.key(row), "job": identity} for row in new])
         rows += new
+        base = base or new
         notes += [note for note in skipped if note not in notes]
     tables.write_table(store.directory / "summary.csv", [{name: row.get(name) for name in COLUMNS} for row in rows])
-    base = [row for row in rows if Cell(*(row[f.name] for f in dataclasses.fields(Cell))) == grid[0]]
     figures.save(plot(base), store.directory / "time_accuracy")
     shown = [row for row in rows if row["effort"] == EFFORTS[row["method"]][-1]]
 

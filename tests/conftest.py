@@ -114,7 +114,8 @@ class Smoke:
 
 
 # Of studies that share their methods with vary_latents, and whose sizes would compile all of them anew.
-FEW = dict.fromkeys(("vary_samples", "vary_sparsity", "phase_transition"), "raw,linear_probe,sae_topk,fista_oracle")
+FEW = dict.fromkeys(("vary_samples", "vary_sparsity"), "raw,linear_probe,sae_topk,fista_oracle")
+FEW |= {"phase_transition": "linear_probe,sae_topk,fista_oracle"}
 
 
 @pytest.fixture(scope="session")

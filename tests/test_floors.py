@@ -15,7 +15,7 @@ FLOORS = {
     **dict.fromkeys(("tables", "decompose", "recording"), 1.5),
     **dict.fromkeys(("solvers.batching", "solvers.fista", "solvers.pivoting", "solvers.screening", "solvers.slots"), 1.25),
     **dict.fromkeys(("solvers.ista", "solvers.working_set", "solvers.implicit", "solvers.reweighted"), 1.5),
-    "solvers.problem": 1.5,
+    "solvers.problem": 1.5, "solvers.blocks": 1.6,
     "solvers.coding": 1.75,
     "solvers": 2,
     "encoders.base": 2.5,

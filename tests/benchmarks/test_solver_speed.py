@@ -78,3 +78,56 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(call, tmp_path):
     (tmp_path / "file").write_text("mine")
     code, out, err = call("solver_speed", *SMOKE, f"--results_dir={tmp_path / 'file'}")
     assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and "results cannot be written to" in err
+
+
+def test_coherent_atoms_come_in_clusters_and_weights_as_fractions(call, tmp_path):
+    signals, dictionary = binary.problem(binary.Cell(320, 5, 40, 0.0, world="coherent", input_dim=200))
+    assert signals.shape == (40, 200) and dictionary.shape == (200, 320)
+    np.testing.assert_allclose(np.linalg.norm(signals, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-5)
+    cosines, cluster = dictionary.T @ dictionary, np.arange(320) // 16
+    same = (cluster[:, None] == cluster) & ~np.eye(320, dtype=bool)
+    assert abs(cosines[same].mean() - 0.5) < 0.03 and abs(cosines[cluster[:, None] != cluster].mean()) < 0.03
+    flags = ("--world=coherent", "--input_dim=20", "--lam_fraction=0.5,0.1", "--solvers=working_set")
+    code, _, err = call("solver_speed", *SMOKE, *flags, f"--results_dir={tmp_path}")
+    assert (code, err) == (0, "")
+    with (tmp_path / "solver_speed" / "summary.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if float(row["effort"]) == 1e-6]
+    signals, dictionary = binary.problem(binary.Cell(30, 3, 12, 0.0, world="coherent", input_dim=20))
+    largest = np.median((signals @ dictionary).max(axis=1))
+    np.testing.assert_allclose([float(row["lam"]) for row in rows], [0.5 * largest, 0.1 * largest], rtol=1e-6)
+    assert float(rows[0]["l0"]) < float(rows[1]["l0"])
+
+
+def test_files_of_your_own(call, tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "d.npy", 3 * rng.normal(size=(6, 9)))
+    np.save(tmp_path / "y.npy", rng.normal(size=(20, 6)))
+    files = (f"--dictionary={tmp_path / 'd.npy'}", f"--activations={tmp_path / 'y.npy'}")
+    flags = ("--num_samples=15", "--lam=0.1", "--repeats=1", "--solvers=working_set", f"--results_dir={tmp_path / 'results'}")
+    code, _, err = call("solver_speed", *files, *flags)
+    assert (code, err) == (0, "")
+    with (tmp_path / "results" / "solver_speed" / "summary.csv").open(newline="") as file:
+        row = next(csv.DictReader(file))
+    assert [row[name] for name in ("num_samples", "num_latents", "input_dim", "world")] == ["15", "9", "6", "own"]
+
+
+BAD_FILES = {
+    "alone": (None, np.ones((3, 4)), "--dictionary and --activations go together"),
+    "of two widths": (np.ones((5, 4)), np.ones((3, 4)), "--activations has rows of 4 numbers and --dictionary columns of 5"),
+    "with a NaN": (np.full((4, 4), np.nan), np.ones((3, 4)), "has NaN or infinite values"),
+    "not a matrix": (np.ones(4), np.ones((3, 4)), "must hold one matrix of real numbers"),
+    "an atom of zeros": (np.eye(4)[:, [0, 0]] * [1, 0], np.ones((3, 4)), "--dictionary has 1 columns of zeros"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_bad_files_are_refused(call, tmp_path, case):
+    dictionary, activations, words = BAD_FILES[case]
+    files = []
+    for name, array in (("dictionary", dictionary), ("activations", activations)):
+        if array is not None:
+            np.save(tmp_path / f"{name}.npy", array)
+            files.append(f"--{name}={tmp_path / name}.npy")
+    code, out, err = call("solver_speed", *files, "--lam=0.1", f"--results_dir={tmp_path / 'results'}")
+    assert (code, out) == (2, "") and words in err and err.count("\n") == 1
