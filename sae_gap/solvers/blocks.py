@@ -120,12 +120,15 @@ def solve(
             with_gram = slots.wants_gram(num_latents, len(rows))
             problem = _pose(atoms, factors, tol, max_iterations, nonneg=nonneg, with_gram=with_gram)
             widths = _widths(problem, num_latents, given.init)
+            if precision != dtype:
+                # They are few, and a program less to compile is worth more than slots that fit.
+                widths = [width for width in widths if width >= 4 * FEWEST_SLOTS] or widths[-1:]
             for begin in range(0, len(rows), IN_FLIGHT):
                 samples = _Samples(rows[begin : begin + IN_FLIGHT], None)
                 _climb(_Task(problem, given, found), samples, widths, map if threads == 1 else pool.map)
     rows = left()
     for part in (rows[begin : begin + SHAPES[-1]] for begin in range(0, len(rows), SHAPES[-1])):
-        padded = np.resize(part, _shape(len(part)))
+        padded = np.resize(part, SHAPES[-1])
         lam = given.row[padded] * (np.asarray(column) if given.column is None else given.column[padded])
         solved = _fista(given.signals[padded], dictionary, lam, found.codes[padded], tol, max_iterations, nonneg=nonneg)
         _write(found, part, *(np.asarray(array)[: len(part)] for array in vars(solved).values()))
@@ -177,9 +180,7 @@ def _climb(task: _Task, samples: _Samples, widths: list[int], run: Callable) -> 
         if len(full.rows):
             most = max(1, TABLEAUS // widths[1] ** 2)
             for part in np.array_split(np.arange(len(full.rows)), -(-len(full.rows) // most)):
-                chosen = _take(full, part)
-                wider = _widen(task.problem, chosen.state, num_slots=widths[1])
-                _climb(task, _Samples(chosen.rows, jax.tree.map(np.asarray, wider)), widths[1:], run)
+                _climb(task, _take(full, part), widths[1:], run)
         samples = rest
 
 
@@ -193,6 +194,8 @@ def _work(task: _Task, samples: _Samples, size: int, least: int, widths: list[in
         state = _begin(task.problem, *own, num_slots=widths[0])
     else:
         state = _take(samples, padded).state
+    if state.code.shape[1] < widths[0]:
+        state = _widen(task.problem, state, num_slots=widths[0])
     state = state._replace(done=np.asarray(state.done) | (np.arange(size) >= count))
     brought = _advance(task.problem, state, least)
     state, certified, open_yet = jax.tree.map(lambda array: np.asarray(array)[:count], brought)
@@ -217,16 +220,13 @@ def _join(parts: Iterable[_Samples]) -> _Samples:
 
 def _blocks(count: int, width: int, num_latents: int) -> Iterator[tuple[np.ndarray, int]]:
     """The samples of each block, and how many it is padded to: four blocks at least where there are samples for it."""
-    most = min(BLOCK // width**2, CORRELATIONS // num_latents)
-    size = min(max(shape for shape in SHAPES if shape <= max(most, SHAPES[0])), _shape(-(-count // 4)))
+    most = max(min(SHAPES), min(BLOCK // width**2, CORRELATIONS // num_latents))
+    # As compiling costs more than padding, only the narrowest slots have blocks of two sizes.
+    sizes = [shape for shape in SHAPES if shape <= most][1 if most >= max(SHAPES) else -1 :]
+    size = next(shape for shape in (*sizes, max(sizes)) if shape >= min(max(sizes), -(-count // 4)))
     for begin in range(0, count, size):
         part = np.arange(begin, min(begin + size, count))
-        yield part, _shape(len(part))
-
-
-def _shape(count: int) -> int:
-    """How many samples as many are padded to."""
-    return next(shape for shape in (*SHAPES, count) if shape >= count)
+        yield part, next(shape for shape in sizes if shape >= len(part))
 
 
 @functools.partial(jax.jit, static_argnames=("nonneg", "with_gram"))
