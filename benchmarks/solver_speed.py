@@ -178,8 +178,9 @@ def own(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     return signals[: cell.num_samples], np.ascontiguousarray(dictionary / norms)
 
 
-def load(path: str, flag: str) -> np.ndarray:
+def load(path: str | None, flag: str) -> np.ndarray:
     """A matrix of finite float32 numbers in an .npy file."""
+    assert path is not None  # The two flags go together.
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -346,7 +347,7 @@ def measure(cell: Cell, names: list[str], repeats: int, max_seconds: float) -> t
                 "num_latents": dictionary.shape[1],
                 "seconds": min(times),
                 "seconds_median": statistics.median(times),
-                "samples_per_second": cell.num_samples / min(times),
+                "samples_per_second": len(signals) / min(times),
                 **({"ratio_to_spams": min(times) / spams} if spams else {}),
                 "ratio_to_product": min(times) / floor_seconds,
                 "objective": float(value.mean()),
@@ -391,7 +392,7 @@ def _grid() -> list[Cell]:
     lams, fractions = _numbers("lam", _LAM.value), _numbers("lam_fraction", _FRACTION.value)
     if not lams:
         raise cli.UsageError("--lam must list positive numbers, but it is ''.")
-    axes = {
+    axes: dict[str, tuple] = {
         "num_latents": cli.parse_integers("num_latents", _NUM_LATENTS.value),
         "sparsity": cli.parse_integers("sparsity", _SPARSITY.value),
         "num_samples": cli.parse_integers("num_samples", _NUM_SAMPLES.value),
@@ -425,7 +426,9 @@ def main() -> None:
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     provenance = results.provenance() | {"device": devices.describe()}
-    rows, notes, base = [], [], []
+    rows: list[dict] = []
+    notes: list[str] = []
+    base: list[dict] = []
     for cell in grid:
         new, skipped = measure(cell, _SOLVERS.value, _REPEATS.value, _BUDGET.value)
         new = [row | provenance for row in new]
