@@ -145,3 +145,16 @@ def test_units_whose_squares_are_out_of_range_are_refused(scale):
         found = sae_gap.sparse_code(signals.astype(np.float64) * scale, dictionary.astype(np.float64), 0.1 * scale)
     plain = sae_gap.sparse_code(signals, dictionary, 0.1)
     np.testing.assert_allclose(np.asarray(found.objective) / scale**2, plain.objective, rtol=1e-5)
+
+
+def test_supports_beyond_the_first_slots_need_no_double_precision(monkeypatch):
+    pose = blocks._pose
+
+    def single(dictionary, *args, **options):
+        assert dictionary.dtype == np.float32, "samples whose slots are full go on with more of them, at the same precision"
+        return pose(dictionary, *args, **options)
+
+    monkeypatch.setattr(blocks, "_pose", single)
+    signals, dictionary = coherent(7, 60, 90, 300, 20)
+    solution = solve(signals, dictionary, 0.03 * np.max(signals @ dictionary, axis=1))
+    assert bool(jnp.all(solution.converged)) and int(jnp.sum(solution.codes > 0, axis=1).max()) > blocks.FEWEST_SLOTS

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.solvers import working_set
+from sae_gap.solvers import slots, working_set
 
 from .problems import draw, score
 
@@ -35,3 +35,24 @@ def test_default_slots_hold_the_supports_of_compressed_sensing(input_dim, num_la
     assert slots % working_set.LANES == 0 and slots >= 2 * working_set.LANES
     support = next((k for k in range(1, num_latents) if 2 * k * np.log(num_latents / k) >= input_dim), 1)
     assert slots >= 2 * min(support, input_dim)
+
+
+def test_a_stale_tableau_is_rid_of_its_rounding():
+    signals, dictionary = draw(1, (12, 24, 60), sparsity=5)
+    problem = slots.pose(jnp.asarray(dictionary), None, tol=1e-6, limit=100, nonneg=True, with_gram=True)
+    state = working_set.begin(problem, jnp.asarray(signals), jnp.full((12, 1), 0.01), None, None, 32)
+    state = working_set._round(problem, state)
+    noise = 1e-3 * np.random.default_rng(0).normal(size=state.swept.shape).astype(np.float32)
+    both = state.basic[:, :, None] & state.basic[:, None, :]
+    state = state._replace(swept=state.swept + jnp.where(both, noise + noise.swapaxes(1, 2), 0), done=jnp.zeros(12, bool))
+
+    def error(stale):
+        after = working_set._round(problem, state._replace(stale=jnp.full(12, stale)))
+        worst = 0.0
+        for places, basic, swept in zip(after.places, np.asarray(after.basic), after.swept, strict=True):
+            atoms = dictionary[:, np.asarray(places)[basic]].astype(float)
+            inverse = -np.asarray(swept)[np.ix_(basic, basic)]
+            worst = max(worst, np.abs(inverse @ (atoms.T @ atoms) - np.eye(basic.sum())).max())
+        return worst
+
+    assert error(False) > 1e-3 and error(True) < 0.05 * error(False)
