@@ -13,7 +13,9 @@ FLOORS = {
     **dict.fromkeys(("data", "lasso", "matching", "devices", "results", "progress"), 1),
     "checkpoints": 1.25,
     **dict.fromkeys(("tables", "decompose", "recording"), 1.5),
-    **dict.fromkeys(("solvers.batching", "solvers.fista", "solvers.pivoting", "solvers.screening", "solvers.slots"), 1.25),
+    **dict.fromkeys(
+        ("solvers.batching", "solvers.fista", "solvers.pivoting", "solvers.polish", "solvers.screening", "solvers.slots"), 1.25
+    ),
     **dict.fromkeys(("solvers.ista", "solvers.working_set", "solvers.implicit", "solvers.reweighted"), 1.5),
     "solvers.problem": 1.5,
     "solvers.blocks": 1.6,
