@@ -1,12 +1,12 @@
 """Whether the certificates of `sparse_code` are true: random lasso problems, each solved and then judged by NumPy alone.
 
-A batch is a dictionary with some signals, drawn from a seed: coherent, duplicate, dependent, zero or badly scaled atoms, zero or
-badly scaled signals, λ from a thousandth of λ_max to above it, signed and non-negative codes, one signal up. Objective and
+A batch is a dictionary with some signals, drawn from a seed: coherent, duplicate, dependent, zero or badly scaled atoms, zero
+or badly scaled signals, λ from a thousandth of λ_max to above it, signed and non-negative codes, one signal up. Objective and
 duality gap are recomputed in float64 from signals, dictionary and codes. The dual point is the residual, made feasible; where
-that does not settle a claim it is the projection of the signal on the dual polyhedron, by least-distance programming, which owes
-nothing to the coder. A claim is false where the objective is off by more than rounding, where the claimed lower bound is above
-the optimum, where a code is called converged whose gap is larger than was asked for, or where two threads give other bits than
-one. Prints a table, and a line with the seed for each false claim, of which there being any is exit code 1.
+that does not settle a claim it is the projection of the signal on the dual polyhedron, by least-distance programming, which
+owes nothing to the coder. A claim is false where the objective is off by more than rounding, where the claimed lower bound is
+above the optimum, where a code is called converged whose gap is larger than was asked for, or where two threads give other bits
+than one. Prints a table, and a line with its seed for each false claim, of which there being any is exit code 1.
 
   python -m benchmarks.certificates
   python -m benchmarks.certificates --preset=paper
@@ -142,8 +142,8 @@ def draw(seed: int, dtype: np.dtype) -> Batch:
     largest = (pull if nonneg else np.abs(pull)).max(axis=1, keepdims=True)
     # A signal that no atom goes along with has no λ_max.
     lam = share * np.where(largest > 0, largest, 1) * sizes * weights
-    arrays = (array.astype(dtype) for array in (signals * sizes, atoms * norms, lam))
-    return Batch(kind, *arrays, nonneg, solver)
+    given, dictionary, weight = (array.astype(dtype) for array in (signals * sizes, atoms * norms, lam))
+    return Batch(kind, given, dictionary, weight, nonneg, solver)
 
 
 def project(signal: np.ndarray, dictionary: np.ndarray, lam: np.ndarray, *, nonneg: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -183,11 +183,11 @@ def judge(batch: Batch, claimed: Solution, tol: float = TOL) -> Verdict:
     objective, gap = np.asarray(claimed.objective, np.float64), np.asarray(claimed.gap, np.float64)
     converged = np.asarray(claimed.converged)
     num_samples = len(codes)
-    wrong = np.zeros((num_samples, 2))
     if not (np.all(np.isfinite(codes)) and np.all(np.isfinite(objective)) and np.all(np.isfinite(gap))):
         bad = ~(np.isfinite(codes).all(axis=1) & np.isfinite(objective) & np.isfinite(gap))
         faults = [(int(i), "is not finite") for i in np.flatnonzero(bad)]
-        return Verdict(np.zeros(num_samples, bool), *wrong.T, faults)
+        nothing = np.zeros(num_samples)
+        return Verdict(nothing.astype(bool), nothing, nothing, faults)
     faults = []
     signals, dictionary = batch.signals.astype(np.float64), batch.dictionary.astype(np.float64)
     lam = np.broadcast_to(batch.lam.astype(np.float64), codes.shape)

@@ -82,8 +82,8 @@ def spams_lars(problem: Problem, _: float, *, dtype: type = np.float32) -> Run:
     """The LARS of SPAMS in single or double precision, its Gram matrix in the time."""
     import spams
 
-    columns = np.asfortranarray(problem.signals.T, dtype)
-    atoms = np.asfortranarray(problem.dictionary, dtype)
+    columns: np.ndarray = np.asfortranarray(problem.signals.T, dtype)
+    atoms: np.ndarray = np.asfortranarray(problem.dictionary, dtype)
     return lambda: spams.lasso(columns, D=atoms, lambda1=problem.lam, mode=2, pos=True, numThreads=-1)
 
 

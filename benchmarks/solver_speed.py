@@ -221,7 +221,9 @@ def _numbers(name: str, values: list[str]) -> tuple[float, ...]:
 def _files() -> Files | None:
     if (_DICTIONARY.value is None) != (_ACTIVATIONS.value is None):
         raise cli.UsageError("--dictionary and --activations go together; give both or neither.")
-    return None if _DICTIONARY.value is None else worlds.load(_ACTIVATIONS.value, _DICTIONARY.value)
+    if _DICTIONARY.value is None or _ACTIVATIONS.value is None:
+        return None
+    return worlds.load(_ACTIVATIONS.value, _DICTIONARY.value)
 
 
 def _grid(files: Files | None) -> list[Cell]:
