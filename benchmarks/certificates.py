@@ -182,12 +182,9 @@ def judge(batch: Batch, claimed: Solution, tol: float = TOL) -> Verdict:
     codes = np.asarray(claimed.codes)
     objective, gap = np.asarray(claimed.objective, np.float64), np.asarray(claimed.gap, np.float64)
     converged = np.asarray(claimed.converged)
-    num_samples = len(codes)
-    if not (np.all(np.isfinite(codes)) and np.all(np.isfinite(objective)) and np.all(np.isfinite(gap))):
-        bad = ~(np.isfinite(codes).all(axis=1) & np.isfinite(objective) & np.isfinite(gap))
-        faults = [(int(i), "is not finite") for i in np.flatnonzero(bad)]
-        nothing = np.zeros(num_samples)
-        return Verdict(nothing.astype(bool), nothing, nothing, faults)
+    finite = np.isfinite(codes).all(axis=1) & np.isfinite(objective) & np.isfinite(gap)
+    # What is not finite is judged by that alone, as if its code were zero.
+    codes, objective, gap = np.where(finite[:, None], codes, 0), np.where(finite, objective, 0), np.where(finite, gap, 0)
     faults = []
     signals, dictionary = batch.signals.astype(np.float64), batch.dictionary.astype(np.float64)
     lam = np.broadcast_to(batch.lam.astype(np.float64), codes.shape)
@@ -205,18 +202,19 @@ def judge(batch: Batch, claimed: Solution, tol: float = TOL) -> Verdict:
             value[i], scores.score(signals[i : i + 1], dictionary, best[None], lam[i : i + 1], nonneg=batch.nonneg)[0][0]
         )
     tests = {
+        "is not finite": ~finite,
         "has a negative code": batch.nonneg & (codes < 0).any(axis=1),
-        "claims an objective that it has not": np.abs(objective - value) > allowed,
+        "claims an objective that it has not": finite & (np.abs(objective - value) > allowed),
         "claims a negative gap": gap < 0,
-        "claims a lower bound above the optimum": objective - gap > optimum + allowed,
-        "claims to be converged": converged & (true > tol * value + allowed) & (value > floor),
+        "claims a lower bound above the optimum": finite & (objective - gap > optimum + allowed),
+        "claims to be converged": finite & converged & (true > tol * value + allowed) & (value > floor),
     }
     for words, broken in tests.items():
         for i in np.flatnonzero(broken):
             figures = f"objective {objective[i]:.6e} for {value[i]:.6e}, gap {gap[i]:.1e} for {true[i]:.1e}"
             faults.append((int(i), f"{words} ({figures}, optimum at most {optimum[i]:.6e})"))
-    size = np.maximum(value, 1e-300)
-    certified = converged & ((true <= tol * value + allowed) | (value <= floor))
+    size = np.where(finite, np.maximum(value, 1e-300), np.inf)
+    certified = finite & converged & ((true <= tol * value + allowed) | (value <= floor))
     return Verdict(certified, np.abs(objective - value) / size, (true - gap) / size, faults)
 
 
