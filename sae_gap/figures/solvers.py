@@ -39,7 +39,8 @@ def gap_by_seconds(rows: style.Rows) -> Figure | None:
     places: dict[str, list[style.Point]] = {}
     colours: dict[str, str] = {}
     for name, line in lines.items():
-        path = sorted((row["seconds"], max(row["relative_gap_max"], _LEAST)) for row in line)
+        # By accuracy: times are noisy, and a line ordered by them would run back and forth.
+        path = sorted(((row["seconds"], max(row["relative_gap_max"], _LEAST)) for row in line), key=lambda place: -place[1])
         label, colours_of = names.label(name, "solver"), names.colour(name, "solver")
         axes.plot(*zip(*path, strict=True), marker="o", markersize=5, linewidth=1.2, color=colours_of, zorder=3)
         places[label], colours[label] = path[-1:] + path[:1], colours_of
