@@ -158,7 +158,7 @@ def is_converged(
     ``1/2 (16 eps ||y||)^2`` is zero for all that can be told; else an exact fit at ``lam = 0`` would never be accepted.
     """
     floor = 0.5 * jnp.sum((16 * jnp.finfo(value.dtype).eps * signals) ** 2, axis=1)
-    return (gap <= tol * value) | (value <= floor)
+    return ((gap <= tol * value) & (value < jnp.inf)) | (value <= floor)
 
 
 def soft_threshold(

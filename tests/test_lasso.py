@@ -87,6 +87,11 @@ def test_lambda_max_is_where_zero_becomes_optimal(nonneg):
     assert float(jnp.min(lasso.certificate(signals, dictionary, zero, top * 0.9, nonneg=nonneg)[1])) > 0
 
 
+def test_is_converged_of_an_infinite_objective_says_no():
+    infinite = jnp.array([jnp.inf, jnp.nan])
+    assert not lasso.is_converged(jnp.ones((2, 3)), infinite, infinite, 1e-6).any()
+
+
 def test_is_converged_counts_an_unresolvable_objective_as_zero():
     signals = jnp.ones((2, 4), jnp.float32)
     value = jnp.asarray([1e-13, 1e-3], jnp.float32)

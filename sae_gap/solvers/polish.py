@@ -85,9 +85,11 @@ def _settle(
         except scipy.linalg.LinAlgError:
             break
         aim = scipy.linalg.cho_solve(factor, chosen @ signal - weight[support], check_finite=False)
+        if not np.all(np.isfinite(aim)):
+            break
         falls = aim <= 0
         if np.any(falls):
-            step = np.min(size[falls] / (size[falls] - aim[falls]))
+            step = np.min(size[falls] / np.maximum(size[falls] - aim[falls], np.finfo(np.float64).tiny))
             size = size + step * (aim - size)
             kept = ~falls | (size > np.min(size[falls]))
             if step == 0 and not kept[-1]:

@@ -115,25 +115,28 @@ def _power_of_two(values):
 
 def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
     """Bring signals, and each atom if `equalise` or else the dictionary as a whole, to order one."""
-    largest = jnp.finfo(signals.dtype).max ** 0.4
     signal_scale = _power_of_two(jnp.max(jnp.abs(signals), axis=1, keepdims=True))
     overall = _power_of_two(jnp.max(jnp.abs(dictionary)))
-    dictionary = dictionary / overall
-    atom_scale = jnp.ones((1, dictionary.shape[1]), dictionary.dtype)
     if equalise:
+        # By its largest entry first, as the squares of a small atom would vanish beside a large one.
+        peak = _power_of_two(jnp.max(jnp.abs(dictionary), axis=0, keepdims=True))
+        dictionary = dictionary / peak
         # The factor makes atoms of unit norm, give or take rounding, keep their scale.
-        atom_scale = _power_of_two(1.25 * jnp.linalg.norm(dictionary, axis=0, keepdims=True))
-        dictionary = dictionary / atom_scale
-    row, column = (lam, jnp.ones_like(atom_scale)) if lam.shape[1] == 1 else (jnp.ones((1, 1), lam.dtype), lam)
-    return Scaled(
-        signals=signals / signal_scale,
-        dictionary=dictionary,
-        # A weight beyond `largest` forces a zero code either way, and must not turn into an infinity.
-        row=jnp.minimum(row / signal_scale / overall, largest),
-        column=jnp.minimum(column / atom_scale, largest),
-        signal_scale=signal_scale,
-        atom_scale=atom_scale * overall,
-    )
+        scale = _power_of_two(1.25 * jnp.linalg.norm(dictionary, axis=0, keepdims=True))
+        dictionary, atom_scale = dictionary / scale, peak * scale
+    else:
+        dictionary, atom_scale = dictionary / overall, jnp.full((1, dictionary.shape[1]), overall)
+    # Each factor on its own is of order one where the weights are: a factor that overflows says nothing of the product.
+    if lam.shape[1] == 1:
+        row, column = lam / signal_scale / overall, overall / atom_scale
+    elif lam.shape[0] == 1:
+        row, column = 1 / signal_scale, lam / atom_scale
+    else:
+        row, column = jnp.ones((1, 1), lam.dtype), lam / atom_scale / signal_scale
+    # A weight beyond the largest forces a zero code either way, and must not turn into an infinity.
+    largest = jnp.finfo(signals.dtype).max ** 0.4
+    row, column = jnp.minimum(row, largest), jnp.minimum(column, largest)
+    return Scaled(signals / signal_scale, dictionary, row, column, signal_scale, atom_scale)
 
 
 __all__ = ["Scaled", "check_problem", "is_known", "is_number", "scale_problem"]

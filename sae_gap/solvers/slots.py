@@ -145,6 +145,20 @@ def start(
     return state._replace(candidate=signed, lead=jnp.where(given > 0, excess, -jnp.inf))
 
 
+def empty(state: State) -> State:
+    """The samples with all slots empty, as at the start."""
+    eye = jnp.eye(state.code.shape[1], dtype=state.code.dtype)
+    return state._replace(
+        sign=jnp.ones_like(state.sign),
+        code=jnp.zeros_like(state.code),
+        basic=jnp.zeros_like(state.basic),
+        swept=jnp.broadcast_to(eye, state.swept.shape),
+        theta=state.signals,
+        settled=jnp.zeros_like(state.settled),
+        stale=jnp.zeros_like(state.stale),
+    )
+
+
 def num_candidates(problem: Problem, num_slots: int) -> int:
     """Violators that are looked for in a round: as many as half the slots, but not so many as to cost more than they bring."""
     return min(num_slots // 2, MOST_CANDIDATES, problem.num_blocks)

@@ -27,6 +27,8 @@ ROUNDS = 12
 SETTLED = 3
 # What the codes of a tableau may miss of their weight before it is rid of its rounding.
 STALE = 1e-4
+# What they may miss of it beside the signal, beyond which nothing of the tableau is worth mending.
+LOST = 0.1
 # Floats of the tableaus that are worked on at once.
 CACHE = 2**20
 # Within one compiled program, beyond this many slots FISTA takes over.
@@ -220,15 +222,19 @@ def _round(problem: Problem, state: State) -> State:
     # The roundoff of the pivots is removed by a step of refinement with freshly measured correlations. Theta follows it at full
     # precision, even where it is below what a code can store.
     wrong = jnp.where(basic, sign * slots.correlate(problem, places, theta, basic) - weight, 0)
+    worst = jnp.max(jnp.abs(wrong), axis=1)
     fix = jnp.where(basic, -jnp.sum(swept * wrong[:, :, None], axis=1), 0)
     fix = jnp.where(code + fix > 0, fix, -code)
     theta = theta - slots.combine(problem, places, sign * fix)
     code = jnp.maximum(code + fix, 0)
-    stale = jnp.max(jnp.abs(wrong), axis=1) > STALE * jnp.max(jnp.where(basic, weight, 0), axis=1)
+    stale = worst > STALE * jnp.max(jnp.where(basic, weight, 0), axis=1)
     moved = state._replace(places=places, sign=sign, code=code, weight=weight)
     same = jnp.all(basic == state.basic, axis=1) & ~state.stale
     settled = jnp.where(same, state.settled + 1, 0)
     moved = moved._replace(theta=theta, swept=swept, basic=basic, settled=settled, stale=stale)
+    # No optimum leaves more than the signal; a NaN is lost too.
+    sound = (worst <= LOST * state.size) & (jnp.sum(theta**2, axis=1) <= (1 + LOST) * state.size**2)
+    moved = keep(sound, moved, slots.empty(moved))
     return keep(~pending(state), state, _measure(problem, moved))
 
 

@@ -301,6 +301,18 @@ def test_sparse_codes_are_the_dense_ones_bit_by_bit(options, nonneg):
         np.testing.assert_array_equal(getattr(sparse, name), getattr(dense, name))
 
 
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("solver", CERTIFIED)
+def test_atoms_of_very_different_norms_with_weights_to_match_are_the_same_problem(solver, own):
+    signals, dictionary = draw(5)
+    spread = np.where(np.arange(LATENTS) % 3, 1, 1e-24).astype(np.float32)
+    lam = np.full((N if own else 1, LATENTS), 0.1, np.float32)
+    plain = sparse_code(signals, dictionary, lam, solver=solver)
+    moved = sparse_code(signals, dictionary * spread, lam * spread, solver=solver)
+    assert bool(jnp.all(moved.converged))
+    np.testing.assert_allclose(moved.objective, plain.objective, rtol=2e-6)
+
+
 def test_sparse_codes_cannot_be_traced():
     signals, dictionary = draw()
     with pytest.raises(ValueError, match=r"^sparse codes .*; leave sparse out"):

@@ -56,3 +56,19 @@ def test_a_stale_tableau_is_rid_of_its_rounding():
         return worst
 
     assert error(False) > 1e-3 and error(True) < 0.05 * error(False)
+
+
+def test_a_tableau_that_is_lost_is_begun_anew():
+    signals, dictionary = draw(1, (12, 24, 60), sparsity=5)
+    problem = slots.pose(jnp.asarray(dictionary), None, tol=1e-6, limit=100, nonneg=False, with_gram=True)
+    state = working_set.begin(problem, jnp.asarray(signals), jnp.full((12, 1), 0.01), None, None, 32)
+    whole = working_set.advance(problem, state, 0)
+    state = working_set._round(problem, state)
+    # What a pivot on an element of rounding leaves behind.
+    lost = np.ones(12, np.float32)
+    lost[[0, 5, 7]] = 1e30, np.nan, -1e12
+    state = state._replace(swept=state.swept * lost[:, None, None], done=jnp.zeros(12, bool))
+    after = working_set.advance(problem, state, 0)
+    value, gap, _, converged = working_set.certify(problem, after)
+    assert bool(jnp.all(converged)) and np.all(gap <= 1e-6 * value)
+    np.testing.assert_allclose(value, working_set.certify(problem, whole)[0], rtol=2e-6)
