@@ -1,3 +1,5 @@
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -53,7 +55,7 @@ def test_match_l0_comes_from_above_and_never_goes_far_below_the_weight(target, t
     lam, _ = match_l0(signals, dictionary, target)
     assert min(tried) > 0.499 * float(lam) and len(tried) <= 9
     assert tried[0] == pytest.approx(0.5 * float(jnp.max(lasso.lambda_max(signals, dictionary))), rel=1e-5)
-    assert all(later >= 0.499 * before for before, later in zip(tried, tried[1:], strict=False))
+    assert all(later >= 0.499 * before for before, later in itertools.pairwise(tried))
 
 
 def test_match_l0_gives_a_fraction_of_each_lambda_max():

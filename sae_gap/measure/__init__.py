@@ -1,0 +1,34 @@
+"""One's own SAE, measured: what its encoder costs, what its dictionary is worth, and what cheap dictionaries are worth beside it.
+
+A better reconstruction is not better features: everything here is about how well few latents explain activations, and nothing
+about what the latents mean.
+"""
+
+from sae_gap.measure.atoms import Atoms, agreement, describe_atoms
+from sae_gap.measure.controls import CONTROLS, control
+from sae_gap.measure.front import Front, Point, distances, fvu, measure_front, refit
+from sae_gap.measure.overlap import Overlap, support_overlap
+from sae_gap.measure.parts import GapParts, GapSums, gap_parts, gap_sums
+from sae_gap.measure.subject import Subject, of_model
+
+__all__ = [
+    "CONTROLS",
+    "Atoms",
+    "Front",
+    "GapParts",
+    "GapSums",
+    "Overlap",
+    "Point",
+    "Subject",
+    "agreement",
+    "control",
+    "describe_atoms",
+    "distances",
+    "fvu",
+    "gap_parts",
+    "gap_sums",
+    "measure_front",
+    "of_model",
+    "refit",
+    "support_overlap",
+]

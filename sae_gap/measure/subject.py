@@ -1,0 +1,77 @@
+"""What is measured: a dictionary of unit atoms, with what it fits, how it decodes and, if there is one, its encoder."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from sae_gap import matching
+from sae_gap.encoders.base import encode, unit_atoms
+from sae_gap.types import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A dictionary and how it is used on activations x, (n, input_dim) in their own units.
+
+    Attributes:
+      name: what rows and figures call it.
+      dictionary: unit or zero atoms, (input_dim, num_latents).
+      target: x to what codes fit, `y ≈ D z`, (n, input_dim): without whatever the decoder adds, normalised where the SAE does so.
+      decode: codes on the unit atoms, and x, to the reconstruction in the units of x.
+      encode: `target(x)` to the encoder's codes on the unit atoms; None where there is a decoder alone.
+      signed: whether codes may be negative, so that the optimum is over signed codes too.
+    """
+
+    name: str
+    dictionary: Float[Array, "input_dim num_latents"]
+    target: Callable[[Float[np.ndarray, "n input_dim"]], Float[Array, "n input_dim"]]
+    decode: Callable[[Float[Array, "n num_latents"], Float[np.ndarray, "n input_dim"]], Float[Array, "n input_dim"]]
+    encode: Callable[[Float[Array, "n input_dim"]], Float[Array, "n num_latents"]] | None = None
+    signed: bool = False
+
+    @property
+    def num_latents(self) -> int:
+        return self.dictionary.shape[1]
+
+    @property
+    def input_dim(self) -> int:
+        return self.dictionary.shape[0]
+
+
+def of_model(name: str, model: Model) -> Subject:
+    """A model of the suite, with atoms of any length: it fits `x - bias`, and codes are rescaled to unit atoms.
+
+    Args:
+      name: what to call it.
+      model: with a dictionary; its `encode` may be None.
+
+    Returns:
+      The subject.
+
+    Raises:
+      ValueError: the model has no dictionary, or it is not finite.
+    """
+    matching.as_matrix("the dictionary", model.decoder)
+    dictionary, norms = unit_atoms(jnp.asarray(model.decoder))
+    live = jnp.any(dictionary != 0, axis=0)
+    own = model.encode
+
+    def infer(target: Float[ArrayLike, "n input_dim"]) -> Float[Array, "n num_latents"]:
+        # An encoder of the suite subtracts the bias itself.
+        signals = jnp.asarray(target) + model.bias
+        codes = own(model, signals) if not hasattr(own, "infer") else encode(own, model, signals)  # type: ignore[misc, arg-type]
+        # The code of a zero atom says nothing.
+        return jnp.where(live, codes * norms, 0)
+
+    return Subject(
+        name=name,
+        dictionary=dictionary,
+        target=lambda x: jnp.asarray(x) - model.bias,
+        decode=lambda codes, x: codes @ dictionary.T + model.bias,
+        encode=None if own is None else infer,
+        signed=bool(getattr(own, "signed", False)),
+    )
