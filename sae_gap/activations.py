@@ -125,9 +125,7 @@ class Activations:
             documents = np.arange(self.num_samples) * min(BLOCKS, self.num_samples) // self.num_samples
         names, member, sizes = np.unique(documents, return_inverse=True, return_counts=True)
         if len(names) < 2:
-            raise ValueError(
-                f"{self.files[0].parent if len(self.files) > 1 else self.files[0]} holds one document alone, of which none can be held out; give several."
-            )
+            raise ValueError(f"{self.files[0]} holds one document alone; give several, some of which can be held out.")
         left, held = held_out * self.num_samples, np.zeros(len(names), bool)
         order = np.random.default_rng(seed).permutation(len(names))
         for name in order:
@@ -165,8 +163,7 @@ class Activations:
                 gaps = np.flatnonzero(np.diff(ahead) > NEAR)
                 ahead = ahead[: gaps[0] + 1] if gaps.size else ahead
                 ahead = ahead[: np.searchsorted(ahead, ahead[0] + SPAN)]
-                rows = table.rows(int(ahead[0]), int(ahead[-1]) + 1)
-                found[done : done + len(ahead)] = rows if len(rows) == len(ahead) else rows[ahead - ahead[0]]
+                found[done : done + len(ahead)] = table.rows(ahead)
                 done += len(ahead)
             first += table.num_rows
         return found
@@ -191,15 +188,18 @@ class _Table(NamedTuple):
     documents: Int[np.ndarray, " num_rows"] | None
     counted: bool = False
 
-    def rows(self, start: int, stop: int) -> Float[np.ndarray, "rows width"]:
+    def rows(self, wanted: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
+        """Rows that rise, read from the first to the last."""
+        start, stop = int(wanted[0]), int(wanted[-1]) + 1
         try:
             raw = self.read(start, stop)
         except _FAULTS as error:
             raise ValueError(f"{self.path} cannot be read at rows {start} to {stop - 1} ({error}); write it again.") from None
         with np.errstate(over="ignore"):
-            rows = np.asarray(raw, np.float32)
-        if not np.isfinite(rows).all():
-            bad = start + int(np.flatnonzero(~np.isfinite(rows).all(axis=1))[0])
+            rows = np.asarray(raw if len(raw) == len(wanted) else raw[wanted - start], np.float32)
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():
+            bad = wanted[np.argmin(finite)]
             raise ValueError(f"row {bad} of {self.path} has a NaN or an infinity, as float32; drop or mend such rows.")
         return rows
 
@@ -414,7 +414,8 @@ def _member(path: pathlib.Path, info: zipfile.ZipInfo) -> _Array:
             raise ValueError(f"its entry {info.filename!r} is damaged")
         return _saved(path, info.header_offset + 30 + sum(struct.unpack("<HH", local[26:30])), info.file_size)
     # Kept open: the next rows lie ahead, and whoever asks for earlier ones reads the entry from its start.
-    file = zipfile.ZipFile(path).open(info)  # noqa: SIM115
+    with zipfile.ZipFile(path) as archive:
+        file = archive.open(info)
     shape, fortran, dtype, used = _header(file)
     _check_bytes(shape, dtype, info.file_size - used)
     if fortran and len(shape) > 1:
