@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     **dict.fromkeys(("codes", "names"), 0),
     "types": 0.5,
-    **dict.fromkeys(("data", "lasso", "matching", "devices", "results", "progress"), 1),
+    **dict.fromkeys(("data", "lasso", "matching", "devices", "results", "progress", "activations"), 1),
     "checkpoints": 1.25,
     **dict.fromkeys(("tables", "decompose", "recording"), 1.5),
     **dict.fromkeys(("solvers.batching", "solvers.fista", "solvers.pivoting", "solvers.screening", "solvers.slots"), 1.25),

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sae_gap.solvers import fista, slots, working_set
+from sae_gap.solvers.polish import polish
 from sae_gap.solvers.slots import Problem, State
 from sae_gap.types import Solution
 
@@ -126,6 +127,8 @@ def solve(
             for begin in range(0, len(rows), IN_FLIGHT):
                 samples = _Samples(rows[begin : begin + IN_FLIGHT], None)
                 _climb(_Task(problem, given, found), samples, widths, map if threads == 1 else pool.map)
+        if precision == np.float32:
+            _polish(_Task(problem, given, found), left(), np.asarray(column), float(tol), threads)
     rows = left()
     for part in (rows[begin : begin + SHAPES[-1]] for begin in range(0, len(rows), SHAPES[-1])):
         padded = np.resize(part, SHAPES[-1])
@@ -135,7 +138,26 @@ def solve(
     return Solution(*(jnp.asarray(array) for array in found))
 
 
-def _write(found: _Found, rows: np.ndarray, codes: np.ndarray, *rest: np.ndarray) -> None:
+def _polish(task: _Task, rows: np.ndarray, column: np.ndarray, tol: float, threads: int | None) -> None:
+    """Certify in double what is left of samples with a settled support."""
+    rows = rows[np.any(task.found.codes[rows] != 0, axis=1)]
+    if not len(rows):
+        return
+    num_latents = column.shape[1]
+    atoms = np.asarray(task.problem.atoms, np.float64)[:num_latents]
+
+    def work(part):
+        given, codes = task.given, task.found.codes[part]
+        own = column if given.column is None else given.column[part]
+        polished = polish(given.signals[part], atoms, given.row[part], own, codes, tol=tol, nonneg=task.problem.nonneg)
+        met = polished.converged
+        _write(task.found, part[met], *(array[met] for array in polished[:3]), 1, True)
+
+    with concurrent.futures.ThreadPoolExecutor(threads or _cores()) as pool:
+        list(pool.map(work, (rows[begin : begin + min(SHAPES)] for begin in range(0, len(rows), min(SHAPES)))))
+
+
+def _write(found: _Found, rows: np.ndarray, codes: np.ndarray, *rest: np.ndarray | int | bool) -> None:
     """Put down what is known of samples; their iterations are added up."""
     objective, gap, iterations, converged = rest
     found.codes[rows], found.objective[rows], found.gap[rows] = codes, objective, gap

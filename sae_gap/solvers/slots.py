@@ -40,8 +40,8 @@ class State(NamedTuple):
     `basic` are the slots in use, and `swept` the Gram matrix of their atoms swept on all of them; see `pivoting`. `theta` is
     the residual, to better than the precision of the codes, and the dual candidate. `candidate` names the leading violators,
     as ``-1 - j`` where the correlation is negative, and `lead` what they exceed their weights by, -inf where there is none.
-    `size` is that of the linear terms, beside which rounding is told from a violation, and `stale` tells that `swept` has more
-    rounding than is good.
+    `size` is that of the linear terms, beside which rounding is told from a violation, `settled` counts the last rounds that
+    left the basis as it was, and `stale` tells that `swept` has more rounding than is good.
     """
 
     signals: Float[Array, "n input_dim"]
@@ -60,6 +60,7 @@ class State(NamedTuple):
     scale: Float[Array, " n"]
     slack: Float[Array, " n"]
     rounds: Int[Array, " n"]
+    settled: Int[Array, " n"]
     stale: Bool[Array, " n"]
     done: Bool[Array, " n"]
     full: Bool[Array, " n"]
@@ -128,6 +129,7 @@ def start(
         scale=zeros[:, 0],
         slack=zeros[:, 0],
         rounds=jnp.zeros(num_samples, jnp.int32),
+        settled=jnp.zeros(num_samples, jnp.int32),
         stale=none,
         done=none,
         full=none,

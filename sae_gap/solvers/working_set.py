@@ -23,6 +23,8 @@ from sae_gap.types import Solution
 
 # Rounds that a doubling of the slots may take, before a sample is handed on.
 ROUNDS = 12
+# Rounds without a change of the basis after which what is left of the gap is rounding.
+SETTLED = 3
 # What the codes of a tableau may miss of their weight before it is rid of its rounding.
 STALE = 1e-4
 # Floats of the tableaus that are worked on at once.
@@ -185,9 +187,8 @@ def _measure(problem: Problem, state: State) -> State:
     energy = 0.5 * jnp.sum(state.theta**2, axis=1)
     value = energy + jnp.sum(state.weight * state.code, axis=1)
     gap = (1 - scale) ** 2 * energy + slack
-    # Half the tolerance at first, so that a gap recomputed from the rounded codes meets it too.
-    target = jnp.where(state.rounds < _allowed(state) // 2, 0.5, 1) * problem.tol
-    met = lasso.is_converged(state.signals, value, gap, target)
+    # Less than the tolerance, so that a gap recomputed from the rounded codes meets it too.
+    met = lasso.is_converged(state.signals, value, gap, 0.9 * problem.tol)
     excess = (lead if problem.nonneg else jnp.abs(lead)) - limit
     free = jnp.sum(~state.basic, axis=1)
     return state._replace(
@@ -197,7 +198,7 @@ def _measure(problem: Problem, state: State) -> State:
         slack=slack,
         rounds=state.rounds + 1,
         done=met | ~jnp.isfinite(gap) | (state.rounds >= problem.limit),
-        full=free < state.basic.shape[1] // 8,
+        full=jnp.where(state.settled > 0, free == 0, free < state.basic.shape[1] // 8),
     )
 
 
@@ -225,13 +226,15 @@ def _round(problem: Problem, state: State) -> State:
     code = jnp.maximum(code + fix, 0)
     stale = jnp.max(jnp.abs(wrong), axis=1) > STALE * jnp.max(jnp.where(basic, weight, 0), axis=1)
     moved = state._replace(places=places, sign=sign, code=code, weight=weight)
-    moved = moved._replace(theta=theta, swept=swept, basic=basic, stale=stale)
+    same = jnp.all(basic == state.basic, axis=1) & ~state.stale
+    settled = jnp.where(same, state.settled + 1, 0)
+    moved = moved._replace(theta=theta, swept=swept, basic=basic, settled=settled, stale=stale)
     return keep(~pending(state), state, _measure(problem, moved))
 
 
 def pending(state: State) -> Bool[Array, " n"]:
     """The samples that another round with as many slots may bring on."""
-    return ~(state.done | state.full) & (state.rounds <= _allowed(state))
+    return ~(state.done | state.full) & (state.rounds <= _allowed(state)) & (state.settled < SETTLED)
 
 
 def _allowed(state: State) -> int:
