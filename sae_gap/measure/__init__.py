@@ -9,7 +9,7 @@ from sae_gap.measure.controls import CONTROLS, control
 from sae_gap.measure.front import Front, Point, distances, fvu, measure_front, refit
 from sae_gap.measure.overlap import Overlap, support_overlap
 from sae_gap.measure.parts import GapParts, GapSums, gap_parts, gap_sums
-from sae_gap.measure.subject import Subject, of_model
+from sae_gap.measure.subject import Subject, of_model, of_sae
 
 __all__ = [
     "CONTROLS",
@@ -29,6 +29,7 @@ __all__ = [
     "gap_sums",
     "measure_front",
     "of_model",
+    "of_sae",
     "refit",
     "support_overlap",
 ]

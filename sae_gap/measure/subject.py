@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -74,4 +75,24 @@ def of_model(name: str, model: Model) -> Subject:
         decode=lambda codes, x: codes @ dictionary.T + model.bias,
         encode=None if own is None else infer,
         signed=bool(getattr(own, "signed", False)),
+    )
+
+
+def of_sae(name: str, sae: Any) -> Subject:
+    """An SAE of another library, as `sae_gap.load_sae` reads it.
+
+    Args:
+      name: what to call it.
+      sae: with its own normalisation, which `target` applies and `decode` undoes.
+
+    Returns:
+      The subject.
+    """
+    return Subject(
+        name=name,
+        dictionary=sae.model.decoder,
+        target=sae.target,
+        decode=lambda codes, x: sae.decode(jnp.asarray(codes) / sae.scale, x),
+        encode=lambda target: jnp.where(sae.lengths > 0, sae.encode_target(jnp.asarray(target)), 0),
+        signed=bool(getattr(sae.model.encode, "signed", False)),
     )
