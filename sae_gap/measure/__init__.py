@@ -9,7 +9,9 @@ from sae_gap.measure.controls import CONTROLS, control
 from sae_gap.measure.front import Front, Point, distances, fvu, measure_front, refit
 from sae_gap.measure.overlap import Overlap, support_overlap
 from sae_gap.measure.parts import GapParts, GapSums, gap_parts, gap_sums
+from sae_gap.measure.run import Plan, run
 from sae_gap.measure.subject import Subject, of_model, of_sae
+from sae_gap.measure.summary import atom_lines, front_lines, gap_lines, worst_lines
 
 __all__ = [
     "CONTROLS",
@@ -18,18 +20,24 @@ __all__ = [
     "GapParts",
     "GapSums",
     "Overlap",
+    "Plan",
     "Point",
     "Subject",
     "agreement",
+    "atom_lines",
     "control",
     "describe_atoms",
     "distances",
+    "front_lines",
     "fvu",
+    "gap_lines",
     "gap_parts",
     "gap_sums",
     "measure_front",
     "of_model",
     "of_sae",
     "refit",
+    "run",
     "support_overlap",
+    "worst_lines",
 ]

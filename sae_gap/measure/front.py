@@ -12,7 +12,7 @@ activations, about the mean of the very samples: 0 is perfect, and 1 is what the
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,12 +21,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from sae_gap.measure.subject import Subject
-from sae_gap.solvers import match_l0, sparse_code
+from sae_gap.solvers import sparse_code
 
 # Weights of a front, in units of the one at which codes are as sparse as wanted.
 SPREAD = (2.0, 1.4, 1.0, 0.7, 0.5)
 # Samples coded at once.
 CHUNK = 2_000
+_CONSTANT = "all activations are alike, so that there is no variance to explain; give activations that differ."
 
 
 class Point(NamedTuple):
@@ -79,7 +80,7 @@ def fvu(activations: Float[ArrayLike, "n input_dim"], reconstruction: Float[Arra
         raise ValueError(f"activations and reconstruction must have one shape, but have {x.shape} and {approximation.shape}.")
     total = float(np.sum((x - x.mean(axis=0)) ** 2))
     if total == 0:
-        raise ValueError("all activations are alike, so that there is no variance to explain; give activations that differ.")
+        raise ValueError(_CONSTANT)
     return float(np.sum((x - approximation) ** 2)) / total
 
 
@@ -105,6 +106,9 @@ def refit(
     codes = np.zeros(where.shape, np.float32)
     for sample, (signal, chosen) in enumerate(zip(y, where, strict=True)):
         place = np.flatnonzero(chosen)
+        if not place.size:
+            # SciPy's solver of no columns writes where it should not.
+            continue
         own = atoms[:, place]
         codes[sample, place] = scipy.optimize.nnls(own, signal)[0] if nonneg else np.linalg.lstsq(own, signal)[0]
     return codes
@@ -113,21 +117,17 @@ def refit(
 def measure_front(
     subject: Subject,
     activations: Float[np.ndarray, "n input_dim"],
-    l0: float,
+    lams: Sequence[float],
     *,
-    spread: Sequence[float] = SPREAD,
-    max_seconds: float = 120.0,
     watch: Callable[[float], None] | None = None,
-    **options,
+    **options: Any,
 ) -> Front:
-    """The front of a dictionary about a mean L0, and the encoder's place beside it.
+    """The front of a dictionary, and the encoder's place beside it.
 
     Args:
       subject: what to measure.
-      activations: (n, input_dim), all coded at each of the weights.
-      l0: the mean L0 that the middle weight is to have, by `match_l0` on at most the first 500 samples.
-      spread: the weights, in units of that one.
-      max_seconds: for finding that weight.
+      activations: (n, input_dim), all coded at each of the weights, `CHUNK` at a time.
+      lams: weights, in any order; about the one that `match_l0` gives for the encoder's own L0.
       watch: called with the share that is done.
       **options: of `sparse_code`, such as `tol`.
 
@@ -135,38 +135,30 @@ def measure_front(
       The front.
 
     Raises:
-      ValueError: no weight reaches the L0, or an argument does not fit.
+      ValueError: the activations do not vary, or an argument does not fit.
     """
-    target = jnp.asarray(subject.target(activations))
-    few = min(500, len(target))
-    lam = float(
-        match_l0(target[:few], subject.dictionary, l0, nonneg=not subject.signed, accuracy=0.03, max_seconds=max_seconds, **options)[0]
-    )
-    parts = [slice(start, start + CHUNK) for start in range(0, len(target), CHUNK)]
-    weights = sorted((lam * share for share in spread), reverse=True)
-    scores = [_Score(weight) for weight in weights]
-    own = None if subject.encode is None else _Score(None)
-    steps, done = len(parts) * (len(weights) + 1), 0
-    for part in parts:
-        codes = None
-        for score in scores:
-            found = sparse_code(
-                target[part], subject.dictionary, score.lam, nonneg=not subject.signed, init=codes, **options
-            )
-            codes = found.codes
-            certificate = float(jnp.max(jnp.where(found.objective > 0, found.gap / found.objective, 0)))
-            score.add(subject, activations[part], target[part], codes, certificate)
-            done += 1
-            if watch is not None:
-                watch(done / steps)
-        if own is not None and subject.encode is not None:
-            own.add(subject, activations[part], target[part], subject.encode(target[part]))
-        done += 1
     total = float(np.sum((activations - activations.mean(axis=0, dtype=np.float64)) ** 2, dtype=np.float64))
     if total == 0:
-        raise ValueError("all activations are alike, so that there is no variance to explain; give activations that differ.")
-    points = [score.point(total, len(target)) for score in scores]
-    return Front(tuple(sorted(points, key=lambda point: point.l0)), None if own is None else own.point(total, len(target)))
+        raise ValueError(_CONSTANT)
+    scores = [_Score(weight) for weight in sorted(lams, reverse=True)]
+    own = None if subject.encode is None else _Score(None)
+    starts = range(0, len(activations), CHUNK)
+    for number, start in enumerate(starts):
+        part = activations[start : start + CHUNK]
+        target = jnp.asarray(subject.target(part))
+        codes = None
+        for place, score in enumerate(scores):
+            found = sparse_code(target, subject.dictionary, score.lam, nonneg=not subject.signed, init=codes, **options)
+            codes = found.codes
+            score.add(subject, part, target, codes, float(jnp.max(jnp.where(found.objective > 0, found.gap / found.objective, 0))))
+            if watch is not None:
+                watch((number + (place + 1) / len(scores)) / len(starts))
+        if own is not None and subject.encode is not None:
+            own.add(subject, part, target, subject.encode(target))
+    points = [score.point(total, len(activations)) for score in scores]
+    return Front(
+        tuple(sorted(points, key=lambda point: point.l0)), None if own is None else own.point(total, len(activations))
+    )
 
 
 class _Score:

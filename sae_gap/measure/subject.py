@@ -1,13 +1,16 @@
 """What is measured: a dictionary of unit atoms, with what it fits, how it decodes and, if there is one, its encoder."""
 
 import dataclasses
-from collections.abc import Callable
+import hashlib
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from sae_gap import matching
 from sae_gap.encoders.base import encode, unit_atoms
@@ -25,6 +28,7 @@ class Subject:
       decode: codes on the unit atoms, and x, to the reconstruction in the units of x.
       encode: `target(x)` to the encoder's codes on the unit atoms; None where there is a decoder alone.
       signed: whether codes may be negative, so that the optimum is over signed codes too.
+      identity: a digest of its numbers, by which what was measured of it is told from what was measured of others.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Subject:
     decode: Callable[[Float[Array, "n num_latents"], Float[np.ndarray, "n input_dim"]], Float[Array, "n input_dim"]]
     encode: Callable[[Float[Array, "n input_dim"]], Float[Array, "n num_latents"]] | None = None
     signed: bool = False
+    identity: str = ""
 
     @property
     def num_latents(self) -> int:
@@ -75,6 +80,7 @@ def of_model(name: str, model: Model) -> Subject:
         decode=lambda codes, x: codes @ dictionary.T + model.bias,
         encode=None if own is None else infer,
         signed=bool(getattr(own, "signed", False)),
+        identity=_identity(model),
     )
 
 
@@ -95,4 +101,19 @@ def of_sae(name: str, sae: Any) -> Subject:
         decode=lambda codes, x: sae.decode(jnp.asarray(codes) / sae.scale, x),
         encode=lambda target: jnp.where(sae.lengths > 0, sae.encode_target(jnp.asarray(target)), 0),
         signed=bool(getattr(sae.model.encode, "signed", False)),
+        identity=_identity(sae),
     )
+
+
+def digest(arrays: Iterable[Any]) -> str:
+    """Sixteen hexadecimal digits that tell arrays from others, by their shapes and bytes."""
+    found = hashlib.sha256()
+    for array in map(np.asarray, arrays):
+        found.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
+
+
+def _identity(tree: PyTree) -> str:
+    # What is static, such as the k of an encoder, stands in the structure; an address in memory says nothing.
+    structure = re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(tree)))
+    return digest([*jax.tree.leaves(tree), np.frombuffer(structure.encode(), np.uint8)])
