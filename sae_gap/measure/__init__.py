@@ -1,20 +1,21 @@
-"""One's own SAE, measured: what its encoder costs, what its dictionary is worth, and what cheap dictionaries are worth beside it.
+"""One's own SAE, measured: what its encoder costs, and what its dictionary is worth beside cheap ones.
 
 A better reconstruction is not better features: everything here is about how well few latents explain activations, and nothing
 about what the latents mean.
 """
 
 from sae_gap.measure.atoms import Atoms, agreement, describe_atoms
-from sae_gap.measure.controls import CONTROLS, control
+from sae_gap.measure.controls import CONTROLS, control, work
 from sae_gap.measure.front import Front, Point, distances, fvu, measure_front, refit
 from sae_gap.measure.overlap import Overlap, support_overlap
 from sae_gap.measure.parts import GapParts, GapSums, gap_parts, gap_sums
-from sae_gap.measure.run import Plan, run
+from sae_gap.measure.run import STUDY, Plan, run, spread
 from sae_gap.measure.subject import Subject, of_model, of_sae
 from sae_gap.measure.summary import atom_lines, front_lines, gap_lines, worst_lines
 
 __all__ = [
     "CONTROLS",
+    "STUDY",
     "Atoms",
     "Front",
     "GapParts",
@@ -38,6 +39,8 @@ __all__ = [
     "of_sae",
     "refit",
     "run",
+    "spread",
     "support_overlap",
+    "work",
     "worst_lines",
 ]

@@ -26,7 +26,8 @@ class Atoms(NamedTuple):
       num_latents: atoms, dead ones counted.
       dead: atoms of zero norm.
       duplicates: live atoms whose largest |cosine| with another is above `DUPLICATE`.
-      coherence: quantiles, at `QUANTILES` per cent, over live atoms of the largest |cosine| with another; empty of fewer than two.
+      coherence: quantiles, at `QUANTILES` per cent, over live atoms of the largest |cosine| with another; empty of fewer than
+        two.
     """
 
     num_latents: int
@@ -108,5 +109,5 @@ def agreement(left: Float[ArrayLike, "input_dim num_latents"], right: Float[Arra
       ValueError: a dictionary is not a finite, non-empty matrix, or their shapes differ.
     """
     if np.shape(left) != np.shape(right):
-        raise ValueError(f"two dictionaries that are to agree must have one shape, but have {np.shape(left)}, {np.shape(right)}.")
+        raise ValueError(f"two dictionaries must have one shape to agree, but have {np.shape(left)} and {np.shape(right)}.")
     return float(np.abs(matching.match_atoms(left, right).cosine).mean())

@@ -40,8 +40,12 @@ def _samples(given: _Given) -> Model:
     return Model(unit_atoms(jnp.asarray(given.signals[np.sort(np.asarray(chosen))] - mean).T)[0], jnp.asarray(mean))
 
 
+def _learner(num_samples: int, num_latents: int) -> OnlineDictionary:
+    return OnlineDictionary(centred=True, visits=max(LEAST_VISITS, num_samples / num_latents))
+
+
 def _online(given: _Given) -> Model:
-    learner = OnlineDictionary(centred=True, visits=max(LEAST_VISITS, len(given.signals) / given.num_latents))
+    learner = _learner(len(given.signals), given.num_latents)
     split = Split(jnp.asarray(given.signals))
     nothing = Split(split.signals[:1])
     task = Task(split, nothing, nothing, num_latents=given.num_latents)
@@ -62,8 +66,9 @@ def control(
 ) -> Model:
     """A control dictionary. Its bias is the mean of the training activations.
 
-    "random" draws unit atoms at random, "samples" takes training activations less their mean for atoms, and "online_dl" learns a
-    dictionary of them with `OnlineDictionary`, in one pass, or in as many as make `LEAST_VISITS` activations an atom.
+    "random" draws unit atoms at random, "samples" takes training activations less their mean for atoms, and "online_dl"
+    learns a dictionary of them with `OnlineDictionary`, in one pass, or in as many as make `LEAST_VISITS` activations an
+    atom.
 
     Args:
       name: one of `CONTROLS`.
@@ -83,4 +88,9 @@ def control(
     return CONTROLS[name](_Given(np.asarray(signals, np.float32), num_latents, jax.random.key(seed), watch))
 
 
-__all__ = ["CONTROLS", "control"]
+def work(name: str, num_samples: int, input_dim: int, num_latents: int) -> float:
+    """Multiply-adds that a control takes to learn, about; 0 for one that learns nothing."""
+    return _learner(num_samples, num_latents).work(num_samples, input_dim, num_latents) if name == "online_dl" else 0.0
+
+
+__all__ = ["CONTROLS", "control", "work"]

@@ -1,12 +1,12 @@
 """How much of the activations few latents explain: the front of FVU against L0 on a dictionary, and an SAE's place beside it.
 
-At an equal mean L0 the lasso reconstructs worse than an encoder that keeps k values as they are, since the l1 norm shrinks all that
-it keeps. So each point of a front has two errors: of the certified lasso codes, and of least squares on their support, over
-non-negative values where codes are non-negative. Those that are fair to an SAE are the second, and the SAE's own codes refitted on
-their support are held beside them too.
+At an equal mean L0 the lasso reconstructs worse than an encoder that keeps k values as they are, since the l1 norm shrinks
+all that it keeps. So each point of a front has two errors: of the certified lasso codes, and of least squares on their
+support, over non-negative values where codes are non-negative. Those that are fair to an SAE are the second, and the SAE's
+own codes refitted on their support are held beside them too.
 
-The fraction of variance unexplained is `FVU = Σ‖x - x̂‖² / Σ‖x - mean(x)‖²`, sums over samples and dimensions in the units of the
-activations, about the mean of the very samples: 0 is perfect, and 1 is what the mean alone achieves.
+The fraction of variance unexplained is `FVU = Σ‖x - x̂‖² / Σ‖x - mean(x)‖²`, sums over samples and dimensions in the units of
+the activations, about the mean of the very samples: 0 is perfect, and 1 is what the mean alone achieves.
 """
 
 import itertools
@@ -150,15 +150,15 @@ def measure_front(
         for place, score in enumerate(scores):
             found = sparse_code(target, subject.dictionary, score.lam, nonneg=not subject.signed, init=codes, **options)
             codes = found.codes
-            score.add(subject, part, target, codes, float(jnp.max(jnp.where(found.objective > 0, found.gap / found.objective, 0))))
+            score.add(
+                subject, part, target, codes, float(jnp.max(jnp.where(found.objective > 0, found.gap / found.objective, 0)))
+            )
             if watch is not None:
                 watch((number + (place + 1) / len(scores)) / len(starts))
         if own is not None and subject.encode is not None:
             own.add(subject, part, target, subject.encode(target))
     points = [score.point(total, len(activations)) for score in scores]
-    return Front(
-        tuple(sorted(points, key=lambda point: point.l0)), None if own is None else own.point(total, len(activations))
-    )
+    return Front(tuple(sorted(points, key=lambda point: point.l0)), None if own is None else own.point(total, len(activations)))
 
 
 class _Score:

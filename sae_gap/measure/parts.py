@@ -1,7 +1,7 @@
 """What the amortisation gap is made of: the scale of the codes, their values, and their support.
 
-An encoder that shrinks all of its codes alike, or that was never trained to shrink them as the l1 norm does, has a large gap for
-a trivial reason. So the gap `F(z_e) - F(z*)` is split along three codes that each improve on the one before,
+An encoder that shrinks all of its codes alike, or that was never trained to shrink them as the l1 norm does, has a large gap
+for a trivial reason. So the gap `F(z_e) - F(z*)` is split along three codes that each improve on the one before,
 
   F(z_e) - F(z*) = [F(z_e) - F(a z_e)] + [F(a z_e) - F(z_s)] + [F(z_s) - F(z*)],
 
@@ -51,9 +51,9 @@ class GapSums(NamedTuple):
 class GapParts(NamedTuple):
     """The gap, a mean over samples, and its parts, which sum to it.
 
-    What is certified: `gap` lies below the true gap by at most `optimum_certificate`, `values_part` below the true part by at most
-    `support_certificate`, and `support_part` may be above by `support_certificate` or below by `optimum_certificate`. The scale
-    has a closed form.
+    What is certified: `gap` lies below the true gap by at most `optimum_certificate`, `values_part` below the true part by at
+    most `support_certificate`, and `support_part` may be above by `support_certificate` or below by `optimum_certificate`.
+    The scale has a closed form.
 
     Attributes:
       scale: a, the one factor of all codes that lowers the objective most.

@@ -1,8 +1,8 @@
 """The whole measurement, as jobs whose rows go to a store, so that a run that was stopped goes on where it was.
 
-Activations are read in chunks, and memory is set by a chunk: what is summed over all of them is the gap, its parts and the overlap
-of supports. Fronts and controls are about a held-out part of the documents, of which at most `front_samples` are coded; controls
-learn from the other part.
+Activations are read in chunks, and memory is set by a chunk: what is summed over all of them is the gap, its parts and the
+overlap of supports. Fronts and controls are about a held-out part of the documents, of which at most `front_samples` are
+coded; controls learn from the other part.
 """
 
 import dataclasses
@@ -79,8 +79,8 @@ def run(plan: Plan, store: results.Store, told: progress.Progress | None = None)
       told: where to say how far it is.
 
     Returns:
-      The rows of the plan, whether measured now or before. Their `kind` says what they hold: "weight", "front", "gap" (one a chunk,
-      to be summed by `summarise_gap`), "atoms" or "agreement".
+      The rows of the plan, whether measured now or before. Their `kind` says what they hold: "weight", "front", "gap" (one a
+      chunk, to be summed by `gap_lines`), "atoms" or "agreement".
 
     Raises:
       ValueError: activations cannot be read, or something does not fit; the message says how to mend it.
@@ -94,7 +94,10 @@ class _Run:
         self.train, self.held = plan.activations.split(seed=plan.seed)
         self.print = _activations_print(plan.activations)
         self.total = min(plan.max_samples or plan.activations.num_samples, plan.activations.num_samples)
-        self.made_by = results.provenance() | {"device": jax.devices()[0].device_kind, "jax_x64": bool(jax.config.values["jax_enable_x64"])}
+        self.made_by = results.provenance() | {
+            "device": jax.devices()[0].device_kind,
+            "jax_x64": bool(jax.config.values["jax_enable_x64"]),
+        }
 
     def all(self) -> list[Row]:
         plan = self.plan
@@ -128,16 +131,14 @@ class _Run:
             return found
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         common = {"study": STUDY, "job": job, "activations": self.print, "seed": self.plan.seed, "date": date} | self.made_by
-        rows = [
-            {"key": results.key({"job": job, "part": part})} | common | row for part, row in enumerate(measure())
-        ]
+        rows = [{"key": results.key({"job": job, "part": part})} | common | row for part, row in enumerate(measure())]
         self.store.append(rows)
         return [results.plain(row) for row in rows]
 
     @functools.cached_property
     def mean(self) -> Float[np.ndarray, " input_dim"]:
         """The mean of the samples over which the gap is summed."""
-        places = _spread(self.plan.activations.num_samples, self.total)
+        places = spread(self.plan.activations.num_samples, self.total)
         total = np.zeros(self.plan.activations.input_dim)
         for start in range(0, self.total, CHUNK):
             total += self.plan.activations.take(places[start : start + CHUNK]).sum(axis=0, dtype=np.float64)
@@ -146,7 +147,7 @@ class _Run:
     @functools.cached_property
     def scored(self) -> Float[np.ndarray, "n input_dim"]:
         """The held-out samples that fronts are about, evenly spread."""
-        return self.held.take(_spread(self.held.num_samples, self.plan.front_samples))
+        return self.held.take(spread(self.held.num_samples, self.plan.front_samples))
 
     def watch(self, name: str) -> Callable[[float], None]:
         return lambda share: self.told.fit(name, self.plan.seed, share)
@@ -190,7 +191,9 @@ class _Run:
     def points(self, subject: Subject, front: Front) -> list[dict[str, Any]]:
         samples = min(self.plan.front_samples, self.held.num_samples)
         named = [("lasso", point) for point in front.points] + ([] if front.own is None else [("own", front.own)])
-        return [{"kind": "front", "codes": codes, **point._asdict(), "samples": samples, **_of(subject)} for codes, point in named]
+        return [
+            {"kind": "front", "codes": codes, **point._asdict(), "samples": samples, **_of(subject)} for codes, point in named
+        ]
 
     def atoms(self, subject: Subject) -> list[Row]:
         return self.once("atoms", {"subject": subject.identity}, lambda: [_atoms_row(subject)])
@@ -207,7 +210,7 @@ class _Run:
         settings = {"control": name, "first": first.identity, "l0": l0, "samples": plan.front_samples, "seed": plan.seed}
 
         def measure() -> list[dict[str, Any]]:
-            pool = self.train.take(_spread(self.train.num_samples, max(first.num_latents, POOL // first.input_dim)))
+            pool = self.train.take(spread(self.train.num_samples, max(first.num_latents, POOL // first.input_dim)))
             model = control(name, pool, first.num_latents, plan.seed, watch=self.watch(f"{name} fit"))
             subject = dataclasses.replace(of_model(name, model), signed=first.signed)
             x = self.scored
@@ -231,7 +234,7 @@ class _Run:
         settings |= {"start": start, "count": count, "total": self.total}
 
         def measure() -> list[dict[str, Any]]:
-            places = _spread(plan.activations.num_samples, self.total)[start : start + count]
+            places = spread(plan.activations.num_samples, self.total)[start : start + count]
             x = plan.activations.take(places)
             target, nonneg = jnp.asarray(subject.target(x)), not subject.signed
             weight: Any = jnp.full((count, 1), lam, target.dtype)
@@ -274,7 +277,7 @@ class _Run:
             "worst_index": [int(places[sample]) for sample in worst],
             "worst_document": None if documents is None else [int(documents[places[sample]]) for sample in worst],
             "worst_gap": [float(gaps[sample]) for sample in worst],
-            "worst_optimum": [float(best.objective[sample]) for sample in worst],
+            "worst_relative_gap": [float(gaps[sample] / best.objective[sample]) for sample in worst],
         }
 
 
@@ -297,11 +300,11 @@ def _squares(values: Float[np.ndarray, "n input_dim"]) -> float:
     return float(np.sum(np.square(values, dtype=np.float64)))
 
 
-def _spread(count: int, most: int) -> np.ndarray:
+def spread(count: int, most: int) -> np.ndarray:
     """At most so many indices below `count`, evenly spread, each once."""
     return np.arange(count) if most >= count else np.arange(most) * count // most
 
 
 def _activations_print(activations: Activations) -> str:
-    rows = activations.take(_spread(activations.num_samples, PRINT))
+    rows = activations.take(spread(activations.num_samples, PRINT))
     return digest([np.array([activations.num_samples, activations.input_dim]), rows])

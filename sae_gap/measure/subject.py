@@ -24,7 +24,8 @@ class Subject:
     Attributes:
       name: what rows and figures call it.
       dictionary: unit or zero atoms, (input_dim, num_latents).
-      target: x to what codes fit, `y ≈ D z`, (n, input_dim): without whatever the decoder adds, normalised where the SAE does so.
+      target: x to what codes fit, `y ≈ D z`, (n, input_dim): without whatever the decoder adds, normalised where the SAE does
+      so.
       decode: codes on the unit atoms, and x, to the reconstruction in the units of x.
       encode: `target(x)` to the encoder's codes on the unit atoms; None where there is a decoder alone.
       signed: whether codes may be negative, so that the optimum is over signed codes too.

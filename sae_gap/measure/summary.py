@@ -31,8 +31,8 @@ def gap_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
       A line for each subject: `samples`, λ, the optimum's `optimum_l0`, `optimum_fvu` and largest relative duality gap
       (`certificate`); of an encoder also its `l0` and `fvu`, the gap and its parts as shares of the optimum's objective
       (`relative_gap`, `scale_share`, `values_share`, `support_share`), what certifies them in the same unit
-      (`support_slack`, `optimum_slack`), the best `scale`, the overlap of supports (`jaccard`, `precision`, `recall`, means over
-      samples), and how many latents are `fired_only` by the encoder, `used_only` by the optimum, and `unused` by either.
+      (`support_slack`, `optimum_slack`), the best `scale`, the overlap of supports (`jaccard`, `precision`, `recall`, means
+      over samples), and how many latents are `fired_only` by the encoder, `used_only` by the optimum, and `unused` by either.
     """
     return [_gap_line(name, chunks) for name, chunks in _by_subject(rows, "gap").items()]
 
@@ -87,7 +87,7 @@ def worst_lines(rows: Iterable[Mapping[str, Any]], most: int = 10) -> list[Row]:
                 "index": index,
                 "document": None if chunk["worst_document"] is None else chunk["worst_document"][place],
                 "gap": chunk["worst_gap"][place],
-                "relative_gap": chunk["worst_gap"][place] / chunk["worst_optimum"][place] if chunk["worst_optimum"][place] else None,
+                "relative_gap": chunk["worst_relative_gap"][place],
             }
             for chunk in chunks
             for place, index in enumerate(chunk.get("worst_index", ()))
@@ -103,10 +103,10 @@ def front_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
       rows: rows of a measurement; those of kind "front" are read.
 
     Returns:
-      A line for each subject: of an encoder its `l0`, `fvu` and `refit_fvu`; and at an equal L0 (that of the first encoder, for a
-      subject without one) `front_fvu` of the certified lasso and `front_refit_fvu` of least squares on its supports. For an
-      encoder `fvu_ratio` and `l0_ratio` hold its codes as they are, and `refit_fvu_ratio` and `refit_l0_ratio` its refitted codes,
-      against the front of least squares on its own dictionary: 1 is on it, and None out of its range.
+      A line for each subject: of an encoder its `l0`, `fvu` and `refit_fvu`; and at an equal L0 (that of the first encoder,
+      for a subject without one) `front_fvu` of the certified lasso and `front_refit_fvu` of least squares on its supports.
+      For an encoder `fvu_ratio` and `l0_ratio` hold its codes as they are, and `refit_fvu_ratio` and `refit_l0_ratio` its
+      refitted codes, against the front of least squares on its own dictionary: 1 is on it, and None out of its range.
     """
     fronts = _by_subject(rows, "front")
     own = {name: next((row for row in points if row["codes"] == "own"), None) for name, points in fronts.items()}
