@@ -157,7 +157,8 @@ def _subjects(activations: Activations) -> tuple[list[results.Row], list[measure
 
 
 def _sae(path: str, name: str, looked_at: np.ndarray) -> tuple[results.Row, measure.Subject]:
-    from sae_gap.saes import load_sae
+    from sae_gap.saes.load import load_sae
+    from sae_gap.saes.report import load_report
 
     sae = load_sae(path)
     if sae.input_dim != looked_at.shape[1]:
@@ -166,7 +167,7 @@ def _sae(path: str, name: str, looked_at: np.ndarray) -> tuple[results.Row, meas
             "give those of the layer that it was trained on."
         )
     found = load_report(sae, looked_at)
-    lines = [f"{name}: {heading} {value}" for heading, value in measure.describe_load(found)]
+    lines = [f"{name}: {heading} {value}" for heading, value in found._asdict().items() if heading != "suspicions"]
     for line in (*lines, *found.suspicions):
         logging.info("%s", line)
     if found.fvu > WRONG:

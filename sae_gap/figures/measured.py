@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -14,8 +15,8 @@ from sae_gap.figures import style
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
 _PARTS = {
     "scale_share": ("one scale of all codes", "#BDBDBD"),
-    "values_share": ("values on the own support", "#56B4E9"),
-    "support_share": ("support", "#0072B2"),
+    "values_share": ("values on the encoder's support", "#56B4E9"),
+    "support_share": ("another support", "#0072B2"),
 }
 _DUPLICATE = 0.95
 
@@ -50,12 +51,13 @@ def front(rows: style.Rows) -> Figure | None:
             axes.plot(row["l0"], row["fvu"], markerfacecolor=colours[name], zorder=6, **big)
             axes.plot(row["refit_l0"], row["refit_fvu"], markerfacecolor="white", zorder=5, **big)
     axes.axhline(1, color=style.QUIET, linewidth=0.6, linestyle=style.DASHED, zorder=1)
+    _about(axes, shown)
     style.log_axis(axes, "x", [row["l0"] for row in shown if row["l0"] > 0])
     style.log_axis(axes, "y", [row[column] for row in shown for column in ("fvu", "refit_fvu") if row[column] > 0])
     figure.supylabel("variance unexplained, FVU (0 is perfect)", fontsize=9)
     finding = _front_finding(groups)
     style.head(figure, finding, shown, more=f"{shown[0]['samples']:,} held-out samples")
-    handles = [Line2D([], [], color=colours[name], linewidth=1.5, label=names.label(name)) for name in groups]
+    handles = [Line2D([], [], color=colours[name], linewidth=1.5, label=_label(points[0])) for name, points in groups.items()]
     grey: dict[str, Any] = {"color": style.QUIET}
     handles.append(Line2D([], [], linewidth=1.5, marker="o", markersize=2.5, label="least squares on lasso supports", **grey))
     handles.append(Line2D([], [], linewidth=0.9, linestyle=style.DASHED, label="certified lasso", **grey))
@@ -64,9 +66,21 @@ def front(rows: style.Rows) -> Figure | None:
         handles.append(Line2D([], [], markerfacecolor=style.QUIET, label="encoder", **point))
         handles.append(Line2D([], [], markerfacecolor="white", label="encoder, values refitted", **point))
     style.foot(figure, handles, "mean number of active latents, L0")
-    told = [_front_words(name, points) for name, points in groups.items()]
+    told = [_front_words(points) for points in groups.values()]
     style.caption(figure, finding, "; ".join(told))
     return figure
+
+
+def _about(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Keeps to the L0 of what is the user's own: a front of random atoms begins where hardly any is active."""
+    mine = [row["l0"] for row in rows if row["role"] != "control" and row["l0"] > 0]
+    if mine:
+        axes.set_xlim(0.6 * min(mine), 1.7 * max(mine))
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    """Controls have names of the suite, and all else that of the user, to the letter."""
+    return names.label(row["dictionary"]) if row["role"] == "control" else row["dictionary"]
 
 
 def _path(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> tuple[list[float], list[float]]:
@@ -89,21 +103,20 @@ def _middle(points: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 def _front_finding(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     number = style.number
-    for name, points in groups.items():
+    for points in groups.values():
         own = _own(points)
         if own is not None:
             best = _nearest(points, own["l0"])
-            mine = f"{names.label(name)} leaves {number(own['fvu'])} of the variance with {number(own['l0'])} latents"
-            return f"{mine}, where {number(best['l0'])} of its dictionary could leave {number(best['refit_fvu'])}"
-    name, points = next(iter(groups.items()))
-    best = _middle(points)
-    return f"{number(best['l0'])} latents of {names.label(name)} can leave {number(best['refit_fvu'])} of the variance"
+            mine = f"with {number(own['l0'])} latents {_label(own)} leaves {own['fvu']:.3f} of the variance unexplained"
+            return f"{mine}, where {number(best['l0'])} of its dictionary could leave {best['refit_fvu']:.3f}"
+    best = _middle(next(iter(groups.values())))
+    return f"with {number(best['l0'])} latents {_label(best)} can leave {best['refit_fvu']:.3f} of the variance unexplained"
 
 
-def _front_words(name: str, points: Sequence[Mapping[str, Any]]) -> str:
-    own, best, number = _own(points), _middle(points), style.number
-    text = f"{names.label(name)} at L0 {best['l0']:.1f}: lasso {number(best['fvu'])}, refitted {number(best['refit_fvu'])}"
-    return text if own is None else f"{text}, encoder {number(own['fvu'])}, refitted {number(own['refit_fvu'])}"
+def _front_words(points: Sequence[Mapping[str, Any]]) -> str:
+    own, best = _own(points), _middle(points)
+    text = f"{_label(best)} at L0 {best['l0']:.1f}: lasso {best['fvu']:.3f}, refitted {best['refit_fvu']:.3f}"
+    return text if own is None else f"{text}, encoder {own['fvu']:.3f}, refitted {own['refit_fvu']:.3f}"
 
 
 @style.styled
@@ -129,7 +142,7 @@ def gap_parts(lines: style.Rows) -> Figure | None:
             left += width
         told = " + ".join(f"{100 * line[part]:.1f}" for part in _PARTS)
         axes.annotate(f" {100 * line['relative_gap']:.1f} % = {told}", (left, place), va="center", zorder=3)
-    axes.set_yticks(range(len(shown)), [names.label(line["dictionary"]) for line in shown], fontsize=9)
+    axes.set_yticks(range(len(shown)), [line["dictionary"] for line in shown], fontsize=9)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     # Room for the words beside the longest bar.
@@ -138,14 +151,14 @@ def gap_parts(lines: style.Rows) -> Figure | None:
     line = max(shown, key=lambda line: line["relative_gap"])
     part = max(_PARTS, key=lambda part: line[part])
     finding = (
-        f"{names.label(line['dictionary'])}'s codes cost {100 * line['relative_gap']:.0f} % more than the best ones, "
-        f"{100 * line[part]:.0f} of it for {'their ' if part != 'scale_share' else ''}{_PARTS[part][0]}"
+        f"the codes of {line['dictionary']} cost {100 * line['relative_gap']:.1f} % more than the best ones, "
+        f"most of all for want of {_PARTS[part][0]}: {100 * line[part]:.1f} %"
     )
     style.head(figure, finding, shown, more=f"{shown[0]['samples']:,} samples")
     handles = [Patch(facecolor=colour, label=label) for label, colour in _PARTS.values()]
     style.foot(figure, handles, "gap F(own codes) − F(best codes), % of F(best codes)")
     told = [
-        f"{names.label(line['dictionary'])}: gap {100 * line['relative_gap']:.1f} %, scale {100 * line['scale_share']:.1f}, "
+        f"{line['dictionary']}: gap {100 * line['relative_gap']:.1f} %, scale {100 * line['scale_share']:.1f}, "
         f"values {100 * line['values_share']:.1f}, support {100 * line['support_share']:.1f}"
         for line in shown
     ]
@@ -166,7 +179,7 @@ def coherence(rows: style.Rows) -> Figure | None:
     shown = [row for row in rows if row["kind"] == "atoms" and row["coherence"]]
     if not shown:
         return None
-    colours = _colours(shown)
+    colours, labels = _colours(shown), {row["dictionary"]: _label(row) for row in shown}
     figure = Figure(figsize=(style.WIDTH, 4.0))
     axes = figure.add_subplot()
     axes.axhline(_DUPLICATE, color=style.QUIET, linewidth=0.8, linestyle=style.DASHED, zorder=1)
@@ -180,15 +193,15 @@ def coherence(rows: style.Rows) -> Figure | None:
     first = shown[0]
     middle = first["coherence"][len(first["coherence"]) // 2]
     finding = (
-        f"Half of {names.label(first['dictionary'])}'s atoms have another within a cosine of {middle:.2f}, "
-        f"and {first['duplicates']:,} nearly the same one"
+        f"the median atom of {_label(first)} has another at a cosine of {middle:.2f}; "
+        f"{first['duplicates']:,} have one that is nearly the same"
     )
     style.head(figure, finding, shown)
     handles = [
         Line2D([], [], color=colours[row["dictionary"]], linewidth=1.5, label=names.label(row["dictionary"])) for row in shown
     ]
     style.foot(figure, handles, "% of atoms, least coherent first")
-    told = [f"{names.label(row['dictionary'])} median {row['coherence'][len(row['coherence']) // 2]:.2f}" for row in shown]
+    told = [f"{_label(row)} median {row['coherence'][len(row['coherence']) // 2]:.2f}" for row in shown]
     style.caption(figure, finding, ", ".join(told))
     return figure
 

@@ -149,8 +149,8 @@ def atom_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
             "num_latents": row["num_latents"],
             "dead": row["dead"],
             "duplicates": row["duplicates"],
-            "coherence_median": row["coherence"][10] if row["coherence"] else None,
-            "coherence_95": row["coherence"][19] if row["coherence"] else None,
+            "coherence_median": row["coherence"][50] if row["coherence"] else None,
+            "coherence_95": row["coherence"][95] if row["coherence"] else None,
             "agreement": agreed.get((first, name)),
         }
         for name, row in found.items()
