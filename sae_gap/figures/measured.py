@@ -197,9 +197,7 @@ def coherence(rows: style.Rows) -> Figure | None:
         f"{first['duplicates']:,} have one that is nearly the same"
     )
     style.head(figure, finding, shown)
-    handles = [
-        Line2D([], [], color=colours[row["dictionary"]], linewidth=1.5, label=names.label(row["dictionary"])) for row in shown
-    ]
+    handles = [Line2D([], [], color=colours[name], linewidth=1.5, label=label) for name, label in labels.items()]
     style.foot(figure, handles, "% of atoms, least coherent first")
     told = [f"{_label(row)} median {row['coherence'][len(row['coherence']) // 2]:.2f}" for row in shown]
     style.caption(figure, finding, ", ".join(told))
