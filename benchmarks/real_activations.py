@@ -12,7 +12,6 @@ are dropped. Writes `activations`, `documents` (the number of each row's topic) 
 
 import functools
 import json
-import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
@@ -25,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from benchmarks import cli
+from sae_gap.activations import save_activations
 
 NAME = "real_activations"
 WINDOWS_AT_ONCE = 32
@@ -167,18 +167,6 @@ def _read_model(folder: pathlib.Path, layer: int, window: int):
     return functools.partial(compiled, floats), tokenizer
 
 
-def write(path: pathlib.Path, **arrays: np.ndarray) -> None:
-    """Saves arrays whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with part.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def main() -> None:
     from pydoc_data.topics import topics
 
@@ -189,7 +177,7 @@ def main() -> None:
     logging.info("%d documents of %d tokens", len(texts), sum(map(len, texts)))
     activations, documents = record(texts, forward, window=_WINDOW.value, **marks)
     path = pathlib.Path(_RESULTS_DIR.value) / NAME / f"minilm_layer{_LAYER.value}.npz"
-    write(path, activations=activations, documents=documents, topics=np.array(names))
+    save_activations(path, activations, documents, topics=np.array(names))
     logging.info("%s holds %d activations of %d dimensions", path, *activations.shape)
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import pathlib
 import struct
 import zipfile
@@ -32,8 +33,10 @@ BLOCKS = 100
 # Rows read at once where rows are picked or averaged, and rows between two picked ones that are cheaper read than skipped.
 SPAN, NEAR = 4_096, 16
 
-_FAULTS = (OSError, EOFError, KeyError, RuntimeError, MemoryError, OverflowError, ValueError, zipfile.BadZipFile, zlib.error)
-_FAULTS += (SafetensorError,)
+_FAULTS = (
+    *(OSError, EOFError, KeyError, RuntimeError, MemoryError, OverflowError, ValueError),
+    *(zipfile.BadZipFile, zlib.error, SafetensorError),
+)
 _TENSORS = {"F16": "<f2", "BF16": ml_dtypes.bfloat16, "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
 
 
@@ -242,11 +245,37 @@ def open_activations(path: str | pathlib.Path, *, key: str | None = None) -> Act
     _check_alike(path, tables)
     counted, numbered = 0, []
     for table in tables:
-        if table.counted:
-            table = table._replace(documents=table.documents + counted)
-            counted = int(table.documents[-1]) + 1
+        if table.counted and table.documents is not None:
+            documents = table.documents + counted
+            counted, table = int(documents.max()) + 1, table._replace(documents=documents)
         numbered.append(table)
     return Activations(tuple(numbered), np.array([[0, sum(table.num_rows for table in tables)]]))
+
+
+def save_activations(
+    path: str | pathlib.Path,
+    activations: Float[np.ndarray, "n input_dim"],
+    documents: Int[np.ndarray, " n"] | None = None,
+    **others: np.ndarray,
+) -> None:
+    """Writes an .npz that `open_activations` maps, whole or not at all.
+
+    Args:
+      path: the file; its folder is made if it is not there.
+      activations: rows.
+      documents: the document of each.
+      others: arrays that are of use to someone else, by their names.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {ACTIVATIONS: activations} | ({} if documents is None else {DOCUMENTS: documents}) | others
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with part.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _is_file(path: pathlib.Path) -> bool:
@@ -326,7 +355,8 @@ def _table(path: pathlib.Path, array: _Array, documents: _Array | None, *, count
             f"{path} says that it has {shape[-1]} dimensions, more than {MOST_DIMS}; write it as (samples, input_dim)."
         )
     if len(shape) == 2:
-        return _Table(path, *shape, dtype, array.read, _named(path, documents, shape[0]), counted)
+        named = None if documents is None else _named(path, documents, shape[0])
+        return _Table(path, *shape, dtype, array.read, named, counted)
     count, length, width = shape
 
     def rows(start: int, stop: int) -> np.ndarray:
@@ -340,10 +370,8 @@ def _table(path: pathlib.Path, array: _Array, documents: _Array | None, *, count
     return _Table(path, count * length, width, dtype, rows, named if each else np.repeat(named, length))
 
 
-def _named(path: pathlib.Path, documents: _Array | None, count: int) -> np.ndarray | None:
+def _named(path: pathlib.Path, documents: _Array, count: int) -> np.ndarray:
     """The documents that a file names, read only if there are as many as there should be."""
-    if documents is None:
-        return None
     if documents.shape != (count,) or documents.dtype.kind not in "iu":
         raise _RefusedError(
             f"the documents of {path} must be {count} integers, one a row, but they are {documents.dtype} of shape "
@@ -484,12 +512,12 @@ def _read_arrow(path: pathlib.Path, key: str | None) -> _Table:
     if depths[name] > 2 or not sum(sizes):
         raise _RefusedError(f"column {name!r} of {path} must hold lists of numbers, or documents of such; write it so.")
 
-    def lists(piece: int) -> tuple[Any, np.ndarray | None]:
-        """The rows of a piece as a column of lists, and how many each document has."""
+    def lists(piece: int) -> tuple[Any, np.ndarray]:
+        """The rows of a piece as a column of lists, and how many each document has, where there are documents."""
         found = column(piece, name)
         found = getattr(found, "storage", found)
         if depths[name] == 1:
-            return found, None
+            return found, np.zeros(0, int)
         return found.flatten(), np.asarray(pyarrow.compute.list_value_length(found).fill_null(0))
 
     @functools.lru_cache(maxsize=1)
@@ -536,4 +564,4 @@ _READERS = {
     ".parquet": _read_arrow,
 }
 
-__all__ = ["Activations", "open_activations"]
+__all__ = ["Activations", "open_activations", "save_activations"]

@@ -80,8 +80,9 @@ def _read(
     path: pathlib.Path, num_latents: int | None, held_out: float | None, key: str | None, modified: tuple[int, ...]
 ) -> tuple[Task, str]:
     """The task in files and a digest of them, read once for all seeds unless a file changes."""
+    files: tuple[pathlib.Path, ...] = (path,)
     if held_out is None:
-        task, files = load(path, num_latents=num_latents), (path,)
+        task = load(path, num_latents=num_latents)
     else:
         whole = open_activations(path, key=key)
         task, files = _split(whole, num_latents, held_out), whole.files

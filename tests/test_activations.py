@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 from safetensors.numpy import save_file
 
-from sae_gap.activations import open_activations
+from sae_gap.activations import open_activations, save_activations
 
 ROWS = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
 # Documents of unequal sizes, not all of a piece.
@@ -409,3 +409,14 @@ def test_bad_arguments_are_refused(tmp_path, ask, message):
 def test_one_document_cannot_be_split(tmp_path):
     with pytest.raises(ValueError, match="holds one document alone"):
         open_activations(write(tmp_path / "x", "npz", documents=np.zeros(60, int))).split()
+
+
+def test_what_is_saved_is_read_and_a_write_that_fails_leaves_nothing(tmp_path):
+    save_activations(tmp_path / "new" / "x.npz", ROWS, DOCUMENTS, names=np.array(["a"]))
+    found = open_activations(tmp_path / "new" / "x.npz")
+    np.testing.assert_array_equal(found.take(np.arange(60)), ROWS)
+    np.testing.assert_array_equal(found.documents, DOCUMENTS)
+    with pytest.raises(ValueError):
+        save_activations(tmp_path / "new" / "x.npz", np.array([object()]))
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["x.npz"]
+    assert open_activations(tmp_path / "new" / "x.npz").num_samples == 60
