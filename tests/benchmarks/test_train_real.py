@@ -1,4 +1,4 @@
-"""SAEs of one's own activations: what is stored is what was learned, held-out rows are never seen, and the scores are numpy's."""
+"""SAEs of one's own activations: stored as learned, scored as numpy does, on held-out rows that no fit has seen."""
 
 import jax
 import jax.numpy as jnp
