@@ -161,11 +161,10 @@ class Activations:
         for table in self._tables:
             stop = int(np.searchsorted(places, first + table.num_rows))
             while done < stop:
-                # As far as the next gap, and no further than a span.
+                # As far as the next gap.
                 ahead = places[done : min(stop, done + SPAN)] - first
                 gaps = np.flatnonzero(np.diff(ahead) > NEAR)
                 ahead = ahead[: gaps[0] + 1] if gaps.size else ahead
-                ahead = ahead[: np.searchsorted(ahead, ahead[0] + SPAN)]
                 found[done : done + len(ahead)] = table.rows(ahead)
                 done += len(ahead)
             first += table.num_rows
@@ -438,7 +437,7 @@ def _member(path: pathlib.Path, info: zipfile.ZipInfo) -> _Array:
         with path.open("rb") as opened:
             opened.seek(info.header_offset)
             local = opened.read(30)
-        if local[:4] != b"PK\x03\x04" or info.compress_size != info.file_size:
+        if local[:4] != b"PK\x03\x04":
             raise ValueError(f"its entry {info.filename!r} is damaged")
         return _saved(path, info.header_offset + 30 + sum(struct.unpack("<HH", local[26:30])), info.file_size)
     # Kept open: the next rows lie ahead, and whoever asks for earlier ones reads the entry from its start.
