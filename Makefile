@@ -41,7 +41,7 @@ report: $(VENV)/.ready
 real: $(VENV)/.ready-real
 	$(RUN) benchmarks.real_activations
 	$(RUN) benchmarks.train_real --activations=results/real_activations/minilm_layer3.npz
-	$(RUN) benchmarks.measure_sae --activations=$(REAL)/held_out.npz $(MEASURE)
+	$(RUN) benchmarks.measure_sae --activations=results/real_activations/minilm_layer3.npz $(MEASURE)
 
 test: $(VENV)/.ready-test
 	$(RUN) pytest

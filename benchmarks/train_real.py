@@ -1,15 +1,15 @@
 """SAEs and dictionaries learned from activations of your own, and what their held-out rows are reconstructed with.
 
-Trains the suite's SAEs and `online_dl` on activations that `sae_gap.open_activations` reads, less a share of whole documents
-that is held out, and stores each in <results_dir>/train_real/. On held-out rows it then asks, at one mean L0, for the share of
+Trains the suite's SAEs and `online_dl` on activations that `sae_gap.open_activations` reads, on the part that
+`Activations.split` gives for training, as `benchmarks.measure_sae` splits them too, so that what it measures with is held out
+here. Each is stored in <results_dir>/train_real/. On held-out rows it then asks, at one mean L0, for the share of
 variance unexplained (FVU, squared error over the variance about the mean of those rows) of
 
   own          the SAE's own codes, and the least squares on their supports
   lasso        the certified lasso on the same dictionary, at the λ whose codes are as sparse as was asked
   refit        the least squares on the lasso's supports
 
-Fitted models are kept under --models_dir, so that a run that was stopped goes on. `held_out.npz` has the held-out rows, for
-`benchmarks.measure_sae`: what no SAE here has seen.
+Fitted models are kept under --models_dir, so that a run that was stopped goes on.
 
   python -m benchmarks.train_real --activations=results/real_activations/minilm_layer3.npz
 """
@@ -26,7 +26,6 @@ from jaxtyping import Array, Float
 
 from benchmarks import cli
 from sae_gap import catalogue, devices, results, tables
-from sae_gap.activations import save_activations
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.support import least_squares
@@ -39,6 +38,8 @@ from sae_gap.solvers import match_l0
 from sae_gap.types import Model
 
 NAME = "train_real"
+# As much as `Activations.split` holds out unless told otherwise.
+HELD_OUT = 0.1
 METHODS = ("topk", "batchtopk", "jumprelu", "relu", "online_dl")
 
 FLAGS = flags.FlagValues()
@@ -50,7 +51,6 @@ _METHODS = flags.DEFINE_list("methods", list(METHODS), "What to train, of " + ",
 _EPOCHS = flags.DEFINE_integer("epochs", 8, "Epochs of an SAE.", lower_bound=1, flag_values=FLAGS)
 _BATCH = flags.DEFINE_integer("batch_size", 256, "Rows to a step of an SAE.", lower_bound=1, flag_values=FLAGS)
 _VISITS = flags.DEFINE_float("visits", None, "Rows that online_dl sees a latent; by default each once.", flag_values=FLAGS)
-_HELD_OUT = flags.DEFINE_float("held_out", 0.2, "Share of the rows to hold out, in whole documents.", flag_values=FLAGS)
 _SCORED = flags.DEFINE_integer("max_scored", 1000, "Held-out rows to score, evenly spaced.", lower_bound=2, flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the learners.", flag_values=FLAGS)
 _RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
@@ -125,14 +125,13 @@ def main() -> None:
     directory = pathlib.Path(_RESULTS_DIR.value) / NAME
     try:
         path = pathlib.Path(_ACTIVATIONS.value)
-        source = Recording(path, _NUM_LATENTS.value, _SPARSITY.value, _SEED.value, _HELD_OUT.value, _KEY.value)
-        _, held = source.activations().split(_HELD_OUT.value)
+        source = Recording(path, _NUM_LATENTS.value, _SPARSITY.value, _SEED.value, HELD_OUT, _KEY.value)
+        _, held = source.activations().split(HELD_OUT)
         task = source.task()
         store = results.Store(directory)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     rows = held.take(np.linspace(0, held.num_samples - 1, min(held.num_samples, _SCORED.value)).astype(int))
-    save_activations(directory / "held_out.npz", np.asarray(task.id.signals), held.documents)
     signals = task.train.signals
     variance = float(jnp.sum(jnp.var(signals, axis=0)))
     logging.info("%d rows to learn from, %d held out, %d scored", len(signals), held.num_samples, len(rows))
