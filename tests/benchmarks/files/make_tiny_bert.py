@@ -1,6 +1,8 @@
 """Writes tiny_bert/: a BERT of random weights with the hidden states that Hugging Face's transformers gives.
 
-Run with `pip install torch transformers` from this folder: python make_tiny_bert.py
+Those in the tree were written with torch 2.13.0 and transformers 5.24.0, which the suite itself does not need:
+
+  pip install torch transformers && python make_tiny_bert.py
 """
 
 import pathlib
