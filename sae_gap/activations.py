@@ -225,20 +225,15 @@ def open_activations(path: str | pathlib.Path, *, key: str | None = None) -> Act
       The activations.
 
     Raises:
-      ValueError: there is no such file, or it does not hold what it should; the message names the fault and the mend.
-      ImportError: Arrow or Parquet is to be read and pyarrow is not installed.
+      ValueError: there is no such file, it does not hold what it should, or what reads it is not installed; the message names the
+        fault and the mend.
     """
     path = pathlib.Path(path)
-    files = [path]
-    if path.is_dir():
-        files = [
-            file for file in sorted(path.iterdir()) if file.suffix in _READERS and file.is_file() and not _is_companion(file)
-        ]
-        if not files:
-            inner = ", ".join(repr(child.name) for child in sorted(path.iterdir())[:5] if child.is_dir())
-            mend = f"give one of its folders, such as {inner}" if inner else f"give one with {', '.join(_READERS)}"
-            raise ValueError(f"the folder {path} holds no file of activations; {mend}.")
-    elif not _is_file(path):
+    if os.path.isdir(path):
+        files = _inside(path)
+    elif os.path.isfile(path):
+        files = [path]
+    else:
         raise ValueError(f"{path} is neither a file nor a folder; give the path of activations.")
     tables = tuple(_open(file, key) for file in files)
     _check_alike(path, tables)
@@ -277,15 +272,19 @@ def save_activations(
         part.unlink(missing_ok=True)
 
 
-def _is_file(path: pathlib.Path) -> bool:
+def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a folder that hold activations, by their names."""
     try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def _is_companion(path: pathlib.Path) -> bool:
-    return path.name.endswith(f".{DOCUMENTS}.npy")
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise ValueError(f"the folder {folder} cannot be read ({error}); give one that can.") from None
+    companion = f".{DOCUMENTS}.npy"
+    files = [path for path in entries if path.suffix in _READERS and path.is_file() and not path.name.endswith(companion)]
+    if not files:
+        inner = ", ".join(repr(path.name) for path in entries if path.is_dir())[:100]
+        mend = f"give one of its folders, such as {inner}" if inner else f"give one with {', '.join(_READERS)}"
+        raise ValueError(f"the folder {folder} holds no file of activations; {mend}.")
+    return files
 
 
 def _check_alike(path: pathlib.Path, tables: Sequence[_Table]) -> None:
