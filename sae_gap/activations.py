@@ -225,8 +225,8 @@ def open_activations(path: str | pathlib.Path, *, key: str | None = None) -> Act
       The activations.
 
     Raises:
-      ValueError: there is no such file, it does not hold what it should, or what reads it is not installed; the message names the
-        fault and the mend.
+      ValueError: there is no such file, it does not hold what it should, or what reads it is not installed; the message names
+        the fault and the mend.
     """
     path = pathlib.Path(path)
     if os.path.isdir(path):
