@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sae_gap.activations import open_activations as open_activations
+    from sae_gap.activations import save_activations as save_activations
     from sae_gap.data import draw as draw
     from sae_gap.data import load as load
     from sae_gap.fitting import fit as fit
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "sae_gap.activations": ("open_activations",),
+    "sae_gap.activations": ("open_activations", "save_activations"),
     "sae_gap.data": ("draw", "load"),
     "sae_gap.fitting": ("fit",),
     "sae_gap.learners.stream": ("fit_stream",),

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import pathlib
 import struct
 import zipfile
@@ -32,8 +33,10 @@ BLOCKS = 100
 # Rows read at once where rows are picked or averaged, and rows between two picked ones that are cheaper read than skipped.
 SPAN, NEAR = 4_096, 16
 
-_FAULTS = (OSError, EOFError, KeyError, RuntimeError, MemoryError, OverflowError, ValueError, zipfile.BadZipFile, zlib.error)
-_FAULTS += (SafetensorError,)
+_FAULTS = (
+    *(OSError, EOFError, KeyError, RuntimeError, MemoryError, OverflowError, ValueError),
+    *(zipfile.BadZipFile, zlib.error, SafetensorError),
+)
 _TENSORS = {"F16": "<f2", "BF16": ml_dtypes.bfloat16, "F32": "<f4", "F64": "<f8", "I32": "<i4", "I64": "<i8"}
 
 
@@ -158,11 +161,10 @@ class Activations:
         for table in self._tables:
             stop = int(np.searchsorted(places, first + table.num_rows))
             while done < stop:
-                # As far as the next gap, and no further than a span.
+                # As far as the next gap.
                 ahead = places[done : min(stop, done + SPAN)] - first
                 gaps = np.flatnonzero(np.diff(ahead) > NEAR)
                 ahead = ahead[: gaps[0] + 1] if gaps.size else ahead
-                ahead = ahead[: np.searchsorted(ahead, ahead[0] + SPAN)]
                 found[done : done + len(ahead)] = table.rows(ahead)
                 done += len(ahead)
             first += table.num_rows
@@ -223,41 +225,66 @@ def open_activations(path: str | pathlib.Path, *, key: str | None = None) -> Act
       The activations.
 
     Raises:
-      ValueError: there is no such file, or it does not hold what it should; the message names the fault and the mend.
-      ImportError: Arrow or Parquet is to be read and pyarrow is not installed.
+      ValueError: there is no such file, it does not hold what it should, or what reads it is not installed; the message names
+        the fault and the mend.
     """
     path = pathlib.Path(path)
-    files = [path]
-    if path.is_dir():
-        files = [
-            file for file in sorted(path.iterdir()) if file.suffix in _READERS and file.is_file() and not _is_companion(file)
-        ]
-        if not files:
-            inner = ", ".join(repr(child.name) for child in sorted(path.iterdir())[:5] if child.is_dir())
-            mend = f"give one of its folders, such as {inner}" if inner else f"give one with {', '.join(_READERS)}"
-            raise ValueError(f"the folder {path} holds no file of activations; {mend}.")
-    elif not _is_file(path):
+    if os.path.isdir(path):
+        files = _inside(path)
+    elif os.path.isfile(path):
+        files = [path]
+    else:
         raise ValueError(f"{path} is neither a file nor a folder; give the path of activations.")
     tables = tuple(_open(file, key) for file in files)
     _check_alike(path, tables)
     counted, numbered = 0, []
     for table in tables:
-        if table.counted:
-            table = table._replace(documents=table.documents + counted)
-            counted = int(table.documents[-1]) + 1
+        if table.counted and table.documents is not None:
+            documents = table.documents + counted
+            counted, table = int(documents.max()) + 1, table._replace(documents=documents)
         numbered.append(table)
     return Activations(tuple(numbered), np.array([[0, sum(table.num_rows for table in tables)]]))
 
 
-def _is_file(path: pathlib.Path) -> bool:
+def save_activations(
+    path: str | pathlib.Path,
+    activations: Float[np.ndarray, "n input_dim"],
+    documents: Int[np.ndarray, " n"] | None = None,
+    **others: np.ndarray,
+) -> None:
+    """Writes an .npz that `open_activations` maps, whole or not at all.
+
+    Args:
+      path: the file; its folder is made if it is not there.
+      activations: rows.
+      documents: the document of each.
+      others: arrays that are of use to someone else, by their names.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays = {ACTIVATIONS: activations} | ({} if documents is None else {DOCUMENTS: documents}) | others
+    part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
+        with part.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def _is_companion(path: pathlib.Path) -> bool:
-    return path.name.endswith(f".{DOCUMENTS}.npy")
+def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a folder that hold activations, by their names."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise ValueError(f"the folder {folder} cannot be read ({error}); give one that can.") from None
+    companion = f".{DOCUMENTS}.npy"
+    files = [path for path in entries if path.suffix in _READERS and path.is_file() and not path.name.endswith(companion)]
+    if not files:
+        inner = ", ".join(repr(path.name) for path in entries if path.is_dir())[:100]
+        mend = f"give one of its folders, such as {inner}" if inner else f"give one with {', '.join(_READERS)}"
+        raise ValueError(f"the folder {folder} holds no file of activations; {mend}.")
+    return files
 
 
 def _check_alike(path: pathlib.Path, tables: Sequence[_Table]) -> None:
@@ -326,7 +353,8 @@ def _table(path: pathlib.Path, array: _Array, documents: _Array | None, *, count
             f"{path} says that it has {shape[-1]} dimensions, more than {MOST_DIMS}; write it as (samples, input_dim)."
         )
     if len(shape) == 2:
-        return _Table(path, *shape, dtype, array.read, _named(path, documents, shape[0]), counted)
+        named = None if documents is None else _named(path, documents, shape[0])
+        return _Table(path, *shape, dtype, array.read, named, counted)
     count, length, width = shape
 
     def rows(start: int, stop: int) -> np.ndarray:
@@ -340,10 +368,8 @@ def _table(path: pathlib.Path, array: _Array, documents: _Array | None, *, count
     return _Table(path, count * length, width, dtype, rows, named if each else np.repeat(named, length))
 
 
-def _named(path: pathlib.Path, documents: _Array | None, count: int) -> np.ndarray | None:
+def _named(path: pathlib.Path, documents: _Array, count: int) -> np.ndarray:
     """The documents that a file names, read only if there are as many as there should be."""
-    if documents is None:
-        return None
     if documents.shape != (count,) or documents.dtype.kind not in "iu":
         raise _RefusedError(
             f"the documents of {path} must be {count} integers, one a row, but they are {documents.dtype} of shape "
@@ -410,7 +436,7 @@ def _member(path: pathlib.Path, info: zipfile.ZipInfo) -> _Array:
         with path.open("rb") as opened:
             opened.seek(info.header_offset)
             local = opened.read(30)
-        if local[:4] != b"PK\x03\x04" or info.compress_size != info.file_size:
+        if local[:4] != b"PK\x03\x04":
             raise ValueError(f"its entry {info.filename!r} is damaged")
         return _saved(path, info.header_offset + 30 + sum(struct.unpack("<HH", local[26:30])), info.file_size)
     # Kept open: the next rows lie ahead, and whoever asks for earlier ones reads the entry from its start.
@@ -484,12 +510,12 @@ def _read_arrow(path: pathlib.Path, key: str | None) -> _Table:
     if depths[name] > 2 or not sum(sizes):
         raise _RefusedError(f"column {name!r} of {path} must hold lists of numbers, or documents of such; write it so.")
 
-    def lists(piece: int) -> tuple[Any, np.ndarray | None]:
-        """The rows of a piece as a column of lists, and how many each document has."""
+    def lists(piece: int) -> tuple[Any, np.ndarray]:
+        """The rows of a piece as a column of lists, and how many each document has, where there are documents."""
         found = column(piece, name)
         found = getattr(found, "storage", found)
         if depths[name] == 1:
-            return found, None
+            return found, np.zeros(0, int)
         return found.flatten(), np.asarray(pyarrow.compute.list_value_length(found).fill_null(0))
 
     @functools.lru_cache(maxsize=1)
@@ -536,4 +562,4 @@ _READERS = {
     ".parquet": _read_arrow,
 }
 
-__all__ = ["Activations", "open_activations"]
+__all__ = ["Activations", "open_activations", "save_activations"]

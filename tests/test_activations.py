@@ -15,7 +15,7 @@ import pyarrow.parquet
 import pytest
 from safetensors.numpy import save_file
 
-from sae_gap.activations import open_activations
+from sae_gap.activations import open_activations, save_activations
 
 ROWS = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
 # Documents of unequal sizes, not all of a piece.
@@ -184,7 +184,7 @@ def refusal(path, **options):
         list(found.chunks(16))
     assert error.value.__cause__ is None
     sentence = str(error.value)
-    assert "\n" not in sentence and sentence.endswith(".") and len(sentence) < 600
+    assert "\n" not in sentence and sentence.endswith(".") and len(sentence.replace(str(path), "")) < 400
     return sentence
 
 
@@ -247,7 +247,7 @@ def encrypted(path):
 
 def spoiled(path):
     """A byte of what is compressed."""
-    np.savez_compressed(path, activations=ROWS)
+    np.savez_compressed(path, activations=np.random.default_rng(0).normal(size=(9_000, 5)))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)
@@ -292,7 +292,7 @@ BAD = {
     ),
     "wide": ("x.npy", lambda path: np.save(path, np.zeros((1, 2**20 + 1), np.float16)), "more than 1048576"),
     "encrypted": ("x.npz", encrypted, "encrypted"),
-    "spoiled": ("x.npz", spoiled, "cannot be read"),
+    "spoiled": ("x.npz", spoiled, "cannot be read at rows"),
     "columns compressed": ("x.npz", lambda path: np.savez_compressed(path, np.asfortranarray(ROWS)), "no row can be read"),
     "vector": ("x.npy", lambda path: np.save(path, ROWS[0]), "its shape is (5,)"),
     "scalar": ("x.npy", lambda path: np.save(path, np.float32(1)), "its shape is ()"),
@@ -382,6 +382,16 @@ def test_a_bad_folder_is_refused(tmp_path, case):
     assert message in refusal(tmp_path)
 
 
+def test_what_the_system_refuses_is_said(tmp_path, monkeypatch):
+    assert "neither a file nor a folder" in refusal(tmp_path / ("x" * 5_000))
+
+    def denied(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", denied)
+    assert "cannot be read ([Errno 13] Permission denied)" in refusal(tmp_path)
+
+
 def test_arrow_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
     path = write(tmp_path / "x", "parquet")
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
@@ -409,3 +419,14 @@ def test_bad_arguments_are_refused(tmp_path, ask, message):
 def test_one_document_cannot_be_split(tmp_path):
     with pytest.raises(ValueError, match="holds one document alone"):
         open_activations(write(tmp_path / "x", "npz", documents=np.zeros(60, int))).split()
+
+
+def test_what_is_saved_is_read_and_a_write_that_fails_leaves_nothing(tmp_path):
+    save_activations(tmp_path / "new" / "x.npz", ROWS, DOCUMENTS, names=np.array(["a"]))
+    found = open_activations(tmp_path / "new" / "x.npz")
+    np.testing.assert_array_equal(found.take(np.arange(60)), ROWS)
+    np.testing.assert_array_equal(found.documents, DOCUMENTS)
+    with pytest.raises(ValueError):
+        save_activations(tmp_path / "new" / "x.npz", np.array([object()]))
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["x.npz"]
+    assert open_activations(tmp_path / "new" / "x.npz").num_samples == 60

@@ -59,6 +59,7 @@ def test_the_benchmarks_have_every_flag_and_method_that_the_readme_names():
             own = module.BENCH.flags if hasattr(module, "BENCH") else module.FLAGS
             given = dict(word[2:].partition("=")[::2] for word in words if word.startswith("--"))
             assert set(given) <= {*own}, line
+            flags |= {*own}
             if hasattr(module, "BENCH"):
                 assert {*filter(None, given.get("methods", "").split(","))} <= {*module.BENCH.names, "all"}, line
                 assert given.get("preset", "quick") in module.BENCH.presets, line
