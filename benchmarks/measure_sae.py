@@ -25,6 +25,8 @@ from absl import flags, logging
 from benchmarks import cli, measured
 from sae_gap import devices, matching, measure, progress, results
 from sae_gap.activations import Activations, open_activations
+from sae_gap.saes.load import load_sae
+from sae_gap.saes.report import load_report
 from sae_gap.types import Model, check_seed
 
 # Above this FVU an SAE explains so little that something is wrong with how it was read, or with the activations.
@@ -157,9 +159,6 @@ def _subjects(activations: Activations) -> tuple[list[results.Row], list[measure
 
 
 def _sae(path: str, name: str, looked_at: np.ndarray) -> tuple[results.Row, measure.Subject]:
-    from sae_gap.saes.load import load_sae
-    from sae_gap.saes.report import load_report
-
     sae = load_sae(path)
     if sae.input_dim != looked_at.shape[1]:
         raise cli.UsageError(

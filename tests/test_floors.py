@@ -37,7 +37,7 @@ FLOORS = {
     **dict.fromkeys((f"measure.{name}" for name in ("atoms", "controls", "overlap", "parts", "subject")), 4.25),
     "measure.front": 4.35,
     "measure.summary": 4.4,
-    "measure.run": 4.45,
+    "measure.plan": 4.45,
     "measure": 4.5,
     **dict.fromkeys(("models", "inference"), 4.5),
     "study": 4.75,

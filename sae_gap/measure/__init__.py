@@ -9,7 +9,7 @@ from sae_gap.measure.controls import CONTROLS, control, work
 from sae_gap.measure.front import Front, Point, distances, fvu, measure_front, refit
 from sae_gap.measure.overlap import Overlap, support_overlap
 from sae_gap.measure.parts import GapParts, GapSums, gap_parts, gap_sums
-from sae_gap.measure.run import STUDY, Plan, run, spread
+from sae_gap.measure.plan import STUDY, Plan, run, spread
 from sae_gap.measure.subject import Subject, of_model, of_sae
 from sae_gap.measure.summary import atom_lines, front_lines, gap_lines, worst_lines
 

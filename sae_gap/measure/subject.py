@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from sae_gap import matching
 from sae_gap.encoders.base import encode, unit_atoms
+from sae_gap.saes.base import SAE
 from sae_gap.types import Model
 
 
@@ -24,8 +25,7 @@ class Subject:
     Attributes:
       name: what rows and figures call it.
       dictionary: unit or zero atoms, (input_dim, num_latents).
-      target: x to what codes fit, `y ≈ D z`, (n, input_dim): without whatever the decoder adds, normalised where the SAE does
-      so.
+      target: x to what codes fit, `y ≈ D z`, (n, input_dim): normalised where the SAE does so, less what the decoder adds.
       decode: codes on the unit atoms, and x, to the reconstruction in the units of x.
       encode: `target(x)` to the encoder's codes on the unit atoms; None where there is a decoder alone.
       signed: whether codes may be negative, so that the optimum is over signed codes too.
@@ -85,7 +85,7 @@ def of_model(name: str, model: Model) -> Subject:
     )
 
 
-def of_sae(name: str, sae: Any) -> Subject:
+def of_sae(name: str, sae: SAE) -> Subject:
     """An SAE of another library, as `sae_gap.load_sae` reads it.
 
     Args:

@@ -38,7 +38,7 @@ CODES, POOL = 2**24, 2**27
 # Largest gaps that a chunk remembers.
 WORST = 10
 # A lasso code of more non-zeros than this share of the dimensions is no sparse code; an encoder that fires more is held to it.
-DENSEST = 1 / 3
+DENSEST = 1 / 4
 # Mean L0, as a share of the dimensions, at which a dictionary without an encoder is measured.
 USUAL = 1 / 12
 
@@ -126,14 +126,16 @@ class _Run:
     def once(self, kind: str, settings: Mapping[str, Any], measure: Callable[[], list[dict[str, Any]]]) -> list[Row]:
         """The rows of a job, from the store if they are there."""
         job = results.key({"study": STUDY, "kind": kind, "activations": self.print} | dict(settings))
-        found = [row for row in self.store.rows() if row["job"] == job]
-        if found:
+        if found := self.stored(job):
             return found
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         common = {"study": STUDY, "job": job, "activations": self.print, "seed": self.plan.seed, "date": date} | self.made_by
         rows = [{"key": results.key({"job": job, "part": part})} | common | row for part, row in enumerate(measure())]
         self.store.append(rows)
-        return [results.plain(row) for row in rows]
+        return self.stored(job)
+
+    def stored(self, job: str) -> list[Row]:
+        return [row for row in self.store.rows() if row["job"] == job]
 
     @functools.cached_property
     def mean(self) -> Float[np.ndarray, " input_dim"]:
@@ -153,18 +155,16 @@ class _Run:
         return lambda share: self.told.fit(name, self.plan.seed, share)
 
     def weight(self, subject: Subject, target: Float[np.ndarray, "n input_dim"], l0: float) -> dict[str, float]:
-        """The weight at which codes have about a mean L0, and the L0 that they have there."""
+        """The weight at which codes have about a mean L0, or half of it where they never have as many, and what they have there."""
+        few = target[:: max(1, len(target) // MATCHED)][:MATCHED]
+        options: dict[str, Any] = {"nonneg": not subject.signed, "accuracy": 0.02, "max_seconds": 120.0}
         with warnings.catch_warnings():
             # How far it is from the target is told by the row.
             warnings.simplefilter("ignore", UserWarning)
-            lam, found = match_l0(
-                target[:: max(1, len(target) // MATCHED)][:MATCHED],
-                subject.dictionary,
-                l0,
-                nonneg=not subject.signed,
-                accuracy=0.02,
-                max_seconds=120.0,
-            )
+            try:
+                lam, found = match_l0(few, subject.dictionary, l0, **options)
+            except ValueError:
+                lam, found = match_l0(few, subject.dictionary, l0 / 2, **options)
         return {"lam": float(lam), "l0": float(jnp.mean(jnp.sum(found.codes != 0, axis=1))), "wanted_l0": l0}
 
     def front(self, subject: Subject) -> list[Row]:
