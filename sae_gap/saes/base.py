@@ -29,8 +29,8 @@ class SAE(eqx.Module):
     `sae_gap.amortisation_gap(sae.model, sae.target(activations), lam)` is the gap of its encoder on its own dictionary.
 
     Attributes:
-      model: on unit atoms, with a bias of zeros and the SAE's encoder, which gives the library's codes rescaled to unit atoms. It
-        fits `target(activations)`.
+      model: on unit atoms, with a bias of zeros and the SAE's encoder, which gives the library's codes rescaled to unit atoms.
+        It fits `target(activations)`.
       bias: what the decoder adds, in units of the normalised activations, (input_dim,).
       scale: a code in the library's units, times this, is a code on unit atoms, (num_latents,).
       lengths: of the atoms on disk, (num_latents,); zero for a dead one.
@@ -121,7 +121,8 @@ class SAE(eqx.Module):
             like = None
         elif like is None:
             raise ValueError(
-                f"this SAE normalises each sample by itself ({self.normalisation.name}); give like=activations, those of the codes."
+                f"this SAE normalises each sample by itself ({self.normalisation.name}); "
+                "give like=activations, those that the codes are of."
             )
         activations = None if like is None else self._flat(like)
         if activations is not None and len(activations) != len(codes):

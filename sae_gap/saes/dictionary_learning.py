@@ -114,10 +114,14 @@ def _activation(kind: str, config: Config, tensors: Tensors, num_latents: int, n
         tensors.ignore("threshold")
         return base.topk(k)
     if "threshold" not in tensors:
-        notes["threshold"] = "none: the k largest codes of a sample on average, chosen among those of all samples at hand"
+        notes["caution"] = (
+            "it has no threshold, so that it keeps the largest codes of all samples at hand, k for each on average"
+        )
         return base.batch_largest(k)
     limit = tensors.scalar("threshold")
-    notes["threshold"] = f"{limit:.4g}" if limit >= 0 else f"{limit:.4g}, never estimated: codes are those of a ReLU"
+    notes["threshold"] = f"{limit:.4g}"
+    if limit < 0:
+        notes["caution"] = "the threshold was never estimated, so that codes are those of a ReLU"
     return base.threshold(limit)
 
 

@@ -1,7 +1,7 @@
 """The encoders of published SAEs that the suite does not train: each as a library has it, on unit atoms.
 
-A library ranks and compares codes in units of its own atoms. Where a positive scale for each latent leaves the outcome as it is,
-the parameters are scaled; where it does not, the encoder works in the library's units and scales the codes that it found.
+A library ranks and compares codes in units of its own atoms. Where a positive scale for each latent leaves the outcome as it
+is, the parameters are scaled; where it does not, the encoder works in the library's units and scales the codes that it found.
 """
 
 import equinox as eqx

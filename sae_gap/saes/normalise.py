@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 
 class Normalisation(eqx.Module):
-    """The identity. Subclasses change both functions; with `per_sample`, undoing one asks for the activations it was done to."""
+    """The identity. Subclasses change both functions; with `per_sample`, undoing asks for the activations it was done to."""
 
     per_sample: bool = eqx.field(static=True, default=False, init=False)
 

@@ -52,8 +52,8 @@ def save_sae(
       metadata: what the configuration says of the SAE beside its sizes, such as `model_name` and `hook_name`.
 
     Raises:
-      ValueError: the model has no dictionary or no encoder, SAELens has no encoder like it, a weight is not finite, or the folder
-        is taken or cannot be written to.
+      ValueError: the model has no dictionary or no encoder, SAELens has no encoder like it, a weight is not finite, or the
+        folder is taken or cannot be written to.
     """
     normalisation, heads = "none", False
     if isinstance(model, SAE):
@@ -107,13 +107,13 @@ def _form(encoder: Encoder, model: Model) -> tuple[str, dict[str, Any], dict[str
     kind, parameters, atoms = type(encoder), model.encoder, model.decoder.T
     if kind is ReLU:
         return "standard", {}, _affine(parameters, atoms)
-    if kind is TopK:
-        return "topk", {"k": min(encoder.k, len(atoms)), "rescale_acts_by_decoder_norm": False}, _affine(parameters, atoms)
+    if isinstance(encoder, TopK):
+        return "topk", _k(encoder.k, atoms), _affine(parameters, atoms)
     if isinstance(encoder, encoders.RankedTopK | encoders.AbsTopK):
         # The ranking is that of the atoms which the affine map was learned with.
         name = "topk" if isinstance(encoder, encoders.RankedTopK) else "abstopk"
         tensors = _affine(parameters.affine, atoms * parameters.scale[:, None])
-        return name, {"k": min(encoder.k, len(atoms)), "rescale_acts_by_decoder_norm": False}, tensors
+        return name, _k(encoder.k, atoms), tensors
     if isinstance(encoder, BatchTopK | encoders.Threshold):
         limits = jnp.broadcast_to(parameters.threshold, (len(atoms),))
         return "jumprelu", {}, _affine(parameters.affine, atoms) | {"threshold": limits}
@@ -127,6 +127,10 @@ def _form(encoder: Encoder, model: Model) -> tuple[str, dict[str, Any], dict[str
         tensors = {"W_dec": atoms * parameters.scale[:, None]}
         return "matching_pursuit", options | {"stop_on_duplicate_support": encoder.stop_on_repeat}, tensors
     raise ValueError(f"SAELens has no encoder like {kind.__name__}; give a model or an encoder of {_KNOWN}.")
+
+
+def _k(k: int, atoms: Any) -> dict[str, Any]:
+    return {"k": min(k, len(atoms)), "rescale_acts_by_decoder_norm": False}
 
 
 def _affine(affine: Affine, atoms: Any) -> dict[str, Any]:

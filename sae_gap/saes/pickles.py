@@ -145,7 +145,7 @@ def _check_opcodes(content: bytes) -> None:
     """Raises a ValueError where a number in the pickle would make the unpickler itself take memory without end."""
     for opcode, argument, _ in pickletools.genops(content):
         # The memo is a table as long as its largest index.
-        if "PUT" in opcode.name and int(argument) > len(content):
+        if "PUT" in opcode.name and int(argument or 0) > len(content):
             raise ValueError("its pickle numbers its objects wildly")
         if "EXT" in opcode.name:
             raise ValueError("its pickle uses extension codes")

@@ -139,7 +139,7 @@ def _activation(
     if architecture in _BATCH_TOPK:
         limit = tensors.scalar("topk_threshold")
         if limit == 0:
-            notes["threshold"] = "never estimated: codes are those of a ReLU"
+            notes["caution"] = "the threshold was never estimated, so that codes are those of a ReLU"
         return base.threshold(limit, on_unit_atoms=rescaled)
     k = config.among("k", config.size("k"), num_latents)
     return (base.topk if architecture == "topk" else base.abstopk)(k, on_unit_atoms=rescaled)
@@ -161,7 +161,7 @@ def _normalisation(config: Config, folder: Path, input_dim: int, notes: dict[str
             if positive <= 0:
                 raise ValueError(f"scaling_factor in {scaler} must be positive, but it is {factor!r}; correct it.")
             return Scale(positive)
-        notes["scaling"] = f"expects activations scaled to a mean norm of {input_dim**0.5:.4g}, and has no factor to do it by"
+        notes["caution"] = f"it expects activations scaled to a mean norm of {input_dim**0.5:.4g}, and has no factor for it"
     if name == "covariance_whitening":
         whitening = folder / WHITENING
         if whitening.exists():
@@ -169,5 +169,5 @@ def _normalisation(config: Config, folder: Path, input_dim: int, notes: dict[str
             square = (input_dim, input_dim)
             parts = found.take("mean", input_dim), found.take("matrix", *square), found.take("inverse_matrix", *square)
             return Whitening(*(jnp.asarray(part.astype(np.float32)) for part in parts))
-        notes["scaling"] = "expects whitened activations, and has no statistics to do it by"
+        notes["caution"] = "it expects whitened activations, and has no statistics for it"
     return Normalisation()

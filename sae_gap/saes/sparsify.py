@@ -37,7 +37,7 @@ def load(folder: Path) -> SAE:
     activation = config.text("activation", "topk")
     # An older option, which ranks by magnitude.
     signed = config.flag("signed", False)
-    if activation not in ("topk", "groupmax") or signed and activation != "topk":
+    if activation not in ("topk", "groupmax") or (signed and activation != "topk"):
         raise ValueError(f"{path} has an unknown activation, {activation!r}; choose topk or groupmax.")
     if activation == "groupmax" and num_latents % k:
         raise ValueError(f"{path} has {num_latents} latents, which are not {k} groups of one size; correct k.")

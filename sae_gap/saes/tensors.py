@@ -65,7 +65,7 @@ class Tensors:
             raise ValueError(f"{name} in {self.path} has shape {array.shape} where {shape} is expected: {mend}.")
         if array.dtype not in (*WIDE, *NARROW):
             raise ValueError(
-                f"{name} in {self.path} is of type {array.dtype}, not a floating-point type of 16 bits or more; save it as float32."
+                f"{name} in {self.path} is of type {array.dtype}, not a floating-point one of 16 bits or more; save it as float32."
             )
         self._taken.add(name)
         wide = array if array.dtype in WIDE else array.astype(np.float32)
@@ -81,7 +81,7 @@ class Tensors:
     def scalar(self, name: str) -> float:
         """A single number, whatever its type."""
         array = self._named(name)
-        if array.size != 1 or array.dtype.kind not in "fiub" and array.dtype not in NARROW:
+        if array.size != 1 or (array.dtype.kind not in "fiub" and array.dtype not in NARROW):
             raise ValueError(f"{name} in {self.path} must be one number, but its shape is {array.shape}.")
         self._taken.add(name)
         value = float(array.reshape(()))

@@ -9,12 +9,11 @@ import shutil
 from unittest import mock
 
 import numpy as np
-import torch
-from safetensors.torch import save_file
-
 import sae_lens
+import torch
 from sae_lens.loading import pretrained_sae_loaders as loaders
 from sae_lens.saes.jumprelu_sae import JumpReLUSAE, JumpReLUSAEConfig
+from safetensors.torch import save_file
 
 HERE = pathlib.Path(__file__).parent / "gemma_scope"
 SAMPLES = 24

@@ -9,13 +9,12 @@ import shutil
 import warnings
 
 import numpy as np
-import torch
-from safetensors.torch import load_file, save_file
-
 import sae_lens
+import torch
 from sae_lens import SAE, TrainingSAE
 from sae_lens.registry import get_sae_class, get_sae_training_class
 from sae_lens.training.activation_scaler import ActivationScaler, ActivationWhitening
+from safetensors.torch import load_file, save_file
 
 HERE = pathlib.Path(__file__).parent / "saelens"
 D, N, SAMPLES = 6, 10, 24
@@ -53,7 +52,7 @@ def expect(folder, sae, x, scaler=None):
         reconstruction = reconstruction if scaler is None else scaler.unscale(reconstruction)
     arrays = {"activations": x, "codes": codes, "reconstruction": reconstruction.reshape(len(x), -1)}
     np.savez(folder / "expected.npz", **{name: value.numpy() for name, value in arrays.items()})
-    assert 0 < (codes != 0).sum() and torch.isfinite(reconstruction).all(), folder
+    assert (codes != 0).sum() > 0 and torch.isfinite(reconstruction).all(), folder
 
 
 def fresh(name):
