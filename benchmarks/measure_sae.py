@@ -166,16 +166,15 @@ def _sae(path: str, name: str, looked_at: np.ndarray) -> tuple[results.Row, meas
             "give those of the layer that it was trained on."
         )
     found = load_report(sae, looked_at)
-    lines = [f"{name}: {heading} {value}" for heading, value in found._asdict().items() if heading != "suspicions"]
-    for line in (*lines, *found.suspicions):
-        logging.info("%s", line)
+    logging.info("%s, as loaded\n%s", name, found)
     if found.fvu > WRONG:
-        reasons = " ".join(found.suspicions) or "Perhaps it is of another layer, or expects normalised activations."
         raise cli.UsageError(
-            f"{path} leaves {found.fvu:.2f} of the variance of these activations unexplained, where their mean alone leaves 1; "
-            f"{reasons}"
+            f"{path} leaves {found.fvu:.2f} of the variance of these activations unexplained, where their mean alone leaves 1: "
+            f"{'; '.join(doubt.rstrip('.') for doubt in found.suspicions)}."
         )
-    return {"kind": "load", "dictionary": name, **results.plain(found._asdict())}, measure.of_sae(name, sae)
+    kept = {column: getattr(found, column) for column in measured.LOADED if column != "dictionary"}
+    row = {"kind": "load", "dictionary": name, **kept, "suspicions": list(found.suspicions)}
+    return row, measure.of_sae(name, sae)
 
 
 def _read_dictionary(path: str, input_dim: int) -> np.ndarray:

@@ -69,6 +69,7 @@ LOADED = {
     "dictionary": "SAE",
     "library": "library",
     "architecture": "architecture",
+    "normalisation": "normalisation",
     "fvu": "FVU",
     "l0": "L0",
     "dead": "dead latents",

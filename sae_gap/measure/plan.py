@@ -155,7 +155,7 @@ class _Run:
         return lambda share: self.told.fit(name, self.plan.seed, share)
 
     def weight(self, subject: Subject, target: Float[np.ndarray, "n input_dim"], l0: float) -> dict[str, float]:
-        """The weight at which codes have about a mean L0, or half of it where they never have as many, and what they have there."""
+        """The weight at which codes have about a mean L0, or half of it where they never have as many, and their L0 there."""
         few = target[:: max(1, len(target) // MATCHED)][:MATCHED]
         options: dict[str, Any] = {"nonneg": not subject.signed, "accuracy": 0.02, "max_seconds": 120.0}
         with warnings.catch_warnings():

@@ -48,7 +48,9 @@ def test_points_are_those_of_scikit_learn_and_of_scipy(monkeypatch):
     own = np.asarray(model.encode(model, jnp.asarray(x)))
     assert found.own.l0 == (own > 0).sum(1).mean() and found.own.lam is None
     assert found.own.fvu == pytest.approx(unexplained(x, own @ dictionary.T + np.asarray(model.bias)), rel=1e-4)
-    best = [lsq_linear(dictionary[:, z > 0], y, (0, np.inf)).x @ dictionary[:, z > 0].T for y, z in zip(target, own, strict=True)]
+    best = [
+        lsq_linear(dictionary[:, z > 0], y, (0, np.inf)).x @ dictionary[:, z > 0].T for y, z in zip(target, own, strict=True)
+    ]
     assert found.own.refit_fvu == pytest.approx(unexplained(x, best + np.asarray(model.bias)), rel=1e-3)
     assert found.own.refit_fvu < found.own.fvu and found.own.refit_l0 <= found.own.l0
 
