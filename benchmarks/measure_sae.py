@@ -77,7 +77,7 @@ def main() -> None:
     began = time.perf_counter()
     try:
         _check_flags()
-        activations = open_activations(_ACTIVATIONS.value, key=_KEY.value)
+        activations = open_activations(_ACTIVATIONS.value or "", key=_KEY.value)
         loaded, subjects = _subjects(activations)
         plan = measure.Plan(
             subjects,
@@ -106,7 +106,7 @@ def main() -> None:
 
 
 def _check_flags() -> None:
-    if not (_SAE.value or _DICTIONARY.value) or _ACTIVATIONS.value is None:
+    if not (_SAE.value or _DICTIONARY.value) or not _ACTIVATIONS.value:
         raise cli.UsageError("there is nothing to measure; give --activations and --sae or --dictionary.")
     given = [flag.name for flag in (_LAM, _FRACTION, _MATCH) if flag.value is not None]
     if len(given) > 1:

@@ -18,6 +18,7 @@ _PARTS = {
     "values_share": ("values on the encoder's support", "#56B4E9"),
     "support_share": ("another support", "#0072B2"),
 }
+_WANT = {"scale_share": "another scale", "values_share": "better values", "support_share": "another support"}
 _DUPLICATE = 0.95
 
 
@@ -140,8 +141,8 @@ def gap_parts(lines: style.Rows) -> Figure | None:
             width = max(0.0, 100 * line[part])
             axes.barh(place, width, 0.6, left, color=colour, zorder=2)
             left += width
-        told = " + ".join(f"{100 * line[part]:.1f}" for part in _PARTS)
-        axes.annotate(f" {100 * line['relative_gap']:.1f} % = {told}", (left, place), va="center", zorder=3)
+        sizes = " + ".join(f"{100 * line[part]:.1f}" for part in _PARTS)
+        axes.annotate(f" {100 * line['relative_gap']:.1f} % = {sizes}", (left, place), va="center", zorder=3)
     axes.set_yticks(range(len(shown)), [line["dictionary"] for line in shown], fontsize=9)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
@@ -152,7 +153,7 @@ def gap_parts(lines: style.Rows) -> Figure | None:
     part = max(_PARTS, key=lambda part: line[part])
     finding = (
         f"the codes of {line['dictionary']} cost {100 * line['relative_gap']:.1f} % more than the best ones, "
-        f"most of all for want of {_PARTS[part][0]}: {100 * line[part]:.1f} %"
+        f"most of all for want of {_WANT[part]}: {100 * line[part]:.1f} %"
     )
     style.head(figure, finding, shown, more=f"{shown[0]['samples']:,} samples")
     handles = [Patch(facecolor=colour, label=label) for label, colour in _PARTS.values()]

@@ -140,15 +140,16 @@ def measure_front(
     total = float(np.sum((activations - activations.mean(axis=0, dtype=np.float64)) ** 2, dtype=np.float64))
     if total == 0:
         raise ValueError(_CONSTANT)
-    scores = [_Score(weight) for weight in sorted(lams, reverse=True)]
+    weights = sorted(lams, reverse=True)
+    scores = [_Score(weight) for weight in weights]
     own = None if subject.encode is None else _Score(None)
     starts = range(0, len(activations), CHUNK)
     for number, start in enumerate(starts):
         part = activations[start : start + CHUNK]
         target = jnp.asarray(subject.target(part))
         codes = None
-        for place, score in enumerate(scores):
-            found = sparse_code(target, subject.dictionary, score.lam, nonneg=not subject.signed, init=codes, **options)
+        for place, (weight, score) in enumerate(zip(weights, scores, strict=True)):
+            found = sparse_code(target, subject.dictionary, weight, nonneg=not subject.signed, init=codes, **options)
             codes = found.codes
             score.add(
                 subject, part, target, codes, float(jnp.max(jnp.where(found.objective > 0, found.gap / found.objective, 0)))

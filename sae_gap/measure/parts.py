@@ -45,7 +45,8 @@ class GapSums(NamedTuple):
 
     def plus(self, other: "GapSums") -> "GapSums":
         """The sums over the samples of both."""
-        return GapSums(*(one + more for one, more in zip(self, other, strict=True)))
+        sums = (one + more for one, more in zip(self[1:], other[1:], strict=True))
+        return GapSums(self.samples + other.samples, *sums)
 
 
 class GapParts(NamedTuple):

@@ -8,6 +8,7 @@ coded; controls learn from the other part.
 import dataclasses
 import datetime
 import functools
+import itertools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from sae_gap import lasso, progress, results
 from sae_gap.activations import Activations
@@ -31,6 +32,8 @@ from sae_gap.results import Row
 from sae_gap.solvers import match_l0, sparse_code
 
 STUDY = "measure_sae"
+# Raised whenever a row comes to hold something else, so that earlier rows are measured again.
+FORM = 1
 # Samples on which the weight is found, and rows by which a file of activations is told from another.
 MATCHED, PRINT = 500, 256
 # Codes of a chunk, and activations that controls learn from, in floats.
@@ -103,18 +106,14 @@ class _Run:
         plan = self.plan
         jobs: list[tuple[str, Callable[[], list[Row]]]] = []
         for subject in plan.subjects:
-            jobs.append((f"{subject.name}: weight and front", lambda subject=subject: self.front(subject)))
-            jobs.append((f"{subject.name}: atoms", lambda subject=subject: self.atoms(subject)))
-            for start in range(0, self.total, self.size(subject)):
-                jobs.append((f"{subject.name}: gap", lambda subject=subject, start=start: self.gap(subject, start)))
-        jobs += [(f"{name}: front and atoms", lambda name=name: self.control(name)) for name in plan.controls]
-        alike = [
-            (one, other)
-            for place, one in enumerate(plan.subjects)
-            for other in plan.subjects[place + 1 :]
-            if one.dictionary.shape == other.dictionary.shape
-        ]
-        jobs += [("agreement", lambda one=one, other=other: self.agreement(one, other)) for one, other in alike]
+            jobs.append((f"{subject.name}: weight and front", functools.partial(self.front, subject)))
+            jobs.append((f"{subject.name}: atoms", functools.partial(self.atoms, subject)))
+            starts = range(0, self.total, self.size(subject))
+            jobs += [(f"{subject.name}: gap", functools.partial(self.gap, subject, start)) for start in starts]
+        jobs += [(f"{name}: front and atoms", functools.partial(self.control, name)) for name in plan.controls]
+        for one, other in itertools.combinations(plan.subjects, 2):
+            if one.dictionary.shape == other.dictionary.shape:
+                jobs.append((f"{one.name} and {other.name}: agreement", functools.partial(self.agreement, one, other)))
         self.told.begin(len(jobs), 0)
         rows = []
         for number, (name, job) in enumerate(jobs, 1):
@@ -125,7 +124,7 @@ class _Run:
 
     def once(self, kind: str, settings: Mapping[str, Any], measure: Callable[[], list[dict[str, Any]]]) -> list[Row]:
         """The rows of a job, from the store if they are there."""
-        job = results.key({"study": STUDY, "kind": kind, "activations": self.print} | dict(settings))
+        job = results.key({"study": STUDY, "form": FORM, "kind": kind, "activations": self.print} | dict(settings))
         if found := self.stored(job):
             return found
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -154,7 +153,7 @@ class _Run:
     def watch(self, name: str) -> Callable[[float], None]:
         return lambda share: self.told.fit(name, self.plan.seed, share)
 
-    def weight(self, subject: Subject, target: Float[np.ndarray, "n input_dim"], l0: float) -> dict[str, float]:
+    def weight(self, subject: Subject, target: Float[Array, "n input_dim"], l0: float) -> dict[str, float]:
         """The weight at which codes have about a mean L0, or half of it where they never have as many, and their L0 there."""
         few = target[:: max(1, len(target) // MATCHED)][:MATCHED]
         options: dict[str, Any] = {"nonneg": not subject.signed, "accuracy": 0.02, "max_seconds": 120.0}
@@ -169,7 +168,7 @@ class _Run:
 
     def front(self, subject: Subject) -> list[Row]:
         plan = self.plan
-        settings = {"subject": subject.identity, "lam": plan.lam, "fraction": plan.lam_fraction, "l0": plan.l0}
+        settings = {"subject": _print(subject), "lam": plan.lam, "fraction": plan.lam_fraction, "l0": plan.l0}
 
         def measure() -> list[dict[str, Any]]:
             x = self.scored
@@ -196,10 +195,10 @@ class _Run:
         ]
 
     def atoms(self, subject: Subject) -> list[Row]:
-        return self.once("atoms", {"subject": subject.identity}, lambda: [_atoms_row(subject)])
+        return self.once("atoms", {"subject": _print(subject)}, lambda: [_atoms_row(subject)])
 
     def agreement(self, one: Subject, other: Subject) -> list[Row]:
-        settings = {"subject": one.identity, "other": other.identity}
+        settings = {"subject": _print(one), "other": _print(other)}
         return self.once("agreement", settings, lambda: [_agreement_row(one, other)])
 
     def control(self, name: str) -> list[Row]:
@@ -207,7 +206,7 @@ class _Run:
         # As sparse as the middle of the first front, whatever set that.
         middle = [row for row in self.front(first) if row["kind"] == "front" and row["codes"] == "lasso"]
         l0 = sorted(row["l0"] for row in middle)[len(middle) // 2]
-        settings = {"control": name, "first": first.identity, "l0": l0, "samples": plan.front_samples, "seed": plan.seed}
+        settings = {"control": name, "first": _print(first), "l0": l0, "samples": plan.front_samples, "seed": plan.seed}
 
         def measure() -> list[dict[str, Any]]:
             pool = self.train.take(spread(self.train.num_samples, max(first.num_latents, POOL // first.input_dim)))
@@ -230,7 +229,7 @@ class _Run:
         plan = self.plan
         lam = next(row["lam"] for row in self.front(subject) if row["kind"] == "weight")
         count = min(self.size(subject), self.total - start)
-        settings = {"subject": subject.identity, "lam": plan.lam_fraction or lam, "fraction": plan.lam_fraction is not None}
+        settings = {"subject": _print(subject), "lam": plan.lam_fraction or lam, "fraction": plan.lam_fraction is not None}
         settings |= {"start": start, "count": count, "total": self.total}
 
         def measure() -> list[dict[str, Any]]:
@@ -285,6 +284,11 @@ def _of(subject: Subject, role: str | None = None) -> dict[str, Any]:
     """The columns that tell a row of a subject from those of others."""
     role = role or ("dictionary" if subject.encode is None else "sae")
     return {"dictionary": subject.name, "role": role, "num_latents": subject.num_latents, "input_dim": subject.input_dim}
+
+
+def _print(subject: Subject) -> list[str]:
+    """What tells the rows of a subject from those of others: its numbers, and the name that the rows hold."""
+    return [subject.name, subject.identity]
 
 
 def _atoms_row(subject: Subject) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What the rows of a measurement say, a line for each SAE, dictionary and control."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -56,8 +57,7 @@ def _gap_line(name: str, chunks: Sequence[Mapping[str, Any]]) -> Row:
     if "fired" not in chunks[0]:
         return line | {"unused": int((~used).sum())}
     fired = np.any([unpack(chunk["fired"], width) for chunk in chunks], axis=0)
-    sums = [total(f"sum_{field}") for field in GapSums._fields if field != "samples"]
-    parts = gap_parts(GapSums(count, *sums))
+    parts = gap_parts(functools.reduce(GapSums.plus, map(_sums, chunks)))
     unit = parts.optimum or 1.0
     return line | {
         "l0": total("active") / count,
@@ -75,6 +75,10 @@ def _gap_line(name: str, chunks: Sequence[Mapping[str, Any]]) -> Row:
         "used_only": int((used & ~fired).sum()),
         "unused": int((~used & ~fired).sum()),
     }
+
+
+def _sums(chunk: Mapping[str, Any]) -> GapSums:
+    return GapSums(chunk["samples"], *(chunk[f"sum_{field}"] for field in GapSums._fields[1:]))
 
 
 def worst_lines(rows: Iterable[Mapping[str, Any]], most: int = 10) -> list[Row]:
