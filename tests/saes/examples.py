@@ -1,6 +1,7 @@
 """Models of this suite with random parameters, one for each encoder that SAELens has as well.
 
-`python -m tests.saes.examples` writes them to files/saved/ by `save_sae`; files/make_saved.py then adds what SAELens makes of them.
+`python -m tests.saes.examples` writes them to files/saved/ by `save_sae`; files/make_saved.py then adds what SAELens makes of
+them.
 """
 
 import shutil

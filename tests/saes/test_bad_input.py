@@ -124,7 +124,12 @@ def test_a_configuration_that_does_not_fit_is_named(tmp_path, case, entries, wor
             ("dict_size 11", "10"),
         ),
         ("dictionary_learning/topk", "config.json", {"trainer": {"dict_class": "AutoEncoder"}}, ("no tensor bias",)),
-        ("dictionary_learning/jumprelu", "config.json", {"trainer": {"dict_class": "MatryoshkaBatchTopKSAE", "k": 3}}, ("threshold",)),
+        (
+            "dictionary_learning/jumprelu",
+            "config.json",
+            {"trainer": {"dict_class": "MatryoshkaBatchTopKSAE", "k": 3}},
+            ("threshold",),
+        ),
     ],
 )
 def test_other_libraries_configurations_too(tmp_path, case, name, entries, words):
@@ -143,7 +148,9 @@ def test_a_skip_connection_is_refused_by_its_tensor(tmp_path):
     refused(folder, "skip")
 
 
-@pytest.mark.parametrize("place", ["gemma-scope-2b-pt-transcoders/layer_3/width_16k", "gemma-scope-2/transcoder_all/layer_5", "x/clt"])
+@pytest.mark.parametrize(
+    "place", ["gemma-scope-2b-pt-transcoders/layer_3/width_16k", "gemma-scope-2/transcoder_all/layer_5", "x/clt"]
+)
 def test_folders_of_gemma_scope_that_hold_no_saes(tmp_path, place):
     folder = tmp_path / place
     shutil.copytree(FILES / "gemma_scope/first", folder)
@@ -160,7 +167,11 @@ def test_what_is_no_configuration(tmp_path, content):
 
 
 def test_a_configuration_that_is_not_there(tmp_path):
-    for case, name in (("saelens/standard", "cfg.json"), ("sparsify/square", "cfg.json"), ("dictionary_learning/topk", "config.json")):
+    for case, name in (
+        ("saelens/standard", "cfg.json"),
+        ("sparsify/square", "cfg.json"),
+        ("dictionary_learning/topk", "config.json"),
+    ):
         folder = copy(tmp_path, case)
         (folder / name).unlink()
         refused(folder, name, "not a file")

@@ -6,9 +6,8 @@ Run `python -m tests.saes.examples` with the suite first, then this file where `
 import pathlib
 
 import numpy as np
-import torch
-
 import sae_lens
+import torch
 from sae_lens import SAE
 
 HERE = pathlib.Path(__file__).parent / "saved"
