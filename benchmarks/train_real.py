@@ -17,6 +17,7 @@ Fitted models are kept under --models_dir, so that a run that was stopped goes o
 import dataclasses
 import pathlib
 import sys
+import tempfile
 import time
 
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ from sae_gap.learners.online import OnlineDictionary
 from sae_gap.learners.sae import SparseAutoencoder
 from sae_gap.models import Models
 from sae_gap.recording import Recording
+from sae_gap.saes.own import save_sae
 from sae_gap.solvers import match_l0
 from sae_gap.types import Model
 
@@ -106,12 +108,18 @@ def score(model: Model, rows: Float[np.ndarray, "n input_dim"], sparsity: int) -
 
 
 def save(model: Model, folder: pathlib.Path) -> None:
-    """A dictionary of unit atoms as columns and its bias, which any tool reads."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, array in (("dictionary", unit_atoms(model.decoder)[0]), ("bias", model.bias)):
-        part = folder / f".{name}.npy"
-        np.save(part, np.asarray(array))
-        part.replace(folder / f"{name}.npy")
+    """Stores an SAE as SAELens does, and a dictionary alone as arrays of unit atoms and of the bias; what was there goes."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        new = pathlib.Path(temporary) / folder.name
+        if model.encode is not None:
+            save_sae(model, new)
+        else:
+            new.mkdir()
+            np.save(new / "dictionary.npy", np.asarray(unit_atoms(model.decoder)[0]))
+            np.save(new / "bias.npy", np.asarray(model.bias))
+        if folder.exists():
+            folder.rename(pathlib.Path(temporary) / "old")
+        new.rename(folder)
 
 
 def main() -> None:
