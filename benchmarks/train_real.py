@@ -42,6 +42,9 @@ from sae_gap.types import Model
 NAME = "train_real"
 # As much as `Activations.split` holds out unless told otherwise.
 HELD_OUT = 0.1
+# Of online_dl on activations, which leave more residual than the paper's world and use their atoms less evenly: larger, hence
+# colder, minibatches in fewer rounds, a threshold that leaves about as many codes as are compared, and slots for twice as many.
+ROUNDS, BATCH_PER_LATENT, MARGIN = 100, 1.43, 4.0
 METHODS = ("topk", "batchtopk", "jumprelu", "relu", "online_dl")
 
 FLAGS = flags.FlagValues()
@@ -52,7 +55,7 @@ _SPARSITY = flags.DEFINE_integer("sparsity", 32, "Mean L0 to train and to compar
 _METHODS = flags.DEFINE_list("methods", list(METHODS), "What to train, of " + ", ".join(METHODS) + ".", flag_values=FLAGS)
 _EPOCHS = flags.DEFINE_integer("epochs", 8, "Epochs of an SAE.", lower_bound=1, flag_values=FLAGS)
 _BATCH = flags.DEFINE_integer("batch_size", 256, "Rows to a step of an SAE.", lower_bound=1, flag_values=FLAGS)
-_VISITS = flags.DEFINE_float("visits", None, "Rows that online_dl sees a latent; by default each once.", flag_values=FLAGS)
+_VISITS = flags.DEFINE_float("visits", 150.0, "Rows that online_dl sees for each latent.", lower_bound=1, flag_values=FLAGS)
 _SCORED = flags.DEFINE_integer("max_scored", 1000, "Held-out rows to score, evenly spaced.", lower_bound=2, flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the learners.", flag_values=FLAGS)
 _RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
@@ -62,7 +65,15 @@ _MODELS_DIR = flags.DEFINE_string(
 
 
 def learner_of(
-    name: str, *, sparsity: int, input_dim: int, variance: float, epochs: int, batch_size: int, visits: float | None
+    name: str,
+    *,
+    num_latents: int,
+    sparsity: int,
+    input_dim: int,
+    variance: float,
+    epochs: int,
+    batch_size: int,
+    visits: float,
 ) -> Learner:
     """How a method learns from activations of this many dimensions and this total variance about their mean.
 
@@ -71,7 +82,14 @@ def learner_of(
     penalties on the number of codes with all of it.
     """
     if name == "online_dl":
-        return OnlineDictionary(visits=visits, centred=True)
+        return OnlineDictionary(
+            num_steps=ROUNDS,
+            visits=visits,
+            batch_size=round(BATCH_PER_LATENT * num_latents),
+            margin=MARGIN,
+            num_slots=4 * -(-sparsity // 2),
+            centred=True,
+        )
     scale = (3 * variance / sparsity) ** 0.5
     recipe = catalogue.RECIPES[name]
     encoder, penalty = recipe.tuned(sparsity), recipe.penalty / input_dim * scale
@@ -148,6 +166,7 @@ def main() -> None:
     for name in _METHODS.value:
         learner = learner_of(
             name,
+            num_latents=_NUM_LATENTS.value,
             sparsity=_SPARSITY.value,
             input_dim=task.input_dim,
             variance=variance,
