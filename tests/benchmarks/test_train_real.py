@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import nnls
 
 from benchmarks import train_real
-from sae_gap import Store, open_activations, save_activations
+from sae_gap import Store, load_sae, open_activations, save_activations
 from sae_gap.encoders.base import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.types import Model
@@ -39,7 +39,16 @@ def test_every_method_is_trained_stored_and_scored(tmp_path, file, call):
     scored = held.take(np.linspace(0, 59, 50).astype(int)).astype(float)
     variance = ((scored - scored.mean(axis=0)) ** 2).sum()
     for name, row in rows.items():
-        dictionary, bias = (np.load(directory / name / f"{part}.npy") for part in ("dictionary", "bias"))
+        if name == "online_dl":
+            dictionary, bias = (np.load(directory / name / f"{part}.npy") for part in ("dictionary", "bias"))
+        else:
+            sae = load_sae(directory / name)
+            dictionary, bias = (
+                np.asarray(sae.model.dictionary),
+                np.asarray(scored - sae.target(jnp.asarray(scored, jnp.float32)))[0],
+            )
+            own = np.asarray(sae.reconstruct(jnp.asarray(scored, jnp.float32)))
+            assert row["fvu_own"] == pytest.approx(((scored - own) ** 2).sum() / variance, rel=1e-4)
         np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-5)
         # The lasso by non-negative least squares on a system that holds the penalty in one more row.
         squares = 0.0
@@ -76,7 +85,7 @@ def test_scores_are_those_of_numpy():
 
 @pytest.mark.parametrize("name", ["relu", "jumprelu", "topk"])
 def test_the_unit_of_the_activations_does_not_matter_to_the_options(name):
-    options = {"sparsity": 5, "input_dim": 8, "epochs": 1, "batch_size": 4, "visits": None}
+    options = {"num_latents": 16, "sparsity": 5, "input_dim": 8, "epochs": 1, "batch_size": 4, "visits": 1}
     small, large = (train_real.learner_of(name, variance=variance, **options) for variance in (5 / 3, 100 * 5 / 3))
     tuned = train_real.catalogue.tuned(name, sparsity=5, input_dim=8, num_steps=1, batch_size=4)
     assert jax.tree.leaves(small) == pytest.approx(jax.tree.leaves(tuned))
