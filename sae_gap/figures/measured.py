@@ -103,20 +103,19 @@ def _middle(points: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def _front_finding(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    number = style.number
     for points in groups.values():
         own = _own(points)
         if own is not None:
             best = _nearest(points, own["l0"])
-            mine = f"with {number(own['l0'])} latents {_label(own)} leaves {own['fvu']:.3f} of the variance unexplained"
-            return f"{mine}, where {number(best['l0'])} of its dictionary could leave {best['refit_fvu']:.3f}"
+            mine = f"with {own['l0']:.3g} latents {_label(own)} leaves {own['fvu']:.3f} of the variance unexplained"
+            return f"{mine}, where {best['l0']:.3g} of its dictionary could leave {best['refit_fvu']:.3f}"
     best = _middle(next(iter(groups.values())))
-    return f"with {number(best['l0'])} latents {_label(best)} can leave {best['refit_fvu']:.3f} of the variance unexplained"
+    return f"with {best['l0']:.3g} latents {_label(best)} can leave {best['refit_fvu']:.3f} of the variance unexplained"
 
 
 def _front_words(points: Sequence[Mapping[str, Any]]) -> str:
     own, best = _own(points), _middle(points)
-    text = f"{_label(best)} at L0 {best['l0']:.1f}: lasso {best['fvu']:.3f}, refitted {best['refit_fvu']:.3f}"
+    text = f"at L0 {best['l0']:.1f} on {_label(best)}: lasso {best['fvu']:.3f}, refitted {best['refit_fvu']:.3f}"
     return text if own is None else f"{text}, encoder {own['fvu']:.3f}, refitted {own['refit_fvu']:.3f}"
 
 
@@ -159,7 +158,7 @@ def gap_parts(lines: style.Rows) -> Figure | None:
     handles = [Patch(facecolor=colour, label=label) for label, colour in _PARTS.values()]
     style.foot(figure, handles, "gap F(own codes) − F(best codes), % of F(best codes)")
     told = [
-        f"{line['dictionary']}: gap {100 * line['relative_gap']:.1f} %, scale {100 * line['scale_share']:.1f}, "
+        f"gap of {line['dictionary']} {100 * line['relative_gap']:.1f} %, scale {100 * line['scale_share']:.1f}, "
         f"values {100 * line['values_share']:.1f}, support {100 * line['support_share']:.1f}"
         for line in shown
     ]
@@ -200,7 +199,7 @@ def coherence(rows: style.Rows) -> Figure | None:
     style.head(figure, finding, shown)
     handles = [Line2D([], [], color=colours[name], linewidth=1.5, label=label) for name, label in labels.items()]
     style.foot(figure, handles, "% of atoms, least coherent first")
-    told = [f"{_label(row)} median {row['coherence'][len(row['coherence']) // 2]:.2f}" for row in shown]
+    told = [f"median of {_label(row)} {row['coherence'][len(row['coherence']) // 2]:.2f}" for row in shown]
     style.caption(figure, finding, ", ".join(told))
     return figure
 
