@@ -81,6 +81,18 @@ def test_a_square_decoder_that_was_saved_transposed():
     assert not any("transpose" in suspicion for suspicion in load_report(sound, activations).suspicions)
 
 
+def test_a_dictionary_that_is_its_own_transpose_is_not_suspected():
+    _, centre, activations = data()
+    report = load_report(made(np.eye(D), centre), activations)
+    assert not any("transpose" in suspicion for suspicion in report.suspicions)
+
+
+def test_more_latents_at_a_larger_scale_do_not_tell_against_a_fair_sae():
+    atoms, centre, activations = data()
+    report = load_report(made(atoms, np.zeros(D), threshold=1.3), activations - centre)
+    assert 0.05 < report.fvu < 0.5 and report.suspicions == ()
+
+
 @pytest.mark.parametrize("scale", [1 / 16, 16])
 def test_activations_that_lack_a_scale(scale):
     atoms, centre, activations = data(scale=scale)
