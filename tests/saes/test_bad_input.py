@@ -141,7 +141,7 @@ def test_other_libraries_configurations_too(tmp_path, case, name, entries, words
 def test_a_skip_connection_is_refused_by_its_tensor(tmp_path):
     folder = copy(tmp_path, "sparsify/layers.0")
     edit(folder, {"W_skip": np.zeros((6, 6), np.float32)}, name="sae.safetensors")
-    refused(folder, "W_skip")
+    refused(folder, "W_skip", "skip connection")
     shutil.rmtree(folder)
     folder = copy(tmp_path, "gemma_scope/second")
     edit(folder, {"affine_skip_connection": np.zeros((6, 6), np.float32)}, name="params.safetensors")

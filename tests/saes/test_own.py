@@ -17,7 +17,7 @@ from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.topk import TopK
 from tests.saes.examples import ENCODERS, SAVED, example
-from tests.saes.test_libraries import CASES, close, expected, loaded
+from tests.saes.test_libraries import close, expected, loaded
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -43,10 +43,21 @@ def test_the_files_that_saelens_read_are_those_written_now(tmp_path, name):
         np.testing.assert_allclose(value, then[tensor], rtol=1e-6, err_msg=tensor)
 
 
-UNWRITABLE = ("groupmax", "batchtopk_older", "scaled", "whitened")
+# One of each encoder, of each normalisation and of each library.
+OTHERS = [
+    *(
+        "saelens/hook_z_layer_norm",
+        "saelens/jumprelu_input_as_it_is",
+        "saelens/topk",
+        "saelens/topk_rescaled",
+        "saelens/abstopk",
+    ),
+    *("saelens/gated_input_as_it_is", "saelens/pursuit_leaves", "saelens/pursuit_without_bias", "saelens/batchtopk_checkpoint"),
+    *("dictionary_learning/autoencoder", "dictionary_learning/topk", "sparsify/bfloat16", "gemma_scope/second"),
+]
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.endswith(UNWRITABLE)])
+@pytest.mark.parametrize("case", OTHERS)
 def test_an_sae_of_any_library_becomes_one_of_saelens(tmp_path, case):
     sae = loaded(case)
     activations, codes, reconstruction = expected(case)
@@ -112,14 +123,3 @@ def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path):
     with mock.patch.object(Path, "write_text", side_effect=OSError(28, "No space left on device")):
         refused(lambda: sae_gap.save_sae(model, tmp_path / "new"), "No space left")
     assert sorted(os.listdir(tmp_path)) == ["file", "sae"]
-
-
-def test_the_gap_of_a_saved_model_is_the_models_own(tmp_path):
-    model = example("topk")
-    sae_gap.save_sae(model, tmp_path / "sae")
-    sae = sae_gap.load_sae(tmp_path / "sae")
-    signals = expected("saved/topk")[0]
-    found = sae_gap.amortisation_gap(sae.model, sae.target(signals), 0.3)
-    wanted = sae_gap.amortisation_gap(model, signals, 0.3)
-    np.testing.assert_allclose(found.gap, wanted.gap, rtol=1e-4, atol=1e-5)
-    assert found.gap.min() > 0
