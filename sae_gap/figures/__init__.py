@@ -11,6 +11,7 @@ from sae_gap.figures.curves import curve
 from sae_gap.figures.heat import counting_bound, heat_map, recovery_by_samples
 from sae_gap.figures.scatter import recovery
 from sae_gap.figures.seconds import recovery_by_seconds
+from sae_gap.figures.solvers import gap_by_seconds
 from sae_gap.figures.stairs import decomposition
 from sae_gap.figures.style import save
 
@@ -19,6 +20,7 @@ __all__ = [
     "counting_bound",
     "curve",
     "decomposition",
+    "gap_by_seconds",
     "heat_map",
     "matched_cosines",
     "recovery",
