@@ -132,11 +132,11 @@ def _suspicions(sae, samples, flat, reconstruction, report):
     """Each suspicion as a sentence; `samples` are as given, `flat` as matrices, both of the same few."""
     own = _fvu(flat, reconstruction)
     if report.l0 == 0:
-        yield "no latent is on in any sample: activations may be far smaller than the thresholds; scale them, or check the layer."
+        yield "no latent is on in any sample: activations may be far smaller than in training; scale them, or check the layer."
     elif report.l0 > 0.5 * report.num_latents:
         yield (
-            f"on average {report.l0:.4g} of {report.num_latents} latents are on, more than half: activations may be far larger than "
-            "the SAE expects, or its threshold is missing; scale them, or check the file."
+            f"on average {report.l0:.4g} of {report.num_latents} latents are on, more than half: activations may be far larger "
+            "than in training, or a threshold is missing; scale them, or check the file."
         )
     if "caution" in report.notes:
         yield f"{report.notes['caution']}; see that the file is whole and the activations as it wants them."
@@ -155,8 +155,8 @@ def _suspicions(sae, samples, flat, reconstruction, report):
         best = min(near, key=lambda scale: abs(np.log(scale)), default=None)
         if best is not None and tried[best] < _BETTER * own:
             yield (
-                f"activations times {best:.4g} are reconstructed much better (FVU {tried[best]:.4g} for {own:.4g}, at a mean norm "
-                f"of {report.activation_norm * best:.4g} for {report.activation_norm:.4g}): scale them as in training."
+                f"activations times {best:.4g} are reconstructed much better (FVU {tried[best]:.4g} for {own:.4g}, at a mean "
+                f"norm of {report.activation_norm * best:.4g} for {report.activation_norm:.4g}): scale them as in training."
             )
     shrinkage = _slope(flat, reconstruction)
     if shrinkage is not None and not 1 / _FAR < shrinkage < _FAR:
@@ -167,15 +167,15 @@ def _suspicions(sae, samples, flat, reconstruction, report):
     norm = float(np.linalg.norm(np.asarray(sae.target(samples)) + np.asarray(sae.bias), axis=1).mean())
     if report.decoder_bias > _FAR * norm:
         yield (
-            f"the decoder's bias has norm {report.decoder_bias:.4g}, but the normalised activations only {norm:.4g} on average: "
-            "they may lack a scale; multiply them as in training, or check the layer."
+            f"the decoder's bias has norm {report.decoder_bias:.4g}, but the normalised activations only {norm:.4g} on "
+            "average: they may lack a scale; multiply them as in training, or check the layer."
         )
     if report.fvu >= _POOR:
         place = report.notes.get("hook_name", report.notes.get("hookpoint", report.notes.get("layer")))
         aim = f"the SAE was trained at {place}" if place else "the file does not say of which"
         yield (
-            f"FVU is {report.fvu:.4g}, near or above 1, as if it knew nothing of these activations: they may be of another layer "
-            f"({aim}) or lack a scale; check both."
+            f"FVU is {report.fvu:.4g}, near or above 1, as if it knew nothing of these activations: they may be of another "
+            f"layer ({aim}) or lack a scale; check both."
         )
 
 

@@ -65,7 +65,7 @@ class Tensors:
             raise ValueError(f"{name} in {self.path} has shape {array.shape} where {shape} is expected: {mend}.")
         if array.dtype not in (*WIDE, *NARROW):
             raise ValueError(
-                f"{name} in {self.path} is of type {array.dtype}, not a floating-point one of 16 bits or more; save it as float32."
+                f"{name} in {self.path} is of type {array.dtype}, not floating-point of 16 bits or more; save it as float32."
             )
         self._taken.add(name)
         wide = array if array.dtype in WIDE else array.astype(np.float32)

@@ -15,6 +15,7 @@ LIBRARIES = {
     "dictionary_learning": "dictionary_learning",
     "sparsify": "sparsify",
     "gemma_scope": "Gemma Scope",
+    "saved": "SAELens",
 }
 CASES = sorted(str(path.parent.relative_to(FILES)) for path in FILES.glob("*/**/expected.npz"))
 

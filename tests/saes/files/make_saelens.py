@@ -132,6 +132,9 @@ def main():
     inference("gated_input_as_it_is", "gated", 17, apply_b_dec_to_input=False)
     inference("pursuit", "matching_pursuit", 18, max_iterations=5, stop_on_duplicate_support=False, residual_threshold=0.0)
     inference("pursuit_stops", "matching_pursuit", 19, residual_threshold=1.5)
+    inference(
+        "pursuit_leaves", "matching_pursuit", 34, residual_threshold=1.5, stop_on_duplicate_support=False, max_iterations=8
+    )
     inference("pursuit_without_bias", "matching_pursuit", 20, apply_b_dec_to_input=False, max_iterations=4)
     training("batchtopk_export", "batchtopk", 21, export=True)
     training("batchtopk_checkpoint", "batchtopk", 22)
