@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
+import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
@@ -89,6 +90,22 @@ class Codes(eqx.Module):
         dense = np.asarray(codes)
         return _compact(dense, np.arange(dense.shape[1]), dense.shape[1])
 
+    @classmethod
+    def from_sparse(cls, codes: scipy.sparse.csr_array) -> "Codes":
+        """The same codes by their active columns, of a sparse array, (n, num_latents)."""
+        latents = np.unique(codes.indices[codes.data != 0])
+        latents = latents if len(latents) else np.zeros(1, int)
+        return cls(scipy.sparse.csc_array(codes)[:, latents].toarray(), latents, codes.shape[1])
+
+
+# What metrics take in the place of dense codes; `sparse_code(…, sparse=True)` gives the latter.
+SparseCodes = Codes | scipy.sparse.csr_array
+
+
+def by_columns(codes: Any) -> Any:
+    """Codes as they are, but a sparse array as `Codes`."""
+    return Codes.from_sparse(codes) if scipy.sparse.issparse(codes) else codes
+
 
 def gather(chunks: Iterable[Float[ArrayLike, "_ num_latents"]]) -> Codes:
     """Codes from dense pieces that come one after the other, of which only the active columns are kept.
@@ -151,4 +168,4 @@ def _compact(values: np.ndarray, latents: np.ndarray, num_latents: int) -> Codes
     return Codes(values[:, active], latents[active], num_latents)
 
 
-__all__ = ["DENSE_LATENTS", "Codes", "gather", "infer_in_chunks"]
+__all__ = ["DENSE_LATENTS", "Codes", "SparseCodes", "by_columns", "gather", "infer_in_chunks"]

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
-from sae_gap.codes import Codes
+from sae_gap.codes import Codes, SparseCodes, by_columns
 
 # Columns with a smaller share of non-zeros are multiplied by these alone, and so many columns at once.
 _SPARSE = 0.05
@@ -270,8 +270,8 @@ def as_matrix(name: str, values: Float[ArrayLike, "..."]) -> Float[np.ndarray, "
     return matrix
 
 
-def as_columns(name: str, codes: Float[ArrayLike, "..."] | Codes) -> Float[np.ndarray, "n columns"]:
-    """The columns of codes that are worth a look: all of dense codes, the active ones of `Codes`, whose others are zero.
+def as_columns(name: str, codes: Float[ArrayLike, "..."] | SparseCodes) -> Float[np.ndarray, "n columns"]:
+    """The columns of codes that are worth a look: all of dense codes, the active ones of sparse ones.
 
     Args:
       name: what the codes are called in the message.
@@ -283,13 +283,15 @@ def as_columns(name: str, codes: Float[ArrayLike, "..."] | Codes) -> Float[np.nd
     Raises:
       ValueError: as `as_matrix`.
     """
-    return as_matrix(name, codes.values if isinstance(codes, Codes) else codes)
+    held = by_columns(codes)
+    return as_matrix(name, held.values if isinstance(held, Codes) else held)
 
 
-def as_codes(name: str, codes: Float[ArrayLike, "..."] | Codes) -> Codes:
+def as_codes(name: str, codes: Float[ArrayLike, "..."] | SparseCodes) -> Codes:
     """Codes by their active columns, checked as by `as_matrix`."""
-    columns = as_columns(name, codes)
-    return codes if isinstance(codes, Codes) else Codes.from_dense(columns)
+    held = by_columns(codes)
+    columns = as_columns(name, held)
+    return held if isinstance(held, Codes) else Codes.from_dense(columns)
 
 
 def as_labels(labels: Shaped[ArrayLike, "..."], num_samples: int) -> Bool[np.ndarray, " n"]:

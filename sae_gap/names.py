@@ -72,6 +72,23 @@ _COLUMNS = {
     "renormed": Name("atoms of unit length", "#E69F00"),
     "oracle_norms": Name("atoms of true length", "#009E73"),
 }
+_SOLVERS = {
+    "working_set": Name("working set", "#000000"),
+    "fista": Name("FISTA", "#56B4E9"),
+    "plain_fista": Name("plain FISTA", "#0072B2"),
+    "paper_fista": Name("published FISTA", "#332288"),
+    "spams": Name("SPAMS", "#117733"),
+    "spams_double": Name("SPAMS in double", "#009E73"),
+    "spams_certified": Name("SPAMS certified", "#999933"),
+    "sklearn_cd": Name("scikit-learn CD", "#D55E00"),
+    "sklearn_lars": Name("scikit-learn LARS", "#E69F00"),
+    "celer": Name("celer", "#CC79A7"),
+    "skglm": Name("skglm", "#AA4499"),
+    "jaxopt": Name("jaxopt", "#661100"),
+    "omp": Name("OMP", "#882255"),
+    "spams_omp": Name("SPAMS OMP", "#44AA99"),
+    "sklearn_omp": Name("scikit-learn OMP", "#888888"),
+}
 _STUDIES = {
     "amortisation_gap": Name("Amortisation gap"),
     "vary_latents": Name("Number of latents"),
@@ -92,7 +109,14 @@ _STUDIES = {
     "training_speed": Name("Speed of training"),
     "measure_sae": Name("Your own SAE"),
 }
-_TABLES = {"dictionary": _DICTIONARIES, "inference": _INFERENCES, "start": _STARTS, "columns": _COLUMNS, "study": _STUDIES}
+_TABLES = {
+    "dictionary": _DICTIONARIES,
+    "inference": _INFERENCES,
+    "start": _STARTS,
+    "columns": _COLUMNS,
+    "solver": _SOLVERS,
+    "study": _STUDIES,
+}
 # For names that are in no table; none of them is used there.
 _SPARE = ("#8C564B", "#1B9E9E", "#7570B3", "#A6761D", "#66A61E", "#4477AA")
 
@@ -150,7 +174,7 @@ def label(name: Any, column: str = "dictionary") -> str:
 
     Args:
       name: a value of the column.
-      column: "dictionary", "inference", "start", "columns" or "study", or a column of numbers.
+      column: "dictionary", "inference", "start", "columns", "solver" or "study", or a column of numbers.
     """
     if isinstance(name, int | float) and not isinstance(name, bool):
         return _COUNTED.get(column, f"{column.replace('_', ' ')} {{}}").format(_number(name))

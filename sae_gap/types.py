@@ -187,7 +187,7 @@ class Model(eqx.Module):
 
 
 class Coded(eqx.Module):
-    """Codes of n signals, whatever made them; those of very many latents are `Codes`."""
+    """Codes of n signals, whatever made them; those of very many latents are `Codes`, or a sparse array where asked for."""
 
     codes: Float[Array, "n num_latents"]
 

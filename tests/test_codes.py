@@ -6,10 +6,14 @@ from inspect import unwrap
 import jax
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_gap.codes import Codes, gather, infer_in_chunks
+from sae_gap.codes import Codes, by_columns, gather, infer_in_chunks
+from sae_gap.matching import match_atoms
+from sae_gap.metrics import gap, recovery, support
+from sae_gap.solvers import sparse_code
 
 
 def dense_codes(seed, n=7, width=12, share=0.1):
@@ -38,6 +42,39 @@ def test_codes_are_the_dense_ones(seed, share):
     np.testing.assert_array_equal(codes.at(order), dense[:, order])
     factors = np.random.default_rng(seed).standard_normal(12).astype(np.float32)
     np.testing.assert_array_equal(codes.scaled(factors).dense(), dense * factors)
+
+
+@given(seed=st.integers(0, 1_000), share=st.sampled_from([0.0, 0.05, 1.0]))
+@settings(max_examples=40, deadline=None)
+def test_a_sparse_array_is_the_same_codes(seed, share):
+    dense = dense_codes(seed, share=share)
+    sparse = scipy.sparse.csr_array(dense)
+    # An entry that is stored and zero is no active latent.
+    sparse.data[: len(sparse.data) // 2] = 0
+    codes = by_columns(sparse)
+    assert isinstance(codes, Codes) and codes.dtype == np.float32 and few(codes)
+    np.testing.assert_array_equal(codes.dense(), sparse.toarray())
+    assert by_columns(dense) is dense and by_columns(codes) is codes
+
+
+def test_metrics_take_a_sparse_array():
+    truth, codes = np.abs(dense_codes(0, n=40, share=0.4)), np.abs(dense_codes(1, n=40, share=0.4))
+    sparse, rng = scipy.sparse.csr_array(codes), np.random.default_rng(2)
+    dictionary = rng.standard_normal((5, 12)).astype(np.float32)
+    dictionary /= np.linalg.norm(dictionary, axis=0)
+    signals = truth @ dictionary.T
+    found = match_atoms(dictionary, dictionary[:, ::-1])
+    optimum = sparse_code(signals, dictionary, 0.1)
+    for score in (
+        lambda z: recovery.mcc(truth, z),
+        lambda z: recovery.mcc(z, truth),
+        lambda z: recovery.mcc_paper(truth, z, "ood"),
+        lambda z: support.support_recovery(found, truth, z),
+        lambda z: gap.objective_gap(signals, dictionary, z, optimum, 0.1),
+        lambda z: gap.mse(signals, dictionary, z),
+        gap.l0,
+    ):
+        assert score(sparse) == pytest.approx(score(codes), rel=1e-5)
 
 
 @given(seed=st.integers(0, 1_000), size=st.integers(1, 9), share=st.sampled_from([0.0, 0.1, 1.0]))

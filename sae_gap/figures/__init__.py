@@ -12,6 +12,7 @@ from sae_gap.figures.heat import counting_bound, heat_map, recovery_by_samples
 from sae_gap.figures.measured import coherence, front, gap_parts
 from sae_gap.figures.scatter import recovery
 from sae_gap.figures.seconds import recovery_by_seconds
+from sae_gap.figures.solvers import gap_by_seconds
 from sae_gap.figures.stairs import decomposition
 from sae_gap.figures.style import save
 
@@ -21,8 +22,12 @@ __all__ = [
     "counting_bound",
     "curve",
     "decomposition",
+<<<<<<< HEAD
     "front",
     "gap_parts",
+=======
+    "gap_by_seconds",
+>>>>>>> c485b254d1d435948578c5672337d49e931f6fc3
     "heat_map",
     "matched_cosines",
     "recovery",

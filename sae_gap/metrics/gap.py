@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap import lasso, matching
-from sae_gap.codes import Codes
+from sae_gap.codes import Codes, SparseCodes, by_columns
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.metrics.base import SCORED, Inferred
 from sae_gap.solvers import sparse_code
@@ -123,7 +123,7 @@ def amortisation_gap(
 def objective_gap(
     signals: Float[ArrayLike, "n input_dim"],
     dictionary: Float[ArrayLike, "input_dim latent"],
-    codes: Float[ArrayLike, "n latent"] | Codes,
+    codes: Float[ArrayLike, "n latent"] | SparseCodes,
     reference: Solution,
     lam: Float[ArrayLike, "..."],
 ) -> dict[str, float]:
@@ -183,7 +183,7 @@ def _excess(achieved: Float[Array, " n"], optimum: Solution) -> Float[np.ndarray
 def mse(
     signals: Float[ArrayLike, "n input_dim"],
     dictionary: Float[ArrayLike, "input_dim latent"],
-    codes: Float[ArrayLike, "n latent"] | Codes,
+    codes: Float[ArrayLike, "n latent"] | SparseCodes,
 ) -> float:
     """Mean squared error of the reconstruction, `mean_{i, d} (y - D z)²`.
 
@@ -203,7 +203,7 @@ def mse(
     return float(np.square(signals - columns @ atoms.T).mean(dtype=np.float64))
 
 
-def l0(codes: Float[ArrayLike, "n latent"] | Codes) -> float:
+def l0(codes: Float[ArrayLike, "n latent"] | SparseCodes) -> float:
     """Mean number of latents above 0.01 in magnitude.
 
     Args:
@@ -219,9 +219,10 @@ def l0(codes: Float[ArrayLike, "n latent"] | Codes) -> float:
 
 
 def _check(
-    dictionary: Float[ArrayLike, "..."], codes: Float[ArrayLike, "..."] | Codes, signals: Float[np.ndarray, "..."]
+    dictionary: Float[ArrayLike, "..."], codes: Float[ArrayLike, "..."] | SparseCodes, signals: Float[np.ndarray, "..."]
 ) -> tuple[Float[np.ndarray, "input_dim active"], Float[np.ndarray, "n active"]]:
-    """The dictionary and the codes, of `Codes` in their active columns, without which no other makes a difference."""
+    """The dictionary and the codes, of sparse ones in their active columns, without which no other makes a difference."""
+    codes = by_columns(codes)
     atoms, columns = np.asarray(dictionary), matching.as_columns("codes", codes)
     if atoms.ndim == 2 and atoms.shape[1] != np.shape(codes)[1]:
         raise ValueError(f"dictionary and codes must have one width, but they have {atoms.shape[1]} and {np.shape(codes)[1]}.")

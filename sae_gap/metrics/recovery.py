@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap import matching
-from sae_gap.codes import Codes
+from sae_gap.codes import SparseCodes
 from sae_gap.metrics.base import SCORED, Inferred
 
 # The paper's threshold for a true latent that takes part in a split.
@@ -19,7 +19,7 @@ _ACTIVE_VARIANCE = 1e-8
 _WIDEST_PADDED = 20_000
 
 
-def mcc(true_codes: Float[ArrayLike, "n true"] | Codes, codes: Float[ArrayLike, "n learned"] | Codes) -> float:
+def mcc(true_codes: Float[ArrayLike, "n true"] | SparseCodes, codes: Float[ArrayLike, "n learned"] | SparseCodes) -> float:
     """Mean correlation coefficient over the true latents that are active in the split.
 
     `MCC = (1/|S|) max_π Σ_{j in S} |corr(z_j, ẑ_π(j))|`, with S the true columns of variance above 1e-8 and π one-to-one into
@@ -27,7 +27,7 @@ def mcc(true_codes: Float[ArrayLike, "n true"] | Codes, codes: Float[ArrayLike, 
     code columns than active true ones, those that stay without a partner count 0.
 
     Args:
-      true_codes: true codes, (n, num_true), dense or as `Codes`.
+      true_codes: true codes, (n, num_true), dense or sparse.
       codes: inferred codes of the same samples, (n, num_learned), of any width, order, sign and scale, likewise.
 
     Returns:
@@ -47,8 +47,8 @@ def mcc(true_codes: Float[ArrayLike, "n true"] | Codes, codes: Float[ArrayLike, 
 
 
 def mcc_paper(
-    true_codes: Float[ArrayLike, "n true"] | Codes,
-    codes: Float[ArrayLike, "n learned"] | Codes,
+    true_codes: Float[ArrayLike, "n true"] | SparseCodes,
+    codes: Float[ArrayLike, "n learned"] | SparseCodes,
     split: str,
     *,
     seed: int = 0,
@@ -92,7 +92,7 @@ def mcc_paper(
 
 
 def _check(
-    true_codes: Float[ArrayLike, "..."] | Codes, codes: Float[ArrayLike, "..."] | Codes
+    true_codes: Float[ArrayLike, "..."] | SparseCodes, codes: Float[ArrayLike, "..."] | SparseCodes
 ) -> tuple[Float[np.ndarray, "n active"], Float[np.ndarray, "n varying"], int]:
     """The active true columns, the code columns that vary, and how many code columns there are in all.
 
@@ -129,5 +129,5 @@ def measure(inferred: Inferred) -> dict[str, float]:
     return found
 
 
-def _varies(truth: Float[ArrayLike, "..."] | Codes) -> bool:
+def _varies(truth: Float[ArrayLike, "..."] | SparseCodes) -> bool:
     return bool(np.any(matching.as_columns("true_codes", truth).var(axis=0, dtype=np.float64) > _ACTIVE_VARIANCE))

@@ -5,7 +5,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap import matching
-from sae_gap.codes import Codes
+from sae_gap.codes import SparseCodes
 from sae_gap.metrics.base import SCORED, Inferred
 
 # A latent is on above this magnitude.
@@ -13,7 +13,9 @@ _ON = 1e-4
 
 
 def support_recovery(
-    match: matching.Match, true_codes: Float[ArrayLike, "n true"] | Codes, codes: Float[ArrayLike, "n learned"] | Codes
+    match: matching.Match,
+    true_codes: Float[ArrayLike, "n true"] | SparseCodes,
+    codes: Float[ArrayLike, "n learned"] | SparseCodes,
 ) -> dict[str, float]:
     """Mean over samples of the precision, recall and F1 of the support, and the mean L0.
 
@@ -23,7 +25,7 @@ def support_recovery(
 
     Args:
       match: match of the learned with the true dictionary.
-      true_codes: true codes, (n, num_true), dense or as `Codes`.
+      true_codes: true codes, (n, num_true), dense or sparse.
       codes: inferred codes of the same samples, (n, num_learned), likewise.
 
     Returns:

@@ -7,6 +7,7 @@ depends on the problem alone, never on the threads, and so do the bits of the co
 """
 
 import concurrent.futures
+import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -15,6 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 from jaxtyping import Array, Float
 
 from sae_gap.solvers import fista, slots, working_set
@@ -31,8 +33,9 @@ CORRELATIONS = 2**24
 BLOCK = 2**18
 # Samples that a block is padded to, of few numbers, as each is compiled.
 SHAPES = (16, 64, 256)
-# A block keeps to its thread, so that its bits do not depend on how many cores there are.
-ALONE = {"xla_cpu_multi_thread_eigen": False}
+# A block keeps to its thread, so that its bits do not depend on how many cores there are; and the last tenths of speed are not
+# worth the seconds that they cost in compiling.
+ALONE = {"xla_cpu_multi_thread_eigen": False, "xla_backend_optimization_level": 1}
 
 
 class _Given(NamedTuple):
@@ -44,14 +47,64 @@ class _Given(NamedTuple):
     init: np.ndarray | Array | None
 
 
-class _Found(NamedTuple):
-    """What a `Solution` is made of; every block writes rows of its own."""
+@dataclasses.dataclass
+class _Found:
+    """What a `Solution` is made of, codes by slot; every block writes rows of its own. A free slot has value 0."""
 
-    codes: np.ndarray
+    num_latents: int
+    latents: np.ndarray
+    values: np.ndarray
     objective: np.ndarray
     gap: np.ndarray
     iterations: np.ndarray
     converged: np.ndarray
+
+    @classmethod
+    def create(cls, num_samples: int, num_latents: int, dtype: np.dtype) -> "_Found":
+        def zeros(kind, *width):
+            return np.zeros((num_samples, *width), kind)
+
+        slots = zeros(np.int32, FEWEST_SLOTS), zeros(dtype, FEWEST_SLOTS)
+        return cls(num_latents, *slots, zeros(dtype), zeros(dtype), zeros(np.int32), zeros(bool))
+
+    def widen(self, width: int) -> None:
+        """Have at least so many slots; no thread may write meanwhile."""
+        spare = ((0, 0), (0, width - self.values.shape[1]))
+        if spare[1][1] > 0:
+            self.latents, self.values = np.pad(self.latents, spare), np.pad(self.values, spare)
+
+    def put(self, rows: np.ndarray, latents: np.ndarray, values: np.ndarray) -> None:
+        """Write codes down by slot, of which there are enough."""
+        width = values.shape[1]
+        self.latents[rows, :width], self.values[rows, :width], self.values[rows, width:] = latents, values, 0
+
+    def put_dense(self, rows: np.ndarray, codes: np.ndarray) -> None:
+        """Write down codes of all latents; no thread may write meanwhile."""
+        width = int(np.max(np.count_nonzero(codes, axis=1), initial=1))
+        self.widen(width)
+        latents = np.argsort(codes == 0, axis=1, kind="stable")[:, :width]
+        self.put(rows, latents, np.take_along_axis(codes, latents, axis=1))
+
+    def put_certificate(self, rows: np.ndarray, objective, gap, iterations, converged) -> None:
+        """Write down what else is known; iterations are added up."""
+        self.objective[rows], self.gap[rows], self.converged[rows] = objective, gap, converged
+        self.iterations[rows] += iterations
+
+    def dense(self, rows: np.ndarray) -> np.ndarray:
+        """Codes of all latents."""
+        values, codes = self.values[rows], np.zeros((len(rows), self.num_latents), self.values.dtype)
+        row, slot = np.nonzero(values)
+        codes[row, self.latents[rows[row], slot]] = values[row, slot]
+        return codes
+
+    def sparse(self) -> scipy.sparse.csr_array:
+        """Codes of all samples, the latents of each ascending."""
+        used = self.values != 0
+        starts = np.concatenate([[0], np.cumsum(np.count_nonzero(used, axis=1))])
+        shape = len(self.values), self.num_latents
+        codes = scipy.sparse.csr_array((self.values[used], self.latents[used], starts), shape=shape)
+        codes.sort_indices()
+        return codes
 
 
 class _Task(NamedTuple):
@@ -80,6 +133,7 @@ def solve(
     max_iterations: int,
     nonneg: bool = True,
     threads: int | None = None,
+    sparse: bool = False,
 ) -> Solution:
     """Solve the lasso of `working_set.solve` on the host, where all values are known; atoms should be of about unit norm.
 
@@ -93,6 +147,7 @@ def solve(
       max_iterations: rounds, and then iterations of FISTA for the samples left to it, after which a sample is given up.
       nonneg: whether codes are constrained to be non-negative.
       threads: blocks worked on at once; None takes one for each core.
+      sparse: whether codes are returned as a `scipy.sparse.csr_array`, and never held otherwise.
 
     Returns:
       A `Solution`; its `iterations` count rounds, of one product each, plus the iterations of FISTA.
@@ -101,13 +156,7 @@ def solve(
     shared, own = (column, None) if column.shape[0] == 1 else (None, column)
     given = jax.tree.map(np.asarray, _Given(signals, row, own, init))
     dtype = given.signals.dtype
-    found = _Found(
-        codes=np.zeros((num_samples, num_latents), dtype),
-        objective=np.zeros(num_samples, dtype),
-        gap=np.zeros(num_samples, dtype),
-        iterations=np.zeros(num_samples, np.int32),
-        converged=np.zeros(num_samples, bool),
-    )
+    found = _Found.create(num_samples, num_latents, dtype)
 
     def left():
         return np.flatnonzero(~found.converged & (found.iterations < max_iterations))
@@ -126,43 +175,36 @@ def solve(
                 widths = [width for width in widths if width >= 4 * FEWEST_SLOTS] or widths[-1:]
             for begin in range(0, len(rows), IN_FLIGHT):
                 samples = _Samples(rows[begin : begin + IN_FLIGHT], None)
+                found.widen(widths[0])
                 _climb(_Task(problem, given, found), samples, widths, map if threads == 1 else pool.map)
         if precision == np.float32:
-            _polish(_Task(problem, given, found), left(), np.asarray(column), float(tol), threads)
+            _polish(_Task(problem, given, found), left(), np.asarray(column), float(tol))
     rows = left()
     for part in (rows[begin : begin + SHAPES[-1]] for begin in range(0, len(rows), SHAPES[-1])):
         padded = np.resize(part, SHAPES[-1])
         lam = given.row[padded] * (np.asarray(column) if given.column is None else given.column[padded])
-        solved = _fista(given.signals[padded], dictionary, lam, found.codes[padded], tol, max_iterations, nonneg=nonneg)
-        _write(found, part, *(np.asarray(array)[: len(part)] for array in vars(solved).values()))
-    return Solution(*(jnp.asarray(array) for array in found))
+        solved = _fista(given.signals[padded], dictionary, lam, found.dense(padded), tol, max_iterations, nonneg=nonneg)
+        codes, *rest = (np.asarray(array)[: len(part)] for array in vars(solved).values())
+        found.put_dense(part, codes)
+        found.put_certificate(part, *rest)
+    certificates = (jnp.asarray(array) for array in (found.objective, found.gap, found.iterations, found.converged))
+    return Solution(found.sparse() if sparse else jnp.asarray(found.dense(np.arange(num_samples))), *certificates)
 
 
-def _polish(task: _Task, rows: np.ndarray, column: np.ndarray, tol: float, threads: int | None) -> None:
-    """Certify in double what is left of samples with a settled support."""
-    rows = rows[np.any(task.found.codes[rows] != 0, axis=1)]
+def _polish(task: _Task, rows: np.ndarray, column: np.ndarray, tol: float) -> None:
+    """Certify in double what is left of samples that are near the optimum."""
+    given, found = task.given, task.found
+    rows = rows[np.any(found.values[rows] != 0, axis=1)]
     if not len(rows):
         return
-    num_latents = column.shape[1]
-    atoms = np.asarray(task.problem.atoms, np.float64)[:num_latents]
-
-    def work(part):
-        given, codes = task.given, task.found.codes[part]
+    atoms = np.asarray(task.problem.atoms, np.float64)[: found.num_latents]
+    for part in (rows[begin : begin + min(SHAPES)] for begin in range(0, len(rows), min(SHAPES))):
         own = column if given.column is None else given.column[part]
-        polished = polish(given.signals[part], atoms, given.row[part], own, codes, tol=tol, nonneg=task.problem.nonneg)
+        arrays = (np.asarray(array) for array in (given.signals[part], atoms, given.row[part], own, found.dense(part)))
+        polished = polish(*arrays, tol=tol, nonneg=task.problem.nonneg)
         met = polished.converged
-        _write(task.found, part[met], *(array[met] for array in polished[:3]), 1, True)
-
-    with concurrent.futures.ThreadPoolExecutor(threads or _cores()) as pool:
-        list(pool.map(work, (rows[begin : begin + min(SHAPES)] for begin in range(0, len(rows), min(SHAPES)))))
-
-
-def _write(found: _Found, rows: np.ndarray, codes: np.ndarray, *rest: np.ndarray | int | bool) -> None:
-    """Put down what is known of samples; their iterations are added up."""
-    objective, gap, iterations, converged = rest
-    found.codes[rows], found.objective[rows], found.gap[rows] = codes, objective, gap
-    found.iterations[rows] += iterations
-    found.converged[rows] = converged
+        found.put_dense(part[met], polished.codes[met])
+        found.put_certificate(part[met], polished.objective[met], polished.gap[met], 1, True)
 
 
 def _cores() -> int:
@@ -186,24 +228,27 @@ def _widths(problem: Problem, num_latents: int, init: np.ndarray | Array | None)
 
 
 def _climb(task: _Task, samples: _Samples, widths: list[int], run: Callable) -> None:
-    """Work on samples until each is done, with more slots for those that fill theirs."""
+    """Work on samples until each is done; those that fill their slots then go on together with twice as many."""
+    filled: list[_Samples] = []
+    precise = task.problem.atoms.dtype == np.float64
     while len(samples.rows):
         blocks = list(_blocks(len(samples.rows), widths[0], task.problem.atoms.shape[0]))
+        last = len(blocks) == 1
 
-        last, precise = len(blocks) == 1, task.problem.atoms.dtype == np.float64
-
-        def work(block, samples=samples, last=last, precise=precise):
+        def work(block, samples=samples, last=last):
             part, size = block
             # A thread does not inherit the precision that its maker is in.
             with jax.enable_x64(precise):
                 return _work(task, _take(samples, part), size, 0 if last else len(part) // 2, widths)
 
-        full, rest = (_join(parts) for parts in zip(*run(work, blocks), strict=True))
-        if len(full.rows):
-            most = max(1, TABLEAUS // widths[1] ** 2)
-            for part in np.array_split(np.arange(len(full.rows)), -(-len(full.rows) // most)):
-                _climb(task, _take(full, part), widths[1:], run)
-        samples = rest
+        full, samples = (_join(parts) for parts in zip(*run(work, blocks), strict=True))
+        filled.append(full)
+    full = _join(filled)
+    if len(full.rows):
+        most = max(1, TABLEAUS // widths[1] ** 2)
+        for part in np.array_split(np.arange(len(full.rows)), -(-len(full.rows) // most)):
+            task.found.widen(widths[1])
+            _climb(task, _take(full, part), widths[1:], run)
 
 
 def _work(task: _Task, samples: _Samples, size: int, least: int, widths: list[int]) -> tuple[_Samples, _Samples]:
@@ -224,10 +269,8 @@ def _work(task: _Task, samples: _Samples, size: int, least: int, widths: list[in
     wider = state.full & ~state.done & (len(widths) > 1)
     over = ~open_yet & ~wider
     taken = np.flatnonzero(over)
-    codes = np.zeros((len(taken), task.found.codes.shape[1]), task.found.codes.dtype)
-    held, slot = np.nonzero(state.code[taken])
-    codes[held, state.places[taken[held], slot]] = (state.sign * state.code)[taken[held], slot]
-    _write(task.found, samples.rows[taken], codes, *(array[taken] for array in certified))
+    task.found.put(samples.rows[taken], state.places[taken], (state.sign * state.code)[taken])
+    task.found.put_certificate(samples.rows[taken], *(array[taken] for array in certified))
     left = _Samples(samples.rows, state)
     return _take(left, np.flatnonzero(wider)), _take(left, np.flatnonzero(open_yet & ~wider))
 
@@ -241,14 +284,11 @@ def _join(parts: Iterable[_Samples]) -> _Samples:
 
 
 def _blocks(count: int, width: int, num_latents: int) -> Iterator[tuple[np.ndarray, int]]:
-    """The samples of each block, and how many it is padded to: four blocks at least where there are samples for it."""
+    """The samples of each block, and how many it is padded to: the largest number that three blocks of it would fill."""
     most = max(min(SHAPES), min(BLOCK // width**2, CORRELATIONS // num_latents))
-    # As compiling costs more than padding, only the narrowest slots have blocks of two sizes.
-    sizes = [shape for shape in SHAPES if shape <= most][1 if most >= max(SHAPES) else -1 :]
-    size = next(shape for shape in (*sizes, max(sizes)) if shape >= min(max(sizes), -(-count // 4)))
+    size = next((shape for shape in SHAPES[::-1] if shape <= most and count >= 3 * shape), min(SHAPES))
     for begin in range(0, count, size):
-        part = np.arange(begin, min(begin + size, count))
-        yield part, next(shape for shape in sizes if shape >= len(part))
+        yield np.arange(begin, min(begin + size, count)), size
 
 
 @functools.partial(jax.jit, static_argnames=("nonneg", "with_gram"))

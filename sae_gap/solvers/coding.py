@@ -1,11 +1,14 @@
 """The public sparse coder: picks a solver for a problem, splits it in chunks, and differentiates the result."""
 
+import dataclasses
 import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
 from jax import lax
 from jax.typing import ArrayLike
 
@@ -36,6 +39,7 @@ def sparse_code(
     chunk_size: int | None = None,
     bfloat16: bool = False,
     threads: int | None = None,
+    sparse: bool = False,
 ) -> Solution:
     """Code every signal by the lasso on a dictionary, with a certificate for each.
 
@@ -59,6 +63,8 @@ def sparse_code(
         multiply several times faster. The solver goes on from there, and the certificate is taken, at full precision.
       threads: blocks of samples that `working_set` works on at once on a CPU, whose number changes no bit of the result; None
         takes one for each core.
+      sparse: whether `Solution.codes` is a `scipy.sparse.csr_array`, (n, num_latents), so that codes of a million latents or
+        of 100,000 samples fit in memory; not within a transformation of JAX.
 
     Returns:
       A `Solution`.
@@ -90,9 +96,14 @@ def sparse_code(
         chunk_size = None
     if tol is None and bfloat16:
         raise ValueError("tol=None asks for a fixed number of plain steps, which are not rounded; leave bfloat16 out.")
+    if not isinstance(sparse, bool):
+        raise ValueError(f"sparse must be True or False, but it is {sparse!r}.")
     options = _Options(bool(nonneg), solver, tol is None, chunk_size, bool(bfloat16))
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
-    if solver == "working_set" and not bfloat16 and _on_one_cpu((targets, atoms, weights, first, accuracy, max_iterations)):
+    arrays = targets, atoms, weights, first, accuracy, max_iterations
+    if sparse and not all(array is None or is_known(array) for array in arrays):
+        raise ValueError("sparse codes are no arrays of JAX, and cannot be traced; leave sparse out within jit, vmap and grad.")
+    if solver == "working_set" and not bfloat16 and _on_one_cpu(arrays):
         problem = _scale(targets, atoms, weights)
         found = blocks.solve(
             problem.signals,
@@ -104,9 +115,21 @@ def sparse_code(
             max_iterations=int(max_iterations),
             nonneg=bool(nonneg),
             threads=threads,
+            sparse=sparse,
         )
-        return _unscale(found, problem)
-    return _solve(options, targets, atoms, weights, first, accuracy, jnp.asarray(max_iterations, jnp.int32))
+        return _unscale_sparse(found, problem) if sparse else _unscale(found, problem)
+    limit = jnp.asarray(max_iterations, jnp.int32)
+    if not sparse:
+        return _solve(options, targets, atoms, weights, first, accuracy, limit)
+    size = chunk_size or working_set.default_chunk(*atoms.shape)
+    parts = []
+    for part in (slice(begin, begin + size) for begin in range(0, targets.shape[0], size)):
+        own = weights if weights.shape[0] == 1 else weights[part]
+        solved = _solve(options, targets[part], atoms, own, None if first is None else first[part], accuracy, limit)
+        parts.append(dataclasses.replace(solved, codes=scipy.sparse.csr_array(np.asarray(solved.codes))))
+    rest = {field.name: [getattr(part, field.name) for part in parts] for field in dataclasses.fields(Solution)}
+    codes = scipy.sparse.vstack(rest.pop("codes"), format="csr")
+    return Solution(codes=codes, **{name: jnp.concatenate(arrays) for name, arrays in rest.items()})
 
 
 def _on_one_cpu(arrays) -> bool:
@@ -155,6 +178,19 @@ def _unscale(solution, problem):
         codes=solution.codes * (scale / problem.atom_scale),
         objective=solution.objective * scale[:, 0] ** 2,
         gap=solution.gap * scale[:, 0] ** 2,
+        iterations=solution.iterations,
+        converged=solution.converged,
+    )
+
+
+def _unscale_sparse(solution, problem):
+    """The same for codes as a sparse array; every scale is a power of two, and exact."""
+    codes, scale = solution.codes, np.asarray(problem.signal_scale)[:, 0]
+    data = codes.data * np.repeat(scale, np.diff(codes.indptr)) / np.asarray(problem.atom_scale)[0, codes.indices]
+    return Solution(
+        codes=scipy.sparse.csr_array((data, codes.indices, codes.indptr), shape=codes.shape),
+        objective=solution.objective * scale**2,
+        gap=solution.gap * scale**2,
         iterations=solution.iterations,
         converged=solution.converged,
     )

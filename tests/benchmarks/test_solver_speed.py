@@ -9,6 +9,7 @@ import pytest
 from matplotlib import image
 
 from benchmarks import solver_speed as binary
+from benchmarks import worlds
 
 SMOKE = ("--num_latents=30", "--sparsity=3", "--num_samples=12", "--lam=0.1", "--repeats=1")
 
@@ -34,7 +35,7 @@ def test_table_rows_and_figure(call, tmp_path):
 def test_absent_peers_are_named(monkeypatch):
     for peer in ("spams", "jaxopt"):
         monkeypatch.setitem(sys.modules, peer, None)
-    cell = binary.Cell(num_latents=20, sparsity=3, num_samples=6, lam=0.1)
+    cell = worlds.Cell(num_latents=20, sparsity=3, num_samples=6, lam=0.1)
     rows, skipped = binary.measure(cell, ["plain_fista", "spams", "jaxopt"], 1, 60.0)
     assert {row["method"] for row in rows} == {"plain_fista"}
     assert ["spams" in note and "not installed" in note for note in skipped] == [True, False]
@@ -42,27 +43,10 @@ def test_absent_peers_are_named(monkeypatch):
 
 
 def test_slow_peers_are_skipped_with_the_time_they_would_take():
-    cell = binary.Cell(num_latents=20, sparsity=3, num_samples=binary.PROBE, lam=0.1)
+    cell = worlds.Cell(num_latents=20, sparsity=3, num_samples=binary.PROBE, lam=0.1)
     rows, skipped = binary.measure(cell, ["working_set", "paper_fista"], 1, 0.0)
     assert {row["method"] for row in rows} == {"working_set"}
     assert "paper_fista skipped" in skipped[0]
-
-
-def test_score_is_the_definition():
-    rng = np.random.default_rng(0)
-    signals, dictionary, codes = rng.normal(size=(4, 5)), rng.normal(size=(5, 7)), np.abs(rng.normal(size=(4, 7)))
-    value, gap = binary.score(signals, dictionary, codes, 0.3)
-    rest = signals - codes @ dictionary.T
-    scale = np.minimum(1, 0.3 / np.maximum((rest @ dictionary).max(axis=1), 1e-9))[:, None]
-    np.testing.assert_allclose(value, 0.5 * (rest**2).sum(1) + 0.3 * codes.sum(1))
-    dual = 0.5 * (signals**2).sum(1) - 0.5 * ((signals - scale * rest) ** 2).sum(1)
-    np.testing.assert_allclose(gap, value - dual, atol=1e-12)
-
-
-def test_cells_vary_one_axis_at_a_time():
-    axes = {"num_latents": (10, 20), "sparsity": (2,), "num_samples": (5,), "lam": (0.1, 0.2, 0.3)}
-    grid = binary.cells(axes)
-    assert [(cell.num_latents, cell.lam) for cell in grid] == [(10, 0.1), (20, 0.1), (10, 0.2), (10, 0.3)]
 
 
 @pytest.mark.parametrize(
@@ -80,21 +64,14 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(call, tmp_path):
     assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and "results cannot be written to" in err
 
 
-def test_coherent_atoms_come_in_clusters_and_weights_as_fractions(call, tmp_path):
-    signals, dictionary = binary.problem(binary.Cell(320, 5, 40, 0.0, world="coherent", input_dim=200))
-    assert signals.shape == (40, 200) and dictionary.shape == (200, 320)
-    np.testing.assert_allclose(np.linalg.norm(signals, axis=1), 1, rtol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-5)
-    cosines, cluster = dictionary.T @ dictionary, np.arange(320) // 16
-    same = (cluster[:, None] == cluster) & ~np.eye(320, dtype=bool)
-    assert abs(cosines[same].mean() - 0.5) < 0.03 and abs(cosines[cluster[:, None] != cluster].mean()) < 0.03
+def test_weights_are_fractions_of_the_largest(call, tmp_path):
     flags = ("--world=coherent", "--input_dim=20", "--lam_fraction=0.5,0.1", "--solvers=working_set")
     code, _, err = call("solver_speed", *SMOKE, *flags, f"--results_dir={tmp_path}")
     assert (code, err) == (0, "")
     with (tmp_path / "solver_speed" / "summary.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if float(row["effort"]) == 1e-6]
-    signals, dictionary = binary.problem(binary.Cell(30, 3, 12, 0.0, world="coherent", input_dim=20))
-    largest = np.median((signals @ dictionary).max(axis=1))
+    given = worlds.problem(worlds.Cell(30, 3, 12, 0.0, world="coherent", input_dim=20))
+    largest = np.median((given.signals @ given.dictionary).max(axis=1))
     np.testing.assert_allclose([float(row["lam"]) for row in rows], [0.5 * largest, 0.1 * largest], rtol=1e-6)
     assert float(rows[0]["l0"]) < float(rows[1]["l0"])
 

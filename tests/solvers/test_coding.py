@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 import spams
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -251,6 +252,7 @@ def test_non_finite_values_inside_jit_do_not_converge():
         ({"init": np.zeros((N, 3), np.float32)}, "init has shape"),
         ({"init": -np.ones((N, LATENTS), np.float32)}, "negative code"),
         ({"chunk_size": 0}, "chunk_size"),
+        ({"sparse": 1}, "sparse must be True or False"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(change, message):
@@ -279,3 +281,27 @@ def test_bfloat16_opens_roughly_and_ends_certified(solver, nonneg):
 def test_bfloat16_is_not_for_the_plain_iteration():
     with pytest.raises(ValueError, match="leave bfloat16 out"):
         sparse_code(np.ones((2, 3), np.float32), np.ones((3, 4), np.float32), 0.1, solver="fista", tol=None, bfloat16=True)
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+@pytest.mark.parametrize("options", [{"solver": "working_set"}, {"solver": "fista", "chunk_size": 10}, {"tol": None}])
+def test_sparse_codes_are_the_dense_ones_bit_by_bit(options, nonneg):
+    signals, dictionary = draw()
+    # Scales that are powers of two must come back, of samples and of atoms.
+    signals = signals * np.exp2(np.arange(N) % 9 - 4).astype(np.float32)[:, None]
+    dictionary = dictionary * np.exp2(np.arange(LATENTS) % 5 - 2).astype(np.float32)
+    lam = 0.1 * np.max(np.abs(signals @ dictionary), axis=1)[:, None]
+    options = {"nonneg": nonneg, "max_iterations": 30 if "tol" in options else 20_000} | options
+    dense = sparse_code(signals, dictionary, lam, **options)
+    sparse = sparse_code(signals, dictionary, lam, sparse=True, **options)
+    assert isinstance(sparse.codes, scipy.sparse.csr_array) and sparse.codes.has_canonical_format
+    assert sparse.codes.nnz == np.count_nonzero(dense.codes)
+    np.testing.assert_array_equal(sparse.codes.toarray(), dense.codes)
+    for name in ("objective", "gap", "iterations", "converged"):
+        np.testing.assert_array_equal(getattr(sparse, name), getattr(dense, name))
+
+
+def test_sparse_codes_cannot_be_traced():
+    signals, dictionary = draw()
+    with pytest.raises(ValueError, match=r"^sparse codes .*; leave sparse out"):
+        jax.jit(lambda y: sparse_code(y, dictionary, 0.1, sparse=True).objective)(signals)

@@ -1,0 +1,97 @@
+import jax
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+
+import sae_gap
+from sae_gap.solvers import blocks
+from sae_gap.solvers.polish import polish
+
+from .test_blocks import coherent, solve
+
+
+def problem(nonneg, *, dtype=np.float64):
+    """Coherent atoms, weights of each sample and each atom, and the minimiser by an independent solver."""
+    signals, dictionary = coherent(0, 6, 20, 48, 5, cluster=8)
+    signals, dictionary = signals.astype(np.float64), dictionary.astype(np.float64)
+    row, column = np.linspace(0.01, 0.03, 6)[:, None], np.linspace(0.5, 2, 48)[None]
+    both = dictionary if nonneg else np.concatenate([dictionary, -dictionary], axis=1)
+    price = np.concatenate([column] * (both.shape[1] // 48), axis=1)
+    # ½‖y − D z‖² + λᵀz over z ≥ 0 is least squares once λ is an inner product with every atom, which one long dimension makes.
+    long = 1e5
+    exact = [
+        nnls(np.vstack([both, lam * price / long]), np.append(signal, -long), maxiter=10_000)[0]
+        for signal, lam in zip(signals, row, strict=True)
+    ]
+    exact = [codes if nonneg else codes[:48] - codes[48:] for codes in exact]
+    return signals.astype(dtype), dictionary.T, row, column, np.stack(exact)
+
+
+def objective(signals, atoms, row, column, codes):
+    rest = signals.astype(np.float64) - codes.astype(np.float64) @ atoms
+    return 0.5 * np.sum(rest**2, axis=1) + np.sum(row * column * np.abs(codes), axis=1)
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_a_support_that_is_wrong_here_and_there_is_mended(nonneg):
+    signals, atoms, row, column, exact = problem(nonneg)
+    near = exact.copy()
+    for i, codes in enumerate(near):
+        on = np.flatnonzero(codes)
+        codes[on[:2]] = 0
+        codes[np.flatnonzero(exact[i] == 0)[:2]] = 0.1
+        codes[on[2:]] *= 1.05
+    found = polish(signals, atoms, row, column, near, tol=1e-9, nonneg=nonneg)
+    assert found.converged.all()
+    np.testing.assert_allclose(found.codes, exact, atol=1e-4)
+    best = objective(signals, atoms, row, column, exact)
+    value = objective(signals, atoms, row, column, found.codes)
+    np.testing.assert_allclose(found.objective, value, rtol=1e-12)
+    # The independent solver is good to about 1e-8.
+    assert np.all(value <= best * (1 + 1e-7)) and np.all(found.gap <= 1e-9 * value)
+
+
+def test_the_gap_of_rounded_codes_bounds_what_rounding_costs():
+    signals, atoms, row, column, exact = problem(True, dtype=np.float32)
+    found = polish(signals, atoms, row, column, exact.astype(np.float32), tol=1e-6, nonneg=True)
+    double = polish(signals.astype(np.float64), atoms, row, column, exact, tol=1e-9, nonneg=True)
+    assert found.codes.dtype == np.float32 and found.converged.all()
+    excess = objective(signals, atoms, row, column, found.codes) - double.objective
+    assert np.all(excess >= 0) and np.all(found.gap >= 0.999 * excess - 1e-16) and np.all(found.gap <= 1e-9)
+
+
+def test_what_cannot_be_solved_is_left_as_it_came():
+    signals, atoms, row, column, exact = problem(True)
+    twins = np.concatenate([atoms, atoms]), np.concatenate([column, column], axis=1)
+    both = np.concatenate([exact, exact], axis=1) / 2
+    found = polish(signals, twins[0], row, twins[1], 1.1 * both, tol=1e-9, nonneg=True)
+    assert not found.converged.any()
+    np.testing.assert_array_equal(found.codes, 1.1 * both)
+
+
+def test_single_precision_that_has_settled_takes_no_more_rounds(monkeypatch):
+    polished, tried = [], blocks.polish
+
+    def watched(*args, **options):
+        found = tried(*args, **options)
+        polished.append(found.converged)
+        return found
+
+    monkeypatch.setattr(blocks, "polish", watched)
+    pose = blocks._pose
+
+    def single(dictionary, *args, **options):
+        assert dictionary.dtype == np.float32, "what rounding hides is found on the support at hand"
+        return pose(dictionary, *args, **options)
+
+    monkeypatch.setattr(blocks, "_pose", single)
+    signals, dictionary = coherent(3, 200, 96, 768, 16)
+    lam = 0.01 * np.median(np.max(signals @ dictionary, axis=1))
+    found = solve(signals, dictionary, lam)
+    assert bool(found.converged.all()) and polished and np.concatenate(polished).all()
+    # Some ten rounds lead to the optimum; waiting for rounding to be kind took three times as many.
+    assert int(found.iterations.max()) <= 20 and float(found.iterations.mean()) <= 10
+    for threads in (1, 3):
+        jax.tree.map(np.testing.assert_array_equal, solve(signals, dictionary, lam, threads=threads), found)
+    double = sae_gap.sparse_code(signals[:20], dictionary, lam, tol=1e-6)
+    np.testing.assert_allclose(found.objective[:20], double.objective, rtol=2e-6)
