@@ -22,12 +22,9 @@ __all__ = [
     "counting_bound",
     "curve",
     "decomposition",
-<<<<<<< HEAD
     "front",
-    "gap_parts",
-=======
     "gap_by_seconds",
->>>>>>> c485b254d1d435948578c5672337d49e931f6fc3
+    "gap_parts",
     "heat_map",
     "matched_cosines",
     "recovery",
