@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sae_gap.activations import open_activations as open_activations
+    from sae_gap.activations import save_activations as save_activations
     from sae_gap.data import draw as draw
     from sae_gap.data import load as load
     from sae_gap.fitting import fit as fit
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from sae_gap.recording import Recording as Recording
     from sae_gap.results import Store as Store
     from sae_gap.runner import run as run
+    from sae_gap.saes.base import SAE as SAE
+    from sae_gap.saes.load import load_sae as load_sae
+    from sae_gap.saes.own import save_sae as save_sae
     from sae_gap.solvers import match_l0 as match_l0
     from sae_gap.solvers import sparse_code as sparse_code
     from sae_gap.solvers import sparse_code_path as sparse_code_path
@@ -33,6 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "sae_gap.activations": ("open_activations", "save_activations"),
     "sae_gap.data": ("draw", "load"),
     "sae_gap.fitting": ("fit",),
     "sae_gap.learners.stream": ("fit_stream",),
@@ -44,6 +50,9 @@ _HOMES = {
     "sae_gap.models": ("Models",),
     "sae_gap.recording": ("Recording",),
     "sae_gap.runner": ("run",),
+    "sae_gap.saes.base": ("SAE",),
+    "sae_gap.saes.load": ("load_sae",),
+    "sae_gap.saes.own": ("save_sae",),
     "sae_gap.study": ("Method", "Study"),
     "sae_gap.types": ("Model", "Setting", "Solution", "Split", "Task"),
 }

@@ -47,6 +47,8 @@ _DICTIONARIES = {
     "spams": Name("SPAMS", "#117733"),
     "sklearn": Name("scikit-learn", "#44AA99"),
     "oracle": Name("oracle", "#000000"),
+    "random": Name("random atoms", "#BBBBBB"),
+    "samples": Name("training samples as atoms", "#7F7F7F"),
 }
 _INFERENCES = {
     "own": Name("own codes", "#7F7F7F"),
@@ -105,6 +107,7 @@ _STUDIES = {
     "encoder_budget": Name("Encoder budget"),
     "solver_speed": Name("Speed of solvers"),
     "training_speed": Name("Speed of training"),
+    "measure_sae": Name("Your own SAE"),
 }
 _TABLES = {
     "dictionary": _DICTIONARIES,

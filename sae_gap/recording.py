@@ -1,4 +1,4 @@
-"""A user's file of activations in the place of a setting of the generative model."""
+"""A user's activations in the place of a setting of the generative model."""
 
 import dataclasses
 import functools
@@ -6,25 +6,34 @@ import hashlib
 import pathlib
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
+
+from sae_gap.activations import Activations, open_activations
 from sae_gap.data import draw, load
-from sae_gap.types import Setting, Task, check_seed, check_size
+from sae_gap.types import Setting, Split, Task, check_seed, check_size
 
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """A user's file of activations, in the place of a `Setting`.
+    """A user's activations, in the place of a `Setting`.
 
     Args:
-      path: an .npz file, as `load` reads it.
+      path: an .npz file, as `load` reads it; with `held_out`, whatever `open_activations` reads.
       num_latents: width of the dictionaries to learn; None takes the truth's.
       sparsity: k of the encoders that need one.
       seed: seeds the learners.
+      held_out: share of the rows to hold out, as `Activations.split` does it, the same ones whatever the seed. The rest is
+        trained on and what is held out is both scored splits, all in memory. None reads a file that is split already.
+      key: with `held_out`, the name of the array.
     """
 
     path: pathlib.Path
     num_latents: int | None = None
     sparsity: int = 10
     seed: int = 0
+    held_out: float | None = None
+    key: str | None = None
 
     def __post_init__(self):
         check_size("sparsity", self.sparsity)
@@ -36,7 +45,13 @@ class Recording:
         return dataclasses.replace(self._content()[0], seed=self.seed)
 
     def _content(self) -> tuple[Task, str]:
-        return _read(self.path, self.num_latents, self.path.stat().st_mtime_ns if self.path.is_file() else 0)
+        files = (self.path,) if self.held_out is None else self.activations().files
+        modified = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+        return _read(self.path, self.num_latents, self.held_out, self.key, modified)
+
+    def activations(self) -> Activations:
+        """All rows, of a recording that is not split already."""
+        return open_activations(self.path, key=self.key)
 
     @property
     def input_dim(self) -> int:
@@ -49,7 +64,8 @@ class Recording:
     def asdict(self) -> dict[str, Any]:
         """What tells recordings apart: the content of the file, wherever it lies."""
         task, digest = self._content()
-        return {
+        held = {} if self.held_out is None else {"held_out": self.held_out, "array": self.key}
+        return held | {
             "data": digest,
             "num_latents": task.num_latents,
             "sparsity": self.sparsity,
@@ -60,11 +76,30 @@ class Recording:
 
 
 @functools.lru_cache(maxsize=1)
-def _read(path: pathlib.Path, num_latents: int | None, modified: int) -> tuple[Task, str]:
-    """The task in a file and a digest of the file, read once for all seeds unless the file changes."""
-    task = load(path, num_latents=num_latents)
-    with path.open("rb") as file:
-        return task, hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def _read(
+    path: pathlib.Path, num_latents: int | None, held_out: float | None, key: str | None, modified: tuple[int, ...]
+) -> tuple[Task, str]:
+    """The task in files and a digest of them, read once for all seeds unless a file changes."""
+    files: tuple[pathlib.Path, ...] = (path,)
+    if held_out is None:
+        task = load(path, num_latents=num_latents)
+    else:
+        whole = open_activations(path, key=key)
+        task, files = _split(whole, num_latents, held_out), whole.files
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            while block := opened.read(2**20):
+                digest.update(block)
+    return task, digest.hexdigest()[:16]
+
+
+def _split(whole: Activations, num_latents: int | None, held_out: float) -> Task:
+    if num_latents is None:
+        raise ValueError(f"{whole.files[0]} does not tell how many latents to learn; give num_latents.")
+    dtype = jnp.zeros(()).dtype
+    train, held = (Split(jnp.asarray(part.take(np.arange(part.num_samples)), dtype)) for part in whole.split(held_out))
+    return Task(train, held, held, num_latents=num_latents)
 
 
 Source = Setting | Recording

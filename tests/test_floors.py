@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     **dict.fromkeys(("codes", "names"), 0),
     "types": 0.5,
-    **dict.fromkeys(("data", "lasso", "matching", "devices", "results", "progress"), 1),
+    **dict.fromkeys(("data", "lasso", "matching", "devices", "results", "progress", "activations"), 1),
     "checkpoints": 1.25,
     **dict.fromkeys(("tables", "decompose", "recording"), 1.5),
     **dict.fromkeys(
@@ -28,10 +28,23 @@ FLOORS = {
     **dict.fromkeys(("learners.base", "metrics.base", "figures.style"), 3.5),
     **dict.fromkeys(("fitting", "learners.online"), 3.75),
     **dict.fromkeys(
-        (f"figures.{name}" for name in ("cosines", "cost", "curves", "heat", "scatter", "seconds", "solvers", "stairs")), 3.75
+        (
+            f"figures.{name}"
+            for name in ("cosines", "cost", "curves", "heat", "measured", "scatter", "seconds", "solvers", "stairs")
+        ),
+        3.75,
     ),
     **dict.fromkeys(("learners", "metrics", "figures"), 4),
     "catalogue": 4.25,
+    **dict.fromkeys(("saes.tensors", "saes.normalise", "saes.encoders"), 3.5),
+    **dict.fromkeys(("saes.pickles", "saes.base"), 3.6),
+    **dict.fromkeys(("saes.saelens", "saes.dictionary_learning", "saes.sparsify", "saes.gemma_scope"), 3.75),
+    "saes": 4,
+    **dict.fromkeys((f"measure.{name}" for name in ("atoms", "controls", "overlap", "parts", "subject")), 4.25),
+    "measure.front": 4.35,
+    "measure.summary": 4.4,
+    "measure.plan": 4.45,
+    "measure": 4.5,
     **dict.fromkeys(("models", "inference"), 4.5),
     "study": 4.75,
     "runner": 5,
@@ -47,6 +60,8 @@ BENCHMARKS = {
     "bench": 5.6,
     **dict.fromkeys(("methods", "sweeps"), 5.7),
     **dict.fromkeys(("agreement", "all", "report"), 6.5),
+    "measured": 6.6,
+    "measure_sae": 6.7,
 }
 STUDY = 6
 WITHOUT_JAX = ("sae_gap.results", "sae_gap.tables", "sae_gap.names", "sae_gap.decompose", "sae_gap.progress", "sae_gap.figures")

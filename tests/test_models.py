@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from sae_gap import Method, Models, Recording, Setting, Store, Study, checkpoints, draw, identity, models, run
+from sae_gap.activations import open_activations, save_activations
 from sae_gap.checkpoints import Checkpoint
 from sae_gap.encoders.base import Encoder
 from sae_gap.encoders.topk import TopK
@@ -260,6 +261,28 @@ def test_a_recording_is_known_by_its_content(tmp_path, arrays_of_a_file, fits):
     source = Recording(tmp_path / "two.npz", 20, sparsity=3)
     Models(tmp_path / "models").fit(Walk(), [source], [source.task()])
     assert len(fits) == 2
+
+
+@pytest.mark.parametrize("save", [save_activations, lambda path, rows, _: np.save(path, rows)])
+def test_activations_are_split_and_known_by_their_content(tmp_path, save):
+    rows = np.random.default_rng(0).normal(size=(100, 12)).astype(np.float32)
+    names = ["one.npy", "two.npy"] if save is not save_activations else ["one.npz", "two.npz"]
+    for name in names:
+        save(tmp_path / name, rows, np.arange(100) // 10)
+    source, copy = (Recording(tmp_path / name, 20, sparsity=3, held_out=0.2) for name in names)
+    train, held = open_activations(tmp_path / names[0]).split(0.2)
+    task = source.task()
+    np.testing.assert_array_equal(task.train.signals, train.take(np.arange(80)))
+    np.testing.assert_array_equal(task.id.signals, held.take(np.arange(20)))
+    assert task.ood is task.id and (source.num_train, source.input_dim, task.num_latents) == (80, 12, 20)
+    assert source.asdict() == copy.asdict() and source.asdict()["num_samples"] == 100
+    other = dataclasses.replace(source, seed=1)
+    np.testing.assert_array_equal(other.task().train.signals, task.train.signals)
+    assert dataclasses.replace(source, held_out=0.3).asdict() != source.asdict()
+    save(tmp_path / names[1], 2 * rows, np.arange(100) // 10)
+    assert source.asdict() != copy.asdict()
+    with pytest.raises(ValueError, match="give num_latents"):
+        Recording(tmp_path / names[0], held_out=0.2).task()
 
 
 @pytest.fixture

@@ -37,4 +37,4 @@ def test_it_runs(path, this_python):
 
 
 def test_there_is_one_to_run():
-    assert [path.stem for path in NOTEBOOKS] == ["dictionary_learning", "quickstart"]
+    assert [path.stem for path in NOTEBOOKS] == ["dictionary_learning", "quickstart", "your_own_sae"]

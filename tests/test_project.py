@@ -12,6 +12,7 @@ from packaging.version import Version
 
 import sae_gap
 from benchmarks import all as every
+from benchmarks import measure_sae
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -46,7 +47,7 @@ def test_the_makefile_has_every_target_that_the_readme_calls():
 
 def test_the_benchmarks_have_every_flag_and_method_that_the_readme_names():
     benches = [every.bench_of(name) for name in every.STUDIES]
-    flags = {flag for bench in benches for flag in bench.flags} | {*every.FLAGS}
+    flags = {flag for bench in benches for flag in bench.flags} | {*every.FLAGS, *measure_sae.FLAGS}
     named = {name for bench in benches for name in bench.names}
     # Whatever a line of a shell gives to a module of ours is a flag of that very module, with a value that it takes.
     for block in blocks("sh"):
@@ -59,6 +60,7 @@ def test_the_benchmarks_have_every_flag_and_method_that_the_readme_names():
             own = module.BENCH.flags if hasattr(module, "BENCH") else module.FLAGS
             given = dict(word[2:].partition("=")[::2] for word in words if word.startswith("--"))
             assert set(given) <= {*own}, line
+            flags |= {*own}
             if hasattr(module, "BENCH"):
                 assert {*filter(None, given.get("methods", "").split(","))} <= {*module.BENCH.names, "all"}, line
                 assert given.get("preset", "quick") in module.BENCH.presets, line

@@ -1,11 +1,14 @@
 """The best values on the support that another encoder chose: what its choice of latents costs, apart from its magnitudes."""
 
 import dataclasses
+import functools
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
 
 from sae_gap.encoders.base import Encoder, encode, unit_atoms
 from sae_gap.lasso import product
@@ -60,17 +63,51 @@ class OnSupport(Encoder):
     ) -> Solution:
         """The codes in units of the model's atoms; objective and gap are those of the problem on the support."""
         codes = encode(self.encoder, model, signals) if begun is None else begun
-        target, dictionary, norms, weights, init = _restrict(model.decoder, model.bias, signals, codes, self.lam)
-        solution = sparse_code(target, dictionary, weights, tol=self.tol, max_iterations=self.max_iterations, init=init)
+        dictionary, norms = unit_atoms(model.decoder)
+        solution = code_on_support(
+            signals - model.bias,
+            dictionary,
+            codes * norms,
+            jnp.abs(codes) > ON,
+            self.lam,
+            tol=self.tol,
+            max_iterations=self.max_iterations,
+        )
         return dataclasses.replace(solution, codes=solution.codes / norms)
 
 
-@jax.jit
-def _restrict(dictionary, bias, signals, codes, lam):
-    dictionary, norms = unit_atoms(dictionary)
-    on = jnp.abs(codes) > ON
-    weights = jnp.where(on, lam, FORBIDDEN).astype(signals.dtype)
-    return signals - bias, dictionary, norms, weights, jnp.where(on, codes * norms, 0).clip(0)
+def code_on_support(
+    target: Float[Array, "n input_dim"],
+    dictionary: Float[Array, "input_dim num_latents"],
+    codes: Float[Array, "n num_latents"],
+    on: Bool[Array, "n num_latents"],
+    lam: Float[ArrayLike, "..."],
+    *,
+    nonneg: bool = True,
+    **options: Any,
+) -> Solution:
+    """`argmin_z ½‖y - D z‖² + λ‖z‖₁` with `z_j = 0` off the support, over `z ≥ 0` if `nonneg`.
+
+    Args:
+      target: what the codes fit, (n, input_dim).
+      dictionary: unit atoms, (input_dim, num_latents).
+      codes: to start from, (n, num_latents).
+      on: the supports, (n, num_latents).
+      lam: weight of the l1 norm, a scalar or one for each sample, (n, 1).
+      nonneg: whether codes are non-negative.
+      **options: of `sparse_code`, such as `tol`.
+
+    Returns:
+      The codes with their objective and gap in the problem on the support.
+    """
+    weights, init = _restrict(codes, on, jnp.asarray(lam, target.dtype), nonneg)
+    return sparse_code(target, dictionary, weights, nonneg=nonneg, init=init, **options)
+
+
+@functools.partial(jax.jit, static_argnames="nonneg")
+def _restrict(codes, on, lam, nonneg):
+    begun = jnp.where(on, codes, 0)
+    return jnp.where(on, lam, FORBIDDEN).astype(codes.dtype), begun.clip(0) if nonneg else begun
 
 
 class LeastSquares(Encoder):

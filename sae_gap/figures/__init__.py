@@ -9,6 +9,7 @@ from sae_gap.figures.cosines import matched_cosines
 from sae_gap.figures.cost import budget
 from sae_gap.figures.curves import curve
 from sae_gap.figures.heat import counting_bound, heat_map, recovery_by_samples
+from sae_gap.figures.measured import coherence, front, gap_parts
 from sae_gap.figures.scatter import recovery
 from sae_gap.figures.seconds import recovery_by_seconds
 from sae_gap.figures.solvers import gap_by_seconds
@@ -17,10 +18,13 @@ from sae_gap.figures.style import save
 
 __all__ = [
     "budget",
+    "coherence",
     "counting_bound",
     "curve",
     "decomposition",
+    "front",
     "gap_by_seconds",
+    "gap_parts",
     "heat_map",
     "matched_cosines",
     "recovery",

@@ -31,6 +31,7 @@ class OnlineState(eqx.Module):
     `energy` is the running sum over a minibatch of each atom's squared codes, and `forgotten` the share of its weights that
     no minibatch has yet. `noise` and `amplitude` are root mean squares, of the residual's coordinates and of the active codes.
     `change` is that of the last round, relative to the dictionary, and `live` the share of dimensions that any signal has.
+    `mean` is that of the signals, or zero where the learner is not `centred`.
     """
 
     dictionary: Float[Array, "input_dim num_latents"]
@@ -40,6 +41,7 @@ class OnlineState(eqx.Module):
     amplitude: Float[Array, ""]
     change: Float[Array, ""]
     live: Float[Array, ""]
+    mean: Float[Array, " input_dim"]
     round: Int[Array, ""]
     key: PRNGKeyArray
 
@@ -84,6 +86,9 @@ class OnlineDictionary(Learner):
       num_rounds: rounds of the pursuit, each a product with the dictionary.
       num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that compressed sensing allows.
       replace: whether atoms start anew.
+      centred: whether what is learned from is the signals less their mean, which is then the model's bias: of all signals, or
+        of those that a stream has brought so far. Activations of a network have a mean of their own, which no atom should
+        spend itself on; the mean of non-negative codes on a dictionary is signal, and stays.
       tol: relative change of the dictionary over a round at which a fit that is refining stops.
 
     References:
@@ -104,6 +109,7 @@ class OnlineDictionary(Learner):
     num_rounds: int = eqx.field(static=True, default=3)
     num_slots: int | None = eqx.field(static=True, default=None)
     replace: bool = eqx.field(static=True, default=True)
+    centred: bool = eqx.field(static=True, default=False)
     tol: float = 1e-5
 
     side_by_side = False
@@ -136,11 +142,12 @@ class OnlineDictionary(Learner):
         live = live_dims(signals)
         dictionary = jnp.concatenate([atoms, unit_atoms(jnp.where(live[:, None], spare, 0))[0]], axis=1)
         zero, share = jnp.zeros((), dtype), live_share(signals)
+        mean = jnp.mean(signals, axis=0) if self.centred else jnp.zeros(input_dim, dtype)
         # As if the first codes left half of each signal.
-        noise = 0.5 * jnp.sqrt(jnp.mean(signals**2) / share)
+        noise = 0.5 * jnp.sqrt(jnp.mean((signals - mean if self.centred else signals) ** 2) / share)
         energy = jnp.zeros(num_latents, dtype)
         change, round = zero + jnp.inf, jnp.zeros((), jnp.int32)
-        return OnlineState(dictionary, energy, zero + 1, noise, zero, change, share, round, key)
+        return OnlineState(dictionary, energy, zero + 1, noise, zero, change, share, mean, round, key)
 
     def step(self, data: Split, state: OnlineState) -> OnlineState:
         num_samples, input_dim = data.signals.shape
@@ -153,6 +160,7 @@ class OnlineDictionary(Learner):
         """The state after the minibatches of one round, wherever they come from."""
         count, size, input_dim = minibatches.shape
         num_latents = state.dictionary.shape[1]
+        minibatches = minibatches - state.mean if self.centred else minibatches
         progress = (state.round + jnp.arange(count) / count) / self.num_steps
         kept = min(count, max(1, 2 * num_latents // size))
 
@@ -179,7 +187,7 @@ class OnlineDictionary(Learner):
         return (state.round > self.settle * self.num_steps) & (state.change < self.tol)
 
     def model(self, state: OnlineState) -> Model:
-        return Model(state.dictionary, jnp.zeros(state.dictionary.shape[0], state.dictionary.dtype))
+        return Model(state.dictionary, state.mean)
 
     def _update(self, state: OnlineState, signals, progress):
         dictionary = state.dictionary

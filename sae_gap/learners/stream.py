@@ -130,6 +130,9 @@ def _start(learner: OnlineDictionary, signals: jax.Array, num_latents: int, key:
 @eqx.filter_jit(donate="all-except-first")
 def _round(fixed: tuple[OnlineDictionary, jax.Array], state: OnlineState) -> OnlineState:
     learner, minibatches = fixed
+    if learner.centred:
+        seen = state.mean + (jnp.mean(minibatches, axis=(0, 1)) - state.mean) / (state.round + 1)
+        state = eqx.tree_at(lambda state: state.mean, state, seen)
     return learner.round(minibatches, state)
 
 

@@ -45,11 +45,14 @@ class AmortisationGap(NamedTuple):
 def amortisation_gap(
     model: Model,
     signals: Float[ArrayLike, "n input_dim"],
-    lam: Float[ArrayLike, "..."],
+    lam: Float[ArrayLike, "..."] | None = None,
     *,
+    lam_fraction: float | None = None,
     encode: Callable[..., Float[Array, "n num_latents"]] | None = None,
     signed: bool | None = None,
     tol: float = 1e-6,
+    max_iterations: int = 20_000,
+    solver: str = "auto",
 ) -> AmortisationGap:
     """What amortised inference costs a model on each signal, `F(z_e) - F(z*)`, against a certified optimum.
 
@@ -59,11 +62,15 @@ def amortisation_gap(
     Args:
       model: the dictionary, its bias and the encoder's parameters.
       signals: (n, input_dim).
-      lam: weight of the l1 norm, a scalar or one for each sample, (n,). Where no weight suggests itself, take a fraction of
-        `sae_gap.lasso.lambda_max`, at which all codes vanish.
+      lam: weight of the l1 norm, a scalar or one for each sample, (n,). For codes as sparse as the encoder's, take the weight
+        of `match_l0`.
+      lam_fraction: instead of `lam`, the weight of each sample as a fraction of its `lasso.lambda_max`, at which its code
+        vanishes.
       encode: the encoder, a function `(model, signals) -> codes` in units of the model's atoms; None takes `model.encode`.
       signed: whether the optimum is over signed codes; None asks the encoder, and takes a plain function for non-negative.
       tol: relative duality gap of the optimum.
+      max_iterations: iterations after which the solver gives a sample up; its certificate then says what is left.
+      solver: of `sparse_code`.
 
     Returns:
       The gaps, with both codes and the certificate.
@@ -75,6 +82,10 @@ def amortisation_gap(
       Cremer, Li & Duvenaud (2018), "Inference suboptimality in variational autoencoders", ICML.
     """
     encode = model.encode if encode is None else encode
+    if (lam is None) == (lam_fraction is None):
+        raise ValueError("give the weight of the l1 norm either by lam or by lam_fraction.")
+    if lam_fraction is not None and not 0 < lam_fraction < np.inf:
+        raise ValueError(f"lam_fraction must be a positive number, but it is {lam_fraction!r}.")
     if encode is None:
         raise ValueError("the model names no encoder; give encode, a function (model, signals) -> codes.")
     signals = jnp.asarray(matching.as_matrix("signals", signals))
@@ -98,18 +109,15 @@ def amortisation_gap(
             "the encoder's codes have clearly negative values; pass signed=True to hold them against signed codes."
         )
     target = signals - model.bias
-    optimum = sparse_code(target, dictionary, lam, nonneg=not signed, tol=tol)
-    gap = _excess(lasso.objective(target, dictionary, codes, jnp.asarray(lam)), optimum)
+    if lam_fraction is None:
+        weight = jnp.asarray(lam)
+    else:
+        weight = lam_fraction * lasso.lambda_max(target, dictionary, nonneg=not signed)[:, None]
+    optimum = sparse_code(target, dictionary, weight, nonneg=not signed, tol=tol, max_iterations=max_iterations, solver=solver)
+    gap = _excess(lasso.objective(target, dictionary, codes, weight), optimum)
     objective = np.asarray(optimum.objective, np.float64)
     relative = np.divide(gap, objective, out=np.where(gap > 0, np.inf, 0.0), where=objective > 0)
     return AmortisationGap(gap, relative, codes, optimum)
-
-
-class Decomposition(NamedTuple):
-    """What separates an encoder's score from the oracle's; the two parts sum to the whole."""
-
-    dictionary: float
-    amortisation: float
 
 
 def objective_gap(
@@ -208,22 +216,6 @@ def l0(codes: Float[ArrayLike, "n latent"] | SparseCodes) -> float:
       ValueError: `codes` is not a finite, non-empty matrix.
     """
     return float((np.abs(matching.as_columns("codes", codes)) > _ON).sum(axis=1).mean())
-
-
-def decompose(oracle: float, learned: float, encoder: float) -> Decomposition:
-    """Splits an encoder's distance to the oracle into a dictionary part and an amortisation part.
-
-    `S(oracle D + FISTA) - S(encoder) = [S(oracle D + FISTA) - S(learned D + FISTA)] + [S(learned D + FISTA) - S(encoder)]`
-
-    Args:
-      oracle: score of FISTA on the true dictionary, for any score in which more is better.
-      learned: score of FISTA on the learned dictionary, on the same samples.
-      encoder: score of the encoder's own codes, on the same samples.
-
-    Returns:
-      The two brackets. Either may be negative: amortisation is, where the encoder does better than the optimum of the lasso.
-    """
-    return Decomposition(dictionary=oracle - learned, amortisation=learned - encoder)
 
 
 def _check(

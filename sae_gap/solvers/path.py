@@ -1,6 +1,8 @@
 """Many weights at once: a warm-started path, and the weight at which codes are as sparse as asked."""
 
 import math
+import time
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -61,14 +63,18 @@ def match_l0(
     *,
     threshold: float = 0.0,
     accuracy: float = 0.01,
+    relative: bool = False,
     nonneg: bool = True,
     max_steps: int = 40,
+    max_seconds: float = 300.0,
     **options,
 ) -> tuple[Float[Array, ""], Solution]:
     """Find the weight at which codes have a given mean number of non-zero entries, as an encoder of that sparsity would.
 
-    Bisects ``log lam`` below the largest ``lambda_max`` of the signals. The mean L0 falls in steps of ``1 / n``, so the target
-    is met within `accuracy` or one step, whichever is more.
+    Comes down from half of the largest ``lambda_max``, each weight from the codes of the last. The next weight is where the
+    line through the last two meets the target, of log L0 over log λ, but at least half of the last, since small weights cost
+    far more than large ones; once the target lies between two weights, so does the next. The mean L0 falls in steps of
+    ``1 / n``, so the target is met within `accuracy` or one step, whichever is more.
 
     Args:
       signals: ``(n, input_dim)``.
@@ -76,8 +82,10 @@ def match_l0(
       target: mean L0 wanted, above 0.
       threshold: magnitude above which an entry counts.
       accuracy: largest relative deviation of the mean L0 from `target`.
+      relative: take the weight of each sample as one fraction of its own ``lambda_max``, and return that fraction.
       nonneg: whether codes are constrained to be non-negative.
-      max_steps: bisections after which the closest weight is returned.
+      max_steps: weights after which the closest one is returned, with a warning that says how far it is from the target.
+      max_seconds: seconds after which no further weight is begun, likewise.
       **options: further options of `sparse_code`, other than `init`.
 
     Returns:
@@ -89,36 +97,70 @@ def match_l0(
     """
     if not 0 < target < math.inf:
         raise ValueError(f"target must be a positive mean L0, but it is {target!r}.")
+    if max_steps < 1:
+        raise ValueError(f"max_steps must be 1 or more, but it is {max_steps!r}.")
     if "init" in options:
         raise ValueError("init cannot be given, since each weight starts from the last; leave it out.")
-
-    def solve(log_lam, init):
-        solution = sparse_code(targets, atoms, math.exp(log_lam), nonneg=nonneg, init=init, **options)
-        return solution, float(jnp.mean(jnp.sum(jnp.abs(solution.codes) > threshold, axis=1)))
-
     targets, atoms, _, _ = check_problem(signals, dictionary, 0.0)
-    top = float(jnp.max(lasso.lambda_max(targets, atoms, nonneg=nonneg)))
-    allowed = max(accuracy * target, 1 / targets.shape[0])
-    if top == 0:
+    highest = lasso.lambda_max(targets, atoms, nonneg=nonneg)
+    top = 1.0 if relative else float(jnp.max(highest))
+    if float(jnp.max(highest)) == 0:
         raise ValueError("every signal is orthogonal to the dictionary, so that all codes are zero at any weight.")
-    low, high = math.log(top * 1e-6), math.log(top)
-    middle = math.log(top * 0.1)
-    init = jnp.zeros((targets.shape[0], atoms.shape[1]), targets.dtype)
-    best = middle, *solve(middle, init)
-    for step in range(max_steps):
-        solution, mean = solve(middle, init) if step else best[1:]
-        if abs(mean - target) < abs(best[2] - target):
-            best = middle, solution, mean
+    allowed = max(accuracy * target, 1 / targets.shape[0])
+    began = time.monotonic()
+    init: ArrayLike = jnp.zeros((targets.shape[0], atoms.shape[1]), targets.dtype)
+    # At `above` the codes are too sparse, at `below` not sparse enough; each is a pair of log λ and the mean L0.
+    above: _Point = math.log(top), 0.0
+    below: _Point | None = None
+    best: tuple[float, float, Solution] | None = None
+    log_lam = math.log(top / 2)
+    for step in range(1, max_steps + 1):
+        lam = math.exp(log_lam)
+        solution = sparse_code(targets, atoms, lam * highest[:, None] if relative else lam, nonneg=nonneg, init=init, **options)
+        init = solution.codes
+        mean = float(jnp.mean(jnp.sum(jnp.abs(init) > threshold, axis=1)))
+        if best is None or abs(mean - target) < abs(best[1] - target):
+            best = lam, mean, solution
         if abs(mean - target) <= allowed:
             break
-        low, high = (middle, high) if mean > target else (low, middle)
-        middle = 0.5 * (low + high)
-        init = solution.codes
-        if step == max_steps // 2 and low == math.log(top * 1e-6):
-            raise ValueError(
-                f"no weight reaches a mean L0 of {target}: it is only {best[2]:g} at the smallest; lower the target."
+        before, point = (above, (log_lam, mean))
+        if mean > target:
+            below = point
+        else:
+            above = point
+        if below is None and log_lam <= math.log(1e-6 * top):
+            raise ValueError(f"no weight reaches a mean L0 of {target}: it is only {mean:g} at the smallest; lower the target.")
+        if step == max_steps or time.monotonic() - began > max_seconds or (below and above[0] - below[0] < 1e-6):
+            warnings.warn(
+                f"the mean L0 is {best[1]:g} at the closest weight found, {best[0]:.4g}, and not {target:g}; "
+                "allow more max_steps or max_seconds, or a lower accuracy.",
+                stacklevel=2,
             )
-    return jnp.asarray(math.exp(best[0]), best[1].codes.dtype), best[1]
+            break
+        log_lam = _next(before, above, target) if below is None else _between(above, below, target, step)
+    assert best is not None
+    return jnp.asarray(best[0], best[2].codes.dtype), best[2]
+
+
+_Point = tuple[float, float]
+
+
+def _next(before: _Point, last: _Point, target: float) -> float:
+    """Where the line through two points meets the target, at most a factor of two further down."""
+    halved = last[0] - math.log(2)
+    if not 0 < before[1] < last[1]:
+        return halved
+    slope = math.log(last[1] / before[1]) / (last[0] - before[0])
+    # A little further than that, for the target to lie between two weights.
+    return max(halved, last[0] + 1.05 * math.log(target / last[1]) / slope)
+
+
+def _between(above: _Point, below: _Point, target: float, step: int) -> float:
+    """A weight between two: on the line through them, or halfway at each third step, in case the line is far off."""
+    if above[1] == 0 or step % 3 == 0:
+        return 0.5 * (above[0] + below[0])
+    share = math.log(target / above[1]) / math.log(below[1] / above[1])
+    return above[0] + min(max(share, 0.05), 0.95) * (below[0] - above[0])
 
 
 __all__ = ["match_l0", "sparse_code_path"]

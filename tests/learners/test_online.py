@@ -173,3 +173,24 @@ def test_fewer_samples_than_latents_and_signals_of_zeros():
 
 def test_a_model_has_no_bias(learned, small):
     assert isinstance(learned, Model) and not learned.bias.any() and learned.bias.shape == (small.input_dim,)
+
+
+@pytest.mark.parametrize("constant", [0.0, 3.0])
+def test_centred_is_the_same_as_learning_from_centred_signals(small, constant):
+    learner = OnlineDictionary(visits=20)
+    signals = small.train.signals + constant * jnp.linspace(-1, 1, small.input_dim)
+    mean = jnp.mean(signals, axis=0)
+    whole = run(dataclasses.replace(learner, centred=True), signals, 60, rounds=1)
+    apart = run(learner, signals - mean, 60, rounds=1)
+    np.testing.assert_allclose(whole.dictionary, apart.dictionary, atol=1e-3)
+    np.testing.assert_allclose(whole.noise, apart.noise, rtol=1e-4)
+    np.testing.assert_allclose(learner.model(whole).bias, mean, rtol=1e-5, atol=1e-6)
+    assert not np.any(learner.model(apart).bias)
+
+
+def test_centred_no_atom_is_spent_on_the_mean(small):
+    toward = np.linspace(-1, 1, small.input_dim)
+    moved = dataclasses.replace(small, train=Split(small.train.signals + 3 * jnp.asarray(toward, jnp.float32)))
+    learned = [learn(OnlineDictionary(num_steps=10, visits=20, centred=centred), moved) for centred in (False, True)]
+    likeness = [np.abs(toward / np.linalg.norm(toward) @ np.asarray(model.dictionary)).max() for model in learned]
+    assert likeness[0] > 0.9 > likeness[1]

@@ -1,5 +1,7 @@
 """Streams: an array and a function give the same bits, a killed fit goes on, and what a source does wrong is said."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,3 +112,18 @@ def test_double_precision_is_not_forced_on_single(signals):
         fit_stream(OnlineDictionary(num_steps=2), signals[:400].astype(float), **OPTIONS).dictionary.dtype
         == jnp.zeros(()).dtype
     )
+
+
+def test_centred_its_bias_is_the_mean_of_what_has_come(signals):
+    learner = OnlineDictionary(num_steps=7, centred=True)
+    told = signals[:9_000] + np.float32(5)
+    seen = []
+
+    def source(start, count):
+        seen.append(told[start : start + count])
+        return seen[-1]
+
+    model = fit_stream(learner, source, num_samples=len(told), **OPTIONS)
+    assert len(seen) == 7
+    np.testing.assert_allclose(model.bias, np.concatenate(seen).mean(axis=0), rtol=1e-4)
+    assert not np.any(fit_stream(dataclasses.replace(learner, centred=False), told, **OPTIONS).bias)

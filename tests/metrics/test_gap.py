@@ -147,13 +147,6 @@ def test_mse_and_l0_against_loops():
     assert gap.l0(np.array([[0.01, -0.02, 0.0], [0.011, 3.0, -5.0]])) == 2
 
 
-def test_decomposition_adds_up():
-    parts = gap.decompose(oracle=0.98, learned=0.9, encoder=0.7)
-    assert parts == pytest.approx((0.08, 0.2))
-    assert parts.dictionary + parts.amortisation == pytest.approx(0.98 - 0.7)
-    assert gap.decompose(0.5, 0.4, 0.6).amortisation < 0
-
-
 def test_bad_input_is_refused():
     # A shape checker around the function, if there is one, would be the first to refuse.
     signals, dictionary, codes, reference = problem()
@@ -238,3 +231,23 @@ def test_a_trifle_below_zero_moves_nothing_and_a_clear_sign_is_refused():
     with pytest.raises(ValueError, match="pass signed=True"):
         gap.amortisation_gap(model, signals, LAM, encode=lambda m, y: -m.encode(m, y))
     assert (gap.amortisation_gap(model, signals, LAM, encode=lambda m, y: -m.encode(m, y), signed=True).gap > 0).all()
+
+
+def test_a_weight_as_a_fraction_is_that_share_of_each_lambda_max():
+    model, signals = sae()
+    top = (np.asarray(signals - model.bias) @ np.asarray(unit_atoms(model.dictionary)[0])).max(axis=1)
+    found = gap.amortisation_gap(model, signals, lam_fraction=0.3, solver="ista")
+    same = gap.amortisation_gap(model, signals, 0.3 * top[:, None])
+    np.testing.assert_allclose(found.optimum.objective, same.optimum.objective, rtol=3e-6)
+    np.testing.assert_allclose(found.gap, same.gap, rtol=1e-3, atol=1e-5)
+    for weights in ({}, {"lam": 0.1, "lam_fraction": 0.1}, {"lam_fraction": 0.0}):
+        with pytest.raises(ValueError, match="lam_fraction"):
+            gap.amortisation_gap(model, signals, **weights)
+
+
+def test_a_solver_that_is_stopped_early_says_what_its_gap_may_miss():
+    model, signals = sae()
+    rough = gap.amortisation_gap(model, signals, LAM, max_iterations=1, solver="fista")
+    best = gap.amortisation_gap(model, signals, LAM)
+    assert not np.all(rough.optimum.converged) and np.all(rough.gap <= best.gap + 1e-5)
+    assert np.all(rough.gap + np.asarray(rough.optimum.gap) >= best.gap - 1e-5)

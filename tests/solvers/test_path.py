@@ -1,9 +1,11 @@
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sae_gap import lasso
-from sae_gap.solvers import match_l0, sparse_code, sparse_code_path
+from sae_gap.solvers import match_l0, path, sparse_code, sparse_code_path
 
 from .problems import draw
 
@@ -11,18 +13,18 @@ from .problems import draw
 def test_path_equals_one_weight_at_a_time_in_any_order():
     signals, dictionary = draw()
     lams = [0.05, 0.3, 0.01]
-    path = sparse_code_path(signals, dictionary, lams)
-    assert path.codes.shape == (3, *signals.shape[:1], dictionary.shape[1]) and bool(jnp.all(path.converged))
-    for codes, lam in zip(path.codes, lams, strict=True):
+    found = sparse_code_path(signals, dictionary, lams)
+    assert found.codes.shape == (3, *signals.shape[:1], dictionary.shape[1]) and bool(jnp.all(found.converged))
+    for codes, lam in zip(found.codes, lams, strict=True):
         np.testing.assert_allclose(codes, sparse_code(signals, dictionary, lam).codes, atol=1e-4)
 
 
 def test_relative_weights_are_fractions_of_lambda_max():
     signals, dictionary = draw(1)
-    path = sparse_code_path(signals, dictionary, [1.0, 0.5], relative=True)
-    assert not np.any(path.codes[0])
+    found = sparse_code_path(signals, dictionary, [1.0, 0.5], relative=True)
+    assert not np.any(found.codes[0])
     top = lasso.lambda_max(signals, dictionary)
-    np.testing.assert_allclose(path.codes[1], sparse_code(signals, dictionary, 0.5 * top).codes, atol=1e-4)
+    np.testing.assert_allclose(found.codes[1], sparse_code(signals, dictionary, 0.5 * top).codes, atol=1e-4)
 
 
 @pytest.mark.parametrize("target", [1.0, 2.0, 4.0])
@@ -32,6 +34,56 @@ def test_match_l0_hits_its_target(target):
     mean = float(jnp.mean(jnp.sum(jnp.abs(solution.codes) > 1e-4, axis=1)))
     assert abs(mean - target) <= max(0.01 * target, 1 / len(signals)) + 1e-6
     np.testing.assert_allclose(solution.objective, sparse_code(signals, dictionary, lam).objective, rtol=3e-6)
+
+
+@pytest.fixture
+def tried(monkeypatch):
+    """The weights at which `match_l0` solves, in order."""
+    found = []
+
+    def recorded(signals, dictionary, lam, **options):
+        found.append(np.asarray(lam))
+        return sparse_code(signals, dictionary, lam, **options)
+
+    monkeypatch.setattr(path, "sparse_code", recorded)
+    return found
+
+
+@pytest.mark.parametrize("target", [0.5, 2.0, 4.0])
+def test_match_l0_comes_from_above_and_never_goes_far_below_the_weight(target, tried):
+    signals, dictionary = draw(3)
+    lam, _ = match_l0(signals, dictionary, target)
+    assert min(tried) > 0.499 * float(lam) and len(tried) <= 9
+    assert tried[0] == pytest.approx(0.5 * float(jnp.max(lasso.lambda_max(signals, dictionary))), rel=1e-5)
+    assert all(later >= 0.499 * before for before, later in itertools.pairwise(tried))
+
+
+def test_match_l0_gives_a_fraction_of_each_lambda_max():
+    signals, dictionary = draw(4)
+    signals = signals * jnp.linspace(0.1, 10, len(signals))[:, None]
+    fraction, solution = match_l0(signals, dictionary, 3.0, relative=True)
+    assert 0 < float(fraction) < 1
+    assert abs(float(jnp.mean(jnp.sum(solution.codes > 0, axis=1))) - 3) <= max(0.03, 1 / len(signals)) + 1e-6
+    lam = float(fraction) * lasso.lambda_max(signals, dictionary)
+    np.testing.assert_allclose(solution.objective, sparse_code(signals, dictionary, lam).objective, rtol=3e-6)
+
+
+@pytest.mark.parametrize("limit", [{"max_steps": 2}, {"max_seconds": 0.0}])
+def test_match_l0_says_how_far_it_is_at_its_limit(limit, tried):
+    signals, dictionary = draw(2)
+    with pytest.warns(UserWarning, match="closest weight found") as caught:
+        lam, solution = match_l0(signals, dictionary, 4.0, **limit)
+    assert len(tried) == limit.get("max_steps", 1)
+    mean = float(jnp.mean(jnp.sum(solution.codes > 0, axis=1)))
+    assert f"{mean:g} at" in str(caught[0].message) and "not 4;" in str(caught[0].message)
+    np.testing.assert_allclose(solution.objective, sparse_code(signals, dictionary, lam).objective, rtol=3e-6)
+
+
+def test_match_l0_says_so_where_the_mean_jumps_over_the_target():
+    signals = jnp.tile(jnp.array([[3.0, 4.0]]), (9, 1))
+    with pytest.warns(UserWarning, match="closest weight found"):
+        _, solution = match_l0(signals, jnp.eye(2), 0.5)
+    assert float(jnp.mean(jnp.sum(solution.codes > 0, axis=1))) in (0.0, 1.0)
 
 
 def test_bad_arguments_are_refused():
@@ -46,6 +98,8 @@ def test_bad_arguments_are_refused():
         match_l0(signals, dictionary, 3.0, init=None)
     with pytest.raises(ValueError, match="target"):
         match_l0(signals, dictionary, 0.0)
+    with pytest.raises(ValueError, match="max_steps"):
+        match_l0(signals, dictionary, 3.0, max_steps=0)
     with pytest.raises(ValueError, match="lower the target"):
         match_l0(signals, dictionary, 39.0)
     with pytest.raises(ValueError, match="orthogonal"):

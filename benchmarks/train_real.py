@@ -1,0 +1,199 @@
+"""SAEs and dictionaries learned from activations of your own, and what their held-out rows are reconstructed with.
+
+Trains the suite's SAEs and `online_dl` on activations that `sae_gap.open_activations` reads, on the part that
+`Activations.split` gives for training, as `benchmarks.measure_sae` splits them too, so that what it measures with is held out
+here. Each is stored in <results_dir>/train_real/. On held-out rows it then asks, at one mean L0, for the share of
+variance unexplained (FVU, squared error over the variance about the mean of those rows) of
+
+  own          the SAE's own codes, and the least squares on their supports
+  lasso        the certified lasso on the same dictionary, at the λ whose codes are as sparse as was asked
+  refit        the least squares on the lasso's supports
+
+Fitted models are kept under --models_dir, so that a run that was stopped goes on.
+
+  python -m benchmarks.train_real --activations=results/real_activations/minilm_layer3.npz
+"""
+
+import dataclasses
+import pathlib
+import sys
+import tempfile
+import time
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags, logging
+from jaxtyping import Array, Float
+
+from benchmarks import cli
+from sae_gap import catalogue, devices, results, tables
+from sae_gap.encoders.base import unit_atoms
+from sae_gap.encoders.jumprelu import JumpReLU
+from sae_gap.encoders.support import least_squares
+from sae_gap.learners.base import Learner
+from sae_gap.learners.online import OnlineDictionary
+from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.models import Models
+from sae_gap.recording import Recording
+from sae_gap.saes.own import save_sae
+from sae_gap.solvers import match_l0
+from sae_gap.types import Model
+
+NAME = "train_real"
+# As much as `Activations.split` holds out unless told otherwise.
+HELD_OUT = 0.1
+# Of online_dl on activations, which leave more residual than the paper's world and use their atoms less evenly: larger, hence
+# colder, minibatches in fewer rounds, a threshold that leaves about as many codes as are compared, and slots for twice as many.
+ROUNDS, BATCH_PER_LATENT, MARGIN = 100, 1.43, 4.0
+METHODS = ("topk", "batchtopk", "jumprelu", "relu", "online_dl")
+
+FLAGS = flags.FlagValues()
+_ACTIVATIONS = flags.DEFINE_string("activations", None, "File or folder of activations.", flag_values=FLAGS)
+_KEY = flags.DEFINE_string("key", None, "Name of the array, where there are several.", flag_values=FLAGS)
+_NUM_LATENTS = flags.DEFINE_integer("num_latents", 3072, "Width of the dictionaries.", lower_bound=1, flag_values=FLAGS)
+_SPARSITY = flags.DEFINE_integer("sparsity", 32, "Mean L0 to train and to compare at.", lower_bound=1, flag_values=FLAGS)
+_METHODS = flags.DEFINE_list("methods", list(METHODS), "What to train, of " + ", ".join(METHODS) + ".", flag_values=FLAGS)
+_EPOCHS = flags.DEFINE_integer("epochs", 8, "Epochs of an SAE.", lower_bound=1, flag_values=FLAGS)
+_BATCH = flags.DEFINE_integer("batch_size", 256, "Rows to a step of an SAE.", lower_bound=1, flag_values=FLAGS)
+_VISITS = flags.DEFINE_float("visits", 150.0, "Rows that online_dl sees for each latent.", lower_bound=1, flag_values=FLAGS)
+_SCORED = flags.DEFINE_integer("max_scored", 1000, "Held-out rows to score, evenly spaced.", lower_bound=2, flag_values=FLAGS)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the learners.", flag_values=FLAGS)
+_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
+_MODELS_DIR = flags.DEFINE_string(
+    "models_dir", None, "Where fitted models are kept; by default models, beside this benchmark's folder.", flag_values=FLAGS
+)
+
+
+def learner_of(
+    name: str,
+    *,
+    num_latents: int,
+    sparsity: int,
+    input_dim: int,
+    variance: float,
+    epochs: int,
+    batch_size: int,
+    visits: float,
+) -> Learner:
+    """How a method learns from activations of this many dimensions and this total variance about their mean.
+
+    The tuned penalties and thresholds of the SAEs hold where codes are as large as the paper's, uniform on (0, 1). So many such
+    codes of unit atoms make a variance of sparsity / 3; thresholds and l1 penalties grow with the root of what is more, and
+    penalties on the number of codes with all of it.
+    """
+    if name == "online_dl":
+        return OnlineDictionary(
+            num_steps=ROUNDS,
+            visits=visits,
+            batch_size=round(BATCH_PER_LATENT * num_latents),
+            margin=MARGIN,
+            num_slots=4 * -(-sparsity // 2),
+            centred=True,
+        )
+    scale = (3 * variance / sparsity) ** 0.5
+    recipe = catalogue.RECIPES[name]
+    encoder, penalty = recipe.tuned(sparsity), recipe.penalty / input_dim * scale
+    if isinstance(encoder, JumpReLU):
+        encoder = dataclasses.replace(encoder, threshold=encoder.threshold * scale, bandwidth=encoder.bandwidth * scale)
+        penalty *= scale
+    return SparseAutoencoder(encoder, num_steps=epochs, batch_size=batch_size, learning_rate=recipe.rate, penalty=penalty)
+
+
+def unexplained(rows: Float[np.ndarray, "n input_dim"], model: Model, codes: Float[Array, "n num_latents"]) -> float:
+    """FVU: `Σ ‖x - b - D z‖² / Σ ‖x - mean‖²`."""
+    rest = rows - np.asarray(codes @ model.decoder.T + model.bias)
+    return float(np.sum(rest**2, dtype=np.float64) / np.sum((rows - rows.mean(axis=0)) ** 2, dtype=np.float64))
+
+
+def score(model: Model, rows: Float[np.ndarray, "n input_dim"], sparsity: int) -> dict[str, float]:
+    """The FVU of a model's own codes, if it has an encoder, and of the lasso's, before and after least squares."""
+    signals = jnp.asarray(rows)
+    found: dict[str, float] = {}
+
+    def refitted(model: Model, codes) -> float:
+        return unexplained(rows, model, least_squares(signals - model.bias, model.decoder, codes != 0))
+
+    if model.encode is not None:
+        codes = model.encode(model, signals)
+        found |= {"l0_own": float(jnp.mean(jnp.sum(codes != 0, axis=1))), "fvu_own": unexplained(rows, model, codes)}
+        found["fvu_own_refit"] = refitted(model, codes)
+    unit = dataclasses.replace(model, dictionary=unit_atoms(model.decoder)[0])
+    lam, solution = match_l0(signals - unit.bias, unit.decoder, sparsity)
+    relative = solution.gap / jnp.maximum(solution.objective, jnp.finfo(solution.gap.dtype).tiny)
+    found |= {"lam": float(lam), "l0_lasso": float(jnp.mean(jnp.sum(solution.codes != 0, axis=1)))}
+    found |= {"fvu_lasso": unexplained(rows, unit, solution.codes), "certificate": float(jnp.max(relative))}
+    return found | {"fvu_lasso_refit": refitted(unit, solution.codes)}
+
+
+def save(model: Model, folder: pathlib.Path) -> None:
+    """Stores an SAE as SAELens does, and a dictionary alone as arrays of unit atoms and of the bias; what was there goes."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        new = pathlib.Path(temporary) / folder.name
+        if model.encode is not None:
+            save_sae(model, new)
+        else:
+            new.mkdir()
+            np.save(new / "dictionary.npy", np.asarray(unit_atoms(model.decoder)[0]))
+            np.save(new / "bias.npy", np.asarray(model.bias))
+        if folder.exists():
+            folder.rename(pathlib.Path(temporary) / "old")
+        new.rename(folder)
+
+
+def main() -> None:
+    if _ACTIVATIONS.value is None:
+        raise cli.UsageError("--activations is needed: a file or a folder, such as make real writes.")
+    unknown = [name for name in _METHODS.value if name not in METHODS]
+    if unknown or not _METHODS.value:
+        raise cli.UsageError(f"--methods must list some of {', '.join(METHODS)}, but {', '.join(unknown) or 'none'} is there.")
+    if _SPARSITY.value >= _NUM_LATENTS.value:
+        raise cli.UsageError(f"--sparsity must be below the {_NUM_LATENTS.value} latents, but it is {_SPARSITY.value}.")
+    directory = pathlib.Path(_RESULTS_DIR.value) / NAME
+    try:
+        path = pathlib.Path(_ACTIVATIONS.value)
+        source = Recording(path, _NUM_LATENTS.value, _SPARSITY.value, _SEED.value, HELD_OUT, _KEY.value)
+        _, held = source.activations().split(HELD_OUT)
+        task = source.task()
+        store = results.Store(directory)
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    rows = held.take(np.linspace(0, held.num_samples - 1, min(held.num_samples, _SCORED.value)).astype(int))
+    signals = task.train.signals
+    variance = float(jnp.sum(jnp.var(signals, axis=0)))
+    logging.info("%d rows to learn from, %d held out, %d scored", len(signals), held.num_samples, len(rows))
+    done = store.keys()
+    models = Models(_MODELS_DIR.value or directory.parent / "models")
+    for name in _METHODS.value:
+        learner = learner_of(
+            name,
+            num_latents=_NUM_LATENTS.value,
+            sparsity=_SPARSITY.value,
+            input_dim=task.input_dim,
+            variance=variance,
+            epochs=_EPOCHS.value,
+            batch_size=_BATCH.value,
+            visits=_VISITS.value,
+        )
+        began = time.process_time()
+        fitted = models.fit(learner, [source], [task])[0]
+        logging.info("%s: %.0f s of the processor; fitted in %.0f s", name, time.process_time() - began, fitted.end.seconds)
+        model = fitted.end.model
+        save(model, directory / name)
+        fit = models.folder(learner, source)
+        row = {"study": NAME, "method": name, "fit": None if fit is None else fit.name} | source.asdict()
+        key = results.key(row | {"scored": len(rows)})
+        if key not in done:
+            scores = score(model, rows, _SPARSITY.value)
+            row |= scores | {"fit_seconds": fitted.end.seconds, "num_scored": len(rows)}
+            store.append([row | results.provenance() | {"device": devices.describe(), "key": key, "job": key}])
+    found = [row for row in store.rows() if row["data"] == source.asdict()["data"] and row["num_scored"] == len(rows)]
+    metrics = ("l0_own", "fvu_own", "fvu_own_refit", "l0_lasso", "fvu_lasso", "fvu_lasso_refit", "fit_seconds")
+    summary = tables.summarise(found, by=("method", "num_latents", "sparsity"), metrics=metrics)
+    tables.write_summary(directory / "summary.csv", summary)
+    labels = ("L0 own", "FVU own", "refit", "L0 lasso", "FVU lasso", "lasso refit", "fit s")
+    columns = {"method": "method", "num_latents": "latents"} | dict(zip(metrics, labels, strict=True))
+    sys.stdout.write(tables.format_table(summary, columns) + "\n")
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)

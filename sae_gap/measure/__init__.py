@@ -1,0 +1,46 @@
+"""One's own SAE, measured: what its encoder costs, and what its dictionary is worth beside cheap ones.
+
+A better reconstruction is not better features: everything here is about how well few latents explain activations, and nothing
+about what the latents mean.
+"""
+
+from sae_gap.measure.atoms import Atoms, agreement, describe_atoms
+from sae_gap.measure.controls import CONTROLS, control, work
+from sae_gap.measure.front import Front, Point, distances, fvu, measure_front, refit
+from sae_gap.measure.overlap import Overlap, support_overlap
+from sae_gap.measure.parts import GapParts, GapSums, gap_parts, gap_sums
+from sae_gap.measure.plan import STUDY, Plan, run, spread
+from sae_gap.measure.subject import Subject, of_model, of_sae
+from sae_gap.measure.summary import atom_lines, front_lines, gap_lines, worst_lines
+
+__all__ = [
+    "CONTROLS",
+    "STUDY",
+    "Atoms",
+    "Front",
+    "GapParts",
+    "GapSums",
+    "Overlap",
+    "Plan",
+    "Point",
+    "Subject",
+    "agreement",
+    "atom_lines",
+    "control",
+    "describe_atoms",
+    "distances",
+    "front_lines",
+    "fvu",
+    "gap_lines",
+    "gap_parts",
+    "gap_sums",
+    "measure_front",
+    "of_model",
+    "of_sae",
+    "refit",
+    "run",
+    "spread",
+    "support_overlap",
+    "work",
+    "worst_lines",
+]

@@ -1,0 +1,96 @@
+"""Dictionaries that any SAE should beat, of the same width: what is cheap to have from the activations alone."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from sae_gap.encoders.base import unit_atoms
+from sae_gap.fitting import fit
+from sae_gap.learners.online import OnlineDictionary
+from sae_gap.types import Model, Split, Task
+
+# Activations that the learner codes for each atom, each of them more than once where there are fewer.
+LEAST_VISITS = 30
+
+
+class _Given(NamedTuple):
+    signals: Float[np.ndarray, "n input_dim"]
+    num_latents: int
+    key: PRNGKeyArray
+    watch: Callable[[float], None] | None
+
+
+def _random(given: _Given) -> Model:
+    atoms = jax.random.normal(given.key, (given.signals.shape[1], given.num_latents), jnp.float32)
+    return Model(unit_atoms(atoms)[0], jnp.asarray(given.signals.mean(axis=0)))
+
+
+def _samples(given: _Given) -> Model:
+    if len(given.signals) < given.num_latents:
+        raise ValueError(
+            f"{given.num_latents} atoms need as many training samples, but there are {len(given.signals)}; "
+            "leave the control `samples` out, or give more activations."
+        )
+    mean = given.signals.mean(axis=0)
+    chosen = jax.random.choice(given.key, len(given.signals), (given.num_latents,), replace=False)
+    return Model(unit_atoms(jnp.asarray(given.signals[np.sort(np.asarray(chosen))] - mean).T)[0], jnp.asarray(mean))
+
+
+def _learner(num_samples: int, num_latents: int) -> OnlineDictionary:
+    return OnlineDictionary(centred=True, visits=max(LEAST_VISITS, num_samples / num_latents))
+
+
+def _online(given: _Given) -> Model:
+    learner = _learner(len(given.signals), given.num_latents)
+    split = Split(jnp.asarray(given.signals))
+    nothing = Split(split.signals[:1])
+    task = Task(split, nothing, nothing, num_latents=given.num_latents)
+    watch = given.watch
+    told = None if watch is None else lambda _, step: watch(step / learner.num_steps)
+    return fit(learner, [task], [given.key], watch=told).models[0]
+
+
+CONTROLS: dict[str, Callable[[_Given], Model]] = {"random": _random, "samples": _samples, "online_dl": _online}
+
+
+def control(
+    name: str,
+    signals: Float[np.ndarray, "n input_dim"],
+    num_latents: int,
+    seed: int = 0,
+    watch: Callable[[float], None] | None = None,
+) -> Model:
+    """A control dictionary. Its bias is the mean of the training activations.
+
+    "random" draws unit atoms at random, "samples" takes training activations less their mean for atoms, and "online_dl"
+    learns a dictionary of them with `OnlineDictionary`, in one pass, or in as many as make `LEAST_VISITS` activations an
+    atom.
+
+    Args:
+      name: one of `CONTROLS`.
+      signals: training activations, (n, input_dim), none of those that the control is measured on.
+      num_latents: atoms.
+      seed: of whatever is drawn.
+      watch: called with the share of a fit that is done.
+
+    Returns:
+      A model without an encoder.
+
+    Raises:
+      ValueError: the name is unknown, or there are too few training activations.
+    """
+    if name not in CONTROLS:
+        raise ValueError(f"control {name!r} is unknown; choose from {', '.join(CONTROLS)}.")
+    return CONTROLS[name](_Given(np.asarray(signals, np.float32), num_latents, jax.random.key(seed), watch))
+
+
+def work(name: str, num_samples: int, input_dim: int, num_latents: int) -> float:
+    """Multiply-adds that a control takes to learn, about; 0 for one that learns nothing."""
+    return _learner(num_samples, num_latents).work(num_samples, input_dim, num_latents) if name == "online_dl" else 0.0
+
+
+__all__ = ["CONTROLS", "control", "work"]

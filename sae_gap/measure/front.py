@@ -1,0 +1,233 @@
+"""How much of the activations few latents explain: the front of FVU against L0 on a dictionary, and an SAE's place beside it.
+
+At an equal mean L0 the lasso reconstructs worse than an encoder that keeps k values as they are, since the l1 norm shrinks
+all that it keeps. So each point of a front has two errors: of the certified lasso codes, and of least squares on their
+support, over non-negative values where codes are non-negative. Those that are fair to an SAE are the second, and the SAE's
+own codes refitted on their support are held beside them too.
+
+The fraction of variance unexplained is `FVU = Σ‖x - x̂‖² / Σ‖x - mean(x)‖²`, sums over samples and dimensions in the units of
+the activations, about the mean of the very samples: 0 is perfect, and 1 is what the mean alone achieves.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float
+
+from sae_gap.measure.subject import Subject
+from sae_gap.solvers import sparse_code
+
+# Weights of a front, in units of the one at which codes are as sparse as wanted.
+SPREAD = (2.0, 1.4, 1.0, 0.7, 0.5)
+# Samples coded at once.
+CHUNK = 2_000
+_CONSTANT = "all activations are alike, so that there is no variance to explain; give activations that differ."
+
+
+class Point(NamedTuple):
+    """One place on a front: mean L0 and FVU, as coded and after least squares on the support.
+
+    Attributes:
+      lam: the weight of the lasso; None for an encoder's own codes.
+      l0: mean number of non-zero codes.
+      fvu: of the codes.
+      refit_l0: mean number of non-zero codes after least squares, which may set some to zero.
+      refit_fvu: after least squares on the support.
+      certificate: largest duality gap of a sample relative to its objective; None for an encoder's own codes.
+    """
+
+    lam: float | None
+    l0: float
+    fvu: float
+    refit_l0: float
+    refit_fvu: float
+    certificate: float | None = None
+
+
+class Front(NamedTuple):
+    """A dictionary's front, and the SAE's own codes beside it.
+
+    Attributes:
+      points: of the certified lasso, by ascending L0.
+      own: of the encoder's codes; None where there is no encoder.
+    """
+
+    points: tuple[Point, ...]
+    own: Point | None
+
+
+def fvu(activations: Float[ArrayLike, "n input_dim"], reconstruction: Float[ArrayLike, "n input_dim"]) -> float:
+    """The fraction of variance unexplained, `Σ‖x - x̂‖² / Σ‖x - mean(x)‖²`.
+
+    Args:
+      activations: x, (n, input_dim).
+      reconstruction: x̂, (n, input_dim), in the same units.
+
+    Returns:
+      0 for a perfect reconstruction, 1 for that of the mean; it has no upper end.
+
+    Raises:
+      ValueError: the shapes differ, or the activations do not vary.
+    """
+    x, approximation = np.asarray(activations, np.float64), np.asarray(reconstruction, np.float64)
+    if x.shape != approximation.shape:
+        raise ValueError(f"activations and reconstruction must have one shape, but have {x.shape} and {approximation.shape}.")
+    total = float(np.sum((x - x.mean(axis=0)) ** 2))
+    if total == 0:
+        raise ValueError(_CONSTANT)
+    return float(np.sum((x - approximation) ** 2)) / total
+
+
+def refit(
+    target: Float[ArrayLike, "n input_dim"],
+    dictionary: Float[ArrayLike, "input_dim num_latents"],
+    on: Bool[ArrayLike, "n num_latents"],
+    *,
+    nonneg: bool = True,
+) -> Float[np.ndarray, "n num_latents"]:
+    """`argmin_z ‖y - D z‖²` on the support of each sample, over `z ≥ 0` if `nonneg`, by SciPy's active-set method.
+
+    Args:
+      target: y, (n, input_dim).
+      dictionary: (input_dim, num_latents).
+      on: the supports, (n, num_latents).
+      nonneg: whether values are non-negative.
+
+    Returns:
+      Codes, (n, num_latents), zero off the support.
+    """
+    y, atoms, where = np.asarray(target, np.float64), np.asarray(dictionary, np.float64), np.asarray(on)
+    codes = np.zeros(where.shape, np.float32)
+    for sample, (signal, chosen) in enumerate(zip(y, where, strict=True)):
+        place = np.flatnonzero(chosen)
+        if not place.size:
+            # SciPy's solver of no columns writes where it should not.
+            continue
+        own = atoms[:, place]
+        codes[sample, place] = scipy.optimize.nnls(own, signal)[0] if nonneg else np.linalg.lstsq(own, signal)[0]
+    return codes
+
+
+def measure_front(
+    subject: Subject,
+    activations: Float[np.ndarray, "n input_dim"],
+    lams: Sequence[float],
+    *,
+    watch: Callable[[float], None] | None = None,
+    **options: Any,
+) -> Front:
+    """The front of a dictionary, and the encoder's place beside it.
+
+    Args:
+      subject: what to measure.
+      activations: (n, input_dim), all coded at each of the weights, `CHUNK` at a time.
+      lams: weights, in any order; about the one that `match_l0` gives for the encoder's own L0.
+      watch: called with the share that is done.
+      **options: of `sparse_code`, such as `tol`.
+
+    Returns:
+      The front.
+
+    Raises:
+      ValueError: the activations do not vary, or an argument does not fit.
+    """
+    total = float(np.sum((activations - activations.mean(axis=0, dtype=np.float64)) ** 2, dtype=np.float64))
+    if total == 0:
+        raise ValueError(_CONSTANT)
+    weights = sorted(lams, reverse=True)
+    scores = [_Score(weight) for weight in weights]
+    own = None if subject.encode is None else _Score(None)
+    starts = range(0, len(activations), CHUNK)
+    for number, start in enumerate(starts):
+        part = activations[start : start + CHUNK]
+        target = jnp.asarray(subject.target(part))
+        codes = None
+        for place, (weight, score) in enumerate(zip(weights, scores, strict=True)):
+            found = sparse_code(target, subject.dictionary, weight, nonneg=not subject.signed, init=codes, **options)
+            codes = found.codes
+            score.add(
+                subject, part, target, codes, float(jnp.max(jnp.where(found.objective > 0, found.gap / found.objective, 0)))
+            )
+            if watch is not None:
+                watch((number + (place + 1) / len(scores)) / len(starts))
+        if own is not None and subject.encode is not None:
+            own.add(subject, part, target, subject.encode(target))
+    points = [score.point(total, len(activations)) for score in scores]
+    return Front(tuple(sorted(points, key=lambda point: point.l0)), None if own is None else own.point(total, len(activations)))
+
+
+class _Score:
+    """Sums over samples of what makes a point."""
+
+    def __init__(self, lam: float | None):
+        self.lam = lam
+        self.active = self.refit_active = 0
+        self.error = self.refit_error = 0.0
+        self.certificate: float | None = None
+
+    def add(self, subject, activations, target, codes, certificate=None):
+        again = refit(target, subject.dictionary, codes != 0, nonneg=not subject.signed)
+        self.active += int(np.count_nonzero(codes))
+        self.refit_active += int(np.count_nonzero(again))
+        self.error += _error(subject, activations, codes)
+        self.refit_error += _error(subject, activations, jnp.asarray(again))
+        if certificate is not None:
+            self.certificate = max(certificate, self.certificate or 0.0)
+
+    def point(self, total, n):
+        return Point(
+            self.lam, self.active / n, self.error / total, self.refit_active / n, self.refit_error / total, self.certificate
+        )
+
+
+def _error(subject: Subject, activations, codes) -> float:
+    rest = activations - np.asarray(subject.decode(codes, activations))
+    return float(np.sum(rest.astype(np.float64) ** 2))
+
+
+class Distances(NamedTuple):
+    """How far a point is from a front, as ratios that are 1 on it; None where the front does not reach so far.
+
+    Attributes:
+      fvu_ratio: the point's FVU over that of the front at an equal L0.
+      l0_ratio: the point's L0 over that of the front at an equal FVU.
+    """
+
+    fvu_ratio: float | None
+    l0_ratio: float | None
+
+
+def distances(front: Sequence[tuple[float, float]], l0: float, fvu: float) -> Distances:
+    """The vertical and the horizontal distance of a point from a front, which is interpolated linearly in log L0 and log FVU.
+
+    Args:
+      front: pairs of L0 and FVU, in any order; those with a zero are left out.
+      l0: of the point.
+      fvu: of the point.
+
+    Returns:
+      Two ratios.
+    """
+    logs = sorted((math.log(x), math.log(y)) for x, y in front if x > 0 and y > 0)
+    if not (l0 > 0 and fvu > 0):
+        return Distances(None, None)
+    x, y = math.log(l0), math.log(fvu)
+    level = next(_crossings(logs, x), None)
+    # Of several places with one FVU, the sparsest counts.
+    place = next(_crossings([(b, a) for a, b in logs], y), None)
+    return Distances(None if level is None else math.exp(y - level), None if place is None else math.exp(x - place))
+
+
+def _crossings(points: Sequence[tuple[float, float]], at: float):
+    """The second coordinates where the line through the points has the first one, in the order of the points."""
+    if len(points) == 1 and points[0][0] == at:
+        yield points[0][1]
+    for (a, b), (c, d) in itertools.pairwise(points):
+        if min(a, c) <= at <= max(a, c):
+            yield b if a == c else b + (d - b) * (at - a) / (c - a)

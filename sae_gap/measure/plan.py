@@ -1,0 +1,314 @@
+"""The whole measurement, as jobs whose rows go to a store, so that a run that was stopped goes on where it was.
+
+Activations are read in chunks, and memory is set by a chunk: what is summed over all of them is the gap, its parts and the
+overlap of supports. Fronts and controls are about a held-out part of the documents, of which at most `front_samples` are
+coded; controls learn from the other part.
+"""
+
+import dataclasses
+import datetime
+import functools
+import itertools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from sae_gap import lasso, progress, results
+from sae_gap.activations import Activations
+from sae_gap.encoders.support import code_on_support
+from sae_gap.measure.atoms import agreement, describe_atoms
+from sae_gap.measure.controls import control
+from sae_gap.measure.front import CHUNK, SPREAD, Front, measure_front
+from sae_gap.measure.overlap import support_overlap
+from sae_gap.measure.parts import gap_sums
+from sae_gap.measure.subject import Subject, digest, of_model
+from sae_gap.measure.summary import pack
+from sae_gap.results import Row
+from sae_gap.solvers import match_l0, sparse_code
+
+STUDY = "measure_sae"
+# Raised whenever a row comes to hold something else, so that earlier rows are measured again.
+FORM = 1
+# Samples on which the weight is found, and rows by which a file of activations is told from another.
+MATCHED, PRINT = 500, 256
+# Codes of a chunk, and activations that controls learn from, in floats.
+CODES, POOL = 2**24, 2**27
+# Largest gaps that a chunk remembers.
+WORST = 10
+# A lasso code of more non-zeros than this share of the dimensions is no sparse code; an encoder that fires more is held to it.
+DENSEST = 1 / 4
+# Mean L0, as a share of the dimensions, at which a dictionary without an encoder is measured.
+USUAL = 1 / 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to measure, and how.
+
+    Args:
+      subjects: SAEs and dictionaries; the first sets the width and the sparsity of the controls.
+      activations: all of them.
+      lam: the weight; None finds it.
+      lam_fraction: the weight of each sample as a fraction of its own λ_max; None finds one weight for all.
+      l0: the mean L0 at which a weight is sought; None takes the encoder's own.
+      controls: names of control dictionaries.
+      max_samples: samples over which the gap is summed, evenly spread; None takes all.
+      front_samples: held-out samples that fronts are about, at most.
+      seed: of the split, and of whatever controls draw.
+    """
+
+    subjects: Sequence[Subject]
+    activations: Activations
+    lam: float | None = None
+    lam_fraction: float | None = None
+    l0: float | None = None
+    controls: Sequence[str] = ()
+    max_samples: int | None = None
+    front_samples: int = 2_000
+    seed: int = 0
+
+
+def run(plan: Plan, store: results.Store, told: progress.Progress | None = None) -> list[Row]:
+    """Measures all that a plan holds, or reads from the store what has been measured before.
+
+    Args:
+      plan: what to measure.
+      store: where rows go.
+      told: where to say how far it is.
+
+    Returns:
+      The rows of the plan, whether measured now or before. Their `kind` says what they hold: "weight", "front", "gap" (one a
+      chunk, to be summed by `gap_lines`), "atoms" or "agreement".
+
+    Raises:
+      ValueError: activations cannot be read, or something does not fit; the message says how to mend it.
+    """
+    return _Run(plan, store, told or progress.Progress()).all()
+
+
+class _Run:
+    def __init__(self, plan: Plan, store: results.Store, told: progress.Progress):
+        self.plan, self.store, self.told = plan, store, told
+        self.train, self.held = plan.activations.split(seed=plan.seed)
+        self.print = _activations_print(plan.activations)
+        self.total = min(plan.max_samples or plan.activations.num_samples, plan.activations.num_samples)
+        self.made_by = results.provenance() | {
+            "device": jax.devices()[0].device_kind,
+            "jax_x64": bool(jax.config.values["jax_enable_x64"]),
+        }
+
+    def all(self) -> list[Row]:
+        plan = self.plan
+        jobs: list[tuple[str, Callable[[], list[Row]]]] = []
+        for subject in plan.subjects:
+            jobs.append((f"{subject.name}: weight and front", functools.partial(self.front, subject)))
+            jobs.append((f"{subject.name}: atoms", functools.partial(self.atoms, subject)))
+            starts = range(0, self.total, self.size(subject))
+            jobs += [(f"{subject.name}: gap", functools.partial(self.gap, subject, start)) for start in starts]
+        jobs += [(f"{name}: front and atoms", functools.partial(self.control, name)) for name in plan.controls]
+        for one, other in itertools.combinations(plan.subjects, 2):
+            if one.dictionary.shape == other.dictionary.shape:
+                jobs.append((f"{one.name} and {other.name}: agreement", functools.partial(self.agreement, one, other)))
+        self.told.begin(len(jobs), 0)
+        rows = []
+        for number, (name, job) in enumerate(jobs, 1):
+            self.told.start(number, name)
+            rows += job()
+        self.told.end()
+        return rows
+
+    def once(self, kind: str, settings: Mapping[str, Any], measure: Callable[[], list[dict[str, Any]]]) -> list[Row]:
+        """The rows of a job, from the store if they are there."""
+        job = results.key({"study": STUDY, "form": FORM, "kind": kind, "activations": self.print} | dict(settings))
+        if found := self.stored(job):
+            return found
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        common = {"study": STUDY, "job": job, "activations": self.print, "seed": self.plan.seed, "date": date} | self.made_by
+        rows = [{"key": results.key({"job": job, "part": part})} | common | row for part, row in enumerate(measure())]
+        self.store.append(rows)
+        return self.stored(job)
+
+    def stored(self, job: str) -> list[Row]:
+        return [row for row in self.store.rows() if row["job"] == job]
+
+    @functools.cached_property
+    def mean(self) -> Float[np.ndarray, " input_dim"]:
+        """The mean of the samples over which the gap is summed."""
+        places = spread(self.plan.activations.num_samples, self.total)
+        total = np.zeros(self.plan.activations.input_dim)
+        for start in range(0, self.total, CHUNK):
+            total += self.plan.activations.take(places[start : start + CHUNK]).sum(axis=0, dtype=np.float64)
+        return total / self.total
+
+    @functools.cached_property
+    def scored(self) -> Float[np.ndarray, "n input_dim"]:
+        """The held-out samples that fronts are about, evenly spread."""
+        return self.held.take(spread(self.held.num_samples, self.plan.front_samples))
+
+    def watch(self, name: str) -> Callable[[float], None]:
+        return lambda share: self.told.fit(name, self.plan.seed, share)
+
+    def weight(self, subject: Subject, target: Float[Array, "n input_dim"], l0: float) -> dict[str, float]:
+        """The weight at which codes have about a mean L0, or half of it where they never have as many, and their L0 there."""
+        few = target[:: max(1, len(target) // MATCHED)][:MATCHED]
+        options: dict[str, Any] = {"nonneg": not subject.signed, "accuracy": 0.02, "max_seconds": 120.0}
+        with warnings.catch_warnings():
+            # How far it is from the target is told by the row.
+            warnings.simplefilter("ignore", UserWarning)
+            try:
+                lam, found = match_l0(few, subject.dictionary, l0, **options)
+            except ValueError:
+                lam, found = match_l0(few, subject.dictionary, l0 / 2, **options)
+        return {"lam": float(lam), "l0": float(jnp.mean(jnp.sum(found.codes != 0, axis=1))), "wanted_l0": l0}
+
+    def front(self, subject: Subject) -> list[Row]:
+        plan = self.plan
+        settings = {"subject": _print(subject), "lam": plan.lam, "fraction": plan.lam_fraction, "l0": plan.l0}
+
+        def measure() -> list[dict[str, Any]]:
+            x = self.scored
+            target = subject.target(x)
+            own = None if subject.encode is None else float(np.count_nonzero(subject.encode(target)) / len(x))
+            if plan.lam is not None:
+                weight: dict[str, Any] = {"lam": plan.lam}
+            elif plan.lam_fraction is not None:
+                top = lasso.lambda_max(target, subject.dictionary, nonneg=not subject.signed)
+                weight = {"lam": plan.lam_fraction * float(jnp.median(top))}
+            else:
+                wanted = plan.l0 or own or USUAL * subject.input_dim
+                weight = self.weight(subject, target, min(wanted, DENSEST * subject.input_dim))
+            found = measure_front(subject, x, [weight["lam"] * share for share in SPREAD], watch=self.watch(subject.name))
+            return [{"kind": "weight", **weight, "own_l0": own, **_of(subject)}, *self.points(subject, found)]
+
+        return self.once("front", settings | {"samples": plan.front_samples, "seed": plan.seed}, measure)
+
+    def points(self, subject: Subject, front: Front) -> list[dict[str, Any]]:
+        samples = min(self.plan.front_samples, self.held.num_samples)
+        named = [("lasso", point) for point in front.points] + ([] if front.own is None else [("own", front.own)])
+        return [
+            {"kind": "front", "codes": codes, **point._asdict(), "samples": samples, **_of(subject)} for codes, point in named
+        ]
+
+    def atoms(self, subject: Subject) -> list[Row]:
+        return self.once("atoms", {"subject": _print(subject)}, lambda: [_atoms_row(subject)])
+
+    def agreement(self, one: Subject, other: Subject) -> list[Row]:
+        settings = {"subject": _print(one), "other": _print(other)}
+        return self.once("agreement", settings, lambda: [_agreement_row(one, other)])
+
+    def control(self, name: str) -> list[Row]:
+        plan, first = self.plan, self.plan.subjects[0]
+        # As sparse as the middle of the first front, whatever set that.
+        middle = [row for row in self.front(first) if row["kind"] == "front" and row["codes"] == "lasso"]
+        l0 = sorted(row["l0"] for row in middle)[len(middle) // 2]
+        settings = {"control": name, "first": _print(first), "l0": l0, "samples": plan.front_samples, "seed": plan.seed}
+
+        def measure() -> list[dict[str, Any]]:
+            pool = self.train.take(spread(self.train.num_samples, max(first.num_latents, POOL // first.input_dim)))
+            model = control(name, pool, first.num_latents, plan.seed, watch=self.watch(f"{name} fit"))
+            subject = dataclasses.replace(of_model(name, model), signed=first.signed)
+            x = self.scored
+            weight = self.weight(subject, subject.target(x), l0)
+            front = measure_front(subject, x, [weight["lam"] * share for share in SPREAD], watch=self.watch(name))
+            rows = [{"kind": "weight", **weight, "pool": len(pool), **_of(subject, "control")}]
+            rows += [row | _of(subject, "control") for row in (*self.points(subject, front), _atoms_row(subject))]
+            return [*rows, _agreement_row(first, subject) | _of(first)]
+
+        return self.once("control", settings, measure)
+
+    def size(self, subject: Subject) -> int:
+        """Samples of a chunk."""
+        return max(64, min(CHUNK, CODES // subject.num_latents))
+
+    def gap(self, subject: Subject, start: int) -> list[Row]:
+        plan = self.plan
+        lam = next(row["lam"] for row in self.front(subject) if row["kind"] == "weight")
+        count = min(self.size(subject), self.total - start)
+        settings = {"subject": _print(subject), "lam": plan.lam_fraction or lam, "fraction": plan.lam_fraction is not None}
+        settings |= {"start": start, "count": count, "total": self.total}
+
+        def measure() -> list[dict[str, Any]]:
+            places = spread(plan.activations.num_samples, self.total)[start : start + count]
+            x = plan.activations.take(places)
+            target, nonneg = jnp.asarray(subject.target(x)), not subject.signed
+            weight: Any = jnp.full((count, 1), lam, target.dtype)
+            if plan.lam_fraction is not None:
+                weight = plan.lam_fraction * lasso.lambda_max(target, subject.dictionary, nonneg=nonneg)[:, None]
+            best = sparse_code(target, subject.dictionary, weight, nonneg=nonneg)
+            certificates = np.asarray(best.gap) / np.where(np.asarray(best.objective) > 0, best.objective, 1)
+            found: dict[str, Any] = {
+                "samples": count,
+                "optimum_active": int(np.count_nonzero(best.codes)),
+                "optimum_error": _squares(x - np.asarray(subject.decode(best.codes, x))),
+                "variance": _squares(x - self.mean),
+                "certificate": float(certificates.max()),
+                "unconverged": int(np.count_nonzero(~np.asarray(best.converged))),
+                "used": pack(np.any(np.asarray(best.codes) != 0, axis=0)),
+            }
+            if subject.encode is not None:
+                found |= self.encoded(subject, x, target, weight, best, places)
+            return [{"kind": "gap", "lam": lam, "lam_fraction": plan.lam_fraction, **found, **_of(subject)}]
+
+        return self.once("gap", settings, measure)
+
+    def encoded(self, subject, x, target, weight, best, places) -> dict[str, Any]:
+        """What an encoder's codes add to a chunk."""
+        codes = subject.encode(target)
+        fitted = lasso.product(codes, subject.dictionary.T)
+        support = code_on_support(target, subject.dictionary, codes, codes != 0, weight, nonneg=not subject.signed)
+        sums = gap_sums(target, fitted, codes, weight, support, best)
+        own = lasso.objective(target, subject.dictionary, codes, weight)
+        gaps = np.asarray(own, np.float64) - np.asarray(best.objective, np.float64)
+        worst = np.argsort(-gaps, kind="stable")[:WORST]
+        documents = self.plan.activations.documents
+        overlap = support_overlap(codes, best.codes)
+        return {
+            **{f"sum_{name}": value for name, value in sums._asdict().items() if name != "samples"},
+            "active": int(np.count_nonzero(codes)),
+            "error": _squares(x - np.asarray(subject.decode(codes, x))),
+            **{name: float(getattr(overlap, name).sum()) for name in ("jaccard", "precision", "recall")},
+            "fired": pack(overlap.fired),
+            "worst_index": [int(places[sample]) for sample in worst],
+            "worst_document": None if documents is None else [int(documents[places[sample]]) for sample in worst],
+            "worst_gap": [float(gaps[sample]) for sample in worst],
+            "worst_relative_gap": [float(gaps[sample] / best.objective[sample]) for sample in worst],
+        }
+
+
+def _of(subject: Subject, role: str | None = None) -> dict[str, Any]:
+    """The columns that tell a row of a subject from those of others."""
+    role = role or ("dictionary" if subject.encode is None else "sae")
+    return {"dictionary": subject.name, "role": role, "num_latents": subject.num_latents, "input_dim": subject.input_dim}
+
+
+def _print(subject: Subject) -> list[str]:
+    """What tells the rows of a subject from those of others: its numbers, and the name that the rows hold."""
+    return [subject.name, subject.identity]
+
+
+def _atoms_row(subject: Subject) -> dict[str, Any]:
+    return {"kind": "atoms", **describe_atoms(subject.dictionary)._asdict(), **_of(subject)}
+
+
+def _agreement_row(one: Subject, other: Subject) -> dict[str, Any]:
+    cosine = agreement(other.dictionary, one.dictionary)
+    return {"kind": "agreement", "other": other.name, "cosine": cosine, **_of(one)}
+
+
+def _squares(values: Float[np.ndarray, "n input_dim"]) -> float:
+    return float(np.sum(np.square(values, dtype=np.float64)))
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """At most so many indices below `count`, evenly spread, each once."""
+    return np.arange(count) if most >= count else np.arange(most) * count // most
+
+
+def _activations_print(activations: Activations) -> str:
+    rows = activations.take(spread(activations.num_samples, PRINT))
+    return digest([np.array([activations.num_samples, activations.input_dim]), rows])

@@ -1,0 +1,120 @@
+"""What is measured: a dictionary of unit atoms, with what it fits, how it decodes and, if there is one, its encoder."""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
+
+from sae_gap import matching
+from sae_gap.encoders.base import encode, unit_atoms
+from sae_gap.saes.base import SAE
+from sae_gap.types import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A dictionary and how it is used on activations x, (n, input_dim) in their own units.
+
+    Attributes:
+      name: what rows and figures call it.
+      dictionary: unit or zero atoms, (input_dim, num_latents).
+      target: x to what codes fit, `y ≈ D z`, (n, input_dim): normalised where the SAE does so, less what the decoder adds.
+      decode: codes on the unit atoms, and x, to the reconstruction in the units of x.
+      encode: `target(x)` to the encoder's codes on the unit atoms; None where there is a decoder alone.
+      signed: whether codes may be negative, so that the optimum is over signed codes too.
+      identity: a digest of its numbers, by which what was measured of it is told from what was measured of others.
+    """
+
+    name: str
+    dictionary: Float[Array, "input_dim num_latents"]
+    target: Callable[[Float[np.ndarray, "n input_dim"]], Float[Array, "n input_dim"]]
+    decode: Callable[[Float[Array, "n num_latents"], Float[np.ndarray, "n input_dim"]], Float[Array, "n input_dim"]]
+    encode: Callable[[Float[Array, "n input_dim"]], Float[Array, "n num_latents"]] | None = None
+    signed: bool = False
+    identity: str = ""
+
+    @property
+    def num_latents(self) -> int:
+        return self.dictionary.shape[1]
+
+    @property
+    def input_dim(self) -> int:
+        return self.dictionary.shape[0]
+
+
+def of_model(name: str, model: Model) -> Subject:
+    """A model of the suite, with atoms of any length: it fits `x - bias`, and codes are rescaled to unit atoms.
+
+    Args:
+      name: what to call it.
+      model: with a dictionary; its `encode` may be None.
+
+    Returns:
+      The subject.
+
+    Raises:
+      ValueError: the model has no dictionary, or it is not finite.
+    """
+    matching.as_matrix("the dictionary", model.decoder)
+    dictionary, norms = unit_atoms(jnp.asarray(model.decoder))
+    live = jnp.any(dictionary != 0, axis=0)
+    own = model.encode
+
+    def infer(target: Float[ArrayLike, "n input_dim"]) -> Float[Array, "n num_latents"]:
+        # An encoder of the suite subtracts the bias itself.
+        signals = jnp.asarray(target) + model.bias
+        codes = own(model, signals) if not hasattr(own, "infer") else encode(own, model, signals)  # type: ignore[misc, arg-type]
+        # The code of a zero atom says nothing.
+        return jnp.where(live, codes * norms, 0)
+
+    return Subject(
+        name=name,
+        dictionary=dictionary,
+        target=lambda x: jnp.asarray(x) - model.bias,
+        decode=lambda codes, x: codes @ dictionary.T + model.bias,
+        encode=None if own is None else infer,
+        signed=bool(getattr(own, "signed", False)),
+        identity=_identity(model),
+    )
+
+
+def of_sae(name: str, sae: SAE) -> Subject:
+    """An SAE of another library, as `sae_gap.load_sae` reads it.
+
+    Args:
+      name: what to call it.
+      sae: with its own normalisation, which `target` applies and `decode` undoes.
+
+    Returns:
+      The subject.
+    """
+    return Subject(
+        name=name,
+        dictionary=sae.model.decoder,
+        target=sae.target,
+        decode=lambda codes, x: sae.decode(jnp.asarray(codes) / sae.scale, x),
+        encode=lambda target: jnp.where(sae.lengths > 0, sae.encode_target(jnp.asarray(target)), 0),
+        signed=bool(getattr(sae.model.encode, "signed", False)),
+        identity=_identity(sae),
+    )
+
+
+def digest(arrays: Iterable[Any]) -> str:
+    """Sixteen hexadecimal digits that tell arrays from others, by their shapes and bytes."""
+    found = hashlib.sha256()
+    for array in map(np.asarray, arrays):
+        found.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
+
+
+def _identity(tree: PyTree) -> str:
+    # What is static, such as the k of an encoder, stands in the structure; an address in memory says nothing.
+    structure = re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(tree)))
+    return digest([*jax.tree.leaves(tree), np.frombuffer(structure.encode(), np.uint8)])

@@ -1,0 +1,172 @@
+"""What the rows of a measurement say, a line for each SAE, dictionary and control."""
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from sae_gap.measure.front import distances
+from sae_gap.measure.parts import GapSums, gap_parts
+from sae_gap.results import Row
+
+
+def pack(flags: Bool[np.ndarray, " num_latents"]) -> str:
+    """Flags as hexadecimal digits, four to each, for a row to hold."""
+    return np.packbits(flags).tobytes().hex()
+
+
+def unpack(text: str, count: int) -> Bool[np.ndarray, " count"]:
+    """The first `count` flags that `pack` wrote."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count).astype(bool)
+
+
+def gap_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Sums up the chunks of each subject.
+
+    Args:
+      rows: rows of a measurement; those of kind "gap" are read.
+
+    Returns:
+      A line for each subject: `samples`, λ, the optimum's `optimum_l0`, `optimum_fvu` and largest relative duality gap
+      (`certificate`); of an encoder also its `l0` and `fvu`, the gap and its parts as shares of the optimum's objective
+      (`relative_gap`, `scale_share`, `values_share`, `support_share`), what certifies them in the same unit
+      (`support_slack`, `optimum_slack`), the best `scale`, the overlap of supports (`jaccard`, `precision`, `recall`, means
+      over samples), and how many latents are `fired_only` by the encoder, `used_only` by the optimum, and `unused` by either.
+    """
+    return [_gap_line(name, chunks) for name, chunks in _by_subject(rows, "gap").items()]
+
+
+def _gap_line(name: str, chunks: Sequence[Mapping[str, Any]]) -> Row:
+    def total(column: str) -> Any:
+        return sum(chunk[column] for chunk in chunks)
+
+    count, variance, width = total("samples"), total("variance"), chunks[0]["num_latents"]
+    used = np.any([unpack(chunk["used"], width) for chunk in chunks], axis=0)
+    line: Row = {
+        "dictionary": name,
+        "samples": count,
+        "num_latents": width,
+        "lam": chunks[0]["lam"],
+        "optimum_l0": total("optimum_active") / count,
+        "optimum_fvu": total("optimum_error") / variance if variance else None,
+        "certificate": max(chunk["certificate"] for chunk in chunks),
+        "unconverged": total("unconverged"),
+    }
+    if "fired" not in chunks[0]:
+        return line | {"unused": int((~used).sum())}
+    fired = np.any([unpack(chunk["fired"], width) for chunk in chunks], axis=0)
+    parts = gap_parts(functools.reduce(GapSums.plus, map(_sums, chunks)))
+    unit = parts.optimum or 1.0
+    return line | {
+        "l0": total("active") / count,
+        "fvu": total("error") / variance if variance else None,
+        "gap": parts.gap,
+        "scale": parts.scale,
+        "relative_gap": parts.gap / unit,
+        "scale_share": parts.scale_part / unit,
+        "values_share": parts.values_part / unit,
+        "support_share": parts.support_part / unit,
+        "support_slack": parts.support_certificate / unit,
+        "optimum_slack": parts.optimum_certificate / unit,
+        **{column: total(column) / count for column in ("jaccard", "precision", "recall")},
+        "fired_only": int((fired & ~used).sum()),
+        "used_only": int((used & ~fired).sum()),
+        "unused": int((~used & ~fired).sum()),
+    }
+
+
+def _sums(chunk: Mapping[str, Any]) -> GapSums:
+    return GapSums(chunk["samples"], *(chunk[f"sum_{field}"] for field in GapSums._fields[1:]))
+
+
+def worst_lines(rows: Iterable[Mapping[str, Any]], most: int = 10) -> list[Row]:
+    """The samples of the largest gaps of each encoder: `index`, `document`, `gap`, and `relative_gap` to their own optimum."""
+    lines = []
+    for name, chunks in _by_subject(rows, "gap").items():
+        found = [
+            {
+                "dictionary": name,
+                "index": index,
+                "document": None if chunk["worst_document"] is None else chunk["worst_document"][place],
+                "gap": chunk["worst_gap"][place],
+                "relative_gap": chunk["worst_relative_gap"][place],
+            }
+            for chunk in chunks
+            for place, index in enumerate(chunk.get("worst_index", ()))
+        ]
+        lines += sorted(found, key=lambda line: (-line["gap"], line["index"]))[:most]
+    return lines
+
+
+def front_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Reconstruction of each subject, and how far each encoder is from each front.
+
+    Args:
+      rows: rows of a measurement; those of kind "front" are read.
+
+    Returns:
+      A line for each subject: of an encoder its `l0`, `fvu` and `refit_fvu`; and at an equal L0 (that of the first encoder,
+      for a subject without one) `front_fvu` of the certified lasso and `front_refit_fvu` of least squares on its supports.
+      For an encoder `fvu_ratio` and `l0_ratio` hold its codes as they are, and `refit_fvu_ratio` and `refit_l0_ratio` its
+      refitted codes, against the front of least squares on its own dictionary: 1 is on it, and None out of its range.
+    """
+    fronts = _by_subject(rows, "front")
+    own = {name: next((row for row in points if row["codes"] == "own"), None) for name, points in fronts.items()}
+    first = next((row for row in own.values() if row is not None), None)
+    lines = []
+    for name, points in fronts.items():
+        lasso = [row for row in points if row["codes"] == "lasso"]
+        at = own[name] or first
+        l0 = at["l0"] if at is not None else sorted(row["l0"] for row in lasso)[len(lasso) // 2]
+        plain = [(row["l0"], row["fvu"]) for row in lasso]
+        fitted = [(row["refit_l0"], row["refit_fvu"]) for row in lasso]
+        line: Row = {"dictionary": name, "role": lasso[0]["role"], "samples": lasso[0]["samples"], "at_l0": l0}
+        line |= {"front_fvu": _level(plain, l0), "front_refit_fvu": _level(fitted, l0)}
+        line["certificate"] = max(row["certificate"] for row in lasso)
+        mine = own[name]
+        if mine is not None:
+            line |= {column: mine[column] for column in ("l0", "fvu", "refit_l0", "refit_fvu")}
+            line |= distances(fitted, mine["l0"], mine["fvu"])._asdict()
+            again = distances(fitted, mine["refit_l0"], mine["refit_fvu"])
+            line |= {f"refit_{column}": value for column, value in again._asdict().items()}
+        lines.append(line)
+    return lines
+
+
+def _level(front: Sequence[tuple[float, float]], l0: float) -> float | None:
+    """The FVU of a front at an L0."""
+    ratio = distances(front, l0, 1.0).fvu_ratio
+    return None if ratio is None else 1 / ratio
+
+
+def atom_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """Coherence, near-duplicates and dead atoms of each dictionary, and its agreement with the first one of its width."""
+    rows = list(rows)
+    agreed = {(row["dictionary"], row["other"]): row["cosine"] for row in rows if row["kind"] == "agreement"}
+    found = {name: row for name, (row, *_) in _by_subject(rows, "atoms").items()}
+    first = next(iter(found), None)
+    return [
+        {
+            "dictionary": name,
+            "num_latents": row["num_latents"],
+            "dead": row["dead"],
+            "duplicates": row["duplicates"],
+            "coherence_median": row["coherence"][50] if row["coherence"] else None,
+            "coherence_95": row["coherence"][95] if row["coherence"] else None,
+            "agreement": agreed.get((first, name)),
+        }
+        for name, row in found.items()
+    ]
+
+
+def _by_subject(rows: Iterable[Mapping[str, Any]], kind: str) -> dict[str, list[Mapping[str, Any]]]:
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if row["kind"] == kind:
+            found.setdefault(row["dictionary"], []).append(row)
+    return found
+
+
+__all__ = ["atom_lines", "front_lines", "gap_lines", "pack", "unpack", "worst_lines"]

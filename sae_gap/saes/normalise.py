@@ -1,0 +1,108 @@
+"""What published SAEs do to activations before they encode them, and how their decoders undo it."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Normalisation(eqx.Module):
+    """The identity. Subclasses change both functions; with `per_sample`, undoing asks for the activations it was done to."""
+
+    per_sample: bool = eqx.field(static=True, default=False, init=False)
+
+    @property
+    def name(self) -> str:
+        return "none"
+
+    def apply(self, activations: Float[Array, "n input_dim"]) -> Float[Array, "n input_dim"]:
+        """The normalised activations."""
+        return activations
+
+    def undo(
+        self, normalised: Float[Array, "n input_dim"], like: Float[Array, "n input_dim"] | None
+    ) -> Float[Array, "n input_dim"]:
+        """What a decoder gives, in the units of activations.
+
+        Args:
+          normalised: in units of the normalised activations.
+          like: the activations; None where the normalisation is not `per_sample`.
+        """
+        return normalised
+
+
+class Scale(Normalisation):
+    """`x s`, with one s for all samples, by which their mean norm becomes √d."""
+
+    factor: float
+
+    @property
+    def name(self):
+        return f"scaled by {self.factor:.4g}"
+
+    def apply(self, activations):
+        return activations * self.factor
+
+    def undo(self, normalised, like):
+        return normalised / self.factor
+
+
+class Whitening(Normalisation):
+    """`(x - m) M`, undone by `y M⁻¹ + m`."""
+
+    mean: Float[Array, " input_dim"]
+    matrix: Float[Array, "input_dim input_dim"]
+    inverse: Float[Array, "input_dim input_dim"]
+
+    @property
+    def name(self):
+        return "covariance whitening"
+
+    def apply(self, activations):
+        return (activations - self.mean) @ self.matrix
+
+    def undo(self, normalised, like):
+        return normalised @ self.inverse + self.mean
+
+
+class ConstantNorm(Normalisation):
+    """`x √d / ‖x‖`; an activation of zeros stays."""
+
+    per_sample: bool = eqx.field(static=True, default=True, init=False)
+
+    @property
+    def name(self):
+        return "constant norm"
+
+    def _factor(self, activations):
+        norms = jnp.linalg.norm(activations, axis=1, keepdims=True)
+        return jnp.where(norms > 0, norms / activations.shape[1] ** 0.5, 1)
+
+    def apply(self, activations):
+        return activations / self._factor(activations)
+
+    def undo(self, normalised, like):
+        return normalised * self._factor(like)
+
+
+class LayerNorm(Normalisation):
+    """`(x - μ) / (σ + 10⁻⁵)` with the mean μ and the standard deviation σ, of d - 1 degrees, over the dimensions of a sample.
+
+    It is undone by `y σ + μ`, as the library that has it does.
+    """
+
+    per_sample: bool = eqx.field(static=True, default=True, init=False)
+
+    @property
+    def name(self):
+        return "layer norm"
+
+    def _moments(self, activations):
+        return jnp.mean(activations, axis=1, keepdims=True), jnp.std(activations, axis=1, ddof=1, keepdims=True)
+
+    def apply(self, activations):
+        mean, deviation = self._moments(activations)
+        return (activations - mean) / (deviation + 1e-5)
+
+    def undo(self, normalised, like):
+        mean, deviation = self._moments(like)
+        return normalised * deviation + mean

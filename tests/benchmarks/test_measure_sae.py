@@ -1,0 +1,142 @@
+"""The binary on an SAE of this suite: what it leaves, that it goes on, and one sentence for whatever is wrong."""
+
+import csv
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib import image
+
+import sae_gap
+from sae_gap.encoders.base import Affine
+from sae_gap.encoders.topk import TopK
+from sae_gap.types import Model
+
+FILES = {"README.md", "page.json", "report.html", "rows.jsonl", "summary.csv"}
+FIGURES = {f"{stem}.{ending}" for stem in ("front", "gap_parts", "coherence") for ending in ("png", "pdf")}
+
+
+@pytest.fixture(scope="module")
+def files(task, tmp_path_factory):
+    """An SAE that reconstructs, another of the same width, a decoder alone, and activations of 30 documents."""
+    folder = tmp_path_factory.mktemp("files")
+    rng = np.random.default_rng(0)
+    atoms = np.asarray(task.dictionary) + 0.2 * rng.normal(size=task.dictionary.shape)
+    bias = rng.normal(size=len(atoms)).astype(np.float32)
+    weight = Affine(jnp.asarray(atoms, jnp.float32), jnp.zeros(atoms.shape[1]))
+    model = Model(jnp.asarray(2 * atoms, jnp.float32), jnp.asarray(bias), weight, TopK(2))
+    model = dataclasses.replace(model, encoder=Affine(0.13 * weight.weight, weight.bias))
+    sae_gap.save_sae(model, folder / "mine")
+    sae_gap.save_sae(dataclasses.replace(model, encode=TopK(3)), folder / "other")
+    x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals]) + bias
+    np.savez(folder / "x.npz", activations=x.astype(np.float32), documents=np.repeat(np.arange(30), 10))
+    np.save(folder / "D.npy", atoms)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(files, call, tmp_path_factory):
+    results = tmp_path_factory.mktemp("results")
+    arguments = (f"--sae={files / 'mine'},{files / 'other'}", f"--activations={files / 'x.npz'}", "--controls=random,samples")
+    code, out, err = call("measure_sae", *arguments, f"--results_dir={results}")
+    assert code == 0, err
+    return arguments, results, out
+
+
+def rows(results):
+    return [json.loads(line) for line in (results / "measure_sae" / "rows.jsonl").read_text().splitlines()]
+
+
+def test_what_it_leaves(done):
+    _, results, out = done
+    folder = results / "measure_sae"
+    assert {path.name for path in folder.iterdir()} == FILES | FIGURES
+    for stem in ("front", "gap_parts", "coherence"):
+        assert image.imread(folder / f"{stem}.png").std() > 0.01
+    with (folder / "summary.csv").open(newline="") as file:
+        lines = {line["dictionary"]: line for line in csv.DictReader(file)}
+    assert list(lines) == ["mine", "other", "random", "samples"]
+    for name, l0 in (("mine", 2), ("other", 3)):
+        assert float(lines[name]["l0"]) == l0 and int(lines[name]["samples"]) == 300
+        shares = [float(lines[name][f"{part}_share"]) for part in ("scale", "values", "support")]
+        assert sum(shares) == pytest.approx(float(lines[name]["relative_gap"])) and float(lines[name]["relative_gap"]) > 0
+        assert float(lines[name]["certificate"]) <= 1.1e-6
+    assert float(lines["other"]["agreement"]) == pytest.approx(1) and lines["random"]["relative_gap"] == ""
+    for title in ("Reconstruction", "The gap and its parts", "Supports", "Atoms", "Samples of the largest gaps"):
+        assert title in out
+    page = (folder / "report.html").read_text()
+    assert page.count("<img") == 3 and "not better features" in page and "https://" not in page and "http://" not in page
+    assert "not better features" in (folder / "README.md").read_text()
+
+
+def test_the_same_command_measures_nothing_again(done, call):
+    arguments, results, out = done
+    before = (results / "measure_sae" / "rows.jsonl").read_bytes()
+    code, again, err = call("measure_sae", *arguments, f"--results_dir={results}")
+    assert code == 0 and again == out and (results / "measure_sae" / "rows.jsonl").read_bytes() == before, err
+
+
+def test_a_decoder_alone(files, call, tmp_path):
+    arguments = (f"--dictionary={files / 'D.npy'}", f"--activations={files / 'x.npz'}", "--match_l0=2", "--controls=none")
+    code, out, err = call("measure_sae", *arguments, "--max_samples=100", f"--results_dir={tmp_path}")
+    assert code == 0 and "The gap" not in out and "lasso refitted" in out, err
+    assert {row["dictionary"] for row in rows(tmp_path)} == {"D"}
+    assert "gap_parts.png" not in {path.name for path in (tmp_path / "measure_sae").iterdir()}
+
+
+BAD = {
+    "nothing": ([], "nothing to measure"),
+    "no activations": (["--sae={mine}"], "nothing to measure"),
+    "no sae there": (["--sae={folder}/none", "--activations={x}"], "neither a folder nor a file"),
+    "no activations there": (["--sae={mine}", "--activations={folder}/none.npy"], "none.npy"),
+    "two weights": (["--sae={mine}", "--activations={x}", "--lam=1", "--match_l0=2"], "give one of them"),
+    "negative weight": (["--sae={mine}", "--activations={x}", "--lam=-1"], "--lam must be a positive number"),
+    "unknown control": (["--sae={mine}", "--activations={x}", "--controls=pca"], "choose from random, samples, online_dl"),
+    "too few samples": (["--sae={mine}", "--activations={x}", "--max_samples=1"], "--max_samples must be 2 or more"),
+    "seed": (["--sae={mine}", "--activations={x}", "--seed=-1"], "seed must be an integer"),
+    "twice": (["--sae={mine},{mine}", "--activations={x}"], "given twice"),
+    "other width": (["--sae={mine}", "--activations={narrow}"], "12 dimensions"),
+    "other activations": (["--sae={mine}", "--activations={far}"], "unexplained, where their mean alone leaves 1"),
+    "turned": (["--dictionary={turned}", "--activations={x}"], "give its transpose"),
+    "not a matrix": (["--dictionary={x}", "--activations={x}"], "several arrays"),
+    "a pickle": (["--dictionary={pickle}", "--activations={x}"], "cannot be read as a .npy file"),
+    "integers": (["--dictionary={whole}", "--activations={x}"], "convert it to float32"),
+    "NaN": (["--dictionary={nan}", "--activations={x}"], "NaN or infinite"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_whatever_is_wrong_is_one_sentence_and_leaves_nothing(case, files, call, tmp_path):
+    x = np.load(files / "x.npz")["activations"]
+    arrays = {"narrow": x[:, :5], "far": 100 + x[::-1] ** 2, "turned": np.ones((20, 12)), "whole": np.ones((12, 20), int)}
+    arrays |= {"nan": np.full((12, 20), np.nan), "pickle": np.array([{}])}
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array, allow_pickle=name == "pickle")
+    places = {name: str(tmp_path / f"{name}.npy") for name in arrays}
+    places |= {"mine": str(files / "mine"), "x": str(files / "x.npz"), "folder": str(files)}
+    arguments, words = BAD[case]
+    code, out, err = call(
+        "measure_sae", *(text.format(**places) for text in arguments), f"--results_dir={tmp_path / 'results'}"
+    )
+    last = err.splitlines()[-1]
+    assert (code, out) == (2, "") and words in last and last.endswith("."), err
+    assert "Traceback" not in err and not (tmp_path / "results").exists()
+
+
+def test_a_folder_that_cannot_be_used_is_one_sentence(files, call, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    arguments = (f"--dictionary={files / 'D.npy'}", f"--activations={files / 'x.npz'}", "--match_l0=2", "--controls=none")
+    code, out, err = call("measure_sae", *arguments, f"--results_dir={tmp_path / 'file'}")
+    assert (code, out) == (2, "") and "results cannot be written to" in err.splitlines()[-1]
+
+
+def test_names_tell_paths_apart(tmp_path):
+    from benchmarks import measure_sae
+
+    for name in ("a/x/ae.pt", "b/x/ae.pt", "c/D.npy"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    assert measure_sae._names([str(tmp_path / "a/x/ae.pt"), str(tmp_path / "c/D.npy")]) == ["x", "D"]
+    assert measure_sae._names([str(tmp_path / "a/x"), str(tmp_path / "b/x/ae.pt")]) == ["a/x", "b/x"]

@@ -1,0 +1,114 @@
+"""SAEs of one's own activations: stored as learned, scored as numpy does, on held-out rows that no fit has seen."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+
+from benchmarks import train_real
+from sae_gap import Store, load_sae, open_activations, save_activations
+from sae_gap.encoders.base import Affine
+from sae_gap.encoders.topk import TopK
+from sae_gap.types import Model
+
+DIM, LATENTS, K = 8, 16, 3
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(LATENTS, DIM))
+    codes = np.where(rng.random((600, LATENTS)) < K / LATENTS, rng.random((600, LATENTS)), 0)
+    path = tmp_path_factory.mktemp("rows") / "x.npz"
+    save_activations(path, (codes @ atoms + 2).astype(np.float32), np.arange(600) // 30)
+    return path
+
+
+OPTIONS = (f"--num_latents={LATENTS}", f"--sparsity={K}", "--epochs=2", "--visits=2", "--max_scored=50")
+
+
+def test_every_method_is_trained_stored_and_scored(tmp_path, file, call):
+    options = (f"--activations={file}", f"--results_dir={tmp_path}", *OPTIONS)
+    code, out, err = call("train_real", *options)
+    assert code == 0, err
+    directory = tmp_path / "train_real"
+    train, held = open_activations(file).split()
+    rows = {row["method"]: row for row in Store(directory).rows()}
+    assert set(rows) == set(train_real.METHODS) and all(name in out for name in rows)
+    scored = held.take(np.linspace(0, 59, 50).astype(int)).astype(float)
+    variance = ((scored - scored.mean(axis=0)) ** 2).sum()
+    for name, row in rows.items():
+        if name == "online_dl":
+            dictionary, bias = (np.load(directory / name / f"{part}.npy") for part in ("dictionary", "bias"))
+        else:
+            sae = load_sae(directory / name)
+            dictionary, bias = (
+                np.asarray(sae.model.dictionary),
+                np.asarray(scored - sae.target(jnp.asarray(scored, jnp.float32)))[0],
+            )
+            own = np.asarray(sae.reconstruct(jnp.asarray(scored, jnp.float32)))
+            assert row["fvu_own"] == pytest.approx(((scored - own) ** 2).sum() / variance, rel=1e-4)
+        np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-5)
+        # The lasso by non-negative least squares on a system that holds the penalty in one more row.
+        squares = 0.0
+        for target in scored - bias:
+            matrix = np.vstack([dictionary, np.full(LATENTS, 1e-3)])
+            best = nnls(matrix, np.append(target, -row["lam"] / 1e-3))[0]
+            squares += ((target - dictionary @ best) ** 2).sum()
+        assert row["fvu_lasso"] == pytest.approx(squares / variance, rel=2e-2)
+        assert row["fvu_lasso_refit"] <= row["fvu_lasso"] and row["certificate"] < 1e-5
+        assert ("fvu_own" in row) == (name != "online_dl") == (row.get("fvu_own_refit", 2) <= row.get("fvu_own", 1))
+    np.testing.assert_allclose(np.load(directory / "online_dl" / "bias.npy"), train.mean(), rtol=1e-5)
+    again = call("train_real", *options)
+    assert again[:2] == (0, out) and len(Store(directory).rows()) == len(rows)
+
+
+def test_scores_are_those_of_numpy():
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(40, DIM)).astype(np.float32)
+    weight, bias = rng.normal(size=(DIM, LATENTS)).astype(np.float32), rng.normal(size=DIM).astype(np.float32)
+    model = Model(jnp.asarray(weight * 2), jnp.asarray(bias), Affine.create(jnp.asarray(weight)), encode=TopK(K))
+    found = train_real.score(model, rows, K)
+    before = np.maximum((rows - bias) @ weight, 0)
+    codes = np.where(before >= np.sort(before, axis=1)[:, -K, None], before, 0)
+    variance = ((rows - rows.mean(axis=0)) ** 2).sum()
+    assert found["l0_own"] == pytest.approx((codes > 0).sum(axis=1).mean())
+    assert found["fvu_own"] == pytest.approx(((rows - bias - codes @ (2 * weight.T)) ** 2).sum() / variance, rel=1e-4)
+    rest = 0.0
+    for row, code in zip(rows - bias, codes, strict=True):
+        atoms = weight[:, code > 0]
+        rest += ((row - atoms @ np.linalg.lstsq(atoms, row, rcond=None)[0]) ** 2).sum()
+    assert found["fvu_own_refit"] == pytest.approx(rest / variance, rel=1e-4)
+    assert abs(found["l0_lasso"] - K) <= max(0.01 * K, 1 / 40)
+
+
+@pytest.mark.parametrize("name", ["relu", "jumprelu", "topk"])
+def test_the_unit_of_the_activations_does_not_matter_to_the_options(name):
+    options = {"num_latents": 16, "sparsity": 5, "input_dim": 8, "epochs": 1, "batch_size": 4, "visits": 1}
+    small, large = (train_real.learner_of(name, variance=variance, **options) for variance in (5 / 3, 100 * 5 / 3))
+    tuned = train_real.catalogue.tuned(name, sparsity=5, input_dim=8, num_steps=1, batch_size=4)
+    assert jax.tree.leaves(small) == pytest.approx(jax.tree.leaves(tuned))
+    assert large.penalty == pytest.approx(small.penalty * {"relu": 10, "jumprelu": 100, "topk": 1}[name])
+    if name == "jumprelu":
+        assert large.encoder.threshold == pytest.approx(10 * small.encoder.threshold)
+        assert large.encoder.bandwidth == pytest.approx(10 * small.encoder.bandwidth)
+
+
+FAULTS = {
+    "no file": (["--activations=nowhere.npy"], "neither a file nor a folder"),
+    "no flag": ([], "--activations is needed"),
+    "method": (["--methods=topk,sae"], "--methods must list some of topk"),
+    "sparsity": ([f"--sparsity={LATENTS}"], "--sparsity must be below"),
+    "key": (["--key=other"], "has no array 'other'"),
+    "seed": (["--seed=-1"], "seed must be"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_what_is_wrong_is_said_in_a_sentence(tmp_path, file, call, case):
+    arguments, message = FAULTS[case]
+    given = [] if case == "no flag" else [f"--activations={file}"]
+    code, out, err = call("train_real", *given, f"--results_dir={tmp_path / 'results'}", *OPTIONS, *arguments)
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+    assert not (tmp_path / "results").exists()

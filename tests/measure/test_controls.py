@@ -1,0 +1,47 @@
+"""Control dictionaries: what they are made of, and that what is learned beats what is drawn."""
+
+import numpy as np
+import pytest
+
+from sae_gap.measure import CONTROLS, control, measure_front, of_model, work
+
+
+@pytest.fixture(scope="module")
+def signals(task):
+    return np.asarray(task.train.signals) + 3
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_atoms_have_unit_length_and_the_bias_is_the_mean(name, signals):
+    model = control(name, signals, 20)
+    np.testing.assert_allclose(np.linalg.norm(model.dictionary, axis=0), 1, rtol=1e-5)
+    np.testing.assert_allclose(model.bias, signals.mean(axis=0), rtol=1e-4)
+    assert model.dictionary.shape == (signals.shape[1], 20) and model.encode is None
+    same, other = control(name, signals, 20), control(name, signals, 20, seed=1)
+    np.testing.assert_array_equal(model.dictionary, same.dictionary)
+    assert np.abs(np.asarray(model.dictionary - other.dictionary)).max() > 0.01
+
+
+def test_samples_are_distinct_samples(signals):
+    atoms = np.asarray(control("samples", signals, 30).dictionary)
+    centred = signals - signals.mean(axis=0)
+    cosines = (centred / np.linalg.norm(centred, axis=1, keepdims=True)) @ atoms
+    assert len(set(cosines.argmax(axis=0))) == 30
+    np.testing.assert_allclose(cosines.max(axis=0), 1, atol=1e-5)
+
+
+def test_what_is_learned_beats_what_is_drawn(signals):
+    shares = []
+    learned = control("online_dl", signals, 20, watch=shares.append)
+    errors = {}
+    for name, model in {"online_dl": learned, "random": control("random", signals, 20)}.items():
+        errors[name] = measure_front(of_model(name, model), signals, [0.1]).points[0].refit_fvu
+    assert errors["online_dl"] < 0.5 * errors["random"] and shares[-1] == 1
+
+
+def test_what_cannot_be_made_is_refused(signals):
+    with pytest.raises(ValueError, match="choose from random, samples, online_dl"):
+        control("pca", signals, 4)
+    with pytest.raises(ValueError, match="as many training samples"):
+        control("samples", signals[:5], 6)
+    assert work("random", 10, 10, 10) == 0 and work("online_dl", 10**6, 2304, 16_384) > 1e12

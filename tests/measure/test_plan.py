@@ -1,0 +1,207 @@
+"""The whole measurement on a small world: its rows against an independent computation, and that it goes on where it was."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import Lasso as SklearnLasso
+
+from sae_gap import Store, measure
+from sae_gap.activations import open_activations
+from sae_gap.encoders.base import Affine
+from sae_gap.encoders.topk import TopK
+from sae_gap.measure import plan as module
+from sae_gap.measure.summary import pack, unpack
+from sae_gap.progress import Progress
+from sae_gap.types import Model
+
+LAM = 0.25
+
+
+@pytest.fixture(scope="module")
+def model(task):
+    rng = np.random.default_rng(0)
+    atoms = np.asarray(task.dictionary) + 0.2 * rng.normal(size=task.dictionary.shape)
+    bias = jnp.asarray(0.3 * rng.normal(size=len(atoms)), jnp.float32)
+    weight = Affine(jnp.asarray(0.13 * atoms, jnp.float32), jnp.zeros(atoms.shape[1]))
+    return Model(jnp.asarray(2 * atoms, jnp.float32), bias, weight, TopK(2))
+
+
+@pytest.fixture(scope="module")
+def activations(task, model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("activations") / "x.npz"
+    x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals]) + np.asarray(model.bias)
+    np.savez(path, activations=x.astype(np.float32), documents=np.repeat(np.arange(30), 10))
+    return open_activations(path)
+
+
+@pytest.fixture(scope="module")
+def plan(model, activations):
+    return measure.Plan([measure.of_model("mine", model)], activations, lam=LAM)
+
+
+@pytest.fixture(scope="module")
+def rows(plan, tmp_path_factory):
+    return measure.run(plan, Store(tmp_path_factory.mktemp("rows")))
+
+
+def kinds(rows):
+    return [row["kind"] for row in rows]
+
+
+def test_the_gap_is_that_of_scikit_learn_over_all_samples(rows, model, activations):
+    x = np.asarray(activations.take(np.arange(300)), float)
+    dictionary, target = np.asarray(model.dictionary, float), x - np.asarray(model.bias, float)
+    unit, norms = dictionary / np.linalg.norm(dictionary, axis=0), np.linalg.norm(dictionary, axis=0)
+    codes = np.asarray(model.encode(model, jnp.asarray(x, jnp.float32)), float) * norms
+    peer = SklearnLasso(alpha=LAM / len(unit), positive=True, fit_intercept=False, tol=1e-12, max_iter=100_000)
+    best = np.array([peer.fit(unit, y).coef_ for y in target])
+
+    def objective(z):
+        return 0.5 * np.square(target - z @ unit.T).sum(axis=1) + LAM * z.sum(axis=1)
+
+    (line,) = measure.gap_lines(rows)
+    gaps, variance = objective(codes) - objective(best), np.square(x - x.mean(axis=0)).sum()
+    assert line["samples"] == 300 and line["lam"] == LAM
+    assert line["gap"] == pytest.approx(gaps.mean(), rel=1e-4)
+    assert line["relative_gap"] == pytest.approx(gaps.mean() / objective(best).mean(), rel=1e-4)
+    shares = (line["scale_share"], line["values_share"], line["support_share"])
+    assert sum(shares) == pytest.approx(line["relative_gap"]) and min(shares) > 0
+    assert line["l0"] == (codes > 0).sum() / 300 and line["optimum_l0"] == pytest.approx((best > 0).sum() / 300)
+    assert line["fvu"] == pytest.approx(np.square(target - codes @ unit.T).sum() / variance, rel=1e-4)
+    assert line["optimum_fvu"] == pytest.approx(np.square(target - best @ unit.T).sum() / variance, rel=1e-3)
+    fired, used = (codes > 0).any(axis=0), (best > 0).any(axis=0)
+    assert (line["fired_only"], line["used_only"]) == ((fired & ~used).sum(), (used & ~fired).sum())
+    assert line["unused"] == (~fired & ~used).sum() and line["certificate"] <= 1.1e-6 and line["unconverged"] == 0
+    both = ((codes > 0) & (best > 0)).sum(axis=1)
+    assert line["jaccard"] == pytest.approx((both / ((codes > 0) | (best > 0)).sum(axis=1)).mean())
+    worst = measure.worst_lines(rows, most=4)
+    order = np.argsort(-gaps)[:4]
+    assert [one["index"] for one in worst] == list(order) and [one["document"] for one in worst] == list(order // 10)
+    assert [one["gap"] for one in worst] == pytest.approx(gaps[order], rel=1e-4)
+    assert [one["relative_gap"] for one in worst] == pytest.approx((gaps / objective(best))[order], rel=1e-4)
+
+
+def test_the_front_is_about_whole_documents_held_out(rows, plan):
+    _, held = plan.activations.split(seed=0)
+    x = held.take(np.arange(held.num_samples))
+    expected = measure.measure_front(plan.subjects[0], x, [LAM * share for share in (2, 1.4, 1, 0.7, 0.5)])
+    points = [row for row in rows if row["kind"] == "front" and row["codes"] == "lasso"]
+    assert [row["fvu"] for row in points] == pytest.approx([point.fvu for point in expected.points], rel=1e-5)
+    (line,) = measure.front_lines(rows)
+    assert (line["fvu"], line["refit_fvu"]) == pytest.approx((expected.own.fvu, expected.own.refit_fvu), rel=1e-5)
+    fitted = [(point.refit_l0, point.refit_fvu) for point in expected.points]
+    assert line["fvu_ratio"] == pytest.approx(measure.distances(fitted, line["l0"], line["fvu"]).fvu_ratio, rel=1e-4)
+    assert line["samples"] == held.num_samples and line["fvu_ratio"] > 1
+
+
+def test_chunks_change_nothing(rows, plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CODES", 2_000)
+    chunked = measure.run(plan, Store(tmp_path))
+    assert kinds(chunked).count("gap") == 3 and kinds(rows).count("gap") == 1
+    (one,), (whole,) = measure.gap_lines(chunked), measure.gap_lines(rows)
+    assert {name: value for name, value in one.items() if name != "dictionary"} == pytest.approx(
+        {name: value for name, value in whole.items() if name != "dictionary"}, rel=1e-4, abs=1e-6
+    )
+    assert [line["index"] for line in measure.worst_lines(chunked)] == [line["index"] for line in measure.worst_lines(rows)]
+
+
+class Stopping(Progress):
+    """Stops a run before a job, as a kill would."""
+
+    def __init__(self, last=99):
+        self.last, self.jobs = last, 0
+
+    def start(self, job, name):
+        self.jobs += 1
+        if job > self.last:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_rows(plan, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CODES", 2_000)
+    with pytest.raises(KeyboardInterrupt):
+        measure.run(plan, Store(tmp_path), Stopping(4))
+    before = (tmp_path / "rows.jsonl").read_bytes()
+    assert before.count(b"\n") == 7 + 1 + 2
+    whole = measure.run(plan, Store(tmp_path), Stopping())
+    assert (tmp_path / "rows.jsonl").read_bytes().startswith(before) and kinds(whole).count("gap") == 3
+    monkeypatch.setattr(module, "sparse_code", None)
+    assert measure.run(plan, Store(tmp_path)) == whole
+
+
+def test_another_sae_other_activations_or_another_weight_are_measured_anew(plan, model, tmp_path):
+    store = Store(tmp_path)
+    measure.run(plan, store)
+    count = len(store.rows())
+    other = dataclasses.replace(model, encode=TopK(3))
+    np.save(tmp_path / "y.npy", 2 * plan.activations.take(np.arange(300)))
+    for changed in (
+        dataclasses.replace(plan, subjects=[measure.of_model("mine", other)]),
+        dataclasses.replace(plan, activations=open_activations(tmp_path / "y.npy")),
+        dataclasses.replace(plan, lam=2 * LAM),
+    ):
+        measure.run(changed, store)
+        assert len(store.rows()) > count
+        count = len(store.rows())
+
+
+def test_the_weight_makes_the_best_codes_as_sparse_as_the_encoders(plan, tmp_path):
+    found = measure.run(dataclasses.replace(plan, lam=None, max_samples=100), Store(tmp_path))
+    (line,) = measure.gap_lines(found)
+    (weight,) = (row for row in found if row["kind"] == "weight")
+    assert line["samples"] == 100 and line["l0"] == 2 and weight["wanted_l0"] == 2
+    assert abs(weight["l0"] - 2) < 0.1 and abs(line["optimum_l0"] - 2) < 0.4 and line["lam"] == weight["lam"]
+    found = measure.run(dataclasses.replace(plan, lam=None, l0=1.0, max_samples=100), Store(tmp_path))
+    assert abs(measure.gap_lines(found)[0]["optimum_l0"] - 1) < 0.3
+
+
+def test_a_fraction_is_of_each_samples_own_largest_weight(plan, model, activations, tmp_path):
+    found = measure.run(dataclasses.replace(plan, lam=None, lam_fraction=0.3), Store(tmp_path))
+    (line,) = measure.gap_lines(found)
+    expected = measure.of_model("mine", model)
+    x = activations.take(np.arange(300))
+    top = np.asarray((x - model.bias) @ expected.dictionary).max(axis=1)
+    from sae_gap import amortisation_gap
+
+    gap = amortisation_gap(model, x, 0.3 * top[:, None])
+    assert line["gap"] == pytest.approx(gap.gap.mean(), rel=1e-4)
+    assert line["optimum_l0"] == pytest.approx(np.count_nonzero(gap.optimum.codes) / 300, rel=0.01)
+
+
+def test_a_decoder_alone_and_its_controls(model, activations, tmp_path):
+    alone = measure.of_model("atoms", Model(model.dictionary, model.bias))
+    plan = measure.Plan([alone], activations, l0=2.0, controls=("random", "samples"))
+    found = measure.run(plan, Store(tmp_path))
+    (line,) = measure.gap_lines(found)
+    assert line["samples"] == 300 and "gap" not in line and line["optimum_fvu"] < 0.5 and measure.worst_lines(found) == []
+    fronts = {line["dictionary"]: line for line in measure.front_lines(found)}
+    assert list(fronts) == ["atoms", "random", "samples"]
+    assert fronts["random"]["role"] == "control" and "fvu_ratio" not in fronts["atoms"]
+    assert fronts["atoms"]["front_refit_fvu"] < fronts["random"]["front_refit_fvu"]
+    lines = {line["dictionary"]: line for line in measure.atom_lines(found)}
+    assert lines["atoms"]["agreement"] is None and 0 < lines["random"]["agreement"] < 1
+    weights = {row["dictionary"]: row["wanted_l0"] for row in found if row["kind"] == "weight"}
+    assert weights["random"] == weights["samples"] == pytest.approx(2, abs=0.2)
+
+
+def test_two_saes_agree_as_far_as_their_atoms_do(model, activations, tmp_path):
+    twin = measure.of_model("twin", dataclasses.replace(model, dictionary=model.dictionary[:, ::-1]))
+    plan = measure.Plan([measure.of_model("mine", model), twin], activations, lam=LAM, max_samples=100)
+    found = measure.run(plan, Store(tmp_path))
+    assert measure.atom_lines(found)[1]["agreement"] == pytest.approx(1) and len(measure.gap_lines(found)) == 2
+
+
+def test_an_encoder_that_fires_nearly_everything_is_held_to_what_a_sparse_code_can_be(model, activations, tmp_path):
+    dense = measure.of_model("dense", dataclasses.replace(model, encode=TopK(19)))
+    found = measure.run(measure.Plan([dense], activations, max_samples=100), Store(tmp_path))
+    (weight,) = (row for row in found if row["kind"] == "weight")
+    assert weight["wanted_l0"] == pytest.approx(model.dictionary.shape[0] / 4) and weight["own_l0"] > weight["wanted_l0"]
+
+
+def test_flags_survive_their_packing():
+    for count in (1, 7, 8, 21):
+        flags = np.random.default_rng(count).random(count) < 0.5
+        np.testing.assert_array_equal(unpack(pack(flags), count), flags)
+        assert len(pack(flags)) == 2 * -(-count // 8)

@@ -1,0 +1,130 @@
+"""What no library's file shows: dead atoms, activations of zeros, older options, and that annotations hold."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import sae_gap
+from sae_gap.encoders.base import encode
+from tests.saes.examples import example
+
+FILES = Path(__file__).parent / "files"
+
+
+def changed(tmp_path, case, tensors=None, **entries):
+    """A copy of an SAE of SAELens with other tensors and other entries of its configuration, and its weights."""
+    folder = tmp_path / "sae"
+    shutil.copytree(FILES / "saelens" / case, folder)
+    held = load_file(folder / "sae_weights.safetensors") | (tensors or {})
+    save_file(held, folder / "sae_weights.safetensors")
+    config = json.loads((folder / "cfg.json").read_text()) | entries
+    (folder / "cfg.json").write_text(json.dumps(config))
+    return folder, held
+
+
+def activations(n=24, d=6):
+    return np.random.default_rng(3).normal(size=(n, d)).astype(np.float32) + 1
+
+
+@pytest.mark.parametrize("case", ["standard", "topk", "topk_rescaled", "abstopk_rescaled", "jumprelu", "gated", "pursuit"])
+def test_a_dead_atom_changes_no_other_code(tmp_path, case):
+    atoms = load_file(FILES / "saelens" / case / "sae_weights.safetensors")["W_dec"].copy()
+    atoms[4] = 0
+    sae = sae_gap.load_sae(changed(tmp_path, case, {"W_dec": atoms})[0])
+    x = activations()
+    codes = np.asarray(sae.encode(x))
+    assert np.isfinite(codes).all() and float(sae.lengths[4]) == 0
+    assert not np.any(np.asarray(sae.model.decoder)[:, 4])
+    if case.endswith("rescaled") or case == "pursuit":
+        # Its code times its length is nothing, so it is never among the largest.
+        assert not codes[:, 4].any() and (codes != 0).sum(axis=1).max() > 1
+    if case == "standard":
+        gap = sae_gap.amortisation_gap(sae.model, sae.target(x), 0.5)
+        assert np.isfinite(gap.gap).all() and gap.gap.min() >= 0
+
+
+def test_an_activation_of_zeros_has_no_direction_and_stays():
+    sae = sae_gap.load_sae(FILES / "saelens/constant_norm")
+    x = np.zeros((2, 6), np.float32)
+    np.testing.assert_allclose(sae.target(x), -np.tile(sae.bias, (2, 1)))
+    assert np.isfinite(sae.reconstruct(x)).all()
+
+
+def test_an_older_scaling_factor_multiplies_the_codes_as_they_are_decoded(tmp_path):
+    factors = np.linspace(0.5, 2, 10).astype(np.float32)
+    folder, held = changed(tmp_path, "old", {"scaling_factor": factors}, finetuning_scaling_factor=True)
+    sae, x = sae_gap.load_sae(folder), activations()
+    codes = np.maximum((x - held["b_dec"]) @ held["W_enc"] + held["b_enc"], 0)
+    np.testing.assert_allclose(sae.encode(x), codes, atol=1e-5)
+    np.testing.assert_allclose(sae.reconstruct(x), (codes * factors) @ held["W_dec"] + held["b_dec"], rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_an_older_flag_of_normalisation(tmp_path, flag):
+    sae = sae_gap.load_sae(changed(tmp_path, "old", normalize_activations=flag)[0])
+    assert sae.normalisation.name == "none"
+    assert ("caution" in sae.notes) == flag
+
+
+@pytest.mark.parametrize(("factor", "word"), [(-1.0, "positive"), ("two", "number"), (0, "positive")])
+def test_a_scaler_that_cannot_be(tmp_path, factor, word):
+    folder, _ = changed(tmp_path, "scaled")
+    (folder / "activation_scaler.json").write_text(json.dumps({"scaling_factor": factor}))
+    with pytest.raises(ValueError, match=word):
+        sae_gap.load_sae(folder)
+
+
+def test_a_threshold_that_was_never_estimated_is_noted(tmp_path):
+    folder, held = changed(tmp_path, "batchtopk_checkpoint_as_they_are", {"topk_threshold": np.zeros((), np.float64)})
+    sae, x = sae_gap.load_sae(folder), activations()
+    assert "never estimated" in sae.notes["caution"]
+    np.testing.assert_allclose(sae.encode(x), np.maximum((x - held["b_dec"]) @ held["W_enc"] + held["b_enc"], 0), atol=1e-5)
+
+
+def test_the_gap_of_a_saved_model_is_the_models_own(tmp_path):
+    model, x = example("topk"), activations()
+    sae_gap.save_sae(model, tmp_path / "sae")
+    sae = sae_gap.load_sae(tmp_path / "sae")
+    found = sae_gap.amortisation_gap(sae.model, sae.target(x), 0.5)
+    wanted = sae_gap.amortisation_gap(model, x, 0.5)
+    np.testing.assert_allclose(found.gap, wanted.gap, rtol=1e-4, atol=1e-5)
+    assert found.gap.min() > 0
+
+
+def test_signed_codes_are_held_against_a_signed_optimum():
+    sae, x = sae_gap.load_sae(FILES / "saelens/abstopk"), activations()
+    target = sae.target(x)
+    assert np.any(encode(sae.model.encode, sae.model, target) < 0)
+    gap = sae_gap.amortisation_gap(sae.model, target, 0.3)
+    assert np.any(gap.optimum.codes < 0) and gap.gap.min() > 0
+
+
+SCRIPT = """
+import sys
+import beartype
+from jaxtyping import install_import_hook
+beartype.beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+with install_import_hook(["sae_gap"], "beartype.beartype"):
+    import numpy as np
+    from sae_gap.saes.load import load_sae
+    from sae_gap.saes.own import save_sae
+    from sae_gap.saes.report import load_report
+    for path in sys.argv[2:]:
+        sae = load_sae(path)
+        sae.decode(sae.encode_target(sae.target(np.ones((2, sae.input_dim)))), like=np.ones((2, sae.input_dim)))
+    load_report(sae, np.random.default_rng(0).normal(size=(5, sae.input_dim)))
+    save_sae(sae, sys.argv[1])
+"""
+
+
+def test_annotations_hold(tmp_path):
+    cases = ("saelens/whitened", "saelens/gated", "saelens/pursuit", "dictionary_learning/strides", "gemma_scope/first")
+    paths = [FILES / case for case in (*cases, "saelens/layer_norm")]
+    done = subprocess.run([sys.executable, "-c", SCRIPT, tmp_path / "sae", *paths], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

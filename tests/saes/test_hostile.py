@@ -1,0 +1,217 @@
+"""Files from an enemy: nothing in them is executed, and none takes memory that it does not fill."""
+
+import io
+import json
+import pickle
+import struct
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sae_gap
+from sae_gap.saes.pickles import read_pt
+
+FILES = Path(__file__).parent / "files"
+
+
+def plain(value):
+    """The opcodes of a plain value, without the frame around them."""
+    return pickle.dumps(value, 2)[2:-1]
+
+
+def storage(key="0", count=6, kind=b"ctorch\nFloatStorage\n"):
+    return b"(" + plain("storage") + kind + plain(key) + plain("cpu") + plain(count) + b"tQ"
+
+
+def tensor(offset=0, shape=(2, 3), strides=(3, 1), held=None):
+    numbers = plain(offset) + plain(shape) + plain(strides)
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + (held or storage()) + numbers + b"\x89ccollections\nOrderedDict\n)RtR"
+
+
+def state(**tensors):
+    return b"\x80\x02}(" + b"".join(plain(name) + held for name, held in tensors.items()) + b"u."
+
+
+def archive(path, content, compression=zipfile.ZIP_STORED, extra=()):
+    with zipfile.ZipFile(path, "w", compression) as file:
+        file.writestr("archive/data.pkl", content)
+        file.writestr("archive/data/0", np.arange(6, dtype=np.float32).tobytes())
+        for name, data in extra:
+            file.writestr(name, data)
+    return path
+
+
+def test_a_tensor_is_read_with_its_strides(tmp_path):
+    held = {"a": tensor(), "turned": tensor(0, (3, 2), (1, 3)), "late": tensor(1, (2,), (4,)), "one": tensor(5, (), ())}
+    found = read_pt(archive(tmp_path / "x.pt", state(**held)))
+    np.testing.assert_array_equal(found.take("a", 2, 3), [[0, 1, 2], [3, 4, 5]])
+    np.testing.assert_array_equal(found.take("turned", 3, 2), [[0, 3], [1, 4], [2, 5]])
+    np.testing.assert_array_equal(found.take("late", 2), [1, 5])
+    assert found.scalar("one") == 5
+
+
+def refused(path, *words, read=read_pt):
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError) as caught:
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < 30e6
+    finally:
+        tracemalloc.stop()
+    message = str(caught.value)
+    assert all(word in message for word in (str(path), *words)), message
+    assert message.endswith(".") and "\n" not in message and len(message) < 500
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        # What a pickle would have executed.
+        (b"cposix\nsystem\n(X\x01\x00\x00\x00xtR.", ("posix.system", "not executed")),
+        (b"cbuiltins\neval\n(X\x01\x00\x00\x00xtR.", ("builtins.eval",)),
+        (b"ctorch\nload\n(X\x01\x00\x00\x00xtR.", ("torch.load",)),
+        (b"ctorch.storage\n_load_from_bytes\n(tR.", ("torch.storage._load_from_bytes",)),
+        (b"ccollections\nnamedtuple\n(tR.", ("collections.namedtuple",)),
+        (b"cnumpy\nzeros\n(tR.", ("numpy.zeros",)),
+        (b"\x80\x04\x8c\x05posix\x8c\x06system\x93.", ("posix.system",)),
+        (b"(iposix\nsystem\n.", ("posix.system",)),
+        # Calls of what is not to be called, and attributes set on what is given.
+        (b"ctorch\nFloatStorage\n)R.", ()),
+        (b"ctorch._utils\n_rebuild_tensor_v2\n)R.", ()),
+        (state(a=tensor(held=plain(3))), ("unknown form",)),
+        # Numbers that ask for memory.
+        (b"N" + b"r" + struct.pack("<I", 10**7) + b"0N.", ("wildly",)),
+        (b"Np999999999\n0N.", ("wildly",)),
+        (b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b".", ()),
+        (state(a=tensor(shape=(10**9, 10**9), strides=(0, 0))), ("does not fit",)),
+        (state(a=tensor(shape=(7,), strides=(1,))), ("does not fit",)),
+        (state(a=tensor(offset=1)), ("does not fit",)),
+        (state(a=tensor(shape=(2, 3), strides=(4, 1))), ("does not fit",)),
+        (state(a=tensor(offset=5, shape=(2, 3), strides=(-3, -1))), ("unknown form",)),
+        (state(a=tensor(shape=(-2, -3))), ("unknown form",)),
+        (state(a=tensor(shape=(2.0, 3.0))), ("unknown form",)),
+        (state(a=tensor(strides=(1,))), ("unknown form",)),
+        (state(a=tensor(shape=(1,) * 99, strides=(1,) * 99)), ("unknown form",)),
+        # Storages that are not there, or not what they say.
+        (state(a=tensor(held=storage(count=7))), ("shorter",)),
+        (state(a=tensor(held=storage(key="../../etc/passwd"))), ("strange name",)),
+        (state(a=tensor(held=storage(key="1"))), ()),
+        (state(a=tensor(held=storage(kind=plain("float")))), ("not a storage",)),
+        (state(a=tensor(), b=tensor(held=storage(kind=b"ctorch\nDoubleStorage\n", count=3))), ("two types",)),
+        (b"X\x01\x00\x00\x00xQ.", ("not a storage",)),
+        # No state dict.
+        (b"N.", ("NoneType",)),
+        (b"}.", ("no tensors",)),
+        (b"]" * 20_000 + b".", ()),
+        (state(a=plain(1)), ("no tensors",)),
+        (b"\x80\x02}(K\x01" + tensor() + b"u.", ("not a state dict",)),
+        (b"", ()),
+        (b"\x80\x02}(", ()),
+    ],
+)
+def test_a_pickle_may_name_tensors_and_nothing_else(tmp_path, content, words):
+    refused(archive(tmp_path / "ae.pt", content), *words)
+
+
+def test_a_zip_that_unpacks_to_more_than_it_is(tmp_path):
+    refused(archive(tmp_path / "a.pt", state(a=tensor()), zipfile.ZIP_DEFLATED), "compressed")
+    bomb = archive(tmp_path / "b.pt", state(a=tensor()), zipfile.ZIP_DEFLATED, [("archive/data/1", bytes(10**7))])
+    refused(bomb, "would unpack")
+    refused(archive(tmp_path / "c.pt", state(a=tensor()), extra=[("archive/byteorder", b"big")]), "big-endian")
+    refused(archive(tmp_path / "d.pt", state(a=tensor()), extra=[("other/data.pkl", b"N.")]), "data.pkl")
+
+
+def test_what_is_no_archive(tmp_path):
+    path = tmp_path / "ae.pt"
+    for content in (b"", b"\x80\x02N.", pickle.dumps({"a": 1}), b"PK\x03\x04" + bytes(50)):
+        path.write_bytes(content)
+        refused(path)
+    whole = (FILES / "dictionary_learning/topk/ae.pt").read_bytes()
+    for cut in (10, 500, len(whole) // 2, len(whole) - 30):
+        path.write_bytes(whole[:cut])
+        refused(path)
+
+
+def header(entries, body=b""):
+    text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text + body
+
+
+def entry(shape, end, dtype="F32", start=0):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+WHOLE = (FILES / "saelens/standard/sae_weights.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x00" * 8,
+        struct.pack("<Q", 2**62),
+        header({"W_enc": entry([10**9, 10**9], 4)}, b"1234"),
+        header({"W_enc": entry([2**40, 2**40], 0)}),
+        header({"W_enc": entry([1], 4), "W_dec": entry([1], 4)}, b"1234"),
+        header({"W_enc": entry([1], 4, "F8_E4M3")}, b"1234"),
+        header(b'{"a":' * 50_000 + b"1" + b"}" * 50_000),
+        header(b"[" * 50_000),
+        WHOLE[:20],
+        WHOLE[:-10],
+        WHOLE + b"more",
+    ],
+)
+def test_what_is_no_file_of_safetensors(tmp_path, content):
+    (tmp_path / "cfg.json").write_bytes((FILES / "saelens/standard/cfg.json").read_bytes())
+    path = tmp_path / "sae_weights.safetensors"
+    path.write_bytes(content)
+    refused(path, read=sae_gap.load_sae)
+
+
+def npy(shape, data, dtype="<f4"):
+    text = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + data
+
+
+def npz(path, members, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as file:
+        for name, data in members.items():
+            file.writestr(f"{name}.npy", data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("members", "compression", "words"),
+    [
+        ({"W_enc": npy((10**9, 10**9), bytes(64))}, zipfile.ZIP_STORED, ("size it declares",)),
+        ({"W_enc": npy((3, 4), bytes(44))}, zipfile.ZIP_STORED, ("cut short",)),
+        ({"W_enc": npy((3, 4), bytes(52))}, zipfile.ZIP_STORED, ("too long",)),
+        ({"W_enc": npy((1,), bytes(8), "|O")}, zipfile.ZIP_STORED, ("not a plain array",)),
+        ({"W_enc": npy((5_000, 500), bytes(10**7))}, zipfile.ZIP_DEFLATED, ("would unpack",)),
+        ({"W_enc": b"\x93NUMPY\x09\x00"}, zipfile.ZIP_STORED, ()),
+        ({"W_enc": b""}, zipfile.ZIP_STORED, ()),
+        ({}, zipfile.ZIP_STORED, ("W_enc",)),
+    ],
+)
+def test_what_is_no_archive_of_arrays(tmp_path, members, compression, words):
+    refused(npz(tmp_path / "params.npz", members, compression), *words, read=sae_gap.load_sae)
+
+
+def test_arrays_of_objects_are_never_unpickled(tmp_path):
+    buffer = io.BytesIO()
+    np.savez(buffer, W_enc=np.array([{"a": 1}], object))
+    path = tmp_path / "params.npz"
+    path.write_bytes(buffer.getvalue())
+    refused(path, "not a plain array", read=sae_gap.load_sae)
+    path.write_bytes(buffer.getvalue()[:-40])
+    refused(path, read=sae_gap.load_sae)
+
+
+def test_a_compressed_archive_of_weights_is_as_good(tmp_path):
+    with np.load(FILES / "gemma_scope/first/params.npz") as held:
+        np.savez_compressed(tmp_path / "params.npz", **held)
+    found, wanted = sae_gap.load_sae(tmp_path), sae_gap.load_sae(FILES / "gemma_scope/first")
+    np.testing.assert_array_equal(found.model.decoder, wanted.model.decoder)
