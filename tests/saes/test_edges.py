@@ -6,12 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 import sae_gap
 from sae_gap.encoders.base import encode
+from sae_gap.saes import encoders
 from tests.saes.examples import example
 
 FILES = Path(__file__).parent / "files"
@@ -103,6 +105,15 @@ def test_signed_codes_are_held_against_a_signed_optimum():
     assert np.any(encode(sae.model.encode, sae.model, target) < 0)
     gap = sae_gap.amortisation_gap(sae.model, target, 0.3)
     assert np.any(gap.optimum.codes < 0) and gap.gap.min() > 0
+
+
+def test_a_pursuit_stops_once_little_is_left():
+    scale = np.ones(3, np.float32)
+    model = sae_gap.Model(jnp.eye(3), jnp.zeros(3), encoders.PursuitParameters(jnp.asarray(scale)))
+    signals = jnp.array([[3, 1, 0.5], [3, 2, 0.5]])
+    codes = encoders.RepeatingPursuit(9, residual=1.2)(model, signals)
+    # After 3, what is left of the first is of norm 1.12.
+    np.testing.assert_allclose(codes, [[3, 0, 0], [3, 2, 0]])
 
 
 SCRIPT = """
