@@ -11,7 +11,6 @@ from typing import Any
 
 from absl import flags, logging
 
-from benchmarks import _threads as _threads
 from benchmarks import cli, command, pages, published
 from benchmarks.command import SMOKE, Preset, grid
 from sae_gap import decompose, devices, progress, results, tables

@@ -1,10 +1,7 @@
 """What the binaries share: flags that are checked at once, and one sentence with exit code 2 for whatever the user can mend."""
 
 import logging as python_logging
-import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -41,8 +38,6 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
             _stop(f"a file could not be read or written ({error}); once that is mended, the same command goes on from there.")
 
     parse(sys.argv, flag_values)
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, _interrupt)
     app.run(guarded, argv=sys.argv[:1])
 
 
@@ -60,13 +55,6 @@ def parse(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
         _stop(" ".join(str(error).split()).removesuffix(".") + "; see --help.")
     if len(rest) > 1:
         _stop(f"{rest[1]!r} is not a flag; see --help.")
-
-
-def _interrupt(*_) -> NoReturn:
-    """Ends at once: compiled loops cannot be asked to stop, and what has reached the store is safe."""
-    sys.stderr.write("interrupted; the same command goes on from what is saved.\n")
-    sys.stderr.flush()
-    os._exit(130)
 
 
 def _stop(sentence: str, code: int = 2) -> NoReturn:

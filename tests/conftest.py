@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Many small steps on the host, beside another worker: see benchmarks._threads.
+# Many small steps on the host, beside another worker: see benchmarks/__init__.py.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 if "PYTEST_XDIST_WORKER" not in os.environ:
     # Shared with the workers and with the processes that tests start, so that a program of one shape is compiled once in all.

@@ -53,7 +53,7 @@ FLOORS = {
 FACE = 5.25
 # Studies import neither each other nor what runs them all.
 BENCHMARKS = {
-    **dict.fromkeys(("_threads", "peers", "scores"), 5.4),
+    **dict.fromkeys(("_ends", "peers", "scores", "wrong_commands"), 5.4),
     **dict.fromkeys(("cli", "pages", "published"), 5.5),
     **dict.fromkeys(("command", "worlds"), 5.55),
     "coders": 5.6,

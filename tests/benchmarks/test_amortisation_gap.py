@@ -6,8 +6,6 @@ import functools
 import json
 import re
 import shutil
-import signal
-import time
 
 import numpy as np
 import pytest
@@ -516,14 +514,3 @@ def test_a_report_leaves_nothing_of_an_earlier_one(tmp_path, headline, file):
 def test_nothing_to_run_is_said(tmp_path, headline, file):
     code, out, _ = headline("--methods=linear_probe", f"--data={file(**BARE)}", "--num_latents=20", f"--results_dir={tmp_path}")
     assert (code, out) == (2, "")
-
-
-def test_an_interrupt_ends_at_once(tmp_path, start):
-    process = start("amortisation_gap", "--num_latents=200", "--methods=sae_mp", "--seeds=0,1", f"--results_dir={tmp_path}")
-    for line in process.stderr:
-        if "1/1: sae_mp" in line:
-            break
-    time.sleep(5)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
-    assert process.returncode == 130 and "interrupted" in err and "Traceback" not in err

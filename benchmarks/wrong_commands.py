@@ -1,0 +1,208 @@
+"""Commands that no binary can carry out, each of which must end with one sentence, exit code 2, and no file left."""
+
+import pathlib
+import tempfile
+import zipfile
+from collections.abc import Iterator
+
+import numpy as np
+
+from sae_gap import results as rows_on_disk
+
+# Where the folder of results of a command goes.
+RESULTS = "{results}"
+
+STUDIES = (
+    *("amortisation_gap", "dict_quality", "dictionary_challenge", "encoder_budget", "frozen_decoder", "lambda_sensitivity"),
+    *("large_latents", "learning_dynamics", "phase_transition", "support_recovery", "vary_latents", "vary_samples"),
+    *("vary_sparsity", "warmstart_decoder", "warmstart_encoder"),
+)
+# Flags of every study with values that make no sense.
+_OF_STUDIES = {
+    "preset": ("", "huge"),
+    "protocol": ("", "published"),
+    "num_latents": ("", "0", "-3", "10,10", "1e3", "ten", "99999999999999999999"),
+    "sparsity": ("", "0", "-1", "2,2", "1.5", "100000"),
+    "num_samples": ("", "0", "1", "-5", "8,8", "many"),
+    "seeds": ("", "-1", "0,0", "x"),
+    "methods": ("", "no_such", "online_dl,online_dl", "all,online_dl"),
+    "lam": ("", "0", "-0.1", "nan", "inf", "1e40", "0.1,0.1", "small"),
+    "shard": ("", "1", "1/1", "2/2", "-1/2", "0/0", "a/b", "0/1/2"),
+    "results_dir": ("",),
+    "models_dir": ("",),
+}
+_OF_SOME = {
+    "input_dim": ("", "0", "-2", "x"),
+    "noise_db": ("", "nan", "inf", "20,20", "loud"),
+    "data": ("", "{scratch}/nowhere.npz", "{scratch}", "{scratch}/empty.npz", "{scratch}/text.npz", "{scratch}/torn.npz"),
+}
+
+
+def commands(scratch: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
+    """Names of binaries, and arguments; `RESULTS` in them stands for a folder that must not be there afterwards.
+
+    Args:
+      scratch: a folder for the files that they name, which is filled.
+    """
+    write_files(scratch)
+    for binary, arguments in _all():
+        yield binary, [argument.replace("{scratch}", str(scratch)) for argument in arguments]
+
+
+def _all() -> Iterator[tuple[str, list[str]]]:
+    wrong = [(name, value) for name, values in _OF_STUDIES.items() for value in values]
+    # Each value at one study or another; all values at one.
+    for number, (name, value) in enumerate(wrong):
+        for study in {"amortisation_gap", STUDIES[number % len(STUDIES)]}:
+            last = f"--results_dir={RESULTS}" if name != "results_dir" else "--dry_run"
+            yield study, [f"--{name}={value}", last]
+    for name, values in _OF_SOME.items():
+        for value in values:
+            yield "amortisation_gap", [f"--{name}={value}", f"--results_dir={RESULTS}"]
+    for file in ("nan", "flat", "narrow", "text_rows", "objects", "words", "wide", "lone", "deep", "bomb"):
+        yield "amortisation_gap", ["--data={scratch}/" + file + ".npz", f"--results_dir={RESULTS}"]
+    for study in STUDIES:
+        yield study, ["--no_such_flag=1", f"--results_dir={RESULTS}"]
+        yield study, ["word", f"--results_dir={RESULTS}"]
+    yield "amortisation_gap", ["--results_dir={scratch}/file"]
+    yield "amortisation_gap", ["--results_dir={scratch}/file/below"]
+    yield "amortisation_gap", ["--results_dir=/proc/nowhere"]
+    yield "amortisation_gap", ["--models_dir={scratch}/file", f"--results_dir={RESULTS}"]
+    yield "amortisation_gap", ["--num_latents=20", "--sparsity=20", f"--results_dir={RESULTS}"]
+    yield (
+        "amortisation_gap",
+        ["--num_latents=20", "--sparsity=3", "--input_dim=2", "--num_samples=3", f"--results_dir={RESULTS}"],
+    )
+    yield "encoder_budget", ["--dictionary=no_such", f"--results_dir={RESULTS}"]
+    yield "dictionary_challenge", ["--sae_steps=0", f"--results_dir={RESULTS}"]
+    yield "dictionary_challenge", ["--peer_steps=-1", f"--results_dir={RESULTS}"]
+    yield from _of_measurements()
+    yield from _of_speed()
+    for damaged in ("edited", "nested", "foreign", "binary", "huge_number"):
+        yield "amortisation_gap", ["--results_dir={scratch}/" + damaged]
+    yield "report", ["--results_dir={scratch}/nowhere"]
+    yield "report", ["--results_dir="]
+    yield "agreement", ["--results_dir={scratch}/nowhere"]
+    yield "all", ["--studies=no_such", f"--results_dir={RESULTS}"]
+    yield "all", ["--studies=", f"--results_dir={RESULTS}"]
+    yield "certificates", ["--num_problems=0"]
+    yield "certificates", ["--preset=huge"]
+    yield "certificates", ["--first_seed=-1"]
+
+
+def _of_measurements() -> Iterator[tuple[str, list[str]]]:
+    results = f"--results_dir={RESULTS}"
+    for given in (
+        [],
+        ["--sae={scratch}/nowhere"],
+        ["--sae={scratch}/nowhere", "--activations={scratch}/rows.npy"],
+        ["--sae={scratch}/file", "--activations={scratch}/rows.npy"],
+        ["--sae={scratch}", "--activations={scratch}/rows.npy"],
+        ["--activations={scratch}/rows.npy"],
+        ["--dictionary={scratch}/nowhere.npy", "--activations={scratch}/rows.npy"],
+        ["--dictionary={scratch}/wide.npy", "--activations={scratch}/rows.npy"],
+        ["--dictionary={scratch}/nan.npy", "--activations={scratch}/rows.npy"],
+        ["--dictionary={scratch}/flat.npy", "--activations={scratch}/rows.npy"],
+        ["--dictionary={scratch}/words.npy", "--activations={scratch}/rows.npy"],
+        ["--dictionary={scratch}/torn.npy", "--activations={scratch}/rows.npy"],
+    ):
+        yield "measure_sae", [*given, results]
+    for activations in ("nowhere.npy", "nan.npy", "flat.npy", "words.npy", "torn.npy", "none.npy", "file", "objects.npy"):
+        yield "measure_sae", ["--dictionary={scratch}/atoms.npy", "--activations={scratch}/" + activations, results]
+        yield "train_real", ["--activations={scratch}/" + activations, results]
+    good = ["--dictionary={scratch}/atoms.npy", "--activations={scratch}/rows.npy"]
+    for flag in (
+        *("--lam=0", "--lam=-1", "--lam=nan", "--lam=x", "--lam_fraction=0", "--lam_fraction=2", "--lam_fraction=nan"),
+        *("--match_l0=0", "--match_l0=-3", "--match_l0=nan", "--match_l0=1e9", "--max_samples=0", "--max_samples=-1"),
+        *("--front_samples=0", "--front_samples=-1", "--controls=no_such", "--key=no_such", "--seed=-1"),
+    ):
+        yield "measure_sae", [*good, flag, results]
+    yield "measure_sae", [*good, "--lam=0.1", "--lam_fraction=0.1", results]
+    for flag in ("--num_latents=0", "--sparsity=0", "--methods=no_such", "--methods=", "--epochs=0", "--visits=0", "--seed=-1"):
+        yield "train_real", ["--activations={scratch}/rows.npy", flag, results]
+    yield "train_real", ["--activations={scratch}/rows.npy", "--sparsity=5000", results]
+
+
+def _of_speed() -> Iterator[tuple[str, list[str]]]:
+    results = f"--results_dir={RESULTS}"
+    for flag in (
+        *("--num_latents=0", "--num_latents=x", "--sparsity=0", "--num_samples=0", "--lam=0", "--lam=nan", "--solvers=no_such"),
+        *("--repeats=0", "--world=no_such", "--input_dim=0", "--lam_fraction=2", "--dictionary={scratch}/nowhere.npy"),
+        "--dictionary={scratch}/nan.npy",
+    ):
+        yield "solver_speed", [flag, results]
+    yield "solver_speed", ["--dictionary={scratch}/wide.npy", "--activations={scratch}/rows.npy", results]
+    for flag in ("--num_latents=0", "--num_latents=", "--num_seeds=0", "--num_seeds=-1", "--num_steps=0", "--repeats=0"):
+        yield "training_speed", [flag, results]
+
+
+def write_files(folder: pathlib.Path) -> None:
+    """The files that the commands name."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(64, 8)).astype(np.float32)
+    arrays = {
+        "rows": rows,
+        "atoms": rows[:16].T.copy(),
+        "nan": np.where(rows == rows[3, 3], np.float32("nan"), rows),
+        "flat": rows.ravel(),
+        "wide": rng.normal(size=(12, 16)).astype(np.float32),
+        "words": np.full((4, 8), "word"),
+        "none": rows[:0],
+    }
+    for name, array in arrays.items():
+        np.save(folder / f"{name}.npy", array)
+    np.save(folder / "objects.npy", np.array([{}, {}], object), allow_pickle=True)
+    whole = (folder / "rows.npy").read_bytes()
+    (folder / "torn.npy").write_bytes(whole[: len(whole) // 2])
+    (folder / "file").write_text("a file\n")
+    (folder / "empty.npz").write_bytes(b"")
+    (folder / "text.npz").write_text("no archive\n")
+    splits = {f"Y_{name}": rows for name in ("train", "val", "ood")}
+    _save(folder / "nan.npz", splits | {"Y_val": arrays["nan"]})
+    _save(folder / "flat.npz", splits | {"Y_train": arrays["flat"]})
+    _save(folder / "narrow.npz", splits | {"Y_ood": rows[:, :5]})
+    _save(folder / "text_rows.npz", splits | {"Y_train": arrays["words"]})
+    _save(folder / "words.npz", {"some": rows})
+    _save(folder / "wide.npz", splits | {"A": arrays["wide"]})
+    _save(folder / "lone.npz", {"Y_train": rows})
+    _save(folder / "objects.npz", {name: np.array([{}], object) for name in splits})
+    torn = (folder / "nan.npz").read_bytes()
+    (folder / "torn.npz").write_bytes(torn[: len(torn) // 2])
+    _write_members(folder / "deep.npz", _header("(" * 9_000 + ")" * 9_000))
+    _write_members(folder / "bomb.npz", _header("(1000000000, 1000000)"))
+    for name, text in {
+        "edited": _row(value=1.0).replace("1.0", "2.0"),
+        "nested": "[" * 100_000,
+        "foreign": _row(study="another", schema=0),
+        "huge_number": _row(value=1.0).replace("1.0", "1e999"),
+        "binary": "\x00\x01\x02",
+    }.items():
+        study = folder / name / "amortisation_gap"
+        study.mkdir(parents=True)
+        (study / "rows.jsonl").write_text(text + "\n")
+
+
+def _save(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def _header(shape: str) -> bytes:
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x02\x00" + len(header).to_bytes(4, "little") + header
+
+
+def _write_members(path: pathlib.Path, content: bytes) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("Y_train", "Y_val", "Y_ood"):
+            archive.writestr(f"{name}.npy", content)
+
+
+def _row(**columns) -> str:
+    """A row as a store writes it, by the store."""
+    with tempfile.TemporaryDirectory() as made:
+        store = rows_on_disk.Store(made)
+        store.append([{"key": "0" * 16, "job": "1" * 16, **columns}])
+        return store.path.read_text().strip()
+
+
+__all__ = ["RESULTS", "commands", "write_files"]

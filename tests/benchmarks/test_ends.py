@@ -1,0 +1,49 @@
+"""Ctrl-C and SIGTERM end a run with a sentence and their exit code: while it imports, while it compiles, and at work."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ENDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
+WORK = ("-m", "benchmarks.learning_dynamics", "--num_latents=200", "--methods=sae_mp")
+
+
+def ended(sent, awaited, tmp_path, *before):
+    """Exit code and last words of a run that is sent a signal once it has written what is awaited."""
+    process = subprocess.Popen(
+        [sys.executable, *before, *WORK, f"--results_dir={tmp_path}"],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stderr:
+        if awaited in line:
+            break
+    process.send_signal(sent)
+    _, said = process.communicate(timeout=30)
+    return process.returncode, [line for line in said.splitlines() if not line.startswith(("import time:", "I", "W"))]
+
+
+@pytest.mark.parametrize(
+    ("sent", "awaited", "before"),
+    [
+        # NumPy is the first that the binary imports, and far from the last.
+        (signal.SIGINT, " numpy.version", ("-X", "importtime")),
+        (signal.SIGTERM, " jax.version", ("-X", "importtime")),
+        (signal.SIGINT, "1/1: sae_mp", ()),
+        (signal.SIGTERM, "1/1: sae_mp", ()),
+    ],
+)
+def test_a_signal_ends_a_run_at_once(tmp_path, sent, awaited, before):
+    code, said = ended(sent, awaited, tmp_path, *before)
+    expected, word = ENDS[sent]
+    assert (code, said) == (expected, [f"{word}; the same command goes on from what is saved."])
+
+
+def test_a_process_that_is_no_binary_keeps_its_handlers():
+    script = "import signal, benchmarks; assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
