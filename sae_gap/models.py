@@ -157,6 +157,8 @@ class Models:
             if afresh:
                 for save in saves:
                     save.discard()
+            for i in absent:
+                results.sweep(folders[i])
         fitted = fit(
             learner,
             [tasks[i] for i in absent],
@@ -174,6 +176,9 @@ class Models:
                 note = notes[i] | {"step": end.step, "seconds": end.seconds, "ended": True}
                 note |= {"compile_seconds": fitted.compile_seconds, "device": devices.describe()}
                 checkpoints.write(folders[i] / _file(end.step, end=True), {"model": end.model}, note)
+                # Of a run that was killed when other seeds were fitted beside this one, by whose names its file went.
+                for stale in folders[i].glob("state*.npz"):
+                    stale.unlink(missing_ok=True)
             if saves is not None:
                 saves[place].discard()
                 # What was kept before the state that this fit went on from, by a process that was killed or runs beside it.

@@ -13,9 +13,12 @@ import json
 import math
 import os
 import platform
+import re
 import secrets
+import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,6 +76,7 @@ class Store:
         self.path = self.directory / ("rows.jsonl" if count == 1 else f"rows-{index}-of-{count}.jsonl")
         self._files: dict[Path, _File] = {}
         _ensure_writable(self.directory, self.path)
+        sweep(self.directory)
         self._read()
 
     @classmethod
@@ -270,6 +274,43 @@ def _sync_folder(directory: Path) -> None:
         os.close(descriptor)
 
 
+def draft_of(path: Path) -> Path:
+    """Where to write what is then renamed to a path: hidden beside it, and named after this process, see `sweep`."""
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def sweep(directory: str | os.PathLike[str]) -> None:
+    """Removes the drafts in a folder whose processes were killed: at once if they ran on this machine, else after a day.
+
+    Args:
+      directory: the folder, which need not be there.
+    """
+    for path in Path(directory).glob(".*"):
+        match = re.fullmatch(r"\..+\.([0-9a-f]{8})-(\d{1,18})-[0-9a-f]{8}", path.name)
+        # Another process may sweep as well.
+        with contextlib.suppress(OSError):
+            if match and (_is_gone(int(match[2])) if match[1] == _machine() else time.time() - path.stat().st_mtime > 86_400):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+@functools.cache
+def _machine() -> str:
+    """What numbers of processes are numbers of: a machine, and there a container."""
+    space = os.readlink("/proc/self/ns/pid") if os.path.islink("/proc/self/ns/pid") else ""
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
+
+
+def _is_gone(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        # Another user's, or no number of a process.
+        return False
+    return False
+
+
 def write_atomically(path: str | os.PathLike[str], content: bytes | memoryview) -> None:
     """Replaces a file by new content; whoever reads it, or kills this process, finds the old content or the new.
 
@@ -281,8 +322,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | memoryview) 
       OSError: the folder cannot be written to; nothing is left behind.
     """
     path = Path(path)
-    # Machines that share a folder may share numbers of processes as well.
-    draft = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    draft = draft_of(path)
     try:
         with draft.open("wb") as file:
             file.write(content)

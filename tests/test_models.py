@@ -394,6 +394,17 @@ def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path, monkeypatch, tasks, exp
         assert same_bits(saved.parts["model"], expected[step]) and saved.note["step"] == step
 
 
+def test_a_finished_fit_leaves_no_states_and_no_drafts(tmp_path, tasks):
+    code = "import sys, pathlib; from sae_gap import results; print(results.draft_of(pathlib.Path(sys.argv[1])))"
+    folder = Models(tmp_path).folder(Walk(), SETTING)
+    folder.mkdir()
+    draft = subprocess.check_output([sys.executable, "-c", code, str(folder / "000003.npz")], text=True).strip()
+    for left in (pathlib.Path(draft), folder / "state-of-other-seeds.npz"):
+        left.write_bytes(b"half")
+    Models(tmp_path, every=0).fit(Walk(), SOURCES[:1], tasks[:1], (0, 2, 3))
+    assert files(folder) == [f"{step:06d}.npz" for step in (0, 1, 2, 3, 4)] + ["000006-end.npz"]
+
+
 def killed_after(folder, tasks, monkeypatch, saves, at):
     class Mortal(Checkpoint):
         count = 0

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from sae_gap.encoders.gated import Gated
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
-from sae_gap.results import version
+from sae_gap.results import draft_of, version
 from sae_gap.saes import encoders, normalise, saelens
 from sae_gap.saes.base import SAE
 from sae_gap.types import Model
@@ -143,7 +142,7 @@ def _write(folder: Path, config: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Both files in a folder beside, which then takes the name."""
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} is there already; choose another folder, or remove it.")
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    draft = draft_of(folder)
     try:
         draft.mkdir(parents=True)
         save_file(dict(arrays), draft / saelens.WEIGHTS)
