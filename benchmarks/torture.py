@@ -57,6 +57,10 @@ _AT_ONCE = flags.DEFINE_integer("at_once", os.cpu_count() or 1, "Trials at once.
 _VERBOSE = flags.DEFINE_boolean("verbose", False, "Print the sentence of every wrong command.", flag_values=FLAGS)
 
 
+# Seconds after which a command that should have been refused is taken to be at work.
+_PATIENCE = 120
+
+
 class Trial(NamedTuple):
     """What came of a disturbed run.
 
@@ -253,7 +257,10 @@ def _refused(binary: str, arguments: Sequence[str], folder: pathlib.Path) -> Tri
     said_in = folder.with_suffix(".txt")
     process = SERVER.Process(target=_call, args=(binary, given, said_in))
     process.start()
-    process.join()
+    process.join(_PATIENCE)
+    if process.is_alive():
+        process.kill()
+        process.join()
     said = said_in.read_text().strip()
     sentences = [line for line in said.splitlines() if not line.startswith(("I", "W"))]
     shown = " ".join([binary, *arguments])

@@ -51,6 +51,8 @@ def prepare(name: str, num_latents: int, num_seeds: int, num_steps: int):
 def main() -> None:
     widths = cli.parse_integers("num_latents", _NUM_LATENTS.value)
     counts = cli.parse_integers("num_seeds", _SEEDS.value)
+    if min(counts) < 1:
+        raise cli.UsageError(f"--num_seeds must list integers above 0, but it is {','.join(_SEEDS.value)!r}.")
     try:
         cells = list(itertools.product(ENCODERS, widths, counts))
         timers = [prepare(*cell, _STEPS.value) for cell in cells]
