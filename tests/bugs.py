@@ -108,7 +108,7 @@ BUGS = (
         "objective=solution.objective * scale[:, 0]",
         "tests/solvers/test_coding.py",
     ),
-    ("sae_gap/solvers/coding.py", "codes, 0) / problem.signal_scale", "codes", "tests/solvers/test_coding.py"),
+    ("sae_gap/solvers/coding.py", "codes, 0) / problem.signal_scale", "codes, 0)", "tests/solvers/test_coding.py"),
     (
         "sae_gap/solvers/blocks.py",
         "wider = state.full & ~state.done & (len(widths) > 1)",
