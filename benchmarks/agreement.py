@@ -15,6 +15,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks import cli, published
+from sae_gap.results import CELL
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("results_dir", "results", "Where the folders of the studies are.", flag_values=FLAGS)
@@ -42,7 +43,7 @@ def _value(name: str, text: str) -> Any:
     if text == "":
         return None
     numbers = ("ours", "published", "published_sd", "difference", "tolerance", "lam")
-    counts = ("num_latents", "sparsity", "num_samples", "iterations", "step")
+    counts = (*CELL, "iterations", "step")
     return float(text) if name in numbers else int(text) if name in counts else text
 
 

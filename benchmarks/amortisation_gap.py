@@ -9,7 +9,8 @@ summary.csv, figures and a page under <results_dir>/amortisation_gap/ and prints
 """
 
 from benchmarks import methods, sweeps
-from benchmarks.bench import CELL, SMOKE, WIDTHS, Bench, Drawing, Preset
+from benchmarks.bench import SMOKE, WIDTHS, Bench, Drawing, Preset
+from sae_gap.results import CELL
 
 
 def _methods(source, p):

@@ -19,11 +19,11 @@ from sae_gap.metrics import METRICS
 from sae_gap.metrics.base import Metric
 from sae_gap.models import Models
 from sae_gap.recording import Source
+from sae_gap.results import CELL
 from sae_gap.runner import Job, jobs, run
 from sae_gap.study import PROTOCOLS, Method, Study
 
 WIDTHS = (50, 100, 500, 1_000, 5_000, 10_000)
-CELL = ("num_latents", "sparsity", "num_samples")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -332,4 +332,4 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
 
 
-__all__ = ["CELL", "INFERENCE", "PROTOCOLS", "RECOVERY", "SMOKE", "WIDTHS", "Bench", "Drawing", "Preset", "grid", "plan"]
+__all__ = ["INFERENCE", "PROTOCOLS", "RECOVERY", "SMOKE", "WIDTHS", "Bench", "Drawing", "Preset", "grid", "plan"]

@@ -5,9 +5,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+import numpy as np
 from absl import app, flags, logging
+from jaxtyping import Float
 
-from sae_gap import devices
+from sae_gap import devices, matching
 
 
 class UsageError(Exception):
@@ -82,3 +84,25 @@ def parse_integers(name: str, values: Sequence[str]) -> tuple[int, ...]:
     if not numbers or len(set(numbers)) < len(numbers):
         raise UsageError(f"--{name} must list different integers, but it is {','.join(values)!r}.")
     return numbers
+
+
+def read_matrix(name: str, path: str) -> Float[np.ndarray, "rows columns"]:
+    """The finite matrix of floating-point numbers in the .npy file that a flag names, as float32.
+
+    Raises:
+      UsageError: the file cannot be read, or holds anything else.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"--{name} {path} cannot be read as a .npy file ({error}); write it by numpy.save.") from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise UsageError(f"--{name} {path} holds several arrays; write the one that is meant by numpy.save.")
+    if array.dtype.kind != "f":
+        raise UsageError(f"--{name} {path} holds {array.dtype}; convert it to float32.")
+    try:
+        with np.errstate(over="ignore"):
+            return matching.as_matrix(f"--{name} {path}", array.astype(np.float32))
+    except ValueError as error:
+        raise UsageError(f"{str(error).rstrip('.')}; write it again by numpy.save.") from None

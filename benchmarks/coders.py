@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.problems import Problem
 from benchmarks.scores import relative, score
-from benchmarks.worlds import Problem
 from sae_gap.solvers import orthogonal_matching_pursuit, sparse_code
 
 Run = Callable[[], Any]

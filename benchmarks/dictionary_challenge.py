@@ -10,10 +10,11 @@ options; matching pursuit's codes here are non-negative like all others. Writes 
 """
 
 from benchmarks import methods, peers, sweeps
-from benchmarks.bench import CELL, SMOKE, WIDTHS, Bench, Drawing, Preset
+from benchmarks.bench import SMOKE, WIDTHS, Bench, Drawing, Preset
 from sae_gap import catalogue
 from sae_gap.metrics import METRICS
 from sae_gap.metrics.base import Inferred
+from sae_gap.results import CELL
 from sae_gap.study import Method
 
 

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Callable
 
 from benchmarks import methods, peers, sweeps
-from benchmarks.bench import CELL, SMOKE, Bench, Drawing, Preset
+from benchmarks.bench import SMOKE, Bench, Drawing, Preset
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lista import LISTA
@@ -25,6 +25,7 @@ from sae_gap.learners.base import Learner
 from sae_gap.learners.lista import Lista
 from sae_gap.learners.online import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
+from sae_gap.results import CELL
 from sae_gap.study import Method
 
 DEPTHS = (1, 2, 4, 8, 16)

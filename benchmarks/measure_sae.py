@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags, logging
 
 from benchmarks import cli, measured
-from sae_gap import devices, matching, measure, progress, results
+from sae_gap import devices, measure, progress, results
 from sae_gap.activations import Activations, open_activations
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.report import load_report
@@ -178,15 +178,7 @@ def _sae(path: str, name: str, looked_at: np.ndarray) -> tuple[results.Row, meas
 
 
 def _read_dictionary(path: str, input_dim: int) -> np.ndarray:
-    try:
-        atoms = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise cli.UsageError(f"--dictionary {path} cannot be read as a .npy file ({error}); write it by numpy.save.") from None
-    if not isinstance(atoms, np.ndarray):
-        raise cli.UsageError(f"--dictionary {path} holds several arrays; write the one of the atoms by numpy.save.")
-    if atoms.dtype.kind != "f":
-        raise cli.UsageError(f"--dictionary {path} holds {atoms.dtype}; convert it to float32.")
-    atoms = matching.as_matrix(f"--dictionary {path}", atoms.astype(np.float32))
+    atoms = cli.read_matrix("dictionary", path)
     if atoms.shape[0] != input_dim:
         turned = "; it looks transposed, so give its transpose" if atoms.shape[1] == input_dim else "; give one of that layer"
         raise cli.UsageError(

@@ -15,11 +15,11 @@ HEADLINE = "amortisation_gap"
 
 _FILE = pathlib.Path(__file__).with_name("published.csv")
 # What a line must agree in, where the published line says something.
-_NUMBERED = ("num_latents", "sparsity", "num_samples", "lam", "iterations", "step")
+_NUMBERED = (*results.CELL, "lam", "iterations", "step")
 # The name of the method mostly says these already, so that a summary need not have them.
 _IMPLIED = ("base", "start", "input_dim")
 _COORDINATES = ("method", *_NUMBERED, "base", "start")
-_INTEGERS = ("num_latents", "sparsity", "num_samples", "input_dim", "iterations", "step", "seeds")
+_INTEGERS = (*results.CELL, "input_dim", "iterations", "step", "seeds")
 _SUFFIXES = ("_mean", "_sd")
 
 # A difference is close within two published deviations or this much; matching-pursuit training is chaotic, so that the authors'

@@ -3,7 +3,7 @@
 All solvers (`benchmarks.coders`) get the same float32 arrays in the same process, one after the other in every repeat, so that
 a slow spell of the machine falls on all alike; compilation is apart. Every code is scored in float64 by its objective and its
 duality gap (`benchmarks.scores`); a greedy coder, which does not minimise the lasso, by its error and L0 alone. The first value
-of each list is the base, and the other values vary one at a time (`benchmarks.worlds`). Writes rows.jsonl, summary.csv and a
+of each list is the base, and the other values vary one at a time (`benchmarks.problems`). Writes rows.jsonl, summary.csv and a
 figure of time against accuracy at the base under <results_dir>/solver_speed/, and prints the table.
 
   python -m benchmarks.solver_speed --num_latents=1000,100,10000 --lam=0.1,0.01
@@ -25,16 +25,16 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from benchmarks import cli, scores, worlds
+from benchmarks import cli, problems, scores
 from benchmarks.coders import CODERS, OURS, TARGET, Coder, Run, codes_of
-from benchmarks.worlds import Cell, Files, Problem
+from benchmarks.problems import Cell, Files, Problem
 from sae_gap import devices, figures, results, tables
 from sae_gap.types import Setting
 
 NAME = "solver_speed"
 PROBE = 20
 COLUMNS = (
-    *("world", "num_latents", "sparsity", "num_samples", "lam", "lam_fraction", "input_dim", "method", "effort"),
+    *("world", *results.CELL, "lam", "lam_fraction", "input_dim", "method", "effort"),
     *("seconds", "seconds_median", "num_timed"),
     *("samples_per_second", "ratio_to_spams", "ratio_to_certified", "ratio_to_product", "objective", "suboptimality"),
     *("relative_gap_max", "relative_gap_median", "share_certified", "relative_error", "l0"),
@@ -160,7 +160,7 @@ def measure(
 
     Seconds of a solver that takes one signal at a time and was timed on `num_timed` of them are those of all, in proportion.
     """
-    problem = worlds.problem(cell, files)
+    problem = problems.draw(cell, files)
     num_samples = len(problem.signals)
     runs, skipped = prepare(problem, names, max_seconds)
     floor = jax.jit(lambda y, d: y @ d)
@@ -223,7 +223,7 @@ def _files() -> Files | None:
         raise cli.UsageError("--dictionary and --activations go together; give both or neither.")
     if _DICTIONARY.value is None or _ACTIVATIONS.value is None:
         return None
-    return worlds.load(_ACTIVATIONS.value, _DICTIONARY.value)
+    return problems.load(_ACTIVATIONS.value, _DICTIONARY.value)
 
 
 def _grid(files: Files | None) -> list[Cell]:
@@ -241,8 +241,8 @@ def _grid(files: Files | None) -> list[Cell]:
         raise cli.UsageError("--num_samples must list numbers of 1 or more.")
     if files is not None:
         axes |= {"num_latents": (files.dictionary.shape[1],), "sparsity": (0,), "world": ("own",)}
-        return worlds.cells(axes)
-    grid = worlds.cells(axes | {"world": (_WORLD.value,), "input_dim": (_INPUT_DIM.value,)})
+        return problems.cells(axes)
+    grid = problems.cells(axes | {"world": (_WORLD.value,), "input_dim": (_INPUT_DIM.value,)})
     try:
         for cell in grid:
             Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples))

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.bench import CELL, Drawing
+from benchmarks.bench import Drawing
 from sae_gap import results
 
 Rows = Sequence[results.Row]
@@ -65,7 +65,7 @@ def stairs(metric: str = "mcc_ood") -> dict[str, Drawing]:
 
         return figures.decomposition(rows, metric)
 
-    return {"decomposition": Drawing(draw, CELL)}
+    return {"decomposition": Drawing(draw, results.CELL)}
 
 
 def cosines() -> dict[str, Drawing]:
@@ -76,7 +76,7 @@ def cosines() -> dict[str, Drawing]:
 
         return figures.matched_cosines([row for row in rows if row.get("columns") in (None, "learned")])
 
-    return {"matched_cosines": Drawing(draw, CELL)}
+    return {"matched_cosines": Drawing(draw, results.CELL)}
 
 
 def recovery(rows: Rows, lines: Lines) -> Any:

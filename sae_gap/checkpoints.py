@@ -4,8 +4,8 @@ A file comes from whoever can write to the folder, so it is read as if from an e
 allocated but the arrays that the reader asked for, of the shapes and types that it expects.
 """
 
-import ast
 import contextlib
+import copy
 import io
 import json
 import math
@@ -20,10 +20,10 @@ import numpy as np
 from absl import logging
 from jaxtyping import PyTree
 
+from sae_gap.npy import read_header
 from sae_gap.results import plain, write_atomically
 
-# Headers are some hundred bytes long.
-_LONGEST_HEADER, _LONGEST_NOTE = 4_096, 2**16
+_LONGEST_NOTE = 2**16
 _FAULTS = (
     *(OSError, TypeError, ValueError, KeyError, IndexError, AttributeError, EOFError, OverflowError, RecursionError),
     *(SyntaxError, MemoryError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile),
@@ -108,6 +108,12 @@ class Checkpoint:
     def __init__(self, path: str | pathlib.Path, every: float = 60.0, name: str = ""):
         self.path, self.every, self.name = pathlib.Path(path), every, name
 
+    def named(self, name: str) -> "Checkpoint":
+        """The same file for the fit of this name."""
+        other = copy.copy(self)
+        other.name = name
+        return other
+
     def store(self, state: PyTree, seconds: float, *, step: int = 0) -> None:
         """Saves a state, its step and the seconds spent on it, in place of an earlier one; a full disk is only warned of."""
         write(self.path, {"state": state}, {"fit": self.name, "step": step, "seconds": float(seconds)})
@@ -140,7 +146,7 @@ def _open(archive: zipfile.ZipFile, name: str):
 
 def _read_note(archive: zipfile.ZipFile) -> dict[str, Any]:
     with _open(archive, "note.npy") as member:
-        shape, dtype = _read_header(member)
+        shape, dtype = _read_form(member)
         if dtype != np.uint8 or len(shape) != 1 or not 0 < shape[0] <= _LONGEST_NOTE:
             raise ValueError("its note has an unknown form")
         note = json.loads(member.read(shape[0] + 1)[: shape[0]])
@@ -159,7 +165,7 @@ def _read_tree(archive: zipfile.ZipFile, name: str, like: PyTree) -> PyTree:
 
 def _read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     with _open(archive, name) as member:
-        found = _read_header(member)
+        found = _read_form(member)
         if found != (shape, dtype):
             raise ValueError(f"{name} is {found[1]} of shape {found[0]}, where {dtype} of shape {shape} is expected")
         array = np.empty(shape, dtype)
@@ -175,20 +181,12 @@ def _read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dty
     return array
 
 
-def _read_header(member) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of a .npy file; of none but plain C-ordered arrays, and without NumPy's evaluation of long headers."""
-    magic = member.read(8)
-    if magic[:6] != b"\x93NUMPY" or magic[6] not in (1, 2):
-        raise ValueError("a member is not an array")
-    size = int.from_bytes(member.read(2 if magic[6] == 1 else 4), "little")
-    if size > _LONGEST_HEADER:
-        raise ValueError("a header is too long")
-    header = ast.literal_eval(member.read(size).decode("latin1").strip())
-    shape, dtype = header["shape"], np.dtype(header["descr"])
-    plain = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
-    if header["fortran_order"] is not False or not plain or dtype.hasobject or dtype.names is not None:
+def _read_form(member) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array, of none but plain C-ordered ones."""
+    header = read_header(member)
+    if header.fortran or header.dtype.hasobject or header.dtype.names is not None:
         raise ValueError("an array has an unknown form")
-    return shape, dtype
+    return header.shape, header.dtype
 
 
 def _is_key(leaf) -> bool:

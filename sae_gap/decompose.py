@@ -3,14 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sae_gap.results import Row
+from sae_gap.results import SIZES, Row
 
 # Rows are paired only where all of these are equal.
-_CELL = (
-    *("study", "protocol", "lam", "data", "stream", "num_latents", "sparsity", "num_samples", "input_dim", "noise_db"),
-    "seed",
-)
-_SIZES = ("num_latents", "sparsity", "num_samples", "input_dim", "noise_db", "stream", "seed")
+_CELL = ("study", "protocol", "lam", "data", "stream", *SIZES, "seed")
 
 
 def decompositions(rows: Iterable[Mapping[str, Any]], metric: str = "mcc_ood") -> list[Row]:
@@ -63,7 +59,7 @@ def decompositions(rows: Iterable[Mapping[str, Any]], metric: str = "mcc_ood") -
             continue
         parts.append(
             {"method": row.get("method"), "dictionary": dictionary}
-            | {name: row.get(name) for name in _SIZES}
+            | {name: row.get(name) for name in (*SIZES, "stream", "seed")}
             | ({} if step is None else {"step": step})
             | {"encoder": encoder, "support": support, "frozen": frozen, "oracle": oracle}
             | {"values_part": None if support is None else support - encoder}

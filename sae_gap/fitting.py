@@ -4,7 +4,7 @@ import concurrent.futures
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from sae_gap import devices
 from sae_gap.checkpoints import Checkpoint
 from sae_gap.learners.base import Learner
 from sae_gap.types import Model, Task
@@ -27,7 +28,7 @@ class Fitted(NamedTuple):
     Attributes:
       step: the steps that it took.
       model: what was learned by then.
-      seconds: what it took, compilation apart.
+      seconds: of the seed's own loop, beside as many others as there are cores; side by side, its share. Compilation apart.
     """
 
     step: int
@@ -35,24 +36,25 @@ class Fitted(NamedTuple):
     seconds: float
 
 
-class Fit(eqx.Module):
-    """The models of a batch of seeds.
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A finished fit of one seed.
 
     Attributes:
-      models: one for each seed.
-      num_steps: the steps that each took.
-      fit_seconds: wall seconds of each seed's own loop, beside as many others as there are cores; side by side, its share.
-      wall_seconds: of all loops together.
-      compile_seconds: of the one program that they share.
-      along: for each seed, the models at the steps that were asked for, up to the one before its end.
+      end: the last model.
+      along: the models at the steps that were asked for and lie before the end.
+      compile_seconds: of the program, which the seeds fitted with it share.
+      device: on which it was fitted, in words: its seconds are that device's.
     """
 
-    models: list[Model]
-    num_steps: list[int]
-    fit_seconds: list[float]
-    wall_seconds: float
+    end: Fitted
+    along: Mapping[int, Fitted]
     compile_seconds: float
-    along: list[list[Fitted]]
+    device: str
+
+    def at(self, step: int | None) -> Fitted:
+        """The model at a step, or the last one, which is that of every later step as well."""
+        return self.end if step is None or step >= self.end.step else self.along[step]
 
 
 def fit(
@@ -66,7 +68,7 @@ def fit(
     checkpoints: Sequence[Checkpoint] | None = None,
     keep: Callable[[int, Fitted], None] | None = None,
     watch: Callable[[int, int], None] | None = None,
-) -> Fit:
+) -> list[Fit]:
     """Fits a learner to each task, with its own key; the tasks share their shapes.
 
     The training of a seed is one compiled loop. Side by side, all seeds are one loop with the seeds as a vmapped axis: an
@@ -88,10 +90,10 @@ def fit(
       watch: called now and then with the number of a task and the steps that it has taken.
 
     Returns:
-      The fitted models, in the order of the tasks.
+      A fit for each task.
     """
     if learner.base is not None and bases is None:
-        bases = fit(learner.base, tasks, keys, side_by_side=side_by_side).models
+        bases = [one.end.model for one in fit(learner.base, tasks, keys, side_by_side=side_by_side)]
     # What trained the base is of no use to what goes on from its numbers, and would compile anew for each kind.
     given = [{"base": dataclasses.replace(model, encode=None)} for model in bases] if bases is not None else [{} for _ in tasks]
     num_latents = tasks[0].num_latents
@@ -104,20 +106,20 @@ def fit(
     if side_by_side:
         inputs, saves = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)], saves[:1]
     program = Program(learner, *inputs[0], num_latents, side_by_side=side_by_side)
-    seeds = range(len(tasks))
 
     def spread(place: int, found: Fitted) -> list[tuple[int, Fitted]]:
         """A model of what runs at a place, for each seed that runs there."""
-        if not side_by_side:
-            return [(place, found)]
-        return [(s, found._replace(model=jax.tree.map(lambda leaf, s=s: leaf[s], found.model))) for s in seeds]
+        models, share = {place: found.model}, found.seconds
+        if side_by_side:
+            models = {s: jax.tree.map(lambda leaf, s=s: leaf[s], found.model) for s in range(len(tasks))}
+            share /= len(tasks)
+        return [(s, Fitted(found.step, dataclasses.replace(one, encode=learner.encode), share)) for s, one in models.items()]
 
-    along: list[list[Fitted]] = [[] for _ in tasks]
+    along: list[dict[int, Fitted]] = [{} for _ in tasks]
 
     def kept(place: int, found: Fitted) -> None:
         for seed, one in spread(place, found):
-            one = one._replace(model=dataclasses.replace(one.model, encode=learner.encode))
-            along[seed].append(one)
+            along[seed][one.step] = one
             if keep is not None:
                 keep(seed, one)
 
@@ -132,17 +134,16 @@ def fit(
         with jax.enable_x64(precise):
             return program.run(*inputs[place], at, saves[place], lambda found: kept(place, found), watched if watch else None)
 
-    started = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count() if jax.default_backend() == "cpu" else 1) as pool:
         ended = list(pool.map(run, range(len(inputs))))
-    wall_seconds = time.perf_counter() - started
-    counts, models, seconds = [], [], []
+    fits, device = [], devices.describe()
     for place, (model, count, spent) in enumerate(ended):
+        steps = np.broadcast_to(count, len(tasks))
         for seed, one in spread(place, Fitted(0, model, spent)):
-            counts.append(int(count[seed]) if side_by_side else int(count))
-            models.append(dataclasses.replace(one.model, encode=learner.encode))
-            seconds.append(spent / len(tasks) if side_by_side else spent)
-    return Fit(models, counts, seconds, wall_seconds, program.compile_seconds, along)
+            end = one._replace(step=int(steps[seed]))
+            before = {step: found for step, found in along[seed].items() if step < end.step}
+            fits.append(Fit(end, before, program.compile_seconds, device))
+    return fits
 
 
 def goes_side_by_side(learner: Learner) -> bool:
@@ -150,14 +151,16 @@ def goes_side_by_side(learner: Learner) -> bool:
     return learner.side_by_side and not learner.on_host and jax.default_backend() != "cpu"
 
 
-def _fit_on_host(learner: Learner, inputs: Sequence[tuple[PyTree, PRNGKeyArray, dict[str, Model]]], num_latents: int) -> Fit:
+def _fit_on_host(
+    learner: Learner, inputs: Sequence[tuple[PyTree, PRNGKeyArray, dict[str, Model]]], num_latents: int
+) -> list[Fit]:
     """One seed after the other, since what a learner in Python holds of the interpreter would slow those beside it."""
-    models, seconds = [], []
+    fits, device = [], devices.describe()
     for data, key, base in inputs:
         began = time.perf_counter()
-        models.append(learner.learn(data, num_latents=num_latents, key=key, **base))
-        seconds.append(time.perf_counter() - began)
-    return Fit(models, [learner.num_steps] * len(models), seconds, sum(seconds), 0.0, [[] for _ in inputs])
+        model = learner.learn(data, num_latents=num_latents, key=key, **base)
+        fits.append(Fit(Fitted(learner.num_steps, model, time.perf_counter() - began), {}, 0.0, device))
+    return fits
 
 
 def blank_model(learner: Learner, task: Task, key: PRNGKeyArray, base: Model | None = None) -> Model:

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 # What is drawn and the loop that fits count for every learner.
 _EVERYWHERE = ("sae_gap.data", "sae_gap.fitting")
-# How a fit is kept on disk changes nothing about it.
-_APART = ("sae_gap.checkpoints", "sae_gap.results")
+# How a fit is kept on disk, and what its device is called, change nothing about it.
+_APART = ("sae_gap.checkpoints", "sae_gap.devices", "sae_gap.results")
 
 
 def precision() -> str:

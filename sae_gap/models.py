@@ -11,15 +11,16 @@ import itertools
 import math
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from absl import logging
+from jaxtyping import PRNGKeyArray
 
-from sae_gap import checkpoints, devices, identity, results
+from sae_gap import checkpoints, identity, results
 from sae_gap.checkpoints import Checkpoint
-from sae_gap.fitting import Fitted, blank_model, fit, goes_side_by_side
+from sae_gap.fitting import Fit, Fitted, blank_model, fit, goes_side_by_side
 from sae_gap.learners.base import Learner
 from sae_gap.recording import Source
 from sae_gap.types import Model, Task
@@ -28,27 +29,6 @@ from sae_gap.types import Model, Task
 SCHEMA = 1
 # Of a fit that nothing is known of, on one core.
 _SECONDS_PER_MULTIPLY = 1e-10
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """A finished fit.
-
-    Attributes:
-      end: the last model.
-      along: models at the steps that were asked for and lie before the end.
-      compile_seconds: of the program that fitted it.
-      device: on which it was fitted, in words: its seconds are that device's.
-    """
-
-    end: Fitted
-    along: Mapping[int, Fitted]
-    compile_seconds: float
-    device: str
-
-    def at(self, step: int | None) -> Fitted:
-        """The model at a step, or the last one, which is that of every later step as well."""
-        return self.end if step is None or step >= self.end.step else self.along[step]
 
 
 class Models:
@@ -107,7 +87,7 @@ class Models:
         at: Sequence[int] = (),
         *,
         watch: Callable[[Learner, int, int], None] | None = None,
-    ) -> list[Outcome]:
+    ) -> list[Fit]:
         """The fits of a learner to sources that differ in their seed, read where they are there and fitted where not.
 
         Args:
@@ -118,93 +98,137 @@ class Models:
           watch: called now and then with a learner that is fitted, the number of the source and the steps taken.
 
         Returns:
-          An outcome for each source.
+          A fit for each source.
         """
-        bases = None
+        bases: Sequence[Model | None] = [None] * len(tasks)
         if learner.base is not None:
-            bases = [outcome.end.model for outcome in self.fit(learner.base, sources, tasks, watch=watch)]
-        keys = [_random_key(learner, task) for task in tasks]
-        folders = [self.folder(learner, source) for source in sources]
-        given = [None] * len(tasks) if bases is None else bases
-        likes = [_Like(learner, task, key, base) for task, key, base in zip(tasks, keys, given, strict=True)]
-        found = [None if folder is None else _load(folder, like, at) for folder, like in zip(folders, likes, strict=True)]
-        absent = [i for i, outcome in enumerate(found) if outcome is None]
+            bases = [one.end.model for one in self.fit(learner.base, sources, tasks, watch=watch)]
+        wanted = [
+            _Wanted(learner, source, task, base, self.folder(learner, source))
+            for source, task, base in zip(sources, tasks, bases, strict=True)
+        ]
+        found = [one.load(at) for one in wanted]
+        absent = [i for i, one in enumerate(found) if one is None]
         if absent:
-            fitted = self._fit(learner, absent, sources, tasks, keys, folders, likes, bases, at, watch)
-            for i, outcome in zip(absent, fitted, strict=True):
-                found[i] = outcome
-        return [outcome for outcome in found if outcome is not None]
+            told = None if watch is None else lambda place, steps: watch(learner, absent[place], steps)
+            for i, one in zip(absent, self._fit([wanted[i] for i in absent], at, told), strict=True):
+                found[i] = one
+        return [one for one in found if one is not None]
 
-    def _fit(self, learner, absent, sources, tasks, keys, folders, likes, bases, at, watch, *, afresh=False) -> list[Outcome]:
-        wanted = sorted({*at, *(step for step in learner.landmarks if folders[absent[0]] is not None)})
-        notes = [_note(learner, source, folder) for source, folder in zip(sources, folders, strict=True)]
-        along: list[dict[int, Fitted]] = [{} for _ in absent]
-
-        def keep(place: int, one: Fitted) -> None:
-            along[place][one.step] = one
-            folder = folders[absent[place]]
-            if folder is not None:
-                note = notes[absent[place]] | {"step": one.step, "seconds": one.seconds, "ended": False}
-                checkpoints.write(folder / _file(one.step), {"model": one.model}, note)
-
-        saves = None
-        if folders[absent[0]] is not None:
-            saves = [Checkpoint(folders[i] / "state.npz", self.every, folders[i].name) for i in absent]
-            if goes_side_by_side(learner):
-                # One file holds all seeds.
-                name = results.key({"fits": [save.name for save in saves]})
-                saves = [Checkpoint(folders[absent[0]] / f"state-{name}.npz", self.every, name)] * len(absent)
-            if afresh:
-                for save in saves:
-                    save.discard()
-            for i in absent:
-                results.sweep(folders[i])
-        fitted = fit(
+    def _fit(
+        self, wanted: Sequence["_Wanted"], at: Sequence[int], watch: Callable[[int, int], None] | None, *, afresh: bool = False
+    ) -> list[Fit]:
+        """Fits one learner to what is wanted of it, and keeps what there is a folder for; afresh goes on from no state."""
+        learner, stored = wanted[0].learner, wanted[0].folder is not None
+        saves = self._checkpoints(wanted) if stored else None
+        if saves is not None and afresh:
+            for save in saves:
+                save.discard()
+        fits = fit(
             learner,
-            [tasks[i] for i in absent],
-            [keys[i] for i in absent],
-            at=wanted,
-            bases=None if bases is None else [bases[i] for i in absent],
+            [one.task for one in wanted],
+            [one.key for one in wanted],
+            at=sorted({*at, *(learner.landmarks if stored else ())}),
+            bases=None if learner.base is None else [one.base for one in wanted if one.base is not None],
             checkpoints=saves,
-            keep=keep,
-            watch=None if watch is None else lambda place, steps: watch(learner, absent[place], steps),
+            keep=lambda place, found: wanted[place].keep(found),
+            watch=watch,
         )
-        outcomes, lost = [], False
-        for place, i in enumerate(absent):
-            end = Fitted(fitted.num_steps[place], fitted.models[place], fitted.fit_seconds[place])
-            if folders[i] is not None:
-                note = notes[i] | {"step": end.step, "seconds": end.seconds, "ended": True}
-                note |= {"compile_seconds": fitted.compile_seconds, "device": devices.describe()}
-                checkpoints.write(folders[i] / _file(end.step, end=True), {"model": end.model}, note)
-                # Of a run that was killed when other seeds were fitted beside this one, by whose names its file went.
-                for stale in folders[i].glob("state*.npz"):
-                    stale.unlink(missing_ok=True)
-            if saves is not None:
-                saves[place].discard()
-                # What was kept before the state that this fit went on from, by a process that was killed or runs beside it.
-                for step in at:
-                    if step < end.step and step not in along[place]:
-                        kept = _read(folders[i] / _file(step), likes[i], step, ended=False)
-                        along[place] |= {} if kept is None else {step: kept[0]}
-                        lost |= kept is None
-            outcomes.append(Outcome(end, along[place], fitted.compile_seconds, devices.describe()))
+        if saves is None:
+            return fits
+        ended, lost = [], False
+        for one, save, found in zip(wanted, saves, fits, strict=True):
+            one.keep(found.end, found)
+            save.discard()
+            one.sweep_states()
+            # What was kept before the state that this fit went on from, by a process that was killed or runs beside it.
+            before = {step: one.read(step) for step in at if step < found.end.step and step not in found.along}
+            along = {**found.along, **{step: earlier[0] for step, earlier in before.items() if earlier is not None}}
+            lost |= None in before.values()
+            ended.append(dataclasses.replace(found, along=along))
         if lost and not afresh:
             logging.warning("fitting %s again: models along the fit are damaged", learner.name)
-            return self._fit(learner, absent, sources, tasks, keys, folders, likes, bases, at, watch, afresh=True)
-        return outcomes
+            return self._fit(wanted, at, watch, afresh=True)
+        return ended
+
+    def _checkpoints(self, wanted: Sequence["_Wanted"]) -> list[Checkpoint]:
+        """Where the state of each fit is saved; side by side, one file holds all."""
+        folders = [one.folder for one in wanted if one.folder is not None]
+        for folder in folders:
+            results.sweep(folder)
+        if not goes_side_by_side(wanted[0].learner):
+            return [Checkpoint(folder / "state.npz", self.every, folder.name) for folder in folders]
+        name = results.key({"fits": [folder.name for folder in folders]})
+        return [Checkpoint(folders[0] / f"state-{name}.npz", self.every, name)] * len(folders)
 
 
-class _Like:
-    """The shapes of a model, found only if there is a file to read."""
+@dataclasses.dataclass(frozen=True)
+class _Wanted:
+    """A fit of one seed: what decides it, and where it lies; without a folder nothing is read or kept."""
 
-    def __init__(self, learner: Learner, task: Task, key, base: Model | None):
-        self.learner, self._given = learner, (learner, task, key, base)
+    learner: Learner
+    source: Source
+    task: Task
+    base: Model | None
+    folder: pathlib.Path | None
 
-    def model(self) -> Model:
-        return blank_model(*self._given)
+    @property
+    def key(self) -> PRNGKeyArray:
+        return _random_key(self.learner, self.task)
+
+    def load(self, at: Sequence[int]) -> Fit | None:
+        """The finished fit with the models at these steps, or None if any of them is not there."""
+        read = (self.read(step, ended=True) for step, _ in _ends(self.folder))
+        ended = next((found for found in read if found is not None), None)
+        if ended is None:
+            return None
+        end, note = ended
+        along = {}
+        for step in at:
+            if step < end.step:
+                found = self.read(step)
+                if found is None:
+                    return None
+                along[step] = found[0]
+        return Fit(end, along, note["compile_seconds"], str(note.get("device"))[:200])
+
+    def read(self, step: int, *, ended: bool = False) -> tuple[Fitted, dict[str, Any]] | None:
+        """The model at a step, and its note."""
+        if self.folder is None:
+            return None
+        path = self.folder / _file(step, end=ended)
+        if not path.exists():
+            return None
+        saved = checkpoints.read(path, {"model": blank_model(self.learner, self.task, self.key, self.base)})
+        if saved is None:
+            return None
+        note = saved.note
+        own = (note.get("fit"), note.get("step"), note.get("ended")) == (self.folder.name, step, ended)
+        seconds = [note.get("seconds"), *([note.get("compile_seconds")] if ended else [])]
+        if not own or not all(isinstance(value, float) and math.isfinite(value) for value in seconds):
+            logging.warning("starting over: %s is of another fit", path)
+            return None
+        return Fitted(step, dataclasses.replace(saved.parts["model"], encode=self.learner.encode), note["seconds"]), note
+
+    def keep(self, found: Fitted, whole: Fit | None = None) -> None:
+        """Writes a model along the fit, or the last one, of the whole fit."""
+        if self.folder is None:
+            return
+        size = self.source.asdict()
+        work = self.learner.work(self.source.num_train, size["input_dim"], size["num_latents"])
+        note = {"fit": self.folder.name, "learner": identity.describe(self.learner), "source": size, "work": float(work)}
+        note |= {"step": found.step, "seconds": found.seconds, "ended": whole is not None}
+        if whole is not None:
+            note |= {"compile_seconds": whole.compile_seconds, "device": whole.device}
+        checkpoints.write(self.folder / _file(found.step, end=whole is not None), {"model": found.model}, note)
+
+    def sweep_states(self) -> None:
+        """Removes what runs left that were killed when other seeds were fitted beside this one, which named their file."""
+        for stale in () if self.folder is None else self.folder.glob("state*.npz"):
+            stale.unlink(missing_ok=True)
 
 
-def _random_key(learner: Learner, task: Task):
+def _random_key(learner: Learner, task: Task) -> PRNGKeyArray:
     """The key of a seed and of the learner's class, so that two classes on one seed do not share their noise."""
     stream = int(results.key({"learner": type(learner).__name__})[:7], 16)
     return jax.random.fold_in(jax.random.key(task.seed), stream)
@@ -224,13 +248,6 @@ def _key(learner: Learner, source: Source) -> str:
     return results.key(decides | where | versions | {"schema": SCHEMA})
 
 
-def _note(learner: Learner, source: Source, folder: pathlib.Path | None) -> dict[str, Any]:
-    name = "" if folder is None else folder.name
-    size = source.asdict()
-    work = learner.work(source.num_train, size["input_dim"], size["num_latents"])
-    return {"fit": name, "learner": identity.describe(learner), "source": size, "work": float(work)}
-
-
 def _safe(name: str) -> str:
     return re.sub(r"[^a-z0-9_]", "", name.lower())
 
@@ -246,37 +263,4 @@ def _ends(folder: pathlib.Path | None) -> list[tuple[int, pathlib.Path]]:
     return sorted((int(match[1]), path) for match, path in found if match)
 
 
-def _read(path: pathlib.Path, like: _Like, step: int, *, ended: bool) -> tuple[Fitted, dict[str, Any]] | None:
-    if not path.exists():
-        return None
-    saved = checkpoints.read(path, {"model": like.model()})
-    if saved is None:
-        return None
-    note = saved.note
-    own = (note.get("fit"), note.get("step"), note.get("ended")) == (path.parent.name, step, ended)
-    seconds = [note.get("seconds"), *([note.get("compile_seconds")] if ended else [])]
-    if not own or not all(isinstance(value, float) and math.isfinite(value) for value in seconds):
-        logging.warning("starting over: %s is of another fit", path)
-        return None
-    model = dataclasses.replace(saved.parts["model"], encode=like.learner.encode)
-    return Fitted(step, model, note["seconds"]), note
-
-
-def _load(folder: pathlib.Path, like: _Like, at: Sequence[int]) -> Outcome | None:
-    """A finished fit with the models at the steps wanted, or None if any of them is not there."""
-    read = (_read(path, like, step, ended=True) for step, path in _ends(folder))
-    ended = next((found for found in read if found is not None), None)
-    if ended is None:
-        return None
-    end, note = ended
-    along = {}
-    for step in at:
-        if step < end.step:
-            found = _read(folder / _file(step), like, step, ended=False)
-            if found is None:
-                return None
-            along[step] = found[0]
-    return Outcome(end, along, note["compile_seconds"], str(note.get("device"))[:200])
-
-
-__all__ = ["Models", "Outcome"]
+__all__ = ["Models"]

@@ -24,6 +24,9 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+# The columns that say how large the problem of a row is: those of every table, and the others that a sweep may vary.
+CELL = ("num_latents", "sparsity", "num_samples")
+SIZES = (*CELL, "input_dim", "noise_db")
 
 
 def key(mapping: Mapping[str, Any]) -> str:

@@ -109,10 +109,9 @@ def run(
     found = {row["key"]: row for row in store.rows()}
     names = [method.name for source in study.sources for method in study.methods(source)]
     order = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    sizes = ("num_latents", "sparsity", "num_samples", "input_dim", "noise_db")
 
     def place_of(row: results.Row) -> tuple[Any, ...]:
-        cell = [(row.get(size) is not None, row.get(size) or 0) for size in sizes]
+        cell = [(row.get(size) is not None, row.get(size) or 0) for size in results.SIZES]
         return (*cell, order[row["method"]], row["lam"], row.get("iterations", 0), row.get("step", 0), row["seed"])
 
     return sorted((found[key] for key in wanted if key in found), key=place_of)

@@ -8,12 +8,12 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sae_gap.results import Row, write_atomically
+from sae_gap.results import CELL, SIZES, Row, write_atomically
 
-BY = ("method", "num_latents", "sparsity", "num_samples")
+BY = ("method", *CELL)
 
 # Rows that differ in one of these are different experiments: a mean over them would pass for a mean over seeds.
-_CONDITIONS = ("study", "protocol", "data", "lam", "noise_db", "stream", "input_dim", "num_latents", "sparsity", "num_samples")
+_CONDITIONS = ("study", "protocol", "data", "lam", "stream", *SIZES)
 # The first job of a shape pays the compilation for all its seeds, so its mean over seeds says nothing.
 _NOT_METRICS = {*_CONDITIONS, "key", "job", "job_rows", "schema", "seed", "compile_seconds"}
 _NOT_METRICS |= {"padded_dim", "depth", "iterations", "step", "flops"}

@@ -35,7 +35,7 @@ def test_tuned_options_train(task, name):
     assert learner.name == name and getattr(learner.encoder, "k", 3) == 3
     assert learner.num_steps == 2 and learner.learning_rate > SparseAutoencoder(learner.encoder).learning_rate
     assert 12 * learner.penalty == pytest.approx(RECIPES[name].penalty)
-    model = fit(learner, [task], [jax.random.key(0)]).models[0]
+    model = fit(learner, [task], [jax.random.key(0)])[0].end.model
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model))
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap import Setting, draw, fit, fitting
+from sae_gap import Setting, devices, draw, fit, fitting
 from sae_gap.checkpoints import Checkpoint
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.encoders.topk import TopK
@@ -68,97 +68,108 @@ def along(tasks):
     return fit(SAE, tasks, KEYS, at=(3, 0, 1))
 
 
+def ends(fits):
+    return [one.end.model for one in fits]
+
+
+def steps(fits):
+    return [one.end.step for one in fits]
+
+
 def test_models_along_a_fit_are_those_of_shorter_fits(along, tasks):
-    for seed in (0, 1):
-        assert [one.step for one in along.along[seed]] == [0, 1, 3]
-    for place, steps in enumerate((0, 1, 3)):
-        shorter = fit(dataclasses.replace(SAE, num_steps=steps), tasks, KEYS)
-        assert shorter.num_steps == [steps] * 2
-        for seed, model in enumerate(shorter.models):
-            assert same_bits(along.along[seed][place].model, model)
-            assert along.along[seed][place].model.encode == TopK(3)
+    assert [list(one.along) for one in along] == [[0, 1, 3]] * 2
+    for step in (0, 1, 3):
+        shorter = fit(dataclasses.replace(SAE, num_steps=step), tasks, KEYS)
+        for one, other in zip(along, shorter, strict=True):
+            assert one.at(step).step == other.end.step == step and one.at(step).model.encode == TopK(3)
+            assert same_bits(one.at(step).model, other.end.model)
 
 
 def test_stopping_for_a_model_does_not_change_the_end(along, tasks):
     whole = fit(SAE, tasks, KEYS)
-    assert along.num_steps == whole.num_steps == [5, 5] and whole.along == [[], []]
-    assert all(map(same_bits, along.models, whole.models))
-    assert not same_bits(along.models[0], along.along[0][2].model)
+    assert steps(along) == steps(whole) == [5, 5] and not any(one.along for one in whole)
+    assert all(map(same_bits, ends(along), ends(whole)))
+    assert not same_bits(along[0].end.model, along[0].at(3).model)
 
 
-def test_the_first_model_is_the_start_and_seconds_grow(along, tasks):
+def test_the_first_model_is_the_start(along, tasks):
     learner = fitting._prepared(SAE)
     start = learner.model(learner.init(SAE.select(tasks[0]), num_latents=20, key=KEYS[0]))
-    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(arrays(along.along[0][0].model), arrays(start), strict=True))
-    for seed in (0, 1):
-        seconds = [one.seconds for one in along.along[seed]] + [along.fit_seconds[seed]]
-        assert seconds[0] > 0 and seconds == sorted(seconds) and seconds[-1] <= along.wall_seconds
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(arrays(along[0].at(0).model), arrays(start), strict=True))
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_seconds_grow_along_a_fit(tasks, side_by_side):
+    """Those of a seed are its share where all are one loop, of the models along the way as well."""
+    began = time.perf_counter()
+    fits = fit(SAE, tasks, KEYS, at=(0, 1, 3), side_by_side=side_by_side)
+    wall_seconds = time.perf_counter() - began
+    for one in fits:
+        seconds = [one.at(step).seconds for step in (0, 1, 3, 5)]
+        assert seconds[0] > 0 and seconds == sorted(seconds)
+        assert seconds[-1] + one.compile_seconds <= wall_seconds and one.device == devices.describe()
+    assert not side_by_side or sum(one.end.seconds for one in fits) + fits[0].compile_seconds <= wall_seconds
 
 
 def test_models_side_by_side_are_those_one_by_one(along, tasks):
     beside = fit(SAE, tasks, KEYS, at=(0, 1, 3), side_by_side=True)
-    for seed in (0, 1):
-        assert [one.step for one in beside.along[seed]] == [0, 1, 3]
-        assert all(one.model.encode == TopK(3) for one in beside.along[seed])
-        for one, other in zip(
-            [*beside.along[seed], fitting.Fitted(5, beside.models[seed], 0.0)],
-            [*along.along[seed], fitting.Fitted(5, along.models[seed], 0.0)],
-            strict=True,
-        ):
-            for leaf, expected in zip(arrays(one.model), arrays(other.model), strict=True):
+    for one, other in zip(beside, along, strict=True):
+        assert list(one.along) == [0, 1, 3]
+        for step in (0, 1, 3, 5):
+            assert one.at(step).step == step and one.at(step).model.encode == TopK(3)
+            for leaf, expected in zip(arrays(one.at(step).model), arrays(other.at(step).model), strict=True):
                 np.testing.assert_allclose(leaf, expected, atol=2e-4)
 
 
 def test_no_model_is_kept_beyond_an_early_stop(tasks):
-    for until, steps in ((4.0, [4, 3]), (0.0, [0, 0]), (1.0, [1, 0])):
+    for until, stops in ((4.0, [4, 3]), (0.0, [0, 0]), (1.0, [1, 0])):
         found = fit(Walk(until=until), tasks, KEYS, at=(0, 2, 5, 6))
-        assert found.num_steps == steps
-        for seed in (0, 1):
-            assert [one.step for one in found.along[seed] if one.step < steps[seed]] == [s for s in (0, 2) if s < steps[seed]]
-            assert all(one.step <= steps[seed] for one in found.along[seed])
+        assert steps(found) == stops
+        for one in found:
+            assert list(one.along) == [step for step in (0, 2) if step < one.end.step] and one.at(5) is one.end
 
 
 def test_side_by_side_each_seed_stops_by_itself(tasks):
     found = fit(Walk(until=4.0), tasks, KEYS, at=(1, 3), side_by_side=True)
     alone = fit(Walk(until=4.0), tasks, KEYS, at=(1, 3))
-    assert found.num_steps == alone.num_steps == [4, 3]
-    for seed in (0, 1):
-        np.testing.assert_allclose(found.models[seed].dictionary, alone.models[seed].dictionary, atol=1e-5)
-        np.testing.assert_allclose(found.along[seed][0].model.dictionary, alone.along[seed][0].model.dictionary, atol=1e-5)
+    assert steps(found) == steps(alone) == [4, 3]
+    assert [list(one.along) for one in found] == [list(one.along) for one in alone] == [[1, 3], [1]]
+    for one, other in zip(found, alone, strict=True):
+        for step in (1, 3, 4):
+            np.testing.assert_allclose(one.at(step).model.dictionary, other.at(step).model.dictionary, atol=1e-5)
 
 
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_what_is_kept_is_not_used_up(tasks, side_by_side):
     """The loop reuses its buffers, and this state lies in the model, and the base's in the state, as they are."""
-    base = fit(Walk(), tasks, KEYS)
+    bases = ends(fit(Walk(), tasks, KEYS))
     seen = []
 
     def keep(place, one):
         seen.append((place, one.step, float(jnp.sum(one.model.dictionary)), one.model))
 
     learner = Walk(base=Walk())
-    options = {"at": range(6), "bases": base.models, "keep": keep, "side_by_side": side_by_side}
+    options = {"at": range(6), "bases": bases, "keep": keep, "side_by_side": side_by_side}
     found = fit(learner, tasks, KEYS, **options)
     assert sorted((place, step) for place, step, *_ in seen) == [(place, step) for place in (0, 1) for step in range(6)]
     for _, _, total, model in seen:
         assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(model))
         assert float(jnp.sum(model.dictionary)) == total
-    for model in (*base.models, *found.models):
+    for model in (*bases, *ends(found)):
         assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(model)) and np.isfinite(arrays(model)[0]).all()
     for task, key in zip(tasks, KEYS, strict=True):
         assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((task, key)))
     assert len({total for _, _, total, _ in seen}) == 12
     # The first model is the base's, which is why it is the one in danger.
-    for kept, model in zip(found.along, base.models, strict=True):
-        np.testing.assert_array_equal(kept[0].model.dictionary, model.dictionary)
+    for one, model in zip(found, bases, strict=True):
+        np.testing.assert_array_equal(one.at(0).model.dictionary, model.dictionary)
     again = fit(learner, tasks, KEYS, **options)
-    assert all(map(same_bits, again.models, found.models))
+    assert all(map(same_bits, ends(again), ends(found)))
 
 
 def test_a_base_is_fitted_where_none_is_given(tasks):
-    base = fit(Walk(), tasks, KEYS)
-    given = fit(Walk(rate=0.2, base=Walk()), tasks, KEYS, bases=base.models)
-    assert all(map(same_bits, fit(Walk(rate=0.2, base=Walk()), tasks, KEYS).models, given.models))
+    given = fit(Walk(rate=0.2, base=Walk()), tasks, KEYS, bases=ends(fit(Walk(), tasks, KEYS)))
+    assert all(map(same_bits, ends(fit(Walk(rate=0.2, base=Walk()), tasks, KEYS)), ends(given)))
 
 
 @pytest.mark.parametrize("side_by_side", [False, True])
@@ -175,7 +186,7 @@ def test_whoever_watches_sees_growing_steps(tasks, monkeypatch, side_by_side):
     )
     for place in (0,) if side_by_side else (0, 1):
         assert seen[place] == sorted(set(seen[place])) and seen[place][0] == 1 and seen[place][-1] == 20 and 7 in seen[place]
-    assert all(map(same_bits, found.models, fit(Walk(num_steps=20), tasks, KEYS, side_by_side=side_by_side).models))
+    assert all(map(same_bits, ends(found), ends(fit(Walk(num_steps=20), tasks, KEYS, side_by_side=side_by_side))))
 
 
 class KilledError(Exception):
@@ -223,11 +234,10 @@ def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name, side_by_side
         checkpoints=[Checkpoint(path, every=0) for path in paths],
         keep=lambda place, one: after.append((place, one)),
     )
-    assert resumed.num_steps == whole.num_steps and all(map(same_bits, resumed.models, whole.models))
+    assert steps(resumed) == steps(whole) and all(map(same_bits, ends(resumed), ends(whole)))
     assert {one.step for _, one in before} == {2} and {one.step for _, one in after} == {4}
     for place, one in (*before, *after):
-        (expected,) = (other for other in whole.along[place] if other.step == one.step)
-        assert same_bits(one.model, expected.model)
+        assert same_bits(one.model, whole[place].at(one.step).model)
 
 
 def test_a_killed_fit_goes_on_in_its_own_precision(tmp_path):
@@ -238,7 +248,7 @@ def test_a_killed_fit_goes_on_in_its_own_precision(tmp_path):
         with pytest.raises(KilledError):
             fit(Walk(), tasks, KEYS[:1], checkpoints=[Mortal(tmp_path / "0.npz", every=0)])
         resumed = fit(Walk(), tasks, KEYS[:1], checkpoints=[Checkpoint(tmp_path / "0.npz")])
-        assert same_bits(resumed.models[0], whole.models[0]) and whole.models[0].dictionary.dtype == jnp.float64
+        assert same_bits(*ends(resumed + whole)) and whole[0].end.model.dictionary.dtype == jnp.float64
 
 
 def test_the_seconds_before_a_kill_count(tmp_path, tasks):
@@ -246,9 +256,9 @@ def test_the_seconds_before_a_kill_count(tmp_path, tasks):
     program = fitting.Program(fitting._prepared(Walk()), Walk().select(tasks[0]), KEYS[0], {}, 20)
     begun = program.advance(Walk().select(tasks[0]), program.start(Walk().select(tasks[0]), KEYS[0], {}), 3)
     save.store(begun, 1_000.0, step=3)
-    found = fit(Walk(), tasks[:1], KEYS[:1], at=(2, 4), checkpoints=[save])
-    assert 1_000 < found.along[0][0].seconds < found.fit_seconds[0] < 1_010
-    assert [one.step for one in found.along[0]] == [4] and found.num_steps == [6] and found.wall_seconds < 10
+    (found,) = fit(Walk(), tasks[:1], KEYS[:1], at=(2, 4), checkpoints=[save])
+    assert 1_000 < found.at(4).seconds < found.end.seconds < 1_010
+    assert list(found.along) == [4] and found.end.step == 6
 
 
 def test_what_others_do_meanwhile_does_not_count(tmp_path, tasks, monkeypatch):
@@ -258,7 +268,8 @@ def test_what_others_do_meanwhile_does_not_count(tmp_path, tasks, monkeypatch):
         def store(self, state, seconds, *, step=0):
             time.sleep(0.2)
 
-    found = fit(
+    began = time.perf_counter()
+    (found,) = fit(
         Walk(num_steps=3),
         tasks[:1],
         KEYS[:1],
@@ -267,15 +278,23 @@ def test_what_others_do_meanwhile_does_not_count(tmp_path, tasks, monkeypatch):
         keep=lambda place, one: time.sleep(0.2),
         watch=lambda place, steps: time.sleep(0.2),
     )
-    assert found.wall_seconds > 1.4 and found.fit_seconds[0] < 0.5
-    assert max(one.seconds for one in found.along[0]) <= found.fit_seconds[0]
+    assert time.perf_counter() - began > 1.4 and found.end.seconds < 0.5
+    assert max(one.seconds for one in found.along.values()) <= found.end.seconds
+
+
+def test_a_fit_knows_its_steps():
+    end, along = fitting.Fitted(5, "end", 1.0), {2: fitting.Fitted(2, "two", 0.5)}
+    found = fitting.Fit(end, along, 0.0, "cpu")
+    assert found.at(None) is found.at(5) is found.at(9) is end and found.at(2).model == "two"
+    with pytest.raises(KeyError):
+        found.at(3)
 
 
 def test_a_blank_model_has_the_shapes_of_the_end(tasks):
     for learner in (SAE, Walk(), Walk(base=SAE)):
-        base = fit(SAE, tasks[:1], KEYS[:1]).models[0] if learner.base else None
+        base = fit(SAE, tasks[:1], KEYS[:1])[0].end.model if learner.base else None
         blank = fitting.blank_model(learner, tasks[0], KEYS[0], base)
-        model = fit(learner, tasks[:1], KEYS[:1], bases=None if base is None else [base]).models[0]
+        model = fit(learner, tasks[:1], KEYS[:1], bases=None if base is None else [base])[0].end.model
         blank = dataclasses.replace(blank, encode=learner.encode)
         assert jax.tree.structure(blank) == jax.tree.structure(model)
         for leaf, expected in zip(jax.tree.leaves(blank), jax.tree.leaves(model), strict=True):

@@ -24,7 +24,6 @@ from sae_gap.activations import open_activations, save_activations
 from sae_gap.checkpoints import Checkpoint
 from sae_gap.encoders.base import Encoder
 from sae_gap.encoders.topk import TopK
-from sae_gap.fitting import Fitted
 from sae_gap.learners.base import Learner
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
@@ -783,14 +782,6 @@ def test_whoever_watches_is_told_of_bases_too(tmp_path, tasks, monkeypatch):
     seen.clear()
     Models(tmp_path).fit(learner, SOURCES, tasks, watch=lambda learner, place, steps: seen.append((learner, place, steps)))
     assert {(one, place) for one, place, _ in seen} == {(learner, 1)}
-
-
-def test_an_outcome_knows_its_steps():
-    end, along = Fitted(5, "end", 1.0), {2: Fitted(2, "two", 0.5)}
-    outcome = models.Outcome(end, along, 0.0, "cpu")
-    assert outcome.at(None) is outcome.at(5) is outcome.at(9) is end and outcome.at(2).model == "two"
-    with pytest.raises(KeyError):
-        outcome.at(3)
 
 
 def test_names_of_folders_are_safe(tmp_path):

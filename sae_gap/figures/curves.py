@@ -13,8 +13,9 @@ from matplotlib.lines import Line2D
 
 from sae_gap import names, tables
 from sae_gap.figures import style as house
+from sae_gap.results import CELL
 
-_SIZES = ("num_latents", "sparsity", "num_samples", "input_dim", "lam", "iterations")
+_SIZES = (*CELL, "input_dim", "lam", "iterations")
 _LOOKS = (("-", "o"), ((0, (4, 2)), "s"), ((0, (1, 1.5)), "^"), ((0, (5, 1.5, 1, 1.5)), "D"), ((0, (8, 2)), "v"))
 # Above this many points to a line whiskers would run together, so that a band shows the deviation.
 _BANDED = 12

@@ -6,11 +6,12 @@ from matplotlib.figure import Figure
 
 from sae_gap import names
 from sae_gap.figures import style
+from sae_gap.results import CELL
 
 TARGET = 1e-6
 # Gaps below what double precision can tell are drawn at its edge.
 _LEAST = 1e-16
-_CELL = ("world", "num_latents", "sparsity", "num_samples", "input_dim", "lam")
+_CELL = ("world", *CELL, "input_dim", "lam")
 
 
 @style.styled

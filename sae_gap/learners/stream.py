@@ -11,7 +11,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray
 
@@ -84,14 +83,11 @@ def fit_stream(
         upcoming = pool.submit(fetch, 0)
         first = upcoming.result()
         state, spent = _start(learner, first, num_latents, key), 0.0
-        # What tells this fit from others: a state says nothing of what it was reached by.
-        name = _digest(repr(learner), num_samples, num_latents, jax.random.key_data(key), first)
         if checkpoint is not None:
-            found = checkpoint.load((state, name))
-            if found is not None and np.array_equal(found[0][1], name):
-                (state, _), spent = found
-            elif found is not None:
-                logging.warning("starting over: the checkpoint %s is of another fit", checkpoint.path)
+            checkpoint = checkpoint.named(_digest(repr(learner), num_samples, num_latents, jax.random.key_data(key), first))
+            found = checkpoint.load(state)
+            if found is not None:
+                state, spent = found
         saved = began = time.perf_counter()
         turn = int(state.round)
         if turn:
@@ -104,18 +100,18 @@ def fit_stream(
                 upcoming = pool.submit(fetch, turn)
             state = _round((learner, block.reshape(count, size, -1)), state)
             if checkpoint is not None and time.perf_counter() - saved > checkpoint.every:
-                checkpoint.store((state, name), spent + time.perf_counter() - began)
+                checkpoint.store(state, spent + time.perf_counter() - began, step=turn)
                 saved = time.perf_counter()
     if checkpoint is not None:
         checkpoint.discard()
     return learner.model(state)
 
 
-def _digest(*parts) -> jax.Array:
+def _digest(*parts) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(np.asarray(part).tobytes())
-    return jnp.asarray(np.frombuffer(digest.digest(), np.uint8))
+    return digest.hexdigest()
 
 
 def _rows(array: np.ndarray, start: int, count: int) -> np.ndarray:

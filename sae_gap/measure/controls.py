@@ -51,7 +51,7 @@ def _online(given: _Given) -> Model:
     task = Task(split, nothing, nothing, num_latents=given.num_latents)
     watch = given.watch
     told = None if watch is None else lambda _, step: watch(step / learner.num_steps)
-    return fit(learner, [task], [given.key], watch=told).models[0]
+    return fit(learner, [task], [given.key], watch=told)[0].end.model
 
 
 CONTROLS: dict[str, Callable[[_Given], Model]] = {"random": _random, "samples": _samples, "online_dl": _online}

@@ -17,6 +17,8 @@ import numpy as np
 import safetensors
 from jaxtyping import Float
 
+from sae_gap.npy import read_header
+
 # A configuration is a page; a header of an array, a line.
 _LONGEST_JSON = 2**24
 # Weights hardly compress: what unpacks to much more is made to fill the memory.
@@ -160,18 +162,13 @@ def check_members(path: Path, members: Iterable[zipfile.ZipInfo], ratio: float =
 
 def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(member) as stream:
-        version = np.lib.format.read_magic(stream)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"{member.filename} has an unknown version")
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = header(stream)
-        size = int(np.prod([int(side) for side in shape], dtype=object)) * dtype.itemsize
-        if dtype.hasobject or dtype.names is not None or size > member.file_size:
+        header = read_header(stream)
+        if header.dtype.hasobject or header.dtype.names is not None or header.size > member.file_size:
             raise ValueError(f"{member.filename} is not a plain array of the size it declares")
         content = stream.read()
-    if len(content) != size:
+    if len(content) != header.size:
         raise ValueError(f"{member.filename} is cut short or too long")
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+    return np.frombuffer(content, header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 import scipy.optimize
 import sklearn.linear_model
 
-from benchmarks import coders, scores, worlds
+from benchmarks import coders, problems, scores
 
 # Worst relative gaps at the last effort; none is promised of a fixed number of iterations.
 REACHED = {
@@ -25,7 +25,7 @@ REACHED = {
 
 @pytest.fixture(scope="module")
 def problem():
-    return worlds.problem(worlds.Cell(30, 3, 12, 0.1))
+    return problems.draw(problems.Cell(30, 3, 12, 0.1))
 
 
 @pytest.fixture(scope="module")

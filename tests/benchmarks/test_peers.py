@@ -29,19 +29,19 @@ def keys(*seeds):
 
 def test_a_peer_recovers_a_small_dictionary(learner, tasks):
     fitted = fit(learner, tasks, keys(0, 1))
-    for task, model, key in zip(tasks, fitted.models, keys(0, 1), strict=True):
+    for task, one, key in zip(tasks, fitted, keys(0, 1), strict=True):
+        model = one.end.model
         assert model.dictionary.shape == (12, 20) and model.dictionary.dtype == task.dictionary.dtype
         np.testing.assert_allclose(np.linalg.norm(model.dictionary, axis=0), 1, atol=1e-3)
         assert not np.any(model.bias) and model.encode is None
         start = type(learner)(batch_size=64, num_steps=1).learn(Split(task.train.signals), num_latents=20, key=key)
         found, before = (np.abs(match_atoms(one.dictionary, task.dictionary).cosine).mean() for one in (model, start))
         assert found > max(0.8, before + 0.05)
-    assert fitted.num_steps == [40, 40] and fitted.compile_seconds == 0
-    assert all(spent > 0 for spent in fitted.fit_seconds) and fitted.wall_seconds == pytest.approx(sum(fitted.fit_seconds))
+        assert one.end.step == 40 and one.compile_seconds == 0 and one.end.seconds > 0
 
 
 def test_a_seed_has_its_own_dictionary_and_has_it_again(learner, tasks):
-    first, second, again = fit(learner, [tasks[0]] * 3, keys(0, 1, 0)).models
+    first, second, again = (one.end.model for one in fit(learner, [tasks[0]] * 3, keys(0, 1, 0)))
     np.testing.assert_array_equal(first.dictionary, again.dictionary)
     assert not np.allclose(first.dictionary, second.dictionary, atol=1e-3)
 
@@ -49,7 +49,7 @@ def test_a_seed_has_its_own_dictionary_and_has_it_again(learner, tasks):
 def test_a_peer_sees_the_training_signals_alone(learner, tasks):
     bare = Split(tasks[0].train.signals)
     alone = learner.learn(bare, num_latents=20, key=keys(0)[0])
-    np.testing.assert_array_equal(fit(learner, tasks[:1], keys(0)).models[0].dictionary, alone.dictionary)
+    np.testing.assert_array_equal(fit(learner, tasks[:1], keys(0))[0].end.model.dictionary, alone.dictionary)
 
 
 def test_fewer_samples_than_latents_are_enough_to_start_from(learner):
@@ -74,7 +74,7 @@ def test_their_weight_is_ours(tasks):
 
 @pytest.mark.parametrize("name", PEERS)
 def test_a_larger_weight_learns_another_dictionary(name, tasks):
-    models = [fit(PEERS[name](lam, 64, num_steps=5), tasks[:1], keys(0)).models[0] for lam in (0.1, 0.3)]
+    models = [fit(PEERS[name](lam, 64, num_steps=5), tasks[:1], keys(0))[0].end.model for lam in (0.1, 0.3)]
     assert not np.allclose(models[0].dictionary, models[1].dictionary, atol=1e-3)
 
 

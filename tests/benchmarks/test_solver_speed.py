@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+from benchmarks import problems
 from benchmarks import solver_speed as binary
-from benchmarks import worlds
 
 SMOKE = ("--num_latents=30", "--sparsity=3", "--num_samples=12", "--lam=0.1", "--repeats=1")
 
@@ -35,7 +35,7 @@ def test_table_rows_and_figure(call, tmp_path):
 def test_absent_peers_are_named(monkeypatch):
     for peer in ("spams", "jaxopt"):
         monkeypatch.setitem(sys.modules, peer, None)
-    cell = worlds.Cell(num_latents=20, sparsity=3, num_samples=6, lam=0.1)
+    cell = problems.Cell(num_latents=20, sparsity=3, num_samples=6, lam=0.1)
     rows, skipped = binary.measure(cell, ["plain_fista", "spams", "jaxopt"], 1, 60.0)
     assert {row["method"] for row in rows} == {"plain_fista"}
     assert ["spams" in note and "not installed" in note for note in skipped] == [True, False]
@@ -43,7 +43,7 @@ def test_absent_peers_are_named(monkeypatch):
 
 
 def test_slow_peers_are_skipped_with_the_time_they_would_take():
-    cell = worlds.Cell(num_latents=20, sparsity=3, num_samples=binary.PROBE, lam=0.1)
+    cell = problems.Cell(num_latents=20, sparsity=3, num_samples=binary.PROBE, lam=0.1)
     rows, skipped = binary.measure(cell, ["working_set", "paper_fista"], 1, 0.0)
     assert {row["method"] for row in rows} == {"working_set"}
     assert "paper_fista skipped" in skipped[0]
@@ -70,7 +70,7 @@ def test_weights_are_fractions_of_the_largest(call, tmp_path):
     assert (code, err) == (0, "")
     with (tmp_path / "solver_speed" / "summary.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if float(row["effort"]) == 1e-6]
-    given = worlds.problem(worlds.Cell(30, 3, 12, 0.0, world="coherent", input_dim=20))
+    given = problems.draw(problems.Cell(30, 3, 12, 0.0, world="coherent", input_dim=20))
     largest = np.median((given.signals @ given.dictionary).max(axis=1))
     np.testing.assert_allclose([float(row["lam"]) for row in rows], [0.5 * largest, 0.1 * largest], rtol=1e-6)
     assert float(rows[0]["l0"]) < float(rows[1]["l0"])
@@ -92,8 +92,9 @@ def test_files_of_your_own(call, tmp_path):
 BAD_FILES = {
     "alone": (None, np.ones((3, 4)), "--dictionary and --activations go together"),
     "of two widths": (np.ones((5, 4)), np.ones((3, 4)), "--activations has rows of 4 numbers and --dictionary columns of 5"),
-    "with a NaN": (np.full((4, 4), np.nan), np.ones((3, 4)), "has NaN or infinite values"),
-    "not a matrix": (np.ones(4), np.ones((3, 4)), "must hold one matrix of real numbers"),
+    "with a NaN": (np.full((4, 4), np.nan), np.ones((3, 4)), "has NaN or infinite entries"),
+    "not a matrix": (np.ones(4), np.ones((3, 4)), "must be a non-empty matrix"),
+    "of integers": (np.ones((4, 4), int), np.ones((3, 4)), "convert it to float32"),
     "an atom of zeros": (np.eye(4)[:, [0, 0]] * [1, 0], np.ones((3, 4)), "--dictionary has 1 columns of zeros"),
 }
 

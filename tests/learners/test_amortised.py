@@ -37,7 +37,7 @@ def learner():
 
 @pytest.fixture(scope="module")
 def model(learner, task):
-    return fit(learner, [task], [KEY]).models[0]
+    return fit(learner, [task], [KEY])[0].end.model
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_deeper_is_closer(learner, model, task):
 
 
 def test_an_encoder_is_trained_alike_alone_and_in_company(model, task):
-    alone = fit(Amortised(ENCODERS[3:4], base=Oracle(), num_steps=100, learning_rate=5e-3), [task], [KEY]).models[0]
+    alone = fit(Amortised(ENCODERS[3:4], base=Oracle(), num_steps=100, learning_rate=5e-3), [task], [KEY])[0].end.model
     np.testing.assert_allclose(alone.encoder[0].weight, model.encoder[3].weight, atol=1e-4)
     assert alone.encode.encoder == ENCODERS[3] and model.encode is None
     codes = encode(alone.encode, alone, task.ood.signals)
@@ -101,13 +101,13 @@ def test_the_first_step_is_adams(task):
 
 def test_the_dictionary_is_that_of_the_base_with_unit_atoms(task):
     base = SparseAutoencoder(TopK(3), num_steps=2)
-    fitted = fit(Amortised((ReLU(),), base=base, num_steps=2), [task], [KEY])
-    other = fit(base, [task], [KEY]).models[0]
-    model = fitted.models[0]
+    (fitted,) = fit(Amortised((ReLU(),), base=base, num_steps=2), [task], [KEY])
+    other = fit(base, [task], [KEY])[0].end.model
+    model = fitted.end.model
     np.testing.assert_allclose(model.dictionary, unit_atoms(other.dictionary)[0], atol=1e-5)
     np.testing.assert_allclose(model.bias, other.bias, atol=1e-6)
     assert np.abs(np.linalg.norm(other.dictionary, axis=0) - 1).max() > 1e-4
-    assert fitted.num_steps == [2] and Amortised((ReLU(),), base=base).coordinates == {"dictionary": "topk"}
+    assert fitted.end.step == 2 and Amortised((ReLU(),), base=base).coordinates == {"dictionary": "topk"}
 
 
 @pytest.mark.parametrize("peer", [SpamsTrainDL, SklearnMiniBatch])

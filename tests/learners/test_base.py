@@ -1,5 +1,6 @@
 """Fitting: a seed's bits are its own, side by side agrees, and a learner sees what it selects and nothing else."""
 
+import time
 from typing import ClassVar
 
 import jax
@@ -67,22 +68,25 @@ def same_bits(model, other):
 
 @pytest.fixture(scope="module", params=LEARNERS)
 def fitted(request, tasks):
-    return request.param, fit(LEARNERS[request.param], tasks, keys(0, 1, 2))
+    began = time.perf_counter()
+    fits = fit(LEARNERS[request.param], tasks, keys(0, 1, 2))
+    return request.param, fits, time.perf_counter() - began
 
 
 def test_a_seed_alone_has_the_bits_it_has_in_company(fitted, tasks):
-    name, together = fitted
-    alone = fit(LEARNERS[name], tasks[1:2], keys(1))
-    assert same_bits(alone.models[0], together.models[1])
-    assert alone.num_steps == together.num_steps[1:2]
-    assert not same_bits(together.models[0], together.models[1])
+    name, together, _ = fitted
+    (alone,) = fit(LEARNERS[name], tasks[1:2], keys(1))
+    assert same_bits(alone.end.model, together[1].end.model)
+    assert alone.end.step == together[1].end.step
+    assert not same_bits(together[0].end.model, together[1].end.model)
 
 
 def test_side_by_side_agrees(fitted, tasks):
-    name, one_by_one = fitted
+    name, one_by_one, _ = fitted
     together = fit(LEARNERS[name], tasks, keys(0, 1, 2), side_by_side=True)
-    assert together.num_steps == one_by_one.num_steps == [LEARNERS[name].num_steps] * 3
-    for model, other in zip(together.models, one_by_one.models, strict=True):
+    for beside, alone in zip(together, one_by_one, strict=True):
+        assert beside.end.step == alone.end.step == LEARNERS[name].num_steps
+        model, other = beside.end.model, alone.end.model
         assert jax.tree.structure(model) == jax.tree.structure(other)
         for leaf, expected in zip(leaves(model), leaves(other), strict=True):
             np.testing.assert_allclose(leaf, expected, atol=2e-4)
@@ -103,15 +107,15 @@ def blind(task, seen):
 
 
 def test_a_learner_sees_what_it_selects_and_nothing_else(fitted, tasks):
-    name, together = fitted
-    found = fit(LEARNERS[name], [blind(tasks[0], SEES[name])], keys(0))
-    assert same_bits(found.models[0], together.models[0])
+    name, together, _ = fitted
+    (found,) = fit(LEARNERS[name], [blind(tasks[0], SEES[name])], keys(0))
+    assert same_bits(found.end.model, together[0].end.model)
 
 
 def test_a_learner_does_depend_on_what_it_sees(fitted, tasks):
-    name, together = fitted
+    name, together, _ = fitted
     rolled = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=1), tasks[0])
-    assert not same_bits(fit(LEARNERS[name], [rolled], keys(0)).models[0], together.models[0])
+    assert not same_bits(fit(LEARNERS[name], [rolled], keys(0))[0].end.model, together[0].end.model)
 
 
 def test_what_training_needs_is_said(task):
@@ -133,9 +137,9 @@ def test_what_training_needs_is_said(task):
 
 
 def test_seconds_and_encoders_come_with_a_fit(fitted):
-    name, together = fitted
-    assert together.compile_seconds > 0 and all(0 < spent <= together.wall_seconds for spent in together.fit_seconds)
-    assert {model.encode for model in together.models} == {LEARNERS[name].encode}
+    name, together, wall_seconds = fitted
+    assert all(one.compile_seconds > 0 and 0 < one.end.seconds <= wall_seconds for one in together)
+    assert {one.end.model.encode for one in together} == {LEARNERS[name].encode}
     assert LEARNERS["sae"].encode == TopK(3) and LEARNERS["dl_fista"].encode is None
 
 
@@ -170,14 +174,14 @@ def test_each_seed_stops_by_itself(tasks, side_by_side):
     split = tasks[0].train
     tasks = [Task(Split(split.signals.at[0, 0].set(stop)), split, split, num_latents=20) for stop in (0.35, 0.0, 2.0)]
     found = fit(Counter(), tasks, keys(0, 1, 2), side_by_side=side_by_side)
-    assert found.num_steps == [3, 0, 7]
-    assert [float(model.bias[0]) for model in found.models] == [3, 0, 7]
+    assert [one.end.step for one in found] == [3, 0, 7]
+    assert [float(one.end.model.bias[0]) for one in found] == [3, 0, 7]
 
 
 def test_a_float_does_not_change_the_program(tasks):
     Counter.traced.clear()
     rates = [0.5, 1.0, 1.5]
-    found = [fit(Counter(8, rate), [blind(tasks[0], {"train.signals"})], keys(0)).models[0] for rate in rates]
+    found = [fit(Counter(8, rate), [blind(tasks[0], {"train.signals"})], keys(0))[0].end.model for rate in rates]
     stop = np.floor(10 * abs(float(tasks[0].train.signals[0, 0])))
     assert [float(model.bias[0]) for model in found] == [min(np.ceil(stop / rate), 8) * rate for rate in rates]
     assert len(Counter.traced) == 1

@@ -16,13 +16,13 @@ KEY = jax.random.key(0)
 
 
 def test_raw_codes_are_the_signals(task):
-    model = fit(Raw(), [task], [KEY]).models[0]
+    model = fit(Raw(), [task], [KEY])[0].end.model
     assert model.dictionary is None
     np.testing.assert_array_equal(Linear()(model, task.ood.signals), task.ood.signals)
 
 
 def test_components_against_scikit_learn(task):
-    model = fit(PCA(), [task], [KEY]).models[0]
+    model = fit(PCA(), [task], [KEY])[0].end.model
     peer = decomposition.PCA().fit(np.asarray(task.train.signals, np.float64))
     np.testing.assert_allclose(model.bias, peer.mean_, atol=1e-6)
     codes = np.asarray(Linear()(model, task.id.signals))
@@ -35,7 +35,7 @@ def test_components_against_scikit_learn(task):
 def test_there_are_no_more_components_than_latents_or_samples(task, num_samples, num_latents, width):
     signals = task.train.signals[:num_samples]
     small = Task(Split(signals), task.id, task.ood, num_latents=num_latents)
-    atoms = np.asarray(fit(PCA(), [small], [KEY]).models[0].dictionary)
+    atoms = np.asarray(fit(PCA(), [small], [KEY])[0].end.model.dictionary)
     assert atoms.shape == (12, width)
     np.testing.assert_allclose(atoms.T @ atoms, np.eye(width), atol=1e-5)
 
@@ -53,7 +53,7 @@ def test_every_metric_copes_with_fewer_codes_than_latents(setting, tmp_path):
 
 
 def test_the_rotation_is_one(task):
-    model = fit(PCA(), [task], [KEY]).models[0]
+    model = fit(PCA(), [task], [KEY])[0].end.model
     turned = dataclasses.replace(model, bias=jnp.zeros(12))
     lengths = np.linalg.norm(Linear()(turned, task.id.signals), axis=1)
     np.testing.assert_allclose(lengths, np.linalg.norm(task.id.signals, axis=1), rtol=1e-5)

@@ -77,7 +77,7 @@ def test_an_unused_atom_becomes_zero_and_stays_dead(task):
 
 
 def test_a_weight_that_kills_every_atom_leaves_zeros(task):
-    model = fit(DLFista(100.0, num_steps=3, num_iterations=5), [task], [jax.random.key(0)]).models[0]
+    model = fit(DLFista(100.0, num_steps=3, num_iterations=5), [task], [jax.random.key(0)])[0].end.model
     assert model.dictionary.shape == (12, 20) and not model.dictionary.any() and np.isfinite(model.dictionary).all()
 
 
@@ -85,11 +85,11 @@ def test_a_weight_that_kills_every_atom_leaves_zeros(task):
 @pytest.mark.parametrize(("tol", "num_steps", "expected"), [(1e9, 40, 11), (1e9, 4, 4), (0.0, 15, 15)])
 def test_when_it_stops(task, tol, num_steps, expected):
     learner = DLFista(num_steps=num_steps, num_iterations=5, tol=tol)
-    assert fit(learner, [task], [jax.random.key(0)]).num_steps == [expected]
+    assert [one.end.step for one in fit(learner, [task], [jax.random.key(0)])] == [expected]
 
 
 def test_it_recovers_a_dictionary(task):
-    model = fit(DLFista(num_steps=100, num_iterations=100), [task], [jax.random.key(0)]).models[0]
+    model = fit(DLFista(num_steps=100, num_iterations=100), [task], [jax.random.key(0)])[0].end.model
     start = DLFista().init(Split(task.train.signals), num_latents=20, key=jax.random.key(0)).dictionary
     cosines = [
         np.abs(np.asarray(task.dictionary).T @ np.asarray(found)).max(axis=1).mean() for found in (start, model.dictionary)

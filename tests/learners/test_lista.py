@@ -70,8 +70,8 @@ def test_epochs_against_training_by_hand(task):
 def test_training_lowers_the_loss_and_leaves_the_dictionary(task):
     base = DLFista(num_steps=3, num_iterations=20)
     learner = Lista(base=base, num_steps=40)
-    fitted = fit(learner, [task], [KEY])
-    model, start = fitted.models[0], fit(base, [task], [KEY]).models[0]
+    (fitted,) = fit(learner, [task], [KEY])
+    model, start = fitted.end.model, fit(base, [task], [KEY])[0].end.model
     np.testing.assert_allclose(model.dictionary, unit_atoms(start.dictionary)[0], atol=1e-5)
 
     def loss(model):
@@ -80,7 +80,7 @@ def test_training_lowers_the_loss_and_leaves_the_dictionary(task):
 
     untrained = learner.init(learner.select(task), num_latents=20, key=KEY, base=start).model
     # Sixteen layers are close to the optimum before they are trained.
-    assert loss(model) < 0.98 * loss(untrained) and fitted.num_steps == [40]
+    assert loss(model) < 0.98 * loss(untrained) and fitted.end.step == 40
 
 
 def test_published_hyper_parameters_and_names():

@@ -22,7 +22,7 @@ def cosine(task, model):
 
 
 def learn(learner, task, seed=0):
-    return fit(learner, [task], [jax.random.key(seed)]).models[0]
+    return fit(learner, [task], [jax.random.key(seed)])[0].end.model
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +161,8 @@ def test_replacement_finds_what_copies_keep_from_being_found(small):
 
 
 def test_a_fit_that_no_longer_moves_stops(small):
-    found = fit(dataclasses.replace(QUICK, tol=1.0), [small], [jax.random.key(0)])
-    assert found.num_steps == [86]
+    (found,) = fit(dataclasses.replace(QUICK, tol=1.0), [small], [jax.random.key(0)])
+    assert found.end.step == 86
 
 
 def test_fewer_samples_than_latents_and_signals_of_zeros():

@@ -67,12 +67,12 @@ def test_a_learner_learns_the_same(name, same_draws):
     learner, key = LEARNERS[name], jax.random.key(5)
     given = [None, None]
     if learner.base is not None:
-        given = [[fit(learner.base, [draw(setting)], [key]).models[0]] for setting in (BARE, PADDED)]
+        given = [[fit(learner.base, [draw(setting)], [key])[0].end.model] for setting in (BARE, PADDED)]
     bare, padded = (
-        fit(learner, [draw(setting)], [key], bases=base) for setting, base in zip((BARE, PADDED), given, strict=True)
+        fit(learner, [draw(setting)], [key], bases=base)[0] for setting, base in zip((BARE, PADDED), given, strict=True)
     )
-    assert bare.num_steps == padded.num_steps
-    bare, padded = bare.models[0], padded.models[0]
+    assert bare.end.step == padded.end.step
+    bare, padded = bare.end.model, padded.end.model
     np.testing.assert_allclose(padded.dictionary[:DIMS], bare.dictionary, atol=2e-4)
     np.testing.assert_allclose(padded.bias[:DIMS], bare.bias, atol=2e-4)
     assert not np.any(padded.dictionary[DIMS:]) and not np.any(padded.bias[DIMS:])

@@ -23,7 +23,7 @@ def problem(n, noise, input_dim=12, num_latents=5, seed=0):
 def probe(signals, codes, learner=None):
     train = Split(jnp.asarray(signals), jnp.asarray(codes))
     task = Task(train, train, train, num_latents=codes.shape[1])
-    return fit(learner or LinearProbe(), [task], [jax.random.key(0)]).models[0]
+    return fit(learner or LinearProbe(), [task], [jax.random.key(0)])[0].end.model
 
 
 # The more noise, the larger the penalty that is best; with fewer samples than dimensions every fit without one is exact.
@@ -43,7 +43,7 @@ def test_against_scikit_learn(n, noise, alpha):
 def test_on_the_generative_model(task):
     peer = RidgeCV(ALPHAS, fit_intercept=False, alpha_per_target=False)
     peer.fit(np.asarray(task.train.signals, float), np.asarray(task.train.codes, float))
-    model = fit(LinearProbe(), [task], [jax.random.key(0)]).models[0]
+    model = fit(LinearProbe(), [task], [jax.random.key(0)])[0].end.model
     np.testing.assert_allclose(model.encoder.weight, peer.coef_.T, atol=1e-4)
     assert model.dictionary is None and not model.bias.any() and not model.encoder.bias.any()
 

@@ -127,12 +127,12 @@ def loss(learner, model, signals):
 @pytest.mark.parametrize("name", ENCODERS)
 def test_training_lowers_the_loss(task, name):
     learner = SparseAutoencoder(ENCODERS[name], num_steps=60, learning_rate=5e-3)
-    fitted = fit(learner, [task], [jax.random.key(0)])
-    model = fitted.models[0]
+    (fitted,) = fit(learner, [task], [jax.random.key(0)])
+    model = fitted.end.model
     signals = task.train.signals
     start = learner.model(learner.init(learner.select(task), num_latents=20, key=jax.random.key(0)))
     # What few atoms cannot explain is a floor under the Matryoshka loss.
     bar = 0.7 if name == "matryoshka" else 0.4
     assert loss(learner, model, signals) < bar * loss(learner, start, signals)
-    assert fitted.num_steps == [60] and model.encode == learner.encoder
+    assert fitted.end.step == 60 and model.encode == learner.encoder
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model))

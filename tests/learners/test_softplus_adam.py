@@ -100,7 +100,7 @@ def test_strict_it_sees_the_training_signals_alone(task):
     noise = Split(jnp.asarray(np.random.default_rng(0).normal(size=(100, 12)), jnp.float32))
     blind = Task(Split(task.train.signals), noise, noise, num_latents=20)
     learner = SoftplusAdam(num_steps=2, block=20)
-    found, other = (fit(learner, [one], [KEY]).models[0] for one in (task, blind))
+    found, other = (fit(learner, [one], [KEY])[0].end.model for one in (task, blind))
     np.testing.assert_array_equal(found.dictionary, other.dictionary)
     assert found.encoder is None and learner.encode is None and not found.bias.any()
 
@@ -132,7 +132,7 @@ def test_its_loss_is_the_lassos_at_the_equivalent_weight(task):
     """Given the dictionary that it ends with, no codes have a lower loss than those of the lasso at `λ input_dim / (2 n)`."""
     learner = SoftplusAdam(num_steps=2, block=200)
     data = learner.select(task)
-    model = fit(learner, [task], [KEY]).models[0]
+    model = fit(learner, [task], [KEY])[0].end.model
     dictionary, signals = (np.asarray(array, np.float64) for array in (model.dictionary, data.signals))
 
     def loss(codes):
@@ -152,7 +152,7 @@ def test_when_it_stops(task, least_updates, patience, expected):
     for _ in range(5):
         state = step(data, state)
     assert int(state.updates) == expected
-    assert fit(learner, [task], [KEY]).num_steps == [-(-expected // 20)]
+    assert [one.end.step for one in fit(learner, [task], [KEY])] == [-(-expected // 20)]
 
 
 def test_published_hyper_parameters():

@@ -72,17 +72,25 @@ def test_a_killed_fit_goes_on(tmp_path, signals, model):
     assert not save.path.exists()
 
 
-def test_a_checkpoint_of_another_fit_is_not_taken(tmp_path, signals):
+def test_a_checkpoint_of_another_fit_is_not_taken(tmp_path, signals, caplog):
+    """Its state has the same shapes, so that only the name of the fit tells them apart."""
+
+    class Kept(Checkpoint):
+        def discard(self):
+            pass
+
+    save = Kept(tmp_path / "a.npz", every=0)
     learner = OnlineDictionary(num_steps=3)
-    saves = [Checkpoint(tmp_path / name, every=0) for name in ("a.npz", "b.npz")]
-    for save in saves:
-        save.discard = lambda: None
     options = OPTIONS | {"num_samples": 900}
-    other = fit_stream(learner, signals[1000:], checkpoint=saves[0], **options)
-    plain = fit_stream(learner, signals, checkpoint=saves[1], **options)
-    again = fit_stream(learner, signals, checkpoint=saves[0], **options)
-    np.testing.assert_array_equal(again.dictionary, plain.dictionary)
-    assert not np.array_equal(other.dictionary, plain.dictionary)
+    other = fit_stream(learner, signals[1000:], checkpoint=save, **options)
+    again = fit_stream(learner, signals, checkpoint=save, **options)
+    assert "of another fit" in caplog.text
+    np.testing.assert_array_equal(again.dictionary, fit_stream(learner, signals, **options).dictionary)
+    assert not np.array_equal(other.dictionary, again.dictionary)
+    for changed in (dataclasses.replace(learner, settle=0.9), learner):
+        caplog.clear()
+        fit_stream(changed, signals, checkpoint=save, **options | {"key": jax.random.key(int(changed is learner))})
+        assert "of another fit" in caplog.text
 
 
 def test_half_precision_is_widened(signals):

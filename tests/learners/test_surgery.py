@@ -55,7 +55,7 @@ def test_renormed_atoms_have_unit_length(setting, task):
 
 def test_atoms_get_the_lengths_of_the_true_ones_they_match(task):
     task = stretched(task)
-    base, found = (fit(one, [task], [KEY]).models[0] for one in (Shuffled(), Surgery("oracle_norms", base=Shuffled())))
+    base, found = (fit(one, [task], [KEY])[0].end.model for one in (Shuffled(), Surgery("oracle_norms", base=Shuffled())))
     truth = np.asarray(task.dictionary)
     np.testing.assert_allclose(unit_atoms(found.dictionary)[0], unit_atoms(base.dictionary)[0], atol=1e-6)
     # Up to signs the first atoms are the true ones again; those that match none keep their lengths.

@@ -66,8 +66,8 @@ def cells(axes: dict[str, tuple]) -> list[Cell]:
     return [base, *others]
 
 
-def problem(cell: Cell, files: Files | None = None) -> Problem:
-    """The problem of a cell, a fraction of λ_max turned into a weight.
+def draw(cell: Cell, files: Files | None = None) -> Problem:
+    """The problem of a cell, with a fraction of λ_max turned into a weight.
 
     Args:
       cell: what to draw.
@@ -128,7 +128,7 @@ def load(activations: str, dictionary: str) -> Files:
     Raises:
       UsageError: a file cannot be read, does not fit the other, or has an atom of zeros.
     """
-    files = Files(_matrix(activations, "--activations"), _matrix(dictionary, "--dictionary"))
+    files = Files(cli.read_matrix("activations", activations), cli.read_matrix("dictionary", dictionary))
     if files.activations.shape[1] != files.dictionary.shape[0]:
         raise cli.UsageError(
             f"--activations has rows of {files.activations.shape[1]} numbers and --dictionary columns of "
@@ -140,18 +140,4 @@ def load(activations: str, dictionary: str) -> Files:
     return files
 
 
-def _matrix(path: str, flag: str) -> np.ndarray:
-    """A matrix of finite float32 numbers in an .npy file."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise cli.UsageError(f"{flag}={path!r} cannot be read as an .npy file: {error}; save it with numpy.save.") from error
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu" or not array.size:
-        raise cli.UsageError(f"{flag}={path!r} must hold one matrix of real numbers; save a two-dimensional array.")
-    array = array.astype(np.float32)
-    if not np.all(np.isfinite(array)):
-        raise cli.UsageError(f"{flag}={path!r} has NaN or infinite values; remove them.")
-    return array
-
-
-__all__ = ["WORLDS", "Cell", "Files", "Problem", "cells", "coherent", "load", "own", "paper", "problem"]
+__all__ = ["WORLDS", "Cell", "Files", "Problem", "cells", "coherent", "draw", "load", "own", "paper"]
