@@ -1,11 +1,11 @@
 """The lasso that every encoder is measured against: its objective, its dual, and a duality gap that float32 can certify.
 
-Throughout, a sample ``y`` is coded on a dictionary ``D`` by ``z = argmin F(z)`` with
+Throughout, a sample `y` is coded on a dictionary `D` by `z = argmin F(z)` with
 
-    F(z) = 1/2 ||y - D z||^2 + sum_j lam_j |z_j|,    optionally subject to z >= 0.
+    F(z) = ½‖y - D z‖² + Σ_j λ_j |z_j|,    optionally subject to z ≥ 0.
 
-The weight ``lam`` is a scalar, one value a sample ``(n,)``, one a coefficient ``(num_latents,)``, or any array that broadcasts
-to ``(n, num_latents)``.
+The weight `lam` is a scalar, one value a sample `(n,)`, one a coefficient `(num_latents,)`, or any array that broadcasts
+to `(n, num_latents)`.
 """
 
 import jax.numpy as jnp
@@ -19,15 +19,15 @@ def product(left: Float[Array, "... p q"], right: Float[Array, "q r"]) -> Float[
 
 
 def expand_lam(lam: Float[Array, "..."] | float, num_samples: int, num_latents: int) -> Float[Array, "rows columns"]:
-    """View a weight as a matrix that broadcasts to ``(n, num_latents)``.
+    """View a weight as a matrix that broadcasts to `(n, num_latents)`.
 
     Args:
-      lam: scalar, ``(n,)``, ``(num_latents,)``, or two-dimensional with each side either full or one.
+      lam: scalar, `(n,)`, `(num_latents,)`, or two-dimensional with each side either full or one.
       num_samples: n.
       num_latents: number of atoms.
 
     Returns:
-      The same values with shape ``(1 or n, 1 or num_latents)``.
+      The same values with shape `(1 or n, 1 or num_latents)`.
 
     Raises:
       ValueError: no reading of the shape fits, or two do.
@@ -59,7 +59,7 @@ def residual(
     dictionary: Float[Array, "input_dim num_latents"],
     codes: Float[Array, "n num_latents"],
 ) -> Float[Array, "n input_dim"]:
-    """What the codes leave unexplained, ``y - D z``."""
+    """What the codes leave unexplained, `y - D z`."""
     return signals - product(codes, dictionary.T)
 
 
@@ -69,16 +69,16 @@ def objective(
     codes: Float[Array, "n num_latents"],
     lam: Float[Array, "..."] | float,
 ) -> Float[Array, " n"]:
-    """The lasso objective of each sample, ``F(z) = 1/2 ||y - D z||^2 + sum_j lam_j |z_j|``.
+    """The lasso objective of each sample, `F(z) = ½‖y - D z‖² + Σ_j λ_j |z_j|`.
 
     Args:
-      signals: ``(n, input_dim)``.
-      dictionary: ``(input_dim, num_latents)``, atoms as columns, of any norm.
-      codes: ``(n, num_latents)``.
-      lam: scalar, ``(n,)``, ``(num_latents,)`` or broadcasting to ``(n, num_latents)``.
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`, atoms as columns, of any norm.
+      codes: `(n, num_latents)`.
+      lam: scalar, `(n,)`, `(num_latents,)` or broadcasting to `(n, num_latents)`.
 
     Returns:
-      ``(n,)`` objectives.
+      `(n,)` objectives.
     """
     lam = expand_lam(lam, *codes.shape)
     rest = residual(signals, dictionary, codes)
@@ -88,9 +88,9 @@ def objective(
 def dual_scale(
     correlations: Float[Array, "n num_latents"], lam: Float[Array, "rows columns"], *, nonneg: bool
 ) -> Float[Array, " n"]:
-    """The largest ``s <= 1`` for which ``s`` times a dual candidate satisfies every constraint.
+    """The largest `s ≤ 1` for which `s` times a dual candidate satisfies every constraint.
 
-    The constraints are ``s c_j <= lam_j`` for non-negative codes and ``s |c_j| <= lam_j`` for signed ones, ``c = D^T theta``.
+    The constraints are `s c_j ≤ λ_j` for non-negative codes and `s |c_j| ≤ λ_j` for signed ones, `c = Dᵀ θ`.
     """
     pull = correlations if nonneg else jnp.abs(correlations)
     broken = pull > lam
@@ -106,33 +106,33 @@ def certificate(
     nonneg: bool = True,
     dual: Float[Array, "n input_dim"] | None = None,
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    r"""Objective and duality gap of each sample, from two products with the dictionary.
+    """Objective and duality gap of each sample, from two products with the dictionary.
 
-    For any candidate ``theta``, made feasible as ``t = s theta``, ``F(z) - gap`` is a lower bound on the optimum with
+    For any candidate `θ`, made feasible as `t = s θ`, `F(z) - gap` is a lower bound on the optimum with
 
-        gap = 1/2 ||r - t||^2 + sum_j (lam_j |z_j| - z_j d_j^T t),    r = y - D z.
+        gap = ½‖r - t‖² + Σ_j (λ_j |z_j| - z_j d_jᵀ t),    r = y - D z.
 
-    With ``theta = r``, the default, this reads ``1/2 (1 - s)^2 ||r||^2 + sum_j (lam_j |z_j| - s z_j c_j)``, ``c = D^T r``.
+    With `θ = r`, the default, this reads `½ (1 - s)² ‖r‖² + Σ_j (λ_j |z_j| - s z_j c_j)`, `c = Dᵀ r`.
     Both are sums of non-negative terms, so nothing cancels, and small gaps keep their relative accuracy. A solver that carries
-    its residual apart from its codes passes it as ``dual``: rounding the codes to storage precision moves ``r`` by about
-    ``u ||z||``, which the gap feels linearly at ``theta = r`` (``u ||z||`` against ``lam``), and squared at a carried one.
+    its residual apart from its codes passes it as `dual`: rounding the codes to storage precision moves `r` by about
+    `u ‖z‖`, which the gap feels linearly at `θ = r` (`u ‖z‖` against `lam`), and squared at a carried one.
 
-    Rounding: with unit roundoff ``u``, each computed ``d_j^T theta`` is off by at most ``u (input_dim + 1) ||d_j|| ||theta||``,
-    and typically by the square root of that factor only. That shifts ``s`` relatively by the error over ``lam_j``, and so the
-    gap by at most ``max_j (error_j / lam_j)`` times ``||t||^2 + sum_j lam_j |z_j|``. The sums themselves are off by
-    ``u (num_latents + 2)`` relative. The subtraction in ``r`` is off by ``u (|support| + 1) (|y| + |D| |z|)`` entrywise,
+    Rounding: with unit roundoff `u`, each computed `d_jᵀ θ` is off by at most `u (input_dim + 1) ‖d_j‖ ‖θ‖`,
+    and typically by the square root of that factor only. That shifts `s` relatively by the error over `λ_j`, and so the
+    gap by at most `max_j (error_j / λ_j)` times `‖t‖² + Σ_j λ_j |z_j|`. The sums themselves are off by
+    `u (num_latents + 2)` relative. The subtraction in `r` is off by `u (|support| + 1) (|y| + |D| |z|)` entrywise,
     which enters squared.
 
     Args:
-      signals: ``(n, input_dim)``.
-      dictionary: ``(input_dim, num_latents)``.
-      codes: ``(n, num_latents)``; non-negative if `nonneg`.
-      lam: scalar, ``(n,)``, ``(num_latents,)`` or broadcasting to ``(n, num_latents)``.
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`.
+      codes: `(n, num_latents)`; non-negative if `nonneg`.
+      lam: scalar, `(n,)`, `(num_latents,)` or broadcasting to `(n, num_latents)`.
       nonneg: whether codes are constrained to be non-negative.
-      dual: ``(n, input_dim)`` dual candidates, feasible or not; None takes the residuals.
+      dual: `(n, input_dim)` dual candidates, feasible or not; None takes the residuals.
 
     Returns:
-      ``(n,)`` objectives and ``(n,)`` duality gaps.
+      `(n,)` objectives and `(n,)` duality gaps.
 
     References:
       Massias, Gramfort & Salmon (2018), "Celer: a fast solver for the lasso with dual extrapolation", ICML.
@@ -143,7 +143,7 @@ def certificate(
     correlations = product(theta, dictionary)
     scale = dual_scale(correlations, lam, nonneg=nonneg)[:, None]
     value = 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(lam * jnp.abs(codes), axis=1)
-    # The difference before the product, which would round it; negative by rounding alone, where lam_j = s c_j.
+    # The difference before the product, which would round it; negative by rounding alone, where λ_j = s c_j.
     slack = jnp.abs(codes) * jnp.maximum(lam - scale * jnp.sign(codes) * correlations, 0)
     misfit = (1 - scale) * rest if dual is None else rest - scale * theta
     return value, 0.5 * jnp.sum(misfit**2, axis=1) + jnp.sum(slack, axis=1)
@@ -152,10 +152,10 @@ def certificate(
 def is_converged(
     signals: Float[Array, "n input_dim"], value: Float[Array, " n"], gap: Float[Array, " n"], tol: Float[Array, ""] | float
 ) -> Bool[Array, " n"]:
-    """Whether ``gap <= tol F(z)``, or the objective itself is below what its type can resolve.
+    """Whether `gap ≤ tol F(z)`, or the objective itself is below what its type can resolve.
 
     The residual of any stored code is only known to a few units of roundoff of the signal, so an objective below
-    ``1/2 (16 eps ||y||)^2`` is zero for all that can be told; else an exact fit at ``lam = 0`` would never be accepted.
+    `½ (16 eps ‖y‖)²` is zero for all that can be told; else an exact fit at `lam = 0` would never be accepted.
     """
     floor = 0.5 * jnp.sum((16 * jnp.finfo(value.dtype).eps * signals) ** 2, axis=1)
     return ((gap <= tol * value) & (value < jnp.inf)) | (value <= floor)
@@ -164,14 +164,14 @@ def is_converged(
 def soft_threshold(
     values: Float[Array, "*shape"], threshold: Float[Array, "..."] | float, *, nonneg: bool = True
 ) -> Float[Array, "*shape"]:
-    """The proximal map of the weighted l1 norm: ``max(x - t, 0)``, or ``sign(x) max(|x| - t, 0)`` for signed codes."""
+    """The proximal map of the weighted l1 norm: `max(x - t, 0)`, or `sign(x) max(|x| - t, 0)` for signed codes."""
     if nonneg:
         return jnp.maximum(values - threshold, 0)
     return jnp.sign(values) * jnp.maximum(jnp.abs(values) - threshold, 0)
 
 
 def lipschitz(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
-    """Lipschitz constant of the gradient, ``||D||_2^2``, as the top eigenvalue of the smaller of ``D D^T`` and ``D^T D``."""
+    """Lipschitz constant of the gradient, `‖D‖₂²`, as the top eigenvalue of the smaller of `D Dᵀ` and `Dᵀ D`."""
     wide = dictionary if dictionary.shape[0] <= dictionary.shape[1] else dictionary.T
     return jnp.linalg.eigvalsh(product(wide, wide.T))[-1]
 
@@ -179,7 +179,7 @@ def lipschitz(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array,
 def lambda_max(
     signals: Float[Array, "n input_dim"], dictionary: Float[Array, "input_dim num_latents"], *, nonneg: bool = True
 ) -> Float[Array, " n"]:
-    """The smallest weight at which each sample's code is zero: ``max_j d_j^T y``, or ``max_j |d_j^T y|`` for signed codes."""
+    """The smallest weight at which each sample's code is zero: `max_j d_jᵀ y`, or `max_j |d_jᵀ y|` for signed codes."""
     correlations = product(signals, dictionary)
     return jnp.max(correlations if nonneg else jnp.abs(correlations), axis=1, initial=0)
 

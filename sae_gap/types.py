@@ -1,7 +1,7 @@
 """The nouns that everything else passes around: settings, data, models and solutions.
 
-Shapes, throughout the suite: a dictionary is ``(input_dim, num_latents)`` with atoms as columns, signals are ``(n, input_dim)``
-and codes ``(n, num_latents)``, with samples as rows.
+Shapes, throughout the suite: a dictionary is `(input_dim, num_latents)` with atoms as columns, signals are `(n, input_dim)`
+and codes `(n, num_latents)`, with samples as rows.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ class Setting:
         for training.
       seed: seeds the dictionary, the samples and the learners.
       input_dim: dimension of the signals; None takes the compressed-sensing bound
-        ``max(k + 1, ceil(2 k ln(num_latents / k)))``.
+        `max(k + 1, ceil(2 k ln(num_latents / k)))`.
       noise_db: signal-to-noise ratio in decibels of additive Gaussian noise; None draws noise-free signals.
       stream: whether training has as many fresh samples as it may ask for: signals alone, whose codes would not fit in memory.
       padded_dim: dimensions that signals and atoms are padded to with zeros, so that settings of several dimensions share
@@ -165,7 +165,7 @@ class Model(eqx.Module):
     """All that a learner learned.
 
     `dictionary` is None for a method that has no decoder, such as a linear probe. `bias` is the decoder's: a lasso on the
-    dictionary fits ``signals - bias``. `encoder` holds whatever parameters an encoder reads, or None. `encode` is the encoder
+    dictionary fits `signals - bias`. `encoder` holds whatever parameters an encoder reads, or None. `encode` is the encoder
     that the model was trained with, a function `(model, signals) -> codes`, or None where inference is left to a solver.
     """
 

@@ -138,11 +138,11 @@ def solve(
     """Solve the lasso of `working_set.solve` on the host, where all values are known; atoms should be of about unit norm.
 
     Args:
-      signals: ``(n, input_dim)``.
-      dictionary: ``(input_dim, num_latents)``.
-      row: ``(n, 1)`` weights of the samples.
-      column: ``(1, num_latents)`` factors on them, or ``(n, num_latents)``.
-      init: ``(n, num_latents)`` codes whose largest entries open the working sets; None starts from zero.
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`.
+      row: `(n, 1)` weights of the samples.
+      column: `(1, num_latents)` factors on them, or `(n, num_latents)`.
+      init: `(n, num_latents)` codes whose largest entries open the working sets; None starts from zero.
       tol: duality gap to reach, relative to the objective.
       max_iterations: rounds, and then iterations of FISTA for the samples left to it, after which a sample is given up.
       nonneg: whether codes are constrained to be non-negative.

@@ -43,19 +43,19 @@ def sparse_code(
 ) -> Solution:
     """Code every signal by the lasso on a dictionary, with a certificate for each.
 
-    Minimises ``F(z) = 1/2 ||y - D z||^2 + sum_j lam_j |z_j|``, over ``z >= 0`` if `nonneg`, until the duality gap is at most
-    ``tol F(z)``. May be called under ``jit`` and ``vmap``; shapes are always checked, values only where they are known.
+    Minimises `F(z) = ½‖y - D z‖² + Σ_j λ_j |z_j|`, over `z ≥ 0` if `nonneg`, until the duality gap is at most
+    `tol F(z)`. May be called under `jit` and `vmap`; shapes are always checked, values only where they are known.
 
     Args:
-      signals: ``(n, input_dim)``, float32 or float64.
-      dictionary: ``(input_dim, num_latents)``, atoms as columns, of any norm.
-      lam: non-negative scalar, one value a sample ``(n,)`` or ``(n, 1)``, one a coefficient ``(num_latents,)`` or
-        ``(1, num_latents)``, or ``(n, num_latents)``.
+      signals: `(n, input_dim)`, float32 or float64.
+      dictionary: `(input_dim, num_latents)`, atoms as columns, of any norm.
+      lam: non-negative scalar, one value a sample `(n,)` or `(n, 1)`, one a coefficient `(num_latents,)` or
+        `(1, num_latents)`, or `(n, num_latents)`.
       nonneg: whether codes are constrained to be non-negative.
       tol: duality gap to reach, relative to the objective. None runs the textbook iteration of `fista` or `ista` for exactly
         `max_iterations` steps from `init`, and `converged` then tells whether the gap is below 1e-6.
       max_iterations: iterations after which a sample is given up and reported as not converged.
-      init: ``(n, num_latents)`` codes to start from; None starts from zero.
+      init: `(n, num_latents)` codes to start from; None starts from zero.
       solver: one of `SOLVERS`.
       chunk_size: samples solved at once, which bounds memory; None solves all together, or with `working_set` as many as
         need about a quarter of a gigabyte. On a CPU `working_set` has blocks of its own, and this has no effect.

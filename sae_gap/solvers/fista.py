@@ -1,7 +1,7 @@
 """Accelerated proximal gradient: as published for a fixed number of iterations, and restarted until certified.
 
-Gradients are taken in the factored form ``(y - z D^T) D``, which costs ``2 input_dim num_latents`` a sample where the Gram form
-costs ``num_latents^2``.
+Gradients are taken in the factored form `(y - z Dᵀ) D`, which costs `2 input_dim num_latents` a sample where the Gram form
+costs `num_latents²`.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ CHECK_EVERY = 10
 
 
 class _State(NamedTuple):
-    """Iterates of the certified solver, split as ``code = anchor + step`` with the residual of the anchor carried along.
+    """Iterates of the certified solver, split as `code = anchor + step` with the residual of the anchor carried along.
 
     A code near its optimum moves by less than its own roundoff; `step` and `base` keep those movements, without which float32
     could not certify a small weight.
@@ -45,7 +45,7 @@ def _next_momentum(momentum):
 
 
 def _shifted_prox(anchor, values, threshold, *, nonneg):
-    """``soft_threshold(anchor + values) - anchor``, without rounding `values` to the precision of `anchor`."""
+    """`soft_threshold(anchor + values) - anchor`, without rounding `values` to the precision of `anchor`."""
     total = anchor + values
     if nonneg:
         return jnp.where(total > threshold, values - threshold, -anchor)
@@ -65,21 +65,21 @@ def fixed(
 ) -> Float[Array, "n num_latents"]:
     """Exactly `iterations` steps of textbook FISTA, converged or not.
 
-    With step ``1 / ||D||_2^2`` and ``t_0 = 1``: ``z_{i+1} = prox(x_i - step grad(x_i))``,
-    ``t_{i+1} = (1 + sqrt(1 + 4 t_i^2)) / 2``, ``x_{i+1} = z_{i+1} + (t_i - 1) / t_{i+1} (z_{i+1} - z_i)``.
+    With step `1 / ‖D‖₂²` and `t_0 = 1`: `z_{i+1} = prox(x_i - step grad(x_i))`,
+    `t_{i+1} = (1 + √(1 + 4 t_i²)) / 2`, `x_{i+1} = z_{i+1} + (t_i - 1) / t_{i+1} (z_{i+1} - z_i)`.
 
     Args:
-      signals: ``(n, input_dim)``.
-      dictionary: ``(input_dim, num_latents)``.
-      lam: scalar, ``(n,)``, ``(num_latents,)`` or broadcasting to ``(n, num_latents)``.
-      init: ``(n, num_latents)`` codes to start from; None starts from zero.
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`.
+      lam: scalar, `(n,)`, `(num_latents,)` or broadcasting to `(n, num_latents)`.
+      init: `(n, num_latents)` codes to start from; None starts from zero.
       iterations: number of steps; may be traced.
       nonneg: whether codes are constrained to be non-negative.
       momentum: False gives ISTA.
       bfloat16: round the factors of every product to bfloat16; the sums keep their precision.
 
     Returns:
-      ``(n, num_latents)`` codes.
+      `(n, num_latents)` codes.
 
     References:
       Beck & Teboulle (2009), "A fast iterative shrinkage-thresholding algorithm", SIAM J. Imaging Sciences 2(1).
@@ -112,22 +112,22 @@ def solve(
 ) -> Solution:
     """FISTA with a restart and a stopping time for each sample, stopped on the certified duality gap.
 
-    Momentum is dropped whenever it points uphill, ``(x_i - z_{i+1}) . (z_{i+1} - z_i) > 0``. Every `CHECK_EVERY` iterations the
+    Momentum is dropped whenever it points uphill, `(x_i - z_{i+1}) · (z_{i+1} - z_i) > 0`. Every `CHECK_EVERY` iterations the
     gap is computed, and samples that meet `tol` are left as they are. Nothing is checked on the host, so this may be called
     inside any transformation of JAX except reverse-mode differentiation, for which see `sae_gap.solvers.sparse_code`.
 
     Args:
-      signals: ``(n, input_dim)``.
-      dictionary: ``(input_dim, num_latents)``.
-      lam: scalar, ``(n,)``, ``(num_latents,)`` or broadcasting to ``(n, num_latents)``.
-      init: ``(n, num_latents)`` codes to start from; None starts from zero.
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`.
+      lam: scalar, `(n,)`, `(num_latents,)` or broadcasting to `(n, num_latents)`.
+      init: `(n, num_latents)` codes to start from; None starts from zero.
       tol: duality gap to reach, relative to the objective.
       max_iterations: iterations after which a sample is given up, rounded up to the next check.
       nonneg: whether codes are constrained to be non-negative.
       momentum: False gives ISTA.
 
     Returns:
-      A `Solution`; samples that ran out of iterations have ``converged`` false.
+      A `Solution`; samples that ran out of iterations have `converged` false.
 
     References:
       O'Donoghue & Candès (2015), "Adaptive restart for accelerated gradient schemes", Found. Comput. Math. 15.
@@ -202,7 +202,7 @@ def solve(
 
 
 def _rate(dictionary):
-    """Step size ``1 / ||D||_2^2``; an all-zero dictionary has no gradient, and any step will do."""
+    """Step size `1 / ‖D‖₂²`; an all-zero dictionary has no gradient, and any step will do."""
     constant = lasso.lipschitz(dictionary)
     return jnp.where(constant > 0, 1 / jnp.where(constant > 0, constant, 1), 1).astype(dictionary.dtype)
 

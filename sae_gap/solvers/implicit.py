@@ -12,17 +12,17 @@ def solve_on_support(
     support: Bool[Array, "n num_latents"],
     target: Float[Array, "n num_latents"],
 ) -> Float[Array, "n num_latents"]:
-    """Solve ``D_S^T D_S u = v_S`` for each sample by conjugate gradients; u is zero off the support.
+    """Solve `D_Sᵀ D_S u = v_S` for each sample by conjugate gradients; u is zero off the support.
 
     On a support of s independent atoms s steps are exact but for rounding; as many again are allowed for that.
 
     Args:
-      dictionary: ``(input_dim, num_latents)``.
-      support: ``(n, num_latents)``, true on S.
-      target: ``(n, num_latents)`` right-hand sides v; entries off the support are ignored.
+      dictionary: `(input_dim, num_latents)`.
+      support: `(n, num_latents)`, true on S.
+      target: `(n, num_latents)` right-hand sides v; entries off the support are ignored.
 
     Returns:
-      ``(n, num_latents)`` solutions u.
+      `(n, num_latents)` solutions u.
     """
     small = (4 * jnp.finfo(target.dtype).eps) ** 2
     start = jnp.where(support, target, 0)
@@ -58,20 +58,20 @@ def pull_back(
     code_bar: Float[Array, "n num_latents"],
     objective_bar: Float[Array, " n"],
 ) -> tuple[Float[Array, "n input_dim"], Float[Array, "input_dim num_latents"], Float[Array, "n num_latents"]]:
-    r"""Cotangents of signals, dictionary and weights, from those of the codes and of the objective.
+    """Cotangents of signals, dictionary and weights, from those of the codes and of the objective.
 
-    On the support ``z_S = (D_S^T D_S)^{-1} (D_S^T y - lam_S sign(z_S))``. With ``D_S^T D_S u_S = zbar_S`` and ``r = y - D z``,
+    On the support `z_S = (D_Sᵀ D_S)⁻¹ (D_Sᵀ y - λ_S sign(z_S))`. With `D_Sᵀ D_S u_S = z̄_S` and `r = y - D z`,
 
-        ybar = D u + Fbar r,    Dbar = r u^T - (D u) z^T - Fbar r z^T,    lambar = -sign(z) u + Fbar |z|,
+        ȳ = D u + F̄ r,    D̄ = r uᵀ - (D u) zᵀ - F̄ r zᵀ,    λ̄ = -sign(z) u + F̄ |z|,
 
-    summed over samples in Dbar; the objective's part is the envelope theorem's.
+    summed over samples in D̄; the objective's part is the envelope theorem's.
 
     Args:
-      signals: ``(n, input_dim)``.
-      dictionary: ``(input_dim, num_latents)``.
-      codes: ``(n, num_latents)`` minimisers.
-      code_bar: ``(n, num_latents)`` cotangents of the codes.
-      objective_bar: ``(n,)`` cotangents of the objective.
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`.
+      codes: `(n, num_latents)` minimisers.
+      code_bar: `(n, num_latents)` cotangents of the codes.
+      objective_bar: `(n,)` cotangents of the objective.
 
     Returns:
       Cotangents of signals, dictionary, and weights per sample and coefficient.

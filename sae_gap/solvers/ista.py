@@ -15,7 +15,7 @@ def fixed(
     iterations: Int[Array, ""] | int,
     nonneg: bool = True,
 ) -> Float[Array, "n num_latents"]:
-    """Exactly `iterations` steps ``z <- prox(z + D^T (y - D z) / L)`` with ``L = ||D||_2^2``; arguments as in `fista.fixed`.
+    """Exactly `iterations` steps `z ← prox(z + Dᵀ (y - D z) / L)` with `L = ‖D‖₂²`; arguments as in `fista.fixed`.
 
     References:
       Daubechies, Defrise & De Mol (2004), "An iterative thresholding algorithm for linear inverse problems", CPAM 57(11).

@@ -34,16 +34,16 @@ def matching_pursuit(
     *,
     nonneg: bool = False,
 ) -> Float[Array, "n num_latents"]:
-    """`num_atoms` greedy steps, each ``z_j = d_j^T r`` on the free atom of largest ``|d_j^T r|``, then ``r <- r - z_j d_j``.
+    """`num_atoms` greedy steps, each `z_j = d_jᵀ r` on the free atom of largest `|d_jᵀ r|`, then `r ← r - z_j d_j`.
 
     Args:
-      signals: ``(n, input_dim)``.
-      dictionary: ``(input_dim, num_latents)``; atoms are scaled to unit norm first.
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`; atoms are scaled to unit norm first.
       num_atoms: k, the steps taken, each on a new atom.
       nonneg: choose the largest correlation itself, and code zero where it is negative.
 
     Returns:
-      ``(n, num_latents)`` coefficients of the *unit* atoms.
+      `(n, num_latents)` coefficients of the *unit* atoms.
 
     Raises:
       ValueError: `num_atoms` is not an integer between 1 and num_latents.
@@ -71,19 +71,19 @@ def orthogonal_matching_pursuit(
 ) -> Float[Array, "n num_latents"]:
     """Matching pursuit that refits every chosen atom by least squares at each step.
 
-    The residual is kept orthogonal to all chosen atoms, ``r = y - Q Q^T y`` with Q an orthonormal basis of their span, and the
-    codes solve ``min_z ||y - D_S z||`` on the final choice S. Atoms that depend on those chosen before get a zero code.
+    The residual is kept orthogonal to all chosen atoms, `r = y - Q Qᵀ y` with Q an orthonormal basis of their span, and the
+    codes solve `min_z ‖y - D_S z‖` on the final choice S. Atoms that depend on those chosen before get a zero code.
 
     Args:
-      signals: ``(n, input_dim)``.
-      dictionary: ``(input_dim, num_latents)``; atoms are scaled to unit norm first.
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`; atoms are scaled to unit norm first.
       num_atoms: k, at most input_dim.
 
     Returns:
-      ``(n, num_latents)`` coefficients of the *unit* atoms.
+      `(n, num_latents)` coefficients of the *unit* atoms.
 
     Raises:
-      ValueError: `num_atoms` is not an integer between 1 and ``min(input_dim, num_latents)``.
+      ValueError: `num_atoms` is not an integer between 1 and `min(input_dim, num_latents)`.
 
     References:
       Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit", Asilomar.

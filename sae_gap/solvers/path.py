@@ -22,15 +22,15 @@ def sparse_code_path(
     """Code the signals at each of several weights, from the largest to the smallest, each from the codes of the last.
 
     Args:
-      signals: ``(n, input_dim)``.
-      dictionary: ``(input_dim, num_latents)``.
-      lams: ``(num_lams,)`` weights, in any order.
-      relative: take each weight as a fraction of every sample's own ``lambda_max``, beyond which its code is zero.
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`.
+      lams: `(num_lams,)` weights, in any order.
+      relative: take each weight as a fraction of every sample's own `λ_max`, beyond which its code is zero.
       nonneg: whether codes are constrained to be non-negative.
       **options: further options of `sparse_code`, other than `init`.
 
     Returns:
-      A `Solution` whose arrays have a leading axis of length ``num_lams``, in the order of `lams`.
+      A `Solution` whose arrays have a leading axis of length `num_lams`, in the order of `lams`.
 
     Raises:
       ValueError: `lams` is not a non-empty vector of non-negative numbers, or `sparse_code` refuses an argument.
@@ -71,18 +71,18 @@ def match_l0(
 ) -> tuple[Float[Array, ""], Solution]:
     """Find the weight at which codes have a given mean number of non-zero entries, as an encoder of that sparsity would.
 
-    Comes down from half of the largest ``lambda_max``, each weight from the codes of the last. The next weight is where the
+    Comes down from half of the largest `λ_max`, each weight from the codes of the last. The next weight is where the
     line through the last two meets the target, of log L0 over log λ, but at least half of the last, since small weights cost
     far more than large ones; once the target lies between two weights, so does the next. The mean L0 falls in steps of
-    ``1 / n``, so the target is met within `accuracy` or one step, whichever is more.
+    `1 / n`, so the target is met within `accuracy` or one step, whichever is more.
 
     Args:
-      signals: ``(n, input_dim)``.
-      dictionary: ``(input_dim, num_latents)``; as weights compare between unit atoms only, normalise it first.
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`; as weights compare between unit atoms only, normalise it first.
       target: mean L0 wanted, above 0.
       threshold: magnitude above which an entry counts.
       accuracy: largest relative deviation of the mean L0 from `target`.
-      relative: take the weight of each sample as one fraction of its own ``lambda_max``, and return that fraction.
+      relative: take the weight of each sample as one fraction of its own `λ_max`, and return that fraction.
       nonneg: whether codes are constrained to be non-negative.
       max_steps: weights after which the closest one is returned, with a warning that says how far it is from the target.
       max_seconds: seconds after which no further weight is begun, likewise.
@@ -92,7 +92,7 @@ def match_l0(
       The weight, and the `Solution` there.
 
     Raises:
-      ValueError: `target` is not positive, no weight down to ``1e-6 lambda_max`` reaches it, all signals are orthogonal to the
+      ValueError: `target` is not positive, no weight down to `1e-6 λ_max` reaches it, all signals are orthogonal to the
         dictionary, or `sparse_code` refuses an argument.
     """
     if not 0 < target < math.inf:

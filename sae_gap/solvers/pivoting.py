@@ -23,15 +23,15 @@ class _Tableau(NamedTuple):
 def solve(
     gram: Float[Array, "n slots slots"], linear: Float[Array, "n slots"], *, max_pivots: Int[Array, ""] | int
 ) -> tuple[Float[Array, "n slots"], Float[Array, "n slots slots"], Bool[Array, "n slots"]]:
-    r"""Minimise ``1/2 z^T G z - b^T z`` over ``z >= 0`` for every row of a batch, from an empty basis; see `proceed`.
+    """Minimise `½ zᵀ G z - bᵀ z` over `z ≥ 0` for every row of a batch, from an empty basis; see `proceed`.
 
     Args:
-      gram: ``(n, slots, slots)`` Gram matrices.
-      linear: ``(n, slots)`` linear terms b.
+      gram: `(n, slots, slots)` Gram matrices.
+      linear: `(n, slots)` linear terms b.
       max_pivots: pivots after which the search is broken off; the codes are then feasible but not optimal.
 
     Returns:
-      ``(n, slots)`` codes; ``(n, slots, slots)`` swept tableaus, which hold ``-inv(G)`` on the basis; ``(n, slots)`` bases.
+      `(n, slots)` codes; `(n, slots, slots)` swept tableaus, which hold `-G⁻¹` on the basis; `(n, slots)` bases.
     """
     nowhere = jnp.zeros(linear.shape, bool)
     norms = jnp.diagonal(gram, axis1=1, axis2=2)
@@ -50,29 +50,29 @@ def proceed(
     rank: int,
     max_pivots: Int[Array, ""] | int,
 ) -> tuple[Float[Array, "n slots"], Float[Array, "n slots slots"], Bool[Array, "n slots"]]:
-    r"""Minimise ``1/2 z^T G z - b^T z`` over ``z >= 0`` for every row of a batch, from a basis that is optimal by itself.
+    """Minimise `½ zᵀ G z - bᵀ z` over `z ≥ 0` for every row of a batch, from a basis that is optimal by itself.
 
-    The linear term of the other slots is first lowered to ``b - t`` with ``t`` so large that they stay at zero, and ``t`` is
+    The linear term of the other slots is first lowered to `b - t` with `t` so large that they stay at zero, and `t` is
     then taken to zero. On the way, optimality fails at one slot at a time: a basic code turns negative, or a non-basic
     correlation positive. That slot is swept in or out of the basis, which changes the tableau by a matrix of rank one. The
-    first slot to fail is the violated one of largest ratio ``value / slope``, the root in ``t`` of its code or correlation
-    ``value - t slope``.
+    first slot to fail is the violated one of largest ratio `value / slope`, the root in `t` of its code or correlation
+    `value - t slope`.
 
     A slot whose atom depends on those of the basis, up to rounding, takes the place of one: of the basic code that is the
     first to vanish as the slot's own grows and the basis makes up for it. Where there is none, it is left out.
 
     Args:
-      swept: ``(n, slots, slots)`` Gram matrices, swept on the basis.
-      norms: ``(n, slots)`` squared norms of the slots' atoms, beside which dependence is told; of no matter on the basis.
-      value: ``(n, slots)`` codes on the basis, and elsewhere the correlations with what the basis leaves, less the weight.
-      slope: ``(n, slots)``, 0 on the basis and elsewhere 1.
-      basic: ``(n, slots)`` the basis.
-      scale: ``(n,)`` size of the linear terms, beside which rounding is told from a violation.
+      swept: `(n, slots, slots)` Gram matrices, swept on the basis.
+      norms: `(n, slots)` squared norms of the slots' atoms, beside which dependence is told; of no matter on the basis.
+      value: `(n, slots)` codes on the basis, and elsewhere the correlations with what the basis leaves, less the weight.
+      slope: `(n, slots)`, 0 on the basis and elsewhere 1.
+      basic: `(n, slots)` the basis.
+      scale: `(n,)` size of the linear terms, beside which rounding is told from a violation.
       rank: largest number of independent atoms, beyond which none enters a basis but in the place of another.
       max_pivots: pivots after which the search is broken off; the codes are then feasible but not optimal.
 
     Returns:
-      ``(n, slots)`` codes; ``(n, slots, slots)`` swept tableaus, which hold ``-inv(G)`` on the basis; ``(n, slots)`` bases.
+      `(n, slots)` codes; `(n, slots, slots)` swept tableaus, which hold `-G⁻¹` on the basis; `(n, slots)` bases.
 
     References:
       Efron, Hastie, Johnstone & Tibshirani (2004), "Least angle regression", Annals of Statistics 32(2).

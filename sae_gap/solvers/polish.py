@@ -33,16 +33,16 @@ def polish(
 ) -> Polished:
     """Go on from codes near the optimum in double precision, one sample after the other, by an active-set method.
 
-    With S the support, each step solves ``D_S^T D_S z_S = D_S^T y - lam_S sign(z_S)``, goes there as far as no sign changes,
+    With S the support, each step solves `D_Sᵀ D_S z_S = D_Sᵀ y - λ_S sign(z_S)`, goes there as far as no sign changes,
     and drops the code that vanishes on the way or, where none does, takes in the atom that most exceeds its weight. Where no
     atom does, the codes are the minimiser.
 
     Args:
-      signals: ``(n, input_dim)``.
-      atoms: ``(num_latents, input_dim)``, in double precision.
-      row: ``(n, 1)`` weights of the samples.
-      column: ``(1, num_latents)`` factors on them, or ``(n, num_latents)``.
-      codes: ``(n, num_latents)``, whose type the result is rounded to.
+      signals: `(n, input_dim)`.
+      atoms: `(num_latents, input_dim)`, in double precision.
+      row: `(n, 1)` weights of the samples.
+      column: `(1, num_latents)` factors on them, or `(n, num_latents)`.
+      codes: `(n, num_latents)`, whose type the result is rounded to.
       tol: duality gap to reach, relative to the objective.
       nonneg: whether codes are constrained to be non-negative.
 

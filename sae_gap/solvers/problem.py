@@ -95,7 +95,7 @@ def _all_finite(array):
 class Scaled(NamedTuple):
     """The same problem in units where signals and atoms are of order one.
 
-    With ``y' = y / s``, ``d' = d / a``, the weight is ``lam_ij' = row_i column_ij`` and codes are ``z = z' s / a``. Scales are
+    With `y' = y / s`, `d' = d / a`, the weight is `λ'_ij = row_i column_ij` and codes are `z = z' s / a`. Scales are
     powers of two, hence exact: what is certified for the scaled problem holds for the given one.
     """
 

@@ -30,17 +30,17 @@ def pursue(
     num_rounds: int = 3,
     nonneg: bool = True,
 ) -> Pursuit:
-    r"""Approximately minimises ``1/2 ||y - D z||^2 + t e sum_j log(1 + |z_j| / e)``, a penalty that ends short of shrinking.
+    """Approximately minimises `½‖y - D z‖² + t e Σ_j log(1 + |z_j| / e)`, a penalty that ends short of shrinking.
 
     A round admits the atoms whose correlation with the residual exceeds the threshold t, then solves, on those and the atoms
-    in use, the lasso with the weights ``t e / (|z_j| + e)`` at the codes of the round before, exactly. The first round is thus
+    in use, the lasso with the weights `t e / (|z_j| + e)` at the codes of the round before, exactly. The first round is thus
     a lasso at t, and each later one reduces the objective by majorising its concave penalty. A code well above e
     is hardly shrunk; an atom enters as into a lasso at t. It costs a product with the dictionary and a solve on the slots a
     round.
 
     Args:
-      signals: ``(n, input_dim)``.
-      dictionary: ``(input_dim, num_latents)``, of unit atoms.
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`, of unit atoms.
       threshold: t, positive, in units of the codes: one, or one a sample.
       epsilon: e, positive, in units of the codes.
       num_slots: atoms that a sample may use at most, a multiple of 4.

@@ -15,12 +15,12 @@ def leaders(scores: Float[Array, "n num_latents"], num_blocks: int, count: int) 
     the same number of winners. The largest score is always among them, up to the bits that the positions take.
 
     Args:
-      scores: ``(n, num_latents)``, non-negative.
+      scores: `(n, num_latents)`, non-negative.
       num_blocks: a divisor of num_latents and a multiple of GROUPS.
       count: winners wanted, a multiple of GROUPS.
 
     Returns:
-      ``(n, count)`` indices.
+      `(n, count)` indices.
     """
     num_samples, num_latents = scores.shape
     rows, seats = num_latents // num_blocks, num_blocks // GROUPS

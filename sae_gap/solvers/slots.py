@@ -21,7 +21,7 @@ MOST_CANDIDATES = 64
 class Problem(eqx.Module):
     """What all samples share: atoms as rows, padded to whole blocks, and their Gram matrix where that is cheap.
 
-    The weight of sample i and atom j is ``row_i column_j``, with `row` and `column` those of the `State` where it has its own.
+    The weight of sample i and atom j is `row_i column_j`, with `row` and `column` those of the `State` where it has its own.
     """
 
     atoms: Float[Array, "num_padded input_dim"]
@@ -35,11 +35,11 @@ class Problem(eqx.Module):
 
 
 class State(NamedTuple):
-    """One sample a row. Slot w holds the atom ``sign[w] atoms[index[w]]`` with coefficient ``code[w] >= 0``.
+    """One sample a row. Slot w holds the atom `sign[w] atoms[index[w]]` with coefficient `code[w] ≥ 0`.
 
     `basic` are the slots in use, and `swept` the Gram matrix of their atoms swept on all of them; see `pivoting`. `theta` is
     the residual, to better than the precision of the codes, and the dual candidate. `candidate` names the leading violators,
-    as ``-1 - j`` where the correlation is negative, and `lead` what they exceed their weights by, -inf where there is none.
+    as `-1 - j` where the correlation is negative, and `lead` what they exceed their weights by, -inf where there is none.
     `size` is that of the linear terms, beside which rounding is told from a violation, `settled` counts the last rounds that
     left the basis as it was, and `stale` tells that `swept` has more rounding than is good.
     """
@@ -218,8 +218,8 @@ def sweep(
 ) -> tuple[Float[Array, "n slots slots"], Float[Array, "n slots"]]:
     """The Gram matrix of all slots, the new ones included, swept on the basis, and the squared norms of the atoms.
 
-    With B the basis, N the new slots and G the Gram matrix, it holds ``-inv(G_BB)``, ``inv(G_BB) G_BN`` and
-    ``G_NN - G_NB inv(G_BB) G_BN``. An empty slot is orthogonal to all others.
+    With B the basis, N the new slots and G the Gram matrix, it holds `-G_BB⁻¹`, `G_BB⁻¹ G_BN` and
+    `G_NN - G_NB G_BB⁻¹ G_BN`. An empty slot is orthogonal to all others.
     """
     enter = holds.astype(state.code.dtype)
     atom = jnp.where(state.candidate < 0, -1 - state.candidate, state.candidate)
@@ -244,7 +244,7 @@ def sweep(
 def refresh(problem: Problem, state: State) -> Float[Array, "n slots slots"]:
     """The tableau with less rounding in it, of which every sweep leaves some: a step of Newton's for the inverse.
 
-    With G the Gram matrix of the basis and X the inverse that the tableau holds, the error of ``X + X (I - G X)`` is the
+    With G the Gram matrix of the basis and X the inverse that the tableau holds, the error of `X + X (I - G X)` is the
     square of that of X.
 
     References:
@@ -295,7 +295,7 @@ def correlate(
     theta: Float[Array, "n input_dim"],
     wanted: Bool[Array, "n slots"] | None = None,
 ) -> Float[Array, "n slots"]:
-    """Correlation of theta with each slot's atom, disregarding its sign; of no matter where it is not wanted."""
+    """Correlation of `theta` with each slot's atom, disregarding its sign; of no matter where it is not wanted."""
     # A product with ones vectorises; the plain sum along contiguous memory would not.
     ones = jnp.ones(theta.shape[1], theta.dtype)
     count = places.shape[1] if wanted is None else _last(wanted)

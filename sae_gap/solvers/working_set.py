@@ -43,7 +43,7 @@ def most_slots(input_dim: int, num_latents: int) -> int:
 def default_slots(input_dim: int, num_latents: int) -> int:
     """Slots that hold the support of a sample with room for new violators.
 
-    The count is about twice the largest support k that compressed sensing allows, ``input_dim = 2 k ln(num_latents / k)``.
+    The count is about twice the largest support k that compressed sensing allows, `input_dim = 2 k ln(num_latents / k)`.
     """
     support = 1.0
     for _ in range(20):
@@ -73,14 +73,14 @@ def solve(
     reverse-mode differentiation, for which see `sae_gap.solvers.sparse_code`.
 
     Args:
-      signals: ``(n, input_dim)``.
-      dictionary: ``(input_dim, num_latents)``.
-      lam: scalar, ``(n,)``, ``(num_latents,)`` or broadcasting to ``(n, num_latents)``.
-      init: ``(n, num_latents)`` codes whose largest entries open the working sets; None starts from zero.
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`.
+      lam: scalar, `(n,)`, `(num_latents,)` or broadcasting to `(n, num_latents)`.
+      init: `(n, num_latents)` codes whose largest entries open the working sets; None starts from zero.
       tol: duality gap to reach, relative to the objective.
       max_iterations: rounds, and then iterations of FISTA for the samples left to it, after which a sample is given up.
       nonneg: whether codes are constrained to be non-negative.
-      atom_weights: ``(1, num_latents)`` factors on `lam`, so that neither need be expanded to ``(n, num_latents)``.
+      atom_weights: `(1, num_latents)` factors on `lam`, so that neither need be expanded to `(n, num_latents)`.
 
     Returns:
       A `Solution`; its `iterations` count rounds, of one product each, plus the iterations of FISTA.
