@@ -64,7 +64,7 @@ _MATCH = flags.DEFINE_float(
 _CONTROLS = flags.DEFINE_list(
     "controls",
     None,
-    "Control dictionaries, of random, samples, online_dl, or none.  [all that take minutes]",
+    f"Control dictionaries, of {', '.join(measure.CONTROLS)}, or none.  [all that take minutes]",
     flag_values=FLAGS,
 )
 _MAX_SAMPLES = flags.DEFINE_integer("max_samples", None, "Samples over which the gap is summed.  [all]", flag_values=FLAGS)
@@ -129,11 +129,12 @@ def _controls(first: measure.Subject, activations: Activations) -> tuple[str, ..
     if _CONTROLS.value is not None:
         return tuple(dict.fromkeys(name for name in _CONTROLS.value if name != "none"))
     chosen = []
-    for name in measure.CONTROLS:
-        if measure.work(name, activations.num_samples, first.input_dim, first.num_latents) > AFFORDABLE:
+    for name, kind in measure.CONTROLS.items():
+        if kind.work(activations.num_samples, first.input_dim, first.num_latents) > AFFORDABLE:
             logging.info("%s would take hours at this width and is left out; name it in --controls to run it.", name)
-        elif name == "samples" and first.num_latents > 0.85 * activations.num_samples:
-            logging.info("there are too few activations for as many atoms; the control samples is left out.")
+        elif kind.fewest(first.num_latents) > 0.85 * activations.num_samples:
+            # A tenth is held out, about.
+            logging.info("there are too few activations for as many atoms; the control %s is left out.", name)
         else:
             chosen.append(name)
     return tuple(chosen)

@@ -95,7 +95,7 @@ def paper(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
 def coherent(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     """Signals and dictionary in the manner of a trained SAE: atoms in clusters of 16, two of a cluster at a cosine of about .5.
 
-    An atom is ``N(0, I)`` plus its cluster's own ``N(0, I)``, of unit norm; a signal has `sparsity` atoms at random with
+    An atom is `N(0, I)` plus its cluster's own `N(0, I)`, of unit norm; a signal has `sparsity` atoms at random with
     exponential codes, 5 % of noise, and unit norm.
     """
     rng = np.random.default_rng(0)

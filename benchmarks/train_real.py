@@ -33,6 +33,7 @@ from sae_gap.encoders.support import least_squares
 from sae_gap.learners.base import Learner
 from sae_gap.learners.online import OnlineDictionary
 from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.measure import fvu
 from sae_gap.models import Models
 from sae_gap.recording import Recording
 from sae_gap.saes.own import save_sae
@@ -99,29 +100,26 @@ def learner_of(
     return SparseAutoencoder(encoder, num_steps=epochs, batch_size=batch_size, learning_rate=recipe.rate, penalty=penalty)
 
 
-def unexplained(rows: Float[np.ndarray, "n input_dim"], model: Model, codes: Float[Array, "n num_latents"]) -> float:
-    """FVU: `Σ ‖x - b - D z‖² / Σ ‖x - mean‖²`."""
-    rest = rows - np.asarray(codes @ model.decoder.T + model.bias)
-    return float(np.sum(rest**2, dtype=np.float64) / np.sum((rows - rows.mean(axis=0)) ** 2, dtype=np.float64))
-
-
 def score(model: Model, rows: Float[np.ndarray, "n input_dim"], sparsity: int) -> dict[str, float]:
     """The FVU of a model's own codes, if it has an encoder, and of the lasso's, before and after least squares."""
     signals = jnp.asarray(rows)
     found: dict[str, float] = {}
 
-    def refitted(model: Model, codes) -> float:
-        return unexplained(rows, model, least_squares(signals - model.bias, model.decoder, codes != 0))
+    def unexplained(model: Model, codes: Float[Array, "n num_latents"]) -> float:
+        return fvu(rows, codes @ model.decoder.T + model.bias)
+
+    def refitted(model: Model, codes: Float[Array, "n num_latents"]) -> float:
+        return unexplained(model, least_squares(signals - model.bias, model.decoder, codes != 0))
 
     if model.encode is not None:
         codes = model.encode(model, signals)
-        found |= {"l0_own": float(jnp.mean(jnp.sum(codes != 0, axis=1))), "fvu_own": unexplained(rows, model, codes)}
+        found |= {"l0_own": float(jnp.mean(jnp.sum(codes != 0, axis=1))), "fvu_own": unexplained(model, codes)}
         found["fvu_own_refit"] = refitted(model, codes)
     unit = dataclasses.replace(model, dictionary=unit_atoms(model.decoder)[0])
     lam, solution = match_l0(signals - unit.bias, unit.decoder, sparsity)
     relative = solution.gap / jnp.maximum(solution.objective, jnp.finfo(solution.gap.dtype).tiny)
     found |= {"lam": float(lam), "l0_lasso": float(jnp.mean(jnp.sum(solution.codes != 0, axis=1)))}
-    found |= {"fvu_lasso": unexplained(rows, unit, solution.codes), "certificate": float(jnp.max(relative))}
+    found |= {"fvu_lasso": unexplained(unit, solution.codes), "certificate": float(jnp.max(relative))}
     return found | {"fvu_lasso_refit": refitted(unit, solution.codes)}
 
 

@@ -5,7 +5,7 @@ about what the latents mean.
 """
 
 from sae_gap.measure.atoms import Atoms, agreement, describe_atoms
-from sae_gap.measure.controls import CONTROLS, control, work
+from sae_gap.measure.controls import CONTROLS, Control, control
 from sae_gap.measure.front import Front, Point, distances, fvu, measure_front, refit
 from sae_gap.measure.overlap import Overlap, support_overlap
 from sae_gap.measure.parts import GapParts, GapSums, gap_parts, gap_sums
@@ -17,6 +17,7 @@ __all__ = [
     "CONTROLS",
     "STUDY",
     "Atoms",
+    "Control",
     "Front",
     "GapParts",
     "GapSums",
@@ -41,6 +42,5 @@ __all__ = [
     "run",
     "spread",
     "support_overlap",
-    "work",
     "worst_lines",
 ]

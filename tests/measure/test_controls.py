@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sae_gap.measure import CONTROLS, control, measure_front, of_model, work
+from sae_gap.measure import CONTROLS, control, measure_front, of_model
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,12 @@ def test_what_is_learned_beats_what_is_drawn(signals):
 def test_what_cannot_be_made_is_refused(signals):
     with pytest.raises(ValueError, match="choose from random, samples, online_dl"):
         control("pca", signals, 4)
-    with pytest.raises(ValueError, match="as many training samples"):
+    with pytest.raises(ValueError, match="6 atoms need 6 training samples"):
         control("samples", signals[:5], 6)
-    assert work("random", 10, 10, 10) == 0 and work("online_dl", 10**6, 2304, 16_384) > 1e12
+    with pytest.raises(ValueError, match="6 atoms need 1 training samples"):
+        control("random", signals[:0], 6)
+
+
+def test_what_a_control_takes_is_known_beforehand():
+    assert CONTROLS["random"].work(10, 10, 10) == 0 and CONTROLS["online_dl"].work(10**6, 2304, 16_384) > 1e12
+    assert CONTROLS["samples"].fewest(7) == 7 and CONTROLS["random"].fewest(7) == CONTROLS["online_dl"].fewest(7) == 1
