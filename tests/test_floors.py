@@ -32,6 +32,7 @@ FLOORS = {
     **dict.fromkeys(("encoders", "identity"), 3),
     **dict.fromkeys(("learners.base", "metrics.base", "figures.style"), 3.5),
     **dict.fromkeys(("fitting", "learners.online"), 3.75),
+    "figures.log_axes": 3.6,
     "figures": 3.75,
     **dict.fromkeys(("learners", "metrics"), 4),
     "catalogue": 4.25,

@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from sae_gap import names, tables
-from sae_gap.figures import style
+from sae_gap.figures import log_axes, style
 
 _MARKERS = {"relu": "o", "topk": "^", "jumprelu": "v", "lista": "D", "fista": "s", "ista": "P", "omp": "X", "mp": "p"}
 # What a family of inferences varies, and so what stands beside each of its points.
@@ -65,8 +65,8 @@ def budget(rows: style.Rows) -> Figure | None:
                 )
         axes.margins(0.1)
     panels[0].set(xscale="log", yscale="log", ylabel=names.metric_label(metrics[0]))
-    style.round_ticks(panels[0].xaxis)
-    style.round_ticks(panels[0].yaxis)
+    log_axes.round_ticks(panels[0].xaxis)
+    log_axes.round_ticks(panels[0].yaxis)
     panels[1].set_xlabel(names.metric_label("flops"))
     panels[1].set_ylabel(style.axis_label(metrics[1]))
     level = next((line["mcc_ood_mean"] for line in summary if line["inference"] == "lasso" and not line["flops"]), None)

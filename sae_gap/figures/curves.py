@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sae_gap import names, tables
+from sae_gap.figures import log_axes
 from sae_gap.figures import style as house
 from sae_gap.results import CELL
 
@@ -185,9 +186,9 @@ class _Drawing:
         for axes in every[len(self.panels) :]:
             axes.remove()
         if self.logx:
-            house.log_axis(every[0], "x", [point[0] for line in self.lines for point in line.points])
+            log_axes.log_axis(every[0], "x", [point[0] for line in self.lines for point in line.points])
         if self.logy:
-            house.log_axis(every[0], "y", [point[1] for line in [*self.lines, *self.flats] for point in line.points])
+            log_axes.log_axis(every[0], "y", [point[1] for line in [*self.lines, *self.flats] for point in line.points])
         figure.supylabel(house.axis_label(self.y), fontsize=9)
         finding = self._finding()
         house.head(figure, finding, self.rows, deviation="bands" if self.banded else "whiskers")

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sae_gap import names, tables
-from sae_gap.figures import style
+from sae_gap.figures import log_axes, style
 
 _COLOURS = matplotlib.colormaps["viridis"]
 _BOUND: dict[str, Any] = {"color": "#D55E00", "linewidth": 1.8, "linestyle": (0, (3, 1))}
@@ -153,7 +153,7 @@ class _Scale:
             if self.even:
                 self.edges[size] = {level: (place - 0.5, place + 0.5) for place, level in enumerate(self.levels)}
             else:
-                ends = style.log_edges(values)
+                ends = log_axes.log_edges(values)
                 self.edges[size] = dict(zip(values, itertools.pairwise(ends), strict=True))
         ends = [end for cells in self.edges.values() for pair in cells.values() for end in pair]
         self.low, self.high = min(ends), max(ends)
@@ -182,7 +182,7 @@ class _Scale:
             axes.set_yticks(range(len(self.levels)), [f"{level:,g}" for level in self.levels])
         else:
             axes.set(yscale="log", ylim=(self.low * 0.95, self.high * 1.05))
-            style.round_ticks(axes.yaxis)
+            log_axes.round_ticks(axes.yaxis)
 
 
 def _short(size: float) -> str:

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from sae_gap import names
-from sae_gap.figures import style
+from sae_gap.figures import log_axes, style
 
 # SAEs in their order, then over again; controls and the like have colours of their own in `sae_gap.names`.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
@@ -53,8 +53,8 @@ def front(rows: style.Rows) -> Figure | None:
             axes.plot(row["refit_l0"], row["refit_fvu"], markerfacecolor="white", zorder=5, **big)
     axes.axhline(1, color=style.QUIET, linewidth=0.6, linestyle=style.DASHED, zorder=1)
     _about(axes, shown)
-    style.log_axis(axes, "x", [row["l0"] for row in shown if row["l0"] > 0])
-    style.log_axis(axes, "y", [row[column] for row in shown for column in ("fvu", "refit_fvu") if row[column] > 0])
+    log_axes.log_axis(axes, "x", [row["l0"] for row in shown if row["l0"] > 0])
+    log_axes.log_axis(axes, "y", [row[column] for row in shown for column in ("fvu", "refit_fvu") if row[column] > 0])
     figure.supylabel("variance unexplained, FVU (0 is perfect)", fontsize=9)
     finding = _front_finding(groups)
     style.head(figure, finding, shown, more=f"{shown[0]['samples']:,} held-out samples")

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sae_gap import names, tables
-from sae_gap.figures import style
+from sae_gap.figures import log_axes, style
 
 _KINDS = {"dictionary_learning": ("dictionary learning", "s"), "peer": ("other libraries", "D")}
 _REST = ("SAE", "o")
@@ -47,7 +47,7 @@ def recovery_by_seconds(rows: style.Rows) -> Figure | None:
     ends = [x for *_, whiskers in labels for pair in whiskers for x, _ in pair]
     margin = max((max(ends) / min(ends)) ** 0.15, 2.0)
     panels[1].set(xscale="log", xlim=(min(ends) / margin, max(ends) * margin))
-    style.round_ticks(panels[1].xaxis)
+    log_axes.round_ticks(panels[1].xaxis)
     panels[1].set_xlabel("seconds to learn the dictionary, compilation apart")
     best = max(learners, key=lambda line: line["cosine_mean"])
     spent = _seconds(best["fit_seconds_mean"])

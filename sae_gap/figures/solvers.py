@@ -5,7 +5,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from sae_gap import names
-from sae_gap.figures import style
+from sae_gap.figures import log_axes, style
 from sae_gap.results import CELL
 
 TARGET = 1e-6
@@ -48,8 +48,8 @@ def gap_by_seconds(rows: style.Rows) -> Figure | None:
     axes.axhline(TARGET, color="black", linewidth=1, linestyle=style.DASHED, zorder=1)
     axes.set(xscale="log", yscale="log", xlabel="seconds, compilation apart", ylabel="worst relative duality gap")
     axes.margins(x=0.18, y=0.15)
-    style.round_ticks(axes.xaxis)
-    style.round_ticks(axes.yaxis)
+    log_axes.round_ticks(axes.xaxis)
+    log_axes.round_ticks(axes.yaxis)
     reached: list[Any] = [row for row in rows if row["relative_gap_max"] <= TARGET]
     if reached:
         best = min(reached, key=lambda row: row["seconds"])
