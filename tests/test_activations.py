@@ -430,3 +430,8 @@ def test_what_is_saved_is_read_and_a_write_that_fails_leaves_nothing(tmp_path):
         save_activations(tmp_path / "new" / "x.npz", np.array([object()]))
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["x.npz"]
     assert open_activations(tmp_path / "new" / "x.npz").num_samples == 60
+
+
+def test_a_mean_is_summed_in_double(tmp_path):
+    np.save(tmp_path / "x.npy", np.full((9_000, 1), 0.1, np.float32))
+    np.testing.assert_allclose(open_activations(tmp_path / "x.npy").mean(), np.float32(0.1), rtol=1e-7)

@@ -3,13 +3,16 @@
 import csv
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from matplotlib import image
 
 import sae_gap
+from benchmarks import measure_sae as binary
 from sae_gap.encoders.base import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.types import Model
@@ -140,3 +143,16 @@ def test_names_tell_paths_apart(tmp_path):
         (tmp_path / name).touch()
     assert measure_sae._names([str(tmp_path / "a/x/ae.pt"), str(tmp_path / "c/D.npy")]) == ["x", "D"]
     assert measure_sae._names([str(tmp_path / "a/x"), str(tmp_path / "b/x/ae.pt")]) == ["a/x", "b/x"]
+
+
+def test_controls_that_take_hours_or_lack_samples_are_left_out_unless_named():
+    binary.FLAGS.mark_as_parsed()
+    activations = SimpleNamespace(num_samples=100)
+
+    def chosen(num_latents):
+        return binary._controls(SimpleNamespace(num_latents=num_latents, input_dim=2_304), activations)
+
+    assert chosen(85) == ("random", "samples", "online_dl") and chosen(86) == ("random", "online_dl")
+    assert chosen(10**6) == ("random",)
+    with flagsaver.flagsaver((binary._CONTROLS, ["online_dl", "none", "online_dl"])):
+        assert chosen(10**6) == ("online_dl",)

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 import sae_gap
 from sae_gap.encoders.base import encode
 from sae_gap.saes import encoders
+from sae_gap.saes.tensors import Config, Tensors
 from tests.saes.examples import example
 
 FILES = Path(__file__).parent / "files"
@@ -139,3 +140,17 @@ def test_annotations_hold(tmp_path):
     paths = [FILES / case for case in (*cases, "saelens/layer_norm")]
     done = subprocess.run([sys.executable, "-c", SCRIPT, tmp_path / "sae", *paths], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_entries_so_large_that_their_sum_is_not_finite_are_weights_all_the_same():
+    large = np.full(3, 1e308)
+    np.testing.assert_array_equal(Tensors(Path("w"), {"b": large}).take("b", 3), large)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        Tensors(Path("w"), {"b": np.array([1e308, np.inf, -np.inf])}).take("b", 3)
+
+
+def test_true_is_no_size():
+    assert Config(Path("c"), {"k": 3.0}).size("k") == 3
+    for wrong in (True, 0, 2**31, 2.5, "3"):
+        with pytest.raises(ValueError, match="positive integer"):
+            Config(Path("c"), {"k": wrong}).size("k")

@@ -1,0 +1,62 @@
+"""The lines of a measurement, of rows written by hand."""
+
+import numpy as np
+import pytest
+
+from sae_gap.measure import atom_lines, front_lines, gap_lines, worst_lines
+from sae_gap.measure.summary import pack
+
+
+def point(name, l0, fvu, codes="lasso", **others):
+    row = {"kind": "front", "dictionary": name, "codes": codes, "role": "sae", "samples": 9, "l0": l0, "fvu": fvu}
+    return row | {"refit_l0": l0, "refit_fvu": fvu / 2, "certificate": 1e-7 * l0} | others
+
+
+def test_a_front_is_read_at_the_encoders_l0():
+    # FVU is 0.8 / L0 here, a line in logarithms, and half of that after least squares.
+    rows = [*(point("mine", l0, 0.8 / l0) for l0 in (1.0, 4.0)), point("mine", 2.0, 0.3, "own", refit_fvu=0.25)]
+    rows += [point("random", l0, 0.9) for l0 in (1.0, 4.0)]
+    mine, random = front_lines(rows)
+    assert mine["front_fvu"] == pytest.approx(0.4) and mine["front_refit_fvu"] == pytest.approx(0.2)
+    assert mine["fvu_ratio"] == pytest.approx(0.3 / 0.2) and mine["refit_fvu_ratio"] == pytest.approx(0.25 / 0.2)
+    # Least squares on the front have an FVU of 0.3 at an L0 of 4 / 3.
+    assert mine["l0_ratio"] == pytest.approx(2 / (4 / 3)) and mine["certificate"] == pytest.approx(4e-7)
+    # A dictionary without an encoder is read at the L0 of the first that has one.
+    assert random["at_l0"] == 2 and random["front_fvu"] == pytest.approx(0.9) and "fvu_ratio" not in random
+
+
+def test_without_any_encoder_a_front_is_read_in_its_middle():
+    (line,) = front_lines([point("D", l0, 0.8 / l0) for l0 in (4.0, 1.0, 2.0)])
+    assert line["at_l0"] == 2 and line["front_fvu"] == pytest.approx(0.4)
+
+
+def chunk(samples, certificate, used, **others):
+    row = {"kind": "gap", "dictionary": "D", "num_latents": 3, "lam": 0.1, "samples": samples, "variance": 2.0 * samples}
+    row |= {"optimum_active": 3 * samples, "optimum_error": 0.5 * samples, "unconverged": 1}
+    return row | {"certificate": certificate, "used": pack(np.array(used))} | others
+
+
+def test_chunks_are_summed_and_the_worst_certificate_is_told():
+    (line,) = gap_lines([chunk(2, 1e-7, [True, False, False]), chunk(6, 1e-9, [False, True, False])])
+    assert (line["samples"], line["optimum_l0"], line["optimum_fvu"]) == (8, 3, 0.25)
+    assert (line["certificate"], line["unconverged"], line["unused"]) == (1e-7, 2, 1)
+
+
+def test_the_worst_samples_are_the_largest_gaps_of_all_chunks():
+    worst = [
+        {"worst_index": [4, 7], "worst_gap": [3.0, 1.0], "worst_relative_gap": [0.3, 0.1], "worst_document": [1, 2]},
+        {"worst_index": [9, 8], "worst_gap": [5.0, 3.0], "worst_relative_gap": [0.5, 0.2], "worst_document": None},
+    ]
+    lines = worst_lines([chunk(2, 0.0, [False] * 3, **one) for one in worst], most=3)
+    assert [(line["index"], line["gap"], line["document"]) for line in lines] == [(9, 5, None), (4, 3, 1), (8, 3, None)]
+
+
+def test_atoms_are_agreed_on_with_the_first():
+    def atoms(name, coherence):
+        row = {"kind": "atoms", "dictionary": name, "num_latents": 3, "dead": 0, "duplicates": 1}
+        return row | {"coherence": coherence}
+
+    agreed = {"kind": "agreement", "dictionary": "one", "other": "two", "cosine": 0.7}
+    one, two = atom_lines([atoms("one", [place / 100 for place in range(101)]), atoms("two", []), agreed])
+    assert (one["coherence_median"], one["coherence_95"], one["agreement"]) == (0.5, 0.95, None)
+    assert (two["coherence_median"], two["agreement"]) == (None, 0.7)
