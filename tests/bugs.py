@@ -350,8 +350,8 @@ BUGS = (
     ("sae_gap/activations/rows.py", "        if not held.any():\n", "        if False:\n", "tests/test_activations.py"),
     (
         "sae_gap/activations/rows.py",
-        "unique, back = np.unique(wanted.astype(np.int64), return_inverse=True)\n        return self._gather(self._places(unique))[back]",
-        "unique = np.unique(wanted.astype(np.int64))\n        return self._gather(self._places(unique))",
+        "return self._gather(self._places(unique))[back]",
+        "return self._gather(self._places(unique))",
         "tests/test_activations.py",
     ),
     ("sae_gap/activations/rows.py", "chunk.sum(axis=0, dtype=np.float64)", "chunk.sum(axis=0)", "tests/test_activations.py"),
