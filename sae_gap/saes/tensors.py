@@ -203,10 +203,14 @@ class Config:
     def __contains__(self, name: str) -> bool:
         return self.entries.get(name) is not None
 
+    def _value(self, name: str, default: Any) -> Any:
+        """An entry; the default where it is missing or null."""
+        found = self.entries.get(name)
+        return default if found is None else found
+
     def size(self, name: str, default: int | None = None) -> int:
         """A positive integer; None and a missing entry take the default, and without one are a fault."""
-        value = self.entries.get(name)
-        value = default if value is None else value
+        value = self._value(name, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
@@ -217,30 +221,26 @@ class Config:
 
     def number(self, name: str, default: float) -> float:
         """A finite number."""
-        value = self.entries.get(name)
-        value = default if value is None else value
+        value = self._value(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
             raise ValueError(f"{name} in {self.path} must be a finite number, but it is {value!r}; correct the configuration.")
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
-        value = self.entries.get(name)
-        value = default if value is None else value
+        value = self._value(name, default)
         if not isinstance(value, bool):
             raise ValueError(f"{name} in {self.path} must be true or false, but it is {value!r}; correct the configuration.")
         return value
 
     def text(self, name: str, default: str) -> str:
-        value = self.entries.get(name)
-        value = default if value is None else value
+        value = self._value(name, default)
         if not isinstance(value, str):
             raise ValueError(f"{name} in {self.path} must be a text, but it is {value!r}; correct the configuration.")
         return value
 
     def part(self, name: str) -> "Config":
         """An entry that is an object itself; empty where there is none."""
-        value = self.entries.get(name)
-        value = {} if value is None else value
+        value = self._value(name, {})
         if not isinstance(value, dict):
             raise ValueError(f"{name} in {self.path} must be an object, but it is {value!r:.60}; correct the configuration.")
         return Config(self.path, value)
