@@ -2,12 +2,19 @@
 
 import ast
 import math
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 # Headers are some hundred bytes long.
 _LONGEST = 4_096
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """A file, or a member of an archive."""
+
+    def read(self, size: int, /) -> bytes: ...
 
 
 class Header(NamedTuple):
@@ -31,7 +38,7 @@ class Header(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_header(file: IO[bytes]) -> Header:
+def read_header(file: Readable) -> Header:
     """Reads the header that a file is at; afterwards the file is at the numbers.
 
     Raises:
@@ -57,4 +64,4 @@ def read_header(file: IO[bytes]) -> Header:
     return Header(shape, dtype, fortran, 8 + width + size)
 
 
-__all__ = ["Header", "read_header"]
+__all__ = ["Header", "Readable", "read_header"]

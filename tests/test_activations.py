@@ -195,8 +195,9 @@ def test_a_row_that_is_not_finite_is_named(tmp_path, kind, value):
     rows[43, 2] = value
     path = write(tmp_path / "x", kind, rows)
     assert f"row 43 of {path} has a NaN" in refusal(path)
-    with pytest.raises(ValueError, match="row 43 of"):
-        open_activations(path).take([1, 43])
+    for wanted in ([1, 43], [40, 43]):
+        with pytest.raises(ValueError, match="row 43 of"):
+            open_activations(path).take(wanted)
     open_activations(path).take([1, 42, 44])
 
 

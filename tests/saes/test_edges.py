@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 import sae_gap
 from sae_gap.encoders.base import encode
 from sae_gap.saes import encoders
-from sae_gap.saes.tensors import Config, Tensors
+from sae_gap.saes.tensors import Config, Tensors, read_npz
 from tests.saes.examples import example
 
 FILES = Path(__file__).parent / "files"
@@ -154,3 +154,9 @@ def test_true_is_no_size():
     for wrong in (True, 0, 2**31, 2.5, "3"):
         with pytest.raises(ValueError, match="positive integer"):
             Config(Path("c"), {"k": wrong}).size("k")
+
+
+def test_columns_that_come_first_in_an_archive_are_read_as_they_are(tmp_path):
+    weights = np.arange(12.0).reshape(3, 4)
+    np.savez(tmp_path / "params.npz", W_enc=np.asfortranarray(weights))
+    np.testing.assert_array_equal(read_npz(tmp_path / "params.npz").take("W_enc", 3, 4), weights)
