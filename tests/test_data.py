@@ -442,12 +442,17 @@ def encrypted(path):
     path.write_bytes(content)
 
 
+def one_array(path):
+    with path.open("wb") as file:
+        np.save(file, np.zeros((3, 3)))
+
+
 BAD_FILES = {
     "missing": (lambda path: None, "is not a file"),
     "directory": (lambda path: path.mkdir(), "is not a file"),
     "empty": (lambda path: path.write_bytes(b""), "is not an .npz file"),
     "text": (lambda path: path.write_text("Y_train = 1"), "is not an .npz file"),
-    "one array": (lambda path: np.save(path.open("wb"), np.zeros((3, 3))), "is not an .npz file"),
+    "one array": (one_array, "is not an .npz file"),
     "pickle": (lambda path: path.write_bytes(pickle.dumps({"Y_train": 1})), "is not an .npz file"),
     "no arrays in it": (no_arrays, "Y_train in "),
     "torn header": (torn_header, "cannot be read"),

@@ -103,7 +103,7 @@ def test_the_summary_file_has_the_promised_columns(tmp_path):
     ]
     path = tmp_path / "summary.csv"
     tables.write_summary(path, tables.summarise(rows, methods=("linear_probe", "sae_mp")))
-    header, probe, sae = csv.reader(path.open(newline=""))
+    header, probe, sae = csv.reader(path.read_text().splitlines())
     assert header == [*tables.BY, *(f"{name}_{part}" for name in metrics for part in ("mean", "sd"))]
     assert probe[:4] == ["linear_probe", "100", "10", "5000"] and probe[4:8] == ["", "", "0.5", ""]
     assert float(sae[header.index("novelty_mean")]) == 1 / 3
