@@ -30,11 +30,6 @@ def _random(given: _Given) -> Model:
 
 
 def _samples(given: _Given) -> Model:
-    if len(given.signals) < given.num_latents:
-        raise ValueError(
-            f"{given.num_latents} atoms need as many training samples, but there are {len(given.signals)}; "
-            "leave the control `samples` out, or give more activations."
-        )
     mean = given.signals.mean(axis=0)
     chosen = jax.random.choice(given.key, len(given.signals), (given.num_latents,), replace=False)
     return Model(unit_atoms(jnp.asarray(given.signals[np.sort(np.asarray(chosen))] - mean).T)[0], jnp.asarray(mean))
@@ -83,9 +78,19 @@ def control(
     Raises:
       ValueError: the name is unknown, or there are too few training activations.
     """
+    check_control(name, len(signals), num_latents)
+    return CONTROLS[name](_Given(np.asarray(signals, np.float32), num_latents, jax.random.key(seed), watch))
+
+
+def check_control(name: str, num_samples: int, num_latents: int) -> None:
+    """Raises a ValueError where a control is unknown, or needs more training activations than there are."""
     if name not in CONTROLS:
         raise ValueError(f"control {name!r} is unknown; choose from {', '.join(CONTROLS)}.")
-    return CONTROLS[name](_Given(np.asarray(signals, np.float32), num_latents, jax.random.key(seed), watch))
+    if name == "samples" and num_samples < num_latents:
+        raise ValueError(
+            f"{num_latents} atoms need as many training samples, but there are {num_samples}; "
+            "leave the control `samples` out, or give more activations."
+        )
 
 
 def work(name: str, num_samples: int, input_dim: int, num_latents: int) -> float:
@@ -93,4 +98,4 @@ def work(name: str, num_samples: int, input_dim: int, num_latents: int) -> float
     return _learner(num_samples, num_latents).work(num_samples, input_dim, num_latents) if name == "online_dl" else 0.0
 
 
-__all__ = ["CONTROLS", "control", "work"]
+__all__ = ["CONTROLS", "check_control", "control", "work"]
