@@ -13,6 +13,7 @@ command.
 
 import contextlib
 import math
+import os
 import pathlib
 import shlex
 import sys
@@ -206,7 +207,7 @@ def _names(paths: Sequence[str]) -> list[str]:
     That of a control is no name for what is the user's own.
     """
     parts = [pathlib.Path(path).absolute() for path in paths]
-    parts = [path.with_suffix("") if path.suffix == ".npy" else path.parent if path.is_file() else path for path in parts]
+    parts = [path.with_suffix("") if path.suffix == ".npy" else path.parent if os.path.isfile(path) else path for path in parts]
     for depth in range(1, max(len(path.parts) for path in parts) + 1):
         names = ["/".join(path.parts[-depth:]) for path in parts]
         if len(set(names)) == len(names) and not set(names) & set(measure.CONTROLS):
