@@ -1,7 +1,9 @@
 """What the binaries share: flags that are checked at once, and one sentence with exit code 2 for whatever the user can mend."""
 
 import logging as python_logging
+import re
 import sys
+import zipfile
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -10,6 +12,9 @@ from absl import app, flags, logging
 from jaxtyping import Float
 
 from sae_gap import devices, matching
+
+# What numpy.load raises of a file that is no array, or one in name alone.
+_UNREADABLE = (OSError, ValueError, EOFError, MemoryError, OverflowError, RecursionError, SyntaxError, zipfile.BadZipFile)
 
 
 class UsageError(Exception):
@@ -51,6 +56,10 @@ def parse(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
         named = "\n".join(line for line in lines if line.startswith(" "))
         sys.stdout.write(f"{sys.modules['__main__'].__doc__}\nflags:\n{named}\n")
         sys.exit(0)
+    strange = next((argument for argument in arguments[1:] if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", argument)), None)
+    if strange is not None:
+        # Names go into pages, figures and terminals.
+        _stop(f"{strange!r} holds a character that cannot be printed; rename the file or the folder.")
     try:
         rest = flag_values(arguments)
     except flags.Error as error:
@@ -94,7 +103,7 @@ def read_matrix(name: str, path: str) -> Float[np.ndarray, "rows columns"]:
     """
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except _UNREADABLE as error:
         raise UsageError(f"--{name} {path} cannot be read as a .npy file ({error}); write it by numpy.save.") from None
     if not isinstance(array, np.ndarray):
         array.close()

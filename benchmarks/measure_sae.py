@@ -11,7 +11,9 @@ command.
   python -m benchmarks.measure_sae --dictionary=D.npy --activations=activations.npz --match_l0=32
 """
 
+import contextlib
 import math
+import os
 import pathlib
 import shlex
 import sys
@@ -75,6 +77,7 @@ _RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder o
 
 def main() -> None:
     began = time.perf_counter()
+    folder = pathlib.Path(_RESULTS_DIR.value) / measure.STUDY
     try:
         _check_flags()
         activations = open_activations(_ACTIVATIONS.value or "", key=_KEY.value)
@@ -90,8 +93,7 @@ def main() -> None:
             front_samples=_FRONT_SAMPLES.value,
             seed=_SEED.value,
         )
-        store = results.Store(pathlib.Path(_RESULTS_DIR.value) / measure.STUDY)
-        rows = loaded + measure.run(plan, store, progress.here())
+        rows = loaded + _run(plan, folder)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     notes = {
@@ -101,8 +103,20 @@ def main() -> None:
         "peak memory": f"{devices.peak_memory():.1f} GiB",
     }
     command = f"python -m benchmarks.measure_sae {shlex.join(sys.argv[1:])}"
-    sys.stdout.write(measured.write(store.directory, rows, command, notes) + "\n")
-    logging.info("%s; read %s", ", ".join(f"{name}: {note}" for name, note in notes.items()), store.directory / "report.html")
+    sys.stdout.write(measured.write(folder, rows, command, notes) + "\n")
+    logging.info("%s; read %s", ", ".join(f"{name}: {note}" for name, note in notes.items()), folder / "report.html")
+
+
+def _run(plan: measure.Plan, folder: pathlib.Path) -> list[results.Row]:
+    """The rows of a plan; of one that cannot be, no new folder is left."""
+    new = [place for place in (folder, folder.parent) if not place.exists()]
+    try:
+        return measure.run(plan, results.Store(folder), progress.here())
+    except ValueError:
+        for place in new:
+            with contextlib.suppress(OSError):
+                place.rmdir()
+        raise
 
 
 def _check_flags() -> None:
@@ -132,8 +146,7 @@ def _controls(first: measure.Subject, activations: Activations) -> tuple[str, ..
     for name, kind in measure.CONTROLS.items():
         if kind.work(activations.num_samples, first.input_dim, first.num_latents) > AFFORDABLE:
             logging.info("%s would take hours at this width and is left out; name it in --controls to run it.", name)
-        elif kind.fewest(first.num_latents) > 0.85 * activations.num_samples:
-            # A tenth is held out, about.
+        elif kind.fewest(first.num_latents) > activations.split(seed=_SEED.value)[0].num_samples:
             logging.info("there are too few activations for as many atoms; the control %s is left out.", name)
         else:
             chosen.append(name)
@@ -168,9 +181,9 @@ def _sae(path: str, name: str, looked_at: np.ndarray) -> tuple[results.Row, meas
         )
     found = load_report(sae, looked_at)
     logging.info("%s, as loaded\n%s", name, found)
-    if found.fvu > WRONG:
+    if not found.fvu <= WRONG:
         raise cli.UsageError(
-            f"{path} leaves {found.fvu:.2f} of the variance of these activations unexplained, where their mean alone leaves 1: "
+            f"{path} leaves {found.fvu:.3g} of the variance of these activations unexplained, where their mean alone leaves 1: "
             f"{'; '.join(doubt.rstrip('.') for doubt in found.suspicions)}."
         )
     kept = {column: getattr(found, column) for column in measured.LOADED if column != "dictionary"}
@@ -189,12 +202,15 @@ def _read_dictionary(path: str, input_dim: int) -> np.ndarray:
 
 
 def _names(paths: Sequence[str]) -> list[str]:
-    """A name for each path: its last part that is not the file of the weights, or as much of it as tells them apart."""
+    """A name for each path: its last part that is not the file of the weights, or as much of it as tells them apart.
+
+    That of a control is no name for what is the user's own.
+    """
     parts = [pathlib.Path(path).absolute() for path in paths]
-    parts = [path.with_suffix("") if path.suffix == ".npy" else path.parent if path.is_file() else path for path in parts]
+    parts = [path.with_suffix("") if path.suffix == ".npy" else path.parent if os.path.isfile(path) else path for path in parts]
     for depth in range(1, max(len(path.parts) for path in parts) + 1):
         names = ["/".join(path.parts[-depth:]) for path in parts]
-        if len(set(names)) == len(names):
+        if len(set(names)) == len(names) and not set(names) & set(measure.CONTROLS):
             return names
     return list(paths)
 

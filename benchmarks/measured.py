@@ -93,7 +93,10 @@ def write(folder: pathlib.Path, rows: Sequence[results.Row], command: str, notes
             path.unlink()
     fronts, gaps, atoms = measure.front_lines(rows), measure.gap_lines(rows), measure.atom_lines(rows)
     loaded = [row for row in rows if row["kind"] == "load"]
-    tables.write_table(folder / "summary.csv", _joined(fronts, gaps, atoms))
+    # What both measure is of held-out samples in the one and of all in the other.
+    shared = {name for line in fronts for name in line} - {"dictionary"}
+    renamed = [{f"gap_{name}" if name in shared else name: value for name, value in line.items()} for line in gaps]
+    tables.write_table(folder / "summary.csv", _joined(fronts, renamed, atoms))
     drawn = []
     for stem, figure in (
         ("front", figures.front(rows)),

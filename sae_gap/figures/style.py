@@ -37,6 +37,8 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     # Type 42 keeps the text of a PDF selectable, as journals ask.
     "pdf.fonttype": 42,
+    # Names are the user's, to the letter: a dollar sign in one begins no formula.
+    "text.parse_math": False,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }

@@ -101,15 +101,20 @@ def control(
     Raises:
       ValueError: the name is unknown, or there are too few training activations.
     """
+    check_control(name, len(signals), num_latents)
+    return CONTROLS[name].make(_Given(np.asarray(signals, np.float32), num_latents, jax.random.key(seed), watch))
+
+
+def check_control(name: str, num_samples: int, num_latents: int) -> None:
+    """Raises a ValueError where a control is unknown, or needs more training activations than there are."""
     if name not in CONTROLS:
         raise ValueError(f"control {name!r} is unknown; choose from {', '.join(CONTROLS)}.")
-    chosen = CONTROLS[name]
-    if len(signals) < chosen.fewest(num_latents):
+    fewest = CONTROLS[name].fewest(num_latents)
+    if num_samples < fewest:
         raise ValueError(
-            f"{num_latents} atoms need {chosen.fewest(num_latents)} training samples, but there are {len(signals)}; "
+            f"{num_latents} atoms need {fewest} training samples, but there are {num_samples}; "
             f"leave the control {name} out, or give more activations."
         )
-    return chosen.make(_Given(np.asarray(signals, np.float32), num_latents, jax.random.key(seed), watch))
 
 
-__all__ = ["CONTROLS", "Control", "control"]
+__all__ = ["CONTROLS", "Control", "check_control", "control"]

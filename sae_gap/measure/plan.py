@@ -22,7 +22,7 @@ from sae_gap import lasso, progress, results
 from sae_gap.activations import Activations
 from sae_gap.encoders.support import code_on_support
 from sae_gap.measure.atoms import agreement, describe_atoms
-from sae_gap.measure.controls import control
+from sae_gap.measure.controls import check_control, control
 from sae_gap.measure.front import CHUNK, SPREAD, Front, measure_front
 from sae_gap.measure.overlap import support_overlap
 from sae_gap.measure.parts import gap_sums
@@ -95,12 +95,34 @@ class _Run:
     def __init__(self, plan: Plan, store: results.Store, told: progress.Progress):
         self.plan, self.store, self.told = plan, store, told
         self.train, self.held = plan.activations.split(seed=plan.seed)
+        self.check()
         self.print = _activations_print(plan.activations)
         self.total = min(plan.max_samples or plan.activations.num_samples, plan.activations.num_samples)
         self.made_by = results.provenance() | {
             "device": jax.devices()[0].device_kind,
             "jax_x64": bool(jax.config.values["jax_enable_x64"]),
         }
+
+    def check(self) -> None:
+        """Raises a ValueError where something would come to light only after minutes, or as figures of another thing."""
+        plan = self.plan
+        names = [subject.name for subject in plan.subjects] + list(plan.controls)
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"two of the SAEs, dictionaries and controls are called {twice!r}; give each a name of its own.")
+        if self.held.num_samples < 2:
+            raise ValueError(
+                f"of {plan.activations.num_samples} activations only {self.held.num_samples} is held out, "
+                "which has no variance to explain; give some hundreds."
+            )
+        densest = min(DENSEST * subject.input_dim for subject in plan.subjects)
+        if plan.l0 is not None and plan.l0 > densest:
+            raise ValueError(
+                f"a mean L0 of {plan.l0:g} is more than a quarter of the dimensions, where codes are no longer sparse; "
+                f"ask for at most {densest:g}."
+            )
+        for name in plan.controls:
+            check_control(name, self.train.num_samples, plan.subjects[0].num_latents)
 
     def all(self) -> list[Row]:
         plan = self.plan
@@ -276,7 +298,7 @@ class _Run:
             "worst_index": [int(places[sample]) for sample in worst],
             "worst_document": None if documents is None else [int(documents[places[sample]]) for sample in worst],
             "worst_gap": [float(gaps[sample]) for sample in worst],
-            "worst_relative_gap": [float(gaps[sample] / best.objective[sample]) for sample in worst],
+            "worst_relative_gap": [float(gaps[sample] / (best.objective[sample] or 1)) for sample in worst],
         }
 
 
@@ -311,4 +333,5 @@ def spread(count: int, most: int) -> np.ndarray:
 
 def _activations_print(activations: Activations) -> str:
     rows = activations.take(spread(activations.num_samples, PRINT))
-    return digest([np.array([activations.num_samples, activations.input_dim]), rows])
+    documents = [] if activations.documents is None else [activations.documents]
+    return digest([np.array([activations.num_samples, activations.input_dim]), rows, *documents])

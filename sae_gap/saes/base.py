@@ -17,6 +17,7 @@ from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
 from sae_gap.saes import encoders
 from sae_gap.saes.normalise import Normalisation
+from sae_gap.saes.tensors import printable
 from sae_gap.types import Model
 
 # Weights of the encoder whose product with the bias is taken in double precision at a time.
@@ -280,6 +281,9 @@ def assemble(
       architecture: what that library calls it.
       heads: whether activations may come by heads.
       notes: what a report shows of the file.
+
+    Raises:
+      ValueError: weights overflow on unit atoms.
     """
     dictionary, units = unit_atoms(jnp.asarray(atoms).T)
     lengths = jnp.where(jnp.any(dictionary != 0, axis=0), units, 0)
@@ -289,6 +293,11 @@ def assemble(
         shifted = _product(shift, weight) + (0 if encoder_bias is None else encoder_bias)
         affine = Affine(jnp.asarray(weight), jnp.asarray(shifted, weight.dtype))
     encoder, parameters, scale = activation(affine, lengths)  # type: ignore[arg-type]
+    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((parameters, scale))):
+        # A NaN would be held below every threshold, and read as a latent that is off.
+        raise ValueError(
+            f"the {library} SAE has weights beyond {dictionary.dtype} once its atoms have unit length; train it again."
+        )
     zeros = jnp.zeros_like(jnp.asarray(bias))
     return SAE(
         Model(dictionary, zeros, parameters, encoder),
@@ -299,7 +308,7 @@ def assemble(
         library,
         architecture,
         heads,
-        tuple((str(name), str(value)) for name, value in notes.items()),
+        tuple((str(name), printable(str(value))) for name, value in notes.items()),
     )
 
 

@@ -36,7 +36,7 @@ def load(path: Path) -> SAE:
     config = Config(folder / CONFIG, read_json(folder / CONFIG)).part("trainer")
     kind = config.text("dict_class", "")
     if kind not in _CLASSES:
-        raise ValueError(f"{config.path} is of an unknown dict_class, {kind!r}; choose an SAE of {', '.join(_CLASSES)}.")
+        raise ValueError(f"{config.path} is of an unknown dict_class, {kind!r:.60}; choose an SAE of {', '.join(_CLASSES)}.")
     tensors = read_pt(path)
     notes = {"dtype on disk": tensors.dtypes()}
     for name in ("lm_name", "layer", "submodule_name", "norm_factor"):

@@ -40,7 +40,7 @@ def _second(path: Path) -> SAE:
         config = Config(place, read_json(place))
         architecture = config.text("architecture", "jump_relu")
         if architecture != "jump_relu":
-            raise ValueError(f"{place} is of an unknown architecture, {architecture!r}; choose jump_relu.")
+            raise ValueError(f"{place} is of an unknown architecture, {architecture!r:.60}; choose jump_relu.")
         source, aim = (config.text(f"hf_hook_point_{side}", "") for side in ("in", "out"))
         if aim and source != aim:
             raise ValueError(f"{place} is of a transcoder, from {source} to {aim}; give an SAE.")

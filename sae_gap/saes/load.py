@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sae_gap.saes import dictionary_learning, gemma_scope, saelens, sparsify
 from sae_gap.saes.base import SAE
+from sae_gap.saes.tensors import printable
 
 # The weights of an SAE by their file name, and how a folder of them is read.
 _READERS: dict[str, Callable[[Path], SAE]] = {
@@ -36,6 +37,18 @@ def load_sae(path: str | os.PathLike[str]) -> SAE:
       ValueError: there is no SAE, there are several, or it cannot be read; the message names the fault and the mend.
     """
     path = Path(path)
+    try:
+        path = _weights(path)
+    except OSError as error:
+        raise ValueError(f"{printable(str(path))} cannot be looked at ({error.strerror}); check the path of the SAE.") from None
+    reader = _reader(path.name)
+    if reader is None:
+        raise ValueError(f"{path} is not the weights of an SAE, {_expected()}.")
+    return reader(path)
+
+
+def _weights(path: Path) -> Path:
+    """The file of weights at a path, or the one in a folder."""
     if path.is_dir():
         found = sorted(place for place in path.iterdir() if _reader(place.name) and place.is_file())
         if len(found) > 1:
@@ -44,13 +57,10 @@ def load_sae(path: str | os.PathLike[str]) -> SAE:
             below = _below(path)
             choices = f"but these below it have: {_listed(path, below)}; give the path of one" if below else _expected()
             raise ValueError(f"{path} has no weights of an SAE, {choices}.")
-        path = found[0]
-    elif not path.is_file():
+        return found[0]
+    if not path.is_file():
         raise ValueError(f"{path} is neither a folder nor a file; check the path of the SAE.")
-    reader = _reader(path.name)
-    if reader is None:
-        raise ValueError(f"{path} is not the weights of an SAE, {_expected()}.")
-    return reader(path)
+    return path
 
 
 def _reader(name: str) -> Callable[[Path], SAE] | None:

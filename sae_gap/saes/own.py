@@ -10,6 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from sae_gap.encoders.base import Affine, Encoder
@@ -21,6 +22,7 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.results import draft_of, version
 from sae_gap.saes import encoders, normalise, saelens
 from sae_gap.saes.base import SAE
+from sae_gap.saes.tensors import brief
 from sae_gap.types import Model
 
 # The first version whose configuration has this form.
@@ -51,9 +53,12 @@ def save_sae(
       metadata: what the configuration says of the SAE beside its sizes, such as `model_name` and `hook_name`.
 
     Raises:
-      ValueError: the model has no dictionary or no encoder, SAELens has no encoder like it, a weight is not finite, or the
-        folder is taken or cannot be written to.
+      TypeError: what is given is no model.
+      ValueError: the model has no dictionary or no encoder, SAELens has no encoder like it, a weight is not finite, the
+        metadata are not those of a configuration, or the folder is taken or cannot be written to.
     """
+    if not isinstance(model, Model | SAE):
+        raise TypeError(f"a model or a loaded SAE can be saved, but a {type(model).__name__} is neither; give one of them.")
     normalisation, heads = "none", False
     if isinstance(model, SAE):
         if encoder is not None:
@@ -65,7 +70,7 @@ def save_sae(
             )
         normalisation, heads = _NORMALISATIONS[type(model.normalisation)], model.heads
         metadata = {name: value for name, value in model.notes.items() if name in ("model_name", "hook_name")} | dict(
-            metadata or {}
+            _mapping(metadata)
         )
         model, bias = model.model, model.bias
     else:
@@ -86,6 +91,7 @@ def save_sae(
         if not np.isfinite(array).all():
             raise ValueError(f"{name} has NaN or infinite entries; train the model again before it is saved.")
     input_dim, num_latents = model.decoder.shape
+    form = {"sae_lens_version": _VERSION, "sae_gap_version": version("sae_gap")}
     config = {
         "architecture": architecture,
         "d_in": input_dim,
@@ -95,10 +101,24 @@ def save_sae(
         "apply_b_dec_to_input": True,
         "normalize_activations": normalisation,
         "reshape_activations": "hook_z" if heads else "none",
-        "metadata": {"sae_lens_version": _VERSION, "sae_gap_version": version("sae_gap"), **(metadata or {})},
+        # First in the file, and whatever the metadata say.
+        "metadata": form | dict(_mapping(metadata)) | form,
         **options,
     }
-    _write(Path(folder), json.dumps(config, indent=1, allow_nan=False), arrays)
+    try:
+        text = json.dumps(config, indent=1, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"metadata must have a form in JSON ({brief(error)}); give numbers, texts, lists and mappings."
+        ) from None
+    # A path such as "." has no name of its own.
+    _write(Path(folder).absolute(), text, arrays)
+
+
+def _mapping(metadata: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if not isinstance(metadata, Mapping | None):
+        raise ValueError(f"metadata must be a mapping, but they are a {type(metadata).__name__}; name each entry.")
+    return metadata or {}
 
 
 def _form(encoder: Encoder, model: Model) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -142,14 +162,16 @@ def _write(folder: Path, config: str, arrays: Mapping[str, np.ndarray]) -> None:
     """Both files in a folder beside, which then takes the name."""
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} is there already; choose another folder, or remove it.")
-    draft = draft_of(folder)
+    # Of a short name, since that of the folder with more to it may be too long.
+    draft = draft_of(folder.with_name("sae"))
     try:
         draft.mkdir(parents=True)
         save_file(dict(arrays), draft / saelens.WEIGHTS)
         (draft / saelens.CONFIG).write_text(config + "\n")
         os.replace(draft, folder)
-    except OSError as error:
-        raise ValueError(f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder.") from None
+    except (OSError, SafetensorError) as error:
+        fault = brief(error) if isinstance(error, SafetensorError) else error.strerror
+        raise ValueError(f"the SAE cannot be written to {folder} ({fault}); choose another folder.") from None
     finally:
         with contextlib.suppress(OSError):
             shutil.rmtree(draft)

@@ -20,6 +20,7 @@ _SCALES = tuple(2.0**power for power in range(-8, 9) if power)
 _BETTER = 0.5
 _POOR = 0.9
 _FAR = 2.0
+_OVERFLOW = "the SAE's codes of these activations are beyond float32; check the scale of its weights and of the activations."
 
 
 class LoadReport(NamedTuple):
@@ -96,11 +97,15 @@ def load_report(sae: SAE, activations: Float[ArrayLike, "..."]) -> LoadReport:
     reconstructions = []
     for start in range(0, len(samples), _CHUNK):
         codes = np.asarray(sae.encode(samples[start : start + _CHUNK]))
+        if not np.isfinite(codes).all():
+            raise ValueError(_OVERFLOW)
         reconstruction = np.asarray(sae.decode(codes, samples[start : start + _CHUNK]), np.float64)
         error += float(np.square(flat[start : start + _CHUNK] - reconstruction).sum())
         used += (codes != 0).sum(axis=0)
         total += int((codes != 0).sum())
         reconstructions.append(reconstruction[: max(0, _TRIED - start)])
+    if not np.isfinite(error):
+        raise ValueError(_OVERFLOW)
     lengths = np.asarray(sae.lengths, np.float64)
     report = LoadReport(
         library=sae.library,
@@ -164,7 +169,7 @@ def _suspicions(sae, samples, flat, reconstruction, report):
             f"reconstructions fit the activations best when multiplied by {shrinkage:.4g}, far from 1: "
             "the decoder, or the activations, may lack a scale; check both."
         )
-    norm = float(np.linalg.norm(np.asarray(sae.target(samples)) + np.asarray(sae.bias), axis=1).mean())
+    norm = float(np.linalg.norm(np.asarray(sae.target(samples), np.float64) + np.asarray(sae.bias), axis=1).mean())
     if report.decoder_bias > _FAR * norm:
         yield (
             f"the decoder's bias has norm {report.decoder_bias:.4g}, but the normalised activations only {norm:.4g} on "
@@ -197,7 +202,8 @@ def _scales(sae: SAE, samples, flat, own: float, l0: float) -> dict[float, float
     reconstructs badly.
     """
     found = {}
-    for scale in _SCALES:
+    largest = float(np.abs(flat).max())
+    for scale in (scale for scale in _SCALES if scale * largest < float(np.finfo(np.float32).max)):
         codes = sae.encode(samples * scale)
         if own > _BETTER or float(jnp.mean(jnp.sum(codes != 0, axis=1))) <= l0:
             found[scale] = _fvu(flat, np.asarray(sae.decode(codes, samples * scale), np.float64) / scale)

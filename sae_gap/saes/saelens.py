@@ -8,7 +8,7 @@ import numpy as np
 from sae_gap.saes import base
 from sae_gap.saes.base import SAE, Activation
 from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
-from sae_gap.saes.tensors import Config, Tensors, read_json, read_safetensors
+from sae_gap.saes.tensors import Config, Tensors, printable, read_json, read_safetensors
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
@@ -17,6 +17,9 @@ _RENAMED = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index
 _BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")
 _ARCHITECTURES = ("standard", "gated", "topk", "abstopk", "jumprelu", "matching_pursuit", *_BATCH_TOPK)
 _NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale", "expected_average_only_in", "covariance_whitening")
+
+# No pursuit is as long; without this one that never stops by itself would not end.
+_MOST_ROUNDS = 2**16
 
 
 def load(folder: Path) -> SAE:
@@ -37,10 +40,12 @@ def load(folder: Path) -> SAE:
     config = _current(Config(path, read_json(path)))
     architecture = config.text("architecture", "standard")
     if "transcoder" in architecture or "d_out" in config or "hook_name_out" in config.part("metadata"):
-        raise ValueError(f"{path} is of a transcoder ({architecture}), which reconstructs another layer; give an SAE.")
+        raise ValueError(
+            f"{path} is of a transcoder ({printable(architecture)}), which reconstructs another layer; give an SAE."
+        )
     if architecture not in _ARCHITECTURES:
         raise ValueError(
-            f"{path} is of an unknown architecture, {architecture!r}; choose an SAE of {', '.join(_ARCHITECTURES)}."
+            f"{path} is of an unknown architecture, {architecture!r:.60}; choose an SAE of {', '.join(_ARCHITECTURES)}."
         )
     input_dim, num_latents = config.size("d_in"), config.size("d_sae")
     tensors = read_safetensors(folder / WEIGHTS)
@@ -80,13 +85,15 @@ def _current(config: Config) -> Config:
     """A configuration in the form of version 6."""
     version = config.entries.get("sae_lens_version") or config.part("metadata").entries.get("sae_lens_version")
     major = str(version or "0").split(".")[0]
-    if major.isdigit() and int(major) >= 6:
+    if major.isdecimal() and int(major) >= 6:
         return config
     entries = {_RENAMED.get(name, name): value for name, value in config.entries.items()}
     old = Config(config.path, entries)
     activation = old.text("activation_fn", "relu")
     if activation not in ("relu", "topk"):
-        raise ValueError(f"{config.path} has an activation function that is not known, {activation!r}; choose relu or topk.")
+        raise ValueError(
+            f"{config.path} has an activation function that is not known, {activation!r:.60}; choose relu or topk."
+        )
     if activation == "topk":
         entries |= {"architecture": "topk", "k": old.part("activation_fn_kwargs").size("k")}
     if isinstance(entries.get("normalize_activations"), bool):
@@ -99,7 +106,7 @@ def _current(config: Config) -> Config:
 def _by_heads(config: Config) -> bool:
     reshape = config.text("reshape_activations", "none")
     if reshape not in ("none", "hook_z"):
-        raise ValueError(f"{config.path} reshapes activations in an unknown way, {reshape!r}; choose none or hook_z.")
+        raise ValueError(f"{config.path} reshapes activations in an unknown way, {reshape!r:.60}; choose none or hook_z.")
     return reshape == "hook_z"
 
 
@@ -130,6 +137,10 @@ def _activation(
         return base.threshold(tensors.take("threshold", num_latents))
     if architecture == "matching_pursuit":
         rounds = config.size("max_iterations", input_dim)
+        if rounds > _MOST_ROUNDS:
+            raise ValueError(
+                f"max_iterations in {config.path} is {rounds}, more than {_MOST_ROUNDS}; correct the configuration."
+            )
         return base.pursuit(rounds, config.number("residual_threshold", 1e-2), config.flag("stop_on_duplicate_support", True))
     if architecture == "standard":
         return base.relu()
@@ -148,7 +159,9 @@ def _activation(
 def _normalisation(config: Config, folder: Path, input_dim: int, notes: dict[str, str]) -> Normalisation:
     name = config.text("normalize_activations", "none")
     if name not in _NORMALISATIONS:
-        raise ValueError(f"{config.path} normalises in an unknown way, {name!r}; choose one of {', '.join(_NORMALISATIONS)}.")
+        raise ValueError(
+            f"{config.path} normalises in an unknown way, {name!r:.60}; choose one of {', '.join(_NORMALISATIONS)}."
+        )
     if name == "layer_norm":
         return LayerNorm()
     if name == "constant_norm_rescale":
@@ -159,7 +172,7 @@ def _normalisation(config: Config, folder: Path, input_dim: int, notes: dict[str
         if factor is not None:
             positive = Config(scaler, {"scaling_factor": factor}).number("scaling_factor", 0)
             if positive <= 0:
-                raise ValueError(f"scaling_factor in {scaler} must be positive, but it is {factor!r}; correct it.")
+                raise ValueError(f"scaling_factor in {scaler} must be positive, but it is {factor!r:.60}; correct it.")
             return Scale(positive)
         notes["caution"] = f"it expects activations scaled to a mean norm of {input_dim**0.5:.4g}, and has no factor for it"
     if name == "covariance_whitening":

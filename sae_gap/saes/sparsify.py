@@ -38,7 +38,7 @@ def load(folder: Path) -> SAE:
     # An older option, which ranks by magnitude.
     signed = config.flag("signed", False)
     if activation not in ("topk", "groupmax") or (signed and activation != "topk"):
-        raise ValueError(f"{path} has an unknown activation, {activation!r}; choose topk or groupmax.")
+        raise ValueError(f"{path} has an unknown activation, {activation!r:.60}; choose topk or groupmax.")
     if activation == "groupmax" and num_latents % k:
         raise ValueError(f"{path} has {num_latents} latents, which are not {k} groups of one size; correct k.")
     infer = {"topk": base.abstopk if signed else base.topk, "groupmax": base.groupmax}[activation]

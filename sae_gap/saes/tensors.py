@@ -71,6 +71,8 @@ class Tensors:
             )
         self._taken.add(name)
         wide = array if array.dtype in WIDE else array.astype(np.float32)
+        if wide.dtype == np.float64 and np.abs(wide).max(initial=0) > np.finfo(np.float32).max and np.isfinite(wide).all():
+            raise ValueError(f"{name} in {self.path} has entries that float32 cannot hold; train or download the SAE again.")
         # A sum is finite unless an entry is not, or it overflows, and takes no memory of the array's size.
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.isfinite(wide.sum(dtype=np.float64)) or np.isfinite(wide).all()
@@ -215,7 +217,7 @@ class Config:
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
             raise ValueError(
-                f"{name} in {self.path} must be a positive integer, but it is {value!r}; correct the configuration."
+                f"{name} in {self.path} must be a positive integer, but it is {value!r:.60}; correct the configuration."
             )
         return value
 
@@ -223,19 +225,23 @@ class Config:
         """A finite number."""
         value = self._value(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
-            raise ValueError(f"{name} in {self.path} must be a finite number, but it is {value!r}; correct the configuration.")
+            raise ValueError(
+                f"{name} in {self.path} must be a finite number, but it is {value!r:.60}; correct the configuration."
+            )
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
         value = self._value(name, default)
         if not isinstance(value, bool):
-            raise ValueError(f"{name} in {self.path} must be true or false, but it is {value!r}; correct the configuration.")
+            raise ValueError(
+                f"{name} in {self.path} must be true or false, but it is {value!r:.60}; correct the configuration."
+            )
         return value
 
     def text(self, name: str, default: str) -> str:
         value = self._value(name, default)
         if not isinstance(value, str):
-            raise ValueError(f"{name} in {self.path} must be a text, but it is {value!r}; correct the configuration.")
+            raise ValueError(f"{name} in {self.path} must be a text, but it is {value!r:.60}; correct the configuration.")
         return value
 
     def part(self, name: str) -> "Config":
@@ -260,10 +266,16 @@ def brief(error: BaseException) -> str:
     return words or type(error).__name__
 
 
+def printable(text: str) -> str:
+    """A text of a file as a message may show it: on one line, not too long, and no command to a terminal."""
+    kept = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:80])
+    return kept if len(text) <= 80 else f"{kept}..."
+
+
 def _require_file(path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"{path} is not a file; check the path, or download the SAE again.")
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return ", ".join(map(printable, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

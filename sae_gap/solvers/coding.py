@@ -75,29 +75,32 @@ def sparse_code(
     targets, atoms, weights, first = check_problem(signals, dictionary, lam, init, nonneg)
     if solver not in SOLVERS:
         raise ValueError(f"solver {solver!r} is unknown; choose one of {', '.join(SOLVERS)}.")
+    for name, flag in (("nonneg", nonneg), ("bfloat16", bfloat16), ("sparse", sparse)):
+        if not isinstance(flag, bool | np.bool_):
+            raise ValueError(f"{name} must be True or False, but it is {flag!r:.60}.")
     if tol is not None and is_known(tol) and not (is_number(tol) and 0 < tol < math.inf):
         raise ValueError(f"tol must be a positive number or None, but it is {tol!r}.")
     if is_known(max_iterations) and not (
-        is_number(max_iterations) and max_iterations >= 0 and int(max_iterations) == max_iterations
+        is_number(max_iterations) and 0 <= max_iterations < 2**31 and int(max_iterations) == max_iterations
     ):
-        raise ValueError(f"max_iterations must be a non-negative integer, but it is {max_iterations!r}.")
-    if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1):
-        raise ValueError(f"chunk_size must be a positive integer or None, but it is {chunk_size!r}.")
-    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
-        raise ValueError(f"threads must be a positive integer or None, but it is {threads!r}.")
+        raise ValueError(f"max_iterations must be a non-negative integer below 2**31, but it is {max_iterations!r:.60}.")
+    for name, count in (("chunk_size", chunk_size), ("threads", threads)):
+        if count is not None and (isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1):
+            raise ValueError(f"{name} must be a positive integer or None, but it is {count!r:.60}.")
     if tol is None and solver == "working_set":
         raise ValueError("tol=None asks for a fixed number of plain steps, which working_set has not; choose fista or ista.")
     if solver == "auto":
         small = targets.shape[0] * atoms.shape[1] <= SMALL_PROBLEM
         solver = "fista" if tol is None or small else "working_set"
+    if solver == "working_set" and is_known(max_iterations) and max_iterations == 0:
+        # Of no rounds there is nothing to certify; FISTA certifies the codes that it is given.
+        solver = "fista"
     if chunk_size is None and solver == "working_set":
         chunk_size = working_set.default_chunk(*atoms.shape)
     if chunk_size is not None and chunk_size >= targets.shape[0]:
         chunk_size = None
     if tol is None and bfloat16:
         raise ValueError("tol=None asks for a fixed number of plain steps, which are not rounded; leave bfloat16 out.")
-    if not isinstance(sparse, bool):
-        raise ValueError(f"sparse must be True or False, but it is {sparse!r}.")
     options = _Options(bool(nonneg), solver, tol is None, chunk_size, bool(bfloat16))
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
     arrays = targets, atoms, weights, first, accuracy, max_iterations
@@ -174,25 +177,37 @@ def _scale_codes(codes, problem):
 @jax.jit
 def _unscale(solution, problem):
     scale = problem.signal_scale
+    # One scale after the other, since their quotient may overflow where a code of zero stays zero.
+    codes = lax.optimization_barrier(solution.codes * scale) / problem.atom_scale
+    held = jnp.all(_held(solution.codes, codes), axis=1)
     return Solution(
-        codes=solution.codes * (scale / problem.atom_scale),
+        codes=codes,
         objective=solution.objective * scale[:, 0] ** 2,
         gap=solution.gap * scale[:, 0] ** 2,
         iterations=solution.iterations,
-        converged=solution.converged,
+        converged=solution.converged & held,
     )
+
+
+def _held(scaled, codes):
+    """Whether a code, certified in the units of the scaled problem, neither overflows nor vanishes in those of the caller."""
+    return (scaled == 0) | ((abs(codes) >= jnp.finfo(codes.dtype).tiny) & (abs(codes) < math.inf))
 
 
 def _unscale_sparse(solution, problem):
     """The same for codes as a sparse array; every scale is a power of two, and exact."""
     codes, scale = solution.codes, np.asarray(problem.signal_scale)[:, 0]
-    data = codes.data * np.repeat(scale, np.diff(codes.indptr)) / np.asarray(problem.atom_scale)[0, codes.indices]
+    sample = np.repeat(np.arange(codes.shape[0]), np.diff(codes.indptr))
+    with np.errstate(over="ignore", under="ignore"):
+        data = codes.data * scale[sample] / np.asarray(problem.atom_scale)[0, codes.indices]
+    held = np.ones(codes.shape[0], bool)
+    held[sample[~_held(codes.data, data)]] = False
     return Solution(
         codes=scipy.sparse.csr_array((data, codes.indices, codes.indptr), shape=codes.shape),
         objective=solution.objective * scale**2,
         gap=solution.gap * scale**2,
         iterations=solution.iterations,
-        converged=solution.converged,
+        converged=solution.converged & held,
     )
 
 

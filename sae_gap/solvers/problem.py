@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -37,7 +38,10 @@ def check_problem(
     forms = {"signals": "(n, input_dim)", "dictionary": "(input_dim, num_latents)", "init": "(n, num_latents)"}
     arrays = {}
     for name, value in given.items():
-        array = value if isinstance(value, jax.Array) else np.asarray(value)
+        try:
+            array = value if isinstance(value, jax.Array) else np.asarray(value)
+        except ValueError:
+            raise ValueError(f"{name} has rows of different lengths, but it must be {forms[name]}; give an array.") from None
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(
                 f"{name} has type {array.dtype}, but it must be floating point; convert it with .astype('float32')."
@@ -45,7 +49,8 @@ def check_problem(
         if array.ndim != 2:
             raise ValueError(f"{name} has shape {array.shape}, but it must be {forms[name]}; reshape it.")
         arrays[name] = array
-    dtype = functools.reduce(jnp.promote_types, (a.dtype for a in arrays.values()), jnp.float32)
+    # Double precision where JAX has it on, as everywhere in JAX.
+    dtype = jax.dtypes.canonicalize_dtype(functools.reduce(jnp.promote_types, (a.dtype for a in arrays.values()), jnp.float32))
     known = {name: jnp.asarray(array, dtype) for name, array in arrays.items()}
     targets, atoms, first = known["signals"], known["dictionary"], known.get("init")
     if targets.shape[1] != atoms.shape[0]:
@@ -58,9 +63,12 @@ def check_problem(
         raise ValueError(f"signals {targets.shape} and dictionary {atoms.shape} must not be empty; give at least one of each.")
     if first is not None and first.shape != shape:
         raise ValueError(f"init has shape {first.shape}, but it must be (n, num_latents) = {shape}; reshape it.")
-    weights = lam if isinstance(lam, jax.Array) else np.asarray(lam)
+    try:
+        weights = lam if isinstance(lam, jax.Array) else np.asarray(lam)
+    except ValueError:
+        raise ValueError("lam has rows of different lengths; give a number or an array.") from None
     if not jnp.issubdtype(weights.dtype, jnp.integer) and not jnp.issubdtype(weights.dtype, jnp.floating):
-        raise ValueError(f"lam must be a non-negative number or an array of them, but it is {lam!r}.")
+        raise ValueError(f"lam must be a non-negative number or an array of them, but it is {lam!r:.60}.")
     weights = lasso.expand_lam(jnp.asarray(weights, dtype), *shape)
     if is_known(weights) and not _holds(lambda a: jnp.all((a >= 0) & jnp.isfinite(a)), weights):
         raise ValueError("lam has a negative or non-finite value; give finite weights of zero or more.")
@@ -83,7 +91,7 @@ def _check_range(signals):
     if 0 < largest < low or largest > high:
         raise ValueError(
             f"signals reach a magnitude of {largest:.1e}, whose square {signals.dtype} cannot hold; multiply signals and lam "
-            "by the same factor, which multiplies the codes by it too, or give float64."
+            "by the same factor, which multiplies the codes by it too, or give float64 with jax_enable_x64."
         )
 
 
@@ -127,12 +135,15 @@ def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
     else:
         dictionary, atom_scale = dictionary / overall, jnp.full((1, dictionary.shape[1]), overall)
     # Each factor on its own is of order one where the weights are: a factor that overflows says nothing of the product.
+    # Divided one after the other behind a barrier: the compiler would divide by their product, which may overflow or vanish.
     if lam.shape[1] == 1:
-        row, column = lam / signal_scale / overall, overall / atom_scale
+        row, column = lax.optimization_barrier(lam / signal_scale) / overall, overall / atom_scale
     elif lam.shape[0] == 1:
-        row, column = 1 / signal_scale, lam / atom_scale
+        # A column that is capped below must stay beyond the largest on every row.
+        top = jnp.max(signal_scale)
+        row, column = top / signal_scale, lax.optimization_barrier(lam / atom_scale) / top
     else:
-        row, column = jnp.ones((1, 1), lam.dtype), lam / atom_scale / signal_scale
+        row, column = jnp.ones((1, 1), lam.dtype), lax.optimization_barrier(lam / atom_scale) / signal_scale
     # A weight beyond the largest forces a zero code either way, and must not turn into an infinity.
     largest = jnp.finfo(signals.dtype).max ** 0.4
     row, column = jnp.minimum(row, largest), jnp.minimum(column, largest)

@@ -62,7 +62,13 @@ def test_what_it_leaves(done):
         lines = {line["dictionary"]: line for line in csv.DictReader(file)}
     assert list(lines) == ["mine", "other", "random", "samples"]
     for name, l0 in (("mine", 2), ("other", 3)):
-        assert float(lines[name]["l0"]) == l0 and int(lines[name]["samples"]) == 300
+        assert float(lines[name]["gap_l0"]) == l0 and int(lines[name]["gap_samples"]) == 300
+        # Beside the ratio to the front stands the FVU that it is of, on the held-out samples, and not that of all.
+        (own,) = (row for row in rows(results) if row["kind"] == "front" and (row["dictionary"], row["codes"]) == (name, "own"))
+        assert float(lines[name]["fvu"]) == own["fvu"] != float(lines[name]["gap_fvu"])
+        assert int(lines[name]["samples"]) == own["samples"] == 30
+        ratio = float(lines[name]["fvu"]) / float(lines[name]["front_refit_fvu"])
+        assert ratio == pytest.approx(float(lines[name]["fvu_ratio"]))
         shares = [float(lines[name][f"{part}_share"]) for part in ("scale", "values", "support")]
         assert sum(shares) == pytest.approx(float(lines[name]["relative_gap"])) and float(lines[name]["relative_gap"]) > 0
         assert float(lines[name]["certificate"]) <= 1.1e-6
@@ -94,6 +100,11 @@ BAD = {
     "no activations": (["--sae={mine}"], "nothing to measure"),
     "no sae there": (["--sae={folder}/none", "--activations={x}"], "neither a folder nor a file"),
     "no activations there": (["--sae={mine}", "--activations={folder}/none.npy"], "none.npy"),
+    "a character that cannot be printed": (["--sae={mine}\x07", "--activations={x}"], "cannot be printed"),
+    "a name that is too long": (["--sae={mine}" + 5_000 * "x", "--activations={x}"], "check the path of the SAE"),
+    "a sparsity that is none": (["--sae={mine}", "--activations={x}", "--match_l0=100"], "ask for at most 3"),
+    "too few activations": (["--dictionary={D}", "--activations={few}", "--lam=1"], "only 1 is held out"),
+    "too few training samples": (["--dictionary={wide}", "--activations={x}", "--controls=samples"], "leave the control"),
     "two weights": (["--sae={mine}", "--activations={x}", "--lam=1", "--match_l0=2"], "give one of them"),
     "negative weight": (["--sae={mine}", "--activations={x}", "--lam=-1"], "--lam must be a positive number"),
     "unknown control": (["--sae={mine}", "--activations={x}", "--controls=pca"], "choose from random, samples, online_dl"),
@@ -104,6 +115,9 @@ BAD = {
     "other activations": (["--sae={mine}", "--activations={far}"], "unexplained, where their mean alone leaves 1"),
     "turned": (["--dictionary={turned}", "--activations={x}"], "give its transpose"),
     "not a matrix": (["--dictionary={x}", "--activations={x}"], "several arrays"),
+    "a zip file that is none": (["--dictionary={zip}", "--activations={x}"], "cannot be read as a .npy file"),
+    "a header that promises too much": (["--dictionary={promise}", "--activations={x}"], "cannot be read as a .npy file"),
+    "beyond single precision": (["--dictionary={huge}", "--activations={x}"], "NaN or infinite"),
     "a pickle": (["--dictionary={pickle}", "--activations={x}"], "cannot be read as a .npy file"),
     "integers": (["--dictionary={whole}", "--activations={x}"], "convert it to float32"),
     "NaN": (["--dictionary={nan}", "--activations={x}"], "NaN or infinite"),
@@ -114,10 +128,14 @@ BAD = {
 def test_whatever_is_wrong_is_one_sentence_and_leaves_nothing(case, files, call, tmp_path):
     x = np.load(files / "x.npz")["activations"]
     arrays = {"narrow": x[:, :5], "far": 100 + x[::-1] ** 2, "turned": np.ones((20, 12)), "whole": np.ones((12, 20), int)}
-    arrays |= {"nan": np.full((12, 20), np.nan), "pickle": np.array([{}])}
+    arrays |= {"nan": np.full((12, 20), np.nan), "pickle": np.array([{}]), "huge": np.full((12, 20), 1e200)}
+    arrays |= {"few": x[:9], "wide": np.random.default_rng(0).normal(size=(12, 400))}
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array, allow_pickle=name == "pickle")
-    places = {name: str(tmp_path / f"{name}.npy") for name in arrays}
+    (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04 and nothing else")
+    header = str({"descr": "<f4", "fortran_order": False, "shape": (10**9, 10**9)}).encode() + b"\n"
+    (tmp_path / "promise.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    places = {name: str(tmp_path / f"{name}.npy") for name in [*arrays, "zip", "promise"]} | {"D": str(files / "D.npy")}
     places |= {"mine": str(files / "mine"), "x": str(files / "x.npz"), "folder": str(files)}
     arguments, words = BAD[case]
     code, out, err = call(
@@ -143,11 +161,14 @@ def test_names_tell_paths_apart(tmp_path):
         (tmp_path / name).touch()
     assert measure_sae._names([str(tmp_path / "a/x/ae.pt"), str(tmp_path / "c/D.npy")]) == ["x", "D"]
     assert measure_sae._names([str(tmp_path / "a/x"), str(tmp_path / "b/x/ae.pt")]) == ["a/x", "b/x"]
+    # A control is called so, and its rows are apart from those of the user's own.
+    assert measure_sae._names(["/home/random"]) == ["home/random"]
 
 
 def test_controls_that_take_hours_or_lack_samples_are_left_out_unless_named():
     binary.FLAGS.mark_as_parsed()
-    activations = SimpleNamespace(num_samples=100)
+    train, held_out = SimpleNamespace(num_samples=85), SimpleNamespace(num_samples=15)
+    activations = SimpleNamespace(num_samples=100, split=lambda seed: (train, held_out))
 
     def chosen(num_latents):
         return binary._controls(SimpleNamespace(num_latents=num_latents, input_dim=2_304), activations)

@@ -137,7 +137,10 @@ def test_another_sae_other_activations_or_another_weight_are_measured_anew(plan,
     count = len(store.rows())
     other = dataclasses.replace(model, encode=TopK(3))
     np.save(tmp_path / "y.npy", 2 * plan.activations.take(np.arange(300)))
+    x = {"activations": plan.activations.take(np.arange(300)), "documents": np.repeat(np.arange(10), 30)}
+    np.savez(tmp_path / "other_documents.npz", **x)
     for changed in (
+        dataclasses.replace(plan, activations=open_activations(tmp_path / "other_documents.npz")),
         dataclasses.replace(plan, subjects=[measure.of_model("mine", other)]),
         dataclasses.replace(plan, activations=open_activations(tmp_path / "y.npy")),
         dataclasses.replace(plan, lam=2 * LAM),
@@ -145,6 +148,32 @@ def test_another_sae_other_activations_or_another_weight_are_measured_anew(plan,
         measure.run(changed, store)
         assert len(store.rows()) > count
         count = len(store.rows())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": ("one", "one")}, "called 'one'"),
+        ({"names": ("random",), "controls": ["random"]}, "called 'random'"),
+        ({"controls": ["pca"]}, "choose from"),
+        ({"l0": 4.0}, "at most 3"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is(plan, model, tmp_path, change, message):
+    names = change.pop("names", ("mine",))
+    subjects = [measure.of_model(name, model) for name in names]
+    with pytest.raises(ValueError, match=message):
+        measure.run(dataclasses.replace(plan, subjects=subjects, **change), Store(tmp_path))
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_sample_of_which_nothing_is_left_has_no_gap(model, activations, tmp_path):
+    x = activations.take(np.arange(8))
+    x[:3] = np.asarray(model.bias)
+    np.savez(tmp_path / "x.npz", activations=x, documents=np.arange(8) // 2)
+    plan = measure.Plan([measure.of_model("mine", model)], open_activations(tmp_path / "x.npz"), lam=LAM)
+    found = measure.worst_lines(measure.run(plan, Store(tmp_path / "rows")))
+    assert len(found) == 8 and [line["relative_gap"] for line in found if line["index"] < 3] == [0, 0, 0]
 
 
 def test_the_weight_makes_the_best_codes_as_sparse_as_the_encoders(plan, tmp_path):

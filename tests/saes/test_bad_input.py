@@ -61,6 +61,9 @@ ENDLESS = np.where(np.arange(10) == 4, np.inf, STANDARD["b_enc"]).astype(np.floa
         ({"W_dec": SPOILT}, (), ("W_dec", "NaN")),
         ({"b_enc": ENDLESS}, (), ("b_enc", "infinite")),
         ({"W_enc": np.zeros((0, 10), np.float32)}, (), ("W_enc", "(0,)")),
+        ({"W_dec": STANDARD["W_dec"].astype(float) * 1e60}, (), ("W_dec", "float32 cannot hold")),
+        ({"a\nb\x1b[31m": np.zeros(1, np.float32)}, (), ("holds a\N{REPLACEMENT CHARACTER}b",)),
+        ({"x" * 10_000: np.zeros(1, np.float32)}, (), ("holds xxx", "...,")),
         ({"scaling_factor": np.full(10, 2, np.float32)}, (), ("scaling_factor", "finetuning_scaling_factor")),
     ],
 )
@@ -81,6 +84,10 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path, tensors, drop, words):
         ("standard", {"apply_b_dec_to_input": "yes"}, ("apply_b_dec_to_input", "true or false")),
         ("standard", {"architecture": "sorcery"}, ("sorcery", "matching_pursuit")),
         ("standard", {"architecture": "temporal"}, ("temporal",)),
+        ("standard", {"architecture": "x" * 10_000}, ("xxx",)),
+        ("standard", {"architecture": "transcoder\n" + "x" * 10_000}, ("transcoder",)),
+        ("standard", {"d_in": [6] * 10_000}, ("d_in",)),
+        ("pursuit", {"max_iterations": 10**9}, ("max_iterations", "65536")),
         ("standard", {"architecture": "transcoder", "d_out": 6}, ("transcoder",)),
         ("standard", {"architecture": "jumprelu_skip_transcoder"}, ("transcoder",)),
         ("standard", {"d_out": 6}, ("transcoder",)),
@@ -136,6 +143,14 @@ def test_other_libraries_configurations_too(tmp_path, case, name, entries, words
     folder = copy(tmp_path, case)
     configure(folder, name, **entries)
     refused(folder, *words)
+
+
+def test_what_a_file_says_of_itself_is_shown_on_one_line_and_a_strange_version_is_an_old_one(tmp_path):
+    folder = copy(tmp_path, "saelens/old")
+    configure(folder, hook_point="blocks.0\n\x1b[31m" + "x" * 10_000, sae_lens_version="²")
+    notes = sae_gap.load_sae(folder).notes
+    assert notes["hook_name"].startswith("blocks.0\N{REPLACEMENT CHARACTER}") and all(map(str.isprintable, notes.values()))
+    assert max(map(len, notes.values())) < 100
 
 
 def test_a_skip_connection_is_refused_by_its_tensor(tmp_path):

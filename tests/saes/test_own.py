@@ -9,6 +9,7 @@ from unittest import mock
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 import sae_gap
@@ -16,6 +17,7 @@ from sae_gap.encoders.base import encode
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.topk import TopK
+from sae_gap.saes import own
 from tests.saes.examples import ENCODERS, SAVED, example
 from tests.saes.test_libraries import close, expected, loaded
 
@@ -123,3 +125,34 @@ def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path):
     with mock.patch.object(Path, "write_text", side_effect=OSError(28, "No space left on device")):
         refused(lambda: sae_gap.save_sae(model, tmp_path / "new"), "No space left")
     assert sorted(os.listdir(tmp_path)) == ["file", "sae"]
+
+
+@pytest.mark.parametrize(("metadata", "words"), [({"a": {1}}, "JSON"), ({"a": float("nan")}, "JSON"), ([1], "mapping")])
+def test_metadata_that_a_configuration_cannot_hold(tmp_path, metadata, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        sae_gap.save_sae(example("topk"), tmp_path / "sae", metadata=metadata)
+    assert str(caught.value).endswith(".") and not any(tmp_path.iterdir())
+
+
+def test_metadata_cannot_change_the_form_and_what_is_no_model_is_said(tmp_path):
+    sae_gap.save_sae(example("topk"), tmp_path / "sae", metadata={"sae_lens_version": "3"})
+    assert sae_gap.load_sae(tmp_path / "sae").notes["sae_lens_version"] == "6.0.0"
+    with pytest.raises(TypeError, match="a dict is neither"):
+        sae_gap.save_sae({}, tmp_path / "other")
+
+
+@pytest.mark.parametrize("name", [".", "n" * 250])
+def test_a_folder_may_be_the_one_at_hand_or_have_a_long_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    sae_gap.save_sae(example("topk"), name)
+    assert sae_gap.load_sae(tmp_path / name).architecture == "topk"
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(own, "save_file", full)
+    with pytest.raises(ValueError, match="No space left on device"):
+        sae_gap.save_sae(example("topk"), tmp_path / "sae")
+    assert not any(tmp_path.iterdir())

@@ -61,6 +61,17 @@ def test_the_figures_are_those_of_the_sums():
     assert report.notes["hook_name"] == "blocks.3.hook_resid_post" and "blocks.3.hook_resid_post" in str(report)
 
 
+def test_numbers_beyond_single_precision_are_a_fault_and_not_a_figure():
+    atoms, centre, x = data()
+    with pytest.raises(ValueError, match="beyond float32"):
+        made(1e25 * atoms, centre)
+    sound = made(atoms, centre)
+    with pytest.raises(ValueError, match="beyond float32"):
+        load_report(dataclasses.replace(sound, scale=0 * sound.scale), x)
+    # The scales that are tried do not leave the range either.
+    assert load_report(sound, 1e36 * x).fvu > 0.9
+
+
 def test_a_sound_sae_raises_no_suspicion():
     atoms, centre, activations = data()
     for lengths in (1.0, np.linspace(0.2, 3, D)[:, None]):

@@ -252,14 +252,75 @@ def test_non_finite_values_inside_jit_do_not_converge():
         ({"init": np.zeros((N, 3), np.float32)}, "init has shape"),
         ({"init": -np.ones((N, LATENTS), np.float32)}, "negative code"),
         ({"chunk_size": 0}, "chunk_size"),
+        ({"threads": 0}, "threads"),
         ({"sparse": 1}, "sparse must be True or False"),
+        ({"nonneg": "False"}, "nonneg must be True or False"),
+        ({"nonneg": None}, "nonneg must be True or False"),
+        ({"bfloat16": "no"}, "bfloat16 must be True or False"),
+        ({"max_iterations": 2**31}, "below 2"),
+        ({"signals": [[1.0, 2.0], [3.0]]}, "rows of different lengths"),
+        ({"lam": [[1.0, 2.0], [3.0]]}, "rows of different lengths"),
+        ({"lam": 10**400}, "lam must be"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(change, message):
     signals, dictionary = draw()
     with pytest.raises(ValueError, match=message) as error:
         sparse_code(**{"signals": signals, "dictionary": dictionary, "lam": 0.1, **change})
-    assert "\n" not in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+def test_numbers_and_flags_of_numpy_are_as_good():
+    signals, dictionary = draw()
+    options = {"threads": np.int64(2), "chunk_size": np.int32(5), "sparse": np.True_, "nonneg": np.False_}
+    found = sparse_code(signals, dictionary, 0.1, solver="working_set", **options)
+    wanted = sparse_code(signals, dictionary, 0.1, solver="working_set", nonneg=False)
+    np.testing.assert_array_equal(found.codes.toarray(), wanted.codes)
+
+
+def test_double_precision_without_its_flag_is_single_and_warns_of_nothing():
+    signals, dictionary = draw()
+    found = sparse_code(np.float64(signals), np.float64(dictionary), 0.1)
+    assert found.codes.dtype == np.float32 and found.converged.all()
+
+
+@pytest.mark.parametrize("init", [False, True])
+def test_no_iterations_certify_the_codes_they_are_given(init):
+    signals, dictionary = draw()
+    codes = np.full((N, LATENTS), 0.1, np.float32) if init else np.zeros((N, LATENTS), np.float32)
+    given = codes if init else None
+    found = sparse_code(signals, dictionary, 0.1, solver="working_set", max_iterations=0, init=given)
+    rest = np.asarray(signals, float) - codes.astype(float) @ np.asarray(dictionary, float).T
+    np.testing.assert_array_equal(found.codes, codes)
+    np.testing.assert_allclose(found.objective, 0.5 * (rest**2).sum(axis=1) + 0.1 * codes.sum(axis=1), rtol=1e-5)
+    assert not found.converged.any() and np.all(found.gap > 0)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize(("signal", "atom"), [(1e15, 1e-30), (1e-15, 1e30)])
+def test_codes_that_overflow_or_vanish_are_not_called_converged(signal, atom, sparse):
+    signals, dictionary = draw()
+    lam = np.float32(0.1 * signal * atom)
+    found = sparse_code(signals * np.float32(signal), dictionary * np.float32(atom), lam, solver="working_set", sparse=sparse)
+    codes = found.codes.toarray() if sparse else np.asarray(found.codes)
+    assert not found.converged.any() and not np.isnan(codes).any() and np.isfinite(found.objective).all()
+
+
+@pytest.mark.parametrize("shape", [(), (1, LATENTS), (N, LATENTS)])
+def test_scales_whose_product_overflows_keep_their_weight(shape):
+    signals, dictionary = draw()
+    # In units of order one the weight is .02, and the largest correlation is beyond what float32 holds.
+    lam = np.full(shape, 0.02 * 1e35 * 1e4, np.float32)
+    found = sparse_code(signals * np.float32(1e15), dictionary * np.float32(1e24), lam, solver="working_set")
+    wanted = sparse_code(signals, dictionary, 0.02, solver="working_set")
+    np.testing.assert_allclose(np.asarray(found.objective) * 1e-30, wanted.objective, rtol=1e-4)
+
+
+def test_a_weight_for_each_coefficient_beyond_the_largest_stays_there():
+    signals, dictionary = draw()
+    lam = np.full(LATENTS, 1e17, np.float32)
+    found = sparse_code(signals * np.float32(1e17), dictionary * np.float32(1e-10), lam)
+    assert not np.any(found.codes) and found.converged.all()
 
 
 @pytest.mark.parametrize("solver", ["fista", "working_set"])
