@@ -40,7 +40,7 @@ FLOORS = {
     **dict.fromkeys(("saes.pickles", "saes.base"), 3.6),
     **dict.fromkeys(("saes.saelens", "saes.dictionary_learning", "saes.sparsify", "saes.gemma_scope"), 3.75),
     "saes": 4,
-    **dict.fromkeys((f"measure.{name}" for name in ("atoms", "controls", "overlap", "parts", "subject")), 4.25),
+    **dict.fromkeys((f"measure.{name}" for name in ("atoms", "controls", "overlap", "parts", "refit", "subject")), 4.25),
     "measure.front": 4.35,
     "measure.summary": 4.4,
     "measure.plan": 4.45,
