@@ -39,6 +39,8 @@ FLOORS = {
     **dict.fromkeys(("saes.tensors", "saes.normalise", "saes.encoders"), 3.5),
     **dict.fromkeys(("saes.pickles", "saes.base"), 3.6),
     **dict.fromkeys(("saes.saelens", "saes.dictionary_learning", "saes.sparsify", "saes.gemma_scope"), 3.75),
+    "saes.own": 3.8,
+    "saes.fitted": 3.9,
     "saes": 4,
     **dict.fromkeys((f"measure.{name}" for name in ("atoms", "controls", "overlap", "parts", "refit", "subject")), 4.25),
     "measure.front": 4.35,

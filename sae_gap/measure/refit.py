@@ -70,7 +70,7 @@ def _values(
             factor = scipy.linalg.cho_factor(gram[np.ix_(inside, inside)], lower=True, overwrite_a=True, check_finite=False)
             values[inside] = scipy.linalg.cho_solve(factor, pull[inside], check_finite=False)
         wrong = np.where(passive, values < -SLACK, pull - gram @ values > SLACK)
-        count = np.count_nonzero(wrong)
+        count = int(np.count_nonzero(wrong))
         if not count:
             return np.maximum(values, 0)
         if count < fewest:
