@@ -80,7 +80,8 @@ def test_the_same_command_measures_nothing_again(done, call):
 
 def test_a_decoder_alone(files, call, tmp_path):
     arguments = (f"--dictionary={files / 'D.npy'}", f"--activations={files / 'x.npz'}", "--match_l0=2", "--controls=none")
-    code, out, err = call("measure_sae", *arguments, "--max_samples=100", f"--results_dir={tmp_path}")
+    code, out, err = call("measure_sae", *arguments, "--held_out", "--max_samples=20", f"--results_dir={tmp_path}")
+    assert [row["samples"] for row in rows(tmp_path) if row["kind"] == "gap"] == [20]
     assert code == 0 and "The gap" not in out and "lasso refitted" in out, err
     assert {row["dictionary"] for row in rows(tmp_path)} == {"D"}
     assert "gap_parts.png" not in {path.name for path in (tmp_path / "measure_sae").iterdir()}
@@ -97,6 +98,7 @@ BAD = {
     "too few samples": (["--sae={mine}", "--activations={x}", "--max_samples=1"], "--max_samples must be 2 or more"),
     "seed": (["--sae={mine}", "--activations={x}", "--seed=-1"], "seed must be an integer"),
     "twice": (["--sae={mine},{mine}", "--activations={x}"], "given twice"),
+    "a control's name": (["--dictionary={samples}", "--activations={x}"], "samples is the name of a control too"),
     "other width": (["--sae={mine}", "--activations={narrow}"], "12 dimensions"),
     "other activations": (["--sae={mine}", "--activations={far}"], "unexplained, where their mean alone leaves 1"),
     "turned": (["--dictionary={turned}", "--activations={x}"], "give its transpose"),
@@ -114,7 +116,7 @@ def test_whatever_is_wrong_is_one_sentence_and_leaves_nothing(case, files, call,
     arrays |= {"nan": np.full((12, 20), np.nan), "pickle": np.array([{}])}
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array, allow_pickle=name == "pickle")
-    places = {name: str(tmp_path / f"{name}.npy") for name in arrays}
+    places = {name: str(tmp_path / f"{name}.npy") for name in (*arrays, "samples")}
     places |= {"mine": str(files / "mine"), "x": str(files / "x.npz"), "folder": str(files)}
     arguments, words = BAD[case]
     code, out, err = call(
@@ -135,8 +137,9 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(files, call, tmp_path):
 def test_names_tell_paths_apart(tmp_path):
     from benchmarks import measure_sae
 
-    for name in ("a/x/ae.pt", "b/x/ae.pt", "c/D.npy"):
+    for name in ("a/x/ae.pt", "b/x/ae.pt", "c/D.npy", "d/dictionary.npy"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     assert measure_sae._names([str(tmp_path / "a/x/ae.pt"), str(tmp_path / "c/D.npy")]) == ["x", "D"]
     assert measure_sae._names([str(tmp_path / "a/x"), str(tmp_path / "b/x/ae.pt")]) == ["a/x", "b/x"]
+    assert measure_sae._names([str(tmp_path / "d/dictionary.npy")]) == ["d"]
