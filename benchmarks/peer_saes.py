@@ -55,7 +55,10 @@ def _saelens(rows: np.ndarray, steps: int, folder: pathlib.Path) -> None:
     sizes: dict[str, Any] = {"d_in": rows.shape[1], "d_sae": _NUM_LATENTS.value, "k": _SPARSITY.value}
     sae = TopKTrainingSAE(TopKTrainingSAEConfig(**sizes))
     config = SAETrainerConfig(
-        total_training_samples=steps * _BATCH.value, train_batch_size_samples=_BATCH.value, lr_warm_up_steps=steps // 10
+        total_training_samples=steps * _BATCH.value,
+        train_batch_size_samples=_BATCH.value,
+        lr_end=3e-5,
+        lr_warm_up_steps=steps // 10,
     )
     provider = (torch.from_numpy(batch) for batch in batches(rows, steps, _BATCH.value, _SEED.value))
     SAETrainer(config, sae, provider).fit().save_inference_model(folder)
