@@ -20,12 +20,12 @@ from jaxtyping import Array, Float
 
 from sae_gap import lasso, progress, results
 from sae_gap.activations import Activations
-from sae_gap.encoders.support import code_on_support
 from sae_gap.measure.atoms import agreement, describe_atoms
 from sae_gap.measure.controls import control
 from sae_gap.measure.front import CHUNK, SPREAD, Front, measure_front
 from sae_gap.measure.overlap import support_overlap
 from sae_gap.measure.parts import gap_sums
+from sae_gap.measure.refit import lasso_on_support
 from sae_gap.measure.subject import Subject, digest, of_model
 from sae_gap.measure.summary import pack
 from sae_gap.results import Row
@@ -264,7 +264,7 @@ class _Run:
         """What an encoder's codes add to a chunk."""
         codes = subject.encode(target)
         fitted = lasso.product(codes, subject.dictionary.T)
-        support = code_on_support(target, subject.dictionary, codes, codes != 0, weight, nonneg=not subject.signed)
+        support = lasso_on_support(target, subject.dictionary, codes != 0, weight, nonneg=not subject.signed)
         sums = gap_sums(target, fitted, codes, weight, support, best)
         own = lasso.objective(target, subject.dictionary, codes, weight)
         gaps = np.asarray(own, np.float64) - np.asarray(best.objective, np.float64)

@@ -2,11 +2,13 @@
 
 import importlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import nnls
 
-from sae_gap.measure import refit
+from sae_gap.encoders.support import code_on_support
+from sae_gap.measure import lasso_on_support, refit
 
 module = importlib.import_module("sae_gap.measure.refit")
 
@@ -71,6 +73,34 @@ def test_what_cannot_be_fitted_is_zero():
     for nonneg in (True, False):
         codes = refit(signals, dictionary, on, nonneg=nonneg)
         assert np.isfinite(codes).all() and not codes[[3, 5, 7]].any() and codes[[0, 1, 2]].any(axis=1).all()
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+@pytest.mark.parametrize("size", [12, 45])
+def test_the_lasso_on_a_support_is_that_of_the_coder(size, nonneg):
+    signals, dictionary, on = draw(size=size)
+    dictionary = dictionary / np.linalg.norm(dictionary, axis=0)
+    on[3], signals[5] = False, 0
+    lam = np.linspace(5, 60, len(signals))[:, None].astype(np.float32)
+    found = lasso_on_support(signals, dictionary, on, lam, nonneg=nonneg)
+    arrays = (jnp.asarray(array) for array in (signals, dictionary, np.zeros(on.shape, np.float32), on, lam))
+    peer = code_on_support(*arrays, nonneg=nonneg, tol=1e-6)
+    np.testing.assert_allclose(found.objective, peer.objective, rtol=3e-6)
+    rest = signals - np.asarray(found.codes, float) @ dictionary.T
+    own = 0.5 * np.sum(rest**2, axis=1) + lam[:, 0] * np.abs(found.codes).sum(axis=1)
+    np.testing.assert_allclose(found.objective, own, rtol=1e-5)
+    assert (np.asarray(found.gap) <= 1e-8 * np.asarray(found.objective)).all() and not np.asarray(found.codes)[~on].any()
+    assert (np.asarray(found.codes) < 0).any() != nonneg
+
+
+def test_a_gap_shows_values_that_are_not_the_best(monkeypatch):
+    signals, dictionary, on = draw()
+    best = lasso_on_support(signals, dictionary, on, 20.0)
+    values = module._non_negative
+    monkeypatch.setattr(module, "_non_negative", lambda *given: 0.9 * values(*given))
+    worse = lasso_on_support(signals, dictionary, on, 20.0)
+    excess = np.asarray(worse.objective - best.objective)
+    assert (excess > 0).all() and (np.asarray(worse.gap) >= 0.999 * excess).all()
 
 
 def test_exchanges_that_lead_nowhere_end_at_the_minimum_too(monkeypatch):
