@@ -35,6 +35,8 @@ from sae_gap.types import Model, check_seed
 WRONG = 0.9
 # Samples that an SAE is looked over on before anything is measured.
 LOOKED_AT = 4_096
+# What `benchmarks.train_real` calls the atoms of a dictionary without an encoder.
+DICTIONARY = "dictionary.npy"
 # Multiply-adds that a control may take to learn unless it is asked for by name: ten minutes on two cores.
 AFFORDABLE = 2e12
 
@@ -49,7 +51,7 @@ _DICTIONARY = flags.DEFINE_list(
 _ACTIVATIONS = flags.DEFINE_string(
     "activations",
     None,
-    "A file or folder of activations, one row a sample, on which the SAE was not trained.",
+    "A file or folder of activations, one row a sample, on which the SAE was not trained, unless --held_out is given.",
     flag_values=FLAGS,
 )
 _KEY = flags.DEFINE_string("key", None, "Name of the array of activations in a file of several.", flag_values=FLAGS)
@@ -67,6 +69,12 @@ _CONTROLS = flags.DEFINE_list(
     "controls",
     None,
     f"Control dictionaries, of {', '.join(measure.CONTROLS)}, or none.  [all that take minutes]",
+    flag_values=FLAGS,
+)
+_HELD_OUT = flags.DEFINE_boolean(
+    "held_out",
+    False,
+    "Sum the gap over the held-out documents alone, for SAEs that benchmarks.train_real trained on the others.",
     flag_values=FLAGS,
 )
 _MAX_SAMPLES = flags.DEFINE_integer("max_samples", None, "Samples over which the gap is summed.  [all]", flag_values=FLAGS)
@@ -89,6 +97,7 @@ def main() -> None:
             lam_fraction=_FRACTION.value,
             l0=_MATCH.value,
             controls=_controls(subjects[0], activations),
+            held_out=_HELD_OUT.value,
             max_samples=_MAX_SAMPLES.value,
             front_samples=_FRONT_SAMPLES.value,
             seed=_SEED.value,
@@ -98,7 +107,8 @@ def main() -> None:
         raise cli.UsageError(str(error)) from error
     notes = {
         "activations": f"{activations.num_samples:,} of {activations.input_dim} dimensions, "
-        f"{'split by documents' if activations.documents is not None else 'split in contiguous blocks'}",
+        f"{'split by documents' if activations.documents is not None else 'split in contiguous blocks'}, "
+        f"the gap over {'those held out' if _HELD_OUT.value else 'all'}",
         "seconds": f"{time.perf_counter() - began:.0f}",
         "peak memory": f"{devices.peak_memory():.1f} GiB",
     }
@@ -155,7 +165,8 @@ def _controls(first: measure.Subject, activations: Activations) -> tuple[str, ..
 
 def _subjects(activations: Activations) -> tuple[list[results.Row], list[measure.Subject]]:
     """What is to be measured, and a row of each SAE that says how it was read."""
-    looked_at = activations.take(measure.spread(activations.num_samples, LOOKED_AT))
+    source = activations.split(seed=_SEED.value)[1] if _HELD_OUT.value else activations
+    looked_at = source.take(measure.spread(source.num_samples, LOOKED_AT))
     rows, subjects = [], []
     paths = [*_SAE.value, *_DICTIONARY.value]
     names = dict(zip(paths, _names(paths), strict=True))
@@ -204,10 +215,15 @@ def _read_dictionary(path: str, input_dim: int) -> np.ndarray:
 def _names(paths: Sequence[str]) -> list[str]:
     """A name for each path: its last part that is not the file of the weights, or as much of it as tells them apart.
 
+    A file of atoms is its own name, unless it is called `dictionary.npy`, as `benchmarks.train_real` calls one in its folder.
     That of a control is no name for what is the user's own.
     """
     parts = [pathlib.Path(path).absolute() for path in paths]
-    parts = [path.with_suffix("") if path.suffix == ".npy" else path.parent if os.path.isfile(path) else path for path in parts]
+    alone = [path.suffix == ".npy" and path.name != DICTIONARY for path in parts]
+    parts = [
+        path.with_suffix("") if itself else path.parent if os.path.isfile(path) else path
+        for itself, path in zip(alone, parts, strict=True)
+    ]
     for depth in range(1, max(len(path.parts) for path in parts) + 1):
         names = ["/".join(path.parts[-depth:]) for path in parts]
         if len(set(names)) == len(names) and not set(names) & set(measure.CONTROLS):

@@ -81,18 +81,32 @@ def read(path: pathlib.Path, like: Mapping[str, PyTree]) -> Saved | None:
       holds something unlike what was asked for, with a line in the log.
     """
     try:
+        return read_or_raise(path, like)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        logging.warning("starting over: %s", error)
+        return None
+
+
+def read_or_raise(path: pathlib.Path, like: Mapping[str, PyTree]) -> Saved:
+    """As `read`, for a file that has to be there.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is damaged, or holds something unlike what was asked for; the message names both.
+    """
+    try:
         if path.exists() and not path.is_file():
             raise ValueError("it is not a regular file")
         with zipfile.ZipFile(path) as archive:
             note = _read_note(archive)
-            parts = {name: _read_tree(archive, name, tree) for name, tree in like.items()}
+            return Saved({name: _read_tree(archive, name, tree) for name, tree in like.items()}, note)
     except FileNotFoundError:
-        return None
+        raise
     except _FAULTS as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        logging.warning("starting over: %s is not a fit that can be used (%s)", path, reason)
-        return None
-    return Saved(parts, note)
+        raise ValueError(f"{path} is not a fit that can be used ({reason})") from None
 
 
 class Checkpoint:

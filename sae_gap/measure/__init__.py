@@ -6,10 +6,11 @@ about what the latents mean.
 
 from sae_gap.measure.atoms import Atoms, agreement, describe_atoms
 from sae_gap.measure.controls import CONTROLS, Control, control
-from sae_gap.measure.front import Front, Point, distances, fvu, measure_front, refit
+from sae_gap.measure.front import Front, Point, distances, fvu, measure_front
 from sae_gap.measure.overlap import Overlap, support_overlap
 from sae_gap.measure.parts import GapParts, GapSums, gap_parts, gap_sums
 from sae_gap.measure.plan import STUDY, Plan, run, spread
+from sae_gap.measure.refit import lasso_on_support, refit
 from sae_gap.measure.subject import Subject, of_model, of_sae
 from sae_gap.measure.summary import atom_lines, front_lines, gap_lines, worst_lines
 
@@ -35,6 +36,7 @@ __all__ = [
     "gap_lines",
     "gap_parts",
     "gap_sums",
+    "lasso_on_support",
     "measure_front",
     "of_model",
     "of_sae",

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
+from sae_gap.measure.refit import refit
 from sae_gap.measure.subject import Subject
 from sae_gap.solvers import sparse_code
 
@@ -82,36 +82,6 @@ def fvu(activations: Float[ArrayLike, "n input_dim"], reconstruction: Float[Arra
     if total == 0:
         raise ValueError(_CONSTANT)
     return float(np.sum((x - approximation) ** 2)) / total
-
-
-def refit(
-    target: Float[ArrayLike, "n input_dim"],
-    dictionary: Float[ArrayLike, "input_dim num_latents"],
-    on: Bool[ArrayLike, "n num_latents"],
-    *,
-    nonneg: bool = True,
-) -> Float[np.ndarray, "n num_latents"]:
-    """`argmin_z ‖y - D z‖²` on the support of each sample, over `z ≥ 0` if `nonneg`, by SciPy's active-set method.
-
-    Args:
-      target: y, (n, input_dim).
-      dictionary: (input_dim, num_latents).
-      on: the supports, (n, num_latents).
-      nonneg: whether values are non-negative.
-
-    Returns:
-      Codes, (n, num_latents), zero off the support.
-    """
-    y, atoms, where = np.asarray(target, np.float64), np.asarray(dictionary, np.float64), np.asarray(on)
-    codes = np.zeros(where.shape, np.float32)
-    for sample, (signal, chosen) in enumerate(zip(y, where, strict=True)):
-        place = np.flatnonzero(chosen)
-        if not place.size:
-            # SciPy's solver of no columns writes where it should not.
-            continue
-        own = atoms[:, place]
-        codes[sample, place] = scipy.optimize.nnls(own, signal)[0] if nonneg else np.linalg.lstsq(own, signal)[0]
-    return codes
 
 
 def measure_front(

@@ -1,8 +1,8 @@
 """The whole measurement, as jobs whose rows go to a store, so that a run that was stopped goes on where it was.
 
-Activations are read in chunks, and memory is set by a chunk: what is summed over all of them is the gap, its parts and the
-overlap of supports. Fronts and controls are about a held-out part of the documents, of which at most `front_samples` are
-coded; controls learn from the other part.
+Activations are read in chunks, and memory is set by a chunk: what is summed over all of them, or over a held-out part of the
+documents, is the gap, its parts and the overlap of supports. Fronts and controls are about the held-out part, of which at most
+`front_samples` are coded; controls learn from the other part.
 """
 
 import dataclasses
@@ -20,12 +20,12 @@ from jaxtyping import Array, Float
 
 from sae_gap import lasso, progress, results
 from sae_gap.activations import Activations
-from sae_gap.encoders.support import code_on_support
 from sae_gap.measure.atoms import agreement, describe_atoms
 from sae_gap.measure.controls import check_control, control
 from sae_gap.measure.front import CHUNK, SPREAD, Front, measure_front
 from sae_gap.measure.overlap import support_overlap
 from sae_gap.measure.parts import gap_sums
+from sae_gap.measure.refit import lasso_on_support
 from sae_gap.measure.subject import Subject, digest, of_model
 from sae_gap.measure.summary import pack
 from sae_gap.results import Row
@@ -57,6 +57,7 @@ class Plan:
       lam_fraction: the weight of each sample as a fraction of its own λ_max; None finds one weight for all.
       l0: the mean L0 at which a weight is sought; None takes the encoder's own.
       controls: names of control dictionaries.
+      held_out: whether the gap is summed over the held-out part alone, as an SAE asks for that was trained on the other.
       max_samples: samples over which the gap is summed, evenly spread; None takes all.
       front_samples: held-out samples that fronts are about, at most.
       seed: of the split, and of whatever controls draw.
@@ -68,6 +69,7 @@ class Plan:
     lam_fraction: float | None = None
     l0: float | None = None
     controls: Sequence[str] = ()
+    held_out: bool = False
     max_samples: int | None = None
     front_samples: int = 2_000
     seed: int = 0
@@ -97,7 +99,8 @@ class _Run:
         self.train, self.held = plan.activations.split(seed=plan.seed)
         self.check()
         self.print = _activations_print(plan.activations)
-        self.total = min(plan.max_samples or plan.activations.num_samples, plan.activations.num_samples)
+        self.summed = self.held if plan.held_out else plan.activations
+        self.total = min(plan.max_samples or self.summed.num_samples, self.summed.num_samples)
         self.made_by = results.provenance() | {
             "device": jax.devices()[0].device_kind,
             "jax_x64": bool(jax.config.values["jax_enable_x64"]),
@@ -161,10 +164,10 @@ class _Run:
     @functools.cached_property
     def mean(self) -> Float[np.ndarray, " input_dim"]:
         """The mean of the samples over which the gap is summed."""
-        places = spread(self.plan.activations.num_samples, self.total)
-        total = np.zeros(self.plan.activations.input_dim)
+        places = spread(self.summed.num_samples, self.total)
+        total = np.zeros(self.summed.input_dim)
         for start in range(0, self.total, CHUNK):
-            total += self.plan.activations.take(places[start : start + CHUNK]).sum(axis=0, dtype=np.float64)
+            total += self.summed.take(places[start : start + CHUNK]).sum(axis=0, dtype=np.float64)
         return total / self.total
 
     @functools.cached_property
@@ -253,10 +256,11 @@ class _Run:
         count = min(self.size(subject), self.total - start)
         settings = {"subject": _print(subject), "lam": plan.lam_fraction or lam, "fraction": plan.lam_fraction is not None}
         settings |= {"start": start, "count": count, "total": self.total}
+        settings |= {"held_out": True, "seed": plan.seed} if plan.held_out else {}
 
         def measure() -> list[dict[str, Any]]:
-            places = spread(plan.activations.num_samples, self.total)[start : start + count]
-            x = plan.activations.take(places)
+            places = spread(self.summed.num_samples, self.total)[start : start + count]
+            x = self.summed.take(places)
             target, nonneg = jnp.asarray(subject.target(x)), not subject.signed
             weight: Any = jnp.full((count, 1), lam, target.dtype)
             if plan.lam_fraction is not None:
@@ -282,12 +286,12 @@ class _Run:
         """What an encoder's codes add to a chunk."""
         codes = subject.encode(target)
         fitted = lasso.product(codes, subject.dictionary.T)
-        support = code_on_support(target, subject.dictionary, codes, codes != 0, weight, nonneg=not subject.signed)
+        support = lasso_on_support(target, subject.dictionary, codes != 0, weight, nonneg=not subject.signed)
         sums = gap_sums(target, fitted, codes, weight, support, best)
         own = lasso.objective(target, subject.dictionary, codes, weight)
         gaps = np.asarray(own, np.float64) - np.asarray(best.objective, np.float64)
         worst = np.argsort(-gaps, kind="stable")[:WORST]
-        documents = self.plan.activations.documents
+        documents = self.summed.documents
         overlap = support_overlap(codes, best.codes)
         return {
             **{f"sum_{name}": value for name, value in sums._asdict().items() if name != "samples"},

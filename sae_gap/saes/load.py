@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from sae_gap.saes import dictionary_learning, gemma_scope, saelens, sparsify
+from sae_gap.saes import dictionary_learning, fitted, gemma_scope, saelens, sparsify
 from sae_gap.saes.base import SAE
 from sae_gap.saes.tensors import printable
 
@@ -25,7 +25,8 @@ def load_sae(path: str | os.PathLike[str]) -> SAE:
     """A published SAE, with its own encode and decode and a model on unit atoms; nothing in its files is executed.
 
     Reads SAELens (`sae_weights.safetensors`), dictionary_learning (`ae.pt`), sparsify (`sae.safetensors`) and Gemma Scope
-    (`params.npz`, `params.safetensors`), and what `save_sae` wrote.
+    (`params.npz`, `params.safetensors`), what `save_sae` wrote, and the ends of the suite's own fits (`<step>-end.npz` under
+    results/models/).
 
     Args:
       path: the folder of one SAE, or the file of its weights with its configuration beside it.
@@ -65,6 +66,8 @@ def _weights(path: Path) -> Path:
 
 def _reader(name: str) -> Callable[[Path], SAE] | None:
     """How a file of this name is read, if it holds weights."""
+    if fitted.is_weights(name):
+        return fitted.load
     return dictionary_learning.load if re.fullmatch(r"ae_\d+\.pt", name) else _READERS.get(name)
 
 
@@ -88,4 +91,4 @@ def _listed(folder: Path, paths: list[Path]) -> str:
 
 
 def _expected() -> str:
-    return f"which are called {', '.join(_READERS)}"
+    return f"which are called {', '.join((*_READERS, fitted.WEIGHTS))}"

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
@@ -75,6 +77,37 @@ def save_sae(
         model, bias = model.model, model.bias
     else:
         bias = model.bias
+    config, arrays = as_saelens(model, encoder, bias)
+    form = config["metadata"]
+    config |= {
+        "normalize_activations": normalisation,
+        "reshape_activations": "hook_z" if heads else "none",
+        # First in the file, and whatever the metadata say.
+        "metadata": form | dict(_mapping(metadata)) | form,
+    }
+    try:
+        text = json.dumps(config, indent=1, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"metadata must have a form in JSON ({brief(error)}); give numbers, texts, lists and mappings."
+        ) from None
+    # A path such as "." has no name of its own.
+    _write(Path(folder).absolute(), text, arrays)
+
+
+def as_saelens(
+    model: Model, encoder: Encoder | None = None, bias: Float[ArrayLike, " input_dim"] | None = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The configuration and the tensors by which SAELens infers as a model does.
+
+    Args:
+      model: with a dictionary.
+      encoder: how to infer; None takes `model.encode`.
+      bias: what the decoder adds; None takes `model.bias`.
+
+    Raises:
+      ValueError: the model has no dictionary or no encoder, SAELens has no encoder like it, or a weight is not finite.
+    """
     encoder = model.encode if encoder is None else encoder  # type: ignore[assignment]
     if encoder is None:
         raise ValueError(
@@ -86,12 +119,12 @@ def save_sae(
             f"encoder must be an encoder of the suite, but it is a {type(encoder).__name__}; give one of {_KNOWN}."
         )
     architecture, options, tensors = _form(encoder, model)
-    arrays = {name: np.array(value, np.float32, order="C") for name, value in (tensors | {"b_dec": bias}).items()}
+    tensors |= {"b_dec": model.bias if bias is None else bias}
+    arrays = {name: np.array(value, np.float32, order="C") for name, value in tensors.items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{name} has NaN or infinite entries; train the model again before it is saved.")
     input_dim, num_latents = model.decoder.shape
-    form = {"sae_lens_version": _VERSION, "sae_gap_version": version("sae_gap")}
     config = {
         "architecture": architecture,
         "d_in": input_dim,
@@ -99,20 +132,12 @@ def save_sae(
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": True,
-        "normalize_activations": normalisation,
-        "reshape_activations": "hook_z" if heads else "none",
-        # First in the file, and whatever the metadata say.
-        "metadata": form | dict(_mapping(metadata)) | form,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {"sae_lens_version": _VERSION, "sae_gap_version": version("sae_gap")},
         **options,
     }
-    try:
-        text = json.dumps(config, indent=1, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"metadata must have a form in JSON ({brief(error)}); give numbers, texts, lists and mappings."
-        ) from None
-    # A path such as "." has no name of its own.
-    _write(Path(folder).absolute(), text, arrays)
+    return config, arrays
 
 
 def _mapping(metadata: Mapping[str, Any] | None) -> Mapping[str, Any]:

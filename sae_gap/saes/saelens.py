@@ -1,5 +1,6 @@
 """SAEs of SAELens: a folder with `cfg.json` and `sae_weights.safetensors`, of version 6 and of those before it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -37,7 +38,17 @@ def load(folder: Path) -> SAE:
       ValueError: a file cannot be read, or holds an SAE of an unknown kind; the message names the fault and the mend.
     """
     path = folder / CONFIG
-    config = _current(Config(path, read_json(path)))
+    return assemble(Config(path, read_json(path)), lambda: read_safetensors(folder / WEIGHTS))
+
+
+def assemble(config: Config, weights: Callable[[], Tensors]) -> SAE:
+    """The SAE of a configuration and of weights, which are asked for once the configuration is known to be of one.
+
+    Raises:
+      ValueError: as `load`.
+    """
+    path, folder = config.path, config.path.parent
+    config = _current(config)
     architecture = config.text("architecture", "standard")
     if "transcoder" in architecture or "d_out" in config or "hook_name_out" in config.part("metadata"):
         raise ValueError(
@@ -48,7 +59,7 @@ def load(folder: Path) -> SAE:
             f"{path} is of an unknown architecture, {architecture!r:.60}; choose an SAE of {', '.join(_ARCHITECTURES)}."
         )
     input_dim, num_latents = config.size("d_in"), config.size("d_sae")
-    tensors = read_safetensors(folder / WEIGHTS)
+    tensors = weights()
     notes = {"dtype on disk": tensors.dtypes(), "normalize_activations": config.text("normalize_activations", "none")}
     for name in ("model_name", "hook_name", "sae_lens_version"):
         value = config.part("metadata").entries.get(name, config.entries.get(name))

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from matplotlib import image
 
 import sae_gap
@@ -89,7 +88,8 @@ def test_the_same_command_measures_nothing_again(done, call):
 
 def test_a_decoder_alone(files, call, tmp_path):
     arguments = (f"--dictionary={files / 'D.npy'}", f"--activations={files / 'x.npz'}", "--match_l0=2", "--controls=none")
-    code, out, err = call("measure_sae", *arguments, "--max_samples=100", f"--results_dir={tmp_path}")
+    code, out, err = call("measure_sae", *arguments, "--held_out", "--max_samples=20", f"--results_dir={tmp_path}")
+    assert [row["samples"] for row in rows(tmp_path) if row["kind"] == "gap"] == [20]
     assert code == 0 and "The gap" not in out and "lasso refitted" in out, err
     assert {row["dictionary"] for row in rows(tmp_path)} == {"D"}
     assert "gap_parts.png" not in {path.name for path in (tmp_path / "measure_sae").iterdir()}
@@ -156,16 +156,17 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(files, call, tmp_path):
 def test_names_tell_paths_apart(tmp_path):
     from benchmarks import measure_sae
 
-    for name in ("a/x/ae.pt", "b/x/ae.pt", "c/D.npy"):
+    for name in ("a/x/ae.pt", "b/x/ae.pt", "c/D.npy", "d/dictionary.npy"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     assert measure_sae._names([str(tmp_path / "a/x/ae.pt"), str(tmp_path / "c/D.npy")]) == ["x", "D"]
     assert measure_sae._names([str(tmp_path / "a/x"), str(tmp_path / "b/x/ae.pt")]) == ["a/x", "b/x"]
+    assert measure_sae._names([str(tmp_path / "d/dictionary.npy")]) == ["d"]
     # A control is called so, and its rows are apart from those of the user's own.
     assert measure_sae._names(["/home/random"]) == ["home/random"]
 
 
-def test_controls_that_take_hours_or_lack_samples_are_left_out_unless_named():
+def test_controls_that_take_hours_or_lack_samples_are_left_out_unless_named(monkeypatch):
     binary.FLAGS.mark_as_parsed()
     train, held_out = SimpleNamespace(num_samples=85), SimpleNamespace(num_samples=15)
     activations = SimpleNamespace(num_samples=100, split=lambda seed: (train, held_out))
@@ -175,5 +176,5 @@ def test_controls_that_take_hours_or_lack_samples_are_left_out_unless_named():
 
     assert chosen(85) == ("random", "samples", "online_dl") and chosen(86) == ("random", "online_dl")
     assert chosen(10**6) == ("random",)
-    with flagsaver.flagsaver((binary._CONTROLS, ["online_dl", "none", "online_dl"])):
-        assert chosen(10**6) == ("online_dl",)
+    monkeypatch.setattr(binary, "_CONTROLS", SimpleNamespace(value=["online_dl", "none", "online_dl"]))
+    assert chosen(10**6) == ("online_dl",)

@@ -8,7 +8,7 @@ from sklearn.linear_model import Lasso as SklearnLasso
 
 from sae_gap.encoders.base import Affine
 from sae_gap.encoders.topk import TopK
-from sae_gap.measure import distances, front, fvu, measure_front, of_model, refit
+from sae_gap.measure import distances, front, fvu, measure_front, of_model
 from sae_gap.types import Model
 
 
@@ -60,17 +60,6 @@ def test_a_dictionary_alone_has_no_place_of_its_own_and_tells_how_far_it_is():
     shares = []
     found = measure_front(of_model("mine", Model(model.dictionary, model.bias)), x, [0.2, 0.4], watch=shares.append)
     assert found.own is None and shares == [0.5, 1.0]
-
-
-def test_refit_of_signed_codes_and_of_empty_supports():
-    x, model = problem(2)
-    dictionary, on = np.asarray(model.dictionary, float), np.random.default_rng(0).random((30, 14)) < 0.3
-    on[3] = False
-    signed = refit(x, dictionary, on, nonneg=False)
-    for y, z, where in zip(x, signed, on, strict=True):
-        rest = y - dictionary @ z
-        assert np.abs(dictionary[:, where].T @ rest).max(initial=0) < 1e-4 * np.linalg.norm(y) and not z[~where].any()
-    assert (signed < 0).any() and (refit(x, dictionary, on) >= 0).all() and not refit(x, dictionary, on)[3].any()
 
 
 def test_fvu_is_one_for_the_mean():

@@ -6,8 +6,7 @@ import pytest
 from scipy.optimize import minimize, minimize_scalar
 
 from sae_gap import lasso
-from sae_gap.encoders.support import code_on_support
-from sae_gap.measure import GapSums, gap_parts, gap_sums
+from sae_gap.measure import GapSums, gap_parts, gap_sums, lasso_on_support
 from sae_gap.solvers import sparse_code
 
 LAM = 0.2
@@ -43,7 +42,7 @@ def best(target, dictionary, on):
 def sums(target, dictionary, codes, lam=LAM, nonneg=True):
     y, d, z = (jnp.asarray(array, jnp.float32) for array in (target, dictionary, codes))
     optimum = sparse_code(y, d, lam, nonneg=nonneg)
-    support = code_on_support(y, d, z, z != 0, lam, nonneg=nonneg)
+    support = lasso_on_support(y, d, z != 0, lam, nonneg=nonneg)
     return gap_sums(y, lasso.product(z, d.T), z, lam, support, optimum)
 
 

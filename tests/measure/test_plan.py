@@ -96,6 +96,22 @@ def test_the_front_is_about_whole_documents_held_out(rows, plan):
     assert line["samples"] == held.num_samples and line["fvu_ratio"] > 1
 
 
+def test_the_gap_of_an_sae_trained_on_the_others_is_over_held_out_documents_alone(plan, model, activations, tmp_path):
+    store = Store(tmp_path)
+    found = measure.run(dataclasses.replace(plan, held_out=True), store)
+    _, held = activations.split(seed=0)
+    x = held.take(np.arange(held.num_samples))
+    (line,) = measure.gap_lines(found)
+    codes = model.encode(model, jnp.asarray(x))
+    rest = x - np.asarray(codes @ model.dictionary.T + model.bias)
+    assert line["samples"] == held.num_samples < activations.num_samples
+    assert line["fvu"] == pytest.approx(np.square(rest).sum() / np.square(x - x.mean(axis=0)).sum(), rel=1e-4)
+    assert {one["document"] for one in measure.worst_lines(found)} <= set(held.documents.tolist())
+    # Over all samples it is another measurement, though its front is the same.
+    (whole,) = measure.gap_lines(measure.run(plan, store))
+    assert whole["samples"] == activations.num_samples and whole["fvu"] != line["fvu"]
+
+
 def test_chunks_change_nothing(rows, plan, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CODES", 2_000)
     chunked = measure.run(plan, Store(tmp_path))

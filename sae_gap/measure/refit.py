@@ -1,0 +1,156 @@
+"""The best values on a given support, in double precision: of the lasso, and of least squares, which has no penalty.
+
+Non-negative values are found by block principal pivoting: with P the latents that may differ from zero, first all of the
+support, it solves `(D_PᵀD_P + μI) z_P = D_Pᵀy - λ` and exchanges at once all latents of P whose value is negative with all
+others whose correlation `d_jᵀ(y - D z)` exceeds λ, or only the last of these where whole exchanges lead nowhere. Where there
+are none, the values are the minimiser. The ridge μ is a few roundings of double precision; it lets supports hold dependent
+atoms, of which there must be some beyond input_dim, and costs at most `½μ‖z‖²`.
+
+References:
+  Portugal, Júdice & Vicente (1994), "A comparison of block pivoting and interior-point algorithms for linear least squares
+  problems with nonnegative variables", Mathematics of Computation 63(208).
+"""
+
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+import scipy.optimize
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int
+
+from sae_gap.types import Solution
+
+# Whole exchanges in a row that need not lessen the violations before one latent at a time is exchanged, and exchanges for each
+# atom of a support before its sample is left to SciPy.
+CHANCES, EXCHANGES = 3, 5
+# What a value may lie below zero, or a correlation above it, where the signal and the atoms have unit norm.
+SLACK = 1e-10
+
+
+def refit(
+    target: Float[ArrayLike, "n input_dim"],
+    dictionary: Float[ArrayLike, "input_dim num_latents"],
+    on: Bool[ArrayLike, "n num_latents"],
+    *,
+    nonneg: bool = True,
+) -> Float[np.ndarray, "n num_latents"]:
+    """`argmin_z ‖y - D z‖²` on the support of each sample, over `z ≥ 0` if `nonneg`.
+
+    Args:
+      target: y, (n, input_dim).
+      dictionary: atoms of any norm, (input_dim, num_latents).
+      on: the supports, (n, num_latents).
+      nonneg: whether values are non-negative.
+
+    Returns:
+      Codes, (n, num_latents), zero off the support.
+    """
+    codes = np.zeros(np.shape(on), np.float32)
+    for sample, place, atoms, norms, signal, length in _samples(target, dictionary, on):
+        values = _non_negative(atoms, signal, 0.0) if nonneg else _signed(atoms, signal)
+        codes[sample, place] = values * (length / norms)
+    return codes
+
+
+def lasso_on_support(
+    target: Float[ArrayLike, "n input_dim"],
+    dictionary: Float[ArrayLike, "input_dim num_latents"],
+    on: Bool[ArrayLike, "n num_latents"],
+    lam: Float[ArrayLike, "..."],
+    *,
+    nonneg: bool = True,
+) -> Solution:
+    """`argmin_z ½‖y - D z‖² + λ‖z‖₁` on the support of each sample, over `z ≥ 0` if `nonneg`.
+
+    Signed values are the differences of non-negative ones of each atom and of its negative.
+
+    Args:
+      target: y, (n, input_dim).
+      dictionary: atoms of any norm, (input_dim, num_latents).
+      on: the supports, (n, num_latents).
+      lam: λ > 0, a scalar or one for each sample, (n,) or (n, 1).
+      nonneg: whether values are non-negative.
+
+    Returns:
+      The codes with their objective and duality gap in the problem on the support.
+    """
+    codes = np.zeros(np.shape(on), np.float32)
+    weights = np.broadcast_to(np.asarray(lam, np.float64).reshape(-1), len(codes))
+    objective = 0.5 * np.sum(np.asarray(target, np.float64) ** 2, axis=1)
+    gap = np.zeros(len(codes))
+    for sample, place, atoms, norms, signal, length in _samples(target, dictionary, on):
+        penalty = weights[sample] / (length * norms)
+        both, twice = (atoms, penalty) if nonneg else (np.concatenate([atoms, -atoms]), np.tile(penalty, 2))
+        values = _non_negative(both, signal, twice)
+        rest = signal - values @ both
+        pull = both @ rest
+        # The residual, scaled into the dual's feasible set.
+        scale = np.min(np.divide(twice, pull, out=np.ones_like(pull), where=pull > twice))
+        found = 0.5 * rest @ rest + twice @ values
+        objective[sample] = length**2 * found
+        gap[sample] = length**2 * max(found - scale * (signal @ rest) + 0.5 * scale**2 * (rest @ rest), 0.0)
+        codes[sample, place] = (values if nonneg else values[: len(place)] - values[len(place) :]) * (length / norms)
+    return Solution(
+        codes=jnp.asarray(codes, jnp.float32),
+        objective=jnp.asarray(objective, jnp.float32),
+        gap=jnp.asarray(gap, jnp.float32),
+        iterations=jnp.zeros(len(codes), jnp.int32),
+        converged=jnp.asarray(gap <= 1e-6 * objective),
+    )
+
+
+def _samples(
+    target, dictionary, on
+) -> Iterator[tuple[int, Int[np.ndarray, " size"], np.ndarray, np.ndarray, np.ndarray, float]]:
+    """Of each sample with something to fit: its number, support, unit atoms and their norms, its unit signal and norm."""
+    signals, atoms, where = np.asarray(target, np.float64), np.ascontiguousarray(np.asarray(dictionary).T), np.asarray(on)
+    for sample, (signal, chosen) in enumerate(zip(signals, where, strict=True)):
+        place, length = np.flatnonzero(chosen), float(np.linalg.norm(signal))
+        if place.size and length > 0:
+            own = atoms[place].astype(np.float64)
+            norms = np.linalg.norm(own, axis=1)
+            norms[norms == 0] = 1
+            yield sample, place, own / norms[:, None], norms, signal / length, length
+
+
+def _gram(atoms: Float[np.ndarray, "size input_dim"]) -> Float[np.ndarray, "size size"]:
+    gram = atoms @ atoms.T
+    gram[np.diag_indices(len(atoms))] += 64 * len(atoms) * np.finfo(np.float64).eps
+    return gram
+
+
+def _signed(atoms: Float[np.ndarray, "size input_dim"], signal: Float[np.ndarray, " input_dim"]) -> Float[np.ndarray, " size"]:
+    """The least squares."""
+    options = {"assume_a": "pos", "overwrite_a": True, "overwrite_b": True, "check_finite": False}
+    return scipy.linalg.solve(_gram(atoms), atoms @ signal, **options)
+
+
+def _non_negative(
+    atoms: Float[np.ndarray, "size input_dim"], signal: Float[np.ndarray, " input_dim"], penalty: Float[ArrayLike, "..."]
+) -> Float[np.ndarray, " size"]:
+    """The non-negative values, less whose penalty a signal of unit norm is fitted."""
+    size = len(atoms)
+    gram, pull = _gram(atoms), atoms @ signal - penalty
+    passive, fewest, chances = np.ones(size, bool), size + 1, CHANCES
+    for _ in range(EXCHANGES * size):
+        inside = np.flatnonzero(passive)
+        values = np.zeros(size)
+        if inside.size:
+            factor = scipy.linalg.cho_factor(gram[np.ix_(inside, inside)], lower=True, overwrite_a=True, check_finite=False)
+            values[inside] = scipy.linalg.cho_solve(factor, pull[inside], check_finite=False)
+        wrong = np.where(passive, values < -SLACK, pull - gram @ values > SLACK)
+        count = int(np.count_nonzero(wrong))
+        if not count:
+            return np.maximum(values, 0)
+        if count < fewest:
+            fewest, chances = count, CHANCES
+        elif chances:
+            chances -= 1
+        else:
+            wrong = np.arange(size) == np.flatnonzero(wrong)[-1]
+        passive ^= wrong
+    # With G = L Lᵀ, half of ‖Lᵀz - L⁻¹(Dᵀy - λ)‖² is the objective but for a constant.
+    lower = scipy.linalg.cholesky(gram, lower=True)
+    return scipy.optimize.nnls(lower.T, scipy.linalg.solve_triangular(lower, pull, lower=True))[0]

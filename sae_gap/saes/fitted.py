@@ -1,0 +1,99 @@
+"""SAEs that this suite fitted, from the files that `sae_gap.models` keeps under results/models/."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from sae_gap import checkpoints, identity
+from sae_gap.encoders.base import AmortisedEncoder
+from sae_gap.encoders.batchtopk import BatchTopK
+from sae_gap.encoders.gated import Gated
+from sae_gap.encoders.jumprelu import JumpReLU
+from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
+from sae_gap.encoders.relu import ReLU
+from sae_gap.encoders.topk import TopK
+from sae_gap.saes import own, saelens
+from sae_gap.saes.base import SAE
+from sae_gap.saes.tensors import Config, Tensors
+from sae_gap.types import Model
+
+WEIGHTS = "<step>-end.npz"
+
+
+def _without_options(kind: type[AmortisedEncoder]) -> Callable[[Config, int], AmortisedEncoder]:
+    return lambda described, most: kind()
+
+
+# Of their hyper-parameters, what inference asks for is the number of latents of TopK alone: the rest is of training.
+_ENCODERS: dict[str, Callable[[Config, int], AmortisedEncoder]] = {
+    identity.qualified(TopK): lambda described, most: TopK(described.among("k", described.size("k"), most))
+}
+_ENCODERS |= {
+    identity.qualified(kind): _without_options(kind) for kind in (ReLU, JumpReLU, Gated, BatchTopK, MatryoshkaBatchTopK)
+}
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of this name is the end of a fit."""
+    return re.fullmatch(r"\d{6,18}-end\.npz", name) is not None
+
+
+def load(path: Path) -> SAE:
+    """The SAE that a finished fit of `SparseAutoencoder` ended with.
+
+    Args:
+      path: of the file that is called `<step>-end.npz`.
+
+    Returns:
+      The SAE.
+
+    Raises:
+      ValueError: the file is damaged, or of another learner or encoder; the message names the fault and the mend.
+    """
+    learner, source = (Config(path, _read(path, {}).note).part(name) for name in ("learner", "source"))
+    described = learner.part("encoder")
+    trained, encoder = (part.text("class", "") for part in (learner, described))
+    name = trained.rpartition(".")[2]
+    if not name:
+        raise ValueError(f"{path} does not tell what it is a fit of; fit it again.")
+    if not described.entries:
+        raise ValueError(
+            f"{path} is of {name}, which learns no encoder; write its atoms by numpy.save and give them as a dictionary."
+        )
+    if encoder not in _ENCODERS:
+        raise ValueError(
+            f"{path} is of an encoder that cannot be read, {encoder.rpartition('.')[2]}; give a fit of "
+            f"{', '.join(kind.rpartition('.')[2] for kind in _ENCODERS)}."
+        )
+    input_dim, num_latents = source.size("input_dim"), source.size("num_latents")
+    kind = _ENCODERS[encoder](described, num_latents)
+    saved = _read(path, {"model": _blank(kind, input_dim, num_latents)})
+    config, arrays = own.as_saelens(saved.parts["model"], kind)
+    sae = saelens.assemble(Config(path, config), lambda: Tensors(path, arrays))
+    seed = source.entries.get("seed")
+    notes = {"fit": path.parent.name, "learner": name, "seed": seed, "data": source.entries.get("data")}
+    entries = tuple((note, str(value)) for note, value in notes.items() if value is not None)
+    return dataclasses.replace(sae, library="sae_gap", architecture=kind.name, entries=entries)
+
+
+def _read(path: Path, like: dict[str, Any]) -> checkpoints.Saved:
+    try:
+        return checkpoints.read_or_raise(path, like)
+    except FileNotFoundError:
+        raise ValueError(f"{path} is not a file; check the path.") from None
+    except ValueError as error:
+        raise ValueError(f"{error}; fit it again.") from None
+
+
+def _blank(encoder: AmortisedEncoder, input_dim: int, num_latents: int) -> Model:
+    """The shapes of a model with this encoder."""
+    dtype = jnp.zeros(()).dtype
+    weight = jax.ShapeDtypeStruct((input_dim, num_latents), dtype)
+    parameters = eqx.filter_eval_shape(encoder.parameters, weight)
+    return Model(weight, jax.ShapeDtypeStruct((input_dim,), dtype), parameters)  # type: ignore[arg-type]
