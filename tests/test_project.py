@@ -93,7 +93,7 @@ def pins():
 def test_constraints_are_exact_and_cover_every_dependency():
     pinned = {match[1].lower().replace("_", "-"): Version(match[2]) for match in pins()}
     wanted = [Requirement(line) for line in PROJECT["dependencies"]]
-    for extra in ("peers", "notebooks", "test"):
+    for extra in ("docs", "peers", "notebooks", "test"):
         wanted += [Requirement(line) for line in PROJECT["optional-dependencies"][extra]]
     for requirement in wanted:
         if requirement.name != PROJECT["name"]:
