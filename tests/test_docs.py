@@ -2,11 +2,8 @@
 
 import re
 import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "docs"))
 import reference
 
 WITH_FAULTS = '''"""A module."""
