@@ -1,4 +1,4 @@
-"""Every notebook runs from top to bottom, in this interpreter's own environment, and shows its figures; alone, it installs all."""
+"""Every notebook runs from top to bottom in this very environment and shows its figures; alone, it installs the suite first."""
 
 import json
 import os
