@@ -89,7 +89,10 @@ def test_a_public_face_answers_for_what_it_lists(invented):
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
-    reference.build(folder, ["sae_gap", "sae_gap.lasso", "sae_gap.types", "sae_gap.solvers.coding", "sae_gap.solvers"])
+    reference.build(
+        folder,
+        ["sae_gap", "sae_gap.lasso", "sae_gap.types", "sae_gap.solvers.coding", "sae_gap.solvers", "sae_gap.metrics.gap"],
+    )
     return folder
 
 
@@ -98,13 +101,15 @@ def test_a_page_has_arguments_types_and_mathematics_and_needs_no_network(pages):
     for section in ("Arguments:", "Returns:", "Raises:"):
         assert f">{section}</h6>" in page
     assert re.search(r"<strong>chunk_size:</strong>\s+samples solved at once", page)
-    for text in (page, (pages / "sae_gap/lasso.html").read_text(), (pages / "sae_gap/types.html").read_text()):
-        assert "jaxlib._jax" not in text and "Union[jax" not in text and "field number" not in text
+    for text in (page, *((pages / f"sae_gap/{name}.html").read_text() for name in ("lasso", "types", "metrics/gap"))):
+        assert "jaxlib._jax" not in text and "Union[jax" not in text
+        assert "field number" not in text and "new instance of" not in text
         assert 'src="http' not in text and "<em>" not in text
     assert "ArrayLike" in page
     face = (pages / "sae_gap.html").read_text()
     assert re.search("½ ?‖y", face)
     assert 'id="sparse_code"' in face and 'href="sae_gap/types.html"' in face
+    assert re.search("sae_gap.lasso</a></code>:\\s+The lasso", face)
     # Fields of a dataclass are told by its text.
     assert 'id="Setting.num_latents"' not in face and re.search(r"<strong>num_latents:</strong>\s+number of concepts", face)
 
