@@ -1,5 +1,8 @@
 """The reference: everything public says what it is, and the pages made of that hold together."""
 
+import ast
+import importlib
+import inspect
 import re
 import sys
 
@@ -74,6 +77,18 @@ def test_every_public_name_says_what_it_is():
     assert {"sae_gap", "sae_gap.solvers.coding", "sae_gap.measure.front"} <= {*names}
     assert not [name for name in names if "__main__" in name]
     assert [fault for name in names for fault in reference.undocumented(name)] == []
+
+
+def test_mathematics_is_written_in_one_way():
+    """In Unicode, between single backticks: ½‖y − D z‖², neither ASCII nor LaTeX."""
+    others = re.compile(r"``|\|\||\^[T0-9{]|:math:|\\[a-z]+\{|\$[^$\n]+\$")
+    faults = []
+    for name in reference.module_names():
+        tree = ast.parse(inspect.getsource(importlib.import_module(name)))
+        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        texts = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+        faults += [f"{name}: {text}" for text in texts if others.search(text)]
+    assert faults == []
 
 
 def test_what_says_nothing_is_found(invented):
