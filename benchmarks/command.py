@@ -222,7 +222,7 @@ def read_study(bench: Any, arguments: Sequence[str] | None = None) -> Read:
             raise cli.UsageError(f"--{name} is empty; name a folder.")
     results_dir = pathlib.Path(given["results_dir"])
     models_dir = results_dir / "models" if given["models_dir"] is None else pathlib.Path(given["models_dir"])
-    command = f"python -m benchmarks.{bench.name} {shlex.join(sys.argv[1:] if arguments is None else arguments)}".strip()
+    command = f"{cli.COMMAND}{bench.name} {shlex.join(sys.argv[1:] if arguments is None else arguments)}".strip()
     shard = cli.parse_shard(given["shard"])
     return Read(preset, sources, every, names, results_dir, models_dir, shard, given["dry_run"], data, command)
 

@@ -112,7 +112,7 @@ def main() -> None:
         "seconds": f"{time.perf_counter() - began:.0f}",
         "peak memory": f"{devices.peak_memory():.1f} GiB",
     }
-    command = f"python -m benchmarks.measure_sae {shlex.join(sys.argv[1:])}"
+    command = f"{cli.COMMAND}measure_sae {shlex.join(sys.argv[1:])}"
     sys.stdout.write(measured.write(folder, rows, command, notes) + "\n")
     logging.info("%s; read %s", ", ".join(f"{name}: {note}" for name, note in notes.items()), folder / "report.html")
 

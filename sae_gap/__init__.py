@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sae_gap.types import Split as Split
     from sae_gap.types import Task as Task
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "sae_gap.activations": ("open_activations", "save_activations"),

@@ -40,6 +40,7 @@ RECIPES = {
     "matryoshka": Recipe(None, MatryoshkaBatchTopK, 1e-3, 0.0),
     "gated": Recipe(None, lambda k: Gated(), 1e-3, 0.5),
 }
+# The SAEs of the paper, which are in every study.
 PUBLISHED = tuple(name for name, recipe in RECIPES.items() if recipe.published is not None)
 
 

@@ -47,6 +47,7 @@ class Codes(eqx.Module):
 
     @property
     def dtype(self) -> np.dtype:
+        """The type of the values."""
         return self.values.dtype
 
     def __len__(self) -> int:

@@ -215,6 +215,7 @@ class Program:
         return self._advance((self._learner, data, np.int32(stop)), begun, self._static[1])
 
     def end(self, begun: PyTree) -> Model:
+        """The model that a fit has reached."""
         return self._end(self._learner, begun[1], self._static[1])
 
     def run(

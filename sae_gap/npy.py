@@ -14,7 +14,9 @@ _LONGEST = 4_096
 class Readable(Protocol):
     """A file, or a member of an archive."""
 
-    def read(self, size: int, /) -> bytes: ...
+    def read(self, size: int, /) -> bytes:
+        """The next bytes, as many as asked for or as are left."""
+        ...
 
 
 class Header(NamedTuple):

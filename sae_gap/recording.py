@@ -42,6 +42,7 @@ class Recording:
             check_size("num_latents", self.num_latents)
 
     def task(self) -> Task:
+        """The splits of the file, with the seed of this recording."""
         return dataclasses.replace(self._content()[0], seed=self.seed)
 
     def _content(self) -> tuple[Task, str]:
@@ -55,10 +56,12 @@ class Recording:
 
     @property
     def input_dim(self) -> int:
+        """Dimension of the signals."""
         return self._content()[0].input_dim
 
     @property
     def num_train(self) -> int:
+        """Number of training samples."""
         return len(self._content()[0].train.signals)
 
     def asdict(self) -> dict[str, Any]:
@@ -102,6 +105,7 @@ def _split(whole: Activations, num_latents: int | None, held_out: float) -> Task
     return Task(train, held, held, num_latents=num_latents)
 
 
+# Where the data of a study comes from.
 Source = Setting | Recording
 
 

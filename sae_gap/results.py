@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+# A line of results: a value for each column.
 Row = dict[str, Any]
 # The columns that say how large the problem of a row is: those of every table, and the others that a sweep may vary.
 CELL = ("num_latents", "sparsity", "num_samples")

@@ -42,10 +42,12 @@ class Job:
 
     @property
     def name(self) -> str:
+        """A hash of its rows, the same in every process."""
         return results.key({"rows": sorted(self.keys.values())})
 
     @property
     def learner(self) -> Learner:
+        """The learner that its methods share."""
         return self.methods[0].learner
 
     @property

@@ -9,6 +9,7 @@ from sae_gap.metrics import METRICS
 from sae_gap.metrics.base import Metric
 from sae_gap.recording import Source
 
+# `strict`: learners see the training split alone, and codes are certified; `paper`: as published.
 PROTOCOLS = ("strict", "paper")
 Scalar = str | int | float | bool | None
 

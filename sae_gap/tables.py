@@ -10,6 +10,7 @@ from typing import Any
 
 from sae_gap.results import CELL, SIZES, Row, write_atomically
 
+# Columns that tell the lines of a summary apart, beside those in which its rows differ.
 BY = ("method", *CELL)
 
 # Rows that differ in one of these are different experiments: a mean over them would pass for a mean over seeds.

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from sae_gap.codes import Codes
 
+# The splits of a task: to learn from, to score in distribution, and to score out of it.
 SPLITS = ("train", "id", "ood")
 
 
@@ -122,6 +123,7 @@ class Setting:
         return min(self.num_samples // 2, 2_500) if self.stream else self.num_samples // 2
 
     def asdict(self) -> dict[str, Any]:
+        """What tells settings apart, as rows and keys have it."""
         values = dataclasses.asdict(self)
         # What few settings have is not said of the others, so that their keys are those they have always had.
         defaults = {"stream": False, "padded_dim": None}
@@ -139,6 +141,7 @@ class Split(eqx.Module):
 
     @property
     def labels(self) -> Bool[Array, " n"] | None:
+        """What the probe predicts: whether latent 0 exceeds one half."""
         return None if self.codes is None else self.codes[:, 0] > 0.5
 
 
@@ -158,6 +161,7 @@ class Task(eqx.Module):
 
     @property
     def input_dim(self) -> int:
+        """Dimension of the signals."""
         return self.train.signals.shape[1]
 
 

@@ -1,15 +1,22 @@
-"""Every notebook runs from top to bottom, in this interpreter's own environment, and shows its figures."""
+"""Every notebook runs from top to bottom in this very environment and shows its figures; alone, it installs the suite first."""
 
 import json
+import os
+import re
+import shutil
 import sys
 from pathlib import Path
 
+import address
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# What a reader would type into the form for a trial.
+TRIAL = {"NUM_SAMPLES": 400, "NUM_SEEDS": 2, "EPOCHS": 30, "VISITS": 20}
 
 
 @pytest.fixture
@@ -25,16 +32,106 @@ def this_python(tmp_path, monkeypatch):
     return "python3"
 
 
+def fields(notebook):
+    """The form of the first cell of code: names, values as they are typed, and types."""
+    return re.findall(r'^([A-Z_]+) = (.+?)  # @param {type: "(\w+)"}$', notebook.cells[1].source, flags=re.MULTILINE)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path, this_python):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
+    for name, value, _ in fields(notebook):
+        typed = f"{name} = {TRIAL.get(name, value)}  #"
+        notebook.cells[1].source = notebook.cells[1].source.replace(f"{name} = {value}  #", typed)
     client = NotebookClient(notebook, timeout=300, kernel_name=this_python, resources={"metadata": {"path": str(ROOT)}})
     client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert not [output for output in outputs if output.output_type == "error"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+    assert "sae_gap" in notebook.cells[1].outputs[0].text and "cpu" in notebook.cells[1].outputs[0].text.lower()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_form_holds_the_sizes_and_the_rest_of_the_cell_is_that_of_every_notebook(path):
+    notebook = nbformat.read(path, as_version=4)
+    form = {name: (value, kind) for name, value, kind in fields(notebook)}
+    assert {"NUM_LATENTS", "SPARSITY", "NUM_SAMPLES"} <= {*form} and {*form} & {"EPOCHS", "VISITS"}
+    for value, kind in form.values():
+        assert re.fullmatch({"integer": r"\d+", "number": r"\d*\.?\d+", "string": r'""'}[kind], value)
+    rest = "".join(cell.source for cell in notebook.cells[2:] if cell.cell_type == "code")
+    assert [name for name in form if name not in rest] == []
+    first = nbformat.read(NOTEBOOKS[0], as_version=4).cells[1].source
+    assert notebook.cells[1].source.partition("\n\n")[2] == first.partition("\n\n")[2]
 
 
 def test_there_is_one_to_run():
     assert [path.stem for path in NOTEBOOKS] == ["dictionary_learning", "quickstart", "your_own_sae"]
+
+
+def test_the_address_is_that_of_the_project(monkeypatch):
+    for path in NOTEBOOKS:
+        notebook = json.loads(path.read_text())
+        assert address.addressed(notebook, path.name, address.address(ROOT)) == notebook
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """Writes a project of an address, with one notebook, and gives what becomes of that."""
+
+    def write(url):
+        (tmp_path / "notebooks").mkdir(exist_ok=True)
+        shutil.copy(NOTEBOOKS[1], tmp_path / "notebooks")
+        urls = f'[project.urls]\nRepository = "{url}"\n' if url else ""
+        (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "sae_gap"\n{urls}')
+        address.main(tmp_path)
+        return nbformat.read(tmp_path / "notebooks" / NOTEBOOKS[1].name, as_version=4)
+
+    return write
+
+
+def test_a_badge_stands_under_the_title_where_the_address_is_on_github(alone):
+    for url in (
+        "https://github.com/someone/suite",
+        "https://github.com/someone/suite.git",
+        "https://github.com/someone/suite/",
+    ):
+        notebook = alone(url)
+        title, empty, badge, *_ = notebook.cells[0].source.splitlines()
+        assert title.startswith("# ") and empty == ""
+        assert badge.startswith("[![") and badge.endswith("/github/someone/suite/blob/main/notebooks/quickstart.ipynb)")
+        assert 'REPOSITORY = "https://github.com/someone/suite"' in notebook.cells[1].source
+    # Written twice or taken back, nothing is left over.
+    once = json.loads((ROOT / "notebooks" / "quickstart.ipynb").read_text())
+    with_badge = address.addressed(once, "quickstart.ipynb", "https://github.com/someone/suite")
+    assert address.addressed(with_badge, "quickstart.ipynb", "https://github.com/someone/suite") == with_badge != once
+    assert address.addressed(with_badge, "quickstart.ipynb", "") == address.addressed(once, "quickstart.ipynb", "")
+    assert "[![" not in alone("https://example.org/suite").cells[0].source
+
+
+def test_opened_alone_its_first_cell_installs_the_suite_from_the_address(alone, this_python, tmp_path, monkeypatch):
+    site, empty = tmp_path / "site", tmp_path / "empty"
+    site.mkdir()
+    empty.mkdir()
+    # An interpreter that has all but the suite: the editable install of this checkout is taken off.
+    (site / "sitecustomize.py").write_text(
+        "import sys\nsys.meta_path[:] = [each for each in sys.meta_path if '__edit' not in getattr(each, '__module__', '')]\n"
+    )
+    leave = shutil.ignore_patterns(".*", "results", "build", "dist", "*.egg-info", "__pycache__", "tests")
+    shutil.copytree(ROOT, tmp_path / "tree", ignore=leave)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    for name, value in {"TARGET": str(site), "NO_DEPS": "1", "NO_BUILD_ISOLATION": "0", "NO_INDEX": "1"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+
+    def first_cell(url):
+        notebook = alone(url)
+        cell = notebook.cells[1]
+        cell.source += "\nprint(sae_gap.__file__)"
+        notebook.cells = [cell]
+        client = NotebookClient(notebook, timeout=120, kernel_name=this_python, resources={"metadata": {"path": str(empty)}})
+        client.execute()
+        return "".join(output.get("text", "") for output in cell.outputs)
+
+    with pytest.raises(CellExecutionError, match="put the address of its repository"):
+        first_cell("")
+    assert f"{site}{os.sep}sae_gap{os.sep}__init__.py" in first_cell(str(tmp_path / "tree"))

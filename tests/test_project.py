@@ -1,5 +1,6 @@
-"""What a stranger meets first: the README's code runs, and names only what is there; versions and pins agree."""
+"""What a stranger meets first: code, commands and links of the README and the guides; versions and pins agree."""
 
+import copy
 import importlib
 import re
 import shlex
@@ -12,73 +13,127 @@ from packaging.version import Version
 
 import sae_gap
 from benchmarks import all as every
-from benchmarks import measure_sae
+from sae_gap import __main__ as command
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT, SETUPTOOLS = PYPROJECT["project"], PYPROJECT["tool"]["setuptools"]
+# The README, and every guide beside the code that it explains.
+FOLDERS = ("benchmarks", "notebooks", "sae_gap")
+PAGES = [ROOT / "README.md", *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("README.md")))]
+GUIDES = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
+README = GUIDES["README.md"]
+BINARIES = command.purposes()
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+def blocks(language, text):
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def test_the_readme_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys):
+def commands(text):
+    """Every line for a shell, without what follows it in the line."""
+    for block in blocks("sh", text):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in line.split("&&"):
+                if words := shlex.split(part, comments=True):
+                    yield words
+
+
+def test_there_are_guides():
+    wanted = {"README.md", "benchmarks/README.md", "notebooks/README.md", "sae_gap/README.md", "sae_gap/saes/README.md"}
+    assert wanted <= {*GUIDES}
+    linked = {target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", README)}
+    assert wanted - {"README.md"} <= linked
+
+
+@pytest.mark.parametrize("name", [name for name, text in GUIDES.items() if blocks("python", text)])
+def test_the_code_of_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    namespace = {"__name__": "readme"}
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), namespace)
-    assert {row["method"] for row in namespace["rows"]} == {"sae_squared", "frozen_squared", "samples"}
-    assert "dead_ood" in capsys.readouterr().out
+    namespace = {"__name__": "page"}
+    for block in blocks("python", GUIDES[name]):
+        exec(compile(block, name, "exec"), namespace)
+    if name == "sae_gap/README.md":
+        assert {row["method"] for row in namespace["rows"]} == {"sae_squared", "frozen_squared", "samples"}
+        assert "dead_ood" in capsys.readouterr().out
 
 
-def test_links_and_images_of_the_readme_are_there():
-    targets = re.findall(r"\]\(([^)#]+)\)", README)
-    missing = [target for target in targets if "://" not in target and not (ROOT / target).exists()]
-    assert targets and missing == []
+def anchors(text):
+    """The anchors that GitHub gives to headings."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_the_makefile_has_every_target_that_the_readme_calls():
+@pytest.mark.parametrize("name", [*GUIDES, "RESULTS.md", "CHANGELOG.md"])
+def test_links_and_images_of_a_page_are_there(name):
+    text = GUIDES.get(name) or (ROOT / name).read_text()
+    missing = []
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        path, _, anchor = target.partition("#")
+        other = (ROOT / name).parent / path if path else ROOT / name
+        if "://" not in target and (
+            not other.exists() or (anchor and other.suffix == ".md" and anchor not in anchors(other.read_text()))
+        ):
+            missing.append(target)
+    assert missing == []
+
+
+def test_the_makefile_has_every_target_that_a_page_calls():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
-    called = {line.split()[1] for block in blocks("sh") for line in block.splitlines() if line.startswith("make ")}
-    assert called | set(re.findall(r"`make ([a-z]+)", README)) <= targets
+    for text in GUIDES.values():
+        called = {words[1] for words in commands(text) if words[0] == "make"}
+        assert called | set(re.findall(r"`make ([a-z]+)", text)) <= targets
+    assert targets - {"format", "lint", "clean"} <= set(re.findall(r"make ([a-z]+)", "".join(GUIDES.values())))
 
 
-def test_the_benchmarks_have_every_flag_and_method_that_the_readme_names():
-    benches = [every.bench_of(name) for name in every.STUDIES]
-    flags = {flag for bench in benches for flag in bench.flags} | {*every.FLAGS, *measure_sae.FLAGS}
-    named = {name for bench in benches for name in bench.names}
-    # Whatever a line of a shell gives to a module of ours is a flag of that very module, with a value that it takes.
-    for block in blocks("sh"):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            modules = [word.removeprefix("benchmarks.") for word in words if word.startswith("benchmarks.")]
-            if not modules:
+def binary_of(words):
+    """The binary that a command calls, and its words; None for another program."""
+    for at, word in enumerate(words):
+        if word.startswith("benchmarks.") and words[at - 1] == "-m":
+            return word.removeprefix("benchmarks."), words[at + 1 :]
+        if Path(word).name == "sae-gap" and words[at + 1 :]:
+            return command.ALIASES.get(words[at + 1], words[at + 1]), words[at + 2 :]
+    return None
+
+
+def test_every_command_of_a_page_parses():
+    parsed = 0
+    for name, text in GUIDES.items():
+        for words in commands(text):
+            if words[0] == "make" and (given := [word[5:] for word in words if word.startswith("ARGS=")]):
+                target = {"bench": "amortisation_gap", "studies": "all"}[words[1]]
+                words = ["-m", f"benchmarks.{target}", *shlex.split(given[0])]
+            found = binary_of(words)
+            if found is None:
                 continue
-            module = importlib.import_module(f"benchmarks.{modules[0]}")
-            own = module.BENCH.flags if hasattr(module, "BENCH") else module.FLAGS
-            given = dict(word[2:].partition("=")[::2] for word in words if word.startswith("--"))
-            assert set(given) <= {*own}, line
-            flags |= {*own}
-            if hasattr(module, "BENCH"):
-                assert {*filter(None, given.get("methods", "").split(","))} <= {*module.BENCH.names, "all"}, line
-                assert given.get("preset", "quick") in module.BENCH.presets, line
-    assert {"data", "preset", "protocol", "shard", "dry_run"} <= set(re.findall(r"--([a-z_]+)", README)) & flags
-    given = {flag for block in blocks("sh") for flag in re.findall(r"--([a-z_]+)=", block)}
-    assert given | set(re.findall(r"`--([a-z_]+)", README)) <= flags
-    methods = set(re.findall(r"`([a-z_]+)`", README)) & named
-    assert {"dl_fista", "linear_probe", "fista_oracle", "spams", "sklearn"} <= methods
+            module = importlib.import_module(f"benchmarks.{found[0]}")
+            bench = getattr(module, "BENCH", None)
+            flags = copy.deepcopy(bench.flags if bench else module.FLAGS)
+            assert flags([found[0], *found[1]]) == [found[0]], (name, words)
+            if bench:
+                assert {*(flags["methods"].value or ())} <= {*bench.names, "all"}, (name, words)
+                assert flags["preset"].value in bench.presets, (name, words)
+            parsed += 1
+    assert parsed >= 15
 
 
-def test_the_readme_names_every_study():
-    assert {name for name in every.STUDIES if f"`{name}`" not in README and f"benchmarks.{name}" not in README} == set()
+def test_every_flag_method_and_study_that_a_page_names_is_there():
+    benches = [every.bench_of(name) for name in every.STUDIES]
+    modules = [importlib.import_module(f"benchmarks.{name}") for name in BINARIES]
+    flags = {flag for module in modules for flag in (module.BENCH.flags if hasattr(module, "BENCH") else module.FLAGS)}
+    for name, text in GUIDES.items():
+        assert set(re.findall(r"`--([a-z_]+)", text)) - {"help", "version"} <= flags, name
+    text = GUIDES["benchmarks/README.md"]
+    named = {name for bench in benches for name in bench.names}
+    assert {"dl_fista", "linear_probe", "fista_oracle", "spams", "sklearn"} <= set(re.findall(r"`([a-z_]+)`", text)) & named
+    assert [name for name in BINARIES if f"`{name}`" not in text] == []
 
 
 def test_versions_agree():
     citation = (ROOT / "CITATION.cff").read_text()
     changelog = (ROOT / "CHANGELOG.md").read_text()
-    assert PROJECT["version"] == sae_gap.__version__
+    # setuptools reads it from the package, without importing that.
+    assert PROJECT["dynamic"] == ["version"] and SETUPTOOLS["dynamic"]["version"] == {"attr": "sae_gap.__version__"}
     assert f"\nversion: {sae_gap.__version__}\n" in citation
     assert f"## [{sae_gap.__version__}]" in changelog
 
@@ -91,7 +146,7 @@ def pins():
 def test_constraints_are_exact_and_cover_every_dependency():
     pinned = {match[1].lower().replace("_", "-"): Version(match[2]) for match in pins()}
     wanted = [Requirement(line) for line in PROJECT["dependencies"]]
-    for extra in ("peers", "notebooks", "test"):
+    for extra in ("docs", "peers", "notebooks", "test"):
         wanted += [Requirement(line) for line in PROJECT["optional-dependencies"][extra]]
     for requirement in wanted:
         if requirement.name != PROJECT["name"]:

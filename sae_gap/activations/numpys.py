@@ -14,6 +14,7 @@ from sae_gap.npy import Header, read_header
 
 
 def read_npy(path: pathlib.Path, key: str | None) -> Table:
+    """The rows of an .npy file, with the documents that a file beside it names."""
     if key is not None:
         raise RefusedError(f"{path} holds one array, which has no name; leave out the key {key!r}.")
     companion = path.with_suffix(f".{DOCUMENTS}.npy")
@@ -38,6 +39,7 @@ def _checked(header: Header, there: int) -> Header:
 
 
 def read_npz(path: pathlib.Path, key: str | None) -> Table:
+    """The rows of an array in an .npz file, with the documents that another one names."""
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     name = choose(path, list(members), key)

@@ -62,10 +62,12 @@ class Activations:
 
     @property
     def num_samples(self) -> int:
+        """Number of rows."""
         return int((self._runs[:, 1] - self._runs[:, 0]).sum())
 
     @property
     def input_dim(self) -> int:
+        """Dimension of a row."""
         return self._tables[0].width
 
     @property

@@ -29,6 +29,7 @@ class RefusedError(Exception):
 
 
 def choose(path: pathlib.Path, names: Sequence[str], key: str | None) -> str:
+    """The name of the array to read: the one asked for, else `activations`, else the only one that there is."""
     said = ", ".join(repr(name) for name in names[:8]) + (", ..." if len(names) > 8 else "")
     if key is not None:
         if key not in names:

@@ -14,6 +14,7 @@ _TENSORS = {"F16": "<f2", "BF16": ml_dtypes.bfloat16, "F32": "<f4", "F64": "<f8"
 
 
 def read_safetensors(path: pathlib.Path, key: str | None) -> Table:
+    """The rows of a tensor in a .safetensors file, with the documents that another one names."""
     # The library checks the header, but has no bfloat16 for numpy, nor a map of the file.
     with safe_open(path, framework="numpy") as file:
         names = list(file.keys())

@@ -114,6 +114,7 @@ class AmortisedEncoder(Encoder):
         return model
 
     def preactivations(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+        """`(y - b) W + c`."""
         return model.encoder(signals - model.bias)
 
 

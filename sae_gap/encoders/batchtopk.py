@@ -11,6 +11,8 @@ from sae_gap.types import Model
 
 
 class BatchTopKParameters(eqx.Module):
+    """The affine map and θ, the one threshold of all latents."""
+
     affine: Affine
     threshold: Float[Array, ""]
 

@@ -9,6 +9,8 @@ from sae_gap.encoders.base import Affine, AmortisedEncoder, rectangle
 
 
 class JumpReLUParameters(eqx.Module):
+    """The affine map and the logarithm of each latent's threshold θ."""
+
     affine: Affine
     log_threshold: Float[Array, " num_latents"]
 

@@ -8,6 +8,7 @@ from sae_gap import names
 from sae_gap.figures import log_axes, style
 from sae_gap.results import CELL
 
+# The relative duality gap that the solvers are timed to.
 TARGET = 1e-6
 # Gaps below what double precision can tell are drawn at its edge.
 _LEAST = 1e-16

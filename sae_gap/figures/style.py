@@ -19,10 +19,13 @@ from matplotlib.transforms import Bbox
 
 from sae_gap import names, results
 
+# What figures are drawn from.
 Rows = Iterable[Mapping[str, Any]]
+# A place in a figure, (x, y).
 Point = tuple[float, float]
 _P, _R = ParamSpec("_P"), TypeVar("_R")
 
+# What matplotlib is told within a figure of the suite, and nowhere else.
 STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.labelsize": 9,
@@ -42,7 +45,9 @@ STYLE: dict[Any, Any] = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
+# Width of a figure in inches, that of a page of text.
 WIDTH = 6.4
+# Matplotlib's pattern of a dashed line.
 DASHED = (0, (4, 2))
 INK, QUIET = "#333333", "#555555"
 _LINE = 1.3

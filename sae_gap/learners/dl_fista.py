@@ -13,6 +13,8 @@ from sae_gap.types import Model, Split
 
 
 class DLFistaState(eqx.Module):
+    """The dictionary and the codes after `round` rounds, and the relative change of the dictionary in the last one."""
+
     dictionary: Float[Array, "input_dim num_latents"]
     codes: Float[Array, "n num_latents"]
     change: Float[Array, ""]

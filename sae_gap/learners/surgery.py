@@ -11,6 +11,7 @@ from sae_gap.learners.base import Learner
 from sae_gap.matching import match_atoms
 from sae_gap.types import Task
 
+# The lengths that atoms may be given: one for all, or that of the true atom of each.
 COLUMNS = ("renormed", "oracle_norms")
 
 

@@ -14,6 +14,7 @@ from sae_gap.lasso import product
 
 # Above this largest |cosine| an atom is nearly another one.
 DUPLICATE = 0.95
+# Percentiles of each atom's largest |cosine| that a description keeps.
 QUANTILES = tuple(range(101))
 # Floats of the cosines that are held at once.
 _COSINES = 2**24

@@ -67,7 +67,8 @@ def _online_work(num_samples: int, input_dim: int, num_latents: int) -> float:
     return _learner(num_samples, num_latents).work(num_samples, input_dim, num_latents)
 
 
-# A new one is a function here and a line; its label and colour are in `sae_gap.names`.
+# The dictionaries that a subject is held against, by name. A new one is a function here and a line; its label and colour are in
+# `sae_gap.names`.
 CONTROLS = {
     "random": Control(_random),
     "samples": Control(_samples, fewest=lambda num_latents: num_latents),

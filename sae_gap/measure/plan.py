@@ -31,6 +31,7 @@ from sae_gap.measure.summary import pack
 from sae_gap.results import Row
 from sae_gap.solvers import match_l0, sparse_code
 
+# The name of the study in its rows.
 STUDY = "measure_sae"
 # Raised whenever a row comes to hold something else, so that earlier rows are measured again.
 FORM = 1

@@ -42,10 +42,12 @@ class Subject:
 
     @property
     def num_latents(self) -> int:
+        """Number of atoms."""
         return self.dictionary.shape[1]
 
     @property
     def input_dim(self) -> int:
+        """Dimension of the atoms."""
         return self.dictionary.shape[0]
 
 

@@ -2,6 +2,7 @@
 
 from sae_gap.metrics import classification, dictionary, gap, recovery, support
 
+# All metrics, which a study takes unless it names its own.
 METRICS = (recovery.measure, dictionary.measure, support.measure, classification.measure, gap.measure)
 
 __all__ = ["METRICS"]

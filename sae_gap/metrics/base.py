@@ -12,6 +12,7 @@ from sae_gap.encoders.base import unit_atoms
 from sae_gap.matching import Match, match_atoms
 from sae_gap.types import Model, Solution, Split, Task
 
+# The splits that metrics score.
 SCORED = ("id", "ood")
 
 

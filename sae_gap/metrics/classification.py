@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from sae_gap import matching
 from sae_gap.codes import Codes
@@ -128,8 +128,11 @@ def roc_auc(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) 
     areas = np.full(codes.shape[1], 0.5)
     if num_positive == 0 or num_negative == 0:
         return areas
+    # Loading scipy.stats takes longer than all else of a binary's --help.
+    from scipy.stats import rankdata
+
     for start in range(0, codes.shape[1], _COLUMNS_AT_A_TIME):
-        ranks = stats.rankdata(codes[:, start : start + _COLUMNS_AT_A_TIME].T, axis=1)
+        ranks = rankdata(codes[:, start : start + _COLUMNS_AT_A_TIME].T, axis=1)
         wins = ranks[:, labels].sum(axis=1) - num_positive * (num_positive + 1) / 2
         areas[start : start + _COLUMNS_AT_A_TIME] = wins / (num_positive * num_negative)
     return areas

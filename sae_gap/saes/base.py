@@ -59,10 +59,12 @@ class SAE(eqx.Module):
 
     @property
     def input_dim(self) -> int:
+        """Dimension of the activations."""
         return self.model.decoder.shape[0]
 
     @property
     def num_latents(self) -> int:
+        """Number of latents."""
         return self.model.decoder.shape[1]
 
     def target(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:

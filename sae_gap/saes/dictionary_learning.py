@@ -9,6 +9,7 @@ from sae_gap.saes.base import SAE, Activation
 from sae_gap.saes.pickles import read_pt
 from sae_gap.saes.tensors import Config, Tensors, read_json
 
+# The files that the library writes.
 WEIGHTS, CONFIG = "ae.pt", "config.json"
 _CLASSES = (
     *("AutoEncoder", "AutoEncoderNew", "AutoEncoderTopK", "BatchTopKSAE", "MatryoshkaBatchTopKSAE", "JumpReluAutoEncoder"),

@@ -15,6 +15,8 @@ from sae_gap.types import Model
 
 
 class ThresholdParameters(eqx.Module):
+    """The affine map and each latent's threshold θ."""
+
     affine: Affine
     threshold: Float[Array, " num_latents"]
 

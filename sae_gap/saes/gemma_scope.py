@@ -7,6 +7,7 @@ from sae_gap.saes import base
 from sae_gap.saes.base import SAE
 from sae_gap.saes.tensors import Config, Tensors, read_json, read_npz, read_safetensors
 
+# The files that the library writes.
 WEIGHTS, WEIGHTS_2, CONFIG = "params.npz", "params.safetensors", "config.json"
 # Folders of the two releases that hold no SAEs.
 _OTHERS = re.compile(r"gemma-scope.*transcoder|^(transcoder|crosscoder|clt)(_all)?$")

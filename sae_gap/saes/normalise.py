@@ -12,6 +12,7 @@ class Normalisation(eqx.Module):
 
     @property
     def name(self) -> str:
+        """What a report calls it."""
         return "none"
 
     def apply(self, activations: Float[Array, "n input_dim"]) -> Float[Array, "n input_dim"]:

@@ -11,6 +11,7 @@ from sae_gap.saes.base import SAE, Activation
 from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.saes.tensors import Config, Tensors, printable, read_json, read_safetensors
 
+# The files that the library writes.
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
 # What older configurations call the entries of today.

@@ -6,6 +6,7 @@ from sae_gap.saes import base
 from sae_gap.saes.base import SAE
 from sae_gap.saes.tensors import Config, read_json, read_safetensors
 
+# The files that the library writes.
 WEIGHTS, CONFIG = "sae.safetensors", "cfg.json"
 
 

@@ -24,9 +24,12 @@ _LONGEST_JSON = 2**24
 # Weights hardly compress: what unpacks to much more is made to fill the memory.
 _MOST_COMPRESSED = 20
 _FAULTS = (OSError, ValueError, KeyError, EOFError, MemoryError, OverflowError, NotImplementedError, RuntimeError)
+# What a damaged archive may raise.
 ZIP_FAULTS = (*_FAULTS, zipfile.BadZipFile, zlib.error)
 
+# The floats that weights are computed with.
 WIDE = (np.dtype(np.float32), np.dtype(np.float64))
+# The floats that weights may be kept in besides.
 NARROW = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
 
 
@@ -231,6 +234,7 @@ class Config:
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
+        """An entry that is true or false; raises a ValueError if it is neither."""
         value = self._value(name, default)
         if not isinstance(value, bool):
             raise ValueError(
@@ -239,6 +243,7 @@ class Config:
         return value
 
     def text(self, name: str, default: str) -> str:
+        """An entry that is a text; raises a ValueError if it is none."""
         value = self._value(name, default)
         if not isinstance(value, str):
             raise ValueError(f"{name} in {self.path} must be a text, but it is {value!r:.60}; correct the configuration.")

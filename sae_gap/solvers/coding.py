@@ -19,6 +19,7 @@ from sae_gap.types import Solution
 
 # Beyond about as many, the rounding of bfloat16 is all that is left to gain.
 ROUGH_ITERATIONS = 50
+# The names that `sparse_code` takes.
 SOLVERS = ("auto", "working_set", "fista", "ista")
 
 
