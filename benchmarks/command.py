@@ -13,6 +13,7 @@ import numpy as np
 from absl import flags, logging
 
 from benchmarks import cli, peers
+from sae_gap.activations import fetched
 from sae_gap.encoders.base import Encoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.base import Learner
@@ -200,8 +201,8 @@ def read_study(bench: Any, arguments: Sequence[str] | None = None) -> Read:
     if given.get("stream"):
         changes["stream"] = True
     preset = dataclasses.replace(preset, **changes)
-    data = None if given.get("data") is None else pathlib.Path(given["data"])
     try:
+        data = None if given.get("data") is None else fetched(given["data"])
         if data is None:
             sources = bench.sources(preset)
         else:
@@ -217,11 +218,8 @@ def read_study(bench: Any, arguments: Sequence[str] | None = None) -> Read:
             _check_library(method.name, method.learner)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
-    for name in ("results_dir", "models_dir"):
-        if given[name] == "":
-            raise cli.UsageError(f"--{name} is empty; name a folder.")
-    results_dir = pathlib.Path(given["results_dir"])
-    models_dir = results_dir / "models" if given["models_dir"] is None else pathlib.Path(given["models_dir"])
+    results_dir = cli.folder("results_dir", given["results_dir"])
+    models_dir = results_dir / "models" if given["models_dir"] is None else cli.folder("models_dir", given["models_dir"])
     command = f"python -m benchmarks.{bench.name} {shlex.join(sys.argv[1:] if arguments is None else arguments)}".strip()
     shard = cli.parse_shard(given["shard"])
     return Read(preset, sources, every, names, results_dir, models_dir, shard, given["dry_run"], data, command)

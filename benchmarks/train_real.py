@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 
 from benchmarks import cli
 from sae_gap import catalogue, devices, results, tables
+from sae_gap.activations import fetched
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.support import least_squares
@@ -146,9 +147,10 @@ def main() -> None:
         raise cli.UsageError(f"--methods must list some of {', '.join(METHODS)}, but {', '.join(unknown) or 'none'} is there.")
     if _SPARSITY.value >= _NUM_LATENTS.value:
         raise cli.UsageError(f"--sparsity must be below the {_NUM_LATENTS.value} latents, but it is {_SPARSITY.value}.")
-    directory = pathlib.Path(_RESULTS_DIR.value) / NAME
+    directory = cli.folder("results_dir", _RESULTS_DIR.value) / NAME
+    models_dir = directory.parent / "models" if _MODELS_DIR.value is None else cli.folder("models_dir", _MODELS_DIR.value)
     try:
-        path = pathlib.Path(_ACTIVATIONS.value)
+        path = fetched(_ACTIVATIONS.value)
         source = Recording(path, _NUM_LATENTS.value, _SPARSITY.value, _SEED.value, HELD_OUT, _KEY.value)
         _, held = source.activations().split(HELD_OUT)
         task = source.task()
@@ -160,7 +162,7 @@ def main() -> None:
     variance = float(jnp.sum(jnp.var(signals, axis=0)))
     logging.info("%d rows to learn from, %d held out, %d scored", len(signals), held.num_samples, len(rows))
     done = store.keys()
-    models = Models(_MODELS_DIR.value or directory.parent / "models")
+    models = Models(models_dir)
     for name in _METHODS.value:
         learner = learner_of(
             name,
