@@ -21,10 +21,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
 
 # The last two are for tests, and for who wants to try.
 SCHEMES = ("gs", "s3", "file", "memory")
+# How the folders that hold mirrors begin, among others for temporary files.
+_HOME = "sae_gap-mirror-"
 # What tells one version of an object from the next, by the names of one store or another.
 _VERSION = ("ETag", "etag", "generation", "created", "mtime", "size")
 
@@ -44,6 +46,7 @@ class _Mirror:
     store: Any
     prefix: str
     home: Path
+    lock: IO[str]
     root: Path
     known: dict[Path, tuple[int, int]] = dataclasses.field(default_factory=dict)
     versions: dict[Path, Any] = dataclasses.field(default_factory=dict)
@@ -119,9 +122,9 @@ def local(folder: str | os.PathLike[str]) -> Path:
     url = "{}://{}".format(*parts)
     if url not in _mirrors:
         store, prefix = _open(url)
-        home = Path(tempfile.mkdtemp(prefix="sae_gap-"))
+        home, lock = _home()
         root = home.joinpath(parts[0], *PurePosixPath(parts[1].lstrip("/")).parts)
-        _mirrors[url] = _Mirror(url, store, prefix, home, root)
+        _mirrors[url] = _Mirror(url, store, prefix, home, lock, root)
     return _mirrors[url].root
 
 
@@ -135,6 +138,7 @@ def held() -> Iterator[None]:
     finally:
         for mirror in _mirrors.values():
             shutil.rmtree(mirror.home, ignore_errors=True)
+            mirror.lock.close()
         _mirrors.clear()
 
 
@@ -289,6 +293,21 @@ def _open(url: str) -> tuple[Any, str]:
         raise ValueError(f"{url} cannot be reached ({_reason(error)}); check its name and your credentials.") from error
 
 
+def _home() -> tuple[Path, IO[str]]:
+    """A new folder for a mirror, and the lock that says that its process lives; those of killed ones are removed."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_HOME}*/.lock"):
+        with contextlib.suppress(OSError), path.open("r+") as left:
+            fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.parent, ignore_errors=True)
+    home = Path(tempfile.mkdtemp(prefix=_HOME))
+    draft = home / ".draft"
+    lock = draft.open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    # Named once it is locked, lest another process finds it free.
+    draft.rename(home / ".lock")
+    return home, lock
+
+
 def _mirror(path: Path) -> _Mirror | None:
     return next((mirror for mirror in _mirrors.values() if path.is_relative_to(mirror.root)), None)
 
@@ -319,6 +338,9 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        # Some stores say no more than an address of theirs.
+        return "it is not there"
     text = getattr(error, "strerror", None) or str(error)
     return " ".join(text.split()).rstrip(".")[:200] or type(error).__name__
 

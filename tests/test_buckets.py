@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 from unittest import mock
@@ -141,6 +142,12 @@ def test_a_bucket_that_cannot_be_written_is_refused_before_anything_runs(bucket,
     assert not any(name.endswith((".jsonl", ".npz")) for name in objects(bucket))
 
 
+def test_a_bucket_that_is_not_there_is_said_to_be_so(bucket, call):
+    with mock.patch.object(MemoryFileSystem, "pipe_file", side_effect=FileNotFoundError("https://store/b/bucket/o")):
+        code, _, err = call("amortisation_gap", *RUN, f"--results_dir={bucket}")
+    assert (code, err.count("\n")) == (2, 1) and f"cannot be written to {bucket}/amortisation_gap (it is not there)" in err
+
+
 def test_models_need_a_bucket_that_can_be_written_as_well(bucket, call, tmp_path):
     with mock.patch.object(MemoryFileSystem, "pipe_file", side_effect=PermissionError(13, "Permission denied")):
         code, _, err = call("amortisation_gap", *RUN, f"--results_dir={tmp_path}", f"--models_dir={bucket}")
@@ -182,7 +189,10 @@ def test_a_store_that_fails_midway_ends_the_run_in_a_sentence_and_the_next_goes_
     assert (code, err) == (0, "") and b"sae_topk" in objects(bucket)["report.html"]
 
 
-def test_a_run_that_is_really_killed_goes_on_from_the_bucket(tmp_path, start, call):
+def test_a_run_that_is_really_killed_goes_on_from_the_bucket(tmp_path, monkeypatch, start, call):
+    temporary = _made(tmp_path / "temporary")
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     url, rows = f"file://{tmp_path}/bucket", tmp_path / "bucket" / "vary_latents" / "rows.jsonl"
     options = (
         "--preset=smoke",
@@ -198,7 +208,15 @@ def test_a_run_that_is_really_killed_goes_on_from_the_bucket(tmp_path, start, ca
     process.kill()
     process.communicate()
     before = rows.read_bytes()
-    assert before
+    (left,) = temporary.glob("sae_gap-mirror-*")
+    assert before and left.is_dir()
+    # The mirror of a run that lives stays, that of a killed one goes.
+    with buckets.held():
+        mine = buckets.local("memory://bucket/results")
+        assert not left.exists()
+        buckets.local("memory://bucket/others")
+        assert mine.parents[2].exists()
+    assert not list(temporary.glob("sae_gap-mirror-*"))
     code, _, err = call("vary_latents", *options)
     assert (code, err) == (0, "")
     assert rows.read_bytes().startswith(before) and len(Store(rows.parent).rows()) == 3 * 2 * 2
