@@ -15,7 +15,7 @@ from typing import TypeVar
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from sae_gap.buckets import cache_home
+from sae_gap.stores import cache_home
 
 Tree = TypeVar("Tree")
 

@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     **dict.fromkeys(("codes", "names", "npy"), 0),
     "types": 0.5,
-    "buckets": 0.6,
+    "stores": 0.5,
+    "buckets": 0.75,
+    "activations.copies": 0.6,
     "activations.rows": 0.7,
     "activations.tables": 0.8,
     "activations": 0.9,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from sae_gap import buckets
 from sae_gap.activations.arrow import read_arrow
+from sae_gap.activations.copies import fetch
 from sae_gap.activations.numpys import read_npy, read_npz
 from sae_gap.activations.rows import FAULTS, Activations, Table
 from sae_gap.activations.tables import ACTIVATIONS, DOCUMENTS, RefusedError
@@ -68,10 +68,10 @@ def fetched(path: str | os.PathLike[str]) -> pathlib.Path:
     """A path as it is, and for the URL of a file or folder in a bucket the path of its copy in the user's cache.
 
     Raises:
-      ValueError: see `buckets.fetch`.
+      ValueError: see `copies.fetch`.
     """
     named = pathlib.PurePosixPath(path)
-    return buckets.fetch(path, [named.with_suffix(f".{DOCUMENTS}.npy").name] if named.suffix == ".npy" else [])
+    return fetch(path, [named.with_suffix(f".{DOCUMENTS}.npy").name] if named.suffix == ".npy" else [])
 
 
 def save_activations(
