@@ -1,6 +1,7 @@
 """Buckets: a run in one leaves what it leaves in a folder, goes on after any kill, and says what a store refuses."""
 
 import contextlib
+import re
 import shutil
 import sys
 import tempfile
@@ -139,6 +140,22 @@ def test_a_store_that_cannot_be_reached_is_named():
         pytest.raises(ValueError, match=r"^gs://bucket/folder cannot be reached \(no credentials were found\); check its name"),
     ):
         buckets.local("gs://bucket/folder")
+
+
+SOURCES = Path(__file__).parents[1] / "benchmarks"
+BINARIES = sorted(path.stem for path in SOURCES.glob("*.py") if re.search(r'DEFINE_string\(\s*"results_dir"', path.read_text()))
+
+
+@pytest.mark.parametrize("binary", [*BINARIES, "all", "vary_latents"])
+def test_every_binary_with_results_takes_them_to_a_bucket(binary, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ("--activations=x.npy",) if binary in ("measure_sae", "train_real") else ()
+    # An address that is nearly one of a bucket would make a folder here, if anything took it for a path.
+    code, out, err = call(binary, *given, "--results_dir=gs:/bucket/results")
+    assert (
+        (code, out) == (2, "") and err.startswith("'gs:/bucket/results' is no bucket that can be used") and err.count("\n") == 1
+    )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["pipe_file", "rm_file"])
