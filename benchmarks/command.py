@@ -163,7 +163,7 @@ def study_flags(
         default = getattr(quick, name)
         is_text = isinstance(default, str)
         define(flags.DEFINE_string if is_text else flags.DEFINE_integer, name, None, f"{text}  [{default}]")
-    define(flags.DEFINE_string, "results_dir", "results", "Where the folder of this study goes.")
+    define(flags.DEFINE_string, "results_dir", "results", "Where the folder of this study goes; gs:// and s3:// are buckets.")
     define(flags.DEFINE_string, "models_dir", None, "Where fitted models are kept, for all studies.  [<results_dir>/models]")
     define(flags.DEFINE_string, "shard", "0/1", "i/N: run the i-th of N parts of the study, counted from 0.")
     define(flags.DEFINE_boolean, "dry_run", False, "Say what would run and what must be fitted, and run nothing.")

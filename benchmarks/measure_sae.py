@@ -72,7 +72,9 @@ _CONTROLS = flags.DEFINE_list(
 _MAX_SAMPLES = flags.DEFINE_integer("max_samples", None, "Samples over which the gap is summed.  [all]", flag_values=FLAGS)
 _FRONT_SAMPLES = flags.DEFINE_integer("front_samples", 2_000, "Held-out samples that fronts are about.", flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the held-out documents and of the controls.", flag_values=FLAGS)
-_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this measurement goes.", flag_values=FLAGS)
+_RESULTS_DIR = flags.DEFINE_string(
+    "results_dir", "results", "Where the folder of this measurement goes; gs:// and s3:// are buckets.", flag_values=FLAGS
+)
 
 
 def main() -> None:

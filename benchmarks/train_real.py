@@ -60,7 +60,9 @@ _BATCH = flags.DEFINE_integer("batch_size", 256, "Rows to a step of an SAE.", lo
 _VISITS = flags.DEFINE_float("visits", 150.0, "Rows that online_dl sees for each latent.", lower_bound=1, flag_values=FLAGS)
 _SCORED = flags.DEFINE_integer("max_scored", 1000, "Held-out rows to score, evenly spaced.", lower_bound=2, flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the learners.", flag_values=FLAGS)
-_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
+_RESULTS_DIR = flags.DEFINE_string(
+    "results_dir", "results", "Where the folder of this benchmark goes; gs:// and s3:// are buckets.", flag_values=FLAGS
+)
 _MODELS_DIR = flags.DEFINE_string(
     "models_dir", None, "Where fitted models are kept; by default models, beside this benchmark's folder.", flag_values=FLAGS
 )
