@@ -196,8 +196,11 @@ def test_a_store_that_fails_midway_ends_the_run_in_a_sentence_and_the_next_goes_
     whole = there["amortisation_gap/rows.jsonl"]
     fits = {name for name in there if name.startswith("models/")}
     assert whole.count(b"\n") == 1 and not any(name.endswith("png") for name in there)
-    code, out, err = call("amortisation_gap", *RUN, f"--results_dir={bucket}")
+    with mock.patch.object(MemoryFileSystem, "put_file", autospec=True, side_effect=put) as puts:
+        code, out, err = call("amortisation_gap", *RUN, f"--results_dir={bucket}")
     assert (code, err) == (0, "")
+    # What was fitted before is read.
+    assert fits and not any("/models/" in one.args[2] for one in puts.call_args_list)
     there = objects(bucket)
     assert there["amortisation_gap/rows.jsonl"].startswith(whole) and fits <= there.keys()
     assert {"summary.csv", "README.md", "page.json"} <= {Path(name).name for name in there}
