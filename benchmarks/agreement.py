@@ -15,6 +15,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks import cli, published
+from sae_gap import buckets
 from sae_gap.results import CELL
 
 FLAGS = flags.FlagValues()
@@ -48,10 +49,13 @@ def _value(name: str, text: str) -> Any:
 
 
 def main() -> None:
-    folder = pathlib.Path(FLAGS.results_dir)
+    folder = cli.folder("results_dir", FLAGS.results_dir)
+    buckets.pull(folder, below=True)
     names = [name for name in (published.HEADLINE, *published.STUDIES) if (folder / name / "published.csv").is_file()]
     if not names:
-        raise cli.UsageError(f"no study under {folder} was held against the paper; run one with --protocol=paper.")
+        raise cli.UsageError(
+            f"no study under {buckets.name(folder)} was held against the paper; run one with --protocol=paper."
+        )
     try:
         comparisons = {name: read(folder / name / "published.csv") for name in names}
     except ValueError as error:

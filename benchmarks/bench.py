@@ -13,7 +13,7 @@ from absl import flags, logging
 
 from benchmarks import cli, command, pages, published
 from benchmarks.command import SMOKE, Preset, grid
-from sae_gap import decompose, devices, progress, results, tables
+from sae_gap import buckets, decompose, devices, progress, results, tables
 from sae_gap import names as labels
 from sae_gap.metrics import METRICS
 from sae_gap.metrics.base import Metric
@@ -164,7 +164,7 @@ class Bench:
             rows = run(study, store, models=models, progress=progress.here())
         except ValueError as error:
             raise cli.UsageError(str(error)) from error
-        logging.info("%d rows in %s", len(rows), store.directory)
+        logging.info("%d rows in %s", len(rows), buckets.name(store.directory))
         if not rows:
             if read.shard == (0, 1):
                 raise cli.UsageError(
@@ -176,7 +176,7 @@ class Bench:
             "seconds": f"{time.perf_counter() - began:.0f}",
             "peak memory": f"{devices.peak_memory():.1f} GiB",
             "compilations": str(devices.compilations()),
-            "models": f"{models.size() / 2**20:.0f} MiB in {read.models_dir}",
+            "models": f"{models.size() / 2**20:.0f} MiB in {buckets.name(read.models_dir)}",
         }
         sys.stdout.write(self.report(rows, store.directory, read, notes) + "\n")
         logging.info("%s", ", ".join(f"{name}: {value}" for name, value in notes.items()))
@@ -309,7 +309,9 @@ def _check_models(study: Study, folder: pathlib.Path, models: Models) -> None:
         return
     present = results.Store.peek(folder)
     if any(_fits(job.without(present), models, set())[1] for job in jobs(study)):
-        raise ValueError(f"models cannot be kept in {models.directory} ({obstacle}); choose another folder with --models_dir.")
+        raise ValueError(
+            f"models cannot be kept in {buckets.name(models.directory)} ({obstacle}); choose another folder with --models_dir."
+        )
 
 
 def _fits(job: Job, models: Models, planned: set[tuple[str, int]]) -> tuple[float, int]:

@@ -1,6 +1,7 @@
 """What the binaries share: flags that are checked at once, and one sentence with exit code 2 for whatever the user can mend."""
 
 import logging as python_logging
+import pathlib
 import re
 import sys
 import zipfile
@@ -11,7 +12,7 @@ import numpy as np
 from absl import app, flags, logging
 from jaxtyping import Float
 
-from sae_gap import devices, matching
+from sae_gap import buckets, devices, matching
 
 # What numpy.load raises of a file that is no array, or one in name alone.
 _UNREADABLE = (OSError, ValueError, EOFError, MemoryError, OverflowError, RecursionError, SyntaxError, zipfile.BadZipFile)
@@ -38,7 +39,8 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
         logging.get_absl_logger().setLevel(python_logging.INFO)
         try:
             devices.enable_compilation_cache()
-            main()
+            with buckets.held():
+                main()
         except UsageError as error:
             _stop(str(error))
         except MemoryError:
@@ -74,6 +76,16 @@ def parse(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
 def _stop(sentence: str, code: int = 2) -> NoReturn:
     sys.stderr.write(sentence + "\n")
     sys.exit(code)
+
+
+def folder(name: str, value: str) -> pathlib.Path:
+    """The folder that a flag names, or a local one that mirrors the bucket that it names."""
+    if value == "":
+        raise UsageError(f"--{name} is empty; name a folder.")
+    try:
+        return buckets.local(value)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def parse_shard(text: str) -> tuple[int, int]:

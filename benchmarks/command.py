@@ -13,6 +13,7 @@ import numpy as np
 from absl import flags, logging
 
 from benchmarks import cli, peers
+from sae_gap.activations import fetched
 from sae_gap.encoders.base import Encoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.base import Learner
@@ -162,7 +163,7 @@ def study_flags(
         default = getattr(quick, name)
         is_text = isinstance(default, str)
         define(flags.DEFINE_string if is_text else flags.DEFINE_integer, name, None, f"{text}  [{default}]")
-    define(flags.DEFINE_string, "results_dir", "results", "Where the folder of this study goes.")
+    define(flags.DEFINE_string, "results_dir", "results", "Where the folder of this study goes; gs:// and s3:// are buckets.")
     define(flags.DEFINE_string, "models_dir", None, "Where fitted models are kept, for all studies.  [<results_dir>/models]")
     define(flags.DEFINE_string, "shard", "0/1", "i/N: run the i-th of N parts of the study, counted from 0.")
     define(flags.DEFINE_boolean, "dry_run", False, "Say what would run and what must be fitted, and run nothing.")
@@ -200,8 +201,8 @@ def read_study(bench: Any, arguments: Sequence[str] | None = None) -> Read:
     if given.get("stream"):
         changes["stream"] = True
     preset = dataclasses.replace(preset, **changes)
-    data = None if given.get("data") is None else pathlib.Path(given["data"])
     try:
+        data = None if given.get("data") is None else fetched(given["data"])
         if data is None:
             sources = bench.sources(preset)
         else:
@@ -217,11 +218,8 @@ def read_study(bench: Any, arguments: Sequence[str] | None = None) -> Read:
             _check_library(method.name, method.learner)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
-    for name in ("results_dir", "models_dir"):
-        if given[name] == "":
-            raise cli.UsageError(f"--{name} is empty; name a folder.")
-    results_dir = pathlib.Path(given["results_dir"])
-    models_dir = results_dir / "models" if given["models_dir"] is None else pathlib.Path(given["models_dir"])
+    results_dir = cli.folder("results_dir", given["results_dir"])
+    models_dir = results_dir / "models" if given["models_dir"] is None else cli.folder("models_dir", given["models_dir"])
     command = f"{cli.COMMAND}{bench.name} {shlex.join(sys.argv[1:] if arguments is None else arguments)}".strip()
     shard = cli.parse_shard(given["shard"])
     return Read(preset, sources, every, names, results_dir, models_dir, shard, given["dry_run"], data, command)

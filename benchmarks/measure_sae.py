@@ -25,7 +25,7 @@ import numpy as np
 from absl import flags, logging
 
 from benchmarks import cli, measured
-from sae_gap import devices, measure, progress, results
+from sae_gap import buckets, devices, measure, progress, results
 from sae_gap.activations import Activations, open_activations
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.report import load_report
@@ -80,12 +80,14 @@ _HELD_OUT = flags.DEFINE_boolean(
 _MAX_SAMPLES = flags.DEFINE_integer("max_samples", None, "Samples over which the gap is summed.  [all]", flag_values=FLAGS)
 _FRONT_SAMPLES = flags.DEFINE_integer("front_samples", 2_000, "Held-out samples that fronts are about.", flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the held-out documents and of the controls.", flag_values=FLAGS)
-_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this measurement goes.", flag_values=FLAGS)
+_RESULTS_DIR = flags.DEFINE_string(
+    "results_dir", "results", "Where the folder of this measurement goes; gs:// and s3:// are buckets.", flag_values=FLAGS
+)
 
 
 def main() -> None:
     began = time.perf_counter()
-    folder = pathlib.Path(_RESULTS_DIR.value) / measure.STUDY
+    folder = cli.folder("results_dir", _RESULTS_DIR.value) / measure.STUDY
     try:
         _check_flags()
         activations = open_activations(_ACTIVATIONS.value or "", key=_KEY.value)
@@ -114,7 +116,8 @@ def main() -> None:
     }
     command = f"{cli.COMMAND}measure_sae {shlex.join(sys.argv[1:])}"
     sys.stdout.write(measured.write(folder, rows, command, notes) + "\n")
-    logging.info("%s; read %s", ", ".join(f"{name}: {note}" for name, note in notes.items()), folder / "report.html")
+    page = buckets.name(folder / "report.html")
+    logging.info("%s; read %s", ", ".join(f"{name}: {note}" for name, note in notes.items()), page)
 
 
 def _run(plan: measure.Plan, folder: pathlib.Path) -> list[results.Row]:
@@ -142,8 +145,6 @@ def _check_flags() -> None:
         if flag.value is not None and flag.value < 2:
             raise cli.UsageError(f"--{flag.name} must be 2 or more, but it is {flag.value}.")
     check_seed(_SEED.value)
-    if _RESULTS_DIR.value == "":
-        raise cli.UsageError("--results_dir is empty; name a folder.")
     wrong = set(_CONTROLS.value or ()) - {*measure.CONTROLS, "none"}
     if wrong:
         raise cli.UsageError(f"--controls has {min(wrong)!r}; choose from {', '.join(measure.CONTROLS)}, or none.")

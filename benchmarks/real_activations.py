@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from benchmarks import cli
+from sae_gap import buckets
 from sae_gap.activations import save_activations
 
 NAME = "real_activations"
@@ -170,15 +171,16 @@ def _read_model(folder: pathlib.Path, layer: int, window: int):
 def main() -> None:
     from pydoc_data.topics import topics
 
+    results_dir = cli.folder("results_dir", _RESULTS_DIR.value)
     forward, tokenizer = _read_model(_model_dir(), _LAYER.value, _WINDOW.value)
     names = sorted(topics)
     texts = [tokenizer.encode(topics[name], add_special_tokens=False).ids for name in names]
     marks = {word: tokenizer.token_to_id(mark) for word, mark in (("begin", "[CLS]"), ("end", "[SEP]"))}
     logging.info("%d documents of %d tokens", len(texts), sum(map(len, texts)))
     activations, documents = record(texts, forward, window=_WINDOW.value, **marks)
-    path = pathlib.Path(_RESULTS_DIR.value) / NAME / f"minilm_layer{_LAYER.value}.npz"
+    path = results_dir / NAME / f"minilm_layer{_LAYER.value}.npz"
     save_activations(path, activations, documents, topics=np.array(names))
-    logging.info("%s holds %d activations of %d dimensions", path, *activations.shape)
+    logging.info("%s holds %d activations of %d dimensions", buckets.name(path), *activations.shape)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from absl import flags, logging
 
 from benchmarks import cli, pages
+from sae_gap import buckets
 from sae_gap.results import write_atomically
 
 FLAGS = flags.FlagValues()
@@ -368,14 +369,17 @@ def _inline(text: str) -> str:
 
 
 def main() -> None:
-    folder = pathlib.Path(_RESULTS_DIR.value)
+    folder = cli.folder("results_dir", _RESULTS_DIR.value)
+    buckets.pull(folder, below=True)
     output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else folder / "report.html"
     try:
         entries = collect(folder)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     if not entries:
-        raise cli.UsageError(f"there are no results in {folder}; run a study first, or name its folder by --results_dir.")
+        raise cli.UsageError(
+            f"there are no results in {buckets.name(folder)}; run a study first, or name its folder by --results_dir."
+        )
     if output.is_dir():
         raise cli.UsageError(f"--output must name a file, but {output} is a folder.")
     content = render(entries).encode()

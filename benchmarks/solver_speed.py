@@ -13,7 +13,6 @@ figure of time against accuracy at the base under <results_dir>/solver_speed/, a
 """
 
 import dataclasses
-import pathlib
 import statistics
 import sys
 import time
@@ -268,7 +267,7 @@ def main() -> None:
     files = _files()
     grid = _grid(files)
     try:
-        store = results.Store(pathlib.Path(_RESULTS_DIR.value) / NAME)
+        store = results.Store(cli.folder("results_dir", _RESULTS_DIR.value) / NAME)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     provenance = results.provenance() | {"device": devices.describe()}

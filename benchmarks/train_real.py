@@ -27,6 +27,7 @@ from jaxtyping import Array, Float
 
 from benchmarks import cli
 from sae_gap import catalogue, devices, results, tables
+from sae_gap.activations import fetched
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.support import least_squares
@@ -59,7 +60,9 @@ _BATCH = flags.DEFINE_integer("batch_size", 256, "Rows to a step of an SAE.", lo
 _VISITS = flags.DEFINE_float("visits", 150.0, "Rows that online_dl sees for each latent.", lower_bound=1, flag_values=FLAGS)
 _SCORED = flags.DEFINE_integer("max_scored", 1000, "Held-out rows to score, evenly spaced.", lower_bound=2, flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the learners.", flag_values=FLAGS)
-_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
+_RESULTS_DIR = flags.DEFINE_string(
+    "results_dir", "results", "Where the folder of this benchmark goes; gs:// and s3:// are buckets.", flag_values=FLAGS
+)
 _MODELS_DIR = flags.DEFINE_string(
     "models_dir", None, "Where fitted models are kept; by default models, beside this benchmark's folder.", flag_values=FLAGS
 )
@@ -146,9 +149,10 @@ def main() -> None:
         raise cli.UsageError(f"--methods must list some of {', '.join(METHODS)}, but {', '.join(unknown) or 'none'} is there.")
     if _SPARSITY.value >= _NUM_LATENTS.value:
         raise cli.UsageError(f"--sparsity must be below the {_NUM_LATENTS.value} latents, but it is {_SPARSITY.value}.")
-    directory = pathlib.Path(_RESULTS_DIR.value) / NAME
+    directory = cli.folder("results_dir", _RESULTS_DIR.value) / NAME
+    models_dir = directory.parent / "models" if _MODELS_DIR.value is None else cli.folder("models_dir", _MODELS_DIR.value)
     try:
-        path = pathlib.Path(_ACTIVATIONS.value)
+        path = fetched(_ACTIVATIONS.value)
         source = Recording(path, _NUM_LATENTS.value, _SPARSITY.value, _SEED.value, HELD_OUT, _KEY.value)
         _, held = source.activations().split(HELD_OUT)
         task = source.task()
@@ -160,7 +164,7 @@ def main() -> None:
     variance = float(jnp.sum(jnp.var(signals, axis=0)))
     logging.info("%d rows to learn from, %d held out, %d scored", len(signals), held.num_samples, len(rows))
     done = store.keys()
-    models = Models(_MODELS_DIR.value or directory.parent / "models")
+    models = Models(models_dir)
     for name in _METHODS.value:
         learner = learner_of(
             name,

@@ -8,7 +8,6 @@ beside the fastest, and summary.csv under <results_dir>/training_speed/ and prin
 """
 
 import itertools
-import pathlib
 import statistics
 import sys
 import time
@@ -64,7 +63,7 @@ def main() -> None:
     try:
         cells = list(itertools.product(ENCODERS, widths, counts))
         timers = [prepare(*cell, _STEPS.value) for cell in cells]
-        store = results.Store(pathlib.Path(_RESULTS_DIR.value) / NAME)
+        store = results.Store(cli.folder("results_dir", _RESULTS_DIR.value) / NAME)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     for timer in timers:

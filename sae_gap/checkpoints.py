@@ -20,6 +20,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import PyTree
 
+from sae_gap import buckets
 from sae_gap.npy import read_header
 from sae_gap.results import plain, write_atomically
 
@@ -62,7 +63,7 @@ def write(path: pathlib.Path, parts: Mapping[str, PyTree], note: Mapping[str, An
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, buffer.getbuffer())
     except OSError as error:
-        logging.warning("going on without saving the fit: %s cannot be written (%s)", path, error.strerror)
+        logging.warning("going on without saving the fit: %s cannot be written (%s)", path, error.strerror or error)
         with contextlib.suppress(OSError):
             path.parent.rmdir()
         return False
@@ -148,6 +149,7 @@ class Checkpoint:
         """Removes the file, of a fit whose results are safe, and its folder if that is empty then; as far as it can."""
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
+            buckets.push(self.path)
             self.path.parent.rmdir()
 
 

@@ -15,6 +15,8 @@ from typing import TypeVar
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from sae_gap.stores import cache_home
+
 Tree = TypeVar("Tree")
 
 
@@ -62,7 +64,7 @@ def enable_compilation_cache() -> Path | None:
       The folder, or None where it cannot be written to and programs are compiled in every run.
     """
     try:
-        folder = Path(jax.config.values.get("jax_compilation_cache_dir") or _cache_home() / "sae_gap" / "jax")
+        folder = Path(jax.config.values.get("jax_compilation_cache_dir") or cache_home() / "sae_gap" / "jax")
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{os.getpid()}"
         probe.touch()
@@ -73,12 +75,6 @@ def enable_compilation_cache() -> Path | None:
     # The default of a second leaves out most programs of a small study, whose many compilations add up.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return folder
-
-
-def _cache_home() -> Path:
-    chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The XDG convention has a relative path ignored: it would scatter caches over working folders.
-    return chosen if chosen.is_absolute() else Path.home() / ".cache"
 
 
 def compilations() -> int:

@@ -18,7 +18,7 @@ import jax
 from absl import logging
 from jaxtyping import PRNGKeyArray
 
-from sae_gap import checkpoints, identity, results
+from sae_gap import buckets, checkpoints, identity, results
 from sae_gap.checkpoints import Checkpoint
 from sae_gap.fitting import Fit, Fitted, blank_model, fit, goes_side_by_side
 from sae_gap.learners.base import Learner
@@ -53,7 +53,9 @@ class Models:
         """Where a fit lies or would lie; None for one that takes no step, which is as soon done as read."""
         if self.directory is None or not learner.num_steps:
             return None
-        return self.directory / f"{_safe(learner.name)}-{_key(learner, source)}"
+        folder = self.directory / f"{_safe(learner.name)}-{_key(learner, source)}"
+        buckets.pull(folder)
+        return folder
 
     def missing(self, learner: Learner, source: Source, at: Sequence[int] = ()) -> list[Learner]:
         """What has to be fitted before the models at these steps are there, bases first, by the names of the files alone."""

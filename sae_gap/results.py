@@ -23,6 +23,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sae_gap import buckets
+
 # A line of results: a value for each column.
 Row = dict[str, Any]
 # The columns that say how large the problem of a row is: those of every table, and the others that a sweep may vary.
@@ -81,6 +83,7 @@ class Store:
         self._files: dict[Path, _File] = {}
         _ensure_writable(self.directory, self.path)
         sweep(self.directory)
+        buckets.pull(self.directory)
         self._read()
 
     @classmethod
@@ -88,6 +91,7 @@ class Store:
         """The keys of the rows in a folder, which is left as it is, and need not be there."""
         store = cls.__new__(cls)
         store.directory, store._files = Path(directory), {}
+        buckets.pull(store.directory)
         return store.keys()
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -158,8 +162,11 @@ class Store:
             os.fsync(descriptor)
             if end == 0:
                 _sync_folder(self.directory)
+            buckets.push(self.path, alone=True)
         except OSError as error:
             os.ftruncate(descriptor, end)
+            if isinstance(error, buckets.BucketError):
+                raise
             reason = f"{self.path} could not be written ({error.strerror}); free some space and run again."
             raise OSError(reason) from error
 
@@ -187,7 +194,7 @@ class _File:
             if any(row[name] != first[name] for first in block[:1] for name in ("job", "job_rows")) if row else False:
                 fault = "begins a job before the one above it is complete"
             if row is None or fault:
-                raise ValueError(f"{self.path}, line {number}, {fault}; mend that line or move the file away.")
+                raise ValueError(f"{buckets.name(self.path)}, line {number}, {fault}; mend that line or move the file away.")
             block.append(row)
             size += len(line) + 1
             if len(block) == row["job_rows"]:
@@ -240,6 +247,11 @@ def plain(value: Any) -> Any:
 
 
 def _ensure_writable(directory: Path, path: Path) -> None:
+    refused = buckets.obstacle(directory)
+    if refused is not None:
+        raise ValueError(
+            f"results cannot be written to {buckets.name(directory)} ({refused}); check its name and your rights to it."
+        )
     made: list[Path] = []
     try:
         for folder in [*reversed(directory.parents), directory]:
@@ -267,7 +279,7 @@ def obstacle(directory: str | os.PathLike[str]) -> str | None:
             probe.write(b"\n")
     except OSError as error:
         return error.strerror
-    return None
+    return buckets.obstacle(directory)
 
 
 def _sync_folder(directory: Path) -> None:
@@ -323,7 +335,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | memoryview) 
       content: all of its bytes.
 
     Raises:
-      OSError: the folder cannot be written to; nothing is left behind.
+      OSError: the folder cannot be written to; nothing is left behind. Or the bucket that it mirrors cannot.
     """
     path = Path(path)
     draft = draft_of(path)
@@ -335,6 +347,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | memoryview) 
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+    buckets.push(path)
 
 
 def provenance() -> dict[str, str | None]:

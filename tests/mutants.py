@@ -61,7 +61,7 @@ def main(chosen: list[str]) -> int:
             copy = pathlib.Path(made) / str(number)
             for part in ("sae_gap", "benchmarks", "tests", "notebooks"):
                 shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__"))
-            for file in ("pyproject.toml", "README.md"):
+            for file in ("pyproject.toml", "README.md", "constraints.txt", "LICENSE"):
                 shutil.copy(ROOT / file, copy)
             copies.append(copy)
 

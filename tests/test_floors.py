@@ -13,6 +13,9 @@ FLOORS = {
     # The command, which starts binaries by their names.
     "__main__": 5.3,
     "types": 0.5,
+    "stores": 0.5,
+    "buckets": 0.75,
+    "activations.copies": 0.6,
     "activations.rows": 0.7,
     "activations.tables": 0.8,
     "activations": 0.9,

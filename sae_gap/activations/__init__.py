@@ -5,7 +5,7 @@ file. An array is memory-mapped where it lies on disk as it is: .npy, .safetenso
 A compressed .npz is read through in order, and Parquet a row group at a time.
 """
 
-from sae_gap.activations.opening import open_activations, save_activations
+from sae_gap.activations.opening import fetched, open_activations, save_activations
 from sae_gap.activations.rows import Activations
 
-__all__ = ["Activations", "open_activations", "save_activations"]
+__all__ = ["Activations", "fetched", "open_activations", "save_activations"]

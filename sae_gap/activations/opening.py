@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sae_gap.activations.arrow import read_arrow
+from sae_gap.activations.copies import fetch
 from sae_gap.activations.numpys import read_npy, read_npz
 from sae_gap.activations.rows import FAULTS, Activations, Table
 from sae_gap.activations.tables import ACTIVATIONS, DOCUMENTS, RefusedError
@@ -35,7 +36,7 @@ def open_activations(path: str | pathlib.Path, *, key: str | None = None) -> Act
     integer for each row. A number that occurs in several files of a folder is one document.
 
     Args:
-      path: the file or the folder.
+      path: the file or the folder, or with the extra `buckets` a URL, gs:// or s3://, of what is copied into the user's cache.
       key: the name of the array or of the column; None takes `activations`, or the only one there is.
 
     Returns:
@@ -45,7 +46,7 @@ def open_activations(path: str | pathlib.Path, *, key: str | None = None) -> Act
       ValueError: there is no such file, it does not hold what it should, or what reads it is not installed; the message names
         the fault and the mend.
     """
-    path = pathlib.Path(path)
+    path = fetched(path)
     if os.path.isdir(path):
         files = _inside(path)
     elif os.path.isfile(path):
@@ -61,6 +62,16 @@ def open_activations(path: str | pathlib.Path, *, key: str | None = None) -> Act
             counted, table = int(documents.max()) + 1, table._replace(documents=documents)
         numbered.append(table)
     return Activations(tuple(numbered), np.array([[0, sum(table.num_rows for table in tables)]]))
+
+
+def fetched(path: str | os.PathLike[str]) -> pathlib.Path:
+    """A path as it is, and for the URL of a file or folder in a bucket the path of its copy in the user's cache.
+
+    Raises:
+      ValueError: see `copies.fetch`.
+    """
+    named = pathlib.PurePosixPath(path)
+    return fetch(path, [named.with_suffix(f".{DOCUMENTS}.npy").name] if named.suffix == ".npy" else [])
 
 
 def save_activations(

@@ -1,0 +1,243 @@
+"""Job files as far as they run without a cluster: parsed, held against the suite, and with a stand-in for srun."""
+
+import importlib
+import json
+import math
+import re
+import shlex
+import subprocess
+import tomllib
+from pathlib import Path
+
+import fsspec
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+JOBS = ROOT / "benchmarks" / "jobs"
+PAGE = (JOBS / "README.md").read_text()
+# Chips of a host by accelerator, from Google's table of slices with several hosts.
+CHIPS = {"tpu-v5-lite-podslice": 4, "tpu-v6e-slice": 4, "tpu-v5p-slice": 4, "tpu-v4-podslice": 4}
+
+
+def jobset():
+    return yaml.safe_load((JOBS / "jobset.yaml").read_text())
+
+
+def instructions():
+    """The instructions of the Dockerfile in order, without comments and with lines joined."""
+    text = re.sub(r"^#.*\n", "", (JOBS / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    return [tuple(line.split(maxsplit=1)) for line in text.splitlines() if line.strip()]
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(text):
+    """Each of our own binaries that a text starts: its name and its arguments."""
+    text = re.sub(r"\\\n\s*", " ", text)
+    return [
+        (name, shlex.split(arguments.split("#")[0]))
+        for name, arguments in re.findall(r"benchmarks\.([a-z_]+)((?: +--[^\s\"]+)*)", text)
+    ]
+
+
+def check_flags(name, arguments):
+    module = importlib.import_module(f"benchmarks.{name}")
+    flags = module.BENCH.flags if hasattr(module, "BENCH") else module.FLAGS
+    given = {argument[2:].partition("=")[0] for argument in arguments}
+    assert given <= {*flags, "distributed", "help"}, (name, given)
+
+
+def test_the_jobset_has_a_process_for_each_host_of_its_slice():
+    tree = jobset()
+    assert (tree["apiVersion"], tree["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert re.fullmatch(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?", tree["metadata"]["name"])
+    (slice_,) = tree["spec"]["replicatedJobs"]
+    job = slice_["template"]["spec"]
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    selector = {name.removeprefix("cloud.google.com/"): value for name, value in pod["nodeSelector"].items()}
+    chips = math.prod(int(side) for side in selector["gke-tpu-topology"].split("x"))
+    each = container["resources"]["limits"]["google.com/tpu"]
+    assert each == container["resources"]["requests"]["google.com/tpu"] == CHIPS[selector["gke-tpu-accelerator"]]
+    assert job["completions"] == job["parallelism"] == chips // each > 1 and chips % each == 0
+    assert job["completionMode"] == "Indexed" and slice_["replicas"] == 1
+    assert tree["spec"]["network"] == {"enableDNSHostnames": True, "publishNotReadyAddresses": True}
+
+
+def test_the_jobset_starts_again_together_but_not_after_what_a_user_must_mend():
+    tree = jobset()
+    job = tree["spec"]["replicatedJobs"][0]["template"]["spec"]
+    pod = job["template"]["spec"]
+    assert tree["spec"]["failurePolicy"]["maxRestarts"] > 0 and job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailJob" and rule["onExitCodes"]["values"] == [2]
+    assert rule["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
+    assert tree["spec"]["failurePolicy"]["rules"] == [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}]
+
+
+def test_the_command_of_the_jobset_runs_as_far_as_a_dry_run(call):
+    (container,) = jobset()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
+    module, *arguments = container["args"]
+    name = module.removeprefix("benchmarks.")
+    check_flags(name, arguments)
+    assert "--distributed" in arguments and container["image"] == "${IMAGE}"
+    # A process by itself plans what all of them would run.
+    alone = [one.replace("gs://${BUCKET}", "memory://jobs") for one in arguments if one != "--distributed"]
+    assert alone != arguments
+    code, out, err = call(name, *alone, "--num_latents=50", "--dry_run")
+    assert (code, err) == (0, "") and "to fit, about" in out and not fsspec.filesystem("memory").find("/jobs")
+
+
+def test_the_image_has_what_it_copies_installs_and_starts():
+    found = instructions()
+    assert [name for name, _ in found][:2] == ["ARG", "FROM"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    copied, kept = set(), (JOBS / "Dockerfile.dockerignore").read_text().split()
+    for name, rest in found:
+        if name == "COPY":
+            *sources, _ = rest.split()
+            copied |= set(sources)
+    assert all((ROOT / source).exists() for source in copied)
+    # What is kept from the context is not copied, and the package needs no more than what is.
+    assert kept[0] == "*" and copied == {line[1:] for line in kept if line.startswith("!")}
+    packages = {pattern.rstrip("*") for pattern in ("sae_gap*", "benchmarks*")}
+    assert packages | {"pyproject.toml", project["readme"], *project["license-files"]} <= copied
+    (install,) = (rest for name, rest in found if name == "RUN" and "pip install" in rest)
+    assert "--constraint constraints.txt" in install
+    extras = set(re.search(r"'\.\[([a-z,]+)\]'", install)[1].split(","))
+    assert extras <= set(project["optional-dependencies"]) and "buckets" in extras
+    python = dict(rest.split("=") for name, rest in found if name == "ARG")["PYTHON"]
+    assert tuple(map(int, python.split("."))) >= (3, 11)
+    entry, command = (json.loads(rest) for name, rest in found if name in ("ENTRYPOINT", "CMD"))
+    assert entry == ["python", "-m"]
+    check_flags(command[0].removeprefix("benchmarks."), command[1:])
+
+
+@pytest.mark.parametrize("variant", ["cpu", "tpu", "cuda12", "rocm"])
+def test_the_image_takes_the_kinds_of_devices_that_it_names(tmp_path, variant):
+    (install,) = (rest for name, rest in instructions() if name == "RUN" and "pip install" in rest)
+    executable(tmp_path / "pip", 'printf "%s\\n" "$@"')
+    done = shell(install, tmp_path, JAX=variant)
+    if variant == "rocm":
+        assert (done.returncode, done.stdout) == (2, "") and "JAX must be cpu, cuda12, cuda13 or tpu" in done.stderr
+    else:
+        assert done.returncode == 0 and done.stdout.split()[-1] == ("jax" if variant == "cpu" else f"jax[{variant}]")
+
+
+def test_every_placeholder_is_named_once():
+    first, *others = blocks("sh")
+    named = re.findall(r"([A-Z_]+)=", first)
+    assert len(named) == len(set(named))
+    # Each that is used has a value, and each that has one is used.
+    used = {name for text in others for name in re.findall(r"\$\{?([A-Z_]+)", text)} - {"PWD"}
+    used |= set(re.findall(r"\$\{([A-Z_]+)\}", (JOBS / "jobset.yaml").read_text()))
+    used |= {"RESULTS"} & set(re.findall(r"\$\{?([A-Z_]+)", (JOBS / "slurm.sbatch").read_text()))
+    used |= {name for text in blocks("python") for name in re.findall(r"\b[A-Z]{2,}\b", text)}
+    assert used == set(named)
+
+
+def test_the_page_runs_what_there_is():
+    found = [command for text in blocks("sh") + blocks("python") for command in commands(text)]
+    assert len(found) >= 5
+    for name, arguments in found:
+        check_flags(name, arguments)
+    for text in blocks("sh"):
+        assert subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True).stderr == ""
+    for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
+        assert "://" in target or (JOBS / target).exists(), target
+
+
+def executable(path, text):
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)
+
+
+def shell(command, folder, *, timeout=30, **environment):
+    """Runs a line of a shell that finds programs in a folder first."""
+    path = f"{folder}:/usr/local/bin:/usr/bin:/bin"
+    return subprocess.run(
+        ["bash", "-c", command], env={"PATH": path} | environment, capture_output=True, text=True, timeout=timeout, cwd=folder
+    )
+
+
+# Two tasks on one node, as far as processes can tell; a failure of one is that of the step.
+SRUN = """
+while [[ $1 == --* ]]; do shift; done
+export BATCH=$PPID SLURM_STEP_NODELIST=localhost SLURM_STEP_NUM_NODES=1 SLURM_STEP_NUM_TASKS=$SLURM_NTASKS
+for ((i = 0; i < SLURM_NTASKS; i++)); do
+  SLURM_PROCID=$i SLURM_LOCALID=$i "$@" &
+  tasks+=($!)
+done
+code=0
+for task in "${tasks[@]}"; do wait "$task" || code=$?; done
+exit $code
+"""
+# Says what it was started with, and does what the test has it do.
+TASK = """
+{ printf '%s\\n' "$@"; echo "devices ${JAX_LOCAL_DEVICE_IDS:-all}"; } > "task-$SLURM_PROCID"
+eval "${DO:-}"
+"""
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Runs the batch script with arguments, on a machine that has Slurm's programs."""
+    executable(tmp_path / "srun", SRUN)
+    executable(tmp_path / "python", TASK)
+    executable(tmp_path / "scontrol", 'echo "$@" > requeued')
+
+    def run(*arguments, **environment):
+        given = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "RESULTS": "there", "PYTHON": "./python"} | environment
+        return shell(shlex.join([str(JOBS / "slurm.sbatch"), *arguments]), tmp_path, **given)
+
+    return run
+
+
+def test_the_batch_script_starts_a_process_for_each_task(cluster, tmp_path):
+    done = cluster("amortisation_gap", "--preset=paper", "--seeds=0,1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    said = [(tmp_path / f"task-{i}").read_text().splitlines() for i in range(2)]
+    assert said[0] == said[1]
+    flag, module, *arguments, devices = said[0]
+    assert (flag, module, devices) == ("-m", "benchmarks.amortisation_gap", "devices all")
+    assert arguments == ["--distributed", "--results_dir=there", "--preset=paper", "--seeds=0,1"]
+    check_flags("amortisation_gap", arguments)
+
+
+@pytest.mark.parametrize(("tasks", "devices"), [("1", "0,1,2,3"), ("4", "all")])
+def test_a_task_has_all_gpus_of_its_node_or_the_one_of_its_number(cluster, tmp_path, tasks, devices):
+    assert cluster("vary_latents", SLURM_NTASKS_PER_NODE=tasks, SLURM_GPUS_ON_NODE="4").returncode == 0
+    assert (tmp_path / "task-1").read_text().endswith(f"devices {devices}\n")
+
+
+def test_the_code_of_a_task_that_fails_is_that_of_the_job(cluster, tmp_path):
+    assert cluster("vary_latents", DO="exit $((2 * SLURM_PROCID))").returncode == 2
+    assert not (tmp_path / "requeued").exists()
+
+
+def test_a_job_that_runs_out_of_time_is_requeued_and_its_step_left_to_end(cluster, tmp_path):
+    # Slurm signals the script alone, and ends the step once the job is requeued.
+    do = '[[ $SLURM_PROCID == 1 ]] && kill -USR1 "$BATCH"; for _ in {1..500}; do [[ -s requeued ]] && exit 143; sleep .02; done'
+    done = cluster("vary_latents", DO=f"{do}; exit 1")
+    assert (done.returncode, (tmp_path / "requeued").read_text()) == (143, "requeue 7\n"), done
+
+
+@pytest.mark.parametrize(("arguments", "results"), [([], "there"), (["vary_latents"], "")])
+def test_the_batch_script_says_what_it_lacks(cluster, tmp_path, arguments, results):
+    done = cluster(*arguments, RESULTS=results)
+    assert done.returncode == 2 and done.stderr.startswith("name a study, and where") and done.stderr.count("\n") == 1
+    assert not (tmp_path / "task-0").exists()
+
+
+def test_the_options_of_the_batch_script_are_slurms():
+    lines = (JOBS / "slurm.sbatch").read_text().splitlines()
+    options = dict(line.removeprefix("#SBATCH --").partition("=")[::2] for line in lines if line.startswith("#SBATCH "))
+    # Whoever submits names the partition, and a task must see all GPUs of its node.
+    assert {"requeue", "signal", "open-mode"} <= options.keys() and not {"partition", "gpus-per-task"} & options.keys()
+    assert options["signal"].startswith("B:USR1@") and options["open-mode"] == "append"
+    # Slurm reads no option that stands behind the first command.
+    last = max(place for place, line in enumerate(lines) if line.startswith("#SBATCH"))
+    assert all(line.startswith("#") for line in lines[: last + 1])
