@@ -20,6 +20,7 @@ import scipy.optimize
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
+from sae_gap import devices
 from sae_gap.measure.subject import Subject
 from sae_gap.solvers import sparse_code
 
@@ -146,7 +147,7 @@ def measure_front(
     starts = range(0, len(activations), CHUNK)
     for number, start in enumerate(starts):
         part = activations[start : start + CHUNK]
-        target = jnp.asarray(subject.target(part))
+        target = devices.place(subject.target(part), devices.mesh())
         codes = None
         for place, (weight, score) in enumerate(zip(weights, scores, strict=True)):
             found = sparse_code(target, subject.dictionary, weight, nonneg=not subject.signed, init=codes, **options)
