@@ -141,6 +141,18 @@ def test_samples_that_do_not_divide_are_filled_up_with_zeros(traced):
     np.testing.assert_allclose(found.objective, alone.objective, rtol=1e-5)
 
 
+def test_chunks_are_cut_within_the_samples_of_a_device():
+    layout = sharding.layout_of(devices.place(np.zeros((8, 1), np.float32), devices.mesh()), np.zeros((1, 1)))
+    for num_samples, chosen, want in (
+        (24, slice(1, 3), [1, 2, 4, 5, 7, 8, 10, 11, 13, 14, 16, 17, 19, 20, 22, 23]),
+        (3, slice(0, 2), [0, 1, 2, 0, 1, 2, 0, 1]),
+    ):
+        rows = sharding.rows_of_parts(jnp.arange(num_samples)[:, None], layout, chosen, num_samples)
+        np.testing.assert_array_equal(rows[:, 0], want)
+    row = jnp.ones((1, 2))
+    assert sharding.rows_of_parts(row, layout, chosen, 24) is row and sharding.rows_of_parts(None, layout, chosen, 24) is None
+
+
 def test_a_dictionary_over_several_devices_is_nowhere_whole(problem, alone, traced, monkeypatch):
     mesh = devices.mesh(latents=4)
     signals, dictionary = devices.place(problem[0], mesh), devices.place_dictionary(problem[1], mesh)
