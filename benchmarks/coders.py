@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.problems import Problem
 from benchmarks.scores import relative, score
+from sae_gap import devices
 from sae_gap.solvers import orthogonal_matching_pursuit, sparse_code
 
 Run = Callable[[], Any]
@@ -43,7 +44,7 @@ def _wait(code: Callable[..., Any], *arrays) -> Run:
 
 
 def _arrays(problem: Problem):
-    return jnp.asarray(problem.signals), jnp.asarray(problem.dictionary)
+    return devices.place(problem.signals, devices.mesh()), jnp.asarray(problem.dictionary)
 
 
 def ours(problem: Problem, effort: float, *, solver: str) -> Run:

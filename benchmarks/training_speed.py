@@ -40,7 +40,7 @@ _RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder o
 
 def prepare(name: str, num_latents: int, num_seeds: int, num_steps: int):
     """A function that trains once and returns the microseconds per step and seed."""
-    tasks = [draw(Setting(num_latents, SPARSITY, seed=seed)) for seed in range(num_seeds)]
+    tasks = [devices.place(draw(Setting(num_latents, SPARSITY, seed=seed)), devices.mesh()) for seed in range(num_seeds)]
     keys = [jax.random.key(seed) for seed in range(num_seeds)]
     steps_per_epoch = -(-len(tasks[0].train.signals) // SparseAutoencoder.batch_size)
     epochs = -(-num_steps // steps_per_epoch)

@@ -1,7 +1,7 @@
 """Devices: the mesh over all of them, where data lies on it, and how compilations are shared between runs.
 
-Nothing else in the suite knows how many devices there are. Samples are the only sharded axis: every cost that grows is a sum
-or a map over samples, and a dictionary fits on each device at every size of the paper.
+Samples are split over all devices, since every cost that grows is a sum or a map over them. A dictionary lies on every device
+whole, unless it is asked to be spread over several by its latents.
 """
 
 import contextlib
@@ -13,27 +13,46 @@ from pathlib import Path
 from typing import TypeVar
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from sae_gap.sharding import LATENTS, SAMPLES
 
 from sae_gap.stores import cache_home
 
 Tree = TypeVar("Tree")
 
 
-def mesh() -> Mesh:
-    """All devices of all processes, on one axis, `samples`, whose sharding the compiler propagates.
+def mesh(latents: int = 1) -> Mesh:
+    """All devices of all processes, on an axis `samples` and, if asked for, one of `latents`.
+
+    Args:
+      latents: devices that a dictionary is spread over, see `place_dictionary`; as many as have room for it together.
 
     Returns:
-      The mesh.
+      The mesh, of `device_count / latents` parts of the samples.
+
+    Raises:
+      ValueError: `latents` is not a positive divisor of the number of devices.
     """
-    return jax.make_mesh((jax.device_count(),), ("samples",), axis_types=(AxisType.Auto,))
+    count = jax.device_count()
+    if isinstance(latents, bool) or not isinstance(latents, int) or latents < 1 or count % latents:
+        divisors = ", ".join(str(size) for size in range(1, count + 1) if count % size == 0)
+        raise ValueError(f"latents must divide the number of devices, {count}, but it is {latents!r}; give one of {divisors}.")
+    if latents == 1:
+        return jax.make_mesh((count,), (SAMPLES,), axis_types=(AxisType.Auto,))
+    return jax.make_mesh((count // latents, latents), (SAMPLES, LATENTS), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def place(tree: Tree, mesh: Mesh) -> Tree:
-    """Puts the arrays of a tree on the devices of a mesh, sharded along their leading axis where it divides evenly.
+    """Puts the arrays of a tree on the devices of a mesh, split along their leading axis where it divides evenly.
 
     Meant for a split, whose leading axis is its samples; any other array is right as well, if not where it is best. An array
-    whose leading axis does not divide is copied to every device. With several processes, each must pass the same whole arrays.
+    whose leading axis does not divide is copied to every device, since leaving samples out or adding some would change what is
+    learned. What is done with it is split all the same where that changes nothing: the coder fills the samples up with zeros,
+    and training splits its batches. With several processes, each must pass the same whole arrays.
 
     Args:
       tree: arrays in any tree; leaves that are not arrays stay as they are.
@@ -49,10 +68,40 @@ def place(tree: Tree, mesh: Mesh) -> Tree:
         # One device needs no sharding, and an array tied to none lets a caller move it.
         if mesh.size == 1:
             return jax.numpy.asarray(leaf)
-        spec = PartitionSpec("samples") if leaf.shape and leaf.shape[0] % mesh.size == 0 else PartitionSpec()
+        spec = PartitionSpec(SAMPLES) if leaf.shape and leaf.shape[0] % mesh.shape[SAMPLES] == 0 else PartitionSpec()
         return jax.device_put(leaf, NamedSharding(mesh, spec))
 
     return jax.tree.map(put, tree)
+
+
+def place_dictionary(
+    dictionary: Float[ArrayLike, "input_dim num_latents"], mesh: Mesh
+) -> Float[Array, "input_dim num_latents"]:
+    """Spreads a dictionary that no device has room for over the axis `latents` of a mesh; `sparse_code` takes it as any other.
+
+    Each device has the correlations of its own atoms, and what crosses between devices are their leaders. On a CPU, whose
+    memory all of its devices share, `sparse_code` makes one whole of it again.
+
+    Args:
+      dictionary: (input_dim, num_latents).
+      mesh: the devices, from `mesh(latents=…)`; where that is 1 each has the whole dictionary.
+
+    Returns:
+      The dictionary in place.
+
+    Raises:
+      ValueError: the axis does not divide the number of latents.
+    """
+    parts, num_latents = mesh.shape.get(LATENTS, 1), np.shape(dictionary)[1]
+    if num_latents % parts:
+        raise ValueError(
+            f"{num_latents} latents do not divide over {parts} devices; add {-num_latents % parts} atoms of zeros, which no "
+            "code uses, or choose another number of devices."
+        )
+    if mesh.size == 1:
+        return jax.numpy.asarray(dictionary)
+    spec = PartitionSpec(None, LATENTS) if parts > 1 else PartitionSpec()
+    return jax.device_put(dictionary, NamedSharding(mesh, spec))
 
 
 def enable_compilation_cache() -> Path | None:

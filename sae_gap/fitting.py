@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from sae_gap import devices
+from sae_gap import devices, sharding
 from sae_gap.checkpoints import Checkpoint
 from sae_gap.learners.base import Learner
 from sae_gap.types import Model, Task
@@ -197,13 +197,14 @@ class Program:
         began = time.perf_counter()
         self._learner, self._num_steps = _prepared(learner), learner.num_steps
         self._static = (num_latents, side_by_side)
-        self._start = _compile(_start, self._learner, data, key, base, *self._static)
-        shapes = eqx.filter_eval_shape(_start, self._learner, data, key, base, *self._static)
-        begun = jax.tree.map(_blank, shapes, is_leaf=lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-        self._like = begun
-        if self._num_steps:
-            self._advance = _compile(_advance, (self._learner, data, np.int32(0)), begun, side_by_side)
-        self._end = _compile(_end, self._learner, begun[1], side_by_side)
+        with sharding.within(data):
+            self._start = _compile(_start, self._learner, data, key, base, *self._static)
+            shapes = eqx.filter_eval_shape(_start, self._learner, data, key, base, *self._static)
+            begun = jax.tree.map(_blank, shapes, is_leaf=lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+            self._like = begun = sharding.lay(begun, data, seeds=side_by_side)
+            if self._num_steps:
+                self._advance = _compile(_advance, (self._learner, data, np.int32(0)), begun, side_by_side)
+            self._end = _compile(_end, self._learner, begun[1], side_by_side)
         self.compile_seconds = time.perf_counter() - began
 
     def start(self, data: PyTree, key: PyTree, base: dict[str, Model]) -> PyTree:
@@ -293,7 +294,8 @@ def _start(
     learner: Learner, data: PyTree, key: PyTree, base: dict[str, Model], num_latents: int, side_by_side: bool
 ) -> tuple[Array, PyTree]:
     def start(data, key, base):
-        return jnp.zeros((), jnp.int32), learner.init(data, num_latents=num_latents, key=key, **base)
+        begun = jnp.zeros((), jnp.int32), learner.init(data, num_latents=num_latents, key=key, **base)
+        return sharding.lay(begun, data)
 
     return (jax.vmap(start) if side_by_side else start)(data, key, base)
 
@@ -303,7 +305,7 @@ def _advance(fixed: PyTree, begun: tuple[Array, PyTree], side_by_side: bool) -> 
     learner, data, stop = fixed
 
     def advance(data, begun):
-        return _loop(learner, data, begun, stop)
+        return sharding.lay(_loop(learner, data, begun, stop), data)
 
     return (jax.vmap(advance) if side_by_side else advance)(data, begun)
 

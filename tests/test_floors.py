@@ -20,12 +20,13 @@ FLOORS = {
     "activations.tables": 0.8,
     "activations": 0.9,
     "activations.opening": 0.95,
+    "sharding": 0.75,
     **dict.fromkeys(("data", "lasso", "matching", "devices", "results", "progress"), 1),
     "checkpoints": 1.25,
     **dict.fromkeys(("tables", "decompose", "recording"), 1.5),
-    **dict.fromkeys(
-        ("solvers.batching", "solvers.fista", "solvers.pivoting", "solvers.polish", "solvers.screening", "solvers.slots"), 1.25
-    ),
+    **dict.fromkeys(("solvers.batching", "solvers.fista", "solvers.pivoting", "solvers.polish", "solvers.screening"), 1.25),
+    "solvers.atoms": 1.25,
+    "solvers.slots": 1.3,
     **dict.fromkeys(("solvers.ista", "solvers.working_set", "solvers.implicit", "solvers.reweighted"), 1.5),
     "solvers.problem": 1.5,
     "solvers.blocks": 1.6,

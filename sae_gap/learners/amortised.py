@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from sae_gap import sharding
 from sae_gap.encoders.base import AmortisedEncoder, Encoder, unit_atoms
 from sae_gap.learners.base import Learner, batches
 from sae_gap.solvers import sparse_code
@@ -102,8 +103,9 @@ class Amortised(Learner):
 
         def loss(parameters, indices, weights):
             model = dataclasses.replace(state.model, encoder=parameters)
-            codes = (member(model, signals[indices]) for member in self.members)
-            return sum(jnp.sum(weights * jnp.sum((code - state.codes[indices]) ** 2, axis=1)) for code in codes)
+            batch, best, weights = sharding.split_batch((signals[indices], state.codes[indices], weights))
+            codes = (member(model, batch) for member in self.members)
+            return sum(jnp.sum(weights * jnp.sum((code - best) ** 2, axis=1)) for code in codes)
 
         def train_step(carry, batch):
             parameters, optimiser = carry

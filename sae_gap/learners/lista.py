@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
+from sae_gap import sharding
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.encoders.lista import LISTA
 from sae_gap.learners.base import Learner, batches, live_share
@@ -70,7 +71,7 @@ class Lista(Learner):
 
         def loss(parameters, indices, weights):
             model = dataclasses.replace(state.model, encoder=parameters)
-            signals = data.signals[indices]
+            signals, weights = sharding.split_batch((data.signals[indices], weights))
             codes = self.encoder(model, signals)
             error = jnp.mean((signals - model.bias - codes @ model.decoder.T) ** 2, axis=1) / live
             return jnp.sum(weights * (error + self.lam * jnp.mean(jnp.abs(codes), axis=1)))

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from sae_gap import sharding
 from sae_gap.encoders.base import AmortisedEncoder, unit_atoms
 from sae_gap.learners.base import Learner, batches, live_dims, live_share
 from sae_gap.types import Model, Split
@@ -79,9 +80,10 @@ class SparseAutoencoder(Learner):
         epoch = batches(shuffle_key, len(data.signals), self.batch_size)
 
         def train_step(carry, batch):
-            indices, weight = batch
+            indices, weights = batch
+            signals, weights = sharding.split_batch((data.signals[indices], weights))
             model, optimiser = carry
-            return self._update(model, optimiser, data.signals[indices], weight, state.live), None
+            return self._update(model, optimiser, signals, weights, state.live), None
 
         (model, optimiser), _ = jax.lax.scan(train_step, (state.model, state.optimiser), epoch)
         renormalise = state.epoch % self.renormalise_every == 0

@@ -19,6 +19,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from sae_gap import devices
 from sae_gap.measure.refit import refit
 from sae_gap.measure.subject import Subject
 from sae_gap.solvers import sparse_code
@@ -116,7 +117,7 @@ def measure_front(
     starts = range(0, len(activations), CHUNK)
     for number, start in enumerate(starts):
         part = activations[start : start + CHUNK]
-        target = jnp.asarray(subject.target(part))
+        target = devices.place(subject.target(part), devices.mesh())
         codes = None
         for place, (weight, score) in enumerate(zip(weights, scores, strict=True)):
             found = sparse_code(target, subject.dictionary, weight, nonneg=not subject.signed, init=codes, **options)

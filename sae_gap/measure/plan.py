@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sae_gap import lasso, progress, results
+from sae_gap import devices, lasso, progress, results
 from sae_gap.activations import Activations
 from sae_gap.measure.atoms import agreement, describe_atoms
 from sae_gap.measure.controls import check_control, control
@@ -262,7 +262,7 @@ class _Run:
         def measure() -> list[dict[str, Any]]:
             places = spread(self.summed.num_samples, self.total)[start : start + count]
             x = self.summed.take(places)
-            target, nonneg = jnp.asarray(subject.target(x)), not subject.signed
+            target, nonneg = devices.place(subject.target(x), devices.mesh()), not subject.signed
             weight: Any = jnp.full((count, 1), lam, target.dtype)
             if plan.lam_fraction is not None:
                 weight = plan.lam_fraction * lasso.lambda_max(target, subject.dictionary, nonneg=nonneg)[:, None]

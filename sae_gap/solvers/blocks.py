@@ -20,8 +20,9 @@ import scipy.sparse
 from jaxtyping import Array, Float
 
 from sae_gap.solvers import fista, slots, working_set
+from sae_gap.solvers.atoms import Problem, pose, wants_gram
 from sae_gap.solvers.polish import polish
-from sae_gap.solvers.slots import Problem, State
+from sae_gap.solvers.slots import State
 from sae_gap.types import Solution
 
 FEWEST_SLOTS = 32
@@ -167,7 +168,7 @@ def solve(
             break
         with jax.enable_x64(precision == np.float64), concurrent.futures.ThreadPoolExecutor(threads or _cores()) as pool:
             atoms, factors = (None if array is None else np.asarray(array, precision) for array in (dictionary, shared))
-            with_gram = slots.wants_gram(num_latents, len(rows))
+            with_gram = wants_gram(num_latents, len(rows))
             problem = _pose(atoms, factors, tol, max_iterations, nonneg=nonneg, with_gram=with_gram)
             widths = _widths(problem, num_latents, given.init)
             if precision != dtype:
@@ -293,7 +294,7 @@ def _blocks(count: int, width: int, num_latents: int) -> Iterator[tuple[np.ndarr
 
 @functools.partial(jax.jit, static_argnames=("nonneg", "with_gram"))
 def _pose(dictionary, column, tol, limit, *, nonneg, with_gram):
-    return slots.pose(dictionary, column, tol=tol, limit=limit, nonneg=nonneg, with_gram=with_gram)
+    return pose(dictionary, column, tol=tol, limit=limit, nonneg=nonneg, with_gram=with_gram)
 
 
 @functools.partial(jax.jit, static_argnames="num_slots", compiler_options=ALONE)

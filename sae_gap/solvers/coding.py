@@ -12,7 +12,8 @@ import scipy.sparse
 from jax import lax
 from jax.typing import ArrayLike
 
-from sae_gap import lasso
+from sae_gap import lasso, sharding
+from sae_gap.sharding import Layout
 from sae_gap.solvers import blocks, fista, implicit, ista, working_set
 from sae_gap.solvers.problem import check_problem, is_known, is_number, scale_problem
 from sae_gap.types import Solution
@@ -46,6 +47,9 @@ def sparse_code(
 
     Minimises `F(z) = ½‖y - D z‖² + Σ_j λ_j |z_j|`, over `z ≥ 0` if `nonneg`, until the duality gap is at most
     `tol F(z)`. May be called under `jit` and `vmap`; shapes are always checked, values only where they are known.
+
+    Of signals placed on a mesh by `sae_gap.devices.place` each device codes its own, and a dictionary placed by
+    `place_dictionary` stays in parts. Within `jit` the axes `samples` and `latents` of the mesh of `jax.set_mesh` count.
 
     Args:
       signals: `(n, input_dim)`, float32 or float64.
@@ -96,53 +100,73 @@ def sparse_code(
     if solver == "working_set" and is_known(max_iterations) and max_iterations == 0:
         # Of no rounds there is nothing to certify; FISTA certifies the codes that it is given.
         solver = "fista"
+    layout = sharding.layout_of(targets, atoms)
     if chunk_size is None and solver == "working_set":
-        chunk_size = working_set.default_chunk(*atoms.shape)
-    if chunk_size is not None and chunk_size >= targets.shape[0]:
-        chunk_size = None
+        parts = 1 if layout is None or layout.latents is None else layout.mesh.shape[layout.latents]
+        chunk_size = working_set.default_chunk(atoms.shape[0], -(-atoms.shape[1] // parts))
     if tol is None and bfloat16:
         raise ValueError("tol=None asks for a fixed number of plain steps, which are not rounded; leave bfloat16 out.")
-    options = _Options(bool(nonneg), solver, tol is None, chunk_size, bool(bfloat16))
+    options = _Options(bool(nonneg), solver, tol is None, chunk_size, bool(bfloat16), layout)
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
     arrays = targets, atoms, weights, first, accuracy, max_iterations
     if sparse and not all(array is None or is_known(array) for array in arrays):
         raise ValueError("sparse codes are no arrays of JAX, and cannot be traced; leave sparse out within jit, vmap and grad.")
-    if solver == "working_set" and not bfloat16 and _on_one_cpu(arrays):
-        problem = _scale(targets, atoms, weights)
-        found = blocks.solve(
-            problem.signals,
-            problem.dictionary,
-            jnp.broadcast_to(problem.row, (targets.shape[0], 1)),
-            problem.column,
-            None if first is None else _scale_codes(first, problem),
-            tol=accuracy,
-            max_iterations=int(max_iterations),
-            nonneg=bool(nonneg),
-            threads=threads,
-            sparse=sparse,
-        )
-        return _unscale_sparse(found, problem) if sparse else _unscale(found, problem)
+    if solver == "working_set" and not bfloat16 and _on_the_host(arrays):
+        # Threads share the memory, so that samples on several CPU devices have the bits that they have on one.
+        given = [None if array is None else np.asarray(array) for array in (targets, atoms, weights, first)]
+        found = _solve_on_the_host(given, accuracy, int(max_iterations), bool(nonneg), threads, sparse)
+        return sharding.place_rows(found, targets)
     limit = jnp.asarray(max_iterations, jnp.int32)
-    if not sparse:
-        return _solve(options, targets, atoms, weights, first, accuracy, limit)
-    size = chunk_size or working_set.default_chunk(*atoms.shape)
-    parts = []
-    for part in (slice(begin, begin + size) for begin in range(0, targets.shape[0], size)):
-        own = weights if weights.shape[0] == 1 else weights[part]
-        solved = _solve(options, targets[part], atoms, own, None if first is None else first[part], accuracy, limit)
-        parts.append(dataclasses.replace(solved, codes=scipy.sparse.csr_array(np.asarray(solved.codes))))
-    rest = {field.name: [getattr(part, field.name) for part in parts] for field in dataclasses.fields(Solution)}
-    codes = scipy.sparse.vstack(rest.pop("codes"), format="csr")
-    return Solution(codes=codes, **{name: jnp.concatenate(arrays) for name, arrays in rest.items()})
+    if sparse:
+        return _solve_sparse(options, targets, atoms, weights, first, accuracy, limit)
+    return _solve(options, targets, atoms, weights, first, accuracy, limit)
 
 
-def _on_one_cpu(arrays) -> bool:
-    """Whether all values are known and lie in this machine's memory, where threads can work on them."""
+def _on_the_host(arrays) -> bool:
+    """Whether all values are known and lie in the memory of this process, where threads can work on them."""
     known = [array for array in arrays if array is not None]
     if not all(is_known(array) for array in known):
         return False
     placed = [array for array in known if isinstance(array, jax.Array)]
-    return all(len(array.devices()) == 1 and next(iter(array.devices())).platform == "cpu" for array in placed)
+    return all(array.is_fully_addressable and next(iter(array.devices())).platform == "cpu" for array in placed)
+
+
+def _solve_on_the_host(given, tol, max_iterations, nonneg, threads, sparse) -> Solution:
+    targets, atoms, weights, first = given
+    problem = _scale(targets, atoms, weights)
+    found = blocks.solve(
+        problem.signals,
+        problem.dictionary,
+        jnp.broadcast_to(problem.row, (targets.shape[0], 1)),
+        problem.column,
+        None if first is None else _scale_codes(first, problem),
+        tol=tol,
+        max_iterations=max_iterations,
+        nonneg=nonneg,
+        threads=threads,
+        sparse=sparse,
+    )
+    return _unscale_sparse(found, problem) if sparse else _unscale(found, problem)
+
+
+def _solve_sparse(options, targets, atoms, weights, first, tol, limit) -> Solution:
+    """Chunk by chunk, of whose dense codes no more are held; each has samples of every device."""
+    num_samples, layout = targets.shape[0], options.layout
+    parts = 1 if layout is None else layout.num_parts
+    size = options.chunk_size or working_set.default_chunk(*atoms.shape)
+    rows = np.resize(np.arange(num_samples), -(-num_samples // parts) * parts).reshape(parts, -1)
+    found, order = [], []
+    for begin in range(0, rows.shape[1], size):
+        chosen = slice(begin, begin + size)
+        arrays = targets, weights, first
+        target, own, start = (sharding.rows_of_parts(array, layout, chosen, num_samples) for array in arrays)
+        solved = _solve(options, target, atoms, own, start, tol, limit)
+        found.append(dataclasses.replace(solved, codes=scipy.sparse.csr_array(np.asarray(solved.codes))))
+        order.append(rows[:, chosen].ravel())
+    _, place = np.unique(np.concatenate(order), return_index=True)
+    fields = {field.name: [getattr(part, field.name) for part in found] for field in dataclasses.fields(Solution)}
+    codes = scipy.sparse.vstack(fields.pop("codes"), format="csr")[place]
+    return Solution(codes=codes, **{name: jnp.concatenate(arrays)[place] for name, arrays in fields.items()})
 
 
 class _Options(NamedTuple):
@@ -151,6 +175,7 @@ class _Options(NamedTuple):
     fixed: bool
     chunk_size: int | None
     bfloat16: bool = False
+    layout: Layout | None = None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -158,12 +183,14 @@ def _differentiable(options: _Options, signals, dictionary, lam, init, tol, max_
     problem = scale_problem(signals, dictionary, lam, equalise=not options.fixed)
     init = None if init is None else _scale_codes(init, problem)
 
-    def run(chunk):
-        return _run(options, chunk, problem, tol, max_iterations)
+    def run(per_sample, *shared):
+        return _in_chunks(lambda chunk: _run(options, chunk, *shared), per_sample, options.chunk_size)
 
-    per_sample = (problem.signals, problem.row, problem.column if problem.column.shape[0] > 1 else None, init)
-    solution = _in_chunks(run, per_sample, options.chunk_size)
-    return _unscale(solution, problem)
+    own = problem.column.shape[0] > 1
+    row = jnp.broadcast_to(problem.row, (signals.shape[0], 1))
+    per_sample = (problem.signals, row, problem.column if own else None, init)
+    shared = (problem.dictionary, None if own else problem.column, tol, max_iterations)
+    return _unscale(sharding.by_device(run, options.layout, per_sample, *shared), problem)
 
 
 _scale = jax.jit(functools.partial(scale_problem, equalise=True))
@@ -219,7 +246,9 @@ def _solve_forward(options, signals, dictionary, lam, init, tol, max_iterations)
 
 def _solve_backward(options, saved, bar):
     signals, dictionary, lam, codes = saved
-    signals_bar, dictionary_bar, lam_bar = implicit.pull_back(signals, dictionary, codes, bar.codes, bar.objective)
+    signals_bar, dictionary_bar, lam_bar = implicit.pull_back(
+        signals, dictionary, codes, bar.codes, bar.objective, options.layout
+    )
     spread = tuple(axis for axis in (0, 1) if lam.shape[axis] == 1)
     return signals_bar, dictionary_bar, jnp.sum(lam_bar, axis=spread, keepdims=True), None, None, None
 
@@ -228,10 +257,10 @@ _differentiable.defvjp(_solve_forward, _solve_backward)
 _solve = jax.jit(_differentiable, static_argnums=0)
 
 
-def _run(options, chunk, problem, tol, max_iterations):
+def _run(options, chunk, dictionary, shared_column, tol, max_iterations):
     signals, row, column, init = chunk
-    dictionary, nonneg = problem.dictionary, options.nonneg
-    lam = row * (problem.column if column is None else column)
+    nonneg = options.nonneg
+    lam = row * (shared_column if column is None else column)
     if options.bfloat16:
         steps = jnp.minimum(ROUGH_ITERATIONS, max_iterations)
         init = fista.fixed(signals, dictionary, lam, init, iterations=steps, nonneg=nonneg, bfloat16=True)
@@ -244,7 +273,8 @@ def _run(options, chunk, problem, tol, max_iterations):
             tol=tol,
             max_iterations=max_iterations,
             nonneg=nonneg,
-            atom_weights=problem.column if column is None else None,
+            atom_weights=shared_column,
+            latents=None if options.layout is None else options.layout.latents,
         )
     module = {"fista": fista, "ista": ista}[options.solver]
     if options.fixed:
@@ -258,7 +288,7 @@ def _run(options, chunk, problem, tol, max_iterations):
 def _in_chunks(run, per_sample, chunk_size):
     """Apply `run` to slices of at most `chunk_size` samples, one after the other; the last is padded with zero signals."""
     num_samples = per_sample[0].shape[0]
-    if chunk_size is None:
+    if chunk_size is None or chunk_size >= num_samples:
         return run(per_sample)
     chunks = -(-num_samples // chunk_size)
     spare = chunks * chunk_size - num_samples

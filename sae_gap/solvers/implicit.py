@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from sae_gap import lasso
+from sae_gap import lasso, sharding
+from sae_gap.sharding import Layout
 
 
 def solve_on_support(
@@ -57,6 +58,7 @@ def pull_back(
     codes: Float[Array, "n num_latents"],
     code_bar: Float[Array, "n num_latents"],
     objective_bar: Float[Array, " n"],
+    layout: Layout | None = None,
 ) -> tuple[Float[Array, "n input_dim"], Float[Array, "input_dim num_latents"], Float[Array, "n num_latents"]]:
     """Cotangents of signals, dictionary and weights, from those of the codes and of the objective.
 
@@ -72,6 +74,7 @@ def pull_back(
       codes: `(n, num_latents)` minimisers.
       code_bar: `(n, num_latents)` cotangents of the codes.
       objective_bar: `(n,)` cotangents of the objective.
+      layout: of the samples over several devices, each of which solves for its own.
 
     Returns:
       Cotangents of signals, dictionary, and weights per sample and coefficient.
@@ -80,7 +83,7 @@ def pull_back(
       Bertrand et al. (2020), "Implicit differentiation of lasso-type models for hyperparameter optimization", ICML.
     """
     rest = lasso.residual(signals, dictionary, codes)
-    u = solve_on_support(dictionary, codes != 0, code_bar)
+    u = sharding.by_device(lambda own, atoms: solve_on_support(atoms, *own), layout, (codes != 0, code_bar), dictionary)
     image = lasso.product(u, dictionary.T)
     weight = objective_bar[:, None]
     dictionary_bar = lasso.product(rest.T, u - weight * codes) - lasso.product(image.T, codes)

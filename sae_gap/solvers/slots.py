@@ -2,36 +2,16 @@
 
 from typing import NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sae_gap import lasso
+from sae_gap import lasso, sharding
+from sae_gap.solvers.atoms import Held, Problem, correlate, hold
+from sae_gap.solvers.screening import leaders
 
-# A Gram matrix of all atoms costs `num_latents / n` products, and beyond this many atoms it would not stay in cache.
-LARGEST_GRAM = 2048
-# Rows of this many floats fill the vector registers of every current processor evenly.
-LANES = 16
-# Blocks of atoms, of which each sends one violator a round, and the most of these that are let in.
-NUM_BLOCKS = 256
+# The most violators that are let in in a round.
 MOST_CANDIDATES = 64
-
-
-class Problem(eqx.Module):
-    """What all samples share: atoms as rows, padded to whole blocks, and their Gram matrix where that is cheap.
-
-    The weight of sample i and atom j is `row_i column_j`, with `row` and `column` those of the `State` where it has its own.
-    """
-
-    atoms: Float[Array, "num_padded input_dim"]
-    column: Float[Array, "1 num_padded"]
-    norms: Float[Array, " num_padded"]
-    gram: Float[Array, "num_padded num_padded"] | None
-    tol: Float[Array, ""]
-    limit: Int[Array, ""]
-    num_blocks: int = eqx.field(static=True)
-    nonneg: bool = eqx.field(static=True)
 
 
 class State(NamedTuple):
@@ -66,38 +46,6 @@ class State(NamedTuple):
     full: Bool[Array, " n"]
 
 
-def pose(
-    dictionary: Float[Array, "input_dim num_latents"],
-    column: Float[Array, "1 num_latents"] | None,
-    *,
-    tol: Float[Array, ""] | float,
-    limit: Int[Array, ""] | int,
-    nonneg: bool,
-    with_gram: bool,
-) -> Problem:
-    """Set up what the samples share; `column` are factors on every sample's weight."""
-    num_latents = dictionary.shape[1]
-    num_blocks = min(NUM_BLOCKS, LANES * -(-num_latents // LANES))
-    spare = -num_latents % num_blocks
-    atoms = jnp.pad(dictionary.T, ((0, spare), (0, 0)))
-    column = jnp.ones((1, num_latents), dictionary.dtype) if column is None else column
-    return Problem(
-        atoms=atoms,
-        column=jnp.pad(column, ((0, 0), (0, spare))),
-        norms=jnp.sum(atoms**2, axis=1),
-        gram=lasso.product(atoms, atoms.T) if with_gram else None,
-        tol=jnp.asarray(tol, dictionary.dtype),
-        limit=jnp.asarray(limit, jnp.int32),
-        num_blocks=num_blocks,
-        nonneg=nonneg,
-    )
-
-
-def wants_gram(num_latents: int, num_samples: int) -> bool:
-    """Whether the Gram matrix of all atoms is worth its products, and fits in cache."""
-    return num_latents <= min(LARGEST_GRAM, 2 * num_samples)
-
-
 def start(
     problem: Problem,
     signals: Float[Array, "n input_dim"],
@@ -108,14 +56,13 @@ def start(
 ) -> State:
     """Samples with empty slots, whose first candidates are the atoms of the largest codes of `init`."""
     num_samples, dtype = signals.shape[0], signals.dtype
-    spare = problem.atoms.shape[0] - (0 if column is None else column.shape[1])
     zeros = jnp.zeros((num_samples, num_slots), dtype)
     none = jnp.zeros(num_samples, bool)
     count = num_candidates(problem, num_slots)
     state = State(
         signals=signals,
         row=row,
-        column=None if column is None else jnp.pad(column, ((0, 0), (0, spare))),
+        column=None if column is None else _whole_blocks(problem, column),
         places=zeros.astype(jnp.int32),
         sign=zeros + 1,
         code=zeros,
@@ -136,13 +83,25 @@ def start(
     )
     if init is None:
         return state
-    given, chosen = lax.top_k(jnp.abs(init), min(count, init.shape[1]))
-    chosen = jnp.pad(chosen.astype(jnp.int32), ((0, 0), (0, count - chosen.shape[1])))
-    given = jnp.pad(given, ((0, 0), (0, count - given.shape[1])))
-    pull = correlate(problem, chosen, signals)
+    if problem.latents is None:
+        given, chosen = lax.top_k(jnp.abs(init), min(count, init.shape[1]))
+        chosen = jnp.pad(chosen.astype(jnp.int32), ((0, 0), (0, count - chosen.shape[1])))
+        given = jnp.pad(given, ((0, 0), (0, count - given.shape[1])))
+    else:
+        # The largest of all would have to be sought on one device.
+        sizes = _whole_blocks(problem, jnp.abs(init))
+        chosen = leaders(sizes, problem.num_blocks, count)
+        given = jnp.take_along_axis(sizes, chosen, axis=1)
+    pull = correlate(hold(problem, chosen), signals)
     excess = (pull if problem.nonneg else jnp.abs(pull)) - weights_at(problem, state, chosen)
     signed = chosen if problem.nonneg else jnp.where(pull < 0, -1 - chosen, chosen)
     return state._replace(candidate=signed, lead=jnp.where(given > 0, excess, -jnp.inf))
+
+
+def _whole_blocks(problem, values):
+    """Values of each sample for all atoms, those that fill up the blocks included."""
+    padded = jnp.pad(values, ((0, 0), (0, problem.atoms.shape[0] - values.shape[1])))
+    return sharding.spread(padded, problem.latents, 1)
 
 
 def empty(state: State) -> State:
@@ -212,11 +171,11 @@ def merge(
 def sweep(
     problem: Problem,
     state: State,
-    places: Int[Array, "n slots"],
+    held: Held,
     sign: Float[Array, "n slots"],
     holds: Bool[Array, "n slots candidates"],
 ) -> tuple[Float[Array, "n slots slots"], Float[Array, "n slots"]]:
-    """The Gram matrix of all slots, the new ones included, swept on the basis, and the squared norms of the atoms.
+    """The Gram matrix of all slots, the new ones included, swept on the basis, and the squared norms of the atoms `held`.
 
     With B the basis, N the new slots and G the Gram matrix, it holds `-G_BB⁻¹`, `G_BB⁻¹ G_BN` and
     `G_NN - G_NB G_BB⁻¹ G_BN`. An empty slot is orthogonal to all others.
@@ -225,9 +184,10 @@ def sweep(
     atom = jnp.where(state.candidate < 0, -1 - state.candidate, state.candidate)
     side = jnp.where(state.candidate < 0, -1, 1).astype(enter.dtype)
     if problem.gram is not None:
-        among = problem.gram[places[:, :, None], atom[:, None, :]]
+        among = problem.gram[held.places[:, :, None], atom[:, None, :]]
     else:
-        among = jnp.einsum("nwm,ncm->nwc", problem.atoms[places], problem.atoms[atom], precision=lax.Precision.HIGHEST)
+        new = hold(problem, atom, often=True)
+        among = jnp.einsum("nwm,ncm->nwc", held.all(), new.all(), precision=lax.Precision.HIGHEST)
     if not problem.nonneg:
         among = sign[:, :, None] * side[:, None, :] * among
     both = state.basic[:, :, None] & state.basic[:, None, :]
@@ -237,8 +197,8 @@ def sweep(
     rest = lasso.product(jnp.swapaxes(enter - solved, 1, 2), among)
     corner = lasso.product(solved + lasso.product(enter, 0.5 * rest), jnp.swapaxes(enter, 1, 2))
     filled = state.basic | jnp.any(holds, axis=2)
-    empty = jnp.where(filled[:, :, None], 0, jnp.eye(places.shape[1], dtype=enter.dtype))
-    return old + corner + jnp.swapaxes(corner, 1, 2) + empty, problem.norms[places]
+    empty = jnp.where(filled[:, :, None], 0, jnp.eye(sign.shape[1], dtype=enter.dtype))
+    return old + corner + jnp.swapaxes(corner, 1, 2) + empty, problem.norms[held.places]
 
 
 def refresh(problem: Problem, state: State) -> Float[Array, "n slots slots"]:
@@ -254,7 +214,7 @@ def refresh(problem: Problem, state: State) -> Float[Array, "n slots slots"]:
     if problem.gram is not None:
         among = problem.gram[state.places[:, :, None], state.places[:, None, :]]
     else:
-        atoms = problem.atoms[state.places]
+        atoms = hold(problem, state.places, often=True).all()
         among = jnp.einsum("nwm,nvm->nwv", atoms, atoms, precision=lax.Precision.HIGHEST)
     if not problem.nonneg:
         among = state.sign[:, :, None] * state.sign[:, None, :] * among
@@ -264,53 +224,6 @@ def refresh(problem: Problem, state: State) -> Float[Array, "n slots slots"]:
     return jnp.where(both, state.swept - 0.5 * (step + jnp.swapaxes(step, 1, 2)), state.swept)
 
 
-def combine(problem: Problem, places: Int[Array, "n slots"], weights: Float[Array, "n slots"]) -> Float[Array, "n input_dim"]:
-    """Weighted sum of each sample's atoms. A loop of row gathers stays in cache where one gather of all slots would not."""
-
-    def add(w, total):
-        return total + weights[:, w, None] * problem.atoms[places[:, w]]
-
-    return lax.fori_loop(0, _last(weights != 0), add, jnp.zeros((places.shape[0], problem.atoms.shape[1]), weights.dtype))
-
-
-def residual(
-    problem: Problem, signals: Float[Array, "n input_dim"], places: Int[Array, "n slots"], weights: Float[Array, "n slots"]
-) -> Float[Array, "n input_dim"]:
-    """Signals less the weighted sum of each sample's atoms, with the roundoff of every subtraction added up and put back."""
-
-    def subtract(w, carry):
-        total, lost = carry
-        term = -weights[:, w, None] * problem.atoms[places[:, w]]
-        new = total + term
-        grown = new - total
-        return new, lost + ((total - (new - grown)) + (term - grown))
-
-    total, lost = lax.fori_loop(0, _last(weights != 0), subtract, (signals, jnp.zeros_like(signals)))
-    return total + lost
-
-
-def correlate(
-    problem: Problem,
-    places: Int[Array, "n slots"],
-    theta: Float[Array, "n input_dim"],
-    wanted: Bool[Array, "n slots"] | None = None,
-) -> Float[Array, "n slots"]:
-    """Correlation of `theta` with each slot's atom, disregarding its sign; of no matter where it is not wanted."""
-    # A product with ones vectorises; the plain sum along contiguous memory would not.
-    ones = jnp.ones(theta.shape[1], theta.dtype)
-    count = places.shape[1] if wanted is None else _last(wanted)
-
-    def fill(w, out):
-        return out.at[:, w].set(lasso.product(problem.atoms[places[:, w]] * theta, ones))
-
-    return lax.fori_loop(0, count, fill, jnp.zeros(places.shape, theta.dtype))
-
-
-def _last(wanted: Bool[Array, "n slots"]) -> Int[Array, ""]:
-    """One past the last slot that any sample wants."""
-    return jnp.max(jnp.where(jnp.any(wanted, axis=0), jnp.arange(1, wanted.shape[1] + 1), 0))
-
-
 def weights_at(problem: Problem, state: State, places: Int[Array, "n some"]) -> Float[Array, "n some"]:
     """The weights of given atoms."""
     if state.column is not None:
@@ -318,9 +231,9 @@ def weights_at(problem: Problem, state: State, places: Int[Array, "n some"]) -> 
     return state.row * problem.column[0, places]
 
 
-def dense(state: State, num_latents: int) -> Float[Array, "n num_latents"]:
+def dense(problem: Problem, state: State, num_latents: int) -> Float[Array, "n num_latents"]:
     """The codes of all atoms."""
     rows = jnp.arange(state.code.shape[0])[:, None]
-    codes = jnp.zeros((state.code.shape[0], num_latents), state.code.dtype)
+    codes = sharding.spread(jnp.zeros((state.code.shape[0], num_latents), state.code.dtype), problem.latents, 1)
     # Slots may point at the padding, but never with a code.
-    return codes.at[rows, state.places].add(state.sign * state.code, mode="drop")
+    return sharding.spread(codes.at[rows, state.places].add(state.sign * state.code, mode="drop"), problem.latents, 1)

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sae_gap import lasso
-from sae_gap.solvers import fista, pivoting, slots
+from sae_gap import lasso, sharding
+from sae_gap.solvers import atoms, fista, pivoting, slots
+from sae_gap.solvers.atoms import LANES, Problem
 from sae_gap.solvers.batching import by_groups, keep
 from sae_gap.solvers.screening import leaders
-from sae_gap.solvers.slots import LANES, Problem, State
+from sae_gap.solvers.slots import State
 from sae_gap.types import Solution
 
 # Rounds that a doubling of the slots may take, before a sample is handed on.
@@ -66,6 +67,7 @@ def solve(
     max_iterations: Int[Array, ""] | int = 20_000,
     nonneg: bool = True,
     atom_weights: Float[Array, "1 num_latents"] | None = None,
+    latents: str | None = None,
 ) -> Solution:
     """Solve the lasso by exact working sets; atoms should be of about unit norm.
 
@@ -81,6 +83,8 @@ def solve(
       max_iterations: rounds, and then iterations of FISTA for the samples left to it, after which a sample is given up.
       nonneg: whether codes are constrained to be non-negative.
       atom_weights: `(1, num_latents)` factors on `lam`, so that neither need be expanded to `(n, num_latents)`.
+      latents: the axis of the mesh of the context over which the latents of the dictionary are spread; None has them all on
+        every device.
 
     Returns:
       A `Solution`; its `iterations` count rounds, of one product each, plus the iterations of FISTA.
@@ -94,8 +98,8 @@ def solve(
     row, own = (lam, None) if lam.shape[1] == 1 else (jnp.ones((1, 1), signals.dtype), lam * column)
     if own is not None and own.shape[0] == 1:
         column, own = own, None
-    with_gram = slots.wants_gram(num_latents, num_samples)
-    problem = slots.pose(dictionary, column, tol=tol, limit=max_iterations, nonneg=nonneg, with_gram=with_gram)
+    with_gram = latents is None and atoms.wants_gram(num_latents, num_samples)
+    problem = atoms.pose(dictionary, column, tol=tol, limit=max_iterations, nonneg=nonneg, with_gram=with_gram, latents=latents)
     width, most = default_slots(*dictionary.shape), most_slots(*dictionary.shape)
     width = min(width, most)
     group = _group(num_samples, width)
@@ -138,14 +142,14 @@ def certify(
     problem: Problem, state: State
 ) -> tuple[Float[Array, " n"], Float[Array, " n"], Int[Array, " n"], Bool[Array, " n"]]:
     """Objectives, duality gaps at `theta`, products spent, and whether the gaps are met; see `lasso.certificate`."""
-    rest = state.signals - slots.combine(problem, state.places, state.sign * state.code)
+    rest = state.signals - atoms.combine(atoms.hold(problem, state.places), state.sign * state.code)
     value = 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(state.weight * state.code, axis=1)
     gap = 0.5 * jnp.sum((rest - state.scale[:, None] * state.theta) ** 2, axis=1) + state.slack
     return value, gap, state.rounds - 1, lasso.is_converged(state.signals, value, gap, problem.tol)
 
 
 def _close(problem, state, num_latents):
-    return Solution(slots.dense(state, num_latents), *certify(problem, state))
+    return Solution(slots.dense(problem, state, num_latents), *certify(problem, state))
 
 
 def _finish(problem, dictionary, state, found, group):
@@ -176,7 +180,7 @@ def _reciprocal(weights):
 
 def _measure(problem: Problem, state: State) -> State:
     """One product with the dictionary: certify every sample and find the atoms that most violate optimality."""
-    correlations = lasso.product(state.theta, problem.atoms.T)
+    correlations = sharding.spread(lasso.product(state.theta, problem.atoms.T), problem.latents, 1)
     column = problem.column if state.column is None else state.column
     pull = correlations if problem.nonneg else jnp.abs(correlations)
     scores = jnp.maximum(pull * _reciprocal(state.row) * _reciprocal(column) - 1, 0)
@@ -211,21 +215,22 @@ def _round(problem: Problem, state: State) -> State:
     moved = state._replace(swept=swept)
     places, sign, lead, holds = slots.merge(state.places, state.sign, state.basic, state.candidate, state.lead)
     new = jnp.any(holds, axis=2)
-    swept, norms = slots.sweep(problem, moved, places, sign, holds)
+    held = atoms.hold(problem, places, often=True)
+    swept, norms = slots.sweep(problem, moved, held, sign, holds)
     value = jnp.where(state.basic, state.code, jnp.where(new, lead, -1))
     slope = new.astype(value.dtype)
     most = 4 * value.shape[1]
     rank = problem.atoms.shape[1]
     code, swept, basic = pivoting.proceed(swept, norms, value, slope, state.basic, state.size, rank=rank, max_pivots=most)
     weight = slots.weights_at(problem, state, places)
-    theta = slots.residual(problem, state.signals, places, sign * code)
+    theta = atoms.residual(held, state.signals, sign * code)
     # The roundoff of the pivots is removed by a step of refinement with freshly measured correlations. Theta follows it at full
     # precision, even where it is below what a code can store.
-    wrong = jnp.where(basic, sign * slots.correlate(problem, places, theta, basic) - weight, 0)
+    wrong = jnp.where(basic, sign * atoms.correlate(held, theta, basic) - weight, 0)
     worst = jnp.max(jnp.abs(wrong), axis=1)
     fix = jnp.where(basic, -jnp.sum(swept * wrong[:, :, None], axis=1), 0)
     fix = jnp.where(code + fix > 0, fix, -code)
-    theta = theta - slots.combine(problem, places, sign * fix)
+    theta = theta - atoms.combine(held, sign * fix)
     code = jnp.maximum(code + fix, 0)
     stale = worst > STALE * jnp.max(jnp.where(basic, weight, 0), axis=1)
     moved = state._replace(places=places, sign=sign, code=code, weight=weight)

@@ -1,0 +1,224 @@
+"""What `test_sharding.py` runs in a process of eight virtual devices: one device's results, and no needless word between them.
+
+Not collected by itself, since the number of devices is settled before JAX starts.
+"""
+
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse
+from jax.sharding import NamedSharding, PartitionSpec
+from solvers.problems import draw, score
+
+from sae_gap import devices, fitting, sharding
+from sae_gap.encoders.topk import TopK
+from sae_gap.learners.dl_fista import DLFista
+from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.solvers import coding, implicit, sparse_code
+from sae_gap.types import Split
+
+LAM = 0.05
+SHAPE = NUM_SAMPLES, INPUT_DIM, NUM_LATENTS = 32, 16, 2048
+
+
+def collectives(text):
+    """The name and the shapes of each operation of a compiled program by which devices exchange something."""
+    pattern = r" = (\(?\w+\[.*?) (all-\w+|collective-\w+|reduce-scatter|ragged-\S+)\("
+    found = re.findall(pattern, text.replace("-start(", "("))
+    return [
+        (name, [tuple(map(int, filter(None, shape.split(",")))) for shape in re.findall(r"\[([\d,]*)\]", shapes)])
+        for shapes, name in found
+    ]
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return draw(0, SHAPE, sparsity=3)
+
+
+@pytest.fixture(scope="module")
+def alone(problem):
+    return sparse_code(*problem, LAM)
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """An accelerator's path, without its threads on the host."""
+    monkeypatch.setattr(coding, "_on_the_host", lambda arrays: False)
+
+
+def assert_solved(solution, alone, problem):
+    # Two certified codes of a sample explain it alike to the root of their gaps, and are as near as its atoms are independent.
+    np.testing.assert_allclose(solution.codes, alone.codes, atol=1e-4)
+    np.testing.assert_allclose(solution.objective, alone.objective, rtol=2e-6)
+    value, gap = score(*problem, solution.codes, LAM)
+    assert np.all(solution.converged) and np.all(gap <= 2e-6 * value) and np.all(solution.gap <= 1e-6 * solution.objective)
+
+
+def test_samples_and_what_does_not_divide_are_placed(problem):
+    mesh = devices.mesh()
+    placed = devices.place({"whole": problem[0], "odd": problem[0][:30]}, mesh)
+    assert mesh.shape == {"samples": 8} and placed["whole"].addressable_shards[0].data.shape == (4, INPUT_DIM)
+    assert placed["odd"].sharding.is_fully_replicated
+    mesh = devices.mesh(latents=4)
+    dictionary = devices.place_dictionary(problem[1], mesh)
+    assert mesh.shape == {"samples": 2, "latents": 4} and devices.place(problem[0], mesh).sharding.spec == PartitionSpec(
+        "samples"
+    )
+    assert {shard.data.shape for shard in dictionary.addressable_shards} == {(INPUT_DIM, NUM_LATENTS // 4)}
+
+
+@pytest.mark.parametrize("latents", [0, 3, 16, True, 2.0])
+def test_a_mesh_that_does_not_divide_is_refused(latents):
+    with pytest.raises(ValueError, match=r"must divide the number of devices, 8, but it is .*; give one of 1, 2, 4, 8"):
+        devices.mesh(latents)
+
+
+def test_a_dictionary_that_does_not_divide_is_refused(problem):
+    with pytest.raises(ValueError, match="1022 latents do not divide over 4 devices; add 2 atoms of zeros"):
+        devices.place_dictionary(problem[1][:, :1022], devices.mesh(4))
+    assert devices.place_dictionary(problem[1][:, :1022], devices.mesh()).sharding.is_fully_replicated
+
+
+def test_arrays_on_different_devices_are_refused(problem):
+    elsewhere = jax.device_put(problem[0], jax.devices()[1])
+    with pytest.raises(ValueError, match="signals lie on other devices than the mesh of the rest"):
+        sparse_code(elsewhere, devices.place_dictionary(problem[1], devices.mesh(4)), LAM)
+    explicit = jax.make_mesh((8,), ("samples",), axis_types=(jax.sharding.AxisType.Explicit,))
+    with pytest.raises(ValueError, match=r"must have axes of type jax\.sharding\.AxisType\.Auto"):
+        sparse_code(jax.device_put(problem[0], NamedSharding(explicit, PartitionSpec("samples"))), problem[1], LAM)
+
+
+@pytest.mark.parametrize("latents", [1, 4])
+def test_on_a_cpu_the_bits_are_those_of_one_device(problem, alone, latents):
+    mesh = devices.mesh(latents)
+    signals = devices.place(problem[0], mesh)
+    dictionary = problem[1] if latents == 1 else devices.place_dictionary(problem[1], mesh)
+    solution = sparse_code(signals, dictionary, LAM)
+    jax.tree.map(np.testing.assert_array_equal, solution, alone)
+    assert solution.codes.sharding == solution.gap.sharding == NamedSharding(mesh, PartitionSpec("samples"))
+    np.testing.assert_array_equal(sparse_code(signals, dictionary, LAM, sparse=True).codes.toarray(), alone.codes)
+
+
+def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alone):
+    signals, dictionary = devices.place(problem[0], devices.mesh()), problem[1]
+    weights = jnp.cos(jnp.arange(NUM_SAMPLES * NUM_LATENTS, dtype=jnp.float32)).reshape(NUM_SAMPLES, NUM_LATENTS)
+
+    def loss(signals, dictionary):
+        # In chunks of three, which no device's four samples divide into.
+        solution = sparse_code(signals, dictionary, LAM, solver="working_set", chunk_size=3)
+        return jnp.sum(weights * solution.codes) + jnp.sum(solution.objective), solution
+
+    with jax.set_mesh(devices.mesh()):
+        program = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True)).lower(signals, dictionary).compile()
+    (signals_bar, dictionary_bar), solution = program(signals, dictionary)
+    assert_solved(solution, alone, problem)
+    assert solution.codes.sharding.spec == signals_bar.sharding.spec == PartitionSpec("samples")
+    # The cotangent of the dictionary is a sum over all samples; all else is a device's own.
+    shapes = [shape for _, shapes in collectives(program.as_text()) for shape in shapes]
+    assert {name for name, _ in collectives(program.as_text())} == {"all-reduce"}
+    assert set(shapes) <= {(INPUT_DIM, NUM_LATENTS), (NUM_LATENTS, INPUT_DIM)} and len(shapes) <= 4
+    want = implicit.pull_back(*problem, alone.codes, weights, jnp.ones(NUM_SAMPLES))
+    for found, wanted in zip((signals_bar, dictionary_bar), want, strict=False):
+        np.testing.assert_allclose(found, wanted, atol=1e-4 * float(jnp.max(jnp.abs(wanted))))
+
+
+def test_samples_that_do_not_divide_are_filled_up_with_zeros(traced):
+    """Thirty samples, copied to all eight devices, of which each works on four; with a weight for each sample and atom."""
+    problem = draw(1, (30, 8, 24), sparsity=2)
+    alone = sparse_code(*problem, LAM, solver="fista")
+    signals = devices.place(problem[0], devices.mesh())
+    options = {"solver": "fista", "chunk_size": 3}
+    lam = np.full((30, 24), LAM, np.float32)
+    assert_solved(sparse_code(signals, problem[1], lam, **options), alone, problem)
+    found = sparse_code(signals, problem[1], lam, **options, sparse=True)
+    assert isinstance(found.codes, scipy.sparse.csr_array) and found.codes.shape == (30, 24)
+    np.testing.assert_allclose(found.codes.toarray(), alone.codes, atol=1e-5)
+    np.testing.assert_allclose(found.objective, alone.objective, rtol=1e-5)
+
+
+def test_chunks_are_cut_within_the_samples_of_a_device():
+    layout = sharding.layout_of(devices.place(np.zeros((8, 1), np.float32), devices.mesh()), np.zeros((1, 1)))
+    for num_samples, chosen, want in (
+        (24, slice(1, 3), [1, 2, 4, 5, 7, 8, 10, 11, 13, 14, 16, 17, 19, 20, 22, 23]),
+        (3, slice(0, 2), [0, 1, 2, 0, 1, 2, 0, 1]),
+    ):
+        rows = sharding.rows_of_parts(jnp.arange(num_samples)[:, None], layout, chosen, num_samples)
+        np.testing.assert_array_equal(rows[:, 0], want)
+    row = jnp.ones((1, 2))
+    assert sharding.rows_of_parts(row, layout, chosen, 24) is row and sharding.rows_of_parts(None, layout, chosen, 24) is None
+
+
+def test_a_dictionary_over_several_devices_is_nowhere_whole(problem, alone, traced, monkeypatch):
+    mesh = devices.mesh(latents=4)
+    signals, dictionary = devices.place(problem[0], mesh), devices.place_dictionary(problem[1], mesh)
+    begun = devices.place(np.where(np.arange(NUM_LATENTS) % 2, 0, alone.codes), mesh)
+    programs = []
+
+    def solve(options, *arrays):
+        programs.append(jax.jit(coding._differentiable, static_argnums=0).lower(options, *arrays).compile())
+        return programs[-1](*arrays)
+
+    monkeypatch.setattr(coding, "_solve", solve)
+    solution = sparse_code(signals, dictionary, LAM, init=begun)
+    assert_solved(solution, alone, problem)
+    assert solution.codes.sharding.spec == PartitionSpec("samples", "latents")
+    (program,) = programs
+    exchanged = collectives(program.as_text())
+    # Leaders of the blocks, and atoms in the slots of a few samples.
+    assert any(name == "all-reduce" and shapes[0][1:] == (256,) for name, shapes in exchanged)
+    for name, shapes in exchanged:
+        for shape in shapes:
+            large = math.prod(shape) > NUM_LATENTS and max(shape) >= NUM_LATENTS // 4
+            assert not large, f"{name} of {shape} is as large as the dictionary or the codes"
+
+
+def run(learner, data, num_latents=20):
+    program = fitting.Program(learner, data, jax.random.key(0), {}, num_latents)
+    model, steps, _ = program.run(data, jax.random.key(0), {}, watch=lambda steps: None)
+    return model, int(steps), program
+
+
+def test_training_splits_its_batches_and_gradients_meet_once():
+    signals = np.random.default_rng(0).normal(size=(104, 12)).astype(np.float32)
+    data = devices.place(Split(signals), devices.mesh())
+    learner = SparseAutoencoder(TopK(3), num_steps=3, batch_size=16, learning_rate=1e-2)
+    many, steps, program = run(learner, data)
+    one, _, _ = run(learner, Split(jnp.asarray(signals)))
+    assert steps == 3
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), many, one)
+    exchanged = collectives(program._advance.compiled.as_text())
+    sums = [sorted(shapes) for name, shapes in exchanged if name == "all-reduce" and shapes != [()]]
+    # The rows of a batch from whoever has them, and the gradient of each parameter.
+    assert sums[0] == [(16, 12)] and len(sums) == 2
+    assert {(12,), (20,), (12, 20)} <= {shape[::-1] if shape == (20, 12) else shape for shape in sums[1]}
+
+
+def test_batches_of_samples_that_do_not_divide_are_split():
+    data = devices.place(np.arange(100.0, dtype=np.float32), devices.mesh())
+    with jax.set_mesh(devices.mesh()):
+        batch = jax.jit(lambda data: sharding.split_batch(data[3:19]))(data)
+        odd = jax.jit(lambda data: sharding.split_batch(data[3:10]))(data)
+    assert data.sharding.is_fully_replicated and odd.sharding.is_fully_replicated
+    assert batch.sharding.spec == PartitionSpec("samples") and batch[0] == odd[0] == 3
+
+
+def test_a_state_with_codes_lies_as_its_samples():
+    signals = np.random.default_rng(0).normal(size=(96, 12)).astype(np.float32)
+    data = devices.place(Split(signals), devices.mesh())
+    learner = DLFista(num_steps=3, num_iterations=5)
+    many, _, program = run(learner, data)
+    one, _, _ = run(learner, Split(jnp.asarray(signals)))
+    np.testing.assert_allclose(many.dictionary, one.dictionary, atol=1e-5)
+    _, state = program.start(data, jax.random.key(0), {})
+    assert state.codes.sharding.spec == PartitionSpec("samples") and state.dictionary.sharding.is_fully_replicated
+
+
+def test_a_context_without_a_mesh_changes_nothing():
+    batch = jnp.ones((4, 3))
+    assert sharding.split_batch(batch) is batch and sharding.lay(batch, batch) is batch
+    assert sharding.layout_of(batch, batch) is None and sharding.axis_size(None) == 1
