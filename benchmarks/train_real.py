@@ -105,7 +105,7 @@ def learner_of(
 
 def score(model: Model, rows: Float[np.ndarray, "n input_dim"], sparsity: int) -> dict[str, float]:
     """The FVU of a model's own codes, if it has an encoder, and of the lasso's, before and after least squares."""
-    signals = devices.place(rows, devices.mesh())
+    signals = devices.place(jnp.asarray(rows), devices.mesh())
     found: dict[str, float] = {}
 
     def unexplained(model: Model, codes: Float[Array, "n num_latents"]) -> float:

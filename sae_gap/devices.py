@@ -19,7 +19,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap.sharding import LATENTS, SAMPLES
-
 from sae_gap.stores import cache_home
 
 Tree = TypeVar("Tree")
