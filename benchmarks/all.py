@@ -7,12 +7,14 @@ Flags that a study does not have are left out for it. Each study writes under <r
   python -m benchmarks.all --dry_run
 """
 
+import functools
 import importlib
 import sys
 
 from absl import flags, logging
 
 from benchmarks import cli, command
+from sae_gap import hosts
 
 STUDIES = (
     *("amortisation_gap", "vary_latents", "frozen_decoder", "dict_quality", "support_recovery", "lambda_sensitivity"),
@@ -37,6 +39,7 @@ flags.DEFINE_list("studies", list(STUDIES), "Studies to run, in order.", flag_va
 for _name in _SHARED:
     _define = flags.DEFINE_boolean if _name == "dry_run" else flags.DEFINE_string
     _define(_name, None, f"--{_name} of every study.", flag_values=FLAGS)
+cli.define_distributed(FLAGS)
 
 
 def bench_of(name: str):
@@ -55,16 +58,17 @@ def main() -> None:
         arguments = [f"--{flag}={value}" for flag, value in given.items() if flag in bench.flags]
         cli.parse([f"benchmarks.{name}", *arguments], bench.flags)
         # Every command line is checked before the first study runs.
-        reads.append((bench, command.read_study(bench, arguments)))
+        reads.append((bench, cli.together(functools.partial(command.read_study, bench, arguments))))
         for flag in bench.flags:
             # What the study was told here is no default of its own.
             bench.flags[flag].unparse()
     for bench, read in reads:
         logging.info("%s", bench.name)
-        if len(reads) > 1:
+        if len(reads) > 1 and hosts.is_first():
             sys.stdout.write(f"# {bench.name}\n\n")
         bench.execute(read)
-        sys.stdout.write("\n")
+        if hosts.is_first():
+            sys.stdout.write("\n")
 
 
 if __name__ == "__main__":

@@ -9,16 +9,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 from absl import flags, logging
 
 from benchmarks import cli, command, pages, published
 from benchmarks.command import SMOKE, Preset, grid
-from sae_gap import buckets, decompose, devices, progress, results, tables
+from sae_gap import buckets, decompose, devices, hosts, progress, results, tables
 from sae_gap import names as labels
 from sae_gap.metrics import METRICS
 from sae_gap.metrics.base import Metric
 from sae_gap.models import Models
-from sae_gap.recording import Source
+from sae_gap.recording import Recording, Source
 from sae_gap.results import CELL
 from sae_gap.runner import Job, jobs, run
 from sae_gap.study import PROTOCOLS, Method, Study
@@ -140,8 +141,7 @@ class Bench:
 
     def main(self) -> None:
         """Reads the flags, runs, and prints the tables."""
-        read = command.read_study(self)
-        self.execute(read)
+        self.execute(cli.together(lambda: command.read_study(self)))
 
     def run(self) -> None:
         """The binary."""
@@ -154,17 +154,22 @@ class Bench:
         models = Models(read.models_dir)
         folder = read.results_dir / self.name
         try:
+            _compare(study, read)
             if read.dry_run:
-                sys.stdout.write(plan(study, results.Store.peek(folder), models) + "\n")
+                hosts.on_first(lambda: sys.stdout.write(plan(study, results.Store.peek(folder), models) + "\n"))
                 return
-            _check_models(study, folder, models)
-            store = results.Store(folder, read.shard)
+
+            def prepare() -> results.Store:
+                _check_models(study, folder, models)
+                return results.Store(folder, read.shard)
+
+            store = hosts.on_first(prepare)
             command.describe_recording(study.sources[0])
             devices.compilations()
-            rows = run(study, store, models=models, progress=progress.here())
+            rows = run(study, store, read.shard, models=models, progress=progress.here() if hosts.is_first() else None)
         except ValueError as error:
             raise cli.UsageError(str(error)) from error
-        logging.info("%d rows in %s", len(rows), buckets.name(store.directory))
+        logging.info("%d rows in %s", len(rows), buckets.name(folder))
         if not rows:
             if read.shard == (0, 1):
                 raise cli.UsageError(
@@ -172,14 +177,18 @@ class Bench:
                     "choose other methods or add the truth that they need."
                 )
             return
-        notes = {
-            "seconds": f"{time.perf_counter() - began:.0f}",
-            "peak memory": f"{devices.peak_memory():.1f} GiB",
-            "compilations": str(devices.compilations()),
-            "models": f"{models.size() / 2**20:.0f} MiB in {buckets.name(read.models_dir)}",
-        }
-        sys.stdout.write(self.report(rows, store.directory, read, notes) + "\n")
-        logging.info("%s", ", ".join(f"{name}: {value}" for name, value in notes.items()))
+
+        def tell() -> None:
+            notes = {
+                "seconds": f"{time.perf_counter() - began:.0f}",
+                "peak memory": f"{devices.peak_memory():.1f} GiB",
+                "compilations": str(devices.compilations()),
+                "models": f"{models.size() / 2**20:.0f} MiB in {buckets.name(read.models_dir)}",
+            }
+            sys.stdout.write(self.report(rows, folder, read, notes) + "\n")
+            logging.info("%s", ", ".join(f"{name}: {value}" for name, value in notes.items()))
+
+        hosts.on_first(tell)
 
     def report(self, rows: Sequence[results.Row], folder: pathlib.Path, read: command.Read, notes: Mapping[str, str]) -> str:
         """Writes summary.csv, the figures and the page, removes those of an earlier run, and returns the tables to print.
@@ -259,6 +268,21 @@ class Bench:
         kept = {name: name.replace("_part", " part") for name in columns if _is_in(name, table)}
         title = "Decomposition of MCC OOD: oracle - encoder = values part + support part + dictionary part"
         return [pages.Table(title, heads | kept, table)] if table else []
+
+
+def _compare(study: Study, read: command.Read) -> None:
+    """Refuses a run whose processes were not started alike, before anything is written."""
+    flags = {
+        name: ",".join(map(str, value)) if isinstance(value, tuple) else value for name, value in vars(read.preset).items()
+    }
+    flags |= {"methods": ",".join(read.names), "data": read.data, "shard": read.shard, "dry_run": read.dry_run}
+    flags |= {"results_dir": buckets.name(read.results_dir), "models_dir": buckets.name(read.models_dir)}
+    versions = {name: value for name, value in results.provenance().items() if name != "machine"}
+    content = [source.asdict()["data"] for source in study.sources if isinstance(source, Recording)]
+    hosts.compare(flags | versions | {"the content of its data": content, "device": jax.local_devices()[0].device_kind})
+    # Where all else is the same, they differ by the code alone.
+    keys = results.key({"rows": sorted(key for job in jobs(study) for key in job.keys.values())})
+    hosts.compare({"the code of learners, encoders and metrics": keys})
 
 
 def _cell(row: results.Row) -> tuple[Any, ...]:

@@ -1,19 +1,23 @@
 """What the binaries share: flags that are checked at once, and one sentence with exit code 2 for whatever the user can mend."""
 
+import faulthandler
 import logging as python_logging
+import os
 import pathlib
 import re
 import sys
+import traceback
 import zipfile
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import numpy as np
 from absl import app, flags, logging
 from jaxtyping import Float
 
-from sae_gap import buckets, devices, matching
+from sae_gap import buckets, devices, hosts, matching
 
+T = TypeVar("T")
 # What numpy.load raises of a file that is no array, or one in name alone.
 _UNREADABLE = (OSError, ValueError, EOFError, MemoryError, OverflowError, RecursionError, SyntaxError, zipfile.BadZipFile)
 # How a binary is called, in its help and on the pages that it writes; `sae-gap` puts itself here.
@@ -39,14 +43,25 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
         logging.get_absl_logger().setLevel(python_logging.INFO)
         try:
             devices.enable_compilation_cache()
+            _join(flag_values)
             with buckets.held():
                 main()
         except UsageError as error:
+            if hosts.is_lost(error.__cause__):
+                _part()
             _stop(str(error))
         except MemoryError:
             _stop("there is not enough memory for a run of this size; lower num_latents or num_samples.")
         except OSError as error:
             _stop(f"a file could not be read or written ({error}); once that is mended, the same command goes on from there.")
+        except Exception as error:
+            if hosts.is_lost(error):
+                _part()
+            if hosts.count() > 1:
+                # The others wait for this process, and Python would have it wait for them.
+                traceback.print_exc()
+                hosts.leave(1)
+            raise
 
     parse(sys.argv, flag_values)
     app.run(guarded, argv=sys.argv[:1])
@@ -73,8 +88,61 @@ def parse(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
         _stop(f"{rest[1]!r} is not a flag; see --help.")
 
 
+def define_distributed(flag_values: flags.FlagValues) -> None:
+    """The flags of a binary that may run in many processes."""
+    flags.DEFINE_boolean(
+        "distributed", False, "Run in many processes, one a host; TPU and Slurm need no more.", flag_values=flag_values
+    )
+    flags.DEFINE_string("coordinator", None, "With --distributed elsewhere: host:port of process 0.", flag_values=flag_values)
+    flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", flag_values=flag_values)
+    flags.DEFINE_integer("process_id", None, "With --coordinator: which one this is, from 0.", flag_values=flag_values)
+    flags.DEFINE_integer("coordinator_timeout", 120, "Seconds to wait for all processes.", flag_values=flag_values)
+
+
+def _join(flag_values: flags.FlagValues) -> None:
+    """Joins the other processes, if the flags say that there are any."""
+    if "distributed" not in flag_values:
+        return
+    given = {name: flag_values[name].value for name in ("coordinator", "num_processes", "process_id")}
+    named = [name for name, value in given.items() if value is not None]
+    if not flag_values["distributed"].value:
+        if named:
+            raise UsageError(f"--{named[0]} is of use with --distributed alone; give both or neither.")
+        return
+    if named and len(named) < len(given):
+        lacking = ", ".join(f"--{name}" for name in given if name not in named)
+        raise UsageError(f"--{named[0]} needs {lacking} as well; on TPU and Slurm leave all out.")
+    try:
+        hosts.start(**given, timeout=flag_values.coordinator_timeout)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    # JAX ends a process that waits for a dead one by abort, after a sentence, and where Python stood then is nobody's concern.
+    faulthandler.disable()
+    if not hosts.is_first():
+        # What all would say is said once.
+        logging.get_absl_logger().setLevel(python_logging.ERROR)
+
+
+def together(read: Callable[[], T]) -> T:
+    """What is read here, once all processes have read theirs; in many processes, what one cannot read ends all."""
+    try:
+        return hosts.together(read)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _part() -> NoReturn:
+    """Ends where another process has: nothing that they do together can go on."""
+    sys.stderr.write(
+        "another process of this run has ended or cannot be reached; started again, all go on from what is saved.\n"
+    )
+    sys.stderr.flush()
+    os._exit(1)
+
+
 def _stop(sentence: str, code: int = 2) -> NoReturn:
     sys.stderr.write(sentence + "\n")
+    hosts.leave(code)
     sys.exit(code)
 
 

@@ -167,6 +167,7 @@ def study_flags(
     define(flags.DEFINE_string, "models_dir", None, "Where fitted models are kept, for all studies.  [<results_dir>/models]")
     define(flags.DEFINE_string, "shard", "0/1", "i/N: run the i-th of N parts of the study, counted from 0.")
     define(flags.DEFINE_boolean, "dry_run", False, "Say what would run and what must be fitted, and run nothing.")
+    cli.define_distributed(found)
     return found
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import PyTree
 
-from sae_gap import buckets
+from sae_gap import buckets, devices, hosts
 from sae_gap.npy import read_header
 from sae_gap.results import plain, write_atomically
 
@@ -81,13 +81,8 @@ def read(path: pathlib.Path, like: Mapping[str, PyTree]) -> Saved | None:
       The trees, on the devices of `like` where it has any, and the note; None where there is no file, or it is damaged or
       holds something unlike what was asked for, with a line in the log.
     """
-    try:
-        return read_or_raise(path, like)
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        logging.warning("starting over: %s", error)
-        return None
+    found = _read_if_whole(path, like)
+    return None if found is None else _restored_parts(found, like)
 
 
 def read_or_raise(path: pathlib.Path, like: Mapping[str, PyTree]) -> Saved:
@@ -97,6 +92,15 @@ def read_or_raise(path: pathlib.Path, like: Mapping[str, PyTree]) -> Saved:
       FileNotFoundError: there is none.
       ValueError: it is damaged, or holds something unlike what was asked for; the message names both.
     """
+    return _restored_parts(_read(path, like), like)
+
+
+def _restored_parts(found: Saved, like: Mapping[str, PyTree]) -> Saved:
+    return Saved({name: _restored(arrays, like[name]) for name, arrays in found.parts.items()}, found.note)
+
+
+def _read(path: pathlib.Path, like: Mapping[str, PyTree]) -> Saved:
+    """The same as arrays of NumPy, a random key as its words, in a list for each tree."""
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is not a regular file")
@@ -110,8 +114,18 @@ def read_or_raise(path: pathlib.Path, like: Mapping[str, PyTree]) -> Saved:
         raise ValueError(f"{path} is not a fit that can be used ({reason})") from None
 
 
+def _read_if_whole(path: pathlib.Path, like: Mapping[str, PyTree]) -> Saved | None:
+    try:
+        return _read(path, like)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        logging.warning("starting over: %s", error)
+        return None
+
+
 class Checkpoint:
-    """One file for one fit, saved now and then and removed at its end.
+    """One file for one fit, saved now and then and removed at its end; in many processes by the first.
 
     Args:
       path: the file; made with its folder when there is something to save.
@@ -131,11 +145,13 @@ class Checkpoint:
 
     def store(self, state: PyTree, seconds: float, *, step: int = 0) -> None:
         """Saves a state, its step and the seconds spent on it, in place of an earlier one; a full disk is only warned of."""
-        write(self.path, {"state": state}, {"fit": self.name, "step": step, "seconds": float(seconds)})
+        whole = hosts.whole(state)
+        if hosts.is_first():
+            write(self.path, {"state": whole}, {"fit": self.name, "step": step, "seconds": float(seconds)})
 
     def load(self, like: PyTree) -> tuple[PyTree, float] | None:
         """The saved state and its seconds; None where there is no file, or it is of another fit."""
-        found = read(self.path, {"state": like})
+        found = hosts.agree(lambda: _read_if_whole(self.path, {"state": like}))
         if found is None:
             return None
         seconds = found.note.get("seconds")
@@ -143,10 +159,12 @@ class Checkpoint:
             logging.warning("starting over: %s is of another fit", self.path)
             return None
         logging.info("going on from %s, after %.0f s", self.path, seconds)
-        return found.parts["state"], seconds
+        return _restored(found.parts["state"], like), seconds
 
     def discard(self) -> None:
         """Removes the file, of a fit whose results are safe, and its folder if that is empty then; as far as it can."""
+        if not hosts.is_first():
+            return
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
             buckets.push(self.path)
@@ -171,12 +189,11 @@ def _read_note(archive: zipfile.ZipFile) -> dict[str, Any]:
     return note
 
 
-def _read_tree(archive: zipfile.ZipFile, name: str, like: PyTree) -> PyTree:
+def _read_tree(archive: zipfile.ZipFile, name: str, like: PyTree) -> list[np.ndarray]:
     leaves = jax.tree.leaves(like)
     if f"{name}{len(leaves)}.npy" in archive.namelist():
         raise ValueError(f"its {name} has more arrays than are expected")
-    found = [_read_array(archive, f"{name}{i}.npy", *_form(leaf)) for i, leaf in enumerate(leaves)]
-    return jax.tree.unflatten(jax.tree.structure(like), list(map(_restored, found, leaves)))
+    return [_read_array(archive, f"{name}{i}.npy", *_form(leaf)) for i, leaf in enumerate(leaves)]
 
 
 def _read_array(archive: zipfile.ZipFile, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -221,8 +238,15 @@ def _leaves(tree: PyTree) -> list[np.ndarray]:
     return [np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C") for leaf in jax.tree.leaves(tree)]
 
 
-def _restored(saved: np.ndarray, like) -> jax.Array:
-    if _is_key(like):
-        return jax.random.wrap_key_data(jax.numpy.asarray(saved))
+def _restored(found: list[np.ndarray], like: PyTree) -> PyTree:
+    """A tree like a given one, and on its devices where it has any."""
+    leaves = jax.tree.leaves(like)
+    return jax.tree.unflatten(jax.tree.structure(like), [_restored_leaf(*pair) for pair in zip(found, leaves, strict=True)])
+
+
+def _restored_leaf(saved: np.ndarray, like) -> jax.Array:
+    array = jax.random.wrap_key_data(jax.numpy.asarray(saved)) if _is_key(like) else saved
     sharding = getattr(like, "sharding", None)
-    return jax.numpy.asarray(saved) if sharding is None else jax.device_put(saved, sharding)
+    if sharding is None or (_is_key(like) and sharding.is_fully_addressable):
+        return jax.numpy.asarray(array)
+    return devices.put(array, sharding)

@@ -1,7 +1,7 @@
 """Codes of very many latents, of which few are ever active: held by their active columns, since all others are zero."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -123,7 +123,12 @@ def gather(chunks: Iterable[Float[ArrayLike, "_ num_latents"]]) -> Codes:
     pieces = [Codes.from_dense(chunk) for chunk in chunks]
     if len({piece.num_latents for piece in pieces}) != 1:
         raise ValueError(f"chunks must be of one width, but they are of {sorted({piece.num_latents for piece in pieces})}.")
-    latents = np.unique(np.concatenate([piece.latents for piece in pieces]))
+    return join(pieces)
+
+
+def join(pieces: Sequence[Codes]) -> Codes:
+    """The codes of all samples, of pieces of one width with some samples each, in their order."""
+    latents = np.unique(np.concatenate([np.asarray(piece.latents) for piece in pieces]))
     return _compact(np.concatenate([piece.at(latents) for piece in pieces]), latents, pieces[0].num_latents)
 
 
@@ -169,4 +174,4 @@ def _compact(values: np.ndarray, latents: np.ndarray, num_latents: int) -> Codes
     return Codes(values[:, active], latents[active], num_latents)
 
 
-__all__ = ["DENSE_LATENTS", "Codes", "SparseCodes", "by_columns", "gather", "infer_in_chunks"]
+__all__ = ["DENSE_LATENTS", "Codes", "SparseCodes", "by_columns", "gather", "infer_in_chunks", "join"]

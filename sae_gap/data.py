@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
+from sae_gap import hosts
+from sae_gap.activations.numpys import read_member
 from sae_gap.codes import DENSE_LATENTS, Codes
 from sae_gap.types import Setting, Split, Task, check_seed, check_size
 
 # Bounds the numbers held at once while supports and dictionaries are drawn.
 _DRAWS_AT_ONCE = 4_000_000
-# Few enough for the codes and signals of a piece of a stream to stay in cache.
+# Few enough for the codes and signals of a piece to stay in cache.
 _SAMPLES_AT_ONCE = 10_000
 
 
@@ -217,7 +219,8 @@ def load(path: str | pathlib.Path, *, num_latents: int | None = None, seed: int 
       seed: seeds the learners.
 
     Returns:
-      The task, in the default float type. What the file does not say of the truth is None.
+      The task, in the default float type. What the file does not say of the truth is None. In many processes, signals that lie
+      uncompressed in the file are memory-mapped, so that each holds no rows but those that it works on.
 
     Raises:
       ValueError: the file cannot be read as such a task, or an argument is out of range; the message names the fault and the
@@ -240,7 +243,9 @@ def load(path: str | pathlib.Path, *, num_latents: int | None = None, seed: int 
 
     def split(name: str) -> Split:
         codes = arrays.get(f"Z_{name}")
-        return Split(jnp.asarray(arrays[f"Y_{name}"]), None if codes is None else jnp.asarray(codes))
+        signals = arrays[f"Y_{name}"]
+        held = signals if isinstance(signals, np.memmap) else jnp.asarray(signals)
+        return Split(held, None if codes is None else jnp.asarray(codes))  # type: ignore[arg-type]
 
     dictionary = jnp.asarray(arrays["A"]) if "A" in arrays else None
     return Task(split("train"), split("val"), split("ood"), dictionary, num_latents=width, seed=seed)
@@ -257,7 +262,9 @@ def _read_arrays(path: pathlib.Path) -> Mapping[str, Any]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             # Arrays of other names are read as well, so that pickled objects are refused whatever they are called.
-            return {name: array for name, array in archive.items() if name in _NAMES}
+            mapped = _map_signals(path) if hosts.count() > 1 else {}
+            arrays = {name: mapped[name] if name in mapped else archive[name] for name in archive.files}
+            return {name: array for name, array in arrays.items() if name in _NAMES}
     except ValueError as error:
         if "pickle" not in str(error):
             raise ValueError(f"{path} cannot be read as arrays ({error}); write it again with numpy.savez.") from None
@@ -266,14 +273,27 @@ def _read_arrays(path: pathlib.Path) -> Mapping[str, Any]:
         raise ValueError(f"{path} cannot be read ({error}); write it again with numpy.savez.") from None
 
 
+def _map_signals(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """The signals in an archive that can be used as they lie there, memory-mapped."""
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            name = info.filename.removesuffix(".npy")
+            if name in _NAMES and name.startswith("Y_") and info.compress_type == zipfile.ZIP_STORED:
+                array = read_member(path, info)
+                if array.dtype == jnp.zeros(()).dtype and len(array.shape) == 2:
+                    found[name] = array.read(0, array.shape[0])
+    return found
+
+
 def _check_array(path, name: str, array: Any) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{name} in {path} must be a non-empty matrix, but its shape is {np.shape(array)}.")
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} in {path} must hold real numbers, but its type is {array.dtype}; save it as float32.")
     with np.errstate(over="ignore"):
-        array = array.astype(jnp.zeros(()).dtype)
-    if not np.isfinite(array).all():
+        array = array.astype(jnp.zeros(()).dtype, copy=False)
+    if not all(np.isfinite(array[start : start + _SAMPLES_AT_ONCE]).all() for start in range(0, len(array), _SAMPLES_AT_ONCE)):
         raise ValueError(f"{name} in {path} has NaN or infinite values; drop or mend those samples.")
     return array
 

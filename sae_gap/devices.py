@@ -9,12 +9,13 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -41,8 +42,17 @@ def mesh(latents: int = 1) -> Mesh:
         divisors = ", ".join(str(size) for size in range(1, count + 1) if count % size == 0)
         raise ValueError(f"latents must divide the number of devices, {count}, but it is {latents!r}; give one of {divisors}.")
     if latents == 1:
-        return jax.make_mesh((count,), (SAMPLES,), axis_types=(AxisType.Auto,))
+        return _of_samples(jax.devices())
     return jax.make_mesh((count // latents, latents), (SAMPLES, LATENTS), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def own_mesh() -> Mesh:
+    """The devices of this process on an axis `samples`; in a process by itself all."""
+    return _of_samples(jax.local_devices())
+
+
+def _of_samples(chosen: Sequence[jax.Device]) -> Mesh:
+    return jax.make_mesh((len(chosen),), (SAMPLES,), devices=chosen, axis_types=(AxisType.Auto,))
 
 
 def place(tree: Tree, mesh: Mesh) -> Tree:
@@ -61,16 +71,39 @@ def place(tree: Tree, mesh: Mesh) -> Tree:
       The tree with its arrays placed.
     """
 
-    def put(leaf):
+    def spec(leaf):
+        return PartitionSpec(SAMPLES) if leaf.shape and leaf.shape[0] % mesh.shape[SAMPLES] == 0 else PartitionSpec()
+
+    return _put_all(tree, mesh, spec)
+
+
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
+    """Puts the arrays of a tree on every device of a mesh, as `place` does those of one sample for all."""
+    return _put_all(tree, mesh, lambda leaf: PartitionSpec())
+
+
+def _put_all(tree: Tree, mesh: Mesh, spec) -> Tree:
+    def put_leaf(leaf):
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             return leaf
         # One device needs no sharding, and an array tied to none lets a caller move it.
         if mesh.size == 1:
             return jax.numpy.asarray(leaf)
-        spec = PartitionSpec(SAMPLES) if leaf.shape and leaf.shape[0] % mesh.shape[SAMPLES] == 0 else PartitionSpec()
-        return jax.device_put(leaf, NamedSharding(mesh, spec))
+        return put(leaf, NamedSharding(mesh, spec(leaf)))
 
-    return jax.tree.map(put, tree)
+    return jax.tree.map(put_leaf, tree)
+
+
+def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
+    """Puts an array on devices, those of other processes included, each of which must pass the same whole array."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(put(jax.random.key_data(array), sharding), impl=jax.random.key_impl(array))
+    # Each process brings what its devices hold, and reads no more of a mapped file. `device_put` would send all of it around,
+    # to check that it is the same.
+    held = np.asarray(array)
+    return jax.make_array_from_callback(held.shape, sharding, lambda index: held[index])
 
 
 def place_dictionary(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from sae_gap import devices, sharding
+from sae_gap import devices, hosts, sharding
 from sae_gap.checkpoints import Checkpoint
 from sae_gap.learners.base import Learner
 from sae_gap.types import Model, Task
@@ -100,6 +100,8 @@ def fit(
     inputs = [(learner.select(task), key, base) for task, key, base in zip(tasks, keys, given, strict=True)]
     if learner.on_host:
         return _fit_on_host(learner, inputs, num_latents)
+    mesh = devices.mesh()
+    inputs = [(devices.place(data, mesh), *devices.replicate(rest, mesh)) for data, *rest in inputs]
     saves: Sequence[Checkpoint | None] = [None] * len(inputs) if checkpoints is None else checkpoints
     if side_by_side is None:
         side_by_side = goes_side_by_side(learner)
@@ -109,9 +111,10 @@ def fit(
 
     def spread(place: int, found: Fitted) -> list[tuple[int, Fitted]]:
         """A model of what runs at a place, for each seed that runs there."""
-        models, share = {place: found.model}, found.seconds
+        whole = hosts.whole(found.model)
+        models, share = {place: whole}, found.seconds
         if side_by_side:
-            models = {s: jax.tree.map(lambda leaf, s=s: leaf[s], found.model) for s in range(len(tasks))}
+            models = {s: jax.tree.map(lambda leaf, s=s: leaf[s], whole) for s in range(len(tasks))}
             share /= len(tasks)
         return [(s, Fitted(found.step, dataclasses.replace(one, encode=learner.encode), share)) for s, one in models.items()]
 
@@ -134,7 +137,9 @@ def fit(
         with jax.enable_x64(precise):
             return program.run(*inputs[place], at, saves[place], lambda found: kept(place, found), watched if watch else None)
 
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() if jax.default_backend() == "cpu" else 1) as pool:
+    # Programs that run on several devices together must come in one order on all of them.
+    alone = jax.default_backend() == "cpu" and mesh.size == 1
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() if alone else 1) as pool:
         ended = list(pool.map(run, range(len(inputs))))
     fits, device = [], devices.describe()
     for place, (model, count, spent) in enumerate(ended):
@@ -157,9 +162,13 @@ def _fit_on_host(
     """One seed after the other, since what a learner in Python holds of the interpreter would slow those beside it."""
     fits, device = [], devices.describe()
     for data, key, base in inputs:
-        began = time.perf_counter()
-        model = learner.learn(data, num_latents=num_latents, key=key, **base)
-        fits.append(Fit(Fitted(learner.num_steps, model, time.perf_counter() - began), {}, 0.0, device))
+
+        def learn(data=data, key=key, base=base) -> Fitted:
+            began = time.perf_counter()
+            model = learner.learn(data, num_latents=num_latents, key=key, **base)
+            return Fitted(learner.num_steps, model, time.perf_counter() - began)
+
+        fits.append(Fit(hosts.agree(learn), {}, 0.0, device))
     return fits
 
 
@@ -195,13 +204,14 @@ class Program:
         side_by_side: bool = False,
     ):
         began = time.perf_counter()
-        self._learner, self._num_steps = _prepared(learner), learner.num_steps
+        mesh = devices.mesh()
+        self._learner, self._num_steps = devices.replicate(_prepared(learner), mesh), learner.num_steps
         self._static = (num_latents, side_by_side)
         with sharding.within(data):
             self._start = _compile(_start, self._learner, data, key, base, *self._static)
             shapes = eqx.filter_eval_shape(_start, self._learner, data, key, base, *self._static)
             begun = jax.tree.map(_blank, shapes, is_leaf=lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-            self._like = begun = sharding.lay(begun, data, seeds=side_by_side)
+            self._like = begun = sharding.lay(devices.replicate(begun, mesh), data, seeds=side_by_side)
             if self._num_steps:
                 self._advance = _compile(_advance, (self._learner, data, np.int32(0)), begun, side_by_side)
             self._end = _compile(_end, self._learner, begun[1], side_by_side)
@@ -258,13 +268,17 @@ class Program:
                 watch(done)
             if ended:
                 break
-            if save is not None and done < self._num_steps and now - saved >= save.every:
+            waits = [_REPORT_EVERY] * (watch is not None) + ([] if save is None else [save.every])
+            stop = min([self._num_steps, *(done + max(1, int(wait / max(pace, 1e-6))) for wait in waits)])
+            due = save is not None and done < self._num_steps and now - saved >= save.every
+            if waits:
+                # Clocks differ, and all must stop at the same step.
+                stop, due = hosts.agree(lambda: (stop, due))  # noqa: B023
+            if save is not None and due:
                 save.store(begun, now - clock, step=done)
                 saved = time.perf_counter()
             # Neither who watches nor the disk is the learner's.
             clock += time.perf_counter() - now
-            waits = [_REPORT_EVERY] * (watch is not None) + ([] if save is None else [save.every])
-            stop = min([self._num_steps, *(done + max(1, int(wait / max(pace, 1e-6))) for wait in waits)])
         model = jax.block_until_ready(self.end(begun))
         return model, begun[0], time.perf_counter() - clock
 

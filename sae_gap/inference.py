@@ -7,10 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from sae_gap import devices, identity, results
-from sae_gap.codes import DENSE_LATENTS, infer_in_chunks
+from sae_gap import devices, hosts, identity, results
+from sae_gap.codes import DENSE_LATENTS, Codes, infer_in_chunks, join
 from sae_gap.encoders.base import Encoder
 from sae_gap.types import Coded, Model, Task
 
@@ -23,8 +24,10 @@ def name_of(encoder: Encoder) -> str:
 class Inference:
     """What the encoders make of the splits of a task on one model.
 
+    Each process codes its share of the samples on its own devices, and all have all codes then.
+
     Args:
-      task: the data.
+      task: the data, in the memory of this process alone, as is the model.
       model: the dictionary and the parameters of its encoder.
     """
 
@@ -54,8 +57,12 @@ class Inference:
     def _run(self, encoder: Encoder, split: str) -> tuple[Coded, float]:
         name = name_of(encoder)
         if (name, split) not in self._found:
-            signals = getattr(self.task, split).signals
-            begun = None if encoder.origin is None or self._in_chunks else self.infer(encoder.origin, split).codes
+            whole = getattr(self.task, split).signals
+            rows = hosts.share(len(whole))
+            signals = self._placed(whole, rows)
+            begun = None
+            if encoder.origin is not None and not self._in_chunks:
+                begun = self._placed(self.infer(encoder.origin, split).codes, rows)
             seconds = jnp.inf
             # A run that compiles is repeated, once, for its time; only the ID split is timed.
             for _ in range(2):
@@ -64,14 +71,33 @@ class Inference:
                 seconds = time.perf_counter() - started
                 if split != "id" or devices.compilations() == compiled:
                     break
-            self._found[name, split] = solution, seconds
+            self._found[name, split] = _whole(solution, len(whole)), max(hosts.gather(seconds))
         return self._found[name, split]
+
+    def _placed(self, array: Any, rows: np.ndarray) -> Any:
+        """An array's rows that are this process's to code, on its devices."""
+        own = array if hosts.count() == 1 else np.asarray(array)[rows]
+        return jax.block_until_ready(devices.place(own, devices.own_mesh()))
 
     def _infer(self, encoder: Encoder, signals: Float[Array, "n input_dim"], begun: Any) -> Coded:
         if not self._in_chunks:
             return encoder.infer(self.model, signals, begun)
         # No more dense codes than those of a chunk are ever held; a start is found anew for each.
         return infer_in_chunks(lambda chunk: encoder.infer(self.model, jnp.asarray(chunk)), signals)
+
+
+def _whole(coded: Coded, num_samples: int) -> Coded:
+    """The codes of all samples, of which each process has its share."""
+    if hosts.count() == 1:
+        return coded
+    pieces = hosts.gather(jax.tree.map(np.asarray, coded))
+    if isinstance(coded.codes, Codes):
+        joined = join([piece.codes for piece in pieces])[:num_samples]
+        rest = [dataclasses.replace(piece, codes=None) for piece in pieces]
+    else:
+        joined, rest = None, pieces
+    found = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_samples], *rest)
+    return found if joined is None else dataclasses.replace(found, codes=joined)
 
 
 __all__ = ["Inference", "name_of"]

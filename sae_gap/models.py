@@ -7,6 +7,7 @@ What is damaged or belongs elsewhere is noticed and fitted again.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 import pathlib
@@ -18,7 +19,7 @@ import jax
 from absl import logging
 from jaxtyping import PRNGKeyArray
 
-from sae_gap import buckets, checkpoints, identity, results
+from sae_gap import buckets, checkpoints, hosts, identity, results
 from sae_gap.checkpoints import Checkpoint
 from sae_gap.fitting import Fit, Fitted, blank_model, fit, goes_side_by_side
 from sae_gap.learners.base import Learner
@@ -54,7 +55,8 @@ class Models:
         if self.directory is None or not learner.num_steps:
             return None
         folder = self.directory / f"{_safe(learner.name)}-{_key(learner, source)}"
-        buckets.pull(folder)
+        if hosts.is_first():
+            buckets.pull(folder)
         return folder
 
     def missing(self, learner: Learner, source: Source, at: Sequence[int] = ()) -> list[Learner]:
@@ -109,7 +111,7 @@ class Models:
             _Wanted(learner, source, task, base, self.folder(learner, source))
             for source, task, base in zip(sources, tasks, bases, strict=True)
         ]
-        found = [one.load(at) for one in wanted]
+        found = hosts.agree(lambda: [one.load(at) for one in wanted])
         absent = [i for i, one in enumerate(found) if one is None]
         if absent:
             told = None if watch is None else lambda place, steps: watch(learner, absent[place], steps)
@@ -144,8 +146,9 @@ class Models:
             save.discard()
             one.sweep_states()
             # What was kept before the state that this fit went on from, by a process that was killed or runs beside it.
-            before = {step: one.read(step) for step in at if step < found.end.step and step not in found.along}
-            along = {**found.along, **{step: earlier[0] for step, earlier in before.items() if earlier is not None}}
+            steps = [step for step in at if step < found.end.step and step not in found.along]
+            before = hosts.agree(functools.partial(_read_all, one, steps))
+            along = {**found.along, **{step: kept[0] for step, kept in before.items() if kept is not None}}
             lost |= None in before.values()
             ended.append(dataclasses.replace(found, along=along))
         if lost and not afresh:
@@ -156,7 +159,7 @@ class Models:
     def _checkpoints(self, wanted: Sequence["_Wanted"]) -> list[Checkpoint]:
         """Where the state of each fit is saved; side by side, one file holds all."""
         folders = [one.folder for one in wanted if one.folder is not None]
-        for folder in folders:
+        for folder in folders if hosts.is_first() else ():
             results.sweep(folder)
         if not goes_side_by_side(wanted[0].learner):
             return [Checkpoint(folder / "state.npz", self.every, folder.name) for folder in folders]
@@ -214,7 +217,7 @@ class _Wanted:
 
     def keep(self, found: Fitted, whole: Fit | None = None) -> None:
         """Writes a model along the fit, or the last one, of the whole fit."""
-        if self.folder is None:
+        if self.folder is None or not hosts.is_first():
             return
         size = self.source.asdict()
         work = self.learner.work(self.source.num_train, size["input_dim"], size["num_latents"])
@@ -226,8 +229,12 @@ class _Wanted:
 
     def sweep_states(self) -> None:
         """Removes what runs left that were killed when other seeds were fitted beside this one, which named their file."""
-        for stale in () if self.folder is None else self.folder.glob("state*.npz"):
+        for stale in () if self.folder is None or not hosts.is_first() else self.folder.glob("state*.npz"):
             stale.unlink(missing_ok=True)
+
+
+def _read_all(wanted: _Wanted, steps: Sequence[int]) -> dict[int, tuple[Fitted, dict[str, Any]] | None]:
+    return {step: wanted.read(step) for step in steps}
 
 
 def _random_key(learner: Learner, task: Task) -> PRNGKeyArray:

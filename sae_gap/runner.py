@@ -1,6 +1,7 @@
 """The one runner: what a study still lacks is fitted or read, inferred, scored and appended, job by job."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from sae_gap import devices, identity, results
+from sae_gap import devices, hosts, identity, results
 from sae_gap.codes import Codes
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.inference import Inference, name_of
@@ -67,7 +68,7 @@ class Job:
 
 def run(
     study: Study,
-    store: results.Store,
+    store: results.Store | None,
     shard: tuple[int, int] | None = None,
     *,
     models: Models | None = None,
@@ -78,10 +79,13 @@ def run(
     Each job fits one learner for all seeds, or reads its models where they are, and infers with every method that shares it;
     its rows reach the store together. A method whose task lacks what it needs is left out, with a line in the log.
 
+    In many processes, which `hosts.start` has joined, all call this alike: they fit on the devices of all, each codes its share
+    of the samples, and the first one keeps rows and models.
+
     Args:
       study: what to run.
-      store: where rows are kept.
-      shard: `(index, count)`: run only each count-th job, beginning with index; the rest are another process's. None takes
+      store: where rows are kept. Only that of the first process is looked at, and others may have None.
+      shard: `(index, count)`: run only each count-th job, beginning with index; the rest are another run's. None takes
         the store's.
       models: where fitted models are kept; None keeps them in the store's folder.
       progress: where to say how far the run is; None says nothing.
@@ -92,23 +96,28 @@ def run(
     Raises:
       ValueError: the shard is not one of its count, or the store holds rows of another study or another form.
     """
-    index, count = store.shard if shard is None else shard
+    index, count = hosts.agree(lambda: _held(store).shard) if shard is None else shard
     if not (isinstance(count, int) and isinstance(index, int) and 0 <= index < count):
         raise ValueError(f"shard must be (index, count) with 0 <= index < count, but it is ({index}, {count}).")
-    models = Models(store.directory / "models") if models is None else models
+    models = hosts.agree(lambda: Models(_held(store).directory / "models")) if models is None else models
     progress = Progress() if progress is None else progress
     every = list(jobs(study))
-    present = store.keys()
-    _check(study, store)
+
+    def look() -> set[str]:
+        _check(study, _held(store))
+        return _held(store).keys()
+
+    present = hosts.agree(look)
     mine = [job for place, job in enumerate(every) if place % count == index]
     progress.begin(len(mine), sum(present.issuperset(job.keys.values()) for job in mine))
     for place, job in enumerate(mine):
         if not present.issuperset(job.keys.values()):
             progress.start(place + 1, str(job))
-            store.append(_run_job(study, job.without(present), models, progress))
+            rows = _run_job(study, job.without(present), models, progress)
+            hosts.on_first(functools.partial(_keep, store, rows))
     progress.end()
     wanted = {key: None for job in every for key in job.keys.values()}
-    found = {row["key"]: row for row in store.rows()}
+    found = {row["key"]: row for row in hosts.agree(lambda: _held(store).rows())}
     names = [method.name for source in study.sources for method in study.methods(source)]
     order = {name: place for place, name in enumerate(dict.fromkeys(names))}
 
@@ -157,6 +166,16 @@ def _identity(study: Study, description: Mapping[str, Any], method: Method, step
     }
 
 
+def _held(store: results.Store | None) -> results.Store:
+    if store is None:
+        raise ValueError("rows need a store to be kept in; give one in the first process, or in the only one.")
+    return store
+
+
+def _keep(store: results.Store | None, rows: Sequence[results.Row]) -> None:
+    _held(store).append(rows)
+
+
 def _check(study: Study, store: results.Store) -> None:
     for row in store.rows():
         if row.get("schema") != SCHEMA or row.get("study") != study.name:
@@ -167,7 +186,7 @@ def _check(study: Study, store: results.Store) -> None:
 
 
 def _run_job(study: Study, job: Job, models: Models, progress: Progress) -> list[results.Row]:
-    tasks = [devices.place(task_of(source), devices.mesh()) for source in job.sources]
+    tasks = [task_of(source) for source in job.sources]
     lacking = job.learner.needs(tasks[0])
     if lacking is not None:
         logging.warning("left out %s: the data lack %s", job, lacking)
@@ -176,7 +195,8 @@ def _run_job(study: Study, job: Job, models: Models, progress: Progress) -> list
     def watch(learner: Learner, place: int, steps: int) -> None:
         progress.fit(learner.name, job.sources[place].seed, steps / learner.num_steps)
 
-    outcomes = models.fit(job.learner, job.sources, tasks, job.steps, watch=watch if progress.watching else None)
+    watching = hosts.agree(lambda: progress.watching)
+    outcomes = models.fit(job.learner, job.sources, tasks, job.steps, watch=watch if watching else None)
     provenance = results.provenance() | {"device": devices.describe(), "precision": identity.precision()}
     rows = []
     for source, task, outcome in zip(job.sources, tasks, outcomes, strict=True):
@@ -242,7 +262,8 @@ def _measure(study: Study, method: Method, inference: Inference, shared: dict[An
         optimum[split] = cast(Solution, inference.infer(reference, split).certified)
     scored = Inferred(inference.task, inference.model, codes, optimum, reference.lam, study.protocol, shared)
     measured: dict[str, Any] = {}
-    for metric in study.metrics:
+    # The others have no use for rows, and wait where they are needed next.
+    for metric in study.metrics if hosts.is_first() else ():
         measured |= metric(scored)
     for split in SCORED:
         own = inferred[split].certified

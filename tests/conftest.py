@@ -1,11 +1,14 @@
 """Nothing of a user's cache or accelerator may reach the tests, and what is dear to make is made once."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import importlib
 import io
 import os
 import pathlib
+import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -94,6 +97,48 @@ def start():
 @pytest.fixture(scope="session")
 def call():
     return call_binary
+
+
+class Pair:
+    """A command line that runs in two processes of two devices each.
+
+    In it and in the environment, `{process}` is the number of each and `{port}` a free port, the same for both.
+    """
+
+    def __init__(self, arguments, **environment):
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = probe.getsockname()[1]
+        given = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2", **environment}
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, *(str(argument).format(process=process, port=port) for argument in arguments)],
+                env={**os.environ, **{name: value.format(process=process, port=port) for name, value in given.items()}},
+                cwd=pathlib.Path(__file__).parents[1],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for process in range(2)
+        ]
+
+    def end(self):
+        """Waits for both: their exit codes, and what each wrote on stdout and stderr, less Gloo's greetings."""
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            told = list(pool.map(lambda process: process.communicate(timeout=300), self.processes))
+        out = ["".join(line for line in out.splitlines(True) if not _is_greeting(line)) for out, _ in told]
+        return [process.returncode for process in self.processes], out, [err for _, err in told]
+
+
+def _is_greeting(line):
+    """Whether a line holds what threads write into each other: [Gloo] Rank 1 is connected to 1 peer ranks. Expected ..."""
+    words = r"\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :"
+    return not re.sub(rf"{words}|\d|\s", "", line)
+
+
+@pytest.fixture(scope="session")
+def pair():
+    return Pair
 
 
 @dataclasses.dataclass(frozen=True)

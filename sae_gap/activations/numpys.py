@@ -43,12 +43,12 @@ def read_npz(path: pathlib.Path, key: str | None) -> Table:
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     name = choose(path, list(members), key)
-    documents = _member(path, members[DOCUMENTS]) if DOCUMENTS in members and name != DOCUMENTS else None
-    return as_table(path, _member(path, members[name]), documents)
+    documents = read_member(path, members[DOCUMENTS]) if DOCUMENTS in members and name != DOCUMENTS else None
+    return as_table(path, read_member(path, members[name]), documents)
 
 
-def _member(path: pathlib.Path, info: zipfile.ZipInfo) -> Array:
-    """An array of an archive, memory-mapped where it is stored as it is."""
+def read_member(path: pathlib.Path, info: zipfile.ZipInfo) -> Array:
+    """An array of an archive, by its entry there, memory-mapped where it is stored as it is."""
     if info.flag_bits & 1:
         raise ValueError("it is encrypted")
     if info.compress_type == zipfile.ZIP_STORED:

@@ -1,0 +1,216 @@
+"""Two processes of two devices each do what one process does, and none is left behind."""
+
+import pickle
+
+import jax
+import numpy as np
+import pytest
+
+from sae_gap import hosts
+
+PREAMBLE = """
+import json, os, sys, time, warnings
+import jax, jax.numpy as jnp, numpy as np
+from sae_gap import Setting, devices, draw, hosts, load
+
+warnings.simplefilter("error")
+# Else a process that fails would wait for the other, which waits for it.
+sys.excepthook = lambda *error: (sys.__excepthook__(*error), sys.stderr.flush(), os._exit(1))
+process, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+hosts.start(f"localhost:{port}", 2, process, timeout=60)
+
+def refused(kind, do, *told):
+    try:
+        do()
+    except kind as error:
+        assert all(part in str(error) for part in told), str(error)
+    else:
+        raise AssertionError(f"{do} was not refused")
+"""
+
+
+def run_pair(pair, code, folder):
+    """Two processes run some code, after the preamble, and neither may fail."""
+    script = folder / "script.py"
+    script.write_text(PREAMBLE + code)
+    codes, _, err = pair([script, "{process}", "{port}", folder], PYTHONPATH=".").end()
+    assert codes == [0, 0], "\n".join(err)[:3_000]
+
+
+TALK = """
+assert (hosts.count(), hosts.is_first(), jax.device_count()) == (2, process == 0, 4)
+
+# What the first finds is what all go on with, errors too.
+assert hosts.agree(lambda: {"process": process, "long": "x" * 3_000}) == {"process": 0, "long": "x" * 3_000}
+assert hosts.gather("x" * 2_000 * process) == ["", "x" * 2_000]
+assert hosts.on_first(lambda: "done") == (None if process else "done")
+called = []
+refused(OSError, lambda: hosts.on_first(lambda: called.append(1) or open(folder + "/none")), "none")
+assert len(called) == 1 - process
+
+# Any fault ends all.
+assert hosts.together(lambda: process) == process
+def fault():
+    if process:
+        raise KeyError("seeds")
+refused(KeyError if process else ValueError, lambda: hosts.together(fault), "" if process else "process 1 cannot go on")
+
+hosts.compare({"seeds": "0,1", "k": 3})
+other = {"k": 4, "only": 1} if process else {"k": 3}
+told = "process 1 differs from process 0 in k (4, not 3), only (1, not nothing)"
+refused(ValueError, lambda: hosts.compare({"seeds": "0,1", **other}), told)
+
+# Five rows in two shares of three, the last one twice.
+assert hosts.share(5).tolist() == ([3, 4, 4] if process else [0, 1, 2])
+
+# Arrays over the devices of both.
+mesh, array = devices.mesh(), np.arange(8.0).reshape(4, 2)
+assert mesh.size == 4 and devices.own_mesh().size == 2
+placed, key = devices.place({"rows": array, "odd": array[:3]}, mesh), devices.replicate(jax.random.key(3), mesh)
+held = [shard.data.tolist() for shard in placed["rows"].addressable_shards]
+assert held == array[[[2], [3]] if process else [[0], [1]]].tolist()
+assert placed["odd"].is_fully_replicated and not placed["odd"].is_fully_addressable
+# Of a file, the rows of its own devices are all that a process needs to read.
+names = ("Y_train", "Y_val", "Y_ood")
+hosts.on_first(lambda: np.savez(folder + "/mine.npz", **{name: array.astype("float32") for name in names}))
+recorded = load(folder + "/mine.npz", num_latents=5)
+assert isinstance(recorded.train.signals, np.memmap)
+signals = devices.place(recorded.train, mesh).signals
+assert [shard.data.tolist() for shard in signals.addressable_shards] == held and hosts.whole(signals).tolist() == array.tolist()
+hosts.on_first(lambda: np.savez(folder + "/bad.npz", **{name: np.full((4, 2), np.nan, "float32") for name in names}))
+refused(ValueError, lambda: load(folder + "/bad.npz", num_latents=5), "NaN")
+
+found = hosts.whole({"placed": placed, "sum": placed["rows"].sum(0), "key": key, "other": "other", "own": jnp.ones(2)})
+assert all(leaf.is_fully_addressable for leaf in jax.tree.leaves(found) if isinstance(leaf, jax.Array))
+assert found["placed"]["rows"].tolist() == array.tolist() and found["sum"].tolist() == [12, 16] and found["other"] == "other"
+assert jax.random.key_data(found["key"]).tolist() == jax.random.key_data(jax.random.key(3)).tolist()
+"""
+
+FIT = """
+import dataclasses
+from sae_gap.checkpoints import Checkpoint
+from sae_gap.codes import Codes
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.topk import TopK
+from sae_gap.fitting import fit
+from sae_gap.inference import Inference
+from sae_gap.learners.base import Learner
+from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.learners.softplus_adam import SoftplusAdam
+from sae_gap.types import Model
+from sae_gap import inference
+
+task, key = draw(Setting(20, 3, 202)), jax.random.key(0)
+
+class Killed(Exception):
+    pass
+
+def fit_in_two(learner):
+    # Clocks tell the processes apart, and one file system need not be the other's.
+    checkpoint = Checkpoint(f"{folder}/{process}/{learner.name}.npz", every=0, name="mine")
+    def watch(place, steps):
+        if steps == 3:
+            raise Killed
+    refused(Killed, lambda: fit(learner, [task], [key], at=(1, 4), checkpoints=[checkpoint], watch=watch))
+    assert checkpoint.path.exists() == (process == 0)
+    steps = []
+    (found,) = fit(learner, [task], [key], at=(1, 4), checkpoints=[checkpoint], watch=lambda place, step: steps.append(step))
+    assert steps[0] == 3 and list(found.along) == [4], (steps, found.along)
+    checkpoint.discard()
+    assert not checkpoint.path.exists()
+    return found.end.model
+
+class OnHost(Learner):
+    # What only the first process finds, and the other has from it.
+    num_steps = 1
+    on_host = True
+    def learn(self, data, *, num_latents, key):
+        assert process == 0
+        return Model(np.asarray(task.dictionary), np.zeros(task.input_dim, np.float32))
+
+sae = SparseAutoencoder(encoder=TopK(3), num_steps=6)
+adam = SoftplusAdam(num_steps=6, block=3, split="id")
+models = {"sae": fit_in_two(sae), "adam": fit_in_two(adam), "host": fit(OnHost(), [task], [key])[0].end.model}
+assert all(leaf.is_fully_addressable for leaf in jax.tree.leaves(models) if isinstance(leaf, jax.Array))
+
+dense = Inference(task, models["sae"])
+encoder = Lasso(0.1, start=TopK(3), tol=None, max_iterations=5)
+solution = dense.infer(encoder, "id")
+assert len(set(hosts.gather(dense.seconds(encoder)))) == 1
+# As codes of very many latents are held.
+inference.DENSE_LATENTS = 10
+sparse = Inference(task, models["sae"]).infer(TopK(3), "id")
+assert isinstance(sparse.codes, Codes)
+if process == 0:
+    import pickle
+    bare = {name: dataclasses.replace(model, encode=None) for name, model in models.items()}
+    found = jax.tree.map(np.asarray, (bare, solution, sparse))
+    pickle.dump(found, open(folder + "/found.pkl", "wb"))
+"""
+
+
+def test_two_processes_agree_compare_and_share(pair, tmp_path):
+    run_pair(pair, TALK, tmp_path)
+
+
+def test_two_processes_fit_and_code_as_one(pair, tmp_path):
+    from sae_gap import Setting, draw
+    from sae_gap.encoders.lasso import Lasso
+    from sae_gap.encoders.topk import TopK
+    from sae_gap.fitting import fit
+    from sae_gap.inference import Inference
+    from sae_gap.learners.sae import SparseAutoencoder
+    from sae_gap.learners.softplus_adam import SoftplusAdam
+
+    run_pair(pair, FIT, tmp_path)
+    models, solution, sparse = pickle.loads((tmp_path / "found.pkl").read_bytes())
+    task = draw(Setting(20, 3, 202))
+    for name, learner in {
+        "sae": SparseAutoencoder(encoder=TopK(3), num_steps=6),
+        "adam": SoftplusAdam(num_steps=6, block=3, split="id"),
+    }.items():
+        alone = fit(learner, [task], [jax.random.key(0)])[0].end.model
+        for one, two in zip(jax.tree.leaves(alone), jax.tree.leaves(models[name]), strict=True):
+            np.testing.assert_allclose(one, two, atol=1e-5)
+    np.testing.assert_array_equal(models["host"].dictionary, task.dictionary)
+    inference = Inference(task, models["sae"])
+    known = inference.infer(Lasso(0.1, start=TopK(3), tol=None, max_iterations=5), "id")
+    for one, two in zip(jax.tree.leaves(known), jax.tree.leaves(solution), strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-5)
+    np.testing.assert_allclose(inference.infer(TopK(3), "id").codes, sparse.codes.dense(), atol=1e-5)
+
+
+def test_a_process_by_itself_pays_nothing():
+    assert (hosts.count(), hosts.is_first()) == (1, True)
+    unpicklable = object.__new__(type("Local", (), {}))
+    assert hosts.agree(lambda: unpicklable) is unpicklable and hosts.gather(unpicklable) == [unpicklable]
+    assert hosts.on_first(lambda: unpicklable) is unpicklable and hosts.together(lambda: unpicklable) is unpicklable
+    assert hosts.share(3).tolist() == [0, 1, 2]
+    array = jax.numpy.ones(3)
+    assert hosts.whole([array])[0] is array
+    hosts.compare({"any": 1})
+    with pytest.raises(KeyError):
+        hosts.agree(lambda: {}["none"])
+    assert not hosts.is_lost(RuntimeError("UNKNOWN: Gloo all-reduce failed"))
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        (("localhost:80", 2, None), "given together"),
+        ((None, None, 0), "given together"),
+        (("localhost", 2, 0), "host:port"),
+        ((":80", 2, 0), "host:port"),
+        (("localhost:0", 2, 0), "host:port"),
+        (("localhost:65536", 2, 0), "host:port"),
+        (("localhost:x", 2, 0), "host:port"),
+        (("localhost:80", 0, 0), "num_processes must be 1 or more"),
+        (("localhost:80", 2, 2), "from 0 to 1"),
+        (("localhost:80", 2, -1), "from 0 to 1"),
+    ],
+)
+def test_what_does_not_fit_is_refused(given, fault):
+    with pytest.raises(ValueError, match=fault):
+        hosts.start(*given)
+    with pytest.raises(ValueError, match="timeout"):
+        hosts.start("localhost:80", 2, 0, timeout=0)
