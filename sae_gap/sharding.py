@@ -16,6 +16,7 @@ from jax import lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
+# The names of the axes.
 SAMPLES, LATENTS = "samples", "latents"
 
 

@@ -18,9 +18,11 @@ from sae_gap import __main__ as command
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT, SETUPTOOLS = PYPROJECT["project"], PYPROJECT["tool"]["setuptools"]
-# The README, and every guide beside the code that it explains.
+# The README, and every guide beside the code that it explains; that of the job files, which speaks to other programs, has tests
+# beside theirs.
 FOLDERS = ("benchmarks", "notebooks", "sae_gap")
 PAGES = [ROOT / "README.md", *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("README.md")))]
+PAGES.remove(ROOT / "benchmarks" / "jobs" / "README.md")
 GUIDES = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
 README = GUIDES["README.md"]
 BINARIES = command.purposes()

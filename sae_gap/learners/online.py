@@ -163,7 +163,7 @@ class OnlineDictionary(Learner):
         """The state after the minibatches of one round, wherever they come from.
 
         Args:
-          minibatches: ``(count, rows, input_dim)``.
+          minibatches: (count, rows, input_dim).
           state: before the round.
           size: samples to a minibatch, where further rows of zeros make them divide among devices; None takes all rows.
         """

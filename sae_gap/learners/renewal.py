@@ -53,7 +53,7 @@ def renew(
     """Starts atoms that duplicate others or have only small codes anew, from the seeds that differ.
 
     Args:
-      dictionary: ``(input_dim, num_latents)``, of unit atoms.
+      dictionary: (input_dim, num_latents), of unit atoms.
       energy: each atom's squared codes, summed over a round.
       uses: how many of these were not zero.
       seeds: at most so many atoms start anew.

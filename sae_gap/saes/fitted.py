@@ -23,6 +23,7 @@ from sae_gap.saes.base import SAE
 from sae_gap.saes.tensors import Config, Tensors
 from sae_gap.types import Model
 
+# The file of the end of a fit.
 WEIGHTS = "<step>-end.npz"
 
 

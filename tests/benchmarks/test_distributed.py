@@ -69,6 +69,9 @@ def test_two_processes_are_killed_and_resumed_and_end_with_the_rows_of_one(pair,
                 continue
             if isinstance(value, float):
                 assert value == pytest.approx(expected[method][name], abs=1e-5), (method, name)
+            elif name == "cosines":
+                # To four decimals, the last of which rounding may turn.
+                assert value == pytest.approx(expected[method][name], abs=1.1e-4), method
             elif name not in ("device", "fit_device", "checksum", "job", "job_rows"):
                 assert value == expected[method][name], (method, name)
 
