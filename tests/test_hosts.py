@@ -34,7 +34,7 @@ def run_pair(pair, code, folder):
     script = folder / "script.py"
     script.write_text(PREAMBLE + code)
     codes, _, err = pair([script, "{process}", "{port}", folder], PYTHONPATH=".").end()
-    assert codes == [0, 0], "\n".join(err)[:3_000]
+    assert codes == [0, 0], "\n".join(text[-2_000:] for text in err)
 
 
 TALK = """
@@ -97,17 +97,19 @@ from sae_gap.inference import Inference
 from sae_gap.learners.base import Learner
 from sae_gap.learners.sae import SparseAutoencoder
 from sae_gap.learners.softplus_adam import SoftplusAdam
+from sae_gap.models import Models
 from sae_gap.types import Model
 from sae_gap import inference
 
-task, key = draw(Setting(20, 3, 202)), jax.random.key(0)
+setting = Setting(20, 3, 202)
+task, key = draw(setting), jax.random.key(0)
 
 class Killed(Exception):
     pass
 
-def fit_in_two(learner):
+def resumed(learner):
     # Clocks tell the processes apart, and one file system need not be the other's.
-    checkpoint = Checkpoint(f"{folder}/{process}/{learner.name}.npz", every=0, name="mine")
+    checkpoint = Checkpoint(f"{folder}/{process}/state.npz", every=1e9 if process else 0, name="mine")
     def watch(place, steps):
         if steps == 3:
             raise Killed
@@ -120,6 +122,15 @@ def fit_in_two(learner):
     assert not checkpoint.path.exists()
     return found.end.model
 
+def stored(learner):
+    # The other has neither files nor a folder, and goes the way of the first.
+    models = Models(f"{folder}/models{process}")
+    begun = models.fit(learner, [setting], [task], (2,))[0]
+    found = models.fit(learner, [setting], [task], (2,))[0]
+    assert found.end.seconds == hosts.agree(lambda: begun.end.seconds) and list(found.along) == [2]
+    assert os.path.exists(f"{folder}/models{process}") == (process == 0)
+    return found.end.model
+
 class OnHost(Learner):
     # What only the first process finds, and the other has from it.
     num_steps = 1
@@ -130,7 +141,7 @@ class OnHost(Learner):
 
 sae = SparseAutoencoder(encoder=TopK(3), num_steps=6)
 adam = SoftplusAdam(num_steps=6, block=3, split="id")
-models = {"sae": fit_in_two(sae), "adam": fit_in_two(adam), "host": fit(OnHost(), [task], [key])[0].end.model}
+models = {"sae": stored(sae), "adam": resumed(adam), "host": fit(OnHost(), [task], [key])[0].end.model}
 assert all(leaf.is_fully_addressable for leaf in jax.tree.leaves(models) if isinstance(leaf, jax.Array))
 
 dense = Inference(task, models["sae"])
@@ -161,16 +172,17 @@ def test_two_processes_fit_and_code_as_one(pair, tmp_path):
     from sae_gap.inference import Inference
     from sae_gap.learners.sae import SparseAutoencoder
     from sae_gap.learners.softplus_adam import SoftplusAdam
+    from sae_gap.models import Models
 
     run_pair(pair, FIT, tmp_path)
     models, solution, sparse = pickle.loads((tmp_path / "found.pkl").read_bytes())
-    task = draw(Setting(20, 3, 202))
-    for name, learner in {
-        "sae": SparseAutoencoder(encoder=TopK(3), num_steps=6),
-        "adam": SoftplusAdam(num_steps=6, block=3, split="id"),
-    }.items():
-        alone = fit(learner, [task], [jax.random.key(0)])[0].end.model
-        for one, two in zip(jax.tree.leaves(alone), jax.tree.leaves(models[name]), strict=True):
+    setting = Setting(20, 3, 202)
+    task = draw(setting)
+    sae = SparseAutoencoder(encoder=TopK(3), num_steps=6)
+    adam = SoftplusAdam(num_steps=6, block=3, split="id")
+    alone = {"sae": Models().fit(sae, [setting], [task])[0], "adam": fit(adam, [task], [jax.random.key(0)])[0]}
+    for name, found in alone.items():
+        for one, two in zip(jax.tree.leaves(found.end.model), jax.tree.leaves(models[name]), strict=True):
             np.testing.assert_allclose(one, two, atol=1e-5)
     np.testing.assert_array_equal(models["host"].dictionary, task.dictionary)
     inference = Inference(task, models["sae"])
