@@ -1,15 +1,18 @@
 """Dictionary learning at scale: annealed stochastic steps on codes from a reweighted pursuit."""
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sae_gap.encoders.base import unit_atoms
-from sae_gap.lasso import product
+from sae_gap.learners import renewal
 from sae_gap.learners.base import Learner, live_dims, live_share
-from sae_gap.solvers.reweighted import Pursuit, pursue
+from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue
 from sae_gap.solvers.working_set import default_slots
 from sae_gap.types import Model, Split
 
@@ -19,10 +22,8 @@ LEAST = 500
 CHUNK = 128
 # What the running means keep at each minibatch.
 MEMORY = 0.9
-# Atoms as alike as this are one atom found twice; seeds less alike than this are of different ones.
-DUPLICATE, ALIKE = 0.7, 0.5
-# Columns of the atoms' Gram matrix that are formed at once.
-GRAM_COLUMNS = 1_024
+# The axis of the mesh that samples are split over.
+SAMPLES = "samples"
 
 
 class OnlineState(eqx.Module):
@@ -156,31 +157,67 @@ class OnlineDictionary(Learner):
         order = _order(order_key, state.round, num_samples, count * size)
         return self.round(data.signals[order].reshape(count, size, input_dim), eqx.tree_at(lambda s: s.key, state, key))
 
-    def round(self, minibatches: Float[Array, "count size input_dim"], state: OnlineState) -> OnlineState:
-        """The state after the minibatches of one round, wherever they come from."""
-        count, size, input_dim = minibatches.shape
+    def round(
+        self, minibatches: Float[Array, "count rows input_dim"], state: OnlineState, size: int | None = None
+    ) -> OnlineState:
+        """The state after the minibatches of one round, wherever they come from.
+
+        Args:
+          minibatches: ``(count, rows, input_dim)``.
+          state: before the round.
+          size: samples to a minibatch, where further rows of zeros make them divide among devices; None takes all rows.
+        """
+        size = minibatches.shape[1] if size is None else size
+        mesh = jax.sharding.get_abstract_mesh()
+        if SAMPLES not in mesh.axis_names or mesh.shape[SAMPLES] == 1:
+            return self._round(minibatches, state, size, None)
+        spare = -minibatches.shape[1] % mesh.shape[SAMPLES]
+        minibatches = jnp.pad(minibatches, ((0, 0), (0, spare), (0, 0)))
+
+        def run(learner, minibatches, state):
+            return learner._round(minibatches, state, size, SAMPLES)
+
+        specs = PartitionSpec(), PartitionSpec(None, SAMPLES), PartitionSpec()
+        # Loops begin with constants, which all devices share, and end with what is each device's own.
+        return jax.shard_map(run, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)(self, minibatches, state)
+
+    def _round(self, minibatches, state: OnlineState, size: int, axis: str | None) -> OnlineState:
+        """The round of a device, which has some rows of every minibatch, in step with those along an axis of the mesh."""
+        count, rows, _ = minibatches.shape
         num_latents = state.dictionary.shape[1]
-        minibatches = minibatches - state.mean if self.centred else minibatches
+        if self.centred:
+            row = jnp.arange(rows) + (0 if axis is None else rows * lax.axis_index(axis))
+            minibatches = jnp.where((row < size)[:, None], minibatches - state.mean, 0)
         progress = (state.round + jnp.arange(count) / count) / self.num_steps
+        done = (state.round + 1) / self.num_steps
+        due = (done > 0.4) & (done < 0.9) & (state.round % 3 == 0)
         kept = min(count, max(1, 2 * num_latents // size))
+        most = min(max(1, num_latents // 20), kept * size)
 
         def learn(carry, minibatch):
-            state, energy, uses, recent = carry
+            state, energy, uses, seeds = carry
             turn, signals, progress = minibatch
-            state, codes, residual = self._update(state, signals, progress)
-            energy = energy + jnp.sum(codes**2, axis=0)
-            uses = uses + jnp.sum(codes != 0, axis=0, dtype=energy.dtype)
-            return (state, energy, uses, recent.at[turn % kept].set(residual)), None
+            sums, residual = self._sums(state, signals, progress)
+            if axis is not None:
+                sums = lax.psum(sums, axis)
+            if self.replace:
+                wanted = due & (turn >= count - kept)
+                seeds = lax.cond(wanted, renewal.collect, lambda seeds, _: seeds, seeds, residual)
+            return (self._advance(state, sums, size, progress), energy + sums.squares, uses + sums.uses, seeds), None
 
         zeros = jnp.zeros(num_latents, minibatches.dtype)
-        begun = state, zeros, zeros, jnp.zeros((kept, size, input_dim), minibatches.dtype)
-        (new, energy, uses, recent), _ = lax.scan(learn, begun, (jnp.arange(count), minibatches, progress))
+        begun = state, zeros, zeros, renewal.no_seeds(min(most, kept * rows), minibatches)
+        (new, energy, uses, seeds), _ = lax.scan(learn, begun, (jnp.arange(count), minibatches, progress))
         change = jnp.linalg.norm(new.dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
+
+        def replaced(new):
+            whole = seeds if axis is None else renewal.merge(seeds, most, axis)
+            dictionary, fresh = renewal.renew(new.dictionary, energy, uses, whole, nonneg=self.nonneg, axis=axis)
+            moved = dictionary, jnp.where(fresh, jnp.mean(new.energy), new.energy)
+            return eqx.tree_at(lambda s: (s.dictionary, s.energy), new, moved)
+
         if self.replace:
-            done = (state.round + 1) / self.num_steps
-            due = (done > 0.4) & (done < 0.9) & (state.round % 3 == 0)
-            residuals = recent.reshape(-1, input_dim)
-            new = lax.cond(due, lambda new: _replace(new, energy, uses, residuals, self.nonneg), lambda new: new, new)
+            new = lax.cond(due, replaced, lambda new: new, new)
         return eqx.tree_at(lambda s: (s.change, s.round), new, (change, state.round + 1))
 
     def done(self, state: OnlineState) -> Bool[Array, ""]:
@@ -189,45 +226,71 @@ class OnlineDictionary(Learner):
     def model(self, state: OnlineState) -> Model:
         return Model(state.dictionary, state.mean)
 
-    def _update(self, state: OnlineState, signals, progress):
+    def _sums(self, state: OnlineState, signals, progress) -> tuple["Sums", Float[Array, "n input_dim"]]:
+        """What a minibatch tells of the dictionary, and its residual."""
+        num_samples, input_dim = signals.shape
+        num_latents = state.dictionary.shape[1]
+        slots = self.num_slots or default_slots(*state.dictionary.shape)
+        atoms = atom_rows(state.dictionary, slots)
+        floor = _between(self.floors[0], self.floors[0], self.floors[1], progress, self.settle)
+        # Signals of zeros have neither noise nor amplitude, and still need a threshold.
+        threshold = jnp.maximum(self.margin * state.noise, floor * state.amplitude) + jnp.finfo(signals.dtype).tiny ** 0.5
+
+        def code(sums, chunk):
+            found = pursue(chunk, atoms, threshold, threshold, num_slots=slots, num_rounds=self.num_rounds, nonneg=self.nonneg)
+            return _add(sums, found), found.residual
+
+        chunks = -(-num_samples // CHUNK)
+        size = -(-num_samples // chunks)
+        padded = jnp.pad(signals, ((0, chunks * size - num_samples), (0, 0))).reshape(chunks, size, input_dim)
+        zeros = jnp.zeros(num_latents, signals.dtype)
+        sums = Sums(jnp.zeros((num_latents, input_dim), signals.dtype), zeros, zeros, zeros[0])
+        sums, residual = lax.scan(code, sums, padded)
+        return sums, residual.reshape(-1, input_dim)[:num_samples]
+
+    def _advance(self, state: OnlineState, sums: "Sums", size: int, progress) -> OnlineState:
+        """The state after a minibatch of `size` samples."""
         dictionary = state.dictionary
-        num_latents = dictionary.shape[1]
-        found = self._code(state, signals, progress)
-        rows = jnp.arange(len(signals))[:, None]
-        codes = jnp.zeros((len(signals), num_latents), signals.dtype).at[rows, found.places].add(found.codes, mode="drop")
-        squares = jnp.sum(codes**2, axis=0)
         # Less memory than the other means have: the few uses of a rare atom should not be divided by a mean that lags behind.
-        energy = 0.7 * state.energy + 0.3 * squares
+        energy = 0.7 * state.energy + 0.3 * sums.squares
         forgotten = 0.7 * state.forgotten
         typical = energy / (1 - forgotten)
         rate = _between(self.rates[0], self.rates[1], self.rates[2], progress, self.settle)
         curvature = typical + self.damping * jnp.mean(typical)
-        step = rate * product(found.residual.T, codes) / jnp.where(curvature > 0, curvature, 1)
-        noise = jnp.sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * jnp.mean(found.residual**2) / state.live)
-        active = jnp.sqrt(jnp.sum(squares) / jnp.maximum(jnp.sum(found.codes != 0), 1))
+        step = rate * sums.pull.T / jnp.where(curvature > 0, curvature, 1)
+        left = sums.lost / (size * len(dictionary))
+        noise = jnp.sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * left / state.live)
+        active = jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
         amplitude = MEMORY * state.amplitude + (1 - MEMORY) * active
         moved = (unit_atoms(dictionary + step)[0], energy, forgotten, noise, amplitude)
-        state = eqx.tree_at(lambda s: (s.dictionary, s.energy, s.forgotten, s.noise, s.amplitude), state, moved)
-        return state, codes, found.residual
+        return eqx.tree_at(lambda s: (s.dictionary, s.energy, s.forgotten, s.noise, s.amplitude), state, moved)
 
-    def _code(self, state: OnlineState, signals, progress) -> Pursuit:
-        floor = _between(self.floors[0], self.floors[0], self.floors[1], progress, self.settle)
-        # Signals of zeros have neither noise nor amplitude, and still need a threshold.
-        threshold = jnp.maximum(self.margin * state.noise, floor * state.amplitude) + jnp.finfo(signals.dtype).tiny ** 0.5
-        slots = self.num_slots or default_slots(*state.dictionary.shape)
 
-        def code(chunk):
-            return pursue(
-                chunk,
-                state.dictionary,
-                threshold,
-                threshold,
-                num_slots=slots,
-                num_rounds=self.num_rounds,
-                nonneg=self.nonneg,
-            )
+class Sums(NamedTuple):
+    """Sums over the samples of a minibatch, with codes Z and residual R: all that the learner needs of it.
 
-        return _in_chunks(code, signals)
+    `pull` is Zᵀ R, `squares` and `uses` are each atom's squared codes and the number of those that are not zero, and `lost` is
+    the squared residual.
+    """
+
+    pull: Float[Array, "num_latents input_dim"]
+    squares: Float[Array, " num_latents"]
+    uses: Float[Array, " num_latents"]
+    lost: Float[Array, ""]
+
+
+def _add(sums: Sums, found: Pursuit) -> Sums:
+    """The sums with some samples more. Slot by slot: Z itself would have a column for every atom, nearly all of it zeros."""
+
+    def pull(w, total):
+        return total.at[found.places[:, w]].add(found.codes[:, w, None] * found.residual)
+
+    return Sums(
+        lax.fori_loop(0, found.codes.shape[1], pull, sums.pull),
+        sums.squares.at[found.places].add(found.codes**2),
+        sums.uses.at[found.places].add((found.codes != 0).astype(sums.uses.dtype)),
+        sums.lost + jnp.sum(found.residual**2),
+    )
 
 
 def _between(first, middle, last, progress, settle):
@@ -244,53 +307,3 @@ def _order(key, round, num_samples: int, total: int) -> Int[Array, " total"]:
     passes = -(-total // num_samples)
     orders = lax.map(lambda key: jax.random.permutation(key, num_samples), jax.random.split(key, passes))
     return orders.reshape(-1)[:total]
-
-
-def _replace(
-    state: OnlineState,
-    energy: Float[Array, " num_latents"],
-    uses: Float[Array, " num_latents"],
-    residuals: Float[Array, "n input_dim"],
-    nonneg: bool,
-) -> OnlineState:
-    """Starts atoms that duplicate others or have only small codes anew, from the largest residuals that differ."""
-    dictionary = state.dictionary
-    num_latents = dictionary.shape[1]
-    # Opposite atoms are the same to signed codes alone.
-    likeness = (lambda cosines: cosines) if nonneg else jnp.abs
-    duplicate = _duplicates(dictionary, energy, likeness)
-    # Half the amplitude of the average use.
-    small = energy * jnp.sum(uses) <= 0.25 * jnp.sum(energy) * uses
-    most = min(max(1, num_latents // 20), len(residuals))
-    worth = jnp.where(duplicate, -1, jnp.where(small, energy, jnp.inf))
-    worst, places = lax.top_k(-worth, most)
-    lengths, longest = lax.top_k(jnp.sum(residuals**2, axis=1), most)
-    seeds = unit_atoms(residuals[longest].T)[0]
-    alike = jnp.any(jnp.tril(likeness(seeds.T @ seeds) > ALIKE, -1), axis=1) | (lengths == 0)
-    # The usable seeds first, each for one of the worst atoms.
-    order = jnp.argsort(alike, stable=True)
-    target = jnp.where((worst > -jnp.inf) & ~alike[order], places, num_latents)
-    dictionary = dictionary.at[:, target].set(seeds[:, order], mode="drop")
-    energy = state.energy.at[target].set(jnp.mean(state.energy), mode="drop")
-    return eqx.tree_at(lambda s: (s.dictionary, s.energy), state, (dictionary, energy))
-
-
-def _duplicates(dictionary: Float[Array, "input_dim num_latents"], energy: Float[Array, " num_latents"], likeness):
-    """Which atoms lie close to one of more energy, or of as much and named before."""
-    num_latents = dictionary.shape[1]
-    names = jnp.arange(num_latents)
-
-    def has_stronger(name):
-        close = likeness(dictionary.T @ dictionary[:, name]) > DUPLICATE
-        stronger = (energy > energy[name]) | ((energy == energy[name]) & (names < name))
-        return jnp.any(close & stronger)
-
-    return lax.map(has_stronger, names, batch_size=GRAM_COLUMNS)
-
-
-def _in_chunks(code, signals: Float[Array, "n input_dim"]) -> Pursuit:
-    num_samples, input_dim = signals.shape
-    chunks = -(-num_samples // CHUNK)
-    size = -(-num_samples // chunks)
-    padded = jnp.pad(signals, ((0, chunks * size - num_samples), (0, 0))).reshape(chunks, size, input_dim)
-    return jax.tree.map(lambda a: a.reshape(chunks * size, *a.shape[2:])[:num_samples], lax.map(code, padded))

@@ -20,9 +20,24 @@ class Pursuit(NamedTuple):
     residual: Float[Array, "n input_dim"]
 
 
+def atom_rows(dictionary: Float[Array, "input_dim num_latents"], num_slots: int) -> Float[Array, "num_padded input_dim"]:
+    """The atoms as rows, as `pursue` takes them, with rows of zeros that make whole blocks.
+
+    Args:
+      dictionary: `(input_dim, num_latents)`.
+      num_slots: that of `pursue`.
+
+    Returns:
+      `(num_padded, input_dim)`.
+    """
+    rows = jnp.pad(dictionary, ((0, 0), (0, -dictionary.shape[1] % _num_blocks(num_slots)))).T
+    # Whoever pursues in a loop would otherwise transpose at every turn of it.
+    return lax.optimization_barrier(rows)
+
+
 def pursue(
     signals: Float[Array, "n input_dim"],
-    dictionary: Float[Array, "input_dim num_latents"],
+    atoms: Float[Array, "num_padded input_dim"],
     threshold: Float[Array, "..."] | float,
     epsilon: Float[Array, ""] | float,
     *,
@@ -40,7 +55,7 @@ def pursue(
 
     Args:
       signals: `(n, input_dim)`.
-      dictionary: `(input_dim, num_latents)`, of unit atoms.
+      atoms: `(num_padded, input_dim)`, unit atoms from `atom_rows`.
       threshold: t, positive, in units of the codes: one, or one a sample.
       epsilon: e, positive, in units of the codes.
       num_slots: atoms that a sample may use at most, a multiple of 4.
@@ -51,24 +66,25 @@ def pursue(
       A `Pursuit`.
 
     Raises:
-      ValueError: `num_slots` is not a positive multiple of 4.
+      ValueError: `num_slots` is not a positive multiple of 4, or the atoms are not padded for it.
 
     References:
       Candès, Wakin & Boyd (2008), "Enhancing sparsity by reweighted l1 minimization", J. Fourier Anal. Appl. 14.
     """
     if num_slots < 4 or num_slots % 4:
         raise ValueError(f"num_slots must be a positive multiple of 4, but it is {num_slots}.")
-    num_samples, num_candidates = signals.shape[0], num_slots // 2
-    num_blocks = 16 * num_candidates
-    columns = jnp.pad(dictionary, ((0, 0), (0, -dictionary.shape[1] % num_blocks)))
-    atoms = columns.T
+    num_samples, num_candidates, num_blocks = signals.shape[0], num_slots // 2, _num_blocks(num_slots)
+    if len(atoms) % num_blocks:
+        raise ValueError(
+            f"there must be a multiple of {num_blocks} atoms, but there are {len(atoms)}; take them from atom_rows."
+        )
     limit = jnp.broadcast_to(jnp.asarray(threshold, signals.dtype).reshape(-1, 1), (num_samples, 1))
     product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
     eye = jnp.eye(num_slots, dtype=signals.dtype)
 
     def advance(_, carry):
         places, sign, code, residual = carry
-        correlations = lasso.product(residual, columns)
+        correlations = lasso.product(residual, atoms.T)
         score = jnp.maximum((correlations if nonneg else jnp.abs(correlations)) - limit, 0)
         candidate = leaders(score, num_blocks, num_candidates)
         lead = jnp.take_along_axis(correlations, candidate, axis=1)
@@ -90,4 +106,8 @@ def pursue(
     return Pursuit(places, sign * code, residual)
 
 
-__all__ = ["Pursuit", "pursue"]
+def _num_blocks(num_slots: int) -> int:
+    return 8 * num_slots
+
+
+__all__ = ["Pursuit", "atom_rows", "pursue"]

@@ -11,6 +11,8 @@ import pytest
 from sae_gap import Setting, Split, draw, fit, match_atoms
 from sae_gap.learners import online
 from sae_gap.learners.online import OnlineDictionary
+from sae_gap.solvers.reweighted import atom_rows, pursue
+from sae_gap.solvers.working_set import default_slots
 from sae_gap.types import Model
 
 QUICK = OnlineDictionary()
@@ -85,9 +87,15 @@ def test_a_step_is_the_one_that_is_documented(small):
     signals = small.train.signals[:40]
     state = learner.init(Split(small.train.signals), num_latents=60, key=jax.random.key(0))
     state = eqx.tree_at(lambda s: (s.energy, s.forgotten), state, (jnp.full(60, 0.2), jnp.asarray(0.5)))
-    new, codes, residual = learner._update(state, signals, jnp.asarray(0.3))
-    codes, residual, atoms = (np.asarray(a, float) for a in (codes, residual, state.dictionary))
-    np.testing.assert_allclose(residual, np.asarray(signals) - codes @ atoms.T, atol=1e-5)
+    sums, left = learner._sums(state, signals, jnp.asarray(0.3))
+    new = learner._advance(state, sums, 40, jnp.asarray(0.3))
+    threshold = max(2.5 * float(state.noise), 0.18 * float(state.amplitude))
+    slots = default_slots(*state.dictionary.shape)
+    found = pursue(signals, atom_rows(state.dictionary, slots), threshold, threshold, num_slots=slots)
+    codes, atoms = np.zeros((40, 60)), np.asarray(state.dictionary, float)
+    np.add.at(codes, (np.arange(40)[:, None], np.asarray(found.places)), np.asarray(found.codes))
+    residual = np.asarray(signals) - codes @ atoms.T
+    np.testing.assert_allclose(left, residual, atol=1e-5)
     squares = (codes**2).sum(axis=0)
     mean = (0.7 * 0.2 + 0.3 * squares) / (1 - 0.35)
     rate = 0.5 * (0.1 / 0.5) ** (0.3 / 0.85)
@@ -131,22 +139,6 @@ def test_minibatches_of_a_round(options, num_samples, num_latents, expected):
     assert learner.minibatches(num_samples, num_latents) == expected
     if learner.visits is None:
         assert learner.num_steps * expected[0] * expected[1] <= num_samples
-
-
-def test_duplicates_and_idle_atoms_start_anew_from_the_largest_residuals():
-    atoms = np.eye(8, dtype="float32")[:, [0, 0, 1, 2]]
-    energy, uses = jnp.asarray([5.0, 4.0, 6.0, 0.0]), jnp.asarray([10.0, 10.0, 10.0, 0.0])
-    residuals = jnp.asarray(np.eye(8, dtype="float32")[[4, 4, 5, 6]] * np.array([[3.0], [2.5], [1], [2]], "float32"))
-    state = QUICK.init(Split(jnp.ones((4, 8))), num_latents=4, key=jax.random.key(0))
-    state = eqx.tree_at(lambda s: s.dictionary, state, jnp.asarray(atoms))
-    # One atom a time of so few: the weaker of the two copies, from the largest residual.
-    new = np.asarray(online._replace(state, energy, uses, residuals, True).dictionary)
-    np.testing.assert_allclose(new[:, [0, 2, 3]], atoms[:, [0, 2, 3]])
-    np.testing.assert_allclose(new[:, 1], np.eye(8)[4])
-    # Without copies it is the idle one's turn.
-    state = eqx.tree_at(lambda s: s.dictionary, state, jnp.asarray(np.eye(8, dtype="float32")[:, :4]))
-    new = np.asarray(online._replace(state, energy, uses, residuals, True).dictionary)
-    np.testing.assert_allclose(new, np.eye(8)[:, [0, 1, 2, 4]])
 
 
 def test_replacement_finds_what_copies_keep_from_being_found(small):

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.solvers.reweighted import pursue
+from sae_gap.solvers import reweighted
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +18,12 @@ def problem():
     for row in codes:
         row[rng.choice(40, 3, replace=False)] = rng.uniform(0.3, 1, 3)
     return codes, dictionary.astype("float32"), (codes @ dictionary.T).astype("float32")
+
+
+def pursue(signals, dictionary, *args, num_slots, **options):
+    return reweighted.pursue(
+        signals, reweighted.atom_rows(jnp.asarray(dictionary), num_slots), *args, num_slots=num_slots, **options
+    )
 
 
 def dense(found, num_latents):
@@ -48,7 +54,7 @@ def reference(signal, dictionary, threshold, epsilon, rounds):
 def test_rounds_are_weighted_lassos(problem, rounds):
     _, dictionary, signals = problem
     signals = signals[:6]
-    found = pursue(signals, jnp.asarray(dictionary), 0.1, 0.05, num_slots=80, num_rounds=rounds)
+    found = pursue(signals, dictionary, 0.1, 0.05, num_slots=80, num_rounds=rounds)
     expected = [reference(signal, dictionary.astype(float), 0.1, 0.05, rounds) for signal in signals]
     np.testing.assert_allclose(dense(found, 40), expected, atol=1e-4)
 
@@ -57,7 +63,7 @@ def test_a_round_lowers_the_log_penalised_objective(problem):
     _, dictionary, signals = problem
 
     def objective(rounds):
-        found = pursue(signals, jnp.asarray(dictionary), 0.1, 0.05, num_slots=80, num_rounds=rounds)
+        found = pursue(signals, dictionary, 0.1, 0.05, num_slots=80, num_rounds=rounds)
         codes = dense(found, 40)
         fit = 0.5 * np.sum((signals - codes @ dictionary.T) ** 2, axis=1)
         return fit + 0.1 * 0.05 * np.sum(np.log1p(codes / 0.05), axis=1)
@@ -69,13 +75,13 @@ def test_a_round_lowers_the_log_penalised_objective(problem):
 
 def test_the_residual_is_what_the_codes_leave(problem):
     _, dictionary, signals = problem
-    found = pursue(signals, jnp.asarray(dictionary), 0.1, 0.1, num_slots=16)
+    found = pursue(signals, dictionary, 0.1, 0.1, num_slots=16)
     np.testing.assert_allclose(found.residual, signals - dense(found, 40) @ dictionary.T, atol=1e-5)
 
 
 def test_it_finds_sparse_codes_with_little_bias(problem):
     codes, dictionary, signals = problem
-    found = dense(pursue(signals, jnp.asarray(dictionary), 0.05, 0.05, num_slots=16), 40)
+    found = dense(pursue(signals, dictionary, 0.05, 0.05, num_slots=16), 40)
     exact = ((found > 0) == (codes > 0)).all(axis=1)
     assert exact.mean() > 0.8
     # A lasso at this threshold would be off by more than 0.05.
@@ -85,8 +91,8 @@ def test_it_finds_sparse_codes_with_little_bias(problem):
 def test_signed_codes(problem):
     _, dictionary, signals = problem
     signs = np.where(np.arange(40) % 2, -1, 1).astype("float32")
-    plain = dense(pursue(signals, jnp.asarray(dictionary), 0.1, 0.1, num_slots=16, nonneg=False), 40)
-    turned = dense(pursue(signals, jnp.asarray(dictionary * signs), 0.1, 0.1, num_slots=16, nonneg=False), 40)
+    plain = dense(pursue(signals, dictionary, 0.1, 0.1, num_slots=16, nonneg=False), 40)
+    turned = dense(pursue(signals, dictionary * signs, 0.1, 0.1, num_slots=16, nonneg=False), 40)
     assert (plain < 0).any()
     np.testing.assert_allclose(turned * signs, plain, atol=1e-5)
 
@@ -94,5 +100,5 @@ def test_signed_codes(problem):
 def test_a_threshold_for_each_sample(problem):
     _, dictionary, signals = problem
     thresholds = jnp.where(jnp.arange(30) < 15, 0.1, 10.0)
-    found = dense(pursue(signals, jnp.asarray(dictionary), thresholds, 0.1, num_slots=16), 40)
+    found = dense(pursue(signals, dictionary, thresholds, 0.1, num_slots=16), 40)
     assert (found[:15] > 0).any(axis=1).all() and not found[15:].any()
