@@ -1,6 +1,6 @@
 """Dictionary learning at scale: annealed stochastic steps on codes from a reweighted pursuit."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -168,10 +168,9 @@ class OnlineDictionary(Learner):
           size: samples to a minibatch, where further rows of zeros make them divide among devices; None takes all rows.
         """
         size = minibatches.shape[1] if size is None else size
-        mesh = jax.sharding.get_abstract_mesh()
-        if SAMPLES not in mesh.axis_names or mesh.shape[SAMPLES] == 1:
+        if num_parts() == 1:
             return self._round(minibatches, state, size, None)
-        spare = -minibatches.shape[1] % mesh.shape[SAMPLES]
+        spare = -minibatches.shape[1] % num_parts()
         minibatches = jnp.pad(minibatches, ((0, 0), (0, spare), (0, 0)))
 
         def run(learner, minibatches, state):
@@ -291,6 +290,12 @@ def _add(sums: Sums, found: Pursuit) -> Sums:
         sums.uses.at[found.places].add((found.codes != 0).astype(sums.uses.dtype)),
         sums.lost + jnp.sum(found.residual**2),
     )
+
+
+def num_parts() -> int:
+    """The devices that the mesh of the context, as set by `jax.set_mesh`, spreads samples over; 1 without a mesh."""
+    mesh: Any = jax.sharding.get_abstract_mesh()
+    return mesh.shape[SAMPLES] if SAMPLES in mesh.axis_names else 1
 
 
 def _between(first, middle, last, progress, settle):

@@ -1,6 +1,7 @@
 """Learning from more samples than fit in memory, each seen once."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -11,11 +12,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
+from sae_gap import devices
 from sae_gap.checkpoints import Checkpoint
-from sae_gap.learners.online import OnlineDictionary, OnlineState
+from sae_gap.learners.online import SAMPLES, OnlineDictionary, OnlineState, num_parts
 from sae_gap.types import Model, Split, check_size
 
 Source = Callable[[int, int], ArrayLike]
@@ -29,12 +33,18 @@ def fit_stream(
     key: PRNGKeyArray,
     num_samples: int | None = None,
     checkpoint: Checkpoint | None = None,
+    mesh: Mesh | None = None,
 ) -> Model:
     """Learns a dictionary from a stream: an array on disk, or whatever gives samples when asked.
 
     A round's samples are fetched while those of the round before are learned from, and no more than these two are held; more
     rounds (`OnlineDictionary.num_steps`) make them smaller. `visits` has no say here: each sample is seen once, up to a last
     few that fill no minibatch.
+
+    Several devices share every minibatch: each codes its own samples, and what these tell of the dictionary meets in one
+    all-reduce. With several processes each must make the same call, and its source is asked for the rows of its own devices
+    alone. The dictionary is that of one device up to rounding, which grows along a fit: a code that is barely on for one may
+    be off for the other.
 
     Args:
       learner: how to learn.
@@ -45,9 +55,10 @@ def fit_stream(
       key: starts the dictionary.
       num_samples: length of the stream; None takes that of an array.
       checkpoint: where to save the state now and then, and to go on from; removed at the end.
+      mesh: the devices, on an axis `samples`; None takes `sae_gap.devices.mesh()`, all there are.
 
     Returns:
-      The model.
+      The model, on a device of this process.
 
     Raises:
       ValueError: the source does not give what was asked for, or not enough of it for `num_steps` rounds.
@@ -67,24 +78,19 @@ def fit_stream(
     learner = dataclasses.replace(learner, visits=None)
     count, size = learner.minibatches(num_samples, num_latents)
 
-    def fetch(turn: int) -> jax.Array:
-        block = np.asarray(source(turn * count * size, count * size))
-        if block.ndim != 2 or len(block) != count * size or not jnp.issubdtype(block.dtype, jnp.floating):
-            raise ValueError(
-                f"the source gave {block.dtype} of shape {block.shape} for {count * size} samples; "
-                "it must give floating-point rows, one a sample."
-            )
-        block = block.astype(jnp.zeros(()).dtype)
-        if not np.isfinite(block).all():
-            raise ValueError(f"the source gave a NaN or an infinity in samples {turn * count * size} and on; remove them.")
-        return jnp.asarray(block)
+    mesh = devices.mesh() if mesh is None else mesh
+    if SAMPLES not in mesh.axis_names:
+        raise ValueError(f"the mesh has no axis {SAMPLES!r}; make it by sae_gap.devices.mesh().")
+    fetch = functools.partial(_fetch, _checked(source), count, size, mesh)
 
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    context = contextlib.nullcontext() if mesh.size == 1 else jax.set_mesh(mesh)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, context:
         upcoming = pool.submit(fetch, 0)
         first = upcoming.result()
-        state, spent = _start(learner, first, num_latents, key), 0.0
+        state, spent = _start(learner, first, size, num_latents, key), 0.0
         if checkpoint is not None:
-            checkpoint = checkpoint.named(_digest(repr(learner), num_samples, num_latents, jax.random.key_data(key), first))
+            told = repr(learner), num_samples, num_latents, jax.random.key_data(key), _fingerprint(first, size)
+            checkpoint = checkpoint.named(_digest(*told))
             found = checkpoint.load(state)
             if found is not None:
                 state, spent = found
@@ -98,13 +104,55 @@ def fit_stream(
             turn += 1
             if turn < learner.num_steps:
                 upcoming = pool.submit(fetch, turn)
-            state = _round((learner, block.reshape(count, size, -1)), state)
+            state = _round((learner, block, size), state)
             if checkpoint is not None and time.perf_counter() - saved > checkpoint.every:
                 checkpoint.store(state, spent + time.perf_counter() - began, step=turn)
                 saved = time.perf_counter()
     if checkpoint is not None:
         checkpoint.discard()
-    return learner.model(state)
+    model = learner.model(state)
+    return model if mesh.size == 1 else jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), model)
+
+
+def _checked(source: Source) -> Callable[[int, int], np.ndarray]:
+    """What the source gives, in the default float type, once it is sure to be samples."""
+
+    def take(start: int, count: int) -> np.ndarray:
+        block = np.asarray(source(start, count))
+        if block.ndim != 2 or len(block) != count or not jnp.issubdtype(block.dtype, jnp.floating):
+            raise ValueError(
+                f"the source gave {block.dtype} of shape {block.shape} for {count} samples; "
+                "it must give floating-point rows, one a sample."
+            )
+        block = block.astype(jnp.zeros(()).dtype)
+        if not np.isfinite(block).all():
+            raise ValueError(f"the source gave a NaN or an infinity in samples {start} and on; remove them.")
+        return block
+
+    return take
+
+
+def _fetch(take: Callable[[int, int], np.ndarray], count: int, size: int, mesh: Mesh, turn: int) -> jax.Array:
+    """A round's minibatches, (count, rows, input_dim), of which each device has the rows of its own; zeros fill the last."""
+    begin, parts = turn * count * size, mesh.shape[SAMPLES]
+    if mesh.size == 1:
+        return jnp.asarray(take(begin, count * size).reshape(count, size, -1))
+    rows = size + -size % parts
+    sharding = NamedSharding(mesh, PartitionSpec(None, SAMPLES))
+    own = [index[1].indices(rows) for index in sharding.addressable_devices_indices_map((count, rows)).values() if index]
+    low, high = min(size - 1, *(first for first, _, _ in own)), min(size, max(last for _, last, _ in own))
+    if high - low == size:
+        block = take(begin, count * size).reshape(count, size, -1)
+    else:
+        # At least one row, which tells the width.
+        block = np.stack([take(begin + i * size + low, max(1, high - low)) for i in range(count)])
+
+    def of_device(index):
+        first, last, _ = index[1].indices(rows)
+        piece = block[:, first - low : last - low]
+        return np.pad(piece, ((0, 0), (0, last - first - piece.shape[1]), (0, 0)))
+
+    return jax.make_array_from_callback((count, rows, block.shape[2]), sharding, of_device)
 
 
 def _digest(*parts) -> str:
@@ -119,17 +167,28 @@ def _rows(array: np.ndarray, start: int, count: int) -> np.ndarray:
 
 
 @eqx.filter_jit
-def _start(learner: OnlineDictionary, signals: jax.Array, num_latents: int, key: PRNGKeyArray) -> OnlineState:
-    return learner.init(Split(signals), num_latents=num_latents, key=key)
+def _fingerprint(block: Float[Array, "count rows input_dim"], size: int) -> Array:
+    """A sum over the bits of the samples, of which no other order of the additions gives another value."""
+    words = lax.bitcast_convert_type(block[:, :size], jnp.uint32).reshape(-1, block.shape[2])
+    return jnp.sum(words * (2 * jnp.arange(len(words), dtype=jnp.uint32)[:, None] + 1), axis=0, dtype=jnp.uint32)
+
+
+@eqx.filter_jit
+def _start(
+    learner: OnlineDictionary, block: Float[Array, "count rows input_dim"], size: int, num_latents: int, key: PRNGKeyArray
+) -> OnlineState:
+    signals = block[:, :size].reshape(-1, block.shape[2])
+    state = learner.init(Split(signals), num_latents=num_latents, key=key)
+    return state if num_parts() == 1 else lax.with_sharding_constraint(state, PartitionSpec())
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _round(fixed: tuple[OnlineDictionary, jax.Array], state: OnlineState) -> OnlineState:
-    learner, minibatches = fixed
+def _round(fixed: tuple[OnlineDictionary, jax.Array, int], state: OnlineState) -> OnlineState:
+    learner, minibatches, size = fixed
     if learner.centred:
-        seen = state.mean + (jnp.mean(minibatches, axis=(0, 1)) - state.mean) / (state.round + 1)
-        state = eqx.tree_at(lambda state: state.mean, state, seen)
-    return learner.round(minibatches, state)
+        brought = jnp.sum(minibatches, axis=(0, 1)) / (len(minibatches) * size)
+        state = eqx.tree_at(lambda s: s.mean, state, state.mean + (brought - state.mean) / (state.round + 1))
+    return learner.round(minibatches, state, size)
 
 
 __all__ = ["fit_stream"]

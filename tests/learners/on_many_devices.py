@@ -1,0 +1,70 @@
+"""What several devices learn together, checked in a process of its own, which has eight virtual ones: see test_online.py."""
+
+import re
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from sae_gap import Setting, Split, devices, draw, fit_stream
+from sae_gap.learners.online import OnlineDictionary
+
+KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
+COLLECTIVE = re.compile(rf' = (.*?) ({KINDS})\(.*op_name="([^"]*)"')
+
+
+def mesh_of(count):
+    return jax.make_mesh((count,), ("samples",), devices=jax.devices()[:count], axis_types=(AxisType.Auto,))
+
+
+def compare(one, many, atol):
+    for name in ("dictionary", "energy", "noise", "amplitude", "change", "mean"):
+        np.testing.assert_allclose(getattr(one, name), getattr(many, name), atol=atol, rtol=1e-5, err_msg=name)
+
+
+@eqx.filter_jit
+def learn(learner, signals, state):
+    return jax.lax.fori_loop(0, 2, lambda _, state: learner.step(Split(signals), state), state)
+
+
+def check_pool(signals, count):
+    # Minibatches of 50 samples, which do not divide; atoms start anew in the first round of the two.
+    learner = OnlineDictionary(num_steps=10, visits=4, batch_size=50)
+    state = learner.init(Split(signals), num_latents=60, key=jax.random.key(0))
+    state = eqx.tree_at(lambda s: s.round, state, state.round + 6)
+    one = learn(learner, signals, state)
+    mesh = mesh_of(count)
+    with jax.set_mesh(mesh):
+        state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+        program = learn.lower(learner, devices.place(signals, mesh), state).compile()
+        many = program(learner, devices.place(signals, mesh), state)
+    compare(one, many, 1e-5)
+    found = [(kind, shape, name) for shape, kind, name in COLLECTIVE.findall(program.compiled.as_text())]
+    a_minibatch = [kind for kind, _, name in found if "shard_map/while" in name]
+    assert a_minibatch == ["all-reduce"], found
+    # What is gathered are numbers that tell whose residuals are largest, and no samples.
+    gathered = [shape for kind, shape, _ in found if kind != "all-reduce"]
+    assert len(gathered) <= 1 and all("," not in shape for shape in gathered), found
+
+
+def check_stream(signals, count):
+    learner = OnlineDictionary(num_steps=4, batch_size=50, centred=True)
+    options = {"num_latents": 60, "key": jax.random.key(0), "num_samples": 200}
+    asked = []
+
+    def source(start, count):
+        asked.append((start, count))
+        return signals[start : start + count]
+
+    one, many = (fit_stream(learner, source, mesh=mesh_of(size), **options) for size in (1, count))
+    np.testing.assert_allclose(one.dictionary, many.dictionary, atol=1e-5)
+    np.testing.assert_allclose(one.bias, many.bias, atol=1e-6)
+    assert asked == [(50 * turn, 50) for turn in range(4)] * 2
+    assert len(many.dictionary.devices()) == 1
+
+
+if __name__ == "__main__":
+    task = draw(Setting(60, 3, 800))
+    check_pool(task.train.signals[:200], 4)
+    check_stream(np.asarray(task.train.signals), 8)
