@@ -40,7 +40,7 @@ def draw(setting: Setting) -> Task:
     References:
       Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744, section 3.
     """
-    id_rng, ood_rng, noise_rng, fresh_rng = (np.random.default_rng([setting.seed, stream]) for stream in range(1, 5))
+    id_rng, ood_rng, noise_rng = (np.random.default_rng([setting.seed, stream]) for stream in range(1, 4))
     num_train, num_scored = setting.num_train, setting.num_scored
     first_ood = setting.num_latents - setting.num_ood
     id_supports = _draw_id_supports(setting, num_scored if setting.stream else setting.num_samples, id_rng)
@@ -50,7 +50,7 @@ def draw(setting: Setting) -> Task:
     id_signals, id_codes = _draw_samples(setting, active, atoms, id_supports, id_rng, noise_rng)
     ood_split = Split(*_draw_samples(setting, active, atoms, ood_supports, ood_rng, noise_rng))
     if setting.stream:
-        train = Split(jnp.asarray(_fresh_signals(setting, dictionary, fresh_rng, noise_rng)))
+        train = Split(jnp.asarray(Stream(setting, dictionary)(0, num_train)))
         id_split = Split(id_signals, id_codes)
     else:
         train = Split(id_signals[:num_train], id_codes[:num_train])
@@ -154,22 +154,55 @@ def _draw_samples(
     return jnp.asarray(signals, values.dtype), held
 
 
-def _fresh_signals(setting: Setting, dictionary: np.ndarray, rng, noise_rng) -> np.ndarray:
-    dtype = jnp.zeros(()).dtype
-    atoms = np.ascontiguousarray(dictionary.T, dtype)
-    signals = np.empty((setting.num_samples, len(dictionary)), dtype)
-    pieces = [signals[start : start + _SAMPLES_AT_ONCE] for start in range(0, len(signals), _SAMPLES_AT_ONCE)]
-    for piece in pieces:
-        supports = _draw_id_supports(setting, len(piece), rng)
+class Stream:
+    """The training signals of a stream, drawn when they are asked for: a source for `fit_stream`, of any length.
+
+    Calling it with `(start, count)` gives the `count` signals from number `start` on, `(count, input_dim)`, the same ones
+    whenever and in whatever pieces they are asked for. Those of `draw` are the first of them. Noise is as loud as the first
+    10,000 signals ask for.
+
+    Args:
+      setting: with `stream`.
+      dictionary: that of the setting, `(input_dim, num_latents)`, if it has been drawn already.
+
+    Raises:
+      ValueError: the setting is no stream.
+    """
+
+    def __init__(self, setting: Setting, dictionary: np.ndarray | None = None):
+        if not setting.stream:
+            raise ValueError("the setting is no stream; give it stream=True.")
+        self._setting = setting
+        self.dictionary = _draw_dictionary(setting, np.zeros(0, int))[0] if dictionary is None else dictionary
+        self._atoms = np.ascontiguousarray(self.dictionary.T, jnp.zeros(()).dtype)
+        self._last, self._scale = (-1, np.empty((0, 0))), 0.0
+        if setting.noise_db is not None:
+            self._scale = float(np.sqrt(np.mean(self._piece(0) ** 2))) * 10 ** (-setting.noise_db / 20)
+            self._last = (-1, np.empty((0, 0)))
+
+    def __call__(self, start: int, count: int) -> np.ndarray:
+        found = np.empty((count, self._atoms.shape[1]), self._atoms.dtype)
+        done = 0
+        while done < count:
+            index, first = divmod(start + done, _SAMPLES_AT_ONCE)
+            if self._last[0] != index:
+                self._last = (index, self._piece(index))
+            rows = self._last[1][first : first + count - done]
+            found[done : done + len(rows)] = rows
+            done += len(rows)
+        return found
+
+    def _piece(self, index: int) -> np.ndarray:
+        setting, dtype = self._setting, self._atoms.dtype
+        rng = np.random.default_rng([setting.seed, 4, index])
+        supports = _draw_id_supports(setting, _SAMPLES_AT_ONCE, rng)
         ends = np.arange(0, supports.size + 1, setting.sparsity)
         values = rng.random(supports.size, dtype)
-        piece[:] = sparse.csr_array((values, supports.ravel(), ends), (len(piece), setting.num_latents)) @ atoms
-    if setting.noise_db is not None:
-        power = sum(float(np.vdot(piece, piece)) for piece in pieces) / signals.size
-        scale = dtype.type(np.sqrt(power) * 10 ** (-setting.noise_db / 20))
-        for piece in pieces:
-            piece += scale * noise_rng.standard_normal(piece.shape, dtype)
-    return signals
+        codes = sparse.csr_array((values, supports.ravel(), ends), (_SAMPLES_AT_ONCE, setting.num_latents))
+        signals = codes @ self._atoms
+        if self._scale:
+            signals += dtype.type(self._scale) * rng.standard_normal(signals.shape, dtype)
+        return signals
 
 
 def load(path: str | pathlib.Path, *, num_latents: int | None = None, seed: int = 0) -> Task:

@@ -107,6 +107,7 @@ _STUDIES = {
     "encoder_budget": Name("Encoder budget"),
     "solver_speed": Name("Speed of solvers"),
     "training_speed": Name("Speed of training"),
+    "learn_stream": Name("Learning from a stream"),
     "measure_sae": Name("Your own SAE"),
 }
 _TABLES = {

@@ -1,5 +1,6 @@
 """The generative model has the law of the paper, and a file is read whole or refused in one sentence."""
 
+import dataclasses
 import io
 import os
 import pathlib
@@ -188,6 +189,18 @@ def test_codes_of_a_stream_are_few_uniform_values_on_atoms():
     heads = on[:, 0]
     assert stats.binomtest(int(heads.sum()), 3_000).pvalue > UNLIKELY
     assert not on[heads][:, 10:].any() and on[~heads][:, 10:].any(axis=0).all()
+
+
+@pytest.mark.parametrize("noise_db", [None, 7.0])
+def test_a_stream_is_the_same_in_whatever_pieces_it_is_asked_for(noise_db):
+    setting = Setting(num_latents=40, sparsity=4, num_samples=25_000, seed=3, stream=True, noise_db=noise_db)
+    whole, source = draw(setting), data.Stream(setting)
+    np.testing.assert_array_equal(source.dictionary, whole.dictionary)
+    for start, count in ((19_990, 20), (0, 3), (9_999, 10_002), (24_000, 1_000)):
+        np.testing.assert_array_equal(source(start, count), whole.train.signals[start : start + count])
+    assert source(10**9, 2).shape == (2, 19)
+    with pytest.raises(ValueError, match="give it stream=True"):
+        data.Stream(dataclasses.replace(setting, stream=False))
 
 
 def test_a_stream_has_its_seed_and_its_noise(stream):

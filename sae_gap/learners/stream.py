@@ -34,6 +34,7 @@ def fit_stream(
     num_samples: int | None = None,
     checkpoint: Checkpoint | None = None,
     mesh: Mesh | None = None,
+    watch: Callable[[OnlineState], None] | None = None,
 ) -> Model:
     """Learns a dictionary from a stream: an array on disk, or whatever gives samples when asked.
 
@@ -56,6 +57,7 @@ def fit_stream(
       num_samples: length of the stream; None takes that of an array.
       checkpoint: where to save the state now and then, and to go on from; removed at the end.
       mesh: the devices, on an axis `samples`; None takes `sae_gap.devices.mesh()`, all there are.
+      watch: called with the state after every round, which the next one uses up.
 
     Returns:
       The model, on a device of this process.
@@ -108,6 +110,8 @@ def fit_stream(
             if checkpoint is not None and time.perf_counter() - saved > checkpoint.every:
                 checkpoint.store(state, spent + time.perf_counter() - began, step=turn)
                 saved = time.perf_counter()
+            if watch is not None:
+                watch(state)
     if checkpoint is not None:
         checkpoint.discard()
     model = learner.model(state)
