@@ -187,6 +187,12 @@ BUGS = (
         "1",
         "tests/learners/test_stream.py",
     ),
+    (
+        "sae_gap/solvers/reweighted.py",
+        "places // own * (num_latents // num_parts) + places % own",
+        "places",
+        "tests/solvers/test_reweighted.py",
+    ),
     ("sae_gap/data.py", "divmod(start + done, _SAMPLES_AT_ONCE)", "divmod(start, _SAMPLES_AT_ONCE)", "tests/test_data.py"),
     (
         "sae_gap/learners/online.py",

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.learners import renewal
 from sae_gap.learners.base import Learner, live_dims, live_share
-from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue
+from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue, unpadded
 from sae_gap.solvers.working_set import default_slots
 from sae_gap.types import Model, Split
 
@@ -22,8 +22,8 @@ LEAST = 500
 CHUNK = 128
 # What the running means keep at each minibatch.
 MEMORY = 0.9
-# The axis of the mesh that samples are split over.
-SAMPLES = "samples"
+# The axes of the mesh that samples are split over, and the latents of a dictionary that outgrows a device.
+SAMPLES, LATENTS = "samples", "latents"
 
 
 class OnlineState(eqx.Module):
@@ -178,7 +178,10 @@ class OnlineDictionary(Learner):
 
         specs = PartitionSpec(), PartitionSpec(None, SAMPLES), PartitionSpec()
         # Loops begin with constants, which all devices share, and end with what is each device's own.
-        return jax.shard_map(run, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)(self, minibatches, state)
+        run_on_all = jax.shard_map(
+            run, in_specs=specs, out_specs=PartitionSpec(), axis_names=frozenset([SAMPLES]), check_vma=False
+        )
+        return run_on_all(self, minibatches, state)
 
     def _round(self, minibatches, state: OnlineState, size: int, axis: str | None) -> OnlineState:
         """The round of a device, which has some rows of every minibatch, in step with those along an axis of the mesh."""
@@ -230,14 +233,16 @@ class OnlineDictionary(Learner):
         num_samples, input_dim = signals.shape
         num_latents = state.dictionary.shape[1]
         slots = self.num_slots or default_slots(*state.dictionary.shape)
-        atoms = atom_rows(state.dictionary, slots)
+        parts = num_parts(LATENTS)
+        atoms = atom_rows(state.dictionary, slots, parts)
         floor = _between(self.floors[0], self.floors[0], self.floors[1], progress, self.settle)
         # Signals of zeros have neither noise nor amplitude, and still need a threshold.
         threshold = jnp.maximum(self.margin * state.noise, floor * state.amplitude) + jnp.finfo(signals.dtype).tiny ** 0.5
 
         def code(sums, chunk):
             found = pursue(chunk, atoms, threshold, threshold, num_slots=slots, num_rounds=self.num_rounds, nonneg=self.nonneg)
-            return _add(sums, found), found.residual
+            latents = unpadded(found.places, num_latents, len(atoms), parts)
+            return _add(sums, found._replace(places=latents)), found.residual
 
         chunks = -(-num_samples // CHUNK)
         size = -(-num_samples // chunks)
@@ -292,10 +297,20 @@ def _add(sums: Sums, found: Pursuit) -> Sums:
     )
 
 
-def num_parts() -> int:
-    """The devices that the mesh of the context, as set by `jax.set_mesh`, spreads samples over; 1 without a mesh."""
+def num_parts(axis: str = SAMPLES) -> int:
+    """The size of an axis of the mesh of the context, as set by `jax.set_mesh`; 1 without that axis."""
     mesh: Any = jax.sharding.get_abstract_mesh()
-    return mesh.shape[SAMPLES] if SAMPLES in mesh.axis_names else 1
+    return mesh.shape[axis] if axis in mesh.axis_names else 1
+
+
+def lay(state: OnlineState) -> OnlineState:
+    """The state on the devices of the mesh of the context: by latents where it has an axis for them, else whole on each."""
+    if num_parts() * num_parts(LATENTS) == 1:
+        return state
+    spread = LATENTS if num_parts(LATENTS) > 1 else None
+    specs = jax.tree.map(lambda leaf: PartitionSpec(), state)
+    own = PartitionSpec(None, spread), PartitionSpec(spread)
+    return lax.with_sharding_constraint(state, eqx.tree_at(lambda s: (s.dictionary, s.energy), specs, own))
 
 
 def _between(first, middle, last, progress, settle):

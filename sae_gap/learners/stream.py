@@ -13,13 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from sae_gap import devices
 from sae_gap.checkpoints import Checkpoint
-from sae_gap.learners.online import SAMPLES, OnlineDictionary, OnlineState, num_parts
+from sae_gap.learners.online import LATENTS, SAMPLES, OnlineDictionary, OnlineState, lay
 from sae_gap.types import Model, Split, check_size
 
 Source = Callable[[int, int], ArrayLike]
@@ -43,9 +44,11 @@ def fit_stream(
     few that fill no minibatch.
 
     Several devices share every minibatch: each codes its own samples, and what these tell of the dictionary meets in one
-    all-reduce. With several processes each must make the same call, and its source is asked for the rows of its own devices
-    alone. The dictionary is that of one device up to rounding, which grows along a fit: a code that is barely on for one may
-    be off for the other.
+    all-reduce. A dictionary too large for one of them is split where the mesh has an axis `latents` beside `samples`: each
+    device correlates and moves the atoms that it has, and what crosses between them are the leading atoms of every block and
+    the few that a sample uses. With several processes each must make the same call, and its source is asked for the rows of
+    its own devices alone. The dictionary is that of one device up to rounding, which grows along a fit: a code that is barely
+    on for one may be off for the other.
 
     Args:
       learner: how to learn.
@@ -56,7 +59,7 @@ def fit_stream(
       key: starts the dictionary.
       num_samples: length of the stream; None takes that of an array.
       checkpoint: where to save the state now and then, and to go on from; removed at the end.
-      mesh: the devices, on an axis `samples`; None takes `sae_gap.devices.mesh()`, all there are.
+      mesh: the devices, on an axis `samples` and perhaps one `latents`; None takes `sae_gap.devices.mesh()`, all there are.
       watch: called with the state after every round, which the next one uses up.
 
     Returns:
@@ -83,6 +86,8 @@ def fit_stream(
     mesh = devices.mesh() if mesh is None else mesh
     if SAMPLES not in mesh.axis_names:
         raise ValueError(f"the mesh has no axis {SAMPLES!r}; make it by sae_gap.devices.mesh().")
+    if num_latents % mesh.shape.get(LATENTS, 1):
+        raise ValueError(f"num_latents is {num_latents}, which {mesh.shape[LATENTS]} devices cannot share evenly; change it.")
     fetch = functools.partial(_fetch, _checked(source), count, size, mesh)
 
     context = contextlib.nullcontext() if mesh.size == 1 else jax.set_mesh(mesh)
@@ -107,7 +112,7 @@ def fit_stream(
             if turn < learner.num_steps:
                 upcoming = pool.submit(fetch, turn)
             state = _round((learner, block, size), state)
-            if checkpoint is not None and time.perf_counter() - saved > checkpoint.every:
+            if checkpoint is not None and _agreed(time.perf_counter() - saved > checkpoint.every):
                 checkpoint.store(state, spent + time.perf_counter() - began, step=turn)
                 saved = time.perf_counter()
             if watch is not None:
@@ -115,7 +120,18 @@ def fit_stream(
     if checkpoint is not None:
         checkpoint.discard()
     model = learner.model(state)
-    return model if mesh.size == 1 else jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), model)
+    return model if mesh.size == 1 else jax.tree.map(_whole, model)
+
+
+def _agreed(due: bool) -> bool:
+    """What the first process says: clocks differ."""
+    return due if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.asarray(due)))
+
+
+def _whole(leaf: jax.Array) -> jax.Array:
+    """An array on a device of this process, wherever its parts are."""
+    here = leaf.is_fully_addressable or leaf.is_fully_replicated
+    return jnp.asarray(np.asarray(leaf) if here else multihost_utils.process_allgather(leaf, tiled=True))
 
 
 def _checked(source: Source) -> Callable[[int, int], np.ndarray]:
@@ -182,8 +198,7 @@ def _start(
     learner: OnlineDictionary, block: Float[Array, "count rows input_dim"], size: int, num_latents: int, key: PRNGKeyArray
 ) -> OnlineState:
     signals = block[:, :size].reshape(-1, block.shape[2])
-    state = learner.init(Split(signals), num_latents=num_latents, key=key)
-    return state if num_parts() == 1 else lax.with_sharding_constraint(state, PartitionSpec())
+    return lay(learner.init(Split(signals), num_latents=num_latents, key=key))
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -192,7 +207,7 @@ def _round(fixed: tuple[OnlineDictionary, jax.Array, int], state: OnlineState) -
     if learner.centred:
         brought = jnp.sum(minibatches, axis=(0, 1)) / (len(minibatches) * size)
         state = eqx.tree_at(lambda s: s.mean, state, state.mean + (brought - state.mean) / (state.round + 1))
-    return learner.round(minibatches, state, size)
+    return lay(learner.round(minibatches, state, size))
 
 
 __all__ = ["fit_stream"]

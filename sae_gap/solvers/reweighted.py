@@ -20,19 +20,29 @@ class Pursuit(NamedTuple):
     residual: Float[Array, "n input_dim"]
 
 
-def atom_rows(dictionary: Float[Array, "input_dim num_latents"], num_slots: int) -> Float[Array, "num_padded input_dim"]:
+def atom_rows(
+    dictionary: Float[Array, "input_dim num_latents"], num_slots: int, num_parts: int = 1
+) -> Float[Array, "num_padded input_dim"]:
     """The atoms as rows, as `pursue` takes them, with rows of zeros that make whole blocks.
 
     Args:
       dictionary: `(input_dim, num_latents)`.
       num_slots: that of `pursue`.
+      num_parts: equal parts of the dictionary, as they lie on devices, of which each is padded by itself.
 
     Returns:
       `(num_padded, input_dim)`.
     """
-    rows = jnp.pad(dictionary, ((0, 0), (0, -dictionary.shape[1] % _num_blocks(num_slots)))).T
+    parts = dictionary.T.reshape(num_parts, -1, dictionary.shape[0])
+    padded = jnp.pad(parts, ((0, 0), (0, -parts.shape[1] % _num_blocks(num_slots)), (0, 0)))
     # Whoever pursues in a loop would otherwise transpose at every turn of it.
-    return lax.optimization_barrier(rows)
+    return lax.optimization_barrier(padded.reshape(-1, dictionary.shape[0]))
+
+
+def unpadded(places: Int[Array, "..."], num_latents: int, num_padded: int, num_parts: int = 1) -> Int[Array, "..."]:
+    """The latents of some rows of atoms, as `atom_rows` has padded them."""
+    own = num_padded // num_parts
+    return places if num_parts == 1 else places // own * (num_latents // num_parts) + places % own
 
 
 def pursue(
@@ -110,4 +120,4 @@ def _num_blocks(num_slots: int) -> int:
     return 8 * num_slots
 
 
-__all__ = ["Pursuit", "atom_rows", "pursue"]
+__all__ = ["Pursuit", "atom_rows", "pursue", "unpadded"]

@@ -5,10 +5,11 @@ import re
 import equinox as eqx
 import jax
 import numpy as np
+import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sae_gap import Setting, Split, devices, draw, fit_stream
-from sae_gap.learners.online import OnlineDictionary
+from sae_gap.learners.online import OnlineDictionary, lay
 
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 COLLECTIVE = re.compile(rf' = (.*?) ({KINDS})\(.*op_name="([^"]*)"')
@@ -48,6 +49,34 @@ def check_pool(signals, count):
     assert len(gathered) <= 1 and all("," not in shape for shape in gathered), found
 
 
+def check_latents(signals, shape):
+    """Atoms that make whole blocks on every device, so that the leaders are those of one device."""
+    learner = OnlineDictionary(num_steps=10, visits=4, batch_size=50)
+    state = learner.init(Split(signals), num_latents=2_048, key=jax.random.key(0))
+    state = eqx.tree_at(lambda s: s.round, state, state.round + 6)
+    blocks = signals[:200].reshape(4, 50, -1)
+    step = eqx.filter_jit(lambda learner, blocks, state: lay(learner.round(blocks, state)))
+    one = step(learner, blocks, state)
+    with jax.set_mesh(jax.make_mesh(shape, ("samples", "latents"), axis_types=(AxisType.Auto,) * 2)):
+        state = jax.jit(lay)(state)
+        program = step.lower(learner, blocks, state).compile()
+        many = program(learner, blocks, state)
+    assert many.dictionary.addressable_shards[0].data.shape == (signals.shape[1], 2_048 // shape[1])
+    compare(one, many, 1e-5)
+    found = [(kind, shape, name) for shape, kind, name in COLLECTIVE.findall(program.compiled.as_text())]
+    wide = [each for each in found if "2048" in each[1]]
+    # What each of all latents is worth is compared once a round, where atoms start anew.
+    assert all("cond" in name and "," not in shape for _, shape, name in wide), wide
+    with pytest.raises(ValueError, match="which 8 devices cannot share evenly"):
+        fit_stream(
+            learner,
+            np.asarray(signals),
+            num_latents=60,
+            key=jax.random.key(0),
+            mesh=jax.make_mesh((1, 8), ("samples", "latents"), axis_types=(AxisType.Auto,) * 2),
+        )
+
+
 def check_stream(signals, count):
     learner = OnlineDictionary(num_steps=4, batch_size=50, centred=True)
     options = {"num_latents": 60, "key": jax.random.key(0), "num_samples": 200}
@@ -68,3 +97,4 @@ if __name__ == "__main__":
     task = draw(Setting(60, 3, 800))
     check_pool(task.train.signals[:200], 4)
     check_stream(np.asarray(task.train.signals), 8)
+    check_latents(task.train.signals[:200], (2, 4))

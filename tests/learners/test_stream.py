@@ -108,6 +108,7 @@ def test_half_precision_is_widened(signals):
         (np.zeros((10, 5)), {}, "too few for 40 rounds"),
         (np.zeros((100, 5)), {"num_samples": 101}, "only 100"),
         (np.zeros((100, 5)), {"num_latents": 0}, "num_latents must be a positive integer"),
+        (np.zeros((100, 5)), {"mesh": jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))}, "no axis"),
     ],
 )
 def test_faults_are_said(source, options, message):
