@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.learners import renewal
 from sae_gap.learners.base import Learner, live_dims, live_share
+from sae_gap.sharding import LATENTS, SAMPLES
 from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue, unpadded
 from sae_gap.solvers.working_set import default_slots
 from sae_gap.types import Model, Split
@@ -22,8 +23,6 @@ LEAST = 500
 CHUNK = 128
 # What the running means keep at each minibatch.
 MEMORY = 0.9
-# The axes of the mesh that samples are split over, and the latents of a dictionary that outgrows a device.
-SAMPLES, LATENTS = "samples", "latents"
 
 
 class OnlineState(eqx.Module):

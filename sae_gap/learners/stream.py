@@ -20,7 +20,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from sae_gap import devices
 from sae_gap.checkpoints import Checkpoint
-from sae_gap.learners.online import LATENTS, SAMPLES, OnlineDictionary, OnlineState, lay
+from sae_gap.learners.online import OnlineDictionary, OnlineState, lay
+from sae_gap.sharding import LATENTS, SAMPLES
 from sae_gap.types import Model, Split, check_size
 
 Source = Callable[[int, int], ArrayLike]
