@@ -25,6 +25,8 @@ PAGES = [ROOT / "README.md", *(path for folder in FOLDERS for path in sorted((RO
 PAGES.remove(ROOT / "benchmarks" / "jobs" / "README.md")
 GUIDES = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
 README = GUIDES["README.md"]
+# The page of the job files is about other programs; tests/benchmarks/test_jobs.py looks at its commands.
+OURS = {name: text for name, text in GUIDES.items() if "jobs" not in name}
 BINARIES = command.purposes()
 
 
@@ -48,7 +50,7 @@ def test_there_are_guides():
     assert wanted - {"README.md"} <= linked
 
 
-@pytest.mark.parametrize("name", [name for name, text in GUIDES.items() if blocks("python", text)])
+@pytest.mark.parametrize("name", [name for name, text in OURS.items() if blocks("python", text)])
 def test_the_code_of_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "page"}
@@ -82,10 +84,10 @@ def test_links_and_images_of_a_page_are_there(name):
 def test_the_makefile_has_every_target_that_a_page_calls():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
-    for text in GUIDES.values():
+    for text in OURS.values():
         called = {words[1] for words in commands(text) if words[0] == "make"}
         assert called | set(re.findall(r"`make ([a-z]+)", text)) <= targets
-    assert targets - {"format", "lint", "clean"} <= set(re.findall(r"make ([a-z]+)", "".join(GUIDES.values())))
+    assert targets - {"format", "lint", "clean"} <= set(re.findall(r"make ([a-z]+)", "".join(OURS.values())))
 
 
 def binary_of(words):
@@ -100,7 +102,7 @@ def binary_of(words):
 
 def test_every_command_of_a_page_parses():
     parsed = 0
-    for name, text in GUIDES.items():
+    for name, text in OURS.items():
         for words in commands(text):
             if words[0] == "make" and (given := [word[5:] for word in words if word.startswith("ARGS=")]):
                 target = {"bench": "amortisation_gap", "studies": "all"}[words[1]]
@@ -123,7 +125,7 @@ def test_every_flag_method_and_study_that_a_page_names_is_there():
     benches = [every.bench_of(name) for name in every.STUDIES]
     modules = [importlib.import_module(f"benchmarks.{name}") for name in BINARIES]
     flags = {flag for module in modules for flag in (module.BENCH.flags if hasattr(module, "BENCH") else module.FLAGS)}
-    for name, text in GUIDES.items():
+    for name, text in OURS.items():
         assert set(re.findall(r"`--([a-z_]+)", text)) - {"help", "version"} <= flags, name
     text = GUIDES["benchmarks/README.md"]
     named = {name for bench in benches for name in bench.names}
