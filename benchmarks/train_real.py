@@ -57,6 +57,13 @@ _SPARSITY = flags.DEFINE_integer("sparsity", 32, "Mean L0 to train and to compar
 _METHODS = flags.DEFINE_list("methods", list(METHODS), "What to train, of " + ", ".join(METHODS) + ".", flag_values=FLAGS)
 _EPOCHS = flags.DEFINE_integer("epochs", 8, "Epochs of an SAE.", lower_bound=1, flag_values=FLAGS)
 _BATCH = flags.DEFINE_integer("batch_size", 256, "Rows to a step of an SAE.", lower_bound=1, flag_values=FLAGS)
+_PENALTY = flags.DEFINE_float(
+    "penalty_scale",
+    1.0,
+    "Factor on the penalties of relu and jumprelu, lower for a larger mean L0: the longer they train, the sparser they become.",
+    lower_bound=0,
+    flag_values=FLAGS,
+)
 _VISITS = flags.DEFINE_float("visits", 150.0, "Rows that online_dl sees for each latent.", lower_bound=1, flag_values=FLAGS)
 _SCORED = flags.DEFINE_integer("max_scored", 1000, "Held-out rows to score, evenly spaced.", lower_bound=2, flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the learners.", flag_values=FLAGS)
@@ -78,12 +85,13 @@ def learner_of(
     epochs: int,
     batch_size: int,
     visits: float,
+    penalty_scale: float = 1.0,
 ) -> Learner:
     """How a method learns from activations of this many dimensions and this total variance about their mean.
 
     The tuned penalties and thresholds of the SAEs hold where codes are as large as the paper's, uniform on (0, 1). So many such
     codes of unit atoms make a variance of sparsity / 3; thresholds and l1 penalties grow with the root of what is more, and
-    penalties on the number of codes with all of it.
+    penalties on the number of codes with all of it; `penalty_scale` is a factor on either.
     """
     if name == "online_dl":
         return OnlineDictionary(
@@ -96,7 +104,7 @@ def learner_of(
         )
     scale = (3 * variance / sparsity) ** 0.5
     recipe = catalogue.RECIPES[name]
-    encoder, penalty = recipe.tuned(sparsity), recipe.penalty / input_dim * scale
+    encoder, penalty = recipe.tuned(sparsity), penalty_scale * recipe.penalty / input_dim * scale
     if isinstance(encoder, JumpReLU):
         encoder = dataclasses.replace(encoder, threshold=encoder.threshold * scale, bandwidth=encoder.bandwidth * scale)
         penalty *= scale
@@ -175,6 +183,7 @@ def main() -> None:
             epochs=_EPOCHS.value,
             batch_size=_BATCH.value,
             visits=_VISITS.value,
+            penalty_scale=_PENALTY.value,
         )
         began = time.process_time()
         fitted = models.fit(learner, [source], [task])[0]
@@ -187,6 +196,13 @@ def main() -> None:
         if key not in done:
             scores = score(model, rows, _SPARSITY.value)
             row |= scores | {"fit_seconds": fitted.end.seconds, "num_scored": len(rows)}
+            if not 0.5 < scores.get("l0_own", _SPARSITY.value) / _SPARSITY.value < 2:
+                logging.warning(
+                    "%s has a mean L0 of %.1f where %d was asked for; train it again with another --penalty_scale.",
+                    name,
+                    scores["l0_own"],
+                    _SPARSITY.value,
+                )
             store.append([row | results.provenance() | {"device": devices.describe(), "key": key, "job": key}])
     found = [row for row in store.rows() if row["data"] == source.asdict()["data"] and row["num_scored"] == len(rows)]
     metrics = ("l0_own", "fvu_own", "fvu_own_refit", "l0_lasso", "fvu_lasso", "fvu_lasso_refit", "fit_seconds")

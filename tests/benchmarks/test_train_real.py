@@ -90,6 +90,8 @@ def test_the_unit_of_the_activations_does_not_matter_to_the_options(name):
     tuned = train_real.catalogue.tuned(name, sparsity=5, input_dim=8, num_steps=1, batch_size=4)
     assert jax.tree.leaves(small) == pytest.approx(jax.tree.leaves(tuned))
     assert large.penalty == pytest.approx(small.penalty * {"relu": 10, "jumprelu": 100, "topk": 1}[name])
+    scaled = train_real.learner_of(name, variance=5 / 3, penalty_scale=0.5, **options)
+    assert scaled.penalty == pytest.approx(small.penalty / 2)
     if name == "jumprelu":
         assert large.encoder.threshold == pytest.approx(10 * small.encoder.threshold)
         assert large.encoder.bandwidth == pytest.approx(10 * small.encoder.bandwidth)
