@@ -273,7 +273,7 @@ class Program:
             due = save is not None and done < self._num_steps and now - saved >= save.every
             if waits:
                 # Clocks differ, and all must stop at the same step.
-                stop, due = hosts.agree(lambda: (stop, due))  # noqa: B023
+                stop, due = hosts.same((stop, due))
             if save is not None and due:
                 save.store(begun, now - clock, step=done)
                 saved = time.perf_counter()

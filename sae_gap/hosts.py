@@ -68,6 +68,8 @@ def start(
             raise ValueError(
                 f"process_id must be from 0 to {num_processes - 1}, one less than num_processes, but it is {process_id}."
             )
+        if process_id == 0:
+            _check_free(int(port))
     # Its signal handler would keep a process alive that is asked to end; what it would save is saved anyway.
     jax.config.update("jax_enable_preemption_service", False)
     watch = threading.Timer(timeout, _give_up, (coordinator, num_processes, process_id, timeout))
@@ -99,6 +101,19 @@ def start(
         raise ValueError(f"all processes must have as many devices, but they have {', '.join(map(str, counts))}.")
     # Connects them, so that from here on each notices at once when another is gone.
     gather(None)
+
+
+def _check_free(port: int) -> None:
+    """Refuses a port that JAX could not listen at, by which it would crash."""
+    with socket.socket() as probe:
+        # What has just ended may leave it in a state that is no obstacle.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise ValueError(
+                f"coordinator has port {port}, which cannot be used here ({error.strerror}); choose another."
+            ) from error
 
 
 def _give_up(coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: int) -> None:
@@ -168,6 +183,11 @@ def agree(find: Callable[[], T]) -> T:
     if told is not None:
         raise told if fault is None else fault
     return result
+
+
+def same(value: T) -> T:
+    """The value that the first process has, for all to go on with."""
+    return agree(lambda: value)
 
 
 def together(do: Callable[[], T]) -> T:
@@ -288,7 +308,9 @@ __all__ = [
     "is_lost",
     "leave",
     "on_first",
+    "same",
     "share",
     "start",
+    "together",
     "whole",
 ]

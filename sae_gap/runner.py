@@ -195,7 +195,7 @@ def _run_job(study: Study, job: Job, models: Models, progress: Progress) -> list
     def watch(learner: Learner, place: int, steps: int) -> None:
         progress.fit(learner.name, job.sources[place].seed, steps / learner.num_steps)
 
-    watching = hosts.agree(lambda: progress.watching)
+    watching = hosts.same(progress.watching)
     outcomes = models.fit(job.learner, job.sources, tasks, job.steps, watch=watch if watching else None)
     provenance = results.provenance() | {"device": devices.describe(), "precision": identity.precision()}
     rows = []

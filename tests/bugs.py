@@ -723,4 +723,14 @@ BUGS = (
     ("benchmarks/jobs/slurm.sbatch", 'exit "$code"', "exit 0", "tests/benchmarks/test_jobs.py"),
     ("benchmarks/jobs/slurm.sbatch", "; ((code == 128 + $(kill -l USR1)))", "; false", "tests/benchmarks/test_jobs.py"),
     ("benchmarks/jobs/slurm.sbatch", " --distributed", "", "tests/benchmarks/test_jobs.py"),
+    # Many processes.
+    ("sae_gap/hosts.py", "    if told is not None:", "    if fault is not None:", "tests/test_hosts.py"),
+    ("sae_gap/hosts.py", "in enumerate(every):", "in enumerate(every[:1]):", "tests/test_hosts.py"),
+    ("sae_gap/hosts.py", "    first = rows * (", "    first = 0 * (", "tests/test_hosts.py"),
+    ("sae_gap/hosts.py", "        if sentence is not None:", "        if False:", "tests/test_hosts.py"),
+    ("sae_gap/hosts.py", "            _check_free(int(port))", "            pass", "tests/test_hosts.py"),
+    ("sae_gap/checkpoints.py", "        if hosts.is_first():", "        if True:", "tests/test_hosts.py"),
+    ("sae_gap/models.py", "self.folder is None or not hosts.is_first():\n", "self.folder is None:\n", "tests/test_hosts.py"),
+    ("sae_gap/fitting.py", "hosts.same((stop, due))", "(stop, due)", "tests/test_hosts.py"),
+    ("sae_gap/inference.py", "max(hosts.gather(seconds))", "seconds", "tests/test_hosts.py"),
 )

@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import pathlib
+import random
 import re
 import socket
 import subprocess
@@ -106,9 +107,7 @@ class Pair:
     """
 
     def __init__(self, arguments, **environment):
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            port = probe.getsockname()[1]
+        port = _free_port()
         given = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2", **environment}
         self.processes = [
             subprocess.Popen(
@@ -128,6 +127,15 @@ class Pair:
             told = list(pool.map(lambda process: process.communicate(timeout=300), self.processes))
         out = ["".join(line for line in out.splitlines(True) if not _is_greeting(line)) for out, _ in told]
         return [process.returncode for process in self.processes], out, [err for _, err in told]
+
+
+def _free_port():
+    """A port that nobody listens at, and below those that a system gives to whoever calls another."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise OSError("no port is free")
 
 
 def _is_greeting(line):

@@ -1,6 +1,7 @@
 """Two processes of two devices each do what one process does, and none is left behind."""
 
 import pickle
+import socket
 
 import jax
 import numpy as np
@@ -226,3 +227,10 @@ def test_what_does_not_fit_is_refused(given, fault):
         hosts.start(*given)
     with pytest.raises(ValueError, match="timeout"):
         hosts.start("localhost:80", 2, 0, timeout=0)
+
+
+def test_a_port_that_is_taken_is_refused():
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(ValueError, match=f"coordinator has port {port}, which cannot be used here"):
+            hosts.start(f"localhost:{port}", 2, 0)

@@ -13,12 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from sae_gap import devices
+from sae_gap import devices, hosts
 from sae_gap.checkpoints import Checkpoint
 from sae_gap.learners.online import OnlineDictionary, OnlineState, lay
 from sae_gap.sharding import LATENTS, SAMPLES
@@ -113,7 +112,7 @@ def fit_stream(
             if turn < learner.num_steps:
                 upcoming = pool.submit(fetch, turn)
             state = _round((learner, block, size), state)
-            if checkpoint is not None and _agreed(time.perf_counter() - saved > checkpoint.every):
+            if checkpoint is not None and hosts.same(time.perf_counter() - saved > checkpoint.every):
                 checkpoint.store(state, spent + time.perf_counter() - began, step=turn)
                 saved = time.perf_counter()
             if watch is not None:
@@ -121,18 +120,10 @@ def fit_stream(
     if checkpoint is not None:
         checkpoint.discard()
     model = learner.model(state)
-    return model if mesh.size == 1 else jax.tree.map(_whole, model)
-
-
-def _agreed(due: bool) -> bool:
-    """What the first process says: clocks differ."""
-    return due if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.asarray(due)))
-
-
-def _whole(leaf: jax.Array) -> jax.Array:
-    """An array on a device of this process, wherever its parts are."""
-    here = leaf.is_fully_addressable or leaf.is_fully_replicated
-    return jnp.asarray(np.asarray(leaf) if here else multihost_utils.process_allgather(leaf, tiled=True))
+    if mesh.size == 1:
+        return model
+    # On one device of this process, wherever its parts are.
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), hosts.whole(model))
 
 
 def _checked(source: Source) -> Callable[[int, int], np.ndarray]:
