@@ -11,7 +11,6 @@ is one device, and XLA_FLAGS=--xla_force_host_platform_device_count=2 makes it t
   python -m benchmarks.learn_stream --num_latents=100000 --num_samples=12000000 --passes=2 --rounds=3
 """
 
-import pathlib
 import statistics
 import sys
 import time
@@ -42,7 +41,9 @@ _STEPS = flags.DEFINE_integer("num_steps", 100, "Rounds of the whole fit.", lowe
 _ROUNDS = flags.DEFINE_integer("rounds", None, "Rounds to stop after; all by default.", lower_bound=1, flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the dictionary, the samples and the learner.", lower_bound=0, flag_values=FLAGS)
 _EVERY = flags.DEFINE_float("every", 60.0, "Seconds between two saves.", lower_bound=0, flag_values=FLAGS)
-_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
+_RESULTS_DIR = flags.DEFINE_string(
+    "results_dir", "results", "Where the folder of this benchmark goes; gs:// and s3:// are buckets.", flag_values=FLAGS
+)
 
 
 class _EnoughError(Exception):
@@ -87,7 +88,7 @@ def _nearest(
 def main() -> None:
     num_samples, passes = _NUM_SAMPLES.value, _PASSES.value
     learner = OnlineDictionary(num_steps=_STEPS.value)
-    directory = pathlib.Path(_RESULTS_DIR.value) / NAME
+    directory = cli.folder("results_dir", _RESULTS_DIR.value) / NAME
     try:
         size = {"num_latents": _NUM_LATENTS.value, "sparsity": _SPARSITY.value, "num_samples": num_samples}
         setting = Setting(**size, seed=_SEED.value, stream=True)

@@ -33,7 +33,9 @@ _SPARSITY = flags.DEFINE_integer("sparsity", 32, "Latents a sample.", lower_boun
 _EPOCHS = flags.DEFINE_float("epochs", 8.0, "Passes over the training rows.", lower_bound=0.01, flag_values=FLAGS)
 _BATCH = flags.DEFINE_integer("batch_size", 256, "Rows to a step.", lower_bound=1, flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the weights and of the order of the rows.", flag_values=FLAGS)
-_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
+_RESULTS_DIR = flags.DEFINE_string(
+    "results_dir", "results", "Where the folder of this benchmark goes; gs:// and s3:// are buckets.", flag_values=FLAGS
+)
 
 
 def batches(rows: np.ndarray, steps: int, size: int, seed: int) -> Iterator[np.ndarray]:
@@ -132,9 +134,9 @@ def main() -> None:
         )
     if _SPARSITY.value >= _NUM_LATENTS.value:
         raise cli.UsageError(f"--sparsity must be below the {_NUM_LATENTS.value} latents, but it is {_SPARSITY.value}.")
-    directory = pathlib.Path(_RESULTS_DIR.value) / NAME
+    directory = cli.folder("results_dir", _RESULTS_DIR.value) / NAME
     try:
-        train, _ = open_activations(pathlib.Path(_ACTIVATIONS.value), key=_KEY.value).split()
+        train, _ = open_activations(_ACTIVATIONS.value, key=_KEY.value).split()
         rows = train.take(np.arange(train.num_samples))
     except ValueError as error:
         raise cli.UsageError(str(error)) from error

@@ -149,7 +149,7 @@ BINARIES = sorted(path.stem for path in SOURCES.glob("*.py") if re.search(r'DEFI
 @pytest.mark.parametrize("binary", [*BINARIES, "all", "vary_latents"])
 def test_every_binary_with_results_takes_them_to_a_bucket(binary, call, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = ("--activations=x.npy",) if binary in ("measure_sae", "train_real") else ()
+    given = ("--activations=x.npy",) if binary in ("measure_sae", "peer_saes", "train_real") else ()
     # An address that is nearly one of a bucket would make a folder here, if anything took it for a path.
     code, out, err = call(binary, *given, "--results_dir=gs:/bucket/results")
     assert (

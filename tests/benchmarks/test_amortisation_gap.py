@@ -484,6 +484,7 @@ def test_help_names_every_flag(start):
         [
             *("num_latents", "sparsity", "num_samples", "input_dim", "noise_db", "stream", "seeds", "methods", "lam"),
             *("protocol", "preset", "data", "results_dir", "models_dir", "shard", "dry_run"),
+            *("distributed", "coordinator", "num_processes", "process_id", "coordinator_timeout"),
         ]
     )
     assert "python -m benchmarks.amortisation_gap" in out and "smoke, quick, paper" in out

@@ -146,7 +146,7 @@ def test_a_bound_lies_between_the_cells_that_it_parts():
 
 
 def test_a_heat_map_refuses_what_it_does_not_tell_apart():
-    with pytest.raises(ValueError, match="mix input_dim"):
+    with pytest.raises(ValueError, match="mix sparsity"):
         figures.heat_map(make_phase(), "num_latents", "ratio", "mcc_ood", panel="dictionary")
 
 
