@@ -191,7 +191,8 @@ def spams_omp(problem: Problem, _: float) -> Run:
 
     count, columns = _atoms(problem), np.asfortranarray(problem.signals.T)
     atoms = np.asfortranarray(problem.dictionary)
-    return lambda: spams.omp(columns, atoms, L=count, numThreads=-1)
+    # A residual to stop at must be named: without one SPAMS takes whatever lies in memory for it, and may return zeros.
+    return lambda: spams.omp(columns, atoms, L=count, eps=0.0, numThreads=-1)
 
 
 def sklearn_omp(problem: Problem, _: float) -> Run:
