@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sae_gap.encoders.base import unit_atoms
-from sae_gap.learners import renewal
+from sae_gap.learners import families, renewal
 from sae_gap.learners.base import Learner, live_dims, live_share
 from sae_gap.sharding import LATENTS, SAMPLES
 from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue, unpadded
@@ -195,20 +195,24 @@ class OnlineDictionary(Learner):
         kept = min(count, max(1, 2 * num_latents // size))
         most = min(max(1, num_latents // 20), kept * size)
 
+        counted = families.is_due(state.round, self.num_steps)
+
         def learn(carry, minibatch):
-            state, energy, uses, seeds = carry
+            state, energy, uses, seeds, company = carry
             turn, signals, progress = minibatch
-            sums, residual = self._sums(state, signals, progress)
+            sums, residual, company = self._sums(state, signals, progress, company, counted)
             if axis is not None:
                 sums = lax.psum(sums, axis)
             if self.replace:
                 wanted = due & (turn >= count - kept)
                 seeds = lax.cond(wanted, renewal.collect, lambda seeds, _: seeds, seeds, residual)
-            return (self._advance(state, sums, size, progress), energy + sums.squares, uses + sums.uses, seeds), None
+            return (self._advance(state, sums, size, progress), energy + sums.squares, uses + sums.uses, seeds, company), None
 
         zeros = jnp.zeros(num_latents, minibatches.dtype)
-        begun = state, zeros, zeros, renewal.no_seeds(min(most, kept * rows), minibatches)
-        (new, energy, uses, seeds), _ = lax.scan(learn, begun, (jnp.arange(count), minibatches, progress))
+        told_apart = self.nonneg and num_latents <= families.LARGEST
+        company = families.nobody(num_latents, minibatches.dtype) if told_apart else None
+        begun = state, zeros, zeros, renewal.no_seeds(min(most, kept * rows), minibatches), company
+        (new, energy, uses, seeds, company), _ = lax.scan(learn, begun, (jnp.arange(count), minibatches, progress))
         change = jnp.linalg.norm(new.dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
 
         def replaced(new):
@@ -219,6 +223,14 @@ class OnlineDictionary(Learner):
 
         if self.replace:
             new = lax.cond(due, replaced, lambda new: new, new)
+        if company is not None:
+
+            def apart(dictionary):
+                whole = company if axis is None else lax.psum(company, axis)
+                return families.tell_apart(dictionary, whole, state.round, self.num_steps)
+
+            dictionary = lax.cond(counted, apart, lambda dictionary: dictionary, new.dictionary)
+            new = eqx.tree_at(lambda s: s.dictionary, new, dictionary)
         return eqx.tree_at(lambda s: (s.change, s.round), new, (change, state.round + 1))
 
     def done(self, state: OnlineState) -> Bool[Array, ""]:
@@ -227,8 +239,8 @@ class OnlineDictionary(Learner):
     def model(self, state: OnlineState) -> Model:
         return Model(state.dictionary, state.mean)
 
-    def _sums(self, state: OnlineState, signals, progress) -> tuple["Sums", Float[Array, "n input_dim"]]:
-        """What a minibatch tells of the dictionary, and its residual."""
+    def _sums(self, state: OnlineState, signals, progress, company, counted):
+        """What a minibatch tells of the dictionary, its residual, and the counts of who is used with whom."""
         num_samples, input_dim = signals.shape
         num_latents = state.dictionary.shape[1]
         slots = self.num_slots or default_slots(*state.dictionary.shape)
@@ -238,18 +250,25 @@ class OnlineDictionary(Learner):
         # Signals of zeros have neither noise nor amplitude, and still need a threshold.
         threshold = jnp.maximum(self.margin * state.noise, floor * state.amplitude) + jnp.finfo(signals.dtype).tiny ** 0.5
 
-        def code(sums, chunk):
-            found = pursue(chunk, atoms, threshold, threshold, num_slots=slots, num_rounds=self.num_rounds, nonneg=self.nonneg)
+        # Codes that are shrunk pull each atom towards those that it is used with.
+        epsilon = threshold * jnp.where(progress < self.settle, 1, 0.05)
+
+        def code(carry, chunk):
+            sums, company = carry
+            found = pursue(chunk, atoms, threshold, epsilon, num_slots=slots, num_rounds=self.num_rounds, nonneg=self.nonneg)
             latents = unpadded(found.places, num_latents, len(atoms), parts)
-            return _add(sums, found._replace(places=latents)), found.residual
+            found = found._replace(places=latents)
+            if company is not None:
+                company = families.count(company, latents, found.codes, counted)
+            return (_add(sums, found), company), found.residual
 
         chunks = -(-num_samples // CHUNK)
         size = -(-num_samples // chunks)
         padded = jnp.pad(signals, ((0, chunks * size - num_samples), (0, 0))).reshape(chunks, size, input_dim)
         zeros = jnp.zeros(num_latents, signals.dtype)
         sums = Sums(jnp.zeros((num_latents, input_dim), signals.dtype), zeros, zeros, zeros[0])
-        sums, residual = lax.scan(code, sums, padded)
-        return sums, residual.reshape(-1, input_dim)[:num_samples]
+        (sums, company), residual = lax.scan(code, (sums, company), padded)
+        return sums, residual.reshape(-1, input_dim)[:num_samples], company
 
     def _advance(self, state: OnlineState, sums: "Sums", size: int, progress) -> OnlineState:
         """The state after a minibatch of `size` samples."""
