@@ -27,9 +27,10 @@ from absl import flags, logging
 from benchmarks import cli, measured
 from sae_gap import buckets, devices, measure, progress, results
 from sae_gap.activations import Activations, open_activations
+from sae_gap.checks import check_seed
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.report import load_report
-from sae_gap.types import Model, check_seed
+from sae_gap.types import Model
 
 # Above this FVU an SAE explains so little that something is wrong with how it was read, or with the activations.
 WRONG = 0.9

@@ -14,8 +14,9 @@ from scipy import sparse
 
 from sae_gap import hosts
 from sae_gap.activations.numpys import read_member
+from sae_gap.checks import check_seed, check_size
 from sae_gap.codes import DENSE_LATENTS, Codes
-from sae_gap.types import Setting, Split, Task, check_seed, check_size
+from sae_gap.types import Setting, Split, Task
 
 # Bounds the numbers held at once while supports and dictionaries are drawn.
 _DRAWS_AT_ONCE = 4_000_000

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from sae_gap.activations import Activations, open_activations
+from sae_gap.checks import check_seed, check_size
 from sae_gap.data import draw, load
-from sae_gap.types import Setting, Split, Task, check_seed, check_size
+from sae_gap.types import Setting, Split, Task
 
 
 @dataclasses.dataclass(frozen=True)

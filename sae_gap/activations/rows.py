@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from safetensors import SafetensorError
 
-from sae_gap.types import check_seed, check_size
+from sae_gap.checks import check_seed, check_size
 
 # Contiguous pieces that rows of unknown documents are cut into, of which some are held out.
 BLOCKS = 100

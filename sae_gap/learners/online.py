@@ -9,6 +9,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from sae_gap.checks import check_flag, check_number, check_numbers, check_size
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.learners import renewal
 from sae_gap.learners.base import Learner, live_dims, live_share
@@ -114,6 +115,26 @@ class OnlineDictionary(Learner):
 
     side_by_side = False
     landmarks = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
+
+    def __check_init__(self):
+        check_size("num_steps", self.num_steps)
+        if self.visits is not None:
+            check_number("visits", self.visits, above=0, most=1e12)
+        if self.batch_size is not None:
+            check_size("batch_size", self.batch_size)
+        check_numbers("rates", self.rates, 3, above=0)
+        check_number("settle", self.settle, above=0, below=1)
+        check_number("margin", self.margin, above=0)
+        check_numbers("floors", self.floors, 2, above=0)
+        check_number("damping", self.damping, least=0)
+        check_size("num_rounds", self.num_rounds)
+        if self.num_slots is not None:
+            check_size("num_slots", self.num_slots)
+            if self.num_slots % 4:
+                raise ValueError(f"num_slots must be a multiple of 4, but it is {self.num_slots}.")
+        for name in ("nonneg", "replace", "centred"):
+            check_flag(name, getattr(self, name))
+        check_number("tol", self.tol, least=0)
 
     @property
     def name(self):

@@ -19,9 +19,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from sae_gap import devices, hosts
 from sae_gap.checkpoints import Checkpoint
+from sae_gap.checks import check_size
 from sae_gap.learners.online import OnlineDictionary, OnlineState, lay
 from sae_gap.sharding import LATENTS, SAMPLES
-from sae_gap.types import Model, Split, check_size
+from sae_gap.types import Model, Split
 
 Source = Callable[[int, int], ArrayLike]
 
