@@ -20,6 +20,7 @@ from sae_gap import buckets, devices, hosts, matching
 T = TypeVar("T")
 # What numpy.load raises of a file that is no array, or one in name alone.
 _UNREADABLE = (OSError, ValueError, EOFError, MemoryError, OverflowError, RecursionError, SyntaxError, zipfile.BadZipFile)
+_TOO_LARGE = "there is not enough memory for a run of this size; lower num_latents or num_samples."
 # How a binary is called, in its help and on the pages that it writes; `sae-gap` puts itself here.
 COMMAND = "python -m benchmarks."
 
@@ -51,10 +52,13 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
                 _part()
             _stop(str(error))
         except MemoryError:
-            _stop("there is not enough memory for a run of this size; lower num_latents or num_samples.")
+            _stop(_TOO_LARGE)
         except OSError as error:
             _stop(f"a file could not be read or written ({error}); once that is mended, the same command goes on from there.")
         except Exception as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                # What JAX says of memory is a page, and no MemoryError.
+                _stop(_TOO_LARGE)
             if hosts.is_lost(error):
                 _part()
             if hosts.count() > 1:

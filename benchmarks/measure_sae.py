@@ -169,6 +169,7 @@ def _subjects(activations: Activations) -> tuple[list[results.Row], list[measure
     """What is to be measured, and a row of each SAE that says how it was read."""
     source = activations.split(seed=_SEED.value)[1] if _HELD_OUT.value else activations
     looked_at = source.take(measure.spread(source.num_samples, LOOKED_AT))
+    measure.check_varies(looked_at)
     rows, subjects = [], []
     paths = [*_SAE.value, *_DICTIONARY.value]
     names = dict(zip(paths, _names(paths), strict=True))

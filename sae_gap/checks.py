@@ -138,6 +138,13 @@ def check_sequence(name: str, value: Any, kinds: type | tuple[type, ...], mend: 
         check_type(f"{name}[{place}]", entry, kinds, mend)
 
 
+def check_name(name: str, value: Any) -> None:
+    """Raises a TypeError unless the value is a string, and a ValueError if it is empty."""
+    check_type(name, value, str, "give a name")
+    if not value:
+        raise ValueError(f"{name} is empty; give a name.")
+
+
 def check_path(name: str, value: Any) -> None:
     """Raises a TypeError unless the value names a file or a folder, and a ValueError where no system takes such a name."""
     if not isinstance(value, str | os.PathLike):
@@ -199,6 +206,7 @@ __all__ = [
     "check_choice",
     "check_flag",
     "check_integer",
+    "check_name",
     "check_number",
     "check_numbers",
     "check_path",

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from sae_gap import hosts
 from sae_gap.activations.numpys import read_member
-from sae_gap.checks import check_seed, check_size
+from sae_gap.checks import check_path, check_seed, check_size, check_type
 from sae_gap.codes import DENSE_LATENTS, Codes
 from sae_gap.types import Setting, Split, Task
 
@@ -43,6 +43,7 @@ def draw(setting: Setting) -> Task:
     References:
       Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744, section 3.
     """
+    check_type("setting", setting, Setting, "give sae_gap.Setting(num_latents, sparsity)")
     id_rng, ood_rng, noise_rng = (np.random.default_rng([setting.seed, stream]) for stream in range(1, 4))
     num_train, num_scored = setting.num_train, setting.num_scored
     first_ood = setting.num_latents - setting.num_ood
@@ -227,6 +228,7 @@ def load(path: str | pathlib.Path, *, num_latents: int | None = None, seed: int 
       ValueError: the file cannot be read as such a task, or an argument is out of range; the message names the fault and the
         mend.
     """
+    check_path("path", path)
     if num_latents is not None:
         check_size("num_latents", num_latents)
     check_seed(seed)

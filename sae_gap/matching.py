@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
-from sae_gap.checks import as_real, check_vanishing
+from sae_gap.checks import as_real
 from sae_gap.codes import Codes, SparseCodes, by_columns
 
 # Columns with a smaller share of non-zeros are multiplied by these alone, and so many columns at once.
@@ -269,18 +269,6 @@ def as_matrix(name: str, values: Float[ArrayLike, "..."]) -> Float[np.ndarray, "
     if not np.isfinite(matrix).all():
         raise ValueError(f"{name} must be finite, but it has NaN or infinite entries.")
     return matrix
-
-
-def as_atoms(name: str, dictionary: Float[ArrayLike, "..."]) -> Float[np.ndarray, "input_dim num_latents"]:
-    """A dictionary on the host, as `as_matrix` gives it, none of whose atoms would count as zero without being so.
-
-    Raises:
-      ValueError: as `as_matrix`, or the largest entry of an atom is so small that JAX takes it for zero.
-    """
-    atoms = as_matrix(name, dictionary)
-    # JAX computes in float32 unless told otherwise.
-    check_vanishing(name, np.abs(atoms).max(axis=0), np.float32)
-    return atoms
 
 
 def as_columns(name: str, codes: Float[ArrayLike, "..."] | SparseCodes) -> Float[np.ndarray, "n columns"]:

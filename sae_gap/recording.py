@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sae_gap.activations import Activations, open_activations
-from sae_gap.checks import check_seed, check_size
+from sae_gap.checks import check_number, check_path, check_seed, check_size, check_type
 from sae_gap.data import draw, load
 from sae_gap.types import Setting, Split, Task
 
@@ -37,6 +37,11 @@ class Recording:
     key: str | None = None
 
     def __post_init__(self):
+        check_path("path", self.path)
+        object.__setattr__(self, "path", pathlib.Path(self.path))
+        if self.held_out is not None:
+            check_number("held_out", self.held_out, above=0, below=1)
+        check_type("key", self.key, (str, type(None)), "give the name of an array")
         check_size("sparsity", self.sparsity)
         check_seed(self.seed)
         if self.num_latents is not None:

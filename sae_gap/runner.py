@@ -10,6 +10,7 @@ import numpy as np
 from absl import logging
 
 from sae_gap import devices, hosts, identity, results
+from sae_gap.checks import check_shard, check_type
 from sae_gap.codes import Codes
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.inference import Inference, name_of
@@ -96,9 +97,11 @@ def run(
     Raises:
       ValueError: the shard is not one of its count, or the store holds rows of another study or another form.
     """
-    index, count = hosts.agree(lambda: _held(store).shard) if shard is None else shard
-    if not (isinstance(count, int) and isinstance(index, int) and 0 <= index < count):
-        raise ValueError(f"shard must be (index, count) with 0 <= index < count, but it is ({index}, {count}).")
+    check_type("study", study, Study, "give sae_gap.Study(name, sources, methods)")
+    check_type("store", store, (results.Store, type(None)), "give sae_gap.Store(directory)")
+    check_type("models", models, (Models, type(None)), "give sae_gap.Models(directory)")
+    check_type("progress", progress, (Progress, type(None)), "give sae_gap.progress.Progress()")
+    index, count = hosts.agree(lambda: _held(store).shard) if shard is None else check_shard(shard)
     models = hosts.agree(lambda: Models(_held(store).directory / "models")) if models is None else models
     progress = Progress() if progress is None else progress
     every = list(jobs(study))

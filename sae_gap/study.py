@@ -3,11 +3,22 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+from sae_gap.checks import (
+    check_callable,
+    check_choice,
+    check_integer,
+    check_name,
+    check_number,
+    check_sequence,
+    check_type,
+    shown,
+)
 from sae_gap.encoders.base import Encoder
 from sae_gap.learners.base import Learner
 from sae_gap.metrics import METRICS
 from sae_gap.metrics.base import Metric
-from sae_gap.recording import Source
+from sae_gap.recording import Recording, Source
+from sae_gap.types import Setting
 
 # `strict`: learners see the training split alone, and codes are certified; `paper`: as published.
 PROTOCOLS = ("strict", "paper")
@@ -35,10 +46,17 @@ class Method:
     at: tuple[int, ...] = ()
 
     def __post_init__(self):
+        for name in ("name", "family"):
+            check_name(name, getattr(self, name))
+        check_type("row", self.row, Mapping, "give a value for each column")
         if not isinstance(self.learner, Learner) or not isinstance(self.encoder, Encoder):
             raise ValueError(
                 f"method {self.name!r} must have a Learner and an Encoder; subclass those of sae_gap for your own."
             )
+        if not isinstance(self.at, tuple | list):
+            raise TypeError(f"at must be a tuple of steps, but it is {shown(self.at)}; give () for the end alone.")
+        for step in self.at:
+            check_integer("at", step, least=0)
         if len(set(self.at)) < len(self.at) or any(not 0 <= step <= self.learner.num_steps for step in self.at):
             raise ValueError(
                 f"method {self.name!r} must be scored at different steps from 0 to the {self.learner.num_steps} of its "
@@ -83,13 +101,21 @@ class Study:
     metrics: Sequence[Metric] = METRICS
 
     def __post_init__(self):
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, but it is {self.protocol!r}.")
-        if not 0 <= self.lam < float("inf"):
-            raise ValueError(f"lam must be a number of at least 0, but it is {self.lam!r}.")
-        if not self.sources or len(set(self.sources)) < len(self.sources):
-            raise ValueError("sources must be different settings or recordings, at least one; some are missing or given twice.")
+        check_name("name", self.name)
+        check_choice("protocol", self.protocol, PROTOCOLS)
+        check_number("lam", self.lam, least=0)
+        check_callable("methods", self.methods, "source -> methods")
+        if not isinstance(self.metrics, tuple | list):
+            raise TypeError(f"metrics must be a tuple of functions, but it is {shown(self.metrics)}; see sae_gap.metrics.")
+        for metric in self.metrics:
+            check_callable("a metric", metric, "Inferred -> columns")
+        check_sequence("sources", self.sources, (Setting, Recording), "give settings or recordings")
+        if len(set(self.sources)) < len(self.sources):
+            raise ValueError("sources must be different settings or recordings, but some are given twice.")
         for source in self.sources:
+            check_sequence(
+                "methods(source)", self.methods(source), Method, "give sae_gap.Method(name, family, learner, encoder)"
+            )
             names = [(method.name, *method.coordinates.items()) for method in self.methods(source)]
             if len(set(names)) < len(names):
                 raise ValueError(

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap import matching
-from sae_gap.checks import as_real, check_type, shown
+from sae_gap.checks import as_real, check_type, check_vanishing, shown
 from sae_gap.types import Coded, Model
 
 
@@ -146,7 +146,8 @@ def check_model(model: Model) -> None:
       ValueError: it has no dictionary, or a part of it does not fit; the message says which, and how to mend it.
     """
     check_type("model", model, Model, "give sae_gap.Model(dictionary, bias, encoder, encode)")
-    atoms = matching.as_atoms("the dictionary", model.decoder)
+    atoms = matching.as_matrix("the dictionary", model.decoder)
+    check_vanishing("the dictionary", np.abs(atoms).max(axis=0), jnp.zeros(()).dtype)
     bias = as_real("bias", model.bias, f"{len(atoms)} finite numbers, one for each dimension")
     if bias.shape != atoms.shape[:1] or not np.isfinite(bias).all():
         raise ValueError(

@@ -20,9 +20,10 @@ from jaxtyping import Array, Float
 
 from sae_gap import devices, lasso, progress, results
 from sae_gap.activations import Activations
+from sae_gap.checks import check_number
 from sae_gap.measure.atoms import agreement, describe_atoms
 from sae_gap.measure.controls import check_control, control
-from sae_gap.measure.front import CHUNK, SPREAD, Front, measure_front
+from sae_gap.measure.front import CHUNK, SPREAD, Front, check_varies, measure_front
 from sae_gap.measure.overlap import support_overlap
 from sae_gap.measure.parts import gap_sums
 from sae_gap.measure.refit import lasso_on_support
@@ -119,6 +120,12 @@ class _Run:
                 f"of {plan.activations.num_samples} activations only {self.held.num_samples} is held out, "
                 "which has no variance to explain; give some hundreds."
             )
+        check_varies(self.scored)
+        if plan.lam_fraction is not None:
+            check_number("lam_fraction", plan.lam_fraction, above=0, below=1)
+        if plan.lam is not None:
+            for subject in plan.subjects:
+                self.check_weight(subject, plan.lam)
         densest = min(DENSEST * subject.input_dim for subject in plan.subjects)
         if plan.l0 is not None and plan.l0 > densest:
             raise ValueError(
@@ -127,6 +134,15 @@ class _Run:
             )
         for name in plan.controls:
             check_control(name, self.train.num_samples, plan.subjects[0].num_latents)
+
+    def check_weight(self, subject: Subject, lam: float) -> None:
+        """Raises a ValueError where a weight leaves no code, so that there is no front and nothing to be near."""
+        top = float(jnp.max(lasso.lambda_max(subject.target(self.scored), subject.dictionary, nonneg=not subject.signed)))
+        if lam >= top:
+            raise ValueError(
+                f"lam is {lam:g}, which is not below {top:.3g}, the largest λ_max of the samples on {subject.name!r}, "
+                "and leaves no code; give less."
+            )
 
     def all(self) -> list[Row]:
         plan = self.plan

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from sae_gap import matching
+from sae_gap.checks import check_vanishing
 from sae_gap.encoders.base import Affine, Encoder, encode, unit_atoms
 from sae_gap.encoders.gated import Gated, GatedParameters
 from sae_gap.encoders.relu import ReLU
@@ -285,8 +286,9 @@ def assemble(
       notes: what a report shows of the file.
 
     Raises:
-      ValueError: weights overflow on unit atoms.
+      ValueError: weights overflow on unit atoms, or an atom is too small to be told from zero.
     """
+    check_vanishing(f"the {library} SAE", np.abs(atoms).max(axis=1), atoms.dtype)
     dictionary, units = unit_atoms(jnp.asarray(atoms).T)
     lengths = jnp.where(jnp.any(dictionary != 0, axis=0), units, 0)
     affine = None
