@@ -1,5 +1,6 @@
 """What the binaries share: flags that are checked at once, and one sentence with exit code 2 for whatever the user can mend."""
 
+import contextlib
 import faulthandler
 import logging as python_logging
 import os
@@ -8,7 +9,7 @@ import re
 import sys
 import traceback
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn, TypeVar
 
 import numpy as np
@@ -158,6 +159,19 @@ def folder(name: str, value: str) -> pathlib.Path:
         return buckets.local(value)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+@contextlib.contextmanager
+def leaving_nothing(folder: pathlib.Path) -> Iterator[None]:
+    """Around what makes a folder and then may refuse: where it does, no new and empty folder is left."""
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    except (ValueError, UsageError):
+        for place in new:
+            with contextlib.suppress(OSError):
+                place.rmdir()
+        raise
 
 
 def parse_shard(text: str) -> tuple[int, int]:

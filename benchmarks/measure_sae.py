@@ -11,7 +11,6 @@ command.
   python -m benchmarks.measure_sae --dictionary=D.npy --activations=activations.npz --match_l0=32
 """
 
-import contextlib
 import math
 import os
 import pathlib
@@ -123,14 +122,8 @@ def main() -> None:
 
 def _run(plan: measure.Plan, folder: pathlib.Path) -> list[results.Row]:
     """The rows of a plan; of one that cannot be, no new folder is left."""
-    new = [place for place in (folder, folder.parent) if not place.exists()]
-    try:
+    with cli.leaving_nothing(folder):
         return measure.run(plan, results.Store(folder), progress.here())
-    except ValueError:
-        for place in new:
-            with contextlib.suppress(OSError):
-                place.rmdir()
-        raise
 
 
 def _check_flags() -> None:

@@ -104,15 +104,27 @@ def _of_measurements() -> Iterator[tuple[str, list[str]]]:
         ["--dictionary={scratch}/nan.npy", "--activations={scratch}/rows.npy"],
         ["--dictionary={scratch}/flat.npy", "--activations={scratch}/rows.npy"],
         ["--dictionary={scratch}/words.npy", "--activations={scratch}/rows.npy"],
+        ["--dictionary={scratch}/tiny.npy", "--activations={scratch}/rows.npy"],
         ["--dictionary={scratch}/torn.npy", "--activations={scratch}/rows.npy"],
     ):
         yield "measure_sae", [*given, results]
-    for activations in ("nowhere.npy", "nan.npy", "flat.npy", "words.npy", "torn.npy", "none.npy", "file", "objects.npy"):
+    for activations in (
+        "constant.npy",
+        "nowhere.npy",
+        "nan.npy",
+        "flat.npy",
+        "words.npy",
+        "torn.npy",
+        "none.npy",
+        "file",
+        "objects.npy",
+    ):
         yield "measure_sae", ["--dictionary={scratch}/atoms.npy", "--activations={scratch}/" + activations, results]
         yield "train_real", ["--activations={scratch}/" + activations, results]
     good = ["--dictionary={scratch}/atoms.npy", "--activations={scratch}/rows.npy"]
     for flag in (
-        *("--lam=0", "--lam=-1", "--lam=nan", "--lam=x", "--lam_fraction=0", "--lam_fraction=2", "--lam_fraction=nan"),
+        *("--lam=0", "--lam=-1", "--lam=nan", "--lam=x", "--lam=1e6", "--lam_fraction=0", "--lam_fraction=2"),
+        *("--lam_fraction=nan", "--lam_fraction=1"),
         *("--match_l0=0", "--match_l0=-3", "--match_l0=nan", "--match_l0=1e9", "--max_samples=0", "--max_samples=-1"),
         *("--front_samples=0", "--front_samples=-1", "--controls=no_such", "--key=no_such", "--seed=-1"),
     ):
@@ -126,7 +138,16 @@ def _of_measurements() -> Iterator[tuple[str, list[str]]]:
 def _of_speed() -> Iterator[tuple[str, list[str]]]:
     results = f"--results_dir={RESULTS}"
     for flag in (
-        *("--num_latents=0", "--num_latents=x", "--sparsity=0", "--num_samples=0", "--lam=0", "--lam=nan", "--solvers=no_such"),
+        *(
+            "--num_latents=0",
+            "--num_latents=x",
+            "--sparsity=0",
+            "--num_samples=0",
+            "--lam=0",
+            "--lam=nan",
+            "--lam=1e6",
+            "--solvers=no_such",
+        ),
         *("--repeats=0", "--world=no_such", "--input_dim=0", "--lam_fraction=2", "--dictionary={scratch}/nowhere.npy"),
         "--dictionary={scratch}/nan.npy",
     ):
@@ -148,6 +169,8 @@ def write_files(folder: pathlib.Path) -> None:
         "wide": rng.normal(size=(12, 16)).astype(np.float32),
         "words": np.full((4, 8), "word"),
         "none": rows[:0],
+        "constant": np.ones_like(rows),
+        "tiny": np.float32(1e-42) * rows[:16].T,
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)

@@ -56,21 +56,21 @@ def is_traced(value: Any) -> bool:
 
 def check_size(name: str, value: object) -> None:
     """Raises a ValueError unless the value is a positive integer."""
-    if not is_integer(value) or value < 1:  # type: ignore[operator]
+    if not is_integer(value) or int(value) < 1:  # type: ignore[call-overload]
         raise ValueError(f"{name} must be a positive integer, but it is {shown(value)}; give 1 or more.")
-    if value >= 2**31:  # type: ignore[operator]
+    if int(value) >= 2**31:  # type: ignore[call-overload]
         raise ValueError(f"{name} must be below 2**31, but it is {shown(value)}; no array is that long.")
 
 
 def check_seed(value: object) -> None:
     """Raises a ValueError unless the value is an unsigned 32-bit integer, as every generator of random numbers takes it."""
-    if not is_integer(value) or not 0 <= value < 2**32:  # type: ignore[operator]
+    if not is_integer(value) or not 0 <= int(value) < 2**32:  # type: ignore[call-overload]
         raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, but it is {shown(value)}.")
 
 
 def check_integer(name: str, value: Any, *, least: int, most: int = 2**31 - 1) -> None:
     """Raises a ValueError unless the value is an integer from `least` to `most`."""
-    if not is_traced(value) and not (is_integer(value) and least <= value <= most):
+    if not is_traced(value) and not (is_integer(value) and least <= int(value) <= most):
         limit = "below 2**31" if most == 2**31 - 1 else f"of at most {most}"
         raise ValueError(f"{name} must be an integer of at least {least} and {limit}, but it is {shown(value)}.")
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from sae_gap.checks import (
     check_callable,
     check_choice,
-    check_integer,
     check_name,
     check_number,
     check_sequence,
     check_type,
+    is_integer,
     shown,
 )
 from sae_gap.encoders.base import Encoder
@@ -55,14 +55,12 @@ class Method:
             )
         if not isinstance(self.at, tuple | list):
             raise TypeError(f"at must be a tuple of steps, but it is {shown(self.at)}; give () for the end alone.")
-        for step in self.at:
-            check_integer("at", step, least=0)
-        if len(set(self.at)) < len(self.at) or any(not 0 <= step <= self.learner.num_steps for step in self.at):
+        last = self.learner.num_steps
+        if any(not is_integer(step) or not 0 <= step <= last for step in self.at) or len(set(self.at)) < len(self.at):
             raise ValueError(
-                f"method {self.name!r} must be scored at different steps from 0 to the {self.learner.num_steps} of its "
+                f"method {self.name!r} must be scored at different steps from 0 to the {last} of its "
                 f"learner, but at is {self.at}."
             )
-
         if self.learner.on_host and any(step < self.learner.num_steps for step in self.at):
             raise ValueError(
                 f"method {self.name!r} can be scored at its end alone, since its learner runs on the host, but at is {self.at}."

@@ -119,13 +119,13 @@ def amortisation_gap(
         weight = _as_floats("lam", 0 if lam is None else lam)
     else:
         weight = lam_fraction * lasso.lambda_max(target, dictionary, nonneg=not signed)[:, None]
-    optimum = sparse_code(target, dictionary, weight, nonneg=not signed, tol=tol, max_iterations=max_iterations, solver=solver)
     achieved = lasso.objective(target, dictionary, codes, weight)
     if not bool(jnp.all(jnp.isfinite(achieved))):
         raise ValueError(
             f"the encoder's codes reach a magnitude of {float(jnp.max(jnp.abs(codes))):.1e} on unit atoms, whose objective "
             f"{codes.dtype} cannot hold; check the encoder's weights and the scale of the signals."
         )
+    optimum = sparse_code(target, dictionary, weight, nonneg=not signed, tol=tol, max_iterations=max_iterations, solver=solver)
     gap = _excess(achieved, optimum)
     objective = np.asarray(optimum.objective, np.float64)
     relative = np.divide(gap, objective, out=np.where(gap > 0, np.inf, 0.0), where=objective > 0)
