@@ -240,7 +240,7 @@ def load(path: str | pathlib.Path, *, num_latents: int | None = None, seed: int 
     _check_shapes(path, arrays)
 
     true_width = next((arrays[name].shape[1] for name in ("A", "Z_train", "Z_val", "Z_ood") if name in arrays), None)
-    width = num_latents if num_latents is not None else true_width
+    width = int(num_latents) if num_latents is not None else true_width
     if width is None:
         raise ValueError(f"{path} holds neither codes nor a dictionary, so the width is unknown; give num_latents.")
 

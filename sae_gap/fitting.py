@@ -102,7 +102,7 @@ def fit(
         bases = [one.end.model for one in fit(learner.base, tasks, keys, side_by_side=side_by_side)]
     # What trained the base is of no use to what goes on from its numbers, and would compile anew for each kind.
     given = [{"base": dataclasses.replace(model, encode=None)} for model in bases] if bases is not None else [{} for _ in tasks]
-    num_latents = tasks[0].num_latents
+    num_latents = int(tasks[0].num_latents)
     inputs = [(learner.select(task), key, base) for task, key, base in zip(tasks, keys, given, strict=True)]
     if learner.on_host:
         return _fit_on_host(learner, inputs, num_latents)

@@ -46,6 +46,10 @@ class Recording:
         check_seed(self.seed)
         if self.num_latents is not None:
             check_size("num_latents", self.num_latents)
+        for name in ("num_latents", "sparsity", "seed", "held_out"):
+            # As of settings, so that keys are those of Python's own numbers.
+            if hasattr(getattr(self, name), "item"):
+                object.__setattr__(self, name, getattr(self, name).item())
 
     def task(self) -> Task:
         """The splits of the file, with the seed of this recording."""

@@ -59,11 +59,12 @@ class Method:
         if any(not is_integer(step) or not 0 <= step <= last for step in self.at) or len(set(self.at)) < len(self.at):
             raise ValueError(
                 f"method {self.name!r} must be scored at different steps from 0 to the {last} of its "
-                f"learner, but at is {self.at}."
+                f"learner, but at is {shown(self.at)}."
             )
         if self.learner.on_host and any(step < self.learner.num_steps for step in self.at):
             raise ValueError(
-                f"method {self.name!r} can be scored at its end alone, since its learner runs on the host, but at is {self.at}."
+                f"method {self.name!r} can be scored at its end alone, since its learner runs on the host, "
+                f"but at is {shown(self.at)}."
             )
 
     @property

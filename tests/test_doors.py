@@ -277,6 +277,11 @@ DOORS = {
     "models never saved": (lambda: Models("here", every=NAN), "every must be"),
     "a file that is none": (lambda: sae_gap.load(3), "path must be a path"),
     "activations nowhere": (lambda: sae_gap.open_activations(None), "path must be a path"),
+    "an SAE nowhere": (lambda: sae_gap.load_sae(3), "path must be a path"),
+    "a folder for an SAE": (lambda: sae_gap.save_sae(MODEL, 3), "folder must be a path"),
+    "a dictionary in lists": (gap(replaced(dictionary=D.tolist())), "the dictionary must be of class"),
+    "a width that is none": (lambda: sae_gap.fit(ONLINE, [task(num_latents=0)], [KEY]), "num_latents must be"),
+    "rows beyond float32": (lambda: sae_gap.save_activations("never.npz", 1e200 * Y.astype(float)), "finite in float32"),
     "an array without a name": (lambda: sae_gap.open_activations("here", key=3), "key must be of class str"),
 }
 

@@ -121,8 +121,9 @@ def _rows(name: str, values: Any, ndim: int) -> np.ndarray:
     array = as_real(name, values, "a matrix of real numbers" if ndim == 2 else "a vector of integers")
     if array.ndim != ndim or not array.size:
         raise ValueError(f"{name} must be a non-empty {'matrix' if ndim == 2 else 'vector'}, but the shape is {array.shape}.")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, but some are NaN or infinite; drop or mend those rows.")
+    # Rows are read as float32.
+    if not np.all(np.abs(array) <= np.finfo(np.float32).max):
+        raise ValueError(f"{name} must be finite in float32, but some are NaN, infinite or too large; drop or mend those rows.")
     return array
 
 

@@ -146,6 +146,7 @@ def check_model(model: Model) -> None:
       ValueError: it has no dictionary, or a part of it does not fit; the message says which, and how to mend it.
     """
     check_type("model", model, Model, "give sae_gap.Model(dictionary, bias, encoder, encode)")
+    check_type("the dictionary", model.decoder, (np.ndarray, jax.Array), "give an array of NumPy or JAX")
     atoms = matching.as_matrix("the dictionary", model.decoder)
     check_vanishing("the dictionary", np.abs(atoms).max(axis=0), jnp.zeros(()).dtype)
     bias = as_real("bias", model.bias, f"{len(atoms)} finite numbers, one for each dimension")
@@ -163,6 +164,18 @@ def check_model(model: Model) -> None:
                     f"the encoder's weight must have the shape of the dictionary, {atoms.shape}, but it has {weight.shape}; "
                     f"{turned or 'give the weight that belongs to this dictionary'}."
                 )
+
+
+def as_floats(name: str, values: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    """Finite real numbers in the float type that JAX computes in."""
+    array = as_real(name, values, "real numbers")
+    with np.errstate(over="ignore"):
+        array = array.astype(jnp.zeros(()).dtype)
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"{name} must be finite in {array.dtype}, but a number is NaN, infinite or too large; mend or scale it."
+        )
+    return jnp.asarray(array)
 
 
 def unit_atoms(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.checks import check_integer, check_sequence, check_type, shown
+from sae_gap.checks import check_integer, check_sequence, check_size, check_type, shown
 from sae_gap.learners.base import Learner
 from sae_gap.types import SPLITS, Model, Task
 
@@ -20,6 +20,7 @@ def check_fit(learner: Any, tasks: Any, keys: Any, at: Any, bases: Any) -> None:
     if len(set(shapes)) > 1:
         other = next(shape for shape in shapes if shape != shapes[0])
         raise ValueError(f"tasks must have one shape, but one has {shapes[0]} and another {other}; fit them apart.")
+    check_size("num_latents", tasks[0].num_latents)
     for task in tasks:
         signals = task.train.signals
         # A mapped file was looked through when it was opened, and what lies on other hosts is theirs.

@@ -94,6 +94,8 @@ def fit_stream(
         raise ValueError("a function does not tell how many samples it has; give num_samples.")
     check_size("num_latents", num_latents)
     check_size("num_samples", num_samples)
+    # A number of NumPy's would be traced.
+    num_latents, num_samples = int(num_latents), int(num_samples)
     if num_samples < learner.num_steps:
         raise ValueError(f"{num_samples} samples are too few for {learner.num_steps} rounds; lower num_steps or give more.")
     learner = dataclasses.replace(learner, visits=None)

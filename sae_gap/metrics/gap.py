@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from sae_gap import lasso, matching
 from sae_gap.checks import as_real, check_callable, check_flag, check_number, check_type
 from sae_gap.codes import Codes, SparseCodes, by_columns
-from sae_gap.encoders.base import check_model, unit_atoms
+from sae_gap.encoders.base import as_floats, check_model, unit_atoms
 from sae_gap.metrics.base import SCORED, Inferred
 from sae_gap.solvers import sparse_code
 from sae_gap.types import Model, Solution
@@ -94,10 +94,10 @@ def amortisation_gap(
     check_callable("encode", encode, "(model, signals) -> codes")
     signed = bool(getattr(encode, "signed", False)) if signed is None else signed
     check_flag("signed", signed)
-    signals = _as_floats("signals", matching.as_matrix("signals", signals))
+    signals = as_floats("signals", matching.as_matrix("signals", signals))
     if signals.shape[1] != model.decoder.shape[0]:
         raise ValueError(f"signals have {signals.shape[1]} columns, but the dictionary has input_dim {model.decoder.shape[0]}.")
-    dictionary, norms = unit_atoms(_as_floats("the dictionary", model.decoder))
+    dictionary, norms = unit_atoms(as_floats("the dictionary", model.decoder))
     own = encode(model, signals)
     if not hasattr(own, "shape") or own.shape != (len(signals), len(norms)):
         raise ValueError(
@@ -106,7 +106,7 @@ def amortisation_gap(
         )
     codes = jnp.where(
         jnp.any(dictionary != 0, axis=0),
-        _as_floats("the encoder's codes", matching.as_matrix("the encoder's codes", own)) * norms,
+        as_floats("the encoder's codes", matching.as_matrix("the encoder's codes", own)) * norms,
         0,
     )
     # Rounding may leave a code a trifle below zero; more than that is an encoder with signs.
@@ -116,7 +116,7 @@ def amortisation_gap(
         )
     target = signals - model.bias
     if lam_fraction is None:
-        weight = _as_floats("lam", 0 if lam is None else lam)
+        weight = as_floats("lam", 0 if lam is None else lam)
     else:
         weight = lam_fraction * lasso.lambda_max(target, dictionary, nonneg=not signed)[:, None]
     achieved = lasso.objective(target, dictionary, codes, weight)
@@ -130,18 +130,6 @@ def amortisation_gap(
     objective = np.asarray(optimum.objective, np.float64)
     relative = np.divide(gap, objective, out=np.where(gap > 0, np.inf, 0.0), where=objective > 0)
     return AmortisationGap(gap, relative, codes, optimum)
-
-
-def _as_floats(name: str, values: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """Finite real numbers in the float type that JAX computes in."""
-    array = as_real(name, values, "real numbers")
-    with np.errstate(over="ignore"):
-        array = array.astype(jnp.zeros(()).dtype)
-    if not np.isfinite(array).all():
-        raise ValueError(
-            f"{name} must be finite in {array.dtype}, but a number is NaN, infinite or too large; mend or scale it."
-        )
-    return jnp.asarray(array)
 
 
 def objective_gap(
@@ -175,7 +163,7 @@ def objective_gap(
       Cremer, Li & Duvenaud (2018), "Inference suboptimality in variational autoencoders", ICML.
     """
     check_type("reference", reference, Solution, "give what sparse_code returns for these signals")
-    signals, weight = matching.as_matrix("signals", signals), _as_floats("lam", lam)
+    signals, weight = matching.as_matrix("signals", signals), as_floats("lam", lam)
     if bool(jnp.any(weight < 0)):
         raise ValueError("lam has a negative value; give weights of zero or more.")
     atoms, columns = _check(dictionary, codes, signals)
@@ -185,7 +173,7 @@ def objective_gap(
     if reference.objective.shape != columns.shape[:1]:
         raise ValueError(f"reference must be of the {columns.shape[0]} signals, but it is of {reference.objective.shape[0]}.")
     columns = columns * (norms > 0)
-    achieved = lasso.objective(jnp.asarray(signals), jnp.asarray(atoms), _as_floats("codes", columns), weight)
+    achieved = lasso.objective(jnp.asarray(signals), jnp.asarray(atoms), as_floats("codes", columns), weight)
     optimum = np.asarray(reference.objective, np.float64)
     gap, scale = float(_excess(achieved, reference).mean()), float(optimum.mean())
     relative_duality_gap = np.divide(

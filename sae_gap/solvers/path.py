@@ -127,7 +127,7 @@ def match_l0(
         lam = math.exp(log_lam)
         solution = sparse_code(targets, atoms, lam * highest[:, None] if relative else lam, nonneg=nonneg, init=init, **options)
         init = solution.codes
-        mean = float(jnp.mean(jnp.sum(jnp.abs(init) > threshold, axis=1)))
+        mean = float(jnp.mean(jnp.sum(jnp.abs(init) > float(threshold), axis=1)))
         if best is None or abs(mean - target) < abs(best[1] - target):
             best = lam, mean, solution
         if abs(mean - target) <= allowed:
