@@ -34,7 +34,7 @@ from sae_gap.encoders.support import least_squares
 from sae_gap.learners.base import Learner
 from sae_gap.learners.online import OnlineDictionary
 from sae_gap.learners.sae import SparseAutoencoder
-from sae_gap.measure import fvu
+from sae_gap.measure import check_varies, fvu
 from sae_gap.models import Models
 from sae_gap.recording import Recording
 from sae_gap.saes.own import save_sae
@@ -164,10 +164,11 @@ def main() -> None:
         source = Recording(path, _NUM_LATENTS.value, _SPARSITY.value, _SEED.value, HELD_OUT, _KEY.value)
         _, held = source.activations().split(HELD_OUT)
         task = source.task()
+        rows = held.take(np.linspace(0, held.num_samples - 1, min(held.num_samples, _SCORED.value)).astype(int))
+        check_varies(rows)
         store = results.Store(directory)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
-    rows = held.take(np.linspace(0, held.num_samples - 1, min(held.num_samples, _SCORED.value)).astype(int))
     signals = task.train.signals
     variance = float(jnp.sum(jnp.var(signals, axis=0)))
     logging.info("%d rows to learn from, %d held out, %d scored", len(signals), held.num_samples, len(rows))
