@@ -269,8 +269,10 @@ def _read_arrays(path: pathlib.Path) -> Mapping[str, Any]:
             arrays = {name: mapped[name] if name in mapped else archive[name] for name in archive.files}
             return {name: array for name, array in arrays.items() if name in _NAMES}
     except ValueError as error:
-        if "pickle" not in str(error):
-            raise ValueError(f"{path} cannot be read as arrays ({error}); write it again with numpy.savez.") from None
+        # NumPy names pickles as well where it refuses a header for its length.
+        if not any(words in str(error) for words in ("Object arrays", "pickled data")):
+            reason = " ".join(str(error).split())[:100].rstrip(".")
+            raise ValueError(f"{path} cannot be read as arrays ({reason}); write it again with numpy.savez.") from None
         raise ValueError(f"{path} holds pickled objects, which are never loaded; save plain numeric arrays.") from None
     except (OSError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({error}); write it again with numpy.savez.") from None
