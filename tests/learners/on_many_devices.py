@@ -29,11 +29,13 @@ def learn(learner, signals, state):
     return jax.lax.fori_loop(0, 2, lambda _, state: learner.step(Split(signals), state), state)
 
 
-def check_pool(signals, count):
+def check_pool(signals, truth, count):
     # Minibatches of 50 samples, which do not divide; atoms start anew in the first round of the two.
     learner = OnlineDictionary(num_steps=10, visits=4, batch_size=50)
     state = learner.init(Split(signals), num_latents=60, key=jax.random.key(0))
-    state = eqx.tree_at(lambda s: s.round, state, state.round + 6)
+    # The only copies are among the last atoms, which the last device looks through.
+    copied = truth.at[:, -3:].set(truth[:, -6:-3])
+    state = eqx.tree_at(lambda s: (s.dictionary, s.round), state, (copied, state.round + 6))
     one = learn(learner, signals, state)
     mesh = mesh_of(count)
     with jax.set_mesh(mesh):
@@ -95,6 +97,6 @@ def check_stream(signals, count):
 
 if __name__ == "__main__":
     task = draw(Setting(60, 3, 800))
-    check_pool(task.train.signals[:200], 4)
+    check_pool(task.train.signals[:200], task.dictionary, 4)
     check_stream(np.asarray(task.train.signals), 8)
     check_latents(task.train.signals[:200], (2, 4))
