@@ -78,8 +78,8 @@ def read(path: pathlib.Path, like: Mapping[str, PyTree]) -> Saved | None:
       like: a tree of arrays, or of their shapes, for each part wanted; the file may hold more.
 
     Returns:
-      The trees, on the devices of `like` where it is tied to any, and the note; None where there is no file, or it is damaged or
-      holds something unlike what was asked for, with a line in the log.
+      The trees, on the devices of `like` where it is tied to any, and the note; None where there is no file, or it is damaged
+      or holds something unlike what was asked for, with a line in the log.
     """
     found = _read_if_whole(path, like)
     return None if found is None else _restored_parts(found, like)

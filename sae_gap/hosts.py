@@ -149,9 +149,14 @@ def count() -> int:
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
+def index() -> int:
+    """Which of them this process is, from 0."""
+    return jax.process_index() if count() > 1 else 0
+
+
 def is_first() -> bool:
     """Whether this process is the one that reads and writes files and speaks to the user."""
-    return count() == 1 or jax.process_index() == 0
+    return index() == 0
 
 
 def on_first(do: Callable[[], T]) -> T | None:
@@ -239,7 +244,7 @@ def share(num_samples: int) -> np.ndarray:
     Pieces that are joined in the order of the processes hold the `num_samples` rows in their order, then those of no use.
     """
     rows = -(-num_samples // count())
-    first = rows * (jax.process_index() if count() > 1 else 0)
+    first = rows * index()
     return np.minimum(np.arange(first, first + rows), num_samples - 1)
 
 
@@ -304,6 +309,7 @@ __all__ = [
     "compare",
     "count",
     "gather",
+    "index",
     "is_first",
     "is_lost",
     "leave",

@@ -96,16 +96,16 @@ def run(
     Raises:
       ValueError: the shard is not one of its count, or the store holds rows of another study or another form.
     """
-    index, count = hosts.agree(lambda: _held(store).shard) if shard is None else shard
+    index, count = hosts.agree(lambda: results.held(store).shard) if shard is None else shard
     if not (isinstance(count, int) and isinstance(index, int) and 0 <= index < count):
         raise ValueError(f"shard must be (index, count) with 0 <= index < count, but it is ({index}, {count}).")
-    models = hosts.agree(lambda: Models(_held(store).directory / "models")) if models is None else models
+    models = hosts.agree(lambda: Models(results.held(store).directory / "models")) if models is None else models
     progress = Progress() if progress is None else progress
     every = list(jobs(study))
 
     def look() -> set[str]:
-        _check(study, _held(store))
-        return _held(store).keys()
+        _check(study, results.held(store))
+        return results.held(store).keys()
 
     present = hosts.agree(look)
     mine = [job for place, job in enumerate(every) if place % count == index]
@@ -117,7 +117,7 @@ def run(
             hosts.on_first(functools.partial(_keep, store, rows))
     progress.end()
     wanted = {key: None for job in every for key in job.keys.values()}
-    found = {row["key"]: row for row in hosts.agree(lambda: _held(store).rows())}
+    found = {row["key"]: row for row in hosts.agree(lambda: results.held(store).rows())}
     names = [method.name for source in study.sources for method in study.methods(source)]
     order = {name: place for place, name in enumerate(dict.fromkeys(names))}
 
@@ -166,14 +166,8 @@ def _identity(study: Study, description: Mapping[str, Any], method: Method, step
     }
 
 
-def _held(store: results.Store | None) -> results.Store:
-    if store is None:
-        raise ValueError("rows need a store to be kept in; give one in the first process, or in the only one.")
-    return store
-
-
 def _keep(store: results.Store | None, rows: Sequence[results.Row]) -> None:
-    _held(store).append(rows)
+    results.held(store).append(rows)
 
 
 def _check(study: Study, store: results.Store) -> None:

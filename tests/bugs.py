@@ -725,7 +725,7 @@ BUGS = (
     # Many processes.
     ("sae_gap/hosts.py", "    if told is not None:", "    if fault is not None:", "tests/test_hosts.py"),
     ("sae_gap/hosts.py", "in enumerate(every):", "in enumerate(every[:1]):", "tests/test_hosts.py"),
-    ("sae_gap/hosts.py", "    first = rows * (", "    first = 0 * (", "tests/test_hosts.py"),
+    ("sae_gap/hosts.py", "    first = rows * index()", "    first = 0", "tests/test_hosts.py"),
     ("sae_gap/hosts.py", "        if sentence is not None:", "        if False:", "tests/test_hosts.py"),
     ("sae_gap/hosts.py", "            _check_free(int(port))", "            pass", "tests/test_hosts.py"),
     ("sae_gap/checkpoints.py", "        if hosts.is_first():", "        if True:", "tests/test_hosts.py"),
