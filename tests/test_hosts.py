@@ -9,35 +9,6 @@ import pytest
 
 from sae_gap import hosts
 
-PREAMBLE = """
-import json, os, sys, time, warnings
-import jax, jax.numpy as jnp, numpy as np
-from sae_gap import Setting, devices, draw, hosts, load
-
-warnings.simplefilter("error")
-# Else a process that fails would wait for the other, which waits for it.
-sys.excepthook = lambda *error: (sys.__excepthook__(*error), sys.stderr.flush(), os._exit(1))
-process, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-hosts.start(f"localhost:{port}", 2, process, timeout=60)
-
-def refused(kind, do, *told):
-    try:
-        do()
-    except kind as error:
-        assert all(part in str(error) for part in told), str(error)
-    else:
-        raise AssertionError(f"{do} was not refused")
-"""
-
-
-def run_pair(pair, code, folder):
-    """Two processes run some code, after the preamble, and neither may fail."""
-    script = folder / "script.py"
-    script.write_text(PREAMBLE + code)
-    codes, _, err = pair([script, "{process}", "{port}", folder], PYTHONPATH=".").end()
-    assert codes == [0, 0], "\n".join(text[-2_000:] for text in err)
-
-
 TALK = """
 assert (hosts.count(), hosts.is_first(), jax.device_count()) == (2, process == 0, 4)
 
@@ -161,11 +132,11 @@ if process == 0:
 """
 
 
-def test_two_processes_agree_compare_and_share(pair, tmp_path):
-    run_pair(pair, TALK, tmp_path)
+def test_two_processes_agree_compare_and_share(run_pair, tmp_path):
+    run_pair(TALK, tmp_path)
 
 
-def test_two_processes_fit_and_code_as_one(pair, tmp_path):
+def test_two_processes_fit_and_code_as_one(run_pair, tmp_path):
     from sae_gap import Setting, draw
     from sae_gap.encoders.lasso import Lasso
     from sae_gap.encoders.topk import TopK
@@ -175,7 +146,7 @@ def test_two_processes_fit_and_code_as_one(pair, tmp_path):
     from sae_gap.learners.softplus_adam import SoftplusAdam
     from sae_gap.models import Models
 
-    run_pair(pair, FIT, tmp_path)
+    run_pair(FIT, tmp_path)
     models, solution, sparse = pickle.loads((tmp_path / "found.pkl").read_bytes())
     setting = Setting(20, 3, 202)
     task = draw(setting)
