@@ -108,7 +108,9 @@ class Pair:
 
     def __init__(self, arguments, **environment):
         port = _free_port()
-        given = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2", **environment}
+        # What is compiled runs once or twice, and most of its seconds would go to making it fast.
+        flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+        given = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **environment}
         self.processes = [
             subprocess.Popen(
                 [sys.executable, *(str(argument).format(process=process, port=port) for argument in arguments)],

