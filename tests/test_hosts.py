@@ -19,6 +19,14 @@ assert hosts.on_first(lambda: "done") == (None if process else "done")
 called = []
 refused(OSError, lambda: hosts.on_first(lambda: called.append(1) or open(folder + "/none")), "none")
 assert len(called) == 1 - process
+class Odd(Exception):
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+def odd():
+    raise Odd(1, 2)
+refused(RuntimeError if process else Odd, lambda: hosts.agree(odd), "1 and 2")
+# Half an hour is too little to wait for what the first does alone.
+assert os.environ["XLA_FLAGS"].endswith(" --xla_cpu_collective_timeout_seconds=604800")
 
 # Any fault ends all.
 assert hosts.together(lambda: process) == process
