@@ -747,12 +747,6 @@ BUGS = (
         "tests/benchmarks/test_train_real.py",
     ),
     ("sae_gap/measure/plan.py", "lacking[hosts.index() :: hosts.count()]", "lacking", "tests/benchmarks/test_measure_sae.py"),
-    (
-        "sae_gap/measure/plan.py",
-        "own = hosts.together(lambda: {",
-        "own = (lambda do: do())(lambda: {",
-        "tests/benchmarks/test_measure_sae.py",
-    ),
     ("sae_gap/measure/chunk.py", "devices.own_mesh()", "devices.mesh()", "tests/benchmarks/test_measure_sae.py"),
     ("benchmarks/measure_sae.py", "cli.together(_read)", "_read()", "tests/benchmarks/test_measure_sae.py"),
     ("benchmarks/train_real.py", "cli.together(read)", "read()", "tests/benchmarks/test_train_real.py"),

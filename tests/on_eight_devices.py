@@ -222,3 +222,18 @@ def test_a_context_without_a_mesh_changes_nothing():
     batch = jnp.ones((4, 3))
     assert sharding.split_batch(batch) is batch and sharding.lay(batch, batch) is batch
     assert sharding.layout_of(batch, batch) is None and sharding.axis_size(None) == 1
+
+
+def test_an_axis_that_each_device_works_on_by_itself_has_one_part():
+    found = []
+
+    def look(array):
+        found.append([sharding.axis_size(name) for name in ("samples", "latents", "other")])
+        return array
+
+    rows = PartitionSpec("samples")
+    alone = jax.shard_map(look, in_specs=rows, out_specs=rows, axis_names=frozenset(["samples"]), check_vma=False)
+    with jax.set_mesh(devices.mesh(latents=4)):
+        for function in (look, alone):
+            jax.eval_shape(function, jnp.ones(8))
+    assert found == [[2, 4, 1], [1, 4, 1]]
