@@ -12,11 +12,12 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn, TypeVar
 
+import jax
 import numpy as np
 from absl import app, flags, logging
 from jaxtyping import Float
 
-from sae_gap import buckets, devices, hosts, matching
+from sae_gap import buckets, devices, hosts, matching, results
 
 T = TypeVar("T")
 # What numpy.load raises of a file that is no array, or one in name alone.
@@ -24,6 +25,8 @@ _UNREADABLE = (OSError, ValueError, EOFError, MemoryError, OverflowError, Recurs
 _TOO_LARGE = "there is not enough memory for a run of this size; lower num_latents or num_samples."
 # How a binary is called, in its help and on the pages that it writes; `sae-gap` puts itself here.
 COMMAND = "python -m benchmarks."
+# Flags that say where a process is among others, and so may differ.
+_WHERE = ("distributed", "coordinator", "num_processes", "process_id", "coordinator_timeout")
 
 
 class UsageError(Exception):
@@ -134,6 +137,13 @@ def together(read: Callable[[], T]) -> T:
         return hosts.together(read)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def compare(flag_values: flags.FlagValues) -> None:
+    """Refuses a run whose processes have other flags, versions or kinds of devices than the first one, see `hosts.compare`."""
+    given = {name: flag_values[name].value for name in flag_values if name not in (*_WHERE, *flags.FLAGS)}
+    versions = {name: value for name, value in results.provenance().items() if name != "machine"}
+    hosts.compare(given | versions | {"device": jax.local_devices()[0].device_kind})
 
 
 def _part() -> NoReturn:

@@ -6,9 +6,7 @@ import hashlib
 import pathlib
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
+from sae_gap import devices
 from sae_gap.activations import Activations, open_activations
 from sae_gap.checks import check_number, check_path, check_seed, check_size, check_type
 from sae_gap.data import draw, load
@@ -25,7 +23,8 @@ class Recording:
       sparsity: k of the encoders that need one.
       seed: seeds the learners.
       held_out: share of the rows to hold out, as `Activations.split` does it, the same ones whatever the seed. The rest is
-        trained on and what is held out is both scored splits, all in memory. None reads a file that is split already.
+        trained on and what is held out is both scored splits, all in memory, or of several processes in that of whose devices
+        hold a row, see `devices.read_rows`. None reads a file that is split already.
       key: with `held_out`, the name of the array.
     """
 
@@ -110,8 +109,8 @@ def _read(
 def _split(whole: Activations, num_latents: int | None, held_out: float) -> Task:
     if num_latents is None:
         raise ValueError(f"{whole.files[0]} does not tell how many latents to learn; give num_latents.")
-    dtype = jnp.zeros(()).dtype
-    train, held = (Split(jnp.asarray(part.take(np.arange(part.num_samples)), dtype)) for part in whole.split(held_out))
+    parts = whole.split(held_out)
+    train, held = (Split(devices.read_rows(part.take, part.num_samples, part.input_dim)) for part in parts)
     return Task(train, held, held, num_latents=num_latents)
 
 

@@ -178,6 +178,17 @@ class Store:
             raise OSError(reason) from error
 
 
+def held(store: Store | None) -> Store:
+    """The store of the process that keeps rows.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if store is None:
+        raise ValueError("rows need a store to be kept in; give one in the first process, or in the only one.")
+    return store
+
+
 class _File:
     """The complete blocks of one file, as far as it has been read."""
 

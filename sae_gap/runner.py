@@ -101,14 +101,14 @@ def run(
     check_type("store", store, (results.Store, type(None)), "give sae_gap.Store(directory)")
     check_type("models", models, (Models, type(None)), "give sae_gap.Models(directory)")
     check_type("progress", progress, (Progress, type(None)), "give sae_gap.progress.Progress()")
-    index, count = hosts.agree(lambda: _held(store).shard) if shard is None else check_shard(shard)
-    models = hosts.agree(lambda: Models(_held(store).directory / "models")) if models is None else models
+    index, count = hosts.agree(lambda: results.held(store).shard) if shard is None else check_shard(shard)
+    models = hosts.agree(lambda: Models(results.held(store).directory / "models")) if models is None else models
     progress = Progress() if progress is None else progress
     every = list(jobs(study))
 
     def look() -> set[str]:
-        _check(study, _held(store))
-        return _held(store).keys()
+        _check(study, results.held(store))
+        return results.held(store).keys()
 
     present = hosts.agree(look)
     mine = [job for place, job in enumerate(every) if place % count == index]
@@ -120,7 +120,7 @@ def run(
             hosts.on_first(functools.partial(_keep, store, rows))
     progress.end()
     wanted = {key: None for job in every for key in job.keys.values()}
-    found = {row["key"]: row for row in hosts.agree(lambda: _held(store).rows())}
+    found = {row["key"]: row for row in hosts.agree(lambda: results.held(store).rows())}
     names = [method.name for source in study.sources for method in study.methods(source)]
     order = {name: place for place, name in enumerate(dict.fromkeys(names))}
 
@@ -169,14 +169,8 @@ def _identity(study: Study, description: Mapping[str, Any], method: Method, step
     }
 
 
-def _held(store: results.Store | None) -> results.Store:
-    if store is None:
-        raise ValueError("rows need a store to be kept in; give one in the first process, or in the only one.")
-    return store
-
-
 def _keep(store: results.Store | None, rows: Sequence[results.Row]) -> None:
-    _held(store).append(rows)
+    results.held(store).append(rows)
 
 
 def _check(study: Study, store: results.Store) -> None:

@@ -108,7 +108,9 @@ class Pair:
 
     def __init__(self, arguments, **environment):
         port = _free_port()
-        given = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2", **environment}
+        # What is compiled runs once or twice, and most of its seconds would go to making it fast.
+        flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
+        given = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **environment}
         self.processes = [
             subprocess.Popen(
                 [sys.executable, *(str(argument).format(process=process, port=port) for argument in arguments)],
@@ -147,6 +149,47 @@ def _is_greeting(line):
 @pytest.fixture(scope="session")
 def pair():
     return Pair
+
+
+# What two processes begin with. Each has a folder of its own to work in, as on hosts that share none.
+PREAMBLE = """
+import json, os, sys, time, warnings
+import jax, jax.numpy as jnp, numpy as np
+from sae_gap import Setting, devices, draw, hosts, load
+
+warnings.simplefilter("error")
+# Else a process that fails would wait for the other, which waits for it.
+sys.excepthook = lambda *error: (sys.__excepthook__(*error), sys.stderr.flush(), os._exit(1))
+process, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+os.makedirs(f"{folder}/host{process}", exist_ok=True)
+os.chdir(f"{folder}/host{process}")
+hosts.start(f"localhost:{port}", 2, process, timeout=60)
+
+def refused(kind, do, *told):
+    try:
+        do()
+    except kind as error:
+        assert all(part in str(error) for part in told), str(error)
+    else:
+        raise AssertionError(f"{do} was not refused")
+
+def call(binary, *arguments):
+    binary.FLAGS([binary.__name__, *arguments])
+    binary.main()
+"""
+
+
+@pytest.fixture(scope="session")
+def run_pair():
+    """Runs some code in two processes, after the preamble, in a folder; neither may fail."""
+
+    def run(code, folder):
+        script = folder / "script.py"
+        script.write_text(PREAMBLE + code)
+        codes, _, err = Pair([script, "{process}", "{port}", folder], PYTHONPATH=str(pathlib.Path(__file__).parents[1])).end()
+        assert codes == [0, 0], "\n".join(text[-2_000:] for text in err)
+
+    return run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,6 +53,7 @@ FLOORS = {
     "measure": 4.25,
     "measure.front": 4.35,
     "measure.summary": 4.4,
+    "measure.chunk": 4.42,
     "measure.plan": 4.45,
     **dict.fromkeys(("models", "inference"), 4.5),
     "study": 4.75,

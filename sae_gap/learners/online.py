@@ -1,6 +1,6 @@
 """Dictionary learning at scale: annealed stochastic steps on codes from a reweighted pursuit."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,7 +13,7 @@ from sae_gap.checks import check_flag, check_number, check_numbers, check_size
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.learners import renewal
 from sae_gap.learners.base import Learner, live_dims, live_share
-from sae_gap.sharding import LATENTS, SAMPLES
+from sae_gap.sharding import LATENTS, SAMPLES, axis_size
 from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue, unpadded
 from sae_gap.solvers.working_set import default_slots
 from sae_gap.types import Model, Split
@@ -188,9 +188,9 @@ class OnlineDictionary(Learner):
           size: samples to a minibatch, where further rows of zeros make them divide among devices; None takes all rows.
         """
         size = minibatches.shape[1] if size is None else size
-        if num_parts() == 1:
+        if axis_size(SAMPLES) == 1:
             return self._round(minibatches, state, size, None)
-        spare = -minibatches.shape[1] % num_parts()
+        spare = -minibatches.shape[1] % axis_size(SAMPLES)
         minibatches = jnp.pad(minibatches, ((0, 0), (0, spare), (0, 0)))
 
         def run(learner, minibatches, state):
@@ -253,7 +253,7 @@ class OnlineDictionary(Learner):
         num_samples, input_dim = signals.shape
         num_latents = state.dictionary.shape[1]
         slots = self.num_slots or default_slots(*state.dictionary.shape)
-        parts = num_parts(LATENTS)
+        parts = axis_size(LATENTS)
         atoms = atom_rows(state.dictionary, slots, parts)
         floor = _between(self.floors[0], self.floors[0], self.floors[1], progress, self.settle)
         # Signals of zeros have neither noise nor amplitude, and still need a threshold.
@@ -317,17 +317,11 @@ def _add(sums: Sums, found: Pursuit) -> Sums:
     )
 
 
-def num_parts(axis: str = SAMPLES) -> int:
-    """The size of an axis of the mesh of the context, as set by `jax.set_mesh`; 1 without that axis."""
-    mesh: Any = jax.sharding.get_abstract_mesh()
-    return mesh.shape[axis] if axis in mesh.axis_names else 1
-
-
 def lay(state: OnlineState) -> OnlineState:
     """The state on the devices of the mesh of the context: by latents where it has an axis for them, else whole on each."""
-    if num_parts() * num_parts(LATENTS) == 1:
+    if axis_size(SAMPLES) * axis_size(LATENTS) == 1:
         return state
-    spread = LATENTS if num_parts(LATENTS) > 1 else None
+    spread = LATENTS if axis_size(LATENTS) > 1 else None
     specs = jax.tree.map(lambda leaf: PartitionSpec(), state)
     own = PartitionSpec(None, spread), PartitionSpec(spread)
     return lax.with_sharding_constraint(state, eqx.tree_at(lambda s: (s.dictionary, s.energy), specs, own))

@@ -50,7 +50,8 @@ def fit_stream(
     device correlates and moves the atoms that it has, and what crosses between them are the leading atoms of every block and
     the few that a sample uses. With several processes each must make the same call, and its source is asked for the rows of
     its own devices alone. The dictionary is that of one device up to rounding, which grows along a fit: a code that is barely
-    on for one may be off for the other.
+    on for one may be off for the other. Split by latents, the pursuit looks for leading atoms in other blocks, which gives
+    another dictionary, unless the latents of each device are a multiple of eight times its `num_slots`.
 
     Args:
       learner: how to learn.

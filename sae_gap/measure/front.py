@@ -120,7 +120,7 @@ def measure_front(
     starts = range(0, len(activations), CHUNK)
     for number, start in enumerate(starts):
         part = activations[start : start + CHUNK]
-        target = devices.place(subject.target(part), devices.mesh())
+        target = devices.place(subject.target(part), devices.own_mesh())
         codes = None
         for place, (weight, score) in enumerate(zip(weights, scores, strict=True)):
             found = sparse_code(target, subject.dictionary, weight, nonneg=not subject.signed, init=codes, **options)

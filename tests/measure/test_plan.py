@@ -143,7 +143,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_rows(plan, rows, tmp_path, m
     assert before.count(b"\n") == 7 + 1 + 2
     whole = measure.run(plan, Store(tmp_path), Stopping())
     assert (tmp_path / "rows.jsonl").read_bytes().startswith(before) and kinds(whole).count("gap") == 3
-    monkeypatch.setattr(module, "sparse_code", None)
+    monkeypatch.setattr(module, "measure_chunk", None)
     assert measure.run(plan, Store(tmp_path)) == whole
 
 
