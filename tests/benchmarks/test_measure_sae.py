@@ -100,8 +100,11 @@ def test_a_decoder_alone(files, call, tmp_path):
 TWO = """
 import shutil
 from benchmarks import cli, measure_sae
-from sae_gap.measure import plan
+from sae_gap.learners.online import OnlineDictionary
+from sae_gap.measure import controls, plan
 
+# Learned on the devices of both, however short.
+controls._learner = lambda *sizes: OnlineDictionary(num_steps=2, visits=1, num_rounds=1, replace=False, centred=True)
 # Three chunks, so that the second process has nothing to do in the last round.
 plan.CODES = 20 * 120
 shutil.copy(folder + "/x.npz", "x.npz")
