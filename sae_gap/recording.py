@@ -12,6 +12,7 @@ import numpy as np
 from sae_gap.activations import Activations, open_activations
 from sae_gap.data import draw, load
 from sae_gap.types import Setting, Split, Task, check_seed, check_size
+from sae_gap.worlds import World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,12 +107,12 @@ def _split(whole: Activations, num_latents: int | None, held_out: float) -> Task
 
 
 # Where the data of a study comes from.
-Source = Setting | Recording
+Source = Setting | Recording | World
 
 
 def task_of(source: Source) -> Task:
     """The data of a source, drawn or read."""
-    return draw(source) if isinstance(source, Setting) else source.task()
+    return source.task() if isinstance(source, Recording) else draw(source)
 
 
 __all__ = ["Recording", "Source", "task_of"]
