@@ -57,6 +57,8 @@ class World(Law):
             object.__setattr__(self, "num_latents", self.num_features)
         check_size("num_latents", self.num_latents)
         check_size("num_samples", self.num_samples)
+        if self.num_samples < 4:
+            raise ValueError(f"num_samples must be at least 4, but it is {self.num_samples}.")
         if self.scored is not None:
             check_size("scored", self.scored)
         if self.noise_db is not None and not (is_number(self.noise_db) and abs(self.noise_db) <= 200):
