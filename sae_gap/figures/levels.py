@@ -31,6 +31,7 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
       ValueError: the rows mix worlds, sizes or protocols, or hold a seed twice.
     """
     rows = list(rows)
+    tables.summarise(rows, by=("method",), metrics=())
     first: dict[tuple[Any, Any], Mapping[str, Any]] = {}
     for row in rows:
         if row.get("dictionary") is not None:
@@ -86,9 +87,14 @@ def _finding(lines: Sequence[Mapping[str, Any]], every: Sequence[str]) -> str:
     known = [name for name in every if best[f"{_column(name)}_mean"] is not None]
     worst, most = (choose(known, key=lambda name: best[f"{_column(name)}_mean"]) for choose in (min, max))
     low, high = (style.number(best[f"{_column(name)}_mean"]) for name in (worst, most))
+    name = names.label(best["dictionary"])
     if len(known) < 2:
-        return f"{names.label(best['dictionary'])} recovers {_said(worst)} to {low}"
-    return f"{names.label(best['dictionary'])} recovers {_said(most)} features to {high} and {_said(worst)} to {low}"
+        return f"{name} recovers {_noun(worst)} to a cosine of {low}"
+    return f"{name} recovers {_noun(most)} to a cosine of {high} and {_noun(worst)} to {low}"
+
+
+def _noun(name: str) -> str:
+    return f"{_said(name)} features" if name in ("free", *_QUARTILES) else _said(name)
 
 
 def _in_words(line: Mapping[str, Any], every: Sequence[str]) -> str:

@@ -11,9 +11,13 @@ from sae_gap.worlds.law import Law
 _RATE, _BETAS, _EPSILON = 3e-4, (0.9, 0.999), 1e-8
 
 
-@functools.lru_cache(maxsize=2)
 def atoms_of(law: Law) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarray, " input_dim"]]:
     """The unit atoms as rows and the bias, in float32: drawn from the seed, or read from the files of a published world."""
+    return _atoms_of(law, law.title)
+
+
+@functools.lru_cache(maxsize=2)
+def _atoms_of(law: Law, title: str) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarray, " input_dim"]]:
     if law.folder is not None:
         return published.read_atoms(law.folder)
     rng = np.random.default_rng([law.seed, 42])

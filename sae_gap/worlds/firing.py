@@ -89,9 +89,13 @@ def correlate(law: Law, stream: int = _FACTOR) -> tuple[Float[np.ndarray, "N ran
     return factor, np.where(large, _LEAST_REST, 1 - square)
 
 
-@functools.lru_cache(maxsize=4)
 def firing_of(law: Law) -> Firing:
-    """The constants of a law, of its own making or from the files of a published world."""
+    """The constants of a law, of its own making or from the files of a published world, which are read again if they change."""
+    return _firing_of(law, law.title)
+
+
+@functools.lru_cache(maxsize=4)
+def _firing_of(law: Law, title: str) -> Firing:
     if law.folder is not None:
         return Firing(**published.read_firing(law.folder))
     parent, level = plant(law)
