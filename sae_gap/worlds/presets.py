@@ -62,6 +62,7 @@ def absorption(num_features: int | None) -> dict[str, Any]:
     return _TOY | law | {"num_features": 2, "input_dim": 20}
 
 
+# What a name stands for, given the number of features or None for the world's own.
 WORLDS: Mapping[str, Callable[[int | None], dict[str, Any]]] = types.MappingProxyType(
     {"synthsae": synthsae, "correlated": correlated, "hedging": hedging, "absorption": absorption}
 )
