@@ -19,9 +19,9 @@ from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.base import Learner
 from sae_gap.recording import Recording, Source
 from sae_gap.study import PROTOCOLS
-from sae_gap.types import Setting
+from sae_gap.types import Setting, check_size
 from sae_gap.worlds import World, published_world
-from sae_gap.worlds.presets import WORLDS, named_world, parse_law
+from sae_gap.worlds.presets import SCALED, WORLDS, named_world, parse_law
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +29,12 @@ class Preset:
     """Sizes of a run, lengths of training, and what every method is told.
 
     Args:
-      num_latents, sparsity, num_samples, input_dim, noise_db, seeds: the grid; see `Setting`.
+      num_latents, sparsity, num_samples, input_dim, noise_db, seeds: the grid; see `Setting`. 0 latents are as many as a world
+        has of its own.
       stream: whether all samples are for training.
       world: the name of a world in the place of the paper's model; None takes that. There all samples are for training.
       law: parts of the world's law that differ from what its name stands for.
-      num_features: of the world; None takes as many as latents.
+      num_features: of the world; None takes as many as latents, or the number that its name stands for.
       world_file: the folder of a published world.
       lam: weights of the l1 norm; a study that does not vary them has one.
       protocol: "strict" or "paper".
@@ -105,12 +106,15 @@ def _worlds(preset: Preset) -> list[World]:
     axes = (preset.num_latents, preset.num_samples, preset.input_dim, preset.noise_db, preset.seeds)
     found = []
     for num_latents, num_samples, input_dim, noise_db, seed in itertools.product(*axes):
-        size: dict[str, Any] = {"num_latents": num_latents, "num_samples": num_samples, "noise_db": noise_db, "seed": seed}
+        size: dict[str, Any] = {"num_samples": num_samples, "noise_db": noise_db, "seed": seed}
         if preset.world_file is not None:
-            found.append(published_world(preset.world_file, **size))
+            found.append(published_world(preset.world_file, num_latents=num_latents, **size))
         else:
-            features = num_latents if preset.num_features is None else preset.num_features
-            found.append(named_world(str(preset.world), features, **size, input_dim=input_dim, **dict(preset.law)))
+            name, features = str(preset.world), preset.num_features
+            if features is None and name == SCALED:
+                features = num_latents
+            size |= {"num_latents": num_latents or None, "input_dim": input_dim}
+            found.append(named_world(name, features, **size, **dict(preset.law)))
     return found
 
 
@@ -185,7 +189,7 @@ def study_flags(
     define(flags.DEFINE_list, "lam", None, f"Weights of the l1 norm.  [{','.join(f'{lam:g}' for lam in quick.lam)}]")
     define(flags.DEFINE_string, "world", None, f"A world in the place of the paper's model: {', '.join(WORLDS)}.")
     define(flags.DEFINE_list, "law", None, "Parts of the world's law, such as roots=64,depth=2,most=0.4.")
-    define(flags.DEFINE_integer, "num_features", None, "Features of the world; by default as many as latents.")
+    define(flags.DEFINE_integer, "num_features", None, "Features of the world; by default as many as latents, or its own.")
     define(flags.DEFINE_string, "world_file", None, "The folder of a published world, such as SynthSAEBench-16k.")
     define(flags.DEFINE_string, "data", None, "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A).")
     for name, text in (extra or {}).items():
@@ -231,6 +235,8 @@ def read_study(bench: Any, arguments: Sequence[str] | None = None) -> Read:
     if given.get("stream"):
         changes["stream"] = True
     try:
+        for number in changes.get("num_latents", ()):
+            check_size("num_latents", number)
         changes |= _world(bench, preset, given)
         preset = dataclasses.replace(preset, **changes)
         data = None if given.get("data") is None else fetched(given["data"])
@@ -272,6 +278,9 @@ def _world(bench: Any, preset: Preset, given: Mapping[str, Any]) -> dict[str, An
     for name, why in {"sparsity": "follows from its law", "stream": "is how it is", "data": "takes its place"}.items():
         if given.get(name) not in (None, False):
             raise cli.UsageError(f"--{name} {why} in a world; leave it out with --world.")
+    if given.get("num_latents") is None and ("world_file" in told or told.get("world", SCALED) != SCALED):
+        # As wide as the world has it, and not as the preset.
+        told["num_latents"] = (0,)
     if "law" in told:
         told["law"] = tuple(parse_law(given["law"]).items())
     return told

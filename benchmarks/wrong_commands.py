@@ -42,7 +42,7 @@ _OF_WORLDS = (
     *(["--world=heaven"], ["--world="], ["--num_features=0"], ["--num_features=10,20"], ["--input_dim=0"]),
     *(["--law=roots"], ["--law=wings=2"], ["--law=roots=64,roots=64"], ["--law=roots=100000"], ["--law=depth=-1"]),
     *(["--law=most=1"], ["--law=least=0"], ["--law=most=0.1,least=0.2"], ["--law=correlation=-1"], ["--law=exponent=nan"]),
-    *(["--world_file={scratch}"], ["--world_file={scratch}/nowhere"], ["--num_latents=64", "--world=absorption"]),
+    *(["--world_file={scratch}"], ["--world_file={scratch}/nowhere"], ["--num_features=64", "--world=absorption"]),
 )
 
 

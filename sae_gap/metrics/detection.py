@@ -16,7 +16,7 @@ from sae_gap.codes import Codes, SparseCodes
 from sae_gap.metrics.base import SCORED, Inferred
 
 # Below this share of what its codes are where they count, a latent is off by the cut.
-CUT = 0.3
+CUT = 1 / 3
 # Numbers of dense codes that are held at once, and of cosines.
 _AT_ONCE = 2**22
 # Inputs shorter than this have no shrinkage.

@@ -11,11 +11,12 @@ from sae_gap.worlds.world import World
 # The published number of features, from which three levels of children fit below 128 roots.
 _FULL = 16_384
 _THREE_LEVELS = 10_880
+# As loud as the benchmark's features, so that one λ serves all worlds.
 _TOY = {
     "rank": 0,
-    "loudest": 1.0,
-    "softest": 1.0,
-    "spread": (0.15, 0.0),
+    "loudest": 5.0,
+    "softest": 5.0,
+    "spread": (0.75, 0.0),
     "scale_children": False,
     "bias": 0.0,
     "exponent": -1.0,
@@ -62,9 +63,11 @@ def absorption(num_features: int | None) -> dict[str, Any]:
     return _TOY | law | {"num_features": 2, "input_dim": 20}
 
 
+# The world that has any number of features.
+SCALED = "synthsae"
 # What a name stands for, given the number of features or None for the world's own.
 WORLDS: Mapping[str, Callable[[int | None], dict[str, Any]]] = types.MappingProxyType(
-    {"synthsae": synthsae, "correlated": correlated, "hedging": hedging, "absorption": absorption}
+    {SCALED: synthsae, "correlated": correlated, "hedging": hedging, "absorption": absorption}
 )
 
 
@@ -123,4 +126,4 @@ def _kind(like: Any) -> str:
     return "two numbers, such as 0.5:0.5" if isinstance(like, tuple) else "an integer" if isinstance(like, int) else "a number"
 
 
-__all__ = ["WORLDS", "named_world", "parse_law"]
+__all__ = ["SCALED", "WORLDS", "named_world", "parse_law"]

@@ -73,11 +73,10 @@ def test_methods_have_the_units_of_the_world():
 
 
 def test_a_narrow_dictionary_is_held_against_the_first_features(tmp_path, worlds):
-    flags = ("--preset=smoke", "--seeds=0", "--num_features=64", "--num_latents=16", "--methods=fista_oracle,random")
+    flags = ("--preset=smoke", "--seeds=0", "--num_features=64", "--num_latents=16", "--methods=fista_oracle")
     code, _, err = worlds(*flags, "--law=roots=3,scale_children=false", f"--results_dir={tmp_path}")
     assert (code, err) == (0, "")
-    rows = {row["method"]: row for row in Store(tmp_path / "worlds").rows()}
-    oracle = rows["fista_oracle"]
+    (oracle,) = Store(tmp_path / "worlds").rows()
     assert oracle["atom_mcc"] == pytest.approx(1) and oracle["cosine"] == pytest.approx(16 / 64)
     assert oracle["world"] == "synthsae roots=3 depth=2 scale_children=False" and oracle["num_features"] == 64
     assert "atom_mcc_free" not in oracle
@@ -117,6 +116,23 @@ def test_without_a_world_nothing_is_said_of_one():
     assert all(isinstance(source, Setting) for source in grid(vary_latents.BENCH.presets["smoke"]))
     (source,) = grid(Preset(world="correlated", num_latents=(50,), num_samples=(9,), seeds=(4,)))
     assert source == named_world("correlated", 50, num_latents=50, num_samples=9, seed=4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "latents", "features"),
+    [
+        (["--world=hedging"], 1, 2),
+        (["--world=absorption", "--num_latents=3"], 3, 2),
+        (["--world=correlated", "--num_features=30"], 30, 30),
+        (["--num_latents=40"], 40, 40),
+        ([], 64, 64),
+    ],
+)
+def test_a_world_has_its_own_size_unless_one_is_given(flags, latents, features, monkeypatch, worlds):
+    read = []
+    monkeypatch.setattr(type(BENCH), "execute", lambda self, given: read.append(given))
+    assert worlds("--preset=smoke", *flags) == (0, "", "")
+    assert {(source.num_latents, source.num_features) for source in read[0].sources} == {(latents, features)}
 
 
 def refused(called, message):
