@@ -15,7 +15,7 @@ RESULTS = "{results}"
 STUDIES = (
     *("amortisation_gap", "dict_quality", "dictionary_challenge", "encoder_budget", "frozen_decoder", "lambda_sensitivity"),
     *("large_latents", "learning_dynamics", "phase_transition", "support_recovery", "vary_latents", "vary_samples"),
-    *("vary_sparsity", "warmstart_decoder", "warmstart_encoder"),
+    *("vary_sparsity", "warmstart_decoder", "warmstart_encoder", "worlds"),
 )
 # Flags of every study with values that make no sense.
 _OF_STUDIES = {
@@ -36,6 +36,14 @@ _OF_SOME = {
     "noise_db": ("", "nan", "inf", "20,20", "loud"),
     "data": ("", "{scratch}/nowhere.npz", "{scratch}", "{scratch}/empty.npz", "{scratch}/text.npz", "{scratch}/torn.npz"),
 }
+
+
+_OF_WORLDS = (
+    *(["--world=heaven"], ["--world="], ["--num_features=0"], ["--num_features=10,20"], ["--input_dim=0"]),
+    *(["--law=roots"], ["--law=wings=2"], ["--law=roots=64,roots=64"], ["--law=roots=100000"], ["--law=depth=-1"]),
+    *(["--law=most=1"], ["--law=least=0"], ["--law=most=0.1,least=0.2"], ["--law=correlation=-1"], ["--law=exponent=nan"]),
+    *(["--world_file={scratch}"], ["--world_file={scratch}/nowhere"], ["--num_features=64", "--world=absorption"]),
+)
 
 
 def commands(scratch: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
@@ -74,6 +82,9 @@ def _all() -> Iterator[tuple[str, list[str]]]:
         ["--num_latents=20", "--sparsity=3", "--input_dim=2", "--num_samples=3", f"--results_dir={RESULTS}"],
     )
     yield "encoder_budget", ["--dictionary=no_such", f"--results_dir={RESULTS}"]
+    for study in ("worlds", "vary_latents"):
+        for flag in _OF_WORLDS:
+            yield study, ["--world=synthsae", *flag, f"--results_dir={RESULTS}"]
     yield "dictionary_challenge", ["--sae_steps=0", f"--results_dir={RESULTS}"]
     yield "dictionary_challenge", ["--peer_steps=-1", f"--results_dir={RESULTS}"]
     yield from _of_measurements()

@@ -17,6 +17,7 @@ from sae_gap.activations.numpys import read_member
 from sae_gap.checks import check_path, check_seed, check_size, check_type
 from sae_gap.codes import DENSE_LATENTS, Codes
 from sae_gap.types import Setting, Split, Task
+from sae_gap.worlds import World
 
 # Bounds the numbers held at once while supports and dictionaries are drawn.
 _DRAWS_AT_ONCE = 4_000_000
@@ -24,8 +25,8 @@ _DRAWS_AT_ONCE = 4_000_000
 _SAMPLES_AT_ONCE = 10_000
 
 
-def draw(setting: Setting) -> Task:
-    """Draws a task from the generative model: `y = A z`, with k active latents uniform on (0, 1).
+def draw(setting: Setting | World) -> Task:
+    """Draws a task from the generative model: `y = A z`, with k active latents uniform on (0, 1); or from a world.
 
     The atoms are i.i.d. Gaussian directions. An in-distribution sample is, by a fair coin, either latent 0 with k - 1 latents
     of the ID pool, or k latents other than latent 0; an out-of-distribution sample is latent 0 with k - 1 latents of the OOD
@@ -33,7 +34,7 @@ def draw(setting: Setting) -> Task:
     over `num_samples` or `noise_db` keeps it, and a stream has it too.
 
     Args:
-      setting: the cell to draw, its seed included.
+      setting: the cell to draw, its seed included. Of a `World`, see there.
 
     Returns:
       A task with `num_samples // 2` training samples, the rest of the ID samples for validation, and `num_samples // 2` OOD
@@ -43,7 +44,9 @@ def draw(setting: Setting) -> Task:
     References:
       Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744, section 3.
     """
-    check_type("setting", setting, Setting, "give sae_gap.Setting(num_latents, sparsity)")
+    check_type("setting", setting, (Setting, World), "give sae_gap.Setting(num_latents, sparsity) or a world")
+    if isinstance(setting, World):
+        return setting.task()
     id_rng, ood_rng, noise_rng = (np.random.default_rng([setting.seed, stream]) for stream in range(1, 4))
     num_train, num_scored = setting.num_train, setting.num_scored
     first_ood = setting.num_latents - setting.num_ood

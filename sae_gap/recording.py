@@ -11,6 +11,7 @@ from sae_gap.activations import Activations, open_activations
 from sae_gap.checks import check_number, check_path, check_seed, check_size, check_type
 from sae_gap.data import draw, load
 from sae_gap.types import Setting, Split, Task
+from sae_gap.worlds import World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,12 +116,12 @@ def _split(whole: Activations, num_latents: int | None, held_out: float) -> Task
 
 
 # Where the data of a study comes from.
-Source = Setting | Recording
+Source = Setting | Recording | World
 
 
 def task_of(source: Source) -> Task:
     """The data of a source, drawn or read."""
-    return draw(source) if isinstance(source, Setting) else source.task()
+    return source.task() if isinstance(source, Recording) else draw(source)
 
 
 __all__ = ["Recording", "Source", "task_of"]

@@ -8,6 +8,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 from absl import logging
+from scipy.sparse import issparse
 
 from sae_gap import devices, hosts, identity, results
 from sae_gap.checks import check_shard, check_type
@@ -239,6 +240,10 @@ def reference_of(study: Study, method: Method) -> Lasso:
     return Lasso(study.lam if weight is None else weight, nonneg=not method.encoder.signed)
 
 
+def _held_codes(codes: Any) -> Any:
+    return codes if isinstance(codes, Codes) or issparse(codes) else np.asarray(codes)
+
+
 def _measure(study: Study, method: Method, inference: Inference, shared: dict[Any, Any]) -> dict[str, Any]:
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(inference.model)):
         logging.warning("%s diverged: its model is not finite, and its metrics are left out", method.name)
@@ -247,15 +252,13 @@ def _measure(study: Study, method: Method, inference: Inference, shared: dict[An
     splits = SPLITS if inference.task.train.codes is not None else SCORED
     inferred = {split: inference.infer(method.encoder, split) for split in splits}
     seconds = inference.seconds(method.encoder)
-    codes: dict[str, Any] = {
-        split: coded.codes if isinstance(coded.codes, Codes) else np.asarray(coded.codes) for split, coded in inferred.items()
-    }
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(codes)):
+    codes: dict[str, Any] = {split: _held_codes(coded.codes) for split, coded in inferred.items()}
+    if not all(np.isfinite(leaf.data if issparse(leaf) else leaf).all() for leaf in jax.tree.leaves(codes)):
         logging.warning("%s diverged: its codes are not finite, and its metrics are left out", method.name)
         return {"diverged": True, "encode_seconds": seconds}
     reference = reference_of(study, method)
     optimum: dict[str, Solution] = {}
-    for split in SCORED if inference.model.dictionary is not None else ():
+    for split in SCORED if inference.model.dictionary is not None and study.optimum else ():
         optimum[split] = cast(Solution, inference.infer(reference, split).certified)
     scored = Inferred(inference.task, inference.model, codes, optimum, reference.lam, study.protocol, shared)
     measured: dict[str, Any] = {}

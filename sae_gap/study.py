@@ -85,11 +85,12 @@ class Study:
 
     Args:
       name: names the study's rows.
-      sources: settings or recordings; those that differ only in their seed are fitted together.
+      sources: settings, recordings or worlds; those that differ only in their seed are fitted together.
       methods: the methods for a source, since some take its sparsity.
       lam: weight of the l1 norm in the gap of every method whose codes minimise at no weight of their own.
       protocol: "strict" or "paper"; what the methods see and how metrics are fitted.
       metrics: what to measure.
+      optimum: whether to find the certified optimum that codes are held against, which metrics of the gap need.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Study:
     lam: float = 0.1
     protocol: str = "strict"
     metrics: Sequence[Metric] = METRICS
+    optimum: bool = True
 
     def __post_init__(self):
         check_name("name", self.name)

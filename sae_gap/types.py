@@ -10,10 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import numpy as np
+import scipy.sparse
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from sae_gap.checks import check_flag, check_integer, check_number, check_seed, check_size
-from sae_gap.codes import Codes
+from sae_gap.codes import SparseCodes
 
 # The splits of a task: to learn from, to score in distribution, and to score out of it.
 SPLITS = ("train", "id", "ood")
@@ -119,24 +121,43 @@ class Setting:
 
 
 class Split(eqx.Module):
-    """Samples of one split. `codes` and `labels` are None where the truth is unknown; codes of very many latents are `Codes`.
+    """Samples of one split. `codes` and `labels` are None where the truth is unknown.
+
+    Codes of very many latents are `Codes`, and those of a world a sparse array.
 
     `labels` is the probe target, true where latent 0 exceeds one half.
     """
 
     signals: Float[Array, "n input_dim"]
-    codes: Float[Array, "n num_latents"] | Codes | None = None
+    codes: Float[Array, "n num_latents"] | SparseCodes | None = None
 
     @property
     def labels(self) -> Bool[Array, " n"] | None:
         """What the probe predicts: whether latent 0 exceeds one half."""
-        return None if self.codes is None else self.codes[:, 0] > 0.5
+        if self.codes is None:
+            return None
+        if isinstance(self.codes, scipy.sparse.csr_array):
+            return self.codes[:, [0]].toarray()[:, 0] > 0.5
+        return self.codes[:, 0] > 0.5
+
+
+class Tree(eqx.Module):
+    """Which feature fires only where which other does.
+
+    Attributes:
+      parent: of each feature, -1 for one that has none.
+      level: levels below its root, 0 for a root and -1 for a feature in no tree.
+    """
+
+    parent: Int[np.ndarray, " N"]
+    level: Int[np.ndarray, " N"]
 
 
 class Task(eqx.Module):
     """The data of one setting. Only oracles and metrics may look at `dictionary` and at the codes of a split.
 
     The last `padding` dimensions of signals and atoms are zeros that `Setting.padded_dim` asked for; no mean counts them.
+    `tree` is that of a world whose features have a hierarchy.
     """
 
     train: Split
@@ -146,6 +167,7 @@ class Task(eqx.Module):
     num_latents: int = eqx.field(static=True, default=0)
     seed: int = eqx.field(static=True, default=0)
     padding: int = eqx.field(static=True, default=0)
+    tree: Tree | None = None
 
     @property
     def input_dim(self) -> int:

@@ -211,6 +211,7 @@ class Smoke:
 
 # Of studies that share their methods with vary_latents, and whose sizes would compile all of them anew.
 FEW = dict.fromkeys(("vary_samples", "vary_sparsity"), "raw,linear_probe,sae_topk,fista_oracle")
+FEW |= {"worlds": "sae_topk,frozen_topk,random,fista_oracle"}
 FEW |= {"phase_transition": "linear_probe,sae_topk,fista_oracle"}
 
 

@@ -267,7 +267,8 @@ def measure(inferred: Inferred) -> dict[str, float]:
         dictionary, norms = inferred.unit_dictionary
         dims = slice(inferred.task.input_dim - inferred.task.padding)
         found[f"mse_{name}"] = mse(signals[:, dims], inferred.model.decoder[dims], codes)
-        on_unit_atoms = codes.scaled(norms) if isinstance(codes, Codes) else codes * norms
+        on_unit_atoms = by_columns(codes)
+        on_unit_atoms = on_unit_atoms.scaled(norms) if isinstance(on_unit_atoms, Codes) else on_unit_atoms * norms
         gaps = objective_gap(signals, dictionary, on_unit_atoms, inferred.optimum[name], inferred.lam)
         found |= {f"{metric}_{name}": value for metric, value in gaps.items()}
         found[f"unconverged_{name}"] = 1 - float(np.mean(inferred.optimum[name].converged))
