@@ -21,6 +21,14 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Many small steps on the host, beside another worker: see benchmarks/__init__.py.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Most of the tests' time is XLA's, which compiles thousands of small programs that each run once or twice: optimised as little as it
+# can, it takes a fifth of the time. `XLA_FLAGS= make test` tests the programs that users run, in about twice the time. An XLA that
+# no longer knows one of these flags ends at once and names it.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
 if "PYTEST_XDIST_WORKER" not in os.environ:
     # Shared with the workers and with the processes that tests start, so that a program of one shape is compiled once in all.
     CACHE = tempfile.TemporaryDirectory(prefix="sae_gap-tests-", ignore_cleanup_errors=True)
@@ -100,6 +108,9 @@ def call():
     return call_binary
 
 
+TWO_DEVICES = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+
+
 class Pair:
     """A command line that runs in two processes of two devices each.
 
@@ -108,9 +119,7 @@ class Pair:
 
     def __init__(self, arguments, **environment):
         port = _free_port()
-        # What is compiled runs once or twice, and most of its seconds would go to making it fast.
-        flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
-        given = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, **environment}
+        given = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": TWO_DEVICES, **environment}
         self.processes = [
             subprocess.Popen(
                 [sys.executable, *(str(argument).format(process=process, port=port) for argument in arguments)],
