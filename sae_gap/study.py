@@ -19,6 +19,7 @@ from sae_gap.metrics import METRICS
 from sae_gap.metrics.base import Metric
 from sae_gap.recording import Recording, Source
 from sae_gap.types import Setting
+from sae_gap.worlds import World
 
 # `strict`: learners see the training split alone, and codes are certified; `paper`: as published.
 PROTOCOLS = ("strict", "paper")
@@ -110,7 +111,7 @@ class Study:
             raise TypeError(f"metrics must be a tuple of functions, but it is {shown(self.metrics)}; see sae_gap.metrics.")
         for metric in self.metrics:
             check_callable("a metric", metric, "Inferred -> columns")
-        check_sequence("sources", self.sources, (Setting, Recording), "give settings or recordings")
+        check_sequence("sources", self.sources, (Setting, Recording, World), "give settings, worlds or recordings")
         if len(set(self.sources)) < len(self.sources):
             raise ValueError("sources must be different settings or recordings, but some are given twice.")
         for source in self.sources:
