@@ -19,7 +19,7 @@ from sae_gap import hosts
 STUDIES = (
     *("amortisation_gap", "vary_latents", "frozen_decoder", "dict_quality", "support_recovery", "lambda_sensitivity"),
     *("learning_dynamics", "warmstart_encoder", "warmstart_decoder", "vary_samples", "vary_sparsity", "phase_transition"),
-    *("large_latents", "dictionary_challenge", "encoder_budget"),
+    *("large_latents", "dictionary_challenge", "encoder_budget", "worlds"),
 )
 _SHARED = (
     "preset",

@@ -23,6 +23,7 @@ from sae_gap.recording import Recording, Source
 from sae_gap.results import CELL
 from sae_gap.runner import Job, jobs, run
 from sae_gap.study import PROTOCOLS, Method, Study
+from sae_gap.worlds import World
 
 WIDTHS = (50, 100, 500, 1_000, 5_000, 10_000)
 
@@ -72,6 +73,7 @@ _HEADINGS = {
     "iterations": "iterations",
     "step": "step",
     "depth": "depth",
+    "num_features": "features",
 }
 
 
@@ -89,6 +91,7 @@ class Bench:
       tables: columns to print, by title.
       parts: whether to split each SAE's distance to the oracle.
       metrics: what to measure.
+      optimum: whether to find the optimum that codes are held against, which metrics of the gap need.
       sources: the grid of a preset.
       slow: methods that run only when they are named, or all are.
       without: flags that make no sense here.
@@ -106,6 +109,7 @@ class Bench:
     )
     parts: bool = False
     metrics: Sequence[Metric] = METRICS
+    optimum: bool = True
     sources: Callable[[Preset], Sequence[Source]] = grid
     slow: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
@@ -137,7 +141,8 @@ class Bench:
         found = self.sources(preset) if sources is None else sources
         # Where λ varies, own codes are held against the optimum at the suite's usual one.
         lam = 0.1 if "lam" in self.varies else preset.weight
-        return Study(self.name, tuple(found), chosen, lam=lam, protocol=preset.protocol, metrics=self.metrics)
+        options: dict[str, Any] = {"lam": lam, "protocol": preset.protocol, "metrics": self.metrics, "optimum": self.optimum}
+        return Study(self.name, tuple(found), chosen, **options)
 
     def main(self) -> None:
         """Reads the flags, runs, and prints the tables."""
@@ -204,6 +209,7 @@ class Bench:
 
         # A run without noise, without streams and of one dimension for each size has no columns for them.
         told_apart = [name for name in ("noise_db", "stream") if any(row.get(name) not in (None, False) for row in rows)]
+        told_apart += [name for name in ("world", "num_features") if len({row.get(name) for row in rows}) > 1]
         if len({tuple(row[name] for name in (*CELL, "input_dim")) for row in rows}) > len({_cell(row) for row in rows}):
             told_apart.append("input_dim")
         told_apart = [name for name in told_apart if name not in self.varies]
@@ -279,6 +285,7 @@ def _compare(study: Study, read: command.Read) -> None:
     flags |= {"results_dir": buckets.name(read.results_dir), "models_dir": buckets.name(read.models_dir)}
     versions = {name: value for name, value in results.provenance().items() if name != "machine"}
     content = [source.asdict()["data"] for source in study.sources if isinstance(source, Recording)]
+    content += [source.title for source in study.sources if isinstance(source, World)]
     hosts.compare(flags | versions | {"the content of its data": content, "device": jax.local_devices()[0].device_kind})
     # Where all else is the same, they differ by the code alone.
     keys = results.key({"rows": sorted(key for job in jobs(study) for key in job.keys.values())})
@@ -305,7 +312,14 @@ def is_comparable(read: command.Read, bench: Bench) -> bool:
     preset, quick = read.preset, bench.presets["quick"]
     lengths = ("seeds", "epochs", "rounds", "blocks", "input_dim", "noise_db", "stream")
     same = all(getattr(preset, name) == getattr(quick, name) for name in lengths)
-    return preset.protocol == "paper" and same and (preset.lam == (0.1,) or "lam" in bench.varies) and read.data is None
+    world = preset.world is not None or preset.world_file is not None
+    return (
+        preset.protocol == "paper"
+        and same
+        and not world
+        and (preset.lam == (0.1,) or "lam" in bench.varies)
+        and read.data is None
+    )
 
 
 def plan(study: Study, present: set[str], models: Models) -> str:

@@ -1,5 +1,6 @@
 """What the binaries share: flags that are checked at once, and one sentence with exit code 2 for whatever the user can mend."""
 
+import contextlib
 import faulthandler
 import logging as python_logging
 import os
@@ -8,20 +9,24 @@ import re
 import sys
 import traceback
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn, TypeVar
 
+import jax
 import numpy as np
 from absl import app, flags, logging
 from jaxtyping import Float
 
-from sae_gap import buckets, devices, hosts, matching
+from sae_gap import buckets, devices, hosts, matching, results
 
 T = TypeVar("T")
 # What numpy.load raises of a file that is no array, or one in name alone.
 _UNREADABLE = (OSError, ValueError, EOFError, MemoryError, OverflowError, RecursionError, SyntaxError, zipfile.BadZipFile)
+_TOO_LARGE = "there is not enough memory for a run of this size; lower num_latents or num_samples."
 # How a binary is called, in its help and on the pages that it writes; `sae-gap` puts itself here.
 COMMAND = "python -m benchmarks."
+# Flags that say where a process is among others, and so may differ.
+_WHERE = ("distributed", "coordinator", "num_processes", "process_id", "coordinator_timeout")
 
 
 class UsageError(Exception):
@@ -51,10 +56,13 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
                 _part()
             _stop(str(error))
         except MemoryError:
-            _stop("there is not enough memory for a run of this size; lower num_latents or num_samples.")
+            _stop(_TOO_LARGE)
         except OSError as error:
             _stop(f"a file could not be read or written ({error}); once that is mended, the same command goes on from there.")
         except Exception as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                # What JAX says of memory is a page, and no MemoryError.
+                _stop(_TOO_LARGE)
             if hosts.is_lost(error):
                 _part()
             if hosts.count() > 1:
@@ -131,6 +139,13 @@ def together(read: Callable[[], T]) -> T:
         raise UsageError(str(error)) from error
 
 
+def compare(flag_values: flags.FlagValues) -> None:
+    """Refuses a run whose processes have other flags, versions or kinds of devices than the first one, see `hosts.compare`."""
+    given = {name: flag_values[name].value for name in flag_values if name not in (*_WHERE, *flags.FLAGS)}
+    versions = {name: value for name, value in results.provenance().items() if name != "machine"}
+    hosts.compare(given | versions | {"device": jax.local_devices()[0].device_kind})
+
+
 def _part() -> NoReturn:
     """Ends where another process has: nothing that they do together can go on."""
     sys.stderr.write(
@@ -154,6 +169,19 @@ def folder(name: str, value: str) -> pathlib.Path:
         return buckets.local(value)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+@contextlib.contextmanager
+def leaving_nothing(folder: pathlib.Path) -> Iterator[None]:
+    """Around what makes a folder and then may refuse: where it does, no new and empty folder is left."""
+    new = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    except (ValueError, UsageError):
+        for place in new:
+            with contextlib.suppress(OSError):
+                place.rmdir()
+        raise
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -14,12 +14,15 @@ from absl import flags, logging
 
 from benchmarks import cli, peers
 from sae_gap.activations import fetched
+from sae_gap.checks import check_size
 from sae_gap.encoders.base import Encoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.base import Learner
 from sae_gap.recording import Recording, Source
 from sae_gap.study import PROTOCOLS
 from sae_gap.types import Setting
+from sae_gap.worlds import World, published_world
+from sae_gap.worlds.presets import SCALED, WORLDS, named_world, parse_law
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +30,13 @@ class Preset:
     """Sizes of a run, lengths of training, and what every method is told.
 
     Args:
-      num_latents, sparsity, num_samples, input_dim, noise_db, seeds: the grid; see `Setting`.
+      num_latents, sparsity, num_samples, input_dim, noise_db, seeds: the grid; see `Setting`. 0 latents are as many as a world
+        has of its own.
       stream: whether all samples are for training.
+      world: the name of a world in the place of the paper's model; None takes that. There all samples are for training.
+      law: parts of the world's law that differ from what its name stands for.
+      num_features: of the world; None takes as many as latents, or the number that its name stands for.
+      world_file: the folder of a published world.
       lam: weights of the l1 norm; a study that does not vary them has one.
       protocol: "strict" or "paper".
       epochs: of an SAE, and of encoders trained on a dictionary.
@@ -48,6 +56,10 @@ class Preset:
     noise_db: tuple[float | None, ...] = (None,)
     seeds: tuple[int, ...] = (0, 1, 2)
     stream: bool = False
+    world: str | None = None
+    law: tuple[tuple[str, Any], ...] = ()
+    num_features: int | None = None
+    world_file: str | None = None
     lam: tuple[float, ...] = (0.1,)
     protocol: str = "strict"
     epochs: int = 500
@@ -80,13 +92,31 @@ class Preset:
 SMOKE = Preset((20,), (3,), (200,), seeds=(0, 1), epochs=5, rounds=5, visits=4, blocks=2, sae_steps=100, peer_steps=10)
 
 
-def grid(preset: Preset) -> list[Setting]:
-    """A setting for each combination of sizes and each seed."""
+def grid(preset: Preset) -> Sequence[Setting | World]:
+    """A setting, or a world, for each combination of sizes and each seed."""
+    if preset.world is not None or preset.world_file is not None:
+        return _worlds(preset)
     axes = (preset.num_latents, preset.sparsity, preset.num_samples, preset.input_dim, preset.noise_db, preset.seeds)
     return [
         Setting(num_latents, sparsity, num_samples, seed, input_dim=input_dim, noise_db=noise_db, stream=preset.stream)
         for num_latents, sparsity, num_samples, input_dim, noise_db, seed in itertools.product(*axes)
     ]
+
+
+def _worlds(preset: Preset) -> list[World]:
+    axes = (preset.num_latents, preset.num_samples, preset.input_dim, preset.noise_db, preset.seeds)
+    found = []
+    for num_latents, num_samples, input_dim, noise_db, seed in itertools.product(*axes):
+        size: dict[str, Any] = {"num_samples": num_samples, "noise_db": noise_db, "seed": seed}
+        if preset.world_file is not None:
+            found.append(published_world(preset.world_file, num_latents=num_latents, **size))
+        else:
+            name, features = str(preset.world), preset.num_features
+            if features is None and name == SCALED:
+                features = num_latents
+            size |= {"num_latents": num_latents or None, "input_dim": input_dim}
+            found.append(named_world(name, features, **size, **dict(preset.law)))
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,6 +188,10 @@ def study_flags(
     define(flags.DEFINE_boolean, "stream", False, "Whether all samples are for training, with at most 2500 more to score on.")
     define(flags.DEFINE_list, "methods", None, "Methods to run, by name as in the table, or all; by default all but slow ones.")
     define(flags.DEFINE_list, "lam", None, f"Weights of the l1 norm.  [{','.join(f'{lam:g}' for lam in quick.lam)}]")
+    define(flags.DEFINE_string, "world", None, f"A world in the place of the paper's model: {', '.join(WORLDS)}.")
+    define(flags.DEFINE_list, "law", None, "Parts of the world's law, such as roots=64,depth=2,most=0.4.")
+    define(flags.DEFINE_integer, "num_features", None, "Features of the world; by default as many as latents, or its own.")
+    define(flags.DEFINE_string, "world_file", None, "The folder of a published world, such as SynthSAEBench-16k.")
     define(flags.DEFINE_string, "data", None, "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A).")
     for name, text in (extra or {}).items():
         default = getattr(quick, name)
@@ -201,8 +235,11 @@ def read_study(bench: Any, arguments: Sequence[str] | None = None) -> Read:
             raise cli.UsageError(f"--{name} must be 1 or more, but it is {changes[name]}.")
     if given.get("stream"):
         changes["stream"] = True
-    preset = dataclasses.replace(preset, **changes)
     try:
+        for number in changes.get("num_latents", ()):
+            check_size("num_latents", number)
+        changes |= _world(bench, preset, given)
+        preset = dataclasses.replace(preset, **changes)
         data = None if given.get("data") is None else fetched(given["data"])
         if data is None:
             sources = bench.sources(preset)
@@ -224,6 +261,30 @@ def read_study(bench: Any, arguments: Sequence[str] | None = None) -> Read:
     command = f"{cli.COMMAND}{bench.name} {shlex.join(sys.argv[1:] if arguments is None else arguments)}".strip()
     shard = cli.parse_shard(given["shard"])
     return Read(preset, sources, every, names, results_dir, models_dir, shard, given["dry_run"], data, command)
+
+
+def _world(bench: Any, preset: Preset, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a preset that say which world, where one is asked for."""
+    told = {name: given.get(name) for name in ("world", "law", "num_features", "world_file") if given.get(name) is not None}
+    if not told and preset.world is None:
+        return {}
+    if bench.sources is not grid:
+        raise cli.UsageError(f"{bench.name} takes no world; leave --{next(iter(told))} out.")
+    if "world_file" in told:
+        said = [name for name in ("world", "law", "num_features", "input_dim") if given.get(name) is not None]
+        if said:
+            raise cli.UsageError(f"--{said[0]} is the file's to say; leave it out with --world_file.")
+    elif told.get("world", preset.world) is None:
+        raise cli.UsageError(f"--{next(iter(told))} is part of a world; give --world={next(iter(WORLDS))} with it.")
+    for name, why in {"sparsity": "follows from its law", "stream": "is how it is", "data": "takes its place"}.items():
+        if given.get(name) not in (None, False):
+            raise cli.UsageError(f"--{name} {why} in a world; leave it out with --world.")
+    if given.get("num_latents") is None and ("world_file" in told or told.get("world", SCALED) != SCALED):
+        # As wide as the world has it, and not as the preset.
+        told["num_latents"] = (0,)
+    if "law" in told:
+        told["law"] = tuple(parse_law(given["law"]).items())
+    return told
 
 
 def _check_library(name: str, learner: Learner) -> None:

@@ -11,7 +11,6 @@ command.
   python -m benchmarks.measure_sae --dictionary=D.npy --activations=activations.npz --match_l0=32
 """
 
-import contextlib
 import math
 import os
 import pathlib
@@ -25,11 +24,12 @@ import numpy as np
 from absl import flags, logging
 
 from benchmarks import cli, measured
-from sae_gap import buckets, devices, measure, progress, results
+from sae_gap import buckets, devices, hosts, measure, progress, results
 from sae_gap.activations import Activations, open_activations
+from sae_gap.checks import check_seed
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.report import load_report
-from sae_gap.types import Model, check_seed
+from sae_gap.types import Model
 
 # Above this FVU an SAE explains so little that something is wrong with how it was read, or with the activations.
 WRONG = 0.9
@@ -83,10 +83,23 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the held-out documents and of t
 _RESULTS_DIR = flags.DEFINE_string(
     "results_dir", "results", "Where the folder of this measurement goes; gs:// and s3:// are buckets.", flag_values=FLAGS
 )
+cli.define_distributed(FLAGS)
 
 
 def main() -> None:
     began = time.perf_counter()
+    folder, loaded, plan = cli.together(_read)
+    activations = plan.activations
+    try:
+        cli.compare(FLAGS)
+        rows = loaded + _run(plan, folder)
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    hosts.on_first(lambda: _tell(folder, rows, activations, began))
+
+
+def _read() -> tuple[pathlib.Path, list[results.Row], measure.Plan]:
+    """Where results go, how each SAE was read, and what is to be measured."""
     folder = cli.folder("results_dir", _RESULTS_DIR.value) / measure.STUDY
     try:
         _check_flags()
@@ -104,9 +117,13 @@ def main() -> None:
             front_samples=_FRONT_SAMPLES.value,
             seed=_SEED.value,
         )
-        rows = loaded + _run(plan, folder)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
+    return folder, loaded, plan
+
+
+def _tell(folder: pathlib.Path, rows: Sequence[results.Row], activations: Activations, began: float) -> None:
+    """Writes the page and prints its tables."""
     notes = {
         "activations": f"{activations.num_samples:,} of {activations.input_dim} dimensions, "
         f"{'split by documents' if activations.documents is not None else 'split in contiguous blocks'}, "
@@ -122,14 +139,9 @@ def main() -> None:
 
 def _run(plan: measure.Plan, folder: pathlib.Path) -> list[results.Row]:
     """The rows of a plan; of one that cannot be, no new folder is left."""
-    new = [place for place in (folder, folder.parent) if not place.exists()]
-    try:
-        return measure.run(plan, results.Store(folder), progress.here())
-    except ValueError:
-        for place in new:
-            with contextlib.suppress(OSError):
-                place.rmdir()
-        raise
+    with cli.leaving_nothing(folder):
+        store = hosts.on_first(lambda: results.Store(folder))
+        return measure.run(plan, store, progress.here() if hosts.is_first() else None)
 
 
 def _check_flags() -> None:
@@ -168,6 +180,7 @@ def _subjects(activations: Activations) -> tuple[list[results.Row], list[measure
     """What is to be measured, and a row of each SAE that says how it was read."""
     source = activations.split(seed=_SEED.value)[1] if _HELD_OUT.value else activations
     looked_at = source.take(measure.spread(source.num_samples, LOOKED_AT))
+    measure.check_varies(looked_at)
     rows, subjects = [], []
     paths = [*_SAE.value, *_DICTIONARY.value]
     names = dict(zip(paths, _names(paths), strict=True))

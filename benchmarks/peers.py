@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from sae_gap.checks import check_number, check_size
 from sae_gap.learners.base import Learner
 from sae_gap.matching import unit_columns
 from sae_gap.types import Model, Split
@@ -32,6 +33,11 @@ class Peer(Learner):
 
     lam: float = 0.1
     batch_size: int = eqx.field(static=True, default=256)
+
+    def __check_init__(self):
+        check_number("lam", self.lam, least=0)
+        for name in ("num_steps", "batch_size"):
+            check_size(name, getattr(self, name))
 
     on_host = True
     module: ClassVar[str]

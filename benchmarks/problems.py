@@ -72,12 +72,25 @@ def draw(cell: Cell, files: Files | None = None) -> Problem:
     Args:
       cell: what to draw.
       files: what `world="own"` is made of.
+
+    Raises:
+      UsageError: at the weight every code is zero.
     """
     signals, dictionary = own(cell, files) if files else WORLDS[cell.world](cell)
-    lam = cell.lam
+    lam, tops = cell.lam, _lambda_max(signals, dictionary)
     if cell.lam_fraction is not None:
-        lam = cell.lam_fraction * float(np.median((signals @ dictionary).max(axis=1)))
+        lam = cell.lam_fraction * float(np.median(tops))
+    if lam >= tops.max():
+        given = "--lam" if cell.lam_fraction is None else "--lam_fraction"
+        raise cli.UsageError(
+            f"λ = {lam:.3g} is not below {tops.max():.3g}, the largest λ_max of the samples, and leaves no code; lower {given}."
+        )
     return Problem(signals, dictionary, lam, cell.sparsity)
+
+
+def _lambda_max(signals: np.ndarray, dictionary: np.ndarray) -> np.ndarray:
+    """The weight at which each signal's code vanishes, a few signals at a time."""
+    return np.concatenate([(signals[start : start + 100] @ dictionary).max(axis=1) for start in range(0, len(signals), 100)])
 
 
 def paper(cell: Cell) -> tuple[np.ndarray, np.ndarray]:

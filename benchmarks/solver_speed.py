@@ -260,16 +260,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     return tables.format_table([{name: cell(row, name) for name in HEADINGS} for row in shown], HEADINGS)
 
 
-def main() -> None:
-    unknown = sorted(set(_SOLVERS.value) - set(CODERS))
-    if unknown or not _SOLVERS.value:
-        raise cli.UsageError(f"--solvers must list some of {', '.join(CODERS)}, but it is {','.join(_SOLVERS.value)!r}.")
-    files = _files()
-    grid = _grid(files)
-    try:
-        store = results.Store(cli.folder("results_dir", _RESULTS_DIR.value) / NAME)
-    except ValueError as error:
-        raise cli.UsageError(str(error)) from error
+def _measure_all(grid: Sequence[Cell], store: results.Store, files: Files | None) -> tuple[list[dict], list[str], list[dict]]:
+    """The rows of all cells, notes of what was skipped, and the rows of the first cell."""
     provenance = results.provenance() | {"device": devices.describe()}
     rows: list[dict] = []
     notes: list[str] = []
@@ -282,6 +274,22 @@ def main() -> None:
         rows += new
         base = base or new
         notes += [note for note in skipped if note not in notes]
+    return rows, notes, base
+
+
+def main() -> None:
+    unknown = sorted(set(_SOLVERS.value) - set(CODERS))
+    if unknown or not _SOLVERS.value:
+        raise cli.UsageError(f"--solvers must list some of {', '.join(CODERS)}, but it is {','.join(_SOLVERS.value)!r}.")
+    files = _files()
+    grid = _grid(files)
+    folder = cli.folder("results_dir", _RESULTS_DIR.value) / NAME
+    with cli.leaving_nothing(folder):
+        try:
+            store = results.Store(folder)
+        except ValueError as error:
+            raise cli.UsageError(str(error)) from error
+        rows, notes, base = _measure_all(grid, store, files)
     tables.write_table(store.directory / "summary.csv", [{name: row.get(name) for name in COLUMNS} for row in rows])
     figure = figures.gap_by_seconds(base)
     if figure is not None:

@@ -93,6 +93,13 @@ def by_seconds(rows: Rows, lines: Lines) -> Any:
     return figures.recovery_by_seconds(rows)
 
 
+def by_level(rows: Rows, lines: Lines) -> Any:
+    """What each learner recovers by the level of a feature in its tree and by its frequency."""
+    from sae_gap import figures
+
+    return figures.recovery_by_level(rows)
+
+
 def by_samples(rows: Rows, lines: Lines) -> Any:
     """What each learner recovers over the number of latents and the samples for each."""
     from sae_gap import figures

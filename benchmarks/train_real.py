@@ -15,10 +15,12 @@ Fitted models are kept under --models_dir, so that a run that was stopped goes o
 """
 
 import dataclasses
+import functools
 import pathlib
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,20 +28,21 @@ from absl import flags, logging
 from jaxtyping import Array, Float
 
 from benchmarks import cli
-from sae_gap import catalogue, devices, results, tables
-from sae_gap.activations import fetched
+from sae_gap import catalogue, devices, hosts, identity, results, tables
+from sae_gap.activations import Activations, fetched
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.support import least_squares
+from sae_gap.fitting import Fitted
 from sae_gap.learners.base import Learner
 from sae_gap.learners.online import OnlineDictionary
 from sae_gap.learners.sae import SparseAutoencoder
-from sae_gap.measure import fvu
+from sae_gap.measure import check_varies, fvu
 from sae_gap.models import Models
 from sae_gap.recording import Recording
 from sae_gap.saes.own import save_sae
 from sae_gap.solvers import match_l0
-from sae_gap.types import Model
+from sae_gap.types import Model, Task
 
 NAME = "train_real"
 # As much as `Activations.split` holds out unless told otherwise.
@@ -47,6 +50,8 @@ HELD_OUT = 0.1
 # Of online_dl on activations, which leave more residual than the paper's world and use their atoms less evenly: larger, hence
 # colder, minibatches in fewer rounds, a threshold that leaves about as many codes as are compared, and slots for twice as many.
 ROUNDS, BATCH_PER_LATENT, MARGIN = 100, 1.43, 4.0
+# Rows whose variance is summed at once.
+CHUNK = 4_096
 METHODS = ("topk", "batchtopk", "jumprelu", "relu", "online_dl")
 
 FLAGS = flags.FlagValues()
@@ -73,6 +78,18 @@ _RESULTS_DIR = flags.DEFINE_string(
 _MODELS_DIR = flags.DEFINE_string(
     "models_dir", None, "Where fitted models are kept; by default models, beside this benchmark's folder.", flag_values=FLAGS
 )
+cli.define_distributed(FLAGS)
+
+
+class Read(NamedTuple):
+    """What a process is to work on: where results go, all activations with those held out, and the learners by their names."""
+
+    directory: pathlib.Path
+    models_dir: pathlib.Path
+    source: Recording
+    task: Task
+    held: Activations
+    learners: dict[str, Learner]
 
 
 def learner_of(
@@ -113,7 +130,7 @@ def learner_of(
 
 def score(model: Model, rows: Float[np.ndarray, "n input_dim"], sparsity: int) -> dict[str, float]:
     """The FVU of a model's own codes, if it has an encoder, and of the lasso's, before and after least squares."""
-    signals = devices.place(jnp.asarray(rows), devices.mesh())
+    signals = devices.place(jnp.asarray(rows), devices.own_mesh())
     found: dict[str, float] = {}
 
     def unexplained(model: Model, codes: Float[Array, "n num_latents"]) -> float:
@@ -149,7 +166,23 @@ def save(model: Model, folder: pathlib.Path) -> None:
         new.rename(folder)
 
 
-def main() -> None:
+def variance_of(activations: Activations) -> float:
+    """The total variance about the mean, in float64, of rows that are read in chunks."""
+    total, squares = np.zeros(activations.input_dim), 0.0
+    mean = activations.mean().astype(np.float64)
+    for chunk in activations.chunks(CHUNK):
+        away = chunk - mean
+        total += away.sum(axis=0)
+        squares += float(np.sum(away**2))
+    return squares / activations.num_samples - float(np.sum((total / activations.num_samples) ** 2))
+
+
+def read() -> Read:
+    """Checks the flags and reads the rows of this process's devices.
+
+    Raises:
+      cli.UsageError: a flag has a value that cannot be, or the activations cannot be read.
+    """
     if _ACTIVATIONS.value is None:
         raise cli.UsageError("--activations is needed: a file or a folder, such as make real writes.")
     unknown = [name for name in _METHODS.value if name not in METHODS]
@@ -162,19 +195,14 @@ def main() -> None:
     try:
         path = fetched(_ACTIVATIONS.value)
         source = Recording(path, _NUM_LATENTS.value, _SPARSITY.value, _SEED.value, HELD_OUT, _KEY.value)
-        _, held = source.activations().split(HELD_OUT)
+        train, held = source.activations().split(HELD_OUT)
         task = source.task()
-        store = results.Store(directory)
+        check_varies(held.take(scored(held)))
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
-    rows = held.take(np.linspace(0, held.num_samples - 1, min(held.num_samples, _SCORED.value)).astype(int))
-    signals = task.train.signals
-    variance = float(jnp.sum(jnp.var(signals, axis=0)))
-    logging.info("%d rows to learn from, %d held out, %d scored", len(signals), held.num_samples, len(rows))
-    done = store.keys()
-    models = Models(models_dir)
-    for name in _METHODS.value:
-        learner = learner_of(
+    variance = variance_of(train)
+    learners = {
+        name: learner_of(
             name,
             num_latents=_NUM_LATENTS.value,
             sparsity=_SPARSITY.value,
@@ -185,26 +213,62 @@ def main() -> None:
             visits=_VISITS.value,
             penalty_scale=_PENALTY.value,
         )
+        for name in _METHODS.value
+    }
+    logging.info("%d rows to learn from, %d held out", train.num_samples, held.num_samples)
+    return Read(directory, models_dir, source, task, held, learners)
+
+
+def main() -> None:
+    directory, models_dir, source, task, held, learners = cli.together(read)
+    try:
+        cli.compare(FLAGS)
+        code = [identity.code(learner) for learner in learners.values()]
+        hosts.compare({"the content of its activations": source.asdict()["data"], "the code of its learners": code})
+        store = hosts.on_first(lambda: results.Store(directory))
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    models = Models(models_dir)
+    for name, learner in learners.items():
         began = time.process_time()
         fitted = models.fit(learner, [source], [task])[0]
         logging.info("%s: %.0f s of the processor; fitted in %.0f s", name, time.process_time() - began, fitted.end.seconds)
-        model = fitted.end.model
-        save(model, directory / name)
         fit = models.folder(learner, source)
         row = {"study": NAME, "method": name, "fit": None if fit is None else fit.name} | source.asdict()
-        key = results.key(row | {"scored": len(rows)})
-        if key not in done:
-            scores = score(model, rows, _SPARSITY.value)
-            row |= scores | {"fit_seconds": fitted.end.seconds, "num_scored": len(rows)}
-            if not 0.5 < scores.get("l0_own", _SPARSITY.value) / _SPARSITY.value < 2:
-                logging.warning(
-                    "%s has a mean L0 of %.1f where %d was asked for; train it again with another --penalty_scale.",
-                    name,
-                    scores["l0_own"],
-                    _SPARSITY.value,
-                )
-            store.append([row | results.provenance() | {"device": devices.describe(), "key": key, "job": key}])
-    found = [row for row in store.rows() if row["data"] == source.asdict()["data"] and row["num_scored"] == len(rows)]
+        # The lasso's weight is sought on all rows that are scored, which are few: the others wait.
+        hosts.on_first(functools.partial(keep, store, directory / name, fitted.end, row, held))
+    hosts.on_first(lambda: tell(store, directory, source, held))
+
+
+def scored(held: Activations) -> np.ndarray:
+    """The numbers of the held-out rows that are scored."""
+    return np.linspace(0, held.num_samples - 1, min(held.num_samples, _SCORED.value)).astype(int)
+
+
+def keep(kept: results.Store | None, folder: pathlib.Path, end: Fitted, row: results.Row, held: Activations) -> None:
+    """Stores a model, and its row of scores unless that is there."""
+    store = results.held(kept)
+    save(end.model, folder)
+    numbers = scored(held)
+    key, present = results.key(row | {"scored": len(numbers)}), store.keys()
+    if key in present:
+        return
+    scores = score(end.model, held.take(numbers), _SPARSITY.value)
+    row |= scores | {"fit_seconds": end.seconds, "num_scored": len(numbers)}
+    if not 0.5 < scores.get("l0_own", _SPARSITY.value) / _SPARSITY.value < 2:
+        logging.warning(
+            "%s has a mean L0 of %.1f where %d was asked for; train it again with another --penalty_scale.",
+            row["method"],
+            scores["l0_own"],
+            _SPARSITY.value,
+        )
+    store.append([row | results.provenance() | {"device": devices.describe(), "key": key, "job": key}])
+
+
+def tell(kept: results.Store | None, directory: pathlib.Path, source: Recording, held: Activations) -> None:
+    """Writes the summary of the rows of these activations, and prints it."""
+    data, count = source.asdict()["data"], len(scored(held))
+    found = [row for row in results.held(kept).rows() if row["data"] == data and row["num_scored"] == count]
     metrics = ("l0_own", "fvu_own", "fvu_own_refit", "l0_lasso", "fvu_lasso", "fvu_lasso_refit", "fit_seconds")
     summary = tables.summarise(found, by=("method", "num_latents", "sparsity"), metrics=metrics)
     tables.write_summary(directory / "summary.csv", summary)

@@ -15,7 +15,7 @@ RESULTS = "{results}"
 STUDIES = (
     *("amortisation_gap", "dict_quality", "dictionary_challenge", "encoder_budget", "frozen_decoder", "lambda_sensitivity"),
     *("large_latents", "learning_dynamics", "phase_transition", "support_recovery", "vary_latents", "vary_samples"),
-    *("vary_sparsity", "warmstart_decoder", "warmstart_encoder"),
+    *("vary_sparsity", "warmstart_decoder", "warmstart_encoder", "worlds"),
 )
 # Flags of every study with values that make no sense.
 _OF_STUDIES = {
@@ -36,6 +36,14 @@ _OF_SOME = {
     "noise_db": ("", "nan", "inf", "20,20", "loud"),
     "data": ("", "{scratch}/nowhere.npz", "{scratch}", "{scratch}/empty.npz", "{scratch}/text.npz", "{scratch}/torn.npz"),
 }
+
+
+_OF_WORLDS = (
+    *(["--world=heaven"], ["--world="], ["--num_features=0"], ["--num_features=10,20"], ["--input_dim=0"]),
+    *(["--law=roots"], ["--law=wings=2"], ["--law=roots=64,roots=64"], ["--law=roots=100000"], ["--law=depth=-1"]),
+    *(["--law=most=1"], ["--law=least=0"], ["--law=most=0.1,least=0.2"], ["--law=correlation=-1"], ["--law=exponent=nan"]),
+    *(["--world_file={scratch}"], ["--world_file={scratch}/nowhere"], ["--num_features=64", "--world=absorption"]),
+)
 
 
 def commands(scratch: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
@@ -74,6 +82,9 @@ def _all() -> Iterator[tuple[str, list[str]]]:
         ["--num_latents=20", "--sparsity=3", "--input_dim=2", "--num_samples=3", f"--results_dir={RESULTS}"],
     )
     yield "encoder_budget", ["--dictionary=no_such", f"--results_dir={RESULTS}"]
+    for study in ("worlds", "vary_latents"):
+        for flag in _OF_WORLDS:
+            yield study, ["--world=synthsae", *flag, f"--results_dir={RESULTS}"]
     yield "dictionary_challenge", ["--sae_steps=0", f"--results_dir={RESULTS}"]
     yield "dictionary_challenge", ["--peer_steps=-1", f"--results_dir={RESULTS}"]
     yield from _of_measurements()
@@ -104,15 +115,27 @@ def _of_measurements() -> Iterator[tuple[str, list[str]]]:
         ["--dictionary={scratch}/nan.npy", "--activations={scratch}/rows.npy"],
         ["--dictionary={scratch}/flat.npy", "--activations={scratch}/rows.npy"],
         ["--dictionary={scratch}/words.npy", "--activations={scratch}/rows.npy"],
+        ["--dictionary={scratch}/tiny.npy", "--activations={scratch}/rows.npy"],
         ["--dictionary={scratch}/torn.npy", "--activations={scratch}/rows.npy"],
     ):
         yield "measure_sae", [*given, results]
-    for activations in ("nowhere.npy", "nan.npy", "flat.npy", "words.npy", "torn.npy", "none.npy", "file", "objects.npy"):
+    for activations in (
+        "constant.npy",
+        "nowhere.npy",
+        "nan.npy",
+        "flat.npy",
+        "words.npy",
+        "torn.npy",
+        "none.npy",
+        "file",
+        "objects.npy",
+    ):
         yield "measure_sae", ["--dictionary={scratch}/atoms.npy", "--activations={scratch}/" + activations, results]
         yield "train_real", ["--activations={scratch}/" + activations, results]
     good = ["--dictionary={scratch}/atoms.npy", "--activations={scratch}/rows.npy"]
     for flag in (
-        *("--lam=0", "--lam=-1", "--lam=nan", "--lam=x", "--lam_fraction=0", "--lam_fraction=2", "--lam_fraction=nan"),
+        *("--lam=0", "--lam=-1", "--lam=nan", "--lam=x", "--lam=1e6", "--lam_fraction=0", "--lam_fraction=2"),
+        *("--lam_fraction=nan", "--lam_fraction=1"),
         *("--match_l0=0", "--match_l0=-3", "--match_l0=nan", "--match_l0=1e9", "--max_samples=0", "--max_samples=-1"),
         *("--front_samples=0", "--front_samples=-1", "--controls=no_such", "--key=no_such", "--seed=-1"),
     ):
@@ -126,7 +149,16 @@ def _of_measurements() -> Iterator[tuple[str, list[str]]]:
 def _of_speed() -> Iterator[tuple[str, list[str]]]:
     results = f"--results_dir={RESULTS}"
     for flag in (
-        *("--num_latents=0", "--num_latents=x", "--sparsity=0", "--num_samples=0", "--lam=0", "--lam=nan", "--solvers=no_such"),
+        *(
+            "--num_latents=0",
+            "--num_latents=x",
+            "--sparsity=0",
+            "--num_samples=0",
+            "--lam=0",
+            "--lam=nan",
+            "--lam=1e6",
+            "--solvers=no_such",
+        ),
         *("--repeats=0", "--world=no_such", "--input_dim=0", "--lam_fraction=2", "--dictionary={scratch}/nowhere.npy"),
         "--dictionary={scratch}/nan.npy",
     ):
@@ -148,6 +180,8 @@ def write_files(folder: pathlib.Path) -> None:
         "wide": rng.normal(size=(12, 16)).astype(np.float32),
         "words": np.full((4, 8), "word"),
         "none": rows[:0],
+        "constant": np.ones_like(rows),
+        "tiny": np.float32(1e-42) * rows[:16].T,
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)

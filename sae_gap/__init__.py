@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from sae_gap.types import Solution as Solution
     from sae_gap.types import Split as Split
     from sae_gap.types import Task as Task
+    from sae_gap.worlds import World as World
+    from sae_gap.worlds import WorldStream as WorldStream
+    from sae_gap.worlds import published_world as published_world
 
 __version__ = "0.2.0"
 
@@ -55,6 +58,7 @@ _HOMES = {
     "sae_gap.saes.own": ("save_sae",),
     "sae_gap.study": ("Method", "Study"),
     "sae_gap.types": ("Model", "Setting", "Solution", "Split", "Task"),
+    "sae_gap.worlds": ("World", "WorldStream", "published_world"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

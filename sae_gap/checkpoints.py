@@ -78,8 +78,8 @@ def read(path: pathlib.Path, like: Mapping[str, PyTree]) -> Saved | None:
       like: a tree of arrays, or of their shapes, for each part wanted; the file may hold more.
 
     Returns:
-      The trees, on the devices of `like` where it has any, and the note; None where there is no file, or it is damaged or
-      holds something unlike what was asked for, with a line in the log.
+      The trees, on the devices of `like` where it is tied to any, and the note; None where there is no file, or it is damaged
+      or holds something unlike what was asked for, with a line in the log.
     """
     found = _read_if_whole(path, like)
     return None if found is None else _restored_parts(found, like)
@@ -239,14 +239,12 @@ def _leaves(tree: PyTree) -> list[np.ndarray]:
 
 
 def _restored(found: list[np.ndarray], like: PyTree) -> PyTree:
-    """A tree like a given one, and on its devices where it has any."""
+    """A tree like a given one, and on its devices where it is tied to any."""
     leaves = jax.tree.leaves(like)
     return jax.tree.unflatten(jax.tree.structure(like), [_restored_leaf(*pair) for pair in zip(found, leaves, strict=True)])
 
 
 def _restored_leaf(saved: np.ndarray, like) -> jax.Array:
     array = jax.random.wrap_key_data(jax.numpy.asarray(saved)) if _is_key(like) else saved
-    sharding = getattr(like, "sharding", None)
-    if sharding is None or (_is_key(like) and sharding.is_fully_addressable):
-        return jax.numpy.asarray(array)
-    return devices.put(array, sharding)
+    # What is tied to no device stays so: a program is compiled anew for each array that is tied and was not.
+    return devices.put(array, like.sharding) if getattr(like, "committed", False) else jax.numpy.asarray(array)

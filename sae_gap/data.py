@@ -14,8 +14,10 @@ from scipy import sparse
 
 from sae_gap import hosts
 from sae_gap.activations.numpys import read_member
+from sae_gap.checks import check_path, check_seed, check_size, check_type
 from sae_gap.codes import DENSE_LATENTS, Codes
-from sae_gap.types import Setting, Split, Task, check_seed, check_size
+from sae_gap.types import Setting, Split, Task
+from sae_gap.worlds import World
 
 # Bounds the numbers held at once while supports and dictionaries are drawn.
 _DRAWS_AT_ONCE = 4_000_000
@@ -23,8 +25,8 @@ _DRAWS_AT_ONCE = 4_000_000
 _SAMPLES_AT_ONCE = 10_000
 
 
-def draw(setting: Setting) -> Task:
-    """Draws a task from the generative model: `y = A z`, with k active latents uniform on (0, 1).
+def draw(setting: Setting | World) -> Task:
+    """Draws a task from the generative model: `y = A z`, with k active latents uniform on (0, 1); or from a world.
 
     The atoms are i.i.d. Gaussian directions. An in-distribution sample is, by a fair coin, either latent 0 with k - 1 latents
     of the ID pool, or k latents other than latent 0; an out-of-distribution sample is latent 0 with k - 1 latents of the OOD
@@ -32,7 +34,7 @@ def draw(setting: Setting) -> Task:
     over `num_samples` or `noise_db` keeps it, and a stream has it too.
 
     Args:
-      setting: the cell to draw, its seed included.
+      setting: the cell to draw, its seed included. Of a `World`, see there.
 
     Returns:
       A task with `num_samples // 2` training samples, the rest of the ID samples for validation, and `num_samples // 2` OOD
@@ -42,6 +44,9 @@ def draw(setting: Setting) -> Task:
     References:
       Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744, section 3.
     """
+    check_type("setting", setting, (Setting, World), "give sae_gap.Setting(num_latents, sparsity) or a world")
+    if isinstance(setting, World):
+        return setting.task()
     id_rng, ood_rng, noise_rng = (np.random.default_rng([setting.seed, stream]) for stream in range(1, 4))
     num_train, num_scored = setting.num_train, setting.num_scored
     first_ood = setting.num_latents - setting.num_ood
@@ -226,6 +231,7 @@ def load(path: str | pathlib.Path, *, num_latents: int | None = None, seed: int 
       ValueError: the file cannot be read as such a task, or an argument is out of range; the message names the fault and the
         mend.
     """
+    check_path("path", path)
     if num_latents is not None:
         check_size("num_latents", num_latents)
     check_seed(seed)
@@ -237,7 +243,7 @@ def load(path: str | pathlib.Path, *, num_latents: int | None = None, seed: int 
     _check_shapes(path, arrays)
 
     true_width = next((arrays[name].shape[1] for name in ("A", "Z_train", "Z_val", "Z_ood") if name in arrays), None)
-    width = num_latents if num_latents is not None else true_width
+    width = int(num_latents) if num_latents is not None else true_width
     if width is None:
         raise ValueError(f"{path} holds neither codes nor a dictionary, so the width is unknown; give num_latents.")
 
@@ -266,8 +272,10 @@ def _read_arrays(path: pathlib.Path) -> Mapping[str, Any]:
             arrays = {name: mapped[name] if name in mapped else archive[name] for name in archive.files}
             return {name: array for name, array in arrays.items() if name in _NAMES}
     except ValueError as error:
-        if "pickle" not in str(error):
-            raise ValueError(f"{path} cannot be read as arrays ({error}); write it again with numpy.savez.") from None
+        # NumPy names pickles as well where it refuses a header for its length.
+        if not any(words in str(error) for words in ("Object arrays", "pickled data")):
+            reason = " ".join(str(error).split())[:100].rstrip(".")
+            raise ValueError(f"{path} cannot be read as arrays ({reason}); write it again with numpy.savez.") from None
         raise ValueError(f"{path} holds pickled objects, which are never loaded; save plain numeric arrays.") from None
     except (OSError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be read ({error}); write it again with numpy.savez.") from None

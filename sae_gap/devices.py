@@ -9,7 +9,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -70,11 +70,12 @@ def place(tree: Tree, mesh: Mesh) -> Tree:
     Returns:
       The tree with its arrays placed.
     """
+    return _put_all(tree, mesh, lambda leaf: _rows_of_each(leaf.shape, mesh))
 
-    def spec(leaf):
-        return PartitionSpec(SAMPLES) if leaf.shape and leaf.shape[0] % mesh.shape[SAMPLES] == 0 else PartitionSpec()
 
-    return _put_all(tree, mesh, spec)
+def _rows_of_each(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """Rows that divide are split."""
+    return PartitionSpec(SAMPLES) if shape and shape[0] % mesh.shape[SAMPLES] == 0 else PartitionSpec()
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
@@ -95,8 +96,13 @@ def _put_all(tree: Tree, mesh: Mesh, spec) -> Tree:
 
 
 def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
-    """Puts an array on devices, those of other processes included, each of which must pass the same whole array."""
+    """Puts an array on devices, those of other processes included, each of which must pass the same whole array.
+
+    One that lies on the devices of several processes already is moved between them.
+    """
     if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return jax.device_put(array, sharding)
     if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(put(jax.random.key_data(array), sharding), impl=jax.random.key_impl(array))
@@ -104,6 +110,29 @@ def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
     # to check that it is the same.
     held = np.asarray(array)
     return jax.make_array_from_callback(held.shape, sharding, lambda index: held[index])
+
+
+def read_rows(take: Callable[[np.ndarray], np.ndarray], num_samples: int, width: int) -> Array:
+    """Rows in memory, in the default float type; of several processes each takes those that `place` gives to its own devices.
+
+    Args:
+      take: gives the rows of some numbers, as `Activations.take` does.
+      num_samples: how many there are.
+      width: of a row.
+
+    Returns:
+      The rows, (num_samples, width), on no device in particular, or over those of all processes.
+    """
+    dtype, everywhere = jax.numpy.zeros(()).dtype, mesh()
+    if everywhere.size == len(jax.local_devices()):
+        return jax.numpy.asarray(take(np.arange(num_samples)), dtype)
+    shape = num_samples, width
+    sharding = NamedSharding(everywhere, _rows_of_each(shape, everywhere))
+
+    def read(index) -> np.ndarray:
+        return take(np.arange(*index[0].indices(num_samples))).astype(dtype)
+
+    return jax.make_array_from_callback(shape, sharding, read)
 
 
 def place_dictionary(

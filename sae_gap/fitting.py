@@ -16,6 +16,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from sae_gap import devices, hosts, sharding
 from sae_gap.checkpoints import Checkpoint
 from sae_gap.learners.base import Learner
+from sae_gap.learners.checks import check_fit
 from sae_gap.types import Model, Task
 
 # Seconds between two reports of how far a fit is.
@@ -91,12 +92,17 @@ def fit(
 
     Returns:
       A fit for each task.
+
+    Raises:
+      TypeError: an argument is not of the class that it should be of.
+      ValueError: there is no task, tasks differ in their shapes or are not finite, or there are more or fewer keys than tasks.
     """
+    check_fit(learner, tasks, keys, at, bases)
     if learner.base is not None and bases is None:
         bases = [one.end.model for one in fit(learner.base, tasks, keys, side_by_side=side_by_side)]
     # What trained the base is of no use to what goes on from its numbers, and would compile anew for each kind.
     given = [{"base": dataclasses.replace(model, encode=None)} for model in bases] if bases is not None else [{} for _ in tasks]
-    num_latents = tasks[0].num_latents
+    num_latents = int(tasks[0].num_latents)
     inputs = [(learner.select(task), key, base) for task, key, base in zip(tasks, keys, given, strict=True)]
     if learner.on_host:
         return _fit_on_host(learner, inputs, num_latents)

@@ -28,6 +28,9 @@ _FAREWELL = 3
 # Seconds by which JAX's own limit lies behind ours: it ends a process by a stack trace.
 _LATER = 60
 _SMALLEST = 1_024
+# Seconds that CPUs wait for each other, where XLA would give up after half an hour: the first process may take longer over what
+# it alone does. One that is dead is noticed otherwise.
+_WAIT = "xla_cpu_collective_timeout_seconds", 7 * 86_400
 # How the errors of collectives begin or name what failed: XLA's status codes, and the libraries that carry them.
 _LOST = re.compile(r"\b(Gloo|NCCL|RCCL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|coordination service)\b", re.IGNORECASE)
 
@@ -38,7 +41,8 @@ def start(
     """Joins the other processes; to be called before anything else of JAX.
 
     Without arguments JAX asks where it runs: TPU slices, Slurm's `srun`, Open MPI and Kubernetes tell it. A process that dies
-    later ends all others within `HEARTBEAT` seconds.
+    later ends all others within `HEARTBEAT` seconds. One that waits for it fails with an error, of which `is_lost` is true. One
+    that computes by itself JAX aborts, with a stack trace and exit code 134: `jax.distributed.initialize` leaves no choice.
 
     Args:
       coordinator: `host:port` of the process 0, at a port that is free there.
@@ -72,6 +76,9 @@ def start(
             _check_free(int(port))
     # Its signal handler would keep a process alive that is asked to end; what it would save is saved anyway.
     jax.config.update("jax_enable_preemption_service", False)
+    flags, (name, seconds) = os.environ.get("XLA_FLAGS", ""), _WAIT
+    if name not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{name}={seconds}".strip()
     watch = threading.Timer(timeout, _give_up, (coordinator, num_processes, process_id, timeout))
     watch.daemon = True
     watch.start()
@@ -149,9 +156,14 @@ def count() -> int:
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
+def index() -> int:
+    """Which of them this process is, from 0."""
+    return jax.process_index() if count() > 1 else 0
+
+
 def is_first() -> bool:
     """Whether this process is the one that reads and writes files and speaks to the user."""
-    return count() == 1 or jax.process_index() == 0
+    return index() == 0
 
 
 def on_first(do: Callable[[], T]) -> T | None:
@@ -178,11 +190,20 @@ def agree(find: Callable[[], T]) -> T:
         try:
             found = pickle.dumps((find(), None))
         except Exception as error:
-            found, fault = pickle.dumps((None, error)), error
+            found, fault = pickle.dumps((None, _portable(error))), error
     result, told = pickle.loads(_broadcast(found))
     if told is not None:
         raise told if fault is None else fault
     return result
+
+
+def _portable(error: Exception) -> Exception:
+    """An error as it is or, where it has no pickled form, as its words."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def same(value: T) -> T:
@@ -239,7 +260,7 @@ def share(num_samples: int) -> np.ndarray:
     Pieces that are joined in the order of the processes hold the `num_samples` rows in their order, then those of no use.
     """
     rows = -(-num_samples // count())
-    first = rows * (jax.process_index() if count() > 1 else 0)
+    first = rows * index()
     return np.minimum(np.arange(first, first + rows), num_samples - 1)
 
 
@@ -304,6 +325,7 @@ __all__ = [
     "compare",
     "count",
     "gather",
+    "index",
     "is_first",
     "is_lost",
     "leave",

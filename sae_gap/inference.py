@@ -8,12 +8,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 from jaxtyping import Array, Float
 
 from sae_gap import devices, hosts, identity, results
-from sae_gap.codes import DENSE_LATENTS, Codes, infer_in_chunks, join
+from sae_gap.codes import DENSE_LATENTS, DENSE_NUMBERS, Codes, infer_in_chunks, join
 from sae_gap.encoders.base import Encoder
 from sae_gap.types import Coded, Model, Task
+
+# Numbers of a chunk of dense codes, where their non-zeros are kept.
+_CHUNK = 2**24
 
 
 def name_of(encoder: Encoder) -> str:
@@ -39,7 +43,13 @@ class Inference:
 
     @property
     def _in_chunks(self) -> bool:
-        return self.task.num_latents > DENSE_LATENTS
+        return self.task.num_latents > DENSE_LATENTS or self._sparse
+
+    @property
+    def _sparse(self) -> bool:
+        """Whether codes are held by their non-zeros: of few latents in many samples, all of which are active in some."""
+        samples, width = max(len(self.task.id.signals), len(self.task.ood.signals)), self.task.num_latents
+        return width <= DENSE_LATENTS and samples * width > DENSE_NUMBERS
 
     def infer(self, encoder: Encoder, split: str) -> Coded:
         """The codes on a split, with their certificate where the encoder has one."""
@@ -83,16 +93,20 @@ class Inference:
         if not self._in_chunks:
             return encoder.infer(self.model, signals, begun)
         # No more dense codes than those of a chunk are ever held; a start is found anew for each.
-        return infer_in_chunks(lambda chunk: encoder.infer(self.model, jnp.asarray(chunk)), signals)
+        size = max(100, _CHUNK // self.task.num_latents) if self._sparse else 100
+        return infer_in_chunks(lambda chunk: encoder.infer(self.model, jnp.asarray(chunk)), signals, size, sparse=self._sparse)
 
 
 def _whole(coded: Coded, num_samples: int) -> Coded:
     """The codes of all samples, of which each process has its share."""
     if hosts.count() == 1:
         return coded
-    pieces = hosts.gather(jax.tree.map(np.asarray, coded))
-    if isinstance(coded.codes, Codes):
-        joined = join([piece.codes for piece in pieces])[:num_samples]
+    pieces = hosts.gather(jax.tree.map(lambda leaf: leaf if scipy.sparse.issparse(leaf) else np.asarray(leaf), coded))
+    if isinstance(coded.codes, Codes) or scipy.sparse.issparse(coded.codes):
+        every = [piece.codes for piece in pieces]
+        joined = (join(every) if isinstance(coded.codes, Codes) else scipy.sparse.csr_array(scipy.sparse.vstack(every)))[
+            :num_samples
+        ]
         rest = [dataclasses.replace(piece, codes=None) for piece in pieces]
     else:
         joined, rest = None, pieces

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
+from sae_gap.checks import as_real
 from sae_gap.codes import Codes, SparseCodes, by_columns
 
 # Columns with a smaller share of non-zeros are multiplied by these alone, and so many columns at once.
@@ -260,7 +261,7 @@ def as_matrix(name: str, values: Float[ArrayLike, "..."]) -> Float[np.ndarray, "
     Raises:
       ValueError: the values are not a finite, non-empty matrix.
     """
-    matrix = np.asarray(values)
+    matrix = as_real(name, values, "a matrix of real numbers")
     if matrix.ndim != 2 or matrix.size == 0:
         raise ValueError(f"{name} must be a non-empty matrix, but its shape is {matrix.shape}.")
     if matrix.dtype not in (np.float32, np.float64):

@@ -21,6 +21,7 @@ from jaxtyping import PRNGKeyArray
 
 from sae_gap import buckets, checkpoints, hosts, identity, results
 from sae_gap.checkpoints import Checkpoint
+from sae_gap.checks import check_number, check_path
 from sae_gap.fitting import Fit, Fitted, blank_model, fit, goes_side_by_side
 from sae_gap.learners.base import Learner
 from sae_gap.recording import Source
@@ -41,6 +42,9 @@ class Models:
     """
 
     def __init__(self, directory: str | pathlib.Path | None = None, *, every: float = 60.0):
+        if directory is not None:
+            check_path("directory", directory)
+        check_number("every", every, least=0)
         self.directory = None if directory is None else pathlib.Path(directory)
         self.every = every
 

@@ -6,12 +6,12 @@ import hashlib
 import pathlib
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
+from sae_gap import devices
 from sae_gap.activations import Activations, open_activations
+from sae_gap.checks import check_number, check_path, check_seed, check_size, check_type
 from sae_gap.data import draw, load
-from sae_gap.types import Setting, Split, Task, check_seed, check_size
+from sae_gap.types import Setting, Split, Task
+from sae_gap.worlds import World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,8 @@ class Recording:
       sparsity: k of the encoders that need one.
       seed: seeds the learners.
       held_out: share of the rows to hold out, as `Activations.split` does it, the same ones whatever the seed. The rest is
-        trained on and what is held out is both scored splits, all in memory. None reads a file that is split already.
+        trained on and what is held out is both scored splits, all in memory, or of several processes in that of whose devices
+        hold a row, see `devices.read_rows`. None reads a file that is split already.
       key: with `held_out`, the name of the array.
     """
 
@@ -36,10 +37,19 @@ class Recording:
     key: str | None = None
 
     def __post_init__(self):
+        check_path("path", self.path)
+        object.__setattr__(self, "path", pathlib.Path(self.path))
+        if self.held_out is not None:
+            check_number("held_out", self.held_out, above=0, below=1)
+        check_type("key", self.key, (str, type(None)), "give the name of an array")
         check_size("sparsity", self.sparsity)
         check_seed(self.seed)
         if self.num_latents is not None:
             check_size("num_latents", self.num_latents)
+        for name in ("num_latents", "sparsity", "seed", "held_out"):
+            # As of settings, so that keys are those of Python's own numbers.
+            if hasattr(getattr(self, name), "item"):
+                object.__setattr__(self, name, getattr(self, name).item())
 
     def task(self) -> Task:
         """The splits of the file, with the seed of this recording."""
@@ -100,18 +110,18 @@ def _read(
 def _split(whole: Activations, num_latents: int | None, held_out: float) -> Task:
     if num_latents is None:
         raise ValueError(f"{whole.files[0]} does not tell how many latents to learn; give num_latents.")
-    dtype = jnp.zeros(()).dtype
-    train, held = (Split(jnp.asarray(part.take(np.arange(part.num_samples)), dtype)) for part in whole.split(held_out))
+    parts = whole.split(held_out)
+    train, held = (Split(devices.read_rows(part.take, part.num_samples, part.input_dim)) for part in parts)
     return Task(train, held, held, num_latents=num_latents)
 
 
 # Where the data of a study comes from.
-Source = Setting | Recording
+Source = Setting | Recording | World
 
 
 def task_of(source: Source) -> Task:
     """The data of a source, drawn or read."""
-    return draw(source) if isinstance(source, Setting) else source.task()
+    return source.task() if isinstance(source, Recording) else draw(source)
 
 
 __all__ = ["Recording", "Source", "task_of"]

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_gap import buckets
+from sae_gap.checks import check_path, check_shard, check_type, shown
 
 # A line of results: a value for each column.
 Row = dict[str, Any]
@@ -75,10 +76,9 @@ class Store:
     """
 
     def __init__(self, directory: str | os.PathLike[str], shard: tuple[int, int] = (0, 1)):
-        index, count = shard
-        if not 0 <= index < count:
-            raise ValueError(f"shard must be (index, count) with 0 <= index < count, but it is ({index}, {count}).")
-        self.directory, self.shard = Path(directory), shard
+        check_path("directory", directory)
+        self.directory, self.shard = Path(directory), check_shard(shard)
+        index, count = self.shard
         self.path = self.directory / ("rows.jsonl" if count == 1 else f"rows-{index}-of-{count}.jsonl")
         self._files: dict[Path, _File] = {}
         _ensure_writable(self.directory, self.path)
@@ -104,10 +104,17 @@ class Store:
           rows: rows with a `key` each and one `job` between them.
 
         Raises:
-          ValueError: a row lacks its key or job, two rows share a key, or the rows belong to several jobs.
+          TypeError: the rows are no list of mappings.
+          ValueError: a row lacks its key or job, two rows share a key, the rows belong to several jobs, or a value has no form
+            in JSON.
           OSError: the disk refused the block; none of it is left behind.
         """
-        block: list[Row] = [plain(row) for row in rows]
+        if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | Mapping):
+            raise TypeError(f"rows must be a list of mappings, but they are {shown(rows)}; give one for each row.")
+        given = list(rows)
+        for row in given:
+            check_type("a row", row, Mapping, "give a value for each column")
+        block: list[Row] = [plain(row) for row in given]
         keys = [row.get("key") for row in block]
         if not all(isinstance(name, str) for row in block for name in (row.get("key"), row.get("job"))):
             raise ValueError("every row must carry the strings `key` and `job`, but one of them does not.")
@@ -117,7 +124,7 @@ class Store:
             present = self.keys()
             block = [row for row in block if row["key"] not in present]
             block = [row | {"job_rows": len(block)} for row in block]
-            lines = [json.dumps(row | {"checksum": _checksum(row)}, allow_nan=False) + "\n" for row in block]
+            lines = [_line(row) for row in block]
             if lines:
                 self._write(descriptor, "".join(lines).encode())
 
@@ -169,6 +176,17 @@ class Store:
                 raise
             reason = f"{self.path} could not be written ({error.strerror}); free some space and run again."
             raise OSError(reason) from error
+
+
+def held(store: Store | None) -> Store:
+    """The store of the process that keeps rows.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if store is None:
+        raise ValueError("rows need a store to be kept in; give one in the first process, or in the only one.")
+    return store
 
 
 class _File:
@@ -227,6 +245,14 @@ def _parse(line: bytes) -> tuple[Row | None, str]:
     except (ValueError, RecursionError):
         same = False
     return (row, "") if same else (None, "was edited after it was written")
+
+
+def _line(row: Row) -> str:
+    try:
+        return json.dumps(row | {"checksum": _checksum(row)}, allow_nan=False) + "\n"
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:100].removesuffix(".")
+        raise ValueError(f"a row has no form in JSON ({reason}); give numbers, texts, lists and mappings.") from None
 
 
 def _checksum(row: Row) -> str:

@@ -8,8 +8,10 @@ from typing import Any, cast
 import jax
 import numpy as np
 from absl import logging
+from scipy.sparse import issparse
 
 from sae_gap import devices, hosts, identity, results
+from sae_gap.checks import check_shard, check_type
 from sae_gap.codes import Codes
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.inference import Inference, name_of
@@ -96,16 +98,18 @@ def run(
     Raises:
       ValueError: the shard is not one of its count, or the store holds rows of another study or another form.
     """
-    index, count = hosts.agree(lambda: _held(store).shard) if shard is None else shard
-    if not (isinstance(count, int) and isinstance(index, int) and 0 <= index < count):
-        raise ValueError(f"shard must be (index, count) with 0 <= index < count, but it is ({index}, {count}).")
-    models = hosts.agree(lambda: Models(_held(store).directory / "models")) if models is None else models
+    check_type("study", study, Study, "give sae_gap.Study(name, sources, methods)")
+    check_type("store", store, (results.Store, type(None)), "give sae_gap.Store(directory)")
+    check_type("models", models, (Models, type(None)), "give sae_gap.Models(directory)")
+    check_type("progress", progress, (Progress, type(None)), "give sae_gap.progress.Progress()")
+    index, count = hosts.agree(lambda: results.held(store).shard) if shard is None else check_shard(shard)
+    models = hosts.agree(lambda: Models(results.held(store).directory / "models")) if models is None else models
     progress = Progress() if progress is None else progress
     every = list(jobs(study))
 
     def look() -> set[str]:
-        _check(study, _held(store))
-        return _held(store).keys()
+        _check(study, results.held(store))
+        return results.held(store).keys()
 
     present = hosts.agree(look)
     mine = [job for place, job in enumerate(every) if place % count == index]
@@ -117,7 +121,7 @@ def run(
             hosts.on_first(functools.partial(_keep, store, rows))
     progress.end()
     wanted = {key: None for job in every for key in job.keys.values()}
-    found = {row["key"]: row for row in hosts.agree(lambda: _held(store).rows())}
+    found = {row["key"]: row for row in hosts.agree(lambda: results.held(store).rows())}
     names = [method.name for source in study.sources for method in study.methods(source)]
     order = {name: place for place, name in enumerate(dict.fromkeys(names))}
 
@@ -166,14 +170,8 @@ def _identity(study: Study, description: Mapping[str, Any], method: Method, step
     }
 
 
-def _held(store: results.Store | None) -> results.Store:
-    if store is None:
-        raise ValueError("rows need a store to be kept in; give one in the first process, or in the only one.")
-    return store
-
-
 def _keep(store: results.Store | None, rows: Sequence[results.Row]) -> None:
-    _held(store).append(rows)
+    results.held(store).append(rows)
 
 
 def _check(study: Study, store: results.Store) -> None:
@@ -242,6 +240,10 @@ def reference_of(study: Study, method: Method) -> Lasso:
     return Lasso(study.lam if weight is None else weight, nonneg=not method.encoder.signed)
 
 
+def _held_codes(codes: Any) -> Any:
+    return codes if isinstance(codes, Codes) or issparse(codes) else np.asarray(codes)
+
+
 def _measure(study: Study, method: Method, inference: Inference, shared: dict[Any, Any]) -> dict[str, Any]:
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(inference.model)):
         logging.warning("%s diverged: its model is not finite, and its metrics are left out", method.name)
@@ -250,15 +252,13 @@ def _measure(study: Study, method: Method, inference: Inference, shared: dict[An
     splits = SPLITS if inference.task.train.codes is not None else SCORED
     inferred = {split: inference.infer(method.encoder, split) for split in splits}
     seconds = inference.seconds(method.encoder)
-    codes: dict[str, Any] = {
-        split: coded.codes if isinstance(coded.codes, Codes) else np.asarray(coded.codes) for split, coded in inferred.items()
-    }
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(codes)):
+    codes: dict[str, Any] = {split: _held_codes(coded.codes) for split, coded in inferred.items()}
+    if not all(np.isfinite(leaf.data if issparse(leaf) else leaf).all() for leaf in jax.tree.leaves(codes)):
         logging.warning("%s diverged: its codes are not finite, and its metrics are left out", method.name)
         return {"diverged": True, "encode_seconds": seconds}
     reference = reference_of(study, method)
     optimum: dict[str, Solution] = {}
-    for split in SCORED if inference.model.dictionary is not None else ():
+    for split in SCORED if inference.model.dictionary is not None and study.optimum else ():
         optimum[split] = cast(Solution, inference.infer(reference, split).certified)
     scored = Inferred(inference.task, inference.model, codes, optimum, reference.lam, study.protocol, shared)
     measured: dict[str, Any] = {}

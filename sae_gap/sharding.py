@@ -170,8 +170,12 @@ def spread(array: Array, axis_name: str | None, dim: int | None) -> Array:
 
 
 def axis_size(axis_name: str | None) -> int:
-    """The size of an axis of the mesh of the context; 1 without a name."""
-    return 1 if axis_name is None else jax.sharding.get_abstract_mesh().shape[axis_name]
+    """The parts that the compiler splits an axis of the mesh of the context into.
+
+    It is 1 without a name, without that axis, and where each device works on its own part already.
+    """
+    mesh: Any = jax.sharding.get_abstract_mesh()
+    return 1 if axis_name not in mesh.axis_names or axis_name in mesh.manual_axes else mesh.shape[axis_name]
 
 
 def split_batch(batch: PyTree) -> PyTree:
@@ -180,7 +184,7 @@ def split_batch(batch: PyTree) -> PyTree:
     Gradients of a sum over the samples are then found by every device for its own, and meet. Without a mesh, or where the rows
     do not divide, the batch is left as it is.
     """
-    size = _num_sample_parts()
+    size = axis_size(SAMPLES)
     return jax.tree.map(lambda array: array if size == 1 or len(array) % size else spread(array, SAMPLES, 0), batch)
 
 
@@ -197,7 +201,7 @@ def lay(state: PyTree, data: PyTree, *, seeds: bool = False) -> PyTree:
     Returns:
       The state, the same but for its place; without a mesh in the context, as it is.
     """
-    size = _num_sample_parts()
+    size = axis_size(SAMPLES)
     lead = int(seeds)
     counts = {leaf.shape[lead] for leaf in jax.tree.leaves(data) if leaf.ndim > lead and leaf.shape[lead] % size == 0}
 
@@ -206,12 +210,6 @@ def lay(state: PyTree, data: PyTree, *, seeds: bool = False) -> PyTree:
         return lax.with_sharding_constraint(leaf, PartitionSpec(*[None] * lead, SAMPLES) if own else PartitionSpec())
 
     return state if size == 1 else jax.tree.map(put, state)
-
-
-def _num_sample_parts() -> int:
-    """The devices that the context spreads samples over."""
-    mesh: Any = jax.sharding.get_abstract_mesh()
-    return 1 if SAMPLES not in mesh.axis_names or mesh.manual_axes else mesh.shape[SAMPLES]
 
 
 def within(tree: PyTree) -> contextlib.AbstractContextManager:

@@ -3,11 +3,23 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+from sae_gap.checks import (
+    check_callable,
+    check_choice,
+    check_name,
+    check_number,
+    check_sequence,
+    check_type,
+    is_integer,
+    shown,
+)
 from sae_gap.encoders.base import Encoder
 from sae_gap.learners.base import Learner
 from sae_gap.metrics import METRICS
 from sae_gap.metrics.base import Metric
-from sae_gap.recording import Source
+from sae_gap.recording import Recording, Source
+from sae_gap.types import Setting
+from sae_gap.worlds import World
 
 # `strict`: learners see the training split alone, and codes are certified; `paper`: as published.
 PROTOCOLS = ("strict", "paper")
@@ -35,19 +47,25 @@ class Method:
     at: tuple[int, ...] = ()
 
     def __post_init__(self):
+        for name in ("name", "family"):
+            check_name(name, getattr(self, name))
+        check_type("row", self.row, Mapping, "give a value for each column")
         if not isinstance(self.learner, Learner) or not isinstance(self.encoder, Encoder):
             raise ValueError(
                 f"method {self.name!r} must have a Learner and an Encoder; subclass those of sae_gap for your own."
             )
-        if len(set(self.at)) < len(self.at) or any(not 0 <= step <= self.learner.num_steps for step in self.at):
+        if not isinstance(self.at, tuple | list):
+            raise TypeError(f"at must be a tuple of steps, but it is {shown(self.at)}; give () for the end alone.")
+        last = self.learner.num_steps
+        if any(not is_integer(step) or not 0 <= step <= last for step in self.at) or len(set(self.at)) < len(self.at):
             raise ValueError(
-                f"method {self.name!r} must be scored at different steps from 0 to the {self.learner.num_steps} of its "
-                f"learner, but at is {self.at}."
+                f"method {self.name!r} must be scored at different steps from 0 to the {last} of its "
+                f"learner, but at is {shown(self.at)}."
             )
-
         if self.learner.on_host and any(step < self.learner.num_steps for step in self.at):
             raise ValueError(
-                f"method {self.name!r} can be scored at its end alone, since its learner runs on the host, but at is {self.at}."
+                f"method {self.name!r} can be scored at its end alone, since its learner runs on the host, "
+                f"but at is {shown(self.at)}."
             )
 
     @property
@@ -68,11 +86,12 @@ class Study:
 
     Args:
       name: names the study's rows.
-      sources: settings or recordings; those that differ only in their seed are fitted together.
+      sources: settings, recordings or worlds; those that differ only in their seed are fitted together.
       methods: the methods for a source, since some take its sparsity.
       lam: weight of the l1 norm in the gap of every method whose codes minimise at no weight of their own.
       protocol: "strict" or "paper"; what the methods see and how metrics are fitted.
       metrics: what to measure.
+      optimum: whether to find the certified optimum that codes are held against, which metrics of the gap need.
     """
 
     name: str
@@ -81,15 +100,24 @@ class Study:
     lam: float = 0.1
     protocol: str = "strict"
     metrics: Sequence[Metric] = METRICS
+    optimum: bool = True
 
     def __post_init__(self):
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, but it is {self.protocol!r}.")
-        if not 0 <= self.lam < float("inf"):
-            raise ValueError(f"lam must be a number of at least 0, but it is {self.lam!r}.")
-        if not self.sources or len(set(self.sources)) < len(self.sources):
-            raise ValueError("sources must be different settings or recordings, at least one; some are missing or given twice.")
+        check_name("name", self.name)
+        check_choice("protocol", self.protocol, PROTOCOLS)
+        check_number("lam", self.lam, least=0)
+        check_callable("methods", self.methods, "source -> methods")
+        if not isinstance(self.metrics, tuple | list):
+            raise TypeError(f"metrics must be a tuple of functions, but it is {shown(self.metrics)}; see sae_gap.metrics.")
+        for metric in self.metrics:
+            check_callable("a metric", metric, "Inferred -> columns")
+        check_sequence("sources", self.sources, (Setting, Recording, World), "give settings, worlds or recordings")
+        if len(set(self.sources)) < len(self.sources):
+            raise ValueError("sources must be different settings or recordings, but some are given twice.")
         for source in self.sources:
+            check_sequence(
+                "methods(source)", self.methods(source), Method, "give sae_gap.Method(name, family, learner, encoder)"
+            )
             names = [(method.name, *method.coordinates.items()) for method in self.methods(source)]
             if len(set(names)) < len(names):
                 raise ValueError(

@@ -10,26 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import numpy as np
+import scipy.sparse
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from sae_gap.codes import Codes
+from sae_gap.checks import check_flag, check_integer, check_number, check_seed, check_size
+from sae_gap.codes import SparseCodes
 
 # The splits of a task: to learn from, to score in distribution, and to score out of it.
 SPLITS = ("train", "id", "ood")
-
-
-def check_size(name: str, value: object) -> None:
-    """Raises a ValueError unless the value is a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, but it is {value!r}; give 1 or more.")
-    if value >= 2**31:
-        raise ValueError(f"{name} must be below 2**31, but it is {value}; no array is that long.")
-
-
-def check_seed(value: object) -> None:
-    """Raises a ValueError unless the value is an unsigned 32-bit integer, as every generator of random numbers takes it."""
-    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**32:
-        raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, but it is {value!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +59,16 @@ class Setting:
         for name in ("num_latents", "sparsity", "num_samples"):
             check_size(name, getattr(self, name))
         check_seed(self.seed)
+        for name in ("input_dim", "padded_dim"):
+            if getattr(self, name) is not None:
+                check_size(name, getattr(self, name))
+        if self.noise_db is not None:
+            check_number("noise_db", self.noise_db, least=-200, most=200)
+        check_flag("stream", self.stream)
+        for name, value in dataclasses.asdict(self).items():
+            # A number of NumPy or JAX would not have the key, in a row or of a model, that Python's own has.
+            if hasattr(value, "item"):
+                object.__setattr__(self, name, value.item())
         if self.sparsity >= self.num_latents:
             raise ValueError(
                 f"sparsity must be below num_latents, but it is {self.sparsity} with {self.num_latents} latents; "
@@ -83,22 +82,13 @@ class Setting:
             bound = math.ceil(2 * self.sparsity * math.log(self.num_latents / self.sparsity))
             input_dim = max(self.sparsity + 1, bound)
             object.__setattr__(self, "input_dim", input_dim)
-        check_size("input_dim", input_dim)
         if input_dim > self.num_latents:
             raise ValueError(
                 f"input_dim {input_dim} is above num_latents {self.num_latents}, which leaves nothing in superposition; "
                 "lower input_dim or raise num_latents."
             )
-        if self.noise_db is not None and not (isinstance(self.noise_db, int | float) and math.isfinite(self.noise_db)):
-            raise ValueError(f"noise_db must be a finite number of decibels, but it is {self.noise_db!r}.")
-        if self.noise_db is not None and abs(self.noise_db) > 200:
-            raise ValueError(f"noise_db must lie between -200 and 200 decibels, but it is {self.noise_db}.")
-        if not isinstance(self.stream, bool):
-            raise ValueError(f"stream must be True or False, but it is {self.stream!r}.")
         if self.padded_dim is not None:
-            check_size("padded_dim", self.padded_dim)
-            if self.padded_dim < input_dim:
-                raise ValueError(f"padded_dim must be at least input_dim {input_dim}, but it is {self.padded_dim}.")
+            check_integer("padded_dim", self.padded_dim, least=input_dim)
         pools = {"ID": self.num_latents - self.num_ood - 1, "OOD": self.num_ood}
         for name, size in pools.items():
             if size < self.sparsity - 1:
@@ -131,24 +121,43 @@ class Setting:
 
 
 class Split(eqx.Module):
-    """Samples of one split. `codes` and `labels` are None where the truth is unknown; codes of very many latents are `Codes`.
+    """Samples of one split. `codes` and `labels` are None where the truth is unknown.
+
+    Codes of very many latents are `Codes`, and those of a world a sparse array.
 
     `labels` is the probe target, true where latent 0 exceeds one half.
     """
 
     signals: Float[Array, "n input_dim"]
-    codes: Float[Array, "n num_latents"] | Codes | None = None
+    codes: Float[Array, "n num_latents"] | SparseCodes | None = None
 
     @property
     def labels(self) -> Bool[Array, " n"] | None:
         """What the probe predicts: whether latent 0 exceeds one half."""
-        return None if self.codes is None else self.codes[:, 0] > 0.5
+        if self.codes is None:
+            return None
+        if isinstance(self.codes, scipy.sparse.csr_array):
+            return self.codes[:, [0]].toarray()[:, 0] > 0.5
+        return self.codes[:, 0] > 0.5
+
+
+class Tree(eqx.Module):
+    """Which feature fires only where which other does.
+
+    Attributes:
+      parent: of each feature, -1 for one that has none.
+      level: levels below its root, 0 for a root and -1 for a feature in no tree.
+    """
+
+    parent: Int[np.ndarray, " N"]
+    level: Int[np.ndarray, " N"]
 
 
 class Task(eqx.Module):
     """The data of one setting. Only oracles and metrics may look at `dictionary` and at the codes of a split.
 
     The last `padding` dimensions of signals and atoms are zeros that `Setting.padded_dim` asked for; no mean counts them.
+    `tree` is that of a world whose features have a hierarchy.
     """
 
     train: Split
@@ -158,6 +167,7 @@ class Task(eqx.Module):
     num_latents: int = eqx.field(static=True, default=0)
     seed: int = eqx.field(static=True, default=0)
     padding: int = eqx.field(static=True, default=0)
+    tree: Tree | None = None
 
     @property
     def input_dim(self) -> int:

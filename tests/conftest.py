@@ -21,6 +21,14 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Many small steps on the host, beside another worker: see benchmarks/__init__.py.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Most of the tests' time is XLA's, which compiles thousands of small programs that each run once or twice: optimised as little as it
+# can, it takes a fifth of the time. `XLA_FLAGS= make test` tests the programs that users run, in about twice the time. An XLA that
+# no longer knows one of these flags ends at once and names it.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
+)
 if "PYTEST_XDIST_WORKER" not in os.environ:
     # Shared with the workers and with the processes that tests start, so that a program of one shape is compiled once in all.
     CACHE = tempfile.TemporaryDirectory(prefix="sae_gap-tests-", ignore_cleanup_errors=True)
@@ -100,6 +108,9 @@ def call():
     return call_binary
 
 
+TWO_DEVICES = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+
+
 class Pair:
     """A command line that runs in two processes of two devices each.
 
@@ -108,7 +119,7 @@ class Pair:
 
     def __init__(self, arguments, **environment):
         port = _free_port()
-        given = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2", **environment}
+        given = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": TWO_DEVICES, **environment}
         self.processes = [
             subprocess.Popen(
                 [sys.executable, *(str(argument).format(process=process, port=port) for argument in arguments)],
@@ -149,6 +160,47 @@ def pair():
     return Pair
 
 
+# What two processes begin with. Each has a folder of its own to work in, as on hosts that share none.
+PREAMBLE = """
+import json, os, sys, time, warnings
+import jax, jax.numpy as jnp, numpy as np
+from sae_gap import Setting, devices, draw, hosts, load
+
+warnings.simplefilter("error")
+# Else a process that fails would wait for the other, which waits for it.
+sys.excepthook = lambda *error: (sys.__excepthook__(*error), sys.stderr.flush(), os._exit(1))
+process, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+os.makedirs(f"{folder}/host{process}", exist_ok=True)
+os.chdir(f"{folder}/host{process}")
+hosts.start(f"localhost:{port}", 2, process, timeout=60)
+
+def refused(kind, do, *told):
+    try:
+        do()
+    except kind as error:
+        assert all(part in str(error) for part in told), str(error)
+    else:
+        raise AssertionError(f"{do} was not refused")
+
+def call(binary, *arguments):
+    binary.FLAGS([binary.__name__, *arguments])
+    binary.main()
+"""
+
+
+@pytest.fixture(scope="session")
+def run_pair():
+    """Runs some code in two processes, after the preamble, in a folder; neither may fail."""
+
+    def run(code, folder):
+        script = folder / "script.py"
+        script.write_text(PREAMBLE + code)
+        codes, _, err = Pair([script, "{process}", "{port}", folder], PYTHONPATH=str(pathlib.Path(__file__).parents[1])).end()
+        assert codes == [0, 0], "\n".join(text[-2_000:] for text in err)
+
+    return run
+
+
 @dataclasses.dataclass(frozen=True)
 class Smoke:
     """A finished run of the smoke preset.
@@ -168,6 +220,7 @@ class Smoke:
 
 # Of studies that share their methods with vary_latents, and whose sizes would compile all of them anew.
 FEW = dict.fromkeys(("vary_samples", "vary_sparsity"), "raw,linear_probe,sae_topk,fista_oracle")
+FEW |= {"worlds": "sae_topk,frozen_topk,random,fista_oracle"}
 FEW |= {"phase_transition": "linear_probe,sae_topk,fista_oracle"}
 
 

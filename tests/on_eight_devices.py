@@ -130,11 +130,11 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alon
 def test_samples_that_do_not_divide_are_filled_up_with_zeros(traced):
     """Thirty samples, copied to all eight devices, of which each works on four; with a weight for each sample and atom."""
     problem = draw(1, (30, 8, 24), sparsity=2)
-    alone = sparse_code(*problem, LAM, solver="fista")
     signals = devices.place(problem[0], devices.mesh())
     options = {"solver": "fista", "chunk_size": 3}
     lam = np.full((30, 24), LAM, np.float32)
-    assert_solved(sparse_code(signals, problem[1], lam, **options), alone, problem)
+    alone = sparse_code(signals, problem[1], lam, **options)
+    assert_solved(alone, alone, problem)
     found = sparse_code(signals, problem[1], lam, **options, sparse=True)
     assert isinstance(found.codes, scipy.sparse.csr_array) and found.codes.shape == (30, 24)
     np.testing.assert_allclose(found.codes.toarray(), alone.codes, atol=1e-5)
@@ -222,3 +222,18 @@ def test_a_context_without_a_mesh_changes_nothing():
     batch = jnp.ones((4, 3))
     assert sharding.split_batch(batch) is batch and sharding.lay(batch, batch) is batch
     assert sharding.layout_of(batch, batch) is None and sharding.axis_size(None) == 1
+
+
+def test_an_axis_that_each_device_works_on_by_itself_has_one_part():
+    found = []
+
+    def look(array):
+        found.append([sharding.axis_size(name) for name in ("samples", "latents", "other")])
+        return array
+
+    rows = PartitionSpec("samples")
+    alone = jax.shard_map(look, in_specs=rows, out_specs=rows, axis_names=frozenset(["samples"]), check_vma=False)
+    with jax.set_mesh(devices.mesh(latents=4)):
+        for function in (look, alone):
+            jax.eval_shape(function, jnp.ones(8))
+    assert found == [[2, 4, 1], [1, 4, 1]]

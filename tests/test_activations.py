@@ -407,7 +407,10 @@ def test_arrow_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
         (lambda found: found.take([0.5]), "must be a vector of integers"),
         (lambda found: found.take([[1]]), "must be a vector of integers"),
         (lambda found: list(found.chunks(0)), "size must be a positive integer"),
-        *((lambda found, share=share: found.split(share), "a share between 0 and 1") for share in (0, 1, True, np.nan, "a")),
+        *(
+            (lambda found, share=share: found.split(share), "held_out must be a finite number above 0 and below 1")
+            for share in (0, 1, True, np.nan, "a")
+        ),
         (lambda found: found.split(0.1, -1), "seed must be"),
     ],
 )

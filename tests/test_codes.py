@@ -101,7 +101,9 @@ def test_inference_in_chunks_is_that_of_all(size):
         shapes.append(chunk.shape)
         return Found(np.maximum(chunk, 0) * (np.arange(5) != 2), chunk.sum(axis=1))
 
+    sparse = infer_in_chunks(infer, signals, size, sparse=True)
     found = infer_in_chunks(infer, signals, size)
+    np.testing.assert_array_equal(sparse.codes.toarray(), found.codes.dense())
     assert set(shapes) == {(size, 5)} and isinstance(found, Found) and found.nothing is None
     np.testing.assert_array_equal(found.codes.dense(), np.maximum(signals, 0) * (np.arange(5) != 2))
     assert found.codes.latents.tolist() == [0, 1, 3, 4]

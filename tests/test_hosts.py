@@ -9,35 +9,6 @@ import pytest
 
 from sae_gap import hosts
 
-PREAMBLE = """
-import json, os, sys, time, warnings
-import jax, jax.numpy as jnp, numpy as np
-from sae_gap import Setting, devices, draw, hosts, load
-
-warnings.simplefilter("error")
-# Else a process that fails would wait for the other, which waits for it.
-sys.excepthook = lambda *error: (sys.__excepthook__(*error), sys.stderr.flush(), os._exit(1))
-process, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-hosts.start(f"localhost:{port}", 2, process, timeout=60)
-
-def refused(kind, do, *told):
-    try:
-        do()
-    except kind as error:
-        assert all(part in str(error) for part in told), str(error)
-    else:
-        raise AssertionError(f"{do} was not refused")
-"""
-
-
-def run_pair(pair, code, folder):
-    """Two processes run some code, after the preamble, and neither may fail."""
-    script = folder / "script.py"
-    script.write_text(PREAMBLE + code)
-    codes, _, err = pair([script, "{process}", "{port}", folder], PYTHONPATH=".").end()
-    assert codes == [0, 0], "\n".join(text[-2_000:] for text in err)
-
-
 TALK = """
 assert (hosts.count(), hosts.is_first(), jax.device_count()) == (2, process == 0, 4)
 
@@ -48,6 +19,14 @@ assert hosts.on_first(lambda: "done") == (None if process else "done")
 called = []
 refused(OSError, lambda: hosts.on_first(lambda: called.append(1) or open(folder + "/none")), "none")
 assert len(called) == 1 - process
+class Odd(Exception):
+    def __init__(self, one, two):
+        super().__init__(f"{one} and {two}")
+def odd():
+    raise Odd(1, 2)
+refused(RuntimeError if process else Odd, lambda: hosts.agree(odd), "1 and 2")
+# Half an hour is too little to wait for what the first does alone.
+assert os.environ["XLA_FLAGS"].endswith(" --xla_cpu_collective_timeout_seconds=604800")
 
 # Any fault ends all.
 assert hosts.together(lambda: process) == process
@@ -160,12 +139,41 @@ if process == 0:
     pickle.dump(found, open(folder + "/found.pkl", "wb"))
 """
 
+STREAM = """
+from sae_gap import fit_stream
+from sae_gap.learners.online import OnlineDictionary
 
-def test_two_processes_agree_compare_and_share(pair, tmp_path):
-    run_pair(pair, TALK, tmp_path)
+learner = OnlineDictionary(num_steps=4, batch_size=50, num_slots=4, num_rounds=1, replace=False, centred=True)
+signals = np.random.default_rng(0).normal(size=(802, 12)).astype(np.float32)
+asked = []
+def source(start, count):
+    asked.append((start, count))
+    return signals[start : start + count]
+def kill(state):
+    # Both devices of a process have its samples, and each half of the atoms.
+    assert {shard.data.shape for shard in state.dictionary.addressable_shards} == {(12, 32)}
+    if int(state.round) == 2:
+        raise Killed
+save = Checkpoint(f"{folder}/{process}/stream.npz", every=1e9 if process else 0)
+options = {"num_latents": 64, "key": key, "num_samples": 802, "mesh": devices.mesh(latents=2), "checkpoint": save}
+refused(Killed, lambda: fit_stream(learner, source, watch=kill, **options))
+assert save.path.exists() == (process == 0)
+found = fit_stream(learner, source, **options)
+# Of each of four minibatches of a round its own 25 rows; once more the first round, by which the fit is known, and no second.
+assert asked == [(50 * i + 25 * process, 25) for i in [*range(12), *range(4), *range(8, 16)]], asked
+np.savez(f"{folder}/stream{process}.npz", dictionary=found.dictionary, bias=found.bias)
+"""
 
 
-def test_two_processes_fit_and_code_as_one(pair, tmp_path):
+@pytest.fixture(scope="module")
+def two(run_pair, tmp_path_factory):
+    """What two processes found, which have talked before; one start for all that they do."""
+    folder = tmp_path_factory.mktemp("two")
+    run_pair(TALK + FIT + STREAM, folder)
+    return folder
+
+
+def test_two_processes_fit_and_code_as_one(two):
     from sae_gap import Setting, draw
     from sae_gap.encoders.lasso import Lasso
     from sae_gap.encoders.topk import TopK
@@ -175,8 +183,7 @@ def test_two_processes_fit_and_code_as_one(pair, tmp_path):
     from sae_gap.learners.softplus_adam import SoftplusAdam
     from sae_gap.models import Models
 
-    run_pair(pair, FIT, tmp_path)
-    models, solution, sparse = pickle.loads((tmp_path / "found.pkl").read_bytes())
+    models, solution, sparse = pickle.loads((two / "found.pkl").read_bytes())
     setting = Setting(20, 3, 202)
     task = draw(setting)
     sae = SparseAutoencoder(encoder=TopK(3), num_steps=6)
@@ -191,6 +198,20 @@ def test_two_processes_fit_and_code_as_one(pair, tmp_path):
     for one, two in zip(jax.tree.leaves(known), jax.tree.leaves(solution), strict=True):
         np.testing.assert_allclose(one, two, atol=1e-5)
     np.testing.assert_allclose(inference.infer(TopK(3), "id").codes, sparse.codes.dense(), atol=1e-5)
+
+
+def test_two_processes_share_a_stream_and_the_latents_of_its_dictionary(two):
+    from sae_gap import fit_stream
+    from sae_gap.learners.online import OnlineDictionary
+
+    # Two blocks of the pursuit, one for each of two devices.
+    learner = OnlineDictionary(num_steps=4, batch_size=50, num_slots=4, num_rounds=1, replace=False, centred=True)
+    signals = np.random.default_rng(0).normal(size=(802, 12)).astype(np.float32)
+    alone = fit_stream(learner, signals, num_latents=64, key=jax.random.key(0))
+    for process in range(2):
+        found = np.load(two / f"stream{process}.npz")
+        np.testing.assert_allclose(found["dictionary"], alone.dictionary, atol=1e-5)
+        np.testing.assert_allclose(found["bias"], alone.bias, atol=1e-6)
 
 
 def test_a_process_by_itself_pays_nothing():

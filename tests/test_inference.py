@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 
 from sae_gap import devices, inference
 from sae_gap.encoders.base import Encoder
@@ -144,3 +145,16 @@ def test_what_trained_a_model_compiles_nothing_anew(task, model):
         for lam in (0.2, 0.3):
             Inference(task, Model(model.dictionary, model.bias, None, encode=encode)).infer(Lasso(lam), "id")
     assert devices.compilations() == before
+
+
+def test_codes_of_many_samples_are_held_by_their_non_zeros(task, model, monkeypatch):
+    whole = Inference(task, model)
+    expected = {encoder: whole.infer(encoder, "ood") for encoder in (TopK(3), Lasso(0.1))}
+    monkeypatch.setattr(inference, "DENSE_NUMBERS", len(task.ood.signals) * task.num_latents - 1)
+    monkeypatch.setattr(inference, "_CHUNK", 30 * task.num_latents)
+    found = Inference(task, model)
+    for encoder, dense in expected.items():
+        coded = found.infer(encoder, "ood")
+        assert scipy.sparse.issparse(coded.codes) and found.seconds(encoder) > 0
+        np.testing.assert_allclose(coded.codes.toarray(), dense.codes, atol=1e-5)
+    np.testing.assert_allclose(coded.objective, dense.objective, rtol=1e-5)

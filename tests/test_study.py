@@ -81,9 +81,9 @@ def test_encoders_must_be_encoders_and_learners_learners(learner, encoder):
     ("options", "fault"),
     [
         ({"protocol": "Paper"}, "protocol must be one of strict, paper, but it is 'Paper'."),
-        ({"lam": -1.0}, "lam must be a number of at least 0, but it is -1.0."),
-        ({"lam": float("nan")}, "lam must be a number of at least 0, but it is nan."),
-        ({"lam": float("inf")}, "lam must be a number of at least 0, but it is inf."),
+        ({"lam": -1.0}, "lam must be a finite number of at least 0, but it is -1.0."),
+        ({"lam": float("nan")}, "lam must be a finite number of at least 0, but it is nan."),
+        ({"lam": float("inf")}, "lam must be a finite number of at least 0, but it is inf."),
         ({"methods": METHODS[:1] * 2}, "methods must have different names or coordinates, but they are sae, sae."),
     ],
 )
@@ -103,8 +103,8 @@ def test_one_name_may_stand_for_methods_that_vary_something():
 
 
 def test_sources_must_differ_and_be_there():
-    for sources in ((Setting(20, 3, 200),) * 2, ()):
-        with pytest.raises(ValueError, match="sources must be different"):
+    for sources, fault in (((Setting(20, 3, 200),) * 2, "sources must be different"), ((), "sources must have at least one")):
+        with pytest.raises(ValueError, match=fault):
             Study("tiny", sources, lambda _: METHODS)
 
 

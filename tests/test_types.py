@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_gap import Setting, Split, Task
-from sae_gap.types import check_seed, check_size
+from sae_gap.checks import check_seed, check_size
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ def test_defaults_are_the_cell_of_the_headline():
         ({"num_samples": 3}, "num_samples must be at least 4 to be split in half, but it is 3."),
         ({"num_latents": 20, "sparsity": 11}, "the ID pool has 9 latents, fewer than the sparsity - 1 = 10 "),
         ({"input_dim": 101}, "input_dim 101 is above num_latents 100, which leaves nothing in superposition; "),
-        *(({"noise_db": value}, f"noise_db must be a finite number of decibels, but it is {value!r}.")
+        *(({"noise_db": value}, f"noise_db must be a finite number of at least -200 and of at most 200, but it is {value!r}.")
           for value in (math.nan, math.inf, -math.inf, "20")),
-        ({"noise_db": -800}, "noise_db must lie between -200 and 200 decibels, but it is -800."),
+        ({"noise_db": -800}, "noise_db must be a finite number of at least -200 and of at most 200, but it is -800."),
         *(({"stream": value}, f"stream must be True or False, but it is {value!r}.") for value in (1, None, "yes")),
     ],
 )  # fmt: skip

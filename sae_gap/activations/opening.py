@@ -3,6 +3,7 @@
 import os
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -13,6 +14,7 @@ from sae_gap.activations.numpys import read_npy, read_npz
 from sae_gap.activations.rows import FAULTS, Activations, Table
 from sae_gap.activations.tables import ACTIVATIONS, DOCUMENTS, RefusedError
 from sae_gap.activations.tensors import read_safetensors
+from sae_gap.checks import as_real, check_path, check_type, shown
 
 # How a file is read, by its ending: with the name of the array, where it is given. A new kind is a function here.
 READERS: dict[str, Callable[[pathlib.Path, str | None], Table]] = {
@@ -46,6 +48,8 @@ def open_activations(path: str | pathlib.Path, *, key: str | None = None) -> Act
       ValueError: there is no such file, it does not hold what it should, or what reads it is not installed; the message names
         the fault and the mend.
     """
+    check_path("path", path)
+    check_type("key", key, (str, type(None)), "give the name of an array")
     path = fetched(path)
     if os.path.isdir(path):
         files = _inside(path)
@@ -87,8 +91,20 @@ def save_activations(
       activations: rows.
       documents: the document of each.
       others: arrays that are of use to someone else, by their names.
+
+    Raises:
+      TypeError: the path is none.
+      ValueError: the activations are no finite, non-empty matrix of real numbers, or the documents not an integer for each row.
     """
+    check_path("path", path)
     path = pathlib.Path(path)
+    activations = _rows("activations", activations, 2)
+    if documents is not None:
+        documents = _rows("documents", documents, 1)
+        if documents.dtype.kind not in "iu" or len(documents) != len(activations):
+            raise ValueError(
+                f"documents must be {len(activations)} integers, one for each row, but they are {shown(documents)}."
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {ACTIVATIONS: activations} | ({} if documents is None else {DOCUMENTS: documents}) | others
     part = path.with_name(f".{path.name}.{os.getpid()}")
@@ -98,6 +114,17 @@ def save_activations(
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _rows(name: str, values: Any, ndim: int) -> np.ndarray:
+    """What can be read again as rows."""
+    array = as_real(name, values, "a matrix of real numbers" if ndim == 2 else "a vector of integers")
+    if array.ndim != ndim or not array.size:
+        raise ValueError(f"{name} must be a non-empty {'matrix' if ndim == 2 else 'vector'}, but the shape is {array.shape}.")
+    # Rows are read as float32.
+    if not np.all(np.abs(array) <= np.finfo(np.float32).max):
+        raise ValueError(f"{name} must be finite in float32, but some are NaN, infinite or too large; drop or mend those rows.")
+    return array
 
 
 def _inside(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from safetensors import SafetensorError
 
-from sae_gap.types import check_seed, check_size
+from sae_gap.checks import as_real, check_number, check_seed, check_size
 
 # Contiguous pieces that rows of unknown documents are cut into, of which some are held out.
 BLOCKS = 100
@@ -99,7 +99,7 @@ class Activations:
         Raises:
           ValueError: a number is no row's, or a row cannot be read or is not finite.
         """
-        wanted = np.asarray(indices)
+        wanted = as_real("indices", indices, "a vector of integers")
         if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
             raise ValueError(f"indices must be a vector of integers, but they are {wanted.dtype} of shape {wanted.shape}.")
         if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.num_samples:
@@ -134,8 +134,7 @@ class Activations:
         Raises:
           ValueError: an argument is out of range, or there is only one document or row.
         """
-        if isinstance(held_out, bool) or not isinstance(held_out, int | float) or not 0 < held_out < 1:
-            raise ValueError(f"held_out must be a share between 0 and 1, but it is {held_out!r}.")
+        check_number("held_out", held_out, above=0, below=1)
         check_seed(seed)
         documents = self.documents
         if documents is None:

@@ -9,9 +9,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from sae_gap import matching
+from sae_gap.checks import as_real, check_type, check_vanishing, shown
 from sae_gap.types import Coded, Model
 
 
@@ -20,6 +23,14 @@ class Affine(eqx.Module):
 
     weight: Float[Array, "input_dim num_latents"]
     bias: Float[Array, " num_latents"]
+
+    def __check_init__(self):
+        weight, bias = (getattr(part, "shape", ()) for part in (self.weight, self.bias))
+        if len(weight) != 2 or bias != weight[1:]:
+            raise ValueError(
+                "an affine map must have a weight (input_dim, num_latents) and a bias (num_latents,), but they are "
+                f"{shown(self.weight)} and {shown(self.bias)}; give arrays, the weight of a PyTorch encoder transposed."
+            )
 
     def __call__(self, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         return signals @ self.weight + self.bias
@@ -115,12 +126,56 @@ class AmortisedEncoder(Encoder):
 
     def preactivations(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         """`(y - b) W + c`."""
+        if not isinstance(model.encoder, Affine):
+            raise ValueError(
+                f"{type(self).__name__} reads an Affine from Model.encoder, but it is {shown(model.encoder)}; give its weights."
+            )
         return model.encoder(signals - model.bias)
 
 
 def rectangle(x: jax.Array) -> jax.Array:
     """The rectangle kernel, 1 on (-1/2, 1/2), by which a step is smoothed in a straight-through gradient."""
     return (jnp.abs(x) < 0.5).astype(x.dtype)
+
+
+def check_model(model: Model) -> None:
+    """Refuses a model that cannot be measured: whose dictionary, bias or affine maps are not of one shape, or not finite.
+
+    Raises:
+      TypeError: it is no `Model`.
+      ValueError: it has no dictionary, or a part of it does not fit; the message says which, and how to mend it.
+    """
+    check_type("model", model, Model, "give sae_gap.Model(dictionary, bias, encoder, encode)")
+    check_type("the dictionary", model.decoder, (np.ndarray, jax.Array), "give an array of NumPy or JAX")
+    atoms = matching.as_matrix("the dictionary", model.decoder)
+    check_vanishing("the dictionary", np.abs(atoms).max(axis=0), jnp.zeros(()).dtype)
+    bias = as_real("bias", model.bias, f"{len(atoms)} finite numbers, one for each dimension")
+    if bias.shape != atoms.shape[:1] or not np.isfinite(bias).all():
+        raise ValueError(
+            f"bias must be {len(atoms)} finite numbers, one for each dimension, but it is {shown(bias)}; give zeros for none."
+        )
+    for part in jax.tree.leaves(model.encoder, is_leaf=lambda part: isinstance(part, Affine)):
+        if isinstance(part, Affine):
+            weight = matching.as_matrix("the encoder's weight", part.weight)
+            matching.as_matrix("the encoder's bias", np.atleast_2d(np.asarray(part.bias)))
+            if weight.shape != atoms.shape:
+                turned = "transpose it, as a PyTorch encoder's is the other way round" if weight.T.shape == atoms.shape else ""
+                raise ValueError(
+                    f"the encoder's weight must have the shape of the dictionary, {atoms.shape}, but it has {weight.shape}; "
+                    f"{turned or 'give the weight that belongs to this dictionary'}."
+                )
+
+
+def as_floats(name: str, values: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    """Finite real numbers in the float type that JAX computes in."""
+    array = as_real(name, values, "real numbers")
+    with np.errstate(over="ignore"):
+        array = array.astype(jnp.zeros(()).dtype)
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"{name} must be finite in {array.dtype}, but a number is NaN, infinite or too large; mend or scale it."
+        )
+    return jnp.asarray(array)
 
 
 def unit_atoms(

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sae_gap.checks import check_number, check_size
 from sae_gap.encoders.base import Affine, AmortisedEncoder
 from sae_gap.encoders.topk import keep_largest
 from sae_gap.types import Model
@@ -33,6 +34,10 @@ class BatchTopK(AmortisedEncoder):
 
     k: int = eqx.field(static=True, default=10)
     rate: float | Array = 0.01
+
+    def __check_init__(self):
+        check_size("k", self.k)
+        check_number("rate", self.rate, above=0, most=1)
 
     def parameters(self, weight):
         return BatchTopKParameters(Affine.create(weight), jnp.zeros((), weight.dtype))

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sae_gap.checks import check_number
 from sae_gap.encoders.base import Affine, AmortisedEncoder, rectangle
 
 
@@ -26,6 +27,10 @@ class JumpReLU(AmortisedEncoder):
 
     threshold: float | Array = 1e-3
     bandwidth: float | Array = 1e-3
+
+    def __check_init__(self):
+        check_number("threshold", self.threshold, above=0)
+        check_number("bandwidth", self.bandwidth, above=0)
 
     def parameters(self, weight):
         return JumpReLUParameters(Affine.create(weight), jnp.full(weight.shape[1], jnp.log(self.threshold), weight.dtype))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sae_gap.checks import check_flag, check_integer, check_number, check_type
 from sae_gap.encoders.base import Encoder, encode, unit_atoms
 from sae_gap.solvers import sparse_code
 from sae_gap.types import Model, Solution
@@ -34,6 +35,15 @@ class Lasso(Encoder):
     unit_atoms: bool = eqx.field(static=True, default=True)
     nonneg: bool = eqx.field(static=True, default=True)
     momentum: bool = eqx.field(static=True, default=True)
+
+    def __check_init__(self):
+        check_number("lam", self.lam, least=0)
+        check_type("start", self.start, (Encoder, type(None)), "give the encoder whose codes to start from")
+        if self.tol is not None:
+            check_number("tol", self.tol, above=0)
+        check_integer("max_iterations", self.max_iterations, least=0)
+        for name in ("unit_atoms", "nonneg", "momentum"):
+            check_flag(name, getattr(self, name))
 
     @property
     def name(self):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sae_gap.checks import check_flag, check_number, check_size
 from sae_gap.encoders.base import AmortisedEncoder
 from sae_gap.lasso import lipschitz
 
@@ -45,8 +46,11 @@ class LISTA(AmortisedEncoder):
         return {"inference": self.name, "depth": self.depth}
 
     def __check_init__(self):
-        if self.depth < 1:
-            raise ValueError(f"depth must be 1 or more, but it is {self.depth}.")
+        check_size("depth", self.depth)
+        check_number("lam", self.lam, least=0)
+        check_flag("factored", self.factored)
+        if self.threshold is not None:
+            check_number("threshold", self.threshold, least=0)
 
     def parameters(self, weight):
         rate = (1 / lipschitz(weight)).astype(weight.dtype)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
+from sae_gap.checks import check_number
 from sae_gap.encoders.base import Encoder, unit_atoms
 from sae_gap.solvers import sparse_code
 
@@ -27,6 +28,9 @@ class Lookup(Encoder):
     """
 
     lam: float = 0.1
+
+    def __check_init__(self):
+        check_number("lam", self.lam, least=0)
 
     def __call__(self, model, signals):
         known: LookupParameters = model.encoder

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from sae_gap.checks import check_size
 from sae_gap.encoders.base import AmortisedEncoder, unit_atoms
 
 
@@ -22,6 +23,9 @@ class MatchingPursuit(AmortisedEncoder):
     """
 
     k: int = eqx.field(static=True, default=10)
+
+    def __check_init__(self):
+        check_size("k", self.k)
 
     @property
     def name(self):

@@ -6,6 +6,7 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 
+from sae_gap.checks import check_numbers
 from sae_gap.encoders.batchtopk import BatchTopK
 
 
@@ -31,8 +32,9 @@ class MatryoshkaBatchTopK(BatchTopK):
         return "matryoshka"
 
     def __check_init__(self):
+        check_numbers("prefixes", self.prefixes, None, above=0, most=1)
         increasing = all(low < high for low, high in itertools.pairwise((0, *self.prefixes)))
-        if not self.prefixes or self.prefixes[-1] != 1 or not increasing:
+        if self.prefixes[-1] != 1 or not increasing:
             raise ValueError(f"prefixes must be increasing shares above 0 that end with 1, but they are {self.prefixes}.")
 
     def errors(self, model, signals, codes):

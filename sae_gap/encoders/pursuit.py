@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sae_gap.checks import check_size
 from sae_gap.encoders.base import Encoder, unit_atoms
 from sae_gap.solvers import matching_pursuit, orthogonal_matching_pursuit
 from sae_gap.types import Model
@@ -24,6 +25,9 @@ class OMP(Encoder):
     """
 
     k: int = eqx.field(static=True, default=10)
+
+    def __check_init__(self):
+        check_size("k", self.k)
 
     @property
     def signed(self):
@@ -53,6 +57,9 @@ class NonNegativePursuit(Encoder):
     """
 
     k: int = eqx.field(static=True, default=10)
+
+    def __check_init__(self):
+        check_size("k", self.k)
 
     @property
     def name(self):

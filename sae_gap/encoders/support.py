@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
+from sae_gap.checks import check_integer, check_number, check_type
 from sae_gap.encoders.base import Encoder, encode, unit_atoms
 from sae_gap.lasso import product
 from sae_gap.solvers import sparse_code
@@ -42,6 +43,12 @@ class OnSupport(Encoder):
     lam: float = 0.1
     tol: float = 1e-6
     max_iterations: int = 20_000
+
+    def __check_init__(self):
+        check_type("encoder", self.encoder, Encoder, "give the encoder whose support it is")
+        check_number("lam", self.lam, least=0)
+        check_number("tol", self.tol, above=0)
+        check_integer("max_iterations", self.max_iterations, least=0)
 
     @property
     def name(self):
@@ -124,6 +131,9 @@ class LeastSquares(Encoder):
     """
 
     encoder: Encoder
+
+    def __check_init__(self):
+        check_type("encoder", self.encoder, Encoder, "give the encoder whose support it is")
 
     @property
     def name(self):

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from sae_gap.checks import check_size
 from sae_gap.encoders.base import AmortisedEncoder
 
 
@@ -16,6 +17,9 @@ class TopK(AmortisedEncoder):
     """
 
     k: int = eqx.field(static=True, default=10)
+
+    def __check_init__(self):
+        check_size("k", self.k)
 
     def __call__(self, model, signals):
         return keep_largest(jax.nn.relu(self.preactivations(model, signals)), self.k)

@@ -9,6 +9,7 @@ from sae_gap.figures.cosines import matched_cosines
 from sae_gap.figures.cost import budget
 from sae_gap.figures.curves import curve
 from sae_gap.figures.heat import counting_bound, heat_map, recovery_by_samples
+from sae_gap.figures.levels import recovery_by_level
 from sae_gap.figures.measured import coherence, front, gap_parts
 from sae_gap.figures.scatter import recovery
 from sae_gap.figures.seconds import recovery_by_seconds
@@ -28,6 +29,7 @@ __all__ = [
     "heat_map",
     "matched_cosines",
     "recovery",
+    "recovery_by_level",
     "recovery_by_samples",
     "recovery_by_seconds",
     "save",

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -39,16 +40,19 @@ def front(rows: style.Rows) -> Figure | None:
     colours = _colours(shown)
     figure = Figure(figsize=(style.WIDTH, 4.8))
     axes = figure.add_subplot()
+    covers = _covers(groups)
     for name, points in groups.items():
-        lasso = sorted((row for row in points if row["codes"] == "lasso"), key=lambda row: row["l0"])
+        lasso = _lasso(points)
         look: dict[str, Any] = {"color": colours[name], "zorder": 2}
-        axes.plot(*_path(lasso, "l0", "fvu"), linestyle=style.DASHED, linewidth=0.9, **look)
-        axes.plot(*_path(lasso, "refit_l0", "refit_fvu"), marker="o", markersize=2.5, linewidth=1.5, **look)
+        # What lies beneath its like is drawn broader, and shows as a rim.
+        rim = 3 * covers[name]
+        axes.plot(*_path(lasso, "l0", "fvu"), linestyle=style.DASHED, linewidth=0.9 + rim, **look)
+        axes.plot(*_path(lasso, "refit_l0", "refit_fvu"), marker="o", markersize=2.5 + rim, linewidth=1.5 + rim, **look)
         for row in (row for row in points if row["codes"] == "own" and row["l0"] > 0):
             axes.plot(
                 [row["l0"], row["refit_l0"]], [row["fvu"], row["refit_fvu"]], color=colours[name], linewidth=0.8, zorder=4
             )
-            big: dict[str, Any] = {"marker": "D", "markersize": 7, "linestyle": "none", "markeredgecolor": colours[name]}
+            big: dict[str, Any] = {"marker": "D", "markersize": 7 + rim, "linestyle": "none", "markeredgecolor": colours[name]}
             axes.plot(row["l0"], row["fvu"], markerfacecolor=colours[name], zorder=6, **big)
             axes.plot(row["refit_l0"], row["refit_fvu"], markerfacecolor="white", zorder=5, **big)
     axes.axhline(1, color=style.QUIET, linewidth=0.6, linestyle=style.DASHED, zorder=1)
@@ -70,6 +74,22 @@ def front(rows: style.Rows) -> Figure | None:
     told = [_front_words(points) for points in groups.values()]
     style.caption(figure, finding, "; ".join(told))
     return figure
+
+
+def _lasso(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The points of a front, by ascending L0."""
+    return sorted((row for row in points if row["codes"] == "lasso"), key=lambda row: row["l0"])
+
+
+def _covers(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, int]:
+    """How many fronts that are drawn later lie on each one, as far as an eye can tell."""
+    paths = {name: np.array(_path(_lasso(points), "refit_l0", "refit_fvu")) for name, points in groups.items()}
+    order = list(paths)
+
+    def alike(one: np.ndarray, other: np.ndarray) -> bool:
+        return one.shape == other.shape and bool(np.allclose(one, other, rtol=0.01))
+
+    return {name: sum(alike(paths[name], paths[later]) for later in order[place + 1 :]) for place, name in enumerate(order)}
 
 
 def _about(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -98,7 +118,7 @@ def _nearest(points: Sequence[Mapping[str, Any]], l0: float) -> Mapping[str, Any
 
 
 def _middle(points: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    lasso = sorted((row for row in points if row["codes"] == "lasso"), key=lambda row: row["l0"])
+    lasso = _lasso(points)
     return lasso[len(lasso) // 2]
 
 

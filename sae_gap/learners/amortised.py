@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from sae_gap import sharding
+from sae_gap.checks import check_number, check_sequence, check_size
 from sae_gap.encoders.base import AmortisedEncoder, Encoder, unit_atoms
 from sae_gap.learners.base import Learner, batches
 from sae_gap.solvers import sparse_code
@@ -81,6 +82,11 @@ class Amortised(Learner):
     def __check_init__(self):
         if self.base is None:
             raise ValueError("an amortised encoder needs a base, the learner whose dictionary it is trained for; give base.")
+        check_sequence("encoders", self.encoders, AmortisedEncoder, "give a tuple of encoders such as (TopK(10),)")
+        check_number("lam", self.lam, least=0)
+        for name in ("num_steps", "batch_size"):
+            check_size(name, getattr(self, name))
+        check_number("learning_rate", self.learning_rate, above=0)
 
     @property
     def name(self):

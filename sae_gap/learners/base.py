@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from sae_gap.checks import check_integer, check_type
 from sae_gap.encoders.base import Encoder
 from sae_gap.types import Model, Split, Task
 
@@ -33,6 +34,12 @@ class Learner(eqx.Module):
     packages: ClassVar[tuple[str, ...]] = ()
     # Steps at which a stored fit keeps its model, whoever asked for the fit, so that a study along the fit need not repeat it.
     landmarks: ClassVar[tuple[int, ...]] = ()
+
+    def __check_init__(self):
+        check_integer("num_steps", self.num_steps, least=0)
+        check_type("base", self.base, (Learner, type(None)), "give the learner whose model this one goes on from")
+        if self.num_steps and not self.on_host and type(self).step is Learner.step:
+            raise ValueError(f"{type(self).__name__} takes no steps, but num_steps is {self.num_steps}; leave it out.")
 
     @property
     def name(self) -> str:

@@ -1,8 +1,9 @@
-"""Baselines that know nothing of sparsity: the signals themselves, and their principal components."""
+"""Baselines that know nothing of sparsity: the signals themselves, their principal components, and atoms drawn at random."""
 
+import jax
 import jax.numpy as jnp
 
-from sae_gap.encoders.base import Affine
+from sae_gap.encoders.base import Affine, unit_atoms
 from sae_gap.learners.base import Learner
 from sae_gap.types import Model
 
@@ -32,3 +33,14 @@ class PCA(Learner):
     def model(self, state):
         mean, components = state
         return Model(components, mean, Affine.create(components))
+
+
+class Random(Learner):
+    """Unit atoms in random directions, with the mean of the training signals for bias."""
+
+    def init(self, data, *, num_latents, key):
+        atoms = jax.random.normal(key, (data.signals.shape[1], num_latents), data.signals.dtype)
+        return unit_atoms(atoms)[0], jnp.mean(data.signals, axis=0)
+
+    def model(self, state):
+        return Model(*state)

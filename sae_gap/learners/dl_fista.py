@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from sae_gap.checks import check_choice, check_number, check_size
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.lasso import product
 from sae_gap.learners.base import Learner, live_dims
@@ -54,6 +55,14 @@ class DLFista(Learner):
         *(0, 1, 2, 4, 5, 9, 10, 11, 19, 20, 21, 49, 50, 51, 99, 100, 101, 199, 200, 201),
         *(301, 401, 499, 500, 501, 601, 701, 801, 901, 999),
     )
+
+    def __check_init__(self):
+        check_number("lam", self.lam, least=0)
+        for name in ("num_steps", "num_iterations"):
+            check_size(name, getattr(self, name))
+        check_choice("split", self.split, ("train", "id"))
+        check_number("ridge", self.ridge, above=0)
+        check_number("tol", self.tol, least=0)
 
     @property
     def name(self):

@@ -9,6 +9,7 @@ import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
 from sae_gap import sharding
+from sae_gap.checks import check_number, check_size, check_type
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.encoders.lista import LISTA
 from sae_gap.learners.base import Learner, batches, live_share
@@ -51,6 +52,11 @@ class Lista(Learner):
     def __check_init__(self):
         if self.base is None:
             raise ValueError("LISTA needs a base, the learner whose dictionary it is trained for; give base.")
+        check_type("encoder", self.encoder, LISTA, "give LISTA(depth)")
+        check_number("lam", self.lam, least=0)
+        for name in ("num_steps", "batch_size"):
+            check_size(name, getattr(self, name))
+        check_number("learning_rate", self.learning_rate, above=0)
 
     @property
     def name(self):

@@ -1,6 +1,6 @@
 """Dictionary learning at scale: annealed stochastic steps on codes from a reweighted pursuit."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -9,10 +9,11 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from sae_gap.checks import check_flag, check_number, check_numbers, check_size
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.learners import families, renewal
 from sae_gap.learners.base import Learner, live_dims, live_share
-from sae_gap.sharding import LATENTS, SAMPLES
+from sae_gap.sharding import LATENTS, SAMPLES, axis_size
 from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue, unpadded
 from sae_gap.solvers.working_set import default_slots
 from sae_gap.types import Model, Split
@@ -115,6 +116,26 @@ class OnlineDictionary(Learner):
     side_by_side = False
     landmarks = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 
+    def __check_init__(self):
+        check_size("num_steps", self.num_steps)
+        if self.visits is not None:
+            check_number("visits", self.visits, above=0, most=1e12)
+        if self.batch_size is not None:
+            check_size("batch_size", self.batch_size)
+        check_numbers("rates", self.rates, 3, above=0)
+        check_number("settle", self.settle, above=0, below=1)
+        check_number("margin", self.margin, above=0)
+        check_numbers("floors", self.floors, 2, above=0)
+        check_number("damping", self.damping, least=0)
+        check_size("num_rounds", self.num_rounds)
+        if self.num_slots is not None:
+            check_size("num_slots", self.num_slots)
+            if self.num_slots % 4:
+                raise ValueError(f"num_slots must be a multiple of 4, but it is {self.num_slots}.")
+        for name in ("nonneg", "replace", "centred"):
+            check_flag(name, getattr(self, name))
+        check_number("tol", self.tol, least=0)
+
     @property
     def name(self):
         return "online_dl"
@@ -167,9 +188,9 @@ class OnlineDictionary(Learner):
           size: samples to a minibatch, where further rows of zeros make them divide among devices; None takes all rows.
         """
         size = minibatches.shape[1] if size is None else size
-        if num_parts() == 1:
+        if axis_size(SAMPLES) == 1:
             return self._round(minibatches, state, size, None)
-        spare = -minibatches.shape[1] % num_parts()
+        spare = -minibatches.shape[1] % axis_size(SAMPLES)
         minibatches = jnp.pad(minibatches, ((0, 0), (0, spare), (0, 0)))
 
         def run(learner, minibatches, state):
@@ -244,7 +265,7 @@ class OnlineDictionary(Learner):
         num_samples, input_dim = signals.shape
         num_latents = state.dictionary.shape[1]
         slots = self.num_slots or default_slots(*state.dictionary.shape)
-        parts = num_parts(LATENTS)
+        parts = axis_size(LATENTS)
         atoms = atom_rows(state.dictionary, slots, parts)
         floor = _between(self.floors[0], self.floors[0], self.floors[1], progress, self.settle)
         # Signals of zeros have neither noise nor amplitude, and still need a threshold.
@@ -315,17 +336,11 @@ def _add(sums: Sums, found: Pursuit) -> Sums:
     )
 
 
-def num_parts(axis: str = SAMPLES) -> int:
-    """The size of an axis of the mesh of the context, as set by `jax.set_mesh`; 1 without that axis."""
-    mesh: Any = jax.sharding.get_abstract_mesh()
-    return mesh.shape[axis] if axis in mesh.axis_names else 1
-
-
 def lay(state: OnlineState) -> OnlineState:
     """The state on the devices of the mesh of the context: by latents where it has an axis for them, else whole on each."""
-    if num_parts() * num_parts(LATENTS) == 1:
+    if axis_size(SAMPLES) * axis_size(LATENTS) == 1:
         return state
-    spread = LATENTS if num_parts(LATENTS) > 1 else None
+    spread = LATENTS if axis_size(LATENTS) > 1 else None
     specs = jax.tree.map(lambda leaf: PartitionSpec(), state)
     own = PartitionSpec(None, spread), PartitionSpec(spread)
     return lax.with_sharding_constraint(state, eqx.tree_at(lambda s: (s.dictionary, s.energy), specs, own))

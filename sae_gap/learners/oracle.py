@@ -1,5 +1,6 @@
 """The oracle: the true dictionary, handed over."""
 
+import equinox as eqx
 import jax.numpy as jnp
 
 from sae_gap.learners.base import Learner
@@ -7,7 +8,13 @@ from sae_gap.types import Model, Task
 
 
 class Oracle(Learner):
-    """Learns nothing: its model is the true dictionary with no bias. What it scores is the ceiling for inference at this λ."""
+    """Learns nothing: its model is the true dictionary with no bias. What it scores is the ceiling for inference at this λ.
+
+    Args:
+      leading: whether to know no more atoms than a learner has, the first of them.
+    """
+
+    leading: bool = eqx.field(static=True, default=False)
 
     def needs(self, task: Task) -> str | None:
         return "the true dictionary" if task.dictionary is None else None
@@ -16,7 +23,7 @@ class Oracle(Learner):
         return task.dictionary
 
     def init(self, data, *, num_latents, key):
-        return data
+        return data[:, :num_latents] if self.leading else data
 
     def model(self, state):
         return Model(state, jnp.zeros(state.shape[0], state.dtype))

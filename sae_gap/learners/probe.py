@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from sae_gap.checks import check_numbers
 from sae_gap.codes import Codes
 from sae_gap.encoders.base import Affine
 from sae_gap.lasso import product
@@ -24,6 +25,9 @@ class LinearProbe(Learner):
     """
 
     alphas: tuple[float, ...] = (1e-6, 1e-4, 1e-2, 1.0, 10.0)
+
+    def __check_init__(self):
+        check_numbers("alphas", self.alphas, None, above=0)
 
     @property
     def name(self):

@@ -7,6 +7,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap import sharding
+from sae_gap.checks import check_number, check_size, check_type
 from sae_gap.encoders.base import AmortisedEncoder, unit_atoms
 from sae_gap.learners.base import Learner, batches, live_dims, live_share
 from sae_gap.types import Model, Split
@@ -53,6 +54,14 @@ class SparseAutoencoder(Learner):
 
     # Epochs 0, 10, 20, ... as the paper counts them, from the end of the first.
     landmarks = (1, 11, 21, 51, 101, 201, 301, 401)
+
+    def __check_init__(self):
+        check_type("encoder", self.encoder, AmortisedEncoder, "give one that a sparse autoencoder trains, such as TopK(10)")
+        for name in ("num_steps", "batch_size", "renormalise_every"):
+            check_size(name, getattr(self, name))
+        check_number("learning_rate", self.learning_rate, above=0)
+        for name in ("weight_decay", "penalty"):
+            check_number(name, getattr(self, name), least=0)
 
     @property
     def name(self):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from sae_gap.checks import check_choice, check_integer, check_number, check_size
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.encoders.lookup import Lookup, LookupParameters
 from sae_gap.learners.base import Learner, live_dims, live_share
@@ -89,8 +90,15 @@ class SoftplusAdam(Learner):
     side_by_side = False
 
     def __check_init__(self):
-        if self.split not in ("train", "id"):
-            raise ValueError(f'split must be "train" or "id", but it is {self.split!r}.')
+        check_number("lam", self.lam, least=0)
+        for name in ("num_steps", "block", "patience"):
+            check_size(name, getattr(self, name))
+        check_choice("split", self.split, ("train", "id"))
+        check_number("least_rate", self.least_rate, above=0)
+        check_number("greatest_rate", self.greatest_rate, least=self.least_rate)
+        check_number("learning_rate", self.learning_rate, least=self.least_rate, most=self.greatest_rate)
+        check_number("improvement", self.improvement, least=0)
+        check_integer("least_updates", self.least_updates, least=0)
 
     @property
     def name(self):

@@ -19,9 +19,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from sae_gap import devices, hosts
 from sae_gap.checkpoints import Checkpoint
+from sae_gap.checks import as_real, check_callable, check_size, check_type, shown
+from sae_gap.learners.checks import check_key
 from sae_gap.learners.online import OnlineDictionary, OnlineState, lay
 from sae_gap.sharding import LATENTS, SAMPLES
-from sae_gap.types import Model, Split, check_size
+from sae_gap.types import Model, Split
 
 Source = Callable[[int, int], ArrayLike]
 
@@ -48,7 +50,8 @@ def fit_stream(
     device correlates and moves the atoms that it has, and what crosses between them are the leading atoms of every block and
     the few that a sample uses. With several processes each must make the same call, and its source is asked for the rows of
     its own devices alone. The dictionary is that of one device up to rounding, which grows along a fit: a code that is barely
-    on for one may be off for the other.
+    on for one may be off for the other. Split by latents, the pursuit looks for leading atoms in other blocks, which gives
+    another dictionary, unless the latents of each device are a multiple of eight times its `num_slots`.
 
     Args:
       learner: how to learn.
@@ -66,9 +69,23 @@ def fit_stream(
       The model, on a device of this process.
 
     Raises:
+      TypeError: an argument is not of the class that it should be of.
       ValueError: the source does not give what was asked for, or not enough of it for `num_steps` rounds.
     """
+    check_type("learner", learner, OnlineDictionary, "give sae_gap.learners.online.OnlineDictionary()")
+    check_key("key", key)
+    check_type("checkpoint", checkpoint, (Checkpoint, type(None)), "give sae_gap.checkpoints.Checkpoint(path)")
+    check_type("mesh", mesh, (Mesh, type(None)), "make it by sae_gap.devices.mesh()")
+    if watch is not None:
+        check_callable("watch", watch, "(state) -> None")
+    if num_samples is not None:
+        check_size("num_samples", num_samples)
     if not callable(source):
+        if len(getattr(source, "shape", ())) != 2:
+            raise ValueError(
+                f"source must be an array (num_samples, input_dim) or a function (start, count) -> rows, but it is "
+                f"{shown(source)}."
+            )
         if num_samples is None:
             num_samples = len(source)
         elif num_samples > len(source):
@@ -78,6 +95,8 @@ def fit_stream(
         raise ValueError("a function does not tell how many samples it has; give num_samples.")
     check_size("num_latents", num_latents)
     check_size("num_samples", num_samples)
+    # A number of NumPy's would be traced.
+    num_latents, num_samples = int(num_latents), int(num_samples)
     if num_samples < learner.num_steps:
         raise ValueError(f"{num_samples} samples are too few for {learner.num_steps} rounds; lower num_steps or give more.")
     learner = dataclasses.replace(learner, visits=None)
@@ -128,15 +147,21 @@ def fit_stream(
 
 def _checked(source: Source) -> Callable[[int, int], np.ndarray]:
     """What the source gives, in the default float type, once it is sure to be samples."""
+    widths: set[int] = set()
 
     def take(start: int, count: int) -> np.ndarray:
-        block = np.asarray(source(start, count))
-        if block.ndim != 2 or len(block) != count or not jnp.issubdtype(block.dtype, jnp.floating):
+        given = source(start, count)
+        block = as_real("what the source gives", given, "rows of floating-point numbers")
+        if block.ndim != 2 or len(block) != count or not block.size or not jnp.issubdtype(block.dtype, jnp.floating):
             raise ValueError(
                 f"the source gave {block.dtype} of shape {block.shape} for {count} samples; "
                 "it must give floating-point rows, one a sample."
             )
-        block = block.astype(jnp.zeros(()).dtype)
+        widths.add(block.shape[1])
+        if len(widths) > 1:
+            raise ValueError(f"the source gave rows of {min(widths)} and of {max(widths)} numbers; all must have one width.")
+        with np.errstate(over="ignore"):
+            block = block.astype(jnp.zeros(()).dtype)
         if not np.isfinite(block).all():
             raise ValueError(f"the source gave a NaN or an infinity in samples {start} and on; remove them.")
         return block

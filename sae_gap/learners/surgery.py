@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from sae_gap.checks import check_choice
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.learners.base import Learner
 from sae_gap.matching import match_atoms
@@ -29,8 +30,7 @@ class Surgery(Learner):
     on_host = True
 
     def __check_init__(self):
-        if self.columns not in COLUMNS:
-            raise ValueError(f"columns must be one of {', '.join(COLUMNS)}, but it is {self.columns!r}.")
+        check_choice("columns", self.columns, COLUMNS)
         if self.base is None:
             raise ValueError("surgery needs a base, the learner whose dictionary is changed; give base.")
         if self.num_steps:

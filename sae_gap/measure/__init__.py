@@ -6,7 +6,7 @@ about what the latents mean.
 
 from sae_gap.measure.atoms import Atoms, agreement, describe_atoms
 from sae_gap.measure.controls import CONTROLS, Control, control
-from sae_gap.measure.front import Front, Point, distances, fvu, measure_front
+from sae_gap.measure.front import Front, Point, check_varies, distances, fvu, measure_front
 from sae_gap.measure.overlap import Overlap, support_overlap
 from sae_gap.measure.parts import GapParts, GapSums, gap_parts, gap_sums
 from sae_gap.measure.plan import STUDY, Plan, run, spread
@@ -28,6 +28,7 @@ __all__ = [
     "Subject",
     "agreement",
     "atom_lines",
+    "check_varies",
     "control",
     "describe_atoms",
     "distances",

@@ -10,6 +10,7 @@ from jaxtyping import Float, PRNGKeyArray
 
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.fitting import fit
+from sae_gap.learners.baselines import Random
 from sae_gap.learners.online import OnlineDictionary
 from sae_gap.types import Model, Split, Task
 
@@ -39,8 +40,8 @@ class Control(NamedTuple):
 
 
 def _random(given: _Given) -> Model:
-    atoms = jax.random.normal(given.key, (given.signals.shape[1], given.num_latents), jnp.float32)
-    return Model(unit_atoms(atoms)[0], jnp.asarray(given.signals.mean(axis=0)))
+    learner = Random()
+    return learner.model(learner.init(Split(jnp.asarray(given.signals)), num_latents=given.num_latents, key=given.key))
 
 
 def _samples(given: _Given) -> Model:

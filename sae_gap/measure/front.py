@@ -28,7 +28,6 @@ from sae_gap.solvers import sparse_code
 SPREAD = (2.0, 1.4, 1.0, 0.7, 0.5)
 # Samples coded at once.
 CHUNK = 2_000
-_CONSTANT = "all activations are alike, so that there is no variance to explain; give activations that differ."
 
 
 class Point(NamedTuple):
@@ -63,6 +62,12 @@ class Front(NamedTuple):
     own: Point | None
 
 
+def check_varies(activations: Float[np.ndarray, "n input_dim"]) -> None:
+    """Raises a ValueError where all activations are alike, bit for bit: rounding of their mean would hide it."""
+    if np.all(activations == activations[:1]):
+        raise ValueError("all activations are alike, so that there is no variance to explain; give activations that differ.")
+
+
 def fvu(activations: Float[ArrayLike, "n input_dim"], reconstruction: Float[ArrayLike, "n input_dim"]) -> float:
     """The fraction of variance unexplained, `Σ‖x - x̂‖² / Σ‖x - mean(x)‖²`.
 
@@ -79,9 +84,8 @@ def fvu(activations: Float[ArrayLike, "n input_dim"], reconstruction: Float[Arra
     x, approximation = np.asarray(activations, np.float64), np.asarray(reconstruction, np.float64)
     if x.shape != approximation.shape:
         raise ValueError(f"activations and reconstruction must have one shape, but have {x.shape} and {approximation.shape}.")
+    check_varies(x)
     total = float(np.sum((x - x.mean(axis=0)) ** 2))
-    if total == 0:
-        raise ValueError(_CONSTANT)
     return float(np.sum((x - approximation) ** 2)) / total
 
 
@@ -108,16 +112,15 @@ def measure_front(
     Raises:
       ValueError: the activations do not vary, or an argument does not fit.
     """
+    check_varies(activations)
     total = float(np.sum((activations - activations.mean(axis=0, dtype=np.float64)) ** 2, dtype=np.float64))
-    if total == 0:
-        raise ValueError(_CONSTANT)
     weights = sorted(lams, reverse=True)
     scores = [_Score(weight) for weight in weights]
     own = None if subject.encode is None else _Score(None)
     starts = range(0, len(activations), CHUNK)
     for number, start in enumerate(starts):
         part = activations[start : start + CHUNK]
-        target = devices.place(subject.target(part), devices.mesh())
+        target = devices.place(subject.target(part), devices.own_mesh())
         codes = None
         for place, (weight, score) in enumerate(zip(weights, scores, strict=True)):
             found = sparse_code(target, subject.dictionary, weight, nonneg=not subject.signed, init=codes, **options)

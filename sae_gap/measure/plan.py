@@ -3,6 +3,9 @@
 Activations are read in chunks, and memory is set by a chunk: what is summed over all of them, or over a held-out part of the
 documents, is the gap, its parts and the overlap of supports. Fronts and controls are about the held-out part, of which at most
 `front_samples` are coded; controls learn from the other part.
+
+In many processes each measures the gap on chunks of its own, and a control is learned on the devices of all; the rest the first
+one does, which alone keeps rows, while the others wait.
 """
 
 import dataclasses
@@ -18,18 +21,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sae_gap import devices, lasso, progress, results
+from sae_gap import hosts, lasso, progress, results
 from sae_gap.activations import Activations
+from sae_gap.checks import check_number
 from sae_gap.measure.atoms import agreement, describe_atoms
+from sae_gap.measure.chunk import measure_chunk
 from sae_gap.measure.controls import check_control, control
-from sae_gap.measure.front import CHUNK, SPREAD, Front, measure_front
-from sae_gap.measure.overlap import support_overlap
-from sae_gap.measure.parts import gap_sums
-from sae_gap.measure.refit import lasso_on_support
+from sae_gap.measure.front import CHUNK, SPREAD, Front, check_varies, measure_front
 from sae_gap.measure.subject import Subject, digest, of_model
-from sae_gap.measure.summary import pack
 from sae_gap.results import Row
-from sae_gap.solvers import match_l0, sparse_code
+from sae_gap.solvers import match_l0
 
 # The name of the study in its rows.
 STUDY = "measure_sae"
@@ -39,8 +40,6 @@ FORM = 1
 MATCHED, PRINT = 500, 256
 # Codes of a chunk, and activations that controls learn from, in floats.
 CODES, POOL = 2**24, 2**27
-# Largest gaps that a chunk remembers.
-WORST = 10
 # A lasso code of more non-zeros than this share of the dimensions is no sparse code; an encoder that fires more is held to it.
 DENSEST = 1 / 4
 # Mean L0, as a share of the dimensions, at which a dictionary without an encoder is measured.
@@ -76,12 +75,14 @@ class Plan:
     seed: int = 0
 
 
-def run(plan: Plan, store: results.Store, told: progress.Progress | None = None) -> list[Row]:
+def run(plan: Plan, store: results.Store | None, told: progress.Progress | None = None) -> list[Row]:
     """Measures all that a plan holds, or reads from the store what has been measured before.
+
+    Many processes, which `hosts.start` has joined, all call this alike.
 
     Args:
       plan: what to measure.
-      store: where rows go.
+      store: where rows go. Only that of the first process is looked at, and others may have None.
       told: where to say how far it is.
 
     Returns:
@@ -91,11 +92,11 @@ def run(plan: Plan, store: results.Store, told: progress.Progress | None = None)
     Raises:
       ValueError: activations cannot be read, or something does not fit; the message says how to mend it.
     """
-    return _Run(plan, store, told or progress.Progress()).all()
+    return hosts.together(lambda: _Run(plan, store, told or progress.Progress())).all()
 
 
 class _Run:
-    def __init__(self, plan: Plan, store: results.Store, told: progress.Progress):
+    def __init__(self, plan: Plan, store: results.Store | None, told: progress.Progress):
         self.plan, self.store, self.told = plan, store, told
         self.train, self.held = plan.activations.split(seed=plan.seed)
         self.check()
@@ -119,6 +120,12 @@ class _Run:
                 f"of {plan.activations.num_samples} activations only {self.held.num_samples} is held out, "
                 "which has no variance to explain; give some hundreds."
             )
+        check_varies(self.scored)
+        if plan.lam_fraction is not None:
+            check_number("lam_fraction", plan.lam_fraction, above=0, below=1)
+        if plan.lam is not None:
+            for subject in plan.subjects:
+                self.check_weight(subject, plan.lam)
         densest = min(DENSEST * subject.input_dim for subject in plan.subjects)
         if plan.l0 is not None and plan.l0 > densest:
             raise ValueError(
@@ -128,14 +135,26 @@ class _Run:
         for name in plan.controls:
             check_control(name, self.train.num_samples, plan.subjects[0].num_latents)
 
+    def check_weight(self, subject: Subject, lam: float) -> None:
+        """Raises a ValueError where a weight leaves no code, so that there is no front and nothing to be near."""
+        top = float(jnp.max(lasso.lambda_max(subject.target(self.scored), subject.dictionary, nonneg=not subject.signed)))
+        if lam >= top:
+            raise ValueError(
+                f"lam is {lam:g}, which is not below {top:.3g}, the largest λ_max of the samples on {subject.name!r}, "
+                "and leaves no code; give less."
+            )
+
     def all(self) -> list[Row]:
         plan = self.plan
+        described = {subject.name: subject.identity for subject in plan.subjects}
+        hosts.compare({"the content of its activations": self.print, "its SAEs and dictionaries": described})
         jobs: list[tuple[str, Callable[[], list[Row]]]] = []
         for subject in plan.subjects:
             jobs.append((f"{subject.name}: weight and front", functools.partial(self.front, subject)))
             jobs.append((f"{subject.name}: atoms", functools.partial(self.atoms, subject)))
-            starts = range(0, self.total, self.size(subject))
-            jobs += [(f"{subject.name}: gap", functools.partial(self.gap, subject, start)) for start in starts]
+            size = self.size(subject) * hosts.count()
+            starts = range(0, self.total, size)
+            jobs += [(f"{subject.name}: gap", functools.partial(self.gaps, subject, start, size)) for start in starts]
         jobs += [(f"{name}: front and atoms", functools.partial(self.control, name)) for name in plan.controls]
         for one, other in itertools.combinations(plan.subjects, 2):
             if one.dictionary.shape == other.dictionary.shape:
@@ -149,27 +168,35 @@ class _Run:
         return rows
 
     def once(self, kind: str, settings: Mapping[str, Any], measure: Callable[[], list[dict[str, Any]]]) -> list[Row]:
-        """The rows of a job, from the store if they are there."""
-        job = results.key({"study": STUDY, "form": FORM, "kind": kind, "activations": self.print} | dict(settings))
-        if found := self.stored(job):
-            return found
+        """The rows of a job that the first process does, from the store if they are there."""
+        job = self.job(kind, settings)
+        return hosts.agree(lambda: self.stored(job) or self.kept(job, measure()))
+
+    def job(self, kind: str, settings: Mapping[str, Any]) -> str:
+        return results.key({"study": STUDY, "form": FORM, "kind": kind, "activations": self.print} | dict(settings))
+
+    def kept(self, job: str, measured: Sequence[dict[str, Any]]) -> list[Row]:
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         common = {"study": STUDY, "job": job, "activations": self.print, "seed": self.plan.seed, "date": date} | self.made_by
-        rows = [{"key": results.key({"job": job, "part": part})} | common | row for part, row in enumerate(measure())]
-        self.store.append(rows)
+        results.held(self.store).append(
+            {"key": results.key({"job": job, "part": part})} | common | row for part, row in enumerate(measured)
+        )
         return self.stored(job)
 
     def stored(self, job: str) -> list[Row]:
-        return [row for row in self.store.rows() if row["job"] == job]
+        return [row for row in results.held(self.store).rows() if row["job"] == job]
 
     @functools.cached_property
     def mean(self) -> Float[np.ndarray, " input_dim"]:
-        """The mean of the samples over which the gap is summed."""
+        """The mean of the samples over which the gap is summed; all processes must ask for it together."""
         places = spread(self.summed.num_samples, self.total)
-        total = np.zeros(self.summed.input_dim)
-        for start in range(0, self.total, CHUNK):
-            total += self.summed.take(places[start : start + CHUNK]).sum(axis=0, dtype=np.float64)
-        return total / self.total
+
+        def read() -> dict[int, np.ndarray]:
+            starts = range(0, self.total, CHUNK)[hosts.index() :: hosts.count()]
+            return {s: self.summed.take(places[s : s + CHUNK]).sum(axis=0, dtype=np.float64) for s in starts}
+
+        sums = {start: part for share in hosts.gather(hosts.together(read)) for start, part in share.items()}
+        return sum((sums[start] for start in sorted(sums)), np.zeros(self.summed.input_dim)) / self.total
 
     @functools.cached_property
     def scored(self) -> Float[np.ndarray, "n input_dim"]:
@@ -233,10 +260,14 @@ class _Run:
         middle = [row for row in self.front(first) if row["kind"] == "front" and row["codes"] == "lasso"]
         l0 = sorted(row["l0"] for row in middle)[len(middle) // 2]
         settings = {"control": name, "first": _print(first), "l0": l0, "samples": plan.front_samples, "seed": plan.seed}
+        job = self.job("control", settings)
+        if found := hosts.agree(lambda: self.stored(job)):
+            return found
+        places = spread(self.train.num_samples, max(first.num_latents, POOL // first.input_dim))
+        pool = hosts.together(lambda: self.train.take(places))
+        model = control(name, pool, first.num_latents, plan.seed, watch=self.watch(f"{name} fit"))
 
         def measure() -> list[dict[str, Any]]:
-            pool = self.train.take(spread(self.train.num_samples, max(first.num_latents, POOL // first.input_dim)))
-            model = control(name, pool, first.num_latents, plan.seed, watch=self.watch(f"{name} fit"))
             subject = dataclasses.replace(of_model(name, model), signed=first.signed)
             x = self.scored
             weight = self.weight(subject, subject.target(x), l0)
@@ -251,60 +282,31 @@ class _Run:
         """Samples of a chunk."""
         return max(64, min(CHUNK, CODES // subject.num_latents))
 
-    def gap(self, subject: Subject, start: int) -> list[Row]:
+    def gaps(self, subject: Subject, start: int, count: int) -> list[Row]:
+        """The gap on as many chunks as there are processes, one for each."""
         plan = self.plan
         lam = next(row["lam"] for row in self.front(subject) if row["kind"] == "weight")
-        count = min(self.size(subject), self.total - start)
-        settings = {"subject": _print(subject), "lam": plan.lam_fraction or lam, "fraction": plan.lam_fraction is not None}
-        settings |= {"start": start, "count": count, "total": self.total}
+        settings: dict[str, Any] = {"subject": _print(subject), "total": self.total}
+        settings |= {"lam": plan.lam_fraction or lam, "fraction": plan.lam_fraction is not None}
         settings |= {"held_out": True, "seed": plan.seed} if plan.held_out else {}
+        starts = range(start, min(start + count, self.total), self.size(subject))
+        chunks = {first: min(self.size(subject), self.total - first) for first in starts}
+        jobs = {first: self.job("gap", settings | {"start": first, "count": size}) for first, size in chunks.items()}
+        found = hosts.agree(lambda: {first: self.stored(job) for first, job in jobs.items()})
+        lacking = [first for first, rows in found.items() if not rows]
+        if lacking:
+            mean = self.mean
+            mine = lacking[hosts.index() :: hosts.count()]
+            own = hosts.together(lambda: {first: self.gap(subject, lam, first, chunks[first], mean) for first in mine})
+            measured = {first: row for share in hosts.gather(own) for first, row in share.items()}
+            found |= hosts.agree(lambda: {first: self.kept(jobs[first], [measured[first]]) for first in lacking})
+        return [row for first in chunks for row in found[first]]
 
-        def measure() -> list[dict[str, Any]]:
-            places = spread(self.summed.num_samples, self.total)[start : start + count]
-            x = self.summed.take(places)
-            target, nonneg = devices.place(subject.target(x), devices.mesh()), not subject.signed
-            weight: Any = jnp.full((count, 1), lam, target.dtype)
-            if plan.lam_fraction is not None:
-                weight = plan.lam_fraction * lasso.lambda_max(target, subject.dictionary, nonneg=nonneg)[:, None]
-            best = sparse_code(target, subject.dictionary, weight, nonneg=nonneg)
-            certificates = np.asarray(best.gap) / np.where(np.asarray(best.objective) > 0, best.objective, 1)
-            found: dict[str, Any] = {
-                "samples": count,
-                "optimum_active": int(np.count_nonzero(best.codes)),
-                "optimum_error": _squares(x - np.asarray(subject.decode(best.codes, x))),
-                "variance": _squares(x - self.mean),
-                "certificate": float(certificates.max()),
-                "unconverged": int(np.count_nonzero(~np.asarray(best.converged))),
-                "used": pack(np.any(np.asarray(best.codes) != 0, axis=0)),
-            }
-            if subject.encode is not None:
-                found |= self.encoded(subject, x, target, weight, best, places)
-            return [{"kind": "gap", "lam": lam, "lam_fraction": plan.lam_fraction, **found, **_of(subject)}]
-
-        return self.once("gap", settings, measure)
-
-    def encoded(self, subject, x, target, weight, best, places) -> dict[str, Any]:
-        """What an encoder's codes add to a chunk."""
-        codes = subject.encode(target)
-        fitted = lasso.product(codes, subject.dictionary.T)
-        support = lasso_on_support(target, subject.dictionary, codes != 0, weight, nonneg=not subject.signed)
-        sums = gap_sums(target, fitted, codes, weight, support, best)
-        own = lasso.objective(target, subject.dictionary, codes, weight)
-        gaps = np.asarray(own, np.float64) - np.asarray(best.objective, np.float64)
-        worst = np.argsort(-gaps, kind="stable")[:WORST]
-        documents = self.summed.documents
-        overlap = support_overlap(codes, best.codes)
-        return {
-            **{f"sum_{name}": value for name, value in sums._asdict().items() if name != "samples"},
-            "active": int(np.count_nonzero(codes)),
-            "error": _squares(x - np.asarray(subject.decode(codes, x))),
-            **{name: float(getattr(overlap, name).sum()) for name in ("jaccard", "precision", "recall")},
-            "fired": pack(overlap.fired),
-            "worst_index": [int(places[sample]) for sample in worst],
-            "worst_document": None if documents is None else [int(documents[places[sample]]) for sample in worst],
-            "worst_gap": [float(gaps[sample]) for sample in worst],
-            "worst_relative_gap": [float(gaps[sample] / (best.objective[sample] or 1)) for sample in worst],
-        }
+    def gap(self, subject: Subject, lam: float, start: int, count: int, mean: np.ndarray) -> dict[str, Any]:
+        places = spread(self.summed.num_samples, self.total)[start : start + count]
+        fraction = self.plan.lam_fraction
+        found = measure_chunk(subject, self.summed, places, mean, lam=lam, lam_fraction=fraction)
+        return {"kind": "gap", "lam": lam, "lam_fraction": fraction, **found, **_of(subject)}
 
 
 def _of(subject: Subject, role: str | None = None) -> dict[str, Any]:
@@ -325,10 +327,6 @@ def _atoms_row(subject: Subject) -> dict[str, Any]:
 def _agreement_row(one: Subject, other: Subject) -> dict[str, Any]:
     cosine = agreement(other.dictionary, one.dictionary)
     return {"kind": "agreement", "other": other.name, "cosine": cosine, **_of(one)}
-
-
-def _squares(values: Float[np.ndarray, "n input_dim"]) -> float:
-    return float(np.sum(np.square(values, dtype=np.float64)))
 
 
 def spread(count: int, most: int) -> np.ndarray:

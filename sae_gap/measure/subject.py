@@ -12,8 +12,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from sae_gap import matching
-from sae_gap.encoders.base import encode, unit_atoms
+from sae_gap.encoders.base import check_model, encode, unit_atoms
 from sae_gap.saes.base import SAE
 from sae_gap.types import Model
 
@@ -62,9 +61,9 @@ def of_model(name: str, model: Model) -> Subject:
       The subject.
 
     Raises:
-      ValueError: the model has no dictionary, or it is not finite.
+      ValueError: the model has no dictionary, or a part of it does not fit or is not finite.
     """
-    matching.as_matrix("the dictionary", model.decoder)
+    check_model(model)
     dictionary, norms = unit_atoms(jnp.asarray(model.decoder))
     live = jnp.any(dictionary != 0, axis=0)
     own = model.encode

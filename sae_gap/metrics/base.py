@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float
 
-from sae_gap.codes import Codes
+from sae_gap.codes import SparseCodes
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.matching import Match, match_atoms
 from sae_gap.types import Model, Solution, Split, Task
@@ -24,9 +24,9 @@ class Inferred:
       task: the task, its truth included where it is known.
       model: what was learned.
       codes: of the splits "id" and "ood", and of "train" where its true codes are known, in units of the model's atoms; dense,
-        or as `Codes` if there are very many latents.
+        as `Codes` if there are very many latents, or sparse if there are very many samples.
       optimum: certified lasso solutions of "id" and "ood" on the model's dictionary with unit atoms, over signed codes if
-        `codes` are signed and over non-negative ones if not; empty without a dictionary.
+        `codes` are signed and over non-negative ones if not; empty without a dictionary, and where the study does without.
       lam: the weight of the l1 norm in `optimum`.
       protocol: "strict" or "paper".
       shared: what was found of the model before, for all that is inferred on it.
@@ -34,7 +34,7 @@ class Inferred:
 
     task: Task
     model: Model
-    codes: Mapping[str, Float[np.ndarray, "n num_latents"] | Codes]
+    codes: Mapping[str, Float[np.ndarray, "n num_latents"] | SparseCodes]
     optimum: Mapping[str, Solution]
     lam: float
     protocol: str

@@ -14,8 +14,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap import lasso, matching
+from sae_gap.checks import as_real, check_callable, check_flag, check_number, check_type
 from sae_gap.codes import Codes, SparseCodes, by_columns
-from sae_gap.encoders.base import unit_atoms
+from sae_gap.encoders.base import as_floats, check_model, unit_atoms
 from sae_gap.metrics.base import SCORED, Inferred
 from sae_gap.solvers import sparse_code
 from sae_gap.types import Model, Solution
@@ -76,33 +77,38 @@ def amortisation_gap(
       The gaps, with both codes and the certificate.
 
     Raises:
+      TypeError: the model is no `Model`, or `encode` no function.
       ValueError: the model has no dictionary or no encoder, or an argument does not fit.
 
     References:
       Cremer, Li & Duvenaud (2018), "Inference suboptimality in variational autoencoders", ICML.
     """
+    check_model(model)
     encode = model.encode if encode is None else encode
     if (lam is None) == (lam_fraction is None):
         raise ValueError("give the weight of the l1 norm either by lam or by lam_fraction.")
-    if lam_fraction is not None and not 0 < lam_fraction < np.inf:
-        raise ValueError(f"lam_fraction must be a positive number, but it is {lam_fraction!r}.")
+    if lam_fraction is not None:
+        check_number("lam_fraction", lam_fraction, above=0, below=1)
     if encode is None:
         raise ValueError("the model names no encoder; give encode, a function (model, signals) -> codes.")
-    signals = jnp.asarray(matching.as_matrix("signals", signals))
+    check_callable("encode", encode, "(model, signals) -> codes")
+    signed = bool(getattr(encode, "signed", False)) if signed is None else signed
+    check_flag("signed", signed)
+    signals = as_floats("signals", matching.as_matrix("signals", signals))
     if signals.shape[1] != model.decoder.shape[0]:
         raise ValueError(f"signals have {signals.shape[1]} columns, but the dictionary has input_dim {model.decoder.shape[0]}.")
-    matching.as_matrix("the dictionary", model.decoder)
-    if jnp.shape(model.bias) != signals.shape[1:] or not bool(jnp.all(jnp.isfinite(model.bias))):
-        raise ValueError(f"bias must be {signals.shape[1]} finite numbers, one for each dimension, but it is not.")
-    dictionary, norms = unit_atoms(model.decoder)
+    dictionary, norms = unit_atoms(as_floats("the dictionary", model.decoder))
     own = encode(model, signals)
     if not hasattr(own, "shape") or own.shape != (len(signals), len(norms)):
         raise ValueError(
             f"encode must give codes of shape {(len(signals), len(norms))}, one row a signal and one column an atom, but gave "
             f"{getattr(own, 'shape', type(own).__name__)}."
         )
-    codes = jnp.where(jnp.any(dictionary != 0, axis=0), matching.as_matrix("the encoder's codes", own) * norms, 0)
-    signed = getattr(encode, "signed", False) if signed is None else signed
+    codes = jnp.where(
+        jnp.any(dictionary != 0, axis=0),
+        as_floats("the encoder's codes", matching.as_matrix("the encoder's codes", own)) * norms,
+        0,
+    )
     # Rounding may leave a code a trifle below zero; more than that is an encoder with signs.
     if not signed and bool(jnp.any(codes < -1e-3 * jnp.max(jnp.abs(codes)))):
         raise ValueError(
@@ -110,11 +116,17 @@ def amortisation_gap(
         )
     target = signals - model.bias
     if lam_fraction is None:
-        weight = jnp.asarray(lam)
+        weight = as_floats("lam", 0 if lam is None else lam)
     else:
         weight = lam_fraction * lasso.lambda_max(target, dictionary, nonneg=not signed)[:, None]
+    achieved = lasso.objective(target, dictionary, codes, weight)
+    if not bool(jnp.all(jnp.isfinite(achieved))):
+        raise ValueError(
+            f"the encoder's codes reach a magnitude of {float(jnp.max(jnp.abs(codes))):.1e} on unit atoms, whose objective "
+            f"{codes.dtype} cannot hold; check the encoder's weights and the scale of the signals."
+        )
     optimum = sparse_code(target, dictionary, weight, nonneg=not signed, tol=tol, max_iterations=max_iterations, solver=solver)
-    gap = _excess(lasso.objective(target, dictionary, codes, weight), optimum)
+    gap = _excess(achieved, optimum)
     objective = np.asarray(optimum.objective, np.float64)
     relative = np.divide(gap, objective, out=np.where(gap > 0, np.inf, 0.0), where=objective > 0)
     return AmortisationGap(gap, relative, codes, optimum)
@@ -150,7 +162,10 @@ def objective_gap(
     References:
       Cremer, Li & Duvenaud (2018), "Inference suboptimality in variational autoencoders", ICML.
     """
-    signals = matching.as_matrix("signals", signals)
+    check_type("reference", reference, Solution, "give what sparse_code returns for these signals")
+    signals, weight = matching.as_matrix("signals", signals), as_floats("lam", lam)
+    if bool(jnp.any(weight < 0)):
+        raise ValueError("lam has a negative value; give weights of zero or more.")
     atoms, columns = _check(dictionary, codes, signals)
     norms = np.linalg.norm(atoms, axis=0)
     if np.any((norms > 0) & (np.abs(norms - 1) > _UNIT_TOLERANCE)):
@@ -158,7 +173,7 @@ def objective_gap(
     if reference.objective.shape != columns.shape[:1]:
         raise ValueError(f"reference must be of the {columns.shape[0]} signals, but it is of {reference.objective.shape[0]}.")
     columns = columns * (norms > 0)
-    achieved = lasso.objective(jnp.asarray(signals), jnp.asarray(atoms), jnp.asarray(columns), jnp.asarray(lam))
+    achieved = lasso.objective(jnp.asarray(signals), jnp.asarray(atoms), as_floats("codes", columns), weight)
     optimum = np.asarray(reference.objective, np.float64)
     gap, scale = float(_excess(achieved, reference).mean()), float(optimum.mean())
     relative_duality_gap = np.divide(
@@ -200,7 +215,9 @@ def mse(
     """
     signals = matching.as_matrix("signals", signals)
     atoms, columns = _check(dictionary, codes, signals)
-    return float(np.square(signals - columns @ atoms.T).mean(dtype=np.float64))
+    # Codes of a fit that diverged may have an error that no float holds.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.square(signals - columns @ atoms.T, dtype=np.float64).mean())
 
 
 def l0(codes: Float[ArrayLike, "n latent"] | SparseCodes) -> float:
@@ -223,7 +240,7 @@ def _check(
 ) -> tuple[Float[np.ndarray, "input_dim active"], Float[np.ndarray, "n active"]]:
     """The dictionary and the codes, of sparse ones in their active columns, without which no other makes a difference."""
     codes = by_columns(codes)
-    atoms, columns = np.asarray(dictionary), matching.as_columns("codes", codes)
+    atoms, columns = as_real("dictionary", dictionary, "a matrix of real numbers"), matching.as_columns("codes", codes)
     if atoms.ndim == 2 and atoms.shape[1] != np.shape(codes)[1]:
         raise ValueError(f"dictionary and codes must have one width, but they have {atoms.shape[1]} and {np.shape(codes)[1]}.")
     if isinstance(codes, Codes):
@@ -250,7 +267,8 @@ def measure(inferred: Inferred) -> dict[str, float]:
         dictionary, norms = inferred.unit_dictionary
         dims = slice(inferred.task.input_dim - inferred.task.padding)
         found[f"mse_{name}"] = mse(signals[:, dims], inferred.model.decoder[dims], codes)
-        on_unit_atoms = codes.scaled(norms) if isinstance(codes, Codes) else codes * norms
+        on_unit_atoms = by_columns(codes)
+        on_unit_atoms = on_unit_atoms.scaled(norms) if isinstance(on_unit_atoms, Codes) else on_unit_atoms * norms
         gaps = objective_gap(signals, dictionary, on_unit_atoms, inferred.optimum[name], inferred.lam)
         found |= {f"{metric}_{name}": value for metric, value in gaps.items()}
         found[f"unconverged_{name}"] = 1 - float(np.mean(inferred.optimum[name].converged))

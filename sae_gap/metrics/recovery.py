@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap import matching
+from sae_gap.checks import check_choice, check_seed
 from sae_gap.codes import SparseCodes
 from sae_gap.metrics.base import SCORED, Inferred
 
@@ -74,11 +75,12 @@ def mcc_paper(
     References:
       Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744.
     """
-    if split not in ("id", "ood"):
-        raise ValueError(f'split must be "id" or "ood", but it is {split!r}.')
+    check_choice("split", split, ("id", "ood"))
+    check_seed(seed)
     truth, inferred, num_columns = _check(true_codes, codes)
     if split == "ood":
-        variance = inferred.var(axis=0, dtype=np.float64)
+        with np.errstate(over="ignore"):
+            variance = inferred.var(axis=0, dtype=np.float64)
         inferred = inferred[:, np.argsort(-variance, kind="stable")[: truth.shape[1]]]
         num_columns = min(num_columns, truth.shape[1])
     width = max(truth.shape[1], num_columns)
@@ -101,7 +103,8 @@ def _check(
     """
     truth, inferred = matching.as_columns("true_codes", true_codes), matching.as_columns("codes", codes)
     matching.require_same_samples("true_codes", truth, "codes", inferred)
-    active = truth.var(axis=0, dtype=np.float64) > _ACTIVE_VARIANCE
+    with np.errstate(over="ignore"):
+        active = truth.var(axis=0, dtype=np.float64) > _ACTIVE_VARIANCE
     if not active.any():
         raise ValueError("true_codes have no column of variance above 1e-8, so there is nothing to recover; give more samples.")
     return truth[:, active], inferred[:, inferred.min(axis=0) < inferred.max(axis=0)], np.shape(codes)[1]

@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from sae_gap import matching
-from sae_gap.encoders.base import Affine, Encoder, encode, unit_atoms
+from sae_gap.checks import check_vanishing, shown
+from sae_gap.encoders.base import Affine, Encoder, as_floats, encode, unit_atoms
 from sae_gap.encoders.gated import Gated, GatedParameters
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
@@ -98,6 +99,9 @@ class SAE(eqx.Module):
 
     def encode_target(self, target: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         """The codes of `target(activations)`, on unit atoms."""
+        shape, dtype = getattr(target, "shape", ()), getattr(target, "dtype", np.dtype(object))
+        if shape[1:] != (self.input_dim,) or not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f"target must be what SAE.target gives, (n, {self.input_dim}) floats, but it is {shown(target)}.")
         assert isinstance(self.model.encode, Encoder)
         with jax.default_matmul_precision("highest"):
             return encode(self.model.encode, self.model, target)
@@ -160,7 +164,7 @@ class SAE(eqx.Module):
                 f"activations have {array.shape[1]} columns, but the SAE has input_dim {self.input_dim}; "
                 "give those of the layer that it was trained on."
             )
-        return jnp.asarray(array)
+        return as_floats("activations", array)
 
 
 class Inference(NamedTuple):
@@ -285,8 +289,9 @@ def assemble(
       notes: what a report shows of the file.
 
     Raises:
-      ValueError: weights overflow on unit atoms.
+      ValueError: weights overflow on unit atoms, or an atom is too small to be told from zero.
     """
+    check_vanishing(f"the {library} SAE", np.abs(atoms).max(axis=1), atoms.dtype)
     dictionary, units = unit_atoms(jnp.asarray(atoms).T)
     lengths = jnp.where(jnp.any(dictionary != 0, axis=0), units, 0)
     affine = None

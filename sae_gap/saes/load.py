@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from sae_gap.checks import check_path
 from sae_gap.saes import dictionary_learning, fitted, gemma_scope, saelens, sparsify
 from sae_gap.saes.base import SAE
 from sae_gap.saes.tensors import printable
@@ -35,8 +36,10 @@ def load_sae(path: str | os.PathLike[str]) -> SAE:
       The SAE.
 
     Raises:
+      TypeError: the path is none.
       ValueError: there is no SAE, there are several, or it cannot be read; the message names the fault and the mend.
     """
+    check_path("path", path)
     path = Path(path)
     try:
         path = _weights(path)

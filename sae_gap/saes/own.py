@@ -15,6 +15,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from sae_gap.checks import check_path
 from sae_gap.encoders.base import Affine, Encoder
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.gated import Gated
@@ -55,12 +56,13 @@ def save_sae(
       metadata: what the configuration says of the SAE beside its sizes, such as `model_name` and `hook_name`.
 
     Raises:
-      TypeError: what is given is no model.
+      TypeError: what is given is no model, or the folder no path.
       ValueError: the model has no dictionary or no encoder, SAELens has no encoder like it, a weight is not finite, the
         metadata are not those of a configuration, or the folder is taken or cannot be written to.
     """
     if not isinstance(model, Model | SAE):
         raise TypeError(f"a model or a loaded SAE can be saved, but a {type(model).__name__} is neither; give one of them.")
+    check_path("folder", folder)
     normalisation, heads = "none", False
     if isinstance(model, SAE):
         if encoder is not None:

@@ -66,7 +66,7 @@ class Tensors:
         array = self._named(name)
         if array.shape != shape:
             turned = len(shape) == 2 and shape[0] != shape[1] and array.shape == shape[::-1]
-            mend = "it is transposed; save it the other way round" if turned else "it belongs to an SAE of another size"
+            mend = "it is transposed; save it the other way round" if turned else "it belongs to a model of another size"
             raise ValueError(f"{name} in {self.path} has shape {array.shape} where {shape} is expected: {mend}.")
         if array.dtype not in (*WIDE, *NARROW):
             raise ValueError(
@@ -75,14 +75,12 @@ class Tensors:
         self._taken.add(name)
         wide = array if array.dtype in WIDE else array.astype(np.float32)
         if wide.dtype == np.float64 and np.abs(wide).max(initial=0) > np.finfo(np.float32).max and np.isfinite(wide).all():
-            raise ValueError(f"{name} in {self.path} has entries that float32 cannot hold; train or download the SAE again.")
+            raise ValueError(f"{name} in {self.path} has entries that float32 cannot hold; train or download it again.")
         # A sum is finite unless an entry is not, or it overflows, and takes no memory of the array's size.
         with np.errstate(over="ignore", invalid="ignore"):
             finite = np.isfinite(wide.sum(dtype=np.float64)) or np.isfinite(wide).all()
         if not finite:
-            raise ValueError(
-                f"{name} in {self.path} has NaN or infinite entries; the SAE cannot be used, train or download it again."
-            )
+            raise ValueError(f"{name} in {self.path} has NaN or infinite entries; train or download it again.")
         return wide
 
     def scalar(self, name: str) -> float:
@@ -279,7 +277,7 @@ def printable(text: str) -> str:
 
 def _require_file(path: Path) -> None:
     if not path.is_file():
-        raise ValueError(f"{path} is not a file; check the path, or download the SAE again.")
+        raise ValueError(f"{path} is not a file; check the path, or download it again.")
 
 
 def _listed(names: list[str]) -> str:

@@ -13,9 +13,10 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from sae_gap import lasso, sharding
+from sae_gap.checks import check_choice, check_flag, check_integer, check_number, check_size, is_traced
 from sae_gap.sharding import Layout
 from sae_gap.solvers import blocks, fista, implicit, ista, working_set
-from sae_gap.solvers.problem import check_problem, is_known, is_number, scale_problem
+from sae_gap.solvers.problem import check_problem, scale_problem
 from sae_gap.types import Solution
 
 # Beyond about as many, the rounding of bfloat16 is all that is left to gain.
@@ -78,26 +79,21 @@ def sparse_code(
       ValueError: an argument has a wrong type, shape or value; the message says how to mend it.
     """
     targets, atoms, weights, first = check_problem(signals, dictionary, lam, init, nonneg)
-    if solver not in SOLVERS:
-        raise ValueError(f"solver {solver!r} is unknown; choose one of {', '.join(SOLVERS)}.")
+    check_choice("solver", solver, SOLVERS)
     for name, flag in (("nonneg", nonneg), ("bfloat16", bfloat16), ("sparse", sparse)):
-        if not isinstance(flag, bool | np.bool_):
-            raise ValueError(f"{name} must be True or False, but it is {flag!r:.60}.")
-    if tol is not None and is_known(tol) and not (is_number(tol) and 0 < tol < math.inf):
-        raise ValueError(f"tol must be a positive number or None, but it is {tol!r}.")
-    if is_known(max_iterations) and not (
-        is_number(max_iterations) and 0 <= max_iterations < 2**31 and int(max_iterations) == max_iterations
-    ):
-        raise ValueError(f"max_iterations must be a non-negative integer below 2**31, but it is {max_iterations!r:.60}.")
+        check_flag(name, flag)
+    if tol is not None:
+        check_number("tol", tol, above=0, most=1e6)
+    check_integer("max_iterations", max_iterations, least=0)
     for name, count in (("chunk_size", chunk_size), ("threads", threads)):
-        if count is not None and (isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1):
-            raise ValueError(f"{name} must be a positive integer or None, but it is {count!r:.60}.")
+        if count is not None:
+            check_size(name, count)
     if tol is None and solver == "working_set":
         raise ValueError("tol=None asks for a fixed number of plain steps, which working_set has not; choose fista or ista.")
     if solver == "auto":
         small = targets.shape[0] * atoms.shape[1] <= SMALL_PROBLEM
         solver = "fista" if tol is None or small else "working_set"
-    if solver == "working_set" and is_known(max_iterations) and max_iterations == 0:
+    if solver == "working_set" and not is_traced(max_iterations) and max_iterations == 0:
         # Of no rounds there is nothing to certify; FISTA certifies the codes that it is given.
         solver = "fista"
     layout = sharding.layout_of(targets, atoms)
@@ -109,7 +105,7 @@ def sparse_code(
     options = _Options(bool(nonneg), solver, tol is None, chunk_size, bool(bfloat16), layout)
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
     arrays = targets, atoms, weights, first, accuracy, max_iterations
-    if sparse and not all(array is None or is_known(array) for array in arrays):
+    if sparse and not all(array is None or not is_traced(array) for array in arrays):
         raise ValueError("sparse codes are no arrays of JAX, and cannot be traced; leave sparse out within jit, vmap and grad.")
     if solver == "working_set" and not bfloat16 and _on_the_host(arrays):
         # Threads share the memory, so that samples on several CPU devices have the bits that they have on one.
@@ -125,7 +121,7 @@ def sparse_code(
 def _on_the_host(arrays) -> bool:
     """Whether all values are known and lie in the memory of this process, where threads can work on them."""
     known = [array for array in arrays if array is not None]
-    if not all(is_known(array) for array in known):
+    if not all(not is_traced(array) for array in known):
         return False
     placed = [array for array in known if isinstance(array, jax.Array)]
     return all(array.is_fully_addressable and next(iter(array.devices())).platform == "cpu" for array in placed)

@@ -1,16 +1,21 @@
 """Many weights at once: a warm-started path, and the weight at which codes are as sparse as asked."""
 
+import inspect
 import math
 import time
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap import lasso
+from sae_gap.checks import as_real, check_flag, check_number, check_size, is_traced
 from sae_gap.solvers.coding import sparse_code
 from sae_gap.solvers.problem import check_problem
 from sae_gap.types import Solution
@@ -35,21 +40,23 @@ def sparse_code_path(
     Raises:
       ValueError: `lams` is not a non-empty vector of non-negative numbers, or `sparse_code` refuses an argument.
     """
-    lams = jnp.asarray(lams)
-    if lams.ndim != 1 or lams.size == 0:
-        raise ValueError(f"lams has shape {lams.shape}, but it must be a vector of at least one weight.")
-    known = not isinstance(lams, jax.core.Tracer)
-    if known and not bool(jnp.all((lams >= 0) & jnp.isfinite(lams))):
-        raise ValueError("lams has a negative or non-finite value; give finite weights of zero or more.")
-    if "init" in options:
-        raise ValueError("init cannot be given for a path, since each weight starts from the last; leave it out.")
+    if not is_traced(lams):
+        lams = as_real("lams", lams, "a vector of at least one weight")
+        if lams.dtype.kind == "b" or not np.all((lams >= 0) & np.isfinite(lams)):
+            raise ValueError("lams has a negative or non-finite value; give finite weights of zero or more.")
+    if np.ndim(lams) != 1 or np.size(lams) == 0:
+        raise ValueError(f"lams has shape {np.shape(lams)}, but it must be a vector of at least one weight.")
+    for name, flag in (("relative", relative), ("nonneg", nonneg)):
+        check_flag(name, flag)
+    _check_options(options)
     targets, atoms, _, _ = check_problem(signals, dictionary, 0.0)
     top = lasso.lambda_max(targets, atoms, nonneg=nonneg)[:, None] if relative else 1.0
+    lams = jnp.asarray(lams, targets.dtype)
     order = jnp.argsort(-lams)
     start = jnp.zeros((targets.shape[0], atoms.shape[1]), targets.dtype)
 
     def step(codes, lam):
-        solution = sparse_code(targets, atoms, lam.astype(codes.dtype) * top, nonneg=nonneg, init=codes, **options)
+        solution = sparse_code(targets, atoms, lam * top, nonneg=nonneg, init=codes, **options)
         return solution.codes, solution
 
     _, path = lax.scan(step, start, lams[order])
@@ -95,12 +102,14 @@ def match_l0(
       ValueError: `target` is not positive, no weight down to `1e-6 λ_max` reaches it, all signals are orthogonal to the
         dictionary, or `sparse_code` refuses an argument.
     """
-    if not 0 < target < math.inf:
-        raise ValueError(f"target must be a positive mean L0, but it is {target!r}.")
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be 1 or more, but it is {max_steps!r}.")
-    if "init" in options:
-        raise ValueError("init cannot be given, since each weight starts from the last; leave it out.")
+    check_number("target", target, above=0)
+    check_number("threshold", threshold, least=0)
+    check_number("accuracy", accuracy, least=0)
+    check_number("max_seconds", max_seconds, least=0)
+    check_size("max_steps", max_steps)
+    for name, flag in (("relative", relative), ("nonneg", nonneg)):
+        check_flag(name, flag)
+    _check_options(options)
     targets, atoms, _, _ = check_problem(signals, dictionary, 0.0)
     highest = lasso.lambda_max(targets, atoms, nonneg=nonneg)
     top = 1.0 if relative else float(jnp.max(highest))
@@ -118,7 +127,7 @@ def match_l0(
         lam = math.exp(log_lam)
         solution = sparse_code(targets, atoms, lam * highest[:, None] if relative else lam, nonneg=nonneg, init=init, **options)
         init = solution.codes
-        mean = float(jnp.mean(jnp.sum(jnp.abs(init) > threshold, axis=1)))
+        mean = float(jnp.mean(jnp.sum(jnp.abs(init) > float(threshold), axis=1)))
         if best is None or abs(mean - target) < abs(best[1] - target):
             best = lam, mean, solution
         if abs(mean - target) <= allowed:
@@ -140,6 +149,17 @@ def match_l0(
         log_lam = _next(before, above, target) if below is None else _between(above, below, target, step)
     assert best is not None
     return jnp.asarray(best[0], best[2].codes.dtype), best[2]
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Refuses what `sparse_code` does not take, or what makes no sense of several weights."""
+    if "init" in options:
+        raise ValueError("init cannot be given, since each weight starts from the last; leave it out.")
+    if options.get("sparse"):
+        raise ValueError("sparse codes cannot be started from, as each weight is from the last; leave sparse out.")
+    known = [name for name, one in inspect.signature(sparse_code).parameters.items() if one.kind is one.KEYWORD_ONLY]
+    for name in options.keys() - set(known):
+        raise TypeError(f"{name!r} is no option of sparse_code; choose from {', '.join(known)}.")
 
 
 _Point = tuple[float, float]

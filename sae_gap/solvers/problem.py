@@ -11,17 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap import lasso
-
-
-def is_known(value) -> bool:
-    """Whether a value is at hand, and not being traced."""
-    return not isinstance(value, jax.core.Tracer)
-
-
-def is_number(value) -> bool:
-    """Whether a value is a real scalar."""
-    array = np.asarray(value)
-    return array.ndim == 0 and array.dtype.kind in "iuf"
+from sae_gap.checks import check_vanishing, is_traced, shown
 
 
 def _holds(test, array) -> bool:
@@ -40,7 +30,7 @@ def check_problem(
     for name, value in given.items():
         try:
             array = value if isinstance(value, jax.Array) else np.asarray(value)
-        except ValueError:
+        except (ValueError, TypeError):
             raise ValueError(f"{name} has rows of different lengths, but it must be {forms[name]}; give an array.") from None
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(
@@ -68,24 +58,39 @@ def check_problem(
     except ValueError:
         raise ValueError("lam has rows of different lengths; give a number or an array.") from None
     if not jnp.issubdtype(weights.dtype, jnp.integer) and not jnp.issubdtype(weights.dtype, jnp.floating):
-        raise ValueError(f"lam must be a non-negative number or an array of them, but it is {lam!r:.60}.")
+        raise ValueError(f"lam must be a non-negative number or an array of them, but it is {shown(lam)}.")
     weights = lasso.expand_lam(jnp.asarray(weights, dtype), *shape)
-    if is_known(weights) and not _holds(lambda a: jnp.all((a >= 0) & jnp.isfinite(a)), weights):
+    if not is_traced(weights) and not _holds(lambda a: jnp.all((a >= 0) & jnp.isfinite(a)), weights):
         raise ValueError("lam has a negative or non-finite value; give finite weights of zero or more.")
     for name, array in known.items():
-        if is_known(array) and not _holds(_all_finite, array):
+        if not is_traced(array) and not _holds(_all_finite, array):
             raise ValueError(f"{name} has a NaN or an infinity; remove or replace the non-finite values.")
-    if targets.size and is_known(targets):
-        _check_range(targets)
-    if first is not None and nonneg and is_known(first) and _holds(lambda a: jnp.any(a < 0), first):
+    if not is_traced(targets):
+        _check_range(float(_largest(arrays["signals"], targets.dtype, None)), targets)
+    if not is_traced(atoms):
+        check_vanishing("dictionary", _largest(arrays["dictionary"], atoms.dtype, 0), atoms.dtype)
+    if first is not None and nonneg and not is_traced(first) and _holds(lambda a: jnp.any(a < 0), first):
         raise ValueError("init has a negative code although nonneg is true; clip it at zero or pass nonneg=False.")
     return targets, atoms, weights, first
 
 
-def _check_range(signals):
-    """Objectives and gaps are squares of the signals, and must not vanish or overflow where the codes do not."""
+def _largest(given, dtype, axis) -> np.ndarray:
+    """The largest magnitude along an axis, of numbers too small for the device as well, which it takes for zero."""
+    if not isinstance(given, jax.Array):
+        return np.abs(given).max(axis=axis)
     with jax.ensure_compile_time_eval():
-        largest = float(jnp.max(jnp.abs(signals)))
+        return np.asarray(_magnitudes(jnp.asarray(given, dtype), axis)).view(dtype)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _magnitudes(array, axis):
+    # Without their sign the bits of floats order as they do, and no device rounds them.
+    integer = jnp.int64 if array.dtype == jnp.float64 else jnp.int32
+    return jnp.max(lax.bitcast_convert_type(array, integer) & jnp.iinfo(integer).max, axis=axis)
+
+
+def _check_range(largest, signals):
+    """Objectives and gaps are squares of the signals, and must not vanish or overflow where the codes do not."""
     limits = jnp.finfo(signals.dtype)
     low, high = float(limits.tiny / limits.eps) ** 0.5, (float(limits.max) / signals.shape[1]) ** 0.5
     if 0 < largest < low or largest > high:
@@ -150,4 +155,4 @@ def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
     return Scaled(signals / signal_scale, dictionary, row, column, signal_scale, atom_scale)
 
 
-__all__ = ["Scaled", "check_problem", "is_known", "is_number", "scale_problem"]
+__all__ = ["Scaled", "check_problem", "scale_problem"]

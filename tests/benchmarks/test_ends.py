@@ -47,3 +47,13 @@ def test_a_signal_ends_a_run_at_once(tmp_path, sent, awaited, before):
 def test_a_process_that_is_no_binary_keeps_its_handlers():
     script = "import signal, benchmarks; assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL"
     subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory\n  in a page\n  of lines")])
+def test_too_little_memory_is_one_sentence(tmp_path, call, monkeypatch, error):
+    def prepare(*sizes):
+        raise error
+
+    monkeypatch.setattr("benchmarks.training_speed.prepare", prepare)
+    code, out, err = call("training_speed", f"--results_dir={tmp_path}")
+    assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith("there is not enough memory")

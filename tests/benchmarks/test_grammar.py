@@ -51,6 +51,7 @@ def test_methods_of_a_study_share_their_learners(name):
         "large_latents",
         "vary_sparsity",
         "phase_transition",
+        "worlds",
     ):
         assert learners <= headline
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from matplotlib import image
 
 import sae_gap
 from benchmarks import measure_sae as binary
+from sae_gap import measure
 from sae_gap.encoders.base import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.types import Model
@@ -93,6 +95,70 @@ def test_a_decoder_alone(files, call, tmp_path):
     assert code == 0 and "The gap" not in out and "lasso refitted" in out, err
     assert {row["dictionary"] for row in rows(tmp_path)} == {"D"}
     assert "gap_parts.png" not in {path.name for path in (tmp_path / "measure_sae").iterdir()}
+
+
+TWO = """
+import shutil
+from benchmarks import cli, measure_sae
+from sae_gap.learners.online import OnlineDictionary
+from sae_gap.measure import controls, plan
+
+# Learned on the devices of both, however short.
+controls._learner = lambda *sizes: OnlineDictionary(num_steps=2, visits=1, num_rounds=1, replace=False, centred=True)
+# Three chunks, so that the second process has nothing to do in the last round.
+plan.CODES = 20 * 120
+shutil.copy(folder + "/x.npz", "x.npz")
+arguments = [f"--sae={folder}/mine", "--activations=x.npz", "--controls=random,online_dl"]
+chunks, measure_chunk = [], plan.measure_chunk
+def watched(subject, activations, places, mean, **options):
+    chunks.append((int(places[0]), len(places)))
+    return measure_chunk(subject, activations, places, mean, **options)
+plan.measure_chunk = watched
+call(measure_sae, *arguments)
+assert chunks == ([(120, 120)] if process else [(0, 120), (240, 60)]), chunks
+assert os.path.exists("results") == (process == 0)
+
+# Nothing is measured again; what fails in one process ends both, and of its round nothing is kept.
+def bad(*arguments, **options):
+    raise ValueError("row 7 of x.npz has a NaN.")
+plan.measure_chunk = bad if process else measure_chunk
+call(measure_sae, *arguments)
+before = process or open("results/measure_sae/rows.jsonl").read()
+told = "row 7 of x.npz has a NaN." if process else "process 1 cannot go on: row 7 of x.npz has a NaN."
+refused(cli.UsageError, lambda: call(measure_sae, *arguments, "--max_samples=240"), told)
+assert process or open("results/measure_sae/rows.jsonl").read() == before
+other = f"--sae={folder}/{('mine', 'other')[process]}"
+refused(cli.UsageError, lambda: call(measure_sae, other, *arguments[1:]), "process 1 differs from process 0 in sae")
+os.rename("x.npz", f"x{process}.npz")
+told = "x0.npz is neither" if process else "process 1 cannot go on: x0.npz is neither"
+refused(cli.UsageError, lambda: call(measure_sae, arguments[0], "--activations=x0.npz"), told)
+"""
+
+
+def test_two_processes_measure_as_one(done, files, run_pair, tmp_path):
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
+    run_pair(TWO, tmp_path)
+    alone, two = rows(done[1]), rows(tmp_path / "host0" / "results")
+    assert sum(row["kind"] == "gap" for row in two) == 3
+    assert {path.name for path in (tmp_path / "host0" / "results" / "measure_sae").iterdir()} == FILES | FIGURES
+
+    def figures(every, name):
+        """All numbers of a dictionary, those of its chunks summed."""
+        own = [row for row in every if row["dictionary"] == name and row.get("other") is None]
+        lines = measure.gap_lines(own) + [row for row in own if row["kind"] != "gap"]
+        return [{key: value for key, value in line.items() if isinstance(value, float)} for line in lines]
+
+    for name in ("mine", "random"):
+        found, expected = figures(two, name), figures(alone, name)
+        assert len(found) == len(expected) > 3
+        for line, other in zip(found, expected, strict=True):
+            assert line == pytest.approx(other, rel=1e-5, abs=1e-5), (name, line)
+    worst = [
+        [(line["dictionary"], line["index"], line["document"]) for line in measure.worst_lines(one)] for one in (alone, two)
+    ]
+    assert worst[1] == [line for line in worst[0] if line[0] == "mine"]
+    (learned,) = (row for row in two if row["kind"] == "atoms" and row["dictionary"] == "online_dl")
+    assert learned["num_latents"] == 20 and learned["dead"] == 0
 
 
 BAD = {

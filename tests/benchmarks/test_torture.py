@@ -42,6 +42,23 @@ def test_seconds_may_differ_and_nothing_else(reference, tmp_path):
     assert len(faults(reference, run(tmp_path / "far", [*ROWS[:2], ROWS[2] | {"mcc_id": 0.6}]), tolerance=1e-5)) == 1
 
 
+def test_listed_numbers_may_round_to_another_last_digit_on_other_devices(reference, tmp_path):
+    def of(name, cosines):
+        return run(tmp_path / name, [row | {"cosines": cosines} for row in ROWS])
+
+    folder = of("listed", [0.9512, 0.3])
+    listed = torture.Reference(torture.rows_of(folder), 1.0, set())
+    assert faults(listed, of("rounded", [0.9513, 0.3]), tolerance=1e-5) == []
+    for number, cosines in enumerate(([0.9514, 0.3], [0.9512], 0.9512)):
+        assert len(faults(listed, of(f"other-{number}", cosines), tolerance=1e-5)) == 3
+    assert len(faults(listed, of("exact", [0.9513, 0.3]))) >= 3
+
+
+def test_the_study_to_be_disturbed_is_one_that_runs(tmp_path, call):
+    code, _, err = call(torture.STUDY, *torture.ARGUMENTS, "--dry_run", f"--results_dir={tmp_path}")
+    assert code == 0, err
+
+
 def test_rows_lost_and_found_are_noticed(reference, tmp_path):
     found = faults(reference, run(tmp_path / "run", [*ROWS[:2], ROWS[2] | {"key": "f" * 16}]))
     assert sorted(found) == [f"row {2:016x} is lost", f"row {'f' * 16} is from nowhere"]
@@ -85,13 +102,15 @@ def test_every_eighth_wrong_command_is_refused(tmp_path, call):
 def test_a_wrong_command_that_is_carried_out_is_a_fault(tmp_path, monkeypatch):
     @dataclasses.dataclass
     class Ended:
-        """A process that has run."""
+        """A process that has run, and whose code the forkserver has lost."""
 
-        exitcode: int
+        code: int
         words: str
+        exitcode: int = 255
 
         def start(self):
             self.said.write_text(self.words)
+            self.said.with_suffix(".code").write_text(str(self.code))
 
         def join(self, seconds=None):
             pass

@@ -1,5 +1,9 @@
 """SAEs of one's own activations: stored as learned, scored as numpy does, on held-out rows that no fit has seen."""
 
+import json
+import shutil
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,13 +32,24 @@ def file(tmp_path_factory):
 OPTIONS = (f"--num_latents={LATENTS}", f"--sparsity={K}", "--epochs=2", "--visits=2", "--max_scored=50")
 
 
-def test_every_method_is_trained_stored_and_scored(tmp_path, file, call):
-    options = (f"--activations={file}", f"--results_dir={tmp_path}", *OPTIONS)
+@pytest.fixture(scope="module")
+def done(file, call, tmp_path_factory):
+    options = (f"--activations={file}", f"--results_dir={tmp_path_factory.mktemp('results')}", *OPTIONS)
     code, out, err = call("train_real", *options)
     assert code == 0, err
-    directory = tmp_path / "train_real"
+    return options, out
+
+
+def rows_in(results):
+    return {row["method"]: row for row in Store(results / "train_real").rows()}
+
+
+def test_every_method_is_trained_stored_and_scored(done, file, call):
+    options, out = done
+    results = Path(options[1].partition("=")[2])
+    directory = results / "train_real"
     train, held = open_activations(file).split()
-    rows = {row["method"]: row for row in Store(directory).rows()}
+    rows = rows_in(results)
     assert set(rows) == set(train_real.METHODS) and all(name in out for name in rows)
     scored = held.take(np.linspace(0, 59, 50).astype(int)).astype(float)
     variance = ((scored - scored.mean(axis=0)) ** 2).sum()
@@ -62,6 +77,46 @@ def test_every_method_is_trained_stored_and_scored(tmp_path, file, call):
     np.testing.assert_allclose(np.load(directory / "online_dl" / "bias.npy"), train.mean(), rtol=1e-5)
     again = call("train_real", *options)
     assert again[:2] == (0, out) and len(Store(directory).rows()) == len(rows)
+
+
+TWO = """
+import shutil
+from benchmarks import cli, train_real
+from sae_gap.recording import Recording
+
+shutil.copy(f"{folder}/x.npz", "x.npz")
+taken, options = [], json.load(open(f"{folder}/options.json"))
+from sae_gap.activations.rows import Activations
+take = Activations.take
+Activations.take = lambda self, rows: taken.append(len(rows)) or take(self, rows)
+call(train_real, "--activations=x.npz", "--methods=topk,online_dl", *options)
+# 540 rows to learn from and 60 held out, of which each process has half; the first alone takes those that are scored.
+assert sorted(taken) == sorted([15, 15, 135, 135] + [50, 50] * (process == 0)), taken
+assert os.path.exists("results") == (process == 0)
+# Other rows than those of the first process.
+if process:
+    with open("x.npz", "ab") as file:
+        file.write(b" ")
+told = "process 1 differs from process 0 in the content of its activations"
+refused(cli.UsageError, lambda: call(train_real, "--activations=x.npz", *options), told)
+refused(cli.UsageError, lambda: call(train_real, "--activations=x.npz", f"--epochs={1 + process}"), "in epochs (2, not 1)")
+if process:
+    os.remove("x.npz")
+refused(cli.UsageError, lambda: call(train_real, "--activations=x.npz"), "x.npz is neither a file nor a folder")
+"""
+
+
+def test_two_processes_learn_and_score_as_one(done, file, run_pair, tmp_path):
+    shutil.copy(file, tmp_path / "x.npz")
+    (tmp_path / "options.json").write_text(json.dumps(OPTIONS))
+    run_pair(TWO, tmp_path)
+    alone, two = rows_in(Path(done[0][1].partition("=")[2])), rows_in(tmp_path / "host0" / "results")
+    assert two.keys() == {"topk", "online_dl"}
+    for method, row in two.items():
+        assert row["device"].startswith("4 x cpu") and row["fit"] == alone[method]["fit"]
+        for name, value in row.items():
+            if isinstance(value, float) and name != "fit_seconds":
+                assert value == pytest.approx(alone[method][name], abs=1e-5), (method, name)
 
 
 def test_scores_are_those_of_numpy():

@@ -51,6 +51,16 @@ def test_two_saes_have_two_colours_and_a_decoder_alone_has_no_encoder():
     assert "encoder" not in {text.get_text() for text in alone.legends[0].get_texts()} and "D can leave" in alone.get_label()
 
 
+def test_fronts_that_lie_on_each_other_are_all_to_be_seen():
+    def widths(*names, shift=1.0):
+        rows = [row for place, name in enumerate(names) for row in points(name, "sae", shift**place, own=OWN)]
+        return [line.get_linewidth() for line in figures.front(rows).axes[0].get_lines() if len(line.get_xdata()) == 3][1::2]
+
+    # Drawn in their order, so that each is broader than what comes upon it.
+    first, second, third = widths("one", "two", "three")
+    assert first > second > third == widths("one", "two", shift=2.0)[0] == widths("one", "two", shift=2.0)[1]
+
+
 LINE = {
     "dictionary": "my_sae",
     "samples": 500,

@@ -1,4 +1,4 @@
-"""What several devices learn together, checked in a process of its own, which has eight virtual ones: see test_online.py."""
+"""What several devices learn together, checked in the process of eight virtual ones that `test_sharding.py` starts."""
 
 import re
 
@@ -9,10 +9,16 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sae_gap import Setting, Split, devices, draw, fit_stream
+from sae_gap.checkpoints import Checkpoint
 from sae_gap.learners.online import OnlineDictionary, lay
 
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 COLLECTIVE = re.compile(rf' = (.*?) ({KINDS})\(.*op_name="([^"]*)"')
+
+
+@pytest.fixture(scope="module")
+def task():
+    return draw(Setting(60, 3, 800))
 
 
 def mesh_of(count):
@@ -29,11 +35,14 @@ def learn(learner, signals, state):
     return jax.lax.fori_loop(0, 2, lambda _, state: learner.step(Split(signals), state), state)
 
 
-def check_pool(signals, count):
+def test_a_pool_is_learned_from_alike(task):
+    signals, truth, count = task.train.signals[:200], task.dictionary, 4
     # Minibatches of 50 samples, which do not divide; atoms start anew in the first round of the two.
-    learner = OnlineDictionary(num_steps=10, visits=4, batch_size=50)
+    learner = OnlineDictionary(num_steps=10, visits=4, batch_size=50, num_rounds=1)
     state = learner.init(Split(signals), num_latents=60, key=jax.random.key(0))
-    state = eqx.tree_at(lambda s: s.round, state, state.round + 6)
+    # The only copies are among the last atoms, which the last device looks through.
+    copied = truth.at[:, -3:].set(truth[:, -6:-3])
+    state = eqx.tree_at(lambda s: (s.dictionary, s.round), state, (copied, state.round + 6))
     one = learn(learner, signals, state)
     mesh = mesh_of(count)
     with jax.set_mesh(mesh):
@@ -49,9 +58,10 @@ def check_pool(signals, count):
     assert len(gathered) <= 1 and all("," not in shape for shape in gathered), found
 
 
-def check_latents(signals, shape):
+def test_a_dictionary_is_split_by_its_latents(task):
     """Atoms that make whole blocks on every device, so that the leaders are those of one device."""
-    learner = OnlineDictionary(num_steps=10, visits=4, batch_size=50)
+    signals, shape = task.train.signals[:200], (2, 4)
+    learner = OnlineDictionary(num_steps=10, visits=4, batch_size=50, num_rounds=1)
     state = learner.init(Split(signals), num_latents=2_048, key=jax.random.key(0))
     state = eqx.tree_at(lambda s: s.round, state, state.round + 6)
     blocks = signals[:200].reshape(4, 50, -1)
@@ -77,8 +87,10 @@ def check_latents(signals, shape):
         )
 
 
-def check_stream(signals, count):
-    learner = OnlineDictionary(num_steps=4, batch_size=50, centred=True)
+def test_a_stream_is_shared_and_goes_on_without_compiling_anew(task, tmp_path, caplog):
+    signals = np.asarray(task.train.signals)
+    # In so few rounds no atom starts anew.
+    learner = OnlineDictionary(num_steps=4, batch_size=50, centred=True, num_rounds=1, replace=False)
     options = {"num_latents": 60, "key": jax.random.key(0), "num_samples": 200}
     asked = []
 
@@ -86,15 +98,22 @@ def check_stream(signals, count):
         asked.append((start, count))
         return signals[start : start + count]
 
-    one, many = (fit_stream(learner, source, mesh=mesh_of(size), **options) for size in (1, count))
+    class KilledError(Exception):
+        pass
+
+    def kill(state):
+        if int(state.round) == 3:
+            raise KilledError
+
+    one = fit_stream(learner, source, mesh=mesh_of(1), **options)
+    save = Checkpoint(tmp_path / "stream.npz", every=0)
+    with pytest.raises(KilledError):
+        fit_stream(learner, source, mesh=mesh_of(8), checkpoint=save, watch=kill, **options)
+    with jax.log_compiles():
+        many = fit_stream(learner, source, mesh=mesh_of(8), checkpoint=save, **options)
+    assert "jit(_fingerprint)" not in caplog.text and "jit(_round)" not in caplog.text
     np.testing.assert_allclose(one.dictionary, many.dictionary, atol=1e-5)
     np.testing.assert_allclose(one.bias, many.bias, atol=1e-6)
-    assert asked == [(50 * turn, 50) for turn in range(4)] * 2
+    # Every minibatch whole: after the kill the first, by which the fit is known, and the last.
+    assert asked == [(50 * turn, 50) for turn in (*range(4), *range(4), 0, 3)]
     assert len(many.dictionary.devices()) == 1
-
-
-if __name__ == "__main__":
-    task = draw(Setting(60, 3, 800))
-    check_pool(task.train.signals[:200], 4)
-    check_stream(np.asarray(task.train.signals), 8)
-    check_latents(task.train.signals[:200], (2, 4))

@@ -1,10 +1,6 @@
 """The online learner: its step against numpy, its schedule, what it replaces, and that it recovers the truth."""
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -190,12 +186,3 @@ def test_centred_no_atom_is_spent_on_the_mean(small):
     learned = [learn(OnlineDictionary(num_steps=10, visits=20, centred=centred), moved) for centred in (False, True)]
     likeness = [np.abs(toward / np.linalg.norm(toward) @ np.asarray(model.dictionary)).max() for model in learned]
     assert likeness[0] > 0.9 > likeness[1]
-
-
-def test_several_devices_learn_what_one_does():
-    script = Path(__file__).with_name("on_many_devices.py")
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
-    root = Path(__file__).parents[2]
-    environment["PYTHONPATH"] = str(root)
-    process = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, cwd=root)
-    assert process.returncode == 0, process.stderr

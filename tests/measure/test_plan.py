@@ -143,7 +143,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_rows(plan, rows, tmp_path, m
     assert before.count(b"\n") == 7 + 1 + 2
     whole = measure.run(plan, Store(tmp_path), Stopping())
     assert (tmp_path / "rows.jsonl").read_bytes().startswith(before) and kinds(whole).count("gap") == 3
-    monkeypatch.setattr(module, "sparse_code", None)
+    monkeypatch.setattr(module, "measure_chunk", None)
     assert measure.run(plan, Store(tmp_path)) == whole
 
 
@@ -173,6 +173,8 @@ def test_another_sae_other_activations_or_another_weight_are_measured_anew(plan,
         ({"names": ("random",), "controls": ["random"]}, "called 'random'"),
         ({"controls": ["pca"]}, "choose from"),
         ({"l0": 4.0}, "at most 3"),
+        ({"lam": 1e3}, "lam is 1000, which is not below .* λ_max of the samples on 'mine'"),
+        ({"lam": None, "lam_fraction": 1.0}, "lam_fraction must be"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is(plan, model, tmp_path, change, message):
@@ -181,6 +183,14 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(plan, model, tmp_
     with pytest.raises(ValueError, match=message):
         measure.run(dataclasses.replace(plan, subjects=subjects, **change), Store(tmp_path))
     assert not any(tmp_path.iterdir())
+
+
+def test_activations_that_are_all_alike_are_said_to_be(plan, tmp_path):
+    # A mean of many 0.1 in float64 is not 0.1, and what is left of them is no variance.
+    np.save(tmp_path / "alike.npy", np.full((300, plan.activations.input_dim), 0.1, np.float32))
+    with pytest.raises(ValueError, match="all activations are alike"):
+        alike = dataclasses.replace(plan, activations=open_activations(tmp_path / "alike.npy"), lam=None)
+        measure.run(alike, Store(tmp_path / "rows"))
 
 
 def test_a_sample_of_which_nothing_is_left_has_no_gap(model, activations, tmp_path):

@@ -240,7 +240,7 @@ def test_a_weight_as_a_fraction_is_that_share_of_each_lambda_max():
     same = gap.amortisation_gap(model, signals, 0.3 * top[:, None])
     np.testing.assert_allclose(found.optimum.objective, same.optimum.objective, rtol=3e-6)
     np.testing.assert_allclose(found.gap, same.gap, rtol=1e-3, atol=1e-5)
-    for weights in ({}, {"lam": 0.1, "lam_fraction": 0.1}, {"lam_fraction": 0.0}):
+    for weights in ({}, {"lam": 0.1, "lam_fraction": 0.1}, {"lam_fraction": 0.0}, {"lam_fraction": 1.0}):
         with pytest.raises(ValueError, match="lam_fraction"):
             gap.amortisation_gap(model, signals, **weights)
 

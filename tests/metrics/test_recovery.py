@@ -175,7 +175,7 @@ def test_bad_input_is_refused():
         unwrap(recovery.mcc)(truth, truth[:5])
     with pytest.raises(ValueError, match="non-empty matrix"):
         unwrap(recovery.mcc)(truth[0], truth[0])
-    with pytest.raises(ValueError, match='"id" or "ood"'):
+    with pytest.raises(ValueError, match="split must be one of id, ood"):
         recovery.mcc_paper(truth, truth, "val")
 
 

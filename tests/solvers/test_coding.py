@@ -247,7 +247,7 @@ def test_non_finite_values_inside_jit_do_not_converge():
         ({"tol": "tight"}, "tol"),
         ({"max_iterations": -1}, "max_iterations"),
         ({"max_iterations": 1.5}, "max_iterations"),
-        ({"solver": "lars"}, "choose one of"),
+        ({"solver": "lars"}, "solver must be one of auto, "),
         ({"solver": "working_set", "tol": None}, "choose fista or ista"),
         ({"init": np.zeros((N, 3), np.float32)}, "init has shape"),
         ({"init": -np.ones((N, LATENTS), np.float32)}, "negative code"),

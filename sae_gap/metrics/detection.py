@@ -1,0 +1,345 @@
+"""Latents as detectors of features, as SynthSAEBench scores them, and recovery by the level and the frequency of a feature.
+
+Codes are looked at a few samples at a time, so that no more of sparse ones is ever dense than those.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
+
+from sae_gap import matching
+from sae_gap.codes import Codes, SparseCodes
+from sae_gap.metrics.base import SCORED, Inferred
+
+# Below this share of what its codes are where they count, a latent is off by the cut.
+CUT = 1 / 3
+# Numbers of dense codes that are held at once, and of cosines.
+_AT_ONCE = 2**22
+# Inputs shorter than this have no shrinkage.
+_SHORTEST = 1e-6
+# A parent is judged by its recall where it has fired at least so often, with a child on and with none.
+_FEWEST = 10
+_LEVELS = ("roots", "children", "grandchildren", "great_grandchildren")
+_QUARTILES = ("frequent", "common", "uncommon", "rare")
+
+_Dense = Float[ArrayLike, "n latent"]
+
+
+class Firing(NamedTuple):
+    """How often each latent fired, its feature did, and both; and over how many samples."""
+
+    fired: Int[np.ndarray, " latent"]
+    true: Int[np.ndarray, " latent"]
+    both: Int[np.ndarray, " latent"]
+    samples: int
+
+
+def nearest_features(
+    learned: Float[ArrayLike, "input_dim learned"], truth: Float[ArrayLike, "input_dim true"]
+) -> Int[np.ndarray, " learned"]:
+    """The feature that each latent is taken to detect, `argmax_i |cos(d_j, a_i)|`; several latents may share one.
+
+    Args:
+      learned: learned dictionary, (input_dim, num_learned).
+      truth: true dictionary, (input_dim, num_true).
+
+    Returns:
+      An index of a true atom for each learned one.
+
+    Raises:
+      ValueError: an argument is not a finite, non-empty matrix.
+    """
+    atoms = matching.unit_columns(matching.as_matrix("learned", learned)).T
+    features = matching.unit_columns(matching.as_matrix("truth", truth))
+    rows = max(1, _AT_ONCE // features.shape[1])
+    starts = range(0, len(atoms), rows)
+    return np.concatenate([np.abs(atoms[start : start + rows] @ features).argmax(axis=1) for start in starts])
+
+
+def cuts(codes: _Dense | SparseCodes, share: float = CUT) -> Float[np.ndarray, " latent"]:
+    """For each latent the magnitude below which it counts as off, `share · Σ z² / Σ |z|`, from its own codes alone.
+
+    `Σ z² / Σ |z|` is the mean magnitude of its codes with their magnitudes for weights. The many small codes by which a lasso
+    explains what a dictionary lacks move it little, so that it is about what the latent's code is where its feature is on.
+
+    Args:
+      codes: (n, num_latents), of samples that need no truth.
+      share: of that magnitude.
+
+    Returns:
+      (num_latents,), 0 for a latent that never fires.
+    """
+    first, second = np.zeros(np.shape(codes)[1]), np.zeros(np.shape(codes)[1])
+    for _, part in _parts(codes):
+        size = np.abs(part)
+        first += size.sum(axis=0, dtype=np.float64)
+        second += np.einsum("ij,ij->j", size, size, dtype=np.float64)
+    return share * np.divide(second, first, out=np.zeros_like(first), where=first > 0)
+
+
+def count(
+    nearest: Int[np.ndarray, " latent"],
+    true_codes: _Dense | SparseCodes,
+    codes: _Dense | SparseCodes,
+    least: Sequence[Float[ArrayLike, " latent"] | float] = (0.0,),
+) -> list[Firing]:
+    """Counts firings: of latent j where `|z_j| > least_j`, of its feature where that has a code above zero.
+
+    Args:
+      nearest: the feature of each latent.
+      true_codes: (n, num_true).
+      codes: (n, num_latents), of the same samples.
+      least: magnitudes not to count, one rule after the other.
+
+    Returns:
+      The counts by each rule.
+
+    Raises:
+      ValueError: the numbers of samples, or of latents, differ.
+    """
+    samples, width = np.shape(codes)
+    if np.shape(true_codes)[0] != samples or len(nearest) != width:
+        raise ValueError(
+            f"codes must be of the true ones' {np.shape(true_codes)[0]} samples and the {len(nearest)} latents, but are "
+            f"{np.shape(codes)}."
+        )
+    fired, both = np.zeros((len(least), width), np.int64), np.zeros((len(least), width), np.int64)
+    true = np.zeros(width, np.int64)
+    for start, part in _parts(codes, np.shape(true_codes)[1]):
+        present = (_dense(true_codes, start, start + len(part)) > 0)[:, nearest]
+        size = np.abs(part)
+        true += present.sum(axis=0)
+        for rule, magnitude in enumerate(least):
+            on = size > magnitude
+            fired[rule] += on.sum(axis=0)
+            both[rule] += (on & present).sum(axis=0)
+    return [Firing(fired[rule], true, both[rule], samples) for rule in range(len(least))]
+
+
+def detection(firing: Firing) -> dict[str, float]:
+    """Means over all latents of precision, recall, F1 and accuracy as detectors, each 0 where undefined; L0 and dead latents.
+
+    `precision = both / fired`, `recall = both / true`, `F1 = 2 precision recall / (precision + recall)`.
+
+    Args:
+      firing: from `count`.
+
+    Returns:
+      `precision`, `recall`, `f1` and `detector_accuracy` in [0, 1], `fired`, the mean number of latents that fire in a sample,
+      and `dead`, how many never do.
+
+    References:
+      Chanin & Garriga-Alonso (2026), "SynthSAEBench", arXiv:2602.14687; SAELens, `eval_sae_on_synthetic_data`.
+    """
+    precision, recall = _ratio(firing.both, firing.fired), _ratio(firing.both, firing.true)
+    wrong = firing.fired + firing.true - 2 * firing.both
+    return {
+        "precision": float(precision.mean()),
+        "recall": float(recall.mean()),
+        "f1": float(_ratio(2 * precision * recall, precision + recall).mean()),
+        "detector_accuracy": float(1 - wrong.mean() / firing.samples),
+        "fired": float(firing.fired.sum() / firing.samples),
+        "dead": int(np.sum(firing.fired == 0)),
+    }
+
+
+def atom_scores(
+    match: matching.Match, num_learned: int, nearest: Int[np.ndarray, " learned"], groups: dict[str, Int[np.ndarray, " some"]]
+) -> dict[str, float]:
+    """How well the atoms are recovered: `atom_mcc`, mean |cos| over the pairs of the best matching, and `uniqueness`.
+
+    There are as many pairs as the narrower dictionary has atoms, so that one too narrow for all features can still score 1.
+
+    Args:
+      match: of the learned with the true dictionary.
+      num_learned: width of the learned one.
+      nearest: the feature of each latent; uniqueness is the number of different ones over the number of latents.
+      groups: indices of features by name; each has its own mean, over those of its features that are in a pair.
+
+    Returns:
+      `atom_mcc`, `uniqueness` and `atom_mcc_<group>`, but for groups of which no feature is in a pair.
+    """
+    cosine, paired = np.abs(match.cosine), match.learned >= 0
+    found = {
+        "atom_mcc": float(cosine.sum() / min(num_learned, len(cosine))),
+        "uniqueness": len(np.unique(nearest)) / len(nearest),
+    }
+    for name, features in groups.items():
+        chosen = features[paired[features]]
+        if len(chosen):
+            found[f"atom_mcc_{name}"] = float(cosine[chosen].mean())
+    return found
+
+
+def groups_of(
+    true_codes: _Dense | SparseCodes, level: Int[np.ndarray, " true"] | None = None
+) -> dict[str, Int[np.ndarray, " some"]]:
+    """Features by level of their tree and by quartile of the frequency at which they fire.
+
+    Args:
+      true_codes: (n, num_true), which tell the frequencies.
+      level: of each feature, -1 for one in no tree; None where there are no trees.
+
+    Returns:
+      Indices by name: "roots", "children" and so on, "free", and "frequent", "common", "uncommon", "rare".
+    """
+    found = {}
+    if level is not None:
+        for depth in range(int(level.max()) + 1):
+            found[_LEVELS[depth] if depth < len(_LEVELS) else f"level_{depth}"] = np.flatnonzero(level == depth)
+        found["free"] = np.flatnonzero(level < 0)
+    fired = sum((part > 0).sum(axis=0) for _, part in _parts(true_codes))
+    order = np.argsort(-np.asarray(fired), kind="stable")
+    return found | dict(zip(_QUARTILES, np.array_split(order, len(_QUARTILES)), strict=True))
+
+
+def absorption(
+    parent: Int[np.ndarray, " true"],
+    partner: Int[np.ndarray, " true"],
+    true_codes: _Dense | SparseCodes,
+    codes: _Dense | SparseCodes,
+    least: Float[ArrayLike, " latent"] | float = 0.0,
+) -> float | None:
+    """What a parent's latent loses of its recall where a child is on: recall with no child on, less recall with one.
+
+    The recall of a parent is the share of samples with the parent on in which its partner among the latents fires. A latent of
+    a child that has taken in its parent's direction makes the parent's own latent needless wherever the child is on.
+
+    Args:
+      parent: of each feature, -1 for none.
+      partner: the latent matched with each feature, -1 for none.
+      true_codes: (n, num_true).
+      codes: (n, num_latents).
+      least: magnitudes not to count.
+
+    Returns:
+      The mean over parents that have a partner and at least 10 samples of either kind; None if there is none. 0 is best, and
+      1 says that parents are never seen beside their children and always without.
+    """
+    number = len(parent)
+    parents = np.unique(parent[parent >= 0])
+    parents = parents[partner[parents] >= 0]
+    # Which features are children of which parent.
+    child = np.flatnonzero(parent >= 0)
+    family = scipy.sparse.csr_array((np.ones(len(child), np.float32), (child, parent[child])), (number, number))[:, parents]
+    counts = np.zeros((4, len(parents)), np.int64)
+    magnitude = np.broadcast_to(least, np.shape(codes)[1])[partner[parents]]
+    for start, part in _parts(codes, number):
+        present = _dense(true_codes, start, start + len(part)) > 0
+        on, with_child = present[:, parents], (present.astype(np.float32) @ family) > 0
+        seen = np.abs(part[:, partner[parents]]) > magnitude
+        for kind, where in enumerate((on & with_child, on & ~with_child)):
+            counts[2 * kind] += where.sum(axis=0)
+            counts[2 * kind + 1] += (where & seen).sum(axis=0)
+    judged = (counts[0] >= _FEWEST) & (counts[2] >= _FEWEST)
+    if not judged.any():
+        return None
+    beside, alone = (counts[kind + 1][judged] / counts[kind][judged] for kind in (0, 2))
+    return float((alone - beside).mean())
+
+
+def explained(
+    signals: Float[ArrayLike, "n input_dim"],
+    dictionary: Float[ArrayLike, "input_dim latent"],
+    bias: Float[ArrayLike, " input_dim"],
+    codes: _Dense | SparseCodes,
+) -> dict[str, float]:
+    """`r2 = 1 - E‖y - ŷ‖² / (E‖y‖² - ‖E y‖²)` with `ŷ = D z + b`, and `shrinkage = mean ‖ŷ‖ / ‖y‖` over signals that are not 0.
+
+    Args:
+      signals: (n, input_dim).
+      dictionary: (input_dim, num_latents), atoms of any norm.
+      bias: (input_dim,).
+      codes: (n, num_latents).
+    """
+    atoms, offset = np.asarray(dictionary).T, np.asarray(bias)
+    every = np.asarray(signals)
+    lost = square = 0.0
+    total, ratios = np.zeros(atoms.shape[1]), []
+    for start, part in _parts(codes):
+        target = every[start : start + len(part)]
+        drawn = part @ atoms + offset
+        lost += float(np.sum((target - drawn) ** 2, dtype=np.float64))
+        square += float(np.sum(target**2, dtype=np.float64))
+        total += target.sum(axis=0, dtype=np.float64)
+        long, length = np.linalg.norm(target, axis=1), np.linalg.norm(drawn, axis=1)
+        ratios.append(length[long > _SHORTEST] / long[long > _SHORTEST])
+    samples, shares = len(every), np.concatenate(ratios)
+    variance = square / samples - float(total @ total) / samples**2
+    return {
+        "r2": 1 - lost / samples / variance if variance > 0 else 0.0,
+        "shrinkage": float(shares.mean()) if len(shares) else 0.0,
+    }
+
+
+def measure(inferred: Inferred) -> dict[str, float | list[float]]:
+    """All of these, of every scored split, where the truth is known and a dictionary was learned.
+
+    Detection is told by two rules: as SAELens counts, wherever a code is not 0, and, as `cut_f1` and the like, above the cuts
+    that the codes of the ID split tell, which know nothing of the truth.
+    """
+    learned, truth, match = inferred.model.dictionary, inferred.task.dictionary, inferred.match
+    found: dict[str, Any] = {}
+    if learned is None or truth is None or match is None:
+        return found
+    for name in SCORED:
+        found |= _of_split(explained(inferred.split(name).signals, learned, inferred.model.bias, inferred.codes[name]), name)
+    true_codes = inferred.split("id").codes
+    if true_codes is None:
+        return found
+    nearest, tree = nearest_features(learned, truth), inferred.task.tree
+    groups = groups_of(true_codes, None if tree is None else tree.level)
+    found |= atom_scores(match, learned.shape[1], nearest, groups)
+    least = cuts(inferred.codes["id"])
+    for name in SCORED:
+        present, codes = inferred.split(name).codes, inferred.codes[name]
+        if present is None:
+            continue
+        raw, cut = (detection(firing) for firing in count(nearest, present, codes, (0.0, least)))
+        found |= _of_split(raw, name) | _of_split({f"cut_{metric}": value for metric, value in cut.items()}, name)
+        if tree is not None:
+            lost = absorption(tree.parent, match.learned, present, codes, least)
+            found |= {} if lost is None else {f"absorption_{name}": lost}
+    return found
+
+
+def _of_split(scores: dict[str, float], name: str) -> dict[str, float]:
+    return {f"{metric}_{name}": value for metric, value in scores.items()}
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
+
+
+def _parts(codes: _Dense | SparseCodes, beside: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+    """Dense codes of some samples each, with the number of the first; few enough for codes of another width beside them."""
+    samples, width = np.shape(codes)
+    rows = max(1, _AT_ONCE // max(width, beside))
+    for start in range(0, samples, rows):
+        yield start, _dense(codes, start, start + rows)
+
+
+def _dense(codes: Any, start: int, stop: int) -> np.ndarray:
+    part = codes[start:stop]
+    if scipy.sparse.issparse(part):
+        return part.toarray()
+    return part.dense() if isinstance(part, Codes) else np.asarray(part)
+
+
+__all__ = [
+    "CUT",
+    "Firing",
+    "absorption",
+    "atom_scores",
+    "count",
+    "cuts",
+    "detection",
+    "explained",
+    "groups_of",
+    "measure",
+    "nearest_features",
+]

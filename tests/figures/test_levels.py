@@ -1,0 +1,47 @@
+"""Recovery by level: what is drawn, and what is said of it."""
+
+import numpy as np
+import pytest
+
+from sae_gap import figures
+
+GROUPS = ("roots", "children", "free", "frequent", "rare")
+
+
+def row(dictionary, seed=0, **values):
+    shared = {"study": "worlds", "num_latents": 64, "seed": seed, "method": f"sae_{dictionary}", "dictionary": dictionary}
+    return shared | {f"atom_mcc_{name}": value for name, value in values.items()}
+
+
+def rows():
+    found = [row("topk", seed, roots=0.9 + 0.02 * seed, children=0.5, free=0.8, frequent=0.7, rare=0.6) for seed in (0, 1)]
+    found += [row("random", seed, **dict.fromkeys(GROUPS, 0.3)) for seed in (0, 1)]
+    return [*found, {**found[0], "method": "frozen_topk", "inference": "lasso"}]
+
+
+def test_a_line_for_each_dictionary_and_a_panel_for_levels_and_frequencies():
+    figure = figures.recovery_by_level(rows())
+    levels, frequencies = figure.get_axes()
+    assert [label.get_text() for label in levels.get_xticklabels()] == ["roots", "children", "free"]
+    assert [label.get_text() for label in frequencies.get_xticklabels()] == ["frequent", "rare"]
+    heights = {tuple(np.asarray(line.get_ydata(), float).round(6)) for line in levels.get_lines() if len(line.get_ydata()) == 3}
+    assert heights >= {(0.91, 0.5, 0.8), (0.3, 0.3, 0.3)}
+    assert figure.get_label().startswith("TopK SAE recovers roots to a cosine of 0.91 and children to 0.50.")
+    assert "Random atoms: roots 0.30, children 0.30, free 0.30" in figure.get_label()
+
+
+def test_a_group_that_a_dictionary_lacks_leaves_a_gap():
+    figure = figures.recovery_by_level([row("topk", roots=0.9, free=0.4), row("relu", roots=0.5, children=0.2, free=0.3)])
+    (levels,) = figure.get_axes()
+    assert [0.9, 0.4] in [list(line.get_ydata()) for line in levels.get_lines()]
+    assert "TopK SAE: roots 0.90, children –, free 0.40" in figure.get_label()
+
+
+def test_without_groups_there_is_no_figure():
+    assert figures.recovery_by_level([]) is None
+    assert figures.recovery_by_level([{"dictionary": "topk", "seed": 0, "method": "sae_topk", "atom_mcc": 0.5}]) is None
+
+
+def test_rows_of_two_worlds_are_refused():
+    with pytest.raises(ValueError, match="mix world"):
+        figures.recovery_by_level([row("topk", roots=0.9) | {"world": name} for name in ("synthsae", "synthsae depth=2")])

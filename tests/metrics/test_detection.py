@@ -1,0 +1,183 @@
+"""Detectors, by hand and by loops; what is sparse scores as what is dense."""
+
+import numpy as np
+import pytest
+import scipy.sparse
+from scipy.optimize import linear_sum_assignment
+
+from sae_gap.codes import Codes
+from sae_gap.matching import match_atoms
+from sae_gap.metrics import detection as d
+from sae_gap.metrics.base import Inferred
+from sae_gap.types import Model, Split, Task, Tree
+
+RNG = np.random.default_rng(0)
+
+
+def unit(rows, columns):
+    matrix = RNG.standard_normal((rows, columns)).astype(np.float32)
+    return matrix / np.linalg.norm(matrix, axis=0)
+
+
+def sparse_codes(n, width, share=0.2):
+    return np.where(RNG.random((n, width)) < share, RNG.random((n, width)) + 0.1, 0).astype(np.float32)
+
+
+def test_the_nearest_feature_may_lie_on_the_other_side_and_be_shared(monkeypatch):
+    truth = np.eye(3, dtype=np.float32)
+    learned = np.array([[1, 0.1, 0], [-0.2, -2, 0.3], [0.9, 0, 0.1], [0, 0.1, 5]], np.float32).T
+    monkeypatch.setattr(d, "_AT_ONCE", 6)
+    assert d.nearest_features(learned, truth).tolist() == [0, 1, 0, 2]
+
+
+def test_detection_by_hand():
+    # The first latent fires in 3 of 5 samples, its feature in 2, both in 1; the second never; the third wherever its own does.
+    firing = d.Firing(np.array([3, 0, 2]), np.array([2, 1, 2]), np.array([1, 0, 2]), 5)
+    found = d.detection(firing)
+    assert found["precision"] == pytest.approx((1 / 3 + 0 + 1) / 3) and found["recall"] == pytest.approx((1 / 2 + 0 + 1) / 3)
+    assert found["f1"] == pytest.approx((2 * (1 / 6) / (5 / 6) + 0 + 1) / 3)
+    assert found["detector_accuracy"] == pytest.approx((2 / 5 + 4 / 5 + 1) / 3)
+    assert (found["fired"], found["dead"]) == (1.0, 1)
+    silent = d.detection(d.Firing(np.array([2]), np.array([0]), np.array([0]), 5))
+    assert (silent["precision"], silent["recall"], silent["f1"]) == (0, 0, 0)
+
+
+def forms(codes):
+    return codes, scipy.sparse.csr_array(codes), Codes.from_dense(codes)
+
+
+@pytest.mark.parametrize("form", [0, 1, 2])
+def test_counts_are_those_of_loops(form, monkeypatch):
+    truth, codes = sparse_codes(23, 6), sparse_codes(23, 4) * RNG.choice([-1, 1], (23, 4)).astype(np.float32)
+    nearest, least = np.array([5, 0, 0, 3]), np.array([0.3, 0.0, 0.8, 2.0])
+    monkeypatch.setattr(d, "_AT_ONCE", 30)
+    found = d.count(nearest, forms(truth)[form], forms(codes)[form], (0.0, least))
+    for firing, bound in zip(found, (np.zeros(4), least), strict=True):
+        fired, true, both = np.zeros(4, int), np.zeros(4, int), np.zeros(4, int)
+        for row in range(23):
+            for latent in range(4):
+                on, present = abs(codes[row, latent]) > bound[latent], truth[row, nearest[latent]] > 0
+                fired[latent] += on
+                true[latent] += present
+                both[latent] += on and present
+        assert [part.tolist() for part in firing[:3]] == [part.tolist() for part in (fired, true, both)]
+        assert firing.samples == 23
+    with pytest.raises(ValueError, match="samples"):
+        d.count(nearest, truth[:5], codes)
+    with pytest.raises(ValueError, match="latents"):
+        d.count(nearest[:2], truth, codes)
+
+
+@pytest.mark.parametrize("form", [0, 1, 2])
+def test_cuts_are_shares_of_the_weighted_mean(form, monkeypatch):
+    codes = np.array([[3, 0, -1, 0], [1, 0, 0, 0], [0.1, 0, -3, 0], [0, 0, 2, 0.5]], np.float32)
+    monkeypatch.setattr(d, "_AT_ONCE", 9)
+    expected = np.array([(9 + 1 + 0.01) / 4.1, 0, 14 / 6, 0.5])
+    np.testing.assert_allclose(d.cuts(forms(codes)[form], 0.4), 0.4 * expected, rtol=1e-6)
+
+
+def test_cuts_part_the_codes_of_a_feature_from_many_small_ones():
+    codes = np.abs(np.random.default_rng(1).normal(0.1, 0.05, (1_000, 1)))
+    codes[:50] = np.random.default_rng(2).normal(4, 0.6, (50, 1))
+    cut = d.cuts(codes)[0]
+    assert codes[50:].max() < cut < codes[:50].min()
+
+
+@pytest.mark.parametrize(("learned", "true"), [(5, 9), (9, 5), (7, 7)])
+def test_atom_scores_are_those_of_the_assignment(learned, true):
+    atoms, truth = unit(6, learned) * 3, unit(6, true)
+    cosine = np.abs((atoms / 3).T @ truth)
+    rows, columns = linear_sum_assignment(-cosine)
+    nearest, groups = d.nearest_features(atoms, truth), {"first": np.arange(3), "none": np.zeros(0, int)}
+    found = d.atom_scores(match_atoms(atoms, truth), learned, nearest, groups)
+    assert found["atom_mcc"] == pytest.approx(cosine[rows, columns].mean(), abs=1e-6)
+    assert found["uniqueness"] == len(set(cosine.argmax(axis=1))) / learned
+    pairs = {column: cosine[row, column] for row, column in zip(rows, columns, strict=True)}
+    assert found["atom_mcc_first"] == pytest.approx(np.mean([pairs[i] for i in range(3) if i in pairs]), abs=1e-6)
+    assert "atom_mcc_none" not in found
+
+
+def test_groups_are_levels_and_quartiles():
+    codes = np.zeros((20, 8), np.float32)
+    for feature, fired in enumerate((3, 20, 1, 5, 7, 0, 9, 2)):
+        codes[:fired, feature] = 1
+    found = d.groups_of(codes, np.array([0, 0, 1, 1, 2, 4, -1, -1]))
+    assert {name: group.tolist() for name, group in found.items()} == {
+        "roots": [0, 1],
+        "children": [2, 3],
+        "grandchildren": [4],
+        "great_grandchildren": [],
+        "level_4": [5],
+        "free": [6, 7],
+        "frequent": [1, 6],
+        "common": [4, 3],
+        "uncommon": [0, 7],
+        "rare": [2, 5],
+    }
+    assert list(d.groups_of(scipy.sparse.csr_array(codes))) == ["frequent", "common", "uncommon", "rare"]
+
+
+def test_absorption_is_the_recall_that_a_child_takes(monkeypatch):
+    monkeypatch.setattr(d, "_AT_ONCE", 40)
+    # Feature 0 has the children 1 and 2, feature 3 the child 4; feature 5 is free.
+    parent = np.array([-1, 0, 0, -1, 3, -1])
+    truth = np.zeros((60, 6), np.float32)
+    truth[:40, 0], truth[:10, 1], truth[10:20, 2], truth[20:28, 4], truth[20:, 3] = 1, 1, 1, 1, 1
+    codes = np.zeros((60, 5), np.float32)
+    # Latent 2 of feature 0: in 5 of the 20 samples with a child, in 18 of the 20 without.
+    codes[15:38, 2] = 1
+    codes[0, 2] = 0.05
+    partner = np.array([2, 0, 1, 3, -1, 4])
+    # Feature 3 has but 8 samples with its child.
+    assert d.absorption(parent, partner, truth, codes, 0.1) == pytest.approx(18 / 20 - 5 / 20)
+    assert d.absorption(parent, partner, *map(scipy.sparse.csr_array, (truth, codes))) == pytest.approx(18 / 20 - 6 / 20)
+    assert d.absorption(parent, np.where(partner == 2, -1, partner), truth, codes) is None
+    assert d.absorption(np.full(6, -1), partner, truth, codes) is None
+
+
+def test_explained_is_by_its_formula(monkeypatch):
+    monkeypatch.setattr(d, "_AT_ONCE", 12)
+    codes, atoms, bias = sparse_codes(30, 4), unit(5, 4) * 2, np.arange(5, dtype=np.float32)
+    signals = codes @ atoms.T + bias + 0.3 * RNG.standard_normal((30, 5)).astype(np.float32)
+    signals[7] = 0
+    drawn = codes @ atoms.T + bias
+    variance = np.mean(np.sum(signals**2, axis=1)) - np.sum(signals.mean(axis=0) ** 2)
+    found = d.explained(signals, atoms, bias, scipy.sparse.csr_array(codes))
+    assert found["r2"] == pytest.approx(1 - np.mean(np.sum((signals - drawn) ** 2, axis=1)) / variance, rel=1e-4)
+    keep = np.arange(30) != 7
+    assert found["shrinkage"] == pytest.approx(
+        np.mean(np.linalg.norm(drawn[keep], axis=1) / np.linalg.norm(signals[keep], axis=1)), rel=1e-5
+    )
+
+
+def inferred(**changes):
+    truth, codes = unit(6, 8), {name: sparse_codes(40, 5) for name in ("id", "ood")}
+    splits = [
+        Split(RNG.standard_normal((40, 6)).astype(np.float32), scipy.sparse.csr_array(sparse_codes(40, 8))) for _ in range(2)
+    ]
+    tree = Tree(np.array([-1, 0, 0, -1, -1, -1, -1, -1]), np.array([0, 1, 1, -1, -1, -1, -1, -1]))
+    parts = {"task": Task(splits[0], *splits, dictionary=truth, num_latents=5, tree=tree)} | {
+        "model": Model(unit(6, 5), np.zeros(6))
+    }
+    return Inferred(**parts | {"codes": codes, "optimum": {}, "lam": 1.0, "protocol": "strict"} | changes)
+
+
+def test_measure_names_every_score_of_both_splits():
+    one = inferred()
+    found = d.measure(one)
+    per_split = ("r2", "shrinkage", "precision", "recall", "f1", "detector_accuracy", "fired", "dead")
+    assert {f"{name}_{split}" for name in per_split for split in ("id", "ood")} < set(found)
+    assert {"atom_mcc", "uniqueness", "atom_mcc_rare", "cut_f1_ood", "cut_dead_id"} < set(found)
+    nearest = d.nearest_features(one.model.dictionary, one.task.dictionary)
+    least = d.cuts(one.codes["id"])
+    (cut,) = d.count(nearest, one.task.ood.codes, one.codes["ood"], (least,))
+    assert found["cut_f1_ood"] == d.detection(cut)["f1"] != found["f1_ood"]
+
+
+def test_measure_leaves_out_what_is_not_known():
+    whole = inferred()
+    no_truth = Task(*(Split(whole.task.id.signals) for _ in range(3)), dictionary=whole.task.dictionary, num_latents=5)
+    assert set(d.measure(inferred(task=no_truth))) == {
+        f"{name}_{split}" for name in ("r2", "shrinkage") for split in ("id", "ood")
+    }
+    assert d.measure(inferred(model=Model(None, np.zeros(6)))) == {}

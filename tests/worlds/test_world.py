@@ -1,0 +1,122 @@
+"""A world is a source of data like any other, and its samples are the same in whatever pieces they are asked for."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import sae_gap
+from sae_gap import World, WorldStream
+from sae_gap.recording import task_of
+from sae_gap.results import key
+from sae_gap.worlds.atoms import atoms_of, push_apart
+
+SIZE = {"num_features": 60, "input_dim": 20, "roots": 4, "branching": 3, "depth": 1, "orthogonal_steps": 3}
+
+
+def world(**changes):
+    return World(**SIZE | {"num_samples": 300} | changes)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return sae_gap.draw(world())
+
+
+def test_the_task_has_the_samples_of_its_streams(task):
+    assert task.train.signals.shape == task.id.signals.shape == task.ood.signals.shape == (300, 20)
+    assert (task.num_latents, task.input_dim, task.seed, task.train.codes) == (60, 20, 0, None)
+    atoms, bias = atoms_of(world().law)
+    np.testing.assert_array_equal(task.dictionary, atoms.T)
+    np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1, atol=1e-6)
+    assert np.linalg.norm(bias) == pytest.approx(0.5, abs=1e-6)
+    for split in (task.id, task.ood):
+        np.testing.assert_allclose(split.signals, split.codes.toarray() @ atoms + bias, atol=1e-4)
+    assert task.tree.level.tolist() == [0] * 4 + [1] * 12 + [-1] * 44
+    np.testing.assert_array_equal(task.id.labels, task.id.codes.toarray()[:, 0] > 0.5)
+    np.testing.assert_array_equal(task_of(world()).ood.signals, task.ood.signals)
+    assert not np.array_equal(task.train.signals, task.id.signals) and not np.array_equal(task.id.signals, task.ood.signals)
+
+
+def test_a_stream_gives_the_same_samples_in_whatever_pieces():
+    stream, again = WorldStream(world()), WorldStream(world(num_samples=7))
+    whole, codes = stream.samples(0, 2_500)
+    np.testing.assert_array_equal(np.concatenate([again(2_000, 500), again(0, 2_000)]), np.roll(whole, 500, axis=0))
+    part, some = again.samples(1_000, 100)
+    np.testing.assert_array_equal(part, whole[1_000:1_100])
+    np.testing.assert_array_equal(some.toarray(), codes.toarray()[1_000:1_100])
+    heard = whole[np.diff(codes.indptr) > 0]
+    assert len(np.unique(heard, axis=0)) == len(heard) and whole.dtype == np.float32
+
+
+def test_the_law_does_not_depend_on_the_samples():
+    first, other = world(), world(num_samples=50, num_latents=10, scored=7, noise_db=3.0)
+    assert first.law == other.law and first.law != world(seed=1).law
+    assert (other.num_latents, other.num_train, other.num_scored, first.num_scored) == (10, 50, 7, 300)
+    assert World(num_samples=30_000, **SIZE).num_scored == 20_000
+
+
+def test_noise_has_its_ratio_and_leaves_the_codes():
+    clean, noisy = WorldStream(world()).samples(0, 1_024), WorldStream(world(noise_db=6.0)).samples(0, 1_024)
+    np.testing.assert_array_equal(clean[1].toarray(), noisy[1].toarray())
+    ratio = 10 * np.log10(np.mean(clean[0] ** 2) / np.mean((noisy[0] - clean[0]) ** 2))
+    assert ratio == pytest.approx(6, abs=0.15)
+
+
+def test_what_tells_worlds_apart():
+    told = [
+        world(**change).asdict()
+        for change in ({}, {"seed": 1}, {"roots": 3}, {"scored": 9}, {"noise_db": 3.0}, {"num_latents": 30})
+    ]
+    assert len({key(entries) for entries in told}) == len(told)
+    assert told[0]["world"] == "synthsae roots=4 branching=3 depth=1 orthogonal_steps=3"
+    assert told[0]["sparsity"] == round(np.diff(WorldStream(world(), "id").samples(0, 4_000)[1].indptr).mean())
+    assert told[5]["num_latents"] == 30 < told[5]["num_features"] == 60 and told[5]["sparsity"] < told[0]["sparsity"]
+    assert World(num_features=1, input_dim=3, roots=0, num_samples=4).sparsity == 1
+
+
+def test_atoms_are_pushed_apart_by_the_published_steps():
+    atoms = np.random.default_rng(0).standard_normal((7, 4)).astype(np.float32)
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+
+    def loss(atoms):
+        gram = atoms @ atoms.T
+        inner = jnp.diagonal(gram)
+        return jnp.sum(gram**2) - jnp.sum(inner**2) + 7 * jnp.sum((inner - 1) ** 2)
+
+    optimiser = optax.adam(3e-4)
+    moved = jnp.asarray(atoms)
+    state, slope = optimiser.init(moved), jax.jit(jax.grad(loss))
+    for _ in range(20):
+        updates, state = optimiser.update(slope(moved), state)
+        moved = optax.apply_updates(moved, updates)
+    expected = moved / jnp.linalg.norm(moved, axis=1, keepdims=True)
+    np.testing.assert_allclose(push_apart(atoms, 20), expected, atol=2e-6)
+    assert np.abs(np.asarray(expected) - atoms).max() > 3e-3
+    np.testing.assert_array_equal(push_apart(atoms, 0), atoms / np.linalg.norm(atoms, axis=1, keepdims=True))
+
+
+BAD = {
+    "num_latents must be a positive integer": {"num_latents": -1},
+    "num_samples must be a positive integer": {"num_samples": 0},
+    "scored must be a positive integer": {"scored": 0},
+    "noise_db must lie between": {"noise_db": float("inf")},
+    "do not fit the 60 features": {"roots": 60},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_a_world_that_cannot_be_is_one_sentence(message):
+    with pytest.raises(ValueError, match=message) as fault:
+        world(**BAD[message])
+    assert re.fullmatch(r"[^\n]+\.", str(fault.value))
+
+
+def test_a_world_is_frozen_data():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        world().seed = 3
+    assert hash(world()) == hash(world()) and world() == world()
