@@ -25,7 +25,7 @@ COUNTED = 32
 # P(i | j) from which i includes j, once j was used so often; and P(j | i) from which j had better be the base.
 INCLUDED, USED, SWAPPED = 0.8, 6, 0.6
 # Rounds between two looks at the counts, and between two of these that rearrange.
-EVERY, REARRANGED = 3, 5
+EVERY, REARRANGED = 3, 3
 # Children that a parent is looked at with; coherence from which they share something; share of a parent's uses without any of
 # them from which its own atom is a ray of its own; loading on the common atom from which that ray is the common atom already.
 CHILDREN, SHARED, ALONE, PURE = 8, 0.1, 0.05, 0.93
@@ -63,7 +63,7 @@ def count(company: Company, places: Int[Array, "n slots"], codes: Float[Array, "
 def is_due(round: Int[Array, ""], num_rounds: int) -> Bool[Array, ""]:
     """Whether a round counts and tells apart: every third one, once atoms begin to settle and until shortly before the end."""
     done = (round + 1) / num_rounds
-    return (done > 0.3) & (done < 0.97) & (round % EVERY == 1)
+    return (done > 0.1) & (done < 0.97) & (round % EVERY == 1)
 
 
 def tell_apart(
@@ -71,9 +71,9 @@ def tell_apart(
 ) -> Float[Array, "input_dim num_latents"]:
     """The dictionary after a round that was due, given its counts."""
     done = (round + 1) / num_rounds
-    rearranges = (done > 0.45) & (done < 0.85) & (round // EVERY % REARRANGED == 0)
+    rearranges = (done > 0.3) & (done < 0.94) & (round // EVERY % REARRANGED == 0)
     moved, company = lax.cond(rearranges, rearrange, lambda *given: given, dictionary, company)
-    return push(moved, company, coherent=jnp.where(done < 0.9, 0.4, 0.0), included=0.5)
+    return push(moved, company, coherent=jnp.where(done < 0.8, 0.4, 0.0), included=0.5)
 
 
 def shares(company: Company) -> tuple[Float[Array, "num_latents num_latents"], Float[Array, " num_latents"]]:

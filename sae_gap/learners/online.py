@@ -272,7 +272,7 @@ class OnlineDictionary(Learner):
         threshold = jnp.maximum(self.margin * state.noise, floor * state.amplitude) + jnp.finfo(signals.dtype).tiny ** 0.5
 
         # Codes that are shrunk pull each atom towards those that it is used with.
-        epsilon = threshold * jnp.where(progress < self.settle, 1, 0.05)
+        epsilon = threshold * jnp.where(progress < 0.8 * self.settle, 1, 0.05)
 
         def code(carry, chunk):
             sums, company = carry
