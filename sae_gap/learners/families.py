@@ -1,9 +1,9 @@
 r"""Atoms of concepts that occur together: told apart by who is on with whom, where sparsity alone would merge them.
 
-A concept that is on only beside another, a child beside its parent, costs a sparse code one atom less if its own atom is the sum
-of both: it *absorbs* its parent. Reconstruction is indifferent, since `x p + z c` spans the same plane as `x p + z (p + c)`;
-what tells the truth from a merger is that concepts are incoherent and their atoms, once merged, are not. So coherence is
-taken out, one atom of a pair at a time: the other is its base and stays. Which is which, co-occurrence tells. With the share
+A concept that is on only beside another, a child beside its parent, costs a sparse code one atom less if its own atom is the
+sum of both: it *absorbs* its parent. Reconstruction is indifferent, since p and c span the same plane as p and p + c. What
+tells the truth from a merger is that concepts are incoherent and their atoms, once merged, are not. So coherence is taken out
+of pairs of atoms, of which one stays and the other moves. Which of them stays, co-occurrence tells. With the share
 
     P(i | j) = (samples that use i and j) / (samples that use j),
 
@@ -32,7 +32,7 @@ CHILDREN, SHARED, ALONE, PURE = 8, 0.1, 0.05, 0.93
 
 
 class Company(NamedTuple):
-    """Who is used with whom: entry (i, j) of `together` counts the samples that use both, of `amount` sums the codes of i there."""
+    """Who is used with whom: entry (i, j) of `together` counts the samples that use both, that of `amount` sums i's codes there."""
 
     together: Float[Array, "num_latents num_latents"]
     amount: Float[Array, "num_latents num_latents"]
@@ -52,9 +52,7 @@ def count(company: Company, places: Int[Array, "n slots"], codes: Float[Array, "
     def add(w, company):
         row, on = places[:, w, None], (codes[:, w, None] > 0) & (codes > 0)
         amount = jnp.where(on, codes[:, w, None], 0)
-        return Company(
-            company.together.at[row, places].add(on.astype(codes.dtype)), company.amount.at[row, places].add(amount)
-        )
+        return Company(company.together.at[row, places].add(on.astype(codes.dtype)), company.amount.at[row, places].add(amount))
 
     # A loop of no turns costs nothing, and leaves the tables where they are.
     return lax.fori_loop(0, jnp.where(wanted, codes.shape[1], 0), add, company)
