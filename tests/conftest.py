@@ -21,9 +21,9 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Many small steps on the host, beside another worker: see benchmarks/__init__.py.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Most of the tests' time is XLA's, which compiles thousands of small programs that each run once or twice: optimised as little as it
-# can, it takes a fifth of the time. `XLA_FLAGS= make test` tests the programs that users run, in about twice the time. An XLA that
-# no longer knows one of these flags ends at once and names it.
+# Most of the tests' time is XLA's, which compiles thousands of small programs that each run once or twice: optimised as little
+# as it can, it takes a fifth of the time. `XLA_FLAGS= make test` tests the programs that users run, in about twice the time. An
+# XLA that no longer knows one of these flags ends at once and names it.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "

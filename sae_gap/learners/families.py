@@ -32,7 +32,7 @@ CHILDREN, SHARED, ALONE, PURE = 8, 0.1, 0.05, 0.93
 
 
 class Company(NamedTuple):
-    """Who is used with whom: entry (i, j) of `together` counts the samples that use both, that of `amount` sums i's codes there."""
+    """Who is used with whom: entry (i, j) of `together` counts the samples that use both, that of `amount` sums i's codes."""
 
     together: Float[Array, "num_latents num_latents"]
     amount: Float[Array, "num_latents num_latents"]

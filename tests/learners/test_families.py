@@ -55,7 +55,7 @@ def test_shares_are_of_the_samples_that_use_the_column():
 
 
 def family(rng, *, alone=0.02, input_dim=64, n=4_000, spare=3):
-    """Orthonormal parent and children, atoms of no use beside them, and codes: a sample has the parent and at most one child."""
+    """Orthonormal parent and children, atoms of no use beside them, and codes: the parent always, and at most one child."""
     frame = np.linalg.qr(rng.standard_normal((input_dim, 1 + CHILDREN + spare)))[0]
     codes = np.zeros((n, 1 + CHILDREN))
     codes[:, 0] = 5 + 0.5 * rng.standard_normal(n)
