@@ -21,9 +21,10 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Many small steps on the host, beside another worker: see benchmarks/__init__.py.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Most of the tests' time is XLA's, which compiles thousands of small programs that run once or twice: without its optimisations and
-# in one piece it needs an eighth. `JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= make test` tests the programs that users run. An XLA
-# that no longer knows one of the flags ends at once and names it.
+# Most of the tests' time is XLA's, which compiles thousands of small programs that run once or twice. Without its optimisations
+# and each in one piece they compile in a fifth of it. The programs that users run are tested by
+# `JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= make test`. An XLA that no longer knows one of the flags ends at once and
+# names it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
 if "PYTEST_XDIST_WORKER" not in os.environ:
