@@ -21,14 +21,12 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Many small steps on the host, beside another worker: see benchmarks/__init__.py.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Most of the tests' time is XLA's, which compiles thousands of small programs that each run once or twice: optimised as little
-# as it can, it takes a fifth of the time. `XLA_FLAGS= make test` tests the programs that users run, in about twice the time. An
-# XLA that no longer knows one of these flags ends at once and names it.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
-    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
-)
+# Most of the tests' time is XLA's, which compiles thousands of small programs that run once or twice. Without its optimisations
+# and each in one piece they compile in a fifth of it. The programs that users run are tested by
+# `JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= make test`. An XLA that no longer knows one of the flags ends at once and
+# names it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
 if "PYTEST_XDIST_WORKER" not in os.environ:
     # Shared with the workers and with the processes that tests start, so that a program of one shape is compiled once in all.
     CACHE = tempfile.TemporaryDirectory(prefix="sae_gap-tests-", ignore_cleanup_errors=True)
@@ -40,6 +38,18 @@ def pytest_configure():
 
     # Before the first program is compiled: JAX decides once whether it keeps them.
     devices.enable_compilation_cache()
+
+
+@pytest.fixture(scope="module")
+def optimised():
+    """For modules whose programs run for longer than they are compiled, in processes that they start as well."""
+    import jax
+
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", False)
+    with mock.patch.dict(os.environ, JAX_DISABLE_MOST_OPTIMIZATIONS="0"):
+        yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")

@@ -35,8 +35,10 @@ BLOCK = 2**18
 # Samples that a block is padded to, of few numbers, as each is compiled.
 SHAPES = (16, 64, 256)
 # A block keeps to its thread, so that its bits do not depend on how many cores there are; and the last tenths of speed are not
-# worth the seconds that they cost in compiling.
-ALONE = {"xla_cpu_multi_thread_eigen": False, "xla_backend_optimization_level": 1}
+# worth the seconds that they cost in compiling; JAX_DISABLE_MOST_OPTIMIZATIONS, which saves more of them, stays in force.
+ALONE: dict[str, bool | int] = {"xla_cpu_multi_thread_eigen": False}
+if not jax.config.values.get("jax_disable_most_optimizations"):
+    ALONE["xla_backend_optimization_level"] = 1
 
 
 class _Given(NamedTuple):

@@ -15,6 +15,8 @@ from sae_gap.solvers.reweighted import atom_rows, pursue
 from sae_gap.solvers.working_set import default_slots
 from sae_gap.types import Model
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 QUICK = OnlineDictionary()
 TINY = OnlineDictionary(num_steps=3, visits=4)
 

@@ -11,14 +11,15 @@ from sae_gap import Setting, draw, fit_stream, match_atoms
 from sae_gap.checkpoints import Checkpoint
 from sae_gap.learners.online import OnlineDictionary
 
+pytestmark = pytest.mark.usefixtures("optimised")
 LEARNER = OnlineDictionary(num_steps=40)
 OPTIONS = {"num_latents": 40, "key": jax.random.key(0)}
 
 
 @pytest.fixture(scope="module")
 def task():
-    # Of six seeds one leaves an atom that is not found.
-    return draw(Setting(40, 3, 100_000, stream=True, seed=1))
+    # Some seeds leave an atom that is not found.
+    return draw(Setting(40, 3, 20_000, stream=True, seed=2))
 
 
 @pytest.fixture(scope="module")

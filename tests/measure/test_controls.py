@@ -5,6 +5,8 @@ import pytest
 
 from sae_gap.measure import CONTROLS, control, measure_front, of_model
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 
 @pytest.fixture(scope="module")
 def signals(task):
