@@ -1,8 +1,8 @@
 """Who recovers features that are rare, that fire together, or that fire only below others?
 
-Trains the SAEs, with tuned options and their own codes, and `online_dl`, with certified codes, on a world after SynthSAEBench:
-features of very different frequencies, correlated, some in trees whose parents a child needs and whose siblings exclude each
-other. Scores are the benchmark's own: the matched cosine of atoms, by level of the tree and by frequency, and latents as
+Trains the SAEs, with tuned options and their own codes, and `online_dl` and `online_dl_families`, with certified codes, on a
+world after SynthSAEBench: features of very different frequencies, correlated, some in trees whose parents a child needs and
+whose siblings exclude each other. Scores are the benchmark's own: the matched cosine of atoms, by level of the tree and by frequency, and latents as
 detectors of features, both wherever a code is not zero and above a cut that knows nothing of the truth. Writes rows,
 summary.csv, a figure and a page under <results_dir>/worlds/ and prints the tables.
 
@@ -50,6 +50,7 @@ def _methods(source: Source, p: Preset) -> list[Method]:
     saes = {name: _sae(name, source, p) for name in catalogue.RECIPES}
     learners = {
         "online_dl": ("dictionary_learning", OnlineDictionary(visits=p.visits)),
+        "online_dl_families": ("dictionary_learning", OnlineDictionary(visits=2 * p.visits, families=True)),
         "random": ("baseline", Random()),
         "fista_oracle": ("oracle", Oracle(leading=True)),
     }

@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sae_gap.checks import check_flag, check_number, check_numbers, check_size
 from sae_gap.encoders.base import unit_atoms
-from sae_gap.learners import families, renewal
+from sae_gap.learners import families as kin
+from sae_gap.learners import renewal
 from sae_gap.learners.base import Learner, live_dims, live_share
 from sae_gap.sharding import LATENTS, SAMPLES, axis_size
 from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue, unpadded
@@ -90,6 +91,8 @@ class OnlineDictionary(Learner):
       centred: whether what is learned from is the signals less their mean, which is then the model's bias: of all signals, or
         of those that a stream has brought so far. Activations of a network have a mean of their own, which no atom should
         spend itself on; the mean of non-negative codes on a dictionary is signal, and stays.
+      families: whether atoms that are on together are told apart, as concepts that are on only beside others need; see
+        `sae_gap.learners.families`. It counts in two squares of the width, at most 16,384, and needs non-negative codes.
       tol: relative change of the dictionary over a round at which a fit that is refining stops.
 
     References:
@@ -111,6 +114,7 @@ class OnlineDictionary(Learner):
     num_slots: int | None = eqx.field(static=True, default=None)
     replace: bool = eqx.field(static=True, default=True)
     centred: bool = eqx.field(static=True, default=False)
+    families: bool = eqx.field(static=True, default=False)
     tol: float = 1e-5
 
     side_by_side = False
@@ -132,13 +136,15 @@ class OnlineDictionary(Learner):
             check_size("num_slots", self.num_slots)
             if self.num_slots % 4:
                 raise ValueError(f"num_slots must be a multiple of 4, but it is {self.num_slots}.")
-        for name in ("nonneg", "replace", "centred"):
+        for name in ("nonneg", "replace", "centred", "families"):
             check_flag(name, getattr(self, name))
+        if self.families and not self.nonneg:
+            raise ValueError("families are told apart by codes that are not negative; give nonneg=True or families=False.")
         check_number("tol", self.tol, least=0)
 
     @property
     def name(self):
-        return "online_dl"
+        return "online_dl_families" if self.families else "online_dl"
 
     def work(self, num_samples, input_dim, num_latents):
         visits = num_samples if self.visits is None else self.visits * max(num_latents, LEAST)
@@ -154,6 +160,11 @@ class OnlineDictionary(Learner):
         return count, share // count
 
     def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> OnlineState:
+        if self.families and num_latents > kin.LARGEST:
+            raise ValueError(
+                f"families are told apart among at most {kin.LARGEST:,} latents, but there are {num_latents:,}; "
+                "give fewer or families=False."
+            )
         signals, dtype = data.signals, data.signals.dtype
         num_samples, input_dim = signals.shape
         samples_key, normal_key, key = jax.random.split(key, 3)
@@ -216,7 +227,7 @@ class OnlineDictionary(Learner):
         kept = min(count, max(1, 2 * num_latents // size))
         most = min(max(1, num_latents // 20), kept * size)
 
-        counted = families.is_due(state.round, self.num_steps)
+        counted = kin.is_due(state.round, self.num_steps)
 
         def learn(carry, minibatch):
             state, energy, uses, seeds, company = carry
@@ -230,8 +241,7 @@ class OnlineDictionary(Learner):
             return (self._advance(state, sums, size, progress), energy + sums.squares, uses + sums.uses, seeds, company), None
 
         zeros = jnp.zeros(num_latents, minibatches.dtype)
-        told_apart = self.nonneg and num_latents <= families.LARGEST
-        company = families.nobody(num_latents, minibatches.dtype) if told_apart else None
+        company = kin.nobody(num_latents, minibatches.dtype) if self.families else None
         begun = state, zeros, zeros, renewal.no_seeds(min(most, kept * rows), minibatches), company
         (new, energy, uses, seeds, company), _ = lax.scan(learn, begun, (jnp.arange(count), minibatches, progress))
         change = jnp.linalg.norm(new.dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
@@ -248,7 +258,7 @@ class OnlineDictionary(Learner):
 
             def apart(dictionary):
                 whole = company if axis is None else lax.psum(company, axis)
-                return families.tell_apart(dictionary, whole, state.round, self.num_steps)
+                return kin.tell_apart(dictionary, whole, state.round, self.num_steps)
 
             dictionary = lax.cond(counted, apart, lambda dictionary: dictionary, new.dictionary)
             new = eqx.tree_at(lambda s: s.dictionary, new, dictionary)
@@ -260,7 +270,7 @@ class OnlineDictionary(Learner):
     def model(self, state: OnlineState) -> Model:
         return Model(state.dictionary, state.mean)
 
-    def _sums(self, state: OnlineState, signals, progress, company, counted):
+    def _sums(self, state: OnlineState, signals, progress, company=None, counted=None):
         """What a minibatch tells of the dictionary, its residual, and the counts of who is used with whom."""
         num_samples, input_dim = signals.shape
         num_latents = state.dictionary.shape[1]
@@ -271,8 +281,11 @@ class OnlineDictionary(Learner):
         # Signals of zeros have neither noise nor amplitude, and still need a threshold.
         threshold = jnp.maximum(self.margin * state.noise, floor * state.amplitude) + jnp.finfo(signals.dtype).tiny ** 0.5
 
-        # Codes that are shrunk pull each atom towards those that it is used with.
-        epsilon = threshold * jnp.where(progress < 0.8 * self.settle, 1, 0.05)
+        epsilon = threshold
+        if self.families:
+            # Codes that are shrunk pull each atom towards those that it is used with; but only shrunk ones tell noise.
+            clear = self.margin * state.noise < self.floors[0] * state.amplitude
+            epsilon = threshold * jnp.where(clear & (progress > 0.8 * self.settle), 0.05, 1)
 
         def code(carry, chunk):
             sums, company = carry
@@ -280,7 +293,7 @@ class OnlineDictionary(Learner):
             latents = unpadded(found.places, num_latents, len(atoms), parts)
             found = found._replace(places=latents)
             if company is not None:
-                company = families.count(company, latents, found.codes, counted)
+                company = kin.count(company, latents, found.codes, counted)
             return (_add(sums, found), company), found.residual
 
         chunks = -(-num_samples // CHUNK)

@@ -1,11 +1,14 @@
 """Atoms of families: counts by hand, and worlds of one family in which the truth is known."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sae_gap.learners import families
 from sae_gap.learners.families import Company
+from sae_gap.learners.online import OnlineDictionary
+from sae_gap.types import Split
 
 CHILDREN = 4
 
@@ -151,3 +154,36 @@ def test_loadings_are_those_of_one_common_factor(rng):
 def test_rounds_that_look_are_every_third_between_the_first_tenth_and_the_end():
     due = [bool(families.is_due(jnp.asarray(turn), 100)) for turn in range(100)]
     assert [turn for turn in range(100) if due[turn]] == list(range(10, 96, 3))
+
+
+@pytest.mark.parametrize("options", [{"families": 1}, {"families": True, "nonneg": False}])
+def test_options_that_cannot_be_are_refused(options):
+    with pytest.raises((ValueError, TypeError), match="families"):
+        OnlineDictionary(**options)
+
+
+def test_more_latents_than_counts_have_room_for_are_refused():
+    with pytest.raises(ValueError, match="at most 16,384 latents"):
+        OnlineDictionary(families=True).init(Split(jnp.ones((10, 4))), num_latents=16_385, key=jax.random.key(0))
+
+
+def test_a_learner_that_tells_families_apart_keeps_parents_and_children(rng):
+    """Four families in which a child is nearly always on beside its parent, at a ratio that hardly varies."""
+    frame = np.linalg.qr(rng.standard_normal((40, 20)))[0]
+    n = 4_000
+    codes = np.zeros((n, 20), np.float32)
+    for first in range(0, 20, 5):
+        on = rng.random(n) < 0.35
+        parent = np.where(on, rng.uniform(0.7, 1.3, n), 0)
+        child = np.where(rng.random(n) < 0.9, rng.integers(1, 5, n), 0)
+        codes[:, first] = parent
+        chosen = child > 0
+        codes[np.arange(n)[chosen], first + child[chosen]] = (parent * rng.uniform(0.7, 1.3, n))[chosen]
+    signals = Split(jnp.asarray(codes @ frame.T, jnp.float32))
+    found = {}
+    for families_too in (False, True):
+        learner = OnlineDictionary(visits=40, families=families_too, num_steps=50)
+        state = learner.init(signals, num_latents=20, key=jax.random.key(1))
+        state = jax.lax.fori_loop(0, 50, lambda _, state, learner=learner: learner.step(signals, state), state)
+        found[families_too] = cosines(state.dictionary, frame)
+    assert found[True].mean() > found[False].mean() + 0.05
