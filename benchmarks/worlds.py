@@ -2,9 +2,9 @@
 
 Trains the SAEs, with tuned options and their own codes, and `online_dl` and `online_dl_families`, with certified codes, on a
 world after SynthSAEBench: features of very different frequencies, correlated, some in trees whose parents a child needs and
-whose siblings exclude each other. Scores are the benchmark's own: the matched cosine of atoms, by level of the tree and by frequency, and latents as
-detectors of features, both wherever a code is not zero and above a cut that knows nothing of the truth. Writes rows,
-summary.csv, a figure and a page under <results_dir>/worlds/ and prints the tables.
+whose siblings exclude each other. Scores are the benchmark's own: the matched cosine of atoms, by level of the tree and by
+frequency, and latents as detectors of features, both wherever a code is not zero and above a cut that knows nothing of the
+truth. Writes rows, summary.csv, a figure and a page under <results_dir>/worlds/ and prints the tables.
 
   python -m benchmarks.worlds --num_latents=2048 --num_samples=100000 --methods=online_dl,sae_matryoshka,fista_oracle
   python -m benchmarks.worlds --num_features=16384 --num_latents=4096 --law=scale_children=false
