@@ -63,8 +63,8 @@ BUGS = (
     ("sae_gap/metrics/gap.py", "- inferred.model.bias\n", "\n", "tests/metrics/test_gap.py"),
     (
         "sae_gap/metrics/gap.py",
-        "on_unit_atoms = codes.scaled(norms) if isinstance(codes, Codes) else codes * norms",
-        "on_unit_atoms = codes",
+        "on_unit_atoms = on_unit_atoms.scaled(norms) if isinstance(on_unit_atoms, Codes) else on_unit_atoms * norms",
+        "pass",
         "tests/metrics/test_gap.py",
     ),
     ("sae_gap/metrics/gap.py", "_ON = 1e-2", "_ON = 1e-1", "tests/metrics/test_gap.py"),

@@ -483,6 +483,7 @@ def test_help_names_every_flag(start):
     assert sorted(named) == sorted(
         [
             *("num_latents", "sparsity", "num_samples", "input_dim", "noise_db", "stream", "seeds", "methods", "lam"),
+            *("world", "world_file", "num_features", "law"),
             *("protocol", "preset", "data", "results_dir", "models_dir", "shard", "dry_run"),
             *("distributed", "coordinator", "num_processes", "process_id", "coordinator_timeout"),
         ]

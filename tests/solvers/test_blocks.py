@@ -132,7 +132,7 @@ def test_sizes_of_a_batch_and_weights_share_a_few_programs():
 @pytest.mark.parametrize("threads", [0, -1, 1.5, True, "two"])
 def test_a_number_of_threads_that_is_none_is_refused(threads):
     signals, dictionary = draw()
-    with pytest.raises(ValueError, match=r"^threads must be a positive integer or None, but it is "):
+    with pytest.raises(ValueError, match=r"^threads must be a positive integer, but it is "):
         solve(signals, dictionary, 0.1, threads=threads)
 
 
