@@ -1,233 +1,194 @@
-r"""Atoms of concepts that occur together: told apart by who is on with whom, where sparsity alone would merge them.
+"""A dictionary put in order by who is used with whom, and solved for by least squares."""
 
-A concept that is on only beside another, a child beside its parent, costs a sparse code one atom less if its own atom is the
-sum of both: it *absorbs* its parent. Reconstruction is indifferent, since p and c span the same plane as p and p + c. What
-tells the truth from a merger is that concepts are incoherent and their atoms, once merged, are not. So coherence is taken out
-of pairs of atoms, of which one stays and the other moves. Which of them stays, co-occurrence tells. With the share
-
-    P(i | j) = (samples that use i and j) / (samples that use j),
-
-atom i *includes* j where `P(i | j)` is nearly 1, as a parent includes its children.
-"""
-
-from typing import NamedTuple
-
+import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float, Int
 
+from sae_gap.checks import check_number, check_numbers, check_size
 from sae_gap.encoders.base import unit_atoms
+from sae_gap.learners.base import Learner, live_share
+from sae_gap.learners.kinship import Company, count, nobody, push, rearrange
+from sae_gap.learners.pulls import Pulls, pull
+from sae_gap.sharding import SAMPLES, axis_size
+from sae_gap.solvers.reweighted import Pursuit
+from sae_gap.types import Model, Split
 
-# Counts are squares of the width, of which two must fit in memory.
+# Counts are squares of the width, of which several must fit in memory.
 LARGEST = 16_384
-# Codes of a sample that are counted, the largest ones.
-COUNTED = 32
-# P(i | j) from which i includes j, once j was used so often; and P(j | i) from which j had better be the base.
-INCLUDED, USED, SWAPPED = 0.8, 6, 0.6
-# Rounds between two looks at the counts, and between two of these that rearrange.
-EVERY, REARRANGED = 3, 3
-# Children that a parent is looked at with; coherence from which they share something; share of a parent's uses without any of
-# them from which its own atom is a ray of its own; loading on the common atom from which that ray is the common atom already.
-CHILDREN, SHARED, ALONE, PURE = 8, 0.1, 0.05, 0.93
+# Rounds between two that rearrange families, and rounds at the end of which none does.
+_EVERY, _LAST = 3, 6
+# Samples from which the first threshold is found, and how often they are coded for that.
+_FIRST, _TRIES = 1_024, 3
+# A code above the threshold is hardly shrunk: e of `pursue` in units of it.
+_EPSILON = 0.05
 
 
-class Company(NamedTuple):
-    """Who is used with whom: entry (i, j) of `together` counts the samples that use both, that of `amount` sums i's codes."""
+class FamiliesState(eqx.Module):
+    """Where a fit stands after `round` rounds.
 
-    together: Float[Array, "num_latents num_latents"]
-    amount: Float[Array, "num_latents num_latents"]
+    `noise` and `amplitude` are root mean squares over the last round, of the residual's coordinates and of the active codes;
+    `change` is that of the dictionary in it, relative to the dictionary.
+    """
 
-
-def nobody(num_latents: int, dtype) -> Company:
-    """Counts that have not begun."""
-    zeros = jnp.zeros((num_latents, num_latents), dtype)
-    return Company(zeros, zeros)
-
-
-def count(company: Company, places: Int[Array, "n slots"], codes: Float[Array, "n slots"], wanted: Bool[Array, ""]) -> Company:
-    """The counts with some samples more, whose codes are given by slot; as they were where that is not wanted."""
-    codes, chosen = lax.top_k(codes, min(COUNTED, codes.shape[1]))
-    places = jnp.take_along_axis(places, chosen, axis=1)
-
-    def add(w, company):
-        row, on = places[:, w, None], (codes[:, w, None] > 0) & (codes > 0)
-        amount = jnp.where(on, codes[:, w, None], 0)
-        return Company(company.together.at[row, places].add(on.astype(codes.dtype)), company.amount.at[row, places].add(amount))
-
-    # A loop of no turns costs nothing, and leaves the tables where they are.
-    return lax.fori_loop(0, jnp.where(wanted, codes.shape[1], 0), add, company)
+    dictionary: Float[Array, "input_dim num_latents"]
+    bias: Float[Array, " input_dim"]
+    noise: Float[Array, ""]
+    amplitude: Float[Array, ""]
+    live: Float[Array, ""]
+    change: Float[Array, ""]
+    round: Int[Array, ""]
 
 
-def is_due(round: Int[Array, ""], num_rounds: int) -> Bool[Array, ""]:
-    """Whether a round counts and tells apart: every third one, once atoms begin to settle and until shortly before the end."""
-    done = (round + 1) / num_rounds
-    return (done > 0.1) & (done < 0.97) & (round % EVERY == 1)
+class Families(Learner):
+    r"""Goes on from a dictionary whose atoms have absorbed each other, and tells parents from children.
 
+    A concept that is on only beside another costs a sparse code one atom less where its own atom is the sum of both. A round
+    codes many samples Y on the unit atoms D by `pursue`, at the threshold
 
-def tell_apart(
-    dictionary: Float[Array, "input_dim num_latents"], company: Company, round: Int[Array, ""], num_rounds: int
-) -> Float[Array, "input_dim num_latents"]:
-    """The dictionary after a round that was due, given its counts."""
-    done = (round + 1) / num_rounds
-    rearranges = (done > 0.3) & (done < 0.94) & (round // EVERY % REARRANGED == 0)
-    moved, company = lax.cond(rearranges, rearrange, lambda *given: given, dictionary, company)
-    return push(moved, company, coherent=jnp.where(done < 0.8, 0.4, 0.0), included=0.5)
+        t = max(margin σ, floor a),   σ² = mean residual² per coordinate,   a² = mean square of the active codes,
 
+    with codes Z that are hardly shrunk, and counts who is used with whom. Then every third round rearranges families, by
+    `sae_gap.learners.kinship.rearrange`: a base that is the wrong one, and a parent that is one of its children as well. The
+    other rounds solve for the whole dictionary, held by what it was where its atoms are seldom used,
 
-def shares(company: Company) -> tuple[Float[Array, "num_latents num_latents"], Float[Array, " num_latents"]]:
-    """P(i | j) in row i and column j, zero on the diagonal, and how often each atom was used."""
-    uses = jnp.diagonal(company.together)
-    share = company.together / jnp.maximum(uses, 1)
-    return share - jnp.diag(jnp.diagonal(share)), uses
+        D ← unit(D + ((ZᵀZ + ρ I)⁻¹ Zᵀ R)ᵀ),   R = Y - Z Dᵀ,   ρ = ridge · mean_j (ZᵀZ)_jj.
 
+    Every round ends with `push`, which takes out of each atom what it shares with atoms that include it. The last three
+    rounds rearrange nothing.
 
-def push(
-    dictionary: Float[Array, "input_dim num_latents"],
-    company: Company,
-    *,
-    coherent: Float[Array, ""] | float,
-    included: Float[Array, ""] | float,
-) -> Float[Array, "input_dim num_latents"]:
-    r"""Takes coherence out of pairs of atoms, `d_j ← unit(d_j - Σ_i w_ij (d_i · d_j) d_i)`.
-
-    Where i includes j the weight is `included`, down to a coherence that chance has anyway. Other pairs are pushed where they
-    are more coherent than chance makes any, by `coherent`, and the one that moves is the less central: whose coherences above
-    that level add up to less. A parent's atom is coherent with those of all its children, these less so with each other.
+    Signals are taken less the bias of the base, which stays. Codes are not negative.
 
     Args:
-      dictionary: (input_dim, num_latents), of unit atoms.
-      company: the counts.
-      coherent: weight of pairs that are coherent.
-      included: weight of pairs of which one includes the other.
+      num_steps: rounds.
+      visits: samples coded in a round, for each latent, or for each of 500 where they are fewer; no more than there are.
+      margin: threshold in units of the residual's root mean square.
+      floors: least threshold in units of the active codes' root mean square, while families are rearranged and at the end.
+      ridge: ρ in units of the mean energy of an atom's codes.
+      weight: share of its coherence with what includes it that an atom loses in a round.
+      base: the learner whose dictionary to go on from.
+
+    References:
+      Engan, Aase & Husoy (1999), "Method of optimal directions". Chanin et al. (2024), "A is for absorption",
+      arXiv:2409.14507.
     """
-    input_dim = dictionary.shape[0]
-    gram = dictionary.T @ dictionary
-    gram = gram - jnp.diag(jnp.diagonal(gram))
-    share, uses = shares(company)
-    chance = input_dim**-0.5
-    much = jnp.where(gram > jnp.maximum(0.3, 4 * chance), gram, 0)
-    central = jnp.sum(much, axis=1)
-    weight = jnp.where(central[:, None] > central, coherent * much, 0)
-    includes = (share > INCLUDED) & (uses[:, None] > uses) & (uses >= USED)
-    weight = jnp.where(includes & (gram > chance), jnp.maximum(weight, included * gram), weight)
-    # What includes another never moves away from it.
-    return unit_atoms(dictionary - dictionary @ jnp.where(includes.T, 0, weight))[0]
+
+    num_steps: int = eqx.field(static=True, default=24, kw_only=True)
+    visits: int | float = eqx.field(static=True, default=10)
+    margin: float = 2.5
+    floors: tuple[float, float] = (0.18, 0.03)
+    ridge: float = 0.01
+    weight: float = 0.5
+
+    side_by_side = False
+
+    def __check_init__(self):
+        if self.base is None:
+            raise ValueError("families need a base, the learner whose dictionary they are found in; give base.")
+        check_size("num_steps", self.num_steps)
+        check_number("visits", self.visits, above=0, most=1e12)
+        for name in ("margin", "ridge"):
+            check_number(name, getattr(self, name), above=0)
+        check_numbers("floors", self.floors, 2, above=0)
+        check_number("weight", self.weight, least=0, most=1)
+
+    @property
+    def name(self):
+        return "families" if self.base is None else f"{self.base.name}_families"
+
+    def work(self, num_samples, input_dim, num_latents):
+        return 4.0 * self.num_steps * self._samples(num_samples, num_latents) * input_dim * num_latents
+
+    def init(self, data, *, num_latents, key, base=None):
+        if num_latents > LARGEST:
+            raise ValueError(
+                f"families are told apart among at most {LARGEST:,} latents, but there are {num_latents:,}; learn fewer."
+            )
+        signals, dtype = data.signals, data.signals.dtype
+        zero = jnp.zeros((), dtype)
+        dictionary, bias = unit_atoms(base.decoder)[0].astype(dtype), jnp.asarray(base.bias, dtype)
+        some = signals[:_FIRST] - bias
+        begun = FamiliesState(
+            dictionary,
+            bias,
+            zero,
+            # Until codes are known: as if the signals were single atoms.
+            jnp.sqrt(jnp.mean(jnp.sum(some**2, axis=1))),
+            live_share(signals),
+            zero + jnp.inf,
+            jnp.zeros((), jnp.int32),
+        )
+
+        def measured(state, _):
+            sums, _ = self._pull(state, some, None)
+            return self._measure(state, sums, len(some)), None
+
+        return lax.scan(measured, begun, length=_TRIES)[0]
+
+    def step(self, data: Split, state: FamiliesState) -> FamiliesState:
+        num_samples = data.signals.shape[0]
+        number = self._samples(num_samples, state.dictionary.shape[1])
+        order = (state.round * number + jnp.arange(number)) % num_samples
+        sums, company = self._counts(data.signals[order], state)
+        rearranges = (state.round % _EVERY == 0) & (state.round < self.num_steps - _LAST)
+
+        def solved(dictionary, company):
+            energy = company.products + self.ridge * jnp.mean(sums.squares) * jnp.eye(len(sums.squares), dtype=dictionary.dtype)
+            step = jax.scipy.linalg.solve(energy, sums.pull, assume_a="pos")
+            return unit_atoms(dictionary + step.T)[0], company
+
+        dictionary, company = lax.cond(rearranges, rearrange, solved, state.dictionary, company)
+        dictionary = push(dictionary, company, self.weight)
+        change = jnp.linalg.norm(dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
+        moved = dictionary, change, state.round + 1
+        return eqx.tree_at(lambda s: (s.dictionary, s.change, s.round), self._measure(state, sums, number), moved)
+
+    def model(self, state):
+        return Model(state.dictionary, state.bias)
+
+    def _samples(self, num_samples: int, num_latents: int) -> int:
+        return min(num_samples, max(1, round(self.visits * max(num_latents, 500))))
+
+    def _counts(self, signals, state: FamiliesState) -> tuple[Pulls, Company]:
+        """What the samples of a round tell, which the devices share."""
+        begun = nobody(state.dictionary.shape[1], signals.dtype)
+        if axis_size(SAMPLES) == 1:
+            sums, company = self._pull(state, signals - state.bias, begun)
+            assert company is not None
+            return sums, company
+        spare = -len(signals) % axis_size(SAMPLES)
+        signals = jnp.pad(signals - state.bias, ((0, spare), (0, 0)))
+
+        def run(learner, signals, state, begun):
+            return lax.psum(learner._pull(state, signals, begun), SAMPLES)
+
+        specs = PartitionSpec(), PartitionSpec(SAMPLES), PartitionSpec(), PartitionSpec()
+        run_on_all = jax.shard_map(
+            run, in_specs=specs, out_specs=PartitionSpec(), axis_names=frozenset([SAMPLES]), check_vma=False
+        )
+        return run_on_all(self, signals, state, begun)
+
+    def _pull(self, state: FamiliesState, signals, begun: Company | None) -> tuple[Pulls, Company | None]:
+        # Falls in half of the rounds after the last one that may rearrange.
+        late = jnp.clip(2 * (state.round - self.num_steps + _LAST + 1) / _LAST, 0, 1)
+        floor = self.floors[0] * (self.floors[1] / self.floors[0]) ** late
+        threshold = jnp.maximum(self.margin * state.noise, floor * state.amplitude)
+        # Signals of zeros have neither noise nor amplitude, and still need a threshold.
+        threshold = threshold + jnp.finfo(signals.dtype).tiny ** 0.5
+        sums, _, company = pull(signals, state.dictionary, threshold, _EPSILON * threshold, tally=_tally, begun=begun)
+        return sums, company
+
+    def _measure(self, state: FamiliesState, sums: Pulls, number: int) -> FamiliesState:
+        """The state with the noise and the amplitude of samples that were coded."""
+        noise = jnp.sqrt(sums.lost / (number * len(state.dictionary) * state.live))
+        amplitude = jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
+        return eqx.tree_at(lambda s: (s.noise, s.amplitude), state, (noise, amplitude))
 
 
-def rearrange(
-    dictionary: Float[Array, "input_dim num_latents"], company: Company
-) -> tuple[Float[Array, "input_dim num_latents"], Company]:
-    """Puts right what no push can: a base that is the wrong one, and a parent that is one of its children as well.
-
-    Returns:
-      The dictionary, and the counts without those of atoms that moved, which are no longer theirs.
-    """
-    dictionary, swapped = _swap(dictionary, company)
-    dictionary, moved = _centre(dictionary, company, swapped)
-    kept = ~(moved[:, None] | moved)
-    return dictionary, Company(*(jnp.where(kept, table, 0) for table in company))
+def _tally(company: Company | None, found: Pursuit) -> Company | None:
+    return None if company is None else count(company, found.places, found.codes)
 
 
-def _swap(dictionary, company):
-    """Makes u the base of v where v includes u and u is on in most uses of v: fewer atoms a sample say the same.
-
-    The mean signal where u is on becomes u, and v what it has beside that.
-    """
-    num_latents = dictionary.shape[1]
-    share, uses = shares(company)
-    names = jnp.arange(num_latents)
-    can = (share > INCLUDED) & (share.T > SWAPPED) & (uses[:, None] >= uses) & (uses >= USED)
-    score = jnp.where(can, share * share.T, 0)
-    either = jnp.maximum(score, score.T)
-    # Pairs of which each is the other's best, so that no atom is in two.
-    u = jnp.argmax(either, axis=1)
-    swaps = (jnp.max(either, axis=1) > 0) & (u[u] == names) & can[names, u] & ~(can[u, names] & (u < names))
-    base = unit_atoms(dictionary[:, u] * company.amount[u, u] + dictionary * company.amount[names, u])[0]
-    left = dictionary - jnp.sum(dictionary * base, axis=0) * base
-    swaps = swaps & (jnp.linalg.norm(left, axis=0) > 0.05)
-    target_u, target_v = jnp.where(swaps, u, num_latents), jnp.where(swaps, names, num_latents)
-    dictionary = dictionary.at[:, target_u].set(base, mode="drop").at[:, target_v].set(unit_atoms(left)[0], mode="drop")
-    moved = jnp.zeros(num_latents, bool).at[target_u].set(True, mode="drop").at[target_v].set(True, mode="drop")
-    return dictionary, moved
-
-
-def _parents(share, uses):
-    """The least used atom that includes each, or -1."""
-    fits = (share > INCLUDED) & (uses[:, None] > 1.02 * uses) & (uses >= USED)
-    return jnp.where(jnp.any(fits, axis=0), jnp.argmin(jnp.where(fits, uses[:, None], jnp.inf), axis=0), -1)
-
-
-def _centre(dictionary, company, taken):
-    r"""Splits parents that are one of their children as well, `v = p + c_1`.
-
-    Such an atom is on with each other child, whose atom then lies along `p + c_k` less its part along v: they all share
-    `p - c_1`, are coherent, and exclude each other. Their rays `r_k = p + c_k`, the mean signals of their users, and v itself
-    have the Gram matrix of one common factor, `r_j · r_k = a_j a_k`, with `a_j = r_j · p`; from which a, and with it p as the
-    combination `Σ_k β_k r_k` that has these products. Children are what their rays have beside p.
-    """
-    num_latents = dictionary.shape[1]
-    share, uses = shares(company)
-    names = jnp.arange(num_latents)
-    parent = jnp.where(taken, -1, _parents(share, uses))
-    gram = dictionary.T @ dictionary
-    siblings = (parent[:, None] == parent) & (parent >= 0) & (names[:, None] != names)
-    apart = jnp.maximum(share, share.T) < 0.5
-    alike = siblings & apart & (gram > SHARED)
-    parent = jnp.where(jnp.any(alike, axis=0), parent, num_latents)
-    # Children by parent, a row each, filled up with num_latents.
-    order = jnp.argsort(parent, stable=True)
-    rank = names - jnp.searchsorted(parent[order], parent[order])
-    children = jnp.full((num_latents, CHILDREN), num_latents).at[parent[order], rank].set(order, mode="drop")
-    is_child = children < num_latents
-    number = jnp.sum(is_child, axis=1)
-    alone = 1 - jnp.sum(jnp.where(is_child, uses[jnp.minimum(children, num_latents - 1)], 0), axis=1) / jnp.maximum(uses, 1)
-
-    def split(v):
-        own = jnp.minimum(children[v], num_latents - 1)
-        among = gram[own[:, None], own]
-        pairs = is_child[v][:, None] & is_child[v] & ~jnp.eye(CHILDREN, dtype=bool)
-        shared = jnp.sum(jnp.where(pairs, among, 0)) / jnp.maximum(jnp.sum(pairs), 1)
-        rays = dictionary[:, own] * company.amount[own, own] + dictionary[:, v, None] * company.amount[v, own]
-        rays = unit_atoms(jnp.concatenate([rays, dictionary[:, v, None]], axis=1))[0]
-        exists = jnp.append(is_child[v], alone[v] > ALONE)
-        products = rays.T @ rays
-        loading = _loadings(products, exists)
-        both = exists[:, None] & exists
-        system = jnp.where(both, products, 0) + jnp.diag(jnp.where(exists, 1e-2, 1))
-        common = unit_atoms((rays @ jnp.linalg.solve(system, jnp.where(exists, loading, 0)))[:, None])[0]
-        left = rays - common * (common.T @ rays)
-        enough = (number[v] >= 2) & (jnp.sum(exists) >= 3) & (shared > SHARED) & ~taken[v]
-        return enough & ~(exists[-1] & (loading[-1] > PURE)), common[:, 0], left, jnp.linalg.norm(left, axis=0)
-
-    wanted, common, left, length = lax.map(split, names, batch_size=64)
-    # Not a parent and its own parent at once.
-    above = _parents(share, uses)
-    wanted = wanted & ~(wanted[jnp.maximum(above, 0)] & (above >= 0))
-    fresh = unit_atoms(jnp.swapaxes(left, 1, 2).reshape(-1, left.shape[1]).T)[0].reshape(-1, num_latents, CHILDREN + 1)
-    at_child = jnp.where(wanted[:, None] & (length[:, :-1] > 0.1), children, num_latents)
-    at_parent = jnp.where(wanted, names, num_latents)
-    moved = taken.at[at_child].set(True, mode="drop").at[at_parent].set(True, mode="drop")
-    # The child that the parent was as well takes the atom that is nearest to it, or else one of hardly any use.
-    lost = wanted & (alone > ALONE) & (length[:, -1] > 0.2)
-    close = jnp.where(moved[:, None], -1, dictionary.T @ fresh[:, :, -1])
-    idle = jnp.where(moved | (uses > 0.05 * jnp.median(uses)), jnp.inf, uses)
-    queue = jnp.argsort(idle)
-    turn = jnp.minimum(jnp.cumsum(lost) - 1, num_latents - 1)
-    free = jnp.where(idle[queue[turn]] < jnp.inf, queue[turn], num_latents)
-    at_lost = jnp.where(lost, jnp.where(jnp.max(close, axis=0) > 0.5, jnp.argmax(close, axis=0), free), num_latents)
-    dictionary = dictionary.at[:, at_lost].set(fresh[:, :, -1], mode="drop")
-    dictionary = dictionary.at[:, at_child].set(fresh[:, :, :-1], mode="drop").at[:, at_parent].set(common.T, mode="drop")
-    return dictionary, moved.at[at_lost].set(True, mode="drop")
-
-
-def _loadings(products: Float[Array, "some some"], exists: Bool[Array, " some"]) -> Float[Array, " some"]:
-    """The a of `products[j, k] = a_j a_k` off the diagonal: `a_j² = mean of products[j, k] products[j, l] / products[k, l]`."""
-    some = len(exists)
-    other = ~jnp.eye(some, dtype=bool) & exists[:, None] & exists
-    triples = other[:, :, None] & other[:, None, :] & other[None]
-    ratios = products[:, :, None] * products[:, None, :] / jnp.maximum(products, 0.05)
-    squares = jnp.sum(jnp.where(triples, ratios, 0), axis=(1, 2)) / jnp.maximum(jnp.sum(triples, axis=(1, 2)), 1)
-    return jnp.sqrt(jnp.clip(squares, 0.01, 1))
-
-
-__all__ = ["LARGEST", "Company", "count", "is_due", "nobody", "push", "rearrange", "shares", "tell_apart"]
+__all__ = ["LARGEST", "Families", "FamiliesState"]

@@ -1,7 +1,5 @@
 """Dictionary learning at scale: annealed stochastic steps on codes from a reweighted pursuit."""
 
-from typing import NamedTuple
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,18 +9,15 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sae_gap.checks import check_flag, check_number, check_numbers, check_size
 from sae_gap.encoders.base import unit_atoms
-from sae_gap.learners import families as kin
 from sae_gap.learners import renewal
 from sae_gap.learners.base import Learner, live_dims, live_share
+from sae_gap.learners.incoherence import part
+from sae_gap.learners.pulls import Pulls, pull
 from sae_gap.sharding import LATENTS, SAMPLES, axis_size
-from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue, unpadded
-from sae_gap.solvers.working_set import default_slots
 from sae_gap.types import Model, Split
 
 # A small dictionary takes as many minibatches to settle as one of so many latents.
 LEAST = 500
-# Samples coded at once, whose slots stay in cache.
-CHUNK = 128
 # What the running means keep at each minibatch.
 MEMORY = 0.9
 
@@ -91,8 +86,8 @@ class OnlineDictionary(Learner):
       centred: whether what is learned from is the signals less their mean, which is then the model's bias: of all signals, or
         of those that a stream has brought so far. Activations of a network have a mean of their own, which no atom should
         spend itself on; the mean of non-negative codes on a dictionary is signal, and stays.
-      families: whether atoms that are on together are told apart, as concepts that are on only beside others need; see
-        `sae_gap.learners.families`. It counts in two squares of the width, at most 16,384, and needs non-negative codes.
+      incoherent: whether atoms that are more coherent than chance makes them are parted while they settle; see
+        `sae_gap.learners.incoherence`.
       tol: relative change of the dictionary over a round at which a fit that is refining stops.
 
     References:
@@ -114,7 +109,7 @@ class OnlineDictionary(Learner):
     num_slots: int | None = eqx.field(static=True, default=None)
     replace: bool = eqx.field(static=True, default=True)
     centred: bool = eqx.field(static=True, default=False)
-    families: bool = eqx.field(static=True, default=False)
+    incoherent: bool = eqx.field(static=True, default=False)
     tol: float = 1e-5
 
     side_by_side = False
@@ -136,15 +131,13 @@ class OnlineDictionary(Learner):
             check_size("num_slots", self.num_slots)
             if self.num_slots % 4:
                 raise ValueError(f"num_slots must be a multiple of 4, but it is {self.num_slots}.")
-        for name in ("nonneg", "replace", "centred", "families"):
+        for name in ("nonneg", "replace", "centred", "incoherent"):
             check_flag(name, getattr(self, name))
-        if self.families and not self.nonneg:
-            raise ValueError("families are told apart by codes that are not negative; give nonneg=True or families=False.")
         check_number("tol", self.tol, least=0)
 
     @property
     def name(self):
-        return "online_dl_families" if self.families else "online_dl"
+        return "online_dl_incoherent" if self.incoherent else "online_dl"
 
     def work(self, num_samples, input_dim, num_latents):
         visits = num_samples if self.visits is None else self.visits * max(num_latents, LEAST)
@@ -160,11 +153,6 @@ class OnlineDictionary(Learner):
         return count, share // count
 
     def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> OnlineState:
-        if self.families and num_latents > kin.LARGEST:
-            raise ValueError(
-                f"families are told apart among at most {kin.LARGEST:,} latents, but there are {num_latents:,}; "
-                "give fewer or families=False."
-            )
         signals, dtype = data.signals, data.signals.dtype
         num_samples, input_dim = signals.shape
         samples_key, normal_key, key = jax.random.split(key, 3)
@@ -227,23 +215,20 @@ class OnlineDictionary(Learner):
         kept = min(count, max(1, 2 * num_latents // size))
         most = min(max(1, num_latents // 20), kept * size)
 
-        counted = kin.is_due(state.round, self.num_steps)
-
         def learn(carry, minibatch):
-            state, energy, uses, seeds, company = carry
+            state, energy, uses, seeds = carry
             turn, signals, progress = minibatch
-            sums, residual, company = self._sums(state, signals, progress, company, counted)
+            sums, residual = self._sums(state, signals, progress)
             if axis is not None:
                 sums = lax.psum(sums, axis)
             if self.replace:
                 wanted = due & (turn >= count - kept)
                 seeds = lax.cond(wanted, renewal.collect, lambda seeds, _: seeds, seeds, residual)
-            return (self._advance(state, sums, size, progress), energy + sums.squares, uses + sums.uses, seeds, company), None
+            return (self._advance(state, sums, size, progress), energy + sums.squares, uses + sums.uses, seeds), None
 
         zeros = jnp.zeros(num_latents, minibatches.dtype)
-        company = kin.nobody(num_latents, minibatches.dtype) if self.families else None
-        begun = state, zeros, zeros, renewal.no_seeds(min(most, kept * rows), minibatches), company
-        (new, energy, uses, seeds, company), _ = lax.scan(learn, begun, (jnp.arange(count), minibatches, progress))
+        begun = state, zeros, zeros, renewal.no_seeds(min(most, kept * rows), minibatches)
+        (new, energy, uses, seeds), _ = lax.scan(learn, begun, (jnp.arange(count), minibatches, progress))
         change = jnp.linalg.norm(new.dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
 
         def replaced(new):
@@ -254,13 +239,9 @@ class OnlineDictionary(Learner):
 
         if self.replace:
             new = lax.cond(due, replaced, lambda new: new, new)
-        if company is not None:
-
-            def apart(dictionary):
-                whole = company if axis is None else lax.psum(company, axis)
-                return kin.tell_apart(dictionary, whole, state.round, self.num_steps)
-
-            dictionary = lax.cond(counted, apart, lambda dictionary: dictionary, new.dictionary)
+        if self.incoherent:
+            parts = (done > 0.3) & (done < 0.97) & (state.round % 3 == 1)
+            dictionary = lax.cond(parts, part, lambda dictionary: dictionary, new.dictionary)
             new = eqx.tree_at(lambda s: s.dictionary, new, dictionary)
         return eqx.tree_at(lambda s: (s.change, s.round), new, (change, state.round + 1))
 
@@ -270,41 +251,23 @@ class OnlineDictionary(Learner):
     def model(self, state: OnlineState) -> Model:
         return Model(state.dictionary, state.mean)
 
-    def _sums(self, state: OnlineState, signals, progress, company=None, counted=None):
-        """What a minibatch tells of the dictionary, its residual, and the counts of who is used with whom."""
-        num_samples, input_dim = signals.shape
-        num_latents = state.dictionary.shape[1]
-        slots = self.num_slots or default_slots(*state.dictionary.shape)
-        parts = axis_size(LATENTS)
-        atoms = atom_rows(state.dictionary, slots, parts)
+    def _sums(self, state: OnlineState, signals, progress) -> tuple[Pulls, Float[Array, "n input_dim"]]:
+        """What a minibatch tells of the dictionary, and its residual."""
         floor = _between(self.floors[0], self.floors[0], self.floors[1], progress, self.settle)
         # Signals of zeros have neither noise nor amplitude, and still need a threshold.
         threshold = jnp.maximum(self.margin * state.noise, floor * state.amplitude) + jnp.finfo(signals.dtype).tiny ** 0.5
+        sums, residual, _ = pull(
+            signals,
+            state.dictionary,
+            threshold,
+            threshold,
+            num_slots=self.num_slots,
+            num_rounds=self.num_rounds,
+            nonneg=self.nonneg,
+        )
+        return sums, residual
 
-        epsilon = threshold
-        if self.families:
-            # Codes that are shrunk pull each atom towards those that it is used with; but only shrunk ones tell noise.
-            clear = self.margin * state.noise < self.floors[0] * state.amplitude
-            epsilon = threshold * jnp.where(clear & (progress > 0.8 * self.settle), 0.05, 1)
-
-        def code(carry, chunk):
-            sums, company = carry
-            found = pursue(chunk, atoms, threshold, epsilon, num_slots=slots, num_rounds=self.num_rounds, nonneg=self.nonneg)
-            latents = unpadded(found.places, num_latents, len(atoms), parts)
-            found = found._replace(places=latents)
-            if company is not None:
-                company = kin.count(company, latents, found.codes, counted)
-            return (_add(sums, found), company), found.residual
-
-        chunks = -(-num_samples // CHUNK)
-        size = -(-num_samples // chunks)
-        padded = jnp.pad(signals, ((0, chunks * size - num_samples), (0, 0))).reshape(chunks, size, input_dim)
-        zeros = jnp.zeros(num_latents, signals.dtype)
-        sums = Sums(jnp.zeros((num_latents, input_dim), signals.dtype), zeros, zeros, zeros[0])
-        (sums, company), residual = lax.scan(code, (sums, company), padded)
-        return sums, residual.reshape(-1, input_dim)[:num_samples], company
-
-    def _advance(self, state: OnlineState, sums: "Sums", size: int, progress) -> OnlineState:
+    def _advance(self, state: OnlineState, sums: Pulls, size: int, progress) -> OnlineState:
         """The state after a minibatch of `size` samples."""
         dictionary = state.dictionary
         # Less memory than the other means have: the few uses of a rare atom should not be divided by a mean that lags behind.
@@ -320,33 +283,6 @@ class OnlineDictionary(Learner):
         amplitude = MEMORY * state.amplitude + (1 - MEMORY) * active
         moved = (unit_atoms(dictionary + step)[0], energy, forgotten, noise, amplitude)
         return eqx.tree_at(lambda s: (s.dictionary, s.energy, s.forgotten, s.noise, s.amplitude), state, moved)
-
-
-class Sums(NamedTuple):
-    """Sums over the samples of a minibatch, with codes Z and residual R: all that the learner needs of it.
-
-    `pull` is Zᵀ R, `squares` and `uses` are each atom's squared codes and the number of those that are not zero, and `lost` is
-    the squared residual.
-    """
-
-    pull: Float[Array, "num_latents input_dim"]
-    squares: Float[Array, " num_latents"]
-    uses: Float[Array, " num_latents"]
-    lost: Float[Array, ""]
-
-
-def _add(sums: Sums, found: Pursuit) -> Sums:
-    """The sums with some samples more. Slot by slot: Z itself would have a column for every atom, nearly all of it zeros."""
-
-    def pull(w, total):
-        return total.at[found.places[:, w]].add(found.codes[:, w, None] * found.residual)
-
-    return Sums(
-        lax.fori_loop(0, found.codes.shape[1], pull, sums.pull),
-        sums.squares.at[found.places].add(found.codes**2),
-        sums.uses.at[found.places].add((found.codes != 0).astype(sums.uses.dtype)),
-        sums.lost + jnp.sum(found.residual**2),
-    )
 
 
 def lay(state: OnlineState) -> OnlineState:

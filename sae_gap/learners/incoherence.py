@@ -1,0 +1,56 @@
+r"""Atoms that are more coherent than chance makes them, parted.
+
+Concepts are incoherent: in a high dimension two unit atoms of unrelated directions have a cosine of about `input_dim^-1/2`. A
+sparse code of concepts that occur together is shorter on atoms that are their sums, which explain the signals as well; but a
+parent's atom is then coherent with those of all its children, and these are with each other.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from sae_gap.encoders.base import unit_atoms
+
+# Cosine from which a pair is coherent, and in units of what chance makes; the share of it that is taken out.
+COHERENT, CHANCES, WEIGHT = 0.3, 4, 0.5
+# Columns of the atoms' Gram matrix that are formed at once.
+_COLUMNS = 512
+
+
+def part(dictionary: Float[Array, "input_dim num_latents"], weight: float = WEIGHT) -> Float[Array, "input_dim num_latents"]:
+    r"""Takes coherence out of coherent pairs of atoms, of which the less central moves.
+
+        d_j ← unit(d_j - weight Σ_i c_ij d_i),   c_ij = d_i · d_j where i and j are coherent and i is the more central,
+
+    that is, where its coherences add up to more: a parent's to more than a child's.
+
+    Args:
+      dictionary: (input_dim, num_latents), of unit atoms.
+      weight: share of the coherence.
+
+    Returns:
+      (input_dim, num_latents), of unit atoms.
+    """
+    input_dim, num_latents = dictionary.shape
+    least = max(COHERENT, CHANCES * input_dim**-0.5)
+    number = -(-num_latents // _COLUMNS)
+    size = -(-num_latents // number)
+    blocks = jnp.pad(jnp.arange(num_latents), (0, number * size - num_latents), constant_values=num_latents)
+
+    def coherences(block):
+        """Of all atoms with those of a block; none of an atom with itself, nor of those that pad the last block."""
+        cosine = dictionary.T @ jnp.take(dictionary, block, axis=1, mode="fill", fill_value=0)
+        return jnp.where((cosine > least) & (jnp.arange(num_latents)[:, None] != block), cosine, 0)
+
+    blocks = blocks.reshape(number, size)
+    central = lax.map(lambda block: jnp.sum(coherences(block), axis=0), blocks).reshape(-1)
+
+    def excess(block):
+        much = coherences(block)
+        return dictionary @ jnp.where(central[:num_latents, None] > central[block], much, 0)
+
+    taken = jnp.moveaxis(lax.map(excess, blocks), 0, 1).reshape(input_dim, -1)[:, :num_latents]
+    return unit_atoms(dictionary - weight * taken)[0]
+
+
+__all__ = ["part"]

@@ -1,0 +1,94 @@
+"""Samples coded a few at a time, and summed into what they tell of the dictionary."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PyTree
+
+from sae_gap.sharding import LATENTS, axis_size
+from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue, unpadded
+from sae_gap.solvers.working_set import default_slots
+
+# Samples coded at once, whose slots stay in cache.
+CHUNK = 128
+
+
+class Pulls(NamedTuple):
+    """Sums over samples with codes Z and residual R: all that a step of the dictionary needs of them.
+
+    `pull` is Zᵀ R, `squares` and `uses` are each atom's squared codes and the number of those that are not zero, and `lost` is
+    the squared residual.
+    """
+
+    pull: Float[Array, "num_latents input_dim"]
+    squares: Float[Array, " num_latents"]
+    uses: Float[Array, " num_latents"]
+    lost: Float[Array, ""]
+
+
+def pull(
+    signals: Float[Array, "n input_dim"],
+    dictionary: Float[Array, "input_dim num_latents"],
+    threshold: Float[Array, ""],
+    epsilon: Float[Array, ""],
+    *,
+    num_slots: int | None = None,
+    num_rounds: int = 3,
+    nonneg: bool = True,
+    tally: Callable[[PyTree, Pursuit], PyTree] = lambda tallied, _: tallied,
+    begun: PyTree = None,
+) -> tuple[Pulls, Float[Array, "n input_dim"], PyTree]:
+    """Codes samples by `pursue` and sums what they tell.
+
+    Args:
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`, of unit atoms.
+      threshold: that of `pursue`.
+      epsilon: that of `pursue`.
+      num_slots: atoms that a sample may use; None takes `default_slots`.
+      num_rounds: that of `pursue`.
+      nonneg: that of `pursue`.
+      tally: what else to count of the codes of each chunk, by slot and latent, on top of what was counted before.
+      begun: the tally of no samples.
+
+    Returns:
+      The sums, the residual of each sample, `(n, input_dim)`, and the tally.
+    """
+    num_samples, input_dim = signals.shape
+    num_latents = dictionary.shape[1]
+    slots = num_slots or default_slots(*dictionary.shape)
+    parts = axis_size(LATENTS)
+    atoms = atom_rows(dictionary, slots, parts)
+
+    def code(carry, chunk):
+        sums, tallied = carry
+        found = pursue(chunk, atoms, threshold, epsilon, num_slots=slots, num_rounds=num_rounds, nonneg=nonneg)
+        found = found._replace(places=unpadded(found.places, num_latents, len(atoms), parts))
+        return (_add(sums, found), tally(tallied, found)), found.residual
+
+    chunks = -(-num_samples // CHUNK)
+    size = -(-num_samples // chunks)
+    padded = jnp.pad(signals, ((0, chunks * size - num_samples), (0, 0))).reshape(chunks, size, input_dim)
+    zeros = jnp.zeros(num_latents, signals.dtype)
+    sums = Pulls(jnp.zeros((num_latents, input_dim), signals.dtype), zeros, zeros, zeros[0])
+    (sums, tallied), residual = lax.scan(code, (sums, begun), padded)
+    return sums, residual.reshape(-1, input_dim)[:num_samples], tallied
+
+
+def _add(sums: Pulls, found: Pursuit) -> Pulls:
+    """The sums with some samples more. Slot by slot: Z itself would have a column for every atom, nearly all of it zeros."""
+
+    def add(w, total):
+        return total.at[found.places[:, w]].add(found.codes[:, w, None] * found.residual)
+
+    return Pulls(
+        lax.fori_loop(0, found.codes.shape[1], add, sums.pull),
+        sums.squares.at[found.places].add(found.codes**2),
+        sums.uses.at[found.places].add((found.codes != 0).astype(sums.uses.dtype)),
+        sums.lost + jnp.sum(found.residual**2),
+    )
+
+
+__all__ = ["CHUNK", "Pulls", "pull"]
