@@ -80,12 +80,12 @@ BUGS = (
     # Matching.
     ("sae_gap/matching.py", "np.where(self.cosine < 0, -1, 1)", "np.where(self.cosine < 0, 1, 1)", "tests/test_matching.py"),
     ("sae_gap/matching.py", "assign(np.abs(true_atoms.T @ atoms))", "assign(true_atoms.T @ atoms)", "tests/test_matching.py"),
-    ("sae_gap/matching.py", "second < bounds[free]", "second < 0 * bounds[free]", "tests/test_matching.py"),
+    ("sae_gap/assignment.py", "second < bounds[free]", "second < 0 * bounds[free]", "tests/test_assignment.py"),
     (
-        "sae_gap/matching.py",
+        "sae_gap/assignment.py",
         "np.flatnonzero(~live)[: len(left)]",
         "np.flatnonzero(live)[: len(left)]",
-        "tests/test_matching.py",
+        "tests/test_assignment.py",
     ),
     # The lasso.
     (

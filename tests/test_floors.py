@@ -21,7 +21,7 @@ FLOORS = {
     "activations.tables": 0.8,
     "activations": 0.9,
     "activations.opening": 0.95,
-    "sharding": 0.75,
+    **dict.fromkeys(("assignment", "sharding"), 0.75),
     # Reads whatever others published in tensors.
     "saes.tensors": 0.55,
     "worlds.law": 0.6,
