@@ -331,7 +331,7 @@ BUGS = (
     ("benchmarks/methods.py", "math.ceil(p.sae_steps / steps_per_epoch)", "p.epochs", "tests/benchmarks"),
     ("benchmarks/methods.py", "DLFista(p.weight,", "DLFista(", "tests/benchmarks"),
     (
-        "benchmarks/command.py",
+        "benchmarks/preset.py",
         "weight = self.weight if lam is None else lam",
         "weight = 0.1 if lam is None else lam",
         "tests/benchmarks/test_grammar.py tests/benchmarks/test_amortisation_gap.py",
