@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import PIL.Image
 
 from sae_gap import tables
-from sae_gap.results import Row, write_atomically
+from sae_gap.files import write_atomically
+from sae_gap.results import Row
 
 FILE = "page.json"
 _FORMAT = "sae_gap page 1"

@@ -3,7 +3,7 @@
 import pathlib
 
 from benchmarks.preset import HEADINGS
-from sae_gap import buckets, results
+from sae_gap import buckets, files, results
 from sae_gap.models import Models
 from sae_gap.results import CELL
 from sae_gap.runner import Job, jobs
@@ -29,9 +29,9 @@ def plan(study: Study, present: set[str], models: Models) -> str:
 def check_models(study: Study, folder: pathlib.Path, models: Models) -> None:
     """Refuses a run whose fits would be lost; one that finds all of its models may read them from where it cannot write."""
     assert models.directory is not None
-    obstacle = results.obstacle(models.directory)
+    obstacle = files.obstacle(models.directory)
     # What is wrong with the folder of results comes first, and its store says it.
-    if obstacle is None or results.obstacle(folder) is not None:
+    if obstacle is None or files.obstacle(folder) is not None:
         return
     present = results.Store.peek(folder)
     if any(_fits(job.without(present), models, set())[1] for job in jobs(study)):

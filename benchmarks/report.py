@@ -22,7 +22,7 @@ from absl import flags, logging
 
 from benchmarks import cli, pages
 from sae_gap import buckets
-from sae_gap.results import write_atomically
+from sae_gap.files import write_atomically
 
 FLAGS = flags.FlagValues()
 _RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folders of the studies are.", flag_values=FLAGS)

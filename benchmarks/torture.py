@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 from absl import flags, logging
 
 from benchmarks import cli, wrong_commands
-from sae_gap import results, tables
+from sae_gap import files, results, tables
 
 STUDY = "learning_dynamics"
 ARGUMENTS = ("--preset=smoke", "--methods=sae_topk,sae_relu,online_dl,dl_fista")
@@ -301,7 +301,7 @@ def _call(binary: str, arguments: Sequence[str], said_in: pathlib.Path) -> None:
         traceback.print_exc()
         code = 1
     ended = code if isinstance(code, int) else int(code is not None)
-    results.write_atomically(said_in.with_suffix(".code"), str(ended).encode())
+    files.write_atomically(said_in.with_suffix(".code"), str(ended).encode())
 
 
 def bits(reference: Reference, folder: pathlib.Path, rng: random.Random) -> Iterator[Callable[[], Trial]]:

@@ -21,8 +21,9 @@ from absl import logging
 from jaxtyping import PyTree
 
 from sae_gap import buckets, devices, hosts
+from sae_gap.files import write_atomically
 from sae_gap.npy import read_header
-from sae_gap.results import plain, write_atomically
+from sae_gap.results import plain
 
 _LONGEST_NOTE = 2**16
 _FAULTS = (
