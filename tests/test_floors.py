@@ -73,9 +73,9 @@ FLOORS = {
 FACE = 5.25
 # Studies import neither each other nor what runs them all.
 BENCHMARKS = {
-    **dict.fromkeys(("_ends", "peers", "preset", "scores", "wrong_commands"), 5.4),
+    **dict.fromkeys(("_ends", "peers", "pictures", "preset", "scores", "wrong_commands"), 5.4),
     **dict.fromkeys(("cli", "pages", "planned", "published"), 5.5),
-    **dict.fromkeys(("command", "problems"), 5.55),
+    **dict.fromkeys(("command", "problems", "rendering"), 5.55),
     "coders": 5.6,
     "bench": 5.6,
     **dict.fromkeys(("methods", "sweeps"), 5.7),
