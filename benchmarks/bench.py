@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 from absl import flags, logging
 
 from benchmarks import cli, command, pages, published
@@ -267,15 +266,12 @@ class Bench:
 
 def _compare(study: Study, read: command.Read) -> None:
     """Refuses a run whose processes were not started alike, before anything is written."""
-    flags = {
-        name: ",".join(map(str, value)) if isinstance(value, tuple) else value for name, value in vars(read.preset).items()
-    }
-    flags |= {"methods": ",".join(read.names), "data": read.data, "shard": read.shard, "dry_run": read.dry_run}
-    flags |= {"results_dir": buckets.name(read.results_dir), "models_dir": buckets.name(read.models_dir)}
-    versions = {name: value for name, value in results.provenance().items() if name != "machine"}
+    told = {name: ",".join(map(str, value)) if isinstance(value, tuple) else value for name, value in vars(read.preset).items()}
+    told |= {"methods": ",".join(read.names), "data": read.data, "shard": read.shard, "dry_run": read.dry_run}
+    told |= {"results_dir": buckets.name(read.results_dir), "models_dir": buckets.name(read.models_dir)}
     content = [source.asdict()["data"] for source in study.sources if isinstance(source, Recording)]
     content += [source.title for source in study.sources if isinstance(source, World)]
-    hosts.compare(flags | versions | {"the content of its data": content, "device": jax.local_devices()[0].device_kind})
+    hosts.compare(told | cli.surroundings() | {"the content of its data": content})
     # Where all else is the same, they differ by the code alone.
     keys = results.key({"rows": sorted(key for job in jobs(study) for key in job.keys.values())})
     hosts.compare({"the code of learners, encoders and metrics": keys})

@@ -241,7 +241,10 @@ def main() -> None:
 
 
 def scored(held: Activations) -> np.ndarray:
-    """The numbers of the held-out rows that are scored."""
+    """The numbers of the held-out rows that are scored.
+
+    They reach the last row, which `measure.spread` does not: rows that are kept, and the figures of RESULTS.md, are of these.
+    """
     return np.linspace(0, held.num_samples - 1, min(held.num_samples, _SCORED.value)).astype(int)
 
 

@@ -101,7 +101,7 @@ def _restored_parts(found: Saved, like: Mapping[str, PyTree]) -> Saved:
 
 
 def _read(path: pathlib.Path, like: Mapping[str, PyTree]) -> Saved:
-    """The same as arrays of NumPy, a random key as its words, in a list for each tree."""
+    """What a file holds, with NumPy arrays in a list for each tree, where a random key is its words."""
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is not a regular file")
