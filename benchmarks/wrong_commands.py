@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import all as every
 from sae_gap import files
 from sae_gap import results as rows_on_disk
 
@@ -23,12 +24,7 @@ _PATIENCE = 120
 
 # Where the folder of results of a command goes.
 RESULTS = "{results}"
-
-STUDIES = (
-    *("amortisation_gap", "dict_quality", "dictionary_challenge", "encoder_budget", "frozen_decoder", "lambda_sensitivity"),
-    *("large_latents", "learning_dynamics", "phase_transition", "support_recovery", "vary_latents", "vary_samples"),
-    *("vary_sparsity", "warmstart_decoder", "warmstart_encoder", "worlds"),
-)
+_STUDIES = sorted(every.STUDIES)
 # Flags of every study with values that make no sense.
 _OF_STUDIES = {
     "preset": ("", "huge"),
@@ -73,7 +69,7 @@ def _all() -> Iterator[tuple[str, list[str]]]:
     wrong = [(name, value) for name, values in _OF_STUDIES.items() for value in values]
     # Each value at one study or another; all values at one.
     for number, (name, value) in enumerate(wrong):
-        for study in {"amortisation_gap", STUDIES[number % len(STUDIES)]}:
+        for study in {"amortisation_gap", _STUDIES[number % len(_STUDIES)]}:
             last = f"--results_dir={RESULTS}" if name != "results_dir" else "--dry_run"
             yield study, [f"--{name}={value}", last]
     for name, values in _OF_SOME.items():
@@ -81,7 +77,7 @@ def _all() -> Iterator[tuple[str, list[str]]]:
             yield "amortisation_gap", [f"--{name}={value}", f"--results_dir={RESULTS}"]
     for file in ("nan", "flat", "narrow", "text_rows", "objects", "words", "wide", "lone", "deep", "bomb"):
         yield "amortisation_gap", ["--data={scratch}/" + file + ".npz", f"--results_dir={RESULTS}"]
-    for study in STUDIES:
+    for study in sorted(every.STUDIES):
         yield study, ["--no_such_flag=1", f"--results_dir={RESULTS}"]
         yield study, ["word", f"--results_dir={RESULTS}"]
     yield "amortisation_gap", ["--results_dir={scratch}/file"]

@@ -73,15 +73,15 @@ FLOORS = {
 FACE = 5.25
 # Studies import neither each other nor what runs them all.
 BENCHMARKS = {
-    **dict.fromkeys(("_ends", "peers", "pictures", "preset", "scores", "wrong_commands"), 5.4),
+    **dict.fromkeys(("_ends", "peers", "pictures", "preset", "scores"), 5.4),
     **dict.fromkeys(("cli", "pages", "planned", "published"), 5.5),
     **dict.fromkeys(("command", "problems", "rendering"), 5.55),
     "coders": 5.6,
     "bench": 5.6,
     **dict.fromkeys(("methods", "sweeps"), 5.7),
     **dict.fromkeys(("agreement", "all", "report"), 6.5),
-    "measured": 6.6,
-    "measure_sae": 6.7,
+    **dict.fromkeys(("measured", "wrong_commands"), 6.6),
+    **dict.fromkeys(("measure_sae", "torture"), 6.7),
 }
 STUDY = 6
 WITHOUT_JAX = (
