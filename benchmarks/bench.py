@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 from absl import flags, logging
 
 from benchmarks import cli, command, pages, published
-from benchmarks.command import SMOKE, Preset, grid
+from benchmarks.planned import check_models, plan
+from benchmarks.preset import HEADINGS, SMOKE, Preset, grid
 from sae_gap import buckets, decompose, devices, hosts, progress, results, tables
 from sae_gap import names as labels
 from sae_gap.metrics import METRICS
@@ -21,8 +21,8 @@ from sae_gap.metrics.base import Metric
 from sae_gap.models import Models
 from sae_gap.recording import Recording, Source
 from sae_gap.results import CELL
-from sae_gap.runner import Job, jobs, run
-from sae_gap.study import PROTOCOLS, Method, Study
+from sae_gap.runner import jobs, run
+from sae_gap.study import Method, Study
 from sae_gap.worlds import World
 
 WIDTHS = (50, 100, 500, 1_000, 5_000, 10_000)
@@ -62,18 +62,6 @@ INFERENCE = {
     "certificate_id": "certificate",
     "fit_seconds": "fit s",
     "encode_seconds": "encode s",
-}
-_HEADINGS = {
-    "num_latents": "latents",
-    "sparsity": "k",
-    "num_samples": "samples",
-    "input_dim": "dim",
-    "noise_db": "noise db",
-    "lam": "λ",
-    "iterations": "iterations",
-    "step": "step",
-    "depth": "depth",
-    "num_features": "features",
 }
 
 
@@ -165,7 +153,7 @@ class Bench:
                 return
 
             def prepare() -> results.Store:
-                _check_models(study, folder, models)
+                check_models(study, folder, models)
                 return results.Store(folder, read.shard)
 
             store = hosts.on_first(prepare)
@@ -234,7 +222,7 @@ class Bench:
                     path, _ = figures.save(figure, folder / f"{stem}{suffix}")
                     drawn.append(pages.Figure(path.name, figure.get_label()))
         varied = [name for name in by if name != "method" and len({line[name] for line in summary}) > 1]
-        heads = {"method": "method"} | {name: _HEADINGS.get(name, name.replace("_", " ")) for name in varied}
+        heads = {"method": "method"} | {name: HEADINGS.get(name, name.replace("_", " ")) for name in varied}
         shown = [
             pages.Table(title, heads | {name: head for name, head in columns.items() if _is_in(name, summary)}, summary)
             for title, columns in self.tables.items()
@@ -278,15 +266,12 @@ class Bench:
 
 def _compare(study: Study, read: command.Read) -> None:
     """Refuses a run whose processes were not started alike, before anything is written."""
-    flags = {
-        name: ",".join(map(str, value)) if isinstance(value, tuple) else value for name, value in vars(read.preset).items()
-    }
-    flags |= {"methods": ",".join(read.names), "data": read.data, "shard": read.shard, "dry_run": read.dry_run}
-    flags |= {"results_dir": buckets.name(read.results_dir), "models_dir": buckets.name(read.models_dir)}
-    versions = {name: value for name, value in results.provenance().items() if name != "machine"}
+    told = {name: ",".join(map(str, value)) if isinstance(value, tuple) else value for name, value in vars(read.preset).items()}
+    told |= {"methods": ",".join(read.names), "data": read.data, "shard": read.shard, "dry_run": read.dry_run}
+    told |= {"results_dir": buckets.name(read.results_dir), "models_dir": buckets.name(read.models_dir)}
     content = [source.asdict()["data"] for source in study.sources if isinstance(source, Recording)]
     content += [source.title for source in study.sources if isinstance(source, World)]
-    hosts.compare(flags | versions | {"the content of its data": content, "device": jax.local_devices()[0].device_kind})
+    hosts.compare(told | cli.surroundings() | {"the content of its data": content})
     # Where all else is the same, they differ by the code alone.
     keys = results.key({"rows": sorted(key for job in jobs(study) for key in job.keys.values())})
     hosts.compare({"the code of learners, encoders and metrics": keys})
@@ -322,54 +307,4 @@ def is_comparable(read: command.Read, bench: Bench) -> bool:
     )
 
 
-def plan(study: Study, present: set[str], models: Models) -> str:
-    """What a run would do: each job, the rows that are there, the models that must be fitted, and about how long that takes."""
-    lines, total = [], 0.0
-    planned: set[tuple[str, int]] = set()
-    for job in jobs(study):
-        there = len(present & set(job.keys.values()))
-        seconds, fits = _fits(job.without(present), models, planned) if there < len(job.keys) else (0.0, 0)
-        total += seconds
-        size = job.sources[0].asdict()
-        cell = ", ".join(f"{_HEADINGS[name]} {size[name]}" for name in (*CELL, "input_dim"))
-        work = f"{fits} to fit, about {_duration(seconds)}" if fits else "nothing to fit"
-        lines.append(f"{cell}: {job}: {there}/{len(job.keys)} rows there, {work}")
-    lines.append(f"{len(lines)} jobs, about {_duration(total)} of fitting on this machine, scoring apart")
-    return "\n".join(lines)
-
-
-def _check_models(study: Study, folder: pathlib.Path, models: Models) -> None:
-    """Refuses a run whose fits would be lost; one that finds all of its models may read them from where it cannot write."""
-    assert models.directory is not None
-    obstacle = results.obstacle(models.directory)
-    # What is wrong with the folder of results comes first, and its store says it.
-    if obstacle is None or results.obstacle(folder) is not None:
-        return
-    present = results.Store.peek(folder)
-    if any(_fits(job.without(present), models, set())[1] for job in jobs(study)):
-        raise ValueError(
-            f"models cannot be kept in {buckets.name(models.directory)} ({obstacle}); choose another folder with --models_dir."
-        )
-
-
-def _fits(job: Job, models: Models, planned: set[tuple[str, int]]) -> tuple[float, int]:
-    """Seconds and number of the fits that a job would be the first to ask for."""
-    seconds, count = 0.0, 0
-    for source in job.sources:
-        for learner in models.missing(job.learner, source, job.steps):
-            name = str(models.folder(learner, source)), source.seed
-            if name not in planned:
-                planned.add(name)
-                count += 1
-                size = source.asdict()
-                seconds += models.estimate(learner, source.num_train, size["input_dim"], size["num_latents"])
-    return seconds, count
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
-
-
-__all__ = ["INFERENCE", "PROTOCOLS", "RECOVERY", "SMOKE", "WIDTHS", "Bench", "Drawing", "Preset", "grid", "plan"]
+__all__ = ["INFERENCE", "RECOVERY", "SMOKE", "WIDTHS", "Bench", "Drawing", "Preset"]

@@ -142,8 +142,13 @@ def together(read: Callable[[], T]) -> T:
 def compare(flag_values: flags.FlagValues) -> None:
     """Refuses a run whose processes have other flags, versions or kinds of devices than the first one, see `hosts.compare`."""
     given = {name: flag_values[name].value for name in flag_values if name not in (*_WHERE, *flags.FLAGS)}
+    hosts.compare(given | surroundings())
+
+
+def surroundings() -> dict[str, str | None]:
+    """What all processes of a run must have alike beside their flags: versions, and the kind of device."""
     versions = {name: value for name, value in results.provenance().items() if name != "machine"}
-    hosts.compare(given | versions | {"device": jax.local_devices()[0].device_kind})
+    return versions | {"device": jax.local_devices()[0].device_kind}
 
 
 def _part() -> NoReturn:

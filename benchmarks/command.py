@@ -1,4 +1,4 @@
-"""The command line of a study: what a preset holds, the flags that every study has, and what is read from them."""
+"""The command line of a study: the flags that every study has, and what is read from them."""
 
 import dataclasses
 import itertools
@@ -13,110 +13,13 @@ import numpy as np
 from absl import flags, logging
 
 from benchmarks import cli, peers
+from benchmarks.preset import Preset, grid
 from sae_gap.activations import fetched
 from sae_gap.checks import check_size
-from sae_gap.encoders.base import Encoder
-from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.base import Learner
 from sae_gap.recording import Recording, Source
 from sae_gap.study import PROTOCOLS
-from sae_gap.types import Setting
-from sae_gap.worlds import World, published_world
-from sae_gap.worlds.presets import SCALED, WORLDS, named_world, parse_law
-
-
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """Sizes of a run, lengths of training, and what every method is told.
-
-    Args:
-      num_latents, sparsity, num_samples, input_dim, noise_db, seeds: the grid; see `Setting`. 0 latents are as many as a world
-        has of its own.
-      stream: whether all samples are for training.
-      world: the name of a world in the place of the paper's model; None takes that. There all samples are for training.
-      law: parts of the world's law that differ from what its name stands for.
-      num_features: of the world; None takes as many as latents, or the number that its name stands for.
-      world_file: the folder of a published world.
-      lam: weights of the l1 norm; a study that does not vary them has one.
-      protocol: "strict" or "paper".
-      epochs: of an SAE, and of encoders trained on a dictionary.
-      rounds: of DL-FISTA, at most.
-      visits: of `OnlineDictionary`.
-      blocks: of Softplus-Adam, of 500 steps each, at most.
-      sae_steps: gradient steps of an SAE whose length is not in epochs.
-      peer_steps: minibatches of other libraries; None leaves each its own.
-      dictionary: which one a study of encoders is about.
-      ratios: values of c, for `c k ln(num_latents / k)` dimensions, of a study of dimensions.
-    """
-
-    num_latents: tuple[int, ...] = (100,)
-    sparsity: tuple[int, ...] = (10,)
-    num_samples: tuple[int, ...] = (5_000,)
-    input_dim: tuple[int | None, ...] = (None,)
-    noise_db: tuple[float | None, ...] = (None,)
-    seeds: tuple[int, ...] = (0, 1, 2)
-    stream: bool = False
-    world: str | None = None
-    law: tuple[tuple[str, Any], ...] = ()
-    num_features: int | None = None
-    world_file: str | None = None
-    lam: tuple[float, ...] = (0.1,)
-    protocol: str = "strict"
-    epochs: int = 500
-    rounds: int = 1_000
-    visits: int = 400
-    blocks: int = 100
-    sae_steps: int = 50_000
-    peer_steps: int | None = None
-    dictionary: str = "oracle"
-    ratios: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
-
-    @property
-    def peer_options(self) -> dict[str, Any]:
-        """The length of a learner of another library, where it is not its own."""
-        return {} if self.peer_steps is None else {"num_steps": self.peer_steps}
-
-    @property
-    def weight(self) -> float:
-        """The one λ of a study that does not vary it."""
-        return self.lam[0]
-
-    def lasso(self, start: Encoder | None = None, *, lam: float | None = None) -> Lasso:
-        """Codes on a fixed dictionary: certified, on unit atoms; or, as published, 100 FISTA iterations on it as it is."""
-        weight = self.weight if lam is None else lam
-        if self.protocol == "paper":
-            return Lasso(weight, start, tol=None, max_iterations=100, unit_atoms=False)
-        return Lasso(weight, start)
-
-
-SMOKE = Preset((20,), (3,), (200,), seeds=(0, 1), epochs=5, rounds=5, visits=4, blocks=2, sae_steps=100, peer_steps=10)
-
-
-def grid(preset: Preset) -> Sequence[Setting | World]:
-    """A setting, or a world, for each combination of sizes and each seed."""
-    if preset.world is not None or preset.world_file is not None:
-        return _worlds(preset)
-    axes = (preset.num_latents, preset.sparsity, preset.num_samples, preset.input_dim, preset.noise_db, preset.seeds)
-    return [
-        Setting(num_latents, sparsity, num_samples, seed, input_dim=input_dim, noise_db=noise_db, stream=preset.stream)
-        for num_latents, sparsity, num_samples, input_dim, noise_db, seed in itertools.product(*axes)
-    ]
-
-
-def _worlds(preset: Preset) -> list[World]:
-    axes = (preset.num_latents, preset.num_samples, preset.input_dim, preset.noise_db, preset.seeds)
-    found = []
-    for num_latents, num_samples, input_dim, noise_db, seed in itertools.product(*axes):
-        size: dict[str, Any] = {"num_samples": num_samples, "noise_db": noise_db, "seed": seed}
-        if preset.world_file is not None:
-            found.append(published_world(preset.world_file, num_latents=num_latents, **size))
-        else:
-            name, features = str(preset.world), preset.num_features
-            if features is None and name == SCALED:
-                features = num_latents
-            size |= {"num_latents": num_latents or None, "input_dim": input_dim}
-            found.append(named_world(name, features, **size, **dict(preset.law)))
-    return found
+from sae_gap.worlds.presets import SCALED, WORLDS, parse_law
 
 
 @dataclasses.dataclass(frozen=True)
@@ -370,4 +273,4 @@ def recording_sources(preset: Preset, path: pathlib.Path, *, widths: bool, spars
     return sources
 
 
-__all__ = ["SMOKE", "Preset", "Read", "describe_recording", "grid", "read_study", "study_flags"]
+__all__ = ["Read", "describe_recording", "read_study", "study_flags"]

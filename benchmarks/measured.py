@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import pages, report
-from sae_gap import figures, measure, results, tables
+from sae_gap import figures, files, measure, results, tables
 
 ABOUT = """
 Is it the encoder or the dictionary? The encoder's codes are held against the best codes on the very same dictionary, which a
@@ -120,7 +120,7 @@ def write(folder: pathlib.Path, rows: Sequence[results.Row], command: str, notes
         f"{row['dictionary']}: {number}": text for row in loaded for number, text in enumerate(row["suspicions"], 1)
     }
     pages.write(folder, pages.Page(measure.STUDY, "Your own SAE", ABOUT, command, finding, drawn, shown, told))
-    results.write_atomically(folder / "report.html", report.render(report.collect(folder)).encode())
+    files.write_atomically(folder / "report.html", report.render(report.collect(folder)).encode())
     return "\n\n".join(
         f"{title}\n{tables.format_table(table, columns)}" for title, columns, table in shown if title != "As loaded"
     )

@@ -4,7 +4,6 @@ Texts are plain; `a word in backticks` is set as code, and an empty line parts p
 """
 
 import dataclasses
-import io
 import json
 import math
 import os
@@ -14,10 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import PIL.Image
-
 from sae_gap import tables
-from sae_gap.results import Row, write_atomically
+from sae_gap.files import write_atomically
+from sae_gap.results import Row
 
 FILE = "page.json"
 _FORMAT = "sae_gap page 1"
@@ -44,15 +42,6 @@ class Table(NamedTuple):
     title: str
     columns: Mapping[str, str]
     lines: Sequence[Mapping[str, Any]]
-
-
-class Picture(NamedTuple):
-    """A PNG file: its bytes, the caption that stands in it, and its size in pixels."""
-
-    content: bytes
-    caption: str
-    width: int
-    height: int
 
 
 class Column(NamedTuple):
@@ -226,46 +215,6 @@ def read(folder: str | os.PathLike[str]) -> Page:
         return Page(**{name: content[name] for name in names})
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {str(error).removesuffix('.')}; delete it and run its study again.") from None
-
-
-def caption_of(path: str | os.PathLike[str]) -> str:
-    """The caption that stands in a PNG file, in the text chunk `Description`.
-
-    Args:
-      path: of the file.
-
-    Returns:
-      The caption; empty where the file has none.
-
-    Raises:
-      ValueError: the file is not a PNG file, or is damaged.
-      OSError: there is no such file.
-    """
-    return picture(path).caption
-
-
-def picture(path: str | os.PathLike[str]) -> Picture:
-    """Reads a PNG file, to its last pixel.
-
-    Args:
-      path: of the file.
-
-    Returns:
-      The file, its caption and its size.
-
-    Raises:
-      ValueError: the file is not a PNG file, or is damaged.
-      OSError: there is no such file.
-    """
-    content = Path(path).read_bytes()
-    try:
-        with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-            # A chunk of text may stand behind the pixels.
-            image.load()
-            return Picture(content, str(getattr(image, "text", {}).get("Description", "")), *image.size)
-    # Pillow's faults are any of these, according to the chunk that is damaged.
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is not a PNG file or is damaged; delete it and run its study again.") from error
 
 
 def show(table: Table) -> list[Column]:

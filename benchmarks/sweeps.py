@@ -20,12 +20,10 @@ def _curve(rows: Rows, lines: Lines, **options: Any) -> Any:
 
 
 def recovery_along(x: str) -> dict[str, Drawing]:
-    """MCC out of distribution and in it, and the matched cosine, of each dictionary along a size."""
-    # The published lines have the published form of the MCC.
-    return {
-        name: Drawing(functools.partial(_curve, x=x, y=y, logx=True))
-        for name, y in {"mcc_ood": "mcc_ood", "mcc_paper_ood": "mcc_paper_ood", "cosine": "cosine"}.items()
-    }
+    """MCC out of distribution, and the matched cosine, of each dictionary along a size."""
+    # Published lines have the published form of the MCC, which therefore has a figure of its own.
+    scores = ("mcc_ood", "mcc_paper_ood", "cosine")
+    return {score: Drawing(functools.partial(_curve, x=x, y=score, logx=True)) for score in scores}
 
 
 def inference_along(x: str, metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing]:
@@ -130,4 +128,16 @@ def phase_maps() -> dict[str, Drawing]:
     return {"phase_map": Drawing(draw, ("sparsity",))}
 
 
-__all__ = ["along", "cosines", "inference_along", "phase_maps", "recovery_along", "stairs"]
+__all__ = [
+    "along",
+    "budget",
+    "by_level",
+    "by_samples",
+    "by_seconds",
+    "cosines",
+    "inference_along",
+    "phase_maps",
+    "recovery",
+    "recovery_along",
+    "stairs",
+]

@@ -22,18 +22,15 @@ import concurrent.futures
 import functools
 import json
 import math
-import multiprocessing
 import os
 import pathlib
 import random
 import resource
-import runpy
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -48,8 +45,6 @@ ARGUMENTS = ("--preset=smoke", "--methods=sae_topk,sae_relu,online_dl,dl_fista")
 TIMES = {"fit_seconds", "encode_seconds", "compile_seconds"}
 # The last digit of a listed column, which is rounded to four decimals.
 ROUNDED = 1.01e-4
-# Wrong commands are many, and importing JAX is most of what each takes: their processes are forked from one that has it.
-SERVER = multiprocessing.get_context("forkserver")
 
 FLAGS = flags.FlagValues()
 _PARTS = flags.DEFINE_list("parts", None, "Which of the parts to run; by default all.", flag_values=FLAGS)
@@ -58,10 +53,6 @@ _SIGNALS = flags.DEFINE_integer("signals", 10, "SIGINTs, and as many SIGTERMs.",
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.", flag_values=FLAGS)
 _AT_ONCE = flags.DEFINE_integer("at_once", os.cpu_count() or 1, "Trials at once.", lower_bound=1, flag_values=FLAGS)
 _VERBOSE = flags.DEFINE_boolean("verbose", False, "Print the sentence of every wrong command.", flag_values=FLAGS)
-
-
-# Seconds after which a command that should have been refused is taken to be at work.
-_PATIENCE = 120
 
 
 class Trial(NamedTuple):
@@ -256,52 +247,15 @@ def inputs(reference: Reference, folder: pathlib.Path, rng: random.Random) -> It
     """Commands that cannot be carried out."""
     del reference, rng
     folder.mkdir(parents=True, exist_ok=True)
-    SERVER.set_forkserver_preload(["benchmarks.bench", "sae_gap"])
     for number, (binary, arguments) in enumerate(wrong_commands.commands(folder)):
-        yield functools.partial(_refused, binary, arguments, folder / f"inputs-{number}")
 
+        def wrong(binary=binary, arguments=arguments, place=folder / f"inputs-{number}") -> Trial:
+            said, faults = wrong_commands.give(binary, arguments, place)
+            if _VERBOSE.value:
+                sys.stdout.write(f"{' '.join([binary, *arguments])}\n  {said}\n")
+            return Trial("wrong command", 1, faults)
 
-def _refused(binary: str, arguments: Sequence[str], folder: pathlib.Path) -> Trial:
-    given = [argument.replace(wrong_commands.RESULTS, str(folder)) for argument in arguments]
-    said_in = folder.with_suffix(".txt")
-    process = SERVER.Process(target=_call, args=(binary, given, said_in))
-    process.start()
-    process.join(_PATIENCE)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    said = said_in.read_text().strip() if said_in.exists() else ""
-    # A forkserver that is busy may lose the code of a process, and then says 255.
-    ended = said_in.with_suffix(".code")
-    code = int(ended.read_text()) if ended.exists() else process.exitcode
-    sentences = [line for line in said.splitlines() if not line.startswith(("I", "W"))]
-    shown = " ".join([binary, *arguments])
-    if _VERBOSE.value:
-        sys.stdout.write(f"{shown}\n  {said}\n")
-    faults = []
-    if code != 2 or len(sentences) != 1 or len(said) > 1_000:
-        faults.append(f"{shown}: ends with {code}: {said[-300:]}")
-    if folder.exists():
-        faults.append(f"{shown}: leaves {sorted(_files(folder)) or 'an empty folder'}")
-    return Trial("wrong command", 1, faults)
-
-
-def _call(binary: str, arguments: Sequence[str], said_in: pathlib.Path) -> None:
-    """Runs a binary in this process, which has imported what is slow to import, and is used for nothing else."""
-    with said_in.open("wb") as said, open(os.devnull, "wb") as nowhere:
-        os.dup2(said.fileno(), 2)
-        os.dup2(nowhere.fileno(), 1)
-    sys.argv = [binary, *arguments]
-    code: Any = 0
-    try:
-        runpy.run_module(f"benchmarks.{binary}", run_name="__main__", alter_sys=True)
-    except SystemExit as end:
-        code = end.code
-    except BaseException:
-        traceback.print_exc()
-        code = 1
-    ended = code if isinstance(code, int) else int(code is not None)
-    results.write_atomically(said_in.with_suffix(".code"), str(ended).encode())
+        yield wrong
 
 
 def bits(reference: Reference, folder: pathlib.Path, rng: random.Random) -> Iterator[Callable[[], Trial]]:

@@ -17,8 +17,8 @@ Fitted models are kept under --models_dir, so that a run that was stopped goes o
 import dataclasses
 import functools
 import pathlib
+import shutil
 import sys
-import tempfile
 import time
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from absl import flags, logging
 from jaxtyping import Array, Float
 
 from benchmarks import cli
-from sae_gap import catalogue, devices, hosts, identity, results, tables
+from sae_gap import catalogue, devices, files, hosts, identity, results, tables
 from sae_gap.activations import Activations, fetched
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.encoders.jumprelu import JumpReLU
@@ -153,8 +153,8 @@ def score(model: Model, rows: Float[np.ndarray, "n input_dim"], sparsity: int) -
 
 def save(model: Model, folder: pathlib.Path) -> None:
     """Stores an SAE as SAELens does, and a dictionary alone as arrays of unit atoms and of the bias; what was there goes."""
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        new = pathlib.Path(temporary) / folder.name
+    new, old = files.draft_of(folder), files.draft_of(folder)
+    try:
         if model.encode is not None:
             save_sae(model, new)
         else:
@@ -162,8 +162,11 @@ def save(model: Model, folder: pathlib.Path) -> None:
             np.save(new / "dictionary.npy", np.asarray(unit_atoms(model.decoder)[0]))
             np.save(new / "bias.npy", np.asarray(model.bias))
         if folder.exists():
-            folder.rename(pathlib.Path(temporary) / "old")
+            folder.rename(old)
         new.rename(folder)
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def variance_of(activations: Activations) -> float:
@@ -241,7 +244,10 @@ def main() -> None:
 
 
 def scored(held: Activations) -> np.ndarray:
-    """The numbers of the held-out rows that are scored."""
+    """The numbers of the held-out rows that are scored.
+
+    They reach the last row, which `measure.spread` does not: rows that are kept, and the figures of RESULTS.md, are of these.
+    """
     return np.linspace(0, held.num_samples - 1, min(held.num_samples, _SCORED.value)).astype(int)
 
 

@@ -1,22 +1,30 @@
 """Commands that no binary can carry out, each of which must end with one sentence, exit code 2, and no file left."""
 
+import multiprocessing
+import os
 import pathlib
+import runpy
+import sys
 import tempfile
+import traceback
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
+from benchmarks import all as every
+from sae_gap import files
 from sae_gap import results as rows_on_disk
+
+# Commands are many, and importing JAX is most of what each takes: their processes are forked from one that has it.
+SERVER = multiprocessing.get_context("forkserver")
+# Seconds after which a command that should have been refused is taken to be at work.
+_PATIENCE = 120
 
 # Where the folder of results of a command goes.
 RESULTS = "{results}"
-
-STUDIES = (
-    *("amortisation_gap", "dict_quality", "dictionary_challenge", "encoder_budget", "frozen_decoder", "lambda_sensitivity"),
-    *("large_latents", "learning_dynamics", "phase_transition", "support_recovery", "vary_latents", "vary_samples"),
-    *("vary_sparsity", "warmstart_decoder", "warmstart_encoder", "worlds"),
-)
+_STUDIES = sorted(every.STUDIES)
 # Flags of every study with values that make no sense.
 _OF_STUDIES = {
     "preset": ("", "huge"),
@@ -61,7 +69,7 @@ def _all() -> Iterator[tuple[str, list[str]]]:
     wrong = [(name, value) for name, values in _OF_STUDIES.items() for value in values]
     # Each value at one study or another; all values at one.
     for number, (name, value) in enumerate(wrong):
-        for study in {"amortisation_gap", STUDIES[number % len(STUDIES)]}:
+        for study in {"amortisation_gap", _STUDIES[number % len(_STUDIES)]}:
             last = f"--results_dir={RESULTS}" if name != "results_dir" else "--dry_run"
             yield study, [f"--{name}={value}", last]
     for name, values in _OF_SOME.items():
@@ -69,7 +77,7 @@ def _all() -> Iterator[tuple[str, list[str]]]:
             yield "amortisation_gap", [f"--{name}={value}", f"--results_dir={RESULTS}"]
     for file in ("nan", "flat", "narrow", "text_rows", "objects", "words", "wide", "lone", "deep", "bomb"):
         yield "amortisation_gap", ["--data={scratch}/" + file + ".npz", f"--results_dir={RESULTS}"]
-    for study in STUDIES:
+    for study in sorted(every.STUDIES):
         yield study, ["--no_such_flag=1", f"--results_dir={RESULTS}"]
         yield study, ["word", f"--results_dir={RESULTS}"]
     yield "amortisation_gap", ["--results_dir={scratch}/file"]
@@ -238,4 +246,57 @@ def _row(**columns) -> str:
         return store.path.read_text().strip()
 
 
-__all__ = ["RESULTS", "commands", "write_files"]
+def give(binary: str, arguments: Sequence[str], folder: pathlib.Path) -> tuple[str, list[str]]:
+    """Gives a wrong command to a process of its own.
+
+    Args:
+      binary: its name.
+      arguments: its flags, with `RESULTS` in them for the folder.
+      folder: of results, which must not come to be.
+
+    Returns:
+      What the process said, and what is wrong with its end, a line each.
+    """
+    given = [argument.replace(RESULTS, str(folder)) for argument in arguments]
+    said_in = folder.with_suffix(".txt")
+    SERVER.set_forkserver_preload(["benchmarks.bench", "sae_gap"])
+    process = SERVER.Process(target=_call, args=(binary, given, said_in))
+    process.start()
+    process.join(_PATIENCE)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    said = said_in.read_text().strip() if said_in.exists() else ""
+    # A forkserver that is busy may lose the code of a process, and then says 255.
+    ended = said_in.with_suffix(".code")
+    code = int(ended.read_text()) if ended.exists() else process.exitcode
+    sentences = [line for line in said.splitlines() if not line.startswith(("I", "W"))]
+    shown = " ".join([binary, *arguments])
+    faults = []
+    if code != 2 or len(sentences) != 1 or len(said) > 1_000:
+        faults.append(f"{shown}: ends with {code}: {said[-300:]}")
+    if folder.exists():
+        left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+        faults.append(f"{shown}: leaves {left or 'an empty folder'}")
+    return said, faults
+
+
+def _call(binary: str, arguments: Sequence[str], said_in: pathlib.Path) -> None:
+    """Runs a binary in this process, which has imported what is slow to import, and is used for nothing else."""
+    with said_in.open("wb") as said, open(os.devnull, "wb") as nowhere:
+        os.dup2(said.fileno(), 2)
+        os.dup2(nowhere.fileno(), 1)
+    sys.argv = [binary, *arguments]
+    code: Any = 0
+    try:
+        runpy.run_module(f"benchmarks.{binary}", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    ended = code if isinstance(code, int) else int(code is not None)
+    files.write_atomically(said_in.with_suffix(".code"), str(ended).encode())
+
+
+__all__ = ["RESULTS", "SERVER", "commands", "give", "write_files"]

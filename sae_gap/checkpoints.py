@@ -21,8 +21,9 @@ from absl import logging
 from jaxtyping import PyTree
 
 from sae_gap import buckets, devices, hosts
+from sae_gap.files import write_atomically
 from sae_gap.npy import read_header
-from sae_gap.results import plain, write_atomically
+from sae_gap.results import plain
 
 _LONGEST_NOTE = 2**16
 _FAULTS = (
@@ -100,7 +101,7 @@ def _restored_parts(found: Saved, like: Mapping[str, PyTree]) -> Saved:
 
 
 def _read(path: pathlib.Path, like: Mapping[str, PyTree]) -> Saved:
-    """The same as arrays of NumPy, a random key as its words, in a list for each tree."""
+    """What a file holds, with NumPy arrays in a list for each tree, where a random key is its words."""
     try:
         if path.exists() and not path.is_file():
             raise ValueError("it is not a regular file")

@@ -58,10 +58,10 @@ def _of_samples(chosen: Sequence[jax.Device]) -> Mesh:
 def place(tree: Tree, mesh: Mesh) -> Tree:
     """Puts the arrays of a tree on the devices of a mesh, split along their leading axis where it divides evenly.
 
-    Meant for a split, whose leading axis is its samples; any other array is right as well, if not where it is best. An array
-    whose leading axis does not divide is copied to every device, since leaving samples out or adding some would change what is
-    learned. What is done with it is split all the same where that changes nothing: the coder fills the samples up with zeros,
-    and training splits its batches. With several processes, each must pass the same whole arrays.
+    Meant for a split, whose leading axis is its samples; other arrays may lie in a place that is slower, and give the same
+    results. An array whose leading axis does not divide is copied to every device, since leaving samples out or adding some
+    would change what is learned. Work on it is split all the same where that changes nothing: the coder fills the samples up
+    with zeros, and training splits its batches. With several processes, each must pass the same whole arrays.
 
     Args:
       tree: arrays in any tree; leaves that are not arrays stay as they are.
@@ -79,7 +79,7 @@ def _rows_of_each(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
-    """Puts the arrays of a tree on every device of a mesh, as `place` does those of one sample for all."""
+    """Puts the arrays of a tree whole on every device of a mesh: what all samples share."""
     return _put_all(tree, mesh, lambda leaf: PartitionSpec())
 
 

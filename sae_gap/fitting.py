@@ -29,7 +29,8 @@ class Fitted(NamedTuple):
     Attributes:
       step: the steps that it took.
       model: what was learned by then.
-      seconds: of the seed's own loop, beside as many others as there are cores; side by side, its share. Compilation apart.
+      seconds: that the seed's loop took, compilation apart, while those of other seeds ran on the other cores; side by side,
+        its share of the one loop of all seeds.
     """
 
     step: int

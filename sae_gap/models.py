@@ -19,7 +19,7 @@ import jax
 from absl import logging
 from jaxtyping import PRNGKeyArray
 
-from sae_gap import buckets, checkpoints, hosts, identity, results
+from sae_gap import buckets, checkpoints, files, hosts, identity, results
 from sae_gap.checkpoints import Checkpoint
 from sae_gap.checks import check_number, check_path
 from sae_gap.fitting import Fit, Fitted, blank_model, fit, goes_side_by_side
@@ -164,7 +164,7 @@ class Models:
         """Where the state of each fit is saved; side by side, one file holds all."""
         folders = [one.folder for one in wanted if one.folder is not None]
         for folder in folders if hosts.is_first() else ():
-            results.sweep(folder)
+            files.sweep(folder)
         if not goes_side_by_side(wanted[0].learner):
             return [Checkpoint(folder / "state.npz", self.every, folder.name) for folder in folders]
         name = results.key({"fits": [folder.name for folder in folders]})

@@ -133,14 +133,14 @@ def rows_of_parts(array: Any, layout: Layout | None, chosen: slice, num_samples:
     """Some rows of every part of an array's samples, part after part; nothing has to move to another device.
 
     Args:
-      array: `(n, width)` with as many rows as there are samples, repeated until they divide; of any other, None
-        included, nothing is chosen.
+      array: `(n, width)`, a row for each sample; its first rows are repeated at the end where n does not divide into parts.
+        None, and an array with another number of rows, is returned as it is.
       layout: of the samples, in as many parts; None is one part.
       chosen: the rows of each part.
       num_samples: n.
 
     Returns:
-      The rows, or what is no array of samples.
+      The rows, (parts × chosen, width).
     """
     if array is None or array.shape[0] != num_samples:
         return array

@@ -8,7 +8,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sae_gap.results import CELL, SIZES, Row, write_atomically
+from sae_gap.files import write_atomically
+from sae_gap.results import CELL, SIZES, Row
 
 # Columns that tell the lines of a summary apart, beside those in which its rows differ.
 BY = ("method", *CELL)

@@ -80,12 +80,12 @@ BUGS = (
     # Matching.
     ("sae_gap/matching.py", "np.where(self.cosine < 0, -1, 1)", "np.where(self.cosine < 0, 1, 1)", "tests/test_matching.py"),
     ("sae_gap/matching.py", "assign(np.abs(true_atoms.T @ atoms))", "assign(true_atoms.T @ atoms)", "tests/test_matching.py"),
-    ("sae_gap/matching.py", "second < bounds[free]", "second < 0 * bounds[free]", "tests/test_matching.py"),
+    ("sae_gap/assignment.py", "second < bounds[free]", "second < 0 * bounds[free]", "tests/test_assignment.py"),
     (
-        "sae_gap/matching.py",
+        "sae_gap/assignment.py",
         "np.flatnonzero(~live)[: len(left)]",
         "np.flatnonzero(live)[: len(left)]",
-        "tests/test_matching.py",
+        "tests/test_assignment.py",
     ),
     # The lasso.
     (
@@ -331,7 +331,7 @@ BUGS = (
     ("benchmarks/methods.py", "math.ceil(p.sae_steps / steps_per_epoch)", "p.epochs", "tests/benchmarks"),
     ("benchmarks/methods.py", "DLFista(p.weight,", "DLFista(", "tests/benchmarks"),
     (
-        "benchmarks/command.py",
+        "benchmarks/preset.py",
         "weight = self.weight if lam is None else lam",
         "weight = 0.1 if lam is None else lam",
         "tests/benchmarks/test_grammar.py tests/benchmarks/test_amortisation_gap.py",
@@ -715,8 +715,8 @@ BUGS = (
         "",
         "tests/test_buckets.py",
     ),
-    ("sae_gap/results.py", "    buckets.push(path)\n", "", "tests/test_buckets.py"),
-    ("sae_gap/results.py", "    return buckets.obstacle(directory)\n", "    return None\n", "tests/test_buckets.py"),
+    ("sae_gap/files.py", "    buckets.push(path)\n", "", "tests/test_buckets.py"),
+    ("sae_gap/files.py", "    return buckets.obstacle(directory)\n", "    return None\n", "tests/test_buckets.py"),
     ("sae_gap/checkpoints.py", "            buckets.push(self.path)\n", "", "tests/test_buckets.py"),
     ("sae_gap/models.py", "        buckets.pull(folder)\n", "", "tests/test_buckets.py"),
     ("sae_gap/stores.py", 'not text.startswith(f"{match[1]}://") or ', "", "tests/test_buckets.py"),

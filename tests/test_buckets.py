@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from sae_gap import Store, buckets, checkpoints, open_activations, results
+from sae_gap import Store, buckets, checkpoints, files, open_activations
 from sae_gap.activations import fetched
 
 ROWS = [{"key": f"{i}", "job": f"{i}", "value": i} for i in range(4)]
@@ -96,7 +96,7 @@ def test_a_state_is_pushed_and_removed_with_its_file(bucket):
 def test_what_is_written_and_removed_by_other_means_follows_at_the_end(bucket):
     with buckets.held():
         folder = buckets.local(bucket)
-        results.write_atomically(_made(folder / "study") / "old.png", b"old")
+        files.write_atomically(_made(folder / "study") / "old.png", b"old")
         (_made(folder / "study" / "sae") / "weights").write_bytes(b"weights")
         assert set(objects(bucket)) == {"study/old.png"}
         home = folder.parents[2]

@@ -394,7 +394,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path, monkeypatch, tasks, exp
 
 
 def test_a_finished_fit_leaves_no_states_and_no_drafts(tmp_path, tasks):
-    code = "import sys, pathlib; from sae_gap import results; print(results.draft_of(pathlib.Path(sys.argv[1])))"
+    code = "import sys, pathlib; from sae_gap import files; print(files.draft_of(pathlib.Path(sys.argv[1])))"
     folder = Models(tmp_path).folder(Walk(), SETTING)
     folder.mkdir()
     draft = subprocess.check_output([sys.executable, "-c", code, str(folder / "000003.npz")], text=True).strip()

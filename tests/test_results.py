@@ -4,7 +4,6 @@ import itertools
 import json
 import multiprocessing
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_gap import results
+from sae_gap import files, results
 from sae_gap.results import Store
 
 
@@ -333,7 +332,7 @@ def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
     def deny(**_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(results.tempfile, "TemporaryFile", deny)
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", deny)
     with pytest.raises(ValueError, match="Permission denied"):
         Store(tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
@@ -392,42 +391,6 @@ def test_keys_are_stable_and_distinct():
     assert results.key({"a": np.int64(2)}) == results.key({"a": 2.0})
     with pytest.raises(TypeError):
         results.key({"a": object()})
-
-
-def test_an_interrupted_replacement_keeps_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "summary.csv"
-    results.write_atomically(path, b"old")
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(results.os, "fsync", fail)
-    with pytest.raises(OSError, match="No space"):
-        results.write_atomically(path, b"new")
-    assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
-
-
-def draft_of_another(path):
-    """A draft that a process of this machine has left, which is gone by now."""
-    code = "import sys, pathlib; from sae_gap import results; print(results.draft_of(pathlib.Path(sys.argv[1])))"
-    return Path(subprocess.check_output([sys.executable, "-c", code, str(path)], text=True).strip())
-
-
-def test_a_store_sweeps_what_killed_processes_left(tmp_path):
-    gone = draft_of_another(tmp_path / "summary.csv")
-    gone.write_bytes(b"half")
-    folder = draft_of_another(tmp_path / "sae")
-    folder.mkdir()
-    (folder / "weights").write_bytes(b"half")
-    own = results.draft_of(tmp_path / "summary.csv")
-    elsewhere = gone.with_name(re.sub(r"[0-9a-f]{8}-", "00000000-", gone.name, count=1))
-    old = elsewhere.with_name(elsewhere.name[:-1] + ("0" if elsewhere.name[-1] != "0" else "1"))
-    kept = [own, elsewhere, tmp_path / ".hidden", tmp_path / ".summary.csv.12-ab"]
-    for path in (*kept, old):
-        path.write_bytes(b"half")
-    os.utime(old, (time.time() - 90_000,) * 2)
-    Store(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in kept}
 
 
 def test_provenance_is_plain_and_has_no_paths():

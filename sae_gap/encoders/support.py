@@ -1,4 +1,7 @@
-"""The best values on the support that another encoder chose: what its choice of latents costs, apart from its magnitudes."""
+"""The best values on the support that another encoder chose: what its choice of latents costs, apart from its magnitudes.
+
+All samples at once and compiled; `sae_gap.measure.refit` says when to take its values instead, sample by sample.
+"""
 
 import dataclasses
 import functools

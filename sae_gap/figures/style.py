@@ -17,7 +17,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from sae_gap import names, results
+from sae_gap import files, names
 
 # What figures are drawn from.
 Rows = Iterable[Mapping[str, Any]]
@@ -92,7 +92,7 @@ def save(figure: Figure, stem: str | os.PathLike[str]) -> list[Path]:
         content = io.BytesIO()
         figure.savefig(content, format=ending, dpi=200, metadata=metadata)
         paths.append(Path(f"{os.fspath(stem)}.{ending}"))
-        results.write_atomically(paths[-1], content.getvalue())
+        files.write_atomically(paths[-1], content.getvalue())
     return paths
 
 

@@ -6,6 +6,10 @@ others whose correlation `d_jᵀ(y - D z)` exceeds λ, or only the last of these
 are none, the values are the minimiser. The ridge μ is a few roundings of double precision; it lets supports hold dependent
 atoms, of which there must be some beyond input_dim, and costs at most `½μ‖z‖²`.
 
+`sae_gap.encoders.support` has the same two problems compiled, for all samples at once, in single precision and to a tolerance,
+which suits the small dictionaries of a study. Here each sample is solved by itself, which suits wide dictionaries of which a
+sample uses few atoms: the time of a sample goes with its support and not with the width. Tests hold one against the other.
+
 References:
   Portugal, Júdice & Vicente (1994), "A comparison of block pivoting and interior-point algorithms for linear least squares
   problems with nonnegative variables", Mathematics of Computation 63(208).

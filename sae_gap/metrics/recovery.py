@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap import matching
+from sae_gap.assignment import assign
 from sae_gap.checks import check_choice, check_seed
 from sae_gap.codes import SparseCodes
 from sae_gap.metrics.base import SCORED, Inferred
@@ -44,7 +45,7 @@ def mcc(true_codes: Float[ArrayLike, "n true"] | SparseCodes, codes: Float[Array
     if not inferred.shape[1]:
         return 0.0
     scores = matching.correlations(truth, inferred)
-    return float(scores[matching.assign(scores)].sum(dtype=np.float64) / truth.shape[1])
+    return float(scores[assign(scores)].sum(dtype=np.float64) / truth.shape[1])
 
 
 def mcc_paper(
@@ -90,7 +91,7 @@ def mcc_paper(
         return 0.0
     # The constant columns that were left out make pairs that count as 0.
     scores = matching.correlations(truth, inferred)
-    return float(scores[matching.assign(scores)].sum(dtype=np.float64) / width)
+    return float(scores[assign(scores)].sum(dtype=np.float64) / width)
 
 
 def _check(

@@ -22,7 +22,8 @@ from sae_gap.encoders.gated import Gated
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
-from sae_gap.results import draft_of, version
+from sae_gap.files import draft_of
+from sae_gap.results import version
 from sae_gap.saes import encoders, normalise, saelens
 from sae_gap.saes.base import SAE
 from sae_gap.saes.tensors import brief

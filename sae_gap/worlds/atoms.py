@@ -9,10 +9,15 @@ from sae_gap.worlds import published
 from sae_gap.worlds.law import Law
 
 _RATE, _BETAS, _EPSILON = 3e-4, (0.9, 0.999), 1e-8
+# The stream of a seed's random numbers that atoms are drawn from.
+_ATOMS = 42
 
 
 def atoms_of(law: Law) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarray, " input_dim"]]:
-    """The unit atoms as rows and the bias, in float32: drawn from the seed, or read from the files of a published world."""
+    """The unit atoms as rows and the bias, in float32: drawn from the seed, or of a published world read from its files.
+
+    Files are read again if they change, of which the title tells.
+    """
     return _atoms_of(law, law.title)
 
 
@@ -20,7 +25,7 @@ def atoms_of(law: Law) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarr
 def _atoms_of(law: Law, title: str) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarray, " input_dim"]]:
     if law.folder is not None:
         return published.read_atoms(law.folder)
-    rng = np.random.default_rng([law.seed, 42])
+    rng = np.random.default_rng([law.seed, _ATOMS])
     atoms = rng.standard_normal((law.num_features, law.input_dim), np.float32)
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
     bias = rng.standard_normal(law.input_dim, np.float32)

@@ -8,10 +8,11 @@ from typing import Any
 from sae_gap.worlds.law import Law
 from sae_gap.worlds.world import World
 
-# The published number of features, from which three levels of children fit below 128 roots.
+# The published number of features, and the least for which three levels of children fit below its 128 roots.
 _FULL = 16_384
 _THREE_LEVELS = 10_880
-# As loud as the benchmark's features, so that one λ serves all worlds.
+# What the small worlds have in common: features that go together by what their own law says alone, and are all as loud as the
+# benchmark's, so that one λ serves all worlds.
 _TOY = {
     "rank": 0,
     "loudest": 5.0,
@@ -24,7 +25,10 @@ _TOY = {
 
 
 def synthsae(num_features: int | None) -> dict[str, Any]:
-    """SynthSAEBench's law. Below 10,880 features trees have two levels of children, and a root for every 32 features."""
+    """SynthSAEBench's law. Below 10,880 features trees have two levels of children, and a root for every 32 features.
+
+    One tree of two levels has 21 features; fewer than that have none.
+    """
     number = _FULL if num_features is None else num_features
     deep = number >= _THREE_LEVELS
     trees = {"roots": number // 128, "depth": 3} if deep else {"roots": max(number // 32, int(number >= 21)), "depth": 2}

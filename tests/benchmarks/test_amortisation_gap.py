@@ -17,6 +17,7 @@ from benchmarks.bench import Preset
 from sae_gap import Setting, Store
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.support import OnSupport
+from sae_gap.study import PROTOCOLS
 
 SAES = ("relu", "topk", "jumprelu", "mp")
 METHODS = (
@@ -231,7 +232,7 @@ def test_the_published_protocol(tmp_path, headline, smoke):
 
 def test_what_the_protocols_fit_and_infer():
     source = Setting(100, 7)
-    presets = [Preset(lam=(0.3,), protocol=name) for name in bench.PROTOCOLS]
+    presets = [Preset(lam=(0.3,), protocol=name) for name in PROTOCOLS]
     strict, paper = ({method.name: method for method in BENCH.methods(source, preset)} for preset in presets)
     assert tuple(strict) == tuple(paper) == METHODS == BENCH.names
     assert (strict["dl_fista"].learner.split, paper["dl_fista"].learner.split) == ("train", "id")

@@ -15,7 +15,7 @@ import PIL.PngImagePlugin
 import pytest
 from absl.testing import flagsaver
 
-from benchmarks import cli, pages, report
+from benchmarks import cli, pages, rendering, report
 from sae_gap import tables
 
 HOSTILE = """<script>alert(1)</script> "quoted" 'single' & <img src=x onerror=alert(2)>"""
@@ -147,7 +147,7 @@ def browse(text, folder, width):
       parent.postMessage(JSON.stringify({inner: innerWidth, scroll: root.scrollWidth, body: document.body.scrollWidth, wide,
         images: images.length, seen: images.filter(image => image.complete && image.naturalWidth > 0).length}), "*");
     })</script></body>"""
-    policy = f'<meta http-equiv="Content-Security-Policy" content="{report._POLICY}">'
+    policy = f'<meta http-equiv="Content-Security-Policy" content="{rendering._POLICY}">'
     assert text.count(policy) == 1
     (folder / "probed.html").write_text(text.replace(policy, "").replace("</body>", probe))
     wrapper = f"""<!DOCTYPE html><pre id="found"></pre><script>
@@ -252,7 +252,7 @@ def test_hostile_texts_are_only_texts(tmp_path):
     (tmp_path / "script a" / "rows.jsonl").write_text(json.dumps(row) + "\n")
     tables.write_table(
         tmp_path / "script a" / "published.csv",
-        [dict.fromkeys(report._NUMBERS, 0.5) | {"method": HOSTILE, HOSTILE: HOSTILE, "metric": HOSTILE, "close": False}],
+        [dict.fromkeys(rendering.NUMBERS, 0.5) | {"method": HOSTILE, HOSTILE: HOSTILE, "metric": HOSTILE, "close": False}],
     )
     document = check_structure(make(tmp_path))
     assert {tag for tag, _, _ in document.tags} <= {

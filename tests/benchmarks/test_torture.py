@@ -123,9 +123,8 @@ def test_a_wrong_command_that_is_carried_out_is_a_fault(tmp_path, monkeypatch):
             ended.said = args[2]
             return ended
 
-        monkeypatch.setattr(torture.SERVER, "Process", make)
-        torture.FLAGS.mark_as_parsed()
-        return torture._refused("amortisation_gap", ["--no_such"], tmp_path / "results").faults
+        monkeypatch.setattr(wrong_commands.SERVER, "Process", make)
+        return wrong_commands.give("amortisation_gap", ["--no_such"], tmp_path / "results")[1]
 
     assert trial(Ended(2, "I1125 a line in the log\n--no_such is unknown; leave it out.\n")) == []
     assert len(trial(Ended(0, "--no_such is unknown; leave it out.\n"))) == 1

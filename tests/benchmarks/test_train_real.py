@@ -77,6 +77,8 @@ def test_every_method_is_trained_stored_and_scored(done, file, call):
     np.testing.assert_allclose(np.load(directory / "online_dl" / "bias.npy"), train.mean(), rtol=1e-5)
     again = call("train_real", *options)
     assert again[:2] == (0, out) and len(Store(directory).rows()) == len(rows)
+    # Each model has taken the place of the one before it, and left nothing of that or of its draft.
+    assert {path.name for path in directory.iterdir()} == {*rows, "rows.jsonl", "summary.csv"}
 
 
 TWO = """

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import vary_latents
 from benchmarks.bench import Preset
-from benchmarks.command import grid
+from benchmarks.preset import grid
 from benchmarks.worlds import BENCH
 from sae_gap import Setting, Store, World, catalogue
 from sae_gap.encoders.lasso import Lasso
