@@ -80,7 +80,7 @@ KINDS = {
     NOT_A_SIZE: "num_steps batch_size renormalise_every num_iterations block patience num_rounds k depth",
     NOT_POSITIVE: "visits margin learning_rate ridge least_rate greatest_rate threshold bandwidth rate tol",
     NOT_A_WEIGHT: "lam damping weight_decay penalty improvement max_iterations least_updates",
-    (1, None, "yes"): "nonneg replace centred families factored unit_atoms momentum",
+    (1, None, "yes"): "nonneg replace centred incoherent factored unit_atoms momentum",
     (3, "topk", Lasso): "encoder",
 }
 OPTIONS = {

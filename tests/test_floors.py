@@ -48,7 +48,7 @@ FLOORS = {
     **dict.fromkeys(("encoders.batchtopk", "encoders.lasso"), 2.75),
     **dict.fromkeys(("encoders", "identity"), 3),
     **dict.fromkeys(("learners.base", "metrics.base", "figures.style"), 3.5),
-    **dict.fromkeys(("learners.checks", "learners.renewal", "learners.families"), 3.6),
+    **dict.fromkeys(("learners.checks", "learners.renewal", "learners.incoherence", "learners.kinship", "learners.pulls"), 3.6),
     **dict.fromkeys(("fitting", "learners.online"), 3.75),
     "figures.log_axes": 3.6,
     "figures": 3.75,

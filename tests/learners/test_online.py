@@ -89,7 +89,7 @@ def test_a_step_is_the_one_that_is_documented(small):
     signals = small.train.signals[:40]
     state = learner.init(Split(small.train.signals), num_latents=60, key=jax.random.key(0))
     state = eqx.tree_at(lambda s: (s.energy, s.forgotten), state, (jnp.full(60, 0.2), jnp.asarray(0.5)))
-    sums, left, _ = learner._sums(state, signals, jnp.asarray(0.3))
+    sums, left = learner._sums(state, signals, jnp.asarray(0.3))
     new = learner._advance(state, sums, 40, jnp.asarray(0.3))
     threshold = max(2.5 * float(state.noise), 0.18 * float(state.amplitude))
     slots = default_slots(*state.dictionary.shape)

@@ -1,0 +1,52 @@
+"""Atoms parted: by hand, and beside a Gram matrix that is formed at once."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.learners import incoherence
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def unit(atoms):
+    return atoms / np.linalg.norm(atoms, axis=0)
+
+
+def test_coherent_pairs_part_and_the_more_central_atom_stays(rng):
+    frame = np.linalg.qr(rng.standard_normal((400, 5)))[0]
+    merged = unit(np.concatenate([frame[:, :1], frame[:, :1] + frame[:, 1:]], axis=1))
+    found = np.asarray(incoherence.part(jnp.asarray(merged, jnp.float32), 0.4))
+    np.testing.assert_allclose(found[:, 0], frame[:, 0], atol=1e-6)
+    assert (found[:, 0] @ found[:, 1:] < merged[:, 0] @ merged[:, 1:] - 0.1).all()
+
+
+@pytest.mark.parametrize(("input_dim", "level"), [(400, 0.3), (100, 0.4)])
+def test_coherence_that_chance_makes_is_left_alone(rng, input_dim, level):
+    """Below .3, and below four standard deviations of the cosine of random atoms."""
+    frame = np.linalg.qr(rng.standard_normal((input_dim, 4)))[0]
+    for cosine, stays in ((level - 0.02, True), (level + 0.02, False)):
+        pair = frame[:, :2].copy()
+        pair[:, 1] = cosine * frame[:, 0] + np.sqrt(1 - cosine**2) * frame[:, 1]
+        # What makes the first atom the more central one.
+        third = 0.9 * frame[:, :1] + np.sqrt(1 - 0.81) * frame[:, 2:3]
+        atoms = np.concatenate([pair, third], axis=1)
+        found = np.asarray(incoherence.part(jnp.asarray(atoms, jnp.float32)))
+        assert np.allclose(found[:, 1], atoms[:, 1], atol=1e-6) == stays
+        np.testing.assert_allclose(found[:, 0], atoms[:, 0], atol=1e-6)
+
+
+def test_blocks_of_columns_are_one_gram_matrix(rng, monkeypatch):
+    atoms = unit(rng.standard_normal((200, 25)))
+    atoms = unit(np.concatenate([atoms, atoms[:, :12] + 0.8 * atoms[:, 3:15], atoms[:, :6] + atoms[:, 12:18]], axis=1))
+    gram = atoms.T @ atoms - np.eye(43)
+    much = np.where(gram > 0.3, gram, 0)
+    central = much.sum(axis=0)
+    wanted = unit(atoms - 0.5 * atoms @ np.where(central[:, None] > central, much, 0))
+    assert np.abs(wanted - atoms).max() > 0.01
+    for columns in (43, 20, 7):
+        monkeypatch.setattr(incoherence, "_COLUMNS", columns)
+        np.testing.assert_allclose(incoherence.part(jnp.asarray(atoms, jnp.float32)), wanted, atol=2e-6)

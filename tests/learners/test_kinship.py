@@ -1,0 +1,181 @@
+"""Who is used with whom: counts by hand, and families in which the truth is known."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.learners import kinship
+from sae_gap.learners.kinship import Company
+
+CHILDREN = 4
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def company_of(codes):
+    """The counts of dense codes, by matrix products."""
+    codes = np.asarray(codes)
+    on = (codes > 0).astype(np.float32)
+    return Company(jnp.asarray(on.T @ on), jnp.asarray((codes.T @ codes).astype(np.float32)))
+
+
+def by_slot(codes, slots):
+    places = np.argsort(-codes, axis=1)[:, :slots]
+    return jnp.asarray(places), jnp.asarray(np.take_along_axis(codes, places, axis=1))
+
+
+def cosines(dictionary, truth):
+    """The cosine of each true atom with the nearest of the dictionary."""
+    return np.max(np.abs(np.asarray(truth).T @ np.asarray(dictionary)), axis=1)
+
+
+def test_counts_are_those_of_dense_codes(rng):
+    codes = np.where(rng.random((50, 12)) < 0.3, rng.random((50, 12)), 0).astype(np.float32)
+    places, values = by_slot(codes, 8)
+    assert (codes > 0).sum(axis=1).max() <= 8
+    found = kinship.count(kinship.nobody(12, jnp.float32), places, values)
+    twice = kinship.count(found, places, values)
+    wanted = company_of(codes)
+    np.testing.assert_allclose(found.together, wanted.together)
+    np.testing.assert_allclose(found.products, wanted.products, rtol=1e-5)
+    np.testing.assert_allclose(twice.products, 2 * wanted.products, rtol=1e-5)
+
+
+def test_shares_are_of_the_samples_that_use_the_column():
+    together = jnp.array([[10.0, 4.0], [4.0, 5.0]])
+    share, uses = kinship.shares(Company(together, together))
+    np.testing.assert_allclose(share, [[0, 0.8], [0.4, 0]], rtol=1e-6)
+    np.testing.assert_allclose(uses, [10, 5])
+
+
+def family(rng, *, alone=0.02, input_dim=64, n=4_000, spare=3):
+    """Orthonormal parent and children, atoms of no use beside them, and codes: the parent always, and at most one child."""
+    frame = np.linalg.qr(rng.standard_normal((input_dim, 1 + CHILDREN + spare)))[0]
+    codes = np.zeros((n, 1 + CHILDREN))
+    codes[:, 0] = 5 + 0.5 * rng.standard_normal(n)
+    which = rng.integers(0, CHILDREN, n)
+    codes[np.arange(n), 1 + which] = codes[:, 0] * (1 + 0.1 * rng.standard_normal(n))
+    codes[rng.random(n) < alone, 1:] = 0
+    return frame, codes
+
+
+def test_a_child_leaves_its_parent_and_the_parent_stays(rng):
+    frame, codes = family(rng)
+    mixed = frame.copy()
+    mixed[:, 1] = (frame[:, 1] + 0.25 * frame[:, 0]) / np.hypot(1, 0.25)
+    company = company_of(np.pad(codes, ((0, 0), (0, 3))))
+    found = kinship.push(jnp.asarray(mixed, jnp.float32), company, 0.5)
+    np.testing.assert_allclose(found[:, 0], frame[:, 0], atol=1e-6)
+    before, after = mixed[:, 0] @ mixed[:, 1], np.asarray(found)[:, 0] @ np.asarray(found)[:, 1]
+    # d ← unit(d - w c p) with c = d · p: the coherence falls to c (1 - w) / sqrt(1 - (2 w - w²) c²).
+    np.testing.assert_allclose(after, before * 0.5 / np.sqrt(1 - 0.75 * before**2), rtol=1e-4)
+
+
+def test_an_atom_that_is_on_in_most_uses_of_one_that_includes_it_becomes_its_base(rng):
+    frame = np.linalg.qr(rng.standard_normal((32, 2)))[0]
+    base, child = frame.T
+    v, u = (base + child) / np.sqrt(2), (base - 0.6 * child) / np.hypot(1, 0.6)
+    n = 1_000
+    signals = 5 * base + np.where(np.arange(n) < 300, 5.0, 0)[:, None] * child
+    codes = np.linalg.solve(np.stack([v, u]) @ np.stack([v, u]).T, np.stack([v, u]) @ signals.T).T
+    codes[np.abs(codes) < 1e-9] = 0
+    assert (codes >= 0).all()
+    found, company = kinship.rearrange(jnp.asarray(np.stack([v, u], axis=1), jnp.float32), company_of(codes))
+    np.testing.assert_allclose(np.abs(found.T @ frame), [[0, 1], [1, 0]], atol=1e-5)
+    # Both have moved.
+    assert not np.asarray(company.together).any()
+
+
+def test_a_parent_that_is_one_of_its_children_as_well_is_split(rng):
+    frame, codes = family(rng)
+    truth = frame[:, : 1 + CHILDREN]
+    v = (truth[:, 0] + truth[:, 1]) / np.sqrt(2)
+    rays = truth[:, :1] + truth[:, 2:]
+    others = rays - v[:, None] * (v @ rays)
+    used = np.concatenate([v[:, None], others / np.linalg.norm(others, axis=0)], axis=1)
+    dictionary = np.concatenate([used, frame[:, 1 + CHILDREN :]], axis=1)
+    signals = codes @ truth.T
+    coded = np.maximum(signals @ np.linalg.pinv(used).T, 0)
+    coded[coded < 1] = 0
+    company = company_of(np.pad(coded, ((0, 0), (0, 3))))
+    found, _ = kinship.rearrange(jnp.asarray(dictionary, jnp.float32), company)
+    assert cosines(dictionary, truth).min() < 0.72
+    # Rays p + c_k alone say p up to the mean of the children: cosines sqrt(4 / 5) and sqrt(3 / 4).
+    np.testing.assert_allclose(cosines(found, truth), [0.8**0.5, *[0.75**0.5] * CHILDREN], atol=0.03)
+
+
+@pytest.mark.parametrize("alone", [0.02, 0.4])
+def test_a_family_that_is_right_is_left_alone(rng, alone):
+    frame, codes = family(rng, alone=alone)
+    company = company_of(np.pad(codes, ((0, 0), (0, 3))))
+    dictionary = jnp.asarray(frame, jnp.float32)
+    found, kept = kinship.rearrange(dictionary, company)
+    np.testing.assert_array_equal(found, dictionary)
+    np.testing.assert_array_equal(kept.together, company.together)
+    np.testing.assert_allclose(kinship.push(dictionary, company, 0.5), frame, atol=1e-6)
+
+
+def test_loadings_are_those_of_one_common_factor(rng):
+    loading = rng.uniform(0.4, 0.9, 6)
+    products = np.outer(loading, loading)
+    np.fill_diagonal(products, 1)
+    exists = jnp.array([True, True, False, True, True, False])
+    found = kinship._loadings(jnp.asarray(products, jnp.float32), exists)
+    np.testing.assert_allclose(np.asarray(found)[np.asarray(exists)], loading[np.asarray(exists)], rtol=1e-5)
+
+
+def test_chance_coherence_and_atoms_that_are_not_included_are_left(rng):
+    frame, codes = family(rng)
+    mixed = frame.copy()
+    # Below 1 / sqrt(64) = .125, and above it.
+    for child, part in ((1, 0.1), (2, 0.2)):
+        mixed[:, child] = (frame[:, child] + part * frame[:, 0]) / np.hypot(1, part)
+    company = company_of(np.pad(codes, ((0, 0), (0, 3))))
+    moved = np.abs(np.asarray(kinship.push(jnp.asarray(mixed, jnp.float32), company, 0.5)) - mixed).max(axis=0) > 1e-6
+    assert moved.tolist() == [False, False, True] + [False] * 5
+    # On in three quarters of the uses of every child, the parent does not include them.
+    seldom = codes.copy()
+    seldom[rng.random(len(codes)) < 0.25, 0] = 0
+    company = company_of(np.pad(seldom, ((0, 0), (0, 3))))
+    np.testing.assert_allclose(kinship.push(jnp.asarray(mixed, jnp.float32), company, 0.5), mixed, atol=1e-6)
+
+
+def test_a_parent_whose_own_ray_is_the_common_one_is_kept_although_its_children_are_alike(rng):
+    """Children that share a direction q beside their parent p: rays p + c_k + .4 q, and p in two fifths of its uses."""
+    frame, codes = family(rng, alone=0.4, spare=4)
+    alike = frame[:, 1 : 1 + CHILDREN] + 0.4 * frame[:, -1:]
+    dictionary = np.concatenate([frame[:, :1], alike / np.linalg.norm(alike, axis=0), frame[:, 1 + CHILDREN : -1]], axis=1)
+    assert np.abs(dictionary[:, 1] @ dictionary[:, 2]) > kinship.SHARED
+    found, _ = kinship.rearrange(jnp.asarray(dictionary, jnp.float32), company_of(np.pad(codes, ((0, 0), (0, 3)))))
+    np.testing.assert_array_equal(found, jnp.asarray(dictionary, jnp.float32))
+
+
+@pytest.mark.parametrize("free", [5, 6, None])
+def test_the_child_that_the_parent_was_takes_an_atom_of_small_codes_or_of_no_use(rng, free):
+    """The parent's atom is p + c_1, on alone where c_1 is; of the atoms beside the family at most one is free."""
+    frame, codes = family(rng, n=8_000)
+    truth = frame[:, : 1 + CHILDREN]
+    v = (truth[:, 0] + truth[:, 1]) / np.sqrt(2)
+    rays = truth[:, :1] + truth[:, 2:]
+    others = rays - v[:, None] * (v @ rays)
+    # What was the place of c_1 has an atom of its own.
+    used = np.concatenate([v[:, None], frame[:, 7:8], others / np.linalg.norm(others, axis=0)], axis=1)
+    dictionary = np.concatenate([used, frame[:, 5:7]], axis=1)
+    coded = np.zeros((len(codes), 7))
+    family_codes = np.linalg.lstsq(used[:, [0, 2, 3, 4]], truth @ codes.T, rcond=None)[0].T
+    coded[:, [0, 2, 3, 4]] = np.where(family_codes > 1, family_codes, 0)
+    rest = rng.random((len(codes), 3)) < 0.2
+    coded[:, [1, 5, 6]] = rest * rng.uniform(4, 6, rest.shape)
+    if free == 5:
+        coded[:, 5] *= 0.3
+    if free == 6:
+        coded[:, 6] = 0
+        coded[:10, 6] = 5
+    found = np.asarray(kinship.rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))[0])
+    kept = [atom for atom in (1, 5, 6) if np.allclose(found[:, atom], dictionary[:, atom], atol=1e-6)]
+    assert kept == [atom for atom in (1, 5, 6) if atom != free]
+    if free is not None:
+        assert abs(found[:, free] @ truth[:, 1]) > 0.8
