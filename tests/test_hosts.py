@@ -253,5 +253,5 @@ def test_what_does_not_fit_is_refused(given, fault):
 def test_a_port_that_is_taken_is_refused():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(ValueError, match=f"coordinator has port {port}, which cannot be used here"):
+        with pytest.raises(ValueError, match=rf"has port {port}, which cannot be used here \([\w ]+\); choose"):
             hosts.start(f"localhost:{port}", 2, 0)
