@@ -32,6 +32,16 @@ _SMALLEST = 1_024
 # Seconds that CPUs wait for each other, where XLA would give up after half an hour: the first process may take longer over what
 # it alone does. One that is dead is noticed otherwise.
 _WAIT = "xla_cpu_collective_timeout_seconds", 7 * 86_400
+# Options of JAX by which processes compile programs that cannot talk to each other, or draw other numbers.
+_OPTIONS = (
+    "jax_enable_x64",
+    "jax_numpy_dtype_promotion",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_disable_jit",
+    "jax_debug_nans",
+)
 # How the errors of collectives begin or name what failed: XLA's status codes, and the libraries that carry them.
 _LOST = re.compile(r"\b(Gloo|NCCL|RCCL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|coordination service)\b", re.IGNORECASE)
 
@@ -54,7 +64,7 @@ def start(
 
     Raises:
       ValueError: some arguments are given and others not, or they fit neither each other nor the processes that came, or
-        without arguments nothing tells where the others are.
+        without arguments nothing tells where the others are. Or processes differ in their devices or in options of JAX.
     """
     given = (coordinator, num_processes, process_id)
     if None in given and given != (None, None, None):
@@ -103,7 +113,7 @@ def start(
     if len(set(counts)) > 1:
         raise ValueError(f"all processes must have as many devices, but they have {', '.join(map(str, counts))}.")
     # Connects them, so that from here on each notices at once when another is gone.
-    gather(None)
+    compare({name.upper(): jax.config.values.get(name) for name in _OPTIONS})
 
 
 def _give_up(coordinator: str | None, timeout: int) -> None:
