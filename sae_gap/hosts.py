@@ -53,7 +53,9 @@ def start(
 
     Without arguments JAX asks where it runs: TPU slices, Slurm's `srun`, Open MPI and Kubernetes tell it. A process that dies
     later ends all others within `HEARTBEAT` seconds. One that waits for it fails with an error, of which `is_lost` is true. One
-    that computes by itself JAX aborts, with a stack trace and exit code 134: `jax.distributed.initialize` leaves no choice.
+    that computes by itself JAX aborts, with a stack trace and exit code 134: `jax.distributed.initialize` takes no function to
+    call instead, and its clients end within milliseconds of process 0. The option `jax_enable_recoverability` spares those that
+    compute where another than process 0 dies, but then nobody would notice a host that is gone without a word.
 
     Args:
       coordinator: `host:port` of the process 0, at a port that is free there.

@@ -726,6 +726,8 @@ BUGS = (
     ("benchmarks/jobs/jobset.yaml", "completions: 4", "completions: 2", "tests/benchmarks/test_jobs.py"),
     ("benchmarks/jobs/jobset.yaml", "gke-tpu-topology: 4x4", "gke-tpu-topology: 2x4", "tests/benchmarks/test_jobs.py"),
     ("benchmarks/jobs/jobset.yaml", "containerName: study", "containerName: other", "tests/benchmarks/test_jobs.py"),
+    ("benchmarks/jobs/jobset.yaml", "timeout=3600", "timeout=120", "tests/benchmarks/test_jobs.py"),
+    ("benchmarks/jobs/Dockerfile", 'ENTRYPOINT ["sae-gap"]', 'ENTRYPOINT ["python", "-m"]', "tests/benchmarks/test_jobs.py"),
     ("benchmarks/jobs/Dockerfile", "COPY benchmarks benchmarks\n", "", "tests/benchmarks/test_jobs.py"),
     ("benchmarks/jobs/slurm.sbatch", 'exit "$code"', "exit 0", "tests/benchmarks/test_jobs.py"),
     ("benchmarks/jobs/slurm.sbatch", "; ((code == 128 + $(kill -l USR1)))", "; false", "tests/benchmarks/test_jobs.py"),
