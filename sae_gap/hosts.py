@@ -68,6 +68,8 @@ def start(
       ValueError: some arguments are given and others not, or they fit neither each other nor the processes that came, or
         without arguments nothing tells where the others are. Or processes differ in their devices or in options of JAX.
     """
+    if jax.distributed.is_initialized():
+        raise ValueError("the processes have been joined already; start them once, before anything else.")
     given = (coordinator, num_processes, process_id)
     if None in given and given != (None, None, None):
         raise ValueError(

@@ -28,6 +28,8 @@ refused(RuntimeError if process else Odd, lambda: hosts.agree(odd), "1 and 2")
 # Half an hour is too little to wait for what the first does alone.
 assert os.environ["XLA_FLAGS"].endswith(" --xla_cpu_collective_timeout_seconds=604800")
 
+refused(ValueError, lambda: hosts.start(f"localhost:{port}", 2, process, timeout=60), "joined already")
+
 # Any fault ends all.
 assert hosts.together(lambda: process) == process
 def fault():
