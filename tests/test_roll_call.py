@@ -100,9 +100,11 @@ def test_strangers_and_those_that_gave_up_are_no_processes(port):
         # Waits for process 2 in vain.
         (impatient,) = of(port, (1, 3), timeout=1.0)
         assert hold(impatient)[0].startswith("not all 3 processes joined")
-        strangers = [socket.create_connection(("localhost", port)) for _ in range(5)]
+        strangers = [socket.create_connection(("localhost", port)) for _ in range(6)]
         for one, said in zip(
-            strangers, (b"GET / HTTP/1.0\r\n\r\n", b"sae_gap x 3\n", b"x" * 9_000, b"", b"sae_gap 2"), strict=True
+            strangers,
+            (b"GET / HTTP/1.0\r\n\r\n", b"sae_gap x 3\n", b"x" * 9_000, b"", b"sae_gap 2", b"other 1 3\n"),
+            strict=True,
         ):
             one.sendall(said)
         strangers[3].close()
