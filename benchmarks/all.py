@@ -7,13 +7,13 @@ Flags that a study does not have are left out for it. Each study writes under <r
   python -m benchmarks.all --dry_run
 """
 
-import functools
 import importlib
 import sys
 
 from absl import flags, logging
 
 from benchmarks import cli, command
+from benchmarks.bench import Bench
 from sae_gap import hosts
 
 STUDIES = (
@@ -42,12 +42,17 @@ for _name in _SHARED:
 cli.define_distributed(FLAGS)
 
 
-def bench_of(name: str):
+def bench_of(name: str) -> Bench:
     """The study of a name."""
     return importlib.import_module(f"benchmarks.{name}").BENCH
 
 
-def main() -> None:
+def read() -> list[tuple[Bench, command.Read]]:
+    """Every study with what its command line says, all of which are checked before the first study runs.
+
+    Raises:
+      cli.UsageError: a flag is not known, or has a value that cannot be.
+    """
     unknown = [name for name in FLAGS.studies if name not in STUDIES]
     if unknown or not FLAGS.studies:
         raise cli.UsageError(f"--studies has {', '.join(unknown) or 'no name'}; choose from {', '.join(STUDIES)}.")
@@ -56,17 +61,25 @@ def main() -> None:
     for name in FLAGS.studies:
         bench = bench_of(name)
         arguments = [f"--{flag}={value}" for flag, value in given.items() if flag in bench.flags]
-        cli.parse([f"benchmarks.{name}", *arguments], bench.flags)
-        # Every command line is checked before the first study runs.
-        reads.append((bench, cli.together(functools.partial(command.read_study, bench, arguments))))
+        cli.take([f"benchmarks.{name}", *arguments], bench.flags)
+        reads.append((bench, command.read_study(bench, arguments)))
         for flag in bench.flags:
             # What the study was told here is no default of its own.
             bench.flags[flag].unparse()
-    for bench, read in reads:
+    return reads
+
+
+def main() -> None:
+    reads = cli.together(read)
+    try:
+        cli.compare(FLAGS)
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    for bench, one in reads:
         logging.info("%s", bench.name)
         if len(reads) > 1 and hosts.is_first():
             sys.stdout.write(f"# {bench.name}\n\n")
-        bench.execute(read)
+        bench.execute(one)
         if hosts.is_first():
             sys.stdout.write("\n")
 

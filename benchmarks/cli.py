@@ -76,7 +76,7 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
 
 
 def parse(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
-    """Parses a command line; a bad flag ends the process with one sentence and 2."""
+    """Parses a command line; `--help` ends the process with 0, and a bad flag with one sentence and 2."""
     if any(argument in ("--help", "-h", "-help", "--helpshort", "--helpfull") for argument in arguments[1:]):
         # absl's own --help exits with 1, and leaves out flags that another module than the binary defined.
         lines = flag_values.get_help(include_special_flags=False).splitlines()
@@ -84,16 +84,28 @@ def parse(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
         purpose = str(sys.modules["__main__"].__doc__).replace("python -m benchmarks.", COMMAND)
         sys.stdout.write(f"{purpose}\nflags:\n{named}\n")
         sys.exit(0)
+    try:
+        take(arguments, flag_values)
+    except UsageError as error:
+        _stop(str(error))
+
+
+def take(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
+    """Parses a command line.
+
+    Raises:
+      UsageError: a flag is not known, or has a value that cannot be.
+    """
     strange = next((argument for argument in arguments[1:] if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", argument)), None)
     if strange is not None:
         # Names go into pages, figures and terminals.
-        _stop(f"{strange!r} holds a character that cannot be printed; rename the file or the folder.")
+        raise UsageError(f"{strange!r} holds a character that cannot be printed; rename the file or the folder.")
     try:
         rest = flag_values(arguments)
     except flags.Error as error:
-        _stop(" ".join(str(error).split()).removesuffix(".") + "; see --help.")
+        raise UsageError(" ".join(str(error).split()).removesuffix(".") + "; see --help.") from error
     if len(rest) > 1:
-        _stop(f"{rest[1]!r} is not a flag; see --help.")
+        raise UsageError(f"{rest[1]!r} is not a flag; see --help.")
 
 
 def define_distributed(flag_values: flags.FlagValues) -> None:

@@ -5,15 +5,18 @@ on where it was; --rounds stops one on purpose, to tell from a few rounds how lo
 to rows.jsonl under <results_dir>/learn_stream/: seconds of a round and of all processors on it (the first compiles, and is
 apart), the most memory that the process has held, and the mean |cosine| of the true atoms with the nearest learned ones; where
 these are distinct, by the last column all of them, that is the cosine of the best assignment. All devices share the work; a CPU
-is one device, and XLA_FLAGS=--xla_force_host_platform_device_count=2 makes it two.
+is one device, and XLA_FLAGS=--xla_force_host_platform_device_count=2 makes it two. With --distributed many processes share it:
+processors are those of all, and the memory is that of the process which held most.
 
   python -m benchmarks.learn_stream --num_latents=30000 --num_samples=3600000 --passes=2
   python -m benchmarks.learn_stream --num_latents=100000 --num_samples=12000000 --passes=2 --rounds=3
 """
 
+import pathlib
 import statistics
 import sys
 import time
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -21,7 +24,7 @@ from absl import flags, logging
 from jaxtyping import Float, Int
 
 from benchmarks import cli
-from sae_gap import devices, results, tables
+from sae_gap import devices, hosts, identity, results, tables
 from sae_gap.checkpoints import Checkpoint
 from sae_gap.data import Stream
 from sae_gap.learners.online import OnlineDictionary
@@ -44,6 +47,17 @@ _EVERY = flags.DEFINE_float("every", 60.0, "Seconds between two saves.", lower_b
 _RESULTS_DIR = flags.DEFINE_string(
     "results_dir", "results", "Where the folder of this benchmark goes; gs:// and s3:// are buckets.", flag_values=FLAGS
 )
+cli.define_distributed(FLAGS)
+
+
+class Read(NamedTuple):
+    """What a process is to work on: where results go, how to learn, from which samples, and what a row says of them."""
+
+    directory: pathlib.Path
+    learner: OnlineDictionary
+    stream: Stream
+    setting: Setting
+    told: results.Row
 
 
 class _EnoughError(Exception):
@@ -66,7 +80,7 @@ class _Rounds:
         self._last, self.done = now, int(state.round)
         logging.info("round %d of %d: %.1f s, change %.3f", self.done, self._of, self.seconds[-1], float(state.change))
         if self._stop is not None and self.done >= self._stop:
-            self.dictionary = np.asarray(state.dictionary)
+            self.dictionary = np.asarray(hosts.whole(state.dictionary))
             raise _EnoughError
 
 
@@ -85,9 +99,13 @@ def _nearest(
     return cosine, nearest
 
 
-def main() -> None:
+def read() -> Read:
+    """Checks the flags, and draws the true dictionary.
+
+    Raises:
+      cli.UsageError: a flag has a value that cannot be.
+    """
     num_samples, passes = _NUM_SAMPLES.value, _PASSES.value
-    learner = OnlineDictionary(num_steps=_STEPS.value)
     directory = cli.folder("results_dir", _RESULTS_DIR.value) / NAME
     try:
         size = {"num_latents": _NUM_LATENTS.value, "sparsity": _SPARSITY.value, "num_samples": num_samples}
@@ -95,16 +113,27 @@ def main() -> None:
         stream = Stream(setting)
         if num_samples * passes < _STEPS.value:
             raise ValueError(f"--num_samples={num_samples} are too few for --num_steps={_STEPS.value} rounds.")
-        store = results.Store(directory)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
+    told = {"study": NAME, **setting.asdict(), "passes": passes, "num_steps": _STEPS.value}
+    return Read(directory, OnlineDictionary(num_steps=_STEPS.value), stream, setting, told)
+
+
+def main() -> None:
+    directory, learner, stream, setting, told = cli.together(read)
+    try:
+        cli.compare(FLAGS)
+        hosts.compare({"the code of its learner": identity.code(learner)})
+        store = hosts.on_first(lambda: results.Store(directory))
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    num_samples = setting.num_samples
 
     def source(start: int, count: int) -> np.ndarray:
         first = start % num_samples
         head = stream(first, min(count, num_samples - first))
         return head if len(head) == count else np.concatenate([head, source(start + len(head), count - len(head))])
 
-    told = {"study": NAME, **setting.asdict(), "passes": passes, "num_steps": _STEPS.value}
     save = Checkpoint(directory / "checkpoints" / f"{results.key(told)}.npz", _EVERY.value)
     rounds = _Rounds(_ROUNDS.value, _STEPS.value)
     try:
@@ -113,20 +142,29 @@ def main() -> None:
             source,
             num_latents=setting.num_latents,
             key=jax.random.key(setting.seed),
-            num_samples=num_samples * passes,
+            num_samples=num_samples * told["passes"],
             checkpoint=save,
             watch=rounds,
         )
         found = np.asarray(model.dictionary)
     except _EnoughError:
         found = rounds.dictionary
-    memory = devices.peak_memory()
-    cosine, nearest = _nearest(found, stream.dictionary)
-    scores = {"rounds": rounds.done, "cosine": float(cosine.mean()), "close": float((cosine > 0.9).mean())}
-    scores |= {"distinct": len(np.unique(nearest)) / len(nearest)}
-    paces = {"round_seconds": rounds.seconds, "processor_seconds": rounds.processor}
-    scores |= {name: statistics.median(seconds[1:] or seconds) for name, seconds in paces.items()} | {"memory": memory}
-    row = told | scores | results.provenance() | {"device": devices.describe()}
+    memory = max(hosts.gather(devices.peak_memory()))
+    processors = [sum(each) for each in zip(*hosts.gather(rounds.processor), strict=True)]
+    paces = {"round_seconds": rounds.seconds, "processor_seconds": processors}
+    measured = {name: statistics.median(seconds[1:] or seconds) for name, seconds in paces.items()} | {"memory": memory}
+
+    def tell() -> None:
+        cosine, nearest = _nearest(found, stream.dictionary)
+        scores = {"rounds": rounds.done, "cosine": float(cosine.mean()), "close": float((cosine > 0.9).mean())}
+        scores |= {"distinct": len(np.unique(nearest)) / len(nearest)} | measured
+        keep(results.held(store), told | scores | results.provenance() | {"device": devices.describe()})
+
+    hosts.on_first(tell)
+
+
+def keep(store: results.Store, row: results.Row) -> None:
+    """Stores the row of a run, and prints its line."""
     store.append([row | {"key": results.key(row), "job": results.key(row)}])
     columns = {"num_latents": "latents", "rounds": "rounds", "round_seconds": "s a round"}
     columns |= {

@@ -20,6 +20,7 @@ import pathlib
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -53,6 +54,8 @@ ROUNDS, BATCH_PER_LATENT, MARGIN = 100, 1.43, 4.0
 # Rows whose variance is summed at once.
 CHUNK = 4_096
 METHODS = ("topk", "batchtopk", "jumprelu", "relu", "online_dl")
+# What tells the lines of the summary apart.
+CELL = ("method", "num_latents", "sparsity")
 
 FLAGS = flags.FlagValues()
 _ACTIVATIONS = flags.DEFINE_string("activations", None, "File or folder of activations.", flag_values=FLAGS)
@@ -237,7 +240,8 @@ def main() -> None:
         fitted = models.fit(learner, [source], [task])[0]
         logging.info("%s: %.0f s of the processor; fitted in %.0f s", name, time.process_time() - began, fitted.end.seconds)
         fit = models.folder(learner, source)
-        row = {"study": NAME, "method": name, "fit": None if fit is None else fit.name} | source.asdict()
+        same = results.key({"options": identity.describe(learner), "code": identity.code(learner)})
+        row = {"study": NAME, "method": name, "fit": None if fit is None else fit.name, "learner": same} | source.asdict()
         # The lasso's weight is sought on all rows that are scored, which are few: the others wait.
         hosts.on_first(functools.partial(keep, store, directory / name, fitted.end, row, held))
     hosts.on_first(lambda: tell(store, directory, source, held))
@@ -274,13 +278,24 @@ def keep(kept: results.Store | None, folder: pathlib.Path, end: Fitted, row: res
 def tell(kept: results.Store | None, directory: pathlib.Path, source: Recording, held: Activations) -> None:
     """Writes the summary of the rows of these activations, and prints it."""
     data, count = source.asdict()["data"], len(scored(held))
-    found = [row for row in results.held(kept).rows() if row["data"] == data and row["num_scored"] == count]
+    found = _newest([row for row in results.held(kept).rows() if row["data"] == data and row["num_scored"] == count])
     metrics = ("l0_own", "fvu_own", "fvu_own_refit", "l0_lasso", "fvu_lasso", "fvu_lasso_refit", "fit_seconds")
-    summary = tables.summarise(found, by=("method", "num_latents", "sparsity"), metrics=metrics)
+    summary = tables.summarise(found, by=CELL, metrics=metrics)
     tables.write_summary(directory / "summary.csv", summary)
     labels = ("L0 own", "FVU own", "refit", "L0 lasso", "FVU lasso", "lasso refit", "fit s")
     columns = {"method": "method", "num_latents": "latents"} | dict(zip(metrics, labels, strict=True))
     sys.stdout.write(tables.format_table(summary, columns) + "\n")
+
+
+def _newest(rows: Sequence[results.Row]) -> list[results.Row]:
+    """The rows of each cell by the options and the code of its last run, one a seed; each has found its own weight."""
+    last = {tuple(row[name] for name in CELL): row.get("learner") for row in rows}
+    found = {}
+    for row in rows:
+        cell = tuple(row[name] for name in CELL)
+        if row.get("learner") == last[cell]:
+            found[(*cell, row["seed"])] = {name: value for name, value in row.items() if name != "lam"}
+    return list(found.values())
 
 
 if __name__ == "__main__":

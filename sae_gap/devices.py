@@ -19,7 +19,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from sae_gap.sharding import LATENTS, SAMPLES
+from sae_gap.checks import as_real, is_integer
+from sae_gap.sharding import LATENTS, SAMPLES, check_mesh
 from sae_gap.stores import cache_home
 
 Tree = TypeVar("Tree")
@@ -38,7 +39,7 @@ def mesh(latents: int = 1) -> Mesh:
       ValueError: `latents` is not a positive divisor of the number of devices.
     """
     count = jax.device_count()
-    if isinstance(latents, bool) or not isinstance(latents, int) or latents < 1 or count % latents:
+    if not is_integer(latents) or latents < 1 or count % latents:
         divisors = ", ".join(str(size) for size in range(1, count + 1) if count % size == 0)
         raise ValueError(f"latents must divide the number of devices, {count}, but it is {latents!r}; give one of {divisors}.")
     if latents == 1:
@@ -69,7 +70,12 @@ def place(tree: Tree, mesh: Mesh) -> Tree:
 
     Returns:
       The tree with its arrays placed.
+
+    Raises:
+      TypeError: `mesh` is none.
+      ValueError: it has no axis `samples`, or explicit ones.
     """
+    check_mesh(mesh, SAMPLES)
     return _put_all(tree, mesh, lambda leaf: _rows_of_each(leaf.shape, mesh))
 
 
@@ -80,6 +86,7 @@ def _rows_of_each(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
     """Puts the arrays of a tree whole on every device of a mesh: what all samples share."""
+    check_mesh(mesh)
     return _put_all(tree, mesh, lambda leaf: PartitionSpec())
 
 
@@ -151,8 +158,14 @@ def place_dictionary(
       The dictionary in place.
 
     Raises:
-      ValueError: the axis does not divide the number of latents.
+      TypeError: `mesh` is none.
+      ValueError: the axis does not divide the number of latents, the dictionary is no matrix, or the mesh has explicit axes.
     """
+    check_mesh(mesh)
+    if not isinstance(dictionary, jax.Array):
+        dictionary = as_real("dictionary", dictionary, "numbers of shape (input_dim, num_latents)")
+    if np.ndim(dictionary) != 2:
+        raise ValueError(f"dictionary must be of shape (input_dim, num_latents), but it is {np.shape(dictionary)}.")
     parts, num_latents = mesh.shape.get(LATENTS, 1), np.shape(dictionary)[1]
     if num_latents % parts:
         raise ValueError(

@@ -8,7 +8,6 @@ process by itself nothing here costs or changes anything.
 import os
 import pickle
 import re
-import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -18,6 +17,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
+
+from sae_gap.roll_call import RollCall
 
 T = TypeVar("T")
 
@@ -31,6 +32,16 @@ _SMALLEST = 1_024
 # Seconds that CPUs wait for each other, where XLA would give up after half an hour: the first process may take longer over what
 # it alone does. One that is dead is noticed otherwise.
 _WAIT = "xla_cpu_collective_timeout_seconds", 7 * 86_400
+# Options of JAX by which processes compile programs that cannot talk to each other, or draw other numbers.
+_OPTIONS = (
+    "jax_enable_x64",
+    "jax_numpy_dtype_promotion",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_disable_jit",
+    "jax_debug_nans",
+)
 # How the errors of collectives begin or name what failed: XLA's status codes, and the libraries that carry them.
 _LOST = re.compile(r"\b(Gloo|NCCL|RCCL|UNAVAILABLE|ABORTED|CANCELLED|DEADLINE_EXCEEDED|coordination service)\b", re.IGNORECASE)
 
@@ -42,7 +53,9 @@ def start(
 
     Without arguments JAX asks where it runs: TPU slices, Slurm's `srun`, Open MPI and Kubernetes tell it. A process that dies
     later ends all others within `HEARTBEAT` seconds. One that waits for it fails with an error, of which `is_lost` is true. One
-    that computes by itself JAX aborts, with a stack trace and exit code 134: `jax.distributed.initialize` leaves no choice.
+    that computes by itself JAX aborts, with a stack trace and exit code 134: `jax.distributed.initialize` takes no function to
+    call instead, and its clients end within milliseconds of process 0. The option `jax_enable_recoverability` spares those that
+    compute where another than process 0 dies, but then nobody would notice a host that is gone without a word.
 
     Args:
       coordinator: `host:port` of the process 0, at a port that is free there.
@@ -53,8 +66,10 @@ def start(
 
     Raises:
       ValueError: some arguments are given and others not, or they fit neither each other nor the processes that came, or
-        without arguments nothing tells where the others are.
+        without arguments nothing tells where the others are. Or processes differ in their devices or in options of JAX.
     """
+    if jax.distributed.is_initialized():
+        raise ValueError("the processes have been joined already; start them once, before anything else.")
     given = (coordinator, num_processes, process_id)
     if None in given and given != (None, None, None):
         raise ValueError(
@@ -72,14 +87,13 @@ def start(
             raise ValueError(
                 f"process_id must be from 0 to {num_processes - 1}, one less than num_processes, but it is {process_id}."
             )
-        if process_id == 0:
-            _check_free(int(port))
+        RollCall(coordinator, num_processes, process_id, timeout).hold()
     # Its signal handler would keep a process alive that is asked to end; what it would save is saved anyway.
     jax.config.update("jax_enable_preemption_service", False)
     flags, (name, seconds) = os.environ.get("XLA_FLAGS", ""), _WAIT
     if name not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --{name}={seconds}".strip()
-    watch = threading.Timer(timeout, _give_up, (coordinator, num_processes, process_id, timeout))
+    watch = threading.Timer(timeout, _give_up, (coordinator, timeout))
     watch.daemon = True
     watch.start()
     try:
@@ -99,50 +113,18 @@ def start(
         ) from error
     finally:
         watch.cancel()
-    if num_processes is not None and jax.process_count() != num_processes:
-        raise ValueError(
-            f"num_processes is {num_processes} here, but {jax.process_count()} for the coordinator; give all the same."
-        )
     counts = np.bincount([device.process_index for device in jax.devices()])
     if len(set(counts)) > 1:
         raise ValueError(f"all processes must have as many devices, but they have {', '.join(map(str, counts))}.")
     # Connects them, so that from here on each notices at once when another is gone.
-    gather(None)
+    compare({name.upper(): jax.config.values.get(name) for name in _OPTIONS})
 
 
-def _check_free(port: int) -> None:
-    """Refuses a port that JAX could not listen at, by which it would crash."""
-    with socket.socket() as probe:
-        # What has just ended may leave it in a state that is no obstacle.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise ValueError(
-                f"coordinator has port {port}, which cannot be used here ({error.strerror}); choose another."
-            ) from error
-
-
-def _give_up(coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: int) -> None:
+def _give_up(coordinator: str | None, timeout: int) -> None:
     where = "the coordinator" if coordinator is None else f"the coordinator {coordinator}"
-    sentence = (
-        f"{where} did not answer within {timeout} s, or not all processes came; check its address and how many were started."
+    _exit(
+        f"{where} did not answer within {timeout} s, or not all processes came; check its address and how many were started.", 2
     )
-    if coordinator is not None and process_id != 0:
-        host, _, port = coordinator.rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), 1).close()
-        except OSError:
-            sentence = f"{where} did not answer within {timeout} s; check its address, and that process 0 was started."
-        else:
-            sentence = (
-                f"not all {num_processes} processes joined {where} within {timeout} s; start all, each with its own process_id."
-            )
-    elif coordinator is not None:
-        sentence = (
-            f"not all {num_processes} processes joined {where} within {timeout} s; start all, each with its own process_id."
-        )
-    _exit(sentence, 2)
 
 
 def _exit(sentence: str, code: int) -> None:

@@ -16,6 +16,8 @@ from jax import lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
+from sae_gap.checks import check_type
+
 # The names of the axes.
 SAMPLES, LATENTS = "samples", "latents"
 
@@ -31,6 +33,20 @@ class Layout(NamedTuple):
     def num_parts(self) -> int:
         """The number of parts that samples are split into."""
         return math.prod(self.mesh.shape[axis] for axis in self.samples)
+
+
+def check_mesh(mesh: Any, *axes: str) -> None:
+    """Raises a TypeError for what is no mesh, and a ValueError for a mesh that lacks one of some axes or has explicit ones."""
+    check_type("mesh", mesh, Mesh, "make it by sae_gap.devices.mesh()")
+    for axis in axes:
+        if axis not in mesh.axis_names:
+            raise ValueError(f"the mesh has no axis {axis!r}; make it by sae_gap.devices.mesh().")
+    _check_auto(mesh)
+
+
+def _check_auto(mesh: Mesh | AbstractMesh) -> None:
+    if any(kind != AxisType.Auto for kind in mesh.axis_types):
+        raise ValueError("the mesh must have axes of type jax.sharding.AxisType.Auto; make it by sae_gap.devices.mesh().")
 
 
 def layout_of(signals: Any, dictionary: Any) -> Layout | None:
@@ -85,8 +101,7 @@ def _latents_of(dictionary) -> str | None:
 
 
 def _layout(mesh, latents: str | None) -> Layout:
-    if any(kind != AxisType.Auto for kind in mesh.axis_types):
-        raise ValueError("the mesh must have axes of type jax.sharding.AxisType.Auto; make it by sae_gap.devices.mesh().")
+    _check_auto(mesh)
     samples = tuple(axis for axis in mesh.axis_names if axis != latents)
     if not samples:
         # Samples are split into one part, but they need an axis for that.
@@ -227,6 +242,7 @@ __all__ = [
     "Layout",
     "axis_size",
     "by_device",
+    "check_mesh",
     "lay",
     "layout_of",
     "place_rows",

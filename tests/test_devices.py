@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from sae_gap import devices
 from sae_gap.types import Split
@@ -65,6 +66,36 @@ def test_one_device_leaves_arrays_free_to_move():
     split = devices.place(Split(np.ones((4, 2), np.float32)), mesh)
     assert isinstance(split.signals, jax.Array) and not split.signals.committed and split.codes is None
     np.testing.assert_array_equal(split.signals, jnp.ones((4, 2)))
+
+
+AUTO, EXPLICIT = jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit
+
+
+@pytest.mark.parametrize("door", [devices.place, devices.replicate, devices.place_dictionary])
+def test_what_is_no_mesh_to_place_on_is_refused(door):
+    array = np.ones((4, 2), np.float32)
+    for wrong in (None, "cpu", jax.devices()):
+        with pytest.raises(TypeError, match=r"mesh must be of class Mesh, but it is .*; make it by sae_gap\.devices\.mesh"):
+            door(array, wrong)
+    with pytest.raises(ValueError, match=r"must have axes of type jax\.sharding\.AxisType\.Auto"):
+        door(array, jax.make_mesh((1,), ("samples",), axis_types=(EXPLICIT,)))
+
+
+def test_samples_are_placed_along_an_axis_of_theirs():
+    with pytest.raises(ValueError, match=r"the mesh has no axis 'samples'; make it by sae_gap\.devices\.mesh"):
+        devices.place(np.ones((4, 2)), jax.make_mesh((1,), ("rows",), axis_types=(AUTO,)))
+
+
+@pytest.mark.parametrize("dictionary", [np.ones(3), 1.0, [[[1.0]]], "atoms"])
+def test_a_dictionary_that_is_no_matrix_is_not_placed(dictionary):
+    with pytest.raises(ValueError, match=r"^dictionary must be .*\(input_dim, num_latents\), but it is"):
+        devices.place_dictionary(dictionary, devices.mesh())
+
+
+def test_a_mesh_takes_any_kind_of_integer():
+    assert devices.mesh(np.int64(1)) == devices.mesh()
+    with pytest.raises(ValueError, match="latents must divide the number of devices, 1, but it is True"):
+        devices.mesh(True)
 
 
 CACHE = """

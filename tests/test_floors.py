@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 # A module that is not listed lies on the floor of its family. What the rest of a family builds on lies a fraction below it,
 # and what is built on the rest a fraction above.
 FLOORS = {
+    "roll_call": -0.5,
     **dict.fromkeys(("checks", "hosts", "names", "npy"), 0),
     "codes": 0.25,
     # The command, which starts binaries by their names.

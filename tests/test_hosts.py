@@ -28,6 +28,8 @@ refused(RuntimeError if process else Odd, lambda: hosts.agree(odd), "1 and 2")
 # Half an hour is too little to wait for what the first does alone.
 assert os.environ["XLA_FLAGS"].endswith(" --xla_cpu_collective_timeout_seconds=604800")
 
+refused(ValueError, lambda: hosts.start(f"localhost:{port}", 2, process, timeout=60), "joined already")
+
 # Any fault ends all.
 assert hosts.together(lambda: process) == process
 def fault():
@@ -253,5 +255,17 @@ def test_what_does_not_fit_is_refused(given, fault):
 def test_a_port_that_is_taken_is_refused():
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-        with pytest.raises(ValueError, match=f"coordinator has port {port}, which cannot be used here"):
+        with pytest.raises(ValueError, match=rf"has port {port}, which cannot be used here \([\w ]+\); choose"):
             hosts.start(f"localhost:{port}", 2, 0)
+
+
+def test_processes_whose_programs_could_not_talk_to_each_other_are_named(monkeypatch):
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments, **options: None)
+    for name, value in (("JAX_ENABLE_X64", "True"), ("JAX_DEFAULT_PRNG_IMPL", "rbg")):
+        # The other process has the options of this one, but for one.
+        monkeypatch.setattr(hosts, "gather", lambda mine, name=name, value=value: [mine, mine | {name: value}])
+        with pytest.raises(ValueError, match=rf"process 1 differs from process 0 in {name} \({value}, not "):
+            hosts.start(f"localhost:{port}", 1, 0)

@@ -22,7 +22,7 @@ from sae_gap.checkpoints import Checkpoint
 from sae_gap.checks import as_real, check_callable, check_size, check_type, shown
 from sae_gap.learners.checks import check_key
 from sae_gap.learners.online import OnlineDictionary, OnlineState, lay
-from sae_gap.sharding import LATENTS, SAMPLES
+from sae_gap.sharding import LATENTS, SAMPLES, check_mesh
 from sae_gap.types import Model, Split
 
 Source = Callable[[int, int], ArrayLike]
@@ -75,7 +75,8 @@ def fit_stream(
     check_type("learner", learner, OnlineDictionary, "give sae_gap.learners.online.OnlineDictionary()")
     check_key("key", key)
     check_type("checkpoint", checkpoint, (Checkpoint, type(None)), "give sae_gap.checkpoints.Checkpoint(path)")
-    check_type("mesh", mesh, (Mesh, type(None)), "make it by sae_gap.devices.mesh()")
+    if mesh is not None:
+        check_mesh(mesh, SAMPLES)
     if watch is not None:
         check_callable("watch", watch, "(state) -> None")
     if num_samples is not None:
@@ -103,8 +104,6 @@ def fit_stream(
     count, size = learner.minibatches(num_samples, num_latents)
 
     mesh = devices.mesh() if mesh is None else mesh
-    if SAMPLES not in mesh.axis_names:
-        raise ValueError(f"the mesh has no axis {SAMPLES!r}; make it by sae_gap.devices.mesh().")
     if num_latents % mesh.shape.get(LATENTS, 1):
         raise ValueError(f"num_latents is {num_latents}, which {mesh.shape[LATENTS]} devices cannot share evenly; change it.")
     fetch = functools.partial(_fetch, _checked(source), count, size, mesh)

@@ -101,7 +101,7 @@ def test_who_waits_in_vain_ends_by_a_sentence(pair, tmp_path):
         (("--distributed", "--num_processes=two"), "num_processes"),
     ],
 )
-@pytest.mark.parametrize("binary", ["vary_latents", "all", "train_real", "measure_sae"])
+@pytest.mark.parametrize("binary", ["vary_latents", "all", "train_real", "measure_sae", "learn_stream"])
 def test_flags_that_do_not_fit_are_refused(call, tmp_path, binary, flags, fault):
     code, out, err = call(binary, *flags, f"--results_dir={tmp_path / 'none'}")
     assert (code, out) == (2, "") and fault in err and err.count("\n") == 1

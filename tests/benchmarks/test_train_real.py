@@ -1,5 +1,6 @@
 """SAEs of one's own activations: stored as learned, scored as numpy does, on held-out rows that no fit has seen."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -29,6 +30,7 @@ def file(tmp_path_factory):
     return path
 
 
+STREAM = ("--num_latents=20", "--sparsity=2", "--num_samples=500", "--passes=2", "--num_steps=10", "--every=0")
 OPTIONS = (f"--num_latents={LATENTS}", f"--sparsity={K}", "--epochs=2", "--visits=2", "--max_scored=50")
 
 
@@ -81,9 +83,23 @@ def test_every_method_is_trained_stored_and_scored(done, file, call):
     assert {path.name for path in directory.iterdir()} == {*rows, "rows.jsonl", "summary.csv"}
 
 
+def test_a_run_with_other_options_takes_the_place_of_an_earlier_one(file, call, tmp_path):
+    options = (f"--activations={file}", f"--results_dir={tmp_path}", *OPTIONS, "--methods=topk")
+    told = []
+    for other in ((), ("--epochs=1",), ("--epochs=1", "--seed=1")):
+        code, _, err = call("train_real", *options, *other)
+        assert code == 0, err
+        with (tmp_path / "train_real" / "summary.csv").open() as lines:
+            (line,) = csv.DictReader(lines)
+        told.append(float(line["fvu_own_mean"]))
+    first, second, third = (row["fvu_own"] for row in Store(tmp_path / "train_real").rows())
+    assert first != second and told == [first, second, pytest.approx((second + third) / 2)]
+
+
 TWO = """
 import shutil
-from benchmarks import cli, train_real
+from benchmarks import all as every
+from benchmarks import cli, learn_stream, train_real
 from sae_gap.recording import Recording
 
 shutil.copy(f"{folder}/x.npz", "x.npz")
@@ -105,12 +121,34 @@ refused(cli.UsageError, lambda: call(train_real, "--activations=x.npz", f"--epoc
 if process:
     os.remove("x.npz")
 refused(cli.UsageError, lambda: call(train_real, "--activations=x.npz"), "x.npz is neither a file nor a folder")
+
+# A stream, of which each process draws the rows of its own devices.
+from sae_gap.data import Stream
+stream, asked, drawn = json.load(open(f"{folder}/stream.json")), [], Stream.__call__
+Stream.__call__ = lambda self, start, count: asked.append(count) or drawn(self, start, count)
+for options, saved in ((["--rounds=2"], True), ([], False)):
+    call(learn_stream, *stream, *options)
+    learn_stream.FLAGS["rounds"].unparse()
+    folders = [f"host{process}", "results", "learn_stream", "checkpoints"]
+    assert os.path.exists("/".join([folder, *folders])) == (saved and process == 0)
+# Six minibatches of sixteen a round: of the first two and what was fetched ahead, once more the first, and the other eight.
+assert max(asked) == 8 and sum(asked) == 12 * 6 * 8, asked
+told = "process 1 differs from process 0 in seed (1, not 0)"
+refused(cli.UsageError, lambda: call(learn_stream, *stream, f"--seed={process}"), told)
+refused(cli.UsageError, lambda: call(learn_stream, f"--num_latents={40 - 39 * process}"), "must be below num_latents")
+
+# What all processes of all studies are told, before the first of them.
+studies = ["amortisation_gap", "vary_samples"]
+told = "process 1 differs from process 0 in studies (['amortisation_gap'], not ['amortisation_gap', 'vary_samples'])"
+refused(cli.UsageError, lambda: call(every, "--preset=smoke", f"--studies={','.join(studies[: 2 - process])}"), told)
+refused(cli.UsageError, lambda: call(every, f"--preset={'smoky' if process else 'smoke'}"), "smoky")
 """
 
 
-def test_two_processes_learn_and_score_as_one(done, file, run_pair, tmp_path):
+def test_two_processes_learn_and_score_as_one(done, file, call, run_pair, tmp_path):
     shutil.copy(file, tmp_path / "x.npz")
     (tmp_path / "options.json").write_text(json.dumps(OPTIONS))
+    (tmp_path / "stream.json").write_text(json.dumps(STREAM))
     run_pair(TWO, tmp_path)
     alone, two = rows_in(Path(done[0][1].partition("=")[2])), rows_in(tmp_path / "host0" / "results")
     assert two.keys() == {"topk", "online_dl"}
@@ -119,6 +157,12 @@ def test_two_processes_learn_and_score_as_one(done, file, run_pair, tmp_path):
         for name, value in row.items():
             if isinstance(value, float) and name != "fit_seconds":
                 assert value == pytest.approx(alone[method][name], abs=1e-5), (method, name)
+
+    assert call("learn_stream", *STREAM, f"--results_dir={tmp_path / 'alone'}")[0] == 0
+    stopped, whole = Store(tmp_path / "host0" / "results" / "learn_stream").rows()
+    (expected,) = Store(tmp_path / "alone" / "learn_stream").rows()
+    assert (stopped["rounds"], whole["rounds"]) == (2, 10) and whole["device"].startswith("4 x cpu")
+    assert whole["cosine"] == pytest.approx(expected["cosine"], abs=1e-4)
 
 
 def test_scores_are_those_of_numpy():

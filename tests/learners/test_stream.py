@@ -114,6 +114,7 @@ def test_half_precision_is_widened(signals):
         (np.zeros((100, 5)), {"num_samples": 101}, "only 100"),
         (np.zeros((100, 5)), {"num_latents": 0}, "num_latents must be a positive integer"),
         (np.zeros((100, 5)), {"mesh": jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))}, "no axis"),
+        (np.zeros((100, 5)), {"mesh": jax.make_mesh((1,), ("samples",))}, "must have axes of type"),
     ],
 )
 def test_faults_are_said(source, options, message):
