@@ -10,7 +10,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sae_gap import Setting, Split, devices, draw, fit_stream
 from sae_gap.checkpoints import Checkpoint
+from sae_gap.learners.families import Families
 from sae_gap.learners.online import OnlineDictionary, lay
+from sae_gap.types import Model
 
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 COLLECTIVE = re.compile(rf' = (.*?) ({KINDS})\(.*op_name="([^"]*)"')
@@ -33,6 +35,20 @@ def compare(one, many, atol):
 @eqx.filter_jit
 def learn(learner, signals, state):
     return jax.lax.fori_loop(0, 2, lambda _, state: learner.step(Split(signals), state), state)
+
+
+def test_families_are_counted_alike(task):
+    # Samples that do not divide, in a round that rearranges and one that solves.
+    signals, mesh = task.train.signals[:198], mesh_of(4)
+    learner = Families(base=OnlineDictionary(), num_steps=9)
+    base = Model(task.dictionary, jax.numpy.full(task.input_dim, 0.01))
+    state = learner.init(Split(signals), num_latents=60, key=jax.random.key(0), base=base)
+    one = learn(learner, signals, state)
+    with jax.set_mesh(mesh):
+        state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+        many = learn(learner, devices.place(signals, mesh), state)
+    for name in ("dictionary", "noise", "amplitude", "change"):
+        np.testing.assert_allclose(getattr(one, name), getattr(many, name), atol=1e-5, rtol=1e-4, err_msg=name)
 
 
 def test_a_pool_is_learned_from_alike(task):
