@@ -632,12 +632,6 @@ BUGS = (
     ),
     (
         "sae_gap/solvers/blocks.py",
-        "self.iterations[rows] += iterations",
-        "self.iterations[rows] = iterations",
-        "tests/solvers/test_blocks.py tests/solvers/test_coding.py",
-    ),
-    (
-        "sae_gap/solvers/blocks.py",
         "state = state._replace(done=np.asarray(state.done) | (np.arange(size) >= count))",
         "pass",
         "tests/solvers/test_blocks.py tests/solvers/test_coding.py",
