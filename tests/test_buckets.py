@@ -110,6 +110,29 @@ def test_what_is_written_and_removed_by_other_means_follows_at_the_end(bucket):
     assert set(objects(bucket)) == {"study/sae/weights"}
 
 
+def test_a_folder_is_asked_for_once_and_never_the_files_that_are_here(bucket):
+    fsspec.filesystem("memory").pipe_file("/bucket/results/study/rows.jsonl", b"a row\n")
+    listed = mock.patch.object(buckets.stores, "entries", side_effect=buckets.stores.entries)
+    brought = mock.patch.object(MemoryFileSystem, "get_file", autospec=True, side_effect=MemoryFileSystem.get_file)
+    with buckets.held(), listed as lists, brought as gets:
+        folder = buckets.local(bucket) / "study"
+        results.write_atomically(_made(folder) / "page.json", b"mine")
+        for _ in range(2):
+            buckets.pull(folder)
+        assert lists.call_count == gets.call_count == 1 and (folder / "page.json").read_bytes() == b"mine"
+
+
+def test_what_never_was_here_stays_there_and_drafts_of_others_do_not_come(bucket):
+    for name in ("theirs.png", ".sae_gap-probe"):
+        fsspec.filesystem("memory").pipe_file(f"/bucket/results/study/{name}", b"theirs")
+    with buckets.held():
+        folder = buckets.local(bucket) / "study"
+        buckets.push(folder / "theirs.png")
+        buckets.pull(folder)
+        assert [path.name for path in folder.iterdir()] == ["theirs.png"]
+    assert set(objects(bucket)) == {"study/theirs.png", "study/.sae_gap-probe"}
+
+
 def test_paths_are_as_they_were_without_a_bucket(tmp_path):
     with buckets.held():
         assert buckets.local(tmp_path) == tmp_path == fetched(tmp_path)
