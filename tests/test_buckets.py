@@ -128,7 +128,9 @@ def test_what_never_was_here_stays_there_and_drafts_of_others_do_not_come(bucket
     with buckets.held():
         folder = buckets.local(bucket) / "study"
         buckets.push(folder / "theirs.png")
-        buckets.pull(folder)
+        buckets.pull(folder.parent)
+        assert not folder.exists()
+        buckets.pull(folder.parent, below=True)
         assert [path.name for path in folder.iterdir()] == ["theirs.png"]
     assert set(objects(bucket)) == {"study/theirs.png", "study/.sae_gap-probe"}
 
@@ -195,6 +197,11 @@ def test_a_bucket_that_is_not_there_is_said_to_be_so(bucket, call):
     with mock.patch.object(MemoryFileSystem, "pipe_file", side_effect=FileNotFoundError("https://store/b/bucket/o")):
         code, _, err = call("amortisation_gap", *RUN, f"--results_dir={bucket}")
     assert (code, err.count("\n")) == (2, 1) and f"cannot be written to {bucket}/amortisation_gap (it is not there)" in err
+
+
+def test_a_bucket_that_keeps_what_is_replaced_is_no_place_for_rows(bucket):
+    with buckets.held(), mock.patch.object(MemoryFileSystem, "cat_file", return_value=b"first"):
+        assert buckets.obstacle(buckets.local(bucket)) == "what is written there does not stay"
 
 
 def test_models_need_a_bucket_that_can_be_written_as_well(bucket, call, tmp_path):
