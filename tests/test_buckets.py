@@ -1,6 +1,7 @@
 """Buckets: a run in one leaves what it leaves in a folder, goes on after any kill, and says what a store refuses."""
 
 import contextlib
+import os
 import re
 import shutil
 import sys
@@ -108,6 +109,16 @@ def test_what_is_written_and_removed_by_other_means_follows_at_the_end(bucket):
         (folder / "study" / "old.png").unlink()
         (folder / "study" / ".draft").write_bytes(b"")
     assert set(objects(bucket)) == {"study/sae/weights"}
+
+
+def test_what_is_rewritten_in_as_many_bytes_follows_too(bucket):
+    with buckets.held():
+        path = _made(buckets.local(bucket)) / "page.json"
+        results.write_atomically(path, b"old")
+        path.write_bytes(b"new")
+        # Later than the first, however coarse the clock.
+        os.utime(path, ns=(path.stat().st_mtime_ns + 10**9,) * 2)
+    assert objects(bucket) == {"page.json": b"new"}
 
 
 def test_a_folder_is_asked_for_once_and_never_the_files_that_are_here(bucket):
