@@ -19,6 +19,8 @@ pytestmark = pytest.mark.usefixtures("optimised")
 
 QUICK = OnlineDictionary(visits=100)
 TINY = OnlineDictionary(num_steps=3, visits=4)
+# For what happens within a round.
+SHORT = OnlineDictionary(num_steps=10, replace=False)
 
 
 def cosine(task, model):
@@ -84,27 +86,53 @@ def run(learner, signals, num_latents, rounds=None):
     return state
 
 
-def test_a_step_is_the_one_that_is_documented(small):
-    learner = OnlineDictionary(num_steps=10)
+@eqx.filter_jit
+def take_minibatch(learner, state, signals, progress):
+    sums, left, _ = learner._sums(state, signals, progress)
+    return learner._advance(state, sums, len(signals), progress), left
+
+
+@pytest.fixture(scope="module")
+def begun(small):
+    """A state with a past, of which the noise is small beside the floor."""
+    state = SHORT.init(Split(small.train.signals), num_latents=60, key=jax.random.key(0))
+    past = jnp.full(60, 0.2), jnp.asarray(0.5), jnp.asarray(0.02), jnp.asarray(1.0)
+    return eqx.tree_at(lambda s: (s.energy, s.forgotten, s.noise, s.amplitude), state, past)
+
+
+@pytest.mark.parametrize("progress", [0.3, 0.95])
+def test_a_step_is_the_one_that_is_documented(small, begun, progress):
     signals = small.train.signals[:40]
-    state = learner.init(Split(small.train.signals), num_latents=60, key=jax.random.key(0))
-    state = eqx.tree_at(lambda s: (s.energy, s.forgotten), state, (jnp.full(60, 0.2), jnp.asarray(0.5)))
-    sums, left, _ = learner._sums(state, signals, jnp.asarray(0.3))
-    new = learner._advance(state, sums, 40, jnp.asarray(0.3))
-    threshold = max(2.5 * float(state.noise), 0.18 * float(state.amplitude))
-    slots = default_slots(*state.dictionary.shape)
-    found = pursue(signals, atom_rows(state.dictionary, slots), threshold, threshold, num_slots=slots)
-    codes, atoms = np.zeros((40, 60)), np.asarray(state.dictionary, float)
+    new, left = take_minibatch(SHORT, begun, signals, jnp.asarray(progress))
+    late = max(0, (progress - 0.85) / 0.15)
+    rate = 0.1 * 0.2**late if late else 0.5 * 0.2 ** (progress / 0.85)
+    floor = 0.18 * (0.03 / 0.18) ** late
+    assert floor > 2.5 * 0.02
+    slots = default_slots(*begun.dictionary.shape)
+    found = jax.jit(pursue, static_argnames="num_slots")(
+        signals, atom_rows(begun.dictionary, slots), floor, floor, num_slots=slots
+    )
+    codes, atoms = np.zeros((40, 60)), np.asarray(begun.dictionary, float)
     np.add.at(codes, (np.arange(40)[:, None], np.asarray(found.places)), np.asarray(found.codes))
     residual = np.asarray(signals) - codes @ atoms.T
     np.testing.assert_allclose(left, residual, atol=1e-5)
     squares = (codes**2).sum(axis=0)
     mean = (0.7 * 0.2 + 0.3 * squares) / (1 - 0.35)
-    rate = 0.5 * (0.1 / 0.5) ** (0.3 / 0.85)
     moved = atoms + rate * (residual.T @ codes) / (mean + 0.01 * mean.mean())
     np.testing.assert_allclose(new.dictionary, moved / np.linalg.norm(moved, axis=0), atol=1e-5)
-    assert float(new.noise) == pytest.approx(np.sqrt(0.9 * float(state.noise) ** 2 + 0.1 * (residual**2).mean()), rel=1e-5)
-    assert float(new.amplitude) == pytest.approx(0.1 * np.sqrt(squares.sum() / (codes != 0).sum()), rel=1e-5)
+    assert float(new.noise) == pytest.approx(np.sqrt(0.9 * 0.02**2 + 0.1 * (residual**2).mean()), rel=1e-5)
+    assert float(new.amplitude) == pytest.approx(0.9 + 0.1 * np.sqrt(squares.sum() / (codes != 0).sum()), rel=1e-5)
+
+
+def test_a_round_goes_on_minibatch_by_minibatch(small, begun):
+    begun = eqx.tree_at(lambda s: s.round, begun, jnp.asarray(5))
+    first, second = np.asarray(small.train.signals[:80]).reshape(2, 40, -1)
+    whole = eqx.filter_jit(SHORT.round)(jnp.stack([first, second]), begun)
+    for late, same in ((0.55, True), (0.5, False)):
+        state, _ = take_minibatch(SHORT, begun, first, jnp.asarray(0.5))
+        state, _ = take_minibatch(SHORT, state, second, jnp.asarray(late))
+        assert np.allclose(whole.dictionary, state.dictionary, atol=2e-5) is same
+    assert int(whole.round) == 6
 
 
 @pytest.mark.parametrize(
