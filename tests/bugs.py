@@ -165,6 +165,32 @@ BUGS = (
     ("sae_gap/learners/online.py", "sums = lax.psum(sums, axis)", "pass", "tests/test_sharding.py"),
     ("sae_gap/sharding.py", " or axis_name in mesh.manual_axes", "", "tests/test_sharding.py"),
     (
+        "sae_gap/sharding.py",
+        "return jax.tree.map(lambda a: a[:num_samples], found) if spare else found",
+        "return found",
+        "tests/test_sharding.py",
+    ),
+    (
+        "sae_gap/sharding.py",
+        "array[np.arange(num_samples + spare) % num_samples] if spare else array",
+        "jnp.pad(array, ((0, spare), (0, 0))) if spare else array",
+        "tests/test_sharding.py",
+    ),
+    ("sae_gap/sharding.py", "or mesh.manual_axes or mesh.size == 1:", "or mesh.size == 1:", "tests/test_sharding.py"),
+    (
+        "sae_gap/sharding.py",
+        "if any(kind != AxisType.Auto for kind in mesh.axis_types):",
+        "if False:",
+        "tests/test_sharding.py",
+    ),
+    (
+        "sae_gap/sharding.py",
+        "array if size == 1 or len(array) % size else spread",
+        "array if size == 1 else spread",
+        "tests/test_sharding.py",
+    ),
+    ("sae_gap/sharding.py", "own = leaf.ndim > lead and leaf.shape[lead] in counts", "own = False", "tests/test_sharding.py"),
+    (
         "sae_gap/checkpoints.py",
         'if getattr(like, "committed", False) else',
         "if hasattr(like, 'sharding') else",
