@@ -178,3 +178,15 @@ def test_supports_beyond_the_first_slots_need_no_double_precision(monkeypatch):
     solution = solve(signals, dictionary, 0.03 * np.max(signals @ dictionary, axis=1))
     assert ended and not any(ended), "a sample that is done is worked on no more"
     assert bool(jnp.all(solution.converged)) and int(jnp.sum(solution.codes > 0, axis=1).max()) > blocks.FEWEST_SLOTS
+
+
+def test_no_work_is_done_on_what_fills_a_block_up(monkeypatch):
+    advance, begun = blocks._advance, []
+
+    def counted(problem, state, least):
+        begun.append(int(np.sum(~np.asarray(state.done))))
+        return advance(problem, state, least)
+
+    monkeypatch.setattr(blocks, "_advance", counted)
+    solve(*coherent(6, 5, 25, 80, 4), 0.05)
+    assert begun and max(begun) <= 5 < min(blocks.SHAPES)
