@@ -41,8 +41,8 @@ from sae_gap import results, tables
 
 STUDY = "learning_dynamics"
 ARGUMENTS = ("--preset=smoke", "--methods=sae_topk,sae_relu,online_dl,dl_fista")
-# What differs between two runs of the same numbers.
-TIMES = {"fit_seconds", "encode_seconds", "compile_seconds"}
+# What differs between two runs of the same numbers: seconds, and the revision where someone commits meanwhile.
+VARYING = {"fit_seconds", "encode_seconds", "compile_seconds", "revision"}
 # The last digit of a listed column, which is rounded to four decimals.
 ROUNDED = 1.01e-4
 
@@ -92,7 +92,7 @@ def start(folder: pathlib.Path, *more: str, **options) -> subprocess.Popen:
 def rows_of(folder: pathlib.Path) -> dict[str, results.Row]:
     """The rows of a folder by key, without what differs from run to run."""
     rows = results.Store(folder / STUDY).rows()
-    return {row["key"]: {name: value for name, value in row.items() if name not in TIMES} for row in rows}
+    return {row["key"]: {name: value for name, value in row.items() if name not in VARYING} for row in rows}
 
 
 def leave_alone(folder: pathlib.Path) -> Reference:

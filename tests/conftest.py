@@ -228,8 +228,10 @@ class Smoke:
     rows: list[dict]
 
 
-# Of studies that share their methods with vary_latents, and whose sizes would compile all of them anew.
+# Of studies that share their methods with the headline's, and whose sizes would compile all of them anew. That of
+# vary_latents has what the headline lacks.
 FEW = dict.fromkeys(("vary_samples", "vary_sparsity"), "raw,linear_probe,sae_topk,fista_oracle")
+FEW |= {"vary_latents": "raw,pca,linear_probe,sae_topk,online_dl,softplus_adam,fista_oracle"}
 FEW |= {"worlds": "sae_topk,frozen_topk,random,fista_oracle"}
 FEW |= {"phase_transition": "linear_probe,sae_topk,fista_oracle"}
 

@@ -199,10 +199,14 @@ def test_training_splits_its_batches_and_gradients_meet_once():
 
 
 def test_batches_of_samples_that_do_not_divide_are_split():
+    def as_it_is(batch):
+        assert sharding.split_batch(batch) is batch
+        return batch
+
     data = devices.place(np.arange(100.0, dtype=np.float32), devices.mesh())
     with jax.set_mesh(devices.mesh()):
         batch = jax.jit(lambda data: sharding.split_batch(data[3:19]))(data)
-        odd = jax.jit(lambda data: sharding.split_batch(data[3:10]))(data)
+        odd = jax.jit(as_it_is)(data[3:10])
     assert data.sharding.is_fully_replicated and odd.sharding.is_fully_replicated
     assert batch.sharding.spec == PartitionSpec("samples") and batch[0] == odd[0] == 3
 
@@ -225,9 +229,10 @@ def test_a_context_without_a_mesh_changes_nothing():
 
 
 def test_an_axis_that_each_device_works_on_by_itself_has_one_part():
-    found = []
+    found, layouts = [], []
 
     def look(array):
+        layouts.append(sharding.layout_of(array, array))
         found.append([sharding.axis_size(name) for name in ("samples", "latents", "other")])
         return array
 
@@ -237,3 +242,4 @@ def test_an_axis_that_each_device_works_on_by_itself_has_one_part():
         for function in (look, alone):
             jax.eval_shape(function, jnp.ones(8))
     assert found == [[2, 4, 1], [1, 4, 1]]
+    assert layouts[0].num_parts == 2 and layouts[0].latents == "latents" and layouts[1] is None

@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from sae_gap.activations import open_activations, save_activations
+from sae_gap.activations.tables import Array, as_table
 
 ROWS = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
 # Documents of unequal sizes, not all of a piece.
@@ -439,3 +440,10 @@ def test_what_is_saved_is_read_and_a_write_that_fails_leaves_nothing(tmp_path):
 def test_a_mean_is_summed_in_double(tmp_path):
     np.save(tmp_path / "x.npy", np.full((9_000, 1), 0.1, np.float32))
     np.testing.assert_allclose(open_activations(tmp_path / "x.npy").mean(), np.float32(0.1), rtol=1e-7)
+
+
+def test_documents_of_equal_size_are_read_by_the_row():
+    rows = ROWS.reshape(12, 5, 5)
+    table = as_table(pathlib.Path("x.npy"), Array(rows.shape, rows.dtype, lambda start, stop: rows[start:stop]), None)
+    for start, stop in ((0, 60), (2, 7), (5, 10), (58, 59)):
+        np.testing.assert_array_equal(table.read(start, stop), ROWS[start:stop])

@@ -1,6 +1,7 @@
 """Buckets: a run in one leaves what it leaves in a folder, goes on after any kill, and says what a store refuses."""
 
 import contextlib
+import os
 import re
 import shutil
 import sys
@@ -110,6 +111,41 @@ def test_what_is_written_and_removed_by_other_means_follows_at_the_end(bucket):
     assert set(objects(bucket)) == {"study/sae/weights"}
 
 
+def test_what_is_rewritten_in_as_many_bytes_follows_too(bucket):
+    with buckets.held():
+        path = _made(buckets.local(bucket)) / "page.json"
+        results.write_atomically(path, b"old")
+        path.write_bytes(b"new")
+        # Later than the first, however coarse the clock.
+        os.utime(path, ns=(path.stat().st_mtime_ns + 10**9,) * 2)
+    assert objects(bucket) == {"page.json": b"new"}
+
+
+def test_a_folder_is_asked_for_once_and_never_the_files_that_are_here(bucket):
+    fsspec.filesystem("memory").pipe_file("/bucket/results/study/rows.jsonl", b"a row\n")
+    listed = mock.patch.object(buckets.stores, "entries", side_effect=buckets.stores.entries)
+    brought = mock.patch.object(MemoryFileSystem, "get_file", autospec=True, side_effect=MemoryFileSystem.get_file)
+    with buckets.held(), listed as lists, brought as gets:
+        folder = buckets.local(bucket) / "study"
+        results.write_atomically(_made(folder) / "page.json", b"mine")
+        for _ in range(2):
+            buckets.pull(folder)
+        assert lists.call_count == gets.call_count == 1 and (folder / "page.json").read_bytes() == b"mine"
+
+
+def test_what_never_was_here_stays_there_and_drafts_of_others_do_not_come(bucket):
+    for name in ("theirs.png", ".sae_gap-probe"):
+        fsspec.filesystem("memory").pipe_file(f"/bucket/results/study/{name}", b"theirs")
+    with buckets.held():
+        folder = buckets.local(bucket) / "study"
+        buckets.push(folder / "theirs.png")
+        buckets.pull(folder.parent)
+        assert not folder.exists()
+        buckets.pull(folder.parent, below=True)
+        assert [path.name for path in folder.iterdir()] == ["theirs.png"]
+    assert set(objects(bucket)) == {"study/theirs.png", "study/.sae_gap-probe"}
+
+
 def test_paths_are_as_they_were_without_a_bucket(tmp_path):
     with buckets.held():
         assert buckets.local(tmp_path) == tmp_path == fetched(tmp_path)
@@ -172,6 +208,11 @@ def test_a_bucket_that_is_not_there_is_said_to_be_so(bucket, call):
     with mock.patch.object(MemoryFileSystem, "pipe_file", side_effect=FileNotFoundError("https://store/b/bucket/o")):
         code, _, err = call("amortisation_gap", *RUN, f"--results_dir={bucket}")
     assert (code, err.count("\n")) == (2, 1) and f"cannot be written to {bucket}/amortisation_gap (it is not there)" in err
+
+
+def test_a_bucket_that_keeps_what_is_replaced_is_no_place_for_rows(bucket):
+    with buckets.held(), mock.patch.object(MemoryFileSystem, "cat_file", return_value=b"first"):
+        assert buckets.obstacle(buckets.local(bucket)) == "what is written there does not stay"
 
 
 def test_models_need_a_bucket_that_can_be_written_as_well(bucket, call, tmp_path):

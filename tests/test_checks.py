@@ -118,6 +118,8 @@ def test_classes_functions_sequences_and_paths(tmp_path):
     assert said(checks.check_callable, "encode", 3, "(y) -> z") == "encode must be a function (y) -> z, but it is 3."
     for given in (3, "abc", {}, [], [1, "2"]):
         said(checks.check_sequence, "at", given, int, "give steps")
+    # Each letter of a text is a text.
+    said(checks.check_sequence, "names", "abc", str, "give names")
     for given in (3, None, b"a", "", "a\0b"):
         said(checks.check_path, "path", given)
     said(checks.check_name, "name", "")
@@ -144,5 +146,6 @@ def test_what_cannot_be_shown_is_described():
 
     assert checks.shown(Mute()) == "a Mute"
     assert checks.shown(10**4_400) == "an integer of 14617 bits"
+    assert (checks.shown(10**30), checks.shown(1 - 10**30)) == ("an integer of 100 bits", "-" + "9" * 30)
     assert checks.shown(np.ones((2, 3))) == "an array of float64 of shape (2, 3)"
     assert checks.shown("a\nb") == "'a\\nb'" and len(checks.shown("a" * 999)) == 60

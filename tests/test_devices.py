@@ -13,6 +13,7 @@ import pytest
 from sae_gap import devices
 from sae_gap.types import Split
 
+FOUR = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
 PREAMBLE = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import PartitionSpec
@@ -58,7 +59,7 @@ for one, many in zip(alone, work(placed["split"], placed["odd"])):
     np.testing.assert_allclose(one, many, rtol=1e-6, atol=1e-6)
 print(devices.describe())
 """
-    assert python(code, XLA_FLAGS="--xla_force_host_platform_device_count=4").startswith("4 x cpu (")
+    assert python(code, XLA_FLAGS=FOUR).startswith("4 x cpu (")
 
 
 def test_one_device_leaves_arrays_free_to_move():

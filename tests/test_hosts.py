@@ -1,7 +1,9 @@
 """Two processes of two devices each do what one process does, and none is left behind."""
 
+import os
 import pickle
 import socket
+from unittest import mock
 
 import jax
 import numpy as np
@@ -29,6 +31,10 @@ refused(RuntimeError if process else Odd, lambda: hosts.agree(odd), "1 and 2")
 assert os.environ["XLA_FLAGS"].endswith(" --xla_cpu_collective_timeout_seconds=604800")
 
 refused(ValueError, lambda: hosts.start(f"localhost:{port}", 2, process, timeout=60), "joined already")
+
+# Wherever an error names what carries the words between processes.
+lost = RuntimeError("FAILED_PRECONDITION: Buffer Definition Event: Gloo all-reduce failed: Connection closed by peer")
+assert hosts.is_lost(lost) and not hosts.is_lost(None) and not hosts.is_lost(ValueError("a gloomy value"))
 
 # Any fault ends all.
 assert hosts.together(lambda: process) == process
@@ -250,6 +256,14 @@ def test_what_does_not_fit_is_refused(given, fault):
         hosts.start(*given)
     with pytest.raises(ValueError, match="timeout"):
         hosts.start("localhost:80", 2, 0, timeout=0)
+
+
+def test_a_limit_of_ones_own_stays(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_collective_timeout_seconds=5")
+    monkeypatch.setattr(jax.distributed, "initialize", mock.Mock(side_effect=RuntimeError("nobody\nis there")))
+    with pytest.raises(ValueError, match=r"cannot be joined \(nobody is there\)"):
+        hosts.start("localhost:80", 2, 1)
+    assert os.environ["XLA_FLAGS"] == "--xla_cpu_collective_timeout_seconds=5"
 
 
 def test_a_port_that_is_taken_is_refused():

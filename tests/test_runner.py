@@ -568,6 +568,11 @@ def test_what_a_solver_certifies_of_its_own_codes_is_in_the_row(finished):
             row["family"] in ("frozen", "oracle")
         )
         assert row.get("unconverged_id", 0) == 0
+    oracle = next(row for row in rows if row["method"] == "oracle")
+    task = draw(dataclasses.replace(SETTING, seed=oracle["seed"]))
+    codes = sparse_code(task.ood.signals, task.dictionary, oracle["lam"])
+    worst = float(np.max(codes.gap / codes.objective))
+    assert worst > 0 and oracle["own_certificate_ood"] == pytest.approx(worst, rel=0.5)
 
 
 class Recorded(Progress):

@@ -33,8 +33,8 @@ def faults(reference, folder, **options):
     return [fault.partition(":")[0] for fault in torture.compare(reference, folder, **options)]
 
 
-def test_seconds_may_differ_and_nothing_else(reference, tmp_path):
-    slower = [row | {"fit_seconds": 9.0} for row in ROWS]
+def test_seconds_and_revisions_may_differ_and_nothing_else(reference, tmp_path):
+    slower = [row | {"fit_seconds": 9.0, "revision": "of a later commit"} for row in ROWS]
     assert faults(reference, run(tmp_path / "slower", slower)) == []
     other = [*ROWS[:2], ROWS[2] | {"mcc_id": 0.5 + 1e-7}]
     assert faults(reference, run(tmp_path / "other", other)) == ["sae_topk, seed 2, step None"]

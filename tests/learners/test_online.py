@@ -17,8 +17,10 @@ from sae_gap.types import Model
 
 pytestmark = pytest.mark.usefixtures("optimised")
 
-QUICK = OnlineDictionary()
+QUICK = OnlineDictionary(visits=100)
 TINY = OnlineDictionary(num_steps=3, visits=4)
+# For what happens within a round.
+SHORT = OnlineDictionary(num_steps=10, replace=False)
 
 
 def cosine(task, model):
@@ -45,7 +47,7 @@ def test_it_recovers_the_truth(small, learned):
 
 
 def test_it_recovers_the_truth_through_noise():
-    noisy = draw(Setting(60, 3, 4_000, noise_db=15))
+    noisy = draw(Setting(60, 3, 2_000, noise_db=20))
     assert cosine(noisy, learn(QUICK, noisy)) > 0.97
 
 
@@ -53,7 +55,7 @@ def test_it_recovers_signed_codes(small):
     rng = np.random.default_rng(0)
     codes = np.asarray(small.train.codes) * rng.choice([-1, 1], small.train.codes.shape)
     signed = dataclasses.replace(small, train=Split(jnp.asarray(codes @ np.asarray(small.dictionary).T, jnp.float32)))
-    assert cosine(signed, learn(OnlineDictionary(visits=200, nonneg=False), signed)) > 0.97
+    assert cosine(signed, learn(dataclasses.replace(QUICK, nonneg=False), signed)) > 0.97
 
 
 def test_the_unit_of_the_signals_does_not_matter(small):
@@ -66,8 +68,8 @@ def test_the_same_key_gives_the_same_bits(small, learned):
 
 
 def test_the_noise_is_read_off_the_residual():
-    noisy = draw(Setting(60, 3, 4_000, noise_db=10))
-    state = run(OnlineDictionary(visits=100), noisy.train.signals, 60)
+    noisy = draw(Setting(60, 3, 2_000, noise_db=10))
+    state = run(QUICK, noisy.train.signals, 60)
     clean = noisy.train.codes @ noisy.dictionary.T
     assert float(state.noise) == pytest.approx(float(jnp.std(noisy.train.signals - clean)), rel=0.2)
 
@@ -84,27 +86,53 @@ def run(learner, signals, num_latents, rounds=None):
     return state
 
 
-def test_a_step_is_the_one_that_is_documented(small):
-    learner = OnlineDictionary(num_steps=10)
+@eqx.filter_jit
+def take_minibatch(learner, state, signals, progress):
+    sums, left = learner._sums(state, signals, progress)
+    return learner._advance(state, sums, len(signals), progress), left
+
+
+@pytest.fixture(scope="module")
+def begun(small):
+    """A state with a past, of which the noise is small beside the floor."""
+    state = SHORT.init(Split(small.train.signals), num_latents=60, key=jax.random.key(0))
+    past = jnp.full(60, 0.2), jnp.asarray(0.5), jnp.asarray(0.02), jnp.asarray(1.0)
+    return eqx.tree_at(lambda s: (s.energy, s.forgotten, s.noise, s.amplitude), state, past)
+
+
+@pytest.mark.parametrize("progress", [0.3, 0.95])
+def test_a_step_is_the_one_that_is_documented(small, begun, progress):
     signals = small.train.signals[:40]
-    state = learner.init(Split(small.train.signals), num_latents=60, key=jax.random.key(0))
-    state = eqx.tree_at(lambda s: (s.energy, s.forgotten), state, (jnp.full(60, 0.2), jnp.asarray(0.5)))
-    sums, left = learner._sums(state, signals, jnp.asarray(0.3))
-    new = learner._advance(state, sums, 40, jnp.asarray(0.3))
-    threshold = max(2.5 * float(state.noise), 0.18 * float(state.amplitude))
-    slots = default_slots(*state.dictionary.shape)
-    found = pursue(signals, atom_rows(state.dictionary, slots), threshold, threshold, num_slots=slots)
-    codes, atoms = np.zeros((40, 60)), np.asarray(state.dictionary, float)
+    new, left = take_minibatch(SHORT, begun, signals, jnp.asarray(progress))
+    late = max(0, (progress - 0.85) / 0.15)
+    rate = 0.1 * 0.2**late if late else 0.5 * 0.2 ** (progress / 0.85)
+    floor = 0.18 * (0.03 / 0.18) ** late
+    assert floor > 2.5 * 0.02
+    slots = default_slots(*begun.dictionary.shape)
+    found = jax.jit(pursue, static_argnames="num_slots")(
+        signals, atom_rows(begun.dictionary, slots), floor, floor, num_slots=slots
+    )
+    codes, atoms = np.zeros((40, 60)), np.asarray(begun.dictionary, float)
     np.add.at(codes, (np.arange(40)[:, None], np.asarray(found.places)), np.asarray(found.codes))
     residual = np.asarray(signals) - codes @ atoms.T
     np.testing.assert_allclose(left, residual, atol=1e-5)
     squares = (codes**2).sum(axis=0)
     mean = (0.7 * 0.2 + 0.3 * squares) / (1 - 0.35)
-    rate = 0.5 * (0.1 / 0.5) ** (0.3 / 0.85)
     moved = atoms + rate * (residual.T @ codes) / (mean + 0.01 * mean.mean())
     np.testing.assert_allclose(new.dictionary, moved / np.linalg.norm(moved, axis=0), atol=1e-5)
-    assert float(new.noise) == pytest.approx(np.sqrt(0.9 * float(state.noise) ** 2 + 0.1 * (residual**2).mean()), rel=1e-5)
-    assert float(new.amplitude) == pytest.approx(0.1 * np.sqrt(squares.sum() / (codes != 0).sum()), rel=1e-5)
+    assert float(new.noise) == pytest.approx(np.sqrt(0.9 * 0.02**2 + 0.1 * (residual**2).mean()), rel=1e-5)
+    assert float(new.amplitude) == pytest.approx(0.9 + 0.1 * np.sqrt(squares.sum() / (codes != 0).sum()), rel=1e-5)
+
+
+def test_a_round_goes_on_minibatch_by_minibatch(small, begun):
+    begun = eqx.tree_at(lambda s: s.round, begun, jnp.asarray(5))
+    first, second = np.asarray(small.train.signals[:80]).reshape(2, 40, -1)
+    whole = eqx.filter_jit(SHORT.round)(jnp.stack([first, second]), begun)
+    for late, same in ((0.55, True), (0.5, False)):
+        state, _ = take_minibatch(SHORT, begun, first, jnp.asarray(0.5))
+        state, _ = take_minibatch(SHORT, state, second, jnp.asarray(late))
+        assert np.allclose(whole.dictionary, state.dictionary, atol=2e-5) is same
+    assert int(whole.round) == 6
 
 
 @pytest.mark.parametrize(
@@ -144,14 +172,15 @@ def test_minibatches_of_a_round(options, num_samples, num_latents, expected):
 
 
 def test_replacement_finds_what_copies_keep_from_being_found(small):
-    signals = small.train.signals
-    learner = OnlineDictionary(visits=100)
-    state = run(learner, signals, 60)
-    atoms = state.dictionary.at[:, 1].set(state.dictionary[:, 0])
-    state = eqx.tree_at(lambda s: (s.dictionary, s.round), state, (atoms, jnp.asarray(60)))
-    for _ in range(40):
-        state = take_step(learner, Split(signals), state)
-    assert cosine(small, learner.model(state)) > 0.97
+    data = Split(small.train.signals)
+    state = run(QUICK, small.train.signals, 60, rounds=60)
+    state = eqx.tree_at(lambda s: s.dictionary, state, state.dictionary.at[:, 1].set(state.dictionary[:, 0]))
+    state = take_step(QUICK, data, state)
+    # One of the two began anew, from a residual.
+    assert abs(float(state.dictionary[:, 0] @ state.dictionary[:, 1])) < 0.9
+    for _ in range(39):
+        state = take_step(QUICK, data, state)
+    assert cosine(small, QUICK.model(state)) > 0.97
 
 
 def test_a_fit_that_no_longer_moves_stops(small):
@@ -185,6 +214,7 @@ def test_centred_is_the_same_as_learning_from_centred_signals(small, constant):
 def test_centred_no_atom_is_spent_on_the_mean(small):
     toward = np.linspace(-1, 1, small.input_dim)
     moved = dataclasses.replace(small, train=Split(small.train.signals + 3 * jnp.asarray(toward, jnp.float32)))
-    learned = [learn(OnlineDictionary(num_steps=10, visits=20, centred=centred), moved) for centred in (False, True)]
-    likeness = [np.abs(toward / np.linalg.norm(toward) @ np.asarray(model.dictionary)).max() for model in learned]
+    learners = [OnlineDictionary(visits=20, centred=centred) for centred in (False, True)]
+    atoms = [np.asarray(run(learner, moved.train.signals, 60, rounds=10).dictionary) for learner in learners]
+    likeness = [np.abs(toward / np.linalg.norm(toward) @ each).max() for each in atoms]
     assert likeness[0] > 0.9 > likeness[1]

@@ -151,6 +151,19 @@ def test_one_class_tells_nothing():
     assert found["base_rate_id"] == pytest.approx(max(share, 1 - share))
 
 
+@pytest.mark.parametrize(("protocol", "turned"), [("strict", 0), ("paper", 1)])
+def test_a_latent_that_turns_round_out_of_distribution_is_wrong_there(protocol, turned):
+    rng = np.random.default_rng(0)
+    truth = {name: rng.random((60, 1)).astype(np.float32) for name in ("train", "id", "ood")}
+    task = Task(*(Split(jnp.zeros((60, 2)), jnp.asarray(codes)) for codes in truth.values()), num_latents=1)
+    found = classification.measure(
+        Inferred(task, Model(None, jnp.zeros(2)), truth | {"ood": 1 - truth["ood"]}, {}, 0.1, protocol)
+    )
+    # The published form takes the better of both directions on each split.
+    assert (found["auc_id"], found["auc_ood"]) == (1, turned)
+    assert found["accuracy_id"] > 0.9 and found["accuracy_ood"] < 0.1
+
+
 @pytest.mark.parametrize("protocol", ["strict", "paper"])
 @pytest.mark.parametrize("constant", [False, True])
 def test_codes_by_their_active_columns_measure_as_the_dense_ones(protocol, constant):

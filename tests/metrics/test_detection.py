@@ -27,7 +27,9 @@ def test_the_nearest_feature_may_lie_on_the_other_side_and_be_shared(monkeypatch
     truth = np.eye(3, dtype=np.float32)
     learned = np.array([[1, 0.1, 0], [-0.2, -2, 0.3], [0.9, 0, 0.1], [0, 0.1, 5]], np.float32).T
     monkeypatch.setattr(d, "_AT_ONCE", 6)
-    assert d.nearest_features(learned, truth).tolist() == [0, 1, 0, 2]
+    # Whatever the lengths of the atoms are.
+    for lengths in (1, np.float32([1, 0.01, 100])):
+        assert d.nearest_features(learned, truth * lengths).tolist() == [0, 1, 0, 2]
 
 
 def test_detection_by_hand():
@@ -74,6 +76,7 @@ def test_cuts_are_shares_of_the_weighted_mean(form, monkeypatch):
     monkeypatch.setattr(d, "_AT_ONCE", 9)
     expected = np.array([(9 + 1 + 0.01) / 4.1, 0, 14 / 6, 0.5])
     np.testing.assert_allclose(d.cuts(forms(codes)[form], 0.4), 0.4 * expected, rtol=1e-6)
+    np.testing.assert_allclose(d.cuts(forms(codes)[form]), expected / 3, rtol=1e-6)
 
 
 def test_cuts_part_the_codes_of_a_feature_from_many_small_ones():
@@ -135,6 +138,14 @@ def test_absorption_is_the_recall_that_a_child_takes(monkeypatch):
     assert d.absorption(np.full(6, -1), partner, truth, codes) is None
 
 
+@pytest.mark.parametrize(("beside", "alone", "expected"), [(10, 10, 1.0), (9, 10, None), (10, 9, None)])
+def test_a_parent_is_judged_by_ten_samples_of_either_kind(beside, alone, expected):
+    truth, codes = np.zeros((25, 2), np.float32), np.zeros((25, 1), np.float32)
+    truth[: beside + alone, 0], truth[:beside, 1] = 1, 1
+    codes[beside : beside + alone] = 1
+    assert d.absorption(np.array([-1, 0]), np.array([0, -1]), truth, codes) == expected
+
+
 def test_explained_is_by_its_formula(monkeypatch):
     monkeypatch.setattr(d, "_AT_ONCE", 12)
     codes, atoms, bias = sparse_codes(30, 4), unit(5, 4) * 2, np.arange(5, dtype=np.float32)
@@ -150,14 +161,14 @@ def test_explained_is_by_its_formula(monkeypatch):
     )
 
 
-def inferred(**changes):
-    truth, codes = unit(6, 8), {name: sparse_codes(40, 5) for name in ("id", "ood")}
+def inferred(n=40, width=5, **changes):
+    truth, codes = unit(6, 8), {name: sparse_codes(n, width) for name in ("id", "ood")}
     splits = [
-        Split(RNG.standard_normal((40, 6)).astype(np.float32), scipy.sparse.csr_array(sparse_codes(40, 8))) for _ in range(2)
+        Split(RNG.standard_normal((n, 6)).astype(np.float32), scipy.sparse.csr_array(sparse_codes(n, 8))) for _ in range(2)
     ]
     tree = Tree(np.array([-1, 0, 0, -1, -1, -1, -1, -1]), np.array([0, 1, 1, -1, -1, -1, -1, -1]))
-    parts = {"task": Task(splits[0], *splits, dictionary=truth, num_latents=5, tree=tree)} | {
-        "model": Model(unit(6, 5), np.zeros(6))
+    parts = {"task": Task(splits[0], *splits, dictionary=truth, num_latents=width, tree=tree)} | {
+        "model": Model(unit(6, width), np.zeros(6))
     }
     return Inferred(**parts | {"codes": codes, "optimum": {}, "lam": 1.0, "protocol": "strict"} | changes)
 
@@ -172,6 +183,21 @@ def test_measure_names_every_score_of_both_splits():
     least = d.cuts(one.codes["id"])
     (cut,) = d.count(nearest, one.task.ood.codes, one.codes["ood"], (least,))
     assert found["cut_f1_ood"] == d.detection(cut)["f1"] != found["f1_ood"]
+
+
+def test_measure_scores_each_split_by_its_own_samples_and_families_by_the_tree():
+    one = inferred(400, 8)
+    found, (learned, task, match) = d.measure(one), (one.model.dictionary, one.task, one.match)
+    least = d.cuts(one.codes["id"])
+    for name in ("id", "ood"):
+        split, codes = getattr(task, name), one.codes[name]
+        own = d.explained(split.signals, learned, one.model.bias, codes)
+        assert {metric: found[f"{metric}_{name}"] for metric in own} == own
+        lost = d.absorption(task.tree.parent, match.learned, split.codes, codes, least)
+        assert found[f"absorption_{name}"] == lost != d.absorption(task.tree.parent, match.learned, split.codes, codes)
+    groups = d.groups_of(task.id.codes, task.tree.level)
+    scores = d.atom_scores(match, 8, d.nearest_features(learned, task.dictionary), groups)
+    assert {"atom_mcc_roots", "atom_mcc_children", "atom_mcc_free"} < scores.keys() and scores.items() <= found.items()
 
 
 def test_measure_leaves_out_what_is_not_known():

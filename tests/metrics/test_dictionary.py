@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_gap.matching import Match, match_atoms
-from sae_gap.metrics.dictionary import dictionary_recovery
+from sae_gap.metrics.base import Inferred
+from sae_gap.metrics.dictionary import dictionary_recovery, measure
+from sae_gap.types import Model, Split, Task
 
 
 def score(learned, truth):
@@ -33,6 +35,16 @@ def test_against_a_loop_over_matched_atoms():
     assert found["angle"] == pytest.approx(np.mean(angles))
     assert found["norm_ratio"] == pytest.approx(np.mean(ratios))
     assert found["cosines"] == pytest.approx(sorted(cosines, reverse=True), abs=5.1e-5)
+
+
+def test_measure_looks_for_each_true_atom_among_the_learned_ones():
+    rng = np.random.default_rng(1)
+    truth = rng.standard_normal((6, 4)).astype(np.float32)
+    learned = np.hstack([rng.standard_normal((6, 5)), 2 * truth[:, ::-1]]).astype(np.float32)
+    task = Task(*[Split(np.zeros((4, 6), np.float32))] * 3, dictionary=truth, num_latents=9)
+    one = Inferred(task, Model(learned, np.zeros(6)), {}, {}, 0.1, "strict")
+    assert one.match.learned.tolist() == [8, 7, 6, 5]
+    assert measure(one)["cosines"] == pytest.approx([1] * 4) and measure(one)["norm_ratio"] == pytest.approx(2)
 
 
 @given(seed=st.integers(0, 1_000))

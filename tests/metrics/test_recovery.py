@@ -38,6 +38,8 @@ def test_mcc_is_the_definition(width, dtype):
     rng = np.random.default_rng(width)
     truth, codes = sparse(rng, (40, 5)), sparse(rng, (40, width))
     truth[:, 3] = 0.25
+    # A variance of about 1e-6 is enough to count.
+    truth[:, 4] *= 3e-3
     codes[:, 0] = 0.5
     assert recovery.mcc(truth.astype(dtype), codes.astype(dtype)) == pytest.approx(brute_force(truth, codes), abs=1e-5)
 
@@ -159,6 +161,18 @@ def test_the_published_form_is_left_out_where_it_would_be_all_noise():
         assert splits[width]["mcc_id"] == pytest.approx(1)
     assert set(splits[20_001]) == {"mcc_id", "mcc_ood"}
     assert set(splits[20_000]) == {"mcc_id", "mcc_ood", "mcc_paper_id", "mcc_paper_ood"}
+
+
+def test_measure_scores_each_split_in_its_own_form():
+    rng = np.random.default_rng(14)
+    # More codes than true latents, by which the two published forms differ.
+    truth, codes = ({name: sparse(rng, (40, width)) for name in ("train", "id", "ood")} for width in (4, 7))
+    task = Task(*(Split(jnp.zeros((40, 2)), codes) for codes in truth.values()), num_latents=4)
+    found = recovery.measure(Inferred(task, Model(None, jnp.zeros(2)), codes, {}, 0.1, "strict"))
+    for name, other in (("id", "ood"), ("ood", "id")):
+        assert found[f"mcc_{name}"] == pytest.approx(brute_force(truth[name], codes[name]), abs=1e-6)
+        own, swapped = (recovery.mcc_paper(truth[name], codes[name], form) for form in (name, other))
+        assert found[f"mcc_paper_{name}"] == own != pytest.approx(swapped, abs=1e-3)
 
 
 def test_bad_input_is_refused():

@@ -162,3 +162,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="No space left on device"):
         sae_gap.save_sae(example("topk"), tmp_path / "sae")
     assert not any(tmp_path.iterdir())
+
+
+def test_no_more_latents_are_asked_for_than_there_are(tmp_path):
+    model = example("topk")
+    num_latents = model.decoder.shape[1]
+    sae_gap.save_sae(dataclasses.replace(model, encode=TopK(num_latents + 1)), tmp_path / "sae")
+    assert json.loads((tmp_path / "sae" / "cfg.json").read_text())["k"] == num_latents

@@ -1,6 +1,7 @@
 """The report against sums by hand, and every suspicion on an SAE with that very fault and on one without."""
 
 import dataclasses
+import types
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from safetensors.numpy import load_file
 import sae_gap
 from sae_gap.saes import base
 from sae_gap.saes.normalise import LayerNorm
-from sae_gap.saes.report import load_report
+from sae_gap.saes.report import _suspicions, load_report
 
 FILES = Path(__file__).parent / "files"
 D = 12
@@ -128,6 +129,12 @@ def test_latents_that_never_or_always_fire():
     atoms, centre, activations = data()
     suspected(made(atoms, centre, threshold=50.0), activations, "no latent is on")
     suspected(made(atoms, centre - 9 * atoms.sum(axis=0), threshold=0.0), activations, "more than half")
+
+
+def test_more_than_half_of_the_latents_are_too_many():
+    rows = np.eye(3)
+    told = next(_suspicions(None, rows, rows, rows, types.SimpleNamespace(l0=5.1, num_latents=10)))
+    assert told.startswith("on average 5.1 of 10 latents are on, more than half")
 
 
 def test_activations_of_another_layer():

@@ -87,7 +87,7 @@ def test_bits_do_not_depend_on_the_threads(shape):
 
 
 def test_each_sample_has_its_own_answer_in_whatever_company():
-    signals, dictionary = coherent(5, 300, 24, 80, 4)
+    signals, dictionary = coherent(5, 300, 25, 80, 4)
     lam = np.geomspace(3e-3, 0.5, 300)[np.random.default_rng(0).permutation(300)][:, None]
     together = solve(signals, dictionary, lam)
     value, _ = score(signals, dictionary, together.codes, lam)
@@ -109,12 +109,24 @@ def test_samples_beyond_those_in_flight_are_solved_too(monkeypatch):
 
 
 def test_what_pivoting_leaves_open_is_handed_to_fista(monkeypatch):
-    signals, dictionary = draw(0, (30, 16, 40))
-    monkeypatch.setattr(blocks.working_set, "ROUNDS", 0)
-    jax.clear_caches()
+    # Sizes of their own, since a program that is compiled knows the number of rounds.
+    signals, dictionary = draw(0, (30, 17, 41))
+    spent, fista_of = [], blocks._fista
+
+    def counted(*given, **options):
+        solved = fista_of(*given, **options)
+        spent.append(np.asarray(solved.iterations))
+        return solved
+
+    monkeypatch.setattr(blocks, "_fista", counted)
+    # One round in each precision, which leaves some open, and nothing between these and FISTA.
+    monkeypatch.setattr(blocks.working_set, "ROUNDS", 0.5)
+    monkeypatch.setattr(blocks, "_polish", lambda *given: None)
     left = solve(signals, dictionary, 0.05)
-    jax.clear_caches()
-    assert bool(jnp.all(left.converged)) and int(jnp.max(left.iterations)) > 20, "these are iterations of FISTA"
+    found = np.asarray(left.iterations)
+    assert bool(jnp.all(left.converged)) and np.max(found) > 20, "these are iterations of FISTA"
+    handed = np.flatnonzero(found > 3)
+    np.testing.assert_array_equal(found[handed], spent[0][: len(handed)] + 1 + 1)
     _, gap = score(signals, dictionary, left.codes, 0.05)
     assert np.all(gap <= 2e-6 * np.asarray(left.objective))
 
@@ -154,7 +166,27 @@ def test_supports_beyond_the_first_slots_need_no_double_precision(monkeypatch):
         assert dictionary.dtype == np.float32, "samples whose slots are full go on with more of them, at the same precision"
         return pose(dictionary, *args, **options)
 
+    widen, ended = blocks._widen, []
+
+    def of_open_ones(problem, state, **options):
+        ended.extend(np.asarray(state.done))
+        return widen(problem, state, **options)
+
     monkeypatch.setattr(blocks, "_pose", single)
-    signals, dictionary = coherent(7, 60, 90, 300, 20)
+    monkeypatch.setattr(blocks, "_widen", of_open_ones)
+    signals, dictionary = coherent(7, 60, 70, 220, 20)
     solution = solve(signals, dictionary, 0.03 * np.max(signals @ dictionary, axis=1))
+    assert ended and not any(ended), "a sample that is done is worked on no more"
     assert bool(jnp.all(solution.converged)) and int(jnp.sum(solution.codes > 0, axis=1).max()) > blocks.FEWEST_SLOTS
+
+
+def test_no_work_is_done_on_what_fills_a_block_up(monkeypatch):
+    advance, begun = blocks._advance, []
+
+    def counted(problem, state, least):
+        begun.append(int(np.sum(~np.asarray(state.done))))
+        return advance(problem, state, least)
+
+    monkeypatch.setattr(blocks, "_advance", counted)
+    solve(*coherent(6, 5, 25, 80, 4), 0.05)
+    assert begun and max(begun) <= 5 < min(blocks.SHAPES)

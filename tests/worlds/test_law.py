@@ -1,10 +1,12 @@
 """The constants of a world are the published ones, and a law that cannot be is one sentence."""
 
+import dataclasses
 import re
 
 import numpy as np
 import pytest
 
+from sae_gap.worlds.atoms import atoms_of
 from sae_gap.worlds.firing import base_rates, compensated, correlate, firing_of, out_of_distribution, plant
 from sae_gap.worlds.law import Law
 
@@ -80,6 +82,26 @@ def test_a_title_says_what_differs():
     assert Law(num_features=500, roots=4, scale_children=False, spread=(0.5, 0)).title == (
         "synthsae roots=4 spread=0.5,0 scale_children=False"
     )
+
+
+# Each part of a law but sizes, seed and files, other than the published benchmark has it.
+OTHER = {"roots": 3, "branching": 2, "depth": 1, "exponent": 0.7, "most": 0.3, "least": 1e-3, "rank": 4, "correlation": 0.2}
+OTHER |= {"loudest": 6.0, "softest": 3.0, "spread": (0.5, 0.1), "exclusive": False, "scale_children": False}
+OTHER |= {"orthogonal_steps": 3, "bias": 0.1}
+
+
+def test_a_title_tells_all_laws_apart():
+    assert {*OTHER} == {field.name for field in dataclasses.fields(Law)} - {"num_features", "input_dim", "seed", "folder"}
+    assert len({"synthsae", *(Law(**{name: value}).title for name, value in OTHER.items())}) == 1 + len(OTHER)
+
+
+def test_all_that_is_random_is_drawn_from_the_seed():
+    laws = [Law(num_features=200, input_dim=40, roots=0, seed=seed) for seed in (0, 0, 1)]
+    first, again, other = ((firing_of(law).factor, firing_of(law).std, *atoms_of(law)) for law in laws)
+    for mine, same, theirs in zip(first, again, other, strict=True):
+        np.testing.assert_array_equal(mine, same)
+        # Independent numbers: 40 of them correlate by .16 or so.
+        assert abs(np.corrcoef(mine.ravel(), theirs.ravel())[0, 1]) < 0.5
 
 
 BAD = {

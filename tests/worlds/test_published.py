@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import sae_gap
-from sae_gap.worlds.firing import firing_of
+from sae_gap.worlds.firing import firing_of, out_of_distribution
 from sae_gap.worlds.published import torch_normal
 from tests.worlds.test_world import world
 
@@ -97,6 +97,26 @@ def test_other_kinds_of_magnitudes(tmp_path):
     assert set(read.std) == {0.25} and set(read.mean) == {2.0} and read.factor.shape == (60, 0) and set(read.rest) == {1.0}
 
 
+def test_random_magnitudes_have_seeds_and_bounds_of_their_own(tmp_path):
+    config, trees, tensors = parts()
+    rule = {"mean": 1.0, "std": 0.5, "min_value": 0.8, "max_value": 1.3, "generator_name": "folded_normal"}
+    config |= {"std_firing_magnitudes": rule, "mean_firing_magnitudes": rule}
+    read = firing_of(sae_gap.published_world(write(tmp_path, config, trees, tensors)).law)
+    for found, seed in ((read.std, 43), (read.mean, 44)):
+        np.testing.assert_allclose(found, np.clip(np.abs(1 + 0.5 * torch_normal(seed, 60)), 0.8, 1.3))
+
+
+def test_a_node_has_its_own_flags_and_others_fire_together_as_closely(tmp_path):
+    config, trees, tensors = parts()
+    trees["roots"][1] |= {"mutually_exclusive_children": False}
+    trees["roots"][2] |= {"scale_children_by_parent": False}
+    law = sae_gap.published_world(write(tmp_path, config, trees, tensors)).law
+    here, there = firing_of(law), out_of_distribution(law)
+    assert here.exclusive[:4].tolist() == [True, False, True, True] and here.scaled[:4].tolist() == [True, True, False, True]
+    assert np.std(there.factor) == pytest.approx(np.std(here.factor), rel=0.1)
+    assert abs(np.corrcoef(here.factor.ravel(), there.factor.ravel())[0, 1]) < 0.15
+
+
 def spoil(name, value, kind="tensors"):
     def change(found):
         dict(zip(("config", "trees", "tensors"), found, strict=True))[kind][name] = value
@@ -112,6 +132,13 @@ def child(**entries):
     return lambda found: found[1]["roots"][0]["children"][0].update(entries)
 
 
+def certain(found):
+    """Features that leave nothing to chance beside what they share, of which the variance is 1 all the same."""
+    factor = found[2]["correlation_factor"]
+    found[2]["correlation_factor"] = factor / np.linalg.norm(factor, axis=1, keepdims=True)
+    found[2]["correlation_diag"] = np.zeros(60, np.float32)
+
+
 FAULTS = {
     "feature_vectors in .* has shape": spoil("feature_vectors", np.ones((20, 60), np.float32)),
     "are not of unit length": spoil("feature_vectors", np.ones((60, 20), np.float32)),
@@ -119,7 +146,9 @@ FAULTS = {
     "has no tensor firing_probabilities": drop("firing_probabilities"),
     "has no tensor correlation_diag": drop("correlation_diag"),
     r"must lie in \[0, 1\]": spoil("firing_probabilities", np.full(60, 1.5, np.float32)),
+    "but they go from -0.1 to -0.1": spoil("firing_probabilities", np.full(60, -0.1, np.float32)),
     "do not make variances of 1": spoil("correlation_diag", np.ones(60, np.float32)),
+    "correlation_diag in .* do not make variances of 1": certain,
     "num_features in .* must be a positive integer": spoil("num_features", -3, "config"),
     "hidden_dim in .* must be a positive integer": spoil("hidden_dim", "many", "config"),
     "of the unknown kind 'lognormal'": spoil("std_firing_magnitudes", {"generator_name": "lognormal"}, "config"),

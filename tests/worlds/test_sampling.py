@@ -92,6 +92,13 @@ def test_both_sides_of_the_cut_have_their_rates(rate):
         assert stats.chi2.sf(np.sum((spread - spread.mean()) ** 2) / expected, len(spread) - 1) > UNLIKELY
 
 
+def test_thinning_favours_no_place():
+    rng = np.random.default_rng(0)
+    found = np.bincount(np.concatenate([sampling._thinned(rng, 40) for _ in range(20_000)]), minlength=40)
+    expected = 20_000 / 64
+    assert stats.chi2.sf(np.sum((found - expected) ** 2) / (expected * (1 - 1 / 64)), 40) > UNLIKELY
+
+
 def test_out_of_distribution_others_fire_together():
     law = Law(num_features=30, roots=0, most=0.3, least=0.2, rank=2, correlation=0.5)
     samplers = [sampling.Sampler(found) for found in (firing_of(law), firing_of(law), out_of_distribution(law))]

@@ -60,11 +60,29 @@ def test_the_law_does_not_depend_on_the_samples():
     assert World(num_samples=30_000, **SIZE).num_scored == 20_000
 
 
-def test_noise_has_its_ratio_and_leaves_the_codes():
-    clean, noisy = WorldStream(world()).samples(0, 1_024), WorldStream(world(noise_db=6.0)).samples(0, 1_024)
+@pytest.mark.parametrize("bias", [0.5, 60.0])
+def test_noise_has_its_ratio_and_leaves_the_codes(bias):
+    clean, noisy = (WorldStream(world(bias=bias, noise_db=ratio)).samples(0, 1_024) for ratio in (None, 6.0))
     np.testing.assert_array_equal(clean[1].toarray(), noisy[1].toarray())
     ratio = 10 * np.log10(np.mean(clean[0] ** 2) / np.mean((noisy[0] - clean[0]) ** 2))
     assert ratio == pytest.approx(6, abs=0.15)
+
+
+def test_out_of_distribution_alone_others_fire_together():
+    hard = {"roots": 0, "most": 0.3, "least": 0.2, "rank": 2, "correlation": 0.5, "num_samples": 4}
+    upper = np.triu_indices(60, 1)
+    train, here, there = (
+        np.corrcoef(WorldStream(world(**hard), split).samples(0, 8_192)[1].toarray().T > 0)[upper]
+        for split in ("train", "id", "ood")
+    )
+    assert np.corrcoef(train, here)[0, 1] > 0.95 and abs(np.corrcoef(here, there)[0, 1]) < 0.4
+
+
+def test_samples_have_a_seed_of_their_own_where_the_law_has_none():
+    even = {"rank": 0, "spread": (0.5, 0.0), "num_samples": 4}
+    one, other = (WorldStream(world(seed=seed, **even)).samples(0, 500)[1].toarray() for seed in (0, 1))
+    # Magnitudes of 4 to 5, and which features fire, were the same numbers.
+    assert np.mean((one > 0) & (other > 0)) < 0.5 * np.mean(one > 0) and not np.array_equal(one, other)
 
 
 def test_what_tells_worlds_apart():
