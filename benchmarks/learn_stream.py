@@ -9,9 +9,11 @@ is one device, and XLA_FLAGS=--xla_force_host_platform_device_count=2 makes it t
 processors are those of all, and the memory is that of the process which held most.
 
   python -m benchmarks.learn_stream --num_latents=30000 --num_samples=3600000 --passes=2
+  python -m benchmarks.learn_stream --num_latents=30000 --num_samples=3600000 --passes=4 --rates=0.5,0.05,0.01
   python -m benchmarks.learn_stream --num_latents=100000 --num_samples=12000000 --passes=2 --rounds=3
 """
 
+import dataclasses
 import pathlib
 import statistics
 import sys
@@ -42,6 +44,12 @@ _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 120_000, "Different samples o
 _PASSES = flags.DEFINE_integer("passes", 1, "How often the stream is gone through.", lower_bound=1, flag_values=FLAGS)
 _STEPS = flags.DEFINE_integer("num_steps", 100, "Rounds of the whole fit.", lower_bound=1, flag_values=FLAGS)
 _ROUNDS = flags.DEFINE_integer("rounds", None, "Rounds to stop after; all by default.", lower_bound=1, flag_values=FLAGS)
+_RATES = flags.DEFINE_list(
+    "rates",
+    None,
+    "η at the start, at 85 % and at the end; by default the learner's.",
+    flag_values=FLAGS,
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the dictionary, the samples and the learner.", lower_bound=0, flag_values=FLAGS)
 _EVERY = flags.DEFINE_float("every", 60.0, "Seconds between two saves.", lower_bound=0, flag_values=FLAGS)
 _RESULTS_DIR = flags.DEFINE_string(
@@ -113,10 +121,25 @@ def read() -> Read:
         stream = Stream(setting)
         if num_samples * passes < _STEPS.value:
             raise ValueError(f"--num_samples={num_samples} are too few for --num_steps={_STEPS.value} rounds.")
+        learner = OnlineDictionary(num_steps=_STEPS.value)
+        if _RATES.value is not None:
+            start, settled, end = _numbers("rates", _RATES.value, 3)
+            learner = dataclasses.replace(learner, rates=(start, settled, end))
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     told = {"study": NAME, **setting.asdict(), "passes": passes, "num_steps": _STEPS.value}
-    return Read(directory, OnlineDictionary(num_steps=_STEPS.value), stream, setting, told)
+    told |= {} if _RATES.value is None else {"rates": ",".join(f"{rate:g}" for rate in learner.rates)}
+    return Read(directory, learner, stream, setting, told)
+
+
+def _numbers(flag: str, given: list[str], count: int) -> list[float]:
+    try:
+        numbers = [float(number) for number in given]
+    except ValueError:
+        numbers = []
+    if len(numbers) != count:
+        raise ValueError(f"--{flag} must be {count} numbers with commas between them, but it is {','.join(given)!r}.")
+    return numbers
 
 
 def main() -> None:

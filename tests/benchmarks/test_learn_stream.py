@@ -33,6 +33,14 @@ def test_a_run_that_was_stopped_goes_on_and_says_what_it_found(call, tmp_path, m
     assert not list(tmp_path.glob("learn_stream/checkpoints/*"))
 
 
+def test_other_rates_are_another_fit(call, tmp_path):
+    for rates in ((), ("--rates=0.4,0.1,0.02",), ("--rates=0.5,0.1,0.02",)):
+        assert call("learn_stream", *SMALL, "--rounds=1", f"--results_dir={tmp_path}", *rates)[0] == 0
+    own, lower, same = Store(tmp_path / "learn_stream").rows()
+    assert "rates" not in own and (lower["rates"], same["rates"]) == ("0.4,0.1,0.02", "0.5,0.1,0.02")
+    assert own["cosine"] == same["cosine"] != lower["cosine"]
+
+
 def test_where_all_are_distinct_the_nearest_are_the_best_assignment():
     truth = Stream(Setting(300, 3, 10, stream=True)).dictionary
     learned = truth[:, ::-1] + 0.1 * np.random.default_rng(0).normal(size=truth.shape).astype("float32")
@@ -45,7 +53,11 @@ def test_where_all_are_distinct_the_nearest_are_the_best_assignment():
 
 
 @pytest.mark.parametrize(
-    "flag", ["--num_latents=0", "--num_latents=5", "--passes=0", "--num_samples=9", "--rounds=0", "--seed=-1", "many"]
+    "flag",
+    [
+        *("--num_latents=0", "--num_latents=5", "--passes=0", "--num_samples=9", "--rounds=0", "--seed=-1", "many"),
+        *("--rates=0.5,x,0.1", "--rates=0.5,0.1", "--rates=0.5,0.1,-1", "--rates=0.5,0.1,nan"),
+    ],
 )
 def test_bad_flags_are_one_sentence(flag, call, tmp_path):
     code, out, err = call("learn_stream", flag, f"--results_dir={tmp_path / 'results'}")
