@@ -28,6 +28,7 @@ def _methods(source, p):
     saes = [methods.tuned(name, source, p) for name in catalogue.RECIPES]
     return [
         *methods.learned(p)[::-1],
+        methods.families(p),
         *(Method(learner.name, "peer", learner, p.lasso()) for learner in rivals),
         *(Method(f"sae_{learner.name}", "sae", learner, p.lasso()) for learner in saes),
         methods.oracle(p),
@@ -58,7 +59,7 @@ BENCH = Bench(
         }
     },
     metrics=(*METRICS, samples_seen),
-    slow=("spams", "sklearn", *(f"sae_{name}" for name in ("jumprelu", "mp", "matryoshka", "gated"))),
+    slow=("online_dl_families", "spams", "sklearn", *(f"sae_{name}" for name in ("jumprelu", "mp", "matryoshka", "gated"))),
     without=("data",),
     extra={
         "sae_steps": "Gradient steps of an SAE, rounded up to whole epochs.",

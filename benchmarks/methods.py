@@ -10,6 +10,7 @@ from sae_gap.encoders.support import LeastSquares, OnSupport
 from sae_gap.learners.base import Learner
 from sae_gap.learners.baselines import PCA, Raw
 from sae_gap.learners.dl_fista import DLFista
+from sae_gap.learners.families import Families
 from sae_gap.learners.online import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
@@ -96,6 +97,12 @@ def learned(p: Preset) -> list[Method]:
     learners: dict[str, Learner] = {"dl_fista": dl_fista(p), "online_dl": OnlineDictionary(visits=p.visits)}
     found = learners.items()
     return [Method(name, "dictionary_learning", one, p.lasso(), _ON_A_DICTIONARY) for name, one in found]
+
+
+def families(p: Preset) -> Method:
+    """Dictionary learning that tells parents from children."""
+    learner = Families(base=OnlineDictionary(visits=p.visits, incoherent=True))
+    return Method("online_dl_families", "dictionary_learning", learner, p.lasso(), _ON_A_DICTIONARY)
 
 
 def softplus_adam(p: Preset) -> Method:

@@ -19,7 +19,6 @@ from benchmarks.bench import SMOKE, Bench, Drawing, Preset
 from sae_gap import catalogue
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.learners.baselines import Random
-from sae_gap.learners.families import Families
 from sae_gap.learners.online import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sae import SparseAutoencoder
@@ -51,7 +50,6 @@ def _methods(source: Source, p: Preset) -> list[Method]:
     saes = {name: _sae(name, source, p) for name in catalogue.RECIPES}
     learners = {
         "online_dl": ("dictionary_learning", OnlineDictionary(visits=p.visits)),
-        "online_dl_families": ("dictionary_learning", _families(p)),
         "random": ("baseline", Random()),
         "fista_oracle": ("oracle", Oracle(leading=True)),
     }
@@ -59,11 +57,8 @@ def _methods(source: Source, p: Preset) -> list[Method]:
         *(Method(f"sae_{name}", "sae", learner, learner.encoder) for name, learner in saes.items()),
         *(Method(f"frozen_{name}", "frozen", learner, p.lasso()) for name, learner in saes.items()),
         *(Method(name, family, learner, p.lasso()) for name, (family, learner) in learners.items()),
+        methods.families(p),
     ]
-
-
-def _families(p: Preset) -> Families:
-    return Families(base=OnlineDictionary(visits=p.visits, incoherent=True))
 
 
 _WORLD = Preset(world="synthsae", lam=(1.0,), visits=100)

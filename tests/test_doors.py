@@ -24,6 +24,7 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.learners.amortised import Amortised
 from sae_gap.learners.baselines import PCA, Raw
 from sae_gap.learners.dl_fista import DLFista
+from sae_gap.learners.families import Families
 from sae_gap.learners.lista import Lista
 from sae_gap.learners.online import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
@@ -58,6 +59,7 @@ MAKERS = {
     "softplus": SoftplusAdam,
     "lista": lambda **options: Lista(**{"base": Oracle()} | options),
     "amortised": lambda **options: Amortised(**{"encoders": (TopK(3),), "base": Oracle()} | options),
+    "families": lambda **options: Families(**{"base": Oracle()} | options),
     "probe": LinearProbe,
     "topk": TopK,
     "batchtopk": BatchTopK,
@@ -79,7 +81,7 @@ NOT_A_WEIGHT = (-1, NAN, INF, "x", None)
 KINDS = {
     NOT_A_SIZE: "num_steps batch_size renormalise_every num_iterations block patience num_rounds k depth",
     NOT_POSITIVE: "visits margin learning_rate ridge least_rate greatest_rate threshold bandwidth rate tol",
-    NOT_A_WEIGHT: "lam damping weight_decay penalty improvement max_iterations least_updates",
+    NOT_A_WEIGHT: "lam damping weight weight_decay penalty improvement max_iterations least_updates",
     (1, None, "yes"): "nonneg replace centred incoherent factored unit_atoms momentum",
     (3, "topk", Lasso): "encoder",
 }

@@ -56,8 +56,8 @@ class Families(Learner):
 
         D ← unit(D + ((ZᵀZ + ρ I)⁻¹ Zᵀ R)ᵀ),   R = Y - Z Dᵀ,   ρ = ridge · mean_j (ZᵀZ)_jj.
 
-    Every round ends with `push`, which takes out of each atom what it shares with atoms that include it. The last three
-    rounds rearrange nothing.
+    Every round ends with `push`, which takes out of each atom what it shares with atoms that include it. The last six
+    rounds rearrange nothing, and in them the floor falls.
 
     Signals are taken less the bias of the base, which stays. Codes are not negative.
 

@@ -137,7 +137,7 @@ class OnlineDictionary(Learner):
 
     @property
     def name(self):
-        return "online_dl_incoherent" if self.incoherent else "online_dl"
+        return "online_dl"
 
     def work(self, num_samples, input_dim, num_latents):
         visits = num_samples if self.visits is None else self.visits * max(num_latents, LEAST)
