@@ -44,6 +44,7 @@ _DICTIONARIES = {
     "softplus_adam": Name("Softplus-Adam", "#E69F00"),
     "dl_fista": Name("DL-FISTA", "#56B4E9"),
     "online_dl": Name("online DL", "#332288"),
+    "online_dl_incoherent": Name("online DL, incoherent", "#88CCEE"),
     "online_dl_families": Name("online DL, families", "#DDCC77"),
     "spams": Name("SPAMS", "#117733"),
     "sklearn": Name("scikit-learn", "#44AA99"),
