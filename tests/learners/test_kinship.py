@@ -1,5 +1,6 @@
 """Who is used with whom: counts by hand, and families in which the truth is known."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from sae_gap.learners import kinship
 from sae_gap.learners.kinship import Company
 
 CHILDREN = 4
+# Compiled once for each shape.
+rearrange = jax.jit(kinship.rearrange)
 
 
 @pytest.fixture
@@ -74,19 +77,35 @@ def test_a_child_leaves_its_parent_and_the_parent_stays(rng):
     np.testing.assert_allclose(after, before * 0.5 / np.sqrt(1 - 0.75 * before**2), rtol=1e-4)
 
 
+def test_of_two_that_include_each_other_the_less_used_moves_and_one_that_was_hardly_used_stays(rng):
+    frame = np.linalg.qr(rng.standard_normal((64, 4)))[0]
+    mixed = frame.copy()
+    mixed[:, 1] = (frame[:, 1] + 0.5 * frame[:, 0]) / np.hypot(1, 0.5)
+    mixed[:, 3] = (frame[:, 3] + 0.5 * frame[:, 2]) / np.hypot(1, 0.5)
+    together = np.zeros((4, 4), np.float32)
+    # Atoms 0 and 1 are nearly always on together; 3 was used five times, always beside 2.
+    together[:2, :2] = [[100, 90], [90, 95]]
+    together[2:, 2:] = [[100, 5], [5, 5]]
+    found = kinship.push(jnp.asarray(mixed, jnp.float32), Company(jnp.asarray(together), jnp.asarray(together)), 0.5)
+    moved = np.abs(np.asarray(found) - mixed).max(axis=0) > 1e-6
+    assert moved.tolist() == [False, True, False, False]
+
+
 def test_an_atom_that_is_on_in_most_uses_of_one_that_includes_it_becomes_its_base(rng):
-    frame = np.linalg.qr(rng.standard_normal((32, 2)))[0]
-    base, child = frame.T
+    frame = np.linalg.qr(rng.standard_normal((32, 3)))[0]
+    base, child, other = frame.T
     v, u = (base + child) / np.sqrt(2), (base - 0.6 * child) / np.hypot(1, 0.6)
     n = 1_000
     signals = 5 * base + np.where(np.arange(n) < 300, 5.0, 0)[:, None] * child
     codes = np.linalg.solve(np.stack([v, u]) @ np.stack([v, u]).T, np.stack([v, u]) @ signals.T).T
     codes[np.abs(codes) < 1e-9] = 0
     assert (codes >= 0).all()
-    found, company = kinship.rearrange(jnp.asarray(np.stack([v, u], axis=1), jnp.float32), company_of(codes))
-    np.testing.assert_allclose(np.abs(found.T @ frame), [[0, 1], [1, 0]], atol=1e-5)
-    # Both have moved.
-    assert not np.asarray(company.together).any()
+    # A third atom, on in every other sample, has nothing to do with them.
+    codes = np.concatenate([codes, 4.0 * (np.arange(n)[:, None] % 2)], axis=1)
+    found, company = rearrange(jnp.asarray(np.stack([v, u, other], axis=1), jnp.float32), company_of(codes))
+    np.testing.assert_allclose(np.abs(found.T @ frame), [[0, 1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-5)
+    # Both have moved, so that only what the third is by itself is known of the new atoms.
+    np.testing.assert_array_equal(company.together, np.diag([0, 0, n / 2]))
 
 
 def test_a_parent_that_is_one_of_its_children_as_well_is_split(rng):
@@ -101,7 +120,7 @@ def test_a_parent_that_is_one_of_its_children_as_well_is_split(rng):
     coded = np.maximum(signals @ np.linalg.pinv(used).T, 0)
     coded[coded < 1] = 0
     company = company_of(np.pad(coded, ((0, 0), (0, 3))))
-    found, _ = kinship.rearrange(jnp.asarray(dictionary, jnp.float32), company)
+    found, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company)
     assert cosines(dictionary, truth).min() < 0.72
     # Rays p + c_k alone say p up to the mean of the children: cosines sqrt(4 / 5) and sqrt(3 / 4).
     np.testing.assert_allclose(cosines(found, truth), [0.8**0.5, *[0.75**0.5] * CHILDREN], atol=0.03)
@@ -112,7 +131,7 @@ def test_a_family_that_is_right_is_left_alone(rng, alone):
     frame, codes = family(rng, alone=alone)
     company = company_of(np.pad(codes, ((0, 0), (0, 3))))
     dictionary = jnp.asarray(frame, jnp.float32)
-    found, kept = kinship.rearrange(dictionary, company)
+    found, kept = rearrange(dictionary, company)
     np.testing.assert_array_equal(found, dictionary)
     np.testing.assert_array_equal(kept.together, company.together)
     np.testing.assert_allclose(kinship.push(dictionary, company, 0.5), frame, atol=1e-6)
@@ -149,7 +168,7 @@ def test_a_parent_whose_own_ray_is_the_common_one_is_kept_although_its_children_
     alike = frame[:, 1 : 1 + CHILDREN] + 0.4 * frame[:, -1:]
     dictionary = np.concatenate([frame[:, :1], alike / np.linalg.norm(alike, axis=0), frame[:, 1 + CHILDREN : -1]], axis=1)
     assert np.abs(dictionary[:, 1] @ dictionary[:, 2]) > kinship.SHARED
-    found, _ = kinship.rearrange(jnp.asarray(dictionary, jnp.float32), company_of(np.pad(codes, ((0, 0), (0, 3)))))
+    found, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(np.pad(codes, ((0, 0), (0, 3)))))
     np.testing.assert_array_equal(found, jnp.asarray(dictionary, jnp.float32))
 
 
@@ -174,7 +193,7 @@ def test_the_child_that_the_parent_was_takes_an_atom_of_small_codes_or_of_no_use
     if free == 6:
         coded[:, 6] = 0
         coded[:10, 6] = 5
-    found = np.asarray(kinship.rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))[0])
+    found = np.asarray(rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))[0])
     kept = [atom for atom in (1, 5, 6) if np.allclose(found[:, atom], dictionary[:, atom], atol=1e-6)]
     assert kept == [atom for atom in (1, 5, 6) if atom != free]
     if free is not None:
