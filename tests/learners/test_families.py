@@ -135,8 +135,8 @@ def test_the_threshold_falls_after_the_last_round_that_rearranges(turn, on):
     learner = Families(base=BASE, num_steps=12)
     eye = jnp.eye(8)
     state = begin(learner, 5 * jnp.eye(8), eye)
-    state = eqx.tree_at(lambda s: (s.noise, s.amplitude, s.round), state, (jnp.zeros(()), jnp.ones(()), jnp.asarray(turn)))
-    sums, _ = learner._pull(state, 0.05 * eye[:1], None)
+    state = eqx.tree_at(lambda s: (s.noise, s.amplitude, s.round), state, (jnp.zeros(()), jnp.asarray(0.5), jnp.asarray(turn)))
+    sums, _ = learner._pull(state, 0.025 * eye[:1], None)
     assert bool(sums.uses[0] > 0) == on
 
 

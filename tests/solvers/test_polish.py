@@ -117,9 +117,7 @@ def test_an_atom_in_use_is_not_taken_in_again_where_rounding_is_more_than_its_we
     # Beside the atoms' span, so that the objective is not as small as the weights.
     beside = rng.standard_normal((6, 20))
     beside -= beside @ np.linalg.pinv(atoms) @ atoms
-    found = polish(
-        exact @ atoms + beside, atoms, np.full((6, 1), 1e-9), np.ones((1, 8)), 1.01 * exact, tol=1e-6, nonneg=True
-    )
+    found = polish(exact @ atoms + beside, atoms, np.full((6, 1), 1e-9), np.ones((1, 8)), 1.01 * exact, tol=1e-6, nonneg=True)
     assert found.converged.all()
     np.testing.assert_allclose(found.codes, exact, atol=1e-7)
 
