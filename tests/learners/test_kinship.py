@@ -238,7 +238,7 @@ def test_chance_coherence_and_atoms_that_are_not_included_are_left(rng):
 
 @pytest.mark.parametrize("alone", [0.4, 0.02])
 def test_a_parent_whose_own_ray_is_the_common_one_is_kept_although_its_children_are_alike(rng, alone):
-    """Children that share a direction q beside their parent p: rays p + c_k + .4 q, and p in two fifths of its uses or fewer."""
+    """Children that share a direction q beside their parent p: rays p + c_k + .4 q, p alone in .4 or .02 of its uses."""
     frame, codes = family(rng, alone=alone, spare=4)
     alike = frame[:, 1 : 1 + CHILDREN] + 0.4 * frame[:, -1:]
     dictionary = np.concatenate([frame[:, :1], alike / np.linalg.norm(alike, axis=0), frame[:, 1 + CHILDREN : -1]], axis=1)
