@@ -431,8 +431,8 @@ BUGS = (
     ("sae_gap/activations/rows.py", "chunk.sum(axis=0, dtype=np.float64)", "chunk.sum(axis=0)", "tests/test_activations.py"),
     (
         "sae_gap/saes/tensors.py",
-        "finite = np.isfinite(wide.sum(dtype=np.float64)) or np.isfinite(wide).all()",
-        "finite = np.isfinite(wide.sum(dtype=np.float64))",
+        "wide.sum(dtype=np.float64)",
+        "wide.sum()",
         "tests/saes/test_edges.py",
     ),
     (
@@ -445,7 +445,7 @@ BUGS = (
         "sae_gap/saes/tensors.py",
         'order="F" if header.fortran else "C"',
         'order="C"',
-        "tests/saes/test_hostile.py tests/saes/test_bad_input.py",
+        "tests/saes/test_edges.py",
     ),
     (
         "sae_gap/saes/tensors.py",
@@ -457,7 +457,7 @@ BUGS = (
         "sae_gap/saes/pickles.py",
         "if count > storage.size or end >= max(storage.size, 1):",
         "if end >= max(storage.size, 1):",
-        "tests/saes/test_hostile.py tests/saes/test_bad_input.py",
+        "tests/saes/test_edges.py",
     ),
     (
         "sae_gap/saes/pickles.py",
