@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import sae_gap
-from sae_gap.encoders.base import encode
+from sae_gap.encoders.base import Affine, encode
 from sae_gap.saes import encoders
 from sae_gap.saes.tensors import Config, Tensors, read_npz
 from tests.saes.examples import example
@@ -106,6 +106,14 @@ def test_signed_codes_are_held_against_a_signed_optimum():
     assert np.any(encode(sae.model.encode, sae.model, target) < 0)
     gap = sae_gap.amortisation_gap(sae.model, target, 0.3)
     assert np.any(gap.optimum.codes < 0) and gap.gap.min() > 0
+
+
+def test_what_only_reaches_its_threshold_is_off_and_what_is_negative_as_well():
+    affine = Affine(jnp.eye(3), jnp.zeros(3))
+    parameters = encoders.ThresholdParameters(affine, jnp.array([1.0, 0.0, -2.0]))
+    model = sae_gap.Model(jnp.eye(3), jnp.zeros(3), parameters, encoders.Threshold())
+    signals = jnp.array([[1.0, 0.5, -1.0], [1.5, -0.5, 0.25]])
+    np.testing.assert_array_equal(model.encode(model, signals), [[0, 0.5, 0], [1.5, 0, 0.25]])
 
 
 def test_a_pursuit_stops_once_little_is_left():
