@@ -527,8 +527,8 @@ BUGS = (
     ),
     (
         "sae_gap/saes/base.py",
-        "shift = (bias if input_bias is None else bias - input_bias).astype(np.float64)",
-        "shift = (bias if input_bias is None else bias - input_bias)",
+        "].astype(np.float64) for start in starts",
+        "] for start in starts",
         "tests/saes/test_libraries.py tests/saes/test_edges.py tests/saes/test_bad_input.py",
     ),
     (
