@@ -1191,4 +1191,14 @@ BUGS = (
         "held = self.ridge * jnp.mean(sums.squares)",
         "tests/learners/test_families.py",
     ),
+    ("sae_gap/learners/kinship.py", " | (size < SMALL * jnp.median(size))", "", "tests/learners/test_kinship.py"),
+    ("sae_gap/learners/kinship.py", " & other[None]\n", "\n", "tests/learners/test_kinship.py"),
+    (
+        "sae_gap/learners/kinship.py",
+        "left = rays - common * (common.T @ rays)",
+        "left = rays - common",
+        "tests/learners/test_kinship.py",
+    ),
+    ("sae_gap/learners/pulls.py", "add(found.codes**2)", "add(jnp.abs(found.codes))", "tests/learners/test_families.py"),
+    ("sae_gap/learners/pulls.py", "tally(tallied, found)", "tally(begun, found)", "tests/learners/test_families.py"),
 )
