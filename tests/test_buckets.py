@@ -114,7 +114,7 @@ def test_what_is_written_and_removed_by_other_means_follows_at_the_end(bucket):
 def test_what_is_rewritten_in_as_many_bytes_follows_too(bucket):
     with buckets.held():
         path = _made(buckets.local(bucket)) / "page.json"
-        results.write_atomically(path, b"old")
+        files.write_atomically(path, b"old")
         path.write_bytes(b"new")
         # Later than the first, however coarse the clock.
         os.utime(path, ns=(path.stat().st_mtime_ns + 10**9,) * 2)
@@ -127,7 +127,7 @@ def test_a_folder_is_asked_for_once_and_never_the_files_that_are_here(bucket):
     brought = mock.patch.object(MemoryFileSystem, "get_file", autospec=True, side_effect=MemoryFileSystem.get_file)
     with buckets.held(), listed as lists, brought as gets:
         folder = buckets.local(bucket) / "study"
-        results.write_atomically(_made(folder) / "page.json", b"mine")
+        files.write_atomically(_made(folder) / "page.json", b"mine")
         for _ in range(2):
             buckets.pull(folder)
         assert lists.call_count == gets.call_count == 1 and (folder / "page.json").read_bytes() == b"mine"

@@ -135,7 +135,9 @@ class Families(Learner):
         rearranges = (state.round % _EVERY == 0) & (state.round < self.num_steps - _LAST)
 
         def solved(dictionary, company):
-            energy = company.products + self.ridge * jnp.mean(sums.squares) * jnp.eye(len(sums.squares), dtype=dictionary.dtype)
+            # Signals of zeros have no energy, which leaves nothing to solve for, and pull nowhere.
+            held = jnp.maximum(self.ridge * jnp.mean(sums.squares), jnp.finfo(dictionary.dtype).tiny ** 0.5)
+            energy = company.products + held * jnp.eye(len(sums.squares), dtype=dictionary.dtype)
             step = jax.scipy.linalg.solve(energy, sums.pull, assume_a="pos")
             return unit_atoms(dictionary + step.T)[0], company
 

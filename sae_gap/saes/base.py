@@ -296,7 +296,7 @@ def assemble(
     lengths = jnp.where(jnp.any(dictionary != 0, axis=0), units, 0)
     affine = None
     if weight is not None:
-        shift = (bias if input_bias is None else bias - input_bias).astype(np.float64)
+        shift = bias if input_bias is None else bias - input_bias
         shifted = _product(shift, weight) + (0 if encoder_bias is None else encoder_bias)
         affine = Affine(jnp.asarray(weight), jnp.asarray(shifted, weight.dtype))
     encoder, parameters, scale = activation(affine, lengths)  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """Who is used with whom: counts by hand, and families in which the truth is known."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from sae_gap.learners import kinship
 from sae_gap.learners.kinship import Company
 
 CHILDREN = 4
+# Compiled once for each shape.
+rearrange = jax.jit(kinship.rearrange)
 
 
 @pytest.fixture
@@ -74,22 +77,62 @@ def test_a_child_leaves_its_parent_and_the_parent_stays(rng):
     np.testing.assert_allclose(after, before * 0.5 / np.sqrt(1 - 0.75 * before**2), rtol=1e-4)
 
 
+def test_of_two_that_include_each_other_the_less_used_moves_and_one_that_was_hardly_used_stays(rng):
+    frame = np.linalg.qr(rng.standard_normal((64, 4)))[0]
+    mixed = frame.copy()
+    mixed[:, 1] = (frame[:, 1] + 0.5 * frame[:, 0]) / np.hypot(1, 0.5)
+    mixed[:, 3] = (frame[:, 3] + 0.5 * frame[:, 2]) / np.hypot(1, 0.5)
+    together = np.zeros((4, 4), np.float32)
+    # Atoms 0 and 1 are nearly always on together; 3 was used five times, always beside 2.
+    together[:2, :2] = [[100, 90], [90, 95]]
+    together[2:, 2:] = [[100, 5], [5, 5]]
+    found = kinship.push(jnp.asarray(mixed, jnp.float32), Company(jnp.asarray(together), jnp.asarray(together)), 0.5)
+    moved = np.abs(np.asarray(found) - mixed).max(axis=0) > 1e-6
+    assert moved.tolist() == [False, True, False, False]
+
+
 def test_an_atom_that_is_on_in_most_uses_of_one_that_includes_it_becomes_its_base(rng):
-    frame = np.linalg.qr(rng.standard_normal((32, 2)))[0]
-    base, child = frame.T
+    frame = np.linalg.qr(rng.standard_normal((32, 3)))[0]
+    base, child, other = frame.T
     v, u = (base + child) / np.sqrt(2), (base - 0.6 * child) / np.hypot(1, 0.6)
     n = 1_000
     signals = 5 * base + np.where(np.arange(n) < 300, 5.0, 0)[:, None] * child
     codes = np.linalg.solve(np.stack([v, u]) @ np.stack([v, u]).T, np.stack([v, u]) @ signals.T).T
     codes[np.abs(codes) < 1e-9] = 0
     assert (codes >= 0).all()
-    found, company = kinship.rearrange(jnp.asarray(np.stack([v, u], axis=1), jnp.float32), company_of(codes))
-    np.testing.assert_allclose(np.abs(found.T @ frame), [[0, 1], [1, 0]], atol=1e-5)
-    # Both have moved.
-    assert not np.asarray(company.together).any()
+    # A third atom, on in every other sample, has nothing to do with them.
+    codes = np.concatenate([codes, 4.0 * (np.arange(n)[:, None] % 2)], axis=1)
+    found, company = rearrange(jnp.asarray(np.stack([v, u, other], axis=1), jnp.float32), company_of(codes))
+    np.testing.assert_allclose(np.abs(found.T @ frame), [[0, 1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-5)
+    # Both have moved, so that only what the third is by itself is known of the new atoms.
+    np.testing.assert_array_equal(company.together, np.diag([0, 0, n / 2]))
 
 
-def test_a_parent_that_is_one_of_its_children_as_well_is_split(rng):
+def test_bases_are_exchanged_in_pairs(rng):
+    """By hand: two atoms that include one, two that include each other alike, and two that are nearly the same."""
+    frame = np.linalg.qr(rng.standard_normal((64, 8)))[0]
+    atoms = frame.copy()
+    atoms[:, 6] = 0.01 * frame[:, 6] + np.sqrt(1 - 1e-4) * frame[:, 5]
+    together = np.zeros((8, 8), np.float32)
+    together[:3, :3] = [[100, 90, 90], [90, 90, 90], [90, 90, 95]]
+    together[3:5, 3:5] = [[100, 90], [90, 100]]
+    together[5:7, 5:7] = [[100, 80], [80, 80]]
+    table = jnp.asarray(together)
+    found, company = rearrange(jnp.asarray(atoms, jnp.float32), Company(table, table))
+    wanted = atoms.copy()
+    # Of 0 and 2 the second is more often with 1. The base is the mean signal where u is on, d_u (ZᵀZ)_uu + d_v (ZᵀZ)_uv.
+    for u, v in ((1, 2), (4, 3)):
+        base = together[u, u] * atoms[:, u] + together[u, v] * atoms[:, v]
+        wanted[:, u] = base / np.linalg.norm(base)
+        left = atoms[:, v] - wanted[:, u] * (wanted[:, u] @ atoms[:, v])
+        wanted[:, v] = left / np.linalg.norm(left)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    kept = np.array([1, 0, 0, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(company.together, together * kept * kept[:, None])
+
+
+@pytest.mark.parametrize("above", [False, True])
+def test_a_parent_that_is_one_of_its_children_as_well_is_split(rng, above):
     frame, codes = family(rng)
     truth = frame[:, : 1 + CHILDREN]
     v = (truth[:, 0] + truth[:, 1]) / np.sqrt(2)
@@ -100,8 +143,12 @@ def test_a_parent_that_is_one_of_its_children_as_well_is_split(rng):
     signals = codes @ truth.T
     coded = np.maximum(signals @ np.linalg.pinv(used).T, 0)
     coded[coded < 1] = 0
-    company = company_of(np.pad(coded, ((0, 0), (0, 3))))
-    found, _ = kinship.rearrange(jnp.asarray(dictionary, jnp.float32), company)
+    coded = np.pad(coded, ((0, 0), (0, 3)))
+    if above:
+        # What is on beside them and as often without includes the family as well.
+        coded = np.pad(coded, ((0, len(coded)), (0, 0)))
+        coded[:, -1] = 4
+    found, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))
     assert cosines(dictionary, truth).min() < 0.72
     # Rays p + c_k alone say p up to the mean of the children: cosines sqrt(4 / 5) and sqrt(3 / 4).
     np.testing.assert_allclose(cosines(found, truth), [0.8**0.5, *[0.75**0.5] * CHILDREN], atol=0.03)
@@ -112,10 +159,56 @@ def test_a_family_that_is_right_is_left_alone(rng, alone):
     frame, codes = family(rng, alone=alone)
     company = company_of(np.pad(codes, ((0, 0), (0, 3))))
     dictionary = jnp.asarray(frame, jnp.float32)
-    found, kept = kinship.rearrange(dictionary, company)
+    found, kept = rearrange(dictionary, company)
     np.testing.assert_array_equal(found, dictionary)
     np.testing.assert_array_equal(kept.together, company.together)
     np.testing.assert_allclose(kinship.push(dictionary, company, 0.5), frame, atol=1e-6)
+
+
+def test_of_many_children_as_many_as_there_is_room_for_are_looked_at(rng):
+    """A parent, the last atom, with nine children beside the one that it is as well."""
+    frame = np.linalg.qr(rng.standard_normal((64, 11)))[0]
+    parent, first, rest = frame[:, :1], frame[:, 1:2], frame[:, 2:]
+    v = (parent + first) / np.sqrt(2)
+    others = parent + rest - v * (v.T @ (parent + rest))
+    dictionary = np.concatenate([others / np.linalg.norm(others, axis=0), v], axis=1)
+    which = np.arange(5_000) % 10
+    signals = 5 * (parent + frame[:, 1 + which]).T
+    coded = np.maximum(signals @ np.linalg.pinv(dictionary).T, 0)
+    coded[coded < 1] = 0
+    found, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))
+    moved = np.abs(np.asarray(found) - dictionary).max(axis=0) > 1e-6
+    assert moved.tolist() == [True] * 8 + [False, True]
+    assert abs(parent[:, 0] @ np.asarray(found)[:, -1]) > 0.9
+
+
+def test_children_that_are_on_together_are_not_split_from_their_parent(rng):
+    """Alike as where the parent is one of them, but each on in about half of the uses of every other."""
+    frame, codes = family(rng)
+    v = (frame[:, 0] + frame[:, 1]) / np.sqrt(2)
+    others = frame[:, :1] + frame[:, 2:5]
+    others = others - v[:, None] * (v @ others)
+    dictionary = np.concatenate([v[:, None], others / np.linalg.norm(others, axis=0), frame[:, 4:]], axis=1)[:, :8]
+    dictionary[:, 4:] = frame[:, 4:]
+    assert dictionary[:, 1] @ dictionary[:, 2] > 2 * kinship.SHARED
+    coded = np.zeros((len(codes), 8))
+    coded[:, 0] = codes[:, 0]
+    coded[:, 1:4] = 5 * (rng.random((len(codes), 3)) < 0.55)
+    found, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))
+    np.testing.assert_array_equal(found, jnp.asarray(dictionary, jnp.float32))
+
+
+@pytest.mark.parametrize(("pairs", "moved"), [([(1, 2), (3, 4)], []), ([(1, 2)], [0, 1, 2])])
+def test_children_that_are_alike_by_chance_are_left_and_those_that_are_not_alike_as_well(rng, pairs, moved):
+    """Two pairs of cosine .2, of which the mean is below .1; and a pair of .3, apart from which nothing moves."""
+    frame, codes = family(rng)
+    dictionary = frame.copy()
+    cosine = 0.4 - 0.1 * len(pairs)
+    for one, other in pairs:
+        dictionary[:, other] = cosine * frame[:, one] + np.sqrt(1 - cosine**2) * frame[:, other]
+    found, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(np.pad(codes, ((0, 0), (0, 3)))))
+    distance = np.abs(np.asarray(found) - dictionary).max(axis=0)
+    assert [atom for atom in range(5) if distance[atom] > 1e-6] == moved
 
 
 def test_loadings_are_those_of_one_common_factor(rng):
@@ -143,19 +236,27 @@ def test_chance_coherence_and_atoms_that_are_not_included_are_left(rng):
     np.testing.assert_allclose(kinship.push(jnp.asarray(mixed, jnp.float32), company, 0.5), mixed, atol=1e-6)
 
 
-def test_a_parent_whose_own_ray_is_the_common_one_is_kept_although_its_children_are_alike(rng):
-    """Children that share a direction q beside their parent p: rays p + c_k + .4 q, and p in two fifths of its uses."""
-    frame, codes = family(rng, alone=0.4, spare=4)
+@pytest.mark.parametrize("alone", [0.4, 0.02])
+def test_a_parent_whose_own_ray_is_the_common_one_is_kept_although_its_children_are_alike(rng, alone):
+    """Children that share a direction q beside their parent p: rays p + c_k + .4 q, p alone in .4 or .02 of its uses."""
+    frame, codes = family(rng, alone=alone, spare=4)
     alike = frame[:, 1 : 1 + CHILDREN] + 0.4 * frame[:, -1:]
     dictionary = np.concatenate([frame[:, :1], alike / np.linalg.norm(alike, axis=0), frame[:, 1 + CHILDREN : -1]], axis=1)
     assert np.abs(dictionary[:, 1] @ dictionary[:, 2]) > kinship.SHARED
-    found, _ = kinship.rearrange(jnp.asarray(dictionary, jnp.float32), company_of(np.pad(codes, ((0, 0), (0, 3)))))
-    np.testing.assert_array_equal(found, jnp.asarray(dictionary, jnp.float32))
+    found, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(np.pad(codes, ((0, 0), (0, 3)))))
+    if alone == 0.4:
+        np.testing.assert_array_equal(found, jnp.asarray(dictionary, jnp.float32))
+    else:
+        # Hardly ever seen by itself, p is known by the rays of its children alone, which are alike.
+        common = CHILDREN * dictionary[:, 0] + dictionary[:, 1 : 1 + CHILDREN].sum(axis=1)
+        np.testing.assert_allclose(found[:, 0], common / np.linalg.norm(common), atol=0.02)
+        # Nor was it one of its children, which would want a free atom.
+        np.testing.assert_array_equal(found[:, 1 + CHILDREN :], jnp.asarray(dictionary[:, 1 + CHILDREN :], jnp.float32))
 
 
-@pytest.mark.parametrize("free", [5, 6, None])
-def test_the_child_that_the_parent_was_takes_an_atom_of_small_codes_or_of_no_use(rng, free):
-    """The parent's atom is p + c_1, on alone where c_1 is; of the atoms beside the family at most one is free."""
+@pytest.mark.parametrize("free", [1, 5, 6, None])
+def test_the_child_that_the_parent_was_takes_an_atom_near_it_or_of_small_codes_or_of_no_use(rng, free):
+    """The parent's atom is p + c_1, on alone where c_1 is; of the atoms beside the family at most one is free or near c_1."""
     frame, codes = family(rng, n=8_000)
     truth = frame[:, : 1 + CHILDREN]
     v = (truth[:, 0] + truth[:, 1]) / np.sqrt(2)
@@ -163,6 +264,8 @@ def test_the_child_that_the_parent_was_takes_an_atom_of_small_codes_or_of_no_use
     others = rays - v[:, None] * (v @ rays)
     # What was the place of c_1 has an atom of its own.
     used = np.concatenate([v[:, None], frame[:, 7:8], others / np.linalg.norm(others, axis=0)], axis=1)
+    if free == 1:
+        used[:, 1] = 0.7 * truth[:, 1] + np.sqrt(0.51) * used[:, 1]
     dictionary = np.concatenate([used, frame[:, 5:7]], axis=1)
     coded = np.zeros((len(codes), 7))
     family_codes = np.linalg.lstsq(used[:, [0, 2, 3, 4]], truth @ codes.T, rcond=None)[0].T
@@ -174,7 +277,7 @@ def test_the_child_that_the_parent_was_takes_an_atom_of_small_codes_or_of_no_use
     if free == 6:
         coded[:, 6] = 0
         coded[:10, 6] = 5
-    found = np.asarray(kinship.rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))[0])
+    found = np.asarray(rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))[0])
     kept = [atom for atom in (1, 5, 6) if np.allclose(found[:, atom], dictionary[:, atom], atol=1e-6)]
     assert kept == [atom for atom in (1, 5, 6) if atom != free]
     if free is not None:

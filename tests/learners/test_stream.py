@@ -9,6 +9,7 @@ import pytest
 
 from sae_gap import Setting, draw, fit_stream, match_atoms
 from sae_gap.checkpoints import Checkpoint
+from sae_gap.learners import stream
 from sae_gap.learners.online import OnlineDictionary
 
 pytestmark = pytest.mark.usefixtures("optimised")
@@ -92,9 +93,11 @@ def test_a_checkpoint_of_another_fit_is_not_taken(tmp_path, signals, caplog):
     assert "of another fit" in caplog.text
     np.testing.assert_array_equal(again.dictionary, fit_stream(learner, signals, **options).dictionary)
     assert not np.array_equal(other.dictionary, again.dictionary)
-    for changed in (dataclasses.replace(learner, settle=0.9), learner):
+    # Each differs in one thing from the fit before.
+    changed = dataclasses.replace(learner, settle=0.9)
+    for seed in (0, 1):
         caplog.clear()
-        fit_stream(changed, signals, checkpoint=save, **options | {"key": jax.random.key(int(changed is learner))})
+        fit_stream(changed, signals, checkpoint=save, **options | {"key": jax.random.key(seed)})
         assert "of another fit" in caplog.text
 
 
@@ -142,3 +145,17 @@ def test_centred_its_bias_is_the_mean_of_what_has_come(signals):
     assert len(seen) == 7
     np.testing.assert_allclose(model.bias, np.concatenate(seen).mean(axis=0), rtol=1e-4)
     assert not np.any(fit_stream(dataclasses.replace(learner, centred=False), told, **OPTIONS).bias)
+
+
+def test_the_bias_of_a_centred_stream_is_the_mean_of_what_it_brought(signals):
+    learner = OnlineDictionary(num_steps=4, batch_size=50, centred=True, num_rounds=1, replace=False)
+    found = fit_stream(learner, signals[:200] + 3, **OPTIONS)
+    np.testing.assert_allclose(found.bias, signals[:200].mean(axis=0) + 3, atol=1e-4)
+
+
+def test_the_same_samples_in_another_order_are_another_stream():
+    block = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 3)), jnp.float32)
+    found = np.asarray(stream._fingerprint(block, 3))
+    assert (found != stream._fingerprint(block[::-1], 3)).all()
+    # What fills a minibatch up is none of its samples.
+    np.testing.assert_array_equal(found, stream._fingerprint(block.at[:, 3].set(0), 3))

@@ -37,6 +37,14 @@ def test_duplicates_and_dead_atoms_are_counted():
     assert alone.coherence == () and alone.dead == 1
 
 
+def test_rounding_makes_no_cosine_larger_than_one():
+    """Of a hundred unit atoms of single precision and their copies, some have a product a little above one."""
+    atom = np.random.default_rng(0).standard_normal((7, 50)).astype(np.float32)
+    found = atoms.largest_cosines(np.concatenate([atom, 2 * atom], axis=1))
+    np.testing.assert_allclose(found, 1, atol=1e-6)
+    assert found.max() <= 1
+
+
 def test_agreement_is_blind_to_order_sign_and_length():
     rng = np.random.default_rng(2)
     dictionary = rng.normal(size=(12, 9))

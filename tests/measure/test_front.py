@@ -62,6 +62,16 @@ def test_a_dictionary_alone_has_no_place_of_its_own_and_tells_how_far_it_is():
     assert found.own is None and shares == [0.5, 1.0]
 
 
+def test_the_certificate_is_the_largest_of_all_chunks(monkeypatch):
+    monkeypatch.setattr(front, "CHUNK", 11)
+    x, model = problem()
+    # Signals that are the bias need no codes, and so are exact.
+    easy = np.tile(np.asarray(model.bias), (11, 1))
+    orders = np.concatenate([x[:11], easy]), np.concatenate([easy, x[:11]])
+    first, last = (measure_front(of_model("mine", model), order, [0.3], tol=1e-2).points[0].certificate for order in orders)
+    assert first == pytest.approx(last, rel=1e-3) and first > 0
+
+
 def test_fvu_is_one_for_the_mean():
     x = np.random.default_rng(0).normal(3, 2, size=(50, 4))
     assert fvu(x, np.tile(x.mean(axis=0), (50, 1))) == pytest.approx(1) and fvu(x, x) == 0

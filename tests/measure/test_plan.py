@@ -212,6 +212,17 @@ def test_the_weight_makes_the_best_codes_as_sparse_as_the_encoders(plan, tmp_pat
     assert abs(measure.gap_lines(found)[0]["optimum_l0"] - 1) < 0.3
 
 
+def test_where_codes_are_never_as_many_as_wanted_half_of_them_are():
+    """Signals of three orthonormal atoms each have no more codes than three, which a weight only takes from."""
+    rng = np.random.default_rng(0)
+    frame = np.linalg.qr(rng.standard_normal((8, 6)))[0]
+    codes = rng.uniform(1, 2, (100, 6)) * (rng.random((100, 6)).argsort(axis=1) < 3)
+    subject = measure.of_model("frame", Model(jnp.asarray(frame, jnp.float32), jnp.zeros(8)))
+    found = module._Run.weight(None, subject, jnp.asarray(codes @ frame.T, jnp.float32), 4.0)
+    assert found["wanted_l0"] == 4 and found["l0"] == pytest.approx(2, rel=0.03)
+    assert found["l0"] == pytest.approx((codes > found["lam"]).sum(axis=1).mean(), abs=0.02)
+
+
 def test_a_fraction_is_of_each_samples_own_largest_weight(plan, model, activations, tmp_path):
     found = measure.run(dataclasses.replace(plan, lam=None, lam_fraction=0.3), Store(tmp_path))
     (line,) = measure.gap_lines(found)
@@ -239,6 +250,16 @@ def test_a_decoder_alone_and_its_controls(model, activations, tmp_path):
     assert lines["atoms"]["agreement"] is None and 0 < lines["random"]["agreement"] < 1
     weights = {row["dictionary"]: row["wanted_l0"] for row in found if row["kind"] == "weight"}
     assert weights["random"] == weights["samples"] == pytest.approx(2, abs=0.2)
+
+
+def test_a_control_beside_signed_codes_has_signed_codes(model, activations, tmp_path, monkeypatch):
+    seen, measured = [], module.measure_front
+    monkeypatch.setattr(
+        module, "measure_front", lambda subject, *args, **told: seen.append(subject.signed) or measured(subject, *args, **told)
+    )
+    alone = dataclasses.replace(measure.of_model("atoms", Model(model.dictionary, model.bias)), signed=True)
+    measure.run(measure.Plan([alone], activations, l0=2.0, controls=("random",), max_samples=20), Store(tmp_path))
+    assert seen == [True, True]
 
 
 def test_two_saes_agree_as_far_as_their_atoms_do(model, activations, tmp_path):

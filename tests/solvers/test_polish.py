@@ -1,6 +1,9 @@
+import sys
+
 import jax
 import numpy as np
 import pytest
+import scipy.linalg
 from scipy.optimize import nnls
 
 import sae_gap
@@ -95,3 +98,56 @@ def test_single_precision_that_has_settled_takes_no_more_rounds(monkeypatch):
         jax.tree.map(np.testing.assert_array_equal, solve(signals, dictionary, lam, threads=threads), found)
     double = sae_gap.sparse_code(signals[:20], dictionary, lam, tol=1e-6)
     np.testing.assert_allclose(found.objective[:20], double.objective, rtol=2e-6)
+
+
+def test_an_objective_that_underflows_certifies_nothing():
+    signals, atoms, row, column, exact = problem(True)
+    tiny = 1e-170
+    found = polish(tiny * signals, atoms, tiny * row, column, 1.1 * tiny * exact, tol=1e-9, nonneg=True)
+    assert (found.objective == 0).all() and not found.converged.any()
+    np.testing.assert_array_equal(found.codes, 1.1 * tiny * exact)
+
+
+def test_an_atom_in_use_is_not_taken_in_again_where_rounding_is_more_than_its_weight():
+    """Least squares but for weights of 1e-9, in which correlations that equal them are off by some 1e-16."""
+    rng = np.random.default_rng(2)
+    atoms = rng.standard_normal((8, 20))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    exact = rng.uniform(1, 2, (6, 8))
+    # Beside the atoms' span, so that the objective is not as small as the weights.
+    beside = rng.standard_normal((6, 20))
+    beside -= beside @ np.linalg.pinv(atoms) @ atoms
+    found = polish(exact @ atoms + beside, atoms, np.full((6, 1), 1e-9), np.ones((1, 8)), 1.01 * exact, tol=1e-6, nonneg=True)
+    assert found.converged.all()
+    np.testing.assert_allclose(found.codes, exact, atol=1e-7)
+
+
+def counted(monkeypatch):
+    """The calls of the solver of a support, which are as many as the steps."""
+    calls, solve = [], scipy.linalg.cho_solve
+    monkeypatch.setattr(scipy.linalg, "cho_solve", lambda *args, **options: calls.append(0) or solve(*args, **options))
+    return calls
+
+
+def test_of_codes_that_fall_only_the_one_that_vanishes_goes(monkeypatch):
+    """Without the first of three atoms, the second is wanted, which with it is not."""
+    gram = np.array([[1, -0.75, 0.21], [-0.75, 1, -0.58], [0.21, -0.58, 1]])
+    atoms, weight, pull = np.linalg.cholesky(gram), 0.01, np.array([-1.36, 0.41, 0.41])
+    signal, begun = np.linalg.solve(atoms, pull + weight), np.array([0.1, 1, 1])
+    aim = np.linalg.solve(gram, pull)
+    assert (aim[:2] < 0).all()
+    calls = counted(monkeypatch)
+    found = polish(signal[None], atoms, np.full((1, 1), weight), np.ones((1, 3)), begun[None], tol=1e-9, nonneg=True)
+    assert found.converged.all() and found.codes[0, 0] == 0
+    np.testing.assert_allclose(found.codes[0, 1:], np.linalg.solve(gram[1:, 1:], pull[1:]), rtol=1e-9)
+    assert len(calls) == 2
+
+
+def test_an_atom_that_only_rounding_brought_in_ends_the_steps(monkeypatch):
+    """As rounding does, a limit below zero takes in an atom that may stay out; it would come and go to the last step."""
+    signals, atoms, row, column, exact = problem(True)
+    monkeypatch.setattr(sys.modules[polish.__module__], "_EXCESS", -1.0)
+    calls = counted(monkeypatch)
+    found = polish(signals[:1], atoms, row[:1], column, exact[:1], tol=1e-9, nonneg=True)
+    assert found.converged.all() and len(calls) == 2
+    np.testing.assert_allclose(found.codes, exact[:1], atol=1e-4)
