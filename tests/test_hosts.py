@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from sae_gap import hosts
+from sae_gap import hosts, roll_call
 
 TALK = """
 assert (hosts.count(), hosts.is_first(), jax.device_count()) == (2, process == 0, 4)
@@ -261,6 +261,8 @@ def test_what_does_not_fit_is_refused(given, fault):
 def test_a_limit_of_ones_own_stays(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_collective_timeout_seconds=5")
     monkeypatch.setattr(jax.distributed, "initialize", mock.Mock(side_effect=RuntimeError("nobody\nis there")))
+    # All have answered the roll call.
+    monkeypatch.setattr(roll_call.RollCall, "hold", lambda self: None)
     with pytest.raises(ValueError, match=r"cannot be joined \(nobody is there\)"):
         hosts.start("localhost:80", 2, 1)
     assert os.environ["XLA_FLAGS"] == "--xla_cpu_collective_timeout_seconds=5"
