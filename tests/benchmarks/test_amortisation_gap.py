@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from benchmarks import bench
+from benchmarks import bench, planned
 from benchmarks.amortisation_gap import BENCH
 from benchmarks.bench import Preset
 from sae_gap import Setting, Store
@@ -455,7 +455,7 @@ def test_a_run_whose_fits_would_be_lost_is_refused_in_one_sentence(tmp_path, hea
 
 
 def test_models_are_read_from_where_nothing_can_be_written(tmp_path, headline, smoke, monkeypatch):
-    monkeypatch.setattr(bench.results, "obstacle", lambda path: "Read-only file system" if path == smoke.models else None)
+    monkeypatch.setattr(planned.files, "obstacle", lambda path: "Read-only file system" if path == smoke.models else None)
     options = ("--preset=smoke", "--methods=sae_topk", f"--results_dir={tmp_path}", f"--models_dir={smoke.models}")
     code, out, err = headline(*options)
     assert (code, err) == (0, "") and "sae_topk" in out
