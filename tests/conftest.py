@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from importlib import metadata
 from unittest import mock
 
 import numpy as np
@@ -23,10 +24,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Most of the tests' time is XLA's, which compiles thousands of small programs that run once or twice. Without its optimisations
 # and each in one piece they compile in a fifth of it. The programs that users run are tested by
-# `JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= make test`. An XLA that no longer knows one of the flags ends at once and
-# names it.
+# `JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= make test`. An XLA that does not know one of the flags ends at once and names it,
+# as that of 0.12 does the second.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1")
+_OLD = tuple(int(part) for part in metadata.version("jaxlib").split(".")[:2]) < (0, 12)
+_ONE_PIECE = "--xla_cpu_parallel_codegen_split_count=1"
+os.environ.setdefault("XLA_FLAGS", f"{_ONE_PIECE} --xla_cpu_use_fusion_emitters=false" if _OLD else _ONE_PIECE)
 if "PYTEST_XDIST_WORKER" not in os.environ:
     # Shared with the workers and with the processes that tests start, so that a program of one shape is compiled once in all.
     CACHE = tempfile.TemporaryDirectory(prefix="sae_gap-tests-", ignore_cleanup_errors=True)
