@@ -9,7 +9,7 @@ is one device, and XLA_FLAGS=--xla_force_host_platform_device_count=2 makes it t
 processors are those of all, and the memory is that of the process which held most.
 
   python -m benchmarks.learn_stream --num_latents=30000 --num_samples=3600000 --passes=2
-  python -m benchmarks.learn_stream --num_latents=30000 --num_samples=3600000 --passes=4 --rates=0.5,0.05,0.01
+  python -m benchmarks.learn_stream --num_latents=1000 --num_samples=100000
   python -m benchmarks.learn_stream --num_latents=100000 --num_samples=12000000 --passes=2 --rounds=3
 """
 
@@ -122,13 +122,12 @@ def read() -> Read:
         if num_samples * passes < _STEPS.value:
             raise ValueError(f"--num_samples={num_samples} are too few for --num_steps={_STEPS.value} rounds.")
         learner = OnlineDictionary(num_steps=_STEPS.value)
-        if _RATES.value is not None:
-            start, settled, end = _numbers("rates", _RATES.value, 3)
-            learner = dataclasses.replace(learner, rates=(start, settled, end))
+        rates = None if _RATES.value is None else _numbers("rates", _RATES.value, 3)
+        learner = dataclasses.replace(learner, rates=None if rates is None else (rates[0], rates[1], rates[2]))
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     told = {"study": NAME, **setting.asdict(), "passes": passes, "num_steps": _STEPS.value}
-    told |= {} if _RATES.value is None else {"rates": ",".join(f"{rate:g}" for rate in learner.rates)}
+    told |= {} if rates is None else {"rates": ",".join(f"{rate:g}" for rate in rates)}
     return Read(directory, learner, stream, setting, told)
 
 

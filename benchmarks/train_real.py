@@ -36,7 +36,7 @@ from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.support import least_squares
 from sae_gap.fitting import Fitted
 from sae_gap.learners.base import Learner
-from sae_gap.learners.online import OnlineDictionary
+from sae_gap.learners.online import RATES, WEAK, OnlineDictionary
 from sae_gap.learners.sae import SparseAutoencoder
 from sae_gap.measure import check_varies, fvu
 from sae_gap.models import Models
@@ -49,7 +49,8 @@ NAME = "train_real"
 # As much as `Activations.split` holds out unless told otherwise.
 HELD_OUT = 0.1
 # Of online_dl on activations, which leave more residual than the paper's world and use their atoms less evenly: larger, hence
-# colder, minibatches in fewer rounds, a threshold that leaves about as many codes as are compared, and slots for twice as many.
+# colder, minibatches in fewer rounds, a threshold that leaves about as many codes as are compared, slots for twice as many, and
+# rates and renewal as for a pool: rows are read more than once.
 ROUNDS, BATCH_PER_LATENT, MARGIN = 100, 1.43, 4.0
 # Rows whose variance is summed at once.
 CHUNK = 4_096
@@ -118,7 +119,9 @@ def learner_of(
             num_steps=ROUNDS,
             visits=visits,
             batch_size=round(BATCH_PER_LATENT * num_latents),
+            rates=RATES,
             margin=MARGIN,
+            weak=WEAK,
             num_slots=4 * -(-sparsity // 2),
             centred=True,
         )

@@ -20,6 +20,10 @@ from sae_gap.types import Model, Split
 LEAST = 500
 # What the running means keep at each minibatch.
 MEMORY = 0.9
+# Rates for samples that are visited again and again, and for those that are seen once.
+RATES, RATES_ONCE = (0.5, 0.1, 0.02), (0.3, 0.04, 0.01)
+# Half the amplitude of the average use.
+WEAK = 0.25
 
 
 class OnlineState(eqx.Module):
@@ -62,12 +66,14 @@ class OnlineDictionary(Learner):
     that are hardly shrunk; noise, or atoms not yet found, keep the threshold high. Neither the sparsity nor the noise nor
     the scale of the codes need be known.
 
-    Every third round between 40 % and 90 % of the fit, atoms that are copies of stronger ones, or whose codes are small where
+    Every third round between 40 % and 90 % of the fit, atoms that are copies of stronger ones, or whose codes are `weak` where
     they are used at all, start anew from the largest residuals.
 
     The same steps learn from a fixed pool, which they visit many times, and from a stream, of which they see each sample once:
-    see `visits` and `fit_stream`. One minibatch costs O(n · num_latents · input_dim), and memory is set
-    by it and the samples of a round.
+    see `visits` and `fit_stream`. An atom with weak codes holds to the few samples of a pool that it explains by chance; in a
+    stream there are none to hold to, so that it is only on its way, and to start it anew throws its way back. Nor is there a
+    chance fit that heat must shake off, hence the lower rates. One minibatch costs O(n · num_latents · input_dim), and memory
+    is set by it and the samples of a round.
 
     Args:
       num_steps: rounds.
@@ -75,7 +81,7 @@ class OnlineDictionary(Learner):
         sample once.
       batch_size: samples to a minibatch, about; None takes num_latents / 5. More lower the temperature of a given rate.
       nonneg: whether codes are non-negative.
-      rates: η at the start, at `settle`, and at the end.
+      rates: η at the start, at `settle`, and at the end; None takes `RATES`, or where each sample is seen once `RATES_ONCE`.
       settle: share of the fit after which it only refines.
       margin: threshold in units of the residual's root mean square.
       floors: least threshold in units of the active codes' root mean square, until `settle` and at the end.
@@ -83,6 +89,8 @@ class OnlineDictionary(Learner):
       num_rounds: rounds of the pursuit, each a product with the dictionary.
       num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that compressed sensing allows.
       replace: whether atoms start anew.
+      weak: the most that the mean square of an atom's active codes may be, as a share of that of all active codes, where the
+        atom starts anew; None takes `WEAK`, or where each sample is seen once 0, by which only atoms never used do.
       centred: whether what is learned from is the signals less their mean, which is then the model's bias: of all signals, or
         of those that a stream has brought so far. Activations of a network have a mean of their own, which no atom should
         spend itself on; the mean of non-negative codes on a dictionary is signal, and stays.
@@ -100,7 +108,7 @@ class OnlineDictionary(Learner):
     visits: int | float | None = eqx.field(static=True, default=400)
     batch_size: int | None = eqx.field(static=True, default=None)
     nonneg: bool = eqx.field(static=True, default=True)
-    rates: tuple[float, float, float] = (0.5, 0.1, 0.02)
+    rates: tuple[float, float, float] | None = None
     settle: float = 0.85
     margin: float = 2.5
     floors: tuple[float, float] = (0.18, 0.03)
@@ -108,6 +116,7 @@ class OnlineDictionary(Learner):
     num_rounds: int = eqx.field(static=True, default=3)
     num_slots: int | None = eqx.field(static=True, default=None)
     replace: bool = eqx.field(static=True, default=True)
+    weak: float | None = None
     centred: bool = eqx.field(static=True, default=False)
     incoherent: bool = eqx.field(static=True, default=False)
     tol: float = 1e-5
@@ -121,7 +130,10 @@ class OnlineDictionary(Learner):
             check_number("visits", self.visits, above=0, most=1e12)
         if self.batch_size is not None:
             check_size("batch_size", self.batch_size)
-        check_numbers("rates", self.rates, 3, above=0)
+        if self.rates is not None:
+            check_numbers("rates", self.rates, 3, above=0)
+        if self.weak is not None:
+            check_number("weak", self.weak, least=0, below=1)
         check_number("settle", self.settle, above=0, below=1)
         check_number("margin", self.margin, above=0)
         check_numbers("floors", self.floors, 2, above=0)
@@ -233,7 +245,8 @@ class OnlineDictionary(Learner):
 
         def replaced(new):
             whole = seeds if axis is None else renewal.merge(seeds, most, axis)
-            dictionary, fresh = renewal.renew(new.dictionary, energy, uses, whole, nonneg=self.nonneg, axis=axis)
+            weak = (0.0 if self.visits is None else WEAK) if self.weak is None else self.weak
+            dictionary, fresh = renewal.renew(new.dictionary, energy, uses, whole, weak=weak, nonneg=self.nonneg, axis=axis)
             moved = dictionary, jnp.where(fresh, jnp.mean(new.energy), new.energy)
             return eqx.tree_at(lambda s: (s.dictionary, s.energy), new, moved)
 
@@ -274,7 +287,8 @@ class OnlineDictionary(Learner):
         energy = 0.7 * state.energy + 0.3 * sums.squares
         forgotten = 0.7 * state.forgotten
         typical = energy / (1 - forgotten)
-        rate = _between(self.rates[0], self.rates[1], self.rates[2], progress, self.settle)
+        rates = (RATES_ONCE if self.visits is None else RATES) if self.rates is None else self.rates
+        rate = _between(*rates, progress, self.settle)
         curvature = typical + self.damping * jnp.mean(typical)
         step = rate * sums.pull.T / jnp.where(curvature > 0, curvature, 1)
         left = sums.lost / (size * len(dictionary))

@@ -47,16 +47,19 @@ def renew(
     uses: Float[Array, " num_latents"],
     seeds: Seeds,
     *,
+    weak: float,
     nonneg: bool,
     axis: str | None = None,
 ) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"]]:
-    """Starts atoms that duplicate others or have only small codes anew, from the seeds that differ.
+    """Starts atoms that duplicate others or have only weak codes anew, from the seeds that differ.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
       energy: each atom's squared codes, summed over a round.
       uses: how many of these were not zero.
       seeds: at most so many atoms start anew.
+      weak: the most that the mean square of an atom's codes that are not zero may be, as a share of that of all such codes,
+        where the codes count as weak; an atom that is never used has weak codes at any value.
       nonneg: whether codes are non-negative; to signed ones opposite atoms are the same.
       axis: of the mesh, over which the search for duplicates is split; the rest each device does for itself.
 
@@ -66,8 +69,7 @@ def renew(
     num_latents = dictionary.shape[1]
     likeness = (lambda cosines: cosines) if nonneg else jnp.abs
     duplicate = _duplicates(dictionary, energy, likeness, axis)
-    # Half the amplitude of the average use.
-    small = energy * jnp.sum(uses) <= 0.25 * jnp.sum(energy) * uses
+    small = energy * jnp.sum(uses) <= weak * jnp.sum(energy) * uses
     worth = jnp.where(duplicate, -1, jnp.where(small, energy, jnp.inf))
     worst, places = lax.top_k(-worth, len(seeds.squares))
     atoms = unit_atoms(seeds.residuals.T)[0]

@@ -16,9 +16,9 @@ def seeds(most):
     return renewal.collect(renewal.collect(empty, RESIDUALS[:3]), RESIDUALS[3:])
 
 
-def renew(names, energy, most=1, nonneg=True):
+def renew(names, energy, most=1, nonneg=True, weak=0.25):
     atoms = jnp.asarray(AXES[:, names])
-    new, fresh = renewal.renew(atoms, jnp.asarray(energy), USES, seeds(most), nonneg=nonneg)
+    new, fresh = renewal.renew(atoms, jnp.asarray(energy), USES, seeds(most), weak=weak, nonneg=nonneg)
     changed = (np.asarray(new) != np.asarray(atoms)).any(axis=0)
     np.testing.assert_array_equal(fresh, changed)
     return np.asarray(new)
@@ -39,13 +39,21 @@ def test_without_copies_the_idle_start_anew():
     np.testing.assert_allclose(renew([0, 1, 2, 3], [5.0, 4.0, 6.0, 0.0]), AXES[:, [0, 1, 2, 4]])
 
 
+def test_where_no_code_counts_as_weak_only_the_never_used_start_anew():
+    # Their mean squares: .05, .4, .6 and none, of .35 for all uses.
+    energy = [0.5, 4.0, 6.0, 0.0]
+    np.testing.assert_allclose(renew([0, 1, 2, 3], energy, most=4, weak=0.0), AXES[:, [0, 1, 2, 4]])
+    np.testing.assert_allclose(renew([0, 1, 2, 3], energy, most=4, weak=0.13), AXES[:, [0, 1, 2, 4]])
+    np.testing.assert_allclose(renew([0, 1, 2, 3], energy, most=4, weak=0.15), AXES[:, [6, 1, 2, 4]])
+
+
 def test_copies_come_first_and_seeds_that_are_alike_count_once():
     np.testing.assert_allclose(renew([0, 0, 1, 2], [5.0, 4.0, 6.0, 0.0], most=4), AXES[:, [0, 4, 1, 6]])
 
 
 def test_room_that_no_residual_has_filled_starts_nothing():
     atoms = jnp.asarray(AXES[:, [0, 0, 0, 0]])
-    new, fresh = renewal.renew(atoms, jnp.ones(4), USES, renewal.no_seeds(2, RESIDUALS), nonneg=True)
+    new, fresh = renewal.renew(atoms, jnp.ones(4), USES, renewal.no_seeds(2, RESIDUALS), weak=0.25, nonneg=True)
     np.testing.assert_array_equal(new, atoms)
     assert not fresh.any()
 
@@ -53,5 +61,5 @@ def test_room_that_no_residual_has_filled_starts_nothing():
 @pytest.mark.parametrize("nonneg", [True, False])
 def test_opposite_atoms_are_copies_to_signed_codes_alone(nonneg):
     atoms = jnp.asarray(AXES[:, [0, 0, 1, 2]] * np.array([1, -1, 1, 1], "float32"))
-    _, fresh = renewal.renew(atoms, jnp.asarray([5.0, 4.0, 6.0, 1.0]), jnp.full(4, 10.0), seeds(1), nonneg=nonneg)
+    _, fresh = renewal.renew(atoms, jnp.asarray([5.0, 4.0, 6.0, 1.0]), jnp.full(4, 10.0), seeds(1), weak=0.25, nonneg=nonneg)
     assert fresh.tolist() == [False, not nonneg, False, nonneg]
