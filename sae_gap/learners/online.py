@@ -21,7 +21,7 @@ LEAST = 500
 # What the running means keep at each minibatch.
 MEMORY = 0.9
 # Rates for samples that are visited again and again, and for those that are seen once.
-RATES, RATES_ONCE = (0.5, 0.1, 0.02), (0.3, 0.04, 0.01)
+RATES, RATES_ONCE = (0.5, 0.1, 0.02), (0.5, 0.05, 0.01)
 # Half the amplitude of the average use.
 WEAK = 0.25
 

@@ -34,10 +34,10 @@ def test_a_run_that_was_stopped_goes_on_and_says_what_it_found(call, tmp_path, m
 
 
 def test_other_rates_are_another_fit(call, tmp_path):
-    for rates in ((), ("--rates=0.4,0.1,0.02",), ("--rates=0.5,0.1,0.02",)):
+    for rates in ((), ("--rates=0.4,0.1,0.02",), ("--rates=0.5,0.05,0.01",)):
         assert call("learn_stream", *SMALL, "--rounds=1", f"--results_dir={tmp_path}", *rates)[0] == 0
     own, lower, same = Store(tmp_path / "learn_stream").rows()
-    assert "rates" not in own and (lower["rates"], same["rates"]) == ("0.4,0.1,0.02", "0.5,0.1,0.02")
+    assert "rates" not in own and (lower["rates"], same["rates"]) == ("0.4,0.1,0.02", "0.5,0.05,0.01")
     assert own["cosine"] == same["cosine"] != lower["cosine"]
 
 

@@ -21,7 +21,10 @@ def test_coherent_pairs_part_and_the_more_central_atom_stays(rng):
     merged = unit(np.concatenate([frame[:, :1], frame[:, :1] + frame[:, 1:]], axis=1))
     found = np.asarray(incoherence.part(jnp.asarray(merged, jnp.float32), 0.4))
     np.testing.assert_allclose(found[:, 0], frame[:, 0], atol=1e-6)
-    assert (found[:, 0] @ found[:, 1:] < merged[:, 0] @ merged[:, 1:] - 0.1).all()
+    # Children of cosine .5 with it are of .25 with each other, which is not coherent.
+    children = np.sqrt(0.75) * frame[:, 1:] + 0.5 * frame[:, :1]
+    found = incoherence.part(jnp.asarray(np.concatenate([frame[:, :1], children], axis=1), jnp.float32), 0.4)
+    np.testing.assert_allclose(found[:, 1:], unit(children - 0.4 * 0.5 * frame[:, :1]), atol=1e-6)
 
 
 @pytest.mark.parametrize(("input_dim", "level"), [(400, 0.3), (100, 0.4)])
@@ -37,6 +40,15 @@ def test_coherence_that_chance_makes_is_left_alone(rng, input_dim, level):
         found = np.asarray(incoherence.part(jnp.asarray(atoms, jnp.float32)))
         assert np.allclose(found[:, 1], atoms[:, 1], atol=1e-6) == stays
         np.testing.assert_allclose(found[:, 0], atoms[:, 0], atol=1e-6)
+
+
+def test_opposite_atoms_are_not_coherent(rng):
+    frame = np.linalg.qr(rng.standard_normal((400, 3)))[0]
+    # The first, which would be the more central one of its pair, has a third atom near it.
+    atoms = unit(np.stack([frame[:, 0], frame[:, 1] - frame[:, 0], frame[:, 0] + 0.5 * frame[:, 2]], axis=1))
+    assert (atoms.T @ atoms)[0, 1] < -0.7
+    found = incoherence.part(jnp.asarray(atoms, jnp.float32))
+    np.testing.assert_allclose(found[:, 1], atoms[:, 1], atol=1e-6)
 
 
 def test_blocks_of_columns_are_one_gram_matrix(rng, monkeypatch):

@@ -100,12 +100,16 @@ def begun(small):
     return eqx.tree_at(lambda s: (s.energy, s.forgotten, s.noise, s.amplitude), state, past)
 
 
+@pytest.mark.parametrize(
+    ("options", "first", "middle", "last"),
+    [({}, 0.5, 0.1, 0.02), ({"visits": None}, 0.5, 0.05, 0.01), ({"visits": None, "rates": (0.2, 0.1, 0.05)}, 0.2, 0.1, 0.05)],
+)
 @pytest.mark.parametrize("progress", [0.3, 0.95])
-def test_a_step_is_the_one_that_is_documented(small, begun, progress):
+def test_a_step_is_the_one_that_is_documented(small, begun, progress, options, first, middle, last):
     signals = small.train.signals[:40]
-    new, left = take_minibatch(SHORT, begun, signals, jnp.asarray(progress))
+    new, left = take_minibatch(dataclasses.replace(SHORT, **options), begun, signals, jnp.asarray(progress))
     late = max(0, (progress - 0.85) / 0.15)
-    rate = 0.1 * 0.2**late if late else 0.5 * 0.2 ** (progress / 0.85)
+    rate = middle * (last / middle) ** late if late else first * (middle / first) ** (progress / 0.85)
     floor = 0.18 * (0.03 / 0.18) ** late
     assert floor > 2.5 * 0.02
     slots = default_slots(*begun.dictionary.shape)
@@ -181,6 +185,45 @@ def test_replacement_finds_what_copies_keep_from_being_found(small):
     for _ in range(39):
         state = take_step(QUICK, data, state)
     assert cosine(small, QUICK.model(state)) > 0.97
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "fresh"),
+    [
+        ({}, 0.3, [2]),
+        ({"visits": None}, 0.3, []),
+        ({"visits": None}, 0.0, [2]),
+        ({"visits": None, "weak": 0.25}, 0.3, [2]),
+        ({"weak": 0.05}, 0.3, []),
+        ({"replace": False}, 0.3, []),
+    ],
+)
+def test_weak_atoms_start_anew_in_a_pool_and_in_a_stream_only_those_never_used(options, code, fresh):
+    """Orthogonal atoms with codes of 1, the third with others, and a direction that none of them explains."""
+    frame = np.eye(5, dtype="float32")
+    codes = np.tile(np.diag([1, 1, code, 1]).astype("float32"), (8, 1))
+    signals = jnp.asarray(np.concatenate([codes @ frame[:4], [0.2 * frame[4]]]))
+    learner = OnlineDictionary(num_steps=10, rates=(1e-4, 1e-4, 1e-4), **options)
+    state = learner.init(Split(signals), num_latents=4, key=jax.random.key(0))
+    past = jnp.asarray(frame[:, :4]), jnp.asarray(6, jnp.int32), jnp.asarray(1e-3), jnp.asarray(1.0)
+    state = eqx.tree_at(lambda s: (s.dictionary, s.round, s.noise, s.amplitude), state, past)
+    new = eqx.filter_jit(learner.round)(signals[None], state)
+    assert np.flatnonzero(np.diagonal(new.dictionary) < 0.9).tolist() == fresh
+
+
+def test_coherent_atoms_part_in_every_third_round_of_those_in_which_they_settle():
+    atoms = np.zeros((64, 4), "float32")
+    atoms[:4] = np.array([[1, 0, 0, 0], [0.8, 0.6, 0, 0], [0, 0, 1, 0], [0.9, 0, 0, 0.19**0.5]]).T
+    atoms = jnp.asarray(atoms)
+    learner = OnlineDictionary(num_steps=100, rates=(1e-4, 1e-4, 1e-4), replace=False, incoherent=True)
+    signals = atoms.T
+    state = learner.init(Split(signals), num_latents=4, key=jax.random.key(0))
+    take_round, parted = eqx.filter_jit(learner.round), []
+    for turn in (1, 28, 31, 32, 33, 94, 97):
+        begun = eqx.tree_at(lambda s: (s.dictionary, s.round), state, (atoms, jnp.asarray(turn, jnp.int32)))
+        if np.abs(np.asarray(take_round(signals[None], begun).dictionary - atoms)).max() > 0.1:
+            parted.append(turn)
+    assert parted == [31, 94]
 
 
 def test_a_fit_that_no_longer_moves_stops(small):
