@@ -1,5 +1,6 @@
 """Nothing of a user's cache or accelerator may reach the tests, and what is dear to make is made once."""
 
+import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -43,6 +44,28 @@ def pytest_configure():
     devices.enable_compilation_cache()
 
 
+# What tests have that take long: finished studies, which several modules read; and programs that are compiled with all
+# optimisations, or processes of their own.
+SHARED, LONG = {"smoke", "smokes"}, {"optimised", "pair", "run_pair", "start"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """A module stays on one worker, and all that read the same finished studies on one; those that take long begin first."""
+    fixtures, count = {}, collections.Counter(item.path for item in items)
+    for item in items:
+        fixtures.setdefault(item.path, set()).update(getattr(item, "fixturenames", ()))
+    for item in items:
+        shares = fixtures[item.path] & SHARED
+        item.add_marker(pytest.mark.xdist_group("smokes" if shares else str(item.path)))
+
+    def turn(item):
+        used = fixtures[item.path]
+        return not used & SHARED, not used & LONG, -count[item.path], str(item.path)
+
+    items.sort(key=turn)
+
+
 @pytest.fixture(scope="module")
 def optimised():
     """For modules whose programs run for longer than they are compiled, in processes that they start as well."""
@@ -53,6 +76,17 @@ def optimised():
     with mock.patch.dict(os.environ, JAX_DISABLE_MOST_OPTIMIZATIONS="0"):
         yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs():
+    """Drops programs where they are many: Linux lets a process map 65,530 pieces of memory, of which one takes four."""
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        import jax
+
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
