@@ -8,7 +8,7 @@ these are distinct, by the last column all of them, that is the cosine of the be
 is one device, and XLA_FLAGS=--xla_force_host_platform_device_count=2 makes it two. With --distributed many processes share it:
 processors are those of all, and the memory is that of the process which held most.
 
-  python -m benchmarks.learn_stream --num_latents=30000 --num_samples=3600000 --passes=2
+  python -m benchmarks.learn_stream --num_latents=30000 --num_samples=3600000 --passes=2 --rates=0.3,0.04,0.01
   python -m benchmarks.learn_stream --num_latents=1000 --num_samples=100000
   python -m benchmarks.learn_stream --num_latents=100000 --num_samples=12000000 --passes=2 --rounds=3
 """
