@@ -1,6 +1,5 @@
 """Nothing of a user's cache or accelerator may reach the tests, and what is dear to make is made once."""
 
-import collections
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -42,28 +41,6 @@ def pytest_configure():
 
     # Before the first program is compiled: JAX decides once whether it keeps them.
     devices.enable_compilation_cache()
-
-
-# What tests have that take long: finished studies, which several modules read; and programs that are compiled with all
-# optimisations, or processes of their own.
-SHARED, LONG = {"smoke", "smokes"}, {"optimised", "pair", "run_pair", "start"}
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """A module stays on one worker, and all that read the same finished studies on one; those that take long begin first."""
-    fixtures, count = {}, collections.Counter(item.path for item in items)
-    for item in items:
-        fixtures.setdefault(item.path, set()).update(getattr(item, "fixturenames", ()))
-    for item in items:
-        shares = fixtures[item.path] & SHARED
-        item.add_marker(pytest.mark.xdist_group("smokes" if shares else str(item.path)))
-
-    def turn(item):
-        used = fixtures[item.path]
-        return not used & SHARED, not used & LONG, -count[item.path], str(item.path)
-
-    items.sort(key=turn)
 
 
 @pytest.fixture(scope="module")
