@@ -1,8 +1,10 @@
 """The one loop that runs every learner, compiled once for a shape, with its models along the way."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -21,6 +23,8 @@ from sae_gap.types import Model, Task
 
 # Seconds between two reports of how far a fit is.
 _REPORT_EVERY = 1.0
+# On a CPU, a loop for each core, whoever fits.
+_CORES = threading.BoundedSemaphore(os.cpu_count() or 1)
 
 
 class Fitted(NamedTuple):
@@ -76,6 +80,7 @@ def fit(
     The training of a seed is one compiled loop. Side by side, all seeds are one loop with the seeds as a vmapped axis: an
     accelerator then does them in little more than the time of one. On a CPU that gains nothing per seed, so there the loop
     of one seed runs on a thread for each core instead, and a seed's bits do not depend on which others it is fitted with.
+    Threads that fit at once, each with its own call, share the cores.
 
     The loop stops at the steps whose models are asked for and, with checkpoints, now and then to save its state; a fit that was
     killed goes on from there, to the bits that it would have ended with. What it had spent counts in its seconds.
@@ -141,12 +146,11 @@ def fit(
             if watch is not None:
                 watch(place, steps)
 
-        with jax.enable_x64(precise):
+        with jax.enable_x64(precise), _CORES if alone else contextlib.nullcontext():
             return program.run(*inputs[place], at, saves[place], lambda found: kept(place, found), watched if watch else None)
 
-    # Programs that run on several devices together must come in one order on all of them.
-    alone = jax.default_backend() == "cpu" and mesh.size == 1
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count() if alone else 1) as pool:
+    alone = at_once() > 1
+    with concurrent.futures.ThreadPoolExecutor(at_once()) as pool:
         ended = list(pool.map(run, range(len(inputs))))
     fits, device = [], devices.describe()
     for place, (model, count, spent) in enumerate(ended):
@@ -156,6 +160,12 @@ def fit(
             before = {step: found for step, found in along[seed].items() if step < end.step}
             fits.append(Fit(end, before, program.compile_seconds, device))
     return fits
+
+
+def at_once() -> int:
+    """How many loops may run at once: one for each core, or one alone on accelerators and on several devices."""
+    # Programs that run on several devices together must come in one order on all of them.
+    return (os.cpu_count() or 1) if jax.default_backend() == "cpu" and devices.mesh().size == 1 else 1
 
 
 def goes_side_by_side(learner: Learner) -> bool:

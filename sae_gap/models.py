@@ -6,12 +6,14 @@ the fit, `<step>.npz`, the last one, `<step>-end.npz`, and while it lasts the st
 What is damaged or belongs elsewhere is noticed and fitted again.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
 import math
 import pathlib
 import re
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,6 +49,7 @@ class Models:
         check_number("every", every, least=0)
         self.directory = None if directory is None else pathlib.Path(directory)
         self.every = every
+        self._turns: dict[str, threading.Lock] = collections.defaultdict(threading.Lock)
 
     def size(self) -> int:
         """Bytes of all files in the folder."""
@@ -115,12 +118,14 @@ class Models:
             _Wanted(learner, source, task, base, self.folder(learner, source))
             for source, task, base in zip(sources, tasks, bases, strict=True)
         ]
-        found = hosts.agree(lambda: [one.load(at) for one in wanted])
-        absent = [i for i, one in enumerate(found) if one is None]
-        if absent:
-            told = None if watch is None else lambda place, steps: watch(learner, absent[place], steps)
-            for i, one in zip(absent, self._fit([wanted[i] for i in absent], at, told), strict=True):
-                found[i] = one
+        # Of two threads that want the same fits one makes them, and the other reads them.
+        with self._turns[results.key({"learner": identity.describe(learner)})]:
+            found = hosts.agree(lambda: [one.load(at) for one in wanted])
+            absent = [i for i, one in enumerate(found) if one is None]
+            if absent:
+                told = None if watch is None else lambda place, steps: watch(learner, absent[place], steps)
+                for i, one in zip(absent, self._fit([wanted[i] for i in absent], at, told), strict=True):
+                    found[i] = one
         return [one for one in found if one is not None]
 
     def _fit(

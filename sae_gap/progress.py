@@ -17,6 +17,9 @@ class Progress:
     def begin(self, jobs: int, done: int) -> None:
         """A run of so many jobs begins, of which some are done already."""
 
+    def ahead(self, jobs: int, fits: int) -> None:
+        """The learners of the next jobs are fitted at once: so many fits, their bases' apart."""
+
     def start(self, job: int, name: str) -> None:
         """A job begins."""
 
@@ -36,12 +39,15 @@ class Log(Progress):
     def begin(self, jobs, done):
         self._jobs = jobs
 
+    def ahead(self, jobs, fits):
+        logging.info("%d fits for %d jobs", fits, jobs)
+
     def start(self, job, name):
         logging.info("%d/%d: %s", job, self._jobs, name)
 
 
 class Line(Progress):
-    """One line, written over again: jobs done, what runs, the share of its slowest fit, and the time left.
+    """One line, written over again: jobs done, what runs, the share of its slowest fit or of all, and the time left.
 
     The time left is what the jobs so far took, of those still to come.
     """
@@ -54,10 +60,18 @@ class Line(Progress):
     def begin(self, jobs, done):
         self._jobs, self._skipped, self._began = jobs, done, time.monotonic()
         self._done, self._name, self._shares, self._rows = -1, "", dict[tuple[str, int], float](), 0
+        # Jobs whose fits are done, or are being done now, before they begin; and how many fits those are.
+        self._ready, self._fits, self._is_ready = 0, 0, False
+
+    def ahead(self, jobs, fits):
+        with self._lock:
+            self._ready, self._fits, self._name, self._shares, self._rows = jobs, fits, f"{fits} fits for {jobs} jobs", {}, 0
+        self._write(force=True)
 
     def start(self, job, name):
         with self._lock:
             self._done, self._name, self._shares, self._rows = self._done + 1, name, {}, 0
+            self._is_ready, self._ready, self._fits = self._ready > 0, max(0, self._ready - 1), 0
         self._write(force=True)
 
     def fit(self, learner, seed, share):
@@ -81,11 +95,16 @@ class Line(Progress):
                 return
             self._last = now
             todo = self._jobs - self._skipped
-            share = min(self._shares.values(), default=0.0)
+            if self._fits:
+                share = min(1.0, sum(self._shares.values()) / self._fits)
+                done = self._done + 1 + 0.8 * share * self._ready
+            else:
+                share = 1.0 if self._is_ready else min(self._shares.values(), default=0.0)
+                done = self._done + 0.8 * (share + self._ready)
             what = f"scoring, {self._rows} rows" if self._rows else f"fit {share:.0%}" if self._shares else "..."
-            done = self._done + 0.8 * share
             left = f", {_clock((now - self._began) * (todo - done) / done)} left" if done > 0.2 else ""
-            line = f"{self._skipped + self._done}/{self._jobs} jobs, {self._name}: {what}{left}"
+            ended = self._skipped + self._done + (self._fits > 0)
+            line = f"{ended}/{self._jobs} jobs, {self._name}: {what}{left}"
         self._stream.write(f"\r\x1b[K{line[:110]}")
         self._stream.flush()
 

@@ -1,8 +1,11 @@
 """The one runner: what a study still lacks is fitted or read, inferred, scored and appended, job by job."""
 
+import concurrent.futures
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -10,7 +13,7 @@ import numpy as np
 from absl import logging
 from scipy.sparse import issparse
 
-from sae_gap import devices, hosts, identity, results
+from sae_gap import devices, fitting, hosts, identity, results
 from sae_gap.checks import check_shard, check_type
 from sae_gap.codes import Codes
 from sae_gap.encoders.lasso import Lasso
@@ -27,6 +30,8 @@ from sae_gap.types import SPLITS, Solution
 SCHEMA = 2
 # The name of a row within a study: its seed, its method with what that varies, and the step of the fit.
 _Name = tuple[int, int, int | None]
+# Codes of the training samples, in numbers, up to which several learners are fitted at once.
+_SMALL = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +119,13 @@ def run(
     present = hosts.agree(look)
     mine = [job for place, job in enumerate(every) if place % count == index]
     progress.begin(len(mine), sum(present.issuperset(job.keys.values()) for job in mine))
-    for place, job in enumerate(mine):
-        if not present.issuperset(job.keys.values()):
+    lacking = [(place, job.without(present)) for place, job in enumerate(mine) if not present.issuperset(job.keys.values())]
+    for _, cell in itertools.groupby(lacking, lambda placed: placed[1].sources[0].asdict() | {"seed": None}):
+        placed = list(cell)
+        _fit_ahead([job for _, job in placed], models, progress)
+        for place, job in placed:
             progress.start(place + 1, str(job))
-            rows = _run_job(study, job.without(present), models, progress)
+            rows = _run_job(study, job, models, progress)
             hosts.on_first(functools.partial(_keep, store, rows))
     progress.end()
     wanted = {key: None for job in every for key in job.keys.values()}
@@ -183,6 +191,50 @@ def _check(study: Study, store: results.Store) -> None:
             )
 
 
+def _fit_ahead(jobs: Sequence[Job], models: Models, progress: Progress) -> None:
+    """Fits the learners of jobs on the same data at once, a seed a core, so that no core idles while the last seeds end.
+
+    Codes are inferred after it, with nothing beside them, since their seconds are measured.
+    """
+    num_train, size = jobs[0].sources[0].num_train, jobs[0].sources[0].asdict()
+    if models.directory is None or fitting.at_once() == 1 or num_train * size["num_latents"] > _SMALL:
+        return
+    waiting = [job for job in jobs if not job.learner.on_host and _is_missing(job, models)]
+    if len(waiting) < 2:
+        return
+    tasks = {source.seed: task_of(source) for job in waiting for source in job.sources}
+    progress.ahead(len(waiting), sum(len(job.sources) for job in waiting))
+
+    def seconds(job: Job) -> float:
+        return models.estimate(job.learner, num_train, size["input_dim"], size["num_latents"])
+
+    precise = bool(jax.config.values["jax_enable_x64"])
+
+    def fit(job: Job) -> None:
+        drawn = [tasks[source.seed] for source in job.sources]
+        if job.learner.needs(drawn[0]) is not None:
+            return
+        with jax.enable_x64(precise), contextlib.suppress(Exception):
+            # What fails here fails again when the turn of the job comes, with nothing beside it and after the rows before it.
+            models.fit(job.learner, job.sources, drawn, job.steps, watch=_watch(job, progress))
+
+    with concurrent.futures.ThreadPoolExecutor(fitting.at_once()) as pool:
+        list(pool.map(fit, sorted(waiting, key=seconds, reverse=True)))
+
+
+def _is_missing(job: Job, models: Models) -> bool:
+    return any(models.missing(job.learner, source, job.steps) for source in job.sources)
+
+
+def _watch(job: Job, progress: Progress) -> Callable[[Learner, int, int], None] | None:
+    """What tells the progress how far the fits of a job are, where someone looks."""
+
+    def watch(learner: Learner, place: int, steps: int) -> None:
+        progress.fit(learner.name, job.sources[place].seed, steps / learner.num_steps)
+
+    return watch if hosts.same(progress.watching) else None
+
+
 def _run_job(study: Study, job: Job, models: Models, progress: Progress) -> list[results.Row]:
     tasks = [task_of(source) for source in job.sources]
     lacking = job.learner.needs(tasks[0])
@@ -190,11 +242,7 @@ def _run_job(study: Study, job: Job, models: Models, progress: Progress) -> list
         logging.warning("left out %s: the data lack %s", job, lacking)
         return []
 
-    def watch(learner: Learner, place: int, steps: int) -> None:
-        progress.fit(learner.name, job.sources[place].seed, steps / learner.num_steps)
-
-    watching = hosts.same(progress.watching)
-    outcomes = models.fit(job.learner, job.sources, tasks, job.steps, watch=watch if watching else None)
+    outcomes = models.fit(job.learner, job.sources, tasks, job.steps, watch=_watch(job, progress))
     provenance = results.provenance() | {"device": devices.describe(), "precision": identity.precision()}
     rows = []
     for source, task, outcome in zip(job.sources, tasks, outcomes, strict=True):

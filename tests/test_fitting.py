@@ -1,6 +1,7 @@
 """The one loop: models along it are those of shorter fits, and what is kept of it stays."""
 
 import dataclasses
+import threading
 import time
 
 import equinox as eqx
@@ -285,6 +286,30 @@ def test_what_others_do_meanwhile_does_not_count(tmp_path, tasks, monkeypatch):
     )
     assert time.perf_counter() - began > 1.4 and found.end.seconds < 0.5
     assert max(one.seconds for one in found.along.values()) <= found.end.seconds
+
+
+def test_threads_that_fit_at_once_share_the_cores(tasks, monkeypatch):
+    running, most, run = [0], [0], fitting.Program.run
+
+    def counted(self, *args):
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        time.sleep(0.05)
+        found = run(self, *args)
+        running[0] -= 1
+        return found
+
+    monkeypatch.setattr(fitting.Program, "run", counted)
+    monkeypatch.setattr(fitting, "at_once", lambda: 4)
+    for cores in (1, 3):
+        most[0] = 0
+        monkeypatch.setattr(fitting, "_CORES", threading.BoundedSemaphore(cores))
+        threads = [threading.Thread(target=fit, args=(Walk(), tasks, KEYS)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert most[0] == cores
 
 
 def test_a_fit_knows_its_steps():

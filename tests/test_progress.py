@@ -43,6 +43,27 @@ def test_a_line_says_how_far_the_run_is_and_what_is_left(clock):
     assert last(stream) == "" and "\n" not in stream.getvalue()
 
 
+def test_fits_that_are_made_ahead_count_for_the_jobs_to_come(clock):
+    stream = io.StringIO()
+    line = progress.Line(stream)
+    line.begin(4, 0)
+    line.ahead(2, 4)
+    assert last(stream) == "0/4 jobs, 4 fits for 2 jobs: ..."
+    clock[0] += 80
+    line.fit("topk", 0, 1.0)
+    clock[0] += 80
+    line.fit("topk", 1, 1.0)
+    # Half of the fits of two jobs are 0.8 of a job, in 160 s, and so 3.2 jobs to go.
+    assert last(stream) == "0/4 jobs, 4 fits for 2 jobs: fit 50%, 10 min 40 s left"
+    line.start(1, "sae_topk")
+    # The fits of both are done, 1.6 jobs in 160 s.
+    assert last(stream) == "0/4 jobs, sae_topk: ..., 4 min 00 s left"
+    line.start(2, "sae_relu")
+    assert last(stream) == "1/4 jobs, sae_relu: ..., 3 min 16 s left"
+    line.start(3, "dl_fista")
+    assert last(stream) == "2/4 jobs, dl_fista: ..., 2 min 40 s left"
+
+
 def test_a_line_is_short_and_seldom_written(clock):
     stream = io.StringIO()
     line = progress.Line(stream)

@@ -22,6 +22,7 @@ from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.inference import Inference
+from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
 from sae_gap.learners.sae import SparseAutoencoder
@@ -246,6 +247,73 @@ def test_a_learner_is_fitted_once_for_all_seeds_and_methods(tmp_path, monkeypatc
     assert len({row["job"] for row in rows}) == 3
     assert all(row["job_rows"] == (4 if row["method"] in ("sae", "frozen") else 2) for row in rows)
     assert not (tmp_path / "rows" / "models").exists() and len(list((tmp_path / "models").iterdir())) == 2
+
+
+LONGER = dataclasses.replace(SAE, num_steps=3)
+FROM_SAE = DLFista(num_steps=2, num_iterations=2, base=SAE)
+AHEAD = (
+    METHODS[0],
+    METHODS[1],
+    Method("longer", "sae", LONGER, TopK(3)),
+    Method("from_sae", "dictionary_learning", FROM_SAE, Lasso()),
+)
+
+
+@pytest.fixture
+def events(monkeypatch):
+    """Fits and jobs in the order in which they begin, on a machine of two cores."""
+    seen, fit, job = [], models.fit, runner._run_job
+
+    def fitting(learner, *args, **options):
+        seen.append(f"fit {type(learner).__name__} {learner.num_steps}")
+        return fit(learner, *args, **options)
+
+    def running(study, one, *args):
+        seen.append(str(one))
+        return job(study, one, *args)
+
+    monkeypatch.setattr(models, "fit", fitting)
+    monkeypatch.setattr(runner, "_run_job", running)
+    monkeypatch.setattr(runner.fitting, "at_once", lambda: 2)
+    return seen
+
+
+def test_learners_are_fitted_at_once_before_codes_are_inferred(tmp_path, events, monkeypatch):
+    told = Recorded()
+    rows = run(make(methods=AHEAD), Store(tmp_path / "ahead"), progress=told)
+    before, after = events[: events.index("linear_probe")], events[events.index("linear_probe") :]
+    # The base that two of them share is fitted once.
+    assert sorted(before) == ["fit DLFista 2", "fit SparseAutoencoder 2", "fit SparseAutoencoder 3"]
+    assert after == ["linear_probe", "fit LinearProbe 0", "sae", "longer", "from_sae"]
+    assert told.said[:2] == [("begin", 4, 0), ("ahead", 3, 6)]
+    events.clear()
+    monkeypatch.setattr(runner, "_SMALL", 0)
+    one_by_one = run(make(methods=AHEAD), Store(tmp_path / "one_by_one"))
+    assert events[:4] == ["linear_probe", "fit LinearProbe 0", "sae", "fit SparseAutoencoder 2"]
+    assert timeless(rows) == timeless(one_by_one)
+
+
+def test_each_cell_is_fitted_in_its_turn(tmp_path, events):
+    sources = (SETTING, Setting(20, 3, 100))
+    run(make(*sources, methods=AHEAD[1:3]), Store(tmp_path))
+    assert [sorted(events[:2]), events[2:4]] == [["fit SparseAutoencoder 2", "fit SparseAutoencoder 3"], ["sae", "longer"]]
+    assert len(events) == 8 and events[6:] == ["sae", "longer"]
+
+
+def test_a_fit_that_fails_ahead_fails_in_its_turn(tmp_path, events, monkeypatch):
+    fit = models.fit
+
+    def failing(learner, *args, **options):
+        if learner.num_steps == 3:
+            events.append("failed")
+            raise ValueError("no memory for it.")
+        return fit(learner, *args, **options)
+
+    monkeypatch.setattr(models, "fit", failing)
+    with pytest.raises(ValueError, match=r"^no memory for it\.$"):
+        run(make(methods=AHEAD), Store(tmp_path))
+    assert events.count("failed") == 2 and events[-1] == "failed"
+    assert [row["method"] for row in Store(tmp_path).rows()] == ["linear_probe", "linear_probe", "sae", "sae"]
 
 
 def test_two_runs_agree(finished, tmp_path):
@@ -583,6 +651,9 @@ class Recorded(Progress):
 
     def begin(self, jobs, done):
         self.said.append(("begin", jobs, done))
+
+    def ahead(self, jobs, fits):
+        self.said.append(("ahead", jobs, fits))
 
     def start(self, job, name):
         self.said.append(("start", job, name))

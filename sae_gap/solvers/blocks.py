@@ -287,9 +287,10 @@ def _join(parts: Iterable[_Samples]) -> _Samples:
 
 
 def _blocks(count: int, width: int, num_latents: int) -> Iterator[tuple[np.ndarray, int]]:
-    """The samples of each block, and how many it is padded to: the largest number that three blocks of it would fill."""
+    """The samples of each block, and how many it is padded to: as many as stay in cache, or 64 where 256 were too many."""
     most = max(min(SHAPES), min(BLOCK // width**2, CORRELATIONS // num_latents))
-    size = next((shape for shape in SHAPES[::-1] if shape <= most and count >= 3 * shape), min(SHAPES))
+    shapes = [shape for shape in SHAPES if shape <= most]
+    size = shapes[1] if len(shapes) == len(SHAPES) and count < 3 * shapes[-1] else shapes[-1]
     for begin in range(0, count, size):
         yield np.arange(begin, min(begin + size, count)), size
 
