@@ -3,6 +3,8 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import fcntl
+import functools
 import importlib
 import io
 import os
@@ -37,15 +39,45 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 
 def pytest_configure():
+    import jax
+
     from sae_gap import devices
 
     # Before the first program is compiled: JAX decides once whether it keeps them.
     devices.enable_compilation_cache()
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.03)
 
 
-@pytest.fixture(scope="module")
-def optimised():
-    """For modules whose programs run for longer than they are compiled, in processes that they start as well."""
+# The modules that take longest, which workers begin with, so that they end together.
+LONGEST = (
+    "benchmarks/test_studies.py",
+    "learners/test_online.py",
+    "test_notebooks.py",
+    "learners/test_families.py",
+    "solvers/test_blocks.py",
+    "benchmarks/test_train_real.py",
+    "benchmarks/test_measure_sae.py",
+    "test_sharding.py",
+    "benchmarks/test_amortisation_gap.py",
+    "solvers/test_coding.py",
+    "benchmarks/test_distributed.py",
+    "test_models.py",
+    "learners/test_stream.py",
+    "test_shapes.py",
+    "test_hosts.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    tests = pathlib.Path(__file__).parent
+    order = {tests / name: place for place, name in enumerate(LONGEST)}
+    assert all(path.exists() for path in order), order
+    items.sort(key=lambda item: order.get(item.path, len(order)))
+
+
+@contextlib.contextmanager
+def optimisations():
+    """For programs that run for longer than they are compiled, in processes that are started within as well."""
     import jax
 
     before = jax.config.values["jax_disable_most_optimizations"]
@@ -53,6 +85,12 @@ def optimised():
     with mock.patch.dict(os.environ, JAX_DISABLE_MOST_OPTIMIZATIONS="0"):
         yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def optimised():
+    with optimisations():
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -252,21 +290,28 @@ FEW |= {"phase_transition": "linear_probe,sae_topk,fista_oracle"}
 
 @pytest.fixture(scope="session")
 def smokes(tmp_path_factory):
-    """Finished runs of the smoke preset by study, each run when it is first asked for, over one folder of models."""
-    folder = tmp_path_factory.mktemp("smoke")
-    found = {}
+    """Finished runs of the smoke preset by study, each run when a worker first asks for it, over one folder of models."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "smokes"
+    folder.mkdir(exist_ok=True)
 
+    @functools.cache
     def smoke(name, *arguments):
         from sae_gap import Store
 
-        if (name, *arguments) not in found:
-            results = folder / "-".join([name, *(str(argument).strip("-").replace("=", "-") for argument in arguments)])
-            options = (f"--results_dir={results}", f"--models_dir={folder / 'models'}")
-            code, out, err = call_binary(name, "--preset=smoke", f"--methods={FEW.get(name, 'all')}", *arguments, *options)
-            assert (code, err) == (0, ""), err
-            directory = results / name
-            found[name, *arguments] = Smoke(directory, folder / "models", out, Store(directory).rows())
-        return found[name, *arguments]
+        results = folder / "-".join([name, *(str(argument).strip("-").replace("=", "-") for argument in arguments)])
+        with results.with_suffix(".txt").open("a+") as printed:
+            # Whoever comes second waits for the first, and finds what that one printed.
+            fcntl.flock(printed, fcntl.LOCK_EX)
+            printed.seek(0)
+            out = printed.read()
+            if not out:
+                options = (f"--results_dir={results}", f"--models_dir={folder / 'models'}")
+                code, out, err = call_binary(name, "--preset=smoke", f"--methods={FEW.get(name, 'all')}", *arguments, *options)
+                assert (code, err) == (0, ""), err
+                printed.write(out)
+        directory = results / name
+        return Smoke(directory, folder / "models", out, Store(directory).rows())
 
     return smoke
 
