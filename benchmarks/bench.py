@@ -80,6 +80,7 @@ class Bench:
       parts: whether to split each SAE's distance to the oracle.
       metrics: what to measure.
       optimum: whether to find the optimum that codes are held against, which metrics of the gap need.
+      timed: whether the seconds of fits are among what it asks: then learners are fitted one after the other.
       sources: the grid of a preset.
       slow: methods that run only when they are named, or all are.
       without: flags that make no sense here.
@@ -98,6 +99,7 @@ class Bench:
     parts: bool = False
     metrics: Sequence[Metric] = METRICS
     optimum: bool = True
+    timed: bool = False
     sources: Callable[[Preset], Sequence[Source]] = grid
     slow: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
@@ -130,6 +132,7 @@ class Bench:
         # Where λ varies, own codes are held against the optimum at the suite's usual one.
         lam = 0.1 if "lam" in self.varies else preset.weight
         options: dict[str, Any] = {"lam": lam, "protocol": preset.protocol, "metrics": self.metrics, "optimum": self.optimum}
+        options |= {"timed": self.timed}
         return Study(self.name, tuple(found), chosen, **options)
 
     def main(self) -> None:

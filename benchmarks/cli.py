@@ -71,6 +71,8 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
                 hosts.leave(1)
             raise
 
+    # Streams that were closed before the start are none.
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     parse(sys.argv, flag_values)
     app.run(guarded, argv=sys.argv[:1])
 

@@ -59,9 +59,11 @@ BENCH = Bench(
         }
     },
     metrics=(*METRICS, samples_seen),
+    timed=True,
     slow=("online_dl_families", "spams", "sklearn", *(f"sae_{name}" for name in ("jumprelu", "mp", "matryoshka", "gated"))),
     without=("data",),
     extra={
+        "visits": "Samples that online_dl codes for each latent; more find a harder dictionary.",
         "sae_steps": "Gradient steps of an SAE, rounded up to whole epochs.",
         "peer_steps": "Minibatches of spams and sklearn; by default each one's own.",
     },

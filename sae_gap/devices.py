@@ -181,7 +181,8 @@ def place_dictionary(
 def enable_compilation_cache() -> Path | None:
     """Keeps compiled programs in the user's cache folder, so that a second run of the same shapes compiles nothing.
 
-    A folder that the user chose by `JAX_COMPILATION_CACHE_DIR` is kept.
+    A folder that the user chose by `JAX_COMPILATION_CACHE_DIR` is kept, as is the least time by
+    `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS`.
 
     Returns:
       The folder, or None where it cannot be written to and programs are compiled in every run.
@@ -195,8 +196,9 @@ def enable_compilation_cache() -> Path | None:
     except (OSError, RuntimeError):
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # The default of a second leaves out most programs of a small study, whose many compilations add up.
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # The default of a second leaves out most programs of a small study, whose many compilations add up.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return folder
 
 

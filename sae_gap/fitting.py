@@ -3,7 +3,6 @@
 import concurrent.futures
 import contextlib
 import dataclasses
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +16,16 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from sae_gap import devices, hosts, sharding
 from sae_gap.checkpoints import Checkpoint
+from sae_gap.checks import check_callable, check_flag, check_sequence
 from sae_gap.learners.base import Learner
 from sae_gap.learners.checks import check_fit
+from sae_gap.solvers.blocks import cores
 from sae_gap.types import Model, Task
 
 # Seconds between two reports of how far a fit is.
 _REPORT_EVERY = 1.0
-# On a CPU, a loop for each core, whoever fits.
-_CORES = threading.BoundedSemaphore(os.cpu_count() or 1)
+# On a CPU, what compiles or runs a loop has a core, in whatever call and thread.
+_CORES = threading.BoundedSemaphore(cores())
 
 
 class Fitted(NamedTuple):
@@ -33,8 +34,8 @@ class Fitted(NamedTuple):
     Attributes:
       step: the steps that it took.
       model: what was learned by then.
-      seconds: that the seed's loop took, compilation apart, while those of other seeds ran on the other cores; side by side,
-        its share of the one loop of all seeds.
+      seconds: that the seed's loop took, compilation apart, while other seeds and learners that are fitted together with it
+        ran on the other cores; side by side, its share of the one loop of all seeds.
     """
 
     step: int
@@ -80,7 +81,7 @@ def fit(
     The training of a seed is one compiled loop. Side by side, all seeds are one loop with the seeds as a vmapped axis: an
     accelerator then does them in little more than the time of one. On a CPU that gains nothing per seed, so there the loop
     of one seed runs on a thread for each core instead, and a seed's bits do not depend on which others it is fitted with.
-    Threads that fit at once, each with its own call, share the cores.
+    Calls from several threads share the cores.
 
     The loop stops at the steps whose models are asked for and, with checkpoints, now and then to save its state; a fit that was
     killed goes on from there, to the bits that it would have ended with. What it had spent counts in its seconds.
@@ -104,6 +105,15 @@ def fit(
       ValueError: there is no task, tasks differ in their shapes or are not finite, or there are more or fewer keys than tasks.
     """
     check_fit(learner, tasks, keys, at, bases)
+    for name, call in (("keep", keep), ("watch", watch)):
+        if call is not None:
+            check_callable(name, call, "(number of a task, ...) -> None")
+    if side_by_side is not None:
+        check_flag("side_by_side", side_by_side)
+    if checkpoints is not None:
+        check_sequence("checkpoints", checkpoints, Checkpoint, "give sae_gap.checkpoints.Checkpoint(path)")
+        if len(checkpoints) != len(tasks):
+            raise ValueError(f"checkpoints must be {len(tasks)}, one for each task, but they are {len(checkpoints)}.")
     if learner.base is not None and bases is None:
         bases = [one.end.model for one in fit(learner.base, tasks, keys, side_by_side=side_by_side)]
     # What trained the base is of no use to what goes on from its numbers, and would compile anew for each kind.
@@ -119,7 +129,9 @@ def fit(
         side_by_side = goes_side_by_side(learner)
     if side_by_side:
         inputs, saves = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)], saves[:1]
-    program = Program(learner, *inputs[0], num_latents, side_by_side=side_by_side)
+    core = _CORES if at_once() > 1 else contextlib.nullcontext()
+    with core:
+        program = Program(learner, *inputs[0], num_latents, side_by_side=side_by_side)
 
     def spread(place: int, found: Fitted) -> list[tuple[int, Fitted]]:
         """A model of what runs at a place, for each seed that runs there."""
@@ -142,14 +154,22 @@ def fit(
     precise = bool(jax.config.values["jax_enable_x64"])
 
     def run(place: int):
-        def watched(steps):
-            if watch is not None:
-                watch(place, steps)
+        def aside(call):
+            # Whoever is told may fit something else.
+            def called(told):
+                if isinstance(core, threading.Semaphore):
+                    core.release()
+                try:
+                    call(place, told)
+                finally:
+                    if isinstance(core, threading.Semaphore):
+                        core.acquire()
 
-        with jax.enable_x64(precise), _CORES if alone else contextlib.nullcontext():
-            return program.run(*inputs[place], at, saves[place], lambda found: kept(place, found), watched if watch else None)
+            return called
 
-    alone = at_once() > 1
+        with jax.enable_x64(precise), core:
+            return program.run(*inputs[place], at, saves[place], aside(kept), aside(watch) if watch else None)
+
     with concurrent.futures.ThreadPoolExecutor(at_once()) as pool:
         ended = list(pool.map(run, range(len(inputs))))
     fits, device = [], devices.describe()
@@ -163,9 +183,9 @@ def fit(
 
 
 def at_once() -> int:
-    """How many loops may run at once: one for each core, or one alone on accelerators and on several devices."""
+    """How many loops may run at once: one for each core, on accelerators and on several devices 1."""
     # Programs that run on several devices together must come in one order on all of them.
-    return (os.cpu_count() or 1) if jax.default_backend() == "cpu" and devices.mesh().size == 1 else 1
+    return cores() if jax.default_backend() == "cpu" and devices.mesh().size == 1 else 1
 
 
 def goes_side_by_side(learner: Learner) -> bool:

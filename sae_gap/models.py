@@ -7,6 +7,7 @@ What is damaged or belongs elsewhere is noticed and fitted again.
 """
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -15,7 +16,7 @@ import pathlib
 import re
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import jax
 from absl import logging
@@ -23,14 +24,17 @@ from jaxtyping import PRNGKeyArray
 
 from sae_gap import buckets, checkpoints, files, hosts, identity, results
 from sae_gap.checkpoints import Checkpoint
-from sae_gap.checks import check_number, check_path
+from sae_gap.checks import check_number, check_path, check_sequence, check_type
 from sae_gap.fitting import Fit, Fitted, blank_model, fit, goes_side_by_side
 from sae_gap.learners.base import Learner
+from sae_gap.learners.checks import check_steps
 from sae_gap.recording import Source
 from sae_gap.types import Model, Task
 
 # Part of every key: raise it when files change their form or their meaning.
 SCHEMA = 1
+# Who fits what lies in a folder, of the threads of this process.
+_TURNS: dict[str, threading.Lock] = collections.defaultdict(threading.Lock)
 # Of a fit that nothing is known of, on one core.
 _SECONDS_PER_MULTIPLY = 1e-10
 
@@ -49,16 +53,22 @@ class Models:
         check_number("every", every, least=0)
         self.directory = None if directory is None else pathlib.Path(directory)
         self.every = every
-        self._turns: dict[str, threading.Lock] = collections.defaultdict(threading.Lock)
 
     def size(self) -> int:
         """Bytes of all files in the folder."""
         if self.directory is None:
             return 0
-        return sum(path.stat().st_size for path in self.directory.glob("*/*") if path.is_file())
+        total = 0
+        for path in self.directory.glob("*/[!.]*"):
+            # Another process may sweep what it left.
+            with contextlib.suppress(FileNotFoundError):
+                total += path.stat().st_size
+        return total
 
     def folder(self, learner: Learner, source: Source) -> pathlib.Path | None:
         """Where a fit lies or would lie; None for one that takes no step, which is as soon done as read."""
+        check_type("learner", learner, Learner, "give one of those in sae_gap.learners")
+        check_type("source", source, get_args(Source), "give a setting, a world or a recording")
         if self.directory is None or not learner.num_steps:
             return None
         folder = self.directory / f"{_safe(learner.name)}-{_key(learner, source)}"
@@ -68,8 +78,8 @@ class Models:
 
     def missing(self, learner: Learner, source: Source, at: Sequence[int] = ()) -> list[Learner]:
         """What has to be fitted before the models at these steps are there, bases first, by the names of the files alone."""
-        before = [] if learner.base is None else self.missing(learner.base, source)
         folder = self.folder(learner, source)
+        before = [] if learner.base is None else self.missing(learner.base, source)
         if not learner.num_steps:
             return before
         ended = _ends(folder)
@@ -111,6 +121,12 @@ class Models:
         Returns:
           A fit for each source.
         """
+        check_type("learner", learner, Learner, "give one of those in sae_gap.learners")
+        check_sequence("sources", sources, get_args(Source), "give settings, worlds or recordings")
+        check_sequence("tasks", tasks, Task, "give what sae_gap.draw or sae_gap.load returns")
+        if len(sources) != len(tasks):
+            raise ValueError(f"tasks must be {len(sources)}, one for each source, but they are {len(tasks)}.")
+        check_steps(at)
         bases: Sequence[Model | None] = [None] * len(tasks)
         if learner.base is not None:
             bases = [one.end.model for one in self.fit(learner.base, sources, tasks, watch=watch)]
@@ -119,7 +135,8 @@ class Models:
             for source, task, base in zip(sources, tasks, bases, strict=True)
         ]
         # Of two threads that want the same fits one makes them, and the other reads them.
-        with self._turns[results.key({"learner": identity.describe(learner)})]:
+        name = None if wanted[0].folder is None else str(wanted[0].folder)
+        with contextlib.nullcontext() if name is None else _TURNS[name]:
             found = hosts.agree(lambda: [one.load(at) for one in wanted])
             absent = [i for i, one in enumerate(found) if one is None]
             if absent:
@@ -204,7 +221,7 @@ class _Wanted:
                 if found is None:
                     return None
                 along[step] = found[0]
-        return Fit(end, along, note["compile_seconds"], str(note.get("device"))[:200])
+        return Fit(end, along, note["compile_seconds"], note["device"][:200])
 
     def read(self, step: int, *, ended: bool = False) -> tuple[Fitted, dict[str, Any]] | None:
         """The model at a step, and its note."""
@@ -219,7 +236,9 @@ class _Wanted:
         note = saved.note
         own = (note.get("fit"), note.get("step"), note.get("ended")) == (self.folder.name, step, ended)
         seconds = [note.get("seconds"), *([note.get("compile_seconds")] if ended else [])]
-        if not own or not all(isinstance(value, float) and math.isfinite(value) for value in seconds):
+        own = own and isinstance(note.get("device", None if ended else ""), str)
+        # Within reason, in a file that anyone may have written.
+        if not own or not all(isinstance(value, float) and 0 <= value < 1e9 for value in seconds):
             logging.warning("starting over: %s is of another fit", path)
             return None
         return Fitted(step, dataclasses.replace(saved.parts["model"], encode=self.learner.encode), note["seconds"]), note

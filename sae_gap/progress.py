@@ -1,8 +1,10 @@
 """How far a run is: one line on a terminal or in a notebook, a line in the log for each job elsewhere."""
 
+import shutil
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from typing import TextIO
 
 from absl import logging
@@ -17,8 +19,14 @@ class Progress:
     def begin(self, jobs: int, done: int) -> None:
         """A run of so many jobs begins, of which some are done already."""
 
-    def ahead(self, jobs: int, fits: int) -> None:
-        """The learners of the next jobs are fitted at once: so many fits, their bases' apart."""
+    def ahead(self, names: Sequence[str], fits: int) -> None:
+        """The learners of some jobs are fitted together, before any of these jobs begins: so many seeds in all.
+
+        Until the next job begins, `fit` is told the name of the job in the place of that of the learner.
+        """
+
+    def fitted(self, name: str) -> None:
+        """All seeds of such a job are fitted."""
 
     def start(self, job: int, name: str) -> None:
         """A job begins."""
@@ -39,8 +47,13 @@ class Log(Progress):
     def begin(self, jobs, done):
         self._jobs = jobs
 
-    def ahead(self, jobs, fits):
-        logging.info("%d fits for %d jobs", fits, jobs)
+    def ahead(self, names, fits):
+        self._waiting = len(names)
+        logging.info("fitting the learners of %d jobs together", len(names))
+
+    def fitted(self, name):
+        self._waiting -= 1
+        logging.info("fitted, %d to go: %s", self._waiting, name)
 
     def start(self, job, name):
         logging.info("%d/%d: %s", job, self._jobs, name)
@@ -60,18 +73,20 @@ class Line(Progress):
     def begin(self, jobs, done):
         self._jobs, self._skipped, self._began = jobs, done, time.monotonic()
         self._done, self._name, self._shares, self._rows = -1, "", dict[tuple[str, int], float](), 0
-        # Jobs whose fits are done, or are being done now, before they begin; and how many fits those are.
-        self._ready, self._fits, self._is_ready = 0, 0, False
+        # Jobs whose fits are done, or are being done now, before they begin; and how many fits are being done.
+        self._ready, self._fits, self._is_ready = set[str](), 0, False
 
-    def ahead(self, jobs, fits):
+    def ahead(self, names, fits):
         with self._lock:
-            self._ready, self._fits, self._name, self._shares, self._rows = jobs, fits, f"{fits} fits for {jobs} jobs", {}, 0
+            self._ready, self._fits, self._name = {*names}, fits, f"{fits} fits for {len(names)} jobs"
+            self._shares, self._rows = {}, 0
         self._write(force=True)
 
     def start(self, job, name):
         with self._lock:
             self._done, self._name, self._shares, self._rows = self._done + 1, name, {}, 0
-            self._is_ready, self._ready, self._fits = self._ready > 0, max(0, self._ready - 1), 0
+            self._is_ready, self._fits = name in self._ready, 0
+            self._ready.discard(name)
         self._write(force=True)
 
     def fit(self, learner, seed, share):
@@ -97,15 +112,17 @@ class Line(Progress):
             todo = self._jobs - self._skipped
             if self._fits:
                 share = min(1.0, sum(self._shares.values()) / self._fits)
-                done = self._done + 1 + 0.8 * share * self._ready
+                done = self._done + 1 + 0.8 * share * len(self._ready)
             else:
                 share = 1.0 if self._is_ready else min(self._shares.values(), default=0.0)
-                done = self._done + 0.8 * (share + self._ready)
+                done = self._done + 0.8 * (share + len(self._ready))
             what = f"scoring, {self._rows} rows" if self._rows else f"fit {share:.0%}" if self._shares else "..."
             left = f", {_clock((now - self._began) * (todo - done) / done)} left" if done > 0.2 else ""
             ended = self._skipped + self._done + (self._fits > 0)
-            line = f"{ended}/{self._jobs} jobs, {self._name}: {what}{left}"
-        self._stream.write(f"\r\x1b[K{line[:110]}")
+            line = f"{ended}/{self._jobs} jobs, {what}{left}: {self._name}"
+        # A line that wrapped could not be written over.
+        width = min(110, shutil.get_terminal_size((111, 24)).columns - 1)
+        self._stream.write(f"\r\x1b[K{line[:width]}")
         self._stream.flush()
 
 

@@ -1,7 +1,6 @@
-"""The one runner: what a study still lacks is fitted or read, inferred, scored and appended, job by job."""
+"""The one runner: what a study still lacks is fitted or read, then inferred, scored and appended, job by job."""
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -17,6 +16,7 @@ from sae_gap import devices, fitting, hosts, identity, results
 from sae_gap.checks import check_shard, check_type
 from sae_gap.codes import Codes
 from sae_gap.encoders.lasso import Lasso
+from sae_gap.fitting import Fit
 from sae_gap.inference import Inference, name_of
 from sae_gap.learners.base import Learner
 from sae_gap.metrics.base import SCORED, Inferred
@@ -24,19 +24,19 @@ from sae_gap.models import Models
 from sae_gap.progress import Progress
 from sae_gap.recording import Source, task_of
 from sae_gap.study import Method, Study
-from sae_gap.types import SPLITS, Solution
+from sae_gap.types import SPLITS, Solution, Task
 
 # Part of every key and of every row: raise it when a change to the code changes what a row means.
 SCHEMA = 2
 # The name of a row within a study: its seed, its method with what that varies, and the step of the fit.
 _Name = tuple[int, int, int | None]
-# Codes of the training samples, in numbers, up to which several learners are fitted at once.
-_SMALL = 2**24
+# Learners are fitted together where all that run at once have codes, or squares of the width, of no more numbers than this.
+_TOGETHER = 2**25
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is fitted and written at once: the methods that share a learner, on sources that differ only in their seed.
+    """What is written at once: the methods that share a learner, on sources that differ only in their seed.
 
     Attributes:
       sources: one for each seed.
@@ -84,7 +84,8 @@ def run(
     """Runs what the store does not hold yet, and returns the study's rows.
 
     Each job fits one learner for all seeds, or reads its models where they are, and infers with every method that shares it;
-    its rows reach the store together. A method whose task lacks what it needs is left out, with a line in the log.
+    its rows reach the store together. A method whose task lacks what it needs is left out, with a line in the log. On a CPU the
+    learners of all jobs on the same data are fitted first, a seed on each core, unless the study asks for their seconds.
 
     In many processes, which `hosts.start` has joined, all call this alike: they fit on the devices of all, each codes its share
     of the samples, and the first one keeps rows and models.
@@ -122,10 +123,10 @@ def run(
     lacking = [(place, job.without(present)) for place, job in enumerate(mine) if not present.issuperset(job.keys.values())]
     for _, cell in itertools.groupby(lacking, lambda placed: placed[1].sources[0].asdict() | {"seed": None}):
         placed = list(cell)
-        _fit_ahead([job for _, job in placed], models, progress)
+        fits = _fit_ahead(study, [job for _, job in placed], models, progress)
         for place, job in placed:
             progress.start(place + 1, str(job))
-            rows = _run_job(study, job, models, progress)
+            rows = _run_job(study, job, models, progress, fits.pop(job.name, None))
             hosts.on_first(functools.partial(_keep, store, rows))
     progress.end()
     wanted = {key: None for job in every for key in job.keys.values()}
@@ -191,58 +192,109 @@ def _check(study: Study, store: results.Store) -> None:
             )
 
 
-def _fit_ahead(jobs: Sequence[Job], models: Models, progress: Progress) -> None:
-    """Fits the learners of jobs on the same data at once, a seed a core, so that no core idles while the last seeds end.
+def _fit_ahead(study: Study, jobs: Sequence[Job], models: Models, progress: Progress) -> dict[str, list[Fit]]:
+    """Fits the learners of jobs on the same data together, a seed on each core, before any codes are inferred.
 
-    Codes are inferred after it, with nothing beside them, since their seconds are measured.
+    Codes come after all fits because the seconds of encoders are measured with nothing beside them.
+
+    Returns:
+      The fits of each job by its name; those that are not there are made when the turn of the job comes.
     """
     num_train, size = jobs[0].sources[0].num_train, jobs[0].sources[0].asdict()
-    if models.directory is None or fitting.at_once() == 1 or num_train * size["num_latents"] > _SMALL:
-        return
-    waiting = [job for job in jobs if not job.learner.on_host and _is_missing(job, models)]
-    if len(waiting) < 2:
-        return
-    tasks = {source.seed: task_of(source) for job in waiting for source in job.sources}
-    progress.ahead(len(waiting), sum(len(job.sources) for job in waiting))
+    width, workers = size["num_latents"], fitting.at_once()
+    if study.timed or workers == 1 or width * max(num_train, width) * workers > _TOGETHER:
+        return {}
+    tasks = {source.seed: task_of(source) for job in jobs for source in job.sources}
+    waiting = [job for job in jobs if _goes_ahead(job, models, tasks)]
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        # What one has set for its own thread, such as a precision within a context, others would not have.
+        if len(waiting) < 2 or pool.submit(_options).result() != _options():
+            return {}
+        missing = {job.name: [source for source in job.sources if _is_missing(job, source, models)] for job in waiting}
+        progress.ahead([str(job) for job in waiting], sum(map(len, missing.values())))
 
-    def seconds(job: Job) -> float:
-        return models.estimate(job.learner, num_train, size["input_dim"], size["num_latents"])
+        def watch(job: Job) -> Callable[[Learner, int, int], None]:
+            def watched(learner: Learner, place: int, steps: int) -> None:
+                # Of bases nothing is told, which several may share.
+                if learner is job.learner:
+                    progress.fit(str(job), job.sources[place].seed, steps / learner.num_steps)
 
-    precise = bool(jax.config.values["jax_enable_x64"])
+            return watched
 
-    def fit(job: Job) -> None:
-        drawn = [tasks[source.seed] for source in job.sources]
-        if job.learner.needs(drawn[0]) is not None:
-            return
-        with jax.enable_x64(precise), contextlib.suppress(Exception):
-            # What fails here fails again when the turn of the job comes, with nothing beside it and after the rows before it.
-            models.fit(job.learner, job.sources, drawn, job.steps, watch=_watch(job, progress))
+        def fit(job: Job) -> list[Fit] | None:
+            drawn, told = [tasks[source.seed] for source in job.sources], watch(job) if progress.watching else None
+            try:
+                found = models.fit(job.learner, job.sources, drawn, job.steps, watch=told)
+            except Exception as error:
+                logging.warning("%s could not be fitted beside others and is fitted again in its turn: %s", job, error)
+                return None
+            for source in missing[job.name]:
+                progress.fit(str(job), source.seed, 1.0)
+            progress.fitted(str(job))
+            return found
 
-    with concurrent.futures.ThreadPoolExecutor(fitting.at_once()) as pool:
-        list(pool.map(fit, sorted(waiting, key=seconds, reverse=True)))
+        def seconds(job: Job) -> float:
+            return models.estimate(job.learner, num_train, size["input_dim"], width)
+
+        found: dict[str, list[Fit] | None] = {}
+        waiting.sort(key=seconds, reverse=True)
+        try:
+            while waiting:
+                # Whose base is another's learner waits for that one, which is asked for other steps as well.
+                now = [job for job in waiting if not any(job is not other and _rests_on(job, other) for other in waiting)]
+                begun = {job.name: pool.submit(fit, job) for job in now}
+                found |= {name: future.result() for name, future in begun.items()}
+                waiting = [job for job in waiting if job.name not in begun]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return {name: fits for name, fits in found.items() if fits is not None}
 
 
-def _is_missing(job: Job, models: Models) -> bool:
-    return any(models.missing(job.learner, source, job.steps) for source in job.sources)
+def _bases(learner: Learner) -> Iterator[Learner]:
+    while learner.base is not None:
+        learner = learner.base
+        yield learner
 
 
-def _watch(job: Job, progress: Progress) -> Callable[[Learner, int, int], None] | None:
-    """What tells the progress how far the fits of a job are, where someone looks."""
-
-    def watch(learner: Learner, place: int, steps: int) -> None:
-        progress.fit(learner.name, job.sources[place].seed, steps / learner.num_steps)
-
-    return watch if hosts.same(progress.watching) else None
+def _rests_on(job: Job, other: Job) -> bool:
+    learner = identity.describe(other.learner)
+    return any(identity.describe(base) == learner for base in _bases(job.learner))
 
 
-def _run_job(study: Study, job: Job, models: Models, progress: Progress) -> list[results.Row]:
+def _options() -> dict[str, Any]:
+    """What is set of JAX in the thread that asks."""
+    return dict(jax.config.values)
+
+
+def _goes_ahead(job: Job, models: Models, tasks: Mapping[int, Task]) -> bool:
+    """Whether a job has fits to make, that its data allow and that run outside of Python."""
+    if any(learner.on_host for learner in (job.learner, *_bases(job.learner))):
+        return False
+    lacks = job.learner.needs(tasks[job.sources[0].seed]) is not None
+    return not lacks and any(_is_missing(job, source, models) for source in job.sources)
+
+
+def _is_missing(job: Job, source: Source, models: Models) -> bool:
+    return bool(models.missing(job.learner, source, job.steps))
+
+
+def _run_job(
+    study: Study, job: Job, models: Models, progress: Progress, outcomes: Sequence[Fit] | None = None
+) -> list[results.Row]:
+    """The rows of a job, whose fits are there already or are made here."""
     tasks = [task_of(source) for source in job.sources]
     lacking = job.learner.needs(tasks[0])
     if lacking is not None:
         logging.warning("left out %s: the data lack %s", job, lacking)
         return []
 
-    outcomes = models.fit(job.learner, job.sources, tasks, job.steps, watch=_watch(job, progress))
+    def watch(learner: Learner, place: int, steps: int) -> None:
+        progress.fit(learner.name, job.sources[place].seed, steps / learner.num_steps)
+
+    watching = hosts.same(progress.watching)
+    if outcomes is None:
+        outcomes = models.fit(job.learner, job.sources, tasks, job.steps, watch=watch if watching else None)
     provenance = results.provenance() | {"device": devices.describe(), "precision": identity.precision()}
     rows = []
     for source, task, outcome in zip(job.sources, tasks, outcomes, strict=True):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from sae_gap.checks import (
     check_callable,
     check_choice,
+    check_flag,
     check_name,
     check_number,
     check_sequence,
@@ -92,6 +93,7 @@ class Study:
       protocol: "strict" or "paper"; what the methods see and how metrics are fitted.
       metrics: what to measure.
       optimum: whether to find the certified optimum that codes are held against, which metrics of the gap need.
+      timed: whether the seconds of fits are among what it asks: then learners are fitted one after the other.
     """
 
     name: str
@@ -101,12 +103,15 @@ class Study:
     protocol: str = "strict"
     metrics: Sequence[Metric] = METRICS
     optimum: bool = True
+    timed: bool = False
 
     def __post_init__(self):
         check_name("name", self.name)
         check_choice("protocol", self.protocol, PROTOCOLS)
         check_number("lam", self.lam, least=0)
         check_callable("methods", self.methods, "source -> methods")
+        for name in ("optimum", "timed"):
+            check_flag(name, getattr(self, name))
         if not isinstance(self.metrics, tuple | list):
             raise TypeError(f"metrics must be a tuple of functions, but it is {shown(self.metrics)}; see sae_gap.metrics.")
         for metric in self.metrics:

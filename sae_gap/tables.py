@@ -73,7 +73,7 @@ def summarise(
         for metric in metrics:
             found = [row[metric] for row in group if _is_finite(row.get(metric))]
             complete = len(found) == len(group)
-            line[f"{metric}_mean"] = statistics.fmean(found) if complete else None
+            line[f"{metric}_mean"] = math.fsum(value / len(found) for value in found) if complete else None
             line[f"{metric}_sd"] = statistics.stdev(map(float, found)) if complete and len(found) > 1 else None
         summary.append(line)
     return summary
@@ -171,7 +171,7 @@ def _column(summary: Sequence[Mapping[str, Any]], name: str) -> list[str]:
         mean, sd = line.get(f"{name}_mean"), line.get(f"{name}_sd")
         if mean is None:
             return "-" if line.get(name) is None else str(line[name])
-        form = ".1e" if 0 < abs(mean) < 0.01 else f".{decimals}f"
+        form = ".1e" if 0 < abs(mean) < 0.01 or abs(mean) >= 1e12 else f".{decimals}f"
         return f"{mean:{form}}" if sd is None else f"{mean:{form}} ± {sd:{form}}"
 
     return [cell(line) for line in summary]

@@ -24,11 +24,13 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Many small steps on the host, beside another worker: see benchmarks/__init__.py.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.03")
 # Most of the tests' time is XLA's, which compiles thousands of small programs that run once or twice. Without its optimisations
 # and each in one piece they compile in a fifth of it. The programs that users run are tested by
 # `JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= make test`. An XLA that does not know one of the flags ends at once and names it,
 # as that of 0.12 does the second.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+PLAIN = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0"
 _OLD = tuple(int(part) for part in metadata.version("jaxlib").split(".")[:2]) < (0, 12)
 _ONE_PIECE = "--xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault("XLA_FLAGS", f"{_ONE_PIECE} --xla_cpu_use_fusion_emitters=false" if _OLD else _ONE_PIECE)
@@ -39,13 +41,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 
 
 def pytest_configure():
-    import jax
-
     from sae_gap import devices
 
     # Before the first program is compiled: JAX decides once whether it keeps them.
     devices.enable_compilation_cache()
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.03)
 
 
 # The modules that take longest, which workers begin with, so that they end together.
@@ -72,25 +71,24 @@ def pytest_collection_modifyitems(items):
     tests = pathlib.Path(__file__).parent
     order = {tests / name: place for place, name in enumerate(LONGEST)}
     assert all(path.exists() for path in order), order
-    items.sort(key=lambda item: order.get(item.path, len(order)))
+    # Within a module those come first that are optimised, so that programs are dropped once.
+    first = {item.path: place for place, item in reversed([*enumerate(items)])}
+    items.sort(
+        key=lambda item: (order.get(item.path, len(order)), first[item.path], item.get_closest_marker("optimised") is None)
+    )
 
 
-@contextlib.contextmanager
-def optimisations():
-    """For programs that run for longer than they are compiled, in processes that are started within as well."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """A test marked `optimised` has programs that run for longer than they are compiled, as have processes that it starts."""
     import jax
 
-    before = jax.config.values["jax_disable_most_optimizations"]
-    jax.config.update("jax_disable_most_optimizations", False)
-    with mock.patch.dict(os.environ, JAX_DISABLE_MOST_OPTIMIZATIONS="0"):
-        yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
-@pytest.fixture
-def optimised():
-    with optimisations():
-        yield
+    plain = PLAIN and item.get_closest_marker("optimised") is None
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(plain))
+    if jax.config.values["jax_disable_most_optimizations"] != plain:
+        jax.config.update("jax_disable_most_optimizations", plain)
+        # The option is no part of what JAX knows a program by.
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -1,5 +1,6 @@
 """The one loop: models along it are those of shorter fits, and what is kept of it stays."""
 
+import concurrent.futures
 import dataclasses
 import threading
 import time
@@ -288,28 +289,36 @@ def test_what_others_do_meanwhile_does_not_count(tmp_path, tasks, monkeypatch):
     assert max(one.seconds for one in found.along.values()) <= found.end.seconds
 
 
-def test_threads_that_fit_at_once_share_the_cores(tasks, monkeypatch):
-    running, most, run = [0], [0], fitting.Program.run
+@pytest.mark.parametrize("cores", [1, 2])
+def test_threads_that_fit_at_once_share_the_cores(tasks, monkeypatch, cores):
+    running, most, lock, run = [0], [0], threading.Lock(), fitting.Program.run
+    together = threading.Barrier(cores)
 
     def counted(self, *args):
-        running[0] += 1
-        most[0] = max(most[0], running[0])
-        time.sleep(0.05)
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        # As many as there are cores do meet here.
+        together.wait(timeout=60)
         found = run(self, *args)
-        running[0] -= 1
+        with lock:
+            running[0] -= 1
         return found
 
     monkeypatch.setattr(fitting.Program, "run", counted)
     monkeypatch.setattr(fitting, "at_once", lambda: 4)
-    for cores in (1, 3):
-        most[0] = 0
-        monkeypatch.setattr(fitting, "_CORES", threading.BoundedSemaphore(cores))
-        threads = [threading.Thread(target=fit, args=(Walk(), tasks, KEYS)) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert most[0] == cores
+    monkeypatch.setattr(fitting, "_CORES", threading.BoundedSemaphore(cores))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert len([*pool.map(lambda _: fit(Walk(), tasks, KEYS), range(4))]) == 4
+    assert most[0] == cores
+
+
+def test_who_is_told_of_a_fit_may_fit_something_else(tasks, monkeypatch):
+    monkeypatch.setattr(fitting, "at_once", lambda: 2)
+    monkeypatch.setattr(fitting, "_CORES", threading.BoundedSemaphore(1))
+    inner = []
+    fit(Walk(), tasks, KEYS, at=(2,), keep=lambda place, found: inner.extend(fit(Walk(num_steps=1), tasks[:1], KEYS[:1])))
+    assert [one.end.step for one in inner] == [1, 1]
 
 
 def test_a_fit_knows_its_steps():

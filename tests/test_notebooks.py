@@ -1,6 +1,5 @@
 """Every notebook runs from top to bottom in this very environment and shows its figures; alone, it installs the suite first."""
 
-import contextlib
 import json
 import os
 import re
@@ -11,7 +10,6 @@ from pathlib import Path
 import address
 import nbformat
 import pytest
-from conftest import optimisations
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -46,7 +44,11 @@ def fields(notebook):
     return re.findall(r'^([A-Z_]+) = (.+?)  # @param {type: "(\w+)"}$', notebook.cells[1].source, flags=re.MULTILINE)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=pytest.mark.optimised if path.stem in LONG else ()) for path in NOTEBOOKS],
+    ids=lambda path: path.stem,
+)
 def test_it_runs(path, this_python):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
@@ -55,8 +57,7 @@ def test_it_runs(path, this_python):
         typed = f"{name} = {trial.get(name, value)}  #"
         notebook.cells[1].source = notebook.cells[1].source.replace(f"{name} = {value}  #", typed)
     client = NotebookClient(notebook, timeout=300, kernel_name=this_python, resources={"metadata": {"path": str(ROOT)}})
-    with optimisations() if path.stem in LONG else contextlib.nullcontext():
-        client.execute()
+    client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert not [output for output in outputs if output.output_type == "error"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2

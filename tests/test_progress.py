@@ -25,20 +25,20 @@ def test_a_line_says_how_far_the_run_is_and_what_is_left(clock):
     line = progress.Line(stream)
     line.begin(5, 1)
     line.start(2, "sae_topk, frozen_topk")
-    assert last(stream) == "1/5 jobs, sae_topk, frozen_topk: ..."
+    assert last(stream) == "1/5 jobs, ...: sae_topk, frozen_topk"
     clock[0] += 80
     line.fit("topk", 0, 0.75)
     line.fit("topk", 1, 0.5)
     clock[0] += 80
     line.fit("topk", 0, 1.0)
     # The slower of the two seeds: half of the fit, which is 0.8 of a job, in 160 s, and so 3.6 jobs to go.
-    assert last(stream) == "1/5 jobs, sae_topk, frozen_topk: fit 50%, 24 min 00 s left"
+    assert last(stream) == "1/5 jobs, fit 50%, 24 min 00 s left: sae_topk, frozen_topk"
     clock[0] += 40
     line.scored()
-    assert last(stream).startswith("1/5 jobs, sae_topk, frozen_topk: scoring, 1 rows")
+    assert last(stream).startswith("1/5 jobs, scoring, 1 rows, 30 min 00 s left: sae_topk")
     line.start(3, "dl_fista")
     # One of four jobs took 200 s.
-    assert last(stream) == "2/5 jobs, dl_fista: ..., 10 min 00 s left"
+    assert last(stream) == "2/5 jobs, ..., 10 min 00 s left: dl_fista"
     line.end()
     assert last(stream) == "" and "\n" not in stream.getvalue()
 
@@ -47,21 +47,23 @@ def test_fits_that_are_made_ahead_count_for_the_jobs_to_come(clock):
     stream = io.StringIO()
     line = progress.Line(stream)
     line.begin(4, 0)
-    line.ahead(2, 4)
-    assert last(stream) == "0/4 jobs, 4 fits for 2 jobs: ..."
+    line.ahead(["sae_topk", "sae_relu"], 4)
+    assert last(stream) == "0/4 jobs, ...: 4 fits for 2 jobs"
     clock[0] += 80
-    line.fit("topk", 0, 1.0)
+    line.fit("sae_topk", 0, 1.0)
     clock[0] += 80
-    line.fit("topk", 1, 1.0)
+    line.fit("sae_relu", 0, 1.0)
     # Half of the fits of two jobs are 0.8 of a job, in 160 s, and so 3.2 jobs to go.
-    assert last(stream) == "0/4 jobs, 4 fits for 2 jobs: fit 50%, 10 min 40 s left"
-    line.start(1, "sae_topk")
-    # The fits of both are done, 1.6 jobs in 160 s.
-    assert last(stream) == "0/4 jobs, sae_topk: ..., 4 min 00 s left"
-    line.start(2, "sae_relu")
-    assert last(stream) == "1/4 jobs, sae_relu: ..., 3 min 16 s left"
-    line.start(3, "dl_fista")
-    assert last(stream) == "2/4 jobs, dl_fista: ..., 2 min 40 s left"
+    assert last(stream) == "0/4 jobs, fit 50%, 10 min 40 s left: 4 fits for 2 jobs"
+    line.start(1, "linear_probe")
+    # The fits of two others are done, 1.6 jobs in 160 s.
+    assert last(stream) == "0/4 jobs, ..., 4 min 00 s left: linear_probe"
+    line.start(2, "sae_topk")
+    assert last(stream) == "1/4 jobs, ..., 1 min 26 s left: sae_topk"
+    line.start(3, "sae_relu")
+    assert last(stream) == "2/4 jobs, ..., 1 min 09 s left: sae_relu"
+    line.start(4, "dl_fista")
+    assert last(stream) == "3/4 jobs, ..., 53 s left: dl_fista"
 
 
 def test_a_line_is_short_and_seldom_written(clock):

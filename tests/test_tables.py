@@ -44,6 +44,12 @@ def test_summary_is_the_sample_mean_and_deviation():
     }
 
 
+def test_the_largest_numbers_have_a_mean_and_fit_in_a_table():
+    summary = tables.summarise([row("sae_relu", seed, mcc_id=1.7e308) for seed in range(3)])
+    assert summary[0]["mcc_id_mean"] == pytest.approx(1.7e308) and summary[0]["mcc_id_sd"] == 0
+    assert tables.format_table(summary, ["mcc_id"]).splitlines()[-1] == "1.7e+308 ± 0.0e+00"
+
+
 def test_one_seed_has_no_deviation_and_a_failed_seed_has_no_mean():
     one, two = tables.summarise(
         [row("one", 0, mcc_id=0.5), row("two", 0, mcc_id=0.5), row("two", 1, mcc_id=float("nan"))], methods=("one", "two")

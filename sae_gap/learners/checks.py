@@ -31,14 +31,21 @@ def check_fit(learner: Any, tasks: Any, keys: Any, at: Any, bases: Any) -> None:
         raise ValueError(f"keys must be {len(tasks)}, one for each task, but they are {shown(keys)}; see jax.random.key.")
     for key in keys:
         check_key("a key", key)
-    if not isinstance(at, Sequence | np.ndarray) or isinstance(at, str):
-        raise TypeError(f"at must be a list of steps, but it is {shown(at)}; give () for none.")
-    for step in at:
-        check_integer("at", step, least=0)
+    check_steps(at)
     if bases is not None:
         check_sequence("bases", bases, Model, "give a model for each task")
         if len(bases) != len(tasks):
             raise ValueError(f"bases must be {len(tasks)}, one for each task, but they are {len(bases)}.")
+        if learner.base is None:
+            raise ValueError(f"{learner.name} goes on from no base, but bases are given; leave them out.")
+
+
+def check_steps(at: Any) -> None:
+    """Refuses what is no list of steps of a fit."""
+    if not isinstance(at, Sequence | np.ndarray | range) or isinstance(at, str):
+        raise TypeError(f"at must be a list of steps, but it is {shown(at)}; give () for none.")
+    for step in at:
+        check_integer("at", step, least=0)
 
 
 def _shape(task: Task) -> str:
@@ -55,4 +62,4 @@ def check_key(name: str, key: Any) -> None:
         raise TypeError(f"{name} must be one random key, but it is {shown(key)}; give jax.random.key(0).")
 
 
-__all__ = ["check_fit", "check_key"]
+__all__ = ["check_fit", "check_key", "check_steps"]

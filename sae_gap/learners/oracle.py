@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax.numpy as jnp
 
+from sae_gap.checks import check_flag
 from sae_gap.learners.base import Learner
 from sae_gap.types import Model, Task
 
@@ -15,6 +16,9 @@ class Oracle(Learner):
     """
 
     leading: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        check_flag("leading", self.leading)
 
     def needs(self, task: Task) -> str | None:
         return "the true dictionary" if task.dictionary is None else None

@@ -168,7 +168,7 @@ def solve(
         rows = left()
         if not len(rows):
             break
-        with jax.enable_x64(precision == np.float64), concurrent.futures.ThreadPoolExecutor(threads or _cores()) as pool:
+        with jax.enable_x64(precision == np.float64), concurrent.futures.ThreadPoolExecutor(threads or cores()) as pool:
             atoms, factors = (None if array is None else np.asarray(array, precision) for array in (dictionary, shared))
             with_gram = wants_gram(num_latents, len(rows))
             problem = _pose(atoms, factors, tol, max_iterations, nonneg=nonneg, with_gram=with_gram)
@@ -210,7 +210,7 @@ def _polish(task: _Task, rows: np.ndarray, column: np.ndarray, tol: float) -> No
         found.put_certificate(part[met], polished.objective[met], polished.gap[met], 1, True)
 
 
-def _cores() -> int:
+def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -287,10 +287,10 @@ def _join(parts: Iterable[_Samples]) -> _Samples:
 
 
 def _blocks(count: int, width: int, num_latents: int) -> Iterator[tuple[np.ndarray, int]]:
-    """The samples of each block, and how many it is padded to: as many as stay in cache, or 64 where 256 were too many."""
-    most = max(min(SHAPES), min(BLOCK // width**2, CORRELATIONS // num_latents))
-    shapes = [shape for shape in SHAPES if shape <= most]
-    size = shapes[1] if len(shapes) == len(SHAPES) and count < 3 * shapes[-1] else shapes[-1]
+    """The samples of each block, and how many it is padded to: as many as stay in cache, or 64 for less than 3 x 256."""
+    few, some, many = SHAPES
+    most = min(BLOCK // width**2, CORRELATIONS // num_latents)
+    size = few if most < some else some if most < many or count < 3 * many else many
     for begin in range(0, count, size):
         yield np.arange(begin, min(begin + size, count)), size
 
@@ -321,4 +321,4 @@ def _fista(signals, dictionary, lam, init, tol, max_iterations, *, nonneg):
     return fista.solve(signals, dictionary, lam, init, tol=tol, max_iterations=max_iterations, nonneg=nonneg)
 
 
-__all__ = ["solve"]
+__all__ = ["cores", "solve"]

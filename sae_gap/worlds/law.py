@@ -3,14 +3,17 @@
 import dataclasses
 import functools
 import hashlib
-import math
 import pathlib
 from typing import Any
 
-from sae_gap.checks import check_seed, check_size
+import numpy as np
+
+from sae_gap.checks import check_flag, check_integer, check_number, check_numbers, check_seed, check_size, shown
 
 # Files of a published world, as SAELens names them.
 FILES = ("synthetic_model_config.json", "hierarchy.json", "synthetic_model.safetensors")
+# Features that fire in a sample at most, on average, below which there is nothing to learn from.
+FEWEST = 0.01
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,25 +75,36 @@ class Law:
         check_size("num_features", self.num_features)
         check_size("input_dim", self.input_dim)
         check_seed(self.seed)
-        for name in ("roots", "branching", "depth", "rank", "orthogonal_steps"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
-                raise ValueError(f"{name} must be an integer of 0 or more, but it is {value!r}.")
-        for name in ("exponent", "most", "least", "correlation", "loudest", "softest", "bias"):
-            if not is_number(getattr(self, name)):
-                raise ValueError(f"{name} must be a finite number, but it is {getattr(self, name)!r}.")
-        if not 0 < self.least <= self.most < 1:
+        for name in ("roots", "branching", "depth"):
+            check_integer(name, getattr(self, name), least=0)
+        for name in ("rank", "orthogonal_steps"):
+            check_integer(name, getattr(self, name), least=0, most=100_000)
+        for name in ("most", "least"):
+            check_number(name, getattr(self, name), above=0, below=1)
+        check_number("exponent", self.exponent, least=-100, most=100)
+        check_number("correlation", self.correlation, least=0, most=10)
+        for name in ("loudest", "softest"):
+            check_number(name, getattr(self, name), least=1e-6, most=1e6)
+        check_numbers("spread", self.spread, 2, least=-1e6, most=1e6)
+        check_number("the standard deviation of spread", self.spread[1], least=0)
+        check_number("bias", self.bias, least=0, most=1e6)
+        for name in ("exclusive", "scale_children"):
+            check_flag(name, getattr(self, name))
+        # Rows and titles have numbers of Python.
+        for field in dataclasses.fields(Law):
+            value = getattr(self, field.name)
+            if isinstance(value, np.generic):
+                object.__setattr__(self, field.name, value.item())
+        if not self.least <= self.most:
             raise ValueError(f"probabilities need 0 < least <= most < 1, but least is {self.least} and most is {self.most}.")
+        if self.most * self.num_features < FEWEST:
+            raise ValueError(
+                f"of {self.num_features} features at a probability of at most {self.most} hardly any ever fires; raise most."
+            )
         if self.exponent == 0 and self.most != self.least:
             raise ValueError("exponent 0 gives every feature one probability; give most and least the same value.")
-        if self.correlation < 0:
-            raise ValueError(f"correlation must be 0 or more, but it is {self.correlation}; for none, give 0.")
-        if min(self.loudest, self.softest) <= 0:
-            raise ValueError(f"magnitudes must be above 0, but they go from {self.loudest} to {self.softest}.")
-        if len(self.spread) != 2 or not all(map(is_number, self.spread)) or self.spread[1] < 0:
-            raise ValueError(f"spread must be a mean and a standard deviation of 0 or more, but it is {self.spread!r}.")
-        if self.bias < 0:
-            raise ValueError(f"bias must be a length of 0 or more, but it is {self.bias}.")
+        if self.folder is not None and not isinstance(self.folder, pathlib.Path):
+            raise TypeError(f"folder must be a path, but it is {shown(self.folder)}; read a world by published_world(folder).")
         if self.folder is None:
             self._check_trees()
 
@@ -119,11 +133,6 @@ class Law:
         return " ".join(["synthsae", *(f"{name}={_said(getattr(self, name))}" for name in differ)])
 
 
-def is_number(value: Any) -> bool:
-    """Whether a value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _said(value: Any) -> str:
     return ",".join(map(_said, value)) if isinstance(value, tuple) else str(value)
 
@@ -143,4 +152,4 @@ def _digest(folder: pathlib.Path, modified: tuple[int, ...]) -> str:
     return found.hexdigest()[:16]
 
 
-__all__ = ["FILES", "Law", "digest", "is_number"]
+__all__ = ["FILES", "Law", "digest"]

@@ -5,6 +5,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sae_gap.checks import check_size, shown
 from sae_gap.worlds.law import Law
 from sae_gap.worlds.world import World
 
@@ -86,8 +87,10 @@ def named_world(name: str, num_features: int | None = None, **options: Any) -> W
     Raises:
       ValueError: the name is unknown, or an option is out of range.
     """
-    if name not in WORLDS:
-        raise ValueError(f"world {name!r} is unknown; choose one of {', '.join(WORLDS)}.")
+    if num_features is not None:
+        check_size("num_features", num_features)
+    if not isinstance(name, str) or name not in WORLDS:
+        raise ValueError(f"world {shown(name)} is unknown; choose one of {', '.join(WORLDS)}.")
     given = {option: value for option, value in options.items() if value is not None}
     return World(**WORLDS[name](num_features) | given)
 
@@ -102,14 +105,18 @@ def parse_law(entries: Sequence[str]) -> dict[str, Any]:
     for name in ("num_features", "input_dim", "seed", "folder"):
         del fields[name]
     found: dict[str, Any] = {}
+    if not isinstance(entries, Sequence) or isinstance(entries, str) or not all(isinstance(entry, str) for entry in entries):
+        raise TypeError(f"the law must be a list of pairs such as roots=64, but it is {shown(entries)}.")
     for entry in entries:
         name, equals, value = entry.partition("=")
         if name not in fields or not equals or name in found:
-            raise ValueError(f"the law has {entry!r}; it must list different pairs such as roots=64, of {', '.join(fields)}.")
+            raise ValueError(
+                f"the law has {shown(entry)}; it must list different pairs such as roots=64, of {', '.join(fields)}."
+            )
         try:
             found[name] = _read(value, fields[name])
         except ValueError:
-            raise ValueError(f"the law has {entry!r}; {name} must be {_kind(fields[name])}.") from None
+            raise ValueError(f"the law has {shown(entry)}; {name} must be {_kind(fields[name])}.") from None
     return found
 
 

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse
 
-from sae_gap.checks import check_size
+from sae_gap.checks import check_choice, check_integer, check_number, check_path, check_size, check_type, is_integer
 from sae_gap.types import Split, Task, Tree
 from sae_gap.worlds import published
 from sae_gap.worlds.atoms import atoms_of
 from sae_gap.worlds.firing import firing_of, out_of_distribution
-from sae_gap.worlds.law import Law, is_number
+from sae_gap.worlds.law import Law
 from sae_gap.worlds.sampling import Sampler, expected_l0
 
 # Samples that are drawn at once, by a generator of their own.
@@ -54,7 +54,7 @@ class World(Law):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.num_latents == 0:
+        if is_integer(self.num_latents) and self.num_latents == 0:
             object.__setattr__(self, "num_latents", self.num_features)
         check_size("num_latents", self.num_latents)
         check_size("num_samples", self.num_samples)
@@ -62,8 +62,8 @@ class World(Law):
             raise ValueError(f"num_samples must be at least 4, but it is {self.num_samples}.")
         if self.scored is not None:
             check_size("scored", self.scored)
-        if self.noise_db is not None and not (is_number(self.noise_db) and abs(self.noise_db) <= 200):
-            raise ValueError(f"noise_db must lie between -200 and 200 decibels, but it is {self.noise_db!r}.")
+        if self.noise_db is not None:
+            check_number("noise_db", self.noise_db, least=-200, most=200)
 
     @property
     def num_train(self) -> int:
@@ -118,6 +118,8 @@ class WorldStream:
     """
 
     def __init__(self, world: World, split: str = "train"):
+        check_type("world", world, World, "make it by sae_gap.World() or named_world")
+        check_choice("split", split, tuple(_SPLITS))
         law = world.law
         self._seed = (world.seed, _SPLITS[split])
         self._sampler = Sampler(out_of_distribution(law) if split == "ood" else firing_of(law))
@@ -132,6 +134,8 @@ class WorldStream:
 
     def samples(self, start: int, count: int) -> tuple[Float[np.ndarray, "count input_dim"], sparse.csr_array]:
         """Signals with their codes, (count, N)."""
+        check_integer("start", start, least=0, most=2**62)
+        check_size("count", count)
         signals = np.empty((count, self.atoms.shape[1]), np.float32)
         codes, done = [], 0
         while done < count:
@@ -168,6 +172,7 @@ def published_world(folder: str | pathlib.Path, **options: Any) -> World:
     Raises:
       ValueError: a file is missing, damaged or does not fit the others, or an option is out of range.
     """
+    check_path("folder", folder)
     place = pathlib.Path(folder)
     num_features, input_dim = published.sizes(place)
     world = World(num_features=num_features, input_dim=input_dim, folder=place, **options)

@@ -144,6 +144,11 @@ def test_saes_are_tuned_and_take_the_steps_they_are_given():
     assert methods(Setting(), sae_steps=1)["sae_topk"].learner.num_steps == 1
 
 
+def test_both_of_our_learners_take_the_visits_they_are_given():
+    found = methods(Setting(), visits=7)
+    assert found["online_dl"].learner.visits == found["online_dl_families"].learner.base.visits == 7
+
+
 def test_learners_have_the_weight_and_the_methods_its_codes():
     chosen = methods(Setting(), lam=(0.3,))
     assert {method.encoder for method in chosen.values()} == {Lasso(0.3)} and tuple(chosen) == METHODS
@@ -205,6 +210,7 @@ BAD_FLAGS = {
     "--methods=sae_relu,nope": "--methods has 'nope'",
     "--methods=": "--methods has no name",
     "--sae_steps=0": "sae_steps",
+    "--visits=0": "visits",
     "--peer_steps=none": "peer_steps",
     "--lam=0": "--lam must be a number above 0",
     "--lam=nan": "--lam must be a number above 0",

@@ -96,7 +96,7 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world):
     assert int(new.round) == 2
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.optimised
 def test_the_truth_stays_and_children_leave_their_parents(world):
     frame, codes = world
     signals = jnp.asarray(codes @ frame.T, jnp.float32)
@@ -112,7 +112,7 @@ def test_the_truth_stays_and_children_leave_their_parents(world):
     np.testing.assert_allclose(fitted(learner, 0 * signals, frame), frame, atol=1e-6)
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.optimised
 def test_families_are_found_in_what_coherent_steps_leave(world):
     """From samples alone: atoms parted while they are learned, and then put in order, each better than before."""
     frame, codes = world
@@ -139,7 +139,7 @@ def test_the_threshold_falls_after_the_last_round_that_rearranges(turn, on):
     assert bool(sums.uses[0] > 0) == on
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.optimised
 def test_the_noise_and_the_amplitude_are_known_before_the_first_round(world):
     frame, codes = world
     rng = np.random.default_rng(2)

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import optimisations
 
 from sae_gap import Setting, Split, draw, fit, match_atoms
 from sae_gap.learners import online
@@ -37,22 +36,22 @@ def small():
 
 @pytest.fixture(scope="module")
 def learned(small):
-    with optimisations():
-        return learn(QUICK, small)
+    return learn(QUICK, small)
 
 
+@pytest.mark.optimised
 def test_it_recovers_the_truth(small, learned):
     assert cosine(small, learned) > 0.97
     np.testing.assert_allclose(jnp.linalg.norm(learned.dictionary, axis=0), 1, rtol=1e-5)
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.optimised
 def test_it_recovers_the_truth_through_noise():
     noisy = draw(Setting(60, 3, 2_000, noise_db=20))
     assert cosine(noisy, learn(QUICK, noisy)) > 0.97
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.optimised
 def test_it_recovers_signed_codes(small):
     rng = np.random.default_rng(0)
     codes = np.asarray(small.train.codes) * rng.choice([-1, 1], small.train.codes.shape)
@@ -60,18 +59,18 @@ def test_it_recovers_signed_codes(small):
     assert cosine(signed, learn(dataclasses.replace(QUICK, nonneg=False), signed)) > 0.97
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.optimised
 def test_the_unit_of_the_signals_does_not_matter(small):
     scaled = dataclasses.replace(small, train=Split(small.train.signals * 2.0**12))
     assert cosine(small, learn(QUICK, scaled)) > 0.98
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.optimised
 def test_the_same_key_gives_the_same_bits(small, learned):
     np.testing.assert_array_equal(learn(QUICK, small).dictionary, learned.dictionary)
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.optimised
 def test_the_noise_is_read_off_the_residual():
     noisy = draw(Setting(60, 3, 2_000, noise_db=10))
     state = run(QUICK, noisy.train.signals, 60)
@@ -180,7 +179,7 @@ def test_minibatches_of_a_round(options, num_samples, num_latents, expected):
         assert learner.num_steps * expected[0] * expected[1] <= num_samples
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.optimised
 def test_replacement_finds_what_copies_keep_from_being_found(small):
     data = Split(small.train.signals)
     state = run(QUICK, small.train.signals, 60, rounds=60)
@@ -232,7 +231,7 @@ def test_coherent_atoms_part_in_every_third_round_of_those_in_which_they_settle(
     assert parted == [31, 94]
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.optimised
 def test_a_fit_that_no_longer_moves_stops(small):
     (found,) = fit(dataclasses.replace(QUICK, tol=1.0), [small], [jax.random.key(0)])
     assert found.end.step == 86
@@ -244,6 +243,7 @@ def test_fewer_samples_than_latents_and_signals_of_zeros():
     assert all(bool(jnp.isfinite(state.dictionary).all()) for state in (few, zeros))
 
 
+@pytest.mark.optimised
 def test_a_model_has_no_bias(learned, small):
     assert isinstance(learned, Model) and not learned.bias.any() and learned.bias.shape == (small.input_dim,)
 

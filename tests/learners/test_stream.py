@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import optimisations
 
 from sae_gap import Setting, draw, fit_stream, match_atoms
 from sae_gap.checkpoints import Checkpoint
@@ -30,15 +29,15 @@ def signals(task):
 
 @pytest.fixture(scope="module")
 def model(signals):
-    with optimisations():
-        return fit_stream(LEARNER, signals, **OPTIONS)
+    return fit_stream(LEARNER, signals, **OPTIONS)
 
 
+@pytest.mark.optimised
 def test_a_stream_is_learned_from(task, model):
     assert np.abs(match_atoms(model.dictionary, task.dictionary).cosine).mean() > 0.99
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.optimised
 def test_a_file_and_a_function_are_as_good_as_an_array(tmp_path, signals, model):
     np.save(tmp_path / "signals.npy", signals)
     asked = []
@@ -54,7 +53,7 @@ def test_a_file_and_a_function_are_as_good_as_an_array(tmp_path, signals, model)
     assert asked == [(turn * asked[0][1], asked[0][1]) for turn in range(40)]
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.optimised
 def test_a_killed_fit_goes_on_and_compiles_nothing_anew(tmp_path, signals, model, caplog):
     save = Checkpoint(tmp_path / "stream.npz", every=0)
 
@@ -135,7 +134,7 @@ def test_double_precision_is_not_forced_on_single(signals):
     )
 
 
-@pytest.mark.usefixtures("optimised")
+@pytest.mark.optimised
 def test_centred_its_bias_is_the_mean_of_what_has_come(signals):
     learner = OnlineDictionary(num_steps=7, centred=True)
     told = signals[:9_000] + np.float32(5)

@@ -5,7 +5,7 @@ import pytest
 
 from sae_gap.measure import CONTROLS, control, measure_front, of_model
 
-pytestmark = pytest.mark.usefixtures("optimised")
+pytestmark = pytest.mark.optimised
 
 
 @pytest.fixture(scope="module")

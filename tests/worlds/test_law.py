@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 
+from sae_gap import World, WorldStream
 from sae_gap.worlds.atoms import atoms_of
 from sae_gap.worlds.firing import base_rates, compensated, correlate, firing_of, out_of_distribution, plant
 from sae_gap.worlds.law import Law
@@ -109,18 +110,40 @@ BAD = {
     "input_dim must be a positive integer": {"input_dim": 2.5},
     "seed must be an integer from 0": {"seed": -1},
     "128 trees with 3 levels of 4 children each do not fit the 10879 features": {"num_features": 10_879},
-    "branching must be an integer of 0 or more": {"branching": -1},
-    "rank must be an integer of 0 or more": {"rank": 1.0},
-    "probabilities need 0 < least <= most < 1": {"most": 1.0},
-    "but least is 0.0": {"least": 0.0},
+    "branching must be an integer of at least 0": {"branching": -1},
+    "rank must be an integer of at least 0": {"rank": 1.0},
+    "orthogonal_steps must be an integer of at least 0 and of at most 100000": {"orthogonal_steps": 2_000_000_000},
+    "roots must be an integer of at least 0 and below 2**31": {"roots": 10**20},
+    "most must be a finite number above 0 and below 1": {"most": 1.0},
+    "least must be a finite number above 0": {"least": 0.0},
+    "hardly any ever fires": {"most": 1e-7, "least": 1e-7},
     "but least is 0.5 and most is 0.4": {"least": 0.5},
     "exponent 0 gives every feature one probability": {"exponent": 0.0},
     "exponent must be a finite number": {"exponent": float("nan")},
-    "correlation must be 0 or more": {"correlation": -0.1},
-    "magnitudes must be above 0": {"softest": 0.0},
-    "spread must be a mean and a standard deviation": {"spread": (0.5, -1.0)},
-    "bias must be a length": {"bias": -1.0},
+    "exponent must be a finite number of at least -100": {"exponent": -1e5},
+    "correlation must be a finite number of at least 0": {"correlation": -0.1},
+    "correlation must be a finite number of at least 0 and of at most 10": {"correlation": 1e300},
+    "softest must be a finite number of at least 1e-06": {"softest": 0.0},
+    "loudest must be a finite number of at least 1e-06 and of at most 1e+06": {"loudest": 1e39},
+    "spread must be a tuple of 2 numbers": {"spread": (0.5,)},
+    "spread[0] must be a finite number": {"spread": (1e30, 0.0)},
+    "the standard deviation of spread must be a finite number of at least 0": {"spread": (0.5, -1.0)},
+    "bias must be a finite number of at least 0": {"bias": -1.0},
+    "scale_children must be True or False": {"scale_children": "no"},
 }
+
+
+def test_numbers_of_numpy_are_numbers():
+    law = Law(roots=np.int64(2), most=np.float64(0.3), exclusive=np.bool_(True))
+    assert law == Law(roots=2, most=0.3) and law.title == Law(roots=2, most=0.3).title
+    assert [type(value) for value in (law.roots, law.most, law.exclusive)] == [int, float, bool]
+
+
+def test_the_largest_and_the_smallest_law_give_finite_signals():
+    for changes in ({"loudest": 1e6, "softest": 1e6, "spread": (1e6, 1e6), "bias": 1e6}, {"loudest": 1e-6, "softest": 1e-6}):
+        size = {"num_features": 60, "input_dim": 20, "roots": 2, "depth": 1, "num_samples": 50}
+        world = World(**size, correlation=10.0, exponent=-100.0, **changes)
+        assert np.isfinite(WorldStream(world)(0, 50)).all()
 
 
 @pytest.mark.parametrize("message", BAD)

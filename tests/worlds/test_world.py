@@ -13,7 +13,9 @@ import sae_gap
 from sae_gap import World, WorldStream
 from sae_gap.recording import task_of
 from sae_gap.results import key
+from sae_gap.worlds import published_world
 from sae_gap.worlds.atoms import atoms_of, push_apart
+from sae_gap.worlds.presets import named_world, parse_law
 
 SIZE = {"num_features": 60, "input_dim": 20, "roots": 4, "branching": 3, "depth": 1, "orthogonal_steps": 3}
 
@@ -51,6 +53,29 @@ def test_a_stream_gives_the_same_samples_in_whatever_pieces():
     np.testing.assert_array_equal(some.toarray(), codes.toarray()[1_000:1_100])
     heard = whole[np.diff(codes.indptr) > 0]
     assert len(np.unique(heard, axis=0)) == len(heard) and whole.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (lambda: WorldStream("x"), TypeError, "world must be of class World"),
+        (lambda: WorldStream(world(), "val"), ValueError, "split must be one of train, id, ood"),
+        (lambda: WorldStream(world())(-1, 5), ValueError, "start must be an integer of at least 0"),
+        (lambda: WorldStream(world())(0, 0), ValueError, "count must be a positive integer"),
+        (lambda: WorldStream(world())(0, 10**13), ValueError, "count must be below 2**31"),
+        (lambda: World(folder="/nowhere"), TypeError, "read a world by published_world"),
+        (lambda: world(num_latents=False), ValueError, "num_latents must be a positive integer"),
+        (lambda: world(noise_db=10**400), ValueError, "noise_db must be a finite number of at least -200"),
+        (lambda: named_world("synthsae", "64"), ValueError, "num_features must be a positive integer"),
+        (lambda: named_world(["synthsae"]), ValueError, "is unknown; choose one of synthsae"),
+        (lambda: published_world(5), TypeError, "folder must be a path"),
+        (lambda: parse_law(5), TypeError, "the law must be a list of pairs"),
+        (lambda: parse_law([5]), TypeError, "the law must be a list of pairs"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(make, kind, message):
+    with pytest.raises(kind, match=re.escape(message)):
+        make()
 
 
 def test_the_law_does_not_depend_on_the_samples():
@@ -122,7 +147,7 @@ BAD = {
     "num_latents must be a positive integer": {"num_latents": -1},
     "num_samples must be a positive integer": {"num_samples": 0},
     "scored must be a positive integer": {"scored": 0},
-    "noise_db must lie between": {"noise_db": float("inf")},
+    "noise_db must be a finite number": {"noise_db": float("inf")},
     "do not fit the 60 features": {"roots": 60},
 }
 
