@@ -20,7 +20,8 @@ from sae_gap.types import Model, Split
 class Peer(Learner):
     """A learner of another library: minibatches of `½‖y - D z‖² + λ‖z‖₁`, z ≥ 0, on one thread.
 
-    Seeds of ours have a core each where there are as many seeds as cores, and more of them where there are fewer.
+    Its seeds have the machine to themselves, one after the other. Seeds of ours have a core each where there are as many seeds
+    as cores, and more of them where there are fewer.
 
     Starts from random training samples with unit atoms, which the key chooses, as it does the order of samples where the
     library lets it.
