@@ -17,9 +17,9 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from sae_gap import devices, hosts, sharding
 from sae_gap.checkpoints import Checkpoint
 from sae_gap.checks import check_callable, check_flag, check_sequence
+from sae_gap.cores import cores
 from sae_gap.learners.base import Learner
 from sae_gap.learners.checks import check_fit
-from sae_gap.solvers.blocks import cores
 from sae_gap.types import Model, Task
 
 # Seconds between two reports of how far a fit is.

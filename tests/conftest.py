@@ -24,7 +24,6 @@ import pytest
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Many small steps on the host, beside another worker: see benchmarks/__init__.py.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.03")
 # Most of the tests' time is XLA's, which compiles thousands of small programs that run once or twice. Without its optimisations
 # and each in one piece they compile in a fifth of it. The programs that users run are tested by
 # `JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= make test`. An XLA that does not know one of the flags ends at once and names it,
@@ -47,12 +46,14 @@ def pytest_configure():
     devices.enable_compilation_cache()
 
 
-# The modules that take longest, which workers begin with, so that they end together.
+# The modules that take longest, which workers begin with, so that they end together; those of optimised tests side by side.
 LONGEST = (
     "benchmarks/test_studies.py",
     "learners/test_online.py",
-    "test_notebooks.py",
+    "learners/test_stream.py",
     "learners/test_families.py",
+    "measure/test_controls.py",
+    "test_notebooks.py",
     "solvers/test_blocks.py",
     "benchmarks/test_train_real.py",
     "benchmarks/test_measure_sae.py",
@@ -61,7 +62,6 @@ LONGEST = (
     "solvers/test_coding.py",
     "benchmarks/test_distributed.py",
     "test_models.py",
-    "learners/test_stream.py",
     "test_shapes.py",
     "test_hosts.py",
 )

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 # and what is built on the rest a fraction above.
 FLOORS = {
     "roll_call": -0.5,
-    **dict.fromkeys(("checks", "hosts", "names", "npy"), 0),
+    **dict.fromkeys(("checks", "cores", "hosts", "names", "npy"), 0),
     "codes": 0.25,
     # The command, which starts binaries by their names.
     "__main__": 5.3,

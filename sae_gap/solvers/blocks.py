@@ -9,7 +9,6 @@ depends on the problem alone, never on the threads, and so do the bits of the co
 import concurrent.futures
 import dataclasses
 import functools
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Float
 
+from sae_gap.cores import cores
 from sae_gap.solvers import fista, slots, working_set
 from sae_gap.solvers.atoms import Problem, pose, wants_gram
 from sae_gap.solvers.polish import polish
@@ -210,11 +210,6 @@ def _polish(task: _Task, rows: np.ndarray, column: np.ndarray, tol: float) -> No
         found.put_certificate(part[met], polished.objective[met], polished.gap[met], 1, True)
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _widths(problem: Problem, num_latents: int, init: np.ndarray | Array | None) -> list[int]:
     """Numbers of slots, each twice the last, up to where any support fits; the first has room for a typical start."""
     most = working_set.most_slots(problem.atoms.shape[1], num_latents)
@@ -321,4 +316,4 @@ def _fista(signals, dictionary, lam, init, tol, max_iterations, *, nonneg):
     return fista.solve(signals, dictionary, lam, init, tol=tol, max_iterations=max_iterations, nonneg=nonneg)
 
 
-__all__ = ["cores", "solve"]
+__all__ = ["solve"]
