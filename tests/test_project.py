@@ -57,7 +57,7 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch,
     for block in blocks("python", GUIDES[name]):
         exec(compile(block, name, "exec"), namespace)
     if name == "sae_gap/README.md":
-        assert {row["method"] for row in namespace["rows"]} == {"sae_squared", "frozen_squared", "samples"}
+        assert {row["method"] for row in namespace["rows"]} == {"sae_squared", "frozen_squared", "kmeans"}
         assert "dead_ood" in capsys.readouterr().out
 
 
