@@ -71,7 +71,7 @@ def pytest_collection_modifyitems(items):
     tests = pathlib.Path(__file__).parent
     order = {tests / name: place for place, name in enumerate(LONGEST)}
     assert all(path.exists() for path in order), order
-    # Within a module those come first that are optimised, before others compile the same programs without.
+    # Within a module those come first that are optimised, so that programs are dropped once.
     first = {item.path: place for place, item in reversed([*enumerate(items)])}
     items.sort(
         key=lambda item: (order.get(item.path, len(order)), first[item.path], item.get_closest_marker("optimised") is None)
@@ -80,15 +80,15 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """A test marked `optimised` has programs that run for longer than they are compiled, as have processes that it starts.
-
-    A program that JAX has already is not compiled again, since the option is no part of what it is known by.
-    """
+    """A test marked `optimised` has programs that run for longer than they are compiled, as have processes that it starts."""
     import jax
 
     plain = PLAIN and item.get_closest_marker("optimised") is None
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(plain))
-    jax.config.update("jax_disable_most_optimizations", plain)
+    if jax.config.values["jax_disable_most_optimizations"] != plain:
+        jax.config.update("jax_disable_most_optimizations", plain)
+        # The option is no part of what JAX knows a program by, and the bits of one and of the other differ.
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="module", autouse=True)
