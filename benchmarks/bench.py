@@ -269,6 +269,8 @@ class Bench:
 
 def _compare(study: Study, read: command.Read) -> None:
     """Refuses a run whose processes were not started alike, before anything is written."""
+    if hosts.count() == 1:
+        return
     told = {name: ",".join(map(str, value)) if isinstance(value, tuple) else value for name, value in vars(read.preset).items()}
     told |= {"methods": ",".join(read.names), "data": read.data, "shard": read.shard, "dry_run": read.dry_run}
     told |= {"results_dir": buckets.name(read.results_dir), "models_dir": buckets.name(read.models_dir)}

@@ -6,7 +6,8 @@ from the reference in anything but their seconds, where a file is left that no f
 another exit code than it should, or says more than a sentence. Prints a table and a line for each fault, of which there being
 any is exit code 1. It takes minutes to hours, and is no part of the tests.
 
-  kills    SIGKILL at random moments, the same command again each time, until it ends; a run takes one to several kills
+  kills    SIGKILL at random moments of the work, the same again up to eight times, and then the command to its end; what is
+           killed is forked from a process that has imported the suite, so that no moment falls into its imports
   signals  SIGINT and SIGTERM at random moments, the first second included: one sentence and exit code 130 or 143
   writers  two and four processes on one folder at once
   disk     no file of models may grow beyond a few kilobytes; then the same command without that limit
@@ -22,6 +23,7 @@ import concurrent.futures
 import functools
 import json
 import math
+import multiprocessing.process
 import os
 import pathlib
 import random
@@ -89,6 +91,11 @@ def start(folder: pathlib.Path, *more: str, **options) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options)
 
 
+def fork(folder: pathlib.Path) -> multiprocessing.process.BaseProcess:
+    """Starts the study on a folder in a process that has imported the suite already."""
+    return wrong_commands.fork(STUDY, [*ARGUMENTS, f"--results_dir={folder}"], folder.with_suffix(".txt"))
+
+
 def rows_of(folder: pathlib.Path) -> dict[str, results.Row]:
     """The rows of a folder by key, without what differs from run to run."""
     rows = results.Store(folder / STUDY).rows()
@@ -150,9 +157,14 @@ def _close(one: Any, other: Any, tolerance: float) -> bool:
 
 def kills(reference: Reference, folder: pathlib.Path, rng: random.Random) -> Iterator[Callable[[], Trial]]:
     """Runs that are killed up to eight times each before they are left to end."""
+    folder.mkdir(parents=True)
+    place, began = folder / "kills-none", time.perf_counter()
+    fork(place).join()
+    seconds = time.perf_counter() - began
+    yield lambda: Trial("SIGKILL", 0, _end(reference, place))
     left = _KILLS.value
     while left:
-        moments = [rng.uniform(0, 1.1 * reference.seconds) for _ in range(min(left, rng.randint(1, 8)))]
+        moments = [rng.uniform(0, 1.1 * seconds) for _ in range(min(left, rng.randint(1, 8)))]
         left -= len(moments)
         yield functools.partial(_killed, reference, folder / f"kills-{left}", moments)
 
@@ -160,13 +172,12 @@ def kills(reference: Reference, folder: pathlib.Path, rng: random.Random) -> Ite
 def _killed(reference: Reference, folder: pathlib.Path, moments: Sequence[float]) -> Trial:
     count = 0
     for moment in moments:
-        process = start(folder)
-        try:
-            process.communicate(timeout=moment)
-        except subprocess.TimeoutExpired:
+        process = fork(folder)
+        process.join(moment)
+        if process.exitcode is None:
             process.kill()
-            process.communicate()
             count += 1
+        process.join()
     return Trial("SIGKILL", count, _end(reference, folder))
 
 

@@ -259,9 +259,7 @@ def give(binary: str, arguments: Sequence[str], folder: pathlib.Path) -> tuple[s
     """
     given = [argument.replace(RESULTS, str(folder)) for argument in arguments]
     said_in = folder.with_suffix(".txt")
-    SERVER.set_forkserver_preload(["benchmarks.bench", "sae_gap"])
-    process = SERVER.Process(target=_call, args=(binary, given, said_in))
-    process.start()
+    process = fork(binary, given, said_in)
     process.join(_PATIENCE)
     if process.is_alive():
         process.kill()
@@ -279,6 +277,20 @@ def give(binary: str, arguments: Sequence[str], folder: pathlib.Path) -> tuple[s
         left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
         faults.append(f"{shown}: leaves {left or 'an empty folder'}")
     return said, faults
+
+
+def fork(binary: str, arguments: Sequence[str], said_in: pathlib.Path) -> multiprocessing.process.BaseProcess:
+    """Starts a binary in a process that has imported the suite already.
+
+    Args:
+      binary: its name.
+      arguments: its flags.
+      said_in: where what it says on stderr goes; beside it, with the ending `.code`, its exit code, once it has ended.
+    """
+    SERVER.set_forkserver_preload(["benchmarks.bench", "sae_gap"])
+    process = SERVER.Process(target=_call, args=(binary, arguments, said_in))
+    process.start()
+    return process
 
 
 def _call(binary: str, arguments: Sequence[str], said_in: pathlib.Path) -> None:
@@ -299,4 +311,4 @@ def _call(binary: str, arguments: Sequence[str], said_in: pathlib.Path) -> None:
     files.write_atomically(said_in.with_suffix(".code"), str(ended).encode())
 
 
-__all__ = ["RESULTS", "SERVER", "commands", "give", "write_files"]
+__all__ = ["RESULTS", "SERVER", "commands", "fork", "give", "write_files"]

@@ -152,16 +152,15 @@ def jobs(study: Study) -> Iterator[Job]:
         for method in study.methods(group[0][0]):
             by_learner.setdefault(results.key({"learner": identity.describe(method.learner)}), []).append(method)
         for methods in by_learner.values():
-            keys = {
-                (description["seed"], place, step): results.key(_identity(study, description, method, step))
-                for _, description in group
-                for place, method in enumerate(methods)
-                for step in method.steps
-            }
+            keys: dict[_Name, str] = {}
+            for (_, description), (place, method) in itertools.product(group, enumerate(methods)):
+                described = _identity(study, description, method)
+                for step in method.steps:
+                    keys[description["seed"], place, step] = results.key(described | {"step": step})
             yield Job([source for source, _ in group], methods, keys)
 
 
-def _identity(study: Study, description: Mapping[str, Any], method: Method, step: int | None) -> dict[str, Any]:
+def _identity(study: Study, description: Mapping[str, Any], method: Method) -> dict[str, Any]:
     return {
         "study": study.name,
         "protocol": study.protocol,
@@ -172,7 +171,6 @@ def _identity(study: Study, description: Mapping[str, Any], method: Method, step
         "encoder": identity.describe(method.encoder),
         "code": [identity.code(method.learner), identity.code(method.encoder)],
         "row": dict(method.row),
-        "step": step,
         "metrics": sorted(identity.qualified(metric) for metric in study.metrics),
         "precision": identity.precision(),
         "schema": SCHEMA,
@@ -271,7 +269,11 @@ def _goes_ahead(job: Job, models: Models, tasks: Mapping[int, Task]) -> bool:
     """Whether a job has fits to make, that its data allow and that run outside of Python."""
     if any(learner.on_host for learner in (job.learner, *_bases(job.learner))):
         return False
-    lacks = job.learner.needs(tasks[job.sources[0].seed]) is not None
+    try:
+        lacks = job.learner.needs(tasks[job.sources[0].seed]) is not None
+    except Exception:
+        # It is raised again in its turn, when the rows of those before it are there.
+        return False
     return not lacks and any(_is_missing(job, source, models) for source in job.sources)
 
 

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import gc
 import importlib
 import io
 import os
@@ -21,6 +22,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from sae_gap.figures import style
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Many small steps on the host, beside another worker: see benchmarks/__init__.py.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -34,9 +37,19 @@ _OLD = tuple(int(part) for part in metadata.version("jaxlib").split(".")[:2]) < 
 _ONE_PIECE = "--xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault("XLA_FLAGS", f"{_ONE_PIECE} --xla_cpu_use_fusion_emitters=false" if _OLD else _ONE_PIECE)
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    # Shared with the workers and with the processes that tests start, so that a program of one shape is compiled once in all.
+    # Shared with the workers and with the processes that tests start, so that a program of one shape is compiled once in all;
+    # and by `tests.mutants` between the runs that it starts.
     CACHE = tempfile.TemporaryDirectory(prefix="sae_gap-tests-", ignore_cleanup_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("SAE_GAP_TESTS_CACHE", CACHE.name)
+
+
+# To trace programs makes many objects that stay, through which Python would look for garbage again and again.
+gc.set_threshold(50_000, 20, 50)
+
+# The kind of fonts in the PDF files of users. To cut them to the letters of a figure takes longer than to draw it, and so tests
+# have the kind that is not cut.
+FONTS = style.STYLE["pdf.fonttype"]
+style.STYLE["pdf.fonttype"] = 3
 
 
 def pytest_configure():

@@ -33,15 +33,16 @@ class Verdict(NamedTuple):
 
 
 def try_bug(folder: pathlib.Path, path: str, old: str, new: str, tests: str) -> Verdict:
-    """Plants a bug in a copy of the tree and takes it out again."""
+    """Plants a bug in a copy of the tree and takes it out again; programs that it does not change are compiled once in all."""
     file, began = folder / path, time.perf_counter()
     text = file.read_text()
     if text.count(old) != 1:
         return Verdict(f"stands {text.count(old)} times", 0.0)
     file.write_text(text.replace(old, new))
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests.split()]
+    surroundings = {**os.environ, "SAE_GAP_TESTS_CACHE": str(folder.parent / "programs")}
     try:
-        process = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+        process = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, env=surroundings)
         fate = {0: "survived", 1: "noticed"}.get(process.returncode, f"cannot be tested: {process.stdout.strip()[-200:]}")
         # A module that cannot be imported tells nothing of the tests.
         if process.returncode == 2:
@@ -54,7 +55,7 @@ def try_bug(folder: pathlib.Path, path: str, old: str, new: str, tests: str) -> 
 
 def main(chosen: list[str]) -> int:
     bugs = [bug for bug in BUGS if not chosen or any(bug[0].startswith(part) for part in chosen)]
-    workers = max(1, (os.cpu_count() or 1) // 2)
+    workers = os.cpu_count() or 1
     with tempfile.TemporaryDirectory(prefix="sae_gap-mutants-") as made:
         copies = []
         for number in range(workers):

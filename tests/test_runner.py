@@ -302,10 +302,21 @@ def test_learners_are_fitted_together_before_codes_are_inferred(tmp_path, events
 
 
 def test_a_base_that_is_scored_along_its_fit_is_fitted_once(tmp_path, events):
-    along = Method("along", "sae", LONGER, TopK(3), at=(1, 3))
-    rests = Method("rests", "dictionary_learning", DLFista(num_steps=2, num_iterations=2, base=LONGER), Lasso())
+    # The second step is no landmark, and so not there unless it is asked for.
+    along = Method("along", "sae", LONGER, TopK(3), at=(2, 3))
+    # It takes longer than its base, and so would come first.
+    rests = Method("rests", "dictionary_learning", DLFista(num_steps=30, num_iterations=30, base=LONGER), Lasso())
     rows = run(make(methods=(along, rests)), Store(tmp_path))
-    assert events[:2] == ["fit SparseAutoencoder 3", "fit DLFista 2"] and len(events) == 4 and len(rows) == 6
+    assert events[:2] == ["fit SparseAutoencoder 3", "fit DLFista 30"] and len(events) == 4 and len(rows) == 6
+
+
+def test_what_a_base_has_come_to_is_no_share_of_the_learner_that_waits_for_it(tmp_path, events):
+    told, rests = Recorded(), DLFista(num_steps=2, num_iterations=2, base=LONGER)
+    methods = (AHEAD[1], Method("rests", "dictionary_learning", rests, Lasso()))
+    run(make(methods=methods), Store(tmp_path), progress=told)
+    assert "fit SparseAutoencoder 3" in events
+    for seed in (0, 1):
+        assert [said[3] for said in told.said if said[:3] == ("fit", "rests", seed)] == [0.5, 1.0, 1.0]
 
 
 def test_each_cell_is_fitted_in_its_turn(tmp_path, events):
@@ -384,6 +395,17 @@ class Needy(SparseAutoencoder):
 
     def needs(self, task):
         return "a label"
+
+
+def test_what_cannot_say_what_it_needs_fails_in_its_turn(tmp_path, monkeypatch):
+    def broken(self, task):
+        raise ValueError("no idea.")
+
+    monkeypatch.setattr(Needy, "needs", broken)
+    needy = Method("needy", "sae", Needy(encoder=TopK(3), num_steps=4), TopK(3))
+    with pytest.raises(ValueError, match=r"^no idea\.$"):
+        run(make(methods=(*AHEAD[1:3], needy)), Store(tmp_path))
+    assert [row["method"] for row in Store(tmp_path).rows()] == ["sae", "sae", "longer", "longer"]
 
 
 def test_what_lacks_something_is_not_fitted_ahead(tmp_path, events):
@@ -689,7 +711,7 @@ def test_a_killed_run_ends_with_the_rows_of_one_left_alone(finished, tmp_path):
 
 
 def test_keys_are_the_same_in_every_process():
-    described = runner._identity(make(), SETTING.asdict(), METHODS[2], None)
+    described = runner._identity(make(), SETTING.asdict(), METHODS[2]) | {"step": None}
     assert json.loads(json.dumps(described)) == described
     assert results.key(described) in keys_of(make())
     assert described["encoder"]["class"] == "sae_gap.encoders.lasso.Lasso"

@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 import PIL.Image
 import pytest
+from conftest import FONTS
 
 from sae_gap import figures
 from sae_gap.figures import style
@@ -42,6 +43,12 @@ def test_files_are_equal_for_equal_rows_and_carry_their_caption_and_no_date(draw
     finding = next(artist for artist in draw().artists if artist.get_fontweight() == "bold")
     assert caption.startswith(finding.get_text().replace("\n", " "))
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_the_text_of_a_pdf_is_in_fonts_that_journals_take(tmp_path, monkeypatch):
+    for kind, embedded in ((FONTS, b"/FontFile2"), (3, b"/Type3")):
+        monkeypatch.setitem(style.STYLE, "pdf.fonttype", kind)
+        assert embedded in figures.save(DRAWN["budget"](), tmp_path / "stem")[1].read_bytes()
 
 
 def test_a_figure_without_a_caption_is_saved_too(tmp_path):
