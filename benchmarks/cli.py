@@ -1,6 +1,7 @@
 """What the binaries share: flags that are checked at once, and one sentence with exit code 2 for whatever the user can mend."""
 
 import contextlib
+import errno
 import faulthandler
 import logging as python_logging
 import os
@@ -58,7 +59,7 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
         except MemoryError:
             _stop(_TOO_LARGE)
         except OSError as error:
-            _stop(f"a file could not be read or written ({error}); once that is mended, the same command goes on from there.")
+            _stop(_of_file(error))
         except Exception as error:
             if "RESOURCE_EXHAUSTED" in str(error):
                 # What JAX says of memory is a page, and no MemoryError.
@@ -75,6 +76,15 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
     parse(sys.argv, flag_values)
     app.run(guarded, argv=sys.argv[:1])
+
+
+def _of_file(error: OSError) -> str:
+    """A sentence of what went wrong with a file; the suite's own errors are one already."""
+    if error.strerror is None:
+        return str(error)
+    mend = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "mend that"
+    name = "a file" if error.filename is None else str(error.filename)
+    return f"{name} could not be read or written ({error.strerror}); {mend}, and the same command goes on from there."
 
 
 def parse(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:

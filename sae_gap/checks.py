@@ -178,6 +178,15 @@ def check_vanishing(name: str, largest: np.ndarray, dtype: Any) -> None:
         )
 
 
+def check_unmasked(name: str, values: Any) -> None:
+    """Raises a ValueError where entries of an array of `numpy.ma` are masked: its conversion would uncover them in silence."""
+    if isinstance(values, np.ma.MaskedArray) and (count := int(np.ma.count_masked(values))):
+        raise ValueError(
+            f"{name} has masked entries ({count:,}), and a mask is not read; give the rows without them, or values in place "
+            "of them by .filled(value)."
+        )
+
+
 def as_real(name: str, values: Any, form: str) -> np.ndarray:
     """Real numbers as an array on the host, of whatever shape and type.
 
@@ -187,8 +196,9 @@ def as_real(name: str, values: Any, form: str) -> np.ndarray:
       form: what they should be, in the message.
 
     Raises:
-      ValueError: the values are complex, texts, dates, objects, or rows of different lengths.
+      ValueError: the values are complex, texts, dates, objects, or rows of different lengths, or some are masked.
     """
+    check_unmasked(name, values)
     try:
         array = np.asarray(values)
     except (ValueError, TypeError):
@@ -215,6 +225,7 @@ __all__ = [
     "check_shard",
     "check_size",
     "check_type",
+    "check_unmasked",
     "check_vanishing",
     "is_integer",
     "is_number",

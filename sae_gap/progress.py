@@ -38,7 +38,7 @@ class Progress:
         """A row is there."""
 
     def end(self) -> None:
-        """The run is done."""
+        """The run is done, or has failed."""
 
 
 class Log(Progress):
@@ -75,6 +75,8 @@ class Line(Progress):
         self._done, self._name, self._shares, self._rows = -1, "", dict[tuple[str, int], float](), 0
         # Jobs whose fits are done, or are being done now, before they begin; and how many fits are being done.
         self._ready, self._fits, self._is_ready = set[str](), 0, False
+        # What is logged meanwhile begins a line of its own.
+        logging.get_absl_logger().addFilter(self._clear)
 
     def ahead(self, names, fits):
         with self._lock:
@@ -100,8 +102,13 @@ class Line(Progress):
         self._write()
 
     def end(self):
+        logging.get_absl_logger().removeFilter(self._clear)
+        self._clear()
+
+    def _clear(self, record: object = None) -> bool:
         self._stream.write("\r\x1b[K")
         self._stream.flush()
+        return True
 
     def _write(self, *, force: bool = False) -> None:
         now = time.monotonic()

@@ -121,14 +121,16 @@ def run(
     mine = [job for place, job in enumerate(every) if place % count == index]
     progress.begin(len(mine), sum(present.issuperset(job.keys.values()) for job in mine))
     lacking = [(place, job.without(present)) for place, job in enumerate(mine) if not present.issuperset(job.keys.values())]
-    for _, cell in itertools.groupby(lacking, lambda placed: placed[1].sources[0].asdict() | {"seed": None}):
-        placed = list(cell)
-        fits = _fit_ahead(study, [job for _, job in placed], models, progress)
-        for place, job in placed:
-            progress.start(place + 1, str(job))
-            rows = _run_job(study, job, models, progress, fits.pop(job.name, None))
-            hosts.on_first(functools.partial(_keep, store, rows))
-    progress.end()
+    try:
+        for _, cell in itertools.groupby(lacking, lambda placed: placed[1].sources[0].asdict() | {"seed": None}):
+            placed = list(cell)
+            fits = _fit_ahead(study, [job for _, job in placed], models, progress)
+            for place, job in placed:
+                progress.start(place + 1, str(job))
+                rows = _run_job(study, job, models, progress, fits.pop(job.name, None))
+                hosts.on_first(functools.partial(_keep, store, rows))
+    finally:
+        progress.end()
     wanted = {key: None for job in every for key in job.keys.values()}
     found = {row["key"]: row for row in hosts.agree(lambda: results.held(store).rows())}
     names = [method.name for source in study.sources for method in study.methods(source)]

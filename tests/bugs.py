@@ -100,7 +100,7 @@ BUGS = (
         "sae_gap/solvers/coding.py",
         "lasso.certificate(signals, dictionary, codes, lam, nonneg=nonneg)\n        done",
         "lasso.certificate(signals, dictionary, 0 * codes, lam, nonneg=nonneg)\n        done",
-        "tests/solvers/test_coding.py",
+        "tests/solvers/test_fista.py",
     ),
     (
         "sae_gap/solvers/coding.py",

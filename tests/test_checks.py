@@ -100,6 +100,12 @@ def test_only_real_numbers_are_real(values):
     assert said(checks.as_real, "codes", values, "a matrix").startswith("codes must be a matrix, but ")
 
 
+def test_masked_numbers_are_refused_where_a_mask_covers_any():
+    values = np.ma.masked_array(np.arange(3.0), mask=[False, True, True])
+    assert said(checks.as_real, "codes", values, "a vector").startswith("codes has masked entries (2), and")
+    np.testing.assert_array_equal(checks.as_real("codes", values[:1], "a vector"), [0.0])
+
+
 @pytest.mark.parametrize("values", [[[1, 2]], np.ones(2, bool), np.ones(2, np.float16), jnp.ones(2, jnp.bfloat16), 3])
 def test_real_numbers_keep_their_type(values):
     found = checks.as_real("codes", values, "a matrix")

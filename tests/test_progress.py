@@ -1,9 +1,11 @@
 """One line on a terminal, a line in the log for each job elsewhere, and silence unless asked."""
 
 import io
+import os
 import threading
 
 import pytest
+from absl import logging
 
 from sae_gap import progress
 
@@ -79,6 +81,31 @@ def test_a_line_is_short_and_seldom_written(clock):
     clock[0] += 0.3
     line.fit("topk", 0, 0.4)
     assert stream.getvalue() != before
+
+
+def test_what_is_logged_begins_a_line_of_its_own(caplog):
+    stream = io.StringIO()
+    line = progress.Line(stream)
+    line.begin(1, 0)
+    line.start(1, "x")
+    assert last(stream) == "0/1 jobs, ...: x"
+    logging.warning("a line")
+    assert last(stream) == "" and caplog.messages == ["a line"]
+    line.end()
+    length = len(stream.getvalue())
+    logging.warning("another")
+    assert len(stream.getvalue()) == length
+
+
+def test_a_line_is_no_wider_than_its_terminal(monkeypatch):
+    stream = io.StringIO()
+    line = progress.Line(stream)
+    for columns, width in ((40, 39), (500, 110)):
+        monkeypatch.setattr(progress.shutil, "get_terminal_size", lambda _, n=columns: os.terminal_size((n, 24)))
+        line.begin(1, 0)
+        line.start(1, "x" * 200)
+        line.end()
+        assert max(map(len, stream.getvalue().split("\r\x1b[K"))) == width
 
 
 def test_threads_may_tell_at_once():

@@ -403,8 +403,10 @@ def test_what_cannot_say_what_it_needs_fails_in_its_turn(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Needy, "needs", broken)
     needy = Method("needy", "sae", Needy(encoder=TopK(3), num_steps=4), TopK(3))
+    told = Recorded()
     with pytest.raises(ValueError, match=r"^no idea\.$"):
-        run(make(methods=(*AHEAD[1:3], needy)), Store(tmp_path))
+        run(make(methods=(*AHEAD[1:3], needy)), Store(tmp_path), progress=told)
+    assert told.said[-1] == ("end",)
     assert [row["method"] for row in Store(tmp_path).rows()] == ["sae", "sae", "longer", "longer"]
 
 

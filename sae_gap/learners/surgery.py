@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.checks import check_choice
+from sae_gap.checks import check_choice, is_integer, shown
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.learners.base import Learner
 from sae_gap.matching import match_atoms
@@ -33,8 +33,8 @@ class Surgery(Learner):
         check_choice("columns", self.columns, COLUMNS)
         if self.base is None:
             raise ValueError("surgery needs a base, the learner whose dictionary is changed; give base.")
-        if self.num_steps:
-            raise ValueError(f"surgery takes no steps, but num_steps is {self.num_steps}; leave it out.")
+        if not is_integer(self.num_steps) or self.num_steps:
+            raise ValueError(f"surgery takes no steps, but num_steps is {shown(self.num_steps)}; leave it out.")
 
     @property
     def name(self):

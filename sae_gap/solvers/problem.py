@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap import lasso
-from sae_gap.checks import check_vanishing, is_traced, shown
+from sae_gap.checks import check_unmasked, check_vanishing, is_traced, shown
 
 
 def _holds(test, array) -> bool:
@@ -27,6 +27,8 @@ def check_problem(
     given = {"signals": signals, "dictionary": dictionary} | ({} if init is None else {"init": init})
     forms = {"signals": "(n, input_dim)", "dictionary": "(input_dim, num_latents)", "init": "(n, num_latents)"}
     arrays = {}
+    for name, value in (given | {"lam": lam}).items():
+        check_unmasked(name, value)
     for name, value in given.items():
         try:
             array = value if isinstance(value, jax.Array) else np.asarray(value)

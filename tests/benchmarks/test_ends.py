@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM end a run with a sentence and their exit code: while it imports, while it compiles, and at work."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -57,3 +58,20 @@ def test_too_little_memory_is_one_sentence(tmp_path, call, monkeypatch, error):
     monkeypatch.setattr("benchmarks.training_speed.prepare", prepare)
     code, out, err = call("training_speed", f"--results_dir={tmp_path}")
     assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith("there is not enough memory")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "a file could not be read or written (No space left on device); "),
+        (PermissionError(errno.EACCES, "Denied", "a/b"), "a/b could not be read or written (Denied); mend that, and the same"),
+        (OSError("rows.jsonl could not be written; free some space."), "rows.jsonl could not be written; free some space."),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_one_sentence_with_its_name(tmp_path, call, monkeypatch, error, sentence):
+    def prepare(*sizes):
+        raise error
+
+    monkeypatch.setattr("benchmarks.training_speed.prepare", prepare)
+    code, out, err = call("training_speed", f"--results_dir={tmp_path}")
+    assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(sentence)

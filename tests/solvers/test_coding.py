@@ -261,6 +261,8 @@ def test_non_finite_values_inside_jit_do_not_converge():
         ({"signals": [[1.0, 2.0], [3.0]]}, "rows of different lengths"),
         ({"lam": [[1.0, 2.0], [3.0]]}, "rows of different lengths"),
         ({"lam": 10**400}, "lam must be"),
+        ({"init": np.ma.masked_equal(np.zeros((N, LATENTS), np.float32), 0)}, "init has masked entries"),
+        ({"lam": np.ma.masked_array(0.1, True)}, "lam has masked entries"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(change, message):

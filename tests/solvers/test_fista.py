@@ -32,6 +32,9 @@ def test_fixed_iterations_follow_the_textbook(module, iterations):
     public = sparse_code(signals, dictionary, 0.1, solver=name, tol=None, max_iterations=iterations, init=start)
     np.testing.assert_allclose(public.codes, want, atol=1e-4)
     assert set(public.iterations.tolist()) == {iterations}
+    # What is certified are the codes that are returned.
+    value, _ = score(signals, dictionary, public.codes, 0.1)
+    np.testing.assert_allclose(public.objective, value, rtol=1e-5)
 
 
 def test_fixed_iterations_may_be_traced():
@@ -45,6 +48,36 @@ def test_one_hundred_plain_iterations_need_not_converge():
     signals, dictionary = draw(0, (8, 40, 400))
     solution = sparse_code(signals, dictionary, 0.02, solver="fista", tol=None, max_iterations=100)
     assert not bool(jnp.any(solution.converged))
+
+
+def _restarted(signals, dictionary, lam, iterations):
+    """FISTA whose momentum begins anew, sample by sample, where it points uphill, in float64; and how often that was."""
+    signals, dictionary = signals.astype(float), dictionary.astype(float)
+    step = 1 / np.linalg.norm(dictionary, 2) ** 2
+    z = before = np.zeros((len(signals), dictionary.shape[1]))
+    t, count = np.ones((len(signals), 1)), 0
+    for _ in range(iterations):
+        t_new = (1 + np.sqrt(1 + 4 * t**2)) / 2
+        point = z + (t - 1) / t_new * (z - before)
+        new = np.maximum(point - step * (point @ dictionary.T - signals) @ dictionary - step * lam, 0)
+        uphill = ((point - new) * (new - z)).sum(axis=1, keepdims=True) > 0
+        z, before, t, count = new, z, np.where(uphill, 1, t_new), count + uphill.sum()
+    return z, count
+
+
+def test_momentum_that_points_uphill_begins_anew():
+    signals, dictionary = draw()
+    want, count = _restarted(signals, dictionary, 0.1, 60)
+    assert count >= len(signals)
+    found = fista.solve(signals, dictionary, 0.1, tol=1e-30, max_iterations=60)
+    np.testing.assert_allclose(found.codes, want, atol=1e-5)
+
+
+def test_a_sample_that_is_not_finite_stops_at_once():
+    signals, dictionary = draw()
+    signals[1, 0] = np.nan
+    found = fista.solve(signals, dictionary, 0.1, max_iterations=100)
+    assert found.iterations[1] == 0 < found.iterations[0] and not found.converged[1]
 
 
 @pytest.mark.parametrize("nonneg", [True, False])
