@@ -60,7 +60,12 @@ BENCH = Bench(
     },
     metrics=(*METRICS, samples_seen),
     timed=True,
-    slow=("online_dl_families", "spams", "sklearn", *(f"sae_{name}" for name in ("jumprelu", "mp", "matryoshka", "gated"))),
+    slow=(
+        "online_dl_families",
+        "spams",
+        "sklearn",
+        *(f"sae_{name}" for name in ("jumprelu", "mp", "matryoshka", "lista_matryoshka", "gated")),
+    ),
     without=("data",),
     extra={
         "visits": "Samples that online_dl codes for each latent; more find a harder dictionary.",

@@ -7,6 +7,7 @@ from sae_gap.encoders.base import AmortisedEncoder
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.gated import Gated
 from sae_gap.encoders.jumprelu import JumpReLU
+from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 from sae_gap.encoders.relu import ReLU
@@ -38,6 +39,7 @@ RECIPES = {
     "mp": Recipe(MatchingPursuit, MatchingPursuit, 5e-3, 0.0),
     "batchtopk": Recipe(None, BatchTopK, 1e-3, 0.0),
     "matryoshka": Recipe(None, MatryoshkaBatchTopK, 1e-3, 0.0),
+    "lista_matryoshka": Recipe(None, ListaMatryoshka, 1e-3, 0.0),
     "gated": Recipe(None, lambda k: Gated(), 1e-3, 0.5),
 }
 # The SAEs of the paper, which are in every study.

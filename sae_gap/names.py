@@ -40,6 +40,7 @@ _DICTIONARIES = {
     "mp": Name("MP SAE", "#CC79A7"),
     "batchtopk": Name("BatchTopK SAE", "#999933"),
     "matryoshka": Name("Matryoshka SAE", "#AA4499"),
+    "lista_matryoshka": Name("LISTA-Matryoshka SAE", "#882255"),
     "gated": Name("gated SAE", "#661100"),
     "softplus_adam": Name("Softplus-Adam", "#E69F00"),
     "dl_fista": Name("DL-FISTA", "#56B4E9"),

@@ -206,7 +206,7 @@ BUGS = (
         "sae_gap/learners/stream.py",
         "(len(minibatches) * size)",
         "minibatches.shape[0] / minibatches.shape[1]",
-        "tests/learners/test_stream.py",
+        "tests/learners/on_many_devices.py",
     ),
     (
         "sae_gap/learners/stream.py",
@@ -284,6 +284,24 @@ BUGS = (
         "rest = rest - codes[:, start:end]",
         "rest = signals - model.bias - codes[:, start:end]",
         "tests/encoders/test_matryoshka.py",
+    ),
+    (
+        "sae_gap/encoders/lista_matryoshka.py",
+        "before > model.encoder.threshold, jax",
+        "before > 0, jax",
+        "tests/encoders/test_lista_matryoshka.py",
+    ),
+    (
+        "sae_gap/encoders/lista_matryoshka.py",
+        "self.step * (centred - codes",
+        "self.step * (signals - codes",
+        "tests/encoders/test_lista_matryoshka.py",
+    ),
+    (
+        "sae_gap/encoders/lista_matryoshka.py",
+        "relu(before + self.step",
+        "relu(codes + self.step",
+        "tests/encoders/test_lista_matryoshka.py",
     ),
     # What is kept, and by which name.
     ("sae_gap/models.py", '"source": source.asdict(), "code"', '"code"', "tests/test_models.py"),

@@ -14,6 +14,7 @@ from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lista import LISTA
+from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
 from sae_gap.encoders.lookup import Lookup
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
@@ -64,6 +65,7 @@ MAKERS = {
     "topk": TopK,
     "batchtopk": BatchTopK,
     "matryoshka": MatryoshkaBatchTopK,
+    "lista_matryoshka": ListaMatryoshka,
     "jumprelu": JumpReLU,
     "LISTA": LISTA,
     "pursuit": MatchingPursuit,
@@ -80,7 +82,7 @@ NOT_A_WEIGHT = (-1, NAN, INF, "x", None)
 # Options that stand for themselves have their own values in OPTIONS.
 KINDS = {
     NOT_A_SIZE: "num_steps batch_size renormalise_every num_iterations block patience num_rounds k depth",
-    NOT_POSITIVE: "visits margin learning_rate ridge least_rate greatest_rate threshold bandwidth rate tol",
+    NOT_POSITIVE: "visits margin learning_rate ridge least_rate greatest_rate threshold bandwidth rate step tol",
     NOT_A_WEIGHT: "lam damping weight weight_decay penalty improvement max_iterations least_updates",
     (1, None, "yes"): "nonneg replace centred incoherent factored unit_atoms momentum",
     (3, "topk", Lasso): "encoder",

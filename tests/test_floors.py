@@ -46,6 +46,7 @@ FLOORS = {
     "solvers": 2,
     "encoders.base": 2.5,
     "encoders.topk": 2.6,
+    "encoders.matryoshka": 2.9,
     **dict.fromkeys(("encoders.batchtopk", "encoders.lasso"), 2.75),
     **dict.fromkeys(("encoders", "identity"), 3),
     **dict.fromkeys(("learners.base", "metrics.base", "figures.style"), 3.5),

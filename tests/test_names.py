@@ -43,8 +43,8 @@ def test_metrics_are_named_and_judged(metric, label, better, perfect):
 
 
 DICTIONARIES = (
-    *("raw", "pca", "linear_probe", "relu", "topk", "jumprelu", "mp", "batchtopk", "matryoshka", "gated", "softplus_adam"),
-    *("dl_fista", "online_dl", "spams", "sklearn", "oracle"),
+    *("raw", "pca", "linear_probe", "relu", "topk", "jumprelu", "mp", "batchtopk", "matryoshka"),
+    *("lista_matryoshka", "gated", "softplus_adam", "dl_fista", "online_dl", "spams", "sklearn", "oracle"),
 )
 
 

@@ -301,7 +301,14 @@ def test_learners_are_fitted_together_before_codes_are_inferred(tmp_path, events
     assert timeless(rows) == timeless(one_by_one)
 
 
-def test_a_base_that_is_scored_along_its_fit_is_fitted_once(tmp_path, events):
+@pytest.fixture
+def in_order(monkeypatch):
+    """What is fitted together begins in its order, one at a time."""
+    pool = concurrent.futures.ThreadPoolExecutor
+    monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", lambda _: pool(1))
+
+
+def test_a_base_that_is_scored_along_its_fit_is_fitted_once(tmp_path, events, in_order):
     # The second step is no landmark, and so not there unless it is asked for.
     along = Method("along", "sae", LONGER, TopK(3), at=(2, 3))
     # It takes longer than its base, and so would come first.
@@ -326,9 +333,7 @@ def test_each_cell_is_fitted_in_its_turn(tmp_path, events):
     assert len(events) == 8 and events[6:] == ["sae", "longer"]
 
 
-def test_the_longest_fit_begins_first(tmp_path, events, monkeypatch):
-    pool = concurrent.futures.ThreadPoolExecutor
-    monkeypatch.setattr(concurrent.futures, "ThreadPoolExecutor", lambda _: pool(1))
+def test_the_longest_fit_begins_first(tmp_path, events, in_order):
     run(make(methods=AHEAD), Store(tmp_path))
     assert events[:2] == ["fit SparseAutoencoder 3", "fit SparseAutoencoder 2"]
 

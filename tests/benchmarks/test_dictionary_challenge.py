@@ -15,7 +15,9 @@ from benchmarks.dictionary_challenge import BENCH
 from sae_gap import Setting, Store, catalogue, tables
 from sae_gap.encoders.lasso import Lasso
 
-SAES = ("sae_relu", "sae_topk", "sae_jumprelu", "sae_mp", "sae_batchtopk", "sae_matryoshka", "sae_gated")
+SAES = tuple(
+    f"sae_{name}" for name in ("relu", "topk", "jumprelu", "mp", "batchtopk", "matryoshka", "lista_matryoshka", "gated")
+)
 METHODS = ("online_dl", "dl_fista", "online_dl_families", "spams", "sklearn", *SAES, "fista_oracle")
 # Those that compile next to nothing.
 QUICK = "--methods=spams,sklearn,fista_oracle"

@@ -94,6 +94,9 @@ def test_a_decoder_alone(files, call, tmp_path):
     assert [row["samples"] for row in rows(tmp_path) if row["kind"] == "gap"] == [20]
     assert code == 0 and "The gap" not in out and "lasso refitted" in out, err
     assert {row["dictionary"] for row in rows(tmp_path)} == {"D"}
+    # Codes are of the activations less their mean, of which no code at all explains nothing.
+    front = [row["fvu"] for row in rows(tmp_path) if row["kind"] == "front"]
+    assert len(front) > 3 and 0 < min(front) < max(front) < 1
     assert "gap_parts.png" not in {path.name for path in (tmp_path / "measure_sae").iterdir()}
 
 
@@ -179,6 +182,7 @@ BAD = {
     "twice": (["--sae={mine},{mine}", "--activations={x}"], "given twice"),
     "other width": (["--sae={mine}", "--activations={narrow}"], "12 dimensions"),
     "other activations": (["--sae={mine}", "--activations={far}"], "unexplained, where their mean alone leaves 1"),
+    "activations of another mean": (["--sae={mine}", "--activations={moved}"], "unexplained, where their mean alone leaves 1"),
     "turned": (["--dictionary={turned}", "--activations={x}"], "give its transpose"),
     "not a matrix": (["--dictionary={x}", "--activations={x}"], "several arrays"),
     "a zip file that is none": (["--dictionary={zip}", "--activations={x}"], "cannot be read as a .npy file"),
@@ -195,7 +199,7 @@ def test_whatever_is_wrong_is_one_sentence_and_leaves_nothing(case, files, call,
     x = np.load(files / "x.npz")["activations"]
     arrays = {"narrow": x[:, :5], "far": 100 + x[::-1] ** 2, "turned": np.ones((20, 12)), "whole": np.ones((12, 20), int)}
     arrays |= {"nan": np.full((12, 20), np.nan), "pickle": np.array([{}]), "huge": np.full((12, 20), 1e200)}
-    arrays |= {"few": x[:9], "wide": np.random.default_rng(0).normal(size=(12, 400))}
+    arrays |= {"moved": x - 0.7, "few": x[:9], "wide": np.random.default_rng(0).normal(size=(12, 400))}
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array, allow_pickle=name == "pickle")
     (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04 and nothing else")

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from types import SimpleNamespace
 
 import pytest
 
@@ -27,3 +28,17 @@ def test_every_sae_is_timed(call, tmp_path):
 def test_bad_flags_are_one_sentence(flag, call, tmp_path):
     code, out, err = call("training_speed", flag, f"--results_dir={tmp_path / 'results'}")
     assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and not (tmp_path / "results").exists()
+
+
+def test_a_step_is_the_time_of_a_fit_without_compilation_over_its_steps_and_seeds(monkeypatch):
+    clock = iter([100.0, 107.0])
+
+    def fit(learner, tasks, keys):
+        assert (learner.num_steps, len(tasks), len(keys)) == (2, 3, 3)
+        return [SimpleNamespace(compile_seconds=1.0)]
+
+    monkeypatch.setattr(binary, "fit", fit)
+    # 2,500 samples in batches of 64 are 40 steps, of which 41 to 80 are two epochs.
+    train = binary.prepare("sae_topk", 30, 3, 41)
+    monkeypatch.setattr(binary.time, "perf_counter", lambda: next(clock))
+    assert train() == pytest.approx(6.0 / (80 * 3) * 1e6)

@@ -1,0 +1,61 @@
+"""A step of LISTA before the codes are chosen, against NumPy and against the encoder without it."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
+from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
+
+from .test_batchtopk import K, kept, problem
+
+PREFIXES = (0.25, 0.6, 1)
+
+
+def refined(model, signals, step, threshold):
+    """What the codes are chosen from, as its equation has it."""
+    weight, shift = np.asarray(model.encoder.affine.weight), np.asarray(model.encoder.affine.bias)
+    centred = np.asarray(signals) - np.asarray(model.bias)
+    before = centred @ weight + shift
+    codes = np.where(before > max(threshold, 0), before, 0)
+    return np.maximum(before + step * (centred - codes @ np.asarray(model.dictionary).T) @ weight, 0)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.4, 3.0])
+def test_the_codes_are_those_of_the_equation(threshold):
+    model, signals, hidden = problem(threshold=threshold)
+    want = refined(model, signals, 0.3, threshold)
+    assert not np.allclose(want, hidden)
+    np.testing.assert_allclose(ListaMatryoshka(K)(model, signals), np.where(want > threshold, want, 0), atol=1e-5)
+
+
+def test_training_keeps_the_largest_of_what_is_refined():
+    model, signals, _ = problem(threshold=0.4)
+    encoder = ListaMatryoshka(K, prefixes=PREFIXES, step=0.5, rate=0.25)
+    losses, threshold = encoder.loss(model, signals, 0)
+    codes = kept(refined(model, signals, 0.5, 0.4))
+    errors = []
+    for end in (2, 5, 7):
+        rest = codes[:, :end] @ np.asarray(model.dictionary)[:, :end].T + np.asarray(model.bias) - np.asarray(signals)
+        errors.append((rest**2).mean(axis=1))
+    np.testing.assert_allclose(losses, np.mean(errors, axis=0), rtol=1e-4)
+    assert float(threshold) == pytest.approx(0.75 * 0.4 + 0.25 * codes[codes > 0].min(), rel=1e-5)
+
+
+def test_what_is_explained_leaves_no_second_latent_on():
+    """Two atoms at 60 degrees: the signal is the first, and without the step the second is on as well."""
+    model, _, _ = problem(input_dim=2, num_latents=2)
+    atoms = jnp.asarray([[1.0, 0.5], [0.0, 0.75**0.5]])
+    affine = type(model.encoder.affine)(atoms, jnp.zeros(2))
+    encoder = type(model.encoder)(affine, jnp.asarray(0.45))
+    model = type(model)(atoms, jnp.zeros(2), encoder)
+    signals = jnp.asarray([[1.0, 0.0]])
+    np.testing.assert_allclose(MatryoshkaBatchTopK(1)(model, signals), [[1.0, 0.5]], atol=1e-6)
+    # The codes (1, 1/2) explain (1.25, .43): the residual takes .25 and .5 times η = .3 from the two.
+    np.testing.assert_allclose(ListaMatryoshka(1)(model, signals), [[0.925, 0.0]], atol=1e-6)
+
+
+@pytest.mark.parametrize("step", [0, -0.1, float("nan"), "x"])
+def test_a_step_that_is_none_is_refused(step):
+    with pytest.raises(ValueError, match="step"):
+        ListaMatryoshka(step=step)
