@@ -22,7 +22,7 @@ from tests.bugs import BUGS
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Seconds after which a loop that a bug has made endless counts as noticed.
-PATIENCE = 900
+PATIENCE = 300
 
 
 class Verdict(NamedTuple):

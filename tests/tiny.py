@@ -1,0 +1,61 @@
+"""A study of seconds that tests of runs share: two seeds, four methods, three learners."""
+
+from sae_gap import Method, Setting, Study
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.linear import Linear
+from sae_gap.encoders.topk import TopK
+from sae_gap.learners.oracle import Oracle
+from sae_gap.learners.probe import LinearProbe
+from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.progress import Progress
+
+SAE = SparseAutoencoder(encoder=TopK(3), num_steps=2)
+METHODS = (
+    Method("linear_probe", "probe", LinearProbe(), Linear()),
+    Method("sae", "sae", SAE, TopK(3)),
+    Method("frozen", "frozen", SAE, Lasso()),
+    Method("oracle", "oracle", Oracle(), Lasso()),
+)
+NAMES = [method.name for method in METHODS]
+SETTING = Setting(20, 3, 200)
+
+
+def make(*sources, methods=METHODS, **options):
+    return Study("tiny", sources or (SETTING, Setting(20, 3, 200, seed=1)), lambda _: methods, **options)
+
+
+def timeless(rows, *others):
+    """Rows without what no two runs share."""
+    return [
+        {name: value for name, value in row.items() if not name.endswith("_seconds") and name not in others} for row in rows
+    ]
+
+
+class Recorded(Progress):
+    """Keeps what it is told."""
+
+    watching = True
+
+    def __init__(self):
+        self.said = []
+
+    def begin(self, jobs, done):
+        self.said.append(("begin", jobs, done))
+
+    def ahead(self, names, fits):
+        self.said.append(("ahead", names, fits))
+
+    def fitted(self, name):
+        self.said.append(("fitted", name))
+
+    def start(self, job, name):
+        self.said.append(("start", job, name))
+
+    def fit(self, learner, seed, share):
+        self.said.append(("fit", learner, seed, share))
+
+    def scored(self):
+        self.said.append(("scored",))
+
+    def end(self):
+        self.said.append(("end",))
