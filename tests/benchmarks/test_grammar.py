@@ -4,11 +4,13 @@ import dataclasses
 import importlib
 
 import pytest
+from absl.testing import flagsaver
 
 from benchmarks import all as every
 from benchmarks import bench as grammar
 from benchmarks import command, published
 from sae_gap import names
+from sae_gap.encoders.lasso import Lasso
 
 
 def bench(name):
@@ -75,6 +77,21 @@ def test_a_study_is_a_declaration(name):
     with open(source) as file:
         text = file.read()
     assert "flags.DEFINE" not in text and "argparse" not in text and "_read_flags" not in text
+
+
+@pytest.mark.parametrize("name", every.STUDIES)
+def test_the_weight_of_the_command_line_is_that_of_codes_and_of_what_they_are_held_against(name):
+    one = bench(name)
+    saved = flagsaver.save_flag_values(one.flags)
+    try:
+        one.flags([name, "--preset=smoke", "--lam=0.3"])
+        read = command.read_study(one)
+    finally:
+        flagsaver.restore_flag_values(saved, one.flags)
+    study = one.study(read.preset, names=read.names)
+    encoders = [method.encoder for method in study.methods(study.sources[0])]
+    weights = {encoder.lam for encoder in encoders if isinstance(encoder, Lasso)}
+    assert read.preset.lam == (0.3,) and 0.3 in weights and study.lam == (0.1 if "lam" in one.varies else 0.3)
 
 
 def test_own_codes_are_held_against_the_usual_weight_where_the_weight_varies(smokes):
