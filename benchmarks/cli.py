@@ -81,7 +81,8 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
 def _of_file(error: OSError) -> str:
     """A sentence of what went wrong with a file; the suite's own errors are one already."""
     if error.strerror is None:
-        return str(error)
+        told = " ".join(str(error).split())
+        return told or f"a file or a bucket failed ({type(error).__name__}); the same command goes on from there."
     mend = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "mend that"
     name = "a file" if error.filename is None else str(error.filename)
     return f"{name} could not be read or written ({error.strerror}); {mend}, and the same command goes on from there."

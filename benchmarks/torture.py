@@ -6,8 +6,8 @@ from the reference in anything but their seconds, where a file is left that no f
 another exit code than it should, or says more than a sentence. Prints a table and a line for each fault, of which there being
 any is exit code 1. It takes minutes to hours, and is no part of the tests.
 
-  kills    SIGKILL at random moments of the work, the same again up to eight times, and then the command to its end; what is
-           killed is forked from a process that has imported the suite, so that no moment falls into its imports
+  kills    a run is killed by SIGKILL at a random moment, begun again and killed again, one to eight times, and then left to
+           end; those that are killed are forked from a process that has imported JAX, which would take most of the moments
   signals  SIGINT and SIGTERM at random moments, the first second included: one sentence and exit code 130 or 143
   writers  two and four processes on one folder at once
   disk     no file of models may grow beyond a few kilobytes; then the same command without that limit
@@ -28,6 +28,7 @@ import os
 import pathlib
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,7 @@ from absl import flags, logging
 
 from benchmarks import cli, wrong_commands
 from sae_gap import results, tables
+from sae_gap.cores import cores
 
 STUDY = "learning_dynamics"
 ARGUMENTS = ("--preset=smoke", "--methods=sae_topk,sae_relu,online_dl,dl_fista")
@@ -50,10 +52,10 @@ ROUNDED = 1.01e-4
 
 FLAGS = flags.FlagValues()
 _PARTS = flags.DEFINE_list("parts", None, "Which of the parts to run; by default all.", flag_values=FLAGS)
-_KILLS = flags.DEFINE_integer("kills", 40, "SIGKILLs in all.", lower_bound=1, flag_values=FLAGS)
+_KILLS = flags.DEFINE_integer("kills", 40, "SIGKILLs, less those that come too late.", lower_bound=1, flag_values=FLAGS)
 _SIGNALS = flags.DEFINE_integer("signals", 10, "SIGINTs, and as many SIGTERMs.", lower_bound=1, flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.", flag_values=FLAGS)
-_AT_ONCE = flags.DEFINE_integer("at_once", os.cpu_count() or 1, "Trials at once.", lower_bound=1, flag_values=FLAGS)
+_AT_ONCE = flags.DEFINE_integer("at_once", cores(), "Trials at once.", lower_bound=1, flag_values=FLAGS)
 _VERBOSE = flags.DEFINE_boolean("verbose", False, "Print the sentence of every wrong command.", flag_values=FLAGS)
 
 
@@ -91,8 +93,9 @@ def start(folder: pathlib.Path, *more: str, **options) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options)
 
 
-def fork(folder: pathlib.Path) -> multiprocessing.process.BaseProcess:
-    """Starts the study on a folder in a process that has imported the suite already."""
+def begin(folder: pathlib.Path) -> multiprocessing.process.BaseProcess:
+    """Starts the study on a folder in a process that has imported JAX and the runner already."""
+    folder.with_suffix(".code").unlink(missing_ok=True)
     return wrong_commands.fork(STUDY, [*ARGUMENTS, f"--results_dir={folder}"], folder.with_suffix(".txt"))
 
 
@@ -157,11 +160,17 @@ def _close(one: Any, other: Any, tolerance: float) -> bool:
 
 def kills(reference: Reference, folder: pathlib.Path, rng: random.Random) -> Iterator[Callable[[], Trial]]:
     """Runs that are killed up to eight times each before they are left to end."""
-    folder.mkdir(parents=True)
-    place, began = folder / "kills-none", time.perf_counter()
-    fork(place).join()
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder / "kills-none"
+    # The first of two: it starts the process that all are forked from.
+    for _ in range(2):
+        shutil.rmtree(place, ignore_errors=True)
+        began = time.perf_counter()
+        begin(place).join()
     seconds = time.perf_counter() - began
-    yield lambda: Trial("SIGKILL", 0, _end(reference, place))
+    faults = _ended(place)
+    if faults:
+        raise cli.UsageError(f"the study to be killed does not run as it is: it {faults[0]}.")
     left = _KILLS.value
     while left:
         moments = [rng.uniform(0, 1.1 * seconds) for _ in range(min(left, rng.randint(1, 8)))]
@@ -170,15 +179,26 @@ def kills(reference: Reference, folder: pathlib.Path, rng: random.Random) -> Ite
 
 
 def _killed(reference: Reference, folder: pathlib.Path, moments: Sequence[float]) -> Trial:
-    count = 0
+    count, faults = 0, []
     for moment in moments:
-        process = fork(folder)
+        process = begin(folder)
         process.join(moment)
-        if process.exitcode is None:
+        killed = process.exitcode is None
+        if killed:
             process.kill()
             count += 1
         process.join()
-    return Trial("SIGKILL", count, _end(reference, folder))
+        faults += [] if killed else _ended(folder)
+    return Trial("SIGKILL", count, faults + _end(reference, folder))
+
+
+def _ended(folder: pathlib.Path) -> list[str]:
+    """What is wrong with the end of a run that was forked and not killed."""
+    code, said = folder.with_suffix(".code"), folder.with_suffix(".txt")
+    if code.exists() and code.read_text() == "0":
+        return []
+    told = said.read_text(errors="replace").strip()[-300:] if said.exists() else "nothing"
+    return [f"ends by itself with {code.read_text() if code.exists() else 'no code'}, and says {told}"]
 
 
 def _end(reference: Reference, folder: pathlib.Path) -> list[str]:

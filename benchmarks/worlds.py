@@ -110,7 +110,7 @@ BENCH = Bench(
     },
     metrics=(dictionary.measure, detection.measure),
     optimum=False,
-    slow=(*(f"frozen_{name}" for name in catalogue.RECIPES), "sae_mp", "sae_gated"),
+    slow=(*(f"frozen_{name}" for name in catalogue.RECIPES), "sae_mp", "sae_gated", "sae_lista_matryoshka"),
     without=("data", "sparsity", "stream"),
     extra={
         "visits": "Samples that online_dl codes for each latent.",

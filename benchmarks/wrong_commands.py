@@ -300,6 +300,8 @@ def _call(binary: str, arguments: Sequence[str], said_in: pathlib.Path) -> None:
         os.dup2(nowhere.fileno(), 1)
     sys.argv = [binary, *arguments]
     code: Any = 0
+    # Else runpy would warn that it is imported already.
+    sys.modules.pop(f"benchmarks.{binary}", None)
     try:
         runpy.run_module(f"benchmarks.{binary}", run_name="__main__", alter_sys=True)
     except SystemExit as end:

@@ -39,6 +39,7 @@ RECIPES = {
     "mp": Recipe(MatchingPursuit, MatchingPursuit, 5e-3, 0.0),
     "batchtopk": Recipe(None, BatchTopK, 1e-3, 0.0),
     "matryoshka": Recipe(None, MatryoshkaBatchTopK, 1e-3, 0.0),
+    # Rate and step are as they come, and not tuned.
     "lista_matryoshka": Recipe(None, ListaMatryoshka, 1e-3, 0.0),
     "gated": Recipe(None, lambda k: Gated(), 1e-3, 0.5),
 }

@@ -179,8 +179,17 @@ def check_vanishing(name: str, largest: np.ndarray, dtype: Any) -> None:
 
 
 def check_unmasked(name: str, values: Any) -> None:
-    """Raises a ValueError where entries of an array of `numpy.ma` are masked: its conversion would uncover them in silence."""
-    if isinstance(values, np.ma.MaskedArray) and (count := int(np.ma.count_masked(values))):
+    """Raises a ValueError where entries of an array of `numpy.ma` are masked: its conversion would uncover them in silence.
+
+    Args:
+      name: what the values are called in the message.
+      values: anything; of a list or a tuple each part is looked at.
+    """
+    arrays = [
+        part for part in (values if isinstance(values, list | tuple) else (values,)) if isinstance(part, np.ma.MaskedArray)
+    ]
+    count = sum(int(np.ma.count_masked(array)) for array in arrays if array.dtype.names is None)
+    if count:
         raise ValueError(
             f"{name} has masked entries ({count:,}), and a mask is not read; give the rows without them, or values in place "
             "of them by .filled(value)."

@@ -10,6 +10,8 @@ import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
+from sae_gap.checks import check_unmasked
+
 # Codes of more latents are held by their active columns: those of 1,000 samples of a million latents would take 4 gigabytes.
 DENSE_LATENTS = 20_000
 # Codes of fewer latents are held by their non-zeros where there are more numbers than this: those of 100,000 samples of 16,384
@@ -91,6 +93,7 @@ class Codes(eqx.Module):
     @classmethod
     def from_dense(cls, codes: Float[ArrayLike, "n num_latents"]) -> "Codes":
         """The same codes by their active columns."""
+        check_unmasked("codes", codes)
         dense = np.asarray(codes)
         return _compact(dense, np.arange(dense.shape[1]), dense.shape[1])
 

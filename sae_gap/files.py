@@ -124,6 +124,9 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | memoryview) 
             file.flush()
             os.fsync(file.fileno())
         os.replace(draft, path)
+    except OSError as error:
+        # Of a full disk Python says no name, and else that of the draft.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         draft.unlink(missing_ok=True)
     buckets.push(path)

@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import pathlib
 import sys
+import threading
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -16,8 +17,10 @@ import jax.numpy as jnp
 
 # What is drawn and the loop that fits count for every learner.
 _EVERYWHERE = ("sae_gap.data", "sae_gap.fitting")
-# How a fit is kept on disk, and what its device is called, change nothing about it.
-_APART = ("sae_gap.checkpoints", "sae_gap.devices", "sae_gap.results")
+# How a fit is kept on disk, what its device is called, and what is refused, change nothing about it.
+_APART = ("sae_gap.checkpoints", "sae_gap.checks", "sae_gap.devices", "sae_gap.results")
+# Python 3.11 counts the depth of a tree for all threads at once.
+_PARSING = threading.Lock()
 
 
 def precision() -> str:
@@ -102,7 +105,8 @@ def _path(name: str) -> pathlib.Path | None:
 @functools.cache
 def _parsed(name: str) -> ast.Module:
     path = _path(name)
-    tree = ast.parse("" if path is None else path.read_text())
+    with _PARSING:
+        tree = ast.parse("" if path is None else path.read_text())
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from scipy import sparse
 
 from sae_gap.assignment import assign
-from sae_gap.checks import as_real
+from sae_gap.checks import as_real, check_unmasked
 from sae_gap.codes import Codes, SparseCodes, by_columns
 
 # Columns with a smaller share of non-zeros are multiplied by these alone, and so many columns at once.
@@ -195,6 +195,7 @@ def as_labels(labels: Shaped[ArrayLike, "..."], num_samples: int) -> Bool[np.nda
     Raises:
       ValueError: the labels are not booleans, or not one for each sample.
     """
+    check_unmasked("labels", labels)
     array = np.asarray(labels)
     if array.dtype != np.bool_ or array.shape != (num_samples,):
         raise ValueError(

@@ -1,5 +1,6 @@
 """How far a run is: one line on a terminal or in a notebook, a line in the log for each job elsewhere."""
 
+import contextlib
 import shutil
 import sys
 import threading
@@ -76,7 +77,8 @@ class Line(Progress):
         # Jobs whose fits are done, or are being done now, before they begin; and how many fits are being done.
         self._ready, self._fits, self._is_ready = set[str](), 0, False
         # What is logged meanwhile begins a line of its own.
-        logging.get_absl_logger().addFilter(self._clear)
+        for each in _told_by():
+            each.addFilter(self._make_room)
 
     def ahead(self, names, fits):
         with self._lock:
@@ -102,13 +104,21 @@ class Line(Progress):
         self._write()
 
     def end(self):
-        logging.get_absl_logger().removeFilter(self._clear)
-        self._clear()
+        for each in _told_by():
+            each.removeFilter(self._make_room)
+        self._show("")
 
-    def _clear(self, record: object = None) -> bool:
-        self._stream.write("\r\x1b[K")
-        self._stream.flush()
+    def _make_room(self, record: object) -> bool:
+        """A filter of log records, which lets each pass once the line is gone; the next event writes it again."""
+        self._last = 0.0
+        self._show("")
         return True
+
+    def _show(self, line: str) -> None:
+        # A terminal that is gone is no fault of the run.
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            self._stream.write(f"\r\x1b[K{line}")
+            self._stream.flush()
 
     def _write(self, *, force: bool = False) -> None:
         now = time.monotonic()
@@ -129,8 +139,12 @@ class Line(Progress):
             line = f"{ended}/{self._jobs} jobs, {what}{left}: {self._name}"
         # A line that wrapped could not be written over.
         width = min(110, shutil.get_terminal_size((111, 24)).columns - 1)
-        self._stream.write(f"\r\x1b[K{line[:width]}")
-        self._stream.flush()
+        self._show(line[:width])
+
+
+def _told_by():
+    """Where records come by: absl's logger, where no handler is set yet, and its handler, for those of other libraries."""
+    return logging.get_absl_logger(), logging.get_absl_handler()
 
 
 def _clock(seconds: float) -> str:

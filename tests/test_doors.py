@@ -9,6 +9,7 @@ import pytest
 
 import sae_gap
 from sae_gap import Method, Model, Models, Setting, Split, Store, Study, Task
+from sae_gap.catalogue import RECIPES
 from sae_gap.encoders.base import Affine, Encoder
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.jumprelu import JumpReLU
@@ -33,6 +34,7 @@ from sae_gap.learners.probe import LinearProbe
 from sae_gap.learners.sae import SparseAutoencoder
 from sae_gap.learners.softplus_adam import SoftplusAdam
 from sae_gap.learners.stream import _checked
+from sae_gap.learners.surgery import Surgery
 from sae_gap.measure import of_model
 
 NAN, INF = float("nan"), float("inf")
@@ -119,14 +121,21 @@ def test_no_learner_or_encoder_takes_an_option_that_makes_no_sense(maker, option
     refused(lambda: MAKERS[maker](**{option: value}), match=option)
 
 
+def test_every_sae_is_asked_for_its_options():
+    encoders = [recipe.tuned(3) for recipe in RECIPES.values()]
+    made = {type(make()) for make in MAKERS.values()}
+    assert {type(encoder) for encoder in encoders if dataclasses.fields(encoder)} <= made
+
+
 def test_every_option_is_asked_for_its_kind():
     named = {name for names in KINDS.values() for name in names.split()} | OPTIONS.keys()
     assert {field.name for make in MAKERS.values() for field in dataclasses.fields(make())} <= named
 
 
-@pytest.mark.parametrize("kind", [Oracle, PCA, Raw, LinearProbe])
-def test_learners_that_take_no_steps_are_given_none(kind):
-    refused(lambda: kind(num_steps=3), match="takes no steps")
+@pytest.mark.parametrize("kind", [Oracle, PCA, Raw, LinearProbe, lambda **options: Surgery(base=Oracle(), **options)])
+@pytest.mark.parametrize("num_steps", [3, True, "x"])
+def test_learners_that_take_no_steps_are_given_none(kind, num_steps):
+    refused(lambda: kind(num_steps=num_steps), match="takes? no steps|num_steps must be")
 
 
 def test_numpy_numbers_make_the_setting_that_python_ones_do():
@@ -149,6 +158,9 @@ WRONG = {
     "ragged": lambda a: [[1.0], [1.0, 2.0]],
     "none": lambda a: None,
     "mapping": lambda a: {},
+    "masked": lambda a: np.ma.masked_array(a, mask=np.arange(a.size).reshape(a.shape) == 1),
+    "masked rows": lambda a: [*np.ma.masked_array(a, mask=np.arange(a.size).reshape(a.shape) == 1)],
+    "masked records": lambda a: np.ma.masked_array(np.zeros(a.shape, [("x", "f4")]), mask=True),
 }
 
 
@@ -184,6 +196,42 @@ def test_no_metric_takes_what_is_no_finite_real_matrix(kind):
         lambda: of_model("mine", dataclasses.replace(MODEL, dictionary=wrong(D))),
     ):
         refused(door)
+
+
+def test_no_door_uncovers_what_a_mask_covers(tmp_path):
+    from sae_gap.codes import Codes
+    from sae_gap.measure import control, fvu, lasso_on_support, refit, support_overlap
+    from sae_gap.metrics import classification, detection
+    from sae_gap.saes.report import load_report
+    from sae_gap.solvers.matching_pursuit import matching_pursuit, orthogonal_matching_pursuit
+
+    def masked(a):
+        return np.ma.masked_array(a, mask=np.arange(a.size).reshape(a.shape) == 1)
+
+    model = dataclasses.replace(MODEL, encoder=Affine(jnp.asarray(0.1 * D), jnp.zeros(6)))
+    sae_gap.save_sae(model, tmp_path / "sae")
+    sae = sae_gap.load_sae(tmp_path / "sae")
+    for door in (
+        lambda: classification.roc_auc(Z, masked(np.arange(8) > 3)),
+        lambda: fvu(masked(Y), Y),
+        lambda: fvu(Y, masked(Y)),
+        lambda: support_overlap(masked(Z), Z),
+        lambda: support_overlap(Z, masked(Z)),
+        lambda: refit(masked(Y), D, Z > 0),
+        lambda: refit(Y, D, masked(Z > 0)),
+        lambda: lasso_on_support(masked(Y), D, Z > 0, 0.1),
+        lambda: control("random", masked(Y), 6, seed=0),
+        lambda: detection.cuts(masked(Z)),
+        lambda: Codes.from_dense(masked(Z)),
+        lambda: matching_pursuit(masked(Y), D, 2),
+        lambda: orthogonal_matching_pursuit(Y, masked(D), 2),
+        lambda: sae.encode(masked(Y)),
+        lambda: load_report(sae, masked(Y)),
+        lambda: sae_gap.save_sae(dataclasses.replace(model, bias=masked(np.zeros(4, np.float32))), tmp_path / "other"),
+        lambda: sae_gap.save_activations(tmp_path / "rows.npz", Y, extra=masked(Y)),
+    ):
+        refused(door, match="has masked entries")
+    assert [path.name for path in tmp_path.iterdir()] == ["sae"]
 
 
 def task(num_samples=4, input_dim=4, num_latents=6):

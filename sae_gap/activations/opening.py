@@ -14,7 +14,7 @@ from sae_gap.activations.numpys import read_npy, read_npz
 from sae_gap.activations.rows import FAULTS, Activations, Table
 from sae_gap.activations.tables import ACTIVATIONS, DOCUMENTS, RefusedError
 from sae_gap.activations.tensors import read_safetensors
-from sae_gap.checks import as_real, check_path, check_type, shown
+from sae_gap.checks import as_real, check_path, check_type, check_unmasked, shown
 
 # How a file is read, by its ending: with the name of the array, where it is given. A new kind is a function here.
 READERS: dict[str, Callable[[pathlib.Path, str | None], Table]] = {
@@ -105,6 +105,8 @@ def save_activations(
             raise ValueError(
                 f"documents must be {len(activations)} integers, one for each row, but they are {shown(documents)}."
             )
+    for name, values in others.items():
+        check_unmasked(name, values)
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {ACTIVATIONS: activations} | ({} if documents is None else {DOCUMENTS: documents}) | others
     part = path.with_name(f".{path.name}.{os.getpid()}")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
+from sae_gap.checks import check_unmasked
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.fitting import fit
 from sae_gap.learners.baselines import Random
@@ -104,6 +105,7 @@ def control(
       ValueError: the name is unknown, or there are too few training activations.
     """
     check_control(name, len(signals), num_latents)
+    check_unmasked("signals", signals)
     return CONTROLS[name].make(_Given(np.asarray(signals, np.float32), num_latents, jax.random.key(seed), watch))
 
 

@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap import devices
+from sae_gap.checks import check_unmasked
 from sae_gap.measure.refit import refit
 from sae_gap.measure.subject import Subject
 from sae_gap.solvers import sparse_code
@@ -81,6 +82,8 @@ def fvu(activations: Float[ArrayLike, "n input_dim"], reconstruction: Float[Arra
     Raises:
       ValueError: the shapes differ, or the activations do not vary.
     """
+    check_unmasked("activations", activations)
+    check_unmasked("reconstruction", reconstruction)
     x, approximation = np.asarray(activations, np.float64), np.asarray(reconstruction, np.float64)
     if x.shape != approximation.shape:
         raise ValueError(f"activations and reconstruction must have one shape, but have {x.shape} and {approximation.shape}.")

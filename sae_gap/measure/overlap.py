@@ -6,6 +6,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
+from sae_gap.checks import check_unmasked
+
 
 class Overlap(NamedTuple):
     """How far two supports agree on each sample, and which latents either uses at all.
@@ -38,6 +40,8 @@ def support_overlap(codes: Float[ArrayLike, "n num_latents"], optimum: Float[Arr
     Raises:
       ValueError: the shapes differ.
     """
+    check_unmasked("codes", codes)
+    check_unmasked("optimum", optimum)
     mine, best = np.asarray(codes) != 0, np.asarray(optimum) != 0
     if mine.shape != best.shape:
         raise ValueError(f"codes and optimum must have one shape, but they have {mine.shape} and {best.shape}.")

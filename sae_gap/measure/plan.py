@@ -161,10 +161,12 @@ class _Run:
                 jobs.append((f"{one.name} and {other.name}: agreement", functools.partial(self.agreement, one, other)))
         self.told.begin(len(jobs), 0)
         rows = []
-        for number, (name, job) in enumerate(jobs, 1):
-            self.told.start(number, name)
-            rows += job()
-        self.told.end()
+        try:
+            for number, (name, job) in enumerate(jobs, 1):
+                self.told.start(number, name)
+                rows += job()
+        finally:
+            self.told.end()
         return rows
 
     def once(self, kind: str, settings: Mapping[str, Any], measure: Callable[[], list[dict[str, Any]]]) -> list[Row]:

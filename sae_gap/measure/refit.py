@@ -24,6 +24,7 @@ import scipy.optimize
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
+from sae_gap.checks import check_unmasked
 from sae_gap.types import Solution
 
 # Whole exchanges in a row that need not lessen the violations before one latent at a time is exchanged, and exchanges for each
@@ -109,6 +110,8 @@ def _samples(
     target, dictionary, on
 ) -> Iterator[tuple[int, Int[np.ndarray, " size"], np.ndarray, np.ndarray, np.ndarray, float]]:
     """Of each sample with something to fit: its number, support, unit atoms and their norms, its unit signal and norm."""
+    for name, values in {"target": target, "dictionary": dictionary, "on": on}.items():
+        check_unmasked(name, values)
     signals, atoms, where = np.asarray(target, np.float64), np.ascontiguousarray(np.asarray(dictionary).T), np.asarray(on)
     for sample, (signal, chosen) in enumerate(zip(signals, where, strict=True)):
         place, length = np.flatnonzero(chosen), float(np.linalg.norm(signal))

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from sae_gap import matching
+from sae_gap.checks import check_unmasked
 from sae_gap.codes import Codes, SparseCodes
 from sae_gap.metrics.base import SCORED, Inferred
 
@@ -325,6 +326,7 @@ def _parts(codes: _Dense | SparseCodes, beside: int = 0) -> Iterator[tuple[int, 
 
 def _dense(codes: Any, start: int, stop: int) -> np.ndarray:
     part = codes[start:stop]
+    check_unmasked("codes", part)
     if scipy.sparse.issparse(part):
         return part.toarray()
     return part.dense() if isinstance(part, Codes) else np.asarray(part)

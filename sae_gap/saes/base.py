@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from sae_gap import matching
-from sae_gap.checks import check_vanishing, shown
+from sae_gap.checks import check_unmasked, check_vanishing, shown
 from sae_gap.encoders.base import Affine, Encoder, as_floats, encode, unit_atoms
 from sae_gap.encoders.gated import Gated, GatedParameters
 from sae_gap.encoders.relu import ReLU
@@ -155,6 +155,7 @@ class SAE(eqx.Module):
         return self.decode(self.encode(activations), activations)
 
     def _flat(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
+        check_unmasked("activations", activations)
         array = np.asarray(activations)
         if self.heads and array.ndim == 3:
             array = array.reshape(len(array), -1)

@@ -15,11 +15,12 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from sae_gap.checks import check_path
+from sae_gap.checks import check_path, check_unmasked
 from sae_gap.encoders.base import Affine, Encoder
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.gated import Gated
 from sae_gap.encoders.jumprelu import JumpReLU
+from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
 from sae_gap.files import draft_of
@@ -123,6 +124,8 @@ def as_saelens(
         )
     architecture, options, tensors = _form(encoder, model)
     tensors |= {"b_dec": model.bias if bias is None else bias}
+    for name, value in tensors.items():
+        check_unmasked(name, value)
     arrays = {name: np.array(value, np.float32, order="C") for name, value in tensors.items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
@@ -154,14 +157,15 @@ def _form(encoder: Encoder, model: Model) -> tuple[str, dict[str, Any], dict[str
     kind, parameters, atoms = type(encoder), model.encoder, model.decoder.T
     if kind is ReLU:
         return "standard", {}, _affine(parameters, atoms)
-    if isinstance(encoder, TopK):
+    # A class of its own may infer in its own way, and so a subclass is none of these.
+    if isinstance(encoder, TopK) and kind is TopK:
         return "topk", _k(encoder.k, atoms), _affine(parameters, atoms)
     if isinstance(encoder, encoders.RankedTopK | encoders.AbsTopK):
         # The ranking is that of the atoms which the affine map was learned with.
         name = "topk" if isinstance(encoder, encoders.RankedTopK) else "abstopk"
         tensors = _affine(parameters.affine, atoms * parameters.scale[:, None])
         return name, _k(encoder.k, atoms), tensors
-    if isinstance(encoder, BatchTopK | encoders.Threshold):
+    if kind in (BatchTopK, MatryoshkaBatchTopK) or isinstance(encoder, encoders.Threshold):
         limits = jnp.broadcast_to(parameters.threshold, (len(atoms),))
         return "jumprelu", {}, _affine(parameters.affine, atoms) | {"threshold": limits}
     if kind is JumpReLU:

@@ -8,6 +8,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap import matching
+from sae_gap.checks import check_unmasked
 from sae_gap.encoders.base import Affine
 from sae_gap.saes.base import SAE
 
@@ -86,6 +87,7 @@ def load_report(sae: SAE, activations: Float[ArrayLike, "..."]) -> LoadReport:
     Raises:
       ValueError: there are not two different samples, they have another width than the SAE, or are not finite.
     """
+    check_unmasked("activations", activations)
     samples = np.asarray(activations)
     flat = samples.reshape(len(samples), -1) if sae.heads and samples.ndim == 3 else samples
     flat = matching.as_matrix("activations", flat).astype(np.float64)

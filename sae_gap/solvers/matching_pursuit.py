@@ -5,6 +5,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from sae_gap import lasso
+from sae_gap.checks import check_unmasked
 
 
 def _unit(dictionary):
@@ -12,7 +13,9 @@ def _unit(dictionary):
     return dictionary / jnp.where(norms > 0, norms, 1)
 
 
-def _check(dictionary, num_atoms):
+def _check(signals, dictionary, num_atoms):
+    check_unmasked("signals", signals)
+    check_unmasked("dictionary", dictionary)
     if isinstance(num_atoms, bool) or not isinstance(num_atoms, int) or not 1 <= num_atoms <= dictionary.shape[1]:
         raise ValueError(
             f"num_atoms must be an integer from 1 to num_latents = {dictionary.shape[1]}, but it is {num_atoms!r}."
@@ -51,7 +54,7 @@ def matching_pursuit(
     References:
       Mallat & Zhang (1993), "Matching pursuits with time-frequency dictionaries", IEEE Trans. Signal Processing 41(12).
     """
-    _check(dictionary, num_atoms)
+    _check(signals, dictionary, num_atoms)
     atoms = _unit(dictionary)
     rows = jnp.arange(signals.shape[0])
 
@@ -88,7 +91,7 @@ def orthogonal_matching_pursuit(
     References:
       Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit", Asilomar.
     """
-    _check(dictionary, num_atoms)
+    _check(signals, dictionary, num_atoms)
     num_samples, input_dim = signals.shape
     if num_atoms > input_dim:
         raise ValueError(f"num_atoms {num_atoms} is above input_dim {input_dim}, beyond which atoms are dependent; lower it.")

@@ -15,9 +15,7 @@ from benchmarks.dictionary_challenge import BENCH
 from sae_gap import Setting, Store, catalogue, tables
 from sae_gap.encoders.lasso import Lasso
 
-SAES = tuple(
-    f"sae_{name}" for name in ("relu", "topk", "jumprelu", "mp", "batchtopk", "matryoshka", "lista_matryoshka", "gated")
-)
+SAES = tuple(f"sae_{name}" for name in catalogue.RECIPES)
 METHODS = ("online_dl", "dl_fista", "online_dl_families", "spams", "sklearn", *SAES, "fista_oracle")
 # Those that compile next to nothing.
 QUICK = "--methods=spams,sklearn,fista_oracle"

@@ -63,9 +63,13 @@ def test_too_little_memory_is_one_sentence(tmp_path, call, monkeypatch, error):
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "a file could not be read or written (No space left on device); "),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "a file could not be read or written (No space left on device); free",
+        ),
         (PermissionError(errno.EACCES, "Denied", "a/b"), "a/b could not be read or written (Denied); mend that, and the same"),
-        (OSError("rows.jsonl could not be written; free some space."), "rows.jsonl could not be written; free some space."),
+        (OSError("rows.jsonl could not be written;\n free some space."), "rows.jsonl could not be written; free some space."),
+        (TimeoutError(), "a file or a bucket failed (TimeoutError); the same command goes on from there."),
     ],
 )
 def test_a_file_that_cannot_be_written_is_one_sentence_with_its_name(tmp_path, call, monkeypatch, error, sentence):

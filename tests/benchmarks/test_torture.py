@@ -131,3 +131,40 @@ def test_a_wrong_command_that_is_carried_out_is_a_fault(tmp_path, monkeypatch):
     assert len(trial(Ended(2, "Traceback\nError: --no_such\n"))) == 1
     (tmp_path / "results").mkdir()
     assert trial(Ended(2, "--no_such is unknown; leave it out.\n")) == ["amortisation_gap --no_such: leaves an empty folder"]
+
+
+class Forked:
+    """A run that ends by itself with a code and some words, or not until it is killed."""
+
+    def __init__(self, code, words=""):
+        self.exitcode, self.code, self.words, self.killed = None, code, words, False
+
+    def join(self, seconds=None):
+        if self.code is not None or self.killed:
+            self.exitcode = 255 if self.killed is False else -9
+
+    def kill(self):
+        self.killed = True
+
+
+def test_kills_that_kill_nothing_are_no_success(reference, tmp_path, monkeypatch):
+    folder = run(tmp_path / "kills-3")
+
+    def killed(*processes):
+        waiting = list(processes)
+
+        def fork(binary, arguments, said_in):
+            process = waiting.pop(0)
+            said_in.write_text(process.words)
+            if process.code is not None:
+                said_in.with_suffix(".code").write_text(process.code)
+            return process
+
+        monkeypatch.setattr(torture.wrong_commands, "fork", fork)
+        monkeypatch.setattr(torture, "_end", lambda reference, folder: [])
+        return torture._killed(reference, folder, [0.1] * len(processes))
+
+    running = Forked(None)
+    assert killed(running, Forked("0")) == torture.Trial("SIGKILL", 1, []) and running.killed
+    trial = killed(Forked("0"), Forked("1", "Traceback"), Forked(None))
+    assert trial.times == 1 and trial.faults == ["ends by itself with 1, and says Traceback"]

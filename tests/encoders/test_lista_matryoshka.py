@@ -1,8 +1,12 @@
 """A step of LISTA before the codes are chosen, against NumPy and against the encoder without it."""
 
+import dataclasses
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
 from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
@@ -55,7 +59,17 @@ def test_what_is_explained_leaves_no_second_latent_on():
     np.testing.assert_allclose(ListaMatryoshka(1)(model, signals), [[0.925, 0.0]], atol=1e-6)
 
 
-@pytest.mark.parametrize("step", [0, -0.1, float("nan"), "x"])
-def test_a_step_that_is_none_is_refused(step):
-    with pytest.raises(ValueError, match="step"):
-        ListaMatryoshka(step=step)
+def test_training_goes_through_the_step():
+    """The gradient of the weights and atoms against differences, at a point where no code is near its threshold."""
+    model, signals, _ = problem(threshold=0.4)
+    encoder = ListaMatryoshka(K, prefixes=PREFIXES)
+
+    def loss(weight, atoms):
+        affine = dataclasses.replace(model.encoder.affine, weight=weight)
+        parameters = dataclasses.replace(model.encoder, affine=affine)
+        return encoder.loss(dataclasses.replace(model, dictionary=atoms, encoder=parameters), signals, 0)[0].sum()
+
+    with jax.enable_x64(True):
+        model, signals = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (model, signals))
+        given = model.encoder.affine.weight, model.dictionary
+        check_grads(loss, given, order=1, modes=["rev"], eps=1e-6, rtol=1e-4)

@@ -15,7 +15,9 @@ from safetensors.numpy import load_file
 
 import sae_gap
 from sae_gap.encoders.base import encode
+from sae_gap.encoders.batchtopk import BatchTopKParameters
 from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.saes import own
@@ -104,6 +106,15 @@ def test_a_model_needs_a_dictionary_and_an_encoder_that_saelens_has(tmp_path):
     refused(lambda: sae_gap.save_sae(dataclasses.replace(model, dictionary=None), folder), "no dictionary")
     refused(lambda: sae_gap.save_sae(bare, folder, encoder=Lasso(0.1)), "Lasso", "TopK")
     refused(lambda: sae_gap.save_sae(bare, folder, encoder=MatchingPursuit(3)), "MatchingPursuit")
+
+    # What goes on from a known encoder may infer in its own way.
+    class Louder(TopK):
+        def __call__(self, model, signals):
+            return 2 * super().__call__(model, signals)
+
+    refused(lambda: sae_gap.save_sae(model, folder, encoder=Louder(3)), "Louder")
+    threshold = dataclasses.replace(bare, encoder=BatchTopKParameters(model.encoder, jnp.asarray(0.1)))
+    refused(lambda: sae_gap.save_sae(threshold, folder, encoder=ListaMatryoshka(3)), "ListaMatryoshka")
     refused(lambda: sae_gap.save_sae(bare, folder, encoder=lambda model, signals: signals), "function")
     refused(lambda: sae_gap.save_sae(dataclasses.replace(bare, encoder=None), folder, encoder=TopK(3)), "parameters")
     refused(lambda: sae_gap.save_sae(loaded("saelens/topk"), folder, encoder=TopK(3)), "leave encoder out")
