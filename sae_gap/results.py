@@ -169,8 +169,7 @@ class Store:
             os.ftruncate(descriptor, end)
             if isinstance(error, buckets.BucketError):
                 raise
-            reason = f"{self.path} could not be written ({error.strerror}); free some space and run again."
-            raise OSError(reason) from error
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
 
 def held(store: Store | None) -> Store:

@@ -68,7 +68,7 @@ def test_too_little_memory_is_one_sentence(tmp_path, call, monkeypatch, error):
             "a file could not be read or written (No space left on device); free",
         ),
         (PermissionError(errno.EACCES, "Denied", "a/b"), "a/b could not be read or written (Denied); mend that, and the same"),
-        (OSError("rows.jsonl could not be written;\n free some space."), "rows.jsonl could not be written; free some space."),
+        (OSError("a bucket did not take\n x; try again."), "a bucket did not take x; try again."),
         (TimeoutError(), "a file or a bucket failed (TimeoutError); the same command goes on from there."),
     ],
 )
