@@ -125,6 +125,8 @@ def write_atomically(path: str | os.PathLike[str], content: bytes | memoryview) 
             os.fsync(file.fileno())
         os.replace(draft, path)
     except OSError as error:
+        if error.errno is None:
+            raise
         # Of a full disk Python says no name, and else that of the draft.
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:

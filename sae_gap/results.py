@@ -167,7 +167,7 @@ class Store:
             buckets.push(self.path, alone=True)
         except OSError as error:
             os.ftruncate(descriptor, end)
-            if isinstance(error, buckets.BucketError):
+            if isinstance(error, buckets.BucketError) or error.errno is None:
                 raise
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 

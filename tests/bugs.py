@@ -789,7 +789,7 @@ BUGS = (
     ("sae_gap/results.py", "            buckets.push(self.path, alone=True)\n", "", "tests/test_buckets.py"),
     (
         "sae_gap/results.py",
-        "            if isinstance(error, buckets.BucketError):\n                raise\n",
+        "            if isinstance(error, buckets.BucketError) or error.errno is None:\n                raise\n",
         "",
         "tests/test_buckets.py",
     ),

@@ -46,8 +46,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 # Tracing makes many objects that stay, and Python would look through them for garbage again and again.
 gc.set_threshold(50_000, 20, 50)
 
-# The kind of fonts in the PDF files of users. Cutting a font to the letters of a figure takes longer than drawing the figure, so
-# that tests use the kind that is not cut.
+# The kind of fonts in the PDF files of users. Cutting a font to the letters of a figure takes longer than drawing the figure:
+# tests use the kind that is not cut.
 FONTS = style.STYLE["pdf.fonttype"]
 style.STYLE["pdf.fonttype"] = 3
 
