@@ -101,7 +101,8 @@ def learned(p: Preset) -> list[Method]:
 
 def families(p: Preset) -> Method:
     """Dictionary learning that tells parents from children."""
-    learner = Families(base=OnlineDictionary(visits=p.visits, incoherent=True))
+    base = OnlineDictionary(visits=p.visits, incoherent=True, **dict(p.online))
+    learner = Families(base=base, **dict(p.families))
     return Method("online_dl_families", "dictionary_learning", learner, p.lasso(), _ON_A_DICTIONARY)
 
 

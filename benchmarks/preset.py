@@ -43,6 +43,7 @@ class Preset:
       epochs: of an SAE, and of encoders trained on a dictionary.
       rounds: of DL-FISTA, at most.
       visits: of `OnlineDictionary`.
+      online, families: other options of `OnlineDictionary` and of `Families` that differ from their own.
       blocks: of Softplus-Adam, of 500 steps each, at most.
       sae_steps: gradient steps of an SAE whose length is not in epochs.
       peer_steps: minibatches of other libraries; None leaves each its own.
@@ -66,6 +67,8 @@ class Preset:
     epochs: int = 500
     rounds: int = 1_000
     visits: int = 400
+    online: tuple[tuple[str, Any], ...] = ()
+    families: tuple[tuple[str, Any], ...] = ()
     blocks: int = 100
     sae_steps: int = 50_000
     peer_steps: int | None = None

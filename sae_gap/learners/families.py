@@ -11,7 +11,7 @@ from sae_gap.checks import check_number, check_numbers, check_size
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.learners.base import Learner, live_share
 from sae_gap.learners.kinship import Company, count, nobody, push, rearrange
-from sae_gap.learners.pulls import Pulls, pull
+from sae_gap.learners.pulls import Pulls, check_slots, pull
 from sae_gap.sharding import SAMPLES, axis_size
 from sae_gap.solvers.reweighted import Pursuit
 from sae_gap.types import Model, Split
@@ -68,6 +68,7 @@ class Families(Learner):
       floors: least threshold in units of the active codes' root mean square, while families are rearranged and at the end.
       ridge: ρ in units of the mean energy of an atom's codes.
       weight: share of its coherence with what includes it that an atom loses in a round.
+      num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that compressed sensing allows.
       base: the learner whose dictionary to go on from.
 
     References:
@@ -81,6 +82,7 @@ class Families(Learner):
     floors: tuple[float, float] = (0.18, 0.03)
     ridge: float = 0.01
     weight: float = 0.5
+    num_slots: int | None = eqx.field(static=True, default=None)
 
     side_by_side = False
 
@@ -93,6 +95,7 @@ class Families(Learner):
             check_number(name, getattr(self, name), above=0)
         check_numbers("floors", self.floors, 2, above=0)
         check_number("weight", self.weight, least=0, most=1)
+        check_slots(self.num_slots)
 
     @property
     def name(self):
@@ -179,7 +182,8 @@ class Families(Learner):
         threshold = jnp.maximum(self.margin * state.noise, floor * state.amplitude)
         # Signals of zeros have neither noise nor amplitude, and still need a threshold.
         threshold = threshold + jnp.finfo(signals.dtype).tiny ** 0.5
-        sums, _, company = pull(signals, state.dictionary, threshold, _EPSILON * threshold, tally=_tally, begun=begun)
+        epsilon, slots = _EPSILON * threshold, self.num_slots
+        sums, _, company = pull(signals, state.dictionary, threshold, epsilon, num_slots=slots, tally=_tally, begun=begun)
         return sums, company
 
     def _measure(self, state: FamiliesState, sums: Pulls, number: int) -> FamiliesState:

@@ -12,7 +12,7 @@ from sae_gap.encoders.base import unit_atoms
 from sae_gap.learners import renewal
 from sae_gap.learners.base import Learner, live_dims, live_share
 from sae_gap.learners.incoherence import part
-from sae_gap.learners.pulls import Pulls, pull
+from sae_gap.learners.pulls import Pulls, check_slots, pull
 from sae_gap.sharding import LATENTS, SAMPLES, axis_size
 from sae_gap.types import Model, Split
 
@@ -139,10 +139,7 @@ class OnlineDictionary(Learner):
         check_numbers("floors", self.floors, 2, above=0)
         check_number("damping", self.damping, least=0)
         check_size("num_rounds", self.num_rounds)
-        if self.num_slots is not None:
-            check_size("num_slots", self.num_slots)
-            if self.num_slots % 4:
-                raise ValueError(f"num_slots must be a multiple of 4, but it is {self.num_slots}.")
+        check_slots(self.num_slots)
         for name in ("nonneg", "replace", "centred", "incoherent"):
             check_flag(name, getattr(self, name))
         check_number("tol", self.tol, least=0)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from sae_gap.checks import check_size
 from sae_gap.sharding import LATENTS, axis_size
 from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue, unpadded
 from sae_gap.solvers.working_set import default_slots
@@ -77,6 +78,15 @@ def pull(
     return sums, residual.reshape(-1, input_dim)[:num_samples], tallied
 
 
+def check_slots(num_slots: int | None) -> None:
+    """Raises a ValueError unless the number of slots is None or one that `pursue` takes."""
+    if num_slots is None:
+        return
+    check_size("num_slots", num_slots)
+    if num_slots % 4:
+        raise ValueError(f"num_slots must be a multiple of 4, but it is {num_slots}.")
+
+
 def _add(sums: Pulls, found: Pursuit) -> Pulls:
     """The sums with some samples more. Slot by slot: Z itself would have a column for every atom, nearly all of it zeros."""
 
@@ -91,4 +101,4 @@ def _add(sums: Pulls, found: Pursuit) -> Pulls:
     )
 
 
-__all__ = ["CHUNK", "Pulls", "pull"]
+__all__ = ["CHUNK", "Pulls", "check_slots", "pull"]
