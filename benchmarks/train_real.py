@@ -1,9 +1,10 @@
 """SAEs and dictionaries learned from activations of your own, and what their held-out rows are reconstructed with.
 
-Trains the suite's SAEs and `online_dl` on activations that `sae_gap.open_activations` reads, on the part that
-`Activations.split` gives for training, as `benchmarks.measure_sae` splits them too, so that what it measures with is held out
-here. Each is stored in <results_dir>/train_real/. On held-out rows it then asks, at one mean L0, for the share of
-variance unexplained (FVU, squared error over the variance about the mean of those rows) of
+Trains the suite's SAEs and `online_dl`, or `online_dl_families` where that is asked for, on activations that
+`sae_gap.open_activations` reads, on the part that `Activations.split` gives for training, as `benchmarks.measure_sae` splits
+them too, so that what it measures with is held out here. Each is stored in <results_dir>/train_real/. On held-out rows it
+then asks, at one mean L0, for the share of variance unexplained (FVU, squared error over the variance about the mean of those
+rows) of
 
   own          the SAE's own codes, and the least squares on their supports
   lasso        the certified lasso on the same dictionary, at the λ whose codes are as sparse as was asked
@@ -36,6 +37,7 @@ from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.support import least_squares
 from sae_gap.fitting import Fitted
 from sae_gap.learners.base import Learner
+from sae_gap.learners.families import Families
 from sae_gap.learners.online import RATES, WEAK, OnlineDictionary
 from sae_gap.learners.sae import SparseAutoencoder
 from sae_gap.measure import check_varies, fvu
@@ -55,6 +57,8 @@ ROUNDS, BATCH_PER_LATENT, MARGIN = 100, 1.43, 4.0
 # Rows whose variance is summed at once.
 CHUNK = 4_096
 METHODS = ("topk", "batchtopk", "jumprelu", "relu", "online_dl")
+# Only where it is asked for: it takes several times as long as the others.
+FAMILIES = "online_dl_families"
 # What tells the lines of the summary apart.
 CELL = ("method", "num_latents", "sparsity")
 
@@ -63,7 +67,9 @@ _ACTIVATIONS = flags.DEFINE_string("activations", None, "File or folder of activ
 _KEY = flags.DEFINE_string("key", None, "Name of the array, where there are several.", flag_values=FLAGS)
 _NUM_LATENTS = flags.DEFINE_integer("num_latents", 3072, "Width of the dictionaries.", lower_bound=1, flag_values=FLAGS)
 _SPARSITY = flags.DEFINE_integer("sparsity", 32, "Mean L0 to train and to compare at.", lower_bound=1, flag_values=FLAGS)
-_METHODS = flags.DEFINE_list("methods", list(METHODS), "What to train, of " + ", ".join(METHODS) + ".", flag_values=FLAGS)
+_METHODS = flags.DEFINE_list(
+    "methods", list(METHODS), "What to train, of " + ", ".join((*METHODS, FAMILIES)) + ".", flag_values=FLAGS
+)
 _EPOCHS = flags.DEFINE_integer("epochs", 8, "Epochs of an SAE.", lower_bound=1, flag_values=FLAGS)
 _BATCH = flags.DEFINE_integer("batch_size", 256, "Rows to a step of an SAE.", lower_bound=1, flag_values=FLAGS)
 _PENALTY = flags.DEFINE_float(
@@ -114,17 +120,20 @@ def learner_of(
     codes of unit atoms make a variance of sparsity / 3; thresholds and l1 penalties grow with the root of what is more, and
     penalties on the number of codes with all of it; `penalty_scale` is a factor on either.
     """
-    if name == "online_dl":
-        return OnlineDictionary(
+    if name in ("online_dl", FAMILIES):
+        slots = 4 * -(-sparsity // 2)
+        online = OnlineDictionary(
             num_steps=ROUNDS,
             visits=visits,
             batch_size=round(BATCH_PER_LATENT * num_latents),
             rates=RATES,
             margin=MARGIN,
             weak=WEAK,
-            num_slots=4 * -(-sparsity // 2),
+            num_slots=slots,
             centred=True,
+            incoherent=name == FAMILIES,
         )
+        return Families(margin=MARGIN, num_slots=slots, base=online) if name == FAMILIES else online
     scale = (3 * variance / sparsity) ** 0.5
     recipe = catalogue.RECIPES[name]
     encoder, penalty = recipe.tuned(sparsity), penalty_scale * recipe.penalty / input_dim * scale
@@ -194,9 +203,10 @@ def read() -> Read:
     """
     if _ACTIVATIONS.value is None:
         raise cli.UsageError("--activations is needed: a file or a folder, such as make real writes.")
-    unknown = [name for name in _METHODS.value if name not in METHODS]
+    known = (*METHODS, FAMILIES)
+    unknown = [name for name in _METHODS.value if name not in known]
     if unknown or not _METHODS.value:
-        raise cli.UsageError(f"--methods must list some of {', '.join(METHODS)}, but {', '.join(unknown) or 'none'} is there.")
+        raise cli.UsageError(f"--methods must list some of {', '.join(known)}, but {', '.join(unknown) or 'none'} is there.")
     if _SPARSITY.value >= _NUM_LATENTS.value:
         raise cli.UsageError(f"--sparsity must be below the {_NUM_LATENTS.value} latents, but it is {_SPARSITY.value}.")
     directory = cli.folder("results_dir", _RESULTS_DIR.value) / NAME
