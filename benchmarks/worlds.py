@@ -75,6 +75,10 @@ _FULL = dataclasses.replace(
     families=(("visits", 3), ("num_slots", 96)),
     sae_steps=200_000,
 )
+# One latent for each of the most frequent features, and the others, a quarter of the energy, are noise: it takes more samples.
+_NARROW = dataclasses.replace(
+    _FULL, num_features=16_384, num_latents=(4_096,), visits=240, families=(("visits", 24), ("num_slots", 96))
+)
 
 BENCH = Bench(
     "worlds",
@@ -86,6 +90,7 @@ BENCH = Bench(
         "standard": _STANDARD,
         "paper": _STANDARD,
         "full": _FULL,
+        "narrow": _NARROW,
     },
     figures={"recovery_by_level": Drawing(sweeps.by_level, (*CELL, "noise_db"))},
     tables={

@@ -62,7 +62,8 @@ def merged(frame):
     return atoms / np.linalg.norm(atoms, axis=0)
 
 
-def test_a_round_that_solves_is_the_one_that_is_documented(world):
+@pytest.mark.parametrize("num_slots", [None, 4])
+def test_a_round_that_solves_is_the_one_that_is_documented(world, num_slots):
     frame, codes = world
     rng = np.random.default_rng(1)
     near = frame + 0.05 * rng.standard_normal(frame.shape)
@@ -70,13 +71,13 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world):
     bias = jnp.asarray(rng.standard_normal(40), jnp.float32)
     signals = jnp.asarray(codes[:700] @ frame.T, jnp.float32) + bias
     # Of 700 samples a round takes 500 or the half of them, and the second round those that follow.
-    learner = Families(base=BASE, num_steps=9, visits=1.0, margin=6.0, weight=0.0, ridge=0.2)
+    learner = Families(base=BASE, num_steps=9, visits=1.0, margin=6.0, weight=0.0, ridge=0.2, num_slots=num_slots)
     state = begin(learner, signals, near, bias)
     state = eqx.tree_at(lambda s: s.round, state, jnp.asarray(1, jnp.int32))
     new = eqx.filter_jit(lambda signals, state: learner.step(Split(signals), state))(signals, state)
     threshold = 6 * float(state.noise)
     assert threshold > 0.2 * float(state.amplitude)
-    slots = default_slots(*near.shape)
+    slots = num_slots or default_slots(*near.shape)
     order = np.arange(500, 1_000) % 700
     given = np.asarray(signals - bias)[order]
     atoms = atom_rows(state.dictionary, slots)
