@@ -77,7 +77,12 @@ _FULL = dataclasses.replace(
 )
 # One latent for each of the most frequent features, and the others, a quarter of the energy, are noise: it takes more samples.
 _NARROW = dataclasses.replace(
-    _FULL, num_features=16_384, num_latents=(4_096,), visits=240, families=(("visits", 24), ("num_slots", 96))
+    _FULL,
+    num_features=16_384,
+    num_latents=(4_096,),
+    visits=120,
+    online=(("rates", (0.3, 0.03, 0.005)), ("batch_size", 512), ("num_slots", 96)),
+    families=(("visits", 12), ("num_slots", 96)),
 )
 
 BENCH = Bench(
