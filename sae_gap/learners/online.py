@@ -60,7 +60,10 @@ class OnlineDictionary(Learner):
         d_j ← unit(d_j + η (Rᵀ Z)_j / (h_j + damping · mean h)),   h_j = running mean of Σ_i z_ij².
 
     The rate η is a temperature: the fewer samples use an atom in a minibatch, the noisier its step. Above a critical rate no
-    atom settles, far below it each stays near the sample that it started from. So η falls geometrically through that point,
+    atom settles, far below it each stays near the sample that it started from. For an atom with u uses in a minibatch, codes
+    of mean square a² and signals of mean square norm s², of which nothing is explained yet, the rate is about `2 u a² / s²`:
+    the last `2 u / η` uses are what an atom is the mean of, and their signals blur it as much as its own codes draw it out.
+    Where k of K concepts are on and equally often, that is `2 batch_size / K`. So η falls geometrically through that point,
     `rates[0]` to `rates[1]`, over the first `settle` of the fit, and then on to `rates[2]` while the floor falls from
     `floors[0]` to `floors[1]`. A dictionary that explains its samples leaves a small residual, hence a low threshold and codes
     that are hardly shrunk; noise, or atoms not yet found, keep the threshold high. Neither the sparsity nor the noise nor
