@@ -67,7 +67,7 @@ def _panel(axes: Axes, lines: Sequence[Mapping[str, Any]], every: Sequence[str])
         if points:
             x, y, sd = zip(*points, strict=True)
             axes.errorbar(x, y, sd, elinewidth=0.8, zorder=3, **_look(place, line))
-    axes.set_xticks(range(len(every)), [_said(name).replace(" ", "\n").replace("great-", "great-\n") for name in every])
+    axes.set_xticks(range(len(every)), [_in_lines(_said(name)) for name in every])
     axes.set_xlim(-0.3, len(every) - 0.7)
 
 
@@ -107,6 +107,11 @@ def _mean_of(row: Mapping[str, Any], name: str) -> bool:
 
 def _column(name: str) -> str:
     return f"atom_mcc_{name}"
+
+
+def _in_lines(label: str) -> str:
+    """A label broken where its neighbours would touch it."""
+    return label.replace(" ", "\n").replace("great-", "great-\n").replace("grandchildren", "grand-\nchildren")
 
 
 def _said(name: str) -> str:

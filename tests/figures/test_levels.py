@@ -37,6 +37,13 @@ def test_a_group_that_a_dictionary_lacks_leaves_a_gap():
     assert "TopK SAE: roots 0.90, children –, free 0.40" in figure.get_label()
 
 
+def test_the_names_of_deep_levels_are_broken_so_that_they_do_not_touch():
+    deep = {"children": 0.9, "grandchildren": 0.8, "great_grandchildren": 0.7, "level_4": 0.6}
+    (levels,) = figures.recovery_by_level([row("topk", **deep)]).get_axes()
+    said = ["children", "grand-\nchildren", "great-\ngrand-\nchildren", "level\n4"]
+    assert [label.get_text() for label in levels.get_xticklabels()] == said
+
+
 def test_without_groups_there_is_no_figure():
     assert figures.recovery_by_level([]) is None
     assert figures.recovery_by_level([{"dictionary": "topk", "seed": 0, "method": "sae_topk", "atom_mcc": 0.5}]) is None
