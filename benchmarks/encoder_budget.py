@@ -23,7 +23,6 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.learners.amortised import Amortised
 from sae_gap.learners.base import Learner
 from sae_gap.learners.lista import Lista
-from sae_gap.learners.online import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
 from sae_gap.results import CELL
 from sae_gap.study import Method
@@ -34,7 +33,7 @@ ITERATIONS = (1, 2, 5, 10, 20, 50, 100)
 DICTIONARIES: dict[str, Callable[[Preset], Learner]] = {
     "oracle": lambda p: Oracle(),
     "dl_fista": methods.dl_fista,
-    "online_dl": lambda p: OnlineDictionary(visits=p.visits),
+    "online_dl": methods.online,
     "spams": lambda p: peers.SpamsTrainDL(p.weight, **p.peer_options),
 }
 

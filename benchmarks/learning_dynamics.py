@@ -9,7 +9,6 @@ cosine, squared error, L0 and gap.
 
 from benchmarks import methods, sweeps
 from benchmarks.bench import SMOKE, WIDTHS, Bench, Preset
-from sae_gap.learners.online import OnlineDictionary
 from sae_gap.metrics import dictionary, gap, recovery
 from sae_gap.study import Method
 
@@ -23,7 +22,7 @@ def _methods(source, p):
         return (*(step for step in steps if step < last), last)
 
     saes = [methods.own(name, source, p, at=along(EPOCHS, p.epochs)) for name in methods.SAES]
-    online = OnlineDictionary(visits=p.visits)
+    online = methods.online(p)
     learners = {
         "dl_fista": (methods.dl_fista(p), along(ROUNDS, p.rounds)),
         "online_dl": (online, along(online.landmarks[1:], online.num_steps)),

@@ -49,6 +49,11 @@ def dl_fista(p: Preset, base: Learner | None = None) -> DLFista:
     return DLFista(p.weight, num_steps=p.rounds, split="id" if p.protocol == "paper" else "train", base=base)
 
 
+def online(p: Preset, **options: Any) -> OnlineDictionary:
+    """The suite's own dictionary learning, by the options of a preset."""
+    return OnlineDictionary(visits=p.visits, **dict(p.online), **options)
+
+
 def probe() -> Method:
     return Method("linear_probe", "probe", LinearProbe(), Linear())
 
@@ -94,15 +99,14 @@ def renormed(name: str, source: Source, p: Preset, columns: str) -> Method:
 
 def learned(p: Preset) -> list[Method]:
     """Dictionary learning: alternating as published, and this suite's own."""
-    learners: dict[str, Learner] = {"dl_fista": dl_fista(p), "online_dl": OnlineDictionary(visits=p.visits)}
+    learners: dict[str, Learner] = {"dl_fista": dl_fista(p), "online_dl": online(p)}
     found = learners.items()
     return [Method(name, "dictionary_learning", one, p.lasso(), _ON_A_DICTIONARY) for name, one in found]
 
 
 def families(p: Preset) -> Method:
     """Dictionary learning that tells parents from children."""
-    base = OnlineDictionary(visits=p.visits, incoherent=True, **dict(p.online))
-    learner = Families(base=base, **dict(p.families))
+    learner = Families(base=online(p, incoherent=True), **dict(p.families))
     return Method("online_dl_families", "dictionary_learning", learner, p.lasso(), _ON_A_DICTIONARY)
 
 

@@ -79,7 +79,9 @@ _PENALTY = flags.DEFINE_float(
     lower_bound=0,
     flag_values=FLAGS,
 )
-_VISITS = flags.DEFINE_float("visits", 150.0, "Rows that online_dl sees for each latent.", lower_bound=1, flag_values=FLAGS)
+_VISITS = flags.DEFINE_float(
+    "visits", 150.0, "Rows that online_dl sees for each latent; its families see 240 more.", lower_bound=1, flag_values=FLAGS
+)
 _SCORED = flags.DEFINE_integer("max_scored", 1000, "Held-out rows to score, evenly spaced.", lower_bound=2, flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the learners.", flag_values=FLAGS)
 _RESULTS_DIR = flags.DEFINE_string(
@@ -234,6 +236,10 @@ def read() -> Read:
         )
         for name in _METHODS.value
     }
+    for name, learner in learners.items():
+        lacking = learner.needs(task)
+        if lacking is not None:
+            raise cli.UsageError(f"--methods: {name} cannot be learned, since the data lack {lacking}; leave it out.")
     logging.info("%d rows to learn from, %d held out", train.num_samples, held.num_samples)
     return Read(directory, models_dir, source, task, held, learners)
 

@@ -7,7 +7,8 @@ frequency, and latents as detectors of features, both wherever a code is not zer
 truth. Writes rows, summary.csv, a figure and a page under <results_dir>/worlds/ and prints the tables.
 
   python -m benchmarks.worlds --num_latents=2048 --num_samples=100000 --methods=online_dl,sae_matryoshka,fista_oracle
-  python -m benchmarks.worlds --num_features=16384 --num_latents=4096 --law=scale_children=false
+  python -m benchmarks.worlds --preset=full --methods=online_dl_families,fista_oracle
+  python -m benchmarks.worlds --preset=narrow --methods=online_dl_families --law=scale_children=false
   python -m benchmarks.worlds --world_file=synth-sae-bench-16k-v2 --num_latents=4096
   python -m benchmarks.worlds --world=absorption --num_samples=20000
 """
@@ -19,7 +20,6 @@ from benchmarks.bench import SMOKE, Bench, Drawing, Preset
 from sae_gap import catalogue
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.learners.baselines import Random
-from sae_gap.learners.online import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sae import SparseAutoencoder
 from sae_gap.metrics import detection, dictionary
@@ -49,7 +49,7 @@ def _sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
 def _methods(source: Source, p: Preset) -> list[Method]:
     saes = {name: _sae(name, source, p) for name in catalogue.RECIPES}
     learners = {
-        "online_dl": ("dictionary_learning", OnlineDictionary(visits=p.visits, **dict(p.online))),
+        "online_dl": ("dictionary_learning", methods.online(p)),
         "random": ("baseline", Random()),
         "fista_oracle": ("oracle", Oracle(leading=True)),
     }
@@ -64,8 +64,8 @@ def _methods(source: Source, p: Preset) -> list[Method]:
 _WORLD = Preset(world="synthsae", lam=(1.0,), visits=100)
 # Two levels of children rather than three, as many latents as features; what two cores do in an hour.
 _STANDARD = dataclasses.replace(_WORLD, num_latents=(2_048,), num_samples=(100_000,), seeds=(0,), sae_steps=20_000)
-# Features that fire in a sample are a share of the latents that falls with their number, and what the others leave is noise
-# to each: heat that lets 2,048 atoms settle is too much for 16,384. A sample has 34 features on, and 96 slots hold them.
+# A million samples are 60 visits, and 300 minibatches of the default size, too few: so smaller ones, whose critical rate is
+# lower, and lower rates. A sample has 34 features on, and 96 slots hold them.
 _FULL = dataclasses.replace(
     _STANDARD,
     num_latents=(16_384,),
@@ -75,7 +75,7 @@ _FULL = dataclasses.replace(
     families=(("visits", 3), ("num_slots", 96)),
     sae_steps=200_000,
 )
-# One latent for each of the most frequent features, and the others, a quarter of the energy, are noise: it takes more samples.
+# One latent for each of the most frequent features. The others, a quarter of the variance, are noise, which takes more visits.
 _NARROW = dataclasses.replace(
     _FULL,
     num_features=16_384,

@@ -101,6 +101,12 @@ class Families(Learner):
     def name(self):
         return "families" if self.base is None else f"{self.base.name}_families"
 
+    def needs(self, task):
+        narrow = (
+            None if task.num_latents <= LARGEST else f"a width of at most {LARGEST:,} latents, which families are told among"
+        )
+        return super().needs(task) or narrow
+
     def work(self, num_samples, input_dim, num_latents):
         return 4.0 * self.num_steps * self._samples(num_samples, num_latents) * input_dim * num_latents
 

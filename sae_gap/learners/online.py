@@ -59,15 +59,17 @@ class OnlineDictionary(Learner):
 
         d_j ← unit(d_j + η (Rᵀ Z)_j / (h_j + damping · mean h)),   h_j = running mean of Σ_i z_ij².
 
-    The rate η is a temperature: the fewer samples use an atom in a minibatch, the noisier its step. Above a critical rate no
-    atom settles, far below it each stays near the sample that it started from. For an atom with u uses in a minibatch, codes
-    of mean square a² and signals of mean square norm s², of which nothing is explained yet, the rate is about `2 u a² / s²`:
-    the last `2 u / η` uses are what an atom is the mean of, and their signals blur it as much as its own codes draw it out.
-    Where k of K concepts are on and equally often, that is `2 batch_size / K`. So η falls geometrically through that point,
-    `rates[0]` to `rates[1]`, over the first `settle` of the fit, and then on to `rates[2]` while the floor falls from
+    The rate η is a temperature: the fewer samples use an atom in a minibatch, the noisier its step. Far above a critical rate
+    no atom settles, far below it each stays near the sample that it started from. So η falls geometrically through that
+    point, `rates[0]` to `rates[1]`, over the first `settle` of the fit, and then on to `rates[2]` while the floor falls from
     `floors[0]` to `floors[1]`. A dictionary that explains its samples leaves a small residual, hence a low threshold and codes
     that are hardly shrunk; noise, or atoms not yet found, keep the threshold high. Neither the sparsity nor the noise nor
     the scale of the codes need be known.
+
+    The critical rate of an atom is about `2 u a² / s²`, with u its uses in a minibatch, a² the mean square of its codes and
+    s² that of the signals' norms, while nothing is explained yet: an atom is a mean over about its last `2 u / η` uses, and
+    at this rate all else in those signals weighs as much in it as its own concept. If all of K concepts are on equally often,
+    it is `2 batch_size / K`, so .4 by default, however large the dictionary. Rare ones have a lower critical rate.
 
     Every third round between 40 % and 90 % of the fit, atoms that are copies of stronger ones, or whose codes are `weak` where
     they are used at all, start anew from the largest residuals.
@@ -82,7 +84,8 @@ class OnlineDictionary(Learner):
       num_steps: rounds.
       visits: samples coded in the whole fit, for each latent, or for each of 500 where they are fewer; None takes each
         sample once.
-      batch_size: samples to a minibatch, about; None takes num_latents / 5. More lower the temperature of a given rate.
+      batch_size: samples to a minibatch, about; None takes num_latents / 5. More raise the critical rate; where
+        few visits leave few minibatches, smaller ones with lower rates settle better.
       nonneg: whether codes are non-negative.
       rates: η at the start, at `settle`, and at the end; None takes `RATES`, or where each sample is seen once `RATES_ONCE`.
       settle: share of the fit after which it only refines.

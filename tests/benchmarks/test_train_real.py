@@ -1,6 +1,7 @@
 """SAEs of one's own activations: stored as learned, scored as numpy does, on held-out rows that no fit has seen."""
 
 import csv
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -201,7 +202,19 @@ def test_the_unit_of_the_activations_does_not_matter_to_the_options(name):
         assert large.encoder.bandwidth == pytest.approx(10 * small.encoder.bandwidth)
 
 
+def test_families_go_on_from_online_dl_with_its_margin_and_its_slots():
+    options = {"num_latents": 16, "sparsity": 5, "input_dim": 8, "variance": 1.0, "epochs": 1, "batch_size": 4, "visits": 7}
+    alone, families = (train_real.learner_of(name, **options) for name in ("online_dl", train_real.FAMILIES))
+    assert families.base == dataclasses.replace(alone, incoherent=True) and not alone.incoherent
+    assert (families.margin, families.num_slots, alone.num_slots) == (alone.margin, 12, 12)
+    assert (alone.visits, alone.centred) == (7, True)
+
+
 FAULTS = {
+    "families": (
+        [f"--methods={train_real.FAMILIES}", "--num_latents=16385"],
+        "the data lack a width of at most 16,384 latents",
+    ),
     "no file": (["--activations=nowhere.npy"], "neither a file nor a folder"),
     "no flag": ([], "--activations is needed"),
     "method": (["--methods=topk,sae"], "--methods must list some of topk"),

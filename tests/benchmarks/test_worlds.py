@@ -1,6 +1,7 @@
 """The study of worlds at smoke size, worlds on the command line of other studies, and one sentence for whatever is wrong."""
 
 import csv
+import dataclasses
 import functools
 import re
 
@@ -62,7 +63,11 @@ def test_tables_and_figure(finished):
 def test_methods_have_the_units_of_the_world():
     world, preset = World(), BENCH.presets["full"]
     found = {method.name: method for method in BENCH.methods(world, preset)}
-    assert {f"sae_{name}" for name in catalogue.RECIPES} < set(found) and found["online_dl"].learner.visits == 100
+    assert {f"sae_{name}" for name in catalogue.RECIPES} < set(found)
+    online, families = found["online_dl"].learner, found["online_dl_families"].learner
+    assert (online.visits, online.batch_size, online.rates, online.num_slots) == (60, 1_024, (0.3, 0.03, 0.005), 96)
+    assert families.base == dataclasses.replace(online, incoherent=True) and not online.incoherent
+    assert (families.visits, families.num_slots) == (3, 96)
     tuned = catalogue.tuned("relu", sparsity=world.sparsity, input_dim=768)
     scale = 4.5 * np.sqrt(3)
     assert found["sae_relu"].learner.penalty == pytest.approx(scale * tuned.penalty)
@@ -133,6 +138,23 @@ def test_a_world_has_its_own_size_unless_one_is_given(flags, latents, features, 
     monkeypatch.setattr(type(BENCH), "execute", lambda self, given: read.append(given))
     assert worlds("--preset=smoke", *flags) == (0, "", "")
     assert {(source.num_latents, source.num_features) for source in read[0].sources} == {(latents, features)}
+
+
+@pytest.mark.parametrize(
+    ("flags", "size"),
+    [
+        ((), "latents 4096, k 25, samples 1000000, dim 768"),
+        (("--num_latents=2048",), "latents 2048, "),
+        (("--world=correlated",), "latents 50, k 10, samples 1000000, dim 100"),
+        (("--world=hedging",), "latents 1, k 1, samples 1000000, dim 20"),
+        (("--world_file={folder}",), "latents 4096"),
+    ],
+)
+def test_a_narrow_preset_is_about_its_own_world_or_a_published_one(flags, size, tmp_path, worlds):
+    write(tmp_path, *parts())
+    told = [flag.format(folder=tmp_path) for flag in flags]
+    code, out, err = worlds("--preset=narrow", "--methods=random", "--dry_run", f"--results_dir={tmp_path / 'results'}", *told)
+    assert (code, err) == (0, "") and out.startswith(size)
 
 
 def refused(called, message):

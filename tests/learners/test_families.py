@@ -1,5 +1,7 @@
 """Families put in order: a round by hand, the truth as a fixed point, and merged atoms told apart."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ from sae_gap.learners.families import Families
 from sae_gap.learners.online import OnlineDictionary
 from sae_gap.solvers.reweighted import atom_rows, pursue
 from sae_gap.solvers.working_set import default_slots
-from sae_gap.types import Model, Split
+from sae_gap.types import Model, Split, Task
 
 BASE = OnlineDictionary()
 WIDTH = 20
@@ -173,5 +175,9 @@ def test_options_that_cannot_be_are_refused(options, match):
 
 
 def test_more_latents_than_counts_have_room_for_are_refused():
+    task = Task(*[Split(jnp.ones((4, 2)))] * 3, num_latents=16_384)
+    assert Families(base=BASE).needs(task) is None
+    lacking = Families(base=BASE).needs(dataclasses.replace(task, num_latents=16_385))
+    assert lacking is not None and lacking.startswith("a width of at most 16,384 latents")
     with pytest.raises(ValueError, match="at most 16,384 latents"):
         begin(Families(base=BASE), jnp.ones((10, 4)), np.ones((4, 16_385)))
