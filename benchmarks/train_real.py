@@ -40,7 +40,7 @@ from sae_gap.learners.base import Learner
 from sae_gap.learners.families import Families
 from sae_gap.learners.online import RATES, WEAK, OnlineDictionary
 from sae_gap.learners.sae import SparseAutoencoder
-from sae_gap.measure import check_varies, fvu
+from sae_gap.measure import check_varies, describe_atoms, fvu
 from sae_gap.models import Models
 from sae_gap.recording import Recording
 from sae_gap.saes.own import save_sae
@@ -54,6 +54,8 @@ HELD_OUT = 0.1
 # colder, minibatches in fewer rounds, a threshold that leaves about as many codes as are compared, slots for twice as many, and
 # rates and renewal as for a pool: rows are read more than once.
 ROUNDS, BATCH_PER_LATENT, MARGIN = 100, 1.43, 4.0
+# Share of atoms that may be copies of others before that is said.
+MANY = 0.01
 # Rows whose variance is summed at once.
 CHUNK = 4_096
 METHODS = ("topk", "batchtopk", "jumprelu", "relu", "online_dl")
@@ -283,7 +285,12 @@ def keep(kept: results.Store | None, folder: pathlib.Path, end: Fitted, row: res
     if key in present:
         return
     scores = score(end.model, held.take(numbers), _SPARSITY.value)
-    row |= scores | {"fit_seconds": end.seconds, "num_scored": len(numbers)}
+    copies = describe_atoms(end.model.decoder).duplicates
+    row |= scores | {"fit_seconds": end.seconds, "num_scored": len(numbers), "duplicates": copies}
+    if copies > MANY * _NUM_LATENTS.value:
+        logging.warning(
+            "%s has %d atoms that are copies of others; its dictionary is narrower than it looks.", row["method"], copies
+        )
     if not 0.5 < scores.get("l0_own", _SPARSITY.value) / _SPARSITY.value < 2:
         logging.warning(
             "%s has a mean L0 of %.1f where %d was asked for; train it again with another --penalty_scale.",

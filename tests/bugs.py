@@ -1152,6 +1152,7 @@ BUGS = (
     ("benchmarks/methods.py", ", **dict(p.families))", ")", "tests/benchmarks/test_worlds.py"),
     ("benchmarks/command.py", 'told.setdefault("num_features", None)', "pass", "tests/benchmarks/test_worlds.py"),
     ("benchmarks/command.py", " and preset.num_features is None", "", "tests/benchmarks/test_worlds.py"),
+    ("benchmarks/train_real.py", "if copies > MANY", "if copies < MANY", "tests/benchmarks/test_train_real.py"),
     ("benchmarks/train_real.py", "incoherent=name == FAMILIES", "incoherent=False", "tests/benchmarks/test_train_real.py"),
     ("benchmarks/train_real.py", "Families(margin=MARGIN, ", "Families(", "tests/benchmarks/test_train_real.py"),
     ("sae_gap/learners/kinship.py", "dictionary @ shared))[0]", "dictionary @ shared.T))[0]", "tests/learners/test_kinship.py"),

@@ -202,6 +202,20 @@ def test_the_unit_of_the_activations_does_not_matter_to_the_options(name):
         assert large.encoder.bandwidth == pytest.approx(10 * small.encoder.bandwidth)
 
 
+def test_atoms_that_are_copies_are_counted_and_told(tmp_path, call, caplog):
+    rng = np.random.default_rng(0)
+    # Next to all that there is to learn is one direction.
+    rows = np.outer(rng.random(300), rng.normal(size=DIM)) + 0.02 * rng.normal(size=(300, DIM))
+    save_activations(tmp_path / "x.npz", rows.astype(np.float32), np.arange(300) // 30)
+    flags = (f"--activations={tmp_path / 'x.npz'}", f"--results_dir={tmp_path}", *OPTIONS, "--methods=online_dl")
+    assert call("train_real", *flags)[0] == 0
+    atoms = np.load(tmp_path / "train_real" / "online_dl" / "dictionary.npy")
+    cosines = np.abs(atoms.T @ atoms) - np.eye(LATENTS)
+    copies = rows_in(tmp_path)["online_dl"]["duplicates"]
+    assert copies == (cosines.max(axis=0) > 0.95).sum() >= 2
+    assert f"online_dl has {copies} atoms that are copies of others" in caplog.text
+
+
 def test_families_go_on_from_online_dl_with_its_margin_and_its_slots():
     options = {"num_latents": 16, "sparsity": 5, "input_dim": 8, "variance": 1.0, "epochs": 1, "batch_size": 4, "visits": 7}
     alone, families = (train_real.learner_of(name, **options) for name in ("online_dl", train_real.FAMILIES))
