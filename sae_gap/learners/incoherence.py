@@ -20,13 +20,15 @@ _COLUMNS = 512
 def part(dictionary: Float[Array, "input_dim num_latents"], weight: float = WEIGHT) -> Float[Array, "input_dim num_latents"]:
     r"""Takes coherence out of coherent pairs of atoms, of which the less central moves.
 
-        d_j ← unit(d_j - weight Σ_i c_ij d_i),   c_ij = d_i · d_j where i and j are coherent and i is the more central,
+        d_j ← unit(d_j - min(weight, d_j · s_j / ‖s_j‖²) s_j),   s_j = Σ_i c_ij d_i,
 
-    that is, where its coherences add up to more: a parent's to more than a child's.
+    with `c_ij = d_i · d_j` where i and j are coherent and i is the more central, that is, where its coherences add up to more:
+    a parent's to more than a child's. Where the atoms i are coherent with each other, s_j counts what they share many times.
+    The bound is the step that leaves d_j orthogonal to s_j; a longer one would turn it the other way.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
-      weight: share of the coherence.
+      weight: share of the coherence, at most.
 
     Returns:
       (input_dim, num_latents), of unit atoms.
@@ -50,7 +52,9 @@ def part(dictionary: Float[Array, "input_dim num_latents"], weight: float = WEIG
         return dictionary @ jnp.where(central[:num_latents, None] > central[block], much, 0)
 
     taken = jnp.moveaxis(lax.map(excess, blocks), 0, 1).reshape(input_dim, -1)[:, :num_latents]
-    return unit_atoms(dictionary - weight * taken)[0]
+    squares = jnp.sum(taken**2, axis=0)
+    most = jnp.sum(dictionary * taken, axis=0) / jnp.where(squares > 0, squares, 1)
+    return unit_atoms(dictionary - jnp.minimum(weight, most) * taken)[0]
 
 
 __all__ = ["part"]

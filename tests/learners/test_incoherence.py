@@ -57,8 +57,25 @@ def test_blocks_of_columns_are_one_gram_matrix(rng, monkeypatch):
     gram = atoms.T @ atoms - np.eye(43)
     much = np.where(gram > 0.3, gram, 0)
     central = much.sum(axis=0)
-    wanted = unit(atoms - 0.5 * atoms @ np.where(central[:, None] > central, much, 0))
+    taken = atoms @ np.where(central[:, None] > central, much, 0)
+    step = np.minimum(0.5, (atoms * taken).sum(axis=0) / np.maximum((taken**2).sum(axis=0), 1e-12))
+    assert (step < 0.5).any() and (step == 0.5).any()
+    wanted = unit(atoms - step * taken)
     assert np.abs(wanted - atoms).max() > 0.01
     for columns in (43, 20, 7):
         monkeypatch.setattr(incoherence, "_COLUMNS", columns)
         np.testing.assert_allclose(incoherence.part(jnp.asarray(atoms, jnp.float32)), wanted, atol=2e-6)
+
+
+def test_what_many_atoms_share_is_taken_out_once(rng):
+    """A hundred atoms about one direction: the sum over the more central ones is many times what an atom has of it."""
+    num_latents = 100
+    frame = np.linalg.qr(rng.standard_normal((400, num_latents + 1)))[0]
+    loading = np.linspace(0.6, 0.9, num_latents)
+    atoms = loading * frame[:, :1] + np.sqrt(1 - loading**2) * frame[:, 1:]
+    found = np.asarray(incoherence.part(jnp.asarray(atoms, jnp.float32)))
+    shared = frame[:, 0] @ found
+    # Neither turned round nor left as they were; without the bound nearly all are copies of one atom.
+    assert np.all(shared > 0) and np.all(shared[:90] < 0.05)
+    # The most central atom stays.
+    np.testing.assert_allclose(found[:, -1], atoms[:, -1], atol=1e-6)
