@@ -182,13 +182,9 @@ def _world(bench: Any, preset: Preset, given: Mapping[str, Any]) -> dict[str, An
     for name, why in {"sparsity": "follows from its law", "stream": "is how it is", "data": "takes its place"}.items():
         if given.get(name) not in (None, False):
             raise cli.UsageError(f"--{name} {why} in a world; leave it out with --world.")
-    other = told.get("world", SCALED) != SCALED
-    if given.get("num_latents") is None and (other or ("world_file" in told and preset.num_features is None)):
-        # As wide as the world has it, and not as the preset, unless that is about narrow dictionaries.
+    if given.get("num_latents") is None and ("world_file" in told or told.get("world", SCALED) != SCALED):
+        # As wide as the world has it, and not as the preset.
         told["num_latents"] = (0,)
-    if other:
-        # The preset's number is that of its own world.
-        told.setdefault("num_features", None)
     if "law" in told:
         told["law"] = tuple(parse_law(given["law"]).items())
     return told

@@ -14,6 +14,7 @@ from sae_gap.learners.families import Families
 from sae_gap.learners.online import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
+from sae_gap.learners.pruned import Pruned
 from sae_gap.learners.sae import SparseAutoencoder
 from sae_gap.learners.softplus_adam import SoftplusAdam
 from sae_gap.learners.surgery import Surgery
@@ -108,6 +109,12 @@ def families(p: Preset) -> Method:
     """Dictionary learning that tells parents from children."""
     learner = Families(base=online(p, incoherent=True), **dict(p.families))
     return Method("online_dl_families", "dictionary_learning", learner, p.lasso(), _ON_A_DICTIONARY)
+
+
+def pruned(p: Preset) -> Method:
+    """A quarter of the atoms of dictionary learning that tells parents from children."""
+    learner = Pruned(num_slots=dict(p.families).get("num_slots"), base=families(p).learner)
+    return Method("online_dl_families_pruned", "dictionary_learning", learner, p.lasso(), _ON_A_DICTIONARY)
 
 
 def softplus_adam(p: Preset) -> Method:

@@ -7,8 +7,7 @@ frequency, and latents as detectors of features, both wherever a code is not zer
 truth. Writes rows, summary.csv, a figure and a page under <results_dir>/worlds/ and prints the tables.
 
   python -m benchmarks.worlds --num_latents=2048 --num_samples=100000 --methods=online_dl,sae_matryoshka,fista_oracle
-  python -m benchmarks.worlds --preset=full --methods=online_dl_families,fista_oracle
-  python -m benchmarks.worlds --preset=narrow --methods=online_dl_families --law=scale_children=false
+  python -m benchmarks.worlds --preset=full --methods=online_dl_families,online_dl_families_pruned,fista_oracle
   python -m benchmarks.worlds --world_file=synth-sae-bench-16k-v2 --num_latents=4096
   python -m benchmarks.worlds --world=absorption --num_samples=20000
 """
@@ -58,6 +57,7 @@ def _methods(source: Source, p: Preset) -> list[Method]:
         *(Method(f"frozen_{name}", "frozen", learner, p.lasso()) for name, learner in saes.items()),
         *(Method(name, family, learner, p.lasso()) for name, (family, learner) in learners.items()),
         methods.families(p),
+        methods.pruned(p),
     ]
 
 
@@ -72,19 +72,9 @@ _FULL = dataclasses.replace(
     num_samples=(1_000_000,),
     visits=60,
     online=(("rates", (0.3, 0.03, 0.005)), ("batch_size", 1_024), ("num_slots", 96)),
-    families=(("visits", 3), ("num_slots", 96)),
+    families=(("visits", 2), ("num_slots", 96)),
     sae_steps=200_000,
 )
-# One latent for each of the most frequent features. The others, a quarter of the variance, are noise, which takes more visits.
-_NARROW = dataclasses.replace(
-    _FULL,
-    num_features=16_384,
-    num_latents=(4_096,),
-    visits=120,
-    online=(("rates", (0.3, 0.03, 0.005)), ("batch_size", 512), ("num_slots", 96)),
-    families=(("visits", 12), ("num_slots", 96)),
-)
-
 BENCH = Bench(
     "worlds",
     __doc__,
@@ -95,7 +85,6 @@ BENCH = Bench(
         "standard": _STANDARD,
         "paper": _STANDARD,
         "full": _FULL,
-        "narrow": _NARROW,
     },
     figures={"recovery_by_level": Drawing(sweeps.by_level, (*CELL, "noise_db"))},
     tables={
@@ -131,7 +120,13 @@ BENCH = Bench(
     },
     metrics=(dictionary.measure, detection.measure),
     optimum=False,
-    slow=(*(f"frozen_{name}" for name in catalogue.RECIPES), "sae_mp", "sae_gated", "sae_lista_matryoshka"),
+    slow=(
+        "online_dl_families_pruned",
+        *(f"frozen_{name}" for name in catalogue.RECIPES),
+        "sae_mp",
+        "sae_gated",
+        "sae_lista_matryoshka",
+    ),
     without=("data", "sparsity", "stream"),
     extra={
         "visits": "Samples that online_dl codes for each latent.",

@@ -47,6 +47,7 @@ _DICTIONARIES = {
     "online_dl": Name("online DL", "#332288"),
     "online_dl_incoherent": Name("online DL, incoherent", "#88CCEE"),
     "online_dl_families": Name("online DL, families", "#DDCC77"),
+    "online_dl_families_pruned": Name("online DL, families, pruned", "#CC6677"),
     "spams": Name("SPAMS", "#117733"),
     "sklearn": Name("scikit-learn", "#44AA99"),
     "oracle": Name("oracle", "#000000"),

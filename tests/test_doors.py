@@ -31,6 +31,7 @@ from sae_gap.learners.lista import Lista
 from sae_gap.learners.online import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
+from sae_gap.learners.pruned import Pruned
 from sae_gap.learners.sae import SparseAutoencoder
 from sae_gap.learners.softplus_adam import SoftplusAdam
 from sae_gap.learners.stream import _checked
@@ -63,6 +64,7 @@ MAKERS = {
     "lista": lambda **options: Lista(**{"base": Oracle()} | options),
     "amortised": lambda **options: Amortised(**{"encoders": (TopK(3),), "base": Oracle()} | options),
     "families": lambda **options: Families(**{"base": Oracle()} | options),
+    "pruned": lambda **options: Pruned(**{"base": Oracle()} | options),
     "probe": LinearProbe,
     "topk": TopK,
     "batchtopk": BatchTopK,
@@ -84,7 +86,7 @@ NOT_A_WEIGHT = (-1, NAN, INF, "x", None)
 # Options that stand for themselves have their own values in OPTIONS.
 KINDS = {
     NOT_A_SIZE: "num_steps batch_size renormalise_every num_iterations block patience num_rounds k depth",
-    NOT_POSITIVE: "visits margin learning_rate ridge least_rate greatest_rate threshold bandwidth rate step tol",
+    NOT_POSITIVE: "visits margin floor learning_rate ridge least_rate greatest_rate threshold bandwidth rate step tol",
     NOT_A_WEIGHT: "lam damping weight weight_decay penalty improvement max_iterations least_updates",
     (1, None, "yes"): "nonneg replace centred incoherent factored unit_atoms momentum",
     (3, "topk", Lasso): "encoder",
@@ -92,6 +94,7 @@ KINDS = {
 OPTIONS = {
     "rates": ((0.5, 0.1, 0), (NAN, 0.1, 0.1), (-1, 0.1, 0.1), (0.5, 0.1), "abc", 0.1),
     "weak": (-0.1, 1, NAN, "x"),
+    "share": (0, -0.1, 1.1, NAN, "x"),
     "floors": ((0, 0), (0.1, 0), (NAN, 0.1), (0.1,), 3),
     "settle": (0, 1, -1, NAN, "x"),
     "num_slots": (0, -4, 6, 1.5),

@@ -17,27 +17,36 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.encoders.base import unit_atoms
+from sae_gap.learners.incoherence import CHANCES, COHERENT
 
 # P(i | j) from which i includes j, once j was used so often; and P(j | i) from which j had better be the base.
 INCLUDED, USED, SWAPPED = 0.8, 6, 0.6
-# Children that a parent is looked at with; coherence from which they share something; share of a parent's uses without any of
-# them from which its own atom is a ray of its own; loading on the common atom from which that ray is the common atom already.
-CHILDREN, SHARED, ALONE, PURE = 8, 0.1, 0.05, 0.93
+# P(i | j) and P(j | i) up to which two atoms are used apart.
+APART = 0.5
+# Members of a family that are looked at; coherence from which children share something, and in units of what chance makes.
+MEMBERS, SHARED, CHANCE = 8, 0.1, 2.5
+# Share of a parent's uses without any of its children from which its own atom is a ray of its own; loading on the common atom
+# from which that ray is the common atom already; code of a parent beside its children, over that without them, from which it
+# is none of them.
+ALONE, PURE, LESS = 0.05, 0.93, 0.85
+# Cosine from which an atom is the parent that is sought, and the one from which it may serve as the lost child.
+FOUND, NEAR = 0.9, 0.5
 # An atom used less than this share of the median is free for another concept, and so is one whose codes are so small.
 SELDOM, SMALL = 0.05, 0.5
 
 
 class Company(NamedTuple):
-    """Who is used with whom: entry (i, j) of `together` counts the samples that use both, and `products` is ZᵀZ."""
+    """Who is used with whom in `number` samples: entry (i, j) of `together` counts those that use both; `products` is ZᵀZ."""
 
     together: Float[Array, "num_latents num_latents"]
     products: Float[Array, "num_latents num_latents"]
+    number: Float[Array, ""]
 
 
 def nobody(num_latents: int, dtype) -> Company:
     """Counts that have not begun."""
     zeros = jnp.zeros((num_latents, num_latents), dtype)
-    return Company(zeros, zeros)
+    return Company(zeros, zeros, jnp.zeros((), dtype))
 
 
 def count(company: Company, places: Int[Array, "n slots"], codes: Float[Array, "n slots"]) -> Company:
@@ -47,7 +56,7 @@ def count(company: Company, places: Int[Array, "n slots"], codes: Float[Array, "
         row, on = places[:, w, None], (codes[:, w, None] > 0) & (codes > 0)
         product = codes[:, w, None] * codes
         together = company.together.at[row, places].add(on.astype(codes.dtype))
-        return Company(together, company.products.at[row, places].add(product))
+        return company._replace(together=together, products=company.products.at[row, places].add(product))
 
     return lax.fori_loop(0, codes.shape[1], add, company)
 
@@ -57,6 +66,13 @@ def shares(company: Company) -> tuple[Float[Array, "num_latents num_latents"], F
     uses = jnp.diagonal(company.together)
     share = company.together / jnp.maximum(uses, 1)
     return share - jnp.diag(jnp.diagonal(share)), uses
+
+
+def included(company: Company) -> Bool[Array, "num_latents num_latents"]:
+    """Whether i includes j, in row i and column j: without i are at most a fifth as many uses of j as there are samples."""
+    share, uses = shares(company)
+    least = 1 - (1 - INCLUDED) * (1 - uses / jnp.maximum(company.number, 1))
+    return (share > least[:, None]) & (uses >= USED)
 
 
 def push(
@@ -72,28 +88,35 @@ def push(
       weight: share of the coherence that is taken out.
     """
     gram = dictionary.T @ dictionary
-    share, uses = shares(company)
-    includes = (share > INCLUDED) & (uses[:, None] > uses) & (uses >= USED)
+    uses = jnp.diagonal(company.together)
+    includes = included(company) & (uses[:, None] > uses)
     # The diagonal of the shares is zero, so that nothing includes itself.
     shared = jnp.where(includes & (gram > dictionary.shape[0] ** -0.5), gram, 0)
     return unit_atoms(dictionary - weight * (dictionary @ shared))[0]
 
 
 def rearrange(
-    dictionary: Float[Array, "input_dim num_latents"], company: Company
-) -> tuple[Float[Array, "input_dim num_latents"], Company]:
-    """Puts right what no push can: a base that is the wrong one, and a parent that is one of its children as well.
+    dictionary: Float[Array, "input_dim num_latents"], company: Company, idle: Float[Array, " num_latents"]
+) -> tuple[Float[Array, "input_dim num_latents"], Company, Bool[Array, " num_latents"]]:
+    """Puts right what no push can: a parent that is a child as well, or has no atom, and a base that is the wrong one.
+
+    Args:
+      dictionary: (input_dim, num_latents), of unit atoms.
+      company: the counts.
+      idle: that of `idleness`; such atoms may be taken for other concepts.
 
     Returns:
-      The dictionary, and the counts without those of atoms that moved, which are no longer theirs.
+      The dictionary, the counts without those of atoms that moved, which are no longer theirs, and which atoms moved.
     """
-    dictionary, swapped = _swap(dictionary, company)
-    dictionary, moved = _centre(dictionary, company, swapped)
+    dictionary, moved = _centre(dictionary, company, idle, jnp.zeros(len(idle), bool))
+    dictionary, moved = _found(dictionary, company, idle, moved)
+    dictionary, moved = _swap(dictionary, company, moved)
     kept = ~(moved[:, None] | moved)
-    return dictionary, Company(*(jnp.where(kept, table, 0) for table in company))
+    together, products = (jnp.where(kept, table, 0) for table in (company.together, company.products))
+    return dictionary, company._replace(together=together, products=products), moved
 
 
-def _swap(dictionary, company):
+def _swap(dictionary, company, taken):
     """Makes u the base of v where v includes u and u is on in most uses of v: fewer atoms a sample say the same.
 
     The mean signal where u is on becomes u, and v what it has beside that.
@@ -101,8 +124,8 @@ def _swap(dictionary, company):
     num_latents = dictionary.shape[1]
     share, uses = shares(company)
     names = jnp.arange(num_latents)
-    can = (share > INCLUDED) & (share.T > SWAPPED) & (uses[:, None] >= uses) & (uses >= USED)
-    score = jnp.where(can, share * share.T, 0)
+    can = included(company) & (share.T > SWAPPED) & (uses[:, None] >= uses)
+    score = jnp.where(can & ~(taken[:, None] | taken), share * share.T, 0)
     either = jnp.maximum(score, score.T)
     # Pairs of which each is the other's best, so that no atom is in two.
     u = jnp.argmax(either, axis=1)
@@ -112,80 +135,160 @@ def _swap(dictionary, company):
     swaps = swaps & (jnp.linalg.norm(left, axis=0) > 0.05)
     target_u, target_v = jnp.where(swaps, u, num_latents), jnp.where(swaps, names, num_latents)
     dictionary = dictionary.at[:, target_u].set(base, mode="drop").at[:, target_v].set(unit_atoms(left)[0], mode="drop")
-    moved = jnp.zeros(num_latents, bool).at[target_u].set(True, mode="drop").at[target_v].set(True, mode="drop")
-    return dictionary, moved
+    return dictionary, taken.at[target_u].set(True, mode="drop").at[target_v].set(True, mode="drop")
 
 
-def _parents(share, uses):
+def _parents(company):
     """The least used atom that includes each, or -1."""
-    fits = (share > INCLUDED) & (uses[:, None] > 1.02 * uses) & (uses >= USED)
+    uses = jnp.diagonal(company.together)
+    fits = included(company) & (uses[:, None] > 1.02 * uses)
     return jnp.where(jnp.any(fits, axis=0), jnp.argmin(jnp.where(fits, uses[:, None], jnp.inf), axis=0), -1)
 
 
-def _centre(dictionary, company, taken):
+def _centre(dictionary, company, idle, taken):
     r"""Splits parents that are one of their children as well, `v = p + c_1`.
 
     Such an atom is on with each other child, whose atom then lies along `p + c_k` less its part along v: they all share
-    `p - c_1`, are coherent, and exclude each other. Their rays `r_k = p + c_k`, the mean signals of their users, and v itself
-    have the Gram matrix of one common factor, `r_j · r_k = a_j a_k`, with `a_j = r_j · p`; from which a, and with it p as the
-    combination `Σ_k β_k r_k` that has these products. Children are what their rays have beside p.
+    `p - c_1`, are coherent, and exclude each other; and v has smaller codes beside them, about half where p and c_1 are of one
+    length. Children that share something else, as those of a missing atom between v and them do, leave the codes of v as they
+    are. The rays `r_k = p + c_k`, the mean signals of their users, and v itself, have the common factor p. Children are what
+    their rays have beside it.
     """
-    num_latents = dictionary.shape[1]
+    input_dim, num_latents = dictionary.shape
     share, uses = shares(company)
     names = jnp.arange(num_latents)
-    parent = jnp.where(taken, -1, _parents(share, uses))
+    parent = jnp.where(taken, -1, _parents(company))
     gram = dictionary.T @ dictionary
     siblings = (parent[:, None] == parent) & (parent >= 0) & (names[:, None] != names)
-    apart = jnp.maximum(share, share.T) < 0.5
-    alike = siblings & apart & (gram > SHARED)
-    parent = jnp.where(jnp.any(alike, axis=0), parent, num_latents)
-    # Children by parent, a row each, filled up with num_latents.
-    order = jnp.argsort(parent, stable=True)
-    rank = names - jnp.searchsorted(parent[order], parent[order])
-    children = jnp.full((num_latents, CHILDREN), num_latents).at[parent[order], rank].set(order, mode="drop")
+    least = max(SHARED, CHANCE * input_dim**-0.5)
+    alike = siblings & _apart(share) & (gram > least)
+    children = _rows(jnp.where(jnp.any(alike, axis=0), parent, num_latents))
     is_child = children < num_latents
     number = jnp.sum(is_child, axis=1)
     alone = 1 - jnp.sum(jnp.where(is_child, uses[jnp.minimum(children, num_latents - 1)], 0), axis=1) / jnp.maximum(uses, 1)
+    tiny = jnp.finfo(dictionary.dtype).tiny
 
     def split(v):
         own = jnp.minimum(children[v], num_latents - 1)
         among = gram[own[:, None], own]
-        pairs = is_child[v][:, None] & is_child[v] & ~jnp.eye(CHILDREN, dtype=bool)
+        pairs = is_child[v][:, None] & is_child[v] & ~jnp.eye(MEMBERS, dtype=bool)
         shared = jnp.sum(jnp.where(pairs, among, 0)) / jnp.maximum(jnp.sum(pairs), 1)
+        # Mean square of the codes of v beside its children, (Σ z_v z_k)² / Σ z_k² over uses of k, and without them.
+        times = jnp.sum(jnp.where(is_child[v], company.together[v, own], 0))
+        energy = company.products[v, own] ** 2 / jnp.maximum(company.products[own, own], tiny)
+        beside = jnp.sum(jnp.where(is_child[v], energy, 0))
+        without = (company.products[v, v] - beside) / jnp.maximum(uses[v] - times, 1)
+        less = (beside / jnp.maximum(times, 1) < LESS**2 * without) | (alone[v] <= ALONE)
         rays = dictionary[:, own] * company.products[own, own] + dictionary[:, v, None] * company.products[v, own]
         rays = unit_atoms(jnp.concatenate([rays, dictionary[:, v, None]], axis=1))[0]
         exists = jnp.append(is_child[v], alone[v] > ALONE)
-        products = rays.T @ rays
-        loading = _loadings(products, exists)
-        both = exists[:, None] & exists
-        system = jnp.where(both, products, 0) + jnp.diag(jnp.where(exists, 1e-2, 1))
-        common = unit_atoms((rays @ jnp.linalg.solve(system, jnp.where(exists, loading, 0)))[:, None])[0]
-        left = rays - common * (common.T @ rays)
-        enough = (number[v] >= 2) & (jnp.sum(exists) >= 3) & (shared > SHARED) & ~taken[v]
-        return enough & ~(exists[-1] & (loading[-1] > PURE)), common[:, 0], left, jnp.linalg.norm(left, axis=0)
+        common, left, length, loading = _factor(rays, rays.T @ rays, exists)
+        enough = (number[v] >= 2) & (jnp.sum(exists) >= 3) & (shared > least) & less & ~taken[v]
+        return enough & ~(exists[-1] & (loading[-1] > PURE)), common, left, length
 
     wanted, common, left, length = lax.map(split, names, batch_size=64)
     # Not a parent and its own parent at once.
-    above = _parents(share, uses)
+    above = _parents(company)
     wanted = wanted & ~(wanted[jnp.maximum(above, 0)] & (above >= 0))
-    fresh = unit_atoms(jnp.swapaxes(left, 1, 2).reshape(-1, left.shape[1]).T)[0].reshape(-1, num_latents, CHILDREN + 1)
+    fresh = _units(left)
     at_child = jnp.where(wanted[:, None] & (length[:, :-1] > 0.1), children, num_latents)
     at_parent = jnp.where(wanted, names, num_latents)
     moved = taken.at[at_child].set(True, mode="drop").at[at_parent].set(True, mode="drop")
     # The child that the parent was as well takes the atom that is nearest to it, or else one of hardly any use.
     lost = wanted & (alone > ALONE) & (length[:, -1] > 0.2)
     close = jnp.where(moved[:, None], -1, dictionary.T @ fresh[:, :, -1])
-    energy = jnp.diagonal(company.products)
-    size = jnp.sqrt(energy / jnp.maximum(uses, 1))
-    free = (uses < SELDOM * jnp.median(uses)) | (size < SMALL * jnp.median(size))
-    idle = jnp.where(free & ~moved, energy, jnp.inf)
-    queue = jnp.argsort(idle)
-    turn = jnp.minimum(jnp.cumsum(lost) - 1, num_latents - 1)
-    spare = jnp.where(idle[queue[turn]] < jnp.inf, queue[turn], num_latents)
-    at_lost = jnp.where(lost, jnp.where(jnp.max(close, axis=0) > 0.5, jnp.argmax(close, axis=0), spare), num_latents)
+    seats = _seats(lost, jnp.where(moved, jnp.inf, idle))
+    at_lost = jnp.where(lost, jnp.where(jnp.max(close, axis=0) > NEAR, jnp.argmax(close, axis=0), seats), num_latents)
     dictionary = dictionary.at[:, at_lost].set(fresh[:, :, -1], mode="drop")
     dictionary = dictionary.at[:, at_child].set(fresh[:, :, :-1], mode="drop").at[:, at_parent].set(common.T, mode="drop")
     return dictionary, moved.at[at_lost].set(True, mode="drop")
+
+
+def _found(dictionary, company, idle, taken):
+    r"""Gives a parent an atom that has none, because it is never on without a child and each child's atom is `p + c_k`.
+
+    Such atoms are coherent and used apart. Each follows the most coherent of those around it, or itself, and those that follow
+    one that follows itself are a family. Its common factor p takes the atom that is it already, or else one of hardly any use;
+    the others keep what they have beside it.
+    """
+    input_dim, num_latents = dictionary.shape
+    share, uses = shares(company)
+    names = jnp.arange(num_latents)
+    gram = dictionary.T @ dictionary
+    able = (uses >= USED) & ~taken
+    alike = able[:, None] & able & _apart(share) & (names[:, None] != names)
+    alike &= gram > max(COHERENT, CHANCES * input_dim**-0.5)
+    central = jnp.sum(jnp.where(alike, gram, 0), axis=0)
+    leader = jnp.argmax(jnp.where(alike | (names[:, None] == names), central[:, None], -1), axis=0)
+    leader = jnp.where(able & (leader[leader] == leader), leader, num_latents)
+    members = _rows(leader)
+    is_member = members < num_latents
+
+    def find(v):
+        own = jnp.minimum(members[v], num_latents - 1)
+        common, left, length, _ = _factor(dictionary[:, own], gram[own[:, None], own], is_member[v])
+        return jnp.sum(is_member[v]) >= 3, common, left, length
+
+    wanted, common, left, length = lax.map(find, names, batch_size=64)
+    close = jnp.where(taken[:, None], -1, dictionary.T @ common.T)
+    has = wanted & (jnp.max(close, axis=0) > FOUND)
+    # An atom is the parent of one family, the first.
+    near = jnp.where(has, jnp.argmax(close, axis=0), num_latents)
+    first = jnp.full(num_latents + 1, num_latents).at[near].min(names)
+    wanted = wanted & (~has | (first[near] == names))
+    claimed = jnp.zeros(num_latents, bool).at[near].set(True, mode="drop")
+    seats = _seats(wanted & ~has, jnp.where(taken | claimed | (leader < num_latents), jnp.inf, idle))
+    at_parent = jnp.where(wanted, jnp.where(has, near, seats), num_latents)
+    wanted = at_parent < num_latents
+    at_member = jnp.where(wanted[:, None] & (length > 0.1) & (members != at_parent[:, None]), members, num_latents)
+    dictionary = dictionary.at[:, at_member].set(_units(left), mode="drop").at[:, at_parent].set(common.T, mode="drop")
+    return dictionary, taken.at[at_member].set(True, mode="drop").at[at_parent].set(True, mode="drop")
+
+
+def _apart(share):
+    """Which pairs are hardly ever used together."""
+    return jnp.maximum(share, share.T) < APART
+
+
+def _rows(owner: Int[Array, " num_latents"]) -> Int[Array, "num_latents members"]:
+    """Atoms by the one that they belong to, a row each, filled up with num_latents, to which belong those of no one."""
+    num_latents = len(owner)
+    order = jnp.argsort(owner, stable=True)
+    rank = jnp.arange(num_latents) - jnp.searchsorted(owner[order], owner[order])
+    return jnp.full((num_latents, MEMBERS), num_latents).at[owner[order], rank].set(order, mode="drop")
+
+
+def _factor(rays, products, exists):
+    """The common factor p of unit rays, what they have beside it and how long that is, and their loadings.
+
+    Off the diagonal rays of one common factor have the Gram matrix `r_j · r_k = a_j a_k`, with `a_j = r_j · p`; from which a,
+    and with it p as the combination `Σ_k β_k r_k` that has these products.
+    """
+    loading = _loadings(products, exists)
+    system = jnp.where(exists[:, None] & exists, products, 0) + jnp.diag(jnp.where(exists, 1e-2, 1))
+    common = unit_atoms((rays @ jnp.linalg.solve(system, jnp.where(exists, loading, 0)))[:, None])[0]
+    left = rays - common * (common.T @ rays)
+    return common[:, 0], left, jnp.linalg.norm(left, axis=0), loading
+
+
+def _units(atoms: Float[Array, "families input_dim members"]) -> Float[Array, "input_dim families members"]:
+    """The atoms at unit length, as columns of a dictionary are assigned."""
+    families, input_dim, members = atoms.shape
+    return unit_atoms(jnp.swapaxes(atoms, 1, 2).reshape(-1, input_dim).T)[0].reshape(input_dim, families, members)
+
+
+def idleness(uses: Float[Array, " num_latents"], squares: Float[Array, " num_latents"]) -> Float[Array, " num_latents"]:
+    """The energy of atoms of hardly any use, by which the least used comes first; of others infinity."""
+    size = jnp.sqrt(squares / jnp.maximum(uses, 1))
+    idle = (uses < SELDOM * jnp.median(uses)) | (size < SMALL * jnp.median(size))
+    return jnp.where(idle, squares, jnp.inf)
+
+
+def _seats(wanted, idle):
+    """An idle atom for each that wants one, as long as there are any; else num_latents."""
+    queue = jnp.argsort(idle)
+    turn = jnp.clip(jnp.cumsum(wanted) - 1, 0, len(idle) - 1)
+    return jnp.where(wanted & (idle[queue[turn]] < jnp.inf), queue[turn], len(idle))
 
 
 def _loadings(products: Float[Array, "some some"], exists: Bool[Array, " some"]) -> Float[Array, " some"]:

@@ -14,6 +14,8 @@ from sae_gap.solvers.working_set import default_slots
 
 # Samples coded at once, whose slots stay in cache.
 CHUNK = 128
+# Samples from which the first threshold is found, and how often they are coded for that.
+FIRST, TRIES = 1_024, 3
 
 
 class Pulls(NamedTuple):
@@ -78,6 +80,49 @@ def pull(
     return sums, residual.reshape(-1, input_dim)[:num_samples], tallied
 
 
+def threshold(noise, amplitude, margin, floor) -> Float[Array, ""]:
+    """`max(margin σ, floor a)`, above zero for signals of zeros, which have neither noise nor amplitude."""
+    return jnp.maximum(margin * noise, floor * amplitude) + jnp.finfo(jnp.asarray(noise).dtype).tiny ** 0.5
+
+
+def spreads(sums: Pulls, number: int, input_dim: int, live) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Root mean squares over samples that were coded: of the residual's coordinates, and of the active codes.
+
+    Args:
+      sums: of the samples.
+      number: how many they are.
+      input_dim: of the signals.
+      live: share of the dimensions in which any signal is not zero.
+    """
+    noise = jnp.sqrt(sums.lost / (number * input_dim * live))
+    return noise, jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
+
+
+def scales(signals, dictionary, live, margin, floor, *, num_slots: int | None = None, epsilon: float = 1.0):
+    """σ and a of `threshold`, where nothing is known of them: from the first samples, which are coded a few times.
+
+    Args:
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`, of unit atoms.
+      live: share of the dimensions in which any signal is not zero.
+      margin: of the threshold.
+      floor: of the threshold.
+      num_slots: that of `pull`.
+      epsilon: that of `pull`, in units of the threshold.
+    """
+    some = signals[:FIRST]
+
+    def coded(found, _):
+        noise, amplitude = found
+        least = threshold(noise, amplitude, margin, floor)
+        sums, _, _ = pull(some, dictionary, least, epsilon * least, num_slots=num_slots)
+        return spreads(sums, len(some), len(dictionary), live), None
+
+    # As if the signals were single atoms.
+    begun = jnp.zeros((), signals.dtype), jnp.sqrt(jnp.mean(jnp.sum(some**2, axis=1)))
+    return lax.scan(coded, begun, length=TRIES)[0]
+
+
 def check_slots(num_slots: int | None) -> None:
     """Raises a ValueError unless the number of slots is None or one that `pursue` takes."""
     if num_slots is None:
@@ -101,4 +146,4 @@ def _add(sums: Pulls, found: Pursuit) -> Pulls:
     )
 
 
-__all__ = ["CHUNK", "Pulls", "check_slots", "pull"]
+__all__ = ["CHUNK", "Pulls", "check_slots", "pull", "scales", "spreads", "threshold"]

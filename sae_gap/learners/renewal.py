@@ -66,14 +66,31 @@ def renew(
     Returns:
       The dictionary, and which atoms are new.
     """
-    num_latents = dictionary.shape[1]
     likeness = (lambda cosines: cosines) if nonneg else jnp.abs
     duplicate = _duplicates(dictionary, energy, likeness, axis)
     small = energy * jnp.sum(uses) <= weak * jnp.sum(energy) * uses
-    worth = jnp.where(duplicate, -1, jnp.where(small, energy, jnp.inf))
+    return restart(dictionary, jnp.where(duplicate, -1, jnp.where(small, energy, jnp.inf)), seeds, nonneg=nonneg)
+
+
+def restart(
+    dictionary: Float[Array, "input_dim num_latents"], worth: Float[Array, " num_latents"], seeds: Seeds, *, nonneg: bool
+) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"]]:
+    """Starts the atoms of the least worth anew, from the seeds that differ; those of infinite worth stay.
+
+    Args:
+      dictionary: (input_dim, num_latents), of unit atoms.
+      worth: of each atom.
+      seeds: at most so many atoms start anew.
+      nonneg: whether codes are non-negative; to signed ones opposite atoms are the same.
+
+    Returns:
+      The dictionary, and which atoms are new.
+    """
+    num_latents = dictionary.shape[1]
     worst, places = lax.top_k(-worth, len(seeds.squares))
     atoms = unit_atoms(seeds.residuals.T)[0]
-    alike = jnp.any(jnp.tril(likeness(atoms.T @ atoms) > ALIKE, -1), axis=1) | (seeds.squares <= 0)
+    likeness = atoms.T @ atoms if nonneg else jnp.abs(atoms.T @ atoms)
+    alike = jnp.any(jnp.tril(likeness > ALIKE, -1), axis=1) | (seeds.squares <= 0)
     # The usable seeds first, each for one of the worst atoms.
     order = jnp.argsort(alike, stable=True)
     target = jnp.where((worst > -jnp.inf) & ~alike[order], places, num_latents)
@@ -99,4 +116,4 @@ def _duplicates(dictionary, energy, likeness, axis: str | None) -> Bool[Array, "
     return lax.psum(jnp.zeros(num_latents, jnp.int32).at[own].set(found, mode="drop"), axis) > 0
 
 
-__all__ = ["Seeds", "collect", "merge", "no_seeds", "renew"]
+__all__ = ["Seeds", "collect", "merge", "no_seeds", "renew", "restart"]

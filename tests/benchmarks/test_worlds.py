@@ -67,7 +67,9 @@ def test_methods_have_the_units_of_the_world():
     online, families = found["online_dl"].learner, found["online_dl_families"].learner
     assert (online.visits, online.batch_size, online.rates, online.num_slots) == (60, 1_024, (0.3, 0.03, 0.005), 96)
     assert families.base == dataclasses.replace(online, incoherent=True) and not online.incoherent
-    assert (families.visits, families.num_slots) == (3, 96)
+    assert (families.visits, families.num_slots) == (2, 96)
+    pruned = found["online_dl_families_pruned"].learner
+    assert (pruned.base, pruned.share, pruned.num_slots) == (families, 0.25, 96)
     tuned = catalogue.tuned("relu", sparsity=world.sparsity, input_dim=768)
     scale = 4.5 * np.sqrt(3)
     assert found["sae_relu"].learner.penalty == pytest.approx(scale * tuned.penalty)
@@ -138,23 +140,6 @@ def test_a_world_has_its_own_size_unless_one_is_given(flags, latents, features, 
     monkeypatch.setattr(type(BENCH), "execute", lambda self, given: read.append(given))
     assert worlds("--preset=smoke", *flags) == (0, "", "")
     assert {(source.num_latents, source.num_features) for source in read[0].sources} == {(latents, features)}
-
-
-@pytest.mark.parametrize(
-    ("flags", "size"),
-    [
-        ((), "latents 4096, k 25, samples 1000000, dim 768"),
-        (("--num_latents=2048",), "latents 2048, "),
-        (("--world=correlated",), "latents 50, k 10, samples 1000000, dim 100"),
-        (("--world=hedging",), "latents 1, k 1, samples 1000000, dim 20"),
-        (("--world_file={folder}",), "latents 4096"),
-    ],
-)
-def test_a_narrow_preset_is_about_its_own_world_or_a_published_one(flags, size, tmp_path, worlds):
-    write(tmp_path, *parts())
-    told = [flag.format(folder=tmp_path) for flag in flags]
-    code, out, err = worlds("--preset=narrow", "--methods=random", "--dry_run", f"--results_dir={tmp_path / 'results'}", *told)
-    assert (code, err) == (0, "") and out.startswith(size)
 
 
 def refused(called, message):

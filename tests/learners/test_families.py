@@ -131,15 +131,36 @@ def test_families_are_found_in_what_coherent_steps_leave(world):
     assert whole > apart + 0.04
 
 
-@pytest.mark.parametrize(("turn", "on"), [(5, False), (6, False), (8, True), (11, True)])
-def test_the_threshold_falls_after_the_last_round_that_rearranges(turn, on):
-    """With num_steps = 12 rounds 6 to 8 lower it from .18 to .03 of the amplitude, which stays to the end."""
-    learner = Families(base=BASE, num_steps=12)
+@pytest.mark.parametrize(("size", "on"), [(0.08, False), (0.1, True)])
+def test_the_threshold_is_at_least_the_floor(size, on):
+    """.18 of an amplitude of .5, where there is no noise."""
+    learner = Families(base=BASE)
     eye = jnp.eye(8)
     state = begin(learner, 5 * jnp.eye(8), eye)
-    state = eqx.tree_at(lambda s: (s.noise, s.amplitude, s.round), state, (jnp.zeros(()), jnp.asarray(0.5), jnp.asarray(turn)))
-    sums, _ = learner._pull(state, 0.025 * eye[:1], None)
+    state = eqx.tree_at(lambda s: (s.noise, s.amplitude), state, (jnp.zeros(()), jnp.asarray(0.5)))
+    sums, _, _ = learner._pull(state, size * eye[:1], None)
     assert bool(sums.uses[0] > 0) == on
+
+
+@pytest.mark.parametrize(("turn", "anew"), [(0, True), (1, False), (3, True), (6, True), (7, False), (8, False), (9, False)])
+def test_atoms_of_no_use_start_from_the_largest_residuals_where_families_are_rearranged(turn, anew):
+    """Every third of ten rounds but for the last two. A concept without an atom, and two atoms without a use."""
+    learner = Families(base=BASE, num_steps=10, visits=0.1)
+    eye = np.eye(12, dtype=np.float32)
+    signals = jnp.asarray(5 * eye[np.arange(60) % 9] + 5 * eye[(np.arange(60) // 9) % 9])
+    # Of the nine concepts one is unknown, and of the last three atoms one is rare, but was used in the rounds before.
+    dictionary = jnp.asarray(eye[:, [0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11]])
+    state = begin(learner, signals, dictionary)
+    known = jnp.asarray([10.0] * 8 + [3, 0, 0])
+    state = eqx.tree_at(lambda s: (s.uses, s.squares, s.round), state, (known, 25 * known, jnp.asarray(turn)))
+    new = eqx.filter_jit(lambda signals, state: learner.step(Split(signals), state))(signals, state)
+    moved = np.abs(np.asarray(new.dictionary) - dictionary).max(axis=0) > 1e-3
+    assert moved[8:].tolist() == [False, anew, False]
+    if anew:
+        assert float(new.dictionary[8, 9]) > 0.95
+        # It counts as used until it is known whether it is.
+        assert float(new.uses[9]) == pytest.approx(float(jnp.median(new.uses)), abs=2)
+    assert float(new.uses[8]) == pytest.approx(0.7 * 3) and float(new.squares[8]) == pytest.approx(0.7 * 75)
 
 
 @pytest.mark.optimised
@@ -164,7 +185,7 @@ def test_the_noise_and_the_amplitude_are_known_before_the_first_round(world):
         ({}, "need a base"),
         ({"base": BASE, "num_steps": 0}, "num_steps"),
         ({"base": BASE, "visits": 0}, "visits"),
-        ({"base": BASE, "floors": (0.1, 0.0)}, "floors"),
+        ({"base": BASE, "floor": 0.0}, "floor"),
         ({"base": BASE, "weight": 1.5}, "weight"),
         ({"base": BASE, "ridge": float("nan")}, "ridge"),
     ],

@@ -9,8 +9,15 @@ from sae_gap.learners import kinship
 from sae_gap.learners.kinship import Company
 
 CHILDREN = 4
+
+
 # Compiled once for each shape.
-rearrange = jax.jit(kinship.rearrange)
+@jax.jit
+def rearrange(dictionary, company):
+    """Idle is what these counts say."""
+    idle = kinship.idleness(jnp.diagonal(company.together), jnp.diagonal(company.products))
+    found, kept, moved = kinship.rearrange(dictionary, company, idle)
+    return found, kept, moved
 
 
 @pytest.fixture
@@ -19,10 +26,17 @@ def rng():
 
 
 def company_of(codes):
-    """The counts of dense codes, by matrix products."""
+    """The counts of dense codes, by matrix products, among four times as many samples, of which the others use none of them."""
     codes = np.asarray(codes)
     on = (codes > 0).astype(np.float32)
-    return Company(jnp.asarray(on.T @ on), jnp.asarray((codes.T @ codes).astype(np.float32)))
+    products = jnp.asarray((codes.T @ codes).astype(np.float32))
+    return Company(jnp.asarray(on.T @ on), products, jnp.asarray(4 * len(codes), jnp.float32))
+
+
+def counted(together, number=1_000):
+    """The counts of codes that are all 1."""
+    table = jnp.asarray(together, jnp.float32)
+    return Company(table, table, jnp.asarray(number, jnp.float32))
 
 
 def by_slot(codes, slots):
@@ -49,9 +63,13 @@ def test_counts_are_those_of_dense_codes(rng):
 
 def test_shares_are_of_the_samples_that_use_the_column():
     together = jnp.array([[10.0, 4.0], [4.0, 5.0]])
-    share, uses = kinship.shares(Company(together, together))
+    share, uses = kinship.shares(counted(together))
     np.testing.assert_allclose(share, [[0, 0.8], [0.4, 0]], rtol=1e-6)
     np.testing.assert_allclose(uses, [10, 5])
+
+
+def unit(atoms):
+    return atoms / np.linalg.norm(atoms, axis=0)
 
 
 def family(rng, *, alone=0.02, input_dim=64, n=4_000, spare=3):
@@ -86,7 +104,7 @@ def test_of_two_that_include_each_other_the_less_used_moves_and_one_that_was_har
     # Atoms 0 and 1 are nearly always on together; 3 was used five times, always beside 2.
     together[:2, :2] = [[100, 90], [90, 95]]
     together[2:, 2:] = [[100, 5], [5, 5]]
-    found = kinship.push(jnp.asarray(mixed, jnp.float32), Company(jnp.asarray(together), jnp.asarray(together)), 0.5)
+    found = kinship.push(jnp.asarray(mixed, jnp.float32), counted(together), 0.5)
     moved = np.abs(np.asarray(found) - mixed).max(axis=0) > 1e-6
     assert moved.tolist() == [False, True, False, False]
 
@@ -102,7 +120,7 @@ def test_an_atom_that_is_on_in_most_uses_of_one_that_includes_it_becomes_its_bas
     assert (codes >= 0).all()
     # A third atom, on in every other sample, has nothing to do with them.
     codes = np.concatenate([codes, 4.0 * (np.arange(n)[:, None] % 2)], axis=1)
-    found, company = rearrange(jnp.asarray(np.stack([v, u, other], axis=1), jnp.float32), company_of(codes))
+    found, company, _ = rearrange(jnp.asarray(np.stack([v, u, other], axis=1), jnp.float32), company_of(codes))
     np.testing.assert_allclose(np.abs(found.T @ frame), [[0, 1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-5)
     # Both have moved, so that only what the third is by itself is known of the new atoms.
     np.testing.assert_array_equal(company.together, np.diag([0, 0, n / 2]))
@@ -117,8 +135,8 @@ def test_bases_are_exchanged_in_pairs(rng):
     together[:3, :3] = [[100, 90, 90], [90, 90, 90], [90, 90, 95]]
     together[3:5, 3:5] = [[100, 90], [90, 100]]
     together[5:7, 5:7] = [[100, 80], [80, 80]]
-    table = jnp.asarray(together)
-    found, company = rearrange(jnp.asarray(atoms, jnp.float32), Company(table, table))
+    found, company, moved = rearrange(jnp.asarray(atoms, jnp.float32), counted(together))
+    assert moved.tolist() == [False, True, True, True, True, False, False, False]
     wanted = atoms.copy()
     # Of 0 and 2 the second is more often with 1. The base is the mean signal where u is on, d_u (ZᵀZ)_uu + d_v (ZᵀZ)_uv.
     for u, v in ((1, 2), (4, 3)):
@@ -148,7 +166,7 @@ def test_a_parent_that_is_one_of_its_children_as_well_is_split(rng, above):
         # What is on beside them and as often without includes the family as well.
         coded = np.pad(coded, ((0, len(coded)), (0, 0)))
         coded[:, -1] = 4
-    found, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))
+    found, _, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))
     assert cosines(dictionary, truth).min() < 0.72
     # Rays p + c_k alone say p up to the mean of the children: cosines sqrt(4 / 5) and sqrt(3 / 4).
     np.testing.assert_allclose(cosines(found, truth), [0.8**0.5, *[0.75**0.5] * CHILDREN], atol=0.03)
@@ -159,7 +177,7 @@ def test_a_family_that_is_right_is_left_alone(rng, alone):
     frame, codes = family(rng, alone=alone)
     company = company_of(np.pad(codes, ((0, 0), (0, 3))))
     dictionary = jnp.asarray(frame, jnp.float32)
-    found, kept = rearrange(dictionary, company)
+    found, kept, _ = rearrange(dictionary, company)
     np.testing.assert_array_equal(found, dictionary)
     np.testing.assert_array_equal(kept.together, company.together)
     np.testing.assert_allclose(kinship.push(dictionary, company, 0.5), frame, atol=1e-6)
@@ -176,7 +194,7 @@ def test_of_many_children_as_many_as_there_is_room_for_are_looked_at(rng):
     signals = 5 * (parent + frame[:, 1 + which]).T
     coded = np.maximum(signals @ np.linalg.pinv(dictionary).T, 0)
     coded[coded < 1] = 0
-    found, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))
+    found, _, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))
     moved = np.abs(np.asarray(found) - dictionary).max(axis=0) > 1e-6
     assert moved.tolist() == [True] * 8 + [False, True]
     assert abs(parent[:, 0] @ np.asarray(found)[:, -1]) > 0.9
@@ -194,21 +212,81 @@ def test_children_that_are_on_together_are_not_split_from_their_parent(rng):
     coded = np.zeros((len(codes), 8))
     coded[:, 0] = codes[:, 0]
     coded[:, 1:4] = 5 * (rng.random((len(codes), 3)) < 0.55)
-    found, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))
+    found, _, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))
     np.testing.assert_array_equal(found, jnp.asarray(dictionary, jnp.float32))
 
 
-@pytest.mark.parametrize(("pairs", "moved"), [([(1, 2), (3, 4)], []), ([(1, 2)], [0, 1, 2])])
-def test_children_that_are_alike_by_chance_are_left_and_those_that_are_not_alike_as_well(rng, pairs, moved):
-    """Two pairs of cosine .2, of which the mean is below .1; and a pair of .3, apart from which nothing moves."""
-    frame, codes = family(rng)
+@pytest.mark.parametrize(
+    ("pairs", "cosine", "beside", "moved"),
+    [([(1, 2), (3, 4)], 0.4, 0.5, []), ([(1, 2)], 0.3, 0.5, []), ([(1, 2)], 0.4, 0.9, []), ([(1, 2)], 0.4, 0.5, [0, 1, 2])],
+)
+def test_children_are_alike_beyond_chance_and_beside_smaller_codes_of_a_parent_that_is_split(rng, pairs, cosine, beside, moved):
+    """Two pairs of which the mean is below 2.5 / 8, one below it, one beside which the parent has nearly its codes, and one."""
+    frame, codes = family(rng, alone=0.4)
     dictionary = frame.copy()
-    cosine = 0.4 - 0.1 * len(pairs)
     for one, other in pairs:
         dictionary[:, other] = cosine * frame[:, one] + np.sqrt(1 - cosine**2) * frame[:, other]
-    found, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(np.pad(codes, ((0, 0), (0, 3)))))
+    codes[np.any(codes[:, 1:] > 0, axis=1), 0] *= beside
+    found, _, which = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(np.pad(codes, ((0, 0), (0, 3)))))
     distance = np.abs(np.asarray(found) - dictionary).max(axis=0)
     assert [atom for atom in range(5) if distance[atom] > 1e-6] == moved
+    assert np.flatnonzero(which)[: len(moved)].tolist() == moved
+
+
+def test_a_parent_that_none_is_seen_without_a_child_gets_an_atom(rng):
+    """Four atoms p + c_k and none of p; an idle atom takes it, and the others keep what is their own."""
+    frame, codes = family(rng, alone=0, input_dim=200)
+    weights = np.array([1.0, 0.9, 0.8, 1.1])
+    rays = frame[:, :1] * weights + frame[:, 1 : 1 + CHILDREN]
+    lengths = np.linalg.norm(rays, axis=0)
+    # The first column, and the last, are of no use; the others beside the family are.
+    dictionary = np.concatenate([frame[:, 5:6], rays / lengths, frame[:, 6:8]], axis=1)
+    coded = np.zeros((len(codes), 7))
+    coded[:, 1:5] = codes[:, 1:5] * lengths
+    coded[:, 5] = 4 * (rng.random(len(codes)) < 0.3)
+    found, company, moved = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))
+    assert moved.tolist() == [True, True, True, True, True, False, False]
+    # The rays span p but for the mean of the children: with weights a_k the combination that has these products with them.
+    gram = rays.T @ rays / np.outer(lengths, lengths)
+    parent = (rays / lengths) @ np.linalg.solve(gram + 0.01 * np.eye(4), weights / lengths)
+    parent /= np.linalg.norm(parent)
+    np.testing.assert_allclose(found[:, 0], parent, atol=2e-3)
+    assert parent @ frame[:, 0] > 0.85
+    left = rays - np.outer(parent, parent @ rays)
+    np.testing.assert_allclose(found[:, 1:5], left / np.linalg.norm(left, axis=0), atol=2e-3)
+    np.testing.assert_array_equal(np.diag(company.together) > 0, [False] * 5 + [True, False])
+
+
+def test_a_parent_that_has_an_atom_keeps_it_and_one_without_a_free_atom_waits(rng):
+    frame, codes = family(rng, alone=0, input_dim=200)
+    rays = (frame[:, :1] + frame[:, 1 : 1 + CHILDREN]) / np.sqrt(2)
+    # The mean of the rays is the parent nearly, whose atom is used, and never beside its children.
+    there = unit(rays.sum(axis=1, keepdims=True) + 0.2 * frame[:, 5:6])
+    other = frame[:, 6:8]
+    coded = np.zeros((len(codes), 7))
+    coded[:, 1:5] = codes[:, 1:5] * np.sqrt(2)
+    coded[:, 5:] = 4 * (rng.random((len(codes), 2)) < 0.3)
+    alone = np.pad(coded, ((0, 500), (0, 0)))
+    alone[-500:, 0] = 4
+    for first, used, moves in ((there, alone, 5), (frame[:, 5:6], alone, 0)):
+        dictionary = np.concatenate([first, rays, other], axis=1)
+        found, _, moved = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(used))
+        assert np.flatnonzero(moved).tolist() == list(range(moves))
+    np.testing.assert_array_equal(found, jnp.asarray(dictionary, jnp.float32))
+
+
+def test_two_atoms_do_not_make_a_family_nor_do_atoms_that_are_used_together(rng):
+    frame, codes = family(rng, alone=0, input_dim=200)
+    rays = (frame[:, :1] + frame[:, 1 : 1 + CHILDREN]) / np.sqrt(2)
+    dictionary = np.concatenate([frame[:, 5:6], rays, frame[:, 6:8]], axis=1)
+    apart = np.zeros((len(codes), 7))
+    apart[:, 1:5] = codes[:, 1:5] * np.sqrt(2)
+    pair, together = apart.copy(), apart.copy()
+    pair[:, 3:5] = 0
+    together[:, 1:5] = 4 * (rng.random((len(codes), 4)) < 0.6)
+    for used, moves in ((apart, True), (pair, False), (together, False)):
+        moved = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(used))[2]
+        assert bool(moved.any()) == moves
 
 
 def test_loadings_are_those_of_one_common_factor(rng):
@@ -238,12 +316,12 @@ def test_chance_coherence_and_atoms_that_are_not_included_are_left(rng):
 
 @pytest.mark.parametrize("alone", [0.4, 0.02])
 def test_a_parent_whose_own_ray_is_the_common_one_is_kept_although_its_children_are_alike(rng, alone):
-    """Children that share a direction q beside their parent p: rays p + c_k + .4 q, p alone in .4 or .02 of its uses."""
+    """Children that share a direction q beside their parent p: rays p + c_k + .8 q, p alone in .4 or .02 of its uses."""
     frame, codes = family(rng, alone=alone, spare=4)
-    alike = frame[:, 1 : 1 + CHILDREN] + 0.4 * frame[:, -1:]
+    alike = frame[:, 1 : 1 + CHILDREN] + 0.8 * frame[:, -1:]
     dictionary = np.concatenate([frame[:, :1], alike / np.linalg.norm(alike, axis=0), frame[:, 1 + CHILDREN : -1]], axis=1)
     assert np.abs(dictionary[:, 1] @ dictionary[:, 2]) > kinship.SHARED
-    found, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(np.pad(codes, ((0, 0), (0, 3)))))
+    found, _, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(np.pad(codes, ((0, 0), (0, 3)))))
     if alone == 0.4:
         np.testing.assert_array_equal(found, jnp.asarray(dictionary, jnp.float32))
     else:

@@ -1,0 +1,56 @@
+"""A dictionary cut to the atoms that carry the most energy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.fitting import fit
+from sae_gap.learners.oracle import Oracle
+from sae_gap.learners.pruned import Pruned
+from sae_gap.types import Model, Split, Task
+
+
+@pytest.fixture
+def task():
+    """Twelve orthonormal atoms of which each is used more often than the next, the loudest the last but one."""
+    rng = np.random.default_rng(0)
+    frame = np.linalg.qr(rng.standard_normal((30, 12)))[0]
+    codes = (rng.random((2_000, 12)) < np.linspace(0.5, 0.1, 12)) * rng.uniform(0.9, 1.1, (2_000, 12))
+    codes[:, 10] *= 3
+    split = Split(jnp.asarray(codes @ frame.T + 0.01 * rng.standard_normal((2_000, 30)), jnp.float32))
+    return Task(split, split, split, num_latents=12, dictionary=jnp.asarray(frame, jnp.float32)), codes
+
+
+def energy(codes, number):
+    return (codes[:number] ** 2).sum(axis=0)
+
+
+@pytest.mark.parametrize(("share", "number"), [(0.25, 3), (0.5, 6), (0.01, 1), (1.0, 12)])
+def test_the_atoms_of_most_energy_are_kept_in_their_order(task, share, number):
+    task, codes = task
+    (found,) = fit(Pruned(share=share, base=Oracle()), [task], [jax.random.key(0)])
+    kept = np.sort(np.argsort(-energy(codes, 1_500))[:number])
+    np.testing.assert_allclose(found.end.model.decoder, task.dictionary[:, kept], atol=1e-6)
+
+
+def test_energy_is_that_of_the_samples_that_are_visited(task):
+    """Three for each of 500, as the atoms are fewer; all there are, if they are fewer; less the bias, on unit atoms."""
+    task, codes = task
+    for visits, number in ((3, 1_500), (0.2, 100), (100, 2_000)):
+        learner = Pruned(visits=visits, base=Oracle())
+        bias = jnp.linspace(-1, 1, 30)
+        data = Split(task.train.signals + bias)
+        state = learner.init(data, num_latents=12, key=None, base=Model(2 * task.dictionary, bias))
+        new = jax.jit(learner.step)(data, state)
+        # By codes that hardly shrink, but for the noise.
+        np.testing.assert_allclose(new.energy, energy(codes, number), rtol=0.15)
+        np.testing.assert_array_equal(learner.model(new).bias, bias)
+
+
+def test_what_prunes_goes_by_the_name_of_its_base_and_needs_one():
+    assert Pruned(base=Oracle()).name == "oracle_pruned"
+    with pytest.raises(ValueError, match="needs a base"):
+        Pruned()
+    with pytest.raises(ValueError, match="share must"):
+        Pruned(share=1.5, base=Oracle())
