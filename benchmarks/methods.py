@@ -112,7 +112,7 @@ def families(p: Preset) -> Method:
 
 
 def pruned(p: Preset) -> Method:
-    """A quarter of the atoms of dictionary learning that tells parents from children."""
+    """The atoms of most energy, a quarter, of dictionary learning that tells parents from children."""
     learner = Pruned(num_slots=dict(p.families).get("num_slots"), base=families(p).learner)
     return Method("online_dl_families_pruned", "dictionary_learning", learner, p.lasso(), _ON_A_DICTIONARY)
 

@@ -1186,11 +1186,11 @@ BUGS = (
     ),
     (
         "sae_gap/learners/kinship.py",
-        "siblings & _apart(share) & (gram > least)",
-        "siblings & (gram > least)",
+        "siblings & _apart(share) & (gram > SHARED)",
+        "siblings & (gram > SHARED)",
         "tests/learners/test_kinship.py",
     ),
-    ("sae_gap/learners/kinship.py", "(shared > least) & less", "less", "tests/learners/test_kinship.py"),
+    ("sae_gap/learners/kinship.py", "(shared > SHARED) & less", "less", "tests/learners/test_kinship.py"),
     (
         "sae_gap/learners/kinship.py",
         "(parent >= 0) & (names[:, None] != names)",
@@ -1311,12 +1311,11 @@ BUGS = (
     ),
     (
         "sae_gap/learners/kinship.py",
-        "(shared > least) & less & ~taken[v]",
-        "(shared > least) & ~taken[v]",
+        "(shared > SHARED) & less & ~taken[v]",
+        "(shared > SHARED) & ~taken[v]",
         "tests/learners/test_kinship.py",
     ),
     ("sae_gap/learners/kinship.py", " | (alone[v] <= ALONE)", "", "tests/learners/test_kinship.py"),
-    ("sae_gap/learners/kinship.py", "max(SHARED, CHANCE * input_dim**-0.5)", "SHARED", "tests/learners/test_kinship.py"),
     (
         "sae_gap/learners/kinship.py",
         "dictionary, moved = _found(dictionary, company, idle, moved)",

@@ -23,8 +23,8 @@ from sae_gap.learners.incoherence import CHANCES, COHERENT
 INCLUDED, USED, SWAPPED = 0.8, 6, 0.6
 # P(i | j) and P(j | i) up to which two atoms are used apart.
 APART = 0.5
-# Members of a family that are looked at; coherence from which children share something, and in units of what chance makes.
-MEMBERS, SHARED, CHANCE = 8, 0.1, 2.5
+# Members of a family that are looked at; coherence from which children share something.
+MEMBERS, SHARED = 8, 0.1
 # Share of a parent's uses without any of its children from which its own atom is a ray of its own; loading on the common atom
 # from which that ray is the common atom already; code of a parent beside its children, over that without them, from which it
 # is none of them.
@@ -154,14 +154,13 @@ def _centre(dictionary, company, idle, taken):
     are. The rays `r_k = p + c_k`, the mean signals of their users, and v itself, have the common factor p. Children are what
     their rays have beside it.
     """
-    input_dim, num_latents = dictionary.shape
+    num_latents = dictionary.shape[1]
     share, uses = shares(company)
     names = jnp.arange(num_latents)
     parent = jnp.where(taken, -1, _parents(company))
     gram = dictionary.T @ dictionary
     siblings = (parent[:, None] == parent) & (parent >= 0) & (names[:, None] != names)
-    least = max(SHARED, CHANCE * input_dim**-0.5)
-    alike = siblings & _apart(share) & (gram > least)
+    alike = siblings & _apart(share) & (gram > SHARED)
     children = _rows(jnp.where(jnp.any(alike, axis=0), parent, num_latents))
     is_child = children < num_latents
     number = jnp.sum(is_child, axis=1)
@@ -183,7 +182,7 @@ def _centre(dictionary, company, idle, taken):
         rays = unit_atoms(jnp.concatenate([rays, dictionary[:, v, None]], axis=1))[0]
         exists = jnp.append(is_child[v], alone[v] > ALONE)
         common, left, length, loading = _factor(rays, rays.T @ rays, exists)
-        enough = (number[v] >= 2) & (jnp.sum(exists) >= 3) & (shared > least) & less & ~taken[v]
+        enough = (number[v] >= 2) & (jnp.sum(exists) >= 3) & (shared > SHARED) & less & ~taken[v]
         return enough & ~(exists[-1] & (loading[-1] > PURE)), common, left, length
 
     wanted, common, left, length = lax.map(split, names, batch_size=64)

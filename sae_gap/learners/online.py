@@ -101,7 +101,7 @@ class OnlineDictionary(Learner):
         of those that a stream has brought so far. Activations of a network have a mean of their own, which no atom should
         spend itself on; the mean of non-negative codes on a dictionary is signal, and stays.
       incoherent: whether atoms that are more coherent than chance makes them are parted while they settle; see
-        `sae_gap.learners.incoherence`. Where many are coherent with each other, as on activations, copies come of it.
+        `sae_gap.learners.incoherence`.
       tol: relative change of the dictionary over a round at which a fit that is refining stops.
 
     References:
