@@ -319,6 +319,12 @@ DOORS = {
     "a step before the first": (lambda: sae_gap.fit(ONLINE, [task()], [KEY], at=[-1]), "at must be an integer"),
     "bases that are none": (lambda: sae_gap.fit(ONLINE, [task()], [KEY], bases=[3]), r"bases\[0\] must be of class Model"),
     "too many bases": (lambda: sae_gap.fit(ONLINE, [task()], [KEY], bases=[MODEL, MODEL]), "bases must be 1"),
+    "a base that is none": (
+        lambda: sae_gap.fit(
+            Families(base=Oracle()), [task()], [KEY], bases=[dataclasses.replace(MODEL, dictionary=jnp.full((4, 4), NAN))]
+        ),
+        "the model of a base has a NaN",
+    ),
     "a base for none": (lambda: sae_gap.fit(ONLINE, [task()], [KEY], bases=[MODEL]), "goes on from no base"),
     "nobody to keep": (lambda: sae_gap.fit(ONLINE, [task()], [KEY], keep=5), "keep must be a function"),
     "nobody who watches": (lambda: sae_gap.fit(ONLINE, [task()], [KEY], watch=5), "watch must be a function"),

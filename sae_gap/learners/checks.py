@@ -38,6 +38,9 @@ def check_fit(learner: Any, tasks: Any, keys: Any, at: Any, bases: Any) -> None:
             raise ValueError(f"bases must be {len(tasks)}, one for each task, but they are {len(bases)}.")
         if learner.base is None:
             raise ValueError(f"{learner.name} goes on from no base, but bases are given; leave them out.")
+        for base in bases:
+            if not all(np.isfinite(part).all() for part in (base.decoder, base.bias)):
+                raise ValueError("the model of a base has a NaN or an infinity; fit it anew, or give another.")
 
 
 def check_steps(at: Any) -> None:

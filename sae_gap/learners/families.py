@@ -11,8 +11,8 @@ from sae_gap.checks import check_number, check_size
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.learners import renewal
 from sae_gap.learners.base import Learner, live_share
-from sae_gap.learners.kinship import Company, count, idleness, nobody, push, rearrange
-from sae_gap.learners.pulls import FIRST, Pulls, check_slots, pull, scales, spreads, threshold
+from sae_gap.learners.kinship import Company, count, forget, idle_energy, nobody, push, rearrange
+from sae_gap.learners.pulls import FIRST, Pulls, check_slots, pull, scales, spreads, threshold, visited
 from sae_gap.learners.renewal import Seeds, restart
 from sae_gap.sharding import SAMPLES, axis_size
 from sae_gap.solvers.reweighted import Pursuit
@@ -20,7 +20,7 @@ from sae_gap.types import Model, Split
 
 # Counts are squares of the width, of which several must fit in memory.
 LARGEST = 16_384
-# Rounds between two that rearrange families, and rounds at the end of which none does; what counts of uses keep in a round.
+# Rounds between two that rearrange families, and rounds at the end of which none does; what energies keep in a round.
 _EVERY, _LAST, _MEMORY = 3, 2, 0.7
 # A code above the threshold is hardly shrunk: e of `pursue` in units of it.
 _EPSILON = 0.05
@@ -29,15 +29,14 @@ _EPSILON = 0.05
 class FamiliesState(eqx.Module):
     """Where a fit stands after `round` rounds.
 
-    `squares` and `uses` are running sums over rounds, of each atom's squared codes and of the samples that use it. `noise` and
-    `amplitude` are root mean squares over the last round, of the residual's coordinates and of the active codes; `change` is
-    that of the dictionary in it, relative to the dictionary.
+    `squares` is a running sum over rounds, of each atom's squared codes. `noise` and `amplitude` are root mean squares over the
+    last round, of the residual's coordinates and of the active codes; `change` is that of the dictionary in it, relative to the
+    dictionary.
     """
 
     dictionary: Float[Array, "input_dim num_latents"]
     bias: Float[Array, " input_dim"]
     squares: Float[Array, " num_latents"]
-    uses: Float[Array, " num_latents"]
     noise: Float[Array, ""]
     amplitude: Float[Array, ""]
     live: Float[Array, ""]
@@ -55,8 +54,9 @@ class Families(Learner):
 
     with codes Z that are hardly shrunk, and counts who is used with whom. Then every third round rearranges families, by
     `sae_gap.learners.kinship.rearrange`: a parent that is one of its children as well, one that has no atom because each of
-    its children has absorbed it, and a base that is the wrong one; atoms that are still of hardly any use start anew from the
-    largest residuals. The other rounds solve for the whole dictionary, held by what it was where its atoms are seldom used,
+    its children has absorbed it, and a base that is the wrong one. Of the atoms of little energy that none of these took, those
+    that explain less in all than the largest residual start anew from the largest residuals. The other rounds solve for the
+    whole dictionary, held by what it was where its atoms are seldom used,
 
         D ← unit(D + ((ZᵀZ + ρ I)⁻¹ Zᵀ R)ᵀ),   R = Y - Z Dᵀ,   ρ = ridge · mean_j (ZᵀZ)_jj.
 
@@ -111,12 +111,13 @@ class Families(Learner):
         return super().needs(task) or narrow
 
     def work(self, num_samples, input_dim, num_latents):
-        return 4.0 * self.num_steps * self._samples(num_samples, num_latents) * input_dim * num_latents
+        return 4.0 * self.num_steps * visited(self.visits, num_samples, num_latents) * input_dim * num_latents
 
     def init(self, data, *, num_latents, key, base=None):
-        if num_latents > LARGEST:
+        width = base.decoder.shape[1]
+        if width > LARGEST:
             raise ValueError(
-                f"families are told apart among at most {LARGEST:,} latents, but there are {num_latents:,}; learn fewer."
+                f"families are told apart among at most {LARGEST:,} latents, but there are {width:,}; learn fewer."
             )
         signals, dtype = data.signals, data.signals.dtype
         dictionary, bias = unit_atoms(base.decoder)[0].astype(dtype), jnp.asarray(base.bias, dtype)
@@ -130,23 +131,25 @@ class Families(Learner):
             num_slots=self.num_slots,
             epsilon=_EPSILON,
         )
-        none = jnp.zeros(num_latents, dtype)
+        squares = jnp.zeros(width, dtype)
         change, round = jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32)
-        return FamiliesState(dictionary, bias, none, none, noise, amplitude, live, change, round)
+        return FamiliesState(dictionary, bias, squares, noise, amplitude, live, change, round)
 
     def step(self, data: Split, state: FamiliesState) -> FamiliesState:
         num_samples = data.signals.shape[0]
-        number = self._samples(num_samples, state.dictionary.shape[1])
+        number = visited(self.visits, num_samples, state.dictionary.shape[1])
         order = (state.round * number + jnp.arange(number)) % num_samples
         sums, company, seeds = self._counts(data.signals[order], state)
         rearranges = (state.round % _EVERY == 0) & (state.round < self.num_steps - _LAST)
         state = self._measure(state, sums, number)
-        idle = idleness(state.uses, state.squares)
+        idle = idle_energy(state.squares)
 
         def rearranged(dictionary, company):
-            dictionary, company, moved = rearrange(dictionary, company, idle)
-            dictionary, new = restart(dictionary, jnp.where(moved, jnp.inf, idle), seeds, nonneg=True)
-            return dictionary, company, moved | new
+            dictionary, moved = rearrange(dictionary, company, idle)
+            # A residual is worth an atom that explains less in all.
+            kept = moved | ~(idle < seeds.squares[0])
+            dictionary, new = restart(dictionary, jnp.where(kept, jnp.inf, idle), seeds, nonneg=True)
+            return dictionary, forget(company, moved | new), moved | new
 
         def solved(dictionary, company):
             # Signals of zeros have no energy, which leaves nothing to solve for, and pull nowhere.
@@ -158,15 +161,13 @@ class Families(Learner):
         dictionary, company, moved = lax.cond(rearranges, rearranged, solved, state.dictionary, company)
         dictionary = push(dictionary, company, self.weight)
         change = jnp.linalg.norm(dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
-        uses, squares = (jnp.where(moved, jnp.median(known), known) for known in (state.uses, state.squares))
-        new = dictionary, uses, squares, change, state.round + 1
-        return eqx.tree_at(lambda s: (s.dictionary, s.uses, s.squares, s.change, s.round), state, new)
+        # What moved counts as used until it is known whether it is.
+        squares = jnp.where(moved, jnp.median(state.squares), state.squares)
+        new = dictionary, squares, change, state.round + 1
+        return eqx.tree_at(lambda s: (s.dictionary, s.squares, s.change, s.round), state, new)
 
     def model(self, state):
         return Model(state.dictionary, state.bias)
-
-    def _samples(self, num_samples: int, num_latents: int) -> int:
-        return min(num_samples, max(1, round(self.visits * max(num_latents, 500))))
 
     def _counts(self, signals, state: FamiliesState) -> tuple[Pulls, Company, Seeds]:
         """What the samples of a round tell, which the devices share."""
@@ -201,8 +202,8 @@ class Families(Learner):
     def _measure(self, state: FamiliesState, sums: Pulls, number: int) -> FamiliesState:
         """The state with the noise and the amplitude of samples that were coded."""
         noise, amplitude = spreads(sums, number, len(state.dictionary), state.live)
-        squares, uses = _MEMORY * state.squares + sums.squares, _MEMORY * state.uses + sums.uses
-        return eqx.tree_at(lambda s: (s.noise, s.amplitude, s.squares, s.uses), state, (noise, amplitude, squares, uses))
+        squares = _MEMORY * state.squares + sums.squares
+        return eqx.tree_at(lambda s: (s.noise, s.amplitude, s.squares), state, (noise, amplitude, squares))
 
 
 def _tally(company: Company | None, found: Pursuit) -> Company | None:

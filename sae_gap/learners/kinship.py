@@ -31,22 +31,26 @@ MEMBERS, SHARED = 8, 0.1
 ALONE, PURE, LESS = 0.05, 0.93, 0.85
 # Cosine from which an atom is the parent that is sought, and the one from which it may serve as the lost child.
 FOUND, NEAR = 0.9, 0.5
-# An atom used less than this share of the median is free for another concept, and so is one whose codes are so small.
-SELDOM, SMALL = 0.05, 0.5
+# An atom of less energy than this share of the median is free for another concept.
+IDLE = 0.1
 
 
 class Company(NamedTuple):
-    """Who is used with whom in `number` samples: entry (i, j) of `together` counts those that use both; `products` is ZᵀZ."""
+    """Who is used with whom in `number` samples with codes Z.
+
+    Entry (i, j) of `together` counts those that use both, `products` is ZᵀZ, and `sums` has the sum of each atom's codes.
+    """
 
     together: Float[Array, "num_latents num_latents"]
     products: Float[Array, "num_latents num_latents"]
+    sums: Float[Array, " num_latents"]
     number: Float[Array, ""]
 
 
 def nobody(num_latents: int, dtype) -> Company:
     """Counts that have not begun."""
     zeros = jnp.zeros((num_latents, num_latents), dtype)
-    return Company(zeros, zeros, jnp.zeros((), dtype))
+    return Company(zeros, zeros, zeros[0], jnp.zeros((), dtype))
 
 
 def count(company: Company, places: Int[Array, "n slots"], codes: Float[Array, "n slots"]) -> Company:
@@ -58,7 +62,15 @@ def count(company: Company, places: Int[Array, "n slots"], codes: Float[Array, "
         together = company.together.at[row, places].add(on.astype(codes.dtype))
         return company._replace(together=together, products=company.products.at[row, places].add(product))
 
+    company = company._replace(sums=company.sums.at[places].add(codes))
     return lax.fori_loop(0, codes.shape[1], add, company)
+
+
+def forget(company: Company, moved: Bool[Array, " num_latents"]) -> Company:
+    """The counts without those of atoms that moved, which are no longer theirs."""
+    kept = ~(moved[:, None] | moved)
+    together, products = (jnp.where(kept, table, 0) for table in (company.together, company.products))
+    return company._replace(together=together, products=products, sums=jnp.where(moved, 0, company.sums))
 
 
 def shares(company: Company) -> tuple[Float[Array, "num_latents num_latents"], Float[Array, " num_latents"]]:
@@ -69,7 +81,10 @@ def shares(company: Company) -> tuple[Float[Array, "num_latents num_latents"], F
 
 
 def included(company: Company) -> Bool[Array, "num_latents num_latents"]:
-    """Whether i includes j, in row i and column j: without i are at most a fifth as many uses of j as there are samples."""
+    """Whether i includes j, in row i and column j: `1 - P(i | j) < (1 - INCLUDED) (1 - P(i))`, P(i) its share of all samples.
+
+    So an atom that is on nearly always includes none by that alone.
+    """
     share, uses = shares(company)
     least = 1 - (1 - INCLUDED) * (1 - uses / jnp.maximum(company.number, 1))
     return (share > least[:, None]) & (uses >= USED)
@@ -97,23 +112,20 @@ def push(
 
 def rearrange(
     dictionary: Float[Array, "input_dim num_latents"], company: Company, idle: Float[Array, " num_latents"]
-) -> tuple[Float[Array, "input_dim num_latents"], Company, Bool[Array, " num_latents"]]:
+) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"]]:
     """Puts right what no push can: a parent that is a child as well, or has no atom, and a base that is the wrong one.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
       company: the counts.
-      idle: that of `idleness`; such atoms may be taken for other concepts.
+      idle: `idle_energy`; those of which it is finite may be taken for other concepts, the least first.
 
     Returns:
-      The dictionary, the counts without those of atoms that moved, which are no longer theirs, and which atoms moved.
+      The dictionary, and which atoms moved.
     """
     dictionary, moved = _centre(dictionary, company, idle, jnp.zeros(len(idle), bool))
     dictionary, moved = _found(dictionary, company, idle, moved)
-    dictionary, moved = _swap(dictionary, company, moved)
-    kept = ~(moved[:, None] | moved)
-    together, products = (jnp.where(kept, table, 0) for table in (company.together, company.products))
-    return dictionary, company._replace(together=together, products=products), moved
+    return _swap(dictionary, company, moved)
 
 
 def _swap(dictionary, company, taken):
@@ -149,10 +161,10 @@ def _centre(dictionary, company, idle, taken):
     r"""Splits parents that are one of their children as well, `v = p + c_1`.
 
     Such an atom is on with each other child, whose atom then lies along `p + c_k` less its part along v: they all share
-    `p - c_1`, are coherent, and exclude each other; and v has smaller codes beside them, about half where p and c_1 are of one
+    `p - c_1`, are coherent, and are used apart; and v has smaller codes beside them, about half where p and c_1 are of one
     length. Children that share something else, as those of a missing atom between v and them do, leave the codes of v as they
-    are. The rays `r_k = p + c_k`, the mean signals of their users, and v itself, have the common factor p. Children are what
-    their rays have beside it.
+    are; where v is hardly ever used without them, there is nothing to compare with, and it is split. The rays `r_k = p + c_k`,
+    the mean signals of their users, and v itself, have the common factor p. Children are what their rays have beside it.
     """
     num_latents = dictionary.shape[1]
     share, uses = shares(company)
@@ -172,12 +184,11 @@ def _centre(dictionary, company, idle, taken):
         among = gram[own[:, None], own]
         pairs = is_child[v][:, None] & is_child[v] & ~jnp.eye(MEMBERS, dtype=bool)
         shared = jnp.sum(jnp.where(pairs, among, 0)) / jnp.maximum(jnp.sum(pairs), 1)
-        # Mean square of the codes of v beside its children, (Σ z_v z_k)² / Σ z_k² over uses of k, and without them.
-        times = jnp.sum(jnp.where(is_child[v], company.together[v, own], 0))
-        energy = company.products[v, own] ** 2 / jnp.maximum(company.products[own, own], tiny)
-        beside = jnp.sum(jnp.where(is_child[v], energy, 0))
-        without = (company.products[v, v] - beside) / jnp.maximum(uses[v] - times, 1)
-        less = (beside / jnp.maximum(times, 1) < LESS**2 * without) | (alone[v] <= ALONE)
+        # Mean code of v beside its children, those of child k weighted by z_k, and without them.
+        times = jnp.where(is_child[v], company.together[v, own], 0)
+        beside = jnp.sum(times * company.products[v, own] / jnp.maximum(company.sums[own], tiny))
+        without = (company.sums[v] - beside) / jnp.maximum(uses[v] - jnp.sum(times), 1)
+        less = (beside / jnp.maximum(jnp.sum(times), 1) < LESS * without) | (alone[v] <= ALONE)
         rays = dictionary[:, own] * company.products[own, own] + dictionary[:, v, None] * company.products[v, own]
         rays = unit_atoms(jnp.concatenate([rays, dictionary[:, v, None]], axis=1))[0]
         exists = jnp.append(is_child[v], alone[v] > ALONE)
@@ -197,7 +208,7 @@ def _centre(dictionary, company, idle, taken):
     lost = wanted & (alone > ALONE) & (length[:, -1] > 0.2)
     close = jnp.where(moved[:, None], -1, dictionary.T @ fresh[:, :, -1])
     seats = _seats(lost, jnp.where(moved, jnp.inf, idle))
-    at_lost = jnp.where(lost, jnp.where(jnp.max(close, axis=0) > NEAR, jnp.argmax(close, axis=0), seats), num_latents)
+    at_lost = _once(jnp.where(lost, jnp.where(jnp.max(close, axis=0) > NEAR, jnp.argmax(close, axis=0), seats), num_latents))
     dictionary = dictionary.at[:, at_lost].set(fresh[:, :, -1], mode="drop")
     dictionary = dictionary.at[:, at_child].set(fresh[:, :, :-1], mode="drop").at[:, at_parent].set(common.T, mode="drop")
     return dictionary, moved.at[at_lost].set(True, mode="drop")
@@ -206,9 +217,9 @@ def _centre(dictionary, company, idle, taken):
 def _found(dictionary, company, idle, taken):
     r"""Gives a parent an atom that has none, because it is never on without a child and each child's atom is `p + c_k`.
 
-    Such atoms are coherent and used apart. Each follows the most coherent of those around it, or itself, and those that follow
-    one that follows itself are a family. Its common factor p takes the atom that is it already, or else one of hardly any use;
-    the others keep what they have beside it.
+    Such atoms are coherent and used apart. Each follows the one around it, itself included, whose coherences add up to most,
+    and those that follow one that follows itself are a family. Its common factor p takes the atom that is it already, or else
+    one of hardly any use; the others keep what they have beside it.
     """
     input_dim, num_latents = dictionary.shape
     share, uses = shares(company)
@@ -231,13 +242,12 @@ def _found(dictionary, company, idle, taken):
     wanted, common, left, length = lax.map(find, names, batch_size=64)
     close = jnp.where(taken[:, None], -1, dictionary.T @ common.T)
     has = wanted & (jnp.max(close, axis=0) > FOUND)
-    # An atom is the parent of one family, the first.
-    near = jnp.where(has, jnp.argmax(close, axis=0), num_latents)
-    first = jnp.full(num_latents + 1, num_latents).at[near].min(names)
-    wanted = wanted & (~has | (first[near] == names))
+    # An atom is the parent of one family, its own if it is in one.
+    near = jnp.argmax(close, axis=0)
+    near = _once(jnp.where(has & ((leader[near] == names) | (leader[near] == num_latents)), near, num_latents))
     claimed = jnp.zeros(num_latents, bool).at[near].set(True, mode="drop")
     seats = _seats(wanted & ~has, jnp.where(taken | claimed | (leader < num_latents), jnp.inf, idle))
-    at_parent = jnp.where(wanted, jnp.where(has, near, seats), num_latents)
+    at_parent = jnp.where(has, near, seats)
     wanted = at_parent < num_latents
     at_member = jnp.where(wanted[:, None] & (length > 0.1) & (members != at_parent[:, None]), members, num_latents)
     dictionary = dictionary.at[:, at_member].set(_units(left), mode="drop").at[:, at_parent].set(common.T, mode="drop")
@@ -245,7 +255,7 @@ def _found(dictionary, company, idle, taken):
 
 
 def _apart(share):
-    """Which pairs are hardly ever used together."""
+    """Which pairs are used together in fewer than half of the uses of either."""
     return jnp.maximum(share, share.T) < APART
 
 
@@ -276,11 +286,17 @@ def _units(atoms: Float[Array, "families input_dim members"]) -> Float[Array, "i
     return unit_atoms(jnp.swapaxes(atoms, 1, 2).reshape(-1, input_dim).T)[0].reshape(input_dim, families, members)
 
 
-def idleness(uses: Float[Array, " num_latents"], squares: Float[Array, " num_latents"]) -> Float[Array, " num_latents"]:
-    """The energy of atoms of hardly any use, by which the least used comes first; of others infinity."""
-    size = jnp.sqrt(squares / jnp.maximum(uses, 1))
-    idle = (uses < SELDOM * jnp.median(uses)) | (size < SMALL * jnp.median(size))
-    return jnp.where(idle, squares, jnp.inf)
+def idle_energy(squares: Float[Array, " num_latents"]) -> Float[Array, " num_latents"]:
+    """The energy Σ z² of idle atoms, which have less than `IDLE` of the median of those with any; of others infinity."""
+    middle = jnp.nanmedian(jnp.where(squares > 0, squares, jnp.nan))
+    return jnp.where((squares > 0) & ~(squares < IDLE * middle), jnp.inf, squares)
+
+
+def _once(places: Int[Array, " num_latents"]) -> Int[Array, " num_latents"]:
+    """The places without those that an earlier one names as well, which become num_latents."""
+    names = jnp.arange(len(places))
+    first = jnp.full(len(places) + 1, len(places)).at[places].min(names)
+    return jnp.where(first[places] == names, places, len(places))
 
 
 def _seats(wanted, idle):
@@ -300,4 +316,4 @@ def _loadings(products: Float[Array, "some some"], exists: Bool[Array, " some"])
     return jnp.sqrt(jnp.clip(squares, 0.01, 1))
 
 
-__all__ = ["Company", "count", "nobody", "push", "rearrange", "shares"]
+__all__ = ["Company", "count", "forget", "idle_energy", "included", "nobody", "push", "rearrange", "shares"]

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from sae_gap.checks import check_number, check_size
+from sae_gap.checks import check_number
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.learners.base import Learner, live_share
-from sae_gap.learners.pulls import check_slots, pull, scales, threshold
+from sae_gap.learners.pulls import check_slots, pull, scales, threshold, visited
 from sae_gap.types import Model, Split
 
 
@@ -37,7 +37,6 @@ class Pruned(Learner):
       base: the learner whose dictionary it is; its codes are non-negative.
     """
 
-    num_steps: int = eqx.field(static=True, default=1, kw_only=True)
     share: float = eqx.field(static=True, default=0.25)
     visits: int | float = eqx.field(static=True, default=3)
     margin: float = 2.5
@@ -49,7 +48,6 @@ class Pruned(Learner):
     def __check_init__(self):
         if self.base is None:
             raise ValueError("pruning needs a base, the learner whose atoms are kept or dropped; give base.")
-        check_size("num_steps", self.num_steps)
         check_number("share", self.share, above=0, most=1)
         check_number("visits", self.visits, above=0, most=1e12)
         check_number("margin", self.margin, above=0)
@@ -60,20 +58,18 @@ class Pruned(Learner):
     def name(self):
         return "pruned" if self.base is None else f"{self.base.name}_pruned"
 
+    def work(self, num_samples, input_dim, num_latents):
+        return 4.0 * visited(self.visits, num_samples, num_latents) * input_dim * num_latents
+
     def init(self, data: Split, *, num_latents, key, base=None):
         dictionary = unit_atoms(base.decoder)[0].astype(data.signals.dtype)
-        bias = jnp.asarray(base.bias, dictionary.dtype)
-        return PrunedState(dictionary, bias, jnp.zeros(dictionary.shape[1], dictionary.dtype))
-
-    def step(self, data: Split, state: PrunedState) -> PrunedState:
-        number = min(len(data.signals), max(1, round(self.visits * max(state.dictionary.shape[1], 500))))
-        signals = data.signals[:number] - state.bias
-        noise, amplitude = scales(
-            signals, state.dictionary, live_share(data.signals), self.margin, self.floor, num_slots=self.num_slots
-        )
+        bias, slots = jnp.asarray(base.bias, dictionary.dtype), self.num_slots
+        signals = data.signals[: visited(self.visits, len(data.signals), dictionary.shape[1])] - bias
+        live = live_share(data.signals)
+        noise, amplitude = scales(signals, dictionary, live, self.margin, self.floor, num_slots=slots)
         least = threshold(noise, amplitude, self.margin, self.floor)
-        sums, _, _ = pull(signals, state.dictionary, least, least, num_slots=self.num_slots)
-        return eqx.tree_at(lambda s: s.energy, state, sums.squares)
+        sums, _, _ = pull(signals, dictionary, least, least, num_slots=slots)
+        return PrunedState(dictionary, bias, sums.squares)
 
     def model(self, state):
         num_latents = state.dictionary.shape[1]

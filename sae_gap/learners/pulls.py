@@ -123,6 +123,11 @@ def scales(signals, dictionary, live, margin, floor, *, num_slots: int | None = 
     return lax.scan(coded, begun, length=TRIES)[0]
 
 
+def visited(visits: float, num_samples: int, num_latents: int) -> int:
+    """How many samples are coded, so many for each latent, or for each of 500 where they are fewer; no more than there are."""
+    return min(num_samples, max(1, round(visits * max(num_latents, 500))))
+
+
 def check_slots(num_slots: int | None) -> None:
     """Raises a ValueError unless the number of slots is None or one that `pursue` takes."""
     if num_slots is None:
@@ -146,4 +151,4 @@ def _add(sums: Pulls, found: Pursuit) -> Pulls:
     )
 
 
-__all__ = ["CHUNK", "Pulls", "check_slots", "pull", "scales", "spreads", "threshold"]
+__all__ = ["CHUNK", "Pulls", "check_slots", "pull", "scales", "spreads", "threshold", "visited"]

@@ -15,9 +15,8 @@ CHILDREN = 4
 @jax.jit
 def rearrange(dictionary, company):
     """Idle is what these counts say."""
-    idle = kinship.idleness(jnp.diagonal(company.together), jnp.diagonal(company.products))
-    found, kept, moved = kinship.rearrange(dictionary, company, idle)
-    return found, kept, moved
+    found, moved = kinship.rearrange(dictionary, company, kinship.idle_energy(jnp.diagonal(company.products)))
+    return found, kinship.forget(company, moved), moved
 
 
 @pytest.fixture
@@ -30,13 +29,14 @@ def company_of(codes):
     codes = np.asarray(codes)
     on = (codes > 0).astype(np.float32)
     products = jnp.asarray((codes.T @ codes).astype(np.float32))
-    return Company(jnp.asarray(on.T @ on), products, jnp.asarray(4 * len(codes), jnp.float32))
+    number = jnp.asarray(4 * len(codes), jnp.float32)
+    return Company(jnp.asarray(on.T @ on), products, jnp.asarray(codes.sum(axis=0), jnp.float32), number)
 
 
 def counted(together, number=1_000):
     """The counts of codes that are all 1."""
     table = jnp.asarray(together, jnp.float32)
-    return Company(table, table, jnp.asarray(number, jnp.float32))
+    return Company(table, table, jnp.diagonal(table), jnp.asarray(number, jnp.float32))
 
 
 def by_slot(codes, slots):
@@ -58,7 +58,13 @@ def test_counts_are_those_of_dense_codes(rng):
     wanted = company_of(codes)
     np.testing.assert_allclose(found.together, wanted.together)
     np.testing.assert_allclose(found.products, wanted.products, rtol=1e-5)
+    np.testing.assert_allclose(found.sums, wanted.sums, rtol=1e-5)
     np.testing.assert_allclose(twice.products, 2 * wanted.products, rtol=1e-5)
+    left = kinship.forget(found, jnp.arange(12) == 3)
+    kept = np.arange(12) != 3
+    np.testing.assert_array_equal(left.products, found.products * kept * kept[:, None])
+    np.testing.assert_array_equal(left.together, found.together * kept * kept[:, None])
+    np.testing.assert_array_equal(left.sums, found.sums * kept)
 
 
 def test_shares_are_of_the_samples_that_use_the_column():
@@ -292,6 +298,25 @@ def test_two_atoms_do_not_make_a_family_nor_do_atoms_that_are_used_together(rng)
     for used, moves in ((apart, True), (pair, False), (together, False)):
         moved = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(used))[2]
         assert bool(moved.any()) == moves
+
+
+@pytest.mark.parametrize("proportional", [True, False])
+def test_a_parent_has_its_own_codes_beside_children_that_share_something_else(rng, proportional):
+    """Where magnitudes are proportional, and where they vary by themselves from nearly nothing."""
+    frame, codes = family(rng, alone=0.4, spare=4)
+    alike = frame[:, 1 : 1 + CHILDREN] + 0.8 * frame[:, -1:]
+    dictionary = np.concatenate([frame[:, :1], alike / np.linalg.norm(alike, axis=0), frame[:, 1 + CHILDREN : -1]], axis=1)
+    if not proportional:
+        codes = np.where(codes > 0, rng.exponential(5, codes.shape), 0)
+    moved = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(np.pad(codes, ((0, 0), (0, 3)))))[2]
+    assert not moved.any()
+
+
+def test_idle_atoms_have_a_tenth_of_the_median_energy_of_those_that_have_any():
+    squares = jnp.array([0.0, 10.0, 0.0, 0.9, 12.0, 1.1, 0.0, 11.0, 0.0, 0.0])
+    wanted = [0, np.inf, 0, 0.9, np.inf, np.inf, 0, np.inf, 0, 0]
+    np.testing.assert_allclose(kinship.idle_energy(squares), wanted)
+    np.testing.assert_array_equal(kinship.idle_energy(jnp.zeros(3)), jnp.zeros(3))
 
 
 def test_loadings_are_those_of_one_common_factor(rng):
