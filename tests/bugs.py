@@ -1379,8 +1379,8 @@ BUGS = (
     ("sae_gap/learners/pruned.py", "unit_atoms(base.decoder)[0]", "base.decoder", "tests/learners/test_pruned.py"),
     (
         "sae_gap/learners/pruned.py",
-        "data.signals[:number] - state.bias",
-        "data.signals[:number]",
+        "dictionary.shape[1])] - bias",
+        "dictionary.shape[1])]",
         "tests/learners/test_pruned.py",
     ),
     (
