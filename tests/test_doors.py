@@ -106,7 +106,7 @@ OPTIONS = {
     "start": (3, "topk"),
 }
 # Of what is else positive, where zero makes sense.
-ZERO = {("dl_fista", "tol"), ("online", "tol"), ("LISTA", "threshold"), ("probe", "num_steps")}
+ZERO = {("dl_fista", "tol"), ("pruned", "num_steps"), ("online", "tol"), ("LISTA", "threshold"), ("probe", "num_steps")}
 
 
 def option_cases():
