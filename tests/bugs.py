@@ -1322,10 +1322,12 @@ BUGS = (
     ),
     (
         "sae_gap/learners/kinship.py",
-        "jnp.sum(is_member[v]) >= 3",
-        "jnp.sum(is_member[v]) >= 2",
+        "(number >= 3) & carries",
+        "(number >= 2) & carries",
         "tests/learners/test_kinship.py",
     ),
+    ("sae_gap/learners/kinship.py", "(number >= 3) & carries", "number >= 3", "tests/learners/test_kinship.py"),
+    ("sae_gap/learners/kinship.py", "nan_to_num(jnp.nanmedian", "asarray(jnp.nanmedian", "tests/learners/test_kinship.py"),
     ("sae_gap/learners/kinship.py", "& able & _apart(share) &", "& able &", "tests/learners/test_kinship.py"),
     (
         "sae_gap/learners/kinship.py",
@@ -1358,8 +1360,8 @@ BUGS = (
     ("sae_gap/learners/kinship.py", "jnp.where(squares > 0, squares, jnp.nan)", "squares", "tests/learners/test_kinship.py"),
     (
         "sae_gap/learners/kinship.py",
-        "(squares > 0) & ~(squares < IDLE * middle)",
-        "~(squares < IDLE * middle)",
+        "(squares > 0) & (squares >= IDLE * usual_energy(squares))",
+        "(squares >= IDLE * usual_energy(squares))",
         "tests/learners/test_kinship.py",
     ),
     (
@@ -1370,7 +1372,7 @@ BUGS = (
     ),
     (
         "sae_gap/learners/families.py",
-        "jnp.where(moved, jnp.median(state.squares), state.squares)",
+        "jnp.where(moved, usual_energy(state.squares), state.squares)",
         "state.squares",
         "tests/learners/test_families.py",
     ),

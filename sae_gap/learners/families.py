@@ -11,7 +11,7 @@ from sae_gap.checks import check_number, check_size
 from sae_gap.encoders.base import unit_atoms
 from sae_gap.learners import renewal
 from sae_gap.learners.base import Learner, live_share
-from sae_gap.learners.kinship import Company, count, forget, idle_energy, nobody, push, rearrange
+from sae_gap.learners.kinship import Company, count, forget, idle_energy, nobody, push, rearrange, usual_energy
 from sae_gap.learners.pulls import FIRST, Pulls, check_slots, pull, scales, spreads, threshold, visited
 from sae_gap.learners.renewal import Seeds, restart
 from sae_gap.sharding import SAMPLES, axis_size
@@ -162,7 +162,7 @@ class Families(Learner):
         dictionary = push(dictionary, company, self.weight)
         change = jnp.linalg.norm(dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
         # What moved counts as used until it is known whether it is.
-        squares = jnp.where(moved, jnp.median(state.squares), state.squares)
+        squares = jnp.where(moved, usual_energy(state.squares), state.squares)
         new = dictionary, squares, change, state.round + 1
         return eqx.tree_at(lambda s: (s.dictionary, s.squares, s.change, s.round), state, new)
 

@@ -26,9 +26,12 @@ APART = 0.5
 # Members of a family that are looked at; coherence from which children share something.
 MEMBERS, SHARED = 8, 0.1
 # Share of a parent's uses without any of its children from which its own atom is a ray of its own; loading on the common atom
-# from which that ray is the common atom already; code of a parent beside its children, over that without them, from which it
-# is none of them.
-ALONE, PURE, LESS = 0.05, 0.93, 0.85
+# from which that ray is the common atom already.
+ALONE, PURE = 0.05, 0.93
+# An atom that is one of its children as well has smaller codes beside the others: less than this share of those without them.
+LESS = 0.85
+# Least mean loading of a family's members on their common atom; that of p + c_k is .71 where p and c_k are of one length.
+LOADED = 0.6
 # Cosine from which an atom is the parent that is sought, and the one from which it may serve as the lost child.
 FOUND, NEAR = 0.9, 0.5
 # An atom of less energy than this share of the median is free for another concept.
@@ -218,8 +221,9 @@ def _found(dictionary, company, idle, taken):
     r"""Gives a parent an atom that has none, because it is never on without a child and each child's atom is `p + c_k`.
 
     Such atoms are coherent and used apart. Each follows the one around it, itself included, whose coherences add up to most,
-    and those that follow one that follows itself are a family. Its common factor p takes the atom that is it already, or else
-    one of hardly any use; the others keep what they have beside it.
+    and those that follow one that follows itself are a family, if their common factor p makes up much of them: activations have
+    atoms that are each a little like one, and not like each other. The factor takes the atom that is it already, or else one of
+    hardly any use; the others keep what they have beside it.
     """
     input_dim, num_latents = dictionary.shape
     share, uses = shares(company)
@@ -236,8 +240,10 @@ def _found(dictionary, company, idle, taken):
 
     def find(v):
         own = jnp.minimum(members[v], num_latents - 1)
-        common, left, length, _ = _factor(dictionary[:, own], gram[own[:, None], own], is_member[v])
-        return jnp.sum(is_member[v]) >= 3, common, left, length
+        common, left, length, loading = _factor(dictionary[:, own], gram[own[:, None], own], is_member[v])
+        number = jnp.sum(is_member[v])
+        carries = jnp.sum(jnp.where(is_member[v], loading, 0)) > LOADED * number
+        return (number >= 3) & carries, common, left, length
 
     wanted, common, left, length = lax.map(find, names, batch_size=64)
     close = jnp.where(taken[:, None], -1, dictionary.T @ common.T)
@@ -286,10 +292,14 @@ def _units(atoms: Float[Array, "families input_dim members"]) -> Float[Array, "i
     return unit_atoms(jnp.swapaxes(atoms, 1, 2).reshape(-1, input_dim).T)[0].reshape(input_dim, families, members)
 
 
+def usual_energy(squares: Float[Array, " num_latents"]) -> Float[Array, ""]:
+    """The median energy Σ z² of the atoms that have any; 0 where none has."""
+    return jnp.nan_to_num(jnp.nanmedian(jnp.where(squares > 0, squares, jnp.nan)))
+
+
 def idle_energy(squares: Float[Array, " num_latents"]) -> Float[Array, " num_latents"]:
-    """The energy Σ z² of idle atoms, which have less than `IDLE` of the median of those with any; of others infinity."""
-    middle = jnp.nanmedian(jnp.where(squares > 0, squares, jnp.nan))
-    return jnp.where((squares > 0) & ~(squares < IDLE * middle), jnp.inf, squares)
+    """The energy of idle atoms, which have less than `IDLE` of the usual one; of others infinity."""
+    return jnp.where((squares > 0) & (squares >= IDLE * usual_energy(squares)), jnp.inf, squares)
 
 
 def _once(places: Int[Array, " num_latents"]) -> Int[Array, " num_latents"]:
@@ -316,4 +326,4 @@ def _loadings(products: Float[Array, "some some"], exists: Bool[Array, " some"])
     return jnp.sqrt(jnp.clip(squares, 0.01, 1))
 
 
-__all__ = ["Company", "count", "forget", "idle_energy", "included", "nobody", "push", "rearrange", "shares"]
+__all__ = ["Company", "count", "forget", "idle_energy", "included", "nobody", "push", "rearrange", "shares", "usual_energy"]

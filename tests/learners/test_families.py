@@ -163,6 +163,23 @@ def test_atoms_of_no_use_start_from_the_largest_residuals_where_families_are_rea
     assert float(new.squares[8]) == pytest.approx(0.7 * 75)
 
 
+def test_an_atom_that_became_a_parent_does_not_start_anew_in_the_same_round():
+    """Two idle atoms, a family of which none is the parent, and a concept of large residuals that no atom knows."""
+    rng = np.random.default_rng(0)
+    frame = np.linalg.qr(rng.standard_normal((200, 8)))[0]
+    parent, children, unknown = frame[:, 0], frame[:, 1:5], frame[:, 5]
+    rays = (parent[:, None] + children) / np.sqrt(2)
+    turn = np.arange(1_000) % 5
+    signals = 5 * np.where(turn[:, None] < 4, rays[:, turn % 4].T, unknown)
+    dictionary = np.concatenate([rays, frame[:, 6:]], axis=1)
+    learner = Families(base=BASE, num_steps=9, num_slots=4)
+    state = begin(learner, jnp.asarray(signals, jnp.float32), dictionary)
+    new = eqx.filter_jit(lambda signals, state: learner.step(Split(signals), state))(jnp.asarray(signals, jnp.float32), state)
+    idle = np.asarray(new.dictionary)[:, 4:]
+    assert np.abs(parent @ idle).max() > 0.85
+    assert np.abs(unknown @ idle).max() > 0.95
+
+
 @pytest.mark.optimised
 def test_quiet_and_rare_atoms_that_are_right_stay():
     """A third of the size of others, or a thirtieth as often on, in noise: of little energy, but more than any residual."""

@@ -300,6 +300,48 @@ def test_two_atoms_do_not_make_a_family_nor_do_atoms_that_are_used_together(rng)
         assert bool(moved.any()) == moves
 
 
+def test_who_follows_one_that_follows_another_is_of_no_family(rng):
+    """Three atoms around b, which is alike to c, around which there are more: only those around c are a family."""
+    b, c, *rest = np.linalg.qr(rng.standard_normal((400, 12)))[0].T
+    b = 0.5 * c + np.sqrt(0.75) * b
+    # cos(a, b) = .54, cos(a, a') = .7 and cos(a, c) = .27, which is below COHERENT.
+    beside = 0.54 * b + np.sqrt(0.7 - 0.54**2) * (rest[0] - (rest[0] @ b) * b)
+    around_b = [beside + np.sqrt(0.3) * rest[1 + each] for each in range(3)]
+    around_c = [0.75 * c + np.sqrt(1 - 0.75**2) * rest[4 + each] for each in range(5)]
+    dictionary = unit(np.stack([*around_b, b, c, *around_c, rest[9]], axis=1))
+    codes = np.zeros((3_000, 11))
+    codes[np.arange(3_000), np.arange(3_000) % 10] = 4
+    moved = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(codes))[2]
+    assert np.flatnonzero(moved).tolist() == list(range(3, 10))
+
+
+@pytest.mark.parametrize(("cosine", "moves"), [(0.45, False), (0.66, True)])
+def test_atoms_that_are_alike_to_one_of_them_alone_are_no_family_unless_they_are_much_alike(rng, cosine, moves):
+    """Four atoms beside one, their common factor: loadings of 1 and four times the cosine, on average .56 or .73."""
+    frame = np.linalg.qr(rng.standard_normal((200, 7)))[0]
+    around = cosine * frame[:, :1] + np.sqrt(1 - cosine**2) * frame[:, 1:5]
+    dictionary = np.concatenate([frame[:, :1], around, frame[:, 5:]], axis=1)
+    codes = np.zeros((3_000, 7))
+    codes[np.arange(3_000), np.arange(3_000) % 6] = 4
+    moved = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(codes))[2]
+    assert bool(moved.any()) == moves
+
+
+@pytest.mark.parametrize("taken", [None, 0, 1])
+def test_bases_of_what_moved_already_are_not_exchanged(rng, taken):
+    dictionary = jnp.asarray(np.linalg.qr(rng.standard_normal((32, 3)))[0], jnp.float32)
+    company = counted([[100, 90, 0], [90, 95, 0], [0, 0, 50]])
+    found, moved = kinship._swap(dictionary, company, jnp.arange(3) == (-1 if taken is None else taken))
+    if taken is None:
+        assert moved.tolist() == [True, True, False]
+    else:
+        np.testing.assert_array_equal(found, dictionary)
+
+
+def test_a_place_goes_to_the_first_that_names_it():
+    assert kinship._once(jnp.array([4, 2, 4, 6, 2, 0])).tolist() == [4, 2, 6, 6, 6, 0]
+
+
 @pytest.mark.parametrize("proportional", [True, False])
 def test_a_parent_has_its_own_codes_beside_children_that_share_something_else(rng, proportional):
     """Where magnitudes are proportional, and where they vary by themselves from nearly nothing."""
@@ -317,6 +359,8 @@ def test_idle_atoms_have_a_tenth_of_the_median_energy_of_those_that_have_any():
     wanted = [0, np.inf, 0, 0.9, np.inf, np.inf, 0, np.inf, 0, 0]
     np.testing.assert_allclose(kinship.idle_energy(squares), wanted)
     np.testing.assert_array_equal(kinship.idle_energy(jnp.zeros(3)), jnp.zeros(3))
+    assert float(kinship.usual_energy(squares)) == pytest.approx(10)
+    assert float(kinship.usual_energy(jnp.zeros(3))) == 0
 
 
 def test_loadings_are_those_of_one_common_factor(rng):
