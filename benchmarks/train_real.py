@@ -82,7 +82,11 @@ _PENALTY = flags.DEFINE_float(
     flag_values=FLAGS,
 )
 _VISITS = flags.DEFINE_float(
-    "visits", 150.0, "Rows that online_dl sees for each latent; its families see 108 more.", lower_bound=1, flag_values=FLAGS
+    "visits",
+    150.0,
+    "Rows that online_dl sees for each latent; its families code more after it.",
+    lower_bound=1,
+    flag_values=FLAGS,
 )
 _SCORED = flags.DEFINE_integer("max_scored", 1000, "Held-out rows to score, evenly spaced.", lower_bound=2, flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the learners.", flag_values=FLAGS)

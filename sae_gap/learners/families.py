@@ -20,18 +20,19 @@ from sae_gap.types import Model, Split
 
 # Counts are squares of the width, of which several must fit in memory.
 LARGEST = 16_384
-# Rounds between two that rearrange families, and rounds at the end of which none does; what energies keep in a round.
+# One round in so many rearranges families, but none of so many at the end; what energies keep in a round.
 _EVERY, _LAST, _MEMORY = 3, 2, 0.7
-# A code above the threshold is hardly shrunk: e of `pursue` in units of it.
+# e of `pursue` in units of its threshold: small, so that codes above the threshold are hardly shrunk.
 _EPSILON = 0.05
 
 
 class FamiliesState(eqx.Module):
     """Where a fit stands after `round` rounds.
 
-    `squares` is a running sum over rounds, of each atom's squared codes. `noise` and `amplitude` are root mean squares over the
-    last round, of the residual's coordinates and of the active codes; `change` is that of the dictionary in it, relative to the
-    dictionary.
+    `squares` is a running sum over rounds, of each atom's squared codes; an atom that moved has the usual one. `noise` and
+    `amplitude` are root mean squares over the last round, of the residual's coordinates and of the active codes, and before the
+    first round those of a few samples. `live` is the share of the coordinates in which any signal is not zero. `change` is
+    that of the dictionary in the last round, relative to the dictionary.
     """
 
     dictionary: Float[Array, "input_dim num_latents"]
@@ -52,11 +53,11 @@ class Families(Learner):
 
         t = max(margin σ, floor a),   σ² = mean residual² per coordinate,   a² = mean square of the active codes,
 
-    with codes Z that are hardly shrunk, and counts who is used with whom. Then every third round rearranges families, by
-    `sae_gap.learners.kinship.rearrange`: a parent that is one of its children as well, one that has no atom because each of
-    its children has absorbed it, and a base that is the wrong one. Of the atoms of little energy that none of these took, those
-    that explain less in all than the largest residual start anew from the largest residuals. The other rounds solve for the
-    whole dictionary, held by what it was where its atoms are seldom used,
+    both of the round before, with codes Z that are hardly shrunk, and counts who is used with whom. Every third round then
+    rearranges families, by `sae_gap.learners.kinship.rearrange`: a parent that is one of its children as well, one that has no
+    atom because each of its children has absorbed it, and a base that is the wrong one. After that the atoms of little energy
+    that took no part start anew from the largest residuals, at most a twentieth of all, if they explain less in all than their
+    residual has. The other rounds solve for the whole dictionary, held by what it was where its atoms are seldom used,
 
         D ← unit(D + ((ZᵀZ + ρ I)⁻¹ Zᵀ R)ᵀ),   R = Y - Z Dᵀ,   ρ = ridge · mean_j (ZᵀZ)_jj.
 
@@ -140,6 +141,7 @@ class Families(Learner):
         number = visited(self.visits, num_samples, state.dictionary.shape[1])
         order = (state.round * number + jnp.arange(number)) % num_samples
         sums, company, seeds = self._counts(data.signals[order], state)
+        company = company._replace(number=jnp.asarray(number, company.number.dtype))
         rearranges = (state.round % _EVERY == 0) & (state.round < self.num_steps - _LAST)
         state = self._measure(state, sums, number)
         idle = idle_energy(state.squares)
@@ -147,8 +149,7 @@ class Families(Learner):
         def rearranged(dictionary, company):
             dictionary, moved = rearrange(dictionary, company, idle)
             # A residual is worth an atom that explains less in all.
-            kept = moved | ~(idle < seeds.squares[0])
-            dictionary, new = restart(dictionary, jnp.where(kept, jnp.inf, idle), seeds, nonneg=True)
+            dictionary, new = restart(dictionary, jnp.where(moved, jnp.inf, idle), seeds, nonneg=True, gains=True)
             return dictionary, forget(company, moved | new), moved | new
 
         def solved(dictionary, company):
@@ -171,33 +172,28 @@ class Families(Learner):
 
     def _counts(self, signals, state: FamiliesState) -> tuple[Pulls, Company, Seeds]:
         """What the samples of a round tell, which the devices share."""
-        num_latents = state.dictionary.shape[1]
-        begun = nobody(num_latents, signals.dtype)
-        most = min(max(1, num_latents // 20), len(signals))
+        most = min(max(1, state.dictionary.shape[1] // 20), len(signals))
         if axis_size(SAMPLES) == 1:
-            sums, residual, company = self._pull(state, signals - state.bias, begun)
-            assert company is not None
-            company = company._replace(number=jnp.asarray(len(signals), signals.dtype))
+            sums, residual, company = self._pull(state, signals - state.bias)
             return sums, company, renewal.collect(renewal.no_seeds(most, signals), residual)
-        number, spare = jnp.asarray(len(signals), signals.dtype), -len(signals) % axis_size(SAMPLES)
+        spare = -len(signals) % axis_size(SAMPLES)
         signals = jnp.pad(signals - state.bias, ((0, spare), (0, 0)))
 
-        def run(learner, signals, state, begun):
-            sums, residual, company = learner._pull(state, signals, begun)
+        def run(learner, signals, state):
+            sums, residual, company = learner._pull(state, signals)
             seeds = renewal.collect(renewal.no_seeds(min(most, len(signals)), signals), residual)
             return *lax.psum((sums, company), SAMPLES), renewal.merge(seeds, most, SAMPLES)
 
-        specs = PartitionSpec(), PartitionSpec(SAMPLES), PartitionSpec(), PartitionSpec()
+        specs = PartitionSpec(), PartitionSpec(SAMPLES), PartitionSpec()
         run_on_all = jax.shard_map(
             run, in_specs=specs, out_specs=PartitionSpec(), axis_names=frozenset([SAMPLES]), check_vma=False
         )
-        sums, company, seeds = run_on_all(self, signals, state, begun)
-        return sums, company._replace(number=number), seeds
+        return run_on_all(self, signals, state)
 
-    def _pull(self, state: FamiliesState, signals, begun: Company | None):
+    def _pull(self, state: FamiliesState, signals):
         least = threshold(state.noise, state.amplitude, self.margin, self.floor)
-        epsilon, slots = _EPSILON * least, self.num_slots
-        return pull(signals, state.dictionary, least, epsilon, num_slots=slots, tally=_tally, begun=begun)
+        begun = nobody(state.dictionary.shape[1], signals.dtype)
+        return pull(signals, state.dictionary, least, _EPSILON * least, num_slots=self.num_slots, tally=_tally, begun=begun)
 
     def _measure(self, state: FamiliesState, sums: Pulls, number: int) -> FamiliesState:
         """The state with the noise and the amplitude of samples that were coded."""
@@ -206,8 +202,8 @@ class Families(Learner):
         return eqx.tree_at(lambda s: (s.noise, s.amplitude, s.squares), state, (noise, amplitude, squares))
 
 
-def _tally(company: Company | None, found: Pursuit) -> Company | None:
-    return None if company is None else count(company, found.places, found.codes)
+def _tally(company: Company, found: Pursuit) -> Company:
+    return count(company, found.places, found.codes)
 
 
 __all__ = ["LARGEST", "Families", "FamiliesState"]

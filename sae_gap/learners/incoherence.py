@@ -20,11 +20,9 @@ _COLUMNS = 512
 def part(dictionary: Float[Array, "input_dim num_latents"], weight: float = WEIGHT) -> Float[Array, "input_dim num_latents"]:
     r"""Takes coherence out of coherent pairs of atoms, of which the less central moves.
 
-        d_j ← unit(d_j - min(weight, d_j · s_j / ‖s_j‖²) s_j),   s_j = Σ_i c_ij d_i,
-
-    with `c_ij = d_i · d_j` where i and j are coherent and i is the more central, that is, where its coherences add up to more:
-    a parent's to more than a child's. Where the atoms i are coherent with each other, s_j counts what they share many times.
-    The bound is the step that leaves d_j orthogonal to s_j; a longer one would turn it the other way.
+    What is taken out, by `take_out`, is `s_j = Σ_i c_ij d_i`, with `c_ij = d_i · d_j` where i and j are coherent and i is the
+    more central, that is, where its coherences add up to more: a parent's to more than a child's. Pairs are coherent above
+    `max(COHERENT, CHANCES input_dim^-1/2)`, so that in 16 dimensions or fewer none are.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
@@ -52,9 +50,28 @@ def part(dictionary: Float[Array, "input_dim num_latents"], weight: float = WEIG
         return dictionary @ jnp.where(central[:num_latents, None] > central[block], much, 0)
 
     taken = jnp.moveaxis(lax.map(excess, blocks), 0, 1).reshape(input_dim, -1)[:, :num_latents]
-    squares = jnp.sum(taken**2, axis=0)
-    most = jnp.sum(dictionary * taken, axis=0) / jnp.where(squares > 0, squares, 1)
-    return unit_atoms(dictionary - jnp.minimum(weight, most) * taken)[0]
+    return take_out(dictionary, taken, weight)
 
 
-__all__ = ["part"]
+def take_out(
+    dictionary: Float[Array, "input_dim num_latents"], shared: Float[Array, "input_dim num_latents"], weight: float
+) -> Float[Array, "input_dim num_latents"]:
+    r"""Takes what each atom shares with others out of it, `d_j ← unit(d_j - min(weight, d_j · s_j / ‖s_j‖²) s_j)`.
+
+    Where those others are coherent with each other, their sum s_j counts many times what they share. The bound is the step that
+    leaves d_j orthogonal to s_j; a longer one would turn it the other way.
+
+    Args:
+      dictionary: (input_dim, num_latents), of unit atoms.
+      shared: s_j in column j, zero where nothing is shared.
+      weight: share that is taken out, at most.
+
+    Returns:
+      (input_dim, num_latents), of unit atoms.
+    """
+    squares = jnp.sum(shared**2, axis=0)
+    most = jnp.sum(dictionary * shared, axis=0) / jnp.where(squares > 0, squares, 1)
+    return unit_atoms(dictionary - jnp.minimum(weight, most) * shared)[0]
+
+
+__all__ = ["part", "take_out"]

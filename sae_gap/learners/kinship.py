@@ -17,31 +17,32 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.encoders.base import unit_atoms
-from sae_gap.learners.incoherence import CHANCES, COHERENT
+from sae_gap.learners.incoherence import CHANCES, COHERENT, take_out
 
-# P(i | j) from which i includes j, once j was used so often; and P(j | i) from which j had better be the base.
+# Of `included`, the share and the least number of uses of what is included; P(j | i) above which j becomes the base of i.
 INCLUDED, USED, SWAPPED = 0.8, 6, 0.6
 # P(i | j) and P(j | i) up to which two atoms are used apart.
 APART = 0.5
 # Members of a family that are looked at; coherence from which children share something.
 MEMBERS, SHARED = 8, 0.1
-# Share of a parent's uses without any of its children from which its own atom is a ray of its own; loading on the common atom
-# from which that ray is the common atom already.
+# Share of a parent's uses above which those without its children show what it is by itself; loading on the common atom above
+# which it is the common atom already, and is not split.
 ALONE, PURE = 0.05, 0.93
-# An atom that is one of its children as well has smaller codes beside the others: less than this share of those without them.
+# A parent is split only if its mean code beside its children is less than this share of its mean code without them.
 LESS = 0.85
 # Least mean loading of a family's members on their common atom; that of p + c_k is .71 where p and c_k are of one length.
 LOADED = 0.6
-# Cosine from which an atom is the parent that is sought, and the one from which it may serve as the lost child.
+# Cosine above which an atom is the parent that is sought; cosine above which an atom is overwritten by the child that was lost.
 FOUND, NEAR = 0.9, 0.5
-# An atom of less energy than this share of the median is free for another concept.
+# An atom of less energy than this share of the usual one is free for another concept.
 IDLE = 0.1
 
 
 class Company(NamedTuple):
-    """Who is used with whom in `number` samples with codes Z.
+    """Who is used with whom in samples with codes Z.
 
-    Entry (i, j) of `together` counts those that use both, `products` is ZᵀZ, and `sums` has the sum of each atom's codes.
+    Entry (i, j) of `together` counts those that use both, `products` is ZᵀZ, and `sums` has the sum of each atom's codes. How
+    many samples there are, with those that use no atom, is `number`, which `count` leaves as it is.
     """
 
     together: Float[Array, "num_latents num_latents"]
@@ -96,21 +97,21 @@ def included(company: Company) -> Bool[Array, "num_latents num_latents"]:
 def push(
     dictionary: Float[Array, "input_dim num_latents"], company: Company, weight: float
 ) -> Float[Array, "input_dim num_latents"]:
-    r"""Takes out of each atom what it shares with those that include it, `d_j ← unit(d_j - weight Σ_i (d_i · d_j) d_i)`.
+    """Takes out of each atom what it shares with those that include it, by `take_out` of `s_j = Σ_i (d_i · d_j) d_i`.
 
-    The sum is over the atoms i that include j and are more coherent with it than two atoms are by chance.
+    The sum is over the atoms i that include j, are used more often, and are more coherent with it than two atoms are by chance.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
       company: the counts.
-      weight: share of the coherence that is taken out.
+      weight: share of the coherence that is taken out, at most.
     """
     gram = dictionary.T @ dictionary
     uses = jnp.diagonal(company.together)
     includes = included(company) & (uses[:, None] > uses)
     # The diagonal of the shares is zero, so that nothing includes itself.
     shared = jnp.where(includes & (gram > dictionary.shape[0] ** -0.5), gram, 0)
-    return unit_atoms(dictionary - weight * (dictionary @ shared))[0]
+    return take_out(dictionary, dictionary @ shared, weight)
 
 
 def rearrange(
@@ -126,7 +127,7 @@ def rearrange(
     Returns:
       The dictionary, and which atoms moved.
     """
-    dictionary, moved = _centre(dictionary, company, idle, jnp.zeros(len(idle), bool))
+    dictionary, moved = _centre(dictionary, company, idle)
     dictionary, moved = _found(dictionary, company, idle, moved)
     return _swap(dictionary, company, moved)
 
@@ -154,13 +155,13 @@ def _swap(dictionary, company, taken):
 
 
 def _parents(company):
-    """The least used atom that includes each, or -1."""
+    """The least used atom of those that include each and are used at least 2 % more often, or -1."""
     uses = jnp.diagonal(company.together)
     fits = included(company) & (uses[:, None] > 1.02 * uses)
     return jnp.where(jnp.any(fits, axis=0), jnp.argmin(jnp.where(fits, uses[:, None], jnp.inf), axis=0), -1)
 
 
-def _centre(dictionary, company, idle, taken):
+def _centre(dictionary, company, idle):
     r"""Splits parents that are one of their children as well, `v = p + c_1`.
 
     Such an atom is on with each other child, whose atom then lies along `p + c_k` less its part along v: they all share
@@ -172,41 +173,44 @@ def _centre(dictionary, company, idle, taken):
     num_latents = dictionary.shape[1]
     share, uses = shares(company)
     names = jnp.arange(num_latents)
-    parent = jnp.where(taken, -1, _parents(company))
+    parent = _parents(company)
     gram = dictionary.T @ dictionary
     siblings = (parent[:, None] == parent) & (parent >= 0) & (names[:, None] != names)
     alike = siblings & _apart(share) & (gram > SHARED)
-    children = _rows(jnp.where(jnp.any(alike, axis=0), parent, num_latents))
+    owner = jnp.where(jnp.any(alike, axis=0), parent, num_latents)
+    children = _rows(owner)
     is_child = children < num_latents
-    number = jnp.sum(is_child, axis=1)
-    alone = 1 - jnp.sum(jnp.where(is_child, uses[jnp.minimum(children, num_latents - 1)], 0), axis=1) / jnp.maximum(uses, 1)
     tiny = jnp.finfo(dictionary.dtype).tiny
+
+    def over_children(values):
+        return jnp.zeros_like(uses).at[owner].add(values, mode="drop")
+
+    # The mean code of v in the uses of child k, weighted by z_k, is Σ z_v z_k / Σ z_k; it is zero in those without v.
+    codes = uses * company.products[owner, names] / jnp.maximum(company.sums, tiny)
+    times, beside = over_children(company.together[owner, names]), over_children(codes)
+    alone = 1 - over_children(uses) / jnp.maximum(uses, 1)
+    without = (company.sums - beside) / jnp.maximum(uses - times, 1)
+    less = (beside / jnp.maximum(times, 1) < LESS * without) | (alone <= ALONE)
 
     def split(v):
         own = jnp.minimum(children[v], num_latents - 1)
         among = gram[own[:, None], own]
         pairs = is_child[v][:, None] & is_child[v] & ~jnp.eye(MEMBERS, dtype=bool)
         shared = jnp.sum(jnp.where(pairs, among, 0)) / jnp.maximum(jnp.sum(pairs), 1)
-        # Mean code of v beside its children, those of child k weighted by z_k, and without them.
-        times = jnp.where(is_child[v], company.together[v, own], 0)
-        beside = jnp.sum(times * company.products[v, own] / jnp.maximum(company.sums[own], tiny))
-        without = (company.sums[v] - beside) / jnp.maximum(uses[v] - jnp.sum(times), 1)
-        less = (beside / jnp.maximum(jnp.sum(times), 1) < LESS * without) | (alone[v] <= ALONE)
         rays = dictionary[:, own] * company.products[own, own] + dictionary[:, v, None] * company.products[v, own]
         rays = unit_atoms(jnp.concatenate([rays, dictionary[:, v, None]], axis=1))[0]
         exists = jnp.append(is_child[v], alone[v] > ALONE)
         common, left, length, loading = _factor(rays, rays.T @ rays, exists)
-        enough = (number[v] >= 2) & (jnp.sum(exists) >= 3) & (shared > SHARED) & less & ~taken[v]
-        return enough & ~(exists[-1] & (loading[-1] > PURE)), common, left, length
+        enough = (jnp.sum(exists) >= 3) & (shared > SHARED) & less[v]
+        return enough & (loading[-1] <= PURE), common, left, length
 
     wanted, common, left, length = lax.map(split, names, batch_size=64)
     # Not a parent and its own parent at once.
-    above = _parents(company)
-    wanted = wanted & ~(wanted[jnp.maximum(above, 0)] & (above >= 0))
+    wanted = wanted & ~(wanted[jnp.maximum(parent, 0)] & (parent >= 0))
     fresh = _units(left)
     at_child = jnp.where(wanted[:, None] & (length[:, :-1] > 0.1), children, num_latents)
     at_parent = jnp.where(wanted, names, num_latents)
-    moved = taken.at[at_child].set(True, mode="drop").at[at_parent].set(True, mode="drop")
+    moved = jnp.zeros(num_latents, bool).at[at_child].set(True, mode="drop").at[at_parent].set(True, mode="drop")
     # The child that the parent was as well takes the atom that is nearest to it, or else one of hardly any use.
     lost = wanted & (alone > ALONE) & (length[:, -1] > 0.2)
     close = jnp.where(moved[:, None], -1, dictionary.T @ fresh[:, :, -1])
@@ -220,10 +224,10 @@ def _centre(dictionary, company, idle, taken):
 def _found(dictionary, company, idle, taken):
     r"""Gives a parent an atom that has none, because it is never on without a child and each child's atom is `p + c_k`.
 
-    Such atoms are coherent and used apart. Each follows the one around it, itself included, whose coherences add up to most,
-    and those that follow one that follows itself are a family, if their common factor p makes up much of them: activations have
-    atoms that are each a little like one, and not like each other. The factor takes the atom that is it already, or else one of
-    hardly any use; the others keep what they have beside it.
+    Such atoms are coherent and used apart. Each points to the atom, of those that are coherent with it and itself, whose
+    coherences add up to most. Those that point to one that points to itself are a family, if their common factor p makes up
+    much of them: activations have atoms that are each a little like one, and not like each other. The factor takes the atom
+    that is it already, or else one of hardly any use; the members keep what they have beside it.
     """
     input_dim, num_latents = dictionary.shape
     share, uses = shares(company)
@@ -241,27 +245,29 @@ def _found(dictionary, company, idle, taken):
     def find(v):
         own = jnp.minimum(members[v], num_latents - 1)
         common, left, length, loading = _factor(dictionary[:, own], gram[own[:, None], own], is_member[v])
-        number = jnp.sum(is_member[v])
-        carries = jnp.sum(jnp.where(is_member[v], loading, 0)) > LOADED * number
-        return (number >= 3) & carries, common, left, length
+        # Fewer than three have loadings of .1.
+        carries = jnp.sum(jnp.where(is_member[v], loading, 0)) > LOADED * jnp.sum(is_member[v])
+        return carries, common, left, length
 
     wanted, common, left, length = lax.map(find, names, batch_size=64)
+    in_family = (leader < num_latents) & wanted[jnp.minimum(leader, num_latents - 1)]
     close = jnp.where(taken[:, None], -1, dictionary.T @ common.T)
     has = wanted & (jnp.max(close, axis=0) > FOUND)
     # An atom is the parent of one family, its own if it is in one.
     near = jnp.argmax(close, axis=0)
-    near = _once(jnp.where(has & ((leader[near] == names) | (leader[near] == num_latents)), near, num_latents))
+    near = _once(jnp.where(has & ((leader[near] == names) | ~in_family[near]), near, num_latents))
     claimed = jnp.zeros(num_latents, bool).at[near].set(True, mode="drop")
-    seats = _seats(wanted & ~has, jnp.where(taken | claimed | (leader < num_latents), jnp.inf, idle))
+    seats = _seats(wanted & ~has, jnp.where(taken | claimed | in_family, jnp.inf, idle))
     at_parent = jnp.where(has, near, seats)
     wanted = at_parent < num_latents
-    at_member = jnp.where(wanted[:, None] & (length > 0.1) & (members != at_parent[:, None]), members, num_latents)
+    at_member = jnp.where(wanted[:, None] & (length > 0.1), members, num_latents)
+    # Last the parent, which may be one of its members.
     dictionary = dictionary.at[:, at_member].set(_units(left), mode="drop").at[:, at_parent].set(common.T, mode="drop")
     return dictionary, taken.at[at_member].set(True, mode="drop").at[at_parent].set(True, mode="drop")
 
 
 def _apart(share):
-    """Which pairs are used together in fewer than half of the uses of either."""
+    """Which pairs are used together in fewer than half of the uses of each of the two."""
     return jnp.maximum(share, share.T) < APART
 
 
@@ -277,7 +283,7 @@ def _factor(rays, products, exists):
     """The common factor p of unit rays, what they have beside it and how long that is, and their loadings.
 
     Off the diagonal rays of one common factor have the Gram matrix `r_j · r_k = a_j a_k`, with `a_j = r_j · p`; from which a,
-    and with it p as the combination `Σ_k β_k r_k` that has these products.
+    and with it p as the combination `Σ_k β_k r_k` that has these products, by a solve with a ridge of .01.
     """
     loading = _loadings(products, exists)
     system = jnp.where(exists[:, None] & exists, products, 0) + jnp.diag(jnp.where(exists, 1e-2, 1))
@@ -312,12 +318,15 @@ def _once(places: Int[Array, " num_latents"]) -> Int[Array, " num_latents"]:
 def _seats(wanted, idle):
     """An idle atom for each that wants one, as long as there are any; else num_latents."""
     queue = jnp.argsort(idle)
-    turn = jnp.clip(jnp.cumsum(wanted) - 1, 0, len(idle) - 1)
+    turn = jnp.cumsum(wanted) - 1
     return jnp.where(wanted & (idle[queue[turn]] < jnp.inf), queue[turn], len(idle))
 
 
 def _loadings(products: Float[Array, "some some"], exists: Bool[Array, " some"]) -> Float[Array, " some"]:
-    """The a of `products[j, k] = a_j a_k` off the diagonal: `a_j² = mean of products[j, k] products[j, l] / products[k, l]`."""
+    """The a of `products[j, k] = a_j a_k` off the diagonal: `a_j² = mean of products[j, k] products[j, l] / products[k, l]`.
+
+    No product below .05 divides, and the squares are kept within .01 and 1.
+    """
     some = len(exists)
     other = ~jnp.eye(some, dtype=bool) & exists[:, None] & exists
     triples = other[:, :, None] & other[:, None, :] & other[None]

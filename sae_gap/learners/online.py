@@ -12,12 +12,10 @@ from sae_gap.encoders.base import unit_atoms
 from sae_gap.learners import renewal
 from sae_gap.learners.base import Learner, live_dims, live_share
 from sae_gap.learners.incoherence import part
-from sae_gap.learners.pulls import Pulls, check_slots, pull
+from sae_gap.learners.pulls import LEAST, Pulls, check_slots, pull, threshold
 from sae_gap.sharding import LATENTS, SAMPLES, axis_size
 from sae_gap.types import Model, Split
 
-# A small dictionary takes as many minibatches to settle as one of so many latents.
-LEAST = 500
 # What the running means keep at each minibatch.
 MEMORY = 0.9
 # Rates for samples that are visited again and again, and for those that are seen once.
@@ -270,13 +268,12 @@ class OnlineDictionary(Learner):
     def _sums(self, state: OnlineState, signals, progress) -> tuple[Pulls, Float[Array, "n input_dim"]]:
         """What a minibatch tells of the dictionary, and its residual."""
         floor = _between(self.floors[0], self.floors[0], self.floors[1], progress, self.settle)
-        # Signals of zeros have neither noise nor amplitude, and still need a threshold.
-        threshold = jnp.maximum(self.margin * state.noise, floor * state.amplitude) + jnp.finfo(signals.dtype).tiny ** 0.5
+        least = threshold(state.noise, state.amplitude, self.margin, floor)
         sums, residual, _ = pull(
             signals,
             state.dictionary,
-            threshold,
-            threshold,
+            least,
+            least,
             num_slots=self.num_slots,
             num_rounds=self.num_rounds,
             nonneg=self.nonneg,

@@ -16,6 +16,8 @@ from sae_gap.solvers.working_set import default_slots
 CHUNK = 128
 # Samples from which the first threshold is found, and how often they are coded for that.
 FIRST, TRIES = 1_024, 3
+# Visits are for each latent, or for each of so many where they are fewer: a small dictionary takes as many minibatches.
+LEAST = 500
 
 
 class Pulls(NamedTuple):
@@ -124,8 +126,8 @@ def scales(signals, dictionary, live, margin, floor, *, num_slots: int | None = 
 
 
 def visited(visits: float, num_samples: int, num_latents: int) -> int:
-    """How many samples are coded, so many for each latent, or for each of 500 where they are fewer; no more than there are."""
-    return min(num_samples, max(1, round(visits * max(num_latents, 500))))
+    """How many samples are coded, so many for each latent, or for each of `LEAST` if they are fewer; no more than there are."""
+    return min(num_samples, max(1, round(visits * max(num_latents, LEAST))))
 
 
 def check_slots(num_slots: int | None) -> None:
@@ -151,4 +153,4 @@ def _add(sums: Pulls, found: Pursuit) -> Pulls:
     )
 
 
-__all__ = ["CHUNK", "Pulls", "check_slots", "pull", "scales", "spreads", "threshold", "visited"]
+__all__ = ["CHUNK", "LEAST", "Pulls", "check_slots", "pull", "scales", "spreads", "threshold", "visited"]

@@ -73,15 +73,21 @@ def renew(
 
 
 def restart(
-    dictionary: Float[Array, "input_dim num_latents"], worth: Float[Array, " num_latents"], seeds: Seeds, *, nonneg: bool
+    dictionary: Float[Array, "input_dim num_latents"],
+    worth: Float[Array, " num_latents"],
+    seeds: Seeds,
+    *,
+    nonneg: bool,
+    gains: bool = False,
 ) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"]]:
     """Starts the atoms of the least worth anew, from the seeds that differ; those of infinite worth stay.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
-      worth: of each atom.
+      worth: of each atom; the least of them take the largest seeds.
       seeds: at most so many atoms start anew.
       nonneg: whether codes are non-negative; to signed ones opposite atoms are the same.
+      gains: whether an atom stays unless it is worth less than the square of its seed.
 
     Returns:
       The dictionary, and which atoms are new.
@@ -93,7 +99,10 @@ def restart(
     alike = jnp.any(jnp.tril(likeness > ALIKE, -1), axis=1) | (seeds.squares <= 0)
     # The usable seeds first, each for one of the worst atoms.
     order = jnp.argsort(alike, stable=True)
-    target = jnp.where((worst > -jnp.inf) & ~alike[order], places, num_latents)
+    starts = (worst > -jnp.inf) & ~alike[order]
+    if gains:
+        starts &= -worst < seeds.squares[order]
+    target = jnp.where(starts, places, num_latents)
     new = jnp.zeros(num_latents, bool).at[target].set(True, mode="drop")
     return dictionary.at[:, target].set(atoms[:, order], mode="drop"), new
 

@@ -101,6 +101,22 @@ def test_a_child_leaves_its_parent_and_the_parent_stays(rng):
     np.testing.assert_allclose(after, before * 0.5 / np.sqrt(1 - 0.75 * before**2), rtol=1e-4)
 
 
+def test_what_many_that_include_an_atom_share_is_taken_out_once(rng):
+    """Five atoms of cosine .7 with each other, each at .5 with the one that they include: at most all of it goes."""
+    frame = np.linalg.qr(rng.standard_normal((64, 7)))[0]
+    above = np.sqrt(0.7) * frame[:, :1] + np.sqrt(0.3) * frame[:, 1:6]
+    # Σ_i d_i at a cosine of .5 with each of them: what all share has a length of sqrt(.7 + .3 / 5).
+    mean = above.mean(axis=1) / np.sqrt(0.76)
+    child = 0.5 / np.sqrt(0.76) * mean + np.sqrt(1 - 0.25 / 0.76) * frame[:, 6]
+    dictionary = jnp.asarray(np.concatenate([above, child[:, None]], axis=1), jnp.float32)
+    np.testing.assert_allclose(dictionary.T[:5] @ dictionary[:, 5], 0.5, atol=1e-5)
+    together = np.full((6, 6), 50.0)
+    together[np.diag_indices(6)] = [100] * 5 + [50]
+    together[:5, :5] = np.diag([100.0] * 5)
+    found = kinship.push(dictionary, counted(together), 0.5)
+    np.testing.assert_allclose(found.T[:5] @ found[:, 5], 0, atol=1e-5)
+
+
 def test_of_two_that_include_each_other_the_less_used_moves_and_one_that_was_hardly_used_stays(rng):
     frame = np.linalg.qr(rng.standard_normal((64, 4)))[0]
     mixed = frame.copy()
@@ -189,20 +205,21 @@ def test_a_family_that_is_right_is_left_alone(rng, alone):
     np.testing.assert_allclose(kinship.push(dictionary, company, 0.5), frame, atol=1e-6)
 
 
-def test_of_many_children_as_many_as_there_is_room_for_are_looked_at(rng):
-    """A parent, the last atom, with nine children beside the one that it is as well."""
-    frame = np.linalg.qr(rng.standard_normal((64, 11)))[0]
+@pytest.mark.parametrize("number", [9, 20])
+def test_of_many_children_as_many_as_there_is_room_for_are_looked_at(rng, number):
+    """A parent, the last atom, with many children beside the one that it is as well."""
+    frame = np.linalg.qr(rng.standard_normal((64, 2 + number)))[0]
     parent, first, rest = frame[:, :1], frame[:, 1:2], frame[:, 2:]
     v = (parent + first) / np.sqrt(2)
     others = parent + rest - v * (v.T @ (parent + rest))
     dictionary = np.concatenate([others / np.linalg.norm(others, axis=0), v], axis=1)
-    which = np.arange(5_000) % 10
+    which = np.arange(6_000) % (1 + number)
     signals = 5 * (parent + frame[:, 1 + which]).T
     coded = np.maximum(signals @ np.linalg.pinv(dictionary).T, 0)
     coded[coded < 1] = 0
     found, _, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))
     moved = np.abs(np.asarray(found) - dictionary).max(axis=0) > 1e-6
-    assert moved.tolist() == [True] * 8 + [False, True]
+    assert np.flatnonzero(moved).tolist() == [*range(8), number]
     assert abs(parent[:, 0] @ np.asarray(found)[:, -1]) > 0.9
 
 
@@ -286,6 +303,83 @@ def test_a_parent_that_has_an_atom_keeps_it_and_one_without_a_free_atom_waits(rn
     np.testing.assert_array_equal(found, jnp.asarray(dictionary, jnp.float32))
 
 
+@pytest.mark.parametrize("uses", [0, 5, 50])
+def test_an_idle_atom_of_some_weak_uses_is_free(rng, uses):
+    frame, codes = family(rng, alone=0, input_dim=200)
+    rays = (frame[:, :1] + frame[:, 1 : 1 + CHILDREN]) / np.sqrt(2)
+    coded = np.zeros((len(codes), 5))
+    coded[:, 1:] = codes[:, 1:] * np.sqrt(2)
+    coded[:uses, 0] = 0.1
+    moved = rearrange(jnp.asarray(np.concatenate([frame[:, 5:6], rays], axis=1), jnp.float32), company_of(coded))[2]
+    assert moved.all()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6])
+def test_a_parent_that_has_an_atom_which_is_on_beside_some_of_its_children_keeps_it(rng, share):
+    """On in more than half of their uses it is not used apart from them, and still is the parent."""
+    frame, codes = family(rng, alone=0, input_dim=200)
+    rays = (frame[:, :1] + frame[:, 1 : 1 + CHILDREN]) / np.sqrt(2)
+    parent = unit(rays.sum(axis=1, keepdims=True) + 0.4 * frame[:, 5:6])
+    coded = np.zeros((len(codes), 5))
+    coded[:, 1:] = codes[:, 1:] * np.sqrt(2)
+    coded[:, 0] = 4 * (rng.random(len(codes)) < share)
+    moved = rearrange(jnp.asarray(np.concatenate([parent, rays], axis=1), jnp.float32), company_of(coded))[2]
+    assert moved.all()
+
+
+def test_what_is_nearly_always_on_includes_nothing_by_that_alone():
+    """Of 100 samples; beside what is on in 90 of them are 45 of 50 uses by chance, beside what is on in 50 hardly."""
+    together = [[90, 45, 0], [45, 50, 49], [0, 49, 50]]
+    assert kinship.included(counted(together, number=100)).tolist() == [[False] * 3, [False, False, True], [False, True, False]]
+
+
+def test_what_an_unused_atom_is_the_parent_of_keeps_it_from_another_family(rng):
+    """The parent of the first family has an atom without a use, which the second may not take; it takes the next."""
+    frame = np.linalg.qr(rng.standard_normal((300, 12)))[0]
+    first, second = ((frame[:, a : a + 1] + frame[:, a + 1 : a + 5]) / np.sqrt(2) for a in (0, 5))
+    there = unit(first.sum(axis=1, keepdims=True) + 0.1 * frame[:, 10:11])
+    codes = np.zeros((4_000, 10))
+    codes[np.arange(4_000), np.arange(4_000) % 8] = 5
+    for others, moves in ((0, 5), (1, 10)):
+        dictionary = np.concatenate([second, first, there, frame[:, 11 : 11 + others]], axis=1)
+        new, _, moved = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(codes[:, : 9 + others]))
+        assert int(moved.sum()) == moves
+        assert np.asarray(new)[:, 8] @ frame[:, 0] > 0.85
+
+
+def test_of_a_parent_and_its_own_parent_one_is_split_at_a_time(rng):
+    """Atom 0 is always on, and one of 1, 2 and 3, which are alike; beside 1 one of 4, 5 and 6, which are alike."""
+    frame = np.linalg.qr(rng.standard_normal((64, 9)))[0]
+    dictionary = frame[:, :7].copy()
+    for some, shared in (([1, 2, 3], 7), ([4, 5, 6], 8)):
+        dictionary[:, some] = unit(frame[:, some] + 0.8 * frame[:, shared : shared + 1])
+    codes = np.zeros((1_800, 7))
+    codes[:, 0] = 5
+    codes[np.arange(1_800), 1 + np.arange(1_800) % 3] = 5
+    codes[np.arange(0, 1_800, 3), 4 + np.arange(600) % 3] = 5
+    moved = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(codes))[2]
+    assert np.flatnonzero(moved).tolist() == [0, 1, 2, 3]
+
+
+def test_two_families_take_an_idle_atom_each_and_neither_one_that_is_in_the_other(rng):
+    """The common atom of the second is near one of the first, which keeps what is its own."""
+    frame = np.linalg.qr(rng.standard_normal((300, 14)))[0]
+    first, second = ((frame[:, a : a + 1] + frame[:, a + 1 : a + 5]) / np.sqrt(2) for a in (0, 5))
+    codes = np.zeros((4_000, 10))
+    codes[np.arange(4_000), np.arange(4_000) % 8] = 5
+    for spare, found in ((2, 2), (1, 1)):
+        dictionary = np.concatenate([first, second, frame[:, 10 : 10 + spare]], axis=1)
+        new, _, moved = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(codes[:, : 8 + spare]))
+        assert (cosines(new, frame[:, [0, 5]]) > 0.85).sum() == found
+        assert int(moved.sum()) == 5 * found
+
+
+def test_apart_are_two_that_are_seldom_together_in_the_uses_of_each():
+    share, _ = kinship.shares(counted([[100, 40, 20], [40, 60, 0], [20, 0, 100]]))
+    # Of the second's 60 uses 40 are beside the first.
+    np.testing.assert_array_equal(kinship._apart(share), [[True, False, True], [False, True, True], [True, True, True]])
+
+
 def test_two_atoms_do_not_make_a_family_nor_do_atoms_that_are_used_together(rng):
     frame, codes = family(rng, alone=0, input_dim=200)
     rays = (frame[:, :1] + frame[:, 1 : 1 + CHILDREN]) / np.sqrt(2)
@@ -342,6 +436,18 @@ def test_a_place_goes_to_the_first_that_names_it():
     assert kinship._once(jnp.array([4, 2, 4, 6, 2, 0])).tolist() == [4, 2, 6, 6, 6, 0]
 
 
+@pytest.mark.parametrize("off", [0.0, 0.13])
+def test_a_parent_that_is_off_in_some_samples_has_no_smaller_codes_by_that(rng, off):
+    """Children that share something else, beside a parent whose codes are all of one size where it is on."""
+    frame, codes = family(rng, alone=0.4, spare=4)
+    alike = frame[:, 1 : 1 + CHILDREN] + 0.8 * frame[:, -1:]
+    dictionary = np.concatenate([frame[:, :1], alike / np.linalg.norm(alike, axis=0), frame[:, 1 + CHILDREN : -1]], axis=1)
+    codes = np.where(codes > 0, 5.0, 0)
+    codes[rng.random(len(codes)) < off, 0] = 0
+    moved = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(np.pad(codes, ((0, 0), (0, 3)))))[2]
+    assert not moved.any()
+
+
 @pytest.mark.parametrize("proportional", [True, False])
 def test_a_parent_has_its_own_codes_beside_children_that_share_something_else(rng, proportional):
     """Where magnitudes are proportional, and where they vary by themselves from nearly nothing."""
@@ -388,12 +494,13 @@ def test_chance_coherence_and_atoms_that_are_not_included_are_left(rng):
     np.testing.assert_allclose(kinship.push(jnp.asarray(mixed, jnp.float32), company, 0.5), mixed, atol=1e-6)
 
 
-@pytest.mark.parametrize("alone", [0.4, 0.02])
-def test_a_parent_whose_own_ray_is_the_common_one_is_kept_although_its_children_are_alike(rng, alone):
-    """Children that share a direction q beside their parent p: rays p + c_k + .8 q, p alone in .4 or .02 of its uses."""
+@pytest.mark.parametrize(("alone", "shared"), [(0.4, 0.4), (0.02, 0.8)])
+def test_a_parent_whose_own_ray_is_the_common_one_is_kept_although_its_children_are_alike(rng, alone, shared):
+    """Children that share q beside their parent p, where all codes are smaller; p alone in .4 or .02 of its uses."""
     frame, codes = family(rng, alone=alone, spare=4)
-    alike = frame[:, 1 : 1 + CHILDREN] + 0.8 * frame[:, -1:]
+    alike = frame[:, 1 : 1 + CHILDREN] + shared * frame[:, -1:]
     dictionary = np.concatenate([frame[:, :1], alike / np.linalg.norm(alike, axis=0), frame[:, 1 + CHILDREN : -1]], axis=1)
+    codes[np.any(codes[:, 1:] > 0, axis=1)] *= 0.8
     assert np.abs(dictionary[:, 1] @ dictionary[:, 2]) > kinship.SHARED
     found, _, _ = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(np.pad(codes, ((0, 0), (0, 3)))))
     if alone == 0.4:
@@ -429,8 +536,10 @@ def test_the_child_that_the_parent_was_takes_an_atom_near_it_or_of_small_codes_o
     if free == 6:
         coded[:, 6] = 0
         coded[:10, 6] = 5
-    found = np.asarray(rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))[0])
+    found, _, moved = rearrange(jnp.asarray(dictionary, jnp.float32), company_of(coded))
+    found = np.asarray(found)
     kept = [atom for atom in (1, 5, 6) if np.allclose(found[:, atom], dictionary[:, atom], atol=1e-6)]
+    assert [atom for atom in (1, 5, 6) if not moved[atom]] == kept
     assert kept == [atom for atom in (1, 5, 6) if atom != free]
     if free is not None:
         assert abs(found[:, free] @ truth[:, 1]) > 0.8

@@ -51,6 +51,15 @@ def test_copies_come_first_and_seeds_that_are_alike_count_once():
     np.testing.assert_allclose(renew([0, 0, 1, 2], [5.0, 4.0, 6.0, 0.0], most=4), AXES[:, [0, 4, 1, 6]])
 
 
+def test_where_a_seed_must_gain_each_atom_is_compared_with_its_own():
+    """Seeds that differ have squares of 9, 4 and 1."""
+    atoms = jnp.asarray(AXES[:, [0, 1, 2, 3]])
+    for worth, fresh in (([5.0, 3.0, 8.0, jnp.inf], [1]), ([5.0, 3.0, 0.5, jnp.inf], [1, 2]), ([9.5, 9.0, 20.0, 9.0], [])):
+        new = renewal.restart(atoms, jnp.asarray(worth), seeds(4), nonneg=True, gains=True)[1]
+        assert np.flatnonzero(new).tolist() == fresh
+    assert renewal.restart(atoms, jnp.asarray([5.0, 3.0, 8.0, jnp.inf]), seeds(4), nonneg=True)[1].sum() == 3
+
+
 def test_room_that_no_residual_has_filled_starts_nothing():
     atoms = jnp.asarray(AXES[:, [0, 0, 0, 0]])
     new, fresh = renewal.renew(atoms, jnp.ones(4), USES, renewal.no_seeds(2, RESIDUALS), weak=0.25, nonneg=True)
