@@ -226,8 +226,8 @@ def _found(dictionary, company, idle, taken):
 
     Such atoms are coherent and used apart. Each points to the atom, of those that are coherent with it and itself, whose
     coherences add up to most. Those that point to one that points to itself are a family, if their common factor p makes up
-    much of them: activations have atoms that are each a little like one, and not like each other. The factor takes the atom
-    that is it already, or else one of hardly any use; the members keep what they have beside it.
+    much of them: atoms that are each a little like one, and not like each other, are none. The factor takes the atom that is
+    it already, or else one of hardly any use; the members keep what they have beside it.
     """
     input_dim, num_latents = dictionary.shape
     share, uses = shares(company)
