@@ -156,7 +156,7 @@ _METRICS = {
     "r2": Metric("variance explained, R²", 1, 1.0),
     "shrinkage": Metric("length of reconstructions, to signals", 0, 1.0),
     "dead": Metric("latents that never fire", -1),
-    "absorption": Metric("recall of parents lost to their children", -1),
+    "absorption": Metric("recall of parents lost to their children", 0, 0.0),
     "fit_seconds": Metric("seconds to fit", -1),
     "encode_seconds": Metric("seconds to encode", -1),
     "compile_seconds": Metric("seconds to compile", -1),

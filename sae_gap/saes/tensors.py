@@ -211,14 +211,16 @@ class Config:
         found = self.entries.get(name)
         return default if found is None else found
 
-    def size(self, name: str, default: int | None = None) -> int:
-        """A positive integer; None and a missing entry take the default, and without one are a fault."""
+    def size(self, name: str, default: int | None = None, least: int = 1) -> int:
+        """An integer from 1 or 0 on; None and a missing entry take the default, and without one are a fault."""
         value = self._value(name, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
+            kind = "positive" if least else "non-negative"
             raise ValueError(
-                f"{name} in {self.path} must be a positive integer, but it is {value!r:.60}; correct the configuration."
+                f"{name} in {self.path} must be a {kind} integer below 2**31, but it is {value!r:.60}; "
+                "correct the configuration."
             )
         return value
 

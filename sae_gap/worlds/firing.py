@@ -57,7 +57,7 @@ def plant(law: Law) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
     for depth in range(1, law.depth + 1):
         start, size = first + size, size * law.branching
         level[start : start + size] = depth
-        parent[start : start + size] = first + np.arange(size) // max(1, law.branching)
+        parent[start : start + size] = first + np.arange(size) // law.branching
         first = start
     return parent, level
 

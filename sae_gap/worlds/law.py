@@ -49,6 +49,7 @@ class Law:
 
     Raises:
       ValueError: a value is out of range, or the trees do not fit the features (see the message).
+      TypeError: the folder is no path.
     """
 
     num_features: int = 16_384

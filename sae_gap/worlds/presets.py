@@ -100,6 +100,7 @@ def parse_law(entries: Sequence[str]) -> dict[str, Any]:
 
     Raises:
       ValueError: an entry is no such pair, or names no part of a law.
+      TypeError: the entries are no list of texts.
     """
     fields = {field.name: field.default for field in dataclasses.fields(Law)}
     for name in ("num_features", "input_dim", "seed", "folder"):

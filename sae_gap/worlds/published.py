@@ -73,10 +73,11 @@ def read_firing(folder: pathlib.Path) -> dict[str, Any]:
                 f"correlation_factor and correlation_diag in {tensors.path} do not make variances of 1; "
                 "download the file again."
             )
-    seed = config.size("seed") if "seed" in config else None
     parts = {"rates": rates, "factor": factor, "rest": rest}
-    parts["std"] = _magnitudes(config, "std_firing_magnitudes", 0.0, number, None if seed is None else seed + 1)
-    parts["mean"] = _magnitudes(config, "mean_firing_magnitudes", 1.0, number, None if seed is None else seed + 2)
+    parts["std"] = _magnitudes(config, "std_firing_magnitudes", 0.0, number, 1)
+    if parts["std"].min() < 0:
+        raise ValueError(f"std_firing_magnitudes in {config.path} must not be negative; correct the configuration.")
+    parts["mean"] = _magnitudes(config, "mean_firing_magnitudes", 1.0, number, 2)
     if parts["mean"].min() <= 0:
         raise ValueError(f"mean_firing_magnitudes in {config.path} must be above 0; correct the configuration.")
     return parts | _trees(folder / _TREES, number)
@@ -90,8 +91,11 @@ def _tensors(folder: pathlib.Path) -> Tensors:
     return read_safetensors(folder / _TENSORS)
 
 
-def _magnitudes(config: Config, name: str, default: float, number: int, seed: int | None) -> Float[np.ndarray, " N"]:
-    """Mean or standard deviation of each feature's magnitude, by the rule that the configuration names."""
+def _magnitudes(config: Config, name: str, default: float, number: int, stream: int) -> Float[np.ndarray, " N"]:
+    """Mean or standard deviation of each feature's magnitude, by the rule that the configuration names.
+
+    Random ones have the seed of the configuration plus `stream`.
+    """
     if not isinstance(config.entries.get(name), dict):
         return np.full(number, config.number(name, default))
     rule = config.part(name)
@@ -101,9 +105,9 @@ def _magnitudes(config: Config, name: str, default: float, number: int, seed: in
     if kind == "linear":
         return np.linspace(rule.number("start", 1.0), rule.number("end", 1.0), number)
     if kind == "folded_normal":
-        if seed is None:
+        if "seed" not in config:
             raise ValueError(f"{name} in {config.path} are random, but the configuration has no seed to draw them by; add it.")
-        drawn = np.abs(rule.number("mean", 0.0) + rule.number("std", 0.1) * torch_normal(seed, number))
+        drawn = np.abs(rule.number("mean", 0.0) + rule.number("std", 0.1) * torch_normal(config.size("seed", least=0) + stream, number))
         least = rule.number("min_value", 0.0)
         return np.clip(drawn, least, max(least, rule.number("max_value", 1e30)))
     raise ValueError(f"{name} in {config.path} are of the unknown kind {kind!r:.40}; choose constant, linear or folded_normal.")
@@ -159,7 +163,10 @@ def _trees(path: pathlib.Path, number: int) -> dict[str, np.ndarray]:
             raise ValueError(f"{path} has feature {index} in two places; download it again.")
         parent[index], level[index] = above, depth
         for name, flag in flags.items():
-            flag[index] = node.get(name) is True
+            value = node.get(name, False)
+            if not isinstance(value, bool):
+                raise ValueError(f"{path} has a node whose {name} is {value!r:.40}, not true or false; download it again.")
+            flag[index] = value
         waiting += [(child, index, depth + 1) for child in _nodes(node.get("children", []), path)]
     exclusive, scaled = flags.values()
     return {"parent": parent, "level": level, "exclusive": exclusive, "scaled": scaled}

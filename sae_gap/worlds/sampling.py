@@ -32,7 +32,7 @@ class Sampler:
 
     def __init__(self, firing: Firing):
         self.firing = firing
-        upper = special.ndtri(np.clip(firing.rates, 1e-300, 1 - 1e-12))
+        upper = special.ndtri(firing.rates)
         self._weights = (np.column_stack([firing.factor, upper]) / np.sqrt(firing.rest)[:, None]).astype(np.float32)
         self._tops = np.flatnonzero(firing.parent < 0)
         self._top_weights = np.ascontiguousarray(self._weights[self._tops].T)

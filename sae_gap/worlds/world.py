@@ -31,17 +31,18 @@ class World(Law):
     and below the same parents, but together with others: the factor of their correlation is drawn anew.
 
     Args:
-      num_latents: width of the dictionaries to learn; None takes one latent for each feature. Narrower ones are meant to
-        learn the most frequent features.
+      num_latents: width of the dictionaries to learn; 0 takes one latent for each feature. Narrower ones are meant to learn
+        the most frequent features.
       num_samples: number of training samples.
       scored: samples in each scored split; None takes as many as there are to train on, but at most 20,000.
-      noise_db: signal-to-noise ratio in decibels of additive Gaussian noise, over the first piece of the training samples;
-        None adds none.
+      noise_db: signal-to-noise ratio in decibels of additive Gaussian noise; the power of the signal is its mean square over the
+        first piece of the training samples, bias included. None adds none.
 
     The rest is the law's: see `Law`.
 
     Raises:
       ValueError: a value is out of range, or the trees do not fit the features (see the message).
+      TypeError: the folder is no path.
 
     References:
       Chanin & Garriga-Alonso (2026), "SynthSAEBench", arXiv:2602.14687.
@@ -171,6 +172,7 @@ def published_world(folder: str | pathlib.Path, **options: Any) -> World:
 
     Raises:
       ValueError: a file is missing, damaged or does not fit the others, or an option is out of range.
+      TypeError: the folder is no path.
     """
     check_path("folder", folder)
     place = pathlib.Path(folder)

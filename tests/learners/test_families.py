@@ -144,8 +144,8 @@ def test_the_threshold_is_at_least_the_floor(size, on):
 
 @pytest.mark.parametrize(("turn", "anew"), [(0, True), (1, False), (3, True), (6, True), (7, False), (8, False), (9, False)])
 def test_atoms_of_no_use_start_from_the_largest_residuals_where_families_are_rearranged(turn, anew):
-    """Every third of ten rounds but for the last two. A concept without an atom, and two atoms without a use."""
-    learner = Families(base=BASE, num_steps=10, visits=0.1)
+    """Every third of eleven rounds but for the last two. A concept without an atom, and two atoms without a use."""
+    learner = Families(base=BASE, num_steps=11, visits=0.1)
     eye = np.eye(12, dtype=np.float32)
     signals = jnp.asarray(5 * eye[np.arange(60) % 9] + 5 * eye[(np.arange(60) // 9) % 9])
     # Of the nine concepts one is unknown, and of the last three atoms one is rare, but was used in the rounds before.
@@ -161,6 +161,20 @@ def test_atoms_of_no_use_start_from_the_largest_residuals_where_families_are_rea
         # It counts as used until it is known whether it is.
         assert float(new.squares[9]) > 25
     assert float(new.squares[8]) == pytest.approx(0.7 * 75)
+
+
+def test_what_starts_anew_is_not_pushed_by_what_its_atom_was():
+    """An idle atom was used with the first alone; the concept that takes its place shares a tenth with that one."""
+    learner = Families(base=BASE, num_steps=9)
+    eye = np.eye(200, dtype=np.float32)
+    concept = np.sqrt(0.99) * eye[7] + 0.1 * eye[0]
+    idle, new = 5 * (eye[0] + eye[1]), 20 * concept
+    signals = jnp.asarray(np.concatenate([[idle] * 8, [new], 5 * eye[[0, 2, 3, 4] * 12]]))
+    state = begin(learner, signals, eye[:, :5])
+    # A threshold above what the concept has of the first atom.
+    state = eqx.tree_at(lambda s: (s.squares, s.noise), state, (1e4 * jnp.asarray([1.0, 0, 1, 1, 1]), jnp.asarray(1.2)))
+    found = eqx.filter_jit(lambda signals, state: learner.step(Split(signals), state))(signals, state)
+    np.testing.assert_allclose(found.dictionary[:, 1], concept, atol=1e-5)
 
 
 def test_an_atom_that_became_a_parent_does_not_start_anew_in_the_same_round():

@@ -1,5 +1,8 @@
 """Detectors, by hand and by loops; what is sparse scores as what is dense."""
 
+import dataclasses
+import re
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -134,6 +137,8 @@ def test_absorption_is_the_recall_that_a_child_takes(monkeypatch):
     # Feature 3 has but 8 samples with its child.
     assert d.absorption(parent, partner, truth, codes, 0.1) == pytest.approx(18 / 20 - 5 / 20)
     assert d.absorption(parent, partner, *map(scipy.sparse.csr_array, (truth, codes))) == pytest.approx(18 / 20 - 6 / 20)
+    # Signed codes fire by their size.
+    assert d.absorption(parent, partner, truth, -codes, 0.1) == pytest.approx(18 / 20 - 5 / 20)
     assert d.absorption(parent, np.where(partner == 2, -1, partner), truth, codes) is None
     assert d.absorption(np.full(6, -1), partner, truth, codes) is None
 
@@ -159,6 +164,13 @@ def test_explained_is_by_its_formula(monkeypatch):
     assert found["shrinkage"] == pytest.approx(
         np.mean(np.linalg.norm(drawn[keep], axis=1) / np.linalg.norm(signals[keep], axis=1)), rel=1e-5
     )
+
+
+def test_what_has_no_variance_or_no_length_scores_zero():
+    codes, atoms = sparse_codes(30, 4), unit(5, 4)
+    constant = d.explained(np.ones((30, 5), np.float32), atoms, np.ones(5), codes)
+    assert constant["r2"] == 0 and constant["shrinkage"] > 0
+    assert d.explained(np.zeros((30, 5), np.float32), atoms, np.zeros(5), codes) == {"r2": 0, "shrinkage": 0}
 
 
 def inferred(n=40, width=5, **changes):
@@ -206,4 +218,10 @@ def test_measure_leaves_out_what_is_not_known():
     assert set(d.measure(inferred(task=no_truth))) == {
         f"{name}_{split}" for name in ("r2", "shrinkage") for split in ("id", "ood")
     }
+    known = d.measure(all_known := inferred(400, 8))
+    id_alone = dataclasses.replace(all_known.task, ood=Split(all_known.task.ood.signals), tree=None)
+    found = d.measure(inferred(400, 8, task=id_alone))
+    trees = {name for name in known if re.search("roots|children|free|absorption", name)}
+    detected = {name for name in known if name.endswith("_ood") and not name.startswith(("r2", "shrinkage"))}
+    assert len(trees) == 5 and len(detected) > 6 and set(found) == set(known) - trees - detected
     assert d.measure(inferred(model=Model(None, np.zeros(6)))) == {}

@@ -63,8 +63,11 @@ def test_the_full_world_has_the_published_constants():
 
 
 def test_a_correlation_that_would_take_all_the_variance_is_scaled():
-    factor, rest = correlate(Law(num_features=30, roots=0, rank=4, correlation=3.0))
+    factor, rest = correlate(Law(num_features=3_000, roots=0, rank=4, correlation=0.5))
     square = np.sum(factor**2, axis=1)
+    # Some would leave less than .01 though they do not take all.
+    drawn = 0.5 * np.random.default_rng([0, 46]).standard_normal((3_000, 4))
+    assert np.any(np.abs(np.sum(drawn**2, axis=1) - 0.995) < 0.005)
     assert square.max() == pytest.approx(0.99) and rest.min() == pytest.approx(0.01) and (square[rest > 0.011] < 0.99).all()
     assert correlate(Law(num_features=30, roots=0, rank=0))[1].tolist() == [1.0] * 30
 

@@ -72,6 +72,9 @@ def test_what_is_written_is_read(tmp_path):
     np.testing.assert_allclose(task.id.signals, task.id.codes.toarray() @ tensors["feature_vectors"] + 0.1, atol=1e-4)
     assert re.fullmatch(r"synthsae file=[0-9a-f]{16}", source.asdict()["world"]) and source.num_latents == 30
     before = source.title
+    write(tmp_path, found[0] | {"bias": 0.4}, *found[1:])
+    assert source.title != before
+    before = source.title
     write(tmp_path, *found[:2], tensors | {"bias": np.zeros(20, np.float32)})
     assert source.title != before
     # Nothing is kept of files that have changed.
@@ -95,6 +98,19 @@ def test_other_kinds_of_magnitudes(tmp_path):
     del tensors["correlation_factor"], tensors["correlation_diag"]
     read = firing_of(sae_gap.published_world(write(tmp_path, config, trees, tensors)).law)
     assert set(read.std) == {0.25} and set(read.mean) == {2.0} and read.factor.shape == (60, 0) and set(read.rest) == {1.0}
+    # Independent features are so out of distribution as well.
+    assert out_of_distribution(sae_gap.published_world(tmp_path).law).factor.shape == (60, 0)
+    # Without the entries features are of length 1; and nothing is drawn, so that no seed is asked for.
+    plain = {name: value for name, value in config.items() if not name.endswith("magnitudes")} | {"seed": "none"}
+    read = firing_of(sae_gap.published_world(write(tmp_path, plain, trees, tensors)).law)
+    assert set(read.std) == {0.0} and set(read.mean) == {1.0}
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_magnitudes_are_drawn_by_the_seed_of_the_configuration(tmp_path, seed):
+    config, *rest = parts()
+    read = firing_of(sae_gap.published_world(write(tmp_path, config | {"seed": seed}, *rest)).law)
+    np.testing.assert_allclose(read.std, np.abs(0.5 + 0.5 * torch_normal(seed + 1, 60)))
 
 
 def test_random_magnitudes_have_seeds_and_bounds_of_their_own(tmp_path):
@@ -154,6 +170,9 @@ FAULTS = {
     "of the unknown kind 'lognormal'": spoil("std_firing_magnitudes", {"generator_name": "lognormal"}, "config"),
     "the configuration has no seed to draw them by": spoil("seed", None, "config"),
     "mean_firing_magnitudes in .* must be above 0": spoil("mean_firing_magnitudes", 0.0, "config"),
+    "std_firing_magnitudes in .* must not be negative": spoil("std_firing_magnitudes", -1.0, "config"),
+    "seed in .* must be a non-negative integer": spoil("seed", -1, "config"),
+    "whose mutually_exclusive_children is 'yes'": child(mutually_exclusive_children="yes"),
     "whose feature_index is 60": child(feature_index=60),
     "whose feature_index is None": child(feature_index=None),
     "has feature 1 in two places": child(feature_index=1),

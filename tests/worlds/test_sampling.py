@@ -99,6 +99,15 @@ def test_thinning_favours_no_place():
     assert stats.chi2.sf(np.sum((found - expected) ** 2) / (expected * (1 - 1 / 64)), 40) > UNLIKELY
 
 
+def test_what_never_or_always_fires_does():
+    """Among features that are correlated, in a tree and in none."""
+    law = Law(num_features=6, roots=1, branching=2, depth=1, rank=2, correlation=0.5, most=0.5, least=0.4)
+    rates = np.array([1.0, 1.0, 0.0, 0.5, 0.0, 1.0])
+    found = codes(law, 2_000, rates=rates, mean=np.full(6, 4.0), std=np.zeros(6))
+    counts = np.bincount(found.indices, minlength=6)
+    assert counts[[0, 1, 2, 4, 5]].tolist() == [2_000, 2_000, 0, 0, 2_000] and 900 < counts[3] < 1_100
+
+
 def test_out_of_distribution_others_fire_together():
     law = Law(num_features=30, roots=0, most=0.3, least=0.2, rank=2, correlation=0.5)
     samplers = [sampling.Sampler(found) for found in (firing_of(law), firing_of(law), out_of_distribution(law))]

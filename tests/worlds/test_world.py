@@ -120,6 +120,8 @@ def test_what_tells_worlds_apart():
     assert told[0]["sparsity"] == round(np.diff(WorldStream(world(), "id").samples(0, 4_000)[1].indptr).mean())
     assert told[5]["num_latents"] == 30 < told[5]["num_features"] == 60 and told[5]["sparsity"] < told[0]["sparsity"]
     assert World(num_features=1, input_dim=3, roots=0, num_samples=4).sparsity == 1
+    # An SAE of two latents has a k of one, however often both are on.
+    assert World(num_features=2, input_dim=3, roots=0, most=0.95, least=0.95, exponent=0, num_samples=4).sparsity == 1
 
 
 def test_atoms_are_pushed_apart_by_the_published_steps():
@@ -146,6 +148,7 @@ def test_atoms_are_pushed_apart_by_the_published_steps():
 BAD = {
     "num_latents must be a positive integer": {"num_latents": -1},
     "num_samples must be a positive integer": {"num_samples": 0},
+    "num_samples must be at least 4, but it is 3": {"num_samples": 3},
     "scored must be a positive integer": {"scored": 0},
     "noise_db must be a finite number": {"noise_db": float("inf")},
     "do not fit the 60 features": {"roots": 60},
