@@ -20,7 +20,7 @@ from sae_gap.types import Model, Split
 
 # Counts are squares of the width, of which several must fit in memory.
 LARGEST = 16_384
-# One round in so many rearranges families, but none of so many at the end; what energies keep in a round.
+# Rounds from one rearrangement to the next; last rounds without any; share of the energies kept from round to round.
 _EVERY, _LAST, _MEMORY = 3, 2, 0.7
 # e of `pursue` in units of its threshold: small, so that codes above the threshold are hardly shrunk.
 _EPSILON = 0.05
@@ -55,9 +55,9 @@ class Families(Learner):
 
     both of the round before, with codes Z that are hardly shrunk, and counts who is used with whom. Every third round then
     rearranges families, by `sae_gap.learners.kinship.rearrange`: a parent that is one of its children as well, one that has no
-    atom because each of its children has absorbed it, and a base that is the wrong one. After that the atoms of little energy
-    that took no part start anew from the largest residuals, at most a twentieth of all, if they explain less in all than their
-    residual has. The other rounds solve for the whole dictionary, held by what it was where its atoms are seldom used,
+    atom because each of its children has absorbed it, and a base that is the wrong one. Then atoms of little energy that did
+    not move start anew from the largest residuals, at most a twentieth of all, each only if its energy is below the squared
+    length of its residual. The other rounds solve for the whole dictionary, held by what it was where atoms are seldom used,
 
         D ← unit(D + ((ZᵀZ + ρ I)⁻¹ Zᵀ R)ᵀ),   R = Y - Z Dᵀ,   ρ = ridge · mean_j (ZᵀZ)_jj.
 

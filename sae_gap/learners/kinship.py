@@ -105,6 +105,9 @@ def push(
       dictionary: (input_dim, num_latents), of unit atoms.
       company: the counts.
       weight: share of the coherence that is taken out, at most.
+
+    Returns:
+      (input_dim, num_latents), of unit atoms.
     """
     gram = dictionary.T @ dictionary
     uses = jnp.diagonal(company.together)

@@ -93,8 +93,8 @@ class OnlineDictionary(Learner):
       num_rounds: rounds of the pursuit, each a product with the dictionary.
       num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that compressed sensing allows.
       replace: whether atoms start anew.
-      weak: the most that the mean square of an atom's active codes may be, as a share of that of all active codes, where the
-        atom starts anew; None takes `WEAK`, or where each sample is seen once 0, by which only atoms never used do.
+      weak: an atom starts anew if the mean square of its active codes is at most this share of that of all active codes. None
+        takes `WEAK`, or where each sample is seen once 0, so that only atoms that are never used do.
       centred: whether what is learned from is the signals less their mean, which is then the model's bias: of all signals, or
         of those that a stream has brought so far. Activations of a network have a mean of their own, which no atom should
         spend itself on; the mean of non-negative codes on a dictionary is signal, and stays.

@@ -111,6 +111,9 @@ def scales(signals, dictionary, live, margin, floor, *, num_slots: int | None = 
       floor: of the threshold.
       num_slots: that of `pull`.
       epsilon: that of `pull`, in units of the threshold.
+
+    Returns:
+      σ and a, scalars.
     """
     some = signals[:FIRST]
 

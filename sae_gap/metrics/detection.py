@@ -256,6 +256,9 @@ def explained(
       dictionary: (input_dim, num_latents), atoms of any norm.
       bias: (input_dim,).
       codes: (n, num_latents).
+
+    Returns:
+      `r2`, at most 1, and 0 for signals that do not vary; and `shrinkage`, at least 0, and 0 where all signals are 0.
     """
     atoms, offset = np.asarray(dictionary).T, np.asarray(bias)
     every = np.asarray(signals)

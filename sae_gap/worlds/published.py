@@ -107,7 +107,8 @@ def _magnitudes(config: Config, name: str, default: float, number: int, stream: 
     if kind == "folded_normal":
         if "seed" not in config:
             raise ValueError(f"{name} in {config.path} are random, but the configuration has no seed to draw them by; add it.")
-        drawn = np.abs(rule.number("mean", 0.0) + rule.number("std", 0.1) * torch_normal(config.size("seed", least=0) + stream, number))
+        normal = torch_normal(config.size("seed", least=0) + stream, number)
+        drawn = np.abs(rule.number("mean", 0.0) + rule.number("std", 0.1) * normal)
         least = rule.number("min_value", 0.0)
         return np.clip(drawn, least, max(least, rule.number("max_value", 1e30)))
     raise ValueError(f"{name} in {config.path} are of the unknown kind {kind!r:.40}; choose constant, linear or folded_normal.")

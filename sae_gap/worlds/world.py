@@ -35,8 +35,8 @@ class World(Law):
         the most frequent features.
       num_samples: number of training samples.
       scored: samples in each scored split; None takes as many as there are to train on, but at most 20,000.
-      noise_db: signal-to-noise ratio in decibels of additive Gaussian noise; the power of the signal is its mean square over the
-        first piece of the training samples, bias included. None adds none.
+      noise_db: signal-to-noise ratio in decibels of additive Gaussian noise, the signal's power being its mean square over the
+        first piece of the training samples, bias included; None adds none.
 
     The rest is the law's: see `Law`.
 
