@@ -36,7 +36,7 @@ def _sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
     learner = methods.tuned(name, source, p)
     if not isinstance(source, World):
         return learner
-    scale = (source.loudest + source.softest) / 2 / _TUNED_AT
+    scale = source.magnitude / _TUNED_AT
     encoder = learner.encoder
     if isinstance(encoder, JumpReLU):
         # Of the squared error, a count of latents saves the square of a code.

@@ -309,6 +309,26 @@ DOORS = {
         lambda: sae_gap.fit(ONLINE, [dataclasses.replace(task(), train=Split(jnp.full((4, 4), INF)))], [KEY]),
         "have a NaN or an infinity",
     ),
+    "a list to learn from": (
+        lambda: sae_gap.fit(ONLINE, [dataclasses.replace(task(), train=Split([[1.0]]))], [KEY]),
+        "must be an array",
+    ),
+    "nothing to learn from": (
+        lambda: sae_gap.fit(ONLINE, [dataclasses.replace(task(), train=Split(jnp.zeros((0, 4))))], [KEY]),
+        r"must be a matrix \(samples, input_dim\) of float32, but they are an array of float32 of shape \(0, 4\)",
+    ),
+    "one signal for many": (
+        lambda: sae_gap.fit(ONLINE, [dataclasses.replace(task(), train=Split(jnp.zeros(4)))], [KEY]),
+        "must be a matrix",
+    ),
+    "integers to learn from": (
+        lambda: sae_gap.fit(ONLINE, [dataclasses.replace(task(), train=Split(jnp.zeros((4, 4), jnp.int32)))], [KEY]),
+        "must be a matrix",
+    ),
+    "a base that nothing comes of": (
+        lambda: sae_gap.fit(OnlineDictionary(base=ONLINE), [task()], [KEY]),
+        "goes on from no other learner's model",
+    ),
     "too many keys": (lambda: sae_gap.fit(ONLINE, [task()], [KEY, KEY]), "keys must be 1"),
     "a key that is a number": (lambda: sae_gap.fit(ONLINE, [task()], [0]), "a key must be one random key"),
     "keys for a key": (lambda: sae_gap.fit(ONLINE, [task()], [jax.random.split(KEY)]), "a key must be one random key"),

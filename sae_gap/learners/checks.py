@@ -1,5 +1,6 @@
 """What a fit asks of its arguments."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,15 @@ def check_fit(learner: Any, tasks: Any, keys: Any, at: Any, bases: Any) -> None:
     """Refuses what cannot be fitted, before a program is compiled for it; see `sae_gap.fit` for what each should be."""
     check_type("learner", learner, Learner, "give one of those in sae_gap.learners")
     check_sequence("tasks", tasks, Task, "give what sae_gap.draw or sae_gap.load returns")
+    for task in tasks:
+        signals = task.train.signals
+        if not hasattr(signals, "dtype") or not hasattr(signals, "shape"):
+            raise TypeError(f"the training signals of a task must be an array, but they are {shown(signals)}.")
+        if len(signals.shape) != 2 or 0 in signals.shape or not jnp.issubdtype(signals.dtype, jnp.floating):
+            raise ValueError(
+                "the training signals of a task must be a matrix (samples, input_dim) of float32, but they are "
+                f"{shown(signals)}."
+            )
     shapes = [_shape(task) for task in tasks]
     if len(set(shapes)) > 1:
         other = next(shape for shape in shapes if shape != shapes[0])
@@ -27,6 +37,11 @@ def check_fit(learner: Any, tasks: Any, keys: Any, at: Any, bases: Any) -> None:
         whole = isinstance(signals, np.ndarray | jax.Array) and not isinstance(signals, np.memmap)
         if whole and getattr(signals, "is_fully_addressable", True) and not np.isfinite(signals).all():
             raise ValueError("the training signals of a task have a NaN or an infinity; drop or mend those samples.")
+    if (
+        learner.base is not None
+        and "base" not in inspect.signature(learner.learn if learner.on_host else learner.init).parameters
+    ):
+        raise ValueError(f"{learner.name} goes on from no other learner's model, but has a base; leave it out.")
     if not isinstance(keys, Sequence | jax.Array) or isinstance(keys, str) or len(keys) != len(tasks):
         raise ValueError(f"keys must be {len(tasks)}, one for each task, but they are {shown(keys)}; see jax.random.key.")
     for key in keys:

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from sae_gap import matching
-from sae_gap.checks import check_unmasked
+from sae_gap.checks import check_unmasked, shown
 from sae_gap.codes import Codes, SparseCodes
 from sae_gap.metrics.base import SCORED, Inferred
 
@@ -74,7 +74,7 @@ def cuts(codes: _Dense | SparseCodes, share: float = CUT) -> Float[np.ndarray, "
     Returns:
       (num_latents,), 0 for a latent that never fires.
     """
-    first, second = np.zeros(np.shape(codes)[1]), np.zeros(np.shape(codes)[1])
+    first, second = np.zeros(_size(codes)[1]), np.zeros(_size(codes)[1])
     for _, part in _parts(codes):
         size = np.abs(part)
         first += size.sum(axis=0, dtype=np.float64)
@@ -102,8 +102,8 @@ def count(
     Raises:
       ValueError: the numbers of samples, or of latents, differ.
     """
-    samples, width = np.shape(codes)
-    if np.shape(true_codes)[0] != samples or len(nearest) != width:
+    samples, width = _size(codes)
+    if _size(true_codes)[0] != samples or len(nearest) != width:
         raise ValueError(
             f"codes must be of the true ones' {np.shape(true_codes)[0]} samples and the {len(nearest)} latents, but are "
             f"{np.shape(codes)}."
@@ -220,8 +220,13 @@ def absorption(
     Returns:
       The mean over parents that have a partner and at least 10 samples of either kind; None if there is none. 0 is best, and
       1 says that parents are never seen beside their children and always without.
+
+    Raises:
+      ValueError: the numbers of samples differ.
     """
     number = len(parent)
+    if _size(true_codes)[0] != _size(codes)[0]:
+        raise ValueError(f"codes must be of the true ones' {np.shape(true_codes)[0]} samples, but are of {np.shape(codes)[0]}.")
     parents = np.unique(parent[parent >= 0])
     parents = parents[partner[parents] >= 0]
     # Which features are children of which parent.
@@ -259,23 +264,31 @@ def explained(
 
     Returns:
       `r2`, at most 1, and 0 for signals that do not vary; and `shrinkage`, at least 0, and 0 where all signals are 0.
+
+    Raises:
+      ValueError: the numbers of samples differ, or something is not finite.
     """
     atoms, offset = np.asarray(dictionary).T, np.asarray(bias)
     every = np.asarray(signals)
-    lost = square = 0.0
-    total, ratios = np.zeros(atoms.shape[1]), []
+    if len(every) != _size(codes)[0]:
+        raise ValueError(f"codes must be of the {len(every)} signals, but are of {np.shape(codes)[0]}.")
+    mean = every.mean(axis=0, dtype=np.float64)
+    lost = square = varied = 0.0
+    ratios = []
     for start, part in _parts(codes):
-        target = every[start : start + len(part)]
-        drawn = part @ atoms + offset
-        lost += float(np.sum((target - drawn) ** 2, dtype=np.float64))
+        target, linear = every[start : start + len(part)], part @ atoms
+        # The offset is taken off first, and variances are about the mean, so that neither is lost in a large common part.
+        lost += float(np.sum((target - offset - linear) ** 2, dtype=np.float64))
         square += float(np.sum(target**2, dtype=np.float64))
-        total += target.sum(axis=0, dtype=np.float64)
-        long, length = np.linalg.norm(target, axis=1), np.linalg.norm(drawn, axis=1)
+        varied += float(np.sum((target - mean) ** 2))
+        long, length = np.linalg.norm(target, axis=1), np.linalg.norm(linear + offset, axis=1)
         ratios.append(length[long > _SHORTEST] / long[long > _SHORTEST])
-    samples, shares = len(every), np.concatenate(ratios)
-    variance = square / samples - float(total @ total) / samples**2
+    if not np.isfinite(lost):
+        raise ValueError("signals, dictionary, bias or codes are not finite; nothing can be said of what they explain.")
+    shares = np.concatenate(ratios)
     return {
-        "r2": 1 - lost / samples / variance if variance > 0 else 0.0,
+        # What is left of a constant by rounding is no variance.
+        "r2": 1 - lost / varied if varied > np.finfo(np.float32).eps ** 2 * square else 0.0,
         "shrinkage": float(shares.mean()) if len(shares) else 0.0,
     }
 
@@ -319,9 +332,16 @@ def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
 
 
+def _size(codes: Any) -> tuple[int, int]:
+    shape = np.shape(codes)
+    if len(shape) != 2:
+        raise ValueError(f"codes must be a matrix (samples, latents), but are {shown(codes)}.")
+    return shape
+
+
 def _parts(codes: _Dense | SparseCodes, beside: int = 0) -> Iterator[tuple[int, np.ndarray]]:
     """Dense codes of some samples each, with the number of the first; few enough for codes of another width beside them."""
-    samples, width = np.shape(codes)
+    samples, width = _size(codes)
     rows = max(1, _AT_ONCE // max(width, beside))
     for start in range(0, samples, rows):
         yield start, _dense(codes, start, start + rows)
@@ -331,8 +351,15 @@ def _dense(codes: Any, start: int, stop: int) -> np.ndarray:
     part = codes[start:stop]
     check_unmasked("codes", part)
     if scipy.sparse.issparse(part):
-        return part.toarray()
-    return part.dense() if isinstance(part, Codes) else np.asarray(part)
+        part = part.toarray()
+    part = part.dense() if isinstance(part, Codes) else np.asarray(part)
+    if part.dtype.kind in "cOSUMm":
+        raise ValueError(f"codes must be real numbers, but are {shown(part)}.")
+    # Integers have one that is without a size of its own type.
+    real = part if part.dtype.kind == "f" else part.astype(np.float32)
+    if not np.isfinite(real).all():
+        raise ValueError("codes have a NaN or an infinity; drop or mend those samples.")
+    return real
 
 
 __all__ = [

@@ -6,6 +6,7 @@ another shape or not finite is named.
 
 import json
 import re
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -227,7 +228,7 @@ class Config:
     def number(self, name: str, default: float) -> float:
         """A finite number."""
         value = self._value(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not np.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
             raise ValueError(
                 f"{name} in {self.path} must be a finite number, but it is {value!r:.60}; correct the configuration."
             )

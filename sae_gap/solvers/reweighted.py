@@ -107,7 +107,8 @@ def pursue(
         gram = product("nwm,nvm->nwv", chosen, chosen)
         gram = jnp.where(filled[:, :, None] & filled[:, None, :], gram, eye)
         weight = limit * epsilon / (code + epsilon)
-        linear = jnp.where(filled, product("nwm,nm->nw", chosen, signals) - weight, -1)
+        # Slots that stay empty, in units of the others: rounding is told by the largest term.
+        linear = jnp.where(filled, product("nwm,nm->nw", chosen, signals) - weight, -limit)
         code, _, _ = pivoting.solve(gram, linear, max_pivots=2 * num_slots)
         return places, sign, code, signals - product("nw,nwm->nm", code, chosen)
 

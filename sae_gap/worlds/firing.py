@@ -43,7 +43,9 @@ class Firing:
 
 def base_rates(law: Law) -> Float[np.ndarray, " N"]:
     """The Zipf law p_i, (N,): see `Law`."""
-    ranked = np.arange(1, law.num_features + 1, dtype=np.float64) ** -law.exponent
+    ranks = np.arange(1, law.num_features + 1, dtype=np.float64)
+    # Of ranks below 1, powers that would be too large; a common factor of all r_i changes nothing.
+    ranked = (ranks if law.exponent > 0 else ranks / law.num_features) ** -law.exponent
     span = ranked[0] - ranked[-1]
     share = (ranked - ranked[-1]) / span if span else np.ones(law.num_features)
     return law.least + (law.most - law.least) * share

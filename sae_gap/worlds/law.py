@@ -14,6 +14,10 @@ from sae_gap.checks import check_flag, check_integer, check_number, check_number
 FILES = ("synthetic_model_config.json", "hierarchy.json", "synthetic_model.safetensors")
 # Features that fire in a sample at most, on average, below which there is nothing to learn from.
 FEWEST = 0.01
+# Exponents nearer to 0 than this leave no digits in which the rates of features differ.
+FLATTEST = 1e-6
+# Magnitudes beyond this leave no room for their squares' sums.
+LOUDEST = 1e6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,16 +89,16 @@ class Law:
         check_number("exponent", self.exponent, least=-100, most=100)
         check_number("correlation", self.correlation, least=0, most=10)
         for name in ("loudest", "softest"):
-            check_number(name, getattr(self, name), least=1e-6, most=1e6)
-        check_numbers("spread", self.spread, 2, least=-1e6, most=1e6)
+            check_number(name, getattr(self, name), least=1e-6, most=LOUDEST)
+        check_numbers("spread", self.spread, 2, least=-LOUDEST, most=LOUDEST)
         check_number("the standard deviation of spread", self.spread[1], least=0)
         check_number("bias", self.bias, least=0, most=1e6)
         for name in ("exclusive", "scale_children"):
             check_flag(name, getattr(self, name))
         # Rows and titles have numbers of Python.
-        for field in dataclasses.fields(Law):
+        for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, np.generic):
+            if hasattr(value, "item") and np.ndim(value) == 0:
                 object.__setattr__(self, field.name, value.item())
         if not self.least <= self.most:
             raise ValueError(f"probabilities need 0 < least <= most < 1, but least is {self.least} and most is {self.most}.")
@@ -102,8 +106,11 @@ class Law:
             raise ValueError(
                 f"of {self.num_features} features at a probability of at most {self.most} hardly any ever fires; raise most."
             )
-        if self.exponent == 0 and self.most != self.least:
-            raise ValueError("exponent 0 gives every feature one probability; give most and least the same value.")
+        if abs(self.exponent) < FLATTEST and self.most != self.least:
+            raise ValueError(
+                f"exponent {self.exponent:g} gives every feature one probability; give most and least the same value, or an "
+                f"exponent of at least {FLATTEST:g} in size."
+            )
         if self.folder is not None and not isinstance(self.folder, pathlib.Path):
             raise TypeError(f"folder must be a path, but it is {shown(self.folder)}; read a world by published_world(folder).")
         if self.folder is None:
@@ -140,7 +147,11 @@ def _said(value: Any) -> str:
 
 def digest(folder: pathlib.Path) -> str:
     """A digest of a published world's files, read again only when one of them has changed."""
-    return _digest(folder, tuple((folder / name).stat().st_mtime_ns for name in FILES))
+    try:
+        modified = tuple((folder / name).stat().st_mtime_ns for name in FILES)
+    except OSError as error:
+        raise ValueError(f"the world's file {error.filename} cannot be read: {error.strerror}; put it back.") from None
+    return _digest(folder, modified)
 
 
 @functools.lru_cache(maxsize=4)

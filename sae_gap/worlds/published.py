@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sae_gap.saes.tensors import Config, Tensors, read_json, read_safetensors
-from sae_gap.worlds.law import FILES
+from sae_gap.worlds.law import FEWEST, FILES, LOUDEST
 
 _CONFIG, _TREES, _TENSORS = FILES
 # Torch draws normal numbers in blocks of so many.
@@ -22,8 +22,13 @@ def sizes(folder: pathlib.Path) -> tuple[int, int]:
     Raises:
       ValueError: a file is missing, or the configuration is not one.
     """
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; give the one that holds {', '.join(FILES)}.")
+    try:
+        is_folder = folder.is_dir()
+    except OSError:
+        # A name that is too long to be one.
+        is_folder = False
+    if not is_folder:
+        raise ValueError(f"{folder!s:.200} is not a folder; give the one that holds {', '.join(FILES)}.")
     for name in FILES:
         if not (folder / name).is_file():
             raise ValueError(f"{folder} has no {name}; download all of {', '.join(FILES)} into it.")
@@ -63,6 +68,8 @@ def read_firing(folder: pathlib.Path) -> dict[str, Any]:
             f"firing_probabilities in {tensors.path} must lie in [0, 1], but they go from {rates.min():.3g} to "
             f"{rates.max():.3g}; download the file again."
         )
+    if rates.sum() < FEWEST:
+        raise ValueError(f"by firing_probabilities in {tensors.path} hardly any feature ever fires; download the file again.")
     factor, rest = np.zeros((number, 0)), np.ones(number)
     if "correlation_factor" in tensors:
         rank = tensors.shape("correlation_factor")[1]
@@ -75,11 +82,15 @@ def read_firing(folder: pathlib.Path) -> dict[str, Any]:
             )
     parts = {"rates": rates, "factor": factor, "rest": rest}
     parts["std"] = _magnitudes(config, "std_firing_magnitudes", 0.0, number, 1)
-    if parts["std"].min() < 0:
-        raise ValueError(f"std_firing_magnitudes in {config.path} must not be negative; correct the configuration.")
+    if parts["std"].min() < 0 or parts["std"].max() > LOUDEST:
+        raise ValueError(
+            f"std_firing_magnitudes in {config.path} must not be negative, nor above {LOUDEST:g}; correct the configuration."
+        )
     parts["mean"] = _magnitudes(config, "mean_firing_magnitudes", 1.0, number, 2)
-    if parts["mean"].min() <= 0:
-        raise ValueError(f"mean_firing_magnitudes in {config.path} must be above 0; correct the configuration.")
+    if parts["mean"].min() <= 0 or parts["mean"].max() > LOUDEST:
+        raise ValueError(
+            f"mean_firing_magnitudes in {config.path} must be above 0, and not above {LOUDEST:g}; correct the configuration."
+        )
     return parts | _trees(folder / _TREES, number)
 
 

@@ -81,6 +81,11 @@ class World(Law):
         """What SAEs take for k: how many of the first `num_latents` features fire in a sample, the mean over 2,048, rounded."""
         return max(1, min(round(expected_l0(self.law, self.num_latents)), self.num_latents - 1))
 
+    @property
+    def magnitude(self) -> float:
+        """The mean over features of their mean magnitudes, in the units of the codes."""
+        return float(firing_of(self.law).mean.mean())
+
     def task(self) -> Task:
         """Draws the task: training signals without codes, and both scored splits with sparse codes."""
         train = WorldStream(self)
@@ -124,7 +129,7 @@ class WorldStream:
         law = world.law
         self._seed = (world.seed, _SPLITS[split])
         self._sampler = Sampler(out_of_distribution(law) if split == "ood" else firing_of(law))
-        self.atoms, self._bias = atoms_of(law)
+        self.atoms, self._bias = (part.astype(jnp.zeros(()).dtype) for part in atoms_of(law))
         self._noise, self._last = 0.0, (-1, np.empty((0, 0)), sparse.csr_array((0, 0)))
         if world.noise_db is not None:
             power = np.mean(WorldStream(dataclasses.replace(world, noise_db=None))(0, PIECE) ** 2)
@@ -137,7 +142,8 @@ class WorldStream:
         """Signals with their codes, (count, N)."""
         check_integer("start", start, least=0, most=2**62)
         check_size("count", count)
-        signals = np.empty((count, self.atoms.shape[1]), np.float32)
+        start, count = int(start), int(count)
+        signals = np.empty((count, self.atoms.shape[1]), self.atoms.dtype)
         codes, done = [], 0
         while done < count:
             index, first = divmod(start + done, PIECE)
@@ -152,11 +158,11 @@ class WorldStream:
 
     def _piece(self, index: int) -> tuple[Float[np.ndarray, "piece input_dim"], sparse.csr_array]:
         rng = np.random.default_rng([*self._seed, index])
-        codes = self._sampler.codes(rng, PIECE)
+        codes = self._sampler.codes(rng, PIECE).astype(self.atoms.dtype)
         signals = codes @ self.atoms
         signals += self._bias
         if self._noise:
-            signals += np.float32(self._noise) * rng.standard_normal(signals.shape, np.float32)
+            signals += signals.dtype.type(self._noise) * rng.standard_normal(signals.shape, np.float32)
         return signals, codes
 
 
@@ -175,6 +181,9 @@ def published_world(folder: str | pathlib.Path, **options: Any) -> World:
       TypeError: the folder is no path.
     """
     check_path("folder", folder)
+    own = [field.name for field in dataclasses.fields(World) if field not in dataclasses.fields(Law)] + ["seed"]
+    for name in options:
+        check_choice("an option of a published world", name, own)
     place = pathlib.Path(folder)
     num_features, input_dim = published.sizes(place)
     world = World(num_features=num_features, input_dim=input_dim, folder=place, **options)

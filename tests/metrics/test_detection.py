@@ -168,9 +168,44 @@ def test_explained_is_by_its_formula(monkeypatch):
 
 def test_what_has_no_variance_or_no_length_scores_zero():
     codes, atoms = sparse_codes(30, 4), unit(5, 4)
-    constant = d.explained(np.ones((30, 5), np.float32), atoms, np.ones(5), codes)
-    assert constant["r2"] == 0 and constant["shrinkage"] > 0
+    for value in (1, 0.1):
+        constant = d.explained(np.full((30, 5), value, np.float32), atoms, np.ones(5), codes)
+        assert constant["r2"] == 0 and constant["shrinkage"] > 0
     assert d.explained(np.zeros((30, 5), np.float32), atoms, np.zeros(5), codes) == {"r2": 0, "shrinkage": 0}
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e5])
+def test_a_large_bias_leaves_what_is_explained(offset):
+    codes, atoms = sparse_codes(200, 4), unit(5, 4)
+    bias = np.full(5, offset, np.float32)
+    signals = (codes @ atoms.T + 0.1 * RNG.standard_normal((200, 5)) + bias).astype(np.float32)
+    left = signals.astype(np.float64) - bias - codes @ atoms.T
+    expected = 1 - np.sum(left**2) / np.sum((signals - signals.mean(axis=0, dtype=np.float64)) ** 2)
+    assert d.explained(signals, atoms, bias, codes)["r2"] == pytest.approx(expected, abs=1e-4)
+
+
+def test_what_is_no_matrix_of_finite_codes_is_refused():
+    codes, atoms, parent, partner = sparse_codes(30, 4), unit(5, 4), np.array([-1, 0, -1, -1]), np.arange(4)
+    broken = codes.copy()
+    broken[3, 2] = np.nan
+    for call in (
+        d.cuts,
+        lambda codes: d.count(partner, codes, codes),
+        lambda codes: d.absorption(parent, partner, codes, codes),
+    ):
+        for wrong, message in ((broken, "NaN"), (scipy.sparse.csr_array(broken), "NaN"), (codes[0], "matrix")):
+            with pytest.raises(ValueError, match=rf"^[^\n]*{message}[^\n]*\.$"):
+                call(wrong)
+    with pytest.raises(ValueError, match="real numbers"):
+        d.cuts(codes.astype(complex))
+    with pytest.raises(ValueError, match="30 samples"):
+        d.absorption(parent, partner, codes, codes[:10])
+    with pytest.raises(ValueError, match="30 signals"):
+        d.explained(np.ones((30, 5)), atoms, np.zeros(5), codes[:10])
+    with pytest.raises(ValueError, match="not finite"):
+        d.explained(np.full((30, 5), np.nan), atoms, np.zeros(5), codes)
+    # The least of the bytes is 128 in size.
+    assert d.count(np.zeros(1, int), codes[:1, :1], np.array([[-128]], np.int8))[0].fired.tolist() == [1]
 
 
 def inferred(n=40, width=5, **changes):

@@ -73,6 +73,15 @@ def test_a_round_lowers_the_log_penalised_objective(problem):
     assert values[-1].mean() < values[0].mean() - 1e-3
 
 
+@pytest.mark.parametrize("scale", [2.0**-40, 2.0**40])
+def test_codes_go_with_the_scale(problem, scale):
+    _, dictionary, signals = problem
+    one = pursue(signals, dictionary, 0.1, 0.05, num_slots=8)
+    other = pursue(signals * np.float32(scale), dictionary, 0.1 * scale, 0.05 * scale, num_slots=8)
+    assert np.count_nonzero(one.codes) > 60
+    np.testing.assert_allclose(np.asarray(other.codes) / scale, one.codes, rtol=1e-4, atol=1e-6)
+
+
 def test_the_residual_is_what_the_codes_leave(problem):
     _, dictionary, signals = problem
     found = pursue(signals, dictionary, 0.1, 0.1, num_slots=16)

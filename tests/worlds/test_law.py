@@ -29,6 +29,11 @@ def test_an_exponent_of_minus_one_is_a_line():
     )
     np.testing.assert_allclose(base_rates(Law(num_features=3, roots=0, exponent=0, most=0.2, least=0.2)), 0.2)
     np.testing.assert_allclose(base_rates(Law(num_features=1, roots=0)), 0.4)
+    # Powers that are too large for a number: all but the last are as frequent as the first.
+    np.testing.assert_allclose(base_rates(Law(exponent=-100))[:5], 0.4)
+    # By hand: 1, 1/2 and 1/3 to the power of nearly 0 differ as their logarithms do.
+    flat = base_rates(Law(num_features=3, roots=0, exponent=1e-6, most=0.3, least=0.2))
+    np.testing.assert_allclose(flat, [0.3, 0.3 - 0.1 * np.log(2) / np.log(3), 0.2], atol=1e-6)
 
 
 def test_the_forest_is_the_published_one():
@@ -122,6 +127,7 @@ BAD = {
     "hardly any ever fires": {"most": 1e-7, "least": 1e-7},
     "but least is 0.5 and most is 0.4": {"least": 0.5},
     "exponent 0 gives every feature one probability": {"exponent": 0.0},
+    "exponent 1e-17 gives every feature one probability": {"exponent": 1e-17},
     "exponent must be a finite number": {"exponent": float("nan")},
     "exponent must be a finite number of at least -100": {"exponent": -1e5},
     "correlation must be a finite number of at least 0": {"correlation": -0.1},

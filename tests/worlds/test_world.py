@@ -1,6 +1,8 @@
 """A world is a source of data like any other, and its samples are the same in whatever pieces they are asked for."""
 
 import dataclasses
+import json
+import pathlib
 import re
 
 import jax
@@ -11,6 +13,7 @@ import pytest
 
 import sae_gap
 from sae_gap import World, WorldStream
+from sae_gap.learners.online import OnlineDictionary
 from sae_gap.recording import task_of
 from sae_gap.results import key
 from sae_gap.worlds import published_world
@@ -69,6 +72,9 @@ def test_a_stream_gives_the_same_samples_in_whatever_pieces():
         (lambda: named_world("synthsae", "64"), ValueError, "num_features must be a positive integer"),
         (lambda: named_world(["synthsae"]), ValueError, "is unknown; choose one of synthsae"),
         (lambda: published_world(5), TypeError, "folder must be a path"),
+        (lambda: published_world("x" * 5_000), ValueError, "is not a folder"),
+        (lambda: published_world("x", roots=3), ValueError, "an option of a published world must be one of num_latents"),
+        (lambda: World(folder=pathlib.Path("nowhere")).title, ValueError, "cannot be read"),
         (lambda: parse_law(5), TypeError, "the law must be a list of pairs"),
         (lambda: parse_law([5]), TypeError, "the law must be a list of pairs"),
     ],
@@ -76,6 +82,29 @@ def test_a_stream_gives_the_same_samples_in_whatever_pieces():
 def test_wrong_arguments_are_one_sentence(make, kind, message):
     with pytest.raises(kind, match=re.escape(message)):
         make()
+
+
+def test_numbers_of_other_libraries_are_numbers(task):
+    sizes = {"num_features": jnp.asarray(60), "num_latents": np.uint16(60), "num_samples": np.int64(300), "most": np.array(0.4)}
+    same = world(**sizes)
+    assert same == world() and json.loads(json.dumps(same.asdict())) == world().asdict()
+    np.testing.assert_array_equal(sae_gap.draw(same).id.signals, task.id.signals)
+    # A stream counts on where a short integer would not.
+    stream = WorldStream(world())
+    np.testing.assert_array_equal(stream(np.uint16(65_500), np.int8(100)), stream(65_500, 100))
+
+
+def test_with_double_precision_a_world_is_in_it(task):
+    with jax.enable_x64():
+        precise = sae_gap.draw(world())
+        assert precise.train.signals.dtype == precise.id.signals.dtype == precise.dictionary.dtype == np.float64
+        (fitted,) = sae_gap.fit(OnlineDictionary(num_steps=2), [precise], [jax.random.key(0)])
+    assert fitted.end.model.dictionary.dtype == np.float64
+    np.testing.assert_allclose(precise.id.signals, task.id.signals, atol=1e-5)
+
+
+def test_the_magnitude_is_the_mean_of_the_features(task):
+    assert world(loudest=6.0, softest=2.0).magnitude == pytest.approx(4)
 
 
 def test_the_law_does_not_depend_on_the_samples():
