@@ -129,7 +129,7 @@ class WorldStream:
         law = world.law
         self._seed = (world.seed, _SPLITS[split])
         self._sampler = Sampler(out_of_distribution(law) if split == "ood" else firing_of(law))
-        self.atoms, self._bias = (part.astype(jnp.zeros(()).dtype) for part in atoms_of(law))
+        self.atoms, self.bias = (part.astype(jnp.zeros(()).dtype) for part in atoms_of(law))
         self._noise, self._last = 0.0, (-1, np.empty((0, 0)), sparse.csr_array((0, 0)))
         if world.noise_db is not None:
             power = np.mean(WorldStream(dataclasses.replace(world, noise_db=None))(0, PIECE) ** 2)
@@ -160,7 +160,7 @@ class WorldStream:
         rng = np.random.default_rng([*self._seed, index])
         codes = self._sampler.codes(rng, PIECE).astype(self.atoms.dtype)
         signals = codes @ self.atoms
-        signals += self._bias
+        signals += self.bias
         if self._noise:
             signals += signals.dtype.type(self._noise) * rng.standard_normal(signals.shape, np.float32)
         return signals, codes
