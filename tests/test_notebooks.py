@@ -19,7 +19,7 @@ QUICKSTART = ROOT / "notebooks" / "quickstart.ipynb"
 # What a reader would type into the form for a trial: the cell of the smoke preset.
 TRIAL = {"NUM_LATENTS": 20, "SPARSITY": 3, "NUM_SAMPLES": 200, "NUM_SEEDS": 2, "EPOCHS": 10, "VISITS": 10}
 # Where its world has the shapes of its family, every learner is compiled once for both.
-OF_ONE = {"absorption": {"NUM_LATENTS": 5, "INPUT_DIM": 64, "FAMILY_SAMPLES": 200}}
+OF_ONE = {"absorption": {"NUM_LATENTS": 5, "INPUT_DIM": 64, "FAMILY_SAMPLES": 200, "VISITS": 1}}
 # What runs for longer than it is compiled.
 LONG = ("absorption", "dictionary_learning")
 

@@ -103,13 +103,13 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world, num_slots):
 def test_the_truth_stays_and_children_leave_their_parents(world):
     frame, codes = world
     signals = jnp.asarray(codes @ frame.T, jnp.float32)
-    learner = Families(base=BASE, num_steps=12, visits=3)
+    learner = Families(base=BASE, num_steps=12, visits=3, num_slots=12)
     assert cosines(fitted(learner, signals, frame), frame).min() > 0.999
     start = merged(frame)
     assert cosines(start, frame).min() < 0.93
     assert cosines(fitted(learner, signals, start), frame).min() > 0.99
     # Without what the counts tell, sparsity and reconstruction are content with mergers.
-    blind = Families(base=BASE, num_steps=12, visits=3, weight=0.0)
+    blind = Families(base=BASE, num_steps=12, visits=3, num_slots=12, weight=0.0)
     assert cosines(fitted(blind, signals, start), frame).min() < 0.93
     # Signals of zeros tell nothing.
     np.testing.assert_allclose(fitted(learner, 0 * signals, frame), frame, atol=1e-6)
@@ -122,10 +122,10 @@ def test_families_are_found_in_what_coherent_steps_leave(world):
     signals = jnp.asarray(codes @ frame.T, jnp.float32)
     found = {}
     for incoherent in (False, True):
-        learner = OnlineDictionary(visits=40, num_steps=50, incoherent=incoherent)
+        learner = OnlineDictionary(visits=40, num_steps=50, num_slots=12, incoherent=incoherent)
         state = run(learner, signals, learner.init(Split(signals), num_latents=WIDTH, key=jax.random.key(1)))
         found[incoherent] = np.asarray(state.dictionary)
-    settled = fitted(Families(base=BASE, num_steps=12, visits=3), signals, found[True])
+    settled = fitted(Families(base=BASE, num_steps=12, visits=3, num_slots=12), signals, found[True])
     plain, apart, whole = (cosines(one, frame).mean() for one in (found[False], found[True], settled))
     assert apart > plain + 0.02
     assert whole > apart + 0.04

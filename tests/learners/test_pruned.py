@@ -28,7 +28,7 @@ def energy(codes, number):
 
 def test_the_atoms_of_most_energy_are_kept_in_their_order(task):
     task, codes = task
-    (found,) = fit(Pruned(share=0.25, base=Oracle()), [task], [jax.random.key(0)])
+    (found,) = fit(Pruned(share=0.25, num_slots=12, base=Oracle()), [task], [jax.random.key(0)])
     order = np.argsort(-energy(codes, 1_500))
     np.testing.assert_allclose(found.end.model.decoder, task.dictionary[:, np.sort(order[:3])], atol=1e-6)
     state = PrunedState(task.dictionary, jnp.zeros(30), jnp.asarray(energy(codes, 1_500)))
@@ -41,7 +41,7 @@ def test_energy_is_that_of_the_samples_that_are_visited(task):
     """Three for each of 500, as the atoms are fewer; all there are, if they are fewer; less the bias, on unit atoms."""
     task, codes = task
     for visits, number in ((3, 1_500), (100, 2_000)):
-        learner = Pruned(visits=visits, base=Oracle())
+        learner = Pruned(visits=visits, num_slots=12, base=Oracle())
         bias = jnp.linspace(-1, 1, 30)
         data = Split(task.train.signals + bias)
         base = Model(2 * task.dictionary, bias)
