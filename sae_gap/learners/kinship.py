@@ -99,7 +99,10 @@ def push(
 ) -> Float[Array, "input_dim num_latents"]:
     """Takes out of each atom what it shares with those that include it, by `take_out` of `s_j = Σ_i (d_i · d_j) d_i`.
 
-    The sum is over the atoms i that include j, are used more often, and are more coherent with it than two atoms are by chance.
+    The sum is over the atoms i that include j, are used more often, and are more coherent with it, either way, than two atoms
+    are by chance. Beside an atom that is a parent and its child in one, `p + c_1`, the other children are learned as
+    `c_k - c_1`, whose share of it is negative; where that is gone, its codes beside c_k are smaller than without, and
+    `rearrange` splits it.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
@@ -113,7 +116,7 @@ def push(
     uses = jnp.diagonal(company.together)
     includes = included(company) & (uses[:, None] > uses)
     # The diagonal of the shares is zero, so that nothing includes itself.
-    shared = jnp.where(includes & (gram > dictionary.shape[0] ** -0.5), gram, 0)
+    shared = jnp.where(includes & (jnp.abs(gram) > dictionary.shape[0] ** -0.5), gram, 0)
     return take_out(dictionary, dictionary @ shared, weight)
 
 

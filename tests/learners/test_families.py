@@ -116,6 +116,19 @@ def test_the_truth_stays_and_children_leave_their_parents(world):
 
 
 @pytest.mark.optimised
+def test_children_learned_as_differences_from_one_that_their_parent_has_absorbed_are_told_apart(world):
+    """Atoms `p + c_1` and `c_k - c_1`, which explain a parent that is seldom alone as sparsely as the truth; one of no use."""
+    frame, codes = world
+    start = np.random.default_rng(3).standard_normal(frame.shape)
+    for first in range(0, WIDTH, 5):
+        start[:, first] = frame[:, first] + frame[:, first + 1]
+        start[:, first + 2 : first + 5] = frame[:, first + 2 : first + 5] - frame[:, first + 1 : first + 2]
+    start /= np.linalg.norm(start, axis=0)
+    learner = Families(base=BASE, num_steps=12, visits=3, num_slots=12)
+    assert cosines(fitted(learner, jnp.asarray(codes @ frame.T, jnp.float32), start), frame).min() > 0.97
+
+
+@pytest.mark.optimised
 def test_families_are_found_in_what_coherent_steps_leave(world):
     """From samples alone: atoms parted while they are learned, and then put in order, each better than before."""
     frame, codes = world
