@@ -214,6 +214,7 @@ BUGS = (
         "1",
         "tests/learners/test_stream.py",
     ),
+    ("sae_gap/solvers/reweighted.py", "- weight, -limit)", "- weight, -1)", "tests/solvers/test_reweighted.py"),
     (
         "sae_gap/solvers/reweighted.py",
         "places // own * (num_latents // num_parts) + places % own",
@@ -507,8 +508,8 @@ BUGS = (
     ),
     (
         "sae_gap/saes/tensors.py",
-        "if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 2**31:",
-        "if not isinstance(value, int) or not 0 < value < 2**31:",
+        "if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:",
+        "if not isinstance(value, int) or not least <= value < 2**31:",
         "tests/saes/test_edges.py",
     ),
     (
@@ -1024,8 +1025,8 @@ BUGS = (
     ("sae_gap/worlds/presets.py", "if value is not None}", "}", "tests/worlds/test_presets.py"),
     (
         "sae_gap/worlds/published.py",
-        "None if seed is None else seed + 2)",
-        "None if seed is None else seed + 1)",
+        '"mean_firing_magnitudes", 1.0, number, 2)',
+        '"mean_firing_magnitudes", 1.0, number, 1)',
         "tests/worlds/test_published.py",
     ),
     (
@@ -1036,7 +1037,7 @@ BUGS = (
     ),
     (
         "sae_gap/worlds/published.py",
-        "flag[index] = node.get(name) is True",
+        "flag[index] = value",
         "flag[index] = True",
         "tests/worlds/test_published.py",
     ),
@@ -1049,8 +1050,8 @@ BUGS = (
     ("sae_gap/worlds/published.py", "if rest.min() <= 0 or ", "if ", "tests/worlds/test_published.py"),
     (
         "sae_gap/worlds/published.py",
-        "None if seed is None else seed + 1)",
-        "None if seed is None else seed + 2)",
+        '"std_firing_magnitudes", 0.0, number, 1)',
+        '"std_firing_magnitudes", 0.0, number, 2)',
         "tests/worlds/test_published.py",
     ),
     ("sae_gap/metrics/detection.py", "CUT = 1 / 3", "CUT = 1 / 2", "tests/metrics/test_detection.py"),
@@ -1155,6 +1156,12 @@ BUGS = (
     ("benchmarks/train_real.py", "if copies > MANY", "if copies < MANY", "tests/benchmarks/test_train_real.py"),
     ("benchmarks/train_real.py", "incoherent=name == FAMILIES", "incoherent=False", "tests/benchmarks/test_train_real.py"),
     ("benchmarks/train_real.py", "Families(margin=MARGIN, ", "Families(", "tests/benchmarks/test_train_real.py"),
+    (
+        "sae_gap/learners/kinship.py",
+        "includes & (jnp.abs(gram) >",
+        "includes & (gram >",
+        "tests/learners/test_kinship.py",
+    ),
     (
         "sae_gap/learners/kinship.py",
         "take_out(dictionary, dictionary @ shared,",

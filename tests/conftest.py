@@ -52,6 +52,11 @@ FONTS = style.STYLE["pdf.fonttype"]
 style.STYLE["pdf.fonttype"] = 3
 
 
+def pytest_xdist_auto_num_workers(config):
+    """One worker more than cores, as tests wait for other processes and for the disk."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_configure():
     from sae_gap import devices
 

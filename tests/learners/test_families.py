@@ -178,7 +178,7 @@ def test_atoms_of_no_use_start_from_the_largest_residuals_where_families_are_rea
 
 def test_what_starts_anew_is_not_pushed_by_what_its_atom_was():
     """An idle atom was used with the first alone; the concept that takes its place shares a tenth with that one."""
-    learner = Families(base=BASE, num_steps=9)
+    learner = Families(base=BASE, num_steps=9, num_slots=8)
     eye = np.eye(200, dtype=np.float32)
     concept = np.sqrt(0.99) * eye[7] + 0.1 * eye[0]
     idle, new = 5 * (eye[0] + eye[1]), 20 * concept

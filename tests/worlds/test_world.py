@@ -98,7 +98,7 @@ def test_with_double_precision_a_world_is_in_it(task):
     with jax.enable_x64():
         precise = sae_gap.draw(world())
         assert precise.train.signals.dtype == precise.id.signals.dtype == precise.dictionary.dtype == np.float64
-        (fitted,) = sae_gap.fit(OnlineDictionary(num_steps=2), [precise], [jax.random.key(0)])
+        (fitted,) = sae_gap.fit(OnlineDictionary(num_steps=2, visits=1, num_slots=12), [precise], [jax.random.key(0)])
     assert fitted.end.model.dictionary.dtype == np.float64
     np.testing.assert_allclose(precise.id.signals, task.id.signals, atol=1e-5)
 
