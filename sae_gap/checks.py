@@ -4,6 +4,7 @@ A value of the right kind but out of range is a ValueError, and so is a number o
 class is a TypeError. A number that JAX is tracing has no value yet, and passes.
 """
 
+import dataclasses
 import math
 import os
 import sys
@@ -151,6 +152,23 @@ def check_path(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be a path, but it is {shown(value)}; give a string or a pathlib.Path.")
     if not str(value) or "\0" in str(value):
         raise ValueError(f"{name} must be the name of a file or a folder, but it is {shown(str(value))}.")
+
+
+def check_static(module: Any) -> None:
+    """Raises a ValueError where a static field of an Equinox module cannot be hashed, as arrays of any shape cannot.
+
+    Programs are compiled once for each value of such a field, and told apart by its hash.
+    """
+    for field in dataclasses.fields(module):
+        if field.metadata.get("static"):
+            value = getattr(module, field.name)
+            try:
+                hash(value)
+            except TypeError:
+                raise ValueError(
+                    f"{field.name} must be a plain Python value, but it is {shown(value)}, which cannot be hashed; "
+                    "convert it, such as by .item()."
+                ) from None
 
 
 def check_shard(value: Any) -> tuple[int, int]:

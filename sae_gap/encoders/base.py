@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap import matching
-from sae_gap.checks import as_real, check_type, check_vanishing, shown
+from sae_gap.checks import as_real, check_static, check_type, check_vanishing, shown
 from sae_gap.types import Coded, Model
 
 
@@ -43,6 +43,9 @@ class Affine(eqx.Module):
 
 class Encoder(eqx.Module):
     """Infers codes from signals with what the model holds. Subclasses define `__call__`."""
+
+    def __check_init__(self):
+        check_static(self)
 
     @property
     def name(self) -> str:

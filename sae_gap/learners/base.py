@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from sae_gap.checks import check_integer, check_type
+from sae_gap.checks import check_integer, check_static, check_type
 from sae_gap.encoders.base import Encoder
 from sae_gap.types import Model, Split, Task
 
@@ -36,6 +36,7 @@ class Learner(eqx.Module):
     landmarks: ClassVar[tuple[int, ...]] = ()
 
     def __check_init__(self):
+        check_static(self)
         check_integer("num_steps", self.num_steps, least=0)
         check_type("base", self.base, (Learner, type(None)), "give the learner whose model this one goes on from")
         if self.num_steps and not self.on_host and type(self).step is Learner.step:

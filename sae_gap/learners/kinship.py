@@ -100,7 +100,7 @@ def push(
     """Takes out of each atom what it shares with those that include it, by `take_out` of `s_j = Σ_i (d_i · d_j) d_i`.
 
     The sum is over the atoms i that include j, are used more often, and are more coherent with it, either way, than two atoms
-    are by chance. Beside an atom that is a parent and its child in one, `p + c_1`, the other children are learned as
+    are by chance. Beside an atom that is a parent and its child in one, `p + c_1`, the other children may be learned as
     `c_k - c_1`, whose share of it is negative; where that is gone, its codes beside c_k are smaller than without, and
     `rearrange` splits it.
 

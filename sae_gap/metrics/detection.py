@@ -100,7 +100,7 @@ def count(
       The counts by each rule.
 
     Raises:
-      ValueError: the numbers of samples, or of latents, differ.
+      ValueError: the numbers of samples, or of latents, differ, or a feature is none.
     """
     samples, width = _size(codes)
     if _size(true_codes)[0] != samples or len(nearest) != width:
@@ -108,6 +108,7 @@ def count(
             f"codes must be of the true ones' {np.shape(true_codes)[0]} samples and the {len(nearest)} latents, but are "
             f"{np.shape(codes)}."
         )
+    _check_indices("nearest", nearest, _size(true_codes)[1])
     fired, both = np.zeros((len(least), width), np.int64), np.zeros((len(least), width), np.int64)
     true = np.zeros(width, np.int64)
     for start, part in _parts(codes, np.shape(true_codes)[1]):
@@ -222,11 +223,17 @@ def absorption(
       1 says that parents are never seen beside their children and always without.
 
     Raises:
-      ValueError: the numbers of samples differ.
+      ValueError: the numbers of samples, or of features, differ, or an index is of nothing.
     """
     number = len(parent)
     if _size(true_codes)[0] != _size(codes)[0]:
         raise ValueError(f"codes must be of the true ones' {np.shape(true_codes)[0]} samples, but are of {np.shape(codes)[0]}.")
+    if not number == len(partner) == _size(true_codes)[1]:
+        raise ValueError(
+            f"parent and partner must be of the {_size(true_codes)[1]} features, but are of {number} and {len(partner)}."
+        )
+    _check_indices("parent", parent, number, least=-1)
+    _check_indices("partner", partner, _size(codes)[1], least=-1)
     parents = np.unique(parent[parent >= 0])
     parents = parents[partner[parents] >= 0]
     # Which features are children of which parent.
@@ -326,6 +333,12 @@ def measure(inferred: Inferred) -> dict[str, float | list[float]]:
 
 def _of_split(scores: dict[str, float], name: str) -> dict[str, float]:
     return {f"{metric}_{name}": value for metric, value in scores.items()}
+
+
+def _check_indices(name: str, indices: np.ndarray, number: int, least: int = 0) -> None:
+    whole = np.asarray(indices)
+    if whole.dtype.kind not in "iu" or whole.ndim != 1 or np.any((whole < least) | (whole >= number)):
+        raise ValueError(f"{name} must be integers from {least} to {number - 1}, one row of them, but it is {shown(indices)}.")
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
