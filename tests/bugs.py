@@ -1156,6 +1156,18 @@ BUGS = (
     ("benchmarks/train_real.py", "if copies > MANY", "if copies < MANY", "tests/benchmarks/test_train_real.py"),
     ("benchmarks/train_real.py", "incoherent=name == FAMILIES", "incoherent=False", "tests/benchmarks/test_train_real.py"),
     ("benchmarks/train_real.py", "Families(margin=MARGIN, ", "Families(", "tests/benchmarks/test_train_real.py"),
+    ("sae_gap/checks.py", 'if field.metadata.get("static"):', "if False:", "tests/test_doors.py"),
+    ("sae_gap/encoders/base.py", "check_static(self)", "pass", "tests/test_doors.py"),
+    ("sae_gap/learners/base.py", "check_static(self)", "pass", "tests/test_doors.py"),
+    ("sae_gap/metrics/detection.py", "(whole < least)", "(whole < -1)", "tests/metrics/test_detection.py"),
+    ("sae_gap/metrics/detection.py", "(whole >= number)", "(whole > number)", "tests/metrics/test_detection.py"),
+    ("sae_gap/metrics/detection.py", 'whole.dtype.kind not in "iu" or ', "", "tests/metrics/test_detection.py"),
+    (
+        "sae_gap/metrics/detection.py",
+        "if not number == len(partner) == ",
+        "if not number == ",
+        "tests/metrics/test_detection.py",
+    ),
     (
         "sae_gap/learners/kinship.py",
         "includes & (jnp.abs(gram) >",

@@ -402,6 +402,19 @@ def test_a_stream_keeps_its_width():
     refused(lambda: take(8, 8), match="rows of 3 and of 4 numbers")
 
 
+# Equinox warns of an array in a static field before it can be refused.
+@pytest.mark.filterwarnings("ignore:A JAX array is being set as static")
+@pytest.mark.parametrize("kind", [np.array, jnp.asarray])
+def test_static_options_that_cannot_be_hashed_are_refused(kind):
+    for name, call in (
+        ("share", lambda: Pruned(share=kind(0.5), base=ONLINE)),
+        ("visits", lambda: OnlineDictionary(visits=kind(50))),
+        ("k", lambda: TopK(k=kind(3))),
+    ):
+        with pytest.raises(ValueError, match=rf"^{name} must be a plain Python value[^\n]*\.$"):
+            call()
+
+
 @pytest.mark.parametrize("case", DOORS)
 def test_every_door_refuses_in_one_sentence(case):
     door, match = DOORS[case]

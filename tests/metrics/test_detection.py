@@ -208,6 +208,27 @@ def test_what_is_no_matrix_of_finite_codes_is_refused():
     assert d.count(np.zeros(1, int), codes[:1, :1], np.array([[-128]], np.int8))[0].fired.tolist() == [1]
 
 
+def test_indices_of_nothing_are_refused():
+    truth, codes = sparse_codes(30, 4), sparse_codes(30, 3)
+    nearest, parent, partner = np.array([0, 3, 1]), np.array([-1, 0, 0, -1]), np.array([2, 0, -1, 1])
+    d.count(nearest, truth, codes)
+    d.absorption(parent, partner, truth, codes)
+
+    def refused(name, call):
+        with pytest.raises(ValueError, match=rf"^{name} [^\n]*\.$"):
+            call()
+
+    for wrong in (np.array([0, 4, 1]), np.array([0, -1, 1]), np.array([0.0, 3.0, 1.0]), nearest[:, None]):
+        refused("nearest", lambda wrong=wrong: d.count(wrong, truth, codes))
+    for wrong in (np.array([-1, 4, 0, -1]), np.array([-1, -2, 0, -1]), parent.astype(float)):
+        refused("parent", lambda wrong=wrong: d.absorption(wrong, partner, truth, codes))
+    for wrong in (np.array([3, 0, -1, 1]), np.array([2, -2, -1, 1]), partner.astype(float)):
+        refused("partner", lambda wrong=wrong: d.absorption(parent, wrong, truth, codes))
+    refused("parent and partner", lambda: d.absorption(parent[:3], partner, truth, codes))
+    refused("parent and partner", lambda: d.absorption(parent, partner[:3], truth, codes))
+    refused("parent and partner", lambda: d.absorption(parent, partner, truth[:, :3], codes))
+
+
 def inferred(n=40, width=5, **changes):
     truth, codes = unit(6, 8), {name: sparse_codes(n, width) for name in ("id", "ood")}
     splits = [
