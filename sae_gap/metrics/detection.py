@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from sae_gap import matching
-from sae_gap.checks import check_unmasked, shown
+from sae_gap.checks import check_number, check_unmasked, shown
 from sae_gap.codes import Codes, SparseCodes
 from sae_gap.metrics.base import SCORED, Inferred
 
@@ -62,24 +62,38 @@ def nearest_features(
 
 
 def cuts(codes: _Dense | SparseCodes, share: float = CUT) -> Float[np.ndarray, " latent"]:
-    """For each latent the magnitude below which it counts as off, `share · Σ z² / Σ |z|`, from its own codes alone.
+    """For each latent the magnitude below which it counts as off, from its own codes alone.
 
-    `Σ z² / Σ |z|` is the mean magnitude of its codes with their magnitudes for weights. The many small codes by which a lasso
-    explains what a dictionary lacks move it little, so that it is about what the latent's code is where its feature is on.
+    The least c with `c = share · Σ z² / Σ |z|`, both sums over its codes with `|z| > c`: so a share of the mean magnitude of
+    those, each weighted by itself. It is found from 0 upwards. The small codes by which a lasso explains what a dictionary
+    lacks fall below it, even where they are many times those where the latent's feature is on.
 
     Args:
       codes: (n, num_latents), of samples that need no truth.
-      share: of that magnitude.
+      share: of that magnitude, above 0 and below 1.
 
     Returns:
       (num_latents,), 0 for a latent that never fires.
+
+    Raises:
+      ValueError: codes are no matrix of finite numbers, or the share is out of range.
     """
+    check_number("share", share, above=0, below=1)
     first, second = np.zeros(_size(codes)[1]), np.zeros(_size(codes)[1])
     for _, part in _parts(codes):
         size = np.abs(part)
         first += size.sum(axis=0, dtype=np.float64)
         second += np.einsum("ij,ij->j", size, size, dtype=np.float64)
-    return share * np.divide(second, first, out=np.zeros_like(first), where=first > 0)
+    cut = share * _ratio(second, first)
+    # What is left out is below the mean of the rest, which rises: so does the cut, until it leaves out no more.
+    latent, size = _above(codes, cut)
+    while True:
+        first, second = (np.bincount(latent, power, len(cut)) for power in (size, size**2))
+        cut = share * _ratio(second, first)
+        above = size > cut[latent]
+        if above.all():
+            return cut
+        latent, size = latent[above], size[above]
 
 
 def count(
@@ -339,6 +353,13 @@ def _check_indices(name: str, indices: np.ndarray, number: int, least: int = 0) 
     whole = np.asarray(indices)
     if whole.dtype.kind not in "iu" or whole.ndim != 1 or np.any((whole < least) | (whole >= number)):
         raise ValueError(f"{name} must be integers from {least} to {number - 1}, one row of them, but it is {shown(indices)}.")
+
+
+def _above(codes: _Dense | SparseCodes, least: Float[np.ndarray, " latent"]) -> tuple[np.ndarray, np.ndarray]:
+    """Latent and magnitude of each code above a least one."""
+    found = [(np.nonzero(np.abs(part) > least)[1], part[np.abs(part) > least]) for _, part in _parts(codes)]
+    latents, values = zip(*found, strict=True) if found else ((), ())
+    return np.concatenate([np.zeros(0, int), *latents]), np.abs(np.concatenate([np.zeros(0), *values]))
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -77,16 +77,36 @@ def test_counts_are_those_of_loops(form, monkeypatch):
 def test_cuts_are_shares_of_the_weighted_mean(form, monkeypatch):
     codes = np.array([[3, 0, -1, 0], [1, 0, 0, 0], [0.1, 0, -3, 0], [0, 0, 2, 0.5]], np.float32)
     monkeypatch.setattr(d, "_AT_ONCE", 9)
-    expected = np.array([(9 + 1 + 0.01) / 4.1, 0, 14 / 6, 0.5])
-    np.testing.assert_allclose(d.cuts(forms(codes)[form], 0.4), 0.4 * expected, rtol=1e-6)
-    np.testing.assert_allclose(d.cuts(forms(codes)[form]), expected / 3, rtol=1e-6)
+    # Of the first latent's codes .4 · 10.01 / 4.1 leaves out the 1 no less than the .1, and .4 · 9 / 3 no more.
+    np.testing.assert_allclose(d.cuts(forms(codes)[form], 0.4), [0.4 * 3, 0, 0.4 * 14 / 6, 0.4 * 0.5], rtol=1e-6)
+    np.testing.assert_allclose(d.cuts(forms(codes)[form]), [10 / 4 / 3, 0, 14 / 6 / 3, 0.5 / 3], rtol=1e-6)
+    # In half precision squares would overflow.
+    np.testing.assert_allclose(d.cuts(np.float16([[1_000], [500]])), 1_250_000 / 1_500 / 3)
+
+
+def test_a_cut_is_the_least_that_is_its_own_share():
+    rng = np.random.default_rng(3)
+    codes = np.abs(rng.normal(size=(400, 6))) ** 4 * (rng.random((400, 6)) < 0.4)
+    for share in (0.1, 1 / 3, 0.8):
+        for z, cut in zip(codes.T, d.cuts(codes, share), strict=True):
+            fixed = [
+                c
+                for c in (share * (z[z >= least] ** 2).sum() / z[z >= least].sum() for least in z[z > 0])
+                if np.isclose(c, share * (z[z > c] ** 2).sum() / z[z > c].sum())
+            ]
+            assert cut == pytest.approx(min(fixed))
+    for share in (0, 1, -1, np.nan, "a"):
+        with pytest.raises(ValueError, match=r"^share must be"):
+            d.cuts(codes, share)
 
 
 def test_cuts_part_the_codes_of_a_feature_from_many_small_ones():
-    codes = np.abs(np.random.default_rng(1).normal(0.1, 0.05, (1_000, 1)))
-    codes[:50] = np.random.default_rng(2).normal(4, 0.6, (50, 1))
+    rng = np.random.default_rng(1)
+    codes = np.abs(rng.normal(0, 0.3, (4_000, 1)))
+    codes[:40] = rng.normal(4, 0.6, (40, 1))
+    assert (codes**2).sum() / codes.sum() / 3 < codes[40:].max()
     cut = d.cuts(codes)[0]
-    assert codes[50:].max() < cut < codes[:50].min()
+    assert codes[40:].max() < cut < codes[:40].min()
 
 
 @pytest.mark.parametrize(("learned", "true"), [(5, 9), (9, 5), (7, 7)])
