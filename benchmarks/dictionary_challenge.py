@@ -15,7 +15,6 @@ from sae_gap import catalogue
 from sae_gap.metrics import METRICS
 from sae_gap.metrics.base import Inferred
 from sae_gap.results import CELL
-from sae_gap.study import Method
 
 
 def samples_seen(inferred: Inferred) -> dict[str, float]:
@@ -29,8 +28,8 @@ def _methods(source, p):
     return [
         *methods.learned(p)[::-1],
         methods.families(p),
-        *(Method(learner.name, "peer", learner, p.lasso()) for learner in rivals),
-        *(Method(f"sae_{learner.name}", "sae", learner, p.lasso()) for learner in saes),
+        *(methods.coded(learner.name, "peer", learner, p) for learner in rivals),
+        *(methods.coded(f"sae_{learner.name}", "sae", learner, p) for learner in saes),
         methods.oracle(p),
     ]
 

@@ -10,7 +10,6 @@ cosine, squared error, L0 and gap.
 from benchmarks import methods, sweeps
 from benchmarks.bench import SMOKE, WIDTHS, Bench, Preset
 from sae_gap.metrics import dictionary, gap, recovery
-from sae_gap.study import Method
 
 # From the end of the first on, as the paper counts them from 0.
 EPOCHS = (1, 11, 21, 51, 101, 201, 301, 401)
@@ -27,8 +26,7 @@ def _methods(source, p):
         "dl_fista": (methods.dl_fista(p), along(ROUNDS, p.rounds)),
         "online_dl": (online, along(online.landmarks[1:], online.num_steps)),
     }
-    row = {"inference": "lasso"}
-    return [*saes, *(Method(name, "dictionary_learning", one, p.lasso(), row, at) for name, (one, at) in learners.items())]
+    return [*saes, *(methods.coded(name, "dictionary_learning", one, p, at=at) for name, (one, at) in learners.items())]
 
 
 BENCH = Bench(

@@ -5,6 +5,7 @@ from typing import Any
 
 from benchmarks.bench import Preset
 from sae_gap import catalogue
+from sae_gap.encoders.base import Encoder
 from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.support import LeastSquares, OnSupport
 from sae_gap.learners.base import Learner
@@ -24,8 +25,29 @@ from sae_gap.study import Method
 SAES = catalogue.PUBLISHED
 # The published SAEs are renormalised every 50 epochs of 40 batches; epochs here may be few and long.
 RENORMALISE_EVERY = 2_000
-# What both protocols call codes on a fixed dictionary, the published one's 100 iterations included.
-_ON_A_DICTIONARY = {"inference": "lasso"}
+
+
+def coded(
+    name: str,
+    family: str,
+    learner: Learner,
+    p: Preset,
+    encoder: Encoder | None = None,
+    at: tuple[int, ...] = (),
+    **coordinates: str,
+) -> Method:
+    """A learner's dictionary with the best codes on it, which rows call "lasso" by both protocols' iterations.
+
+    Args:
+      name: the method's.
+      family: the method's.
+      learner: where the dictionary comes from.
+      p: the preset, whose lasso finds the codes.
+      encoder: what finds them in the place of that.
+      at: steps of the fit that have rows of their own.
+      **coordinates: further columns of its rows.
+    """
+    return Method(name, family, learner, p.lasso() if encoder is None else encoder, {"inference": "lasso"} | coordinates, at)
 
 
 def sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
@@ -72,13 +94,13 @@ def own(name: str, source: Source, p: Preset, **options: Any) -> Method:
 
 def frozen(name: str, source: Source, p: Preset, *, lam: float | None = None) -> Method:
     """An SAE's dictionary with the best codes, found from zero."""
-    return Method(f"frozen_{name}", "frozen", sae(name, source, p), p.lasso(lam=lam), _ON_A_DICTIONARY)
+    return coded(f"frozen_{name}", "frozen", sae(name, source, p), p, p.lasso(lam=lam))
 
 
 def refined(name: str, source: Source, p: Preset) -> Method:
     """The same, found from the SAE's codes."""
     learner = sae(name, source, p)
-    return Method(f"refined_{name}", "refined", learner, p.lasso(learner.encoder), _ON_A_DICTIONARY)
+    return coded(f"refined_{name}", "refined", learner, p, p.lasso(learner.encoder))
 
 
 def support(name: str, source: Source, p: Preset) -> Method:
@@ -95,38 +117,37 @@ def least_squares(name: str, source: Source, p: Preset) -> Method:
 
 def renormed(name: str, source: Source, p: Preset, columns: str) -> Method:
     """An SAE's dictionary with other lengths of its atoms, and the best codes on that."""
-    return Method(f"{columns}_{name}", "frozen", Surgery(columns, base=sae(name, source, p)), p.lasso(), _ON_A_DICTIONARY)
+    return coded(f"{columns}_{name}", "frozen", Surgery(columns, base=sae(name, source, p)), p)
 
 
 def learned(p: Preset) -> list[Method]:
     """Dictionary learning: alternating as published, and this suite's own."""
     learners: dict[str, Learner] = {"dl_fista": dl_fista(p), "online_dl": online(p)}
-    found = learners.items()
-    return [Method(name, "dictionary_learning", one, p.lasso(), _ON_A_DICTIONARY) for name, one in found]
+    return [coded(name, "dictionary_learning", learner, p) for name, learner in learners.items()]
 
 
 def families(p: Preset) -> Method:
     """Dictionary learning that tells parents from children."""
     learner = Families(base=online(p, incoherent=True), **dict(p.families))
-    return Method("online_dl_families", "dictionary_learning", learner, p.lasso(), _ON_A_DICTIONARY)
+    return coded("online_dl_families", "dictionary_learning", learner, p)
 
 
 def pruned(p: Preset) -> Method:
     """The atoms of most energy, a quarter, of dictionary learning that tells parents from children."""
     learner = Pruned(num_slots=dict(p.families).get("num_slots"), base=families(p).learner)
-    return Method("online_dl_families_pruned", "dictionary_learning", learner, p.lasso(), _ON_A_DICTIONARY)
+    return coded("online_dl_families_pruned", "dictionary_learning", learner, p)
 
 
 def softplus_adam(p: Preset) -> Method:
     learner = SoftplusAdam(p.weight, num_steps=p.blocks, split="id" if p.protocol == "paper" else "train")
     if p.protocol == "paper":
         return Method("softplus_adam", "dictionary_learning", learner, learner.encode)
-    return Method("softplus_adam", "dictionary_learning", learner, p.lasso(), _ON_A_DICTIONARY)
+    return coded("softplus_adam", "dictionary_learning", learner, p)
 
 
 def oracle(p: Preset, *, lam: float | None = None) -> Method:
     """The true dictionary with the best codes: the ceiling for inference at a weight."""
-    return Method("fista_oracle", "oracle", Oracle(), p.lasso(lam=lam), _ON_A_DICTIONARY)
+    return coded("fista_oracle", "oracle", Oracle(), p, p.lasso(lam=lam))
 
 
 def everything(source: Source, p: Preset) -> list[Method]:

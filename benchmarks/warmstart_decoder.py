@@ -9,7 +9,6 @@ codes, beside the oracle. The paper scores each dictionary an update late; its c
 
 from benchmarks import methods, sweeps
 from benchmarks.bench import SMOKE, WIDTHS, Bench, Preset
-from sae_gap.study import Method
 
 ROUNDS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 PUBLISHED = (0, 1, 4, 9, 19, 49, 99, 199, 499, 999)
@@ -17,13 +16,12 @@ PUBLISHED = (0, 1, 4, 9, 19, 49, 99, 199, 499, 999)
 
 def _methods(source, p):
     at = tuple(step for step in (PUBLISHED if p.protocol == "paper" else ROUNDS) if step <= p.rounds)
-    cold = {"inference": "lasso", "start": "cold", "base": "random"}
-    found = [Method("cold_dl", "dictionary_learning", methods.dl_fista(p), p.lasso(), cold, at)]
-    for name in methods.SAES:
-        warm = {"inference": "lasso", "start": "warm", "base": name}
-        learner = methods.dl_fista(p, base=methods.sae(name, source, p))
-        found.append(Method(f"warm_dl_{name}", "dictionary_learning", learner, p.lasso(), warm, at))
-    return [*found, methods.oracle(p)]
+
+    def found(name, base, start, whose):
+        return methods.coded(name, "dictionary_learning", methods.dl_fista(p, base=base), p, at=at, start=start, base=whose)
+
+    warm = [found(f"warm_dl_{name}", methods.sae(name, source, p), "warm", name) for name in methods.SAES]
+    return [found("cold_dl", None, "cold", "random"), *warm, methods.oracle(p)]
 
 
 BENCH = Bench(

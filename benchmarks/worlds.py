@@ -2,9 +2,9 @@
 
 Trains the SAEs, with tuned options and their own codes, and `online_dl` and `online_dl_families`, with certified codes, on a
 world after SynthSAEBench: features of very different frequencies, correlated, some in trees whose parents a child needs and
-whose siblings exclude each other. Scores are the benchmark's own: the matched cosine of atoms, by level of the tree and by
-frequency, and latents as detectors of features, both wherever a code is not zero and above a cut that knows nothing of the
-truth. Writes rows, summary.csv, a figure and a page under <results_dir>/worlds/ and prints the tables.
+whose siblings exclude each other. Scores are the benchmark's, the matched cosine of atoms and latents as detectors of features,
+and beside them the cosine by level of the tree and by frequency, detection above a cut that knows nothing of the truth, and
+absorption. Writes rows, summary.csv, a figure and a page under <results_dir>/worlds/ and prints the tables.
 
   python -m benchmarks.worlds --num_latents=2048 --num_samples=100000 --methods=online_dl,sae_matryoshka,fista_oracle
   python -m benchmarks.worlds --preset=full --methods=online_dl_families,online_dl_families_pruned,fista_oracle
@@ -54,8 +54,8 @@ def _methods(source: Source, p: Preset) -> list[Method]:
     }
     return [
         *(Method(f"sae_{name}", "sae", learner, learner.encoder) for name, learner in saes.items()),
-        *(Method(f"frozen_{name}", "frozen", learner, p.lasso()) for name, learner in saes.items()),
-        *(Method(name, family, learner, p.lasso()) for name, (family, learner) in learners.items()),
+        *(methods.coded(f"frozen_{name}", "frozen", learner, p) for name, learner in saes.items()),
+        *(methods.coded(name, family, learner, p) for name, (family, learner) in learners.items()),
         methods.families(p),
         methods.pruned(p),
     ]
@@ -103,7 +103,7 @@ BENCH = Bench(
             "atom_mcc_rare": "rare",
             "fit_seconds": "fit s",
         },
-        "Detection on ID": {
+        "Detection": {
             "f1_id": "F1",
             "precision_id": "P",
             "recall_id": "R",

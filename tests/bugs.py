@@ -1162,8 +1162,8 @@ BUGS = (
     ("sae_gap/metrics/detection.py", "if above.all():", "if True:", "tests/metrics/test_detection.py"),
     (
         "sae_gap/metrics/detection.py",
-        "(size, size**2))\n        cut = share",
-        "(size, size**2))\n        cut = 1.1 * share",
+        "(size, size**2)]\n        cut = share",
+        "(size, size**2)]\n        cut = 1.1 * share",
         "tests/metrics/test_detection.py",
     ),
     (
@@ -1474,14 +1474,14 @@ BUGS = (
     ),
     (
         "sae_gap/learners/incoherence.py",
-        "max(COHERENT, CHANCES * input_dim**-0.5)",
-        "COHERENT",
+        "jnp.maximum(COHERENT, CHANCES * chance(dictionary))",
+        "jnp.asarray(COHERENT)",
         "tests/learners/test_incoherence.py",
     ),
     (
         "sae_gap/learners/incoherence.py",
-        "max(COHERENT, CHANCES * input_dim**-0.5)",
-        "CHANCES * input_dim**-0.5",
+        "jnp.maximum(COHERENT, CHANCES * chance(dictionary))",
+        "CHANCES * chance(dictionary)",
         "tests/learners/test_incoherence.py",
     ),
     (
@@ -1490,6 +1490,13 @@ BUGS = (
         "jnp.where((jnp.abs(cosine) > least)",
         "tests/learners/test_incoherence.py",
     ),
+    (
+        "sae_gap/learners/incoherence.py",
+        "jnp.sum(live_dims(dictionary.T))",
+        "len(dictionary)",
+        "tests/learners/test_incoherence.py tests/learners/test_kinship.py",
+    ),
+    ("sae_gap/learners/kinship.py", "> 1.02 * uses", "> uses", "tests/learners/test_kinship.py"),
     ("sae_gap/learners/incoherence.py", "minimum(weight, most)", "minimum(WEIGHT, most)", "tests/learners/test_incoherence.py"),
     # One step for what many atoms share would be taken many times, and make copies of them.
     ("sae_gap/learners/incoherence.py", "jnp.minimum(weight, most)", "weight", "tests/learners/test_incoherence.py"),

@@ -1,6 +1,8 @@
 """Every public door refuses what makes no sense in one sentence, before it computes, compiles or writes anything."""
 
 import dataclasses
+import importlib
+import pkgutil
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap import Method, Model, Models, Setting, Split, Store, Study, Task
+from sae_gap import Method, Model, Models, Setting, Split, Store, Study, Task, learners
 from sae_gap.catalogue import RECIPES
 from sae_gap.encoders.base import Affine, Encoder
 from sae_gap.encoders.batchtopk import BatchTopK
@@ -24,6 +26,7 @@ from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.support import LeastSquares, OnSupport
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.amortised import Amortised
+from sae_gap.learners.base import Learner
 from sae_gap.learners.baselines import PCA, Raw
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.families import Families
@@ -66,6 +69,8 @@ MAKERS = {
     "families": lambda **options: Families(**{"base": Oracle()} | options),
     "pruned": lambda **options: Pruned(**{"base": Oracle()} | options),
     "probe": LinearProbe,
+    "oracle": Oracle,
+    "surgery": lambda **options: Surgery(**{"base": Oracle()} | options),
     "topk": TopK,
     "batchtopk": BatchTopK,
     "matryoshka": MatryoshkaBatchTopK,
@@ -88,7 +93,7 @@ KINDS = {
     NOT_A_SIZE: "num_steps batch_size renormalise_every num_iterations block patience num_rounds k depth",
     NOT_POSITIVE: "visits margin floor learning_rate ridge least_rate greatest_rate threshold bandwidth rate step tol",
     NOT_A_WEIGHT: "lam damping weight weight_decay penalty improvement max_iterations least_updates",
-    (1, None, "yes"): "nonneg replace centred incoherent factored unit_atoms momentum",
+    (1, None, "yes"): "nonneg replace centred incoherent leading factored unit_atoms momentum",
     (3, "topk", Lasso): "encoder",
 }
 OPTIONS = {
@@ -101,12 +106,17 @@ OPTIONS = {
     "alphas": ((), (0,), (-1.0,), (NAN,), 3),
     "prefixes": ((), (0.5,), (0.7, 0.5, 1), (NAN, 1), 3),
     "split": ("ood", None, 3),
+    "columns": ("unit", None, 3),
     "encoders": ((), 3, (3,), (Lasso(),)),
     "base": (3, "oracle"),
     "start": (3, "topk"),
 }
 # Of what is else positive, where zero makes sense.
-ZERO = {("dl_fista", "tol"), ("pruned", "num_steps"), ("online", "tol"), ("LISTA", "threshold"), ("probe", "num_steps")}
+ZERO = {("dl_fista", "tol"), ("online", "tol"), ("LISTA", "threshold")}
+
+
+def takes_no_steps(made):
+    return isinstance(made, Learner) and (made.on_host or type(made).step is Learner.step)
 
 
 def option_cases():
@@ -114,7 +124,7 @@ def option_cases():
     for maker, make in MAKERS.items():
         for field in dataclasses.fields(make()):
             for value in named.get(field.name, ()):
-                if value == 0 and (maker, field.name) in ZERO:
+                if value == 0 and ((maker, field.name) in ZERO or (field.name == "num_steps" and takes_no_steps(make()))):
                     continue
                 yield pytest.param(maker, field.name, value, id=f"{maker}-{field.name}-{str(value)[:20]}")
 
@@ -122,6 +132,21 @@ def option_cases():
 @pytest.mark.parametrize(("maker", "option", "value"), list(option_cases()))
 def test_no_learner_or_encoder_takes_an_option_that_makes_no_sense(maker, option, value):
     refused(lambda: MAKERS[maker](**{option: value}), match=option)
+
+
+def test_every_learner_is_asked_for_its_options():
+    """Add it to MAKERS, and options that are new to KINDS or OPTIONS."""
+    for module in pkgutil.iter_modules(learners.__path__):
+        importlib.import_module(f"{learners.__name__}.{module.name}")
+    made, kinds = {type(make()) for make in MAKERS.values()}, [Learner]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    common = {field.name for field in dataclasses.fields(Learner)}
+    own = {
+        kind for kind in kinds if kind.__module__.startswith("sae_gap.") and {f.name for f in dataclasses.fields(kind)} > common
+    }
+    assert len(own) > 9
+    assert own - made == set()
 
 
 def test_every_sae_is_asked_for_its_options():
@@ -132,7 +157,8 @@ def test_every_sae_is_asked_for_its_options():
 
 def test_every_option_is_asked_for_its_kind():
     named = {name for names in KINDS.values() for name in names.split()} | OPTIONS.keys()
-    assert {field.name for make in MAKERS.values() for field in dataclasses.fields(make())} <= named
+    unknown = {field.name for make in MAKERS.values() for field in dataclasses.fields(make())} - named
+    assert not unknown, "add these options to KINDS or OPTIONS"
 
 
 @pytest.mark.parametrize("kind", [Oracle, PCA, Raw, LinearProbe, lambda **options: Surgery(base=Oracle(), **options)])

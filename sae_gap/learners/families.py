@@ -62,9 +62,10 @@ class Families(Learner):
         D ← unit(D + ((ZᵀZ + ρ I)⁻¹ Zᵀ R)ᵀ),   R = Y - Z Dᵀ,   ρ = ridge · mean_j (ZᵀZ)_jj.
 
     Every round ends with `push`, which takes out of each atom what it shares with atoms that include it. The last two
-    rounds rearrange nothing. Many rounds of few samples do better than few rounds of many.
+    rounds rearrange nothing.
 
-    Signals are taken less the bias of the base, which stays. Codes are not negative.
+    Signals are taken less the bias of the base, which stays. Codes are not negative. A task of more than 16,384 latents is
+    refused, even where the base learns fewer.
 
     Args:
       num_steps: rounds.

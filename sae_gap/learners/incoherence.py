@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from sae_gap.encoders.base import unit_atoms
+from sae_gap.learners.base import live_dims
 
 # Cosine from which a pair is coherent, and in units of what chance makes; the share of it that is taken out.
 COHERENT, CHANCES, WEIGHT = 0.3, 4, 0.5
@@ -17,12 +18,22 @@ COHERENT, CHANCES, WEIGHT = 0.3, 4, 0.5
 _COLUMNS = 512
 
 
+def chance(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
+    """The cosine that unrelated atoms have by chance, `m^-1/2` in m dimensions; those that padding has added do not count."""
+    return jnp.maximum(jnp.sum(live_dims(dictionary.T)), 1).astype(dictionary.dtype) ** -0.5
+
+
+def coherent(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
+    """The cosine above which a pair of atoms is coherent, `max(COHERENT, CHANCES m^-1/2)` in m dimensions."""
+    return jnp.maximum(COHERENT, CHANCES * chance(dictionary))
+
+
 def part(dictionary: Float[Array, "input_dim num_latents"], weight: float = WEIGHT) -> Float[Array, "input_dim num_latents"]:
     r"""Takes coherence out of coherent pairs of atoms, of which the less central moves.
 
     What is taken out, by `take_out`, is `s_j = Σ_i c_ij d_i`, with `c_ij = d_i · d_j` where i and j are coherent and i is the
     more central, that is, where its coherences add up to more: a parent's to more than a child's. Pairs are coherent above
-    `max(COHERENT, CHANCES input_dim^-1/2)`, so that in 16 dimensions or fewer none are.
+    `coherent(dictionary)`, so that in 16 dimensions or fewer none are.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
@@ -32,7 +43,7 @@ def part(dictionary: Float[Array, "input_dim num_latents"], weight: float = WEIG
       (input_dim, num_latents), of unit atoms.
     """
     input_dim, num_latents = dictionary.shape
-    least = max(COHERENT, CHANCES * input_dim**-0.5)
+    least = coherent(dictionary)
     number = -(-num_latents // _COLUMNS)
     size = -(-num_latents // number)
     blocks = jnp.pad(jnp.arange(num_latents), (0, number * size - num_latents), constant_values=num_latents)
@@ -74,4 +85,4 @@ def take_out(
     return unit_atoms(dictionary - jnp.minimum(weight, most) * shared)[0]
 
 
-__all__ = ["part", "take_out"]
+__all__ = ["chance", "coherent", "part", "take_out"]

@@ -17,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.encoders.base import unit_atoms
-from sae_gap.learners.incoherence import CHANCES, COHERENT, take_out
+from sae_gap.learners.incoherence import chance, coherent, take_out
 
 # Of `included`, the share and the least number of uses of what is included; P(j | i) above which j becomes the base of i.
 INCLUDED, USED, SWAPPED = 0.8, 6, 0.6
@@ -41,8 +41,8 @@ IDLE = 0.1
 class Company(NamedTuple):
     """Who is used with whom in samples with codes Z.
 
-    Entry (i, j) of `together` counts those that use both, `products` is ZᵀZ, and `sums` has the sum of each atom's codes. How
-    many samples there are, with those that use no atom, is `number`, which `count` leaves as it is.
+    Entry (i, j) of `together` counts those that use both, `products` is ZᵀZ, and `sums` has the sum of each atom's codes.
+    `number` is how many samples were coded, even those that use no atom; the caller sets it, since `count` also sees padding.
     """
 
     together: Float[Array, "num_latents num_latents"]
@@ -99,10 +99,10 @@ def push(
 ) -> Float[Array, "input_dim num_latents"]:
     """Takes out of each atom what it shares with those that include it, by `take_out` of `s_j = Σ_i (d_i · d_j) d_i`.
 
-    The sum is over the atoms i that include j, are used more often, and are more coherent with it, either way, than two atoms
-    are by chance. Beside an atom that is a parent and its child in one, `p + c_1`, the other children may be learned as
-    `c_k - c_1`, whose share of it is negative; where that is gone, its codes beside c_k are smaller than without, and
-    `rearrange` splits it.
+    The sum is over the atoms i that include j, are used more often, and whose cosine with it, positive or negative, is larger
+    than that of unrelated atoms. Beside an atom that is a parent and its child in one, `p + c_1`, the other children may be
+    learned as `c_k - c_1`, whose cosine with it is negative. Once that is taken out, the merged atom has smaller codes beside
+    c_k than without it, by which `rearrange` knows the merged atom and splits it.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
@@ -116,7 +116,7 @@ def push(
     uses = jnp.diagonal(company.together)
     includes = included(company) & (uses[:, None] > uses)
     # The diagonal of the shares is zero, so that nothing includes itself.
-    shared = jnp.where(includes & (jnp.abs(gram) > dictionary.shape[0] ** -0.5), gram, 0)
+    shared = jnp.where(includes & (jnp.abs(gram) > chance(dictionary)), gram, 0)
     return take_out(dictionary, dictionary @ shared, weight)
 
 
@@ -235,13 +235,13 @@ def _found(dictionary, company, idle, taken):
     much of them: atoms that are each a little like one, and not like each other, are none. The factor takes the atom that is
     it already, or else one of hardly any use; the members keep what they have beside it.
     """
-    input_dim, num_latents = dictionary.shape
+    num_latents = dictionary.shape[1]
     share, uses = shares(company)
     names = jnp.arange(num_latents)
     gram = dictionary.T @ dictionary
     able = (uses >= USED) & ~taken
     alike = able[:, None] & able & _apart(share) & (names[:, None] != names)
-    alike &= gram > max(COHERENT, CHANCES * input_dim**-0.5)
+    alike &= gram > coherent(dictionary)
     central = jnp.sum(jnp.where(alike, gram, 0), axis=0)
     leader = jnp.argmax(jnp.where(alike | (names[:, None] == names), central[:, None], -1), axis=0)
     leader = jnp.where(able & (leader[leader] == leader), leader, num_latents)

@@ -53,7 +53,7 @@ def test_scores_rank_the_oracle_above_the_rest(finished):
 
 def test_tables_and_figure(finished):
     printed = finished.printed
-    assert "Dictionaries" in printed and "Detection on ID" in printed and "grandchildren" in printed and "cut F1" in printed
+    assert "Dictionaries" in printed and "Detection" in printed and "grandchildren" in printed and "cut F1" in printed
     assert {path.name for path in finished.directory.glob("*.png")} == {"recovery_by_level.png"}
     with (finished.directory / "summary.csv").open() as file:
         columns = set(next(csv.reader(file)))

@@ -51,6 +51,17 @@ def test_opposite_atoms_are_not_coherent(rng):
     np.testing.assert_allclose(found[:, 1], atoms[:, 1], atol=1e-6)
 
 
+def test_dimensions_that_padding_adds_make_nothing_coherent(rng):
+    atoms = unit(rng.standard_normal((30, 20)))
+    atoms = unit(np.concatenate([atoms, atoms[:, :10] + 0.7 * atoms[:, 5:15]], axis=1)).astype(np.float32)
+    padded = np.pad(atoms, ((0, 170), (0, 0)))
+    cosines = np.abs(atoms.T @ atoms)[~np.eye(30, dtype=bool)]
+    # Chance makes .73 in 30 dimensions, and .3 would be coherent in 200.
+    assert ((cosines > 0.3) & (cosines < 0.73)).sum() > 20 and (cosines > 0.73).any()
+    assert incoherence.coherent(jnp.asarray(atoms)) == pytest.approx(4 / np.sqrt(30))
+    np.testing.assert_allclose(incoherence.part(jnp.asarray(padded))[:30], incoherence.part(jnp.asarray(atoms)), atol=1e-6)
+
+
 def test_blocks_of_columns_are_one_gram_matrix(rng, monkeypatch):
     atoms = unit(rng.standard_normal((200, 25)))
     atoms = unit(np.concatenate([atoms, atoms[:, :12] + 0.8 * atoms[:, 3:15], atoms[:, :6] + atoms[:, 12:18]], axis=1))

@@ -118,6 +118,26 @@ def test_what_many_that_include_an_atom_share_is_taken_out_once(rng):
     np.testing.assert_allclose(found.T[:5] @ found[:, 5], 0, atol=1e-5)
 
 
+def test_dimensions_that_padding_adds_change_no_bar(rng):
+    frame = np.linalg.qr(rng.standard_normal((30, 2)))[0]
+    # Of a cosine that chance makes in 30 dimensions and not in 400.
+    pair = np.pad(np.stack([frame[:, 0], 0.12 * frame[:, 0] + np.sqrt(1 - 0.12**2) * frame[:, 1]], axis=1), ((0, 370), (0, 0)))
+    found = kinship.push(jnp.asarray(pair, jnp.float32), counted([[100, 50], [50, 50]]), 0.5)
+    np.testing.assert_allclose(found, pair, atol=1e-6)
+    # Members of cosine .4, which is coherent in 400 dimensions and not in 64.
+    frame = np.linalg.qr(rng.standard_normal((64, 6)))[0]
+    members = np.pad(np.sqrt(0.4) * frame[:, :1] + np.sqrt(0.6) * frame[:, 1:6], ((0, 336), (0, 1)))
+    members[0, 5] = 1
+    for dictionary, moves in ((members, False), (members + 1e-6, True)):
+        atoms = jnp.asarray(dictionary / np.linalg.norm(dictionary, axis=0), jnp.float32)
+        assert rearrange(atoms, counted(np.diag([100.0] * 5 + [0])))[2].any() == moves
+
+
+def test_what_is_used_hardly_more_often_is_no_parent():
+    for uses, parent in ((101, -1), (103, 0)):
+        assert kinship._parents(counted([[uses, 100], [100, 100]])).tolist() == [-1, parent]
+
+
 def test_of_two_that_include_each_other_the_less_used_moves_and_one_that_was_hardly_used_stays(rng):
     frame = np.linalg.qr(rng.standard_normal((64, 4)))[0]
     mixed = frame.copy()
