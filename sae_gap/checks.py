@@ -164,10 +164,10 @@ def check_static(module: Any) -> None:
             value = getattr(module, field.name)
             try:
                 hash(value)
-            except TypeError:
+            except (TypeError, ValueError):
                 raise ValueError(
                     f"{field.name} must be a plain Python value, but it is {shown(value)}, which cannot be hashed; "
-                    "convert it, such as by .item()."
+                    "give a number, a string or a tuple of these."
                 ) from None
 
 

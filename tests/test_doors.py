@@ -436,6 +436,7 @@ def test_static_options_that_cannot_be_hashed_are_refused(kind):
         ("share", lambda: Pruned(share=kind(0.5), base=ONLINE)),
         ("visits", lambda: OnlineDictionary(visits=kind(50))),
         ("k", lambda: TopK(k=kind(3))),
+        ("num_slots", lambda: OnlineDictionary(num_slots=kind(8))),
     ):
         with pytest.raises(ValueError, match=rf"^{name} must be a plain Python value[^\n]*\.$"):
             call()

@@ -78,7 +78,7 @@ def take_out(
       weight: share that is taken out, at most.
 
     Returns:
-      (input_dim, num_latents), of unit atoms.
+      (input_dim, num_latents), of unit atoms, but for those of which nothing is left, which are zero.
     """
     squares = jnp.sum(shared**2, axis=0)
     most = jnp.sum(dictionary * shared, axis=0) / jnp.where(squares > 0, squares, 1)

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from sae_gap import matching
-from sae_gap.checks import check_number, check_unmasked, shown
+from sae_gap.checks import as_real, check_number, check_unmasked, shown
 from sae_gap.codes import Codes, SparseCodes
 from sae_gap.metrics.base import SCORED, Inferred
 
@@ -66,11 +66,12 @@ def cuts(codes: _Dense | SparseCodes, share: float = CUT) -> Float[np.ndarray, "
 
     The least c with `c = share · Σ z² / Σ |z|`, both sums over its codes with `|z| > c`: so a share of the mean magnitude of
     those, each weighted by itself. It is found from 0 upwards. A lasso explains what a dictionary lacks by small codes. At a
-    third, those that are a tenth as large as where the latent's feature is on fall below it up to 35 times as many.
+    third, those that are a tenth as large as where the latent's feature is on fall below it up to 35 times as many. Codes
+    without two sizes, of a density that falls as `z^-3.5` or more slowly, are cut to the largest few.
 
     Args:
       codes: (n, num_latents), of samples that need no truth.
-      share: of that magnitude, above 0 and below 1.
+      share: of that magnitude, above 0 and at most .99.
 
     Returns:
       (num_latents,), 0 for a latent that never fires.
@@ -78,22 +79,28 @@ def cuts(codes: _Dense | SparseCodes, share: float = CUT) -> Float[np.ndarray, "
     Raises:
       ValueError: codes are no matrix of finite numbers, or the share is out of range.
     """
-    check_number("share", share, above=0, below=1)
-    first, second = np.zeros(_size(codes)[1]), np.zeros(_size(codes)[1])
+    check_number("share", share, above=0, most=0.99)
+    width = _size(codes)[1]
+    # In units of the latent's largest code, so that no square leaves the range of numbers.
+    largest = np.zeros(width)
     for _, part in _parts(codes):
-        size = np.abs(part)
-        first += size.sum(axis=0, dtype=np.float64)
-        second += np.einsum("ij,ij->j", size, size, dtype=np.float64)
+        largest = np.maximum(largest, np.abs(part).max(axis=0))
+    unit = np.where(largest > 0, largest, 1)
+    first, second = np.zeros(width), np.zeros(width)
+    for _, part in _parts(codes):
+        size = np.abs(part) / unit
+        first += size.sum(axis=0)
+        second += np.einsum("ij,ij->j", size, size)
     cut = share * _ratio(second, first)
+    latent, size = _above(codes, unit, cut)
     # What is left out is below the mean of the rest, which rises: so does the cut, until it leaves out no more.
-    latent, size = _above(codes, cut)
-    while True:
-        sums = [np.bincount(latent, power, len(cut)) for power in (size, size**2)]
-        cut = share * _ratio(sums[1], sums[0])
-        above = size > cut[latent]
-        if above.all():
-            return cut
-        latent, size = latent[above], size[above]
+    while len(size):
+        sums = [np.bincount(latent, power, width) for power in (size, size**2)]
+        cut = np.where(sums[0] > 0, share * _ratio(sums[1], sums[0]), cut)
+        stays = size > cut[latent]
+        moves = np.bincount(latent[~stays], minlength=width) > 0
+        latent, size = latent[stays & moves[latent]], size[stays & moves[latent]]
+    return cut * unit
 
 
 def count(
@@ -117,12 +124,15 @@ def count(
       ValueError: the numbers of samples, or of latents, differ, or a feature is none.
     """
     samples, width = _size(codes)
+    nearest = _indices("nearest", nearest, _size(true_codes)[1])
     if _size(true_codes)[0] != samples or len(nearest) != width:
         raise ValueError(
             f"codes must be of the true ones' {np.shape(true_codes)[0]} samples and the {len(nearest)} latents, but are "
             f"{np.shape(codes)}."
         )
-    _check_indices("nearest", nearest, _size(true_codes)[1])
+    if not isinstance(least, tuple | list):
+        raise ValueError(f"least must be a tuple of rules, but it is {shown(least)}; give one as (rule,).")
+    least = [_magnitudes(rule, width) for rule in least]
     fired, both = np.zeros((len(least), width), np.int64), np.zeros((len(least), width), np.int64)
     true = np.zeros(width, np.int64)
     for start, part in _parts(codes, np.shape(true_codes)[1]):
@@ -151,6 +161,8 @@ def detection(firing: Firing) -> dict[str, float]:
     References:
       Chanin & Garriga-Alonso (2026), "SynthSAEBench", arXiv:2602.14687; SAELens, `eval_sae_on_synthetic_data`.
     """
+    if not (firing.samples and len(firing.fired)):
+        raise ValueError(f"there is nothing to score in {firing.samples} samples of {len(firing.fired)} latents; count some.")
     precision, recall = _ratio(firing.both, firing.fired), _ratio(firing.both, firing.true)
     wrong = firing.fired + firing.true - 2 * firing.both
     return {
@@ -205,11 +217,14 @@ def groups_of(
     """
     found = {}
     if level is not None:
+        if np.shape(level) != np.shape(true_codes)[1:]:
+            raise ValueError(f"level must be of the {np.shape(true_codes)[1]} features, but is {shown(level)}.")
+        level = np.asarray(level)
         for depth in range(int(level.max()) + 1):
             found[_LEVELS[depth] if depth < len(_LEVELS) else f"level_{depth}"] = np.flatnonzero(level == depth)
         found["free"] = np.flatnonzero(level < 0)
-    fired = sum((part > 0).sum(axis=0) for _, part in _parts(true_codes))
-    order = np.argsort(-np.asarray(fired), kind="stable")
+    fired = sum(((part > 0).sum(axis=0) for _, part in _parts(true_codes)), np.zeros(_size(true_codes)[1], int))
+    order = np.argsort(-fired, kind="stable")
     return found | dict(zip(_QUARTILES, np.array_split(order, len(_QUARTILES)), strict=True))
 
 
@@ -239,22 +254,19 @@ def absorption(
     Raises:
       ValueError: the numbers of samples, or of features, differ, or an index is of nothing.
     """
-    number = len(parent)
+    number = _size(true_codes)[1]
+    parent, partner = _indices("parent", parent, number, least=-1), _indices("partner", partner, _size(codes)[1], least=-1)
     if _size(true_codes)[0] != _size(codes)[0]:
         raise ValueError(f"codes must be of the true ones' {np.shape(true_codes)[0]} samples, but are of {np.shape(codes)[0]}.")
-    if not number == len(partner) == _size(true_codes)[1]:
-        raise ValueError(
-            f"parent and partner must be of the {_size(true_codes)[1]} features, but are of {number} and {len(partner)}."
-        )
-    _check_indices("parent", parent, number, least=-1)
-    _check_indices("partner", partner, _size(codes)[1], least=-1)
+    if not len(parent) == len(partner) == number:
+        raise ValueError(f"parent and partner must be of the {number} features, but are of {len(parent)} and {len(partner)}.")
     parents = np.unique(parent[parent >= 0])
     parents = parents[partner[parents] >= 0]
     # Which features are children of which parent.
     child = np.flatnonzero(parent >= 0)
     family = scipy.sparse.csr_array((np.ones(len(child), np.float32), (child, parent[child])), (number, number))[:, parents]
     counts = np.zeros((4, len(parents)), np.int64)
-    magnitude = np.broadcast_to(least, np.shape(codes)[1])[partner[parents]]
+    magnitude = _magnitudes(least, _size(codes)[1])[partner[parents]]
     for start, part in _parts(codes, number):
         present = _dense(true_codes, start, start + len(part)) > 0
         on, with_child = present[:, parents], (present.astype(np.float32) @ family) > 0
@@ -275,7 +287,9 @@ def explained(
     bias: Float[ArrayLike, " input_dim"],
     codes: _Dense | SparseCodes,
 ) -> dict[str, float]:
-    """`r2 = 1 - E‖y - ŷ‖² / (E‖y‖² - ‖E y‖²)` with `ŷ = D z + b`, and `shrinkage = mean ‖ŷ‖ / ‖y‖` over signals that are not 0.
+    """`r2 = 1 - E‖y - ŷ‖² / (E‖y‖² - ‖E y‖²)` with `ŷ = D z + b`, and `shrinkage = mean ‖ŷ‖ / ‖y‖`.
+
+    The mean is over signals longer than 1e-6.
 
     Args:
       signals: (n, input_dim).
@@ -284,32 +298,37 @@ def explained(
       codes: (n, num_latents).
 
     Returns:
-      `r2`, at most 1, and 0 for signals that do not vary; and `shrinkage`, at least 0, and 0 where all signals are 0.
+      `r2`, at most 1, and 0 for signals that do not vary; and `shrinkage`, at least 0, and 0 where no signal is longer.
 
     Raises:
-      ValueError: the numbers of samples differ, or something is not finite.
+      ValueError: shapes do not fit, there is no sample, or something is not finite.
     """
-    atoms, offset = np.asarray(dictionary).T, np.asarray(bias)
-    every = np.asarray(signals)
-    if len(every) != _size(codes)[0]:
-        raise ValueError(f"codes must be of the {len(every)} signals, but are of {np.shape(codes)[0]}.")
+    parts = (("signals", signals), ("dictionary", dictionary), ("bias", bias))
+    every, atoms, offset = (as_real(name, values, "an array of real numbers") for name, values in parts)
+    samples, width = _size(codes)
+    if not samples or atoms.shape[1:] != (width,) or offset.shape != atoms.shape[:1] or every.shape != (samples, len(atoms)):
+        raise ValueError(
+            "signals (n, input_dim), dictionary (input_dim, num_latents), bias (input_dim,) and codes (n, num_latents) must "
+            "fit together, and n be at least 1, but they are of shapes "
+            f"{every.shape}, {atoms.shape}, {offset.shape} and {(samples, width)}."
+        )
     mean = every.mean(axis=0, dtype=np.float64)
     lost = square = varied = 0.0
     ratios = []
     for start, part in _parts(codes):
-        target, linear = every[start : start + len(part)], part @ atoms
+        target, linear = every[start : start + len(part)], part @ atoms.T
         # The offset is taken off first, and variances are about the mean, so that neither is lost in a large common part.
-        lost += float(np.sum((target - offset - linear) ** 2, dtype=np.float64))
-        square += float(np.sum(target**2, dtype=np.float64))
-        varied += float(np.sum((target - mean) ** 2))
-        long, length = np.linalg.norm(target, axis=1), np.linalg.norm(linear + offset, axis=1)
+        lost += float(_squares(target - offset - linear).sum())
+        square += float(_squares(target).sum())
+        varied += float(_squares(target - mean).sum())
+        long, length = np.sqrt(_squares(target)), np.sqrt(_squares(linear + offset))
         ratios.append(length[long > _SHORTEST] / long[long > _SHORTEST])
     if not np.isfinite(lost):
         raise ValueError("signals, dictionary, bias or codes are not finite; nothing can be said of what they explain.")
     shares = np.concatenate(ratios)
     return {
         # What is left of a constant by rounding is no variance.
-        "r2": 1 - lost / varied if varied > np.finfo(np.float32).eps ** 2 * square else 0.0,
+        "r2": 1 - lost / varied if varied > float(np.finfo(np.float32).eps) ** 2 * square else 0.0,
         "shrinkage": float(shares.mean()) if len(shares) else 0.0,
     }
 
@@ -349,17 +368,34 @@ def _of_split(scores: dict[str, float], name: str) -> dict[str, float]:
     return {f"{metric}_{name}": value for metric, value in scores.items()}
 
 
-def _check_indices(name: str, indices: np.ndarray, number: int, least: int = 0) -> None:
-    whole = np.asarray(indices)
+def _indices(name: str, indices: Any, number: int, least: int = 0) -> Int[np.ndarray, " some"]:
+    """The indices as an array, each from `least` to `number - 1`."""
+    whole = as_real(name, indices, "integers, one for each")
     if whole.dtype.kind not in "iu" or whole.ndim != 1 or np.any((whole < least) | (whole >= number)):
-        raise ValueError(f"{name} must be integers from {least} to {number - 1}, one row of them, but it is {shown(indices)}.")
+        raise ValueError(f"{name} must be a row of integers from {least} to below {number}, but it is {shown(indices)}.")
+    return whole
 
 
-def _above(codes: _Dense | SparseCodes, least: Float[np.ndarray, " latent"]) -> tuple[np.ndarray, np.ndarray]:
-    """Latent and magnitude of each code above a least one."""
-    found = [(np.nonzero(np.abs(part) > least)[1], part[np.abs(part) > least]) for _, part in _parts(codes)]
-    latents, values = zip(*found, strict=True) if found else ((), ())
-    return np.concatenate([np.zeros(0, int), *latents]), np.abs(np.concatenate([np.zeros(0), *values]))
+def _magnitudes(least: Any, width: int) -> Float[np.ndarray, " latent"]:
+    """A least magnitude for each latent, of one for all or one for each."""
+    magnitudes = as_real("least", least, "one magnitude, or one for each latent")
+    if magnitudes.shape not in ((), (width,)) or not np.all(magnitudes >= 0):
+        raise ValueError(f"least must be magnitudes of at least 0, one or {width} of them, but it is {shown(least)}.")
+    return np.broadcast_to(magnitudes, width)
+
+
+def _above(codes: _Dense | SparseCodes, unit: np.ndarray, least: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Latent and magnitude of each code above a least one, in units of their latent."""
+    latents, sizes = [np.zeros(0, int)], [np.zeros(0)]
+    for _, part in _parts(codes):
+        size = np.abs(part) / unit
+        latents.append(np.nonzero(size > least)[1])
+        sizes.append(size[size > least])
+    return np.concatenate(latents), np.concatenate(sizes)
+
+
+def _squares(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
+    return np.square(rows, dtype=np.float64).sum(axis=1)
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -376,18 +412,20 @@ def _size(codes: Any) -> tuple[int, int]:
 def _parts(codes: _Dense | SparseCodes, beside: int = 0) -> Iterator[tuple[int, np.ndarray]]:
     """Dense codes of some samples each, with the number of the first; few enough for codes of another width beside them."""
     samples, width = _size(codes)
-    rows = max(1, _AT_ONCE // max(width, beside))
+    rows = max(1, _AT_ONCE // max(width, beside, 1))
     for start in range(0, samples, rows):
         yield start, _dense(codes, start, start + rows)
 
 
 def _dense(codes: Any, start: int, stop: int) -> np.ndarray:
+    if scipy.sparse.issparse(codes) and codes.format not in ("csr", "csc", "lil", "dok"):
+        codes = codes.tocsr()
     part = codes[start:stop]
     check_unmasked("codes", part)
     if scipy.sparse.issparse(part):
         part = part.toarray()
     part = part.dense() if isinstance(part, Codes) else np.asarray(part)
-    if part.dtype.kind in "cOSUMm":
+    if part.dtype.kind in "cOSUMm" or part.dtype.names:
         raise ValueError(f"codes must be real numbers, but are {shown(part)}.")
     # Integers have one that is without a size of its own type.
     real = part if part.dtype.kind == "f" else part.astype(np.float32)

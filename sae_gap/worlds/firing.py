@@ -58,6 +58,8 @@ def plant(law: Law) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
     level[:size] = 0
     for depth in range(1, law.depth + 1):
         start, size = first + size, size * law.branching
+        if not size:
+            break
         level[start : start + size] = depth
         parent[start : start + size] = first + np.arange(size) // law.branching
         first = start

@@ -100,6 +100,8 @@ class Law:
             value = getattr(self, field.name)
             if hasattr(value, "item") and np.ndim(value) == 0:
                 object.__setattr__(self, field.name, value.item())
+        spread = tuple(value.item() if hasattr(value, "item") else value for value in self.spread)
+        object.__setattr__(self, "spread", spread)
         if not self.least <= self.most:
             raise ValueError(f"probabilities need 0 < least <= most < 1, but least is {self.least} and most is {self.most}.")
         if self.most * self.num_features < FEWEST:
@@ -119,6 +121,8 @@ class Law:
     def _check_trees(self) -> None:
         needed, level = 0, self.roots
         for _ in range(self.depth + 1):
+            if not level:
+                return
             needed, level = needed + level, level * self.branching
             if needed > self.num_features:
                 raise ValueError(

@@ -82,12 +82,12 @@ def read_firing(folder: pathlib.Path) -> dict[str, Any]:
             )
     parts = {"rates": rates, "factor": factor, "rest": rest}
     parts["std"] = _magnitudes(config, "std_firing_magnitudes", 0.0, number, 1)
-    if parts["std"].min() < 0 or parts["std"].max() > LOUDEST:
+    if not (parts["std"].min() >= 0 and parts["std"].max() <= LOUDEST):
         raise ValueError(
             f"std_firing_magnitudes in {config.path} must not be negative, nor above {LOUDEST:g}; correct the configuration."
         )
     parts["mean"] = _magnitudes(config, "mean_firing_magnitudes", 1.0, number, 2)
-    if parts["mean"].min() <= 0 or parts["mean"].max() > LOUDEST:
+    if not (parts["mean"].min() > 0 and parts["mean"].max() <= LOUDEST):
         raise ValueError(
             f"mean_firing_magnitudes in {config.path} must be above 0, and not above {LOUDEST:g}; correct the configuration."
         )
@@ -114,7 +114,9 @@ def _magnitudes(config: Config, name: str, default: float, number: int, stream: 
     if kind == "constant":
         return np.full(number, rule.number("value", 1.0))
     if kind == "linear":
-        return np.linspace(rule.number("start", 1.0), rule.number("end", 1.0), number)
+        # Ends that are too far apart give NaN, which is refused like other magnitudes.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.linspace(rule.number("start", 1.0), rule.number("end", 1.0), number)
     if kind == "folded_normal":
         if "seed" not in config:
             raise ValueError(f"{name} in {config.path} are random, but the configuration has no seed to draw them by; add it.")

@@ -133,6 +133,13 @@ def test_dimensions_that_padding_adds_change_no_bar(rng):
         assert rearrange(atoms, counted(np.diag([100.0] * 5 + [0])))[2].any() == moves
 
 
+def test_of_two_that_are_used_as_often_neither_moves(rng):
+    frame = np.linalg.qr(rng.standard_normal((64, 2)))[0]
+    pair = jnp.asarray(np.stack([frame[:, 0], (frame[:, 0] + frame[:, 1]) / np.sqrt(2)], axis=1), jnp.float32)
+    np.testing.assert_allclose(kinship.push(pair, counted([[100, 95], [95, 100]]), 0.5), pair, atol=1e-6)
+    assert np.abs(kinship.push(pair, counted([[101, 95], [95, 100]]), 0.5) - pair).max() > 0.1
+
+
 def test_what_is_used_hardly_more_often_is_no_parent():
     for uses, parent in ((101, -1), (103, 0)):
         assert kinship._parents(counted([[uses, 100], [100, 100]])).tolist() == [-1, parent]

@@ -54,6 +54,8 @@ def forms(codes):
 @pytest.mark.parametrize("form", [0, 1, 2])
 def test_counts_are_those_of_loops(form, monkeypatch):
     truth, codes = sparse_codes(23, 6), sparse_codes(23, 4) * RNG.choice([-1, 1], (23, 4)).astype(np.float32)
+    # What is below zero is off.
+    truth[4:8] *= -1
     nearest, least = np.array([5, 0, 0, 3]), np.array([0.3, 0.0, 0.8, 2.0])
     monkeypatch.setattr(d, "_AT_ONCE", 30)
     found = d.count(nearest, forms(truth)[form], forms(codes)[form], (0.0, least))
@@ -95,6 +97,12 @@ def test_a_cut_is_the_least_that_is_its_own_share():
                 if np.isclose(c, share * (z[z > c] ** 2).sum() / z[z > c].sum())
             ]
             assert cut == pytest.approx(min(fixed))
+    # At any scale that the type has, and where all codes are one.
+    for scale in (1e-300, 1e-170, 1e160, 1e300):
+        np.testing.assert_allclose(d.cuts(codes * scale) / scale, d.cuts(codes))
+    np.testing.assert_allclose(d.cuts(np.float32(codes) * np.float32(1e30)), 1e30 * d.cuts(np.float32(codes)), rtol=1e-5)
+    for number in (1, 10, 1_000):
+        assert d.cuts(np.full((number, 1), 0.1), 0.99) == pytest.approx(0.099)
     for share in (0, 1, -1, np.nan, "a"):
         with pytest.raises(ValueError, match=r"^share must be"):
             d.cuts(codes, share)
@@ -157,6 +165,9 @@ def test_absorption_is_the_recall_that_a_child_takes(monkeypatch):
     # Feature 3 has but 8 samples with its child.
     assert d.absorption(parent, partner, truth, codes, 0.1) == pytest.approx(18 / 20 - 5 / 20)
     assert d.absorption(parent, partner, *map(scipy.sparse.csr_array, (truth, codes))) == pytest.approx(18 / 20 - 6 / 20)
+    # Each latent has its own least magnitude, and feature 0 has latent 2.
+    assert d.absorption(parent, partner, truth, codes, [9, 9, 0.1, 9, 9]) == pytest.approx(18 / 20 - 5 / 20)
+    assert d.absorption(list(parent), tuple(partner), truth, codes, (0, 0, 2, 0, 0)) == 0
     # Signed codes fire by their size.
     assert d.absorption(parent, partner, truth, -codes, 0.1) == pytest.approx(18 / 20 - 5 / 20)
     assert d.absorption(parent, np.where(partner == 2, -1, partner), truth, codes) is None
@@ -220,12 +231,59 @@ def test_what_is_no_matrix_of_finite_codes_is_refused():
         d.cuts(codes.astype(complex))
     with pytest.raises(ValueError, match="30 samples"):
         d.absorption(parent, partner, codes, codes[:10])
-    with pytest.raises(ValueError, match="30 signals"):
-        d.explained(np.ones((30, 5)), atoms, np.zeros(5), codes[:10])
+    signals = np.ones((30, 5))
+    for wrong in (
+        (signals, atoms, np.zeros(5), codes[:10]),
+        (signals[:, :1], atoms, np.zeros(5), codes),
+        (signals, atoms, np.zeros((5, 1)), codes),
+        (signals, atoms, np.zeros(1), codes),
+        (signals, atoms[:, :3], np.zeros(5), codes),
+        (signals[0], atoms, np.zeros(5), codes),
+        (signals[:0], atoms, np.zeros(5), codes[:0]),
+    ):
+        with pytest.raises(ValueError, match=r"^signals .* must fit together[^\n]*\.$"):
+            d.explained(*wrong)
     with pytest.raises(ValueError, match="not finite"):
         d.explained(np.full((30, 5), np.nan), atoms, np.zeros(5), codes)
     # The least of the bytes is 128 in size.
     assert d.count(np.zeros(1, int), codes[:1, :1], np.array([[-128]], np.int8))[0].fired.tolist() == [1]
+
+
+def test_what_is_explained_is_told_at_any_scale():
+    codes = np.array([[1, 0, 2], [0, 1, 0], [1, 1, 0]], float)
+    for scale in (1e-30, 1e-3, 1, 1e30):
+        found = d.explained(scale * codes, np.eye(3), np.zeros(3), 0.5 * scale * codes)
+        varied = ((codes - codes.mean(axis=0)) ** 2).sum()
+        assert found["r2"] == pytest.approx(1 - 0.25 * (codes**2).sum() / varied)
+        assert found["shrinkage"] == pytest.approx(0.5 if scale > 1e-6 else 0)
+    for kind, scale in ((np.float16, 300), (np.float32, 1e30)):
+        found = d.explained(kind(scale * codes), np.eye(3, dtype=kind), np.zeros(3, kind), kind(0.5 * scale * codes))
+        assert found["shrinkage"] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_what_is_on_in_no_sample_is_still_a_feature():
+    found = d.groups_of(np.zeros((0, 5)))
+    assert sorted(np.concatenate(list(found.values()))) == list(range(5))
+    with pytest.raises(ValueError, match="level must be of the 5 features"):
+        d.groups_of(np.zeros((3, 5)), np.zeros(4, int))
+    assert len(d.cuts(np.zeros((3, 0)))) == 0
+    for empty in (d.Firing(*np.zeros((3, 2), int), 0), d.Firing(*np.zeros((3, 0), int), 9)):
+        with pytest.raises(ValueError, match="nothing to score"):
+            d.detection(empty)
+
+
+def test_least_magnitudes_are_rules_of_one_or_of_one_for_each():
+    truth, codes = sparse_codes(30, 4), sparse_codes(30, 3)
+    nearest, rule = np.array([0, 3, 1]), np.array([0.1, 0.2, 0.3])
+    assert len(d.count(nearest, truth, codes, [rule, 0.5])) == 2
+    for wrong in (rule, 0.3, None):
+        with pytest.raises(ValueError, match="must be a tuple of rules"):
+            d.count(nearest, truth, codes, wrong)
+    for wrong in (rule[:2], -1.0, np.nan, "a", [0.1, -0.1, 0.1]):
+        with pytest.raises(ValueError, match=r"^least must be"):
+            d.count(nearest, truth, codes, (wrong,))
+        with pytest.raises(ValueError, match=r"^least must be"):
+            d.absorption(np.array([-1, 0, 0, -1]), np.array([2, 0, -1, 1]), truth, codes, wrong)
 
 
 def test_indices_of_nothing_are_refused():

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -146,6 +147,13 @@ def test_numbers_of_numpy_are_numbers():
     law = Law(roots=np.int64(2), most=np.float64(0.3), exclusive=np.bool_(True))
     assert law == Law(roots=2, most=0.3) and law.title == Law(roots=2, most=0.3).title
     assert [type(value) for value in (law.roots, law.most, law.exclusive)] == [int, float, bool]
+    assert hash(Law(spread=(np.array(0.5), jnp.asarray(0.5)))) == hash(Law(spread=(0.5, 0.5)))
+
+
+@pytest.mark.parametrize("trees", [{"roots": 0}, {"roots": 2, "branching": 0}])
+def test_levels_of_no_features_are_passed_over(trees):
+    parent, level = plant(Law(num_features=64, input_dim=16, depth=2**31 - 1, **trees))
+    assert (parent == -1).all() and (level >= 0).sum() == trees["roots"]
 
 
 def test_the_largest_and_the_smallest_law_give_finite_signals():

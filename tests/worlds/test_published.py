@@ -173,6 +173,12 @@ FAULTS = {
     "std_firing_magnitudes in .* must not be negative": spoil("std_firing_magnitudes", -1.0, "config"),
     "must not be negative, nor above 1e.06": spoil("std_firing_magnitudes", 1e39, "config"),
     "must be above 0, and not above 1e.06": spoil("mean_firing_magnitudes", 2e6, "config"),
+    "std_firing_magnitudes in .* must not be negative, nor": spoil(
+        "std_firing_magnitudes", {"generator_name": "linear", "start": 1e308, "end": -1e308}, "config"
+    ),
+    "mean_firing_magnitudes in .* must be above 0, and": spoil(
+        "mean_firing_magnitudes", {"generator_name": "linear", "start": 1e308, "end": -1e308}, "config"
+    ),
     "mean_firing_magnitudes in .* must be a finite number": spoil("mean_firing_magnitudes", 10**400, "config"),
     "hardly any feature ever fires": spoil("firing_probabilities", np.full(60, 1e-4, np.float32)),
     "seed in .* must be a non-negative integer": spoil("seed", -1, "config"),
