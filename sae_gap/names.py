@@ -127,7 +127,9 @@ _TABLES = {
 _SPARE = ("#8C564B", "#1B9E9E", "#7570B3", "#A6761D", "#66A61E", "#4477AA")
 
 _SPLITS = {"_id": "in distribution", "_ood": "out of distribution"}
+_GROUPS = ("roots", "children", "grandchildren", "great_grandchildren", "free", "frequent", "common", "uncommon", "rare")
 _METRICS = {
+    **{f"atom_mcc_{group}": Metric(f"matched cosine, {group.replace('_', '-')}", 1, 1.0) for group in _GROUPS},
     "mcc": Metric("MCC", 1, 1.0),
     "mcc_paper": Metric("MCC (published form)", 1, 1.0),
     "cosine": Metric("matched cosine", 1, 1.0),
@@ -152,7 +154,11 @@ _METRICS = {
     "precision": Metric("precision of detection", 1, 1.0),
     "recall": Metric("recall of detection", 1, 1.0),
     "f1": Metric("F1 of detection", 1, 1.0),
+    "detector_accuracy": Metric("accuracy of detection", 1, 1.0),
     "cut_f1": Metric("F1 of detection above the cuts", 1, 1.0),
+    "cut_precision": Metric("precision of detection above the cuts", 1, 1.0),
+    "cut_recall": Metric("recall of detection above the cuts", 1, 1.0),
+    "fired": Metric("latents that fire in a sample"),
     "r2": Metric("variance explained, R²", 1, 1.0),
     "shrinkage": Metric("length of reconstructions, to signals", 0, 1.0),
     "dead": Metric("latents that never fire", -1),

@@ -72,6 +72,12 @@ def test_everything_has_a_label_and_learned_dictionaries_a_colour_of_their_own(n
 
 
 @pytest.mark.parametrize("name", every.STUDIES)
+def test_every_column_that_is_printed_has_a_label(name):
+    columns = {names._split(column)[0] for table in bench(name).tables.values() for column in table}
+    assert columns - names._METRICS.keys() == set(), "give these a label in sae_gap/names.py"
+
+
+@pytest.mark.parametrize("name", every.STUDIES)
 def test_a_study_is_a_declaration(name):
     source = importlib.import_module(f"benchmarks.{name}").__file__
     with open(source) as file:
