@@ -1,6 +1,6 @@
 """SAEs and dictionaries learned from activations of your own, and what their held-out rows are reconstructed with.
 
-Trains the suite's SAEs and `online_dl`, or `online_dl_families` where that is asked for, on activations that
+Trains the suite's SAEs and `online_dl`, and `online_dl_incoherent` and `online_dl_families` where asked, on activations that
 `sae_gap.open_activations` reads, on the part that `Activations.split` gives for training, as `benchmarks.measure_sae` splits
 them too, so that what it measures with is held out here. Each is stored in <results_dir>/train_real/. On held-out rows it
 then asks, at one mean L0, for the share of variance unexplained (FVU, squared error over the variance about the mean of those
@@ -59,8 +59,9 @@ MANY = 0.01
 # Rows whose variance is summed at once.
 CHUNK = 4_096
 METHODS = ("topk", "batchtopk", "jumprelu", "relu", "online_dl")
-# Only where it is asked for: it takes several times as long as the others.
-FAMILIES = "online_dl_families"
+# Only where they are asked for: what families go on from, and families, which take several times as long as the others.
+INCOHERENT, FAMILIES = "online_dl_incoherent", "online_dl_families"
+EVERY = (*METHODS, INCOHERENT, FAMILIES)
 # What tells the lines of the summary apart.
 CELL = ("method", "num_latents", "sparsity")
 
@@ -69,9 +70,7 @@ _ACTIVATIONS = flags.DEFINE_string("activations", None, "File or folder of activ
 _KEY = flags.DEFINE_string("key", None, "Name of the array, where there are several.", flag_values=FLAGS)
 _NUM_LATENTS = flags.DEFINE_integer("num_latents", 3072, "Width of the dictionaries.", lower_bound=1, flag_values=FLAGS)
 _SPARSITY = flags.DEFINE_integer("sparsity", 32, "Mean L0 to train and to compare at.", lower_bound=1, flag_values=FLAGS)
-_METHODS = flags.DEFINE_list(
-    "methods", list(METHODS), "What to train, of " + ", ".join((*METHODS, FAMILIES)) + ".", flag_values=FLAGS
-)
+_METHODS = flags.DEFINE_list("methods", list(METHODS), "What to train, of " + ", ".join(EVERY) + ".", flag_values=FLAGS)
 _EPOCHS = flags.DEFINE_integer("epochs", 8, "Epochs of an SAE.", lower_bound=1, flag_values=FLAGS)
 _BATCH = flags.DEFINE_integer("batch_size", 256, "Rows to a step of an SAE.", lower_bound=1, flag_values=FLAGS)
 _PENALTY = flags.DEFINE_float(
@@ -128,7 +127,7 @@ def learner_of(
     codes of unit atoms make a variance of sparsity / 3; thresholds and l1 penalties grow with the root of what is more, and
     penalties on the number of codes with all of it; `penalty_scale` is a factor on either.
     """
-    if name in ("online_dl", FAMILIES):
+    if name in ("online_dl", INCOHERENT, FAMILIES):
         slots = 4 * -(-sparsity // 2)
         online = OnlineDictionary(
             num_steps=ROUNDS,
@@ -139,7 +138,7 @@ def learner_of(
             weak=WEAK,
             num_slots=slots,
             centred=True,
-            incoherent=name == FAMILIES,
+            incoherent=name != "online_dl",
         )
         return Families(margin=MARGIN, num_slots=slots, base=online) if name == FAMILIES else online
     scale = (3 * variance / sparsity) ** 0.5
@@ -211,10 +210,9 @@ def read() -> Read:
     """
     if _ACTIVATIONS.value is None:
         raise cli.UsageError("--activations is needed: a file or a folder, such as make real writes.")
-    known = (*METHODS, FAMILIES)
-    unknown = [name for name in _METHODS.value if name not in known]
+    unknown = [name for name in _METHODS.value if name not in EVERY]
     if unknown or not _METHODS.value:
-        raise cli.UsageError(f"--methods must list some of {', '.join(known)}, but {', '.join(unknown) or 'none'} is there.")
+        raise cli.UsageError(f"--methods must list some of {', '.join(EVERY)}, but {', '.join(unknown) or 'none'} is there.")
     if _SPARSITY.value >= _NUM_LATENTS.value:
         raise cli.UsageError(f"--sparsity must be below the {_NUM_LATENTS.value} latents, but it is {_SPARSITY.value}.")
     directory = cli.folder("results_dir", _RESULTS_DIR.value) / NAME

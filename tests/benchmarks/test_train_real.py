@@ -37,7 +37,7 @@ OPTIONS = (f"--num_latents={LATENTS}", f"--sparsity={K}", "--epochs=2", "--visit
 
 @pytest.fixture(scope="module")
 def done(file, call, tmp_path_factory):
-    methods = "--methods=" + ",".join((*train_real.METHODS, train_real.FAMILIES))
+    methods = "--methods=" + ",".join(train_real.EVERY)
     options = (f"--activations={file}", f"--results_dir={tmp_path_factory.mktemp('results')}", *OPTIONS, methods)
     code, out, err = call("train_real", *options)
     assert code == 0, err
@@ -54,7 +54,7 @@ def test_every_method_is_trained_stored_and_scored(done, file, call):
     directory = results / "train_real"
     train, held = open_activations(file).split()
     rows = rows_in(results)
-    learned = {"online_dl", train_real.FAMILIES}
+    learned = {"online_dl", train_real.INCOHERENT, train_real.FAMILIES}
     assert set(rows) == {*train_real.METHODS, *learned} and all(name in out for name in rows)
     scored = held.take(np.linspace(0, 59, 50).astype(int)).astype(float)
     variance = ((scored - scored.mean(axis=0)) ** 2).sum()
@@ -218,8 +218,9 @@ def test_atoms_that_are_copies_are_counted_and_told(tmp_path, call, caplog):
 
 def test_families_go_on_from_online_dl_with_its_margin_and_its_slots():
     options = {"num_latents": 16, "sparsity": 5, "input_dim": 8, "variance": 1.0, "epochs": 1, "batch_size": 4, "visits": 7}
-    alone, families = (train_real.learner_of(name, **options) for name in ("online_dl", train_real.FAMILIES))
-    assert families.base == dataclasses.replace(alone, incoherent=True) and not alone.incoherent
+    names = ("online_dl", train_real.INCOHERENT, train_real.FAMILIES)
+    alone, incoherent, families = (train_real.learner_of(name, **options) for name in names)
+    assert families.base == incoherent == dataclasses.replace(alone, incoherent=True) and not alone.incoherent
     assert (families.margin, families.num_slots, alone.num_slots) == (alone.margin, 12, 12)
     assert (alone.visits, alone.centred) == (7, True)
 
