@@ -1155,6 +1155,7 @@ BUGS = (
     ("benchmarks/methods.py", 'num_slots=dict(p.families).get("num_slots"), ', "", "tests/benchmarks/test_worlds.py"),
     ("benchmarks/train_real.py", "if copies > MANY", "if copies < MANY", "tests/benchmarks/test_train_real.py"),
     ("benchmarks/train_real.py", 'incoherent=name != "online_dl"', "incoherent=False", "tests/benchmarks/test_train_real.py"),
+    ("sae_gap/learners/families.py", "margin: float = 4.0", "margin: float = 2.5", "tests/learners/test_families.py"),
     ("benchmarks/train_real.py", "Families(margin=MARGIN, ", "Families(", "tests/benchmarks/test_train_real.py"),
     ("sae_gap/checks.py", 'if field.metadata.get("static"):', "if False:", "tests/test_doors.py"),
     ("sae_gap/encoders/base.py", "check_static(self)", "pass", "tests/test_doors.py"),

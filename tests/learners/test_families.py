@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from sae_gap.learners.families import Families
 from sae_gap.learners.online import OnlineDictionary
@@ -62,6 +63,10 @@ def merged(frame):
     for first in range(0, WIDTH, 5):
         atoms[:, first + 1 : first + 5] += 0.4 * frame[:, first : first + 1]
     return atoms / np.linalg.norm(atoms, axis=0)
+
+
+def test_noise_alone_is_hardly_ever_taken_for_a_use():
+    assert 2_048 * scipy.stats.norm.sf(Families(base=BASE).margin) < 0.1
 
 
 @pytest.mark.parametrize("num_slots", [None, 4])
