@@ -219,7 +219,8 @@ def test_weak_atoms_start_anew_in_a_pool_and_in_a_stream_only_those_never_used(o
 def test_coherent_atoms_part_in_every_third_round_of_those_in_which_they_settle():
     atoms = np.zeros((64, 4), "float32")
     atoms[:4] = np.array([[1, 0, 0, 0], [0.8, 0.6, 0, 0], [0, 0, 1, 0], [0.9, 0, 0, 0.19**0.5]]).T
-    atoms = jnp.asarray(atoms)
+    # Turned, since dimensions in which no atom is count as padding.
+    atoms = jnp.asarray(np.linalg.qr(np.random.default_rng(0).standard_normal((64, 64)))[0] @ atoms, jnp.float32)
     learner = OnlineDictionary(num_steps=100, rates=(1e-4, 1e-4, 1e-4), replace=False, incoherent=True)
     signals = atoms.T
     state = learner.init(Split(signals), num_latents=4, key=jax.random.key(0))
