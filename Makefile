@@ -6,7 +6,7 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 # Flags of the benchmark: `make bench ARGS=--preset=smoke`.
 ARGS ?= --preset=quick
-# What `make real` measures at the end, by the flags of benchmarks.measure_sae: on held-out documents, since it trains on the others,
+# What `make real` measures at the end, by the flags of benchmarks.real.measure_sae: on held-out documents, since it trains on the others,
 # and without the control online_dl, which is trained already.
 MEASURE ?= --sae=$(REAL)/topk,$(REAL)/batchtopk,$(REAL)/jumprelu,$(REAL)/relu --dictionary=$(REAL)/online_dl/dictionary.npy \
 	--held_out --max_samples=5000 --controls=random,samples
@@ -33,18 +33,18 @@ help:
 	@echo 'PYTHON=python3.12 chooses the interpreter of a new .venv; CONSTRAINTS= lifts the version pins.'
 
 bench: $(VENV)/.ready
-	$(RUN) benchmarks.amortisation_gap $(ARGS)
+	$(RUN) sae_gap amortisation_gap $(ARGS)
 
 studies: $(VENV)/.ready
-	$(RUN) benchmarks.all $(ARGS)
+	$(RUN) sae_gap all $(ARGS)
 
 report: $(VENV)/.ready
-	$(RUN) benchmarks.report
+	$(RUN) sae_gap report
 
 real: $(VENV)/.ready-real
-	$(RUN) benchmarks.real_activations
-	$(RUN) benchmarks.train_real --activations=results/real_activations/minilm_layer3.npz
-	$(RUN) benchmarks.measure_sae --activations=results/real_activations/minilm_layer3.npz $(MEASURE)
+	$(RUN) sae_gap real_activations
+	$(RUN) sae_gap train_real --activations=results/real_activations/minilm_layer3.npz
+	$(RUN) sae_gap measure_sae --activations=results/real_activations/minilm_layer3.npz $(MEASURE)
 
 docs: $(VENV)/.ready-docs
 	$(VENV)/bin/python notebooks/reference.py build/docs

@@ -2,9 +2,9 @@
 
 Flags that a study does not have are left out for it. Each study writes under <results_dir>/<study>/, and models are shared.
 
-  python -m benchmarks.all --preset=smoke
-  python -m benchmarks.all --preset=paper --seeds=0 --num_latents=50,100,500,1000
-  python -m benchmarks.all --dry_run
+  python -m sae_gap all --preset=smoke
+  python -m sae_gap all --preset=paper --seeds=0 --num_latents=50,100,500,1000
+  python -m sae_gap all --dry_run
 """
 
 import importlib
@@ -12,9 +12,10 @@ import sys
 
 from absl import flags, logging
 
-from benchmarks import cli, command
-from benchmarks.bench import Bench
-from sae_gap import hosts
+from benchmarks import cli
+from benchmarks.harness import command
+from benchmarks.harness.bench import Bench
+from sae_gap.runtime import distributed
 
 STUDIES = (
     *("amortisation_gap", "vary_latents", "frozen_decoder", "dict_quality", "support_recovery", "lambda_sensitivity"),
@@ -44,7 +45,7 @@ cli.define_distributed(FLAGS)
 
 def bench_of(name: str) -> Bench:
     """The study of a name."""
-    return importlib.import_module(f"benchmarks.{name}").BENCH
+    return importlib.import_module(f"benchmarks.studies.{name}").BENCH
 
 
 def read() -> list[tuple[Bench, command.Read]]:
@@ -61,7 +62,7 @@ def read() -> list[tuple[Bench, command.Read]]:
     for name in FLAGS.studies:
         bench = bench_of(name)
         arguments = [f"--{flag}={value}" for flag, value in given.items() if flag in bench.flags]
-        cli.take([f"benchmarks.{name}", *arguments], bench.flags)
+        cli.take([name, *arguments], bench.flags)
         reads.append((bench, command.read_study(bench, arguments)))
         for flag in bench.flags:
             # What the study was told here is no default of its own.
@@ -77,10 +78,10 @@ def main() -> None:
         raise cli.UsageError(str(error)) from error
     for bench, one in reads:
         logging.info("%s", bench.name)
-        if len(reads) > 1 and hosts.is_first():
+        if len(reads) > 1 and distributed.is_first():
             sys.stdout.write(f"# {bench.name}\n\n")
         bench.execute(one)
-        if hosts.is_first():
+        if distributed.is_first():
             sys.stdout.write("\n")
 
 

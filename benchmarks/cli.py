@@ -18,14 +18,16 @@ import numpy as np
 from absl import app, flags, logging
 from jaxtyping import Float
 
-from sae_gap import buckets, devices, hosts, matching, results
+from sae_gap.core import matching
+from sae_gap.runtime import devices, distributed
+from sae_gap.storage import buckets, results
 
 T = TypeVar("T")
 # What numpy.load raises of a file that is no array, or one in name alone.
 _UNREADABLE = (OSError, ValueError, EOFError, MemoryError, OverflowError, RecursionError, SyntaxError, zipfile.BadZipFile)
 _TOO_LARGE = "there is not enough memory for a run of this size; lower num_latents or num_samples."
 # How a binary is called, in its help and on the pages that it writes; `sae-gap` puts itself here.
-COMMAND = "python -m benchmarks."
+COMMAND = "python -m sae_gap "
 # Flags that say where a process is among others, and so may differ.
 _WHERE = ("distributed", "coordinator", "num_processes", "process_id", "coordinator_timeout")
 
@@ -53,7 +55,7 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
             with buckets.held():
                 main()
         except UsageError as error:
-            if hosts.is_lost(error.__cause__):
+            if distributed.is_lost(error.__cause__):
                 _part()
             _stop(str(error))
         except MemoryError:
@@ -64,12 +66,12 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
             if "RESOURCE_EXHAUSTED" in str(error):
                 # What JAX says of memory is a page, and no MemoryError.
                 _stop(_TOO_LARGE)
-            if hosts.is_lost(error):
+            if distributed.is_lost(error):
                 _part()
-            if hosts.count() > 1:
+            if distributed.count() > 1:
                 # The others wait for this process, and Python would have it wait for them.
                 traceback.print_exc()
-                hosts.leave(1)
+                distributed.leave(1)
             raise
 
     # Streams that were closed before the start are none.
@@ -94,7 +96,7 @@ def parse(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
         # absl's own --help exits with 1, and leaves out flags that another module than the binary defined.
         lines = flag_values.get_help(include_special_flags=False).splitlines()
         named = "\n".join(line for line in lines if line.startswith(" "))
-        purpose = str(sys.modules["__main__"].__doc__).replace("python -m benchmarks.", COMMAND)
+        purpose = sys.modules["__main__"].__doc__
         sys.stdout.write(f"{purpose}\nflags:\n{named}\n")
         sys.exit(0)
     try:
@@ -146,12 +148,12 @@ def _join(flag_values: flags.FlagValues) -> None:
         lacking = ", ".join(f"--{name}" for name in given if name not in named)
         raise UsageError(f"--{named[0]} needs {lacking} as well; on TPU and Slurm leave all out.")
     try:
-        hosts.start(**given, timeout=flag_values.coordinator_timeout)
+        distributed.start(**given, timeout=flag_values.coordinator_timeout)
     except ValueError as error:
         raise UsageError(str(error)) from error
     # JAX ends a process that waits for a dead one by abort, after a sentence, and where Python stood then is nobody's concern.
     faulthandler.disable()
-    if not hosts.is_first():
+    if not distributed.is_first():
         # What all would say is said once.
         logging.get_absl_logger().setLevel(python_logging.ERROR)
 
@@ -159,15 +161,15 @@ def _join(flag_values: flags.FlagValues) -> None:
 def together(read: Callable[[], T]) -> T:
     """What is read here, once all processes have read theirs; in many processes, what one cannot read ends all."""
     try:
-        return hosts.together(read)
+        return distributed.together(read)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
 def compare(flag_values: flags.FlagValues) -> None:
-    """Refuses a run whose processes have other flags, versions or kinds of devices than the first one, see `hosts.compare`."""
+    """Refuses a run whose processes have other flags, versions or kinds of devices than the first one, see there."""
     given = {name: flag_values[name].value for name in flag_values if name not in (*_WHERE, *flags.FLAGS)}
-    hosts.compare(given | surroundings())
+    distributed.compare(given | surroundings())
 
 
 def surroundings() -> dict[str, str | None]:
@@ -187,7 +189,7 @@ def _part() -> NoReturn:
 
 def _stop(sentence: str, code: int = 2) -> NoReturn:
     sys.stderr.write(sentence + "\n")
-    hosts.leave(code)
+    distributed.leave(code)
     sys.exit(code)
 
 

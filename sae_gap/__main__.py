@@ -5,7 +5,6 @@ Names and purposes are read from the binaries' text, so that a list costs no imp
 
 import ast
 import difflib
-import importlib
 import runpy
 import sys
 from pathlib import Path
@@ -26,11 +25,15 @@ def home() -> Path:
 def purposes() -> dict[str, str]:
     """Each binary by its name, with the sentence that its text opens with."""
     found = {}
-    for path in sorted((home() / "benchmarks").glob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        if "\nif __name__ ==" in text:
-            found[path.stem] = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+    for name, path in binaries().items():
+        found[name] = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
     return found
+
+
+def binaries() -> dict[str, Path]:
+    """The file of each binary, whichever folder it lies in, by its name."""
+    files = sorted((home() / "benchmarks").rglob("*.py"), key=lambda path: path.stem)
+    return {path.stem: path for path in files if "\nif __name__ ==" in path.read_text(encoding="utf-8")}
 
 
 def listing() -> str:
@@ -61,15 +64,17 @@ def main(arguments: list[str] | None = None) -> None:
     if name == "--version":
         sys.stdout.write(f"sae_gap {sae_gap.__version__}\n")
         return
-    known = purposes()
+    known = binaries()
     name = ALIASES.get(name, name)
     if name not in known:
         _refuse(name, [*known, *ALIASES])
     sys.path.insert(0, str(home()))
-    # What the binary says of itself is what was typed here.
-    importlib.import_module("benchmarks.cli").COMMAND = "sae-gap "  # type: ignore[attr-defined]
+    from benchmarks import _ends
+
+    _ends.install()
     sys.argv = [name, *rest]
-    runpy.run_module(f"benchmarks.{name}", run_name="__main__", alter_sys=True)
+    module = ".".join(known[name].relative_to(home()).with_suffix("").parts)
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
 def _refuse(name: str, known: list[str]) -> NoReturn:

@@ -58,7 +58,7 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def pytest_configure():
-    from sae_gap import devices
+    from sae_gap.runtime import devices
 
     # Before the first program is compiled: JAX decides once whether it keeps them.
     devices.enable_compilation_cache()
@@ -66,33 +66,23 @@ def pytest_configure():
 
 # The modules that take longest, which workers begin with, so that they end together; those of optimised tests side by side.
 LONGEST = (
-    "benchmarks/test_studies.py",
-    "learners/test_online.py",
-    "learners/test_stream.py",
-    "learners/test_families.py",
-    "measure/test_controls.py",
-    "test_notebooks.py",
-    "solvers/test_blocks.py",
-    "benchmarks/test_train_real.py",
-    "benchmarks/test_measure_sae.py",
-    "test_sharding.py",
-    "benchmarks/test_amortisation_gap.py",
-    "solvers/test_coding.py",
-    "benchmarks/test_distributed.py",
-    "test_models.py",
-    "test_shapes.py",
-    "test_hosts.py",
+    "test_studies",
+    "test_online_dictionary",
+    "test_stream",
+    "test_families",
+    "test_controls",
+    "test_notebooks",
+    "test_blocks",
 )
+LONGEST += ("test_train_real", "test_measure_sae", "test_sharding", "test_amortisation_gap", "test_coding", "test_distributed")
 
 
 def pytest_collection_modifyitems(items):
-    tests = pathlib.Path(__file__).parent
-    order = {tests / name: place for place, name in enumerate(LONGEST)}
-    assert all(path.exists() for path in order), order
+    order = {name: place for place, name in enumerate(LONGEST)}
     # Within a module those come first that are optimised, so that programs are dropped once.
     first = {item.path: place for place, item in reversed([*enumerate(items)])}
     items.sort(
-        key=lambda item: (order.get(item.path, len(order)), first[item.path], item.get_closest_marker("optimised") is None)
+        key=lambda item: (order.get(item.path.stem, len(order)), first[item.path], item.get_closest_marker("optimised") is None)
     )
 
 
@@ -144,10 +134,17 @@ def arrays(task):
     return signals | codes | {"A": np.asarray(task.dictionary)}
 
 
+def binary_of(name):
+    """The module of a binary, whichever folder it lies in."""
+    from sae_gap import __main__ as command
+
+    return importlib.import_module(".".join(command.binaries()[name].relative_to(command.home()).with_suffix("").parts))
+
+
 def start_binary(name, *arguments):
     """Starts a binary in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", f"benchmarks.{name}", *map(str, arguments)],
+        [sys.executable, "-m", "sae_gap", name, *map(str, arguments)],
         cwd=pathlib.Path(__file__).parents[1],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -161,7 +158,7 @@ def call_binary(name, *arguments):
 
     from benchmarks import cli
 
-    module = importlib.import_module(f"benchmarks.{name}")
+    module = binary_of(name)
     main, flags = (module.BENCH.main, module.BENCH.flags) if hasattr(module, "BENCH") else (module.main, module.FLAGS)
     out, err = io.StringIO(), io.StringIO()
     saved = flagsaver.save_flag_values(flags)

@@ -14,12 +14,13 @@ import scipy.sparse
 from jax.sharding import NamedSharding, PartitionSpec
 from solvers.problems import draw, score
 
-from sae_gap import devices, fitting, sharding
+from sae_gap.core.types import Split
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.dl_fista import DLFista
-from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.runtime import devices, sharding
 from sae_gap.solvers import coding, implicit, sparse_code
-from sae_gap.types import Split
+from sae_gap.study import fitting
 
 LAM = 0.05
 SHAPE = NUM_SAMPLES, INPUT_DIM, NUM_LATENTS = 32, 16, 2048

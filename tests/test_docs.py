@@ -106,7 +106,14 @@ def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     reference.build(
         folder,
-        ["sae_gap", "sae_gap.lasso", "sae_gap.types", "sae_gap.solvers.coding", "sae_gap.solvers", "sae_gap.metrics.gap"],
+        [
+            "sae_gap",
+            "sae_gap.core.lasso_problem",
+            "sae_gap.core.types",
+            "sae_gap.solvers.coding",
+            "sae_gap.solvers",
+            "sae_gap.metrics.gap",
+        ],
     )
     return folder
 
@@ -124,7 +131,7 @@ def test_a_page_has_arguments_types_and_mathematics_and_needs_no_network(pages):
     face = (pages / "sae_gap.html").read_text()
     assert re.search("½ ?‖y", face)
     assert 'id="sparse_code"' in face and 'href="sae_gap/types.html"' in face
-    assert re.search("sae_gap.lasso</a></code>:\\s+The lasso", face)
+    assert re.search("sae_gap.core.lasso_problem</a></code>:\\s+The lasso", face)
     # Fields of a dataclass are told by its text.
     assert 'id="Setting.num_latents"' not in face and re.search(r"<strong>num_latents:</strong>\s+number of concepts", face)
 

@@ -11,9 +11,8 @@ import pytest
 
 import sae_gap
 from sae_gap import Method, Model, Models, Setting, Split, Store, Study, Task, learners
-from sae_gap.catalogue import RECIPES
-from sae_gap.encoders.base import Affine, Encoder
 from sae_gap.encoders.batchtopk import BatchTopK
+from sae_gap.encoders.encoder import Affine, Encoder
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lista import LISTA
@@ -21,25 +20,26 @@ from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
 from sae_gap.encoders.lookup import Lookup
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
+from sae_gap.encoders.on_support import LeastSquares, OnSupport
 from sae_gap.encoders.pursuit import OMP, NonNegativePursuit
 from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.support import LeastSquares, OnSupport
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.amortised import Amortised
-from sae_gap.learners.base import Learner
 from sae_gap.learners.baselines import PCA, Raw
 from sae_gap.learners.dl_fista import DLFista
-from sae_gap.learners.families import Families
-from sae_gap.learners.lista import Lista
-from sae_gap.learners.online import OnlineDictionary
+from sae_gap.learners.learner import Learner
+from sae_gap.learners.lista_training import Lista
+from sae_gap.learners.online.families import Families
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.learners.online.pruned import Pruned
+from sae_gap.learners.online.stream import _checked
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
-from sae_gap.learners.pruned import Pruned
-from sae_gap.learners.sae import SparseAutoencoder
 from sae_gap.learners.softplus_adam import SoftplusAdam
-from sae_gap.learners.stream import _checked
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.learners.surgery import Surgery
 from sae_gap.measure import of_model
+from sae_gap.study.catalogue import RECIPES
 
 NAN, INF = float("nan"), float("inf")
 KEY = jax.random.key(0)
@@ -228,11 +228,11 @@ def test_no_metric_takes_what_is_no_finite_real_matrix(kind):
 
 
 def test_no_door_uncovers_what_a_mask_covers(tmp_path):
-    from sae_gap.codes import Codes
+    from sae_gap.core.codes import Codes
     from sae_gap.measure import control, fvu, lasso_on_support, refit, support_overlap
     from sae_gap.metrics import classification, detection
-    from sae_gap.saes.report import load_report
-    from sae_gap.solvers.matching_pursuit import matching_pursuit, orthogonal_matching_pursuit
+    from sae_gap.saes.loading_report import load_report
+    from sae_gap.solvers.greedy import matching_pursuit, orthogonal_matching_pursuit
 
     def masked(a):
         return np.ma.masked_array(a, mask=np.arange(a.size).reshape(a.shape) == 1)

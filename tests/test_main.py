@@ -23,7 +23,7 @@ def installed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     leave = shutil.ignore_patterns(".*", "results", "build", "dist", "*.egg-info", "__pycache__", "tests")
     shutil.copytree(ROOT, folder / "tree", ignore=leave)
-    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    build = "import sys; from hatchling import build; build.build_wheel(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, str(folder)], cwd=folder / "tree", check=True, capture_output=True)
     (wheel,) = folder.glob("sae_gap-*.whl")
     with zipfile.ZipFile(wheel) as file:
@@ -34,9 +34,9 @@ def installed(tmp_path_factory):
 def test_the_wheel_holds_every_module_and_table_and_one_package_at_the_top(installed):
     there = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
     suite = [path.relative_to(ROOT) for path in (ROOT / "sae_gap").rglob("*.py")]
-    binaries = [path.relative_to(ROOT) for path in (ROOT / "benchmarks").iterdir() if path.suffix in (".py", ".csv")]
+    binaries = [path.relative_to(ROOT) for path in (ROOT / "benchmarks").rglob("*") if path.suffix in (".py", ".csv")]
     wanted = {*map(str, suite)} | {f"sae_gap/binaries/{path}" for path in binaries}
-    assert wanted <= there and "sae_gap/binaries/benchmarks/published.csv" in there
+    assert wanted <= there and "sae_gap/binaries/benchmarks/report/published.csv" in there
     assert {path.split("/")[0] for path in there} == {"sae_gap", f"sae_gap-{sae_gap.__version__}.dist-info"}
 
 
@@ -108,7 +108,7 @@ def test_a_binary_is_run_with_the_words_that_follow_its_name(typed, name, ran):
 def test_the_words_are_those_of_the_process_by_default(ran, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["sae-gap", "report", "--output=x"])
     command.main()
-    assert [(name, words) for name, words, _ in ran] == [("benchmarks.report", ["report", "--output=x"])]
+    assert [(name, words) for name, words, _ in ran] == [("benchmarks.report.report", ["report", "--output=x"])]
 
 
 @pytest.mark.parametrize("typed", ["nonsense", "cli", "measur", "--preset=smoke", "../report", ""])

@@ -1,7 +1,6 @@
 """What a stranger meets first: code, commands and links of the README and the guides; versions and pins agree."""
 
 import copy
-import importlib
 import re
 import shlex
 import tomllib
@@ -14,10 +13,11 @@ from packaging.version import Version
 import sae_gap
 from benchmarks import all as every
 from sae_gap import __main__ as command
+from tests.conftest import binary_of
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PROJECT, SETUPTOOLS = PYPROJECT["project"], PYPROJECT["tool"]["setuptools"]
+PROJECT = PYPROJECT["project"]
 # The README, and every guide beside the code that it explains; that of the job files, which speaks to other programs, has tests
 # beside theirs.
 FOLDERS = ("benchmarks", "notebooks", "sae_gap")
@@ -90,11 +90,11 @@ def test_the_makefile_has_every_target_that_a_page_calls():
     assert targets - {"format", "lint", "clean"} <= set(re.findall(r"make ([a-z]+)", "".join(OURS.values())))
 
 
-def binary_of(words):
+def called(words):
     """The binary that a command calls, and its words; None for another program."""
     for at, word in enumerate(words):
-        if word.startswith("benchmarks.") and words[at - 1] == "-m":
-            return word.removeprefix("benchmarks."), words[at + 1 :]
+        if word == "sae_gap" and words[at - 1] == "-m" and words[at + 1 :]:
+            return command.ALIASES.get(words[at + 1], words[at + 1]), words[at + 2 :]
         if Path(word).name == "sae-gap" and words[at + 1 :]:
             return command.ALIASES.get(words[at + 1], words[at + 1]), words[at + 2 :]
     return None
@@ -106,11 +106,11 @@ def test_every_command_of_a_page_parses():
         for words in commands(text):
             if words[0] == "make" and (given := [word[5:] for word in words if word.startswith("ARGS=")]):
                 target = {"bench": "amortisation_gap", "studies": "all"}[words[1]]
-                words = ["-m", f"benchmarks.{target}", *shlex.split(given[0])]
-            found = binary_of(words)
+                words = ["-m", "sae_gap", target, *shlex.split(given[0])]
+            found = called(words)
             if found is None:
                 continue
-            module = importlib.import_module(f"benchmarks.{found[0]}")
+            module = binary_of(found[0])
             bench = getattr(module, "BENCH", None)
             flags = copy.deepcopy(bench.flags if bench else module.FLAGS)
             assert flags([found[0], *found[1]]) == [found[0]], (name, words)
@@ -123,7 +123,7 @@ def test_every_command_of_a_page_parses():
 
 def test_every_flag_method_and_study_that_a_page_names_is_there():
     benches = [every.bench_of(name) for name in every.STUDIES]
-    modules = [importlib.import_module(f"benchmarks.{name}") for name in BINARIES]
+    modules = [binary_of(name) for name in BINARIES]
     flags = {flag for module in modules for flag in (module.BENCH.flags if hasattr(module, "BENCH") else module.FLAGS)}
     for name, text in OURS.items():
         assert set(re.findall(r"`--([a-z_]+)", text)) - {"help", "version"} <= flags, name
@@ -136,8 +136,7 @@ def test_every_flag_method_and_study_that_a_page_names_is_there():
 def test_versions_agree():
     citation = (ROOT / "CITATION.cff").read_text()
     changelog = (ROOT / "CHANGELOG.md").read_text()
-    # setuptools reads it from the package, without importing that.
-    assert PROJECT["dynamic"] == ["version"] and SETUPTOOLS["dynamic"]["version"] == {"attr": "sae_gap.__version__"}
+    assert PROJECT["dynamic"] == ["version"]
     assert f"\nversion: {sae_gap.__version__}\n" in citation
     assert f"## [{sae_gap.__version__}]" in changelog
 

@@ -6,8 +6,8 @@ from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
-from sae_gap.learners.sae import SparseAutoencoder
-from sae_gap.progress import Progress
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.study.progress import Progress
 
 SAE = SparseAutoencoder(encoder=TopK(3), num_steps=2)
 METHODS = (

@@ -5,10 +5,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sae_gap.checks import check_number, check_size
-from sae_gap.encoders.base import Affine, AmortisedEncoder
+from sae_gap.core.checks import check_number, check_size
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine, AmortisedEncoder
 from sae_gap.encoders.topk import keep_largest
-from sae_gap.types import Model
 
 
 class BatchTopKParameters(eqx.Module):

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sae_gap.encoders.base import Affine, AmortisedEncoder
-from sae_gap.types import Model
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine, AmortisedEncoder
 
 
 class GatedParameters(eqx.Module):

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sae_gap.checks import check_flag, check_integer, check_number, check_type
-from sae_gap.encoders.base import Encoder, encode, unit_atoms
+from sae_gap.core.checks import check_flag, check_integer, check_number, check_type
+from sae_gap.core.types import Model, Solution
+from sae_gap.encoders.encoder import Encoder, encode, unit_atoms
 from sae_gap.solvers import sparse_code
-from sae_gap.types import Model, Solution
 
 
 class Lasso(Encoder):

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sae_gap.checks import check_flag, check_number, check_size
-from sae_gap.encoders.base import AmortisedEncoder
-from sae_gap.lasso import lipschitz
+from sae_gap.core.checks import check_flag, check_number, check_size
+from sae_gap.core.lasso_problem import lipschitz
+from sae_gap.encoders.encoder import AmortisedEncoder
 
 
 class LISTAParameters(eqx.Module):

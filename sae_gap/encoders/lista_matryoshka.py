@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from sae_gap.checks import check_number
+from sae_gap.core.checks import check_number
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 
 

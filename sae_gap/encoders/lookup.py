@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
-from sae_gap.checks import check_number
-from sae_gap.encoders.base import Encoder, unit_atoms
+from sae_gap.core.checks import check_number
+from sae_gap.encoders.encoder import Encoder, unit_atoms
 from sae_gap.solvers import sparse_code
 
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sae_gap.checks import check_size
-from sae_gap.encoders.base import AmortisedEncoder, unit_atoms
+from sae_gap.core.checks import check_size
+from sae_gap.encoders.encoder import AmortisedEncoder, unit_atoms
 
 
 class MatchingPursuit(AmortisedEncoder):

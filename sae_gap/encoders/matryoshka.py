@@ -6,7 +6,7 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 
-from sae_gap.checks import check_numbers
+from sae_gap.core.checks import check_numbers
 from sae_gap.encoders.batchtopk import BatchTopK
 
 

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from sae_gap.encoders.base import AmortisedEncoder
+from sae_gap.encoders.encoder import AmortisedEncoder
 
 
 class ReLU(AmortisedEncoder):

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sae_gap.checks import check_size
-from sae_gap.encoders.base import AmortisedEncoder
+from sae_gap.core.checks import check_size
+from sae_gap.encoders.encoder import AmortisedEncoder
 
 
 class TopK(AmortisedEncoder):

@@ -7,8 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sae_gap import names, tables
-from sae_gap.figures import style
+from sae_gap.figures import labels, style, tables
 
 
 @style.styled
@@ -37,7 +36,7 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
             found.setdefault((row["dictionary"], start), {}).setdefault(row.get("seed"), row["cosines"])
     if not found:
         return None
-    dictionaries = sorted(found, key=lambda name: (names.rank(name[0]), names.rank(name[1])))
+    dictionaries = sorted(found, key=lambda name: (labels.rank(name[0]), labels.rank(name[1])))
     figure = Figure(figsize=(style.WIDTH, 1.6 + 0.62 * len(dictionaries)))
     axes = figure.add_subplot()
     axes.axvline(0.9, color=style.QUIET, linewidth=0.8, linestyle=style.DASHED, zorder=1)
@@ -46,7 +45,7 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
         # A failed fit writes null for a cosine; counted as 0 it lowers the share instead of vanishing from it.
         cosines = np.array([value or 0.0 for values in found[dictionary, start].values() for value in values], float).clip(0, 1)
         shares[_label(dictionary, start)] = share = float(np.mean(cosines > 0.9))
-        _half_violin(axes, place, cosines, names.colour(dictionary if start is None else start))
+        _half_violin(axes, place, cosines, labels.colour(dictionary if start is None else start))
         axes.annotate(f"{share:.0%} > 0.9", (1, place), (6, 0), textcoords="offset points", va="center", annotation_clip=False)
     axes.set_yticks(range(len(dictionaries)), list(shares), fontsize=9)
     axes.tick_params(axis="y", length=0)
@@ -64,7 +63,7 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
 
 
 def _label(dictionary: str, start: Any) -> str:
-    return names.label(dictionary) if start is None else f"{names.label(dictionary)} from {names.label(start)}"
+    return labels.label(dictionary) if start is None else f"{labels.label(dictionary)} from {labels.label(start)}"
 
 
 def _half_violin(axes: Axes, place: int, cosines: np.ndarray, colour: str) -> None:

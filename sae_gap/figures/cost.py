@@ -4,8 +4,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from sae_gap import names, tables
-from sae_gap.figures import log_axes, style
+from sae_gap.figures import labels, log_axes, style, tables
 
 _MARKERS = {"relu": "o", "topk": "^", "jumprelu": "v", "lista": "D", "fista": "s", "ista": "P", "omp": "X", "mp": "p"}
 # What a family of inferences varies, and so what stands beside each of its points.
@@ -35,7 +34,7 @@ def budget(rows: style.Rows) -> Figure | None:
     found = [line for line in summary if line["flops"] and line["relative_gap_ood_mean"] is not None]
     if not found:
         return None
-    families = sorted({line["inference"] for line in found}, key=lambda name: names.rank(name, "inference"))
+    families = sorted({line["inference"] for line in found}, key=lambda name: labels.rank(name, "inference"))
     figure = Figure(figsize=(style.WIDTH, 7.0))
     panels = figure.subplots(2, 1, sharex=True)
     for axes, metric in zip(panels, metrics, strict=True):
@@ -45,8 +44,8 @@ def budget(rows: style.Rows) -> Figure | None:
             x, y = [line["flops"] for line in lines], [line[f"{metric}_mean"] for line in lines]
             sd = [line[f"{metric}_sd"] or 0.0 for line in lines]
             below = [min(size, 0.9 * mean) if metric == metrics[0] else size for size, mean in zip(sd, y, strict=True)]
-            colour, varied = names.colour(family, "inference"), _VARIED.get(family, "")
-            label = names.label(family, "inference") + (f" ({_UNITS[varied]})" if varied else "")
+            colour, varied = labels.colour(family, "inference"), _VARIED.get(family, "")
+            label = labels.label(family, "inference") + (f" ({_UNITS[varied]})" if varied else "")
             look: dict[str, Any] = {"color": colour, "marker": _MARKERS.get(family, "*"), "label": label}
             zorder = 2 if family in _UNTRAINED else 3
             axes.errorbar(x, y, [below, sd], elinewidth=0.8, markersize=5, linewidth=1, zorder=zorder, **look)
@@ -64,15 +63,15 @@ def budget(rows: style.Rows) -> Figure | None:
                     path_effects=style.halo("white"),
                 )
         axes.margins(0.1)
-    panels[0].set(xscale="log", yscale="log", ylabel=names.metric_label(metrics[0]))
+    panels[0].set(xscale="log", yscale="log", ylabel=labels.metric_label(metrics[0]))
     log_axes.round_ticks(panels[0].xaxis)
     log_axes.round_ticks(panels[0].yaxis)
-    panels[1].set_xlabel(names.metric_label("flops"))
+    panels[1].set_xlabel(labels.metric_label("flops"))
     panels[1].set_ylabel(style.axis_label(metrics[1]))
     level = next((line["mcc_ood_mean"] for line in summary if line["inference"] == "lasso" and not line["flops"]), None)
     if level is not None:
         panels[1].axhline(
-            level, color="black", linewidth=1, linestyle=style.DASHED, zorder=1, label=names.label("lasso", "inference")
+            level, color="black", linewidth=1, linestyle=style.DASHED, zorder=1, label=labels.label("lasso", "inference")
         )
     trained = [line for line in found if line["inference"] not in _UNTRAINED]
     best = min(trained or found, key=lambda line: line["relative_gap_ood_mean"])
@@ -81,10 +80,10 @@ def budget(rows: style.Rows) -> Figure | None:
     style.head(figure, finding, rows, deviation="whiskers")
     style.foot(figure, panels[1].get_legend_handles_labels()[0])
     every = ", ".join(f"{_name(line)} {line['relative_gap_ood_mean']:.1%}" for line in found)
-    style.caption(figure, finding, f"{names.metric_label(metrics[0])}: {every}")
+    style.caption(figure, finding, f"{labels.metric_label(metrics[0])}: {every}")
     return figure
 
 
 def _name(line: Any) -> str:
-    label, count = names.label(line["inference"], "inference"), line.get(_VARIED.get(line["inference"], ""))
+    label, count = labels.label(line["inference"], "inference"), line.get(_VARIED.get(line["inference"], ""))
     return label if count is None else f"{label}-{count}"

@@ -11,10 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sae_gap import names, tables
-from sae_gap.figures import log_axes
+from sae_gap.figures import labels, log_axes, tables
 from sae_gap.figures import style as house
-from sae_gap.results import CELL
+from sae_gap.storage.results import CELL
 
 _SIZES = (*CELL, "input_dim", "lam", "iterations")
 _LOOKS = (("-", "o"), ((0, (4, 2)), "s"), ((0, (1, 1.5)), "^"), ((0, (5, 1.5, 1, 1.5)), "D"), ((0, (8, 2)), "v"))
@@ -111,7 +110,7 @@ def _lines(
 
 
 def _rank(values: tuple[Any, ...], columns: tuple[str, ...]) -> list[Any]:
-    return [names.rank(value, column) for value, column in zip(values, columns, strict=True)]
+    return [labels.rank(value, column) for value, column in zip(values, columns, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +141,8 @@ class _Drawing:
         # Numbers have an order, which a row of unrelated colours would hide. The palest end is hard to see on white.
         ramp = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, max(len(numbers), 1)))
         return {
-            value: ramp[numbers.index(value)] if value in numbers else names.colour(value, self.leading)
-            for value in sorted(values, key=lambda value: names.rank(value, self.leading))
+            value: ramp[numbers.index(value)] if value in numbers else labels.colour(value, self.leading)
+            for value in sorted(values, key=lambda value: labels.rank(value, self.leading))
         }
 
     @functools.cached_property
@@ -192,7 +191,7 @@ class _Drawing:
         figure.supylabel(house.axis_label(self.y), fontsize=9)
         finding = self._finding()
         house.head(figure, finding, self.rows, deviation="bands" if self.banded else "whiskers")
-        house.foot(figure, self._handles(overlaid), names.metric_label(self.x))
+        house.foot(figure, self._handles(overlaid), labels.metric_label(self.x))
         house.caption(figure, finding, *(self._in_words(values) for values in self.panels))
         return figure
 
@@ -261,10 +260,10 @@ class _Drawing:
             look: Any = {"linestyle": house.DASHED, "linewidth": 1} if value in level else {"linewidth": 1.5}
             if not (self.dashed or self.banded or value in level):
                 look |= {"marker": self._marker(value), "markersize": 4}
-            handles.append(Line2D([], [], color=colour, label=names.label(value, self.leading), **look))
+            handles.append(Line2D([], [], color=colour, label=labels.label(value, self.leading), **look))
         for values, (dash, marker) in self.looks.items() if self.dashed else ():
             told = {name: value for name, value in zip(self.dashed, values, strict=True) if value is not None}
-            label = house.values_label(told, told) or f"no {names.metric_label(self.dashed[0])}"
+            label = house.values_label(told, told) or f"no {labels.metric_label(self.dashed[0])}"
             shape: Any = {"linestyle": dash} | ({} if self.banded else {"marker": marker, "markersize": 4})
             handles.append(Line2D([], [], color=house.QUIET, label=label, **shape))
         if overlaid:
@@ -280,20 +279,20 @@ class _Drawing:
         rivals = [line for line in lines if line.values.get("dictionary") not in (*self.levels, "oracle")] or lines
         last = max(line.points[-1][0] for line in rivals)
         ends = [(line, *self._end(line)) for line in rivals if self.x in _CHOSEN or line.points[-1][0] == last]
-        sign = names.better(self.y) or 1
+        sign = labels.better(self.y) or 1
         ends.sort(key=lambda end: -sign * end[2])
         firsts = {end[0].values[self.leading]: end for end in reversed(ends)}
         return [end for end in ends if len(firsts) == 1 or end is firsts[end[0].values[self.leading]]]
 
     def _end(self, line: _Line) -> tuple[float, float, float | None]:
-        sign = names.better(self.y) or 1
+        sign = labels.better(self.y) or 1
         return max(line.points, key=lambda point: sign * point[1]) if self.x in _CHOSEN else line.points[-1]
 
     def _finding(self) -> str:
-        metric, ends = names.metric_label(self.y), [self._ends(panel) for panel in self.panels]
-        extreme = "lowest" if names.better(self.y) < 0 else "highest"
+        metric, ends = labels.metric_label(self.y), [self._ends(panel) for panel in self.panels]
+        extreme = "lowest" if labels.better(self.y) < 0 else "highest"
         best, *rest = ends[0]
-        at = names.label(best[1], self.x)
+        at = labels.label(best[1], self.x)
         if len(ends) > 1 and any(len(ended) > 1 for ended in ends):
             leaders = [self._rival(ended, 0) for ended in ends]
             leader = max(dict.fromkeys(leaders), key=leaders.count)
@@ -301,14 +300,14 @@ class _Drawing:
             where = (
                 f"at {at}"
                 if len(places) == 1
-                else f"at {'its best' if self.x in _CHOSEN else 'the last'} {names.metric_label(self.x)}"
+                else f"at {'its best' if self.x in _CHOSEN else 'the last'} {labels.metric_label(self.x)}"
             )
             return f"{metric} {where} is {extreme} with {leader} in {leaders.count(leader)} of {len(ends)} panels"
         if rest:
             first, second = (self._rival(ends[0], place) for place in (0, 1))
             return f"{metric} at {at} is {extreme} with {first}: {self._ahead(best[2], rest[0][2])} {second}"
         (x0, y0, _), (x1, y1, _) = best[0].points[0], best[0].points[-1]
-        moved = f"{house.number(y0)} at {names.label(x0, self.x)} to {house.number(y1)} at {names.label(x1, self.x)}"
+        moved = f"{house.number(y0)} at {labels.label(x0, self.x)} to {house.number(y1)} at {labels.label(x1, self.x)}"
         return f"{metric} with {self._name(best[0])} goes from {moved}"
 
     def _rival(self, ends: Sequence[tuple[_Line, float, float, float | None]], place: int) -> str:
@@ -331,7 +330,7 @@ class _Drawing:
     def _in_words(self, panel: tuple[Any, ...]) -> str:
         """The ends of all lines, or of the best one where there are several panels."""
         ends = self._ends(panel)
-        at = "" if self.x in _CHOSEN else f"at {names.label(ends[0][1], self.x)}"
+        at = "" if self.x in _CHOSEN else f"at {labels.label(ends[0][1], self.x)}"
         if len(self.panels) > 1:
             told = [f"{self._name(line)} {house.spread(mean, sd)}" for line, _, mean, sd in ends[:1]]
         else:

@@ -10,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sae_gap import names, tables
-from sae_gap.figures import log_axes, style
+from sae_gap.figures import labels, log_axes, style, tables
 
 _COLOURS = matplotlib.colormaps["viridis"]
 _BOUND: dict[str, Any] = {"color": "#D55E00", "linewidth": 1.8, "linestyle": (0, (3, 1))}
@@ -100,7 +99,7 @@ def heat_map(
     for line in found:
         values = {name: line[name] for name in panelled}
         panels += [values] if values not in panels else []
-    panels.sort(key=lambda values: [names.rank(entry, name) for name, entry in values.items()])
+    panels.sort(key=lambda values: [labels.rank(entry, name) for name, entry in values.items()])
     told = style.varied(panels, panelled)
     scale = _Scale(found, x, y)
     colours = matplotlib.cm.ScalarMappable(_norm(found, value), _COLOURS)
@@ -131,10 +130,10 @@ def heat_map(
         axes.remove()
     scale.frame(every[0])
     figure.colorbar(colours, ax=every[: len(panels)], label=style.axis_label(value), aspect=20 * down, pad=0.02)
-    figure.supylabel(names.metric_label(y), fontsize=9)
+    figure.supylabel(labels.metric_label(y), fontsize=9)
     finding, words = _in_words(found, panels, told, value)
     style.head(figure, finding, rows, more="cells: means over seeds")
-    style.foot(figure, [Line2D([], [], label=bound_label, **_BOUND)] if bounded else [], names.metric_label(x))
+    style.foot(figure, [Line2D([], [], label=bound_label, **_BOUND)] if bounded else [], labels.metric_label(x))
     style.caption(figure, finding, words, f"Dashed: {bound_label}" if bounded else "")
     return figure
 
@@ -194,7 +193,7 @@ def _short(size: float) -> str:
 
 def _norm(found: Sequence[Mapping[str, Any]], value: str) -> matplotlib.colors.Normalize:
     means = [line[f"{value}_mean"] for line in found]
-    if names.perfect(value) == 1 and min(means) >= 0 and max(means) <= 1:
+    if labels.perfect(value) == 1 and min(means) >= 0 and max(means) <= 1:
         return matplotlib.colors.Normalize(0, 1)
     if min(means) > 0 and max(means) > 100 * min(means):
         return matplotlib.colors.LogNorm(min(means), max(means))
@@ -227,14 +226,14 @@ def _in_words(
     rivals = {name: means for name, (means, oracle) in scores.items() if not oracle} or {
         name: means for name, (means, _) in scores.items()
     }
-    metric, sign = names.metric_label(value), names.better(value) or 1
-    if names.perfect(value) == 1 and sign > 0:
+    metric, sign = labels.metric_label(value), labels.better(value) or 1
+    if labels.perfect(value) == 1 and sign > 0:
         best = max(rivals, key=lambda name: (np.sum(rivals[name] > _ENOUGH), rivals[name].mean()))
         shares = {name: f"{np.sum(means > _ENOUGH)} of {len(means)}" for name, (means, _) in scores.items()}
         finding = f"{best} recovers the most: {metric} above {_ENOUGH} in {shares[best]} cells"
         return finding, f"Cells above {_ENOUGH}: {', '.join(f'{name} {share}' for name, share in shares.items())}"
     best = max(rivals, key=lambda name: sign * rivals[name].mean())
-    word = "best" if names.better(value) else "largest"
+    word = "best" if labels.better(value) else "largest"
     finding = f"{best} has the {word} {metric}: {style.number(float(rivals[best].mean()))} on average over the cells"
     every = ", ".join(f"{name} {style.number(float(means.mean()))}" for name, (means, _) in scores.items())
     return finding, f"Mean over the cells: {every}"

@@ -7,8 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sae_gap import names, tables
-from sae_gap.figures import style
+from sae_gap.figures import labels, style, tables
 
 # Groups of features, in the order in which they are drawn.
 _LEVELS = ("roots", "children", "grandchildren", "great_grandchildren", "level_4", "level_5", "level_6", "free")
@@ -39,7 +38,7 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
     groups = {title: [name for name in every if any(_mean_of(row, name) for row in rows)] for title, every in _PANELS.items()}
     metrics = [_column(name) for every in groups.values() for name in every]
     lines = tables.summarise(first.values(), by=("dictionary",), metrics=metrics)
-    lines.sort(key=lambda line: names.rank(line["dictionary"]))
+    lines.sort(key=lambda line: labels.rank(line["dictionary"]))
     lines = [line for line in lines if any(line[f"{metric}_mean"] is not None for metric in metrics)]
     if not lines:
         return None
@@ -51,11 +50,11 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
         axes.set_title(title, loc="left")
     panels[0].set_ylim(0, 1.03)
     panels[0].set_ylabel(style.axis_label("atom_mcc"))
-    handles = [Line2D([], [], label=names.label(line["dictionary"]), **_look(place, line)) for place, line in enumerate(lines)]
+    handles = [Line2D([], [], label=labels.label(line["dictionary"]), **_look(place, line)) for place, line in enumerate(lines)]
     finding = _finding(lines, next(iter(shown.values())))
     style.head(figure, finding, rows, deviation="whiskers")
     style.foot(figure, handles)
-    told = [f"{names.label(line['dictionary'])}: {_in_words(line, every)}" for every in shown.values() for line in lines]
+    told = [f"{labels.label(line['dictionary'])}: {_in_words(line, every)}" for every in shown.values() for line in lines]
     style.caption(figure, finding, *told)
     return figure
 
@@ -72,7 +71,7 @@ def _panel(axes: Axes, lines: Sequence[Mapping[str, Any]], every: Sequence[str])
 
 
 def _look(place: int, line: Mapping[str, Any]) -> dict[str, Any]:
-    colour = names.colour(line["dictionary"])
+    colour = labels.colour(line["dictionary"])
     return {"color": colour, "marker": _MARKERS[place % len(_MARKERS)], "markersize": 4, "linewidth": 1.2}
 
 
@@ -87,7 +86,7 @@ def _finding(lines: Sequence[Mapping[str, Any]], every: Sequence[str]) -> str:
     known = [name for name in every if best[f"{_column(name)}_mean"] is not None]
     worst, most = (choose(known, key=lambda name: best[f"{_column(name)}_mean"]) for choose in (min, max))
     low, high = (style.number(best[f"{_column(name)}_mean"]) for name in (worst, most))
-    name = names.label(best["dictionary"])
+    name = labels.label(best["dictionary"])
     if len(known) < 2:
         return f"{name} recovers {_noun(worst)} to a cosine of {low}"
     return f"{name} recovers {_noun(most)} to a cosine of {high} and {_noun(worst)} to {low}"

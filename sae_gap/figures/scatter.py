@@ -7,8 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sae_gap import names, tables
-from sae_gap.figures import style
+from sae_gap.figures import labels, style, tables
 
 _OWN = ("the dictionary's own encoder", {"marker": "o", "markersize": 6.5})
 # Refinement and the lasso from zero reach one optimum: a wide hollow marker lets the other show inside it.
@@ -56,7 +55,10 @@ def recovery(rows: style.Rows, metric: str = "mcc") -> Figure | None:
     used, whiskers = {}, []
     for line in points:
         row = first[line["method"]]
-        name, colour = names.label(row.get("dictionary") or row["method"]), names.colour(row.get("dictionary") or row["method"])
+        name, colour = (
+            labels.label(row.get("dictionary") or row["method"]),
+            labels.colour(row.get("dictionary") or row["method"]),
+        )
         label, look = _marker(row)
         used[label] = Line2D([], [], linestyle="none", color="#444444", label=label, **look)
         x, y = line[f"{metric}_id_mean"], line[f"{metric}_ood_mean"]
@@ -82,8 +84,8 @@ def recovery(rows: style.Rows, metric: str = "mcc") -> Figure | None:
     lost = max(points, key=lambda line: line[f"{metric}_id_mean"] - line[f"{metric}_ood_mean"])
     row = first[lost["method"]]
     ends = f"from {style.number(lost[f'{metric}_id_mean'])} to {style.number(lost[f'{metric}_ood_mean'])}"
-    name = f"{names.label(row.get('dictionary') or row['method'])} ({_marker(row)[0]})"
-    style.caption(figure, finding, f"{names.metric_label(metric)} falls the most for {name}: {ends}")
+    name = f"{labels.label(row.get('dictionary') or row['method'])} ({_marker(row)[0]})"
+    style.caption(figure, finding, f"{labels.metric_label(metric)} falls the most for {name}: {ends}")
     return figure
 
 
@@ -91,4 +93,4 @@ def _marker(row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     inference = str(row.get("inference"))
     if inference in ("lasso", "fista", "ista") and row.get("start") == "warm":
         return _WARM
-    return _MARKERS.get(inference, (names.label(inference, "inference"), {"marker": "*", "markersize": 7}))
+    return _MARKERS.get(inference, (labels.label(inference, "inference"), {"marker": "*", "markersize": 7}))

@@ -7,8 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sae_gap import names, tables
-from sae_gap.figures import log_axes, style
+from sae_gap.figures import labels, log_axes, style, tables
 
 _KINDS = {"dictionary_learning": ("dictionary learning", "s"), "peer": ("other libraries", "D")}
 _REST = ("SAE", "o")
@@ -41,10 +40,10 @@ def recovery_by_seconds(rows: style.Rows) -> Figure | None:
         return None
     figure = Figure(figsize=(style.WIDTH, 7.6))
     panels = figure.subplots(2, 1, sharex=True)
-    labels = []
+    placed = []
     for axes, metric in zip(panels, metrics, strict=True):
-        labels.append(_panel(axes, metric, learners, levels, first))
-    ends = [x for *_, whiskers in labels for pair in whiskers for x, _ in pair]
+        placed.append(_panel(axes, metric, learners, levels, first))
+    ends = [x for *_, whiskers in placed for pair in whiskers for x, _ in pair]
     margin = max((max(ends) / min(ends)) ** 0.15, 2.0)
     panels[1].set(xscale="log", xlim=(min(ends) / margin, max(ends) * margin))
     log_axes.round_ticks(panels[1].xaxis)
@@ -62,18 +61,18 @@ def recovery_by_seconds(rows: style.Rows) -> Figure | None:
             for label, marker in ordered
         ],
     )
-    for axes, places, colours, whiskers in labels:
+    for axes, places, colours, whiskers in placed:
         style.place_labels(figure, axes, places, colours, whiskers)
     every = [
         f"{_name(first[line['method']])} {style.number(line['cosine_mean'])} in {_seconds(line['fit_seconds_mean'])} s"
         for line in learners
     ]
-    style.caption(figure, finding, f"{names.metric_label('cosine')}: {', '.join(every)}")
+    style.caption(figure, finding, f"{labels.metric_label('cosine')}: {', '.join(every)}")
     return figure
 
 
 def _name(row: Mapping[str, Any]) -> str:
-    return names.label(row.get("dictionary") or row["method"])
+    return labels.label(row.get("dictionary") or row["method"])
 
 
 def _seconds(seconds: float) -> str:
@@ -91,7 +90,7 @@ def _panel(axes: Axes, metric: str, learners, levels, first) -> tuple[Axes, dict
         text.set(ha="right")
     for line in learners:
         row = first[line["method"]]
-        name, colour = _name(row), names.colour(row.get("dictionary") or row["method"])
+        name, colour = _name(row), labels.colour(row.get("dictionary") or row["method"])
         x, y, dy = line["fit_seconds_mean"], line[f"{metric}_mean"], line[f"{metric}_sd"] or 0.0
         # On a log axis a whisker must not reach zero.
         below, above = min(line["fit_seconds_sd"] or 0.0, 0.9 * x), line["fit_seconds_sd"] or 0.0

@@ -8,9 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from sae_gap import names, tables
-from sae_gap.decompose import decompositions
-from sae_gap.figures import style
+from sae_gap.figures import labels, style, tables
+from sae_gap.figures.decompose import decompositions
 
 # The two parts of the amortisation part are its blue, lighter and darker.
 _STEPS = {
@@ -29,7 +28,7 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
 
       S(oracle) - S(encoder) = [S(support) - S(encoder)] + [S(frozen) - S(support)] + [S(oracle) - S(frozen)]
 
-    The values part, the support part and the dictionary part, as `sae_gap.decompose` has them; without rows of the best values
+    The values part, the support part and the dictionary part, as `study.decompose` has them; without rows of the best values
     on the own support, the first two are one, the amortisation part. Any may be negative: a step down, drawn hatched.
 
     Args:
@@ -47,7 +46,7 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
     bars = tables.summarise(decompositions(rows, metric), by=("dictionary",))
     if not bars:
         return None
-    bars.sort(key=lambda bar: names.rank(bar["dictionary"]))
+    bars.sort(key=lambda bar: labels.rank(bar["dictionary"]))
     down = -(-len(bars) // _ACROSS)
     across = -(-len(bars) // down)
     figure = Figure(figsize=(style.WIDTH, 1.3 + 3.0 * down if down > 1 else 4.3))
@@ -59,7 +58,7 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
         shown = bars[panel * across : (panel + 1) * across]
         for place, bar in enumerate(shown):
             _stairs(axes, place, bar)
-        axes.set_xticks(range(len(shown)), [names.label(bar["dictionary"]) for bar in shown], fontsize=9)
+        axes.set_xticks(range(len(shown)), [labels.label(bar["dictionary"]) for bar in shown], fontsize=9)
         axes.tick_params(axis="x", length=0)
         axes.spines["bottom"].set_visible(False)
         axes.set_xlim(-0.52, across - 0.48)
@@ -82,7 +81,7 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
     if any(_is_down(bar[f"{step}_mean"]) for bar in bars for step in _steps(bar)):
         handles.append(Patch(facecolor="white", edgecolor=style.QUIET, hatch="////", label="a step down"))
     style.foot(figure, handles)
-    style.caption(figure, f"{finding}: {names.metric_label(metric)}, oracle {oracle:.2f}", "; ".join(map(_in_words, bars)))
+    style.caption(figure, f"{finding}: {labels.metric_label(metric)}, oracle {oracle:.2f}", "; ".join(map(_in_words, bars)))
     return figure
 
 
@@ -94,7 +93,7 @@ def _steps(bar: Mapping[str, Any]) -> list[str]:
 
 def _in_words(bar: Mapping[str, Any]) -> str:
     parts = [f"{_STEPS[step][0]} {style.number(bar[f'{step}_mean'], signed=True)}" for step in _steps(bar)[1:]]
-    return f"{names.label(bar['dictionary'])}: own codes {style.number(bar['encoder_mean'])}, {', '.join(parts)}"
+    return f"{labels.label(bar['dictionary'])}: own codes {style.number(bar['encoder_mean'])}, {', '.join(parts)}"
 
 
 def _is_down(step: float) -> bool:

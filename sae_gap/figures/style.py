@@ -1,4 +1,4 @@
-"""One visual language: the finding in bold, the sizes in grey below, colours from `sae_gap.names`, no text under 7 points."""
+"""One visual language: the finding in bold, the sizes in grey below, colours from `labels`, no text under 7 points."""
 
 import functools
 import io
@@ -17,7 +17,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from sae_gap import files, names
+from sae_gap.figures import labels
+from sae_gap.storage import files
 
 # What figures are drawn from.
 Rows = Iterable[Mapping[str, Any]]
@@ -195,8 +196,8 @@ def inches(texts: Iterable[str], size: float) -> float:
 
 def axis_label(metric: str) -> str:
     """The label of an axis, with the best value where there is one."""
-    best = names.perfect(metric)
-    label = names.metric_label(metric)
+    best = labels.perfect(metric)
+    label = labels.metric_label(metric)
     return label if best is None else f"{label} ({best:g} is perfect)"
 
 
@@ -289,8 +290,8 @@ def place_labels(
 
 def values_label(values: Mapping[str, Any], varied: Iterable[str]) -> str:
     """What a line or a panel is called, by those of its columns that vary, or else by the first that it has a value of."""
-    told = [names.label(value, column) for column, value in values.items() if column in set(varied) and value is not None]
-    return ", ".join(told or [names.label(value, column) for column, value in values.items() if value is not None][:1])
+    told = [labels.label(value, column) for column, value in values.items() if column in set(varied) and value is not None]
+    return ", ".join(told or [labels.label(value, column) for column, value in values.items() if value is not None][:1])
 
 
 def varied(groups: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:

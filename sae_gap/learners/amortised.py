@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from sae_gap import sharding
-from sae_gap.checks import check_number, check_sequence, check_size
-from sae_gap.encoders.base import AmortisedEncoder, Encoder, unit_atoms
-from sae_gap.learners.base import Learner, batches
+from sae_gap.core.checks import check_number, check_sequence, check_size
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, unit_atoms
+from sae_gap.learners.learner import Learner, batches
+from sae_gap.runtime import sharding
 from sae_gap.solvers import sparse_code
-from sae_gap.types import Model
 
 
 class AmortisedState(eqx.Module):

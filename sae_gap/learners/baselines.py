@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from sae_gap.encoders.base import Affine, unit_atoms
-from sae_gap.learners.base import Learner
-from sae_gap.types import Model
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine, unit_atoms
+from sae_gap.learners.learner import Learner
 
 
 class Raw(Learner):

@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sae_gap.checks import check_choice, check_number, check_size
-from sae_gap.encoders.base import unit_atoms
-from sae_gap.lasso import product
-from sae_gap.learners.base import Learner, live_dims
+from sae_gap.core.checks import check_choice, check_number, check_size
+from sae_gap.core.lasso_problem import product
+from sae_gap.core.types import Model, Split
+from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.learners.learner import Learner, live_dims
 from sae_gap.solvers import fista
-from sae_gap.types import Model, Split
 
 
 class DLFistaState(eqx.Module):

@@ -3,9 +3,9 @@
 import equinox as eqx
 import jax.numpy as jnp
 
-from sae_gap.checks import check_flag
-from sae_gap.learners.base import Learner
-from sae_gap.types import Model, Task
+from sae_gap.core.checks import check_flag
+from sae_gap.core.types import Model, Task
+from sae_gap.learners.learner import Learner
 
 
 class Oracle(Learner):

@@ -2,12 +2,12 @@
 
 import jax.numpy as jnp
 
-from sae_gap.checks import check_numbers
-from sae_gap.codes import Codes
-from sae_gap.encoders.base import Affine
-from sae_gap.lasso import product
-from sae_gap.learners.base import Learner
-from sae_gap.types import Model, Task
+from sae_gap.core.checks import check_numbers
+from sae_gap.core.codes import Codes
+from sae_gap.core.lasso_problem import product
+from sae_gap.core.types import Model, Task
+from sae_gap.encoders.encoder import Affine
+from sae_gap.learners.learner import Learner
 
 
 class LinearProbe(Learner):

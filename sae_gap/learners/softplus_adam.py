@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from sae_gap.checks import check_choice, check_integer, check_number, check_size
-from sae_gap.encoders.base import unit_atoms
+from sae_gap.core.checks import check_choice, check_integer, check_number, check_size
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.lookup import Lookup, LookupParameters
-from sae_gap.learners.base import Learner, live_dims, live_share
-from sae_gap.types import Model
+from sae_gap.learners.learner import Learner, live_dims, live_share
 
 # The codes begin next to nothing: softplus(-10) is 5e-5.
 START = -10.0

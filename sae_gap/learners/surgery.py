@@ -6,11 +6,11 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.checks import check_choice, is_integer, shown
-from sae_gap.encoders.base import unit_atoms
-from sae_gap.learners.base import Learner
-from sae_gap.matching import match_atoms
-from sae_gap.types import Task
+from sae_gap.core.checks import check_choice, is_integer, shown
+from sae_gap.core.matching import match_atoms
+from sae_gap.core.types import Task
+from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.learners.learner import Learner
 
 # The lengths that atoms may be given: one for all, or that of the true atom of each.
 COLUMNS = ("renormed", "oracle_norms")

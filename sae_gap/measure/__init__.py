@@ -4,7 +4,7 @@ A better reconstruction is not better features: everything here is about how wel
 about what the latents mean.
 """
 
-from sae_gap.measure.atoms import Atoms, agreement, describe_atoms
+from sae_gap.measure.atom_statistics import Atoms, agreement, describe_atoms
 from sae_gap.measure.controls import CONTROLS, Control, control
 from sae_gap.measure.front import Front, Point, check_varies, distances, fvu, measure_front
 from sae_gap.measure.overlap import Overlap, support_overlap

@@ -6,13 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from sae_gap import devices, lasso
-from sae_gap.activations import Activations
+from sae_gap.core import lasso_problem
+from sae_gap.data.activations import Activations
 from sae_gap.measure.overlap import support_overlap
 from sae_gap.measure.parts import gap_sums
 from sae_gap.measure.refit import lasso_on_support
 from sae_gap.measure.subject import Subject
 from sae_gap.measure.summary import pack
+from sae_gap.runtime import devices
 from sae_gap.solvers import sparse_code
 
 # Largest gaps that a chunk remembers.
@@ -45,7 +46,7 @@ def measure_chunk(
     target, nonneg = devices.place(subject.target(x), devices.own_mesh()), not subject.signed
     weight: Any = jnp.full((len(x), 1), lam, target.dtype)
     if lam_fraction is not None:
-        weight = lam_fraction * lasso.lambda_max(target, subject.dictionary, nonneg=nonneg)[:, None]
+        weight = lam_fraction * lasso_problem.lambda_max(target, subject.dictionary, nonneg=nonneg)[:, None]
     best = sparse_code(target, subject.dictionary, weight, nonneg=nonneg)
     certificates = np.asarray(best.gap) / np.where(np.asarray(best.objective) > 0, best.objective, 1)
     found: dict[str, Any] = {
@@ -66,10 +67,10 @@ def _encoded(subject: Subject, activations: Activations, places, x, target, weig
     """What an encoder's codes add."""
     assert subject.encode is not None
     codes = subject.encode(target)
-    fitted = lasso.product(codes, subject.dictionary.T)
+    fitted = lasso_problem.product(codes, subject.dictionary.T)
     support = lasso_on_support(target, subject.dictionary, codes != 0, weight, nonneg=not subject.signed)
     sums = gap_sums(target, fitted, codes, weight, support, best)
-    own = lasso.objective(target, subject.dictionary, codes, weight)
+    own = lasso_problem.objective(target, subject.dictionary, codes, weight)
     gaps = np.asarray(own, np.float64) - np.asarray(best.objective, np.float64)
     worst = np.argsort(-gaps, kind="stable")[:WORST]
     documents = activations.documents

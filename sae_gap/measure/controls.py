@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from sae_gap.checks import check_unmasked
-from sae_gap.encoders.base import unit_atoms
-from sae_gap.fitting import fit
+from sae_gap.core.checks import check_unmasked
+from sae_gap.core.types import Model, Split, Task
+from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.baselines import Random
-from sae_gap.learners.online import OnlineDictionary
-from sae_gap.types import Model, Split, Task
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.study.fitting import fit
 
 # Activations that the learner codes for each atom, each of them more than once where there are fewer.
 LEAST_VISITS = 30
@@ -70,7 +70,7 @@ def _online_work(num_samples: int, input_dim: int, num_latents: int) -> float:
 
 
 # The dictionaries that a subject is held against, by name. A new one is a function here and a line; its label and colour are in
-# `sae_gap.names`.
+# `sae_gap.figures.labels`.
 CONTROLS = {
     "random": Control(_random),
     "samples": Control(_samples, fewest=lambda num_latents: num_latents),

@@ -19,10 +19,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap import devices
-from sae_gap.checks import check_unmasked
+from sae_gap.core.checks import check_unmasked
 from sae_gap.measure.refit import refit
 from sae_gap.measure.subject import Subject
+from sae_gap.runtime import devices
 from sae_gap.solvers import sparse_code
 
 # Weights of a front, in units of the one at which codes are as sparse as wanted.

@@ -6,7 +6,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
-from sae_gap.checks import check_unmasked
+from sae_gap.core.checks import check_unmasked
 
 
 class Overlap(NamedTuple):

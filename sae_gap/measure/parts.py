@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.types import Solution
+from sae_gap.core.types import Solution
 
 
 class GapSums(NamedTuple):

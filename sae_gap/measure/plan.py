@@ -21,16 +21,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sae_gap import hosts, lasso, progress, results
-from sae_gap.activations import Activations
-from sae_gap.checks import check_number
-from sae_gap.measure.atoms import agreement, describe_atoms
+from sae_gap.core import lasso_problem
+from sae_gap.core.checks import check_number
+from sae_gap.data.activations import Activations
+from sae_gap.measure.atom_statistics import agreement, describe_atoms
 from sae_gap.measure.chunk import measure_chunk
 from sae_gap.measure.controls import check_control, control
 from sae_gap.measure.front import CHUNK, SPREAD, Front, check_varies, measure_front
 from sae_gap.measure.subject import Subject, digest, of_model
-from sae_gap.results import Row
+from sae_gap.runtime import distributed
 from sae_gap.solvers import match_l0
+from sae_gap.storage import results
+from sae_gap.storage.results import Row
+from sae_gap.study import progress
 
 # The name of the study in its rows.
 STUDY = "measure_sae"
@@ -78,7 +81,7 @@ class Plan:
 def run(plan: Plan, store: results.Store | None, told: progress.Progress | None = None) -> list[Row]:
     """Measures all that a plan holds, or reads from the store what has been measured before.
 
-    Many processes, which `hosts.start` has joined, all call this alike.
+    Many processes, which `distributed.start` has joined, all call this alike.
 
     Args:
       plan: what to measure.
@@ -92,7 +95,7 @@ def run(plan: Plan, store: results.Store | None, told: progress.Progress | None 
     Raises:
       ValueError: activations cannot be read, or something does not fit; the message says how to mend it.
     """
-    return hosts.together(lambda: _Run(plan, store, told or progress.Progress())).all()
+    return distributed.together(lambda: _Run(plan, store, told or progress.Progress())).all()
 
 
 class _Run:
@@ -137,7 +140,9 @@ class _Run:
 
     def check_weight(self, subject: Subject, lam: float) -> None:
         """Raises a ValueError where a weight leaves no code, so that there is no front and nothing to be near."""
-        top = float(jnp.max(lasso.lambda_max(subject.target(self.scored), subject.dictionary, nonneg=not subject.signed)))
+        top = float(
+            jnp.max(lasso_problem.lambda_max(subject.target(self.scored), subject.dictionary, nonneg=not subject.signed))
+        )
         if lam >= top:
             raise ValueError(
                 f"lam is {lam:g}, which is not below {top:.3g}, the largest λ_max of the samples on {subject.name!r}, "
@@ -147,12 +152,12 @@ class _Run:
     def all(self) -> list[Row]:
         plan = self.plan
         described = {subject.name: subject.identity for subject in plan.subjects}
-        hosts.compare({"the content of its activations": self.print, "its SAEs and dictionaries": described})
+        distributed.compare({"the content of its activations": self.print, "its SAEs and dictionaries": described})
         jobs: list[tuple[str, Callable[[], list[Row]]]] = []
         for subject in plan.subjects:
             jobs.append((f"{subject.name}: weight and front", functools.partial(self.front, subject)))
             jobs.append((f"{subject.name}: atoms", functools.partial(self.atoms, subject)))
-            size = self.size(subject) * hosts.count()
+            size = self.size(subject) * distributed.count()
             starts = range(0, self.total, size)
             jobs += [(f"{subject.name}: gap", functools.partial(self.gaps, subject, start, size)) for start in starts]
         jobs += [(f"{name}: front and atoms", functools.partial(self.control, name)) for name in plan.controls]
@@ -172,7 +177,7 @@ class _Run:
     def once(self, kind: str, settings: Mapping[str, Any], measure: Callable[[], list[dict[str, Any]]]) -> list[Row]:
         """The rows of a job that the first process does, from the store if they are there."""
         job = self.job(kind, settings)
-        return hosts.agree(lambda: self.stored(job) or self.kept(job, measure()))
+        return distributed.agree(lambda: self.stored(job) or self.kept(job, measure()))
 
     def job(self, kind: str, settings: Mapping[str, Any]) -> str:
         return results.key({"study": STUDY, "form": FORM, "kind": kind, "activations": self.print} | dict(settings))
@@ -194,10 +199,10 @@ class _Run:
         places = spread(self.summed.num_samples, self.total)
 
         def read() -> dict[int, np.ndarray]:
-            starts = range(0, self.total, CHUNK)[hosts.index() :: hosts.count()]
+            starts = range(0, self.total, CHUNK)[distributed.index() :: distributed.count()]
             return {s: self.summed.take(places[s : s + CHUNK]).sum(axis=0, dtype=np.float64) for s in starts}
 
-        sums = {start: part for share in hosts.gather(hosts.together(read)) for start, part in share.items()}
+        sums = {start: part for share in distributed.gather(distributed.together(read)) for start, part in share.items()}
         return sum((sums[start] for start in sorted(sums)), np.zeros(self.summed.input_dim)) / self.total
 
     @functools.cached_property
@@ -232,7 +237,7 @@ class _Run:
             if plan.lam is not None:
                 weight: dict[str, Any] = {"lam": plan.lam}
             elif plan.lam_fraction is not None:
-                top = lasso.lambda_max(target, subject.dictionary, nonneg=not subject.signed)
+                top = lasso_problem.lambda_max(target, subject.dictionary, nonneg=not subject.signed)
                 weight = {"lam": plan.lam_fraction * float(jnp.median(top))}
             else:
                 wanted = plan.l0 or own or USUAL * subject.input_dim
@@ -263,10 +268,10 @@ class _Run:
         l0 = sorted(row["l0"] for row in middle)[len(middle) // 2]
         settings = {"control": name, "first": _print(first), "l0": l0, "samples": plan.front_samples, "seed": plan.seed}
         job = self.job("control", settings)
-        if found := hosts.agree(lambda: self.stored(job)):
+        if found := distributed.agree(lambda: self.stored(job)):
             return found
         places = spread(self.train.num_samples, max(first.num_latents, POOL // first.input_dim))
-        pool = hosts.together(lambda: self.train.take(places))
+        pool = distributed.together(lambda: self.train.take(places))
         model = control(name, pool, first.num_latents, plan.seed, watch=self.watch(f"{name} fit"))
 
         def measure() -> list[dict[str, Any]]:
@@ -294,14 +299,14 @@ class _Run:
         starts = range(start, min(start + count, self.total), self.size(subject))
         chunks = {first: min(self.size(subject), self.total - first) for first in starts}
         jobs = {first: self.job("gap", settings | {"start": first, "count": size}) for first, size in chunks.items()}
-        found = hosts.agree(lambda: {first: self.stored(job) for first, job in jobs.items()})
+        found = distributed.agree(lambda: {first: self.stored(job) for first, job in jobs.items()})
         lacking = [first for first, rows in found.items() if not rows]
         if lacking:
             mean = self.mean
-            mine = lacking[hosts.index() :: hosts.count()]
-            own = hosts.together(lambda: {first: self.gap(subject, lam, first, chunks[first], mean) for first in mine})
-            measured = {first: row for share in hosts.gather(own) for first, row in share.items()}
-            found |= hosts.agree(lambda: {first: self.kept(jobs[first], [measured[first]]) for first in lacking})
+            mine = lacking[distributed.index() :: distributed.count()]
+            own = distributed.together(lambda: {first: self.gap(subject, lam, first, chunks[first], mean) for first in mine})
+            measured = {first: row for share in distributed.gather(own) for first, row in share.items()}
+            found |= distributed.agree(lambda: {first: self.kept(jobs[first], [measured[first]]) for first in lacking})
         return [row for first in chunks for row in found[first]]
 
     def gap(self, subject: Subject, lam: float, start: int, count: int, mean: np.ndarray) -> dict[str, Any]:

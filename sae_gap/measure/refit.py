@@ -6,7 +6,7 @@ others whose correlation `d_jᵀ(y - D z)` exceeds λ, or only the last of these
 are none, the values are the minimiser. The ridge μ is a few roundings of double precision; it lets supports hold dependent
 atoms, of which there must be some beyond input_dim, and costs at most `½μ‖z‖²`.
 
-`sae_gap.encoders.support` has the same two problems compiled, for all samples at once, in single precision and to a tolerance,
+`encoders.on_support` has the same two problems compiled, for all samples at once, in single precision and to a tolerance,
 which suits the small dictionaries of a study. Here each sample is solved by itself, which suits wide dictionaries of which a
 sample uses few atoms: the time of a sample goes with its support and not with the width. Tests hold one against the other.
 
@@ -24,8 +24,8 @@ import scipy.optimize
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
-from sae_gap.checks import check_unmasked
-from sae_gap.types import Solution
+from sae_gap.core.checks import check_unmasked
+from sae_gap.core.types import Solution
 
 # Whole exchanges in a row that need not lessen the violations before one latent at a time is exchanged, and exchanges for each
 # atom of a support before its sample is left to SciPy.

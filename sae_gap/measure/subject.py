@@ -12,9 +12,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
-from sae_gap.encoders.base import check_model, encode, unit_atoms
-from sae_gap.saes.base import SAE
-from sae_gap.types import Model
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import check_model, encode, unit_atoms
+from sae_gap.saes.loaded_sae import SAE
 
 
 @dataclasses.dataclass(frozen=True)

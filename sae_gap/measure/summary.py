@@ -9,7 +9,7 @@ from jaxtyping import Bool
 
 from sae_gap.measure.front import distances
 from sae_gap.measure.parts import GapSums, gap_parts
-from sae_gap.results import Row
+from sae_gap.storage.results import Row
 
 
 def pack(flags: Bool[np.ndarray, " num_latents"]) -> str:

@@ -12,9 +12,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 from scipy import optimize, special
 
-from sae_gap import matching
-from sae_gap.codes import Codes
-from sae_gap.metrics.base import SCORED, Inferred
+from sae_gap.core import matching
+from sae_gap.core.codes import Codes
+from sae_gap.metrics.metric import SCORED, Inferred
 
 # On separable codes the likelihood has no maximum, and the probe is whatever L-BFGS has reached at its tolerance. Hence
 # scikit-learn's tolerances, which the published accuracies were made with.

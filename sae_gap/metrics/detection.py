@@ -11,10 +11,10 @@ import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from sae_gap import matching
-from sae_gap.checks import as_real, check_number, check_unmasked, shown
-from sae_gap.codes import Codes, SparseCodes
-from sae_gap.metrics.base import SCORED, Inferred
+from sae_gap.core import matching
+from sae_gap.core.checks import as_real, check_number, check_unmasked, shown
+from sae_gap.core.codes import Codes, SparseCodes
+from sae_gap.metrics.metric import SCORED, Inferred
 
 # Below this share of what its codes are where they count, a latent is off by the cut.
 CUT = 1 / 3

@@ -4,8 +4,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap import matching
-from sae_gap.metrics.base import Inferred
+from sae_gap.core import matching
+from sae_gap.metrics.metric import Inferred
 
 # An atom is close, that is found, above this cosine.
 _CLOSE = 0.9

@@ -13,13 +13,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from sae_gap import lasso, matching
-from sae_gap.checks import as_real, check_callable, check_flag, check_number, check_type
-from sae_gap.codes import Codes, SparseCodes, by_columns
-from sae_gap.encoders.base import as_floats, check_model, unit_atoms
-from sae_gap.metrics.base import SCORED, Inferred
+from sae_gap.core import lasso_problem, matching
+from sae_gap.core.checks import as_real, check_callable, check_flag, check_number, check_type
+from sae_gap.core.codes import Codes, SparseCodes, by_columns
+from sae_gap.core.types import Model, Solution
+from sae_gap.encoders.encoder import as_floats, check_model, unit_atoms
+from sae_gap.metrics.metric import SCORED, Inferred
 from sae_gap.solvers import sparse_code
-from sae_gap.types import Model, Solution
 
 # A latent counts towards the L0 beside the squared error above this magnitude.
 _ON = 1e-2
@@ -65,8 +65,7 @@ def amortisation_gap(
       signals: (n, input_dim).
       lam: weight of the l1 norm, a scalar or one for each sample, (n,). For codes as sparse as the encoder's, take the weight
         of `match_l0`.
-      lam_fraction: instead of `lam`, the weight of each sample as a fraction of its `lasso.lambda_max`, at which its code
-        vanishes.
+      lam_fraction: instead of `lam`, the weight of each sample as a fraction of its `lambda_max`, at which its code vanishes.
       encode: the encoder, a function `(model, signals) -> codes` in units of the model's atoms; None takes `model.encode`.
       signed: whether the optimum is over signed codes; None asks the encoder, and takes a plain function for non-negative.
       tol: relative duality gap of the optimum.
@@ -118,8 +117,8 @@ def amortisation_gap(
     if lam_fraction is None:
         weight = as_floats("lam", 0 if lam is None else lam)
     else:
-        weight = lam_fraction * lasso.lambda_max(target, dictionary, nonneg=not signed)[:, None]
-    achieved = lasso.objective(target, dictionary, codes, weight)
+        weight = lam_fraction * lasso_problem.lambda_max(target, dictionary, nonneg=not signed)[:, None]
+    achieved = lasso_problem.objective(target, dictionary, codes, weight)
     if not bool(jnp.all(jnp.isfinite(achieved))):
         raise ValueError(
             f"the encoder's codes reach a magnitude of {float(jnp.max(jnp.abs(codes))):.1e} on unit atoms, whose objective "
@@ -173,7 +172,7 @@ def objective_gap(
     if reference.objective.shape != columns.shape[:1]:
         raise ValueError(f"reference must be of the {columns.shape[0]} signals, but it is of {reference.objective.shape[0]}.")
     columns = columns * (norms > 0)
-    achieved = lasso.objective(jnp.asarray(signals), jnp.asarray(atoms), as_floats("codes", columns), weight)
+    achieved = lasso_problem.objective(jnp.asarray(signals), jnp.asarray(atoms), as_floats("codes", columns), weight)
     optimum = np.asarray(reference.objective, np.float64)
     gap, scale = float(_excess(achieved, reference).mean()), float(optimum.mean())
     relative_duality_gap = np.divide(

@@ -8,11 +8,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap import matching
-from sae_gap.assignment import assign
-from sae_gap.checks import check_choice, check_seed
-from sae_gap.codes import SparseCodes
-from sae_gap.metrics.base import SCORED, Inferred
+from sae_gap.core import matching
+from sae_gap.core.assignment import assign
+from sae_gap.core.checks import check_choice, check_seed
+from sae_gap.core.codes import SparseCodes
+from sae_gap.metrics.metric import SCORED, Inferred
 
 # The paper's threshold for a true latent that takes part in a split.
 _ACTIVE_VARIANCE = 1e-8

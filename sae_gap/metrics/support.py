@@ -4,9 +4,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap import matching
-from sae_gap.codes import SparseCodes
-from sae_gap.metrics.base import SCORED, Inferred
+from sae_gap.core import matching
+from sae_gap.core.codes import SparseCodes
+from sae_gap.metrics.metric import SCORED, Inferred
 
 # A latent is on above this magnitude.
 _ON = 1e-4

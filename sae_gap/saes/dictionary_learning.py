@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sae_gap.saes import base
-from sae_gap.saes.base import SAE, Activation
+from sae_gap.saes import loaded_sae
+from sae_gap.saes.loaded_sae import SAE, Activation
 from sae_gap.saes.pickles import read_pt
-from sae_gap.saes.tensors import Config, Tensors, read_json
+from sae_gap.storage.tensor_files import Config, Tensors, read_json
 
 # The files that the library writes.
 WEIGHTS, CONFIG = "ae.pt", "config.json"
@@ -60,7 +60,7 @@ def load(path: Path) -> SAE:
         lengths = np.where(lengths > 0, lengths, 1)
         weight, atoms = weight * lengths, atoms / lengths[:, None]
         encoder_bias = None if encoder_bias is None else encoder_bias * lengths
-    return base.assemble(
+    return loaded_sae.assemble(
         activation,
         atoms=atoms,
         bias=bias,
@@ -102,28 +102,28 @@ def _biases(
 def _activation(kind: str, config: Config, tensors: Tensors, num_latents: int, notes: dict[str, str]) -> Activation:
     if kind == "GatedAutoEncoder":
         gate, magnitude, log_scale = (tensors.take(name, num_latents) for name in ("gate_bias", "mag_bias", "r_mag"))
-        return base.gated(gate, magnitude, log_scale)
+        return loaded_sae.gated(gate, magnitude, log_scale)
     if kind == "JumpReluAutoEncoder":
-        return base.threshold(tensors.take("threshold", num_latents))
+        return loaded_sae.threshold(tensors.take("threshold", num_latents))
     if kind in ("AutoEncoder", "AutoEncoderNew"):
-        return base.relu()
+        return loaded_sae.relu()
     k = _k(config, tensors, num_latents)
     notes["k"] = str(k)
     tensors.ignore("group_sizes")
     if kind == "AutoEncoderTopK":
         # Of another way to infer, which the library does not take by itself.
         tensors.ignore("threshold")
-        return base.topk(k)
+        return loaded_sae.topk(k)
     if "threshold" not in tensors:
         notes["caution"] = (
             "it has no threshold, so that it keeps the largest codes of all samples at hand, k for each on average"
         )
-        return base.batch_largest(k)
+        return loaded_sae.batch_largest(k)
     limit = tensors.scalar("threshold")
     notes["threshold"] = f"{limit:.4g}"
     if limit < 0:
         notes["caution"] = "the threshold was never estimated, so that codes are those of a ReLU"
-    return base.threshold(limit)
+    return loaded_sae.threshold(limit)
 
 
 def _k(config: Config, tensors: Tensors, num_latents: int) -> int:

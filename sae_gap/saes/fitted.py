@@ -1,4 +1,4 @@
-"""SAEs that this suite fitted, from the files that `sae_gap.models` keeps under results/models/."""
+"""SAEs that this suite fitted, from the files that `sae_gap.study.models` keeps under results/models/."""
 
 import dataclasses
 import re
@@ -10,18 +10,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from sae_gap import checkpoints, identity
-from sae_gap.encoders.base import AmortisedEncoder
+from sae_gap.core import identity
+from sae_gap.core.types import Model
 from sae_gap.encoders.batchtopk import BatchTopK
+from sae_gap.encoders.encoder import AmortisedEncoder
 from sae_gap.encoders.gated import Gated
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
 from sae_gap.saes import own, saelens
-from sae_gap.saes.base import SAE
-from sae_gap.saes.tensors import Config, Tensors
-from sae_gap.types import Model
+from sae_gap.saes.loaded_sae import SAE
+from sae_gap.storage import checkpoints
+from sae_gap.storage.tensor_files import Config, Tensors
 
 # The file of the end of a fit.
 WEIGHTS = "<step>-end.npz"

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from sae_gap.saes import base
-from sae_gap.saes.base import SAE
-from sae_gap.saes.tensors import Config, Tensors, read_json, read_npz, read_safetensors
+from sae_gap.saes import loaded_sae
+from sae_gap.saes.loaded_sae import SAE
+from sae_gap.storage.tensor_files import Config, Tensors, read_json, read_npz, read_safetensors
 
 # The files that the library writes.
 WEIGHTS, WEIGHTS_2, CONFIG = "params.npz", "params.safetensors", "config.json"
@@ -57,8 +57,8 @@ def _assemble(tensors: Tensors, encoder: str, decoder: str, notes: dict[str, str
     encoder_bias, bias = tensors.take("b_enc", num_latents), tensors.take("b_dec", input_dim)
     limits = tensors.take("threshold", num_latents)
     tensors.finish("JumpReLU")
-    return base.assemble(
-        base.threshold(limits),
+    return loaded_sae.assemble(
+        loaded_sae.threshold(limits),
         atoms=atoms,
         bias=bias,
         weight=weight,

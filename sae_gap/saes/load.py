@@ -5,10 +5,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from sae_gap.checks import check_path
+from sae_gap.core.checks import check_path
 from sae_gap.saes import dictionary_learning, fitted, gemma_scope, saelens, sparsify
-from sae_gap.saes.base import SAE
-from sae_gap.saes.tensors import printable
+from sae_gap.saes.loaded_sae import SAE
+from sae_gap.storage.tensor_files import printable
 
 # The weights of an SAE by their file name, and how a folder of them is read.
 _READERS: dict[str, Callable[[Path], SAE]] = {

@@ -15,20 +15,20 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from sae_gap.checks import check_path, check_unmasked
-from sae_gap.encoders.base import Affine, Encoder
+from sae_gap.core.checks import check_path, check_unmasked
+from sae_gap.core.types import Model
 from sae_gap.encoders.batchtopk import BatchTopK
+from sae_gap.encoders.encoder import Affine, Encoder
 from sae_gap.encoders.gated import Gated
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
-from sae_gap.files import draft_of
-from sae_gap.results import version
-from sae_gap.saes import encoders, normalise, saelens
-from sae_gap.saes.base import SAE
-from sae_gap.saes.tensors import brief
-from sae_gap.types import Model
+from sae_gap.saes import foreign_encoders, normalise, saelens
+from sae_gap.saes.loaded_sae import SAE
+from sae_gap.storage.files import draft_of
+from sae_gap.storage.results import version
+from sae_gap.storage.tensor_files import brief
 
 # The first version whose configuration has this form.
 _VERSION = "6.0.0"
@@ -160,12 +160,12 @@ def _form(encoder: Encoder, model: Model) -> tuple[str, dict[str, Any], dict[str
     # A class of its own may infer in its own way, and so a subclass is none of these.
     if isinstance(encoder, TopK) and kind is TopK:
         return "topk", _k(encoder.k, atoms), _affine(parameters, atoms)
-    if isinstance(encoder, encoders.RankedTopK | encoders.AbsTopK):
+    if isinstance(encoder, foreign_encoders.RankedTopK | foreign_encoders.AbsTopK):
         # The ranking is that of the atoms which the affine map was learned with.
-        name = "topk" if isinstance(encoder, encoders.RankedTopK) else "abstopk"
+        name = "topk" if isinstance(encoder, foreign_encoders.RankedTopK) else "abstopk"
         tensors = _affine(parameters.affine, atoms * parameters.scale[:, None])
         return name, _k(encoder.k, atoms), tensors
-    if kind in (BatchTopK, MatryoshkaBatchTopK) or isinstance(encoder, encoders.Threshold):
+    if kind in (BatchTopK, MatryoshkaBatchTopK) or isinstance(encoder, foreign_encoders.Threshold):
         limits = jnp.broadcast_to(parameters.threshold, (len(atoms),))
         return "jumprelu", {}, _affine(parameters.affine, atoms) | {"threshold": limits}
     if kind is JumpReLU:
@@ -173,7 +173,7 @@ def _form(encoder: Encoder, model: Model) -> tuple[str, dict[str, Any], dict[str
     if kind is Gated:
         gate = {"W_enc": parameters.gate.weight, "b_gate": parameters.gate.bias}
         return "gated", {}, gate | {"r_mag": parameters.log_scale, "b_mag": parameters.bias, "W_dec": atoms}
-    if isinstance(encoder, encoders.RepeatingPursuit):
+    if isinstance(encoder, foreign_encoders.RepeatingPursuit):
         options = {"max_iterations": encoder.rounds, "residual_threshold": encoder.residual}
         tensors = {"W_dec": atoms * parameters.scale[:, None]}
         return "matching_pursuit", options | {"stop_on_duplicate_support": encoder.stop_on_repeat}, tensors

@@ -17,7 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from sae_gap.saes.tensors import ZIP_FAULTS, Tensors, brief, check_members
+from sae_gap.storage.tensor_files import ZIP_FAULTS, Tensors, brief, check_members
 
 # The pickle of a state dict names each tensor and is some kilobytes long; an optimiser's adds as much again.
 _LONGEST_PICKLE = 2**24

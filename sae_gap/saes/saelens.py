@@ -6,10 +6,10 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.saes import base
-from sae_gap.saes.base import SAE, Activation
+from sae_gap.saes import loaded_sae
+from sae_gap.saes.loaded_sae import SAE, Activation
 from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
-from sae_gap.saes.tensors import Config, Tensors, printable, read_json, read_safetensors
+from sae_gap.storage.tensor_files import Config, Tensors, printable, read_json, read_safetensors
 
 # The files that the library writes.
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
@@ -77,7 +77,7 @@ def assemble(config: Config, weights: Callable[[], Tensors]) -> SAE:
     weight = None if pursuit else tensors.take("W_enc", input_dim, num_latents)
     encoder_bias = None if tied else tensors.take("b_enc", num_latents)
     tensors.finish(architecture)
-    return base.assemble(
+    return loaded_sae.assemble(
         activation,
         atoms=atoms,
         # Matching pursuit adds its bias only where it took it away.
@@ -142,20 +142,22 @@ def _activation(
 ) -> Activation:
     if architecture == "gated":
         gate, magnitude, log_scale = (tensors.take(name, num_latents) for name in ("b_gate", "b_mag", "r_mag"))
-        return base.gated(gate, magnitude, log_scale)
+        return loaded_sae.gated(gate, magnitude, log_scale)
     if architecture == "jumprelu":
         if "log_threshold" in tensors:
-            return base.threshold(np.exp(tensors.take("log_threshold", num_latents)))
-        return base.threshold(tensors.take("threshold", num_latents))
+            return loaded_sae.threshold(np.exp(tensors.take("log_threshold", num_latents)))
+        return loaded_sae.threshold(tensors.take("threshold", num_latents))
     if architecture == "matching_pursuit":
         rounds = config.size("max_iterations", input_dim)
         if rounds > _MOST_ROUNDS:
             raise ValueError(
                 f"max_iterations in {config.path} is {rounds}, more than {_MOST_ROUNDS}; correct the configuration."
             )
-        return base.pursuit(rounds, config.number("residual_threshold", 1e-2), config.flag("stop_on_duplicate_support", True))
+        return loaded_sae.pursuit(
+            rounds, config.number("residual_threshold", 1e-2), config.flag("stop_on_duplicate_support", True)
+        )
     if architecture == "standard":
-        return base.relu()
+        return loaded_sae.relu()
     # A checkpoint says so itself; the default is that of inference.
     rescaled = config.flag("rescale_acts_by_decoder_norm", False)
     notes["rescale_acts_by_decoder_norm"] = str(rescaled)
@@ -163,9 +165,9 @@ def _activation(
         limit = tensors.scalar("topk_threshold")
         if limit == 0:
             notes["caution"] = "the threshold was never estimated, so that codes are those of a ReLU"
-        return base.threshold(limit, on_unit_atoms=rescaled)
+        return loaded_sae.threshold(limit, on_unit_atoms=rescaled)
     k = config.among("k", config.size("k"), num_latents)
-    return (base.topk if architecture == "topk" else base.abstopk)(k, on_unit_atoms=rescaled)
+    return (loaded_sae.topk if architecture == "topk" else loaded_sae.abstopk)(k, on_unit_atoms=rescaled)
 
 
 def _normalisation(config: Config, folder: Path, input_dim: int, notes: dict[str, str]) -> Normalisation:

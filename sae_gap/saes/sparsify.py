@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from sae_gap.saes import base
-from sae_gap.saes.base import SAE
-from sae_gap.saes.tensors import Config, read_json, read_safetensors
+from sae_gap.saes import loaded_sae
+from sae_gap.saes.loaded_sae import SAE
+from sae_gap.storage.tensor_files import Config, read_json, read_safetensors
 
 # The files that the library writes.
 WEIGHTS, CONFIG = "sae.safetensors", "cfg.json"
@@ -42,13 +42,13 @@ def load(folder: Path) -> SAE:
         raise ValueError(f"{path} has an unknown activation, {activation!r:.60}; choose topk or groupmax.")
     if activation == "groupmax" and num_latents % k:
         raise ValueError(f"{path} has {num_latents} latents, which are not {k} groups of one size; correct k.")
-    infer = {"topk": base.abstopk if signed else base.topk, "groupmax": base.groupmax}[activation]
+    infer = {"topk": loaded_sae.abstopk if signed else loaded_sae.topk, "groupmax": loaded_sae.groupmax}[activation]
     bias = tensors.take("b_dec", input_dim)
     weight = tensors.take("encoder.weight", num_latents, input_dim).T
     encoder_bias = tensors.take("encoder.bias", num_latents)
     atoms = tensors.take("W_dec", num_latents, input_dim)
     tensors.finish(activation)
-    return base.assemble(
+    return loaded_sae.assemble(
         infer(k),
         atoms=atoms,
         bias=bias,

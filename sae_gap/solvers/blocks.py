@@ -18,12 +18,12 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Float
 
-from sae_gap.cores import cores
+from sae_gap.core.types import Solution
+from sae_gap.runtime.cores import cores
 from sae_gap.solvers import fista, slots, working_set
-from sae_gap.solvers.atoms import Problem, pose, wants_gram
 from sae_gap.solvers.polish import polish
 from sae_gap.solvers.slots import State
-from sae_gap.types import Solution
+from sae_gap.solvers.spread_atoms import Problem, pose, wants_gram
 
 FEWEST_SLOTS = 32
 # Samples in flight at once, and floats of their tableaus and of their correlations with all atoms.

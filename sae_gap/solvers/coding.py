@@ -12,12 +12,13 @@ import scipy.sparse
 from jax import lax
 from jax.typing import ArrayLike
 
-from sae_gap import lasso, sharding
-from sae_gap.checks import check_choice, check_flag, check_integer, check_number, check_size, is_traced
-from sae_gap.sharding import Layout
+from sae_gap.core import lasso_problem
+from sae_gap.core.checks import check_choice, check_flag, check_integer, check_number, check_size, is_traced
+from sae_gap.core.types import Solution
+from sae_gap.runtime import sharding
+from sae_gap.runtime.sharding import Layout
 from sae_gap.solvers import blocks, fista, implicit, ista, working_set
 from sae_gap.solvers.problem import check_problem, scale_problem
-from sae_gap.types import Solution
 
 # Beyond about as many, the rounding of bfloat16 is all that is left to gain.
 ROUGH_ITERATIONS = 50
@@ -49,7 +50,7 @@ def sparse_code(
     Minimises `F(z) = ½‖y - D z‖² + Σ_j λ_j |z_j|`, over `z ≥ 0` if `nonneg`, until the duality gap is at most
     `tol F(z)`. May be called under `jit` and `vmap`; shapes are always checked, values only where they are known.
 
-    Of signals placed on a mesh by `sae_gap.devices.place` each device codes its own, and a dictionary placed by
+    Of signals placed on a mesh by `sae_gap.runtime.devices.place` each device codes its own, and a dictionary placed by
     `place_dictionary` stays in parts. Within `jit` the axes `samples` and `latents` of the mesh of `jax.set_mesh` count.
 
     Args:
@@ -275,9 +276,9 @@ def _run(options, chunk, dictionary, shared_column, tol, max_iterations):
     module = {"fista": fista, "ista": ista}[options.solver]
     if options.fixed:
         codes = module.fixed(signals, dictionary, lam, init, iterations=max_iterations, nonneg=nonneg)
-        value, gap = lasso.certificate(signals, dictionary, codes, lam, nonneg=nonneg)
+        value, gap = lasso_problem.certificate(signals, dictionary, codes, lam, nonneg=nonneg)
         done = jnp.full(value.shape, max_iterations)
-        return Solution(codes, value, gap, done, lasso.is_converged(signals, value, gap, tol))
+        return Solution(codes, value, gap, done, lasso_problem.is_converged(signals, value, gap, tol))
     return module.solve(signals, dictionary, lam, init, tol=tol, max_iterations=max_iterations, nonneg=nonneg)
 
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sae_gap import lasso
-from sae_gap.types import Solution
+from sae_gap.core import lasso_problem
+from sae_gap.core.types import Solution
 
 # Products spent on a certificate are four, on an iteration two; at ten iterations a check they stay under a fifth.
 CHECK_EVERY = 10
@@ -84,15 +84,15 @@ def fixed(
     References:
       Beck & Teboulle (2009), "A fast iterative shrinkage-thresholding algorithm", SIAM J. Imaging Sciences 2(1).
     """
-    lam = lasso.expand_lam(lam, signals.shape[0], dictionary.shape[1])
+    lam = lasso_problem.expand_lam(lam, signals.shape[0], dictionary.shape[1])
     rate = _rate(dictionary)
-    multiply = _rounded_product if bfloat16 else lasso.product
+    multiply = _rounded_product if bfloat16 else lasso_problem.product
     start = jnp.zeros((signals.shape[0], dictionary.shape[1]), signals.dtype) if init is None else init
 
     def body(_, carry):
         codes, point, t = carry
         pull = multiply(signals - multiply(point, dictionary.T), dictionary)
-        new = lasso.soft_threshold(point + rate * pull, rate * lam, nonneg=nonneg)
+        new = lasso_problem.soft_threshold(point + rate * pull, rate * lam, nonneg=nonneg)
         t_new = _next_momentum(t) if momentum else t
         return new, new + (t - 1) / t_new * (new - codes), t_new
 
@@ -133,38 +133,38 @@ def solve(
       O'Donoghue & Candès (2015), "Adaptive restart for accelerated gradient schemes", Found. Comput. Math. 15.
     """
     num_samples, num_latents = signals.shape[0], dictionary.shape[1]
-    lam = lasso.expand_lam(lam, num_samples, num_latents)
+    lam = lasso_problem.expand_lam(lam, num_samples, num_latents)
     rate = _rate(dictionary)
     threshold = rate * lam
     start = jnp.zeros((num_samples, num_latents), signals.dtype) if init is None else init.astype(signals.dtype)
-    base = lasso.residual(signals, dictionary, start)
+    base = lasso_problem.residual(signals, dictionary, start)
 
     def iterate(_, carry):
         anchor, step, previous, base, t = carry
         t_new = _next_momentum(t) if momentum else t
         point = step + ((t - 1) / t_new)[:, None] * (step - previous)
-        pull = lasso.product(base - lasso.product(point, dictionary.T), dictionary)
+        pull = lasso_problem.product(base - lasso_problem.product(point, dictionary.T), dictionary)
         new = _shifted_prox(anchor, point + rate * pull, threshold, nonneg=nonneg)
         uphill = jnp.sum((point - new) * (new - step), axis=1) > 0
         return anchor, new, step, base, jnp.where(uphill, 1, t_new)
 
     def check(state: _State, done: Int[Array, ""]) -> _State:
-        theta = state.base - lasso.product(state.step, dictionary.T)
+        theta = state.base - lasso_problem.product(state.step, dictionary.T)
         codes = state.anchor + state.step
         moved = codes - state.anchor
         step = state.step - moved
-        value, gap = lasso.certificate(signals, dictionary, codes, lam, nonneg=nonneg, dual=theta)
+        value, gap = lasso_problem.certificate(signals, dictionary, codes, lam, nonneg=nonneg, dual=theta)
         return _State(
             anchor=codes,
             step=step,
             previous=state.previous - moved,
-            base=theta + lasso.product(step, dictionary.T),
+            base=theta + lasso_problem.product(step, dictionary.T),
             momentum=state.momentum,
             objective=value,
             gap=gap,
             iterations=jnp.full_like(state.iterations, done),
             # A quarter of the tolerance, so that a gap recomputed from the rounded codes still meets it; a NaN stops at once.
-            active=jnp.isfinite(gap) & ~lasso.is_converged(signals, value, gap, 0.25 * tol),
+            active=jnp.isfinite(gap) & ~lasso_problem.is_converged(signals, value, gap, 0.25 * tol),
         )
 
     def block(carry):
@@ -197,13 +197,13 @@ def solve(
         return (done < max_iterations) & jnp.any(state.active)
 
     _, last = lax.while_loop(unfinished, block, (jnp.int32(0), first))
-    converged = lasso.is_converged(signals, last.objective, last.gap, tol)
+    converged = lasso_problem.is_converged(signals, last.objective, last.gap, tol)
     return Solution(last.anchor, last.objective, last.gap, last.iterations, converged)
 
 
 def _rate(dictionary):
     """Step size `1 / ‖D‖₂²`; an all-zero dictionary has no gradient, and any step will do."""
-    constant = lasso.lipschitz(dictionary)
+    constant = lasso_problem.lipschitz(dictionary)
     return jnp.where(constant > 0, 1 / jnp.where(constant > 0, constant, 1), 1).astype(dictionary.dtype)
 
 

@@ -4,8 +4,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from sae_gap import lasso, sharding
-from sae_gap.sharding import Layout
+from sae_gap.core import lasso_problem
+from sae_gap.runtime import sharding
+from sae_gap.runtime.sharding import Layout
 
 
 def solve_on_support(
@@ -31,7 +32,7 @@ def solve_on_support(
     most = 2 * jnp.minimum(jnp.max(jnp.sum(support, axis=1)), min(dictionary.shape)) + 2
 
     def apply(u):
-        return jnp.where(support, lasso.product(lasso.product(u, dictionary.T), dictionary), 0)
+        return jnp.where(support, lasso_problem.product(lasso_problem.product(u, dictionary.T), dictionary), 0)
 
     def unfinished(carry):
         count, _, _, _, left = carry
@@ -82,11 +83,11 @@ def pull_back(
     References:
       Bertrand et al. (2020), "Implicit differentiation of lasso-type models for hyperparameter optimization", ICML.
     """
-    rest = lasso.residual(signals, dictionary, codes)
+    rest = lasso_problem.residual(signals, dictionary, codes)
     u = sharding.by_device(lambda own, atoms: solve_on_support(atoms, *own), layout, (codes != 0, code_bar), dictionary)
-    image = lasso.product(u, dictionary.T)
+    image = lasso_problem.product(u, dictionary.T)
     weight = objective_bar[:, None]
-    dictionary_bar = lasso.product(rest.T, u - weight * codes) - lasso.product(image.T, codes)
+    dictionary_bar = lasso_problem.product(rest.T, u - weight * codes) - lasso_problem.product(image.T, codes)
     return image + weight * rest, dictionary_bar, weight * jnp.abs(codes) - jnp.sign(codes) * u
 
 

@@ -2,8 +2,8 @@
 
 from jaxtyping import Array, Float, Int
 
+from sae_gap.core.types import Solution
 from sae_gap.solvers import fista
-from sae_gap.types import Solution
 
 
 def fixed(

@@ -14,11 +14,11 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from sae_gap import lasso
-from sae_gap.checks import as_real, check_flag, check_number, check_size, is_traced
+from sae_gap.core import lasso_problem
+from sae_gap.core.checks import as_real, check_flag, check_number, check_size, is_traced
+from sae_gap.core.types import Solution
 from sae_gap.solvers.coding import sparse_code
 from sae_gap.solvers.problem import check_problem
-from sae_gap.types import Solution
 
 
 def sparse_code_path(
@@ -50,7 +50,7 @@ def sparse_code_path(
         check_flag(name, flag)
     _check_options(options)
     targets, atoms, _, _ = check_problem(signals, dictionary, 0.0)
-    top = lasso.lambda_max(targets, atoms, nonneg=nonneg)[:, None] if relative else 1.0
+    top = lasso_problem.lambda_max(targets, atoms, nonneg=nonneg)[:, None] if relative else 1.0
     lams = jnp.asarray(lams, targets.dtype)
     order = jnp.argsort(-lams)
     start = jnp.zeros((targets.shape[0], atoms.shape[1]), targets.dtype)
@@ -111,7 +111,7 @@ def match_l0(
         check_flag(name, flag)
     _check_options(options)
     targets, atoms, _, _ = check_problem(signals, dictionary, 0.0)
-    highest = lasso.lambda_max(targets, atoms, nonneg=nonneg)
+    highest = lasso_problem.lambda_max(targets, atoms, nonneg=nonneg)
     top = 1.0 if relative else float(jnp.max(highest))
     if float(jnp.max(highest)) == 0:
         raise ValueError("every signal is orthogonal to the dictionary, so that all codes are zero at any weight.")

@@ -10,8 +10,8 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from sae_gap import lasso
-from sae_gap.checks import check_unmasked, check_vanishing, is_traced, shown
+from sae_gap.core import lasso_problem
+from sae_gap.core.checks import check_unmasked, check_vanishing, is_traced, shown
 
 
 def _holds(test, array) -> bool:
@@ -61,7 +61,7 @@ def check_problem(
         raise ValueError("lam has rows of different lengths; give a number or an array.") from None
     if not jnp.issubdtype(weights.dtype, jnp.integer) and not jnp.issubdtype(weights.dtype, jnp.floating):
         raise ValueError(f"lam must be a non-negative number or an array of them, but it is {shown(lam)}.")
-    weights = lasso.expand_lam(jnp.asarray(weights, dtype), *shape)
+    weights = lasso_problem.expand_lam(jnp.asarray(weights, dtype), *shape)
     if not is_traced(weights) and not _holds(lambda a: jnp.all((a >= 0) & jnp.isfinite(a)), weights):
         raise ValueError("lam has a negative or non-finite value; give finite weights of zero or more.")
     for name, array in known.items():

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sae_gap import lasso
+from sae_gap.core import lasso_problem
 from sae_gap.solvers import pivoting, slots
 from sae_gap.solvers.screening import leaders
 
@@ -94,7 +94,7 @@ def pursue(
 
     def advance(_, carry):
         places, sign, code, residual = carry
-        correlations = lasso.product(residual, atoms.T)
+        correlations = lasso_problem.product(residual, atoms.T)
         score = jnp.maximum((correlations if nonneg else jnp.abs(correlations)) - limit, 0)
         candidate = leaders(score, num_blocks, num_candidates)
         lead = jnp.take_along_axis(correlations, candidate, axis=1)

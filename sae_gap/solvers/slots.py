@@ -6,9 +6,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sae_gap import lasso, sharding
-from sae_gap.solvers.atoms import Held, Problem, correlate, hold
+from sae_gap.core import lasso_problem
+from sae_gap.runtime import sharding
 from sae_gap.solvers.screening import leaders
+from sae_gap.solvers.spread_atoms import Held, Problem, correlate, hold
 
 # The most violators that are let in in a round.
 MOST_CANDIDATES = 64
@@ -192,10 +193,10 @@ def sweep(
         among = sign[:, :, None] * side[:, None, :] * among
     both = state.basic[:, :, None] & state.basic[:, None, :]
     old = jnp.where(both, state.swept, 0)
-    solved = -lasso.product(old, jnp.where(state.basic[:, :, None], among, 0))
+    solved = -lasso_problem.product(old, jnp.where(state.basic[:, :, None], among, 0))
     # The columns of new slots are those of `solved`, whose rows off the basis are zero, and between two of them of `rest`.
-    rest = lasso.product(jnp.swapaxes(enter - solved, 1, 2), among)
-    corner = lasso.product(solved + lasso.product(enter, 0.5 * rest), jnp.swapaxes(enter, 1, 2))
+    rest = lasso_problem.product(jnp.swapaxes(enter - solved, 1, 2), among)
+    corner = lasso_problem.product(solved + lasso_problem.product(enter, 0.5 * rest), jnp.swapaxes(enter, 1, 2))
     filled = state.basic | jnp.any(holds, axis=2)
     empty = jnp.where(filled[:, :, None], 0, jnp.eye(sign.shape[1], dtype=enter.dtype))
     return old + corner + jnp.swapaxes(corner, 1, 2) + empty, problem.norms[held.places]
@@ -219,8 +220,8 @@ def refresh(problem: Problem, state: State) -> Float[Array, "n slots slots"]:
     if not problem.nonneg:
         among = state.sign[:, :, None] * state.sign[:, None, :] * among
     inverse = jnp.where(both, -state.swept, 0)
-    left = jnp.eye(both.shape[1], dtype=inverse.dtype) - lasso.product(jnp.where(both, among, 0), inverse)
-    step = lasso.product(inverse, jnp.where(both, left, 0))
+    left = jnp.eye(both.shape[1], dtype=inverse.dtype) - lasso_problem.product(jnp.where(both, among, 0), inverse)
+    step = lasso_problem.product(inverse, jnp.where(both, left, 0))
     return jnp.where(both, state.swept - 0.5 * (step + jnp.swapaxes(step, 1, 2)), state.swept)
 
 

@@ -14,13 +14,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sae_gap import lasso, sharding
-from sae_gap.solvers import atoms, fista, pivoting, slots
-from sae_gap.solvers.atoms import LANES, Problem
+from sae_gap.core import lasso_problem
+from sae_gap.core.types import Solution
+from sae_gap.runtime import sharding
+from sae_gap.solvers import fista, pivoting, slots, spread_atoms
 from sae_gap.solvers.batching import by_groups, keep
 from sae_gap.solvers.screening import leaders
 from sae_gap.solvers.slots import State
-from sae_gap.types import Solution
+from sae_gap.solvers.spread_atoms import LANES, Problem
 
 # Rounds that a doubling of the slots may take, before a sample is handed on.
 ROUNDS = 12
@@ -93,13 +94,15 @@ def solve(
       Johnson & Guestrin (2015), "Blitz: a principled meta-algorithm for scaling sparse optimization", ICML.
     """
     num_samples, num_latents = signals.shape[0], dictionary.shape[1]
-    lam = lasso.expand_lam(lam, num_samples, num_latents)
+    lam = lasso_problem.expand_lam(lam, num_samples, num_latents)
     column = jnp.ones((1, num_latents), signals.dtype) if atom_weights is None else atom_weights
     row, own = (lam, None) if lam.shape[1] == 1 else (jnp.ones((1, 1), signals.dtype), lam * column)
     if own is not None and own.shape[0] == 1:
         column, own = own, None
-    with_gram = latents is None and atoms.wants_gram(num_latents, num_samples)
-    problem = atoms.pose(dictionary, column, tol=tol, limit=max_iterations, nonneg=nonneg, with_gram=with_gram, latents=latents)
+    with_gram = latents is None and spread_atoms.wants_gram(num_latents, num_samples)
+    problem = spread_atoms.pose(
+        dictionary, column, tol=tol, limit=max_iterations, nonneg=nonneg, with_gram=with_gram, latents=latents
+    )
     width, most = default_slots(*dictionary.shape), most_slots(*dictionary.shape)
     width = min(width, most)
     group = _group(num_samples, width)
@@ -141,11 +144,11 @@ def _open_yet(problem, found):
 def certify(
     problem: Problem, state: State
 ) -> tuple[Float[Array, " n"], Float[Array, " n"], Int[Array, " n"], Bool[Array, " n"]]:
-    """Objectives, duality gaps at `theta`, products spent, and whether the gaps are met; see `lasso.certificate`."""
-    rest = state.signals - atoms.combine(atoms.hold(problem, state.places), state.sign * state.code)
+    """Objectives, duality gaps at `theta`, products spent, and whether the gaps are met; see `lasso_problem.certificate`."""
+    rest = state.signals - spread_atoms.combine(spread_atoms.hold(problem, state.places), state.sign * state.code)
     value = 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(state.weight * state.code, axis=1)
     gap = 0.5 * jnp.sum((rest - state.scale[:, None] * state.theta) ** 2, axis=1) + state.slack
-    return value, gap, state.rounds - 1, lasso.is_converged(state.signals, value, gap, problem.tol)
+    return value, gap, state.rounds - 1, lasso_problem.is_converged(state.signals, value, gap, problem.tol)
 
 
 def _close(problem, state, num_latents):
@@ -180,21 +183,21 @@ def _reciprocal(weights):
 
 def _measure(problem: Problem, state: State) -> State:
     """One product with the dictionary: certify every sample and find the atoms that most violate optimality."""
-    correlations = sharding.spread(lasso.product(state.theta, problem.atoms.T), problem.latents, 1)
+    correlations = sharding.spread(lasso_problem.product(state.theta, problem.atoms.T), problem.latents, 1)
     column = problem.column if state.column is None else state.column
     pull = correlations if problem.nonneg else jnp.abs(correlations)
     scores = jnp.maximum(pull * _reciprocal(state.row) * _reciprocal(column) - 1, 0)
     candidate = leaders(scores, problem.num_blocks, state.candidate.shape[1])
     lead = jnp.take_along_axis(correlations, candidate, axis=1)
     limit = slots.weights_at(problem, state, candidate)
-    scale = lasso.dual_scale(lead, limit, nonneg=problem.nonneg)
+    scale = lasso_problem.dual_scale(lead, limit, nonneg=problem.nonneg)
     here = state.sign * jnp.take_along_axis(correlations, state.places, axis=1)
     slack = jnp.sum(jnp.maximum(state.code * (state.weight - scale[:, None] * here), 0), axis=1)
     energy = 0.5 * jnp.sum(state.theta**2, axis=1)
     value = energy + jnp.sum(state.weight * state.code, axis=1)
     gap = (1 - scale) ** 2 * energy + slack
     # Less than the tolerance, so that a gap recomputed from the rounded codes meets it too.
-    met = lasso.is_converged(state.signals, value, gap, 0.9 * problem.tol)
+    met = lasso_problem.is_converged(state.signals, value, gap, 0.9 * problem.tol)
     excess = (lead if problem.nonneg else jnp.abs(lead)) - limit
     free = jnp.sum(~state.basic, axis=1)
     return state._replace(
@@ -215,7 +218,7 @@ def _round(problem: Problem, state: State) -> State:
     moved = state._replace(swept=swept)
     places, sign, lead, holds = slots.merge(state.places, state.sign, state.basic, state.candidate, state.lead)
     new = jnp.any(holds, axis=2)
-    held = atoms.hold(problem, places, often=True)
+    held = spread_atoms.hold(problem, places, often=True)
     swept, norms = slots.sweep(problem, moved, held, sign, holds)
     value = jnp.where(state.basic, state.code, jnp.where(new, lead, -1))
     slope = new.astype(value.dtype)
@@ -223,14 +226,14 @@ def _round(problem: Problem, state: State) -> State:
     rank = problem.atoms.shape[1]
     code, swept, basic = pivoting.proceed(swept, norms, value, slope, state.basic, state.size, rank=rank, max_pivots=most)
     weight = slots.weights_at(problem, state, places)
-    theta = atoms.residual(held, state.signals, sign * code)
+    theta = spread_atoms.residual(held, state.signals, sign * code)
     # The roundoff of the pivots is removed by a step of refinement with freshly measured correlations. Theta follows it at full
     # precision, even where it is below what a code can store.
-    wrong = jnp.where(basic, sign * atoms.correlate(held, theta, basic) - weight, 0)
+    wrong = jnp.where(basic, sign * spread_atoms.correlate(held, theta, basic) - weight, 0)
     worst = jnp.max(jnp.abs(wrong), axis=1)
     fix = jnp.where(basic, -jnp.sum(swept * wrong[:, :, None], axis=1), 0)
     fix = jnp.where(code + fix > 0, fix, -code)
-    theta = theta - atoms.combine(held, sign * fix)
+    theta = theta - spread_atoms.combine(held, sign * fix)
     code = jnp.maximum(code + fix, 0)
     stale = worst > STALE * jnp.max(jnp.where(basic, weight, 0), axis=1)
     moved = state._replace(places=places, sign=sign, code=code, weight=weight)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 STUDY = ("--preset=smoke", "--seeds=0", "--methods=sae_relu,sae_topk")
-IN_TWO = ("-m", "benchmarks.amortisation_gap", *STUDY, "--distributed")
+IN_TWO = ("-m", "benchmarks.studies.amortisation_gap", *STUDY, "--distributed")
 ELSEWHERE = ("--coordinator=localhost:{port}", "--num_processes=2", "--process_id={process}")
 
 

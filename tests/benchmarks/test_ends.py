@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ENDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
-WORK = ("-m", "benchmarks.learning_dynamics", "--num_latents=200", "--methods=sae_mp")
+WORK = ("-m", "benchmarks.studies.learning_dynamics", "--num_latents=200", "--methods=sae_mp")
 
 
 def ended(sent, awaited, tmp_path, *before):
@@ -55,7 +55,7 @@ def test_too_little_memory_is_one_sentence(tmp_path, call, monkeypatch, error):
     def prepare(*sizes):
         raise error
 
-    monkeypatch.setattr("benchmarks.training_speed.prepare", prepare)
+    monkeypatch.setattr("benchmarks.speed.training_speed.prepare", prepare)
     code, out, err = call("training_speed", f"--results_dir={tmp_path}")
     assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith("there is not enough memory")
 
@@ -76,6 +76,6 @@ def test_a_file_that_cannot_be_written_is_one_sentence_with_its_name(tmp_path, c
     def prepare(*sizes):
         raise error
 
-    monkeypatch.setattr("benchmarks.training_speed.prepare", prepare)
+    monkeypatch.setattr("benchmarks.speed.training_speed.prepare", prepare)
     code, out, err = call("training_speed", f"--results_dir={tmp_path}")
     assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(sentence)

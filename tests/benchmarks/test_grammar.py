@@ -7,10 +7,11 @@ import pytest
 from absl.testing import flagsaver
 
 from benchmarks import all as every
-from benchmarks import bench as grammar
-from benchmarks import command, published
-from sae_gap import names
+from benchmarks.harness import bench as grammar
+from benchmarks.harness import command
+from benchmarks.report import published
 from sae_gap.encoders.lasso import Lasso
+from sae_gap.figures import labels
 
 
 def bench(name):
@@ -66,15 +67,17 @@ def test_methods_of_a_study_share_their_learners(name):
 def test_everything_has_a_label_and_learned_dictionaries_a_colour_of_their_own(name):
     found = {method.coordinates["dictionary"] for method in methods(name, "quick")}
     # A name that is listed nowhere ranks behind all that are.
-    assert [one for one in found if names.rank(one)[0] > 0] == [], "give these a label and a colour in sae_gap/names.py"
-    assert len({names.colour(one) for one in found}) == len(found)
-    assert names.label(name, "study") != name
+    assert [one for one in found if labels.rank(one)[0] > 0] == [], (
+        "give these a label and a colour in sae_gap/figures/labels.py"
+    )
+    assert len({labels.colour(one) for one in found}) == len(found)
+    assert labels.label(name, "study") != name
 
 
 @pytest.mark.parametrize("name", every.STUDIES)
 def test_every_column_that_is_printed_has_a_label(name):
-    columns = {names._split(column)[0] for table in bench(name).tables.values() for column in table}
-    assert columns - names._METRICS.keys() == set(), "give these a label in sae_gap/names.py"
+    columns = {labels._split(column)[0] for table in bench(name).tables.values() for column in table}
+    assert columns - labels._METRICS.keys() == set(), "give these a label in sae_gap/figures/labels.py"
 
 
 @pytest.mark.parametrize("name", every.STUDIES)

@@ -8,12 +8,13 @@ import re
 import shutil
 
 import pytest
-from conftest import FEW
 
 from benchmarks import all as every
-from benchmarks import pages
-from sae_gap import decompose, fitting, tables
+from benchmarks.report import pages
 from sae_gap.encoders.lasso import Lasso
+from sae_gap.figures import decompose, tables
+from sae_gap.study import fitting
+from tests.conftest import FEW
 
 STUDIES = every.STUDIES
 CERTIFIED = 1e-6

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from sae_gap import Split
-from sae_gap.encoders.base import Affine
+from sae_gap.core.types import Model
 from sae_gap.encoders.batchtopk import BatchTopK, BatchTopKParameters
-from sae_gap.learners.sae import SparseAutoencoder
-from sae_gap.types import Model
+from sae_gap.encoders.encoder import Affine
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
 K = 2
 

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.encoders.base import Affine
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.gated import Gated, GatedParameters
-from sae_gap.types import Model
 
 PENALTY = 0.3
 

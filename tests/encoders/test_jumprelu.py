@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.encoders.base import Affine
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.jumprelu import JumpReLU, JumpReLUParameters
-from sae_gap.types import Model
 
 BANDWIDTH = 0.4
 

@@ -4,12 +4,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap import lasso
-from sae_gap.encoders.base import Affine, unit_atoms
+from sae_gap.core import lasso_problem
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine, unit_atoms
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.relu import ReLU
-from sae_gap.types import Model
 
 LAM = 0.05
 
@@ -47,7 +47,7 @@ def test_codes_are_optimal_on_unit_atoms_and_in_units_of_the_given_ones(model, s
     assert violation(model, signals, optimum.codes) < 1e-2
     assert (optimum.codes >= 0).all() and (np.count_nonzero(optimum.codes, axis=1) > 1).all()
     atoms, norms = unit_atoms(model.dictionary)
-    achieved = lasso.objective(signals - model.bias, atoms, optimum.codes * norms, LAM)
+    achieved = lasso_problem.objective(signals - model.bias, atoms, optimum.codes * norms, LAM)
     np.testing.assert_allclose(achieved, optimum.objective, rtol=1e-4)
     assert (optimum.gap <= 1e-6 * optimum.objective).all()
 
@@ -68,9 +68,9 @@ def test_scaled_atoms_reconstruct_the_same(model, signals, optimum):
 
 def test_without_unit_atoms_the_weight_is_that_of_the_given_ones(model, signals, optimum):
     found = Lasso(LAM, unit_atoms=False).infer(model, signals)
-    achieved = lasso.objective(signals - model.bias, model.dictionary, found.codes, LAM)
+    achieved = lasso_problem.objective(signals - model.bias, model.dictionary, found.codes, LAM)
     np.testing.assert_allclose(found.objective, achieved, rtol=1e-4)
-    others = lasso.objective(signals - model.bias, model.dictionary, optimum.codes, LAM)
+    others = lasso_problem.objective(signals - model.bias, model.dictionary, optimum.codes, LAM)
     assert (others >= achieved * (1 - 1e-5)).all() and (others > achieved * 1.01).any()
 
 

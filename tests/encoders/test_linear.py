@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.encoders.base import Affine
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.linear import Linear
-from sae_gap.types import Model
 
 
 def test_codes_are_an_affine_map_of_what_the_bias_leaves():

@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sae_gap.core.types import Model
 from sae_gap.encoders.lista import LISTA
 from sae_gap.solvers import ista
-from sae_gap.types import Model
 
 LAM = 0.1
 

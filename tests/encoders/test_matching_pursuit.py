@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sae_gap.core.types import Model
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.types import Model
 
 # The Gram matrix of 12 atoms is formed for k = 3 from 4 signals on.
 WITH_GRAM, WITHOUT_GRAM = 9, 3

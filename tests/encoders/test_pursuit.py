@@ -4,10 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sae_gap.core.types import Model
 from sae_gap.encoders import pursuit
-from sae_gap.encoders.base import encode
+from sae_gap.encoders.encoder import encode
 from sae_gap.encoders.pursuit import OMP, NonNegativePursuit
-from sae_gap.types import Model
 
 
 @pytest.fixture(scope="module")

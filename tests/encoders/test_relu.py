@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.encoders.base import Affine
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.relu import ReLU
-from sae_gap.types import Model
 
 
 def model_and_signals(seed=0, n=7, input_dim=4, num_latents=6):

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from sae_gap.encoders.base import Affine
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK, keep_largest
-from sae_gap.types import Model
 
 # Compiled for each k; every example of a k has one shape.
 thin = jax.jit(keep_largest, static_argnums=1)

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from sae_gap import figures, names
+from sae_gap import figures
+from sae_gap.figures import labels
 
 from .samples import SCORES, SETTING, assert_legible, words
 
@@ -201,7 +202,7 @@ def test_the_budget_draws_each_inference_against_its_cost():
                 cost: np.mean([row[metric] for row in mine if row["flops"] == cost]) for cost in {row["flops"] for row in mine}
             }
             assert dict(zip(*drawn[label].get_data(), strict=True)) == pytest.approx(expected)
-            assert drawn[label].get_color() == names.colour(name, "inference")
+            assert drawn[label].get_color() == labels.colour(name, "inference")
     level = [line.get_ydata()[0] for line in figure.axes[1].lines if line.get_label() == "certified lasso"]
     assert level == pytest.approx([0.975])
     # 0.4 / 16 at its mean over seeds, 1.1 times that.

@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from sae_gap import figures, names
+from sae_gap import figures
+from sae_gap.figures import labels
 
 from .samples import SETTING, assert_legible, choose, curves, words
 
@@ -70,14 +71,14 @@ def test_lines_are_the_means_and_whiskers_the_deviations_of_the_rows(metric, log
         for (colour, x, y, low, high), (name, start) in zip(
             drawn, itertools.product(("relu", "topk", "mp"), ("cold", "warm")), strict=True
         ):
-            assert colour == names.colour(name) and tuple(x) == ITERATIONS
+            assert colour == labels.colour(name) and tuple(x) == ITERATIONS
             for place, count in enumerate(ITERATIONS):
                 mine = choose(rows, dictionary=name, start=start, num_latents=width, iterations=count)
                 values = [row[metric] for row in mine]
                 assert y[place] == pytest.approx(np.mean(values))
                 assert high[place] - y[place] == pytest.approx(np.std(values, ddof=1))
                 assert y[place] - low[place] == pytest.approx(np.std(values, ddof=1))
-        level = [line for line in axes.lines if line.get_color() == names.colour("oracle")]
+        level = [line for line in axes.lines if line.get_color() == labels.colour("oracle")]
         assert [line.get_ydata()[0] for line in level] == [0.98 if metric == "mcc_ood" else 1e-9]
 
 
@@ -130,7 +131,7 @@ def published_of(figure):
 
 def test_published_means_lie_beside_their_own_line():
     figure = figures.curve(make_warm(), **WARM, panel="num_latents", published=make_published())
-    assert published_of(figure) == [(names.colour("topk"), 10, 0.6)]
+    assert published_of(figure) == [(labels.colour("topk"), 10, 0.6)]
     assert [len([line for line in axes.lines if line.get_gid() == "published"]) for axes in figure.axes] == [0, 1]
     assert words(figure).count("published (mean ± sd)") == 1
     ends = [segments.get_segments()[0][:, 1] for segments in figure.axes[1].collections if len(segments.get_segments()) == 1]
@@ -180,7 +181,7 @@ def test_a_column_of_the_panel_leaves_the_colour_to_another():
     figure = figures.curve(make_warm((100,)), "iterations", "mcc_ood", **options)
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["ReLU SAE", "TopK SAE", "MP SAE"]
     for axes in figure.axes:
-        assert [colour for colour, *_ in curves(axes)] == [names.colour("cold", "start"), names.colour("warm", "start")]
+        assert [colour for colour, *_ in curves(axes)] == [labels.colour("cold", "start"), labels.colour("warm", "start")]
     shown = [text for text in words(figure) if text in ("cold start", "warm start", "ReLU SAE")]
     assert sorted(shown) == ["ReLU SAE", "cold start", "warm start"]
     assert_legible(figure)

@@ -7,10 +7,10 @@ from pathlib import Path
 import matplotlib
 import PIL.Image
 import pytest
-from conftest import FONTS
 
 from sae_gap import figures
 from sae_gap.figures import style
+from tests.conftest import FONTS
 
 from .samples import make_rows
 from .test_challenge import cell, make_budget, make_challenge

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.peers import SklearnMiniBatch, SpamsTrainDL
+from benchmarks.harness.peers import SklearnMiniBatch, SpamsTrainDL
 from sae_gap import Models, amortisation_gap, fit
-from sae_gap.encoders.base import encode, unit_atoms
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import encode, unit_atoms
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lista import LISTA
 from sae_gap.encoders.relu import ReLU
@@ -18,9 +19,8 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.learners.amortised import Amortised
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.solvers import sparse_code
-from sae_gap.types import Model
 
 ENCODERS = (ReLU(), TopK(3), JumpReLU(), LISTA(1), LISTA(4))
 KEY = jax.random.key(0)

@@ -3,14 +3,14 @@
 import pytest
 
 from sae_gap import Method, Models, Store, Study, run
-from sae_gap.catalogue import published
 from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.on_support import LeastSquares, OnSupport
 from sae_gap.encoders.pursuit import OMP
-from sae_gap.encoders.support import LeastSquares, OnSupport
-from sae_gap.learners.lista import Lista
+from sae_gap.learners.lista_training import Lista
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.softplus_adam import SoftplusAdam
 from sae_gap.learners.surgery import Surgery
+from sae_gap.study.catalogue import published
 
 TOPK = published("topk", sparsity=3, num_steps=2)
 LISTA = Lista(base=Oracle(), num_steps=2)

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from sae_gap import Method, Setting, Store, Study, draw, fit, run
-from sae_gap.catalogue import published
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.lista import LISTA
 from sae_gap.learners.dl_fista import DLFista
-from sae_gap.learners.lista import Lista
-from sae_gap.learners.online import OnlineDictionary
+from sae_gap.learners.lista_training import Lista
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
-from sae_gap.learners.sae import SparseAutoencoder
 from sae_gap.learners.softplus_adam import SoftplusAdam
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.study.catalogue import published
 
 BARE = Setting(num_latents=20, sparsity=3, num_samples=200)
 PADDED = dataclasses.replace(BARE, padded_dim=20)

@@ -8,8 +8,8 @@ import pytest
 
 from sae_gap import Models, Split, Task, fit
 from sae_gap.encoders.lasso import Lasso
-from sae_gap.inference import Inference
 from sae_gap.learners.softplus_adam import SoftplusAdam
+from sae_gap.study.inference import Inference
 
 KEY = jax.random.key(0)
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from sae_gap import Models, Split, Task, fit
-from sae_gap.encoders.base import unit_atoms
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners.base import Learner
 from sae_gap.learners.dl_fista import DLFista
+from sae_gap.learners.learner import Learner
 from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.sae import SparseAutoencoder
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.learners.surgery import Surgery
-from sae_gap.types import Model
 
 KEY = jax.random.key(0)
 SAE = SparseAutoencoder(TopK(3), num_steps=2)

@@ -6,10 +6,10 @@ import pytest
 from scipy.optimize import lsq_linear
 from sklearn.linear_model import Lasso as SklearnLasso
 
-from sae_gap.encoders.base import Affine
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.measure import distances, front, fvu, measure_front, of_model
-from sae_gap.types import Model
 
 
 def problem(seed=0, n=30, dim=8, width=14):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize, minimize_scalar
 
-from sae_gap import lasso
+from sae_gap.core import lasso_problem
 from sae_gap.measure import GapSums, gap_parts, gap_sums, lasso_on_support
 from sae_gap.solvers import sparse_code
 
@@ -43,7 +43,7 @@ def sums(target, dictionary, codes, lam=LAM, nonneg=True):
     y, d, z = (jnp.asarray(array, jnp.float32) for array in (target, dictionary, codes))
     optimum = sparse_code(y, d, lam, nonneg=nonneg)
     support = lasso_on_support(y, d, z != 0, lam, nonneg=nonneg)
-    return gap_sums(y, lasso.product(z, d.T), z, lam, support, optimum)
+    return gap_sums(y, lasso_problem.product(z, d.T), z, lam, support, optimum)
 
 
 def test_each_part_is_what_scipy_finds():

@@ -8,13 +8,13 @@ import pytest
 from sklearn.linear_model import Lasso as SklearnLasso
 
 from sae_gap import Store, measure
-from sae_gap.activations import open_activations
-from sae_gap.encoders.base import Affine
+from sae_gap.core.types import Model
+from sae_gap.data.activations import open_activations
+from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.measure import plan as module
 from sae_gap.measure.summary import pack, unpack
-from sae_gap.progress import Progress
-from sae_gap.types import Model
+from sae_gap.study.progress import Progress
 
 LAM = 0.25
 

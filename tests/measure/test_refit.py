@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
-from sae_gap.encoders.support import code_on_support
+from sae_gap.encoders.on_support import code_on_support
 from sae_gap.measure import lasso_on_support, refit
 
 module = importlib.import_module("sae_gap.measure.refit")

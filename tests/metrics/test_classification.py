@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from sae_gap.codes import Codes
+from sae_gap.core.codes import Codes
+from sae_gap.core.types import Model, Split, Task
 from sae_gap.metrics import classification
-from sae_gap.metrics.base import Inferred
-from sae_gap.types import Model, Split, Task
+from sae_gap.metrics.metric import Inferred
 
 
 def problem(seed, num_samples=400, num_latents=12, noise=1.0, dtype=np.float32):

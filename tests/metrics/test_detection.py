@@ -8,11 +8,11 @@ import pytest
 import scipy.sparse
 from scipy.optimize import linear_sum_assignment
 
-from sae_gap.codes import Codes
-from sae_gap.matching import match_atoms
+from sae_gap.core.codes import Codes
+from sae_gap.core.matching import match_atoms
+from sae_gap.core.types import Model, Split, Task, Tree
 from sae_gap.metrics import detection as d
-from sae_gap.metrics.base import Inferred
-from sae_gap.types import Model, Split, Task, Tree
+from sae_gap.metrics.metric import Inferred
 
 RNG = np.random.default_rng(0)
 

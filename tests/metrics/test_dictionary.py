@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_gap.matching import Match, match_atoms
-from sae_gap.metrics.base import Inferred
+from sae_gap.core.matching import Match, match_atoms
+from sae_gap.core.types import Model, Split, Task
 from sae_gap.metrics.dictionary import dictionary_recovery, measure
-from sae_gap.types import Model, Split, Task
+from sae_gap.metrics.metric import Inferred
 
 
 def score(learned, truth):

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from sklearn.decomposition import sparse_encode
 from sklearn.linear_model import Lasso as SklearnLasso
 
-from sae_gap.codes import Codes
-from sae_gap.encoders.base import Affine, unit_atoms
+from sae_gap.core.codes import Codes
+from sae_gap.core.types import Model, Solution, Split, Task
+from sae_gap.encoders.encoder import Affine, unit_atoms
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.relu import ReLU
 from sae_gap.metrics import gap
-from sae_gap.metrics.base import Inferred
-from sae_gap.types import Model, Solution, Split, Task
+from sae_gap.metrics.metric import Inferred
 
 LAM = 0.1
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
-from sae_gap.codes import Codes
+from sae_gap.core.codes import Codes
+from sae_gap.core.types import Model, Split, Task
 from sae_gap.metrics import recovery
-from sae_gap.metrics.base import Inferred
-from sae_gap.types import Model, Split, Task
+from sae_gap.metrics.metric import Inferred
 
 
 def brute_force(true_codes, codes):

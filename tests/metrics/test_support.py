@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
-from sae_gap.codes import Codes
-from sae_gap.matching import Match, match_atoms
+from sae_gap.core.codes import Codes
+from sae_gap.core.matching import Match, match_atoms
 from sae_gap.metrics.support import support_recovery
 
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import sae_gap
-from sae_gap.encoders.base import Affine
 from sae_gap.encoders.batchtopk import BatchTopK, BatchTopKParameters
+from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.gated import Gated, GatedParameters
 from sae_gap.encoders.jumprelu import JumpReLU, JumpReLUParameters
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK

@@ -12,9 +12,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import sae_gap
-from sae_gap.encoders.base import Affine, encode
-from sae_gap.saes import base, encoders
-from sae_gap.saes.tensors import Config, Tensors, read_npz
+from sae_gap.encoders.encoder import Affine, encode
+from sae_gap.saes import foreign_encoders, loaded_sae
+from sae_gap.storage.tensor_files import Config, Tensors, read_npz
 from tests.saes.examples import example
 
 FILES = Path(__file__).parent / "files"
@@ -110,29 +110,29 @@ def test_signed_codes_are_held_against_a_signed_optimum():
 
 def test_what_only_reaches_its_threshold_is_off_and_what_is_negative_as_well():
     affine = Affine(jnp.eye(3), jnp.zeros(3))
-    parameters = encoders.ThresholdParameters(affine, jnp.array([1.0, 0.0, -2.0]))
-    model = sae_gap.Model(jnp.eye(3), jnp.zeros(3), parameters, encoders.Threshold())
+    parameters = foreign_encoders.ThresholdParameters(affine, jnp.array([1.0, 0.0, -2.0]))
+    model = sae_gap.Model(jnp.eye(3), jnp.zeros(3), parameters, foreign_encoders.Threshold())
     signals = jnp.array([[1.0, 0.5, -1.0], [1.5, -0.5, 0.25]])
     np.testing.assert_array_equal(model.encode(model, signals), [[0, 0.5, 0], [1.5, 0, 0.25]])
 
 
 def test_a_dead_atom_reaches_no_threshold_on_codes_of_unit_atoms():
     affine, lengths = Affine(jnp.eye(2), jnp.zeros(2)), jnp.array([2.0, 0.0])
-    encoder, parameters, _ = base.threshold(0.5, on_unit_atoms=True)(affine, lengths)
+    encoder, parameters, _ = loaded_sae.threshold(0.5, on_unit_atoms=True)(affine, lengths)
     model = sae_gap.Model(jnp.eye(2), jnp.zeros(2), parameters, encoder)
     np.testing.assert_array_equal(model.encode(model, jnp.array([[1.0, 1.0], [0.2, 1.0]])), [[2, 0], [0, 0]])
 
 
 def test_what_a_bias_adds_to_codes_is_summed_in_double_precision():
     row = np.array([2.0**24, 1.0], np.float32)
-    np.testing.assert_array_equal(base._product(row, np.ones((2, 3), np.float32)), np.full(3, 2.0**24 + 1))
+    np.testing.assert_array_equal(loaded_sae._product(row, np.ones((2, 3), np.float32)), np.full(3, 2.0**24 + 1))
 
 
 def test_a_pursuit_stops_once_little_is_left():
     scale = np.ones(3, np.float32)
-    model = sae_gap.Model(jnp.eye(3), jnp.zeros(3), encoders.PursuitParameters(jnp.asarray(scale)))
+    model = sae_gap.Model(jnp.eye(3), jnp.zeros(3), foreign_encoders.PursuitParameters(jnp.asarray(scale)))
     signals = jnp.array([[3, 1, 0.5], [3, 2, 0.5]])
-    codes = encoders.RepeatingPursuit(9, residual=1.2)(model, signals)
+    codes = foreign_encoders.RepeatingPursuit(9, residual=1.2)(model, signals)
     # After 3, what is left of the first is of norm 1.12.
     np.testing.assert_allclose(codes, [[3, 0, 0], [3, 2, 0]])
 

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap import checkpoints, identity
-from sae_gap.encoders.base import encode
+from sae_gap.core import identity
+from sae_gap.encoders.encoder import encode
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners.online import OnlineDictionary
-from sae_gap.learners.sae import SparseAutoencoder
-from sae_gap.models import Models
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.storage import checkpoints
+from sae_gap.study.models import Models
 from tests.saes.examples import ENCODERS, example
 from tests.saes.test_libraries import close
 

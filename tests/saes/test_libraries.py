@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap.encoders.base import encode
+from sae_gap.encoders.encoder import encode
 
 FILES = Path(__file__).parent / "files"
 LIBRARIES = {

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 import sae_gap
-from sae_gap.encoders.base import encode
 from sae_gap.encoders.batchtopk import BatchTopKParameters
+from sae_gap.encoders.encoder import encode
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
 from sae_gap.encoders.matching_pursuit import MatchingPursuit

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Lasso
 
-from sae_gap import lasso
+from sae_gap.core import lasso_problem
 from sae_gap.solvers import SOLVERS, coding, fista, sparse_code
 
 from .problems import SHAPE, draw, score
@@ -336,7 +336,7 @@ def test_bfloat16_opens_roughly_and_ends_certified(solver, nonneg):
     assert bool(rough.converged.all()) and np.all(rough.gap <= 1e-6 * rough.objective)
     np.testing.assert_allclose(rough.objective, exact.objective, rtol=3e-6)
     opening = fista.fixed(jnp.asarray(signals), jnp.asarray(dictionary), 0.5, iterations=50, nonneg=nonneg, bfloat16=True)
-    _, gap = lasso.certificate(jnp.asarray(signals), jnp.asarray(dictionary), opening, 0.5, nonneg=nonneg)
+    _, gap = lasso_problem.certificate(jnp.asarray(signals), jnp.asarray(dictionary), opening, 0.5, nonneg=nonneg)
     # Were the factors not rounded, fifty iterations would come closer than this.
     assert 1e-5 < float(np.median(gap / exact.objective)) < 0.1
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap import lasso
+from sae_gap.core import lasso_problem
 from sae_gap.solvers import match_l0, path, sparse_code, sparse_code_path
 
 from .problems import draw
@@ -23,7 +23,7 @@ def test_relative_weights_are_fractions_of_lambda_max():
     signals, dictionary = draw(1)
     found = sparse_code_path(signals, dictionary, [1.0, 0.5], relative=True)
     assert not np.any(found.codes[0])
-    top = lasso.lambda_max(signals, dictionary)
+    top = lasso_problem.lambda_max(signals, dictionary)
     np.testing.assert_allclose(found.codes[1], sparse_code(signals, dictionary, 0.5 * top).codes, atol=1e-4)
 
 
@@ -54,7 +54,7 @@ def test_match_l0_comes_from_above_and_never_goes_far_below_the_weight(target, t
     signals, dictionary = draw(3)
     lam, _ = match_l0(signals, dictionary, target)
     assert min(tried) > 0.499 * float(lam) and len(tried) <= 9
-    assert tried[0] == pytest.approx(0.5 * float(jnp.max(lasso.lambda_max(signals, dictionary))), rel=1e-5)
+    assert tried[0] == pytest.approx(0.5 * float(jnp.max(lasso_problem.lambda_max(signals, dictionary))), rel=1e-5)
     assert all(later >= 0.499 * before for before, later in itertools.pairwise(tried))
 
 
@@ -64,7 +64,7 @@ def test_match_l0_gives_a_fraction_of_each_lambda_max():
     fraction, solution = match_l0(signals, dictionary, 3.0, relative=True)
     assert 0 < float(fraction) < 1
     assert abs(float(jnp.mean(jnp.sum(solution.codes > 0, axis=1))) - 3) <= max(0.03, 1 / len(signals)) + 1e-6
-    lam = float(fraction) * lasso.lambda_max(signals, dictionary)
+    lam = float(fraction) * lasso_problem.lambda_max(signals, dictionary)
     np.testing.assert_allclose(solution.objective, sparse_code(signals, dictionary, lam).objective, rtol=3e-6)
 
 

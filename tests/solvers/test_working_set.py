@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.solvers import atoms, working_set
+from sae_gap.solvers import spread_atoms, working_set
 
 from .problems import draw, score
 
@@ -39,7 +39,7 @@ def test_default_slots_hold_the_supports_of_compressed_sensing(input_dim, num_la
 
 def test_a_stale_tableau_is_rid_of_its_rounding():
     signals, dictionary = draw(1, (12, 24, 60), sparsity=5)
-    problem = atoms.pose(jnp.asarray(dictionary), None, tol=1e-6, limit=100, nonneg=True, with_gram=True)
+    problem = spread_atoms.pose(jnp.asarray(dictionary), None, tol=1e-6, limit=100, nonneg=True, with_gram=True)
     state = working_set.begin(problem, jnp.asarray(signals), jnp.full((12, 1), 0.01), None, None, 32)
     state = working_set._round(problem, state)
     noise = 1e-3 * np.random.default_rng(0).normal(size=state.swept.shape).astype(np.float32)
@@ -52,7 +52,7 @@ def test_a_stale_tableau_is_rid_of_its_rounding():
         for places, basic, swept in zip(after.places, np.asarray(after.basic), after.swept, strict=True):
             atoms = dictionary[:, np.asarray(places)[basic]].astype(float)
             inverse = -np.asarray(swept)[np.ix_(basic, basic)]
-            worst = max(worst, np.abs(inverse @ (atoms.T @ atoms) - np.eye(basic.sum())).max())
+            worst = max(worst, np.abs(inverse @ (spread_atoms.T @ atoms) - np.eye(basic.sum())).max())
         return worst
 
     assert error(False) > 1e-3 and error(True) < 0.05 * error(False)
@@ -60,7 +60,7 @@ def test_a_stale_tableau_is_rid_of_its_rounding():
 
 def test_a_tableau_that_is_lost_is_begun_anew():
     signals, dictionary = draw(1, (12, 24, 60), sparsity=5)
-    problem = atoms.pose(jnp.asarray(dictionary), None, tol=1e-6, limit=100, nonneg=False, with_gram=True)
+    problem = spread_atoms.pose(jnp.asarray(dictionary), None, tol=1e-6, limit=100, nonneg=False, with_gram=True)
     state = working_set.begin(problem, jnp.asarray(signals), jnp.full((12, 1), 0.01), None, None, 32)
     whole = working_set.advance(problem, state, 0)
     state = working_set._round(problem, state)

@@ -1,0 +1,300 @@
+"""Whether the certificates of `sparse_code` are true: random lasso problems, each solved and then judged by NumPy alone.
+
+A batch is a dictionary with some signals, drawn from a seed: coherent, duplicate, dependent, zero or badly scaled atoms, zero
+or badly scaled signals, λ from a thousandth of λ_max to above it, signed and non-negative codes, one signal up. Objective and
+duality gap are recomputed in float64 from signals, dictionary and codes. The dual point is the residual, made feasible; where
+that does not settle a claim it is the projection of the signal on the dual polyhedron, by least-distance programming, which
+owes nothing to the coder. A claim is false where the objective is off by more than rounding, where the claimed lower bound is
+above the optimum, where a code is called converged whose gap is larger than was asked for, or where two threads give other bits
+than one. Prints a table, and a line with its seed for each false claim, of which there being any is exit code 1.
+
+  python -m sae_gap certificates
+  python -m sae_gap certificates --preset=paper
+  python -m sae_gap certificates --first_seed=17 --num_problems=1
+
+References:
+  Lawson & Hanson (1974), "Solving Least Squares Problems", chapter 23 (least-distance programming by NNLS).
+"""
+
+import contextlib
+import itertools
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import scipy.optimize
+from absl import flags
+
+from benchmarks import cli
+from benchmarks.real import scores
+from sae_gap.core.types import Solution
+from sae_gap.figures import tables
+from sae_gap.solvers import sparse_code
+
+TOL = 1e-6
+PRESETS = {"smoke": 200, "quick": 3_000, "paper": 100_000}
+# Samples, dimensions and latents: few, as each is compiled; the last is of more blocks than one.
+SHAPES = ((1, 6, 10), (7, 12, 30), (60, 16, 64), (600, 16, 48))
+# Beyond as many iterations a problem is given up, which is no false claim.
+MAX_ITERATIONS = 2_000
+# Powers of ten over which atoms and signals are spread. The squares of signals, and gaps of a millionth of them, must be held.
+ATOM_POWERS = 20
+SIGNAL_POWERS = {np.dtype(np.float32): (-12, 17), np.dtype(np.float64): (-20, 20)}
+
+FLAGS = flags.FlagValues()
+_PRESET = flags.DEFINE_enum("preset", "quick", list(PRESETS), "How many problems.", flag_values=FLAGS)
+_NUM_PROBLEMS = flags.DEFINE_integer("num_problems", None, "At least as many problems.", lower_bound=1, flag_values=FLAGS)
+_FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "Seed of the first batch.", lower_bound=0, flag_values=FLAGS)
+_FLOAT64 = flags.DEFINE_boolean("float64", False, "Solve in double precision.", flag_values=FLAGS)
+
+
+class Batch(NamedTuple):
+    """Problems of one dictionary.
+
+    Attributes:
+      kind: one of `KINDS`.
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`.
+      lam: `(n, 1)` or `(n, num_latents)`.
+      nonneg: whether codes are non-negative.
+      solver: of `sparse_code`.
+    """
+
+    kind: str
+    signals: np.ndarray
+    dictionary: np.ndarray
+    lam: np.ndarray
+    nonneg: bool
+    solver: str
+
+
+class Verdict(NamedTuple):
+    """What is true of a batch of claims.
+
+    Attributes:
+      certified: `(n,)` whether a code was called converged, and is.
+      objective_error: `(n,)` distance of the claimed objective from the true one, relative to it.
+      gap_excess: `(n,)` how far the true gap, at the best dual point known here, is above the claimed one, relative to the
+        objective; negative where it is below.
+      faults: the sample and the words of every false claim.
+    """
+
+    certified: np.ndarray
+    objective_error: np.ndarray
+    gap_excess: np.ndarray
+    faults: list[tuple[int, str]]
+
+
+def _coherent(rng, atoms, signals):
+    return atoms + 4 * rng.normal(size=(len(atoms), 1)), signals
+
+
+def _duplicate(rng, atoms, signals):
+    return atoms[:, rng.integers(0, max(1, atoms.shape[1] // 2), atoms.shape[1])], signals
+
+
+def _dependent(rng, atoms, signals):
+    basis = rng.normal(size=(len(atoms), max(1, len(atoms) // 3)))
+    return basis @ rng.normal(size=(basis.shape[1], atoms.shape[1])), signals
+
+
+def _zeros(rng, atoms, signals):
+    return atoms * (rng.uniform(size=atoms.shape[1]) < 0.8), signals * (rng.uniform(size=(len(signals), 1)) < 0.8)
+
+
+# What becomes of Gaussian atoms and signals.
+KINDS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
+    "gaussian": lambda rng, atoms, signals: (atoms, signals),
+    "coherent": _coherent,
+    "duplicate": _duplicate,
+    "dependent": _dependent,
+    "zeros": _zeros,
+    "scaled atoms": lambda rng, atoms, signals: (atoms, signals),
+    "weighted atoms": lambda rng, atoms, signals: (atoms, signals),
+    "scaled signals": lambda rng, atoms, signals: (atoms, signals),
+}
+
+
+def draw(seed: int, dtype: np.dtype) -> Batch:
+    """The batch of a seed.
+
+    Every other signal is sparse on the atoms, the rest are Gaussian. `scaled atoms` have norms far apart under one weight a
+    sample, and `weighted atoms` a weight in proportion to their norm, so that each of them counts.
+    """
+    rng = np.random.default_rng(seed)
+    kind = list(KINDS)[rng.integers(len(KINDS))]
+    num_samples, input_dim, num_latents = SHAPES[rng.integers(len(SHAPES))]
+    nonneg = bool(rng.integers(2))
+    solver = ("working_set", "working_set", "auto")[rng.integers(3)]
+    atoms, signals = KINDS[kind](rng, rng.normal(size=(input_dim, num_latents)), rng.normal(size=(num_samples, input_dim)))
+    sparse = rng.normal(size=(num_samples, num_latents)) * (rng.uniform(size=(num_samples, num_latents)) < 3 / num_latents)
+    signals[::2] = np.where(signals.any(axis=1, keepdims=True), sparse @ atoms.T, 0)[::2]
+    pull = signals @ atoms
+    share = 10 ** rng.uniform(-3, 0.1, size=(num_samples, 1))
+    norms, sizes = np.ones((1, num_latents)), np.ones((num_samples, 1))
+    if kind in ("scaled atoms", "weighted atoms"):
+        norms = 10 ** rng.uniform(-ATOM_POWERS, ATOM_POWERS, size=norms.shape)
+    if kind == "scaled signals":
+        sizes = 10 ** rng.uniform(*SIGNAL_POWERS[dtype], size=sizes.shape)
+    weights = norms if kind == "weighted atoms" else np.ones((1, 1))
+    pull = pull * norms / weights
+    largest = (pull if nonneg else np.abs(pull)).max(axis=1, keepdims=True)
+    # A signal that no atom goes along with has no λ_max.
+    lam = share * np.where(largest > 0, largest, 1) * sizes * weights
+    given, dictionary, weight = (array.astype(dtype) for array in (signals * sizes, atoms * norms, lam))
+    return Batch(kind, given, dictionary, weight, nonneg, solver)
+
+
+def project(signal: np.ndarray, dictionary: np.ndarray, lam: np.ndarray, *, nonneg: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The optimum of one lasso, from its dual: t = argmin ‖y − t‖ over Dᵀt ≤ λ, for signed codes over |Dᵀt| ≤ λ.
+
+    Args:
+      signal: `(input_dim,)`.
+      dictionary: `(input_dim, num_latents)`.
+      lam: `(num_latents,)`.
+      nonneg: whether codes are constrained to be non-negative.
+
+    Returns:
+      The dual point `(input_dim,)`, and the codes `(num_latents,)`.
+    """
+    size, norms = np.linalg.norm(signal), np.linalg.norm(dictionary, axis=0)
+    used = np.flatnonzero(norms)
+    codes = np.zeros(len(lam))
+    if size == 0 or not len(used):
+        return signal, codes
+    # In units where everything is of order one.
+    target, atoms, weights = signal / size, dictionary[:, used] / norms[used], lam[used] / norms[used] / size
+    sides = np.concatenate([atoms, atoms if nonneg else -atoms], axis=1)[:, : len(used) * (2 - nonneg)]
+    excess = sides.T @ target - np.tile(weights, 2 - nonneg)
+    last = np.zeros(len(target) + 1)
+    last[-1] = 1
+    # Beyond λ_max a constraint is so far from being met with equality that it may as well be a little nearer.
+    found, _ = scipy.optimize.nnls(np.vstack([-sides, np.maximum(excess, -10)]), last, maxiter=100 * sides.shape[1])
+    rest = 1 - np.maximum(excess, -10) @ found
+    found = found / rest
+    codes[used] = (found[: len(used)] - (0 if nonneg else found[len(used) :])) * size / norms[used]
+    return (target - sides @ found) * size, codes
+
+
+def judge(batch: Batch, claimed: Solution, tol: float = TOL) -> Verdict:
+    """Holds the claims of a solution against float64."""
+    codes = np.asarray(claimed.codes)
+    objective, gap = np.asarray(claimed.objective, np.float64), np.asarray(claimed.gap, np.float64)
+    converged = np.asarray(claimed.converged)
+    finite = np.isfinite(codes).all(axis=1) & np.isfinite(objective) & np.isfinite(gap)
+    # What is not finite is judged by that alone, as if its code were zero.
+    codes, objective, gap = np.where(finite[:, None], codes, 0), np.where(finite, objective, 0), np.where(finite, gap, 0)
+    faults = []
+    signals, dictionary = batch.signals.astype(np.float64), batch.dictionary.astype(np.float64)
+    lam = np.broadcast_to(batch.lam.astype(np.float64), codes.shape)
+    value, true = scores.score(signals, dictionary, codes, lam, nonneg=batch.nonneg)
+    allowed, floor = _rounding(batch, codes, value)
+    # The residual is a dual point of its own; only what it does not settle goes on.
+    settled = ((true <= tol * value) | ~converged) & (gap >= true - allowed)
+    optimum = value.copy()
+    for i in np.flatnonzero(~settled):
+        point, best = project(signals[i], dictionary, lam[i], nonneg=batch.nonneg)
+        scale = scores.feasible(point[None] @ dictionary, lam[i], nonneg=batch.nonneg)[0]
+        dual = scale * (signals[i] @ point) - 0.5 * scale**2 * (point @ point)
+        true[i] = min(true[i], max(value[i] - dual, 0))
+        optimum[i] = min(
+            value[i], scores.score(signals[i : i + 1], dictionary, best[None], lam[i : i + 1], nonneg=batch.nonneg)[0][0]
+        )
+    tests = {
+        "is not finite": ~finite,
+        "has a negative code": batch.nonneg & (codes < 0).any(axis=1),
+        "claims an objective that it has not": finite & (np.abs(objective - value) > allowed),
+        "claims a negative gap": gap < 0,
+        "claims a lower bound above the optimum": finite & (objective - gap > optimum + allowed),
+        "claims to be converged": finite & converged & (true > tol * value + allowed) & (value > floor),
+    }
+    for words, broken in tests.items():
+        for i in np.flatnonzero(broken):
+            figures = f"objective {objective[i]:.6e} for {value[i]:.6e}, gap {gap[i]:.1e} for {true[i]:.1e}"
+            faults.append((int(i), f"{words} ({figures}, optimum at most {optimum[i]:.6e})"))
+    size = np.where(finite, np.maximum(value, 1e-300), np.inf)
+    certified = finite & converged & ((true <= tol * value + allowed) | (value <= floor))
+    return Verdict(certified, np.abs(objective - value) / size, (true - gap) / size, faults)
+
+
+def _rounding(batch: Batch, codes: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What rounding may do to an objective of the type, and the objective below which it cannot be told from zero.
+
+    An entry of the residual is off by at most u (s + 2) (|y| + |D| |z|), s active atoms, and the sums by u (m + d) F.
+    """
+    unit = np.finfo(codes.dtype).eps
+    signals, dictionary = (np.asarray(array, np.float64) for array in (batch.signals, batch.dictionary))
+    active = (codes != 0).sum(axis=1, keepdims=True) + 2
+    reach = np.abs(signals) + np.abs(codes.astype(np.float64)) @ np.abs(dictionary).T
+    error = np.linalg.norm(unit * active * reach, axis=1)
+    rest = np.sqrt(2 * value)
+    floor = 0.5 * np.sum((16 * unit * signals) ** 2, axis=1)
+    return error * rest + 0.5 * error**2 + unit * sum(dictionary.shape) * value, floor
+
+
+def solve(batch: Batch, threads: int) -> Solution:
+    """The claims of the coder."""
+    options: dict[str, Any] = {"nonneg": batch.nonneg, "tol": TOL, "solver": batch.solver, "max_iterations": MAX_ITERATIONS}
+    return sparse_code(batch.signals, batch.dictionary, batch.lam, threads=threads, **options)
+
+
+def examine(batch: Batch) -> Verdict:
+    """Solves a batch on one thread and on two, and judges what is claimed."""
+    first, second = (jax.tree.map(np.asarray, solve(batch, threads)) for threads in (1, 2))
+    verdict = judge(batch, first)
+    same = [a.tobytes() == b.tobytes() for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)]
+    faults = verdict.faults + ([] if all(same) else [(0, "and its batch have other bits on two threads than on one")])
+    return verdict._replace(faults=faults)
+
+
+def batches(first_seed: int, num_problems: int, dtype: np.dtype) -> Iterator[tuple[int, Batch]]:
+    """Seeds and their batches, until there are as many problems."""
+    count = 0
+    for seed in itertools.count(first_seed):
+        batch = draw(seed, dtype)
+        yield seed, batch
+        count += len(batch.signals)
+        if count >= num_problems:
+            return
+
+
+def main() -> None:
+    count = PRESETS[_PRESET.value] if _NUM_PROBLEMS.value is None else _NUM_PROBLEMS.value
+    dtype = np.dtype(np.float64 if _FLOAT64.value else np.float32)
+    found: dict[str, list[Verdict]] = {}
+    faults = []
+    with jax.enable_x64(True) if _FLOAT64.value else contextlib.nullcontext():
+        for seed, batch in batches(_FIRST_SEED.value, count, dtype):
+            verdict = examine(batch)
+            found.setdefault(batch.kind, []).append(verdict)
+            about = f"{batch.kind}, {'non-negative' if batch.nonneg else 'signed'}, {batch.solver}"
+            faults += [f"seed {seed}, sample {i} ({about}) {words}" for i, words in verdict.faults]
+    found = {kind: found[kind] for kind in KINDS if kind in found} | {"all": list(itertools.chain(*found.values()))}
+    lines = []
+    for kind, verdicts in found.items():
+        certified, objective, gap = (np.concatenate([verdict[i] for verdict in verdicts]) for i in range(3))
+        lines.append(
+            {
+                "kind": kind,
+                "problems": len(certified),
+                "certified": f"{certified.mean():.2%}",
+                "objective": f"{objective.max():.1e}",
+                "gap": f"{gap.max():.1e}",
+                "false": sum(len(verdict.faults) for verdict in verdicts),
+            }
+        )
+    heads = {
+        "objective": "worst error of the objective",
+        "gap": "most that the gap is above its claim",
+        "false": "false claims",
+    }
+    sys.stdout.write(tables.format_table(lines, {name: heads.get(name, name) for name in lines[0]}) + "\n")
+    sys.stdout.write("".join(f"{fault}\n" for fault in faults))
+    if faults:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)

@@ -1,0 +1,1 @@
+"""What the studies share: presets, methods, figures and the command line."""

@@ -1,0 +1,63 @@
+"""What a run would do, and whether it could keep what it would fit: found out before it begins."""
+
+import pathlib
+
+from benchmarks.harness.preset import HEADINGS
+from sae_gap.storage import buckets, files, results
+from sae_gap.storage.results import CELL
+from sae_gap.study.models import Models
+from sae_gap.study.runner import Job, jobs
+from sae_gap.study.study import Study
+
+
+def plan(study: Study, present: set[str], models: Models) -> str:
+    """What a run would do: each job, the rows that are there, the models that must be fitted, and about how long that takes."""
+    lines, total = [], 0.0
+    planned: set[tuple[str, int]] = set()
+    for job in jobs(study):
+        there = len(present & set(job.keys.values()))
+        seconds, fits = _fits(job.without(present), models, planned) if there < len(job.keys) else (0.0, 0)
+        total += seconds
+        size = job.sources[0].asdict()
+        cell = ", ".join(f"{HEADINGS[name]} {size[name]}" for name in (*CELL, "input_dim"))
+        work = f"{fits} to fit, about {_duration(seconds)}" if fits else "nothing to fit"
+        lines.append(f"{cell}: {job}: {there}/{len(job.keys)} rows there, {work}")
+    lines.append(f"{len(lines)} jobs, about {_duration(total)} of fitting on this machine, scoring apart")
+    return "\n".join(lines)
+
+
+def check_models(study: Study, folder: pathlib.Path, models: Models) -> None:
+    """Refuses a run whose fits would be lost; one that finds all of its models may read them from where it cannot write."""
+    assert models.directory is not None
+    obstacle = files.obstacle(models.directory)
+    # What is wrong with the folder of results comes first, and its store says it.
+    if obstacle is None or files.obstacle(folder) is not None:
+        return
+    present = results.Store.peek(folder)
+    if any(_fits(job.without(present), models, set())[1] for job in jobs(study)):
+        raise ValueError(
+            f"models cannot be kept in {buckets.name(models.directory)} ({obstacle}); choose another folder with --models_dir."
+        )
+
+
+def _fits(job: Job, models: Models, planned: set[tuple[str, int]]) -> tuple[float, int]:
+    """Seconds and number of the fits that a job would be the first to ask for."""
+    seconds, count = 0.0, 0
+    for source in job.sources:
+        for learner in models.missing(job.learner, source, job.steps):
+            name = str(models.folder(learner, source)), source.seed
+            if name not in planned:
+                planned.add(name)
+                count += 1
+                size = source.asdict()
+                seconds += models.estimate(learner, source.num_train, size["input_dim"], size["num_latents"])
+    return seconds, count
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
+
+
+__all__ = ["check_models", "plan"]

@@ -1,0 +1,1 @@
+"""SAEs and dictionaries on a real model's activations."""

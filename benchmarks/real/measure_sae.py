@@ -1,0 +1,253 @@
+"""Is it the encoder or the dictionary? Your own SAE on your own activations, measured with certificates.
+
+Reads SAEs as SAELens, dictionary_learning, sparsify, Gemma Scope and this suite write them, or a decoder alone, and says how
+they were read. Then: the gap of the encoder in three parts, the front of variance unexplained against active latents, the
+same on control dictionaries, supports, the worst samples and the atoms. Writes rows.jsonl, summary.csv, figures, README.md
+and report.html, one self-contained page, under <results_dir>/measure_sae/. A run that was stopped goes on with the same
+command.
+
+  python -m sae_gap measure_sae --sae=FOLDER --activations=activations.npy
+  python -m sae_gap measure_sae --sae=FIRST,SECOND --activations=FOLDER --controls=random,samples,online_dl
+  python -m sae_gap measure_sae --dictionary=D.npy --activations=activations.npz --match_l0=32
+"""
+
+import math
+import os
+import pathlib
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from absl import flags, logging
+
+from benchmarks import cli
+from benchmarks.real import measurement_page
+from sae_gap import measure
+from sae_gap.core.checks import check_seed
+from sae_gap.core.types import Model
+from sae_gap.data.activations import Activations, open_activations
+from sae_gap.runtime import devices, distributed
+from sae_gap.saes.load import load_sae
+from sae_gap.saes.loading_report import load_report
+from sae_gap.storage import buckets, results
+from sae_gap.study import progress
+
+# Above this FVU an SAE explains so little that something is wrong with how it was read, or with the activations.
+WRONG = 0.9
+# Samples that an SAE is looked over on before anything is measured.
+LOOKED_AT = 4_096
+# What `train_real` calls the atoms of a dictionary without an encoder.
+DICTIONARY = "dictionary.npy"
+# Multiply-adds that a control may take to learn unless it is asked for by name: ten minutes on two cores.
+AFFORDABLE = 2e12
+
+FLAGS = flags.FlagValues()
+_SAE = flags.DEFINE_list("sae", [], "Folders or files of weights of SAEs.", flag_values=FLAGS)
+_DICTIONARY = flags.DEFINE_list(
+    "dictionary",
+    [],
+    "Files of decoders alone, .npy of (input_dim, num_latents), which fit the activations less their mean.",
+    flag_values=FLAGS,
+)
+_ACTIVATIONS = flags.DEFINE_string(
+    "activations",
+    None,
+    "A file or folder of activations, one row a sample, on which the SAE was not trained, unless --held_out is given.",
+    flag_values=FLAGS,
+)
+_KEY = flags.DEFINE_string("key", None, "Name of the array of activations in a file of several.", flag_values=FLAGS)
+_LAM = flags.DEFINE_float("lam", None, "Weight of the l1 norm, on unit atoms.", flag_values=FLAGS)
+_FRACTION = flags.DEFINE_float(
+    "lam_fraction", None, "Weight of each sample, as a fraction of the one at which its code vanishes.", flag_values=FLAGS
+)
+_MATCH = flags.DEFINE_float(
+    "match_l0",
+    None,
+    "Mean L0 that the best codes are to have.  [the encoder's own; of a decoder alone a twelfth of the dimensions]",
+    flag_values=FLAGS,
+)
+_CONTROLS = flags.DEFINE_list(
+    "controls",
+    None,
+    f"Control dictionaries, of {', '.join(measure.CONTROLS)}, or none.  [all that take minutes]",
+    flag_values=FLAGS,
+)
+_HELD_OUT = flags.DEFINE_boolean(
+    "held_out",
+    False,
+    "Sum the gap over the held-out documents alone, for SAEs that benchmarks.real.train_real trained on the others.",
+    flag_values=FLAGS,
+)
+_MAX_SAMPLES = flags.DEFINE_integer("max_samples", None, "Samples over which the gap is summed.  [all]", flag_values=FLAGS)
+_FRONT_SAMPLES = flags.DEFINE_integer("front_samples", 2_000, "Held-out samples that fronts are about.", flag_values=FLAGS)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the held-out documents and of the controls.", flag_values=FLAGS)
+_RESULTS_DIR = flags.DEFINE_string(
+    "results_dir", "results", "Where the folder of this measurement goes; gs:// and s3:// are buckets.", flag_values=FLAGS
+)
+cli.define_distributed(FLAGS)
+
+
+def main() -> None:
+    began = time.perf_counter()
+    folder, loaded, plan = cli.together(_read)
+    activations = plan.activations
+    try:
+        cli.compare(FLAGS)
+        rows = loaded + _run(plan, folder)
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    distributed.on_first(lambda: _tell(folder, rows, activations, began))
+
+
+def _read() -> tuple[pathlib.Path, list[results.Row], measure.Plan]:
+    """Where results go, how each SAE was read, and what is to be measured."""
+    folder = cli.folder("results_dir", _RESULTS_DIR.value) / measure.STUDY
+    try:
+        _check_flags()
+        activations = open_activations(_ACTIVATIONS.value or "", key=_KEY.value)
+        loaded, subjects = _subjects(activations)
+        plan = measure.Plan(
+            subjects,
+            activations,
+            lam=_LAM.value,
+            lam_fraction=_FRACTION.value,
+            l0=_MATCH.value,
+            controls=_controls(subjects[0], activations),
+            held_out=_HELD_OUT.value,
+            max_samples=_MAX_SAMPLES.value,
+            front_samples=_FRONT_SAMPLES.value,
+            seed=_SEED.value,
+        )
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    return folder, loaded, plan
+
+
+def _tell(folder: pathlib.Path, rows: Sequence[results.Row], activations: Activations, began: float) -> None:
+    """Writes the page and prints its tables."""
+    notes = {
+        "activations": f"{activations.num_samples:,} of {activations.input_dim} dimensions, "
+        f"{'split by documents' if activations.documents is not None else 'split in contiguous blocks'}, "
+        f"the gap over {'those held out' if _HELD_OUT.value else 'all'}",
+        "seconds": f"{time.perf_counter() - began:.0f}",
+        "peak memory": f"{devices.peak_memory():.1f} GiB",
+    }
+    command = f"{cli.COMMAND}measure_sae {shlex.join(sys.argv[1:])}"
+    sys.stdout.write(measurement_page.write(folder, rows, command, notes) + "\n")
+    page = buckets.name(folder / "report.html")
+    logging.info("%s; read %s", ", ".join(f"{name}: {note}" for name, note in notes.items()), page)
+
+
+def _run(plan: measure.Plan, folder: pathlib.Path) -> list[results.Row]:
+    """The rows of a plan; of one that cannot be, no new folder is left."""
+    with cli.leaving_nothing(folder):
+        store = distributed.on_first(lambda: results.Store(folder))
+        return measure.run(plan, store, progress.here() if distributed.is_first() else None)
+
+
+def _check_flags() -> None:
+    if not (_SAE.value or _DICTIONARY.value) or not _ACTIVATIONS.value:
+        raise cli.UsageError("there is nothing to measure; give --activations and --sae or --dictionary.")
+    given = [flag.name for flag in (_LAM, _FRACTION, _MATCH) if flag.value is not None]
+    if len(given) > 1:
+        raise cli.UsageError(f"--{given[0]} and --{given[1]} both set the weight; give one of them.")
+    for flag in (_LAM, _FRACTION, _MATCH):
+        if flag.value is not None and not 0 < flag.value < math.inf:
+            raise cli.UsageError(f"--{flag.name} must be a positive number, but it is {flag.value}.")
+    for flag in (_MAX_SAMPLES, _FRONT_SAMPLES):
+        if flag.value is not None and flag.value < 2:
+            raise cli.UsageError(f"--{flag.name} must be 2 or more, but it is {flag.value}.")
+    check_seed(_SEED.value)
+    wrong = set(_CONTROLS.value or ()) - {*measure.CONTROLS, "none"}
+    if wrong:
+        raise cli.UsageError(f"--controls has {min(wrong)!r}; choose from {', '.join(measure.CONTROLS)}, or none.")
+
+
+def _controls(first: measure.Subject, activations: Activations) -> tuple[str, ...]:
+    if _CONTROLS.value is not None:
+        return tuple(dict.fromkeys(name for name in _CONTROLS.value if name != "none"))
+    chosen = []
+    for name, kind in measure.CONTROLS.items():
+        if kind.work(activations.num_samples, first.input_dim, first.num_latents) > AFFORDABLE:
+            logging.info("%s would take hours at this width and is left out; name it in --controls to run it.", name)
+        elif kind.fewest(first.num_latents) > activations.split(seed=_SEED.value)[0].num_samples:
+            logging.info("there are too few activations for as many atoms; the control %s is left out.", name)
+        else:
+            chosen.append(name)
+    return tuple(chosen)
+
+
+def _subjects(activations: Activations) -> tuple[list[results.Row], list[measure.Subject]]:
+    """What is to be measured, and a row of each SAE that says how it was read."""
+    source = activations.split(seed=_SEED.value)[1] if _HELD_OUT.value else activations
+    looked_at = source.take(measure.spread(source.num_samples, LOOKED_AT))
+    measure.check_varies(looked_at)
+    rows, subjects = [], []
+    paths = [*_SAE.value, *_DICTIONARY.value]
+    names = dict(zip(paths, _names(paths), strict=True))
+    if len(names) < len(paths):
+        raise cli.UsageError("one path is given twice; name each SAE and each dictionary once.")
+    for path in _SAE.value:
+        row, subject = _sae(path, names[path], looked_at)
+        rows.append(row)
+        subjects.append(subject)
+    mean = activations.mean() if _DICTIONARY.value else None
+    for path in _DICTIONARY.value:
+        atoms = _read_dictionary(path, activations.input_dim)
+        subjects.append(measure.of_model(names[path], Model(jnp.asarray(atoms), jnp.asarray(mean))))
+    return rows, subjects
+
+
+def _sae(path: str, name: str, looked_at: np.ndarray) -> tuple[results.Row, measure.Subject]:
+    sae = load_sae(path)
+    if sae.input_dim != looked_at.shape[1]:
+        raise cli.UsageError(
+            f"{path} is an SAE of {sae.input_dim} dimensions, but the activations have {looked_at.shape[1]}; "
+            "give those of the layer that it was trained on."
+        )
+    found = load_report(sae, looked_at)
+    logging.info("%s, as loaded\n%s", name, found)
+    if not found.fvu <= WRONG:
+        raise cli.UsageError(
+            f"{path} leaves {found.fvu:.3g} of the variance of these activations unexplained, where their mean alone leaves 1: "
+            f"{'; '.join(doubt.rstrip('.') for doubt in found.suspicions)}."
+        )
+    kept = {column: getattr(found, column) for column in measurement_page.LOADED if column != "dictionary"}
+    row = {"kind": "load", "dictionary": name, **kept, "suspicions": list(found.suspicions)}
+    return row, measure.of_sae(name, sae)
+
+
+def _read_dictionary(path: str, input_dim: int) -> np.ndarray:
+    atoms = cli.read_matrix("dictionary", path)
+    if atoms.shape[0] != input_dim:
+        turned = "; it looks transposed, so give its transpose" if atoms.shape[1] == input_dim else "; give one of that layer"
+        raise cli.UsageError(
+            f"--dictionary {path} must be of shape ({input_dim}, num_latents), but it is {atoms.shape}{turned}."
+        )
+    return atoms
+
+
+def _names(paths: Sequence[str]) -> list[str]:
+    """A name for each path: its last part that is not the file of the weights, or as much of it as tells them apart.
+
+    A file of atoms is its own name, unless it is called `dictionary.npy`, as `train_real` calls one in its folder.
+    That of a control is no name for what is the user's own.
+    """
+    parts = [pathlib.Path(path).absolute() for path in paths]
+    alone = [path.suffix == ".npy" and path.name != DICTIONARY for path in parts]
+    parts = [
+        path.with_suffix("") if itself else path.parent if os.path.isfile(path) else path
+        for itself, path in zip(alone, parts, strict=True)
+    ]
+    for depth in range(1, max(len(path.parts) for path in parts) + 1):
+        names = ["/".join(path.parts[-depth:]) for path in parts]
+        if len(set(names)) == len(names) and not set(names) & set(measure.CONTROLS):
+            return names
+    return list(paths)
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)

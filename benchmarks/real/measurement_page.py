@@ -1,0 +1,155 @@
+"""What a measurement of one's own SAE leaves: summary.csv, figures, its page, and the same page as one self-contained file."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.report import pages, report
+from sae_gap import figures, measure
+from sae_gap.figures import tables
+from sae_gap.storage import files, results
+
+ABOUT = """
+Is it the encoder or the dictionary? The encoder's codes are held against the best codes on the very same dictionary, which a
+duality gap certifies, and the dictionary against cheap ones of the same width.
+
+FVU is the squared error over the squared distance of the activations from their mean, both summed over samples and dimensions
+in the activations' own units: 0 is perfect, 1 is the mean alone. At an equal number of latents the lasso itself reconstructs
+worse than an encoder that keeps its values, since the l1 norm shrinks them; least squares on the lasso's supports is what an
+encoder should be held against. A gap in the lasso's objective is split in what one scale of all codes removes, what better
+values on the encoder's own support remove, and what another support does.
+
+A better reconstruction is not better features: nothing here says what a latent means.
+"""
+RECONSTRUCTION = {
+    "dictionary": "dictionary",
+    "l0": "L0",
+    "fvu": "FVU, encoder",
+    "refit_fvu": "FVU, encoder refitted",
+    "at_l0": "at L0",
+    "front_fvu": "FVU, lasso",
+    "front_refit_fvu": "FVU, lasso refitted",
+    "fvu_ratio": "FVU / front",
+    "l0_ratio": "L0 / front",
+    "refit_fvu_ratio": "refitted FVU / front",
+    "certificate": "certificate",
+}
+GAP = {
+    "dictionary": "encoder",
+    "samples": "samples",
+    "lam": "λ",
+    "l0": "L0",
+    "optimum_l0": "L0 of the best",
+    "relative_gap": "relative gap",
+    "scale": "best scale",
+    "scale_share": "scale part",
+    "values_share": "values part",
+    "support_share": "support part",
+    "support_slack": "slack on the support",
+    "optimum_slack": "slack of the best",
+}
+SUPPORT = {
+    "dictionary": "encoder",
+    "jaccard": "Jaccard",
+    "precision": "precision",
+    "recall": "recall",
+    "fired_only": "fired, never best",
+    "used_only": "best, never fired",
+    "unused": "neither",
+}
+ATOMS = {
+    "dictionary": "dictionary",
+    "num_latents": "atoms",
+    "dead": "zero",
+    "duplicates": "nearly twice",
+    "coherence_median": "coherence, median",
+    "coherence_95": "95 %",
+    "agreement": "agreement with the first",
+}
+WORST = {"dictionary": "encoder", "index": "sample", "document": "document", "gap": "gap", "relative_gap": "relative gap"}
+LOADED = {
+    "dictionary": "SAE",
+    "library": "library",
+    "architecture": "architecture",
+    "normalisation": "normalisation",
+    "fvu": "FVU",
+    "l0": "L0",
+    "dead": "dead latents",
+}
+
+
+def write(folder: pathlib.Path, rows: Sequence[results.Row], command: str, notes: Mapping[str, str]) -> str:
+    """Writes all files of a measurement but its rows, in place of those of an earlier one.
+
+    Args:
+      folder: where to.
+      rows: of the measurement, and those of kind "load".
+      command: what was run.
+      notes: what a reader should know of the run.
+
+    Returns:
+      The tables, to print.
+    """
+    for pattern in ("*.png", "*.pdf", "summary.csv", "README.md", pages.FILE, "report.html"):
+        for path in folder.glob(pattern):
+            path.unlink()
+    fronts, gaps, atoms = measure.front_lines(rows), measure.gap_lines(rows), measure.atom_lines(rows)
+    loaded = [row for row in rows if row["kind"] == "load"]
+    # What both measure is of held-out samples in the one and of all in the other.
+    shared = {name for line in fronts for name in line} - {"dictionary"}
+    renamed = [{f"gap_{name}" if name in shared else name: value for name, value in line.items()} for line in gaps]
+    tables.write_table(folder / "summary.csv", _joined(fronts, renamed, atoms))
+    drawn = []
+    for stem, figure in (
+        ("front", figures.front(rows)),
+        ("gap_parts", figures.gap_parts(_told(gaps, rows))),
+        ("coherence", figures.coherence(rows)),
+    ):
+        if figure is not None:
+            path, _ = figures.save(figure, folder / stem)
+            drawn.append(pages.Figure(path.name, figure.get_label()))
+    named = {
+        "Reconstruction on held-out activations": (RECONSTRUCTION, fronts),
+        "The gap and its parts, as shares of the best objective": (GAP, [line for line in gaps if "gap" in line]),
+        "Supports: the encoder's beside the best": (SUPPORT, [line for line in gaps if "gap" in line]),
+        "Atoms": (ATOMS, atoms),
+        "Samples of the largest gaps": (WORST, measure.worst_lines(rows)),
+        "As loaded": (LOADED, loaded),
+    }
+    shown = [_table(title, columns, lines) for title, (columns, lines) in named.items() if lines]
+    finding = ". ".join(pages.first_sentence(figure.caption).rstrip(".").partition(": ")[0] for figure in drawn[:2]) + "."
+    told = dict(notes) | {
+        f"{row['dictionary']}: {number}": text for row in loaded for number, text in enumerate(row["suspicions"], 1)
+    }
+    pages.write(folder, pages.Page(measure.STUDY, "Your own SAE", ABOUT, command, finding, drawn, shown, told))
+    files.write_atomically(folder / "report.html", report.render(report.collect(folder)).encode())
+    return "\n\n".join(
+        f"{title}\n{tables.format_table(table, columns)}" for title, columns, table in shown if title != "As loaded"
+    )
+
+
+def _table(title: str, columns: Mapping[str, str], lines: Sequence[Mapping[str, Any]]) -> pages.Table:
+    """Numbers that are not counts get their decimals by `_mean`, as means over seeds have."""
+    real = {name for name in columns if any(isinstance(line.get(name), float) for line in lines)}
+    shown = [
+        {f"{name}_mean" if name in real else name: line.get(name) for name in columns if any(name in line for line in lines)}
+        for line in lines
+    ]
+    kept = {name: heading for name, heading in columns.items() if any(line.get(name) is not None for line in lines)}
+    return pages.Table(title, kept, shown)
+
+
+def _told(lines: Sequence[results.Row], rows: Sequence[results.Row]) -> list[results.Row]:
+    """Lines with the sizes that figures tell."""
+    sizes = {row["dictionary"]: {name: row.get(name) for name in ("input_dim", "seed")} for row in rows if row["kind"] == "gap"}
+    return [line | sizes[line["dictionary"]] for line in lines]
+
+
+def _joined(*tables_of_lines: Sequence[results.Row]) -> list[results.Row]:
+    """One line for each dictionary, with the columns of all."""
+    found: dict[str, results.Row] = {}
+    for lines in tables_of_lines:
+        for line in lines:
+            found.setdefault(line["dictionary"], {}).update(line)
+    columns = dict.fromkeys(name for line in found.values() for name in line)
+    return [{name: line.get(name) for name in columns} for line in found.values()]

@@ -1,0 +1,1 @@
+"""Pages of results, and how they agree with the published ones."""

@@ -1,0 +1,1 @@
+"""How fast solvers and learners are, beside other libraries."""

@@ -1,0 +1,156 @@
+"""The problems that coders are timed on: signals and a dictionary of some world, and a weight."""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from benchmarks import cli
+from sae_gap.core.types import Setting
+
+
+class Files(NamedTuple):
+    """The user's own arrays: activations `(n, input_dim)` and a dictionary `(input_dim, num_latents)`."""
+
+    activations: np.ndarray
+    dictionary: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One problem: signals of some world, and a weight.
+
+    Args:
+      num_latents: atoms.
+      sparsity: atoms that each signal is made of; of no matter with the user's own.
+      num_samples: signals.
+      lam: weight of the l1 norm.
+      world: `paper`, independent Gaussian atoms; `coherent`, see `coherent`; or `own`, the user's files.
+      input_dim: dimensions; None takes the paper's.
+      lam_fraction: weight as a fraction of the median λ_max of the signals, instead of `lam`.
+    """
+
+    num_latents: int
+    sparsity: int
+    num_samples: int
+    lam: float
+    world: str = "paper"
+    input_dim: int | None = None
+    lam_fraction: float | None = None
+
+
+class Problem(NamedTuple):
+    """What a coder is given.
+
+    Attributes:
+      signals: `(n, input_dim)`, float32.
+      dictionary: `(input_dim, num_latents)`, float32, atoms of unit norm as columns.
+      lam: weight of the l1 norm.
+      sparsity: atoms that each signal is made of; 0 where nobody knows.
+    """
+
+    signals: np.ndarray
+    dictionary: np.ndarray
+    lam: float
+    sparsity: int
+
+    def first(self, count: int) -> "Problem":
+        """The same problem of fewer signals."""
+        return self._replace(signals=self.signals[:count])
+
+
+def cells(axes: dict[str, tuple]) -> list[Cell]:
+    """The base, made of the first value of each axis, and every cell that differs from it in one axis."""
+    base = Cell(**{name: values[0] for name, values in axes.items()})
+    others = (dataclasses.replace(base, **{name: value}) for name, values in axes.items() for value in values[1:])
+    return [base, *others]
+
+
+def draw(cell: Cell, files: Files | None = None) -> Problem:
+    """The problem of a cell, with a fraction of λ_max turned into a weight.
+
+    Args:
+      cell: what to draw.
+      files: what `world="own"` is made of.
+
+    Raises:
+      UsageError: at the weight every code is zero.
+    """
+    signals, dictionary = own(cell, files) if files else WORLDS[cell.world](cell)
+    lam, tops = cell.lam, _lambda_max(signals, dictionary)
+    if cell.lam_fraction is not None:
+        lam = cell.lam_fraction * float(np.median(tops))
+    if lam >= tops.max():
+        given = "--lam" if cell.lam_fraction is None else "--lam_fraction"
+        raise cli.UsageError(
+            f"λ = {lam:.3g} is not below {tops.max():.3g}, the largest λ_max of the samples, and leaves no code; lower {given}."
+        )
+    return Problem(signals, dictionary, lam, cell.sparsity)
+
+
+def _lambda_max(signals: np.ndarray, dictionary: np.ndarray) -> np.ndarray:
+    """The weight at which each signal's code vanishes, a few signals at a time."""
+    return np.concatenate([(signals[start : start + 100] @ dictionary).max(axis=1) for start in range(0, len(signals), 100)])
+
+
+def paper(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+    """Signals and dictionary of the paper's model; codes are drawn without storing a matrix of them."""
+    input_dim = cell.input_dim or Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples)).input_dim
+    assert input_dim is not None  # Setting fills it in.
+    rng = np.random.default_rng(0)
+    atoms = rng.standard_normal((cell.num_latents, input_dim), dtype=np.float32)
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    active = [rng.choice(cell.num_latents, cell.sparsity, replace=False) for _ in range(cell.num_samples)]
+    signals = np.stack([rng.uniform(size=cell.sparsity).astype(np.float32) @ atoms[chosen] for chosen in active])
+    return signals, np.ascontiguousarray(atoms.T)
+
+
+def coherent(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+    """Signals and dictionary in the manner of a trained SAE: atoms in clusters of 16, two of a cluster at a cosine of about .5.
+
+    An atom is `N(0, I)` plus its cluster's own `N(0, I)`, of unit norm; a signal has `sparsity` atoms at random with
+    exponential codes, 5 % of noise, and unit norm.
+    """
+    rng = np.random.default_rng(0)
+    input_dim = cell.input_dim or max(1, cell.num_latents // 8)
+    centres = rng.standard_normal((-(-cell.num_latents // 16), input_dim), dtype=np.float32)
+    atoms = np.repeat(centres, 16, axis=0)[: cell.num_latents]
+    atoms = atoms + rng.standard_normal(atoms.shape, dtype=np.float32)
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    active = [rng.choice(cell.num_latents, cell.sparsity, replace=False) for _ in range(cell.num_samples)]
+    signals = np.stack([rng.exponential(size=cell.sparsity) @ atoms[chosen] for chosen in active])
+    noise = rng.standard_normal(signals.shape)
+    signals /= np.linalg.norm(signals, axis=1, keepdims=True)
+    signals += 0.05 * noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    signals /= np.linalg.norm(signals, axis=1, keepdims=True)
+    return signals.astype(np.float32), np.ascontiguousarray(atoms.T)
+
+
+WORLDS = {"paper": paper, "coherent": coherent}
+
+
+def own(cell: Cell, files: Files) -> tuple[np.ndarray, np.ndarray]:
+    """The first of the user's activations, and the atoms of the user's dictionary at unit norm."""
+    norms = np.linalg.norm(files.dictionary, axis=0)
+    return files.activations[: cell.num_samples], np.ascontiguousarray(files.dictionary / norms)
+
+
+def load(activations: str, dictionary: str) -> Files:
+    """Reads the two .npy files that --activations and --dictionary name.
+
+    Raises:
+      UsageError: a file cannot be read, does not fit the other, or has an atom of zeros.
+    """
+    files = Files(cli.read_matrix("activations", activations), cli.read_matrix("dictionary", dictionary))
+    if files.activations.shape[1] != files.dictionary.shape[0]:
+        raise cli.UsageError(
+            f"--activations has rows of {files.activations.shape[1]} numbers and --dictionary columns of "
+            f"{files.dictionary.shape[0]}; give activations (n, input_dim) and a dictionary (input_dim, num_latents)."
+        )
+    zeros = int(np.sum(~files.dictionary.any(axis=0)))
+    if zeros:
+        raise cli.UsageError(f"--dictionary has {zeros} columns of zeros; remove them.")
+    return files
+
+
+__all__ = ["WORLDS", "Cell", "Files", "Problem", "cells", "coherent", "draw", "load", "own", "paper"]

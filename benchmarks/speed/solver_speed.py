@@ -1,0 +1,306 @@
+"""How fast the sparse coder is, beside every peer that is installed: seconds, and the accuracy they bought.
+
+All solvers (`coders`) get the same float32 arrays in the same process, one after the other in every repeat, so that
+a slow spell of the machine falls on all alike; compilation is apart. Every code is scored in float64 by its objective and its
+duality gap (`scores`); a greedy coder, which does not minimise the lasso, by its error and L0 alone. The first value
+of each list is the base, and the other values vary one at a time (`problems`). Writes rows.jsonl, summary.csv and a
+figure of time against accuracy at the base under <results_dir>/solver_speed/, and prints the table.
+
+  python -m sae_gap solver_speed --num_latents=1000,100,10000 --lam=0.1,0.01
+  python -m sae_gap solver_speed --num_latents=1000000 --num_samples=100 --solvers=working_set
+  python -m sae_gap solver_speed --world=coherent --num_latents=6144 --sparsity=40 --num_samples=200 --lam_fraction=.2,.05
+  python -m sae_gap solver_speed --dictionary=DICTIONARY.npy --activations=ACTIVATIONS.npy --num_samples=64
+"""
+
+import dataclasses
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from benchmarks import cli
+from benchmarks.real import scores
+from benchmarks.speed import problems
+from benchmarks.speed.coders import CODERS, OURS, TARGET, Coder, Run, codes_of
+from benchmarks.speed.problems import Cell, Files, Problem
+from sae_gap import figures
+from sae_gap.core.types import Setting
+from sae_gap.figures import tables
+from sae_gap.runtime import devices
+from sae_gap.storage import results
+
+NAME = "solver_speed"
+PROBE = 20
+COLUMNS = (
+    *("world", *results.CELL, "lam", "lam_fraction", "input_dim", "method", "effort"),
+    *("seconds", "seconds_median", "num_timed"),
+    *("samples_per_second", "ratio_to_spams", "ratio_to_certified", "ratio_to_product", "objective", "suboptimality"),
+    *("relative_gap_max", "relative_gap_median", "share_certified", "relative_error", "l0"),
+)
+HEADINGS = {
+    "num_latents": "latents",
+    "sparsity": "k",
+    "num_samples": "samples",
+    "lam": "λ",
+    "method": "solver",
+    "seconds": "seconds",
+    "samples_per_second": "samples/s",
+    "ratio_to_spams": "/ SPAMS",
+    "ratio_to_certified": "/ SPAMS certified",
+    "ratio_to_product": "/ product",
+    "relative_gap_max": "max gap",
+    "share_certified": "certified",
+    "relative_error": "error",
+    "l0": "L0",
+}
+
+FLAGS = flags.FlagValues()
+_NUM_LATENTS = flags.DEFINE_list("num_latents", ["1000", "100", "10000"], "Numbers of latents.", flag_values=FLAGS)
+_SPARSITY = flags.DEFINE_list(
+    "sparsity", ["10", "2", "5", "20", "50", "100"], "Numbers of active latents a sample.", flag_values=FLAGS
+)
+_NUM_SAMPLES = flags.DEFINE_list("num_samples", ["2500", "1", "100"], "Numbers of samples coded at once.", flag_values=FLAGS)
+_LAM = flags.DEFINE_list("lam", ["0.1", "0.001", "0.01", "0.5"], "Weights of the l1 norm.", flag_values=FLAGS)
+_SOLVERS = flags.DEFINE_list("solvers", list(CODERS), "Solvers to time.", flag_values=FLAGS)
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Repeats, of which the fastest counts.", lower_bound=1, flag_values=FLAGS)
+_BUDGET = flags.DEFINE_float(
+    "max_seconds", 10.0, "A peer that would take longer on a cell is skipped.", lower_bound=0.0, flag_values=FLAGS
+)
+_WORLD = flags.DEFINE_enum(
+    "world", "paper", ["paper", "coherent"], "Atoms: independent, or in clusters at a cosine of about .5.", flag_values=FLAGS
+)
+_INPUT_DIM = flags.DEFINE_integer(
+    "input_dim", None, "Dimensions; by default those of the world.", lower_bound=1, flag_values=FLAGS
+)
+_FRACTION = flags.DEFINE_list(
+    "lam_fraction", [], "Weights as fractions of the median λ_max of the signals, instead of --lam.", flag_values=FLAGS
+)
+_DICTIONARY = flags.DEFINE_string(
+    "dictionary", None, "An .npy file (input_dim, num_latents) of your own, with --activations.", flag_values=FLAGS
+)
+_ACTIVATIONS = flags.DEFINE_string(
+    "activations", None, "An .npy file (n, input_dim) of your own, with --dictionary.", flag_values=FLAGS
+)
+_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
+
+
+def timed(coder: Coder, problem: Problem) -> Problem:
+    """The part of a problem that a coder is timed on."""
+    return problem if coder.at_most is None else problem.first(coder.at_most)
+
+
+def expect(coder: Coder, problem: Problem, effort: float, max_seconds: float) -> float:
+    """Seconds that a run will take, from runs on few samples."""
+    times = []
+    for count in (PROBE, 2 * PROBE):
+        probe = coder.prepare(problem.first(count), effort)
+        probe()
+        began = time.perf_counter()
+        probe()
+        times.append(time.perf_counter() - began)
+        if times[0] * max(1, len(problem.signals) / PROBE) <= max_seconds:
+            break
+    # What does not grow with the samples, such as a Gram matrix, is told apart by the second, where it matters.
+    slope = (times[-1] - times[0] if len(times) > 1 else times[0]) / PROBE
+    return times[0] + max(slope, 0) * max(0, len(problem.signals) - PROBE)
+
+
+def prepare(problem: Problem, names: Sequence[str], max_seconds: float) -> tuple[dict[tuple[str, float], Run], list[str]]:
+    """What is to be timed, by solver and effort, and a sentence for each solver that is not, with the reason."""
+    runs: dict[tuple[str, float], Run] = {}
+    skipped = []
+    for name in names:
+        coder = CODERS[name]
+        part = timed(coder, problem)
+        for effort in coder.efforts:
+            try:
+                run = coder.prepare(part, effort)
+                expected = 0.0 if name == OURS else expect(coder, part, effort, max_seconds)
+            except ImportError as error:
+                skipped.append(f"{name} skipped: {error.name} is not installed")
+                break
+            except ValueError as error:
+                skipped.append(f"{name} skipped: {error}")
+                break
+            if expected > max_seconds:
+                rest = f"{problem.signals.shape[1]} x {problem.dictionary.shape[1]}, λ = {problem.lam:.3g}"
+                skipped.append(f"{name} skipped at {len(part.signals)} samples, {rest}: about {expected:.0f} s a run")
+                break
+            runs[name, effort] = run
+    return runs, skipped
+
+
+def assess(problem: Problem, codes: np.ndarray, *, lasso: bool) -> dict[str, Any]:
+    """What the codes of the first signals are worth; those of the lasso with `value` and `gap` of every one of them."""
+    part = problem.first(len(codes))
+    rest = part.signals - codes.astype(np.float64) @ part.dictionary.T
+    found: dict[str, Any] = {
+        "relative_error": float(np.mean((rest**2).sum(axis=1) / np.maximum((part.signals**2).sum(axis=1), 1e-300))),
+        "l0": float((codes != 0).sum(axis=1).mean()),
+    }
+    if not lasso:
+        return found
+    value, gap = scores.score(part.signals, part.dictionary, codes, part.lam)
+    shares = scores.relative(value, gap)
+    return found | {
+        "value": value,
+        "objective": float(value.mean()),
+        "relative_gap_max": float(shares.max()),
+        "relative_gap_median": float(np.median(shares)),
+        "share_certified": float(np.mean(shares <= TARGET)),
+    }
+
+
+def measure(
+    cell: Cell, names: Sequence[str], repeats: int, max_seconds: float, files: Files | None = None
+) -> tuple[list[dict], list[str]]:
+    """Time and score every solver at every effort on one cell; also says what was skipped, and why.
+
+    Seconds of a solver that takes one signal at a time and was timed on `num_timed` of them are those of all, in proportion.
+    """
+    problem = problems.draw(cell, files)
+    num_samples = len(problem.signals)
+    runs, skipped = prepare(problem, names, max_seconds)
+    floor = jax.jit(lambda y, d: y @ d)
+    arrays = jnp.asarray(problem.signals), jnp.asarray(problem.dictionary)
+    runs["product", 0] = lambda: jax.block_until_ready(floor(*arrays))
+    codes = {key: codes_of(run()) for key, run in runs.items()}
+    seconds: dict[tuple[str, float], list[float]] = {key: [] for key in runs}
+    for _ in range(repeats):
+        for key, run in runs.items():
+            began = time.perf_counter()
+            run()
+            seconds[key].append((time.perf_counter() - began) * num_samples / len(codes[key]))
+    floor_seconds = min(seconds.pop(("product", 0)))
+    found = {(name, effort): assess(problem, codes[name, effort], lasso=CODERS[name].lasso) for name, effort in seconds}
+    values = {key: line.pop("value") for key, line in found.items() if "value" in line}
+    best = np.full(num_samples, np.inf)
+    for value in values.values():
+        best[: len(value)] = np.minimum(best[: len(value)], value)
+    spans = {"ratio_to_spams": ("spams", 0), "ratio_to_certified": ("spams_certified", TARGET)}
+    rows = []
+    for (name, effort), times in seconds.items():
+        row = {
+            "study": NAME,
+            "method": name,
+            "effort": effort,
+            "seed": 0,
+            **dataclasses.asdict(cell),
+            "lam": problem.lam,
+            "input_dim": problem.signals.shape[1],
+            "num_samples": num_samples,
+            "num_latents": problem.dictionary.shape[1],
+            "num_timed": len(codes[name, effort]),
+            "seconds": min(times),
+            "seconds_median": statistics.median(times),
+            "samples_per_second": num_samples / min(times),
+            **{ratio: min(times) / min(seconds[key]) for ratio, key in spans.items() if key in seconds},
+            "ratio_to_product": min(times) / floor_seconds,
+            **found[name, effort],
+        }
+        if (name, effort) in values:
+            value = values[name, effort]
+            least = best[: len(value)]
+            row["suboptimality"] = float(((value - least) / np.maximum(least, 1e-300)).max())
+        rows.append(row)
+    return rows, skipped
+
+
+def _numbers(name: str, values: list[str]) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(value) for value in values)
+    except ValueError:
+        raise cli.UsageError(f"--{name} must list numbers, such as 0.1,0.01, but it is {','.join(values)!r}.") from None
+    if not all(0 < value < float("inf") for value in numbers):
+        raise cli.UsageError(f"--{name} must list positive numbers, but it is {','.join(values)!r}.")
+    return numbers
+
+
+def _files() -> Files | None:
+    if (_DICTIONARY.value is None) != (_ACTIVATIONS.value is None):
+        raise cli.UsageError("--dictionary and --activations go together; give both or neither.")
+    if _DICTIONARY.value is None or _ACTIVATIONS.value is None:
+        return None
+    return problems.load(_ACTIVATIONS.value, _DICTIONARY.value)
+
+
+def _grid(files: Files | None) -> list[Cell]:
+    """The cells that the flags ask for."""
+    lams, fractions = _numbers("lam", _LAM.value), _numbers("lam_fraction", _FRACTION.value)
+    if not lams:
+        raise cli.UsageError("--lam must list positive numbers, but it is ''.")
+    axes: dict[str, tuple] = {
+        "num_latents": cli.parse_integers("num_latents", _NUM_LATENTS.value),
+        "sparsity": cli.parse_integers("sparsity", _SPARSITY.value),
+        "num_samples": cli.parse_integers("num_samples", _NUM_SAMPLES.value),
+        **({"lam": (0.0,), "lam_fraction": fractions} if fractions else {"lam": lams}),
+    }
+    if min(axes["num_samples"]) < 1:
+        raise cli.UsageError("--num_samples must list numbers of 1 or more.")
+    if files is not None:
+        axes |= {"num_latents": (files.dictionary.shape[1],), "sparsity": (0,), "world": ("own",)}
+        return problems.cells(axes)
+    grid = problems.cells(axes | {"world": (_WORLD.value,), "input_dim": (_INPUT_DIM.value,)})
+    try:
+        for cell in grid:
+            Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples))
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    return grid
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Every solver at the last of its efforts."""
+
+    def cell(row, name):
+        return f"{row[name]:.3g}" if isinstance(row.get(name), float) else row.get(name)
+
+    shown = [row for row in rows if row["effort"] == CODERS[row["method"]].efforts[-1]]
+    return tables.format_table([{name: cell(row, name) for name in HEADINGS} for row in shown], HEADINGS)
+
+
+def _measure_all(grid: Sequence[Cell], store: results.Store, files: Files | None) -> tuple[list[dict], list[str], list[dict]]:
+    """The rows of all cells, notes of what was skipped, and the rows of the first cell."""
+    provenance = results.provenance() | {"device": devices.describe()}
+    rows: list[dict] = []
+    notes: list[str] = []
+    base: list[dict] = []
+    for cell in grid:
+        new, skipped = measure(cell, _SOLVERS.value, _REPEATS.value, _BUDGET.value, files)
+        new = [row | provenance for row in new]
+        identity = results.key({"rows": new})
+        store.append([row | {"key": results.key(row), "job": identity} for row in new])
+        rows += new
+        base = base or new
+        notes += [note for note in skipped if note not in notes]
+    return rows, notes, base
+
+
+def main() -> None:
+    unknown = sorted(set(_SOLVERS.value) - set(CODERS))
+    if unknown or not _SOLVERS.value:
+        raise cli.UsageError(f"--solvers must list some of {', '.join(CODERS)}, but it is {','.join(_SOLVERS.value)!r}.")
+    files = _files()
+    grid = _grid(files)
+    folder = cli.folder("results_dir", _RESULTS_DIR.value) / NAME
+    with cli.leaving_nothing(folder):
+        try:
+            store = results.Store(folder)
+        except ValueError as error:
+            raise cli.UsageError(str(error)) from error
+        rows, notes, base = _measure_all(grid, store, files)
+    tables.write_table(store.directory / "summary.csv", [{name: row.get(name) for name in COLUMNS} for row in rows])
+    figure = figures.gap_by_seconds(base)
+    if figure is not None:
+        figures.save(figure, store.directory / "time_accuracy")
+    sys.stdout.write(_table(rows) + "\n" + "".join(f"{note}\n" for note in notes))
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)

@@ -1,0 +1,1 @@
+"""The studies, one file each: a file that is dropped in is found."""

@@ -1,0 +1,32 @@
+"""The headline benchmark: is it the encoder or the dictionary?
+
+Trains every method on the paper's setting, or on a file of activations, and measures how much of each SAE's distance to the
+oracle its dictionary holds and how much its encoder, with a certificate for every optimum it compares with. Writes rows,
+summary.csv, figures and a page under <results_dir>/amortisation_gap/ and prints the tables.
+
+  python -m sae_gap amortisation_gap --preset=quick
+  python -m sae_gap amortisation_gap --data=activations.npz --num_latents=512 --sparsity=16
+"""
+
+from benchmarks.harness import drawings, methods
+from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Drawing, Preset
+from sae_gap.storage.results import CELL
+
+
+def _methods(source, p):
+    kinds = (methods.own, methods.support, methods.frozen, methods.refined)
+    saes = [make(name, source, p) for make in kinds for name in methods.SAES]
+    return [methods.probe(), *saes, *methods.learned(p), methods.oracle(p)]
+
+
+BENCH = Bench(
+    "amortisation_gap",
+    __doc__,
+    _methods,
+    {"smoke": SMOKE, "quick": Preset(), "paper": Preset(num_latents=WIDTHS)},
+    figures=drawings.stairs() | drawings.cosines() | {"recovery": Drawing(drawings.recovery, CELL)},
+    parts=True,
+)
+
+if __name__ == "__main__":
+    BENCH.run()

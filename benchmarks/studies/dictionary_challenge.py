@@ -1,0 +1,77 @@
+"""Which learner recovers the true dictionary, from how many samples and in how many seconds?
+
+Trains dictionary learners, SAEs and learners of other libraries on the same samples, and infers with the certified lasso on
+whatever each has learned, SAEs included: what is told is the dictionary's own worth, and no encoder's. SAEs have their tuned
+options; matching pursuit's codes here are non-negative like all others. Writes rows, summary.csv, figures and a page under
+<results_dir>/dictionary_challenge/ and prints the table.
+
+  python -m sae_gap dictionary_challenge --num_latents=1000 --methods=online_dl,spams,fista_oracle
+  python -m sae_gap dictionary_challenge --num_latents=1000,2000 --num_samples=20000,100000 --stream --noise_db=20
+"""
+
+from benchmarks.harness import drawings, methods, peers
+from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Drawing, Preset
+from sae_gap.metrics import METRICS
+from sae_gap.metrics.metric import Inferred
+from sae_gap.storage.results import CELL
+from sae_gap.study import catalogue
+
+
+def samples_seen(inferred: Inferred) -> dict[str, float]:
+    """The number of different samples that there were to learn from."""
+    return {"samples_seen": len(inferred.task.train.signals)}
+
+
+def _methods(source, p):
+    rivals = [peers.SpamsTrainDL(p.weight, **p.peer_options), peers.SklearnMiniBatch(p.weight, **p.peer_options)]
+    saes = [methods.tuned(name, source, p) for name in catalogue.RECIPES]
+    return [
+        *methods.learned(p)[::-1],
+        methods.families(p),
+        *(methods.coded(learner.name, "peer", learner, p) for learner in rivals),
+        *(methods.coded(f"sae_{learner.name}", "sae", learner, p) for learner in saes),
+        methods.oracle(p),
+    ]
+
+
+BENCH = Bench(
+    "dictionary_challenge",
+    __doc__,
+    _methods,
+    {"smoke": SMOKE, "quick": Preset(), "paper": Preset(num_latents=WIDTHS)},
+    figures={
+        "recovery_by_seconds": Drawing(drawings.by_seconds, (*CELL, "noise_db")),
+        "recovery_by_samples": Drawing(drawings.by_samples, ("sparsity", "noise_db")),
+    },
+    tables={
+        "Dictionaries": {
+            "cosine": "cosine",
+            "close": "cos > .9",
+            "mcc_id": "MCC ID",
+            "mcc_ood": "MCC OOD",
+            "mcc_paper_id": "MCC paper ID",
+            "mcc_paper_ood": "MCC paper OOD",
+            "support_f1_id": "F1 ID",
+            "support_f1_ood": "F1 OOD",
+            "samples_seen": "samples seen",
+            "fit_seconds": "fit s",
+        }
+    },
+    metrics=(*METRICS, samples_seen),
+    timed=True,
+    slow=(
+        "online_dl_families",
+        "spams",
+        "sklearn",
+        *(f"sae_{name}" for name in ("jumprelu", "mp", "matryoshka", "lista_matryoshka", "gated")),
+    ),
+    without=("data",),
+    extra={
+        "visits": "Samples that online_dl codes for each latent; more find a harder dictionary.",
+        "sae_steps": "Gradient steps of an SAE, rounded up to whole epochs.",
+        "peer_steps": "Minibatches of spams and sklearn; by default each one's own.",
+    },
+)
+
+if __name__ == "__main__":
+    BENCH.run()

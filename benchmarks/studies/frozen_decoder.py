@@ -1,0 +1,40 @@
+"""How far does better inference bring each SAE on the dictionary that it has?
+
+Each SAE with its own codes, with the best values on their support, and with the best codes on its dictionary, found from zero
+and from its own; beside them the probe, dictionary learning and the oracle, at 50 to 10,000 latents.
+
+  python -m sae_gap frozen_decoder
+  python -m sae_gap frozen_decoder --preset=paper --protocol=paper --num_latents=50,100,500,1000
+"""
+
+import dataclasses
+
+from benchmarks.harness import drawings, methods
+from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Preset
+
+
+def _methods(source, p):
+    saes = [
+        make(name, source, p)
+        for make in (methods.own, methods.support, methods.frozen, methods.refined)
+        for name in methods.SAES
+    ]
+    return [methods.probe(), *saes, *methods.learned(p), methods.softplus_adam(p), methods.oracle(p)]
+
+
+BENCH = Bench(
+    "frozen_decoder",
+    __doc__,
+    _methods,
+    {
+        "smoke": dataclasses.replace(SMOKE, num_latents=(20, 30)),
+        "quick": Preset(num_latents=(50, 100)),
+        "paper": Preset(num_latents=WIDTHS),
+    },
+    figures=drawings.stairs() | drawings.inference_along("num_latents", style="inference"),
+    parts=True,
+    slow=("softplus_adam",),
+)
+
+if __name__ == "__main__":
+    BENCH.run()

@@ -1,0 +1,45 @@
+"""Does an SAE find which concepts are on, and is it the values or the support that it gets wrong?
+
+Each SAE with its own codes, with the best values on their support (of the lasso, and by least squares as published), and with
+the best codes on its dictionary, beside the oracle: precision, recall and F1 of the supports through the matched atoms.
+
+  python -m sae_gap support_recovery
+  python -m sae_gap support_recovery --preset=paper --protocol=paper --num_latents=50,100,500,1000
+"""
+
+import dataclasses
+
+from benchmarks.harness import drawings, methods
+from benchmarks.harness.bench import INFERENCE, RECOVERY, SMOKE, WIDTHS, Bench, Preset
+
+SUPPORT = {
+    **{
+        f"support_{name}_{split}": f"{name} {split.upper()}"
+        for name in ("precision", "recall", "f1")
+        for split in ("id", "ood")
+    },
+    "support_l0_id": "L0 ID",
+}
+
+
+def _methods(source, p):
+    kinds = (methods.own, methods.support, methods.least_squares, methods.frozen)
+    return [*(make(name, source, p) for make in kinds for name in methods.SAES), methods.oracle(p)]
+
+
+BENCH = Bench(
+    "support_recovery",
+    __doc__,
+    _methods,
+    {
+        "smoke": dataclasses.replace(SMOKE, num_latents=(20, 30)),
+        "quick": Preset(num_latents=(50, 100)),
+        "paper": Preset(num_latents=WIDTHS),
+    },
+    figures=drawings.stairs("support_f1_ood") | drawings.inference_along("num_latents", "support_f1_ood", style="inference"),
+    tables={"Supports": SUPPORT, "Recovery": RECOVERY, "Inference on ID": INFERENCE},
+    parts=True,
+)
+
+if __name__ == "__main__":
+    BENCH.run()

@@ -1,0 +1,29 @@
+"""How does recovery fall as concepts crowd the signal?
+
+Every method at 50 to 10,000 latents, ten of them active, in the dimension that compressed sensing asks for. The oracle stays at
+the top at every size; what falls is what must learn its dictionary.
+
+  python -m sae_gap vary_latents
+  python -m sae_gap vary_latents --preset=paper --seeds=0 --methods=linear_probe,sae_topk,online_dl,fista_oracle
+"""
+
+import dataclasses
+
+from benchmarks.harness import drawings, methods
+from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Preset
+
+BENCH = Bench(
+    "vary_latents",
+    __doc__,
+    methods.everything,
+    {
+        "smoke": dataclasses.replace(SMOKE, num_latents=(20, 30)),
+        "quick": Preset(num_latents=(50, 100)),
+        "paper": Preset(num_latents=WIDTHS),
+    },
+    figures=drawings.recovery_along("num_latents"),
+    slow=("softplus_adam",),
+)
+
+if __name__ == "__main__":
+    BENCH.run()

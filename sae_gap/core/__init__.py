@@ -1,0 +1,1 @@
+"""The nouns and the mathematics that everything else is built on."""

@@ -1,0 +1,189 @@
+"""Codes of very many latents, of which few are ever active: held by their active columns, since all others are zero."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+import scipy.sparse
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from sae_gap.core.checks import check_unmasked
+
+# Codes of more latents are held by their active columns: those of 1,000 samples of a million latents would take 4 gigabytes.
+DENSE_LATENTS = 20_000
+# Codes of fewer latents are held by their non-zeros where there are more numbers than this: those of 100,000 samples of 16,384
+# latents would take 6 gigabytes.
+DENSE_NUMBERS = 2**28
+
+
+class Codes(eqx.Module):
+    """Codes `z`, (n, num_latents), as `z[:, latents] = values` and 0 elsewhere. Nothing is rounded away.
+
+    Attributes:
+      values: the active columns, (n, active); at least one, so that it is a matrix as any other.
+      latents: which they are, (active,), ascending.
+      num_latents: the width of the codes, all columns counted.
+
+    Raises:
+      ValueError: `latents` are not ascending indices below `num_latents`, one for each column of `values`.
+    """
+
+    values: Float[Array, "n active"] | Float[np.ndarray, "n active"]
+    latents: Int[Array, " active"] | Int[np.ndarray, " active"]
+    num_latents: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        latents = np.asarray(self.latents)
+        if latents.ndim != 1 or not latents.size or np.shape(self.values)[1:] != latents.shape:
+            raise ValueError(
+                f"codes must have one latent for each column, at least one, but their values are {np.shape(self.values)} and "
+                f"their latents {latents.shape}."
+            )
+        if latents[0] < 0 or latents[-1] >= self.num_latents or np.any(np.diff(latents) <= 0):
+            raise ValueError(f"latents must be ascending indices below {self.num_latents}; sort them, each once.")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, num_latents), as of the dense codes."""
+        return self.values.shape[0], self.num_latents
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of the values."""
+        return self.values.dtype
+
+    def __len__(self) -> int:
+        return self.values.shape[0]
+
+    def __getitem__(self, place: Any) -> Any:
+        """`codes[rows]`, the codes of a slice of samples, or `codes[:, latent]`, one column, (n,)."""
+        if isinstance(place, slice):
+            return _compact(np.asarray(self.values)[place], np.asarray(self.latents), self.num_latents)
+        if isinstance(place, tuple) and len(place) == 2 and place[0] == slice(None) and isinstance(place[1], int | np.integer):
+            return self.at(np.array([range(self.num_latents)[place[1]]]))[:, 0]
+        raise TypeError(f"codes take a slice of samples or [:, latent], but not {place!r}; use dense() if they are few.")
+
+    def at(self, latents: Int[ArrayLike, " some"]) -> Float[np.ndarray, "n some"]:
+        """The columns of some latents, of zeros where one is not active.
+
+        Args:
+          latents: indices below `num_latents`, in any order.
+
+        Returns:
+          One column for each, (n, some).
+        """
+        wanted, active = np.asarray(latents), np.asarray(self.latents)
+        place = np.searchsorted(active, wanted).clip(max=len(active) - 1)
+        return np.where(active[place] == wanted, np.asarray(self.values)[:, place], 0)
+
+    def scaled(self, factors: Float[ArrayLike, " num_latents"]) -> "Codes":
+        """Codes times one factor for each latent."""
+        latents = np.asarray(self.latents)
+        return Codes(np.asarray(self.values) * np.asarray(factors)[latents], latents, self.num_latents)
+
+    def dense(self) -> Float[np.ndarray, "n num_latents"]:
+        """The codes with all their columns, (n, num_latents)."""
+        found = np.zeros(self.shape, self.dtype)
+        found[:, np.asarray(self.latents)] = self.values
+        return found
+
+    @classmethod
+    def from_dense(cls, codes: Float[ArrayLike, "n num_latents"]) -> "Codes":
+        """The same codes by their active columns."""
+        check_unmasked("codes", codes)
+        dense = np.asarray(codes)
+        return _compact(dense, np.arange(dense.shape[1]), dense.shape[1])
+
+    @classmethod
+    def from_sparse(cls, codes: scipy.sparse.csr_array) -> "Codes":
+        """The same codes by their active columns, of a sparse array, (n, num_latents)."""
+        latents = np.unique(codes.indices[codes.data != 0])
+        latents = latents if len(latents) else np.zeros(1, int)
+        return cls(scipy.sparse.csc_array(codes)[:, latents].toarray(), latents, codes.shape[1])
+
+
+# What metrics take in the place of dense codes; `sparse_code(…, sparse=True)` gives the latter.
+SparseCodes = Codes | scipy.sparse.csr_array
+
+
+def by_columns(codes: Any) -> Any:
+    """Codes as they are, but a sparse array as `Codes`."""
+    return Codes.from_sparse(codes) if scipy.sparse.issparse(codes) else codes
+
+
+def gather(chunks: Iterable[Float[ArrayLike, "_ num_latents"]]) -> Codes:
+    """Codes from dense pieces that come one after the other, of which only the active columns are kept.
+
+    Args:
+      chunks: codes of some samples each, (any, num_latents), in the order of the samples.
+
+    Returns:
+      The codes of all samples.
+
+    Raises:
+      ValueError: there is no chunk, or their widths differ.
+    """
+    pieces = [Codes.from_dense(chunk) for chunk in chunks]
+    if len({piece.num_latents for piece in pieces}) != 1:
+        raise ValueError(f"chunks must be of one width, but they are of {sorted({piece.num_latents for piece in pieces})}.")
+    return join(pieces)
+
+
+def join(pieces: Sequence[Codes]) -> Codes:
+    """The codes of all samples, of pieces of one width with some samples each, in their order."""
+    latents = np.unique(np.concatenate([np.asarray(piece.latents) for piece in pieces]))
+    return _compact(np.concatenate([piece.at(latents) for piece in pieces]), latents, pieces[0].num_latents)
+
+
+def infer_in_chunks(
+    infer: Callable[[Any], Any], signals: Float[ArrayLike, "n input_dim"], chunk_size: int = 100, *, sparse: bool = False
+) -> Any:
+    """What an encoder makes of signals, a chunk of them at a time, so that no more dense codes are ever held.
+
+    Args:
+      infer: of signals, (chunk_size, input_dim): a dataclass of arrays with one row a sample, `codes` among them, such as
+        `Coded` or `Solution`.
+      signals: (n, input_dim). The last chunk is filled up with zeros, for all to have one shape.
+      chunk_size: samples in a chunk.
+      sparse: whether to hold codes by their non-zeros, rather than by their active columns.
+
+    Returns:
+      What `infer` returns, of all signals, its codes as `Codes` or as a sparse array.
+
+    Raises:
+      ValueError: there are no signals, or `chunk_size` is not positive.
+    """
+    host = np.asarray(signals)
+    if chunk_size < 1 or not len(host):
+        raise ValueError(f"chunks must have at least one of at least one signal, but have {chunk_size} of {len(host)}.")
+    others: list[dict[str, Any]] = []
+    kind: Callable[..., Any] = dict
+
+    def codes():
+        nonlocal kind
+        for start in range(0, len(host), chunk_size):
+            chunk = host[start : start + chunk_size]
+            inferred = infer(np.pad(chunk, ((0, chunk_size - len(chunk)), (0, 0))))
+            kind = type(inferred)
+            fields = {field.name: getattr(inferred, field.name) for field in dataclasses.fields(inferred)}
+            yield np.asarray(fields.pop("codes"))[: len(chunk)]
+            others.append({name: np.asarray(value)[: len(chunk)] for name, value in fields.items() if value is not None})
+
+    if sparse:
+        gathered: Any = scipy.sparse.csr_array(scipy.sparse.vstack([scipy.sparse.csr_array(chunk) for chunk in codes()]))
+    else:
+        gathered = gather(codes())
+    return kind(codes=gathered, **{name: np.concatenate([part[name] for part in others]) for name in others[0]})
+
+
+def _compact(values: np.ndarray, latents: np.ndarray, num_latents: int) -> Codes:
+    """Codes of the columns that are active; of the first, if none is."""
+    active = np.any(values != 0, axis=0)
+    active[0] |= not active.any()
+    return Codes(values[:, active], latents[active], num_latents)
+
+
+__all__ = ["DENSE_LATENTS", "DENSE_NUMBERS", "Codes", "SparseCodes", "by_columns", "gather", "infer_in_chunks", "join"]

@@ -1,0 +1,242 @@
+"""Which learned atom is which true one: cosines, correlations and the best pairs.
+
+Recovery is only defined up to the order, the sign and the scale of the atoms. All that the metrics share to undo those three is
+here, on the host in NumPy: the sets of columns that are compared change with every cell of a study, which under jit would
+mean a compilation each.
+"""
+
+import dataclasses
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, Shaped
+from scipy import sparse
+
+from sae_gap.core.assignment import assign
+from sae_gap.core.checks import as_real, check_unmasked
+from sae_gap.core.codes import Codes, SparseCodes, by_columns
+
+# Columns with a smaller share of non-zeros are multiplied by these alone, and so many columns at once.
+_SPARSE = 0.05
+_COLUMNS_AT_ONCE = 512
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Match:
+    """For each true atom, the learned atom assigned to it.
+
+    Attributes:
+      learned: index of the learned atom, -1 where the learned dictionary is the narrower one and has none left.
+      cosine: signed cosine of the pair, 0 where there is none.
+    """
+
+    learned: Int[np.ndarray, " true"]
+    cosine: Float[np.ndarray, " true"]
+
+    def align(self, codes: Float[ArrayLike, "n learned"]) -> Float[np.ndarray, "n true"]:
+        """Codes in the order and with the signs of the true atoms; 0 for a true atom that has no partner.
+
+        Args:
+          codes: codes on the learned dictionary, (n, num_learned).
+
+        Returns:
+          One column per true atom, (n, num_true). Learned atoms that are nobody's partner are left out.
+
+        Raises:
+          ValueError: `codes` is not a finite matrix, or is too narrow for the match.
+        """
+        codes = as_matrix("codes", codes)
+        if codes.shape[1] <= self.learned.max():
+            raise ValueError(
+                f"codes have {codes.shape[1]} columns, but the match refers to learned atom {self.learned.max()}; "
+                "give codes on the dictionary that was matched."
+            )
+        sign = np.where(self.learned < 0, 0, np.where(self.cosine < 0, -1, 1)).astype(codes.dtype)
+        return codes[:, self.learned] * sign
+
+
+def match_atoms(learned: Float[ArrayLike, "input_dim learned"], truth: Float[ArrayLike, "input_dim true"]) -> Match:
+    """Pairs learned with true atoms by Hungarian assignment, `max_π Σ_j |cos(learned_π(j), truth_j)|`.
+
+    Args:
+      learned: learned dictionary, (input_dim, num_learned), atoms of any norm; a zero atom has cosine 0 with everything.
+      truth: true dictionary, (input_dim, num_true). The widths may differ.
+
+    Returns:
+      The partner of each true atom and their signed cosine, in float64.
+
+    Raises:
+      ValueError: an argument is not a finite, non-empty matrix, or their input dimensions differ.
+    """
+    learned, truth = as_matrix("learned", learned), as_matrix("truth", truth)
+    if learned.shape[0] != truth.shape[0]:
+        raise ValueError(
+            f"learned and true atoms must have one input_dim, but they have {learned.shape[0]} and {truth.shape[0]}; "
+            "atoms are columns, so a dictionary may need transposing."
+        )
+    if learned.shape == truth.shape and np.array_equal(learned, truth):
+        # No assignment is better, and the cosines of a million atoms with a million would not fit anywhere.
+        return Match(np.arange(truth.shape[1]), np.any(truth != 0, axis=0).astype(np.float64))
+    atoms, true_atoms = unit_columns(learned), unit_columns(truth)
+    rows, columns = assign(np.abs(true_atoms.T @ atoms))
+    partner = np.full(truth.shape[1], -1)
+    partner[rows] = columns
+    cosine = np.zeros(truth.shape[1])
+    # The angle of a nearly perfect atom is lost in float32, where arccos cannot tell 0 from 3e-4.
+    pairs = unit_columns(learned[:, columns].astype(np.float64)) * unit_columns(truth[:, rows].astype(np.float64))
+    cosine[rows] = np.clip(pairs.sum(axis=0), -1.0, 1.0)
+    return Match(learned=partner, cosine=cosine)
+
+
+def correlations(left: Float[ArrayLike, "n left"], right: Float[ArrayLike, "n right"]) -> Float[np.ndarray, "left right"]:
+    """Absolute Pearson correlation of every column of `left` with every column of `right`.
+
+    One matrix product, in the wider of the two precisions.
+
+    Args:
+      left: (n, left), samples as rows; sparse columns are multiplied by their non-zeros alone, so the sparser side goes here.
+      right: (n, right), the same samples.
+
+    Returns:
+      |r| in [0, 1], (left, right); 0 wherever a column is constant, since a constant says nothing about the other.
+
+    Raises:
+      ValueError: an argument is not a finite, non-empty matrix, or the numbers of samples differ.
+    """
+    left, right = as_matrix("left", left), as_matrix("right", right)
+    require_same_samples("left", left, "right", right)
+    # In the order of rows, or a sparse product would copy it for every block.
+    centred = np.ascontiguousarray(unit_columns(_centre(right)))
+    thin = np.count_nonzero(left, axis=0) < _SPARSE * left.shape[0]
+    scores = np.empty((left.shape[1], right.shape[1]), np.result_type(left, right))
+    for start in range(0, left.shape[1], _COLUMNS_AT_ONCE):
+        block, found = left[:, start : start + _COLUMNS_AT_ONCE], scores[start : start + _COLUMNS_AT_ONCE]
+        few = thin[start : start + _COLUMNS_AT_ONCE]
+        found[few] = _sparse_weights(block[:, few]) @ centred
+        if not few.all():
+            found[~few] = unit_columns(_centre(block[:, ~few])).T @ centred
+        np.minimum(np.abs(found, out=found), 1, out=found)
+    return scores
+
+
+def unit_columns(matrix: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
+    """Columns scaled to unit l2 norm; a zero column stays zero.
+
+    Args:
+      matrix: (rows, columns).
+
+    Returns:
+      `matrix / ‖matrix‖` by columns, (rows, columns).
+    """
+    # Squares of small entries underflow, so the largest entry is divided out before they are taken.
+    largest = np.abs(matrix).max(axis=0)
+    scaled = matrix / np.where(largest > 0, largest, 1)
+    norms = np.sqrt(np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64))
+    return scaled / np.where(norms > 0, norms, 1).astype(matrix.dtype)
+
+
+def as_matrix(name: str, values: Float[ArrayLike, "..."]) -> Float[np.ndarray, "rows columns"]:
+    """A finite, non-empty matrix on the host, in float32 or float64.
+
+    Args:
+      name: what the values are called in the message.
+      values: an array of two dimensions.
+
+    Returns:
+      The values, copied only where they have to be.
+
+    Raises:
+      ValueError: the values are not a finite, non-empty matrix.
+    """
+    matrix = as_real(name, values, "a matrix of real numbers")
+    if matrix.ndim != 2 or matrix.size == 0:
+        raise ValueError(f"{name} must be a non-empty matrix, but its shape is {matrix.shape}.")
+    if matrix.dtype not in (np.float32, np.float64):
+        matrix = matrix.astype(np.float32)
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"{name} must be finite, but it has NaN or infinite entries.")
+    return matrix
+
+
+def as_columns(name: str, codes: Float[ArrayLike, "..."] | SparseCodes) -> Float[np.ndarray, "n columns"]:
+    """The columns of codes that are worth a look: all of dense codes, the active ones of sparse ones.
+
+    Args:
+      name: what the codes are called in the message.
+      codes: (n, num_latents).
+
+    Returns:
+      A finite, non-empty matrix on the host.
+
+    Raises:
+      ValueError: as `as_matrix`.
+    """
+    held = by_columns(codes)
+    return as_matrix(name, held.values if isinstance(held, Codes) else held)
+
+
+def as_codes(name: str, codes: Float[ArrayLike, "..."] | SparseCodes) -> Codes:
+    """Codes by their active columns, checked as by `as_matrix`."""
+    held = by_columns(codes)
+    columns = as_columns(name, held)
+    return held if isinstance(held, Codes) else Codes.from_dense(columns)
+
+
+def as_labels(labels: Shaped[ArrayLike, "..."], num_samples: int) -> Bool[np.ndarray, " n"]:
+    """Binary labels on the host, one for each of `num_samples` samples.
+
+    Args:
+      labels: booleans, (n,); anything else is refused.
+      num_samples: how many there have to be.
+
+    Returns:
+      The labels, (n,).
+
+    Raises:
+      ValueError: the labels are not booleans, or not one for each sample.
+    """
+    check_unmasked("labels", labels)
+    array = np.asarray(labels)
+    if array.dtype != np.bool_ or array.shape != (num_samples,):
+        raise ValueError(
+            f"labels must be {num_samples} booleans, one for each sample, but they are {array.dtype} of shape {array.shape}."
+        )
+    return array
+
+
+def require_same_samples(
+    left_name: str, left: Float[np.ndarray, "left_n _"], right_name: str, right: Float[np.ndarray, "right_n _"]
+) -> None:
+    """Refuses two matrices whose rows cannot be the same samples.
+
+    Args:
+      left_name: what the first is called in the message.
+      left: (n, any).
+      right_name: what the second is called in the message.
+      right: (n, any).
+
+    Raises:
+      ValueError: the numbers of rows differ.
+    """
+    if left.shape[0] != right.shape[0]:
+        raise ValueError(
+            f"{left_name} and {right_name} must hold the same samples, but they have {left.shape[0]} and {right.shape[0]} rows."
+        )
+
+
+def _centre(columns: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n columns"]:
+    """Columns less their mean, exactly zero where a column is constant, which rounding of the mean would otherwise hide."""
+    centred = columns - columns.mean(axis=0, dtype=np.float64).astype(columns.dtype)
+    centred[:, columns.min(axis=0) == columns.max(axis=0)] = 0
+    return centred
+
+
+def _sparse_weights(columns: Float[np.ndarray, "n columns"]) -> sparse.csr_array:
+    """Sparse columns, transposed, over the norm that they have once centred.
+
+    A centred column sums to zero, so the mean of the other adds nothing to their product, and both need not be centred.
+    """
+    scaled = columns / np.where(columns.any(axis=0), np.abs(columns).max(axis=0, initial=0), 1)
+    total = scaled.sum(axis=0, dtype=np.float64)
+    square = np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64) - total**2 / len(scaled)
+    return sparse.csr_array((scaled / np.sqrt(np.where(square > 0, square, 1)).astype(scaled.dtype)).T)

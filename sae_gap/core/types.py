@@ -1,0 +1,232 @@
+"""The nouns that everything else passes around: settings, data, models and solutions.
+
+Shapes, throughout the suite: a dictionary is `(input_dim, num_latents)` with atoms as columns, signals are `(n, input_dim)`
+and codes `(n, num_latents)`, with samples as rows.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+import scipy.sparse
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from sae_gap.core.checks import check_flag, check_integer, check_number, check_seed, check_size
+from sae_gap.core.codes import SparseCodes
+
+# The splits of a task: to learn from, to score in distribution, and to score out of it.
+SPLITS = ("train", "id", "ood")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One cell of the paper's generative model, `y = A z`, with its seed.
+
+    Args:
+      num_latents: number of concepts; also the width of every learned dictionary.
+      sparsity: number of active latents in each sample, k.
+      num_samples: number of in-distribution samples, half of them for training, half for validation; as a stream, all of them
+        for training.
+      seed: seeds the dictionary, the samples and the learners.
+      input_dim: dimension of the signals; None takes the compressed-sensing bound
+        `max(k + 1, ceil(2 k ln(num_latents / k)))`.
+      noise_db: signal-to-noise ratio in decibels of additive Gaussian noise; None draws noise-free signals.
+      stream: whether training has as many fresh samples as it may ask for: signals alone, whose codes would not fit in memory.
+      padded_dim: dimensions that signals and atoms are padded to with zeros, so that settings of several dimensions share
+        their compiled programs. What is learned and measured is what it would be without, but for the random numbers that a
+        learner starts from, which depend on the shape. None pads nothing.
+
+    Raises:
+      ValueError: a value is out of range, or the setting has no such data (see the message).
+
+    References:
+      Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744.
+    """
+
+    num_latents: int = 100
+    sparsity: int = 10
+    num_samples: int = 5_000
+    seed: int = 0
+    input_dim: int | None = None
+    noise_db: float | int | None = None
+    stream: bool = False
+    padded_dim: int | None = None
+
+    def __post_init__(self):
+        for name in ("num_latents", "sparsity", "num_samples"):
+            check_size(name, getattr(self, name))
+        check_seed(self.seed)
+        for name in ("input_dim", "padded_dim"):
+            if getattr(self, name) is not None:
+                check_size(name, getattr(self, name))
+        if self.noise_db is not None:
+            check_number("noise_db", self.noise_db, least=-200, most=200)
+        check_flag("stream", self.stream)
+        for name, value in dataclasses.asdict(self).items():
+            # A number of NumPy or JAX would not have the key, in a row or of a model, that Python's own has.
+            if hasattr(value, "item"):
+                object.__setattr__(self, name, value.item())
+        if self.sparsity >= self.num_latents:
+            raise ValueError(
+                f"sparsity must be below num_latents, but it is {self.sparsity} with {self.num_latents} latents; "
+                "lower sparsity or raise num_latents."
+            )
+        if self.num_samples < 4:
+            raise ValueError(f"num_samples must be at least 4 to be split in half, but it is {self.num_samples}.")
+        input_dim = self.input_dim
+        if input_dim is None:
+            # Never above num_latents: 2 k ln(num_latents / k) is at most 2 num_latents / e.
+            bound = math.ceil(2 * self.sparsity * math.log(self.num_latents / self.sparsity))
+            input_dim = max(self.sparsity + 1, bound)
+            object.__setattr__(self, "input_dim", input_dim)
+        if input_dim > self.num_latents:
+            raise ValueError(
+                f"input_dim {input_dim} is above num_latents {self.num_latents}, which leaves nothing in superposition; "
+                "lower input_dim or raise num_latents."
+            )
+        if self.padded_dim is not None:
+            check_integer("padded_dim", self.padded_dim, least=input_dim)
+        pools = {"ID": self.num_latents - self.num_ood - 1, "OOD": self.num_ood}
+        for name, size in pools.items():
+            if size < self.sparsity - 1:
+                raise ValueError(
+                    f"the {name} pool has {size} latents, fewer than the sparsity - 1 = {self.sparsity - 1} that co-occur "
+                    "with latent 0; lower sparsity or raise num_latents."
+                )
+
+    @property
+    def num_ood(self) -> int:
+        """Size of the pool of latents that never co-occur with latent 0 in distribution."""
+        return self.num_latents // 2
+
+    @property
+    def num_train(self) -> int:
+        """Number of training samples."""
+        return self.num_samples if self.stream else self.num_samples // 2
+
+    @property
+    def num_scored(self) -> int:
+        """Number of OOD samples and, beside a stream, of ID samples for validation: not so many as there are to train on."""
+        return min(self.num_samples // 2, 2_500) if self.stream else self.num_samples // 2
+
+    def asdict(self) -> dict[str, Any]:
+        """What tells settings apart, as rows and keys have it."""
+        values = dataclasses.asdict(self)
+        # What few settings have is not said of the others, so that their keys are those they have always had.
+        defaults = {"stream": False, "padded_dim": None}
+        return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
+
+
+class Split(eqx.Module):
+    """Samples of one split. `codes` and `labels` are None where the truth is unknown.
+
+    Codes of very many latents are `Codes`, and those of a world a sparse array.
+
+    `labels` is the probe target, true where latent 0 exceeds one half.
+    """
+
+    signals: Float[Array, "n input_dim"]
+    codes: Float[Array, "n num_latents"] | SparseCodes | None = None
+
+    @property
+    def labels(self) -> Bool[Array, " n"] | None:
+        """What the probe predicts: whether latent 0 exceeds one half."""
+        if self.codes is None:
+            return None
+        if isinstance(self.codes, scipy.sparse.csr_array):
+            return self.codes[:, [0]].toarray()[:, 0] > 0.5
+        return self.codes[:, 0] > 0.5
+
+
+class Tree(eqx.Module):
+    """Which feature fires only where which other does.
+
+    Attributes:
+      parent: of each feature, -1 for one that has none.
+      level: levels below its root, 0 for a root and -1 for a feature in no tree.
+    """
+
+    parent: Int[np.ndarray, " N"]
+    level: Int[np.ndarray, " N"]
+
+
+class Task(eqx.Module):
+    """The data of one setting. Only oracles and metrics may look at `dictionary` and at the codes of a split.
+
+    The last `padding` dimensions of signals and atoms are zeros that `Setting.padded_dim` asked for; no mean counts them.
+    `tree` is that of a world whose features have a hierarchy.
+    """
+
+    train: Split
+    id: Split
+    ood: Split
+    dictionary: Float[Array, "input_dim num_latents"] | None = None
+    num_latents: int = eqx.field(static=True, default=0)
+    seed: int = eqx.field(static=True, default=0)
+    padding: int = eqx.field(static=True, default=0)
+    tree: Tree | None = None
+
+    @property
+    def input_dim(self) -> int:
+        """Dimension of the signals."""
+        return self.train.signals.shape[1]
+
+
+class Model(eqx.Module):
+    """All that a learner learned.
+
+    `dictionary` is None for a method that has no decoder, such as a linear probe. `bias` is the decoder's: a lasso on the
+    dictionary fits `signals - bias`. `encoder` holds whatever parameters an encoder reads, or None. `encode` is the encoder
+    that the model was trained with, a function `(model, signals) -> codes`, or None where inference is left to a solver.
+    """
+
+    dictionary: Float[Array, "input_dim num_latents"] | None
+    bias: Float[Array, " input_dim"]
+    encoder: PyTree = None
+    encode: Callable[..., Array] | None = eqx.field(static=True, default=None)
+
+    @property
+    def decoder(self) -> Float[Array, "input_dim num_latents"]:
+        """The dictionary, of a model that must have one.
+
+        Raises:
+          ValueError: the model has none.
+        """
+        if self.dictionary is None:
+            raise ValueError("the model has no dictionary to code on or to decode with; give a model that has one.")
+        return self.dictionary
+
+
+class Coded(eqx.Module):
+    """Codes of n signals, whatever made them; those of very many latents are `Codes`, or a sparse array where asked for."""
+
+    codes: Float[Array, "n num_latents"]
+
+    @property
+    def certified(self) -> "Solution | None":
+        """The codes with their certificates, if they have any."""
+        return None
+
+
+class Solution(Coded):
+    """Codes of n signals with their certificates.
+
+    Attributes:
+      codes: the minimisers found.
+      objective: the value of the lasso objective at `codes`.
+      gap: a duality gap: `objective - gap` is a lower bound on the optimum.
+      iterations: iterations spent on the sample.
+      converged: whether the gap is at most `tol` times the objective.
+    """
+
+    objective: Float[Array, " n"]
+    gap: Float[Array, " n"]
+    iterations: Int[Array, " n"]
+    converged: Bool[Array, " n"]
+
+    @property
+    def certified(self) -> "Solution":
+        return self

@@ -1,0 +1,86 @@
+"""Columns of Arrow and Parquet files; Parquet is read a row group at a time. Needs pyarrow, of the extra `arrow`."""
+
+import functools
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from sae_gap.data.activations.layout import DOCUMENTS, Array, RefusedError, as_table, choose, read_documents, vector
+from sae_gap.data.activations.rows import Table
+
+
+def read_arrow(path: pathlib.Path, key: str | None) -> Table:
+    """A column of lists of numbers, or of lists of such lists, a document each, however long."""
+    try:
+        import pyarrow
+        import pyarrow.compute
+        import pyarrow.parquet
+    except ImportError:
+        raise RefusedError(f"{path} needs pyarrow; install it with pip install 'sae_gap[arrow]'.") from None
+    if path.suffix == ".parquet":
+        file = pyarrow.parquet.ParquetFile(path, memory_map=True)
+        schema, sizes = file.schema_arrow, [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+
+        def column(piece: int, name: str):
+            return file.read_row_group(piece, columns=[name]).column(0).combine_chunks()
+    else:
+        source = pyarrow.memory_map(str(path))
+        try:
+            table = pyarrow.ipc.open_stream(source).read_all()
+        except pyarrow.ArrowInvalid:
+            table = pyarrow.ipc.open_file(source).read_all()
+        batches = table.to_batches()
+        schema, sizes = table.schema, [batch.num_rows for batch in batches]
+
+        def column(piece: int, name: str):
+            return batches[piece].column(name)
+
+    def depth(kind) -> int:
+        kind = getattr(kind, "storage_type", kind)
+        lists = pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind) or pyarrow.types.is_fixed_size_list(kind)
+        return 1 + depth(kind.value_type) if lists else 0
+
+    depths = {field.name: depth(field.type) for field in schema}
+    name = choose(path, [name for name, deep in depths.items() if deep], key)
+    if depths[name] > 2 or not sum(sizes):
+        raise RefusedError(f"column {name!r} of {path} must hold lists of numbers, or documents of such; write it so.")
+
+    def lists(piece: int) -> tuple[Any, np.ndarray]:
+        """The rows of a piece as a column of lists, and how many each document has, where there are documents."""
+        found = column(piece, name)
+        found = getattr(found, "storage", found)
+        if depths[name] == 1:
+            return found, np.zeros(0, int)
+        return found.flatten(), np.asarray(pyarrow.compute.list_value_length(found).fill_null(0))
+
+    @functools.lru_cache(maxsize=1)
+    def values(piece: int) -> np.ndarray:
+        found, _ = lists(piece)
+        lengths = np.unique(np.asarray(pyarrow.compute.list_value_length(found).fill_null(-1)))
+        flat = found.flatten()
+        if len(lengths) != 1 or lengths[0] < 1 or flat.null_count:
+            raise ValueError(f"column {name!r} has missing values, or lists of {lengths.tolist()[:5]} numbers")
+        return flat.to_numpy(zero_copy_only=False).reshape(-1, lengths[0])
+
+    members = [lists(piece)[1] for piece in range(len(sizes))] if depths[name] == 2 else []
+    ends = np.cumsum([part.sum() for part in members] if members else sizes)
+    first = values(int(np.flatnonzero(np.diff(ends, prepend=0))[0]) if ends[-1] else 0)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        pieces = range(int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(ends, stop)) + 1)
+        found = []
+        for piece in pieces:
+            offset = int(ends[piece - 1]) if piece else 0
+            found.append(values(piece)[max(0, start - offset) : stop - offset])
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    named = None
+    if DOCUMENTS in depths and not depths[DOCUMENTS]:
+        named = np.concatenate([column(piece, DOCUMENTS).to_numpy(zero_copy_only=False) for piece in range(len(sizes))])
+    counted = bool(members) and named is None
+    if members:
+        per_entry = np.arange(sum(sizes)) if named is None else read_documents(path, vector(named), sum(sizes))
+        named = np.repeat(per_entry, np.concatenate(members))
+    array = Array((int(ends[-1]), first.shape[1]), first.dtype, read)
+    return as_table(path, array, None if named is None else vector(named), counted=counted)

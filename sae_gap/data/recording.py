@@ -1,0 +1,127 @@
+"""A user's activations in the place of a setting of the generative model."""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+from typing import Any
+
+from sae_gap.core.checks import check_number, check_path, check_seed, check_size, check_type
+from sae_gap.core.types import Setting, Split, Task
+from sae_gap.data.activations import Activations, open_activations
+from sae_gap.data.paper import draw, load
+from sae_gap.data.worlds import World
+from sae_gap.runtime import devices
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """A user's activations, in the place of a `Setting`.
+
+    Args:
+      path: an .npz file, as `load` reads it; with `held_out`, whatever `open_activations` reads.
+      num_latents: width of the dictionaries to learn; None takes the truth's.
+      sparsity: k of the encoders that need one.
+      seed: seeds the learners.
+      held_out: share of the rows to hold out, as `Activations.split` does it, the same ones whatever the seed. The rest is
+        trained on and what is held out is both scored splits, all in memory, or of several processes in that of whose devices
+        hold a row, see `devices.read_rows`. None reads a file that is split already.
+      key: with `held_out`, the name of the array.
+    """
+
+    path: pathlib.Path
+    num_latents: int | None = None
+    sparsity: int = 10
+    seed: int = 0
+    held_out: float | None = None
+    key: str | None = None
+
+    def __post_init__(self):
+        check_path("path", self.path)
+        object.__setattr__(self, "path", pathlib.Path(self.path))
+        if self.held_out is not None:
+            check_number("held_out", self.held_out, above=0, below=1)
+        check_type("key", self.key, (str, type(None)), "give the name of an array")
+        check_size("sparsity", self.sparsity)
+        check_seed(self.seed)
+        if self.num_latents is not None:
+            check_size("num_latents", self.num_latents)
+        for name in ("num_latents", "sparsity", "seed", "held_out"):
+            # As of settings, so that keys are those of Python's own numbers.
+            if hasattr(getattr(self, name), "item"):
+                object.__setattr__(self, name, getattr(self, name).item())
+
+    def task(self) -> Task:
+        """The splits of the file, with the seed of this recording."""
+        return dataclasses.replace(self._content()[0], seed=self.seed)
+
+    def _content(self) -> tuple[Task, str]:
+        files = (self.path,) if self.held_out is None else self.activations().files
+        modified = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
+        return _read(self.path, self.num_latents, self.held_out, self.key, modified)
+
+    def activations(self) -> Activations:
+        """All rows, of a recording that is not split already."""
+        return open_activations(self.path, key=self.key)
+
+    @property
+    def input_dim(self) -> int:
+        """Dimension of the signals."""
+        return self._content()[0].input_dim
+
+    @property
+    def num_train(self) -> int:
+        """Number of training samples."""
+        return len(self._content()[0].train.signals)
+
+    def asdict(self) -> dict[str, Any]:
+        """What tells recordings apart: the content of the file, wherever it lies."""
+        task, digest = self._content()
+        held = {} if self.held_out is None else {"held_out": self.held_out, "array": self.key}
+        return held | {
+            "data": digest,
+            "num_latents": task.num_latents,
+            "sparsity": self.sparsity,
+            "num_samples": len(task.train.signals) + len(task.id.signals),
+            "input_dim": task.input_dim,
+            "seed": self.seed,
+        }
+
+
+@functools.lru_cache(maxsize=1)
+def _read(
+    path: pathlib.Path, num_latents: int | None, held_out: float | None, key: str | None, modified: tuple[int, ...]
+) -> tuple[Task, str]:
+    """The task in files and a digest of them, read once for all seeds unless a file changes."""
+    files: tuple[pathlib.Path, ...] = (path,)
+    if held_out is None:
+        task = load(path, num_latents=num_latents)
+    else:
+        whole = open_activations(path, key=key)
+        task, files = _split(whole, num_latents, held_out), whole.files
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            while block := opened.read(2**20):
+                digest.update(block)
+    return task, digest.hexdigest()[:16]
+
+
+def _split(whole: Activations, num_latents: int | None, held_out: float) -> Task:
+    if num_latents is None:
+        raise ValueError(f"{whole.files[0]} does not tell how many latents to learn; give num_latents.")
+    parts = whole.split(held_out)
+    train, held = (Split(devices.read_rows(part.take, part.num_samples, part.input_dim)) for part in parts)
+    return Task(train, held, held, num_latents=num_latents)
+
+
+# Where the data of a study comes from.
+Source = Setting | Recording | World
+
+
+def task_of(source: Source) -> Task:
+    """The data of a source, drawn or read."""
+    return source.task() if isinstance(source, Recording) else draw(source)
+
+
+__all__ = ["Recording", "Source", "task_of"]

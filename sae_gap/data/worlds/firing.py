@@ -1,0 +1,125 @@
+"""What fires how often, together with what and how loud: the constants of a law, computed once."""
+
+import dataclasses
+import functools
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from sae_gap.data.worlds import synthsae_files
+from sae_gap.data.worlds.law import Law
+
+# What the independent part of a feature keeps of its variance, at least.
+_LEAST_REST = 0.01
+# Streams of random numbers of a world's seed.
+_STD, _FACTOR, _OTHER_FACTOR = 43, 46, 47
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Firing:
+    """The constants of N features.
+
+    Attributes:
+      rates: p̃, the probability that a feature fires before the trees have their say, (N,).
+      factor: F, (N, rank): the normal variables behind the firing are `F ε + √δ η`.
+      rest: δ, (N,).
+      mean, std: of the magnitudes before they are clipped at zero, (N,).
+      parent: of each feature, -1 for one that has none, (N,).
+      level: levels below its root, 0 for a root, -1 for a feature in no tree, (N,).
+      exclusive: whether at most one child of the feature fires, (N,).
+      scaled: whether the magnitudes of its children are in proportion to its own, (N,).
+    """
+
+    rates: Float[np.ndarray, " N"]
+    factor: Float[np.ndarray, "N rank"]
+    rest: Float[np.ndarray, " N"]
+    mean: Float[np.ndarray, " N"]
+    std: Float[np.ndarray, " N"]
+    parent: Int[np.ndarray, " N"]
+    level: Int[np.ndarray, " N"]
+    exclusive: Bool[np.ndarray, " N"]
+    scaled: Bool[np.ndarray, " N"]
+
+
+def base_rates(law: Law) -> Float[np.ndarray, " N"]:
+    """The Zipf law p_i, (N,): see `Law`."""
+    ranks = np.arange(1, law.num_features + 1, dtype=np.float64)
+    # Of ranks below 1, powers that would be too large; a common factor of all r_i changes nothing.
+    ranked = (ranks if law.exponent > 0 else ranks / law.num_features) ** -law.exponent
+    span = ranked[0] - ranked[-1]
+    share = (ranked - ranked[-1]) / span if span else np.ones(law.num_features)
+    return law.least + (law.most - law.least) * share
+
+
+def plant(law: Law) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
+    """Parents and levels, (N,) each, of trees whose levels follow one another from feature 0 on."""
+    parent, level = np.full(law.num_features, -1), np.full(law.num_features, -1)
+    first, size = 0, law.roots
+    level[:size] = 0
+    for depth in range(1, law.depth + 1):
+        start, size = first + size, size * law.branching
+        if not size:
+            break
+        level[start : start + size] = depth
+        parent[start : start + size] = first + np.arange(size) // law.branching
+        first = start
+    return parent, level
+
+
+def compensated(
+    base: Float[np.ndarray, " N"], parent: Int[np.ndarray, " N"], exclusive: Bool[np.ndarray, " N"]
+) -> Float[np.ndarray, " N"]:
+    """Rates raised for what the trees take: `p̃_i = min(1, p_i (1 / p_a) (1 + Σ_{j ∈ S} p_j / p_a))`, (N,).
+
+    a is the parent of i and S are i's siblings, where they exclude each other. All p are base rates, so that what is left of
+    a feature is not quite its base rate: it falls short the deeper a feature lies.
+    """
+    child = np.flatnonzero(parent >= 0)
+    above = parent[child]
+    sums = np.bincount(above, base[child], len(base))
+    rivals = np.where(exclusive[above], sums[above] - base[child], 0.0)
+    rates = base.copy()
+    rates[child] *= (1 + rivals / base[above]) / base[above]
+    return np.minimum(rates, 1)
+
+
+def correlate(law: Law, stream: int = _FACTOR) -> tuple[Float[np.ndarray, "N rank"], Float[np.ndarray, " N"]]:
+    """The factor F of the correlation and what it leaves, `δ_i = 1 - Σ_j F_ij²`, at least .01."""
+    rng = np.random.default_rng([law.seed, stream])
+    factor = law.correlation * rng.standard_normal((law.num_features, law.rank))
+    square = np.sum(factor**2, axis=1)
+    large = square > 1 - _LEAST_REST
+    factor[large] *= np.sqrt((1 - _LEAST_REST) / square[large])[:, None]
+    return factor, np.where(large, _LEAST_REST, 1 - square)
+
+
+def firing_of(law: Law) -> Firing:
+    """The constants of a law, of its own making or from the files of a published world, which are read again if they change."""
+    return _firing_of(law, law.title)
+
+
+@functools.lru_cache(maxsize=4)
+def _firing_of(law: Law, title: str) -> Firing:
+    if law.folder is not None:
+        return Firing(**synthsae_files.read_firing(law.folder))
+    parent, level = plant(law)
+    exclusive, scaled = (np.full(law.num_features, flag) for flag in (law.exclusive, law.scale_children))
+    rng = np.random.default_rng([law.seed, _STD])
+    mean = np.linspace(law.loudest, law.softest, law.num_features)
+    std = np.abs(law.spread[0] + law.spread[1] * rng.standard_normal(law.num_features))
+    rates = compensated(base_rates(law), parent, exclusive)
+    return Firing(rates, *correlate(law), mean, std, parent, level, exclusive, scaled)
+
+
+def out_of_distribution(law: Law) -> Firing:
+    """The same features, rates, magnitudes and trees, of which others fire together: the correlation is drawn anew."""
+    firing = firing_of(law)
+    scale = law.correlation
+    if law.folder is not None and firing.factor.size:
+        scale = float(np.sqrt(np.mean(firing.factor**2)))
+    redrawn = dataclasses.replace(law, folder=None, roots=0, correlation=scale, rank=firing.factor.shape[1])
+    factor, rest = correlate(redrawn, _OTHER_FACTOR)
+    return dataclasses.replace(firing, factor=factor, rest=rest)
+
+
+__all__ = ["Firing", "base_rates", "compensated", "correlate", "firing_of", "out_of_distribution", "plant"]

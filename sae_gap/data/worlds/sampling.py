@@ -1,0 +1,123 @@
+"""Codes of a world, drawn without a look at what cannot fire."""
+
+import functools
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import sparse, special
+
+from sae_gap.data.worlds.firing import Firing, firing_of
+from sae_gap.data.worlds.law import Law
+
+# Samples to a block, whose probabilities stay in cache.
+_BLOCK = 64
+# Features below this conditional probability are drawn by thinning: few of them are looked at.
+_RARE = 1 / 64
+_CUT = np.float32(special.ndtri(_RARE))
+# Samples that the expected L0 is measured on.
+_MEASURED = 2_048
+
+
+class Sampler:
+    """Draws codes of given constants.
+
+    A feature fires with probability `Φ(m_i)`, `m = (F ε - τ) / √δ` and `ε ~ N(0, I)`, independently of others given ε, which
+    is the law of `F ε + √δ η > τ`. Two things are not drawn, as nothing depends on them: whether a child would fire whose
+    parent is silent; and, of features without a parent where `Φ(m_i)` is below 1/64, as it is nearly everywhere, all but
+    candidates that are drawn at 1/64 without a look at m, each kept with probability `64 Φ(m_i)`.
+
+    Args:
+      firing: the constants.
+    """
+
+    def __init__(self, firing: Firing):
+        self.firing = firing
+        upper = special.ndtri(firing.rates)
+        self._weights = (np.column_stack([firing.factor, upper]) / np.sqrt(firing.rest)[:, None]).astype(np.float32)
+        self._tops = np.flatnonzero(firing.parent < 0)
+        self._top_weights = np.ascontiguousarray(self._weights[self._tops].T)
+        # The children of a node lie side by side, in the order of the features.
+        self._children = np.argsort(firing.parent, kind="stable")[len(self._tops) :]
+        family = np.bincount(firing.parent[self._children], minlength=len(firing.parent))
+        self._first, self._family = np.cumsum(family) - family, family
+
+    def codes(self, rng: np.random.Generator, count: int) -> sparse.csr_array:
+        """Codes z of `count` samples, (count, N), in float32."""
+        width = len(self.firing.rates)
+        blocks = [self._block(rng, min(_BLOCK, count - start)) for start in range(0, count, _BLOCK)]
+        rows = np.concatenate([_BLOCK * place + rows for place, (rows, _, _) in enumerate(blocks)])
+        features, values = (np.concatenate([block[part] for block in blocks]) for part in (1, 2))
+        order = np.argsort(rows * width + features)
+        ends = np.searchsorted(rows[order], np.arange(count + 1))
+        return sparse.csr_array((values[order].astype(np.float32), features[order], ends), (count, width))
+
+    def _block(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, features and values of a few samples, level by level."""
+        shared = np.ones((count, self._weights.shape[1]), np.float32)
+        shared[:, :-1] = rng.standard_normal((count, shared.shape[1] - 1), np.float32)
+        rows, tops = np.divmod(self._fire(rng, (shared @ self._top_weights).ravel()), len(self._tops))
+        found = [self._sound(rng, rows, self._tops[tops])]
+        while len(found[-1][0]):
+            found.append(self._grow(rng, shared, *found[-1]))
+        rows, features, values = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return rows, features, values
+
+    def _fire(self, rng: np.random.Generator, level: Float[np.ndarray, " places"]) -> Int[np.ndarray, " on"]:
+        """Places that are on, each with probability Φ(level)."""
+        common = np.flatnonzero(level > _CUT)
+        rare = _thinned(rng, len(level))
+        rare = rare[level[rare] <= _CUT]
+        places = np.concatenate([common, rare])
+        bound = np.where(np.arange(len(places)) < len(common), 1.0, _RARE)
+        return places[rng.random(len(places)) * bound < special.ndtr(level[places].astype(np.float64))]
+
+    def _sound(self, rng: np.random.Generator, rows, features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The magnitudes of features that fire; one that is clipped to zero does not count as firing."""
+        values = self.firing.mean[features] + self.firing.std[features] * rng.standard_normal(len(features))
+        heard = values > 0
+        return rows[heard], features[heard], values[heard]
+
+    def _grow(self, rng: np.random.Generator, shared, rows, features, values) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The children of features that fire: which of them do, how loud."""
+        firing, sizes = self.firing, self._family[features]
+        parent = np.repeat(np.arange(len(rows)), sizes)
+        place = np.arange(len(parent)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        children = self._children[self._first[features[parent]] + place]
+        level = np.einsum("ij,ij->i", self._weights[children], shared[rows[parent]])
+        on = rng.random(len(children)) < special.ndtr(level.astype(np.float64))
+        parent, children, own = self._sound(rng, parent[on], children[on])
+        # Of several children of an exclusive parent one stays, whichever has the highest lot.
+        order = np.lexsort((rng.random(len(parent)), parent))
+        last = np.append(np.diff(parent[order]) != 0, np.ones(min(1, len(parent)), bool))
+        stays = order[last | ~firing.exclusive[features[parent[order]]]]
+        parent, children, own = parent[stays], children[stays], own[stays]
+        above = features[parent]
+        factor = np.where(firing.scaled[above], values[parent] / firing.mean[above], 1.0)
+        grown = own * factor
+        return rows[parent], children, grown
+
+
+def _thinned(rng: np.random.Generator, length: int) -> Int[np.ndarray, " some"]:
+    """A subset of range(length) that has each number with probability 1/64, by the gaps between them."""
+    found, end = [], -1
+    while end < length:
+        gaps = rng.geometric(_RARE, max(16, int(1.1 * (length - end) * _RARE)))
+        found.append(end + np.cumsum(gaps))
+        end = found[-1][-1]
+    places = np.concatenate(found)
+    return places[: np.searchsorted(places, length)]
+
+
+@functools.lru_cache(maxsize=8)
+def _counts(law: Law, title: str) -> Float[np.ndarray, " N"]:
+    """How many features before each one fire in a sample, on average over a fixed draw; the one itself included."""
+    codes = Sampler(firing_of(law)).codes(np.random.default_rng([law.seed, 0]), _MEASURED)
+    return np.cumsum(np.bincount(codes.indices, minlength=law.num_features)) / _MEASURED
+
+
+def expected_l0(law: Law, num_latents: int) -> float:
+    """Mean number of the first `num_latents` features that fire in a sample, measured on 2,048 samples."""
+    return float(_counts(law, law.title)[min(num_latents, law.num_features) - 1])
+
+
+__all__ = ["Sampler", "expected_l0"]

@@ -1,0 +1,196 @@
+"""A world in the place of a `Setting`: its task, and its samples as a stream."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+from scipy import sparse
+
+from sae_gap.core.checks import check_choice, check_integer, check_number, check_path, check_size, check_type, is_integer
+from sae_gap.core.types import Split, Task, Tree
+from sae_gap.data.worlds import synthsae_files
+from sae_gap.data.worlds.feature_vectors import atoms_of
+from sae_gap.data.worlds.firing import firing_of, out_of_distribution
+from sae_gap.data.worlds.law import Law
+from sae_gap.data.worlds.sampling import Sampler, expected_l0
+
+# Samples that are drawn at once, by a generator of their own.
+PIECE = 1_024
+# Streams of random numbers of a seed, one for each split.
+_SPLITS = {"train": 4, "id": 5, "ood": 6}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class World(Law):
+    """A synthetic world after SynthSAEBench, `y = b + Σ_i z_i d_i`, in the place of a `Setting`.
+
+    All of `num_samples` are for training, and come without their codes. Out of distribution the same features fire as often
+    and below the same parents, but together with others: the factor of their correlation is drawn anew.
+
+    Args:
+      num_latents: width of the dictionaries to learn; 0 takes one latent for each feature. Narrower ones are meant to learn
+        the most frequent features.
+      num_samples: number of training samples.
+      scored: samples in each scored split; None takes as many as there are to train on, but at most 20,000.
+      noise_db: signal-to-noise ratio in decibels of additive Gaussian noise, the signal's power being its mean square over the
+        first piece of the training samples, bias included; None adds none.
+
+    The rest is the law's: see `Law`.
+
+    Raises:
+      ValueError: a value is out of range, or the trees do not fit the features (see the message).
+      TypeError: the folder is no path.
+
+    References:
+      Chanin & Garriga-Alonso (2026), "SynthSAEBench", arXiv:2602.14687.
+    """
+
+    num_latents: int = 0
+    num_samples: int = 200_000
+    scored: int | None = None
+    noise_db: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if is_integer(self.num_latents) and self.num_latents == 0:
+            object.__setattr__(self, "num_latents", self.num_features)
+        check_size("num_latents", self.num_latents)
+        check_size("num_samples", self.num_samples)
+        if self.num_samples < 4:
+            raise ValueError(f"num_samples must be at least 4, but it is {self.num_samples}.")
+        if self.scored is not None:
+            check_size("scored", self.scored)
+        if self.noise_db is not None:
+            check_number("noise_db", self.noise_db, least=-200, most=200)
+
+    @property
+    def num_train(self) -> int:
+        """Number of training samples."""
+        return self.num_samples
+
+    @property
+    def num_scored(self) -> int:
+        """Number of samples in each scored split."""
+        return min(self.num_samples, 20_000) if self.scored is None else self.scored
+
+    @property
+    def sparsity(self) -> int:
+        """What SAEs take for k: how many of the first `num_latents` features fire in a sample, the mean over 2,048, rounded."""
+        return max(1, min(round(expected_l0(self.law, self.num_latents)), self.num_latents - 1))
+
+    @property
+    def magnitude(self) -> float:
+        """The mean over features of their mean magnitudes, in the units of the codes."""
+        return float(firing_of(self.law).mean.mean())
+
+    def task(self) -> Task:
+        """Draws the task: training signals without codes, and both scored splits with sparse codes."""
+        train = WorldStream(self)
+        firing = firing_of(self.law)
+
+        def scored(split: str) -> Split:
+            signals, codes = WorldStream(self, split).samples(0, self.num_scored)
+            return Split(jnp.asarray(signals), codes)
+
+        return Task(
+            Split(jnp.asarray(train(0, self.num_samples))),
+            scored("id"),
+            scored("ood"),
+            dictionary=jnp.asarray(train.atoms.T),
+            num_latents=self.num_latents,
+            seed=self.seed,
+            tree=Tree(firing.parent, firing.level),
+        )
+
+    def asdict(self) -> dict[str, Any]:
+        """What tells worlds apart, as rows and keys have it."""
+        names = ("num_latents", "num_features", "sparsity", "num_samples", "input_dim", "seed", "noise_db")
+        scored = {} if self.scored is None else {"scored": self.scored}
+        return {"world": self.title} | {name: getattr(self, name) for name in names} | scored
+
+
+class WorldStream:
+    """Samples of a world, drawn when they are asked for: a source for `fit_stream`, of any length.
+
+    Calling it with `(start, count)` gives the `count` signals from number `start` on, `(count, input_dim)`, the same ones
+    whenever and in whatever pieces they are asked for.
+
+    Args:
+      world: the world.
+      split: "train", "id" or "ood".
+    """
+
+    def __init__(self, world: World, split: str = "train"):
+        check_type("world", world, World, "make it by sae_gap.World() or named_world")
+        check_choice("split", split, tuple(_SPLITS))
+        law = world.law
+        self._seed = (world.seed, _SPLITS[split])
+        self._sampler = Sampler(out_of_distribution(law) if split == "ood" else firing_of(law))
+        self.atoms, self.bias = (part.astype(jnp.zeros(()).dtype) for part in atoms_of(law))
+        self._noise, self._last = 0.0, (-1, np.empty((0, 0)), sparse.csr_array((0, 0)))
+        if world.noise_db is not None:
+            power = np.mean(WorldStream(dataclasses.replace(world, noise_db=None))(0, PIECE) ** 2)
+            self._noise = float(np.sqrt(power)) * 10 ** (-world.noise_db / 20)
+
+    def __call__(self, start: int, count: int) -> Float[np.ndarray, "count input_dim"]:
+        return self.samples(start, count)[0]
+
+    def samples(self, start: int, count: int) -> tuple[Float[np.ndarray, "count input_dim"], sparse.csr_array]:
+        """Signals with their codes, (count, N)."""
+        check_integer("start", start, least=0, most=2**62)
+        check_size("count", count)
+        start, count = int(start), int(count)
+        signals = np.empty((count, self.atoms.shape[1]), self.atoms.dtype)
+        codes, done = [], 0
+        while done < count:
+            index, first = divmod(start + done, PIECE)
+            if self._last[0] != index:
+                self._last = (index, *self._piece(index))
+            rows = slice(first, first + count - done)
+            part = self._last[1][rows]
+            signals[done : done + len(part)] = part
+            codes.append(self._last[2][rows])
+            done += len(part)
+        return signals, sparse.csr_array(sparse.vstack(codes, format="csr"))
+
+    def _piece(self, index: int) -> tuple[Float[np.ndarray, "piece input_dim"], sparse.csr_array]:
+        rng = np.random.default_rng([*self._seed, index])
+        codes = self._sampler.codes(rng, PIECE).astype(self.atoms.dtype)
+        signals = codes @ self.atoms
+        signals += self.bias
+        if self._noise:
+            signals += signals.dtype.type(self._noise) * rng.standard_normal(signals.shape, np.float32)
+        return signals, codes
+
+
+def published_world(folder: str | pathlib.Path, **options: Any) -> World:
+    """The world in a folder of files that SAELens wrote, such as SynthSAEBench-16k: vectors, rates, correlation and trees.
+
+    Args:
+      folder: holds `synthetic_model_config.json`, `hierarchy.json` and `synthetic_model.safetensors`.
+      **options: of `World`, beside the law: `num_latents`, `num_samples`, `seed`, `scored`, `noise_db`.
+
+    Returns:
+      The world. Its seed is that of samples and learners alone.
+
+    Raises:
+      ValueError: a file is missing, damaged or does not fit the others, or an option is out of range.
+      TypeError: the folder is no path.
+    """
+    check_path("folder", folder)
+    own = [field.name for field in dataclasses.fields(World) if field not in dataclasses.fields(Law)] + ["seed"]
+    for name in options:
+        check_choice("an option of a published world", name, own)
+    place = pathlib.Path(folder)
+    num_features, input_dim = synthsae_files.sizes(place)
+    world = World(num_features=num_features, input_dim=input_dim, folder=place, **options)
+    # Whatever is wrong with the files is said now.
+    firing_of(world.law)
+    atoms_of(world.law)
+    return world
+
+
+__all__ = ["World", "WorldStream", "published_world"]

@@ -1,0 +1,198 @@
+"""What every encoder is: a pure function `(model, signals) -> codes` with frozen hyper-parameters.
+
+An encoder takes a batch rather than a sample, since the lasso solvers work on batches (compaction, chunks, certificates) and
+the amortised encoders are a matrix product anyway.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from sae_gap.core import matching
+from sae_gap.core.checks import as_real, check_static, check_type, check_vanishing, shown
+from sae_gap.core.types import Coded, Model
+
+
+class Affine(eqx.Module):
+    """The linear half of an amortised encoder: `x ↦ x W + c`."""
+
+    weight: Float[Array, "input_dim num_latents"]
+    bias: Float[Array, " num_latents"]
+
+    def __check_init__(self):
+        weight, bias = (getattr(part, "shape", ()) for part in (self.weight, self.bias))
+        if len(weight) != 2 or bias != weight[1:]:
+            raise ValueError(
+                "an affine map must have a weight (input_dim, num_latents) and a bias (num_latents,), but they are "
+                f"{shown(self.weight)} and {shown(self.bias)}; give arrays, the weight of a PyTorch encoder transposed."
+            )
+
+    def __call__(self, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+        return signals @ self.weight + self.bias
+
+    @classmethod
+    def create(cls, weight: Float[Array, "input_dim num_latents"]) -> "Affine":
+        """The initial encoder of the paper: the given weights, no bias."""
+        return cls(weight, jnp.zeros(weight.shape[1], weight.dtype))
+
+
+class Encoder(eqx.Module):
+    """Infers codes from signals with what the model holds. Subclasses define `__call__`."""
+
+    def __check_init__(self):
+        check_static(self)
+
+    @property
+    def name(self) -> str:
+        """What rows and figures call it; `sae_gap.figures.labels` has its label and its colour."""
+        return type(self).__name__.lower()
+
+    @property
+    def coordinates(self) -> dict[str, str | int | float]:
+        """The columns that tell a row of this encoder from those of others."""
+        return {"inference": self.name}
+
+    @property
+    def origin(self) -> "Encoder | None":
+        """The encoder whose codes this one goes on from, if any."""
+        return None
+
+    @property
+    def weight(self) -> float | None:
+        """The weight λ of the l1 norm that its codes minimise, which the gap is then taken at; None takes the study's."""
+        return None
+
+    @property
+    def signed(self) -> bool:
+        """Whether codes may be negative, so that the optimum they are held against is over signed codes too."""
+        return False
+
+    def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+        """The codes of the signals, in units of the model's own atoms: `codes @ dictionary.T + bias` reconstructs."""
+        raise NotImplementedError
+
+    def infer(
+        self, model: Model, signals: Float[Array, "n input_dim"], begun: Float[Array, "n num_latents"] | None = None
+    ) -> Coded:
+        """The codes, with a certificate where the encoder has one.
+
+        Args:
+          model: whose dictionary and parameters to use.
+          signals: (n, input_dim).
+          begun: the codes of `origin`, where they are at hand; an encoder without one has no use for them.
+        """
+        return Coded(encode(self, model, signals))
+
+
+@eqx.filter_jit
+def encode(encoder: Encoder, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+    """`encoder(model, signals)`, compiled once for each encoder and shape."""
+    return encoder(model, signals)
+
+
+class AmortisedEncoder(Encoder):
+    """An encoder that a sparse autoencoder trains together with its dictionary."""
+
+    def parameters(self, weight: Float[Array, "input_dim num_latents"]) -> Any:
+        """The initial `Model.encoder`, given the encoder's initial weights."""
+        return Affine.create(weight)
+
+    def with_penalty(
+        self, model: Model, signals: Float[Array, "n input_dim"]
+    ) -> tuple[Float[Array, "n num_latents"], Float[Array, " n"]]:
+        """The codes and, for each sample, the sparsity penalty that training adds."""
+        return self(model, signals), jnp.zeros(len(signals), signals.dtype)
+
+    def reconstruct(
+        self, model: Model, signals: Float[Array, "n input_dim"]
+    ) -> tuple[Float[Array, "n input_dim"], Float[Array, " n"]]:
+        """The reconstructed signals and the penalty of each sample: what a training step needs."""
+        codes, penalty = self.with_penalty(model, signals)
+        return codes @ model.decoder.T + model.bias, penalty
+
+    def loss(
+        self, model: Model, signals: Float[Array, "n input_dim"], penalty: Float[ArrayLike, ""]
+    ) -> tuple[Float[Array, " n"], Any]:
+        """What training minimises for each sample of a batch, and what the batch is to leave behind by `observe`."""
+        reconstruction, sparsity = self.reconstruct(model, signals)
+        error = jnp.mean((reconstruction - signals) ** 2, axis=1)
+        return error + penalty * sparsity, None
+
+    def observe(self, model: Model, seen: Any) -> Model:
+        """The model after a training step, with what its batch left behind: statistics that no gradient trains."""
+        return model
+
+    def preactivations(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+        """`(y - b) W + c`."""
+        if not isinstance(model.encoder, Affine):
+            raise ValueError(
+                f"{type(self).__name__} reads an Affine from Model.encoder, but it is {shown(model.encoder)}; give its weights."
+            )
+        return model.encoder(signals - model.bias)
+
+
+def rectangle(x: jax.Array) -> jax.Array:
+    """The rectangle kernel, 1 on (-1/2, 1/2), by which a step is smoothed in a straight-through gradient."""
+    return (jnp.abs(x) < 0.5).astype(x.dtype)
+
+
+def check_model(model: Model) -> None:
+    """Refuses a model that cannot be measured: whose dictionary, bias or affine maps are not of one shape, or not finite.
+
+    Raises:
+      TypeError: it is no `Model`.
+      ValueError: it has no dictionary, or a part of it does not fit; the message says which, and how to mend it.
+    """
+    check_type("model", model, Model, "give sae_gap.Model(dictionary, bias, encoder, encode)")
+    check_type("the dictionary", model.decoder, (np.ndarray, jax.Array), "give an array of NumPy or JAX")
+    atoms = matching.as_matrix("the dictionary", model.decoder)
+    check_vanishing("the dictionary", np.abs(atoms).max(axis=0), jnp.zeros(()).dtype)
+    bias = as_real("bias", model.bias, f"{len(atoms)} finite numbers, one for each dimension")
+    if bias.shape != atoms.shape[:1] or not np.isfinite(bias).all():
+        raise ValueError(
+            f"bias must be {len(atoms)} finite numbers, one for each dimension, but it is {shown(bias)}; give zeros for none."
+        )
+    for part in jax.tree.leaves(model.encoder, is_leaf=lambda part: isinstance(part, Affine)):
+        if isinstance(part, Affine):
+            weight = matching.as_matrix("the encoder's weight", part.weight)
+            matching.as_matrix("the encoder's bias", np.atleast_2d(np.asarray(part.bias)))
+            if weight.shape != atoms.shape:
+                turned = "transpose it, as a PyTorch encoder's is the other way round" if weight.T.shape == atoms.shape else ""
+                raise ValueError(
+                    f"the encoder's weight must have the shape of the dictionary, {atoms.shape}, but it has {weight.shape}; "
+                    f"{turned or 'give the weight that belongs to this dictionary'}."
+                )
+
+
+def as_floats(name: str, values: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    """Finite real numbers in the float type that JAX computes in."""
+    array = as_real(name, values, "real numbers")
+    with np.errstate(over="ignore"):
+        array = array.astype(jnp.zeros(()).dtype)
+    if not np.isfinite(array).all():
+        raise ValueError(
+            f"{name} must be finite in {array.dtype}, but a number is NaN, infinite or too large; mend or scale it."
+        )
+    return jnp.asarray(array)
+
+
+def unit_atoms(
+    dictionary: Float[Array, "input_dim num_latents"],
+) -> tuple[Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]]:
+    """Scales each atom to unit length and gives the lengths; an atom of zeros stays, with length 1.
+
+    Codes in units of the given atoms, times the lengths, are codes in units of the scaled ones.
+    """
+    # Squares of a tiny atom would vanish, and the root of zero has no gradient.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(dictionary), axis=0))
+    # A NaN is no zero, and must show.
+    live = largest != 0
+    largest = jnp.where(live, largest, 1)
+    scaled = jnp.where(live, dictionary / largest, 0)
+    lengths = jnp.sqrt(jnp.where(live, jnp.sum(scaled**2, axis=0), 1))
+    return scaled / lengths, largest * lengths

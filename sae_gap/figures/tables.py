@@ -1,0 +1,177 @@
+"""Tables of rows: means and deviations over seeds, as CSV files and for a terminal. Nothing here needs JAX."""
+
+import csv
+import io
+import math
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sae_gap.storage.files import write_atomically
+from sae_gap.storage.results import CELL, SIZES, Row
+
+# Columns that tell the lines of a summary apart, beside those in which its rows differ.
+BY = ("method", *CELL)
+
+# Rows that differ in one of these are different experiments: a mean over them would pass for a mean over seeds.
+_CONDITIONS = ("study", "protocol", "data", "world", "num_features", "scored", "lam", "stream", *SIZES)
+# The first job of a shape pays the compilation for all its seeds, so its mean over seeds says nothing.
+_NOT_METRICS = {*_CONDITIONS, "key", "job", "job_rows", "schema", "seed", "compile_seconds"}
+_NOT_METRICS |= {"padded_dim", "depth", "iterations", "step", "flops"}
+_ORDER = (
+    *("mcc", "mcc_paper", "cosine", "close", "support_f1", "support_precision", "support_recall", "accuracy", "auc"),
+    *("l0", "mse", "objective", "gap", "relative_gap", "certificate"),
+)
+_LAST = ("fit_seconds", "encode_seconds")
+
+
+def summarise(
+    rows: Iterable[Mapping[str, Any]],
+    by: Sequence[str] = BY,
+    *,
+    methods: Sequence[str] = (),
+    metrics: Sequence[str] | None = None,
+) -> list[Row]:
+    """Means and sample standard deviations over seeds.
+
+    A mean is None unless every seed of its group has a finite value, since the mean over the seeds that survived would flatter
+    a method that failed on the others. The deviation of a single seed is None: it is unknown, and 0 would claim certainty.
+
+    Args:
+      rows: rows of results.
+      by: the columns whose values make a group.
+      methods: the order of methods; any others follow in their order of appearance.
+      metrics: the columns to summarise, in order; None takes every numeric column that describes a result.
+
+    Returns:
+      A dictionary per group with the columns of `by`, `seeds` (how many), and `<metric>_mean` and `<metric>_sd` of each metric,
+      in the order of methods and, within one, by the other columns.
+
+    Raises:
+      ValueError: a group mixes conditions or holds a seed twice, so that its spread would not be a spread over seeds.
+    """
+    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(name) for name in by), []).append(row)
+    for group in groups.values():
+        _check_seeds(group, by)
+    if metrics is None:
+        metrics = _metrics_of([row for group in groups.values() for row in group], by)
+    seen = [row["method"] for group in groups.values() for row in group if "method" in row]
+    rank = {method: place for place, method in enumerate(dict.fromkeys([*methods, *seen]))}
+
+    def order(values: tuple[Any, ...]) -> list[Any]:
+        named = dict(zip(by, values, strict=True))
+        rest = [(value is None, value) for name, value in named.items() if name != "method"]
+        return [rank.get(named.get("method"), 0), *rest]
+
+    summary = []
+    for values in sorted(groups, key=order):
+        group = groups[values]
+        line: Row = dict(zip(by, values, strict=True)) | {"seeds": len(group)}
+        for metric in metrics:
+            found = [row[metric] for row in group if _is_finite(row.get(metric))]
+            complete = len(found) == len(group)
+            line[f"{metric}_mean"] = math.fsum(value / len(found) for value in found) if complete else None
+            line[f"{metric}_sd"] = statistics.stdev(map(float, found)) if complete and len(found) > 1 else None
+        summary.append(line)
+    return summary
+
+
+def _check_seeds(group: Sequence[Mapping[str, Any]], by: Sequence[str]) -> None:
+    name = ", ".join(f"{column}={group[0].get(column)}" for column in by)
+    for column in _CONDITIONS:
+        values = list(dict.fromkeys(row.get(column) for row in group))
+        if column not in by and len(values) > 1:
+            raise ValueError(f"rows of {name} mix {column} {values[0]} and {values[1]}; choose one, or group by {column} too.")
+    seeds = [row.get("seed") for row in group]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"rows of {name} hold a seed twice; choose the rows of one run, or group by what tells them apart.")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _metrics_of(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[str]:
+    found = dict.fromkeys(name for row in rows for name, value in row.items() if _is_finite(value))
+    names = [name for name in found if name not in _NOT_METRICS and name not in by]
+
+    def order(name: str) -> tuple[int, int]:
+        stem = name.removesuffix("_id").removesuffix("_ood")
+        if name in _LAST:
+            return len(_ORDER) + 1 + _LAST.index(name), 0
+        return (_ORDER.index(stem) if stem in _ORDER else len(_ORDER)), name.endswith("_ood")
+
+    # The sort is stable: a metric that the order does not know keeps its place among its like.
+    return sorted(names, key=order)
+
+
+def write_summary(path: str | os.PathLike[str], summary: Sequence[Mapping[str, Any]]) -> None:
+    """Writes a summary as CSV, at full precision, with an empty cell for what is missing.
+
+    Args:
+      path: the file, replaced whole.
+      summary: what `summarise` returned; its `seeds` are left out.
+
+    Raises:
+      ValueError: the summary is empty.
+      OSError: the folder cannot be written to.
+    """
+    if not summary:
+        raise ValueError("there are no rows to summarise; run the study first.")
+    write_table(path, [{name: value for name, value in line.items() if name != "seeds"} for line in summary])
+
+
+def write_table(path: str | os.PathLike[str], lines: Sequence[Mapping[str, Any]]) -> None:
+    """Writes lines that share their columns as CSV, at full precision, with an empty cell for None.
+
+    Args:
+      path: the file, replaced whole.
+      lines: at least one.
+
+    Raises:
+      OSError: the folder cannot be written to.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    write_atomically(path, text.getvalue().encode())
+
+
+def format_table(summary: Sequence[Mapping[str, Any]], columns: Sequence[str] | Mapping[str, str]) -> str:
+    """Lays a summary out for a terminal, `mean ± sd` in a cell and a dash for what is missing.
+
+    Args:
+      summary: what `summarise` returned.
+      columns: names of metrics or of columns of the summary, in order; a mapping gives each a heading.
+
+    Returns:
+      The table, without a newline at its end.
+    """
+    headings = dict(columns) if isinstance(columns, Mapping) else {name: name for name in columns}
+    cells = [[heading, *_column(summary, name)] for name, heading in headings.items()]
+    widths = [max(map(len, column)) for column in cells]
+    numeric = [any(f"{name}_mean" in line for line in summary) for name in headings]
+    padded = []
+    for column, width, right in zip(cells, widths, numeric, strict=True):
+        column.insert(1, "-" * width)
+        padded.append([cell.rjust(width) if right else cell.ljust(width) for cell in column])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))
+
+
+def _column(summary: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    means = [line.get(f"{name}_mean") for line in summary]
+    largest = max((abs(mean) for mean in means if mean is not None), default=0.0)
+    decimals = 3 if largest < 10 else 1 if largest < 1_000 else 0
+
+    def cell(line: Mapping[str, Any]) -> str:
+        mean, sd = line.get(f"{name}_mean"), line.get(f"{name}_sd")
+        if mean is None:
+            return "-" if line.get(name) is None else str(line[name])
+        form = ".1e" if 0 < abs(mean) < 0.01 or abs(mean) >= 1e12 else f".{decimals}f"
+        return f"{mean:{form}}" if sd is None else f"{mean:{form}} ± {sd:{form}}"
+
+    return [cell(line) for line in summary]

@@ -1,0 +1,115 @@
+"""What every learner is: frozen hyper-parameters, and pure methods that pass a state on."""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from sae_gap.core.checks import check_integer, check_static, check_type
+from sae_gap.core.types import Model, Split, Task
+from sae_gap.encoders.encoder import Encoder
+
+
+class Learner(eqx.Module):
+    """Frozen hyper-parameters and pure methods; what changes is the state that they pass on.
+
+    `num_steps` is how many steps a fit takes: epochs, or rounds. `base` is a learner whose model this one goes on from: it is
+    fitted first, like any other, and its model is handed to `init` or `learn` as `base`.
+
+    Float hyper-parameters enter the compiled loop as arrays, so a sweep over them compiles once. Whatever sets a shape or a
+    loop length is a static field. A subclass defines `init`, `step` and `model`, and may define `select` and `done`; one on the
+    host defines `learn` alone.
+    """
+
+    num_steps: int = eqx.field(static=True, default=0, kw_only=True)
+    base: "Learner | None" = eqx.field(default=None, kw_only=True)
+    # Whether seeds gain from a vmapped axis. A learner whose steps fill the device, or whose seeds stop at different times,
+    # says no.
+    side_by_side: ClassVar[bool] = True
+    # Whether `learn` does it all in Python, on the host, in the place of `init`, `step` and `model`.
+    on_host: ClassVar[bool] = False
+    # Libraries beside the suite's own whose versions decide what is learned, by the names that they are installed under.
+    packages: ClassVar[tuple[str, ...]] = ()
+    # Steps at which a stored fit keeps its model, whoever asked for the fit, so that a study along the fit need not repeat it.
+    landmarks: ClassVar[tuple[int, ...]] = ()
+
+    def __check_init__(self):
+        check_static(self)
+        check_integer("num_steps", self.num_steps, least=0)
+        check_type("base", self.base, (Learner, type(None)), "give the learner whose model this one goes on from")
+        if self.num_steps and not self.on_host and type(self).step is Learner.step:
+            raise ValueError(f"{type(self).__name__} takes no steps, but num_steps is {self.num_steps}; leave it out.")
+
+    @property
+    def name(self) -> str:
+        """What rows and figures call its dictionary; `sae_gap.figures.labels` has its label and its colour."""
+        return type(self).__name__.lower()
+
+    @property
+    def coordinates(self) -> dict[str, str | int | float]:
+        """The columns that tell a row of its dictionary from those of others."""
+        return {"dictionary": self.name}
+
+    @property
+    def encode(self) -> Encoder | None:
+        """The encoder that is trained along with the dictionary, if one is."""
+        return None
+
+    def work(self, num_samples: int, input_dim: int, num_latents: int) -> float:
+        """Multiplications of a fit, about: unless it says otherwise, three products with the dictionary a sample and step."""
+        return 3.0 * max(1, self.num_steps) * num_samples * input_dim * num_latents
+
+    def needs(self, task: Task) -> str | None:
+        """What the task lacks that the learner, or its base, cannot do without; or None."""
+        return None if self.base is None else self.base.needs(task)
+
+    def select(self, task: Task) -> PyTree:
+        """All that the learner may see of a task: the training signals, unless it says otherwise here."""
+        return Split(task.train.signals)
+
+    def init(self, data: PyTree, *, num_latents: int, key: PRNGKeyArray) -> PyTree:
+        """The state before the first step; a learner on a base is given its model as the keyword `base`."""
+        raise NotImplementedError
+
+    def step(self, data: PyTree, state: PyTree) -> PyTree:
+        """The state one step on: an epoch, or a round."""
+        raise NotImplementedError
+
+    def model(self, state: PyTree) -> Model:
+        """What has been learned so far."""
+        raise NotImplementedError
+
+    def done(self, state: PyTree) -> Bool[Array, ""] | bool:
+        """Whether to stop before `num_steps`; False never asks."""
+        return False
+
+    def learn(self, data: PyTree, *, num_latents: int, key: PRNGKeyArray) -> Model:
+        """All that a learner on the host does: what it selects of a task in, a model out."""
+        raise NotImplementedError
+
+
+def live_dims(signals: Float[Array, "n input_dim"]) -> Bool[Array, " input_dim"]:
+    """The dimensions in which any signal is not zero: all, but for those that padding has added."""
+    return jnp.any(signals != 0, axis=0)
+
+
+def live_share(signals: Float[Array, "n input_dim"]) -> Float[Array, ""]:
+    """The share of dimensions that are live, by which a mean over all is divided to be one over those; 1 if none is."""
+    share = jnp.mean(live_dims(signals), dtype=signals.dtype)
+    return jnp.where(share > 0, share, 1)
+
+
+def batches(
+    key: PRNGKeyArray, num_samples: int, batch_size: int
+) -> tuple[Int[Array, "num_batches batch_size"], Float[Array, "num_batches batch_size"]]:
+    """An epoch in a fresh order: indices of each batch, and weights that average over the samples it really has.
+
+    The last, smaller batch is padded with samples of weight zero.
+    """
+    num_batches = -(-num_samples // batch_size)
+    padded = num_batches * batch_size
+    order = jnp.resize(jax.random.permutation(key, num_samples), (padded,)).reshape(num_batches, batch_size)
+    real = (jnp.arange(padded) < num_samples).reshape(num_batches, batch_size).astype(jnp.zeros(()).dtype)
+    return order, real / jnp.sum(real, axis=1, keepdims=True)

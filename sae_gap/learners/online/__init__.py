@@ -1,0 +1,1 @@
+"""Dictionary learning from a stream of signals."""

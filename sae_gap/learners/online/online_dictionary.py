@@ -1,0 +1,325 @@
+"""Dictionary learning at scale: annealed stochastic steps on codes from a reweighted pursuit."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from sae_gap.core.checks import check_flag, check_number, check_numbers, check_size
+from sae_gap.core.types import Model, Split
+from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.learners.learner import Learner, live_dims, live_share
+from sae_gap.learners.online import renewal
+from sae_gap.learners.online.decorrelation import part
+from sae_gap.learners.online.gradient_sums import LEAST, Pulls, check_slots, pull, threshold
+from sae_gap.runtime.sharding import LATENTS, SAMPLES, axis_size
+
+# What the running means keep at each minibatch.
+MEMORY = 0.9
+# Rates for samples that are visited again and again, and for those that are seen once.
+RATES, RATES_ONCE = (0.5, 0.1, 0.02), (0.5, 0.05, 0.01)
+# Half the amplitude of the average use.
+WEAK = 0.25
+
+
+class OnlineState(eqx.Module):
+    """Where a fit stands after `round` rounds.
+
+    `energy` is the running sum over a minibatch of each atom's squared codes, and `forgotten` the share of its weights that
+    no minibatch has yet. `noise` and `amplitude` are root mean squares, of the residual's coordinates and of the active codes.
+    `change` is that of the last round, relative to the dictionary, and `live` the share of dimensions that any signal has.
+    `mean` is that of the signals, or zero where the learner is not `centred`.
+    """
+
+    dictionary: Float[Array, "input_dim num_latents"]
+    energy: Float[Array, " num_latents"]
+    forgotten: Float[Array, ""]
+    noise: Float[Array, ""]
+    amplitude: Float[Array, ""]
+    change: Float[Array, ""]
+    live: Float[Array, ""]
+    mean: Float[Array, " input_dim"]
+    round: Int[Array, ""]
+    key: PRNGKeyArray
+
+
+class OnlineDictionary(Learner):
+    r"""Learns a dictionary from minibatches, from large noisy steps to small ones, with a threshold that follows the residual.
+
+    A minibatch Y is coded on the current unit atoms D by `pursue`, a reweighted lasso from zero, at the threshold
+
+        t = max(margin σ, floor a),   σ² = mean residual² per coordinate,   a² = mean square of the active codes,
+
+    both running means over what the learner itself saw. With the codes Z and the residual R = Y - Z Dᵀ, each atom takes a
+    damped least-squares step,
+
+        d_j ← unit(d_j + η (Rᵀ Z)_j / (h_j + damping · mean h)),   h_j = running mean of Σ_i z_ij².
+
+    The rate η is a temperature: the fewer samples use an atom in a minibatch, the noisier its step. Far above a critical rate
+    no atom settles, far below it each stays near the sample that it started from. So η falls geometrically through that
+    point, `rates[0]` to `rates[1]`, over the first `settle` of the fit, and then on to `rates[2]` while the floor falls from
+    `floors[0]` to `floors[1]`. A dictionary that explains its samples leaves a small residual, hence a low threshold and codes
+    that are hardly shrunk; noise, or atoms not yet found, keep the threshold high. Neither the sparsity nor the noise nor
+    the scale of the codes need be known.
+
+    The critical rate of an atom is about `2 u a² / s²`, with u its uses in a minibatch, a² the mean square of its codes and
+    s² that of the signals' norms, while nothing is explained yet: an atom is a mean over about its last `2 u / η` uses, and
+    at this rate all else in those signals weighs as much in it as its own concept. If all of K concepts are on equally often,
+    it is `2 batch_size / K`, so .4 by default, however large the dictionary. Rare ones have a lower critical rate.
+
+    Every third round between 40 % and 90 % of the fit, atoms that are copies of stronger ones, or whose codes are `weak` where
+    they are used at all, start anew from the largest residuals.
+
+    The same steps learn from a fixed pool, which they visit many times, and from a stream, of which they see each sample once:
+    see `visits` and `fit_stream`. An atom with weak codes holds to the few samples of a pool that it explains by chance; in a
+    stream there are none to hold to, so that it is only on its way, and to start it anew throws its way back. Nor is there a
+    chance fit that heat must shake off, hence the lower rates. One minibatch costs O(n · num_latents · input_dim), and memory
+    is set by it and the samples of a round.
+
+    Args:
+      num_steps: rounds.
+      visits: samples coded in the whole fit, for each latent, or for each of 500 where they are fewer; None takes each
+        sample once.
+      batch_size: samples to a minibatch, about; None takes num_latents / 5. More raise the critical rate; where
+        few visits leave few minibatches, smaller ones with lower rates settle better.
+      nonneg: whether codes are non-negative.
+      rates: η at the start, at `settle`, and at the end; None takes `RATES`, or where each sample is seen once `RATES_ONCE`.
+      settle: share of the fit after which it only refines.
+      margin: threshold in units of the residual's root mean square.
+      floors: least threshold in units of the active codes' root mean square, until `settle` and at the end.
+      damping: of the step, which holds rarely used atoms back.
+      num_rounds: rounds of the pursuit, each a product with the dictionary.
+      num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that compressed sensing allows.
+      replace: whether atoms start anew.
+      weak: an atom starts anew if the mean square of its active codes is at most this share of that of all active codes. None
+        takes `WEAK`, or where each sample is seen once 0, so that only atoms that are never used do.
+      centred: whether what is learned from is the signals less their mean, which is then the model's bias: of all signals, or
+        of those that a stream has brought so far. Activations of a network have a mean of their own, which no atom should
+        spend itself on; the mean of non-negative codes on a dictionary is signal, and stays.
+      incoherent: whether atoms that are more coherent than chance makes them are parted while they settle; see
+        `sae_gap.learners.online.decorrelation`.
+      tol: relative change of the dictionary over a round at which a fit that is refining stops.
+
+    References:
+      Mairal, Bach, Ponce & Sapiro (2010), "Online learning for matrix factorization and sparse coding", JMLR 11. Candès,
+      Wakin & Boyd (2008), "Enhancing sparsity by reweighted l1 minimization". Aharon, Elad & Bruckstein (2006), "K-SVD", for
+      the replacement of atoms.
+    """
+
+    num_steps: int = eqx.field(static=True, default=100, kw_only=True)
+    visits: int | float | None = eqx.field(static=True, default=400)
+    batch_size: int | None = eqx.field(static=True, default=None)
+    nonneg: bool = eqx.field(static=True, default=True)
+    rates: tuple[float, float, float] | None = None
+    settle: float = 0.85
+    margin: float = 2.5
+    floors: tuple[float, float] = (0.18, 0.03)
+    damping: float = 0.01
+    num_rounds: int = eqx.field(static=True, default=3)
+    num_slots: int | None = eqx.field(static=True, default=None)
+    replace: bool = eqx.field(static=True, default=True)
+    weak: float | None = None
+    centred: bool = eqx.field(static=True, default=False)
+    incoherent: bool = eqx.field(static=True, default=False)
+    tol: float = 1e-5
+
+    side_by_side = False
+    landmarks = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
+
+    def __check_init__(self):
+        check_size("num_steps", self.num_steps)
+        if self.visits is not None:
+            check_number("visits", self.visits, above=0, most=1e12)
+        if self.batch_size is not None:
+            check_size("batch_size", self.batch_size)
+        if self.rates is not None:
+            check_numbers("rates", self.rates, 3, above=0)
+        if self.weak is not None:
+            check_number("weak", self.weak, least=0, below=1)
+        check_number("settle", self.settle, above=0, below=1)
+        check_number("margin", self.margin, above=0)
+        check_numbers("floors", self.floors, 2, above=0)
+        check_number("damping", self.damping, least=0)
+        check_size("num_rounds", self.num_rounds)
+        check_slots(self.num_slots)
+        for name in ("nonneg", "replace", "centred", "incoherent"):
+            check_flag(name, getattr(self, name))
+        check_number("tol", self.tol, least=0)
+
+    @property
+    def name(self):
+        return "online_dl"
+
+    def work(self, num_samples, input_dim, num_latents):
+        visits = num_samples if self.visits is None else self.visits * max(num_latents, LEAST)
+        return (self.num_rounds + 1.0) * visits * input_dim * num_latents
+
+    def minibatches(self, num_samples: int, num_latents: int) -> tuple[int, int]:
+        """Minibatches of a round, and samples to each."""
+        total = num_samples if self.visits is None else round(self.visits * max(num_latents, LEAST))
+        # As many minibatches of about the size as leave fewer samples over than there are minibatches.
+        share = max(1, total // self.num_steps)
+        size = min(self.batch_size or max(16, round(num_latents / 5)), share)
+        count = max(1, round(share / size))
+        return count, share // count
+
+    def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> OnlineState:
+        signals, dtype = data.signals, data.signals.dtype
+        num_samples, input_dim = signals.shape
+        samples_key, normal_key, key = jax.random.split(key, 3)
+        chosen = jax.random.choice(samples_key, num_samples, (min(num_samples, num_latents),), replace=False)
+        atoms = unit_atoms((signals[chosen] - jnp.mean(signals, axis=0)).T)[0]
+        spare = jax.random.normal(normal_key, (input_dim, num_latents - atoms.shape[1]), dtype)
+        live = live_dims(signals)
+        dictionary = jnp.concatenate([atoms, unit_atoms(jnp.where(live[:, None], spare, 0))[0]], axis=1)
+        zero, share = jnp.zeros((), dtype), live_share(signals)
+        mean = jnp.mean(signals, axis=0) if self.centred else jnp.zeros(input_dim, dtype)
+        # As if the first codes left half of each signal.
+        noise = 0.5 * jnp.sqrt(jnp.mean((signals - mean if self.centred else signals) ** 2) / share)
+        energy = jnp.zeros(num_latents, dtype)
+        change, round = zero + jnp.inf, jnp.zeros((), jnp.int32)
+        return OnlineState(dictionary, energy, zero + 1, noise, zero, change, share, mean, round, key)
+
+    def step(self, data: Split, state: OnlineState) -> OnlineState:
+        num_samples, input_dim = data.signals.shape
+        count, size = self.minibatches(num_samples, state.dictionary.shape[1])
+        order_key, key = jax.random.split(state.key)
+        order = _order(order_key, state.round, num_samples, count * size)
+        return self.round(data.signals[order].reshape(count, size, input_dim), eqx.tree_at(lambda s: s.key, state, key))
+
+    def round(
+        self, minibatches: Float[Array, "count rows input_dim"], state: OnlineState, size: int | None = None
+    ) -> OnlineState:
+        """The state after the minibatches of one round, wherever they come from.
+
+        Args:
+          minibatches: (count, rows, input_dim).
+          state: before the round.
+          size: samples to a minibatch, where further rows of zeros make them divide among devices; None takes all rows.
+        """
+        size = minibatches.shape[1] if size is None else size
+        if axis_size(SAMPLES) == 1:
+            return self._round(minibatches, state, size, None)
+        spare = -minibatches.shape[1] % axis_size(SAMPLES)
+        minibatches = jnp.pad(minibatches, ((0, 0), (0, spare), (0, 0)))
+
+        def run(learner, minibatches, state):
+            return learner._round(minibatches, state, size, SAMPLES)
+
+        specs = PartitionSpec(), PartitionSpec(None, SAMPLES), PartitionSpec()
+        # Loops begin with constants, which all devices share, and end with what is each device's own.
+        run_on_all = jax.shard_map(
+            run, in_specs=specs, out_specs=PartitionSpec(), axis_names=frozenset([SAMPLES]), check_vma=False
+        )
+        return run_on_all(self, minibatches, state)
+
+    def _round(self, minibatches, state: OnlineState, size: int, axis: str | None) -> OnlineState:
+        """The round of a device, which has some rows of every minibatch, in step with those along an axis of the mesh."""
+        count, rows, _ = minibatches.shape
+        num_latents = state.dictionary.shape[1]
+        if self.centred:
+            row = jnp.arange(rows) + (0 if axis is None else rows * lax.axis_index(axis))
+            minibatches = jnp.where((row < size)[:, None], minibatches - state.mean, 0)
+        progress = (state.round + jnp.arange(count) / count) / self.num_steps
+        done = (state.round + 1) / self.num_steps
+        due = (done > 0.4) & (done < 0.9) & (state.round % 3 == 0)
+        kept = min(count, max(1, 2 * num_latents // size))
+        most = min(max(1, num_latents // 20), kept * size)
+
+        def learn(carry, minibatch):
+            state, energy, uses, seeds = carry
+            turn, signals, progress = minibatch
+            sums, residual = self._sums(state, signals, progress)
+            if axis is not None:
+                sums = lax.psum(sums, axis)
+            if self.replace:
+                wanted = due & (turn >= count - kept)
+                seeds = lax.cond(wanted, renewal.collect, lambda seeds, _: seeds, seeds, residual)
+            return (self._advance(state, sums, size, progress), energy + sums.squares, uses + sums.uses, seeds), None
+
+        zeros = jnp.zeros(num_latents, minibatches.dtype)
+        begun = state, zeros, zeros, renewal.no_seeds(min(most, kept * rows), minibatches)
+        (new, energy, uses, seeds), _ = lax.scan(learn, begun, (jnp.arange(count), minibatches, progress))
+        change = jnp.linalg.norm(new.dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
+
+        def replaced(new):
+            whole = seeds if axis is None else renewal.merge(seeds, most, axis)
+            weak = (0.0 if self.visits is None else WEAK) if self.weak is None else self.weak
+            dictionary, fresh = renewal.renew(new.dictionary, energy, uses, whole, weak=weak, nonneg=self.nonneg, axis=axis)
+            moved = dictionary, jnp.where(fresh, jnp.mean(new.energy), new.energy)
+            return eqx.tree_at(lambda s: (s.dictionary, s.energy), new, moved)
+
+        if self.replace:
+            new = lax.cond(due, replaced, lambda new: new, new)
+        if self.incoherent:
+            parts = (done > 0.3) & (done < 0.97) & (state.round % 3 == 1)
+            dictionary = lax.cond(parts, part, lambda dictionary: dictionary, new.dictionary)
+            new = eqx.tree_at(lambda s: s.dictionary, new, dictionary)
+        return eqx.tree_at(lambda s: (s.change, s.round), new, (change, state.round + 1))
+
+    def done(self, state: OnlineState) -> Bool[Array, ""]:
+        return (state.round > self.settle * self.num_steps) & (state.change < self.tol)
+
+    def model(self, state: OnlineState) -> Model:
+        return Model(state.dictionary, state.mean)
+
+    def _sums(self, state: OnlineState, signals, progress) -> tuple[Pulls, Float[Array, "n input_dim"]]:
+        """What a minibatch tells of the dictionary, and its residual."""
+        floor = _between(self.floors[0], self.floors[0], self.floors[1], progress, self.settle)
+        least = threshold(state.noise, state.amplitude, self.margin, floor)
+        sums, residual, _ = pull(
+            signals,
+            state.dictionary,
+            least,
+            least,
+            num_slots=self.num_slots,
+            num_rounds=self.num_rounds,
+            nonneg=self.nonneg,
+        )
+        return sums, residual
+
+    def _advance(self, state: OnlineState, sums: Pulls, size: int, progress) -> OnlineState:
+        """The state after a minibatch of `size` samples."""
+        dictionary = state.dictionary
+        # Less memory than the other means have: the few uses of a rare atom should not be divided by a mean that lags behind.
+        energy = 0.7 * state.energy + 0.3 * sums.squares
+        forgotten = 0.7 * state.forgotten
+        typical = energy / (1 - forgotten)
+        rates = (RATES_ONCE if self.visits is None else RATES) if self.rates is None else self.rates
+        rate = _between(*rates, progress, self.settle)
+        curvature = typical + self.damping * jnp.mean(typical)
+        step = rate * sums.pull.T / jnp.where(curvature > 0, curvature, 1)
+        left = sums.lost / (size * len(dictionary))
+        noise = jnp.sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * left / state.live)
+        active = jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
+        amplitude = MEMORY * state.amplitude + (1 - MEMORY) * active
+        moved = (unit_atoms(dictionary + step)[0], energy, forgotten, noise, amplitude)
+        return eqx.tree_at(lambda s: (s.dictionary, s.energy, s.forgotten, s.noise, s.amplitude), state, moved)
+
+
+def lay(state: OnlineState) -> OnlineState:
+    """The state on the devices of the mesh of the context: by latents where it has an axis for them, else whole on each."""
+    if axis_size(SAMPLES) * axis_size(LATENTS) == 1:
+        return state
+    spread = LATENTS if axis_size(LATENTS) > 1 else None
+    specs = jax.tree.map(lambda leaf: PartitionSpec(), state)
+    own = PartitionSpec(None, spread), PartitionSpec(spread)
+    return lax.with_sharding_constraint(state, eqx.tree_at(lambda s: (s.dictionary, s.energy), specs, own))
+
+
+def _between(first, middle, last, progress, settle):
+    """Geometric from first to middle, which it reaches at `settle`, and from there to last."""
+    early = first * (middle / first) ** (progress / settle)
+    late = middle * (last / middle) ** ((progress - settle) / (1 - settle))
+    return jnp.where(progress < settle, early, late)
+
+
+def _order(key, round, num_samples: int, total: int) -> Int[Array, " total"]:
+    """Whom a round visits: all samples in a fresh order, more than once if there are too few, else the next of them in turn."""
+    if total < num_samples:
+        return (round * total + jnp.arange(total)) % num_samples
+    passes = -(-total // num_samples)
+    orders = lax.map(lambda key: jax.random.permutation(key, num_samples), jax.random.split(key, passes))
+    return orders.reshape(-1)[:total]

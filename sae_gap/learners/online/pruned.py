@@ -1,0 +1,80 @@
+"""A narrower dictionary from a wider one: the atoms that carry the most energy."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from sae_gap.core.checks import check_number
+from sae_gap.core.types import Model, Split
+from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.learners.learner import Learner, live_share
+from sae_gap.learners.online.gradient_sums import check_slots, pull, scales, threshold, visited
+
+
+class PrunedState(eqx.Module):
+    """The base's unit atoms and bias, and the energy of each: the sum of its squared codes."""
+
+    dictionary: Float[Array, "input_dim num_latents"]
+    bias: Float[Array, " input_dim"]
+    energy: Float[Array, " num_latents"]
+
+
+class Pruned(Learner):
+    r"""Keeps the atoms of its base that carry the most energy, and drops the others.
+
+    To a dictionary that is narrower than the signals have concepts, those that it lacks are noise, which blurs the atoms that
+    it learns. It is better learned whole and then cut. Samples are coded on all atoms as `OnlineDictionary` codes them, by
+    `pursue` at the threshold `max(margin σ, floor a)`; kept are the `round(share · num_latents)` atoms j of greatest
+    `Σ_i z_ij²`, at least one, in their order.
+
+    Args:
+      share: of the atoms that is kept, above 0 and at most 1.
+      visits: samples coded for each latent, or for each of 500 where they are fewer; no more than there are.
+      margin: threshold in units of the residual's root mean square.
+      floor: least threshold in units of the active codes' root mean square.
+      num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that compressed sensing allows.
+      base: the learner whose dictionary it is; its codes are non-negative.
+    """
+
+    share: float = eqx.field(static=True, default=0.25)
+    visits: int | float = eqx.field(static=True, default=3)
+    margin: float = 2.5
+    floor: float = 0.18
+    num_slots: int | None = eqx.field(static=True, default=None)
+
+    side_by_side = False
+
+    def __check_init__(self):
+        if self.base is None:
+            raise ValueError("pruning needs a base, the learner whose atoms are kept or dropped; give base.")
+        check_number("share", self.share, above=0, most=1)
+        check_number("visits", self.visits, above=0, most=1e12)
+        check_number("margin", self.margin, above=0)
+        check_number("floor", self.floor, above=0)
+        check_slots(self.num_slots)
+
+    @property
+    def name(self):
+        return "pruned" if self.base is None else f"{self.base.name}_pruned"
+
+    def work(self, num_samples, input_dim, num_latents):
+        return 4.0 * visited(self.visits, num_samples, num_latents) * input_dim * num_latents
+
+    def init(self, data: Split, *, num_latents, key, base=None):
+        dictionary = unit_atoms(base.decoder)[0].astype(data.signals.dtype)
+        bias, slots = jnp.asarray(base.bias, dictionary.dtype), self.num_slots
+        signals = data.signals[: visited(self.visits, len(data.signals), dictionary.shape[1])] - bias
+        live = live_share(data.signals)
+        noise, amplitude = scales(signals, dictionary, live, self.margin, self.floor, num_slots=slots)
+        least = threshold(noise, amplitude, self.margin, self.floor)
+        sums, _, _ = pull(signals, dictionary, least, least, num_slots=slots)
+        return PrunedState(dictionary, bias, sums.squares)
+
+    def model(self, state):
+        num_latents = state.dictionary.shape[1]
+        kept = lax.top_k(state.energy, max(1, round(self.share * num_latents)))[1]
+        return Model(state.dictionary[:, jnp.sort(kept)], state.bias)
+
+
+__all__ = ["Pruned", "PrunedState"]

@@ -1,0 +1,114 @@
+"""A dictionary by itself, without any truth: how alike its atoms are, which are dead, and whether two learners agree."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from sae_gap.core import matching
+from sae_gap.core.lasso_problem import product
+from sae_gap.encoders.encoder import unit_atoms
+
+# Above this largest |cosine| an atom is nearly another one.
+DUPLICATE = 0.95
+# Percentiles of each atom's largest |cosine| that a description keeps.
+QUANTILES = tuple(range(101))
+# Floats of the cosines that are held at once.
+_COSINES = 2**24
+
+
+class Atoms(NamedTuple):
+    """A dictionary in numbers.
+
+    Attributes:
+      num_latents: atoms, dead ones counted.
+      dead: atoms of zero norm.
+      duplicates: live atoms whose largest |cosine| with another is above `DUPLICATE`.
+      coherence: quantiles, at `QUANTILES` per cent, over live atoms of the largest |cosine| with another; empty of fewer than
+        two.
+    """
+
+    num_latents: int
+    dead: int
+    duplicates: int
+    coherence: tuple[float, ...]
+
+
+def largest_cosines(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> Float[np.ndarray, " num_latents"]:
+    """For each atom, `max_{l ≠ j} |cos(d_j, d_l)|`; 0 for an atom of zeros.
+
+    Args:
+      dictionary: atoms of any norm, (input_dim, num_latents). Their cosines are held in blocks of 64 MiB.
+
+    Returns:
+      The largest of each.
+
+    Raises:
+      ValueError: the dictionary is not a finite, non-empty matrix.
+    """
+    atoms = unit_atoms(jnp.asarray(matching.as_matrix("dictionary", dictionary)))[0]
+    num_latents = atoms.shape[1]
+    size = max(1, min(num_latents, _COSINES // num_latents))
+    found = [_block(atoms, start, size) for start in range(0, num_latents, size)]
+    # The last block ends with the last atom, and so begins among those of the one before.
+    found[-1] = found[-1][-(num_latents - (len(found) - 1) * size) :]
+    return np.minimum(np.concatenate(found), 1)
+
+
+def _block(atoms: Float[Array, "input_dim num_latents"], start: int, size: int) -> Float[np.ndarray, " size"]:
+    return np.asarray(_largest(atoms, min(start, atoms.shape[1] - size), size))
+
+
+def _largest(atoms, start, size):
+    return _largest_from(atoms, jax.lax.dynamic_slice_in_dim(atoms, start, size, axis=1), start)
+
+
+@jax.jit
+def _largest_from(atoms, block, start):
+    cosines = jnp.abs(product(block.T, atoms))
+    own = start + jnp.arange(block.shape[1])
+    return jnp.max(cosines.at[jnp.arange(block.shape[1]), own].set(0), axis=1)
+
+
+def describe_atoms(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> Atoms:
+    """Coherence, near-duplicates and dead atoms.
+
+    Args:
+      dictionary: atoms of any norm, (input_dim, num_latents).
+
+    Returns:
+      The numbers.
+
+    Raises:
+      ValueError: the dictionary is not a finite, non-empty matrix.
+    """
+    atoms = matching.as_matrix("dictionary", dictionary)
+    live = atoms.any(axis=0)
+    largest = largest_cosines(atoms)[live]
+    spectrum = np.percentile(largest, QUANTILES) if live.sum() > 1 else np.array([])
+    return Atoms(
+        atoms.shape[1], int((~live).sum()), int((largest > DUPLICATE).sum()), tuple(float(value) for value in spectrum)
+    )
+
+
+def agreement(left: Float[ArrayLike, "input_dim num_latents"], right: Float[ArrayLike, "input_dim num_latents"]) -> float:
+    """Mean matched |cosine| of two dictionaries of one width, `max_π mean_j |cos(left_π(j), right_j)|`.
+
+    Two seeds of one learner that agree have found something in the data; agreement of one with the truth it cannot tell.
+
+    Args:
+      left: (input_dim, num_latents).
+      right: (input_dim, num_latents).
+
+    Returns:
+      The mean, in [0, 1].
+
+    Raises:
+      ValueError: a dictionary is not a finite, non-empty matrix, or their shapes differ.
+    """
+    if np.shape(left) != np.shape(right):
+        raise ValueError(f"two dictionaries must have one shape to agree, but have {np.shape(left)} and {np.shape(right)}.")
+    return float(np.abs(matching.match_atoms(left, right).cosine).mean())

@@ -1,0 +1,255 @@
+"""Devices: the mesh over all of them, where data lies on it, and how compilations are shared between runs.
+
+Samples are split over all devices, since every cost that grows is a sum or a map over them. A dictionary lies on every device
+whole, unless it is asked to be spread over several by its latents.
+"""
+
+import contextlib
+import os
+import platform
+import resource
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from sae_gap.core.checks import as_real, is_integer
+from sae_gap.runtime.sharding import LATENTS, SAMPLES, check_mesh
+
+Tree = TypeVar("Tree")
+
+
+def mesh(latents: int = 1) -> Mesh:
+    """All devices of all processes, on an axis `samples` and, if asked for, one of `latents`.
+
+    Args:
+      latents: devices that a dictionary is spread over, see `place_dictionary`; as many as have room for it together.
+
+    Returns:
+      The mesh, of `device_count / latents` parts of the samples.
+
+    Raises:
+      ValueError: `latents` is not a positive divisor of the number of devices.
+    """
+    count = jax.device_count()
+    if not is_integer(latents) or latents < 1 or count % latents:
+        divisors = ", ".join(str(size) for size in range(1, count + 1) if count % size == 0)
+        raise ValueError(f"latents must divide the number of devices, {count}, but it is {latents!r}; give one of {divisors}.")
+    if latents == 1:
+        return _of_samples(jax.devices())
+    return jax.make_mesh((count // latents, latents), (SAMPLES, LATENTS), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def own_mesh() -> Mesh:
+    """The devices of this process on an axis `samples`; in a process by itself all."""
+    return _of_samples(jax.local_devices())
+
+
+def _of_samples(chosen: Sequence[jax.Device]) -> Mesh:
+    return jax.make_mesh((len(chosen),), (SAMPLES,), devices=chosen, axis_types=(AxisType.Auto,))
+
+
+def place(tree: Tree, mesh: Mesh) -> Tree:
+    """Puts the arrays of a tree on the devices of a mesh, split along their leading axis where it divides evenly.
+
+    Meant for a split, whose leading axis is its samples; other arrays may lie in a place that is slower, and give the same
+    results. An array whose leading axis does not divide is copied to every device, since leaving samples out or adding some
+    would change what is learned. Work on it is split all the same where that changes nothing: the coder fills the samples up
+    with zeros, and training splits its batches. With several processes, each must pass the same whole arrays.
+
+    Args:
+      tree: arrays in any tree; leaves that are not arrays stay as they are.
+      mesh: the devices, from `mesh`.
+
+    Returns:
+      The tree with its arrays placed.
+
+    Raises:
+      TypeError: `mesh` is none.
+      ValueError: it has no axis `samples`, or explicit ones.
+    """
+    check_mesh(mesh, SAMPLES)
+    return _put_all(tree, mesh, lambda leaf: _rows_of_each(leaf.shape, mesh))
+
+
+def _rows_of_each(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """Rows that divide are split."""
+    return PartitionSpec(SAMPLES) if shape and shape[0] % mesh.shape[SAMPLES] == 0 else PartitionSpec()
+
+
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
+    """Puts the arrays of a tree whole on every device of a mesh: what all samples share."""
+    check_mesh(mesh)
+    return _put_all(tree, mesh, lambda leaf: PartitionSpec())
+
+
+def _put_all(tree: Tree, mesh: Mesh, spec) -> Tree:
+    def put_leaf(leaf):
+        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+            return leaf
+        # One device needs no sharding, and an array tied to none lets a caller move it.
+        if mesh.size == 1:
+            return jax.numpy.asarray(leaf)
+        return put(leaf, NamedSharding(mesh, spec(leaf)))
+
+    return jax.tree.map(put_leaf, tree)
+
+
+def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
+    """Puts an array on devices, those of other processes included, each of which must pass the same whole array.
+
+    One that lies on the devices of several processes already is moved between them.
+    """
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(put(jax.random.key_data(array), sharding), impl=jax.random.key_impl(array))
+    # Each process brings what its devices hold, and reads no more of a mapped file. `device_put` would send all of it around,
+    # to check that it is the same.
+    held = np.asarray(array)
+    return jax.make_array_from_callback(held.shape, sharding, lambda index: held[index])
+
+
+def read_rows(take: Callable[[np.ndarray], np.ndarray], num_samples: int, width: int) -> Array:
+    """Rows in memory, in the default float type; of several processes each takes those that `place` gives to its own devices.
+
+    Args:
+      take: gives the rows of some numbers, as `Activations.take` does.
+      num_samples: how many there are.
+      width: of a row.
+
+    Returns:
+      The rows, (num_samples, width), on no device in particular, or over those of all processes.
+    """
+    dtype, everywhere = jax.numpy.zeros(()).dtype, mesh()
+    if everywhere.size == len(jax.local_devices()):
+        return jax.numpy.asarray(take(np.arange(num_samples)), dtype)
+    shape = num_samples, width
+    sharding = NamedSharding(everywhere, _rows_of_each(shape, everywhere))
+
+    def read(index) -> np.ndarray:
+        return take(np.arange(*index[0].indices(num_samples))).astype(dtype)
+
+    return jax.make_array_from_callback(shape, sharding, read)
+
+
+def place_dictionary(
+    dictionary: Float[ArrayLike, "input_dim num_latents"], mesh: Mesh
+) -> Float[Array, "input_dim num_latents"]:
+    """Spreads a dictionary that no device has room for over the axis `latents` of a mesh; `sparse_code` takes it as any other.
+
+    Each device has the correlations of its own atoms, and what crosses between devices are their leaders. On a CPU, whose
+    memory all of its devices share, `sparse_code` makes one whole of it again.
+
+    Args:
+      dictionary: (input_dim, num_latents).
+      mesh: the devices, from `mesh(latents=…)`; where that is 1 each has the whole dictionary.
+
+    Returns:
+      The dictionary in place.
+
+    Raises:
+      TypeError: `mesh` is none.
+      ValueError: the axis does not divide the number of latents, the dictionary is no matrix, or the mesh has explicit axes.
+    """
+    check_mesh(mesh)
+    if not isinstance(dictionary, jax.Array):
+        dictionary = as_real("dictionary", dictionary, "numbers of shape (input_dim, num_latents)")
+    if np.ndim(dictionary) != 2:
+        raise ValueError(f"dictionary must be of shape (input_dim, num_latents), but it is {np.shape(dictionary)}.")
+    parts, num_latents = mesh.shape.get(LATENTS, 1), np.shape(dictionary)[1]
+    if num_latents % parts:
+        raise ValueError(
+            f"{num_latents} latents do not divide over {parts} devices; add {-num_latents % parts} atoms of zeros, which no "
+            "code uses, or choose another number of devices."
+        )
+    if mesh.size == 1:
+        return jax.numpy.asarray(dictionary)
+    spec = PartitionSpec(None, LATENTS) if parts > 1 else PartitionSpec()
+    return jax.device_put(dictionary, NamedSharding(mesh, spec))
+
+
+def enable_compilation_cache() -> Path | None:
+    """Keeps compiled programs in the user's cache folder, so that a second run of the same shapes compiles nothing.
+
+    A folder that the user chose by `JAX_COMPILATION_CACHE_DIR` is kept, as is the least time by
+    `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS`.
+
+    Returns:
+      The folder, or None where it cannot be written to and programs are compiled in every run.
+    """
+    try:
+        folder = Path(jax.config.values.get("jax_compilation_cache_dir") or cache_home() / "sae_gap" / "jax")
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except (OSError, RuntimeError):
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # The default of a second leaves out most programs of a small study, whose many compilations add up.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    return folder
+
+
+def compilations() -> int:
+    """How many programs this process has compiled, or taken compiled from the cache, since it first asked."""
+    if not _counting:
+        jax.monitoring.register_event_duration_secs_listener(_count)
+        _counting.append(0)
+    return _counting[0]
+
+
+_counting: list[int] = []
+
+
+def _count(event: str, duration_secs: float, **_) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        _counting[0] += 1
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held so far, in GiB."""
+    with contextlib.suppress(OSError):
+        # On Linux the other way counts what started the process as well.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**20
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Kilobytes, on Apple's systems bytes.
+    return most / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def describe() -> str:
+    """The devices of all processes in words, for the rows: times from different devices are not to be compared.
+
+    Returns:
+      For example `4 x NVIDIA H100 80GB HBM3`, or `1 x cpu (AMD EPYC)`.
+    """
+    kind = jax.devices()[0].device_kind
+    return f"{jax.device_count()} x {kind}" + (f" ({_processor()})" if kind == "cpu" else "")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
+
+
+def cache_home() -> Path:
+    """The user's cache folder, by the XDG convention."""
+    chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The convention has a relative path ignored: it would scatter caches over working folders.
+    return chosen if chosen.is_absolute() else Path.home() / ".cache"

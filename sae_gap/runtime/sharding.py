@@ -1,0 +1,255 @@
+"""Where arrays lie on a mesh, and work that every device does on its own samples.
+
+Two axes go by name wherever the mesh is known by its context alone, as within `jax.jit` under `jax.set_mesh`: `SAMPLES`, and
+`LATENTS` where a dictionary is spread over several devices.
+"""
+
+import contextlib
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
+
+from sae_gap.core.checks import check_type
+
+# The names of the axes.
+SAMPLES, LATENTS = "samples", "latents"
+
+
+class Layout(NamedTuple):
+    """The axes of a mesh that samples are split over, and the one that the latents of the dictionary are, if any is."""
+
+    mesh: Mesh | AbstractMesh
+    samples: tuple[str, ...]
+    latents: str | None
+
+    @property
+    def num_parts(self) -> int:
+        """The number of parts that samples are split into."""
+        return math.prod(self.mesh.shape[axis] for axis in self.samples)
+
+
+def check_mesh(mesh: Any, *axes: str) -> None:
+    """Raises a TypeError for what is no mesh, and a ValueError for a mesh that lacks one of some axes or has explicit ones."""
+    check_type("mesh", mesh, Mesh, "make it by sae_gap.runtime.devices.mesh()")
+    for axis in axes:
+        if axis not in mesh.axis_names:
+            raise ValueError(f"the mesh has no axis {axis!r}; make it by sae_gap.runtime.devices.mesh().")
+    _check_auto(mesh)
+
+
+def _check_auto(mesh: Mesh | AbstractMesh) -> None:
+    if any(kind != AxisType.Auto for kind in mesh.axis_types):
+        raise ValueError(
+            "the mesh must have axes of type jax.sharding.AxisType.Auto; make it by sae_gap.runtime.devices.mesh()."
+        )
+
+
+def layout_of(signals: Any, dictionary: Any) -> Layout | None:
+    """The layout of signals, `(n, input_dim)`, and of a dictionary, `(input_dim, num_latents)`.
+
+    Samples go over all axes that the latents do not take, whether they lie so already or are copied to every device. Of traced
+    arrays, whose place is not known, the mesh of the context tells.
+
+    Returns:
+      The layout, or None where there is one device, or it is not known how many.
+
+    Raises:
+      ValueError: the arrays lie on different devices, or their mesh has axes that are not of type Auto.
+    """
+    if isinstance(signals, jax.core.Tracer) or isinstance(dictionary, jax.core.Tracer):
+        mesh: Any = jax.sharding.get_abstract_mesh()
+        if SAMPLES not in mesh.axis_names or mesh.manual_axes or mesh.size == 1:
+            return None
+        latents = LATENTS if mesh.shape.get(LATENTS, 1) > 1 else None
+        return _layout(mesh, latents)
+    shardings = [array.sharding for array in (signals, dictionary) if isinstance(array, jax.Array)]
+    named = [each for each in shardings if isinstance(each, NamedSharding) and each.mesh.size > 1]
+    if not named:
+        return None
+    mesh = named[-1].mesh
+    for array, name in ((signals, "signals lie"), (dictionary, "the dictionary lies")):
+        if isinstance(array, jax.Array) and array.committed and not _is_over(array.sharding, mesh):
+            raise ValueError(
+                f"{name} on other devices than the mesh of the rest, or on these in another order; place all on one mesh by "
+                "sae_gap.runtime.devices.place and place_dictionary."
+            )
+    return _layout(mesh, _latents_of(dictionary))
+
+
+def _is_over(sharding, mesh) -> bool:
+    """Whether an array lies on the devices of a mesh, in its order where it has one."""
+    if isinstance(sharding, NamedSharding):
+        return list(sharding.mesh.devices.flat) == list(mesh.devices.flat)
+    return sharding.device_set == set(mesh.devices.flat)
+
+
+def _latents_of(dictionary) -> str | None:
+    """The axis that the columns of a dictionary are split over."""
+    sharding = getattr(dictionary, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or len(sharding.spec) < 2 or sharding.spec[1] is None:
+        return None
+    axes = sharding.spec[1]
+    if isinstance(axes, tuple) and len(axes) > 1:
+        raise ValueError(f"the latents of the dictionary are split over several axes, {', '.join(axes)}; split them over one.")
+    axis = axes[0] if isinstance(axes, tuple) else axes
+    return axis if sharding.mesh.shape[axis] > 1 else None
+
+
+def _layout(mesh, latents: str | None) -> Layout:
+    _check_auto(mesh)
+    samples = tuple(axis for axis in mesh.axis_names if axis != latents)
+    if not samples:
+        # Samples are split into one part, but they need an axis for that.
+        name = SAMPLES if latents != SAMPLES else f"all_{SAMPLES}"
+        mesh = Mesh(mesh.devices[None], (name, *mesh.axis_names), axis_types=(AxisType.Auto,) * (1 + len(mesh.axis_names)))
+        samples = (name,)
+    return Layout(mesh, samples, latents)
+
+
+def by_device(function: Callable[..., PyTree], layout: Layout | None, per_sample: PyTree, *shared: PyTree) -> PyTree:
+    """`function(per_sample, *shared)`, by every device on its own samples, without a word to those that have others.
+
+    Within `function` the mesh has the axis of the latents alone, which the compiler goes on to split.
+
+    Args:
+      function: maps arrays with samples as rows, and what all samples share, to arrays with the same samples as rows.
+      layout: of the samples; None calls the function as it is.
+      per_sample: arrays of n rows; where they do not divide, rows of zeros are added, and their results left out.
+      shared: arrays that every device has, but for the latents that its axis splits.
+
+    Returns:
+      What the function returns, of all samples.
+    """
+    if layout is None:
+        return function(per_sample, *shared)
+    num_samples = jax.tree.leaves(per_sample)[0].shape[0]
+    spare = -num_samples % layout.num_parts
+    padded = jax.tree.map(lambda a: jnp.pad(a, ((0, spare),) + ((0, 0),) * (a.ndim - 1)), per_sample) if spare else per_sample
+    rows = PartitionSpec(layout.samples)
+    mapped = jax.shard_map(
+        function,
+        mesh=layout.mesh,
+        in_specs=(rows, *(PartitionSpec() for _ in shared)),
+        out_specs=rows,
+        axis_names=frozenset(layout.samples),
+        # Loops begin with constants, which all devices share, and end with what is each device's own.
+        check_vma=False,
+    )
+    found = mapped(padded, *shared)
+    return jax.tree.map(lambda a: a[:num_samples], found) if spare else found
+
+
+def rows_of_parts(array: Any, layout: Layout | None, chosen: slice, num_samples: int) -> Any:
+    """Some rows of every part of an array's samples, part after part; nothing has to move to another device.
+
+    Args:
+      array: `(n, width)`, a row for each sample; its first rows are repeated at the end where n does not divide into parts.
+        None, and an array with another number of rows, is returned as it is.
+      layout: of the samples, in as many parts; None is one part.
+      chosen: the rows of each part.
+      num_samples: n.
+
+    Returns:
+      The rows, (parts × chosen, width).
+    """
+    if array is None or array.shape[0] != num_samples:
+        return array
+    parts = 1 if layout is None else layout.num_parts
+    spare = -num_samples % parts
+    whole = array[np.arange(num_samples + spare) % num_samples] if spare else array
+    return whole.reshape(parts, -1, array.shape[1])[:, chosen].reshape(-1, array.shape[1])
+
+
+def place_rows(tree: PyTree, like: Array) -> PyTree:
+    """Arrays of a tree with their rows on the devices that have those of another array, if it lies on a mesh."""
+    sharding = getattr(like, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or sharding.mesh.size == 1:
+        return tree
+    rows = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, rows) if isinstance(leaf, jax.Array) else leaf, tree)
+
+
+def spread(array: Array, axis_name: str | None, dim: int | None) -> Array:
+    """An array with a dimension over an axis of the mesh of the context, or None whole on each of its devices.
+
+    Without a name of an axis the array is left as it is.
+    """
+    if axis_name is None:
+        return array
+    return lax.with_sharding_constraint(array, PartitionSpec(*(axis_name if i == dim else None for i in range(array.ndim))))
+
+
+def axis_size(axis_name: str | None) -> int:
+    """The parts that the compiler splits an axis of the mesh of the context into.
+
+    It is 1 without a name, without that axis, and where each device works on its own part already.
+    """
+    mesh: Any = jax.sharding.get_abstract_mesh()
+    return 1 if axis_name not in mesh.axis_names or axis_name in mesh.manual_axes else mesh.shape[axis_name]
+
+
+def split_batch(batch: PyTree) -> PyTree:
+    """A batch whose samples, the rows, lie on all devices of the mesh of the context, for a training step.
+
+    Gradients of a sum over the samples are then found by every device for its own, and meet. Without a mesh, or where the rows
+    do not divide, the batch is left as it is.
+    """
+    size = axis_size(SAMPLES)
+    return jax.tree.map(lambda array: array if size == 1 or len(array) % size else spread(array, SAMPLES, 0), batch)
+
+
+def lay(state: PyTree, data: PyTree, *, seeds: bool = False) -> PyTree:
+    """A state with what it has of each sample on the device of that sample, and all else on every device.
+
+    Without it the compiler would choose, and choose otherwise in each program that the state passes through.
+
+    Args:
+      state: arrays; of each sample are those with as many rows as an array of the data.
+      data: arrays with samples as rows.
+      seeds: whether all have an axis of seeds before that of the rows.
+
+    Returns:
+      The state, the same but for its place; without a mesh in the context, as it is.
+    """
+    size = axis_size(SAMPLES)
+    lead = int(seeds)
+    counts = {leaf.shape[lead] for leaf in jax.tree.leaves(data) if leaf.ndim > lead and leaf.shape[lead] % size == 0}
+
+    def put(leaf):
+        own = leaf.ndim > lead and leaf.shape[lead] in counts
+        return lax.with_sharding_constraint(leaf, PartitionSpec(*[None] * lead, SAMPLES) if own else PartitionSpec())
+
+    return state if size == 1 else jax.tree.map(put, state)
+
+
+def within(tree: PyTree) -> contextlib.AbstractContextManager:
+    """The context of the mesh that the arrays of a tree lie on, for what is traced in it; of one device, no context."""
+    for leaf in jax.tree.leaves(tree):
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) and sharding.mesh.size > 1:
+            return jax.set_mesh(sharding.mesh)
+    return contextlib.nullcontext()
+
+
+__all__ = [
+    "LATENTS",
+    "SAMPLES",
+    "Layout",
+    "axis_size",
+    "by_device",
+    "check_mesh",
+    "lay",
+    "layout_of",
+    "place_rows",
+    "rows_of_parts",
+    "split_batch",
+    "spread",
+    "within",
+]

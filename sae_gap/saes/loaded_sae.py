@@ -1,0 +1,347 @@
+"""A published SAE: its own encode and decode, and beside them the suite's model of it, on which a gap can be certified."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
+
+from sae_gap.core import matching
+from sae_gap.core.checks import check_unmasked, check_vanishing, shown
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine, Encoder, as_floats, encode, unit_atoms
+from sae_gap.encoders.gated import Gated, GatedParameters
+from sae_gap.encoders.relu import ReLU
+from sae_gap.encoders.topk import TopK
+from sae_gap.saes import foreign_encoders
+from sae_gap.saes.normalise import Normalisation
+from sae_gap.storage.tensor_files import printable
+
+# Weights of the encoder whose product with the bias is taken in double precision at a time.
+_COLUMNS = 4_096
+
+
+class SAE(eqx.Module):
+    """A sparse autoencoder as a library has it.
+
+    `sae_gap.amortisation_gap(sae.model, sae.target(activations), lam)` is the gap of its encoder on its own dictionary.
+
+    Attributes:
+      model: on unit atoms, with a bias of zeros and the SAE's encoder, which gives the library's codes rescaled to unit atoms.
+        It fits `target(activations)`.
+      bias: what the decoder adds, in units of the normalised activations, (input_dim,).
+      scale: a code in the library's units, times this, is a code on unit atoms, (num_latents,).
+      lengths: of the atoms on disk, (num_latents,); zero for a dead one.
+      normalisation: what is done to activations before they are encoded.
+      library: which wrote it.
+      architecture: what that library calls it.
+      heads: whether activations may come as (n, heads, head_dim), which are then laid side by side.
+    """
+
+    model: Model
+    bias: Float[Array, " input_dim"]
+    scale: Float[Array, " num_latents"]
+    lengths: Float[Array, " num_latents"]
+    normalisation: Normalisation
+    library: str = eqx.field(static=True)
+    architecture: str = eqx.field(static=True)
+    heads: bool = eqx.field(static=True, default=False)
+    # Pairs, since a mapping has no hash, and what is static must have one.
+    entries: tuple[tuple[str, str], ...] = eqx.field(static=True, default=())
+
+    @property
+    def notes(self) -> dict[str, str]:
+        """What a report shows of the file: its types, its flags, the hook point it was trained at."""
+        return dict(self.entries)
+
+    @property
+    def input_dim(self) -> int:
+        """Dimension of the activations."""
+        return self.model.decoder.shape[0]
+
+    @property
+    def num_latents(self) -> int:
+        """Number of latents."""
+        return self.model.decoder.shape[1]
+
+    def target(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
+        """What the lasso on `model` fits: the normalised activations less what the decoder adds.
+
+        Args:
+          activations: as the library's `encode` takes them, (n, input_dim), or (n, heads, head_dim) where the SAE has `heads`.
+
+        Returns:
+          (n, input_dim).
+
+        Raises:
+          ValueError: the activations have another width, or are not finite.
+        """
+        with jax.default_matmul_precision("highest"):
+            return self.normalisation.apply(self._flat(activations)) - self.bias
+
+    def encode(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n num_latents"]:
+        """The library's codes, in its own units.
+
+        Args:
+          activations: (n, input_dim), or (n, heads, head_dim) where the SAE has `heads`.
+
+        Returns:
+          (n, num_latents).
+
+        Raises:
+          ValueError: the activations have another width, or are not finite.
+        """
+        return self.encode_target(self.target(activations)) / self.scale
+
+    def encode_target(self, target: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+        """The codes of `target(activations)`, on unit atoms."""
+        shape, dtype = getattr(target, "shape", ()), getattr(target, "dtype", np.dtype(object))
+        if shape[1:] != (self.input_dim,) or not jnp.issubdtype(dtype, jnp.floating):
+            raise ValueError(f"target must be what SAE.target gives, (n, {self.input_dim}) floats, but it is {shown(target)}.")
+        assert isinstance(self.model.encode, Encoder)
+        with jax.default_matmul_precision("highest"):
+            return encode(self.model.encode, self.model, target)
+
+    def decode(
+        self, codes: Float[ArrayLike, "..."], like: Float[ArrayLike, "..."] | None = None
+    ) -> Float[Array, "n input_dim"]:
+        """The library's reconstruction from its codes.
+
+        Args:
+          codes: in the library's units, (n, num_latents).
+          like: the activations that the codes are of; only an SAE that normalises each sample by itself asks for them.
+
+        Returns:
+          In the units of activations, (n, input_dim).
+
+        Raises:
+          ValueError: the codes have another width, or `like` is wanted and not given.
+        """
+        codes = matching.as_matrix("codes", codes)
+        if codes.shape[1] != self.num_latents:
+            raise ValueError(f"codes have {codes.shape[1]} columns, but the SAE has {self.num_latents} latents.")
+        if not self.normalisation.per_sample:
+            like = None
+        elif like is None:
+            raise ValueError(
+                f"this SAE normalises each sample by itself ({self.normalisation.name}); "
+                "give like=activations, those that the codes are of."
+            )
+        activations = None if like is None else self._flat(like)
+        if activations is not None and len(activations) != len(codes):
+            raise ValueError(
+                f"there are {len(codes)} rows of codes but {len(activations)} of activations; give those of the codes."
+            )
+        with jax.default_matmul_precision("highest"):
+            decoded = (jnp.asarray(codes) * self.scale) @ self.model.decoder.T + self.bias
+            return self.normalisation.undo(decoded, activations)
+
+    def reconstruct(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
+        """`decode(encode(activations))`.
+
+        Args:
+          activations: (n, input_dim), or (n, heads, head_dim) where the SAE has `heads`.
+
+        Returns:
+          (n, input_dim).
+
+        Raises:
+          ValueError: the activations have another width, or are not finite.
+        """
+        return self.decode(self.encode(activations), activations)
+
+    def _flat(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
+        check_unmasked("activations", activations)
+        array = np.asarray(activations)
+        if self.heads and array.ndim == 3:
+            array = array.reshape(len(array), -1)
+        array = matching.as_matrix("activations", array)
+        if array.shape[1] != self.input_dim:
+            raise ValueError(
+                f"activations have {array.shape[1]} columns, but the SAE has input_dim {self.input_dim}; "
+                "give those of the layer that it was trained on."
+            )
+        return as_floats("activations", array)
+
+
+class Inference(NamedTuple):
+    """How an SAE infers, on unit atoms: the encoder, its parameters, and what makes a library's code one on unit atoms."""
+
+    encoder: Encoder
+    parameters: PyTree
+    scale: Float[Array, " num_latents"]
+
+
+# From the affine map in the library's units, of the target, and the lengths of the atoms.
+Activation = Callable[[Affine, Float[Array, " num_latents"]], Inference]
+
+
+def relu() -> Activation:
+    """`relu(p)`."""
+    return lambda affine, lengths: Inference(ReLU(), _scaled(affine, _units(lengths)), _units(lengths))
+
+
+def threshold(theta: Float[np.ndarray, "..."] | float, *, on_unit_atoms: bool = False) -> Activation:
+    """`relu(p) · 1[p > θ]`; `on_unit_atoms`, θ is held against p times the length of the atom, which is the code too."""
+
+    def make(affine, lengths):
+        scale = lengths if on_unit_atoms else _units(lengths)
+        limits = jnp.broadcast_to(jnp.asarray(theta), lengths.shape) * (1 if on_unit_atoms else scale)
+        parameters = foreign_encoders.ThresholdParameters(_scaled(affine, scale), limits)
+        return Inference(foreign_encoders.Threshold(), parameters, jnp.ones_like(lengths) if on_unit_atoms else scale)
+
+    return make
+
+
+def topk(k: int, *, on_unit_atoms: bool = False) -> Activation:
+    """The k largest `relu(p)`; `on_unit_atoms`, of p times the length of the atom, which are the codes too."""
+
+    def make(affine, lengths):
+        if on_unit_atoms:
+            return Inference(TopK(k), _scaled(affine, lengths), jnp.ones_like(lengths))
+        return _ranked(foreign_encoders.RankedTopK(k))(affine, lengths)
+
+    return make
+
+
+def abstopk(k: int, *, on_unit_atoms: bool = False) -> Activation:
+    """The k largest |p|, with their signs; `on_unit_atoms` as in `topk`."""
+
+    def make(affine, lengths):
+        if on_unit_atoms:
+            parameters = foreign_encoders.RankedParameters(_scaled(affine, lengths), jnp.ones_like(lengths))
+            return Inference(foreign_encoders.AbsTopK(k), parameters, jnp.ones_like(lengths))
+        return _ranked(foreign_encoders.AbsTopK(k))(affine, lengths)
+
+    return make
+
+
+def groupmax(k: int) -> Activation:
+    """The largest `relu(p)` of each of k groups."""
+    return _ranked(foreign_encoders.GroupMax(k))
+
+
+def batch_largest(k: int) -> Activation:
+    """The k · n largest `relu(p)` of n samples."""
+    return _ranked(foreign_encoders.BatchLargest(k))
+
+
+def gated(
+    gate: Float[np.ndarray, " num_latents"],
+    magnitude: Float[np.ndarray, " num_latents"],
+    log_scale: Float[np.ndarray, " num_latents"],
+) -> Activation:
+    """`1[p + a > 0] · relu(p exp(r) + c)`, with the gate's bias a, the magnitude's c and r; p has no bias of its own."""
+
+    def make(affine, lengths):
+        scale = _units(lengths)
+        # What the target's shift adds to p, it adds to both.
+        both = Affine(affine.weight, affine.bias + jnp.asarray(gate))
+        bias = affine.bias * jnp.exp(jnp.asarray(log_scale)) + jnp.asarray(magnitude)
+        return Inference(Gated(), GatedParameters(_scaled(both, scale), jnp.asarray(log_scale), bias * scale), scale)
+
+    return make
+
+
+def pursuit(rounds: int, residual: float, stop_on_repeat: bool) -> Activation:
+    """Matching pursuit on the atoms as they are, which has no affine map."""
+
+    def make(affine, lengths):
+        scale = _units(lengths)
+        return Inference(
+            foreign_encoders.RepeatingPursuit(rounds, residual, stop_on_repeat),
+            foreign_encoders.PursuitParameters(scale),
+            scale,
+        )
+
+    return make
+
+
+def assemble(
+    activation: Activation,
+    *,
+    atoms: Float[np.ndarray, "num_latents input_dim"],
+    bias: Float[np.ndarray, " input_dim"],
+    weight: Float[np.ndarray, "input_dim num_latents"] | None,
+    encoder_bias: Float[np.ndarray, " num_latents"] | None = None,
+    input_bias: Float[np.ndarray, " input_dim"] | None = None,
+    normalisation: Normalisation | None = None,
+    library: str,
+    architecture: str,
+    heads: bool = False,
+    notes: Mapping[str, str],
+) -> SAE:
+    """An SAE from what every library has, in that library's units.
+
+    The encoder computes `p = (x̂ - b_in) W + c` of normalised activations x̂ and the decoder `z A + b`; on the target `y = x̂ - b`
+    that is `p = y W + c + (b - b_in) W`.
+
+    Args:
+      activation: what is done to p.
+      atoms: A, of any lengths, (num_latents, input_dim).
+      bias: b, what the decoder adds, (input_dim,).
+      weight: W, (input_dim, num_latents); None for an encoder without one.
+      encoder_bias: c, (num_latents,); None for zeros.
+      input_bias: b_in, what the encoder takes from its input, (input_dim,); None for zeros.
+      normalisation: of the activations; None for none.
+      library: which wrote it.
+      architecture: what that library calls it.
+      heads: whether activations may come by heads.
+      notes: what a report shows of the file.
+
+    Raises:
+      ValueError: weights overflow on unit atoms, or an atom is too small to be told from zero.
+    """
+    check_vanishing(f"the {library} SAE", np.abs(atoms).max(axis=1), atoms.dtype)
+    dictionary, units = unit_atoms(jnp.asarray(atoms).T)
+    lengths = jnp.where(jnp.any(dictionary != 0, axis=0), units, 0)
+    affine = None
+    if weight is not None:
+        shift = bias if input_bias is None else bias - input_bias
+        shifted = _product(shift, weight) + (0 if encoder_bias is None else encoder_bias)
+        affine = Affine(jnp.asarray(weight), jnp.asarray(shifted, weight.dtype))
+    encoder, parameters, scale = activation(affine, lengths)  # type: ignore[arg-type]
+    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((parameters, scale))):
+        # A NaN would be held below every threshold, and read as a latent that is off.
+        raise ValueError(
+            f"the {library} SAE has weights beyond {dictionary.dtype} once its atoms have unit length; train it again."
+        )
+    zeros = jnp.zeros_like(jnp.asarray(bias))
+    return SAE(
+        Model(dictionary, zeros, parameters, encoder),
+        jnp.asarray(bias),
+        scale,
+        lengths,
+        Normalisation() if normalisation is None else normalisation,
+        library,
+        architecture,
+        heads,
+        tuple((str(name), printable(str(value))) for name, value in notes.items()),
+    )
+
+
+def _ranked(encoder: Encoder) -> Activation:
+    return lambda affine, lengths: Inference(
+        encoder, foreign_encoders.RankedParameters(affine, _units(lengths)), _units(lengths)
+    )
+
+
+def _units(lengths: Float[Array, " num_latents"]) -> Float[Array, " num_latents"]:
+    """The lengths, one for a dead atom, whose code the library has all the same."""
+    return jnp.where(lengths > 0, lengths, 1)
+
+
+def _scaled(affine: Affine, scale: Float[Array, " num_latents"]) -> Affine:
+    return Affine(affine.weight * scale, affine.bias * scale)
+
+
+def _product(
+    row: Float[np.ndarray, " input_dim"], weight: Float[np.ndarray, "input_dim num_latents"]
+) -> Float[np.ndarray, " n"]:
+    """`row @ weight` in double precision, a block of columns at a time: a bias may be much longer than the codes it leaves."""
+    starts = range(0, weight.shape[1], _COLUMNS)
+    return np.concatenate([row @ weight[:, start : start + _COLUMNS].astype(np.float64) for start in starts])

@@ -1,0 +1,134 @@
+"""Greedy k-sparse coding: matching pursuit, and its orthogonal form that refits all chosen atoms."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from sae_gap.core import lasso_problem
+from sae_gap.core.checks import check_unmasked
+
+
+def _unit(dictionary):
+    norms = jnp.linalg.norm(dictionary, axis=0)
+    return dictionary / jnp.where(norms > 0, norms, 1)
+
+
+def _check(signals, dictionary, num_atoms):
+    check_unmasked("signals", signals)
+    check_unmasked("dictionary", dictionary)
+    if isinstance(num_atoms, bool) or not isinstance(num_atoms, int) or not 1 <= num_atoms <= dictionary.shape[1]:
+        raise ValueError(
+            f"num_atoms must be an integer from 1 to num_latents = {dictionary.shape[1]}, but it is {num_atoms!r}."
+        )
+
+
+def _choose(rest, atoms, taken, nonneg):
+    """The free atom of largest correlation with each residual, and that correlation."""
+    correlations = lasso_problem.product(rest, atoms)
+    appeal = jnp.where(taken, -jnp.inf, correlations if nonneg else jnp.abs(correlations))
+    best = jnp.argmax(appeal, axis=1)
+    return best, jnp.take_along_axis(correlations, best[:, None], axis=1)[:, 0]
+
+
+def matching_pursuit(
+    signals: Float[Array, "n input_dim"],
+    dictionary: Float[Array, "input_dim num_latents"],
+    num_atoms: int,
+    *,
+    nonneg: bool = False,
+) -> Float[Array, "n num_latents"]:
+    """`num_atoms` greedy steps, each `z_j = d_jᵀ r` on the free atom of largest `|d_jᵀ r|`, then `r ← r - z_j d_j`.
+
+    Args:
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`; atoms are scaled to unit norm first.
+      num_atoms: k, the steps taken, each on a new atom.
+      nonneg: choose the largest correlation itself, and code zero where it is negative.
+
+    Returns:
+      `(n, num_latents)` coefficients of the *unit* atoms.
+
+    Raises:
+      ValueError: `num_atoms` is not an integer between 1 and num_latents.
+
+    References:
+      Mallat & Zhang (1993), "Matching pursuits with time-frequency dictionaries", IEEE Trans. Signal Processing 41(12).
+    """
+    _check(signals, dictionary, num_atoms)
+    atoms = _unit(dictionary)
+    rows = jnp.arange(signals.shape[0])
+
+    def step(_, carry):
+        rest, codes, taken = carry
+        best, value = _choose(rest, atoms, taken, nonneg)
+        value = jnp.maximum(value, 0) if nonneg else value
+        rest = rest - value[:, None] * atoms.T[best]
+        return rest, codes.at[rows, best].set(value), taken.at[rows, best].set(True)
+
+    codes = jnp.zeros((signals.shape[0], dictionary.shape[1]), signals.dtype)
+    return lax.fori_loop(0, num_atoms, step, (signals, codes, jnp.zeros(codes.shape, bool)))[1]
+
+
+def orthogonal_matching_pursuit(
+    signals: Float[Array, "n input_dim"], dictionary: Float[Array, "input_dim num_latents"], num_atoms: int
+) -> Float[Array, "n num_latents"]:
+    """Matching pursuit that refits every chosen atom by least squares at each step.
+
+    The residual is kept orthogonal to all chosen atoms, `r = y - Q Qᵀ y` with Q an orthonormal basis of their span, and the
+    codes solve `min_z ‖y - D_S z‖` on the final choice S. Atoms that depend on those chosen before get a zero code.
+
+    Args:
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`; atoms are scaled to unit norm first.
+      num_atoms: k, at most input_dim.
+
+    Returns:
+      `(n, num_latents)` coefficients of the *unit* atoms.
+
+    Raises:
+      ValueError: `num_atoms` is not an integer between 1 and `min(input_dim, num_latents)`.
+
+    References:
+      Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit", Asilomar.
+    """
+    _check(signals, dictionary, num_atoms)
+    num_samples, input_dim = signals.shape
+    if num_atoms > input_dim:
+        raise ValueError(f"num_atoms {num_atoms} is above input_dim {input_dim}, beyond which atoms are dependent; lower it.")
+    atoms = _unit(dictionary)
+    rows = jnp.arange(num_samples)
+    cutoff = 64 * jnp.finfo(signals.dtype).eps
+    basis = jnp.zeros((num_samples, num_atoms, input_dim), signals.dtype)
+    upper = jnp.zeros((num_samples, num_atoms, num_atoms), signals.dtype)
+    chosen = jnp.zeros((num_samples, num_atoms), jnp.int32)
+
+    def step(i, carry):
+        rest, basis, upper, chosen, taken = carry
+        best, _ = _choose(rest, atoms, taken, False)
+        atom = atoms.T[best]
+        # Orthogonalising twice keeps the basis orthonormal to rounding.
+        first = jnp.einsum("nkm,nm->nk", basis, atom, precision=lax.Precision.HIGHEST)
+        new = atom - jnp.einsum("nk,nkm->nm", first, basis, precision=lax.Precision.HIGHEST)
+        second = jnp.einsum("nkm,nm->nk", basis, new, precision=lax.Precision.HIGHEST)
+        new = new - jnp.einsum("nk,nkm->nm", second, basis, precision=lax.Precision.HIGHEST)
+        norm = jnp.linalg.norm(new, axis=1)
+        fine = norm > cutoff
+        new = jnp.where(fine[:, None], new / jnp.where(fine, norm, 1)[:, None], 0)
+        rest = rest - jnp.sum(new * rest, axis=1, keepdims=True) * new
+        column = (first + second).at[:, i].set(jnp.where(fine, norm, 1))
+        return (
+            rest,
+            basis.at[:, i].set(new),
+            upper.at[:, :, i].set(column),
+            chosen.at[:, i].set(best.astype(jnp.int32)),
+            taken.at[rows, best].set(True),
+        )
+
+    taken = jnp.zeros((num_samples, dictionary.shape[1]), bool)
+    _, basis, upper, chosen, _ = lax.fori_loop(0, num_atoms, step, (signals, basis, upper, chosen, taken))
+    target = jnp.einsum("nkm,nm->nk", basis, signals, precision=lax.Precision.HIGHEST)
+    values = lax.linalg.triangular_solve(upper, target[:, :, None], left_side=True, lower=False)[:, :, 0]
+    return jnp.zeros(taken.shape, signals.dtype).at[rows[:, None], chosen].set(values)
+
+
+__all__ = ["matching_pursuit", "orthogonal_matching_pursuit"]

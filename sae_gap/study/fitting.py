@@ -1,0 +1,376 @@
+"""The one loop that runs every learner, compiled once for a shape, with its models along the way."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from sae_gap.core.checks import check_callable, check_flag, check_sequence
+from sae_gap.core.types import Model, Task
+from sae_gap.learners.fit_checks import check_fit
+from sae_gap.learners.learner import Learner
+from sae_gap.runtime import devices, distributed, sharding
+from sae_gap.runtime.cores import cores
+from sae_gap.storage.checkpoints import Checkpoint
+
+# Seconds between two reports of how far a fit is.
+_REPORT_EVERY = 1.0
+# On a CPU, what compiles or runs a loop has a core, in whatever call and thread.
+_CORES = threading.BoundedSemaphore(cores())
+
+
+class Fitted(NamedTuple):
+    """A model along a fit.
+
+    Attributes:
+      step: the steps that it took.
+      model: what was learned by then.
+      seconds: that the seed's loop took, compilation apart, while other seeds and learners that are fitted together with it
+        ran on the other cores; side by side, its share of the one loop of all seeds.
+    """
+
+    step: int
+    model: Model
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A finished fit of one seed.
+
+    Attributes:
+      end: the last model.
+      along: the models at the steps that were asked for and lie before the end.
+      compile_seconds: of the program, which the seeds fitted with it share.
+      device: on which it was fitted, in words: its seconds are that device's.
+    """
+
+    end: Fitted
+    along: Mapping[int, Fitted]
+    compile_seconds: float
+    device: str
+
+    def at(self, step: int | None) -> Fitted:
+        """The model at a step, or the last one, which is that of every later step as well."""
+        return self.end if step is None or step >= self.end.step else self.along[step]
+
+
+def fit(
+    learner: Learner,
+    tasks: Sequence[Task],
+    keys: Sequence[PRNGKeyArray],
+    *,
+    at: Sequence[int] = (),
+    bases: Sequence[Model] | None = None,
+    side_by_side: bool | None = None,
+    checkpoints: Sequence[Checkpoint] | None = None,
+    keep: Callable[[int, Fitted], None] | None = None,
+    watch: Callable[[int, int], None] | None = None,
+) -> list[Fit]:
+    """Fits a learner to each task, with its own key; the tasks share their shapes.
+
+    The training of a seed is one compiled loop. Side by side, all seeds are one loop with the seeds as a vmapped axis: an
+    accelerator then does them in little more than the time of one. On a CPU that gains nothing per seed, so there the loop
+    of one seed runs on a thread for each core instead, and a seed's bits do not depend on which others it is fitted with.
+    Calls from several threads share the cores.
+
+    The loop stops at the steps whose models are asked for and, with checkpoints, now and then to save its state; a fit that was
+    killed goes on from there, to the bits that it would have ended with. What it had spent counts in its seconds.
+
+    Args:
+      learner: what to fit.
+      tasks: one for each seed, of equal shapes.
+      keys: one for each task.
+      at: steps whose models are kept, beside the last.
+      bases: the models of the learner's base, one for each task; None fits them here.
+      side_by_side: whether seeds are vmapped; None does so off the CPU, where the learner allows it.
+      checkpoints: one for each task; side by side, the first is that of all. A learner on the host has no use for them.
+      keep: called with the number of a task and each model that is kept, as soon as it is there.
+      watch: called now and then with the number of a task and the steps that it has taken.
+
+    Returns:
+      A fit for each task.
+
+    Raises:
+      TypeError: an argument is not of the class that it should be of.
+      ValueError: there is no task, tasks differ in their shapes or are not finite, or there are more or fewer keys than tasks.
+    """
+    check_fit(learner, tasks, keys, at, bases)
+    for name, call in (("keep", keep), ("watch", watch)):
+        if call is not None:
+            check_callable(name, call, "(number of a task, ...) -> None")
+    if side_by_side is not None:
+        check_flag("side_by_side", side_by_side)
+    if checkpoints is not None:
+        check_sequence("checkpoints", checkpoints, Checkpoint, "give sae_gap.storage.checkpoints.Checkpoint(path)")
+        if len(checkpoints) != len(tasks):
+            raise ValueError(f"checkpoints must be {len(tasks)}, one for each task, but they are {len(checkpoints)}.")
+    if learner.base is not None and bases is None:
+        bases = [one.end.model for one in fit(learner.base, tasks, keys, side_by_side=side_by_side)]
+    # What trained the base is of no use to what goes on from its numbers, and would compile anew for each kind.
+    given = [{"base": dataclasses.replace(model, encode=None)} for model in bases] if bases is not None else [{} for _ in tasks]
+    num_latents = int(tasks[0].num_latents)
+    inputs = [(learner.select(task), key, base) for task, key, base in zip(tasks, keys, given, strict=True)]
+    if learner.on_host:
+        return _fit_on_host(learner, inputs, num_latents)
+    mesh = devices.mesh()
+    inputs = [(devices.place(data, mesh), *devices.replicate(rest, mesh)) for data, *rest in inputs]
+    saves: Sequence[Checkpoint | None] = [None] * len(inputs) if checkpoints is None else checkpoints
+    if side_by_side is None:
+        side_by_side = goes_side_by_side(learner)
+    if side_by_side:
+        inputs, saves = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)], saves[:1]
+    core = _CORES if at_once() > 1 else contextlib.nullcontext()
+    with core:
+        program = Program(learner, *inputs[0], num_latents, side_by_side=side_by_side)
+
+    def spread(place: int, found: Fitted) -> list[tuple[int, Fitted]]:
+        """A model of what runs at a place, for each seed that runs there."""
+        whole = distributed.whole(found.model)
+        models, share = {place: whole}, found.seconds
+        if side_by_side:
+            models = {s: jax.tree.map(lambda leaf, s=s: leaf[s], whole) for s in range(len(tasks))}
+            share /= len(tasks)
+        return [(s, Fitted(found.step, dataclasses.replace(one, encode=learner.encode), share)) for s, one in models.items()]
+
+    along: list[dict[int, Fitted]] = [{} for _ in tasks]
+
+    def kept(place: int, found: Fitted) -> None:
+        for seed, one in spread(place, found):
+            along[seed][one.step] = one
+            if keep is not None:
+                keep(seed, one)
+
+    # What a thread of its own would not know.
+    precise = bool(jax.config.values["jax_enable_x64"])
+
+    def run(place: int):
+        def aside(call):
+            # Whoever is told may fit something else.
+            def called(told):
+                if isinstance(core, threading.Semaphore):
+                    core.release()
+                try:
+                    call(place, told)
+                finally:
+                    if isinstance(core, threading.Semaphore):
+                        core.acquire()
+
+            return called
+
+        with jax.enable_x64(precise), core:
+            return program.run(*inputs[place], at, saves[place], aside(kept), aside(watch) if watch else None)
+
+    with concurrent.futures.ThreadPoolExecutor(at_once()) as pool:
+        ended = list(pool.map(run, range(len(inputs))))
+    fits, device = [], devices.describe()
+    for place, (model, count, spent) in enumerate(ended):
+        steps = np.broadcast_to(count, len(tasks))
+        for seed, one in spread(place, Fitted(0, model, spent)):
+            end = one._replace(step=int(steps[seed]))
+            before = {step: found for step, found in along[seed].items() if step < end.step}
+            fits.append(Fit(end, before, program.compile_seconds, device))
+    return fits
+
+
+def at_once() -> int:
+    """How many loops may run at once: one for each core, on accelerators and on several devices 1."""
+    # Programs that run on several devices together must come in one order on all of them.
+    return cores() if jax.default_backend() == "cpu" and devices.mesh().size == 1 else 1
+
+
+def goes_side_by_side(learner: Learner) -> bool:
+    """Whether the seeds of a learner are vmapped here unless someone says otherwise."""
+    return learner.side_by_side and not learner.on_host and jax.default_backend() != "cpu"
+
+
+def _fit_on_host(
+    learner: Learner, inputs: Sequence[tuple[PyTree, PRNGKeyArray, dict[str, Model]]], num_latents: int
+) -> list[Fit]:
+    """One seed after the other, since what a learner in Python holds of the interpreter would slow those beside it."""
+    fits, device = [], devices.describe()
+    for data, key, base in inputs:
+
+        def learn(data=data, key=key, base=base) -> Fitted:
+            began = time.perf_counter()
+            model = learner.learn(data, num_latents=num_latents, key=key, **base)
+            return Fitted(learner.num_steps, model, time.perf_counter() - began)
+
+        fits.append(Fit(distributed.agree(learn), {}, 0.0, device))
+    return fits
+
+
+def blank_model(learner: Learner, task: Task, key: PRNGKeyArray, base: Model | None = None) -> Model:
+    """The shapes of the model that a learner would end with, for reading one from a file.
+
+    One on the host has a dictionary of as many atoms as the task has latents, and nothing else.
+    """
+    given = {} if base is None else {"base": dataclasses.replace(base, encode=None)}
+    inner = _prepared(learner)
+    if learner.on_host:
+        dtype = task.train.signals.dtype
+        dictionary = jax.ShapeDtypeStruct((task.input_dim, task.num_latents), dtype)
+        return Model(dictionary, jax.ShapeDtypeStruct((task.input_dim,), dtype))  # type: ignore[arg-type]
+
+    def end(data, key, given):
+        return inner.model(inner.init(data, num_latents=task.num_latents, key=key, **given))
+
+    return eqx.filter_eval_shape(end, learner.select(task), key, given)
+
+
+class Program:
+    """What a fit runs, compiled: its start, its loop and its end, for all inputs that share the shapes of the given ones."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        data: PyTree,
+        key: PyTree,
+        base: dict[str, Model],
+        num_latents: int,
+        *,
+        side_by_side: bool = False,
+    ):
+        began = time.perf_counter()
+        mesh = devices.mesh()
+        self._learner, self._num_steps = devices.replicate(_prepared(learner), mesh), learner.num_steps
+        self._static = (num_latents, side_by_side)
+        with sharding.within(data):
+            self._start = _compile(_start, self._learner, data, key, base, *self._static)
+            shapes = eqx.filter_eval_shape(_start, self._learner, data, key, base, *self._static)
+            begun = jax.tree.map(_blank, shapes, is_leaf=lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+            self._like = begun = sharding.lay(devices.replicate(begun, mesh), data, seeds=side_by_side)
+            if self._num_steps:
+                self._advance = _compile(_advance, (self._learner, data, np.int32(0)), begun, side_by_side)
+            self._end = _compile(_end, self._learner, begun[1], side_by_side)
+        self.compile_seconds = time.perf_counter() - began
+
+    def start(self, data: PyTree, key: PyTree, base: dict[str, Model]) -> PyTree:
+        """The steps done, none, and the state before the first."""
+        return self._start(self._learner, data, key, base, *self._static)
+
+    def advance(self, data: PyTree, begun: PyTree, stop: int) -> PyTree:
+        """The steps done and the state after at most `stop` steps; what is given is used up."""
+        return self._advance((self._learner, data, np.int32(stop)), begun, self._static[1])
+
+    def end(self, begun: PyTree) -> Model:
+        """The model that a fit has reached."""
+        return self._end(self._learner, begun[1], self._static[1])
+
+    def run(
+        self,
+        data: PyTree,
+        key: PyTree,
+        base: dict[str, Model],
+        at: Sequence[int] = (),
+        save: Checkpoint | None = None,
+        keep: Callable[[Fitted], None] | None = None,
+        watch: Callable[[int], None] | None = None,
+    ) -> tuple[Model, Array, float]:
+        """The model, the steps that it took, and the seconds, those before a checkpoint included."""
+        clock = time.perf_counter()
+        found = None if save is None else save.load(self._like)
+        begun, spent = (self.start(data, key, base), 0.0) if found is None else found
+        saved = time.perf_counter()
+        clock -= spent
+        done = first = int(jnp.max(begun[0]))
+        pauses = sorted({step for step in at if first <= step < self._num_steps})
+        # Where someone waits, the first step tells how many to take at once.
+        stop = self._num_steps if save is None and watch is None else done + 1
+        while True:
+            if pauses and done == pauses[0] and keep is not None:
+                model = jax.block_until_ready(self.end(begun))
+                paused = time.perf_counter()
+                keep(Fitted(done, model, paused - clock))
+                clock += time.perf_counter() - paused
+            pauses = [step for step in pauses if step > done]
+            if done >= self._num_steps:
+                break
+            before, target = time.perf_counter(), min([stop, *pauses[:1]])
+            begun = self.advance(data, begun, target)
+            reached = int(jnp.max(begun[0]))
+            now = time.perf_counter()
+            pace = (now - before) / max(1, reached - done)
+            done, ended = reached, reached < target
+            if watch is not None:
+                watch(done)
+            if ended:
+                break
+            waits = [_REPORT_EVERY] * (watch is not None) + ([] if save is None else [save.every])
+            stop = min([self._num_steps, *(done + max(1, int(wait / max(pace, 1e-6))) for wait in waits)])
+            due = save is not None and done < self._num_steps and now - saved >= save.every
+            if waits:
+                # Clocks differ, and all must stop at the same step.
+                stop, due = distributed.same((stop, due))
+            if save is not None and due:
+                save.store(begun, now - clock, step=done)
+                saved = time.perf_counter()
+            # Neither who watches nor the disk is the learner's.
+            clock += time.perf_counter() - now
+        model = jax.block_until_ready(self.end(begun))
+        return model, begun[0], time.perf_counter() - clock
+
+
+def _prepared(learner: Learner) -> Learner:
+    """Without its base, whose model is all that it needs, and with its floats as arrays, so that a sweep compiles once."""
+    alone = learner
+    if learner.base is not None:
+        alone = jax.tree.map(lambda part: None if part is learner.base else part, learner, is_leaf=lambda x: x is learner.base)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, alone)
+
+
+def _compile(function, *args):
+    return function.lower(*args).compile()
+
+
+def _blank(leaf):
+    """An array of a shape and type, since what is compiled for must have values."""
+    if not isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jnp.broadcast_to(jax.random.key(0), leaf.shape) if is_key else jnp.zeros(leaf.shape, leaf.dtype)
+
+
+@eqx.filter_jit
+def _start(
+    learner: Learner, data: PyTree, key: PyTree, base: dict[str, Model], num_latents: int, side_by_side: bool
+) -> tuple[Array, PyTree]:
+    def start(data, key, base):
+        begun = jnp.zeros((), jnp.int32), learner.init(data, num_latents=num_latents, key=key, **base)
+        return sharding.lay(begun, data)
+
+    return (jax.vmap(start) if side_by_side else start)(data, key, base)
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _advance(fixed: PyTree, begun: tuple[Array, PyTree], side_by_side: bool) -> tuple[Array, PyTree]:
+    learner, data, stop = fixed
+
+    def advance(data, begun):
+        return sharding.lay(_loop(learner, data, begun, stop), data)
+
+    return (jax.vmap(advance) if side_by_side else advance)(data, begun)
+
+
+@eqx.filter_jit
+def _end(learner: Learner, state: PyTree, side_by_side: bool) -> Model:
+    return (jax.vmap(learner.model) if side_by_side else learner.model)(state)
+
+
+def _loop(learner: Learner, data: PyTree, begun: tuple[Array, PyTree], stop: Array | int) -> tuple[Array, PyTree]:
+    if learner.num_steps == 0:
+        return begun
+
+    def unfinished(begun):
+        return (begun[0] < stop) & jnp.logical_not(learner.done(begun[1]))
+
+    return jax.lax.while_loop(unfinished, lambda begun: (begun[0] + 1, learner.step(data, begun[1])), begun)

@@ -1,0 +1,134 @@
+"""A study as data: sources of data crossed with methods, each a learner crossed with an encoder."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from sae_gap.core.checks import (
+    check_callable,
+    check_choice,
+    check_flag,
+    check_name,
+    check_number,
+    check_sequence,
+    check_type,
+    is_integer,
+    shown,
+)
+from sae_gap.core.types import Setting
+from sae_gap.data.recording import Recording, Source
+from sae_gap.data.worlds import World
+from sae_gap.encoders.encoder import Encoder
+from sae_gap.learners.learner import Learner
+from sae_gap.metrics import METRICS
+from sae_gap.metrics.metric import Metric
+
+# `strict`: learners see the training split alone, and codes are certified; `paper`: as published.
+PROTOCOLS = ("strict", "paper")
+Scalar = str | int | float | bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Where a dictionary comes from, crossed with how codes are inferred on it.
+
+    Args:
+      name: names its rows.
+      family: the kind of method, for tables and figures: probe, sae, frozen, dictionary_learning, oracle, ...
+      learner: yields the model.
+      encoder: infers the codes.
+      row: columns of its rows that tell it from other methods of its study, over those that its learner and encoder give.
+      at: steps of the fit to score, each in a row of its own with the column `step`; () scores the end of the fit alone.
+    """
+
+    name: str
+    family: str
+    learner: Learner
+    encoder: Encoder
+    row: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
+    at: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        for name in ("name", "family"):
+            check_name(name, getattr(self, name))
+        check_type("row", self.row, Mapping, "give a value for each column")
+        if not isinstance(self.learner, Learner) or not isinstance(self.encoder, Encoder):
+            raise ValueError(
+                f"method {self.name!r} must have a Learner and an Encoder; subclass those of sae_gap for your own."
+            )
+        if not isinstance(self.at, tuple | list):
+            raise TypeError(f"at must be a tuple of steps, but it is {shown(self.at)}; give () for the end alone.")
+        last = self.learner.num_steps
+        if any(not is_integer(step) or not 0 <= step <= last for step in self.at) or len(set(self.at)) < len(self.at):
+            raise ValueError(
+                f"method {self.name!r} must be scored at different steps from 0 to the {last} of its "
+                f"learner, but at is {shown(self.at)}."
+            )
+        if self.learner.on_host and any(step < self.learner.num_steps for step in self.at):
+            raise ValueError(
+                f"method {self.name!r} can be scored at its end alone, since its learner runs on the host, "
+                f"but at is {shown(self.at)}."
+            )
+
+    @property
+    def coordinates(self) -> dict[str, Scalar]:
+        """What it varies, as columns: the learner's, the encoder's and its own. An SAE's own encoder is "own"."""
+        own = {"inference": "own"} if self.encoder == self.learner.encode else {}
+        return {**self.encoder.coordinates, **self.learner.coordinates, **own, **self.row}
+
+    @property
+    def steps(self) -> tuple[int | None, ...]:
+        """The steps to score, None for the end."""
+        return self.at or (None,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Sources of data crossed with methods.
+
+    Args:
+      name: names the study's rows.
+      sources: settings, recordings or worlds; those that differ only in their seed are fitted together.
+      methods: the methods for a source, since some take its sparsity.
+      lam: weight of the l1 norm in the gap of every method whose codes minimise at no weight of their own.
+      protocol: "strict" or "paper"; what the methods see and how metrics are fitted.
+      metrics: what to measure.
+      optimum: whether to find the certified optimum that codes are held against, which metrics of the gap need.
+      timed: whether the seconds of fits are among what it asks: then learners are fitted one after the other.
+    """
+
+    name: str
+    sources: Sequence[Source]
+    methods: Callable[[Source], Sequence[Method]]
+    lam: float = 0.1
+    protocol: str = "strict"
+    metrics: Sequence[Metric] = METRICS
+    optimum: bool = True
+    timed: bool = False
+
+    def __post_init__(self):
+        check_name("name", self.name)
+        check_choice("protocol", self.protocol, PROTOCOLS)
+        check_number("lam", self.lam, least=0)
+        check_callable("methods", self.methods, "source -> methods")
+        for name in ("optimum", "timed"):
+            check_flag(name, getattr(self, name))
+        if not isinstance(self.metrics, tuple | list):
+            raise TypeError(f"metrics must be a tuple of functions, but it is {shown(self.metrics)}; see sae_gap.metrics.")
+        for metric in self.metrics:
+            check_callable("a metric", metric, "Inferred -> columns")
+        check_sequence("sources", self.sources, (Setting, Recording, World), "give settings, worlds or recordings")
+        if len(set(self.sources)) < len(self.sources):
+            raise ValueError("sources must be different settings or recordings, but some are given twice.")
+        for source in self.sources:
+            check_sequence(
+                "methods(source)", self.methods(source), Method, "give sae_gap.Method(name, family, learner, encoder)"
+            )
+            names = [(method.name, *method.coordinates.items()) for method in self.methods(source)]
+            if len(set(names)) < len(names):
+                raise ValueError(
+                    "methods must have different names or coordinates, but they are "
+                    f"{', '.join(str(name[0]) for name in names)}."
+                )
+
+
+__all__ = ["PROTOCOLS", "Method", "Study"]

@@ -1,5 +1,0 @@
-"""Worlds as hard as real ones: features with frequencies, correlations and hierarchy, after SynthSAEBench."""
-
-from sae_gap.worlds.world import World, WorldStream, published_world
-
-__all__ = ["World", "WorldStream", "published_world"]

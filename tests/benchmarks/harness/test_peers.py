@@ -1,0 +1,85 @@
+"""Learners of other libraries: they solve our problem at our λ, have their seeds, and say when they are not installed."""
+
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks.harness.peers import SklearnMiniBatch, SpamsTrainDL
+from sae_gap import Setting, draw, fit, match_atoms, sparse_code
+from sae_gap.core.types import Split
+
+PEERS = {"spams": SpamsTrainDL, "sklearn": SklearnMiniBatch}
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return [draw(Setting(20, 3, 1_000, seed=seed)) for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module", params=PEERS)
+def learner(request):
+    return PEERS[request.param](batch_size=64, num_steps=40)
+
+
+def keys(*seeds):
+    return [jax.random.key(seed) for seed in seeds]
+
+
+def test_a_peer_recovers_a_small_dictionary(learner, tasks):
+    fitted = fit(learner, tasks, keys(0, 1))
+    for task, one, key in zip(tasks, fitted, keys(0, 1), strict=True):
+        model = one.end.model
+        assert model.dictionary.shape == (12, 20) and model.dictionary.dtype == task.dictionary.dtype
+        np.testing.assert_allclose(np.linalg.norm(model.dictionary, axis=0), 1, atol=1e-3)
+        assert not np.any(model.bias) and model.encode is None
+        start = type(learner)(batch_size=64, num_steps=1).learn(Split(task.train.signals), num_latents=20, key=key)
+        found, before = (np.abs(match_atoms(one.dictionary, task.dictionary).cosine).mean() for one in (model, start))
+        assert found > max(0.8, before + 0.05)
+        assert one.end.step == 40 and one.compile_seconds == 0 and one.end.seconds > 0
+
+
+def test_a_seed_has_its_own_dictionary_and_has_it_again(learner, tasks):
+    first, second, again = (one.end.model for one in fit(learner, [tasks[0]] * 3, keys(0, 1, 0)))
+    np.testing.assert_array_equal(first.dictionary, again.dictionary)
+    assert not np.allclose(first.dictionary, second.dictionary, atol=1e-3)
+
+
+def test_a_peer_sees_the_training_signals_alone(learner, tasks):
+    bare = Split(tasks[0].train.signals)
+    alone = learner.learn(bare, num_latents=20, key=keys(0)[0])
+    np.testing.assert_array_equal(fit(learner, tasks[:1], keys(0))[0].end.model.dictionary, alone.dictionary)
+
+
+def test_fewer_samples_than_latents_are_enough_to_start_from(learner):
+    task = draw(Setting(20, 3, 20))
+    assert np.isfinite(learner.learn(Split(task.train.signals), num_latents=20, key=keys(0)[0]).dictionary).all()
+
+
+def test_their_weight_is_ours(tasks):
+    """At one λ the codes that each library trains on are those of our lasso, and at another they are not."""
+    import spams
+
+    signals, atoms = np.asarray(tasks[0].id.signals[:20]), np.asarray(tasks[0].dictionary)
+    ours = np.asarray(sparse_code(signals, atoms, 0.1).codes)
+    columns = np.asfortranarray(signals.T)
+    theirs = spams.lasso(columns, D=np.asfortranarray(atoms), lambda1=0.1, mode=2, pos=True, numThreads=1).toarray().T
+    np.testing.assert_allclose(theirs, ours, atol=2e-3)
+    for lam, same in ((0.1, True), (0.1 * len(atoms), False)):
+        estimator = SklearnMiniBatch(lam, num_steps=1).train(signals, atoms, np.random.default_rng(0))
+        estimator.components_ = np.ascontiguousarray(atoms.T, np.float64)
+        assert np.allclose(estimator.transform(signals.astype(np.float64)), ours, atol=1e-2) == same
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_larger_weight_learns_another_dictionary(name, tasks):
+    models = [fit(PEERS[name](lam, 64, num_steps=5), tasks[:1], keys(0))[0].end.model for lam in (0.1, 0.3)]
+    assert not np.allclose(models[0].dictionary, models[1].dictionary, atol=1e-3)
+
+
+@pytest.mark.parametrize("peer", PEERS.values())
+def test_an_absent_library_is_an_import_error(peer, monkeypatch):
+    monkeypatch.setitem(sys.modules, peer.module, None)
+    with pytest.raises(ImportError):
+        peer.library()

@@ -1,0 +1,250 @@
+"""The binary on an SAE of this suite: what it leaves, that it goes on, and one sentence for whatever is wrong."""
+
+import csv
+import dataclasses
+import json
+import shutil
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib import image
+
+import sae_gap
+from benchmarks.real import measure_sae as binary
+from sae_gap import measure
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine
+from sae_gap.encoders.topk import TopK
+
+FILES = {"README.md", "page.json", "report.html", "rows.jsonl", "summary.csv"}
+FIGURES = {f"{stem}.{ending}" for stem in ("front", "gap_parts", "coherence") for ending in ("png", "pdf")}
+
+
+@pytest.fixture(scope="module")
+def files(task, tmp_path_factory):
+    """An SAE that reconstructs, another of the same width, a decoder alone, and activations of 30 documents."""
+    folder = tmp_path_factory.mktemp("files")
+    rng = np.random.default_rng(0)
+    atoms = np.asarray(task.dictionary) + 0.2 * rng.normal(size=task.dictionary.shape)
+    bias = rng.normal(size=len(atoms)).astype(np.float32)
+    weight = Affine(jnp.asarray(atoms, jnp.float32), jnp.zeros(atoms.shape[1]))
+    model = Model(jnp.asarray(2 * atoms, jnp.float32), jnp.asarray(bias), weight, TopK(2))
+    model = dataclasses.replace(model, encoder=Affine(0.13 * weight.weight, weight.bias))
+    sae_gap.save_sae(model, folder / "mine")
+    sae_gap.save_sae(dataclasses.replace(model, encode=TopK(3)), folder / "other")
+    x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals]) + bias
+    np.savez(folder / "x.npz", activations=x.astype(np.float32), documents=np.repeat(np.arange(30), 10))
+    np.save(folder / "D.npy", atoms)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(files, call, tmp_path_factory):
+    results = tmp_path_factory.mktemp("results")
+    arguments = (f"--sae={files / 'mine'},{files / 'other'}", f"--activations={files / 'x.npz'}", "--controls=random,samples")
+    code, out, err = call("measure_sae", *arguments, f"--results_dir={results}")
+    assert code == 0, err
+    return arguments, results, out
+
+
+def rows(results):
+    return [json.loads(line) for line in (results / "measure_sae" / "rows.jsonl").read_text().splitlines()]
+
+
+def test_what_it_leaves(done):
+    _, results, out = done
+    folder = results / "measure_sae"
+    assert {path.name for path in folder.iterdir()} == FILES | FIGURES
+    for stem in ("front", "gap_parts", "coherence"):
+        assert image.imread(folder / f"{stem}.png").std() > 0.01
+    with (folder / "summary.csv").open(newline="") as file:
+        lines = {line["dictionary"]: line for line in csv.DictReader(file)}
+    assert list(lines) == ["mine", "other", "random", "samples"]
+    for name, l0 in (("mine", 2), ("other", 3)):
+        assert float(lines[name]["gap_l0"]) == l0 and int(lines[name]["gap_samples"]) == 300
+        # Beside the ratio to the front stands the FVU that it is of, on the held-out samples, and not that of all.
+        (own,) = (row for row in rows(results) if row["kind"] == "front" and (row["dictionary"], row["codes"]) == (name, "own"))
+        assert float(lines[name]["fvu"]) == own["fvu"] != float(lines[name]["gap_fvu"])
+        assert int(lines[name]["samples"]) == own["samples"] == 30
+        ratio = float(lines[name]["fvu"]) / float(lines[name]["front_refit_fvu"])
+        assert ratio == pytest.approx(float(lines[name]["fvu_ratio"]))
+        shares = [float(lines[name][f"{part}_share"]) for part in ("scale", "values", "support")]
+        assert sum(shares) == pytest.approx(float(lines[name]["relative_gap"])) and float(lines[name]["relative_gap"]) > 0
+        assert float(lines[name]["certificate"]) <= 1.1e-6
+    assert float(lines["other"]["agreement"]) == pytest.approx(1) and lines["random"]["relative_gap"] == ""
+    for title in ("Reconstruction", "The gap and its parts", "Supports", "Atoms", "Samples of the largest gaps"):
+        assert title in out
+    page = (folder / "report.html").read_text()
+    assert page.count("<img") == 3 and "not better features" in page and "https://" not in page and "http://" not in page
+    assert "not better features" in (folder / "README.md").read_text()
+
+
+def test_the_same_command_measures_nothing_again(done, call):
+    arguments, results, out = done
+    before = (results / "measure_sae" / "rows.jsonl").read_bytes()
+    code, again, err = call("measure_sae", *arguments, f"--results_dir={results}")
+    assert code == 0 and again == out and (results / "measure_sae" / "rows.jsonl").read_bytes() == before, err
+
+
+def test_a_decoder_alone(files, call, tmp_path):
+    arguments = (f"--dictionary={files / 'D.npy'}", f"--activations={files / 'x.npz'}", "--match_l0=2", "--controls=none")
+    code, out, err = call("measure_sae", *arguments, "--held_out", "--max_samples=20", f"--results_dir={tmp_path}")
+    assert [row["samples"] for row in rows(tmp_path) if row["kind"] == "gap"] == [20]
+    assert code == 0 and "The gap" not in out and "lasso refitted" in out, err
+    assert {row["dictionary"] for row in rows(tmp_path)} == {"D"}
+    # Codes are of the activations less their mean, of which no code at all explains nothing.
+    front = [row["fvu"] for row in rows(tmp_path) if row["kind"] == "front"]
+    assert len(front) > 3 and 0 < min(front) < max(front) < 1
+    assert "gap_parts.png" not in {path.name for path in (tmp_path / "measure_sae").iterdir()}
+
+
+TWO = """
+import shutil
+from benchmarks import cli, measure_sae
+from sae_gap.learners.online import OnlineDictionary
+from sae_gap.measure import controls, plan
+
+# Learned on the devices of both, however short.
+controls._learner = lambda *sizes: OnlineDictionary(num_steps=2, visits=1, num_rounds=1, replace=False, centred=True)
+# Three chunks, so that the second process has nothing to do in the last round.
+plan.CODES = 20 * 120
+shutil.copy(folder + "/x.npz", "x.npz")
+arguments = [f"--sae={folder}/mine", "--activations=x.npz", "--controls=random,online_dl"]
+chunks, measure_chunk = [], plan.measure_chunk
+def watched(subject, activations, places, mean, **options):
+    chunks.append((int(places[0]), len(places)))
+    return measure_chunk(subject, activations, places, mean, **options)
+plan.measure_chunk = watched
+call(measure_sae, *arguments)
+assert chunks == ([(120, 120)] if process else [(0, 120), (240, 60)]), chunks
+assert os.path.exists("results") == (process == 0)
+
+# Nothing is measured again; what fails in one process ends both, and of its round nothing is kept.
+def bad(*arguments, **options):
+    raise ValueError("row 7 of x.npz has a NaN.")
+plan.measure_chunk = bad if process else measure_chunk
+call(measure_sae, *arguments)
+before = process or open("results/measure_sae/rows.jsonl").read()
+told = "row 7 of x.npz has a NaN." if process else "process 1 cannot go on: row 7 of x.npz has a NaN."
+refused(cli.UsageError, lambda: call(measure_sae, *arguments, "--max_samples=240"), told)
+assert process or open("results/measure_sae/rows.jsonl").read() == before
+other = f"--sae={folder}/{('mine', 'other')[process]}"
+refused(cli.UsageError, lambda: call(measure_sae, other, *arguments[1:]), "process 1 differs from process 0 in sae")
+os.rename("x.npz", f"x{process}.npz")
+told = "x0.npz is neither" if process else "process 1 cannot go on: x0.npz is neither"
+refused(cli.UsageError, lambda: call(measure_sae, arguments[0], "--activations=x0.npz"), told)
+"""
+
+
+def test_two_processes_measure_as_one(done, files, run_pair, tmp_path):
+    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
+    run_pair(TWO, tmp_path)
+    alone, two = rows(done[1]), rows(tmp_path / "host0" / "results")
+    assert sum(row["kind"] == "gap" for row in two) == 3
+    assert {path.name for path in (tmp_path / "host0" / "results" / "measure_sae").iterdir()} == FILES | FIGURES
+
+    def figures(every, name):
+        """All numbers of a dictionary, those of its chunks summed."""
+        own = [row for row in every if row["dictionary"] == name and row.get("other") is None]
+        lines = measure.gap_lines(own) + [row for row in own if row["kind"] != "gap"]
+        return [{key: value for key, value in line.items() if isinstance(value, float)} for line in lines]
+
+    for name in ("mine", "random"):
+        found, expected = figures(two, name), figures(alone, name)
+        assert len(found) == len(expected) > 3
+        for line, other in zip(found, expected, strict=True):
+            assert line == pytest.approx(other, rel=1e-5, abs=1e-5), (name, line)
+    worst = [
+        [(line["dictionary"], line["index"], line["document"]) for line in measure.worst_lines(one)] for one in (alone, two)
+    ]
+    assert worst[1] == [line for line in worst[0] if line[0] == "mine"]
+    (learned,) = (row for row in two if row["kind"] == "atoms" and row["dictionary"] == "online_dl")
+    assert learned["num_latents"] == 20 and learned["dead"] == 0
+
+
+BAD = {
+    "nothing": ([], "nothing to measure"),
+    "no activations": (["--sae={mine}"], "nothing to measure"),
+    "no sae there": (["--sae={folder}/none", "--activations={x}"], "neither a folder nor a file"),
+    "no activations there": (["--sae={mine}", "--activations={folder}/none.npy"], "none.npy"),
+    "a character that cannot be printed": (["--sae={mine}\x07", "--activations={x}"], "cannot be printed"),
+    "a name that is too long": (["--sae={mine}" + 5_000 * "x", "--activations={x}"], "check the path of the SAE"),
+    "a sparsity that is none": (["--sae={mine}", "--activations={x}", "--match_l0=100"], "ask for at most 3"),
+    "too few activations": (["--dictionary={D}", "--activations={few}", "--lam=1"], "only 1 is held out"),
+    "too few training samples": (["--dictionary={wide}", "--activations={x}", "--controls=samples"], "leave the control"),
+    "two weights": (["--sae={mine}", "--activations={x}", "--lam=1", "--match_l0=2"], "give one of them"),
+    "negative weight": (["--sae={mine}", "--activations={x}", "--lam=-1"], "--lam must be a positive number"),
+    "unknown control": (["--sae={mine}", "--activations={x}", "--controls=pca"], "choose from random, samples, online_dl"),
+    "too few samples": (["--sae={mine}", "--activations={x}", "--max_samples=1"], "--max_samples must be 2 or more"),
+    "seed": (["--sae={mine}", "--activations={x}", "--seed=-1"], "seed must be an integer"),
+    "twice": (["--sae={mine},{mine}", "--activations={x}"], "given twice"),
+    "other width": (["--sae={mine}", "--activations={narrow}"], "12 dimensions"),
+    "other activations": (["--sae={mine}", "--activations={far}"], "unexplained, where their mean alone leaves 1"),
+    "activations of another mean": (["--sae={mine}", "--activations={moved}"], "unexplained, where their mean alone leaves 1"),
+    "turned": (["--dictionary={turned}", "--activations={x}"], "give its transpose"),
+    "not a matrix": (["--dictionary={x}", "--activations={x}"], "several arrays"),
+    "a zip file that is none": (["--dictionary={zip}", "--activations={x}"], "cannot be read as a .npy file"),
+    "a header that promises too much": (["--dictionary={promise}", "--activations={x}"], "cannot be read as a .npy file"),
+    "beyond single precision": (["--dictionary={huge}", "--activations={x}"], "NaN or infinite"),
+    "a pickle": (["--dictionary={pickle}", "--activations={x}"], "cannot be read as a .npy file"),
+    "integers": (["--dictionary={whole}", "--activations={x}"], "convert it to float32"),
+    "NaN": (["--dictionary={nan}", "--activations={x}"], "NaN or infinite"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_whatever_is_wrong_is_one_sentence_and_leaves_nothing(case, files, call, tmp_path):
+    x = np.load(files / "x.npz")["activations"]
+    arrays = {"narrow": x[:, :5], "far": 100 + x[::-1] ** 2, "turned": np.ones((20, 12)), "whole": np.ones((12, 20), int)}
+    arrays |= {"nan": np.full((12, 20), np.nan), "pickle": np.array([{}]), "huge": np.full((12, 20), 1e200)}
+    arrays |= {"moved": x - 0.7, "few": x[:9], "wide": np.random.default_rng(0).normal(size=(12, 400))}
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array, allow_pickle=name == "pickle")
+    (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04 and nothing else")
+    header = str({"descr": "<f4", "fortran_order": False, "shape": (10**9, 10**9)}).encode() + b"\n"
+    (tmp_path / "promise.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    places = {name: str(tmp_path / f"{name}.npy") for name in [*arrays, "zip", "promise"]} | {"D": str(files / "D.npy")}
+    places |= {"mine": str(files / "mine"), "x": str(files / "x.npz"), "folder": str(files)}
+    arguments, words = BAD[case]
+    code, out, err = call(
+        "measure_sae", *(text.format(**places) for text in arguments), f"--results_dir={tmp_path / 'results'}"
+    )
+    last = err.splitlines()[-1]
+    assert (code, out) == (2, "") and words in last and last.endswith("."), err
+    assert "Traceback" not in err and not (tmp_path / "results").exists()
+
+
+def test_a_folder_that_cannot_be_used_is_one_sentence(files, call, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    arguments = (f"--dictionary={files / 'D.npy'}", f"--activations={files / 'x.npz'}", "--match_l0=2", "--controls=none")
+    code, out, err = call("measure_sae", *arguments, f"--results_dir={tmp_path / 'file'}")
+    assert (code, out) == (2, "") and "results cannot be written to" in err.splitlines()[-1]
+
+
+def test_names_tell_paths_apart(tmp_path):
+    from benchmarks.real import measure_sae
+
+    for name in ("a/x/ae.pt", "b/x/ae.pt", "c/D.npy", "d/dictionary.npy"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    assert measure_sae._names([str(tmp_path / "a/x/ae.pt"), str(tmp_path / "c/D.npy")]) == ["x", "D"]
+    assert measure_sae._names([str(tmp_path / "a/x"), str(tmp_path / "b/x/ae.pt")]) == ["a/x", "b/x"]
+    assert measure_sae._names([str(tmp_path / "d/dictionary.npy")]) == ["d"]
+    # A control is called so, and its rows are apart from those of the user's own.
+    assert measure_sae._names(["/home/random"]) == ["home/random"]
+
+
+def test_controls_that_take_hours_or_lack_samples_are_left_out_unless_named(monkeypatch):
+    binary.FLAGS.mark_as_parsed()
+    train, held_out = SimpleNamespace(num_samples=85), SimpleNamespace(num_samples=15)
+    activations = SimpleNamespace(num_samples=100, split=lambda seed: (train, held_out))
+
+    def chosen(num_latents):
+        return binary._controls(SimpleNamespace(num_latents=num_latents, input_dim=2_304), activations)
+
+    assert chosen(85) == ("random", "samples", "online_dl") and chosen(86) == ("random", "online_dl")
+    assert chosen(10**6) == ("random",)
+    monkeypatch.setattr(binary, "_CONTROLS", SimpleNamespace(value=["online_dl", "none", "online_dl"]))
+    assert chosen(10**6) == ("online_dl",)

@@ -1,0 +1,248 @@
+"""SAEs of one's own activations: stored as learned, scored as numpy does, on held-out rows that no fit has seen."""
+
+import csv
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+
+from benchmarks.real import train_real
+from sae_gap import Store, load_sae, open_activations, save_activations
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine
+from sae_gap.encoders.topk import TopK
+
+DIM, LATENTS, K = 8, 16, 3
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(LATENTS, DIM))
+    codes = np.where(rng.random((600, LATENTS)) < K / LATENTS, rng.random((600, LATENTS)), 0)
+    path = tmp_path_factory.mktemp("rows") / "x.npz"
+    save_activations(path, (codes @ atoms + 2).astype(np.float32), np.arange(600) // 30)
+    return path
+
+
+STREAM = ("--num_latents=20", "--sparsity=2", "--num_samples=500", "--passes=2", "--num_steps=10", "--every=0")
+OPTIONS = (f"--num_latents={LATENTS}", f"--sparsity={K}", "--epochs=2", "--visits=2", "--max_scored=50")
+
+
+@pytest.fixture(scope="module")
+def done(file, call, tmp_path_factory):
+    methods = "--methods=" + ",".join(train_real.EVERY)
+    options = (f"--activations={file}", f"--results_dir={tmp_path_factory.mktemp('results')}", *OPTIONS, methods)
+    code, out, err = call("train_real", *options)
+    assert code == 0, err
+    return options, out
+
+
+def rows_in(results):
+    return {row["method"]: row for row in Store(results / "train_real").rows()}
+
+
+def test_every_method_is_trained_stored_and_scored(done, file, call):
+    options, out = done
+    results = Path(options[1].partition("=")[2])
+    directory = results / "train_real"
+    train, held = open_activations(file).split()
+    rows = rows_in(results)
+    learned = {"online_dl", train_real.INCOHERENT, train_real.FAMILIES}
+    assert set(rows) == {*train_real.METHODS, *learned} and all(name in out for name in rows)
+    scored = held.take(np.linspace(0, 59, 50).astype(int)).astype(float)
+    variance = ((scored - scored.mean(axis=0)) ** 2).sum()
+    for name, row in rows.items():
+        if name in learned:
+            dictionary, bias = (np.load(directory / name / f"{part}.npy") for part in ("dictionary", "bias"))
+        else:
+            sae = load_sae(directory / name)
+            dictionary, bias = (
+                np.asarray(sae.model.dictionary),
+                np.asarray(scored - sae.target(jnp.asarray(scored, jnp.float32)))[0],
+            )
+            own = np.asarray(sae.reconstruct(jnp.asarray(scored, jnp.float32)))
+            assert row["fvu_own"] == pytest.approx(((scored - own) ** 2).sum() / variance, rel=1e-4)
+        np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-5)
+        # The lasso by non-negative least squares on a system that holds the penalty in one more row.
+        squares = 0.0
+        for target in scored - bias:
+            matrix = np.vstack([dictionary, np.full(LATENTS, 1e-3)])
+            best = nnls(matrix, np.append(target, -row["lam"] / 1e-3))[0]
+            squares += ((target - dictionary @ best) ** 2).sum()
+        assert row["fvu_lasso"] == pytest.approx(squares / variance, rel=2e-2)
+        assert row["fvu_lasso_refit"] <= row["fvu_lasso"] and row["certificate"] < 1e-5
+        assert ("fvu_own" in row) == (name not in learned) == (row.get("fvu_own_refit", 2) <= row.get("fvu_own", 1))
+    for name in learned:
+        np.testing.assert_allclose(np.load(directory / name / "bias.npy"), train.mean(), rtol=1e-5)
+    again = call("train_real", *options)
+    assert again[:2] == (0, out) and len(Store(directory).rows()) == len(rows)
+    # Each model has taken the place of the one before it, and left nothing of that or of its draft.
+    assert {path.name for path in directory.iterdir()} == {*rows, "rows.jsonl", "summary.csv"}
+
+
+def test_a_run_with_other_options_takes_the_place_of_an_earlier_one(file, call, tmp_path):
+    options = (f"--activations={file}", f"--results_dir={tmp_path}", *OPTIONS, "--methods=topk")
+    told = []
+    for other in ((), ("--epochs=1",), ("--epochs=1", "--seed=1")):
+        code, _, err = call("train_real", *options, *other)
+        assert code == 0, err
+        with (tmp_path / "train_real" / "summary.csv").open() as lines:
+            (line,) = csv.DictReader(lines)
+        told.append(float(line["fvu_own_mean"]))
+    first, second, third = (row["fvu_own"] for row in Store(tmp_path / "train_real").rows())
+    assert first != second and told == [first, second, pytest.approx((second + third) / 2)]
+
+
+TWO = """
+import shutil
+from benchmarks import all as every
+from benchmarks import cli, learn_stream, train_real
+from sae_gap.recording import Recording
+
+shutil.copy(f"{folder}/x.npz", "x.npz")
+taken, options = [], json.load(open(f"{folder}/options.json"))
+from sae_gap.activations.rows import Activations
+take = Activations.take
+Activations.take = lambda self, rows: taken.append(len(rows)) or take(self, rows)
+call(train_real, "--activations=x.npz", "--methods=topk,online_dl", *options)
+# 540 rows to learn from and 60 held out, of which each process has half; the first alone takes those that are scored.
+assert sorted(taken) == sorted([15, 15, 135, 135, 50] + [50, 50] * (process == 0)), taken
+assert os.path.exists("results") == (process == 0)
+# Other rows than those of the first process.
+if process:
+    with open("x.npz", "ab") as file:
+        file.write(b" ")
+told = "process 1 differs from process 0 in the content of its activations"
+refused(cli.UsageError, lambda: call(train_real, "--activations=x.npz", *options), told)
+refused(cli.UsageError, lambda: call(train_real, "--activations=x.npz", f"--epochs={1 + process}"), "in epochs (2, not 1)")
+if process:
+    os.remove("x.npz")
+refused(cli.UsageError, lambda: call(train_real, "--activations=x.npz"), "x.npz is neither a file nor a folder")
+
+# A stream, of which each process draws the rows of its own devices.
+from sae_gap.data import Stream
+stream, asked, drawn = json.load(open(f"{folder}/stream.json")), [], Stream.__call__
+Stream.__call__ = lambda self, start, count: asked.append(count) or drawn(self, start, count)
+for options, saved in ((["--rounds=2"], True), ([], False)):
+    call(learn_stream, *stream, *options)
+    learn_stream.FLAGS["rounds"].unparse()
+    folders = [f"host{process}", "results", "learn_stream", "checkpoints"]
+    assert os.path.exists("/".join([folder, *folders])) == (saved and process == 0)
+# Six minibatches of sixteen a round: of the first two and what was fetched ahead, once more the first, and the other eight.
+assert max(asked) == 8 and sum(asked) == 12 * 6 * 8, asked
+told = "process 1 differs from process 0 in seed (1, not 0)"
+refused(cli.UsageError, lambda: call(learn_stream, *stream, f"--seed={process}"), told)
+refused(cli.UsageError, lambda: call(learn_stream, f"--num_latents={40 - 39 * process}"), "must be below num_latents")
+
+# What all processes of all studies are told, before the first of them.
+studies = ["amortisation_gap", "vary_samples"]
+told = "process 1 differs from process 0 in studies (['amortisation_gap'], not ['amortisation_gap', 'vary_samples'])"
+refused(cli.UsageError, lambda: call(every, "--preset=smoke", f"--studies={','.join(studies[: 2 - process])}"), told)
+refused(cli.UsageError, lambda: call(every, f"--preset={'smoky' if process else 'smoke'}"), "smoky")
+"""
+
+
+def test_two_processes_learn_and_score_as_one(done, file, call, run_pair, tmp_path):
+    shutil.copy(file, tmp_path / "x.npz")
+    (tmp_path / "options.json").write_text(json.dumps(OPTIONS))
+    (tmp_path / "stream.json").write_text(json.dumps(STREAM))
+    run_pair(TWO, tmp_path)
+    alone, two = rows_in(Path(done[0][1].partition("=")[2])), rows_in(tmp_path / "host0" / "results")
+    assert two.keys() == {"topk", "online_dl"}
+    for method, row in two.items():
+        assert row["device"].startswith("4 x cpu") and row["fit"] == alone[method]["fit"]
+        for name, value in row.items():
+            if isinstance(value, float) and name != "fit_seconds":
+                assert value == pytest.approx(alone[method][name], abs=1e-5), (method, name)
+
+    assert call("learn_stream", *STREAM, f"--results_dir={tmp_path / 'alone'}")[0] == 0
+    stopped, whole = Store(tmp_path / "host0" / "results" / "learn_stream").rows()
+    (expected,) = Store(tmp_path / "alone" / "learn_stream").rows()
+    assert (stopped["rounds"], whole["rounds"]) == (2, 10) and whole["device"].startswith("4 x cpu")
+    assert whole["cosine"] == pytest.approx(expected["cosine"], abs=1e-4)
+
+
+def test_scores_are_those_of_numpy():
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(40, DIM)).astype(np.float32)
+    weight, bias = rng.normal(size=(DIM, LATENTS)).astype(np.float32), rng.normal(size=DIM).astype(np.float32)
+    model = Model(jnp.asarray(weight * 2), jnp.asarray(bias), Affine.create(jnp.asarray(weight)), encode=TopK(K))
+    found = train_real.score(model, rows, K)
+    before = np.maximum((rows - bias) @ weight, 0)
+    codes = np.where(before >= np.sort(before, axis=1)[:, -K, None], before, 0)
+    variance = ((rows - rows.mean(axis=0)) ** 2).sum()
+    assert found["l0_own"] == pytest.approx((codes > 0).sum(axis=1).mean())
+    assert found["fvu_own"] == pytest.approx(((rows - bias - codes @ (2 * weight.T)) ** 2).sum() / variance, rel=1e-4)
+    rest = 0.0
+    for row, code in zip(rows - bias, codes, strict=True):
+        atoms = weight[:, code > 0]
+        rest += ((row - atoms @ np.linalg.lstsq(atoms, row, rcond=None)[0]) ** 2).sum()
+    assert found["fvu_own_refit"] == pytest.approx(rest / variance, rel=1e-4)
+    assert abs(found["l0_lasso"] - K) <= max(0.01 * K, 1 / 40)
+
+
+@pytest.mark.parametrize("name", ["relu", "jumprelu", "topk"])
+def test_the_unit_of_the_activations_does_not_matter_to_the_options(name):
+    options = {"num_latents": 16, "sparsity": 5, "input_dim": 8, "epochs": 1, "batch_size": 4, "visits": 1}
+    small, large = (train_real.learner_of(name, variance=variance, **options) for variance in (5 / 3, 100 * 5 / 3))
+    tuned = train_real.catalogue.tuned(name, sparsity=5, input_dim=8, num_steps=1, batch_size=4)
+    assert jax.tree.leaves(small) == pytest.approx(jax.tree.leaves(tuned))
+    assert large.penalty == pytest.approx(small.penalty * {"relu": 10, "jumprelu": 100, "topk": 1}[name])
+    scaled = train_real.learner_of(name, variance=5 / 3, penalty_scale=0.5, **options)
+    assert scaled.penalty == pytest.approx(small.penalty / 2)
+    if name == "jumprelu":
+        assert large.encoder.threshold == pytest.approx(10 * small.encoder.threshold)
+        assert large.encoder.bandwidth == pytest.approx(10 * small.encoder.bandwidth)
+
+
+def test_atoms_that_are_copies_are_counted_and_told(tmp_path, call, caplog):
+    rng = np.random.default_rng(0)
+    # Next to all that there is to learn is one direction.
+    rows = np.outer(rng.random(300), rng.normal(size=DIM)) + 0.02 * rng.normal(size=(300, DIM))
+    save_activations(tmp_path / "x.npz", rows.astype(np.float32), np.arange(300) // 30)
+    flags = (f"--activations={tmp_path / 'x.npz'}", f"--results_dir={tmp_path}", *OPTIONS, "--methods=online_dl")
+    assert call("train_real", *flags)[0] == 0
+    atoms = np.load(tmp_path / "train_real" / "online_dl" / "dictionary.npy")
+    cosines = np.abs(atoms.T @ atoms) - np.eye(LATENTS)
+    copies = rows_in(tmp_path)["online_dl"]["duplicates"]
+    assert copies == (cosines.max(axis=0) > 0.95).sum() >= 2
+    assert f"online_dl has {copies} atoms that are copies of others" in caplog.text
+
+
+def test_families_go_on_from_online_dl_with_its_margin_and_its_slots():
+    options = {"num_latents": 16, "sparsity": 5, "input_dim": 8, "variance": 1.0, "epochs": 1, "batch_size": 4, "visits": 7}
+    names = ("online_dl", train_real.INCOHERENT, train_real.FAMILIES)
+    alone, incoherent, families = (train_real.learner_of(name, **options) for name in names)
+    assert families.base == incoherent == dataclasses.replace(alone, incoherent=True) and not alone.incoherent
+    assert (families.margin, families.num_slots, alone.num_slots) == (alone.margin, 12, 12)
+    assert (alone.visits, alone.centred) == (7, True)
+
+
+FAULTS = {
+    "families": (
+        [f"--methods={train_real.FAMILIES}", "--num_latents=16385"],
+        "the data lack a width of at most 16,384 latents",
+    ),
+    "no file": (["--activations=nowhere.npy"], "neither a file nor a folder"),
+    "no flag": ([], "--activations is needed"),
+    "method": (["--methods=topk,sae"], "--methods must list some of topk"),
+    "sparsity": ([f"--sparsity={LATENTS}"], "--sparsity must be below"),
+    "key": (["--key=other"], "has no array 'other'"),
+    "seed": (["--seed=-1"], "seed must be"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_what_is_wrong_is_said_in_a_sentence(tmp_path, file, call, case):
+    arguments, message = FAULTS[case]
+    given = [] if case == "no flag" else [f"--activations={file}"]
+    code, out, err = call("train_real", *given, f"--results_dir={tmp_path / 'results'}", *OPTIONS, *arguments)
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+    assert not (tmp_path / "results").exists()

@@ -1,0 +1,41 @@
+"""The table of agreement counts what the studies' comparisons say, and refuses what is none."""
+
+import re
+
+import pytest
+
+from benchmarks.report import published
+from sae_gap.figures import tables
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (line,) = (
+        line for line in published.published("vary_latents") if line["method"] == "fista_oracle" and line["num_latents"] == 100
+    )
+    ours = {name: line[name] for name in ("method", "num_latents", "sparsity", "num_samples")}
+    ours |= {"mcc_paper_id_mean": line["mcc_paper_id_mean"], "auc_ood_mean": line["auc_ood_mean"] - 0.2}
+    (tmp_path / "vary_latents").mkdir()
+    tables.write_table(tmp_path / "vary_latents" / "published.csv", published.compare([ours], "vary_latents"))
+    return tmp_path
+
+
+def test_it_counts_the_close_and_names_the_furthest(folder, call):
+    code, out, err = call("agreement", f"--results_dir={folder}")
+    assert (code, err) == (0, "")
+    heading, _, line = out.splitlines()
+    assert heading.startswith("| study | compared | close") and line.startswith("| vary_latents | 2 | 1 | 50.0% | 1 of 2 |")
+    assert "fista_oracle at 100 latents, num_samples 5,000, auc_ood: 0.790" in line
+
+
+@pytest.mark.parametrize(("old", "new"), [("True", "perhaps"), ("100", "many"), ("fista_oracle,", "fista_oracle,1,")])
+def test_what_is_no_comparison_is_one_sentence(folder, call, old, new):
+    path = folder / "vary_latents" / "published.csv"
+    path.write_text(path.read_text().replace(old, new, 1))
+    code, out, err = call("agreement", f"--results_dir={folder}")
+    assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+published.csv is not a comparison[^\n]+\n", err)
+
+
+def test_nothing_to_compare_is_one_sentence(tmp_path, call):
+    code, out, err = call("agreement", f"--results_dir={tmp_path}")
+    assert (code, out) == (2, "") and re.fullmatch(r"no study under [^\n]+\.\n", err)

@@ -1,0 +1,125 @@
+"""Every coder solves the problem it says it solves, as an independent computation in double precision tells."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+import scipy.optimize
+import sklearn.linear_model
+
+from benchmarks.real import scores
+from benchmarks.speed import coders, problems
+
+# Worst relative gaps at the last effort; none is promised of a fixed number of iterations.
+REACHED = {
+    **dict.fromkeys(("working_set", "fista", "spams_certified"), 1.1e-6),
+    "spams": 1e-5,
+    "spams_double": 1e-8,
+    "sklearn_cd": 1e-4,
+    "sklearn_lars": 1e-4,
+    "celer": 1e-5,
+    "skglm": 1e-5,
+    **dict.fromkeys(("plain_fista", "paper_fista", "jaxopt"), 0.1),
+}
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return problems.draw(problems.Cell(30, 3, 12, 0.1))
+
+
+@pytest.fixture(scope="module")
+def optimum(problem):
+    """The least objectives, by L-BFGS-B with bounds."""
+
+    def solve(signal):
+        def value(z):
+            rest = signal - problem.dictionary @ z
+            return 0.5 * rest @ rest + problem.lam * z.sum(), -problem.dictionary.T @ rest + problem.lam
+
+        options = {"maxiter": 10_000, "ftol": 1e-15, "gtol": 1e-10}
+        return scipy.optimize.minimize(value, np.zeros(30), jac=True, bounds=[(0, None)] * 30, options=options).fun
+
+    return np.array([solve(signal.astype(float)) for signal in problem.signals])
+
+
+@pytest.fixture
+def stand_ins(monkeypatch):
+    """Celer and skglm have the interface of scikit-learn, whose solver takes their place; it notes how it was made."""
+    made = []
+
+    class Lasso(sklearn.linear_model.Lasso):
+        def __init__(self, **options):
+            made.append(options)
+            super().__init__(**options)
+
+    for name in ("celer", "skglm"):
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(Lasso=Lasso))
+    return made
+
+
+def solve(name, problem, effort=None):
+    coder = coders.CODERS[name]
+    return coders.codes_of(coder.prepare(problem, coder.efforts[-1] if effort is None else effort)())
+
+
+@pytest.mark.parametrize("name", REACHED)
+def test_a_solver_of_the_lasso_reaches_the_optimum(name, problem, optimum, stand_ins):
+    codes = solve(name, problem)
+    value, gap = scores.score(problem.signals, problem.dictionary, codes, problem.lam)
+    assert codes.shape == (12, 30) and codes.min() >= 0
+    assert (gap / value).max() <= REACHED[name]
+    np.testing.assert_allclose(value, optimum, rtol=REACHED[name] + 1e-7)
+    assert len(stand_ins) == (name in ("celer", "skglm")) and all(not made["fit_intercept"] for made in stand_ins)
+
+
+def test_every_coder_is_tested():
+    assert {name for name, coder in coders.CODERS.items() if coder.lasso} == set(REACHED)
+
+
+@pytest.mark.parametrize("name", [name for name, coder in coders.CODERS.items() if not coder.lasso])
+def test_a_greedy_coder_has_so_many_atoms_and_their_best_values(name, problem):
+    codes = solve(name, problem)
+    # SPAMS and scikit-learn stop where the residual is as good as zero.
+    assert codes.shape == (12, 30) and np.all((codes != 0).sum(axis=1) <= 3) and np.any((codes != 0).sum(axis=1) == 3)
+    for signal, code in zip(problem.signals, codes, strict=True):
+        chosen = np.flatnonzero(code)
+        best = np.linalg.lstsq(problem.dictionary[:, chosen], signal, rcond=None)[0]
+        np.testing.assert_allclose(code[chosen], best, atol=1e-4)
+    # The first atom of every signal is the one of the largest correlation.
+    first = np.abs(problem.signals @ problem.dictionary).argmax(axis=1)
+    assert np.all(codes[np.arange(12), first] != 0)
+
+
+def test_a_greedy_coder_must_be_told_how_many_atoms(problem):
+    with pytest.raises(ValueError, match="number of atoms"):
+        solve("omp", problem._replace(sparsity=0))
+
+
+def test_spams_goes_on_only_with_what_is_not_certified(problem, monkeypatch):
+    """Of LARS whose codes are spoilt each stage gets what the one before has left, and no sample is left uncertified."""
+    lars, descent, asked = coders.spams_lars, coders.sklearn_cd, []
+
+    def spoilt(given, effort, *, dtype=np.float32):
+        codes = coders.codes_of(lars(given, effort, dtype=np.float64)())
+        asked.append((dtype, len(codes)))
+        codes[: 4 if dtype == np.float32 else 1] += 0.01
+        return lambda: codes
+
+    def noted(given, tol):
+        asked.append((tol, len(given.signals)))
+        return descent(given, tol)
+
+    monkeypatch.setattr(coders, "spams_lars", spoilt)
+    monkeypatch.setattr(coders, "sklearn_cd", noted)
+    codes = solve("spams_certified", problem)
+    value, gap = scores.score(problem.signals, problem.dictionary, codes, problem.lam)
+    assert (gap / value).max() <= coders.TARGET
+    assert asked == [(np.float32, 12), (np.float64, 4), (1e-8, 1)]
+
+
+def test_what_no_stage_can_certify_is_returned_all_the_same(problem, monkeypatch):
+    monkeypatch.setattr(coders, "sklearn_cd", lambda given, tol: lambda: np.full((len(given.signals), 30), 0.5))
+    codes = solve("spams_certified", problem, 1e-16)
+    assert np.all(codes[0] == 0.5)

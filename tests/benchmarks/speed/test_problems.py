@@ -1,0 +1,39 @@
+"""The problems that coders are timed on have the atoms, signals and weights that they say."""
+
+import numpy as np
+
+from benchmarks.speed import problems
+
+
+def test_cells_vary_one_axis_at_a_time():
+    axes = {"num_latents": (10, 20), "sparsity": (2,), "num_samples": (5,), "lam": (0.1, 0.2, 0.3)}
+    grid = problems.cells(axes)
+    assert [(cell.num_latents, cell.lam) for cell in grid] == [(10, 0.1), (20, 0.1), (10, 0.2), (10, 0.3)]
+
+
+def test_coherent_atoms_come_in_clusters():
+    signals, dictionary, *_ = problems.draw(problems.Cell(320, 5, 40, 0.0, world="coherent", input_dim=200))
+    assert signals.shape == (40, 200) and dictionary.shape == (200, 320)
+    np.testing.assert_allclose(np.linalg.norm(signals, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-5)
+    cosines, cluster = dictionary.T @ dictionary, np.arange(320) // 16
+    same = (cluster[:, None] == cluster) & ~np.eye(320, dtype=bool)
+    assert abs(cosines[same].mean() - 0.5) < 0.03 and abs(cosines[cluster[:, None] != cluster].mean()) < 0.03
+
+
+def test_signals_of_the_paper_lie_on_few_atoms():
+    signals, dictionary, lam, sparsity = problems.draw(problems.Cell(40, 3, 6, 0.2))
+    assert (lam, sparsity, signals.dtype, dictionary.dtype) == (0.2, 3, np.float32, np.float32)
+    cosines = np.linalg.norm(signals, axis=1)
+    assert signals.shape == (6, 16) and np.all(cosines > 0)
+    np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-5)
+
+
+def test_the_users_atoms_have_unit_norm_and_fractions_become_weights():
+    rng = np.random.default_rng(0)
+    files = problems.Files(rng.normal(size=(9, 5)).astype(np.float32), 3 * rng.normal(size=(5, 8)).astype(np.float32))
+    given = problems.draw(problems.Cell(8, 0, 7, 0.0, "own", lam_fraction=0.5), files)
+    np.testing.assert_array_equal(given.signals, files.activations[:7])
+    np.testing.assert_allclose(np.linalg.norm(given.dictionary, axis=0), 1, rtol=1e-5)
+    np.testing.assert_allclose(given.lam, 0.5 * np.median((given.signals @ given.dictionary).max(axis=1)))
+    assert given.first(2).signals.shape == (2, 5) and given.sparsity == 0

@@ -1,0 +1,232 @@
+"""The dictionary challenge at smoke size: rows, table, figures, cells and streams, and one sentence for whatever is wrong."""
+
+import csv
+import dataclasses
+import functools
+import re
+import sys
+
+import pytest
+from matplotlib import image
+
+from benchmarks.harness import peers
+from benchmarks.harness.bench import Preset
+from benchmarks.studies.dictionary_challenge import BENCH
+from sae_gap import Setting, Store
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.figures import tables
+from sae_gap.study import catalogue
+
+SAES = tuple(f"sae_{name}" for name in catalogue.RECIPES)
+METHODS = ("online_dl", "dl_fista", "online_dl_families", "spams", "sklearn", *SAES, "fista_oracle")
+# Those that compile next to nothing.
+QUICK = "--methods=spams,sklearn,fista_oracle"
+
+
+@pytest.fixture(scope="module")
+def challenge(call):
+    return functools.partial(call, "dictionary_challenge")
+
+
+@pytest.fixture(scope="module")
+def finished(smokes):
+    return smokes("dictionary_challenge")
+
+
+@pytest.fixture(scope="module")
+def rows(finished):
+    return finished.rows
+
+
+def read(folder):
+    with (folder / "summary.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def methods(source, **values):
+    return {method.name: method for method in BENCH.methods(source, Preset(**values))}
+
+
+def test_a_row_for_every_method_and_seed(rows):
+    assert BENCH.names == METHODS
+    assert sorted((row["method"], row["seed"]) for row in rows) == sorted((m, s) for m in METHODS for s in (0, 1))
+    assert {row["samples_seen"] for row in rows} == {100} and not any(row.get("stream") for row in rows)
+    steps = {row["method"]: row["fit_steps"] for row in rows}
+    # Of two batches each, so that there are a hundred gradient steps.
+    assert {steps[name] for name in SAES} == {50} and (steps["dl_fista"], steps["spams"], steps["sklearn"]) == (5, 10, 10)
+
+
+def test_every_dictionary_is_coded_on_by_the_certified_lasso(rows):
+    for row in rows:
+        assert abs(row["relative_gap_id"]) < 2e-6 and row["own_certificate_ood"] <= 1e-6 and row["reference"] == "non-negative"
+        assert row["inference"] == "lasso" and row["dictionary"] in ("oracle", row["method"].removeprefix("sae_"))
+    found = {row["method"]: row["cosine"] for row in rows if row["seed"] == 0}
+    assert found["fista_oracle"] == pytest.approx(1) and found["spams"] > found["sae_topk"]
+    assert len(set(found.values())) == len(METHODS)
+
+
+def test_the_summary_has_the_columns_of_every_study_and_the_samples(finished):
+    lines = read(finished.directory)
+    columns = list(lines[0])
+    assert columns[:4] == list(tables.BY) and [line["method"] for line in lines] == list(METHODS)
+    named = {*BENCH.tables["Dictionaries"], "relative_gap_id", "certificate_ood", "samples_seen", "encode_seconds"}
+    assert {f"{name}_{part}" for name in named for part in ("mean", "sd")} < set(columns)
+
+
+def test_the_table_names_every_method_and_fills_every_column(finished):
+    title, heading, _, *lines = finished.printed.rstrip().splitlines()
+    assert title == "Dictionaries" and all(name in heading for name in BENCH.tables["Dictionaries"].values())
+    assert [line.split()[0] for line in lines] == list(METHODS)
+    assert not any(" - " in line or line.endswith("-") for line in lines) and all("100" in line for line in lines)
+    assert all(len(line) < 250 for line in lines)
+
+
+def test_the_figure_is_a_picture_and_a_grid_of_one_cell_has_no_map(finished):
+    assert {path.name for path in finished.directory.glob("*.p[nd]*")} == {
+        "recovery_by_seconds.png",
+        "recovery_by_seconds.pdf",
+    }
+    picture = image.imread(finished.directory / "recovery_by_seconds.png")
+    drawn = (picture[:, :, :3] < 0.9).any(axis=2)
+    half = len(drawn) // 2
+    assert drawn[:half].mean() > 0.01 and drawn[half:].mean() > 0.01
+    assert (finished.directory / "recovery_by_seconds.pdf").read_bytes().startswith(b"%PDF-")
+
+
+def test_cells_of_a_grid_have_lines_and_figures_of_their_own(tmp_path, challenge):
+    grid = ("--num_latents=20,30", "--num_samples=200", "--noise_db=none,20", "--seeds=0")
+    code, out, err = challenge("--preset=smoke", "--methods=spams,fista_oracle", *grid, f"--results_dir={tmp_path}")
+    assert (code, err) == (0, "")
+    folder = tmp_path / "dictionary_challenge"
+    lines = read(folder)
+    assert len(lines) == 2 * 4 and list(lines[0])[:5] == [*tables.BY, "noise_db"]
+    assert {(line["num_latents"], line["noise_db"]) for line in lines} == {
+        (width, noise) for width in ("20", "30") for noise in ("", "20.0")
+    }
+    # Noise takes away from what even the oracle recovers.
+    oracle = {line["noise_db"]: float(line["mcc_ood_mean"]) for line in lines if line["method"] == "fista_oracle"}
+    assert oracle["20.0"] < oracle[""]
+    heading = out.splitlines()[1].split()
+    assert heading[:4] == ["method", "latents", "noise", "db"] and "sparsity" not in heading and "samples" not in heading[:4]
+    names = {path.name for path in folder.glob("*.png")}
+    assert names >= {f"recovery_by_seconds_{width}_3_200{noise}.png" for width in (20, 30) for noise in ("", "_20")}
+    assert {"recovery_by_samples_3.png", "recovery_by_samples_3_20.png"} < names and len(names) == 6
+
+
+def test_a_stream_trains_on_all_of_its_samples(tmp_path, caplog, challenge):
+    code, out, err = challenge(
+        "--preset=smoke", "--stream", "--methods=sklearn,sae_relu,fista_oracle", f"--results_dir={tmp_path}"
+    )
+    assert (code, err) == (0, "") and not [record for record in caplog.records if record.levelname == "WARNING"]
+    rows = Store(tmp_path / "dictionary_challenge").rows()
+    assert {(row["samples_seen"], row["stream"]) for row in rows} == {(200, True)}
+    assert {row["fit_steps"] for row in rows if row["method"] == "sae_relu"} == {25}
+    lines = read(tmp_path / "dictionary_challenge")
+    assert list(lines[0])[:5] == [*tables.BY, "stream"] and all(line["stream"] == "True" for line in lines)
+    assert all(float(line["mcc_ood_mean"]) > 0 for line in lines) and "200" in out
+
+
+def test_shards_share_a_folder(tmp_path, challenge):
+    for shard in ("1/2", "0/2"):
+        code, _, err = challenge("--preset=smoke", "--methods=sklearn,spams", f"--shard={shard}", f"--results_dir={tmp_path}")
+        assert code == 0, err
+    assert {path.name for path in (tmp_path / "dictionary_challenge").glob("*.jsonl")} == {
+        "rows-0-of-2.jsonl",
+        "rows-1-of-2.jsonl",
+    }
+    assert [line["method"] for line in read(tmp_path / "dictionary_challenge")] == ["spams", "sklearn"]
+    assert challenge("--preset=smoke", "--methods=spams", "--shard=1/2", f"--results_dir={tmp_path / 'other'}") == (0, "", "")
+
+
+def test_saes_are_tuned_and_take_the_steps_they_are_given():
+    few = methods(Setting(100, 10, 5_000))["sae_topk"].learner
+    assert few == catalogue.tuned("topk", sparsity=10, input_dim=47, num_steps=1_250)
+    many = methods(Setting(100, 10, 1_000_000, stream=True))["sae_topk"].learner
+    assert (many.num_steps, many.renormalise_every) == (4, 1) and many.learning_rate == few.learning_rate
+    assert methods(Setting(), sae_steps=1)["sae_topk"].learner.num_steps == 1
+
+
+def test_both_of_our_learners_take_the_visits_they_are_given():
+    found = methods(Setting(), visits=7)
+    assert found["online_dl"].learner.visits == found["online_dl_families"].learner.base.visits == 7
+
+
+def test_learners_have_the_weight_and_the_methods_its_codes():
+    chosen = methods(Setting(), lam=(0.3,))
+    assert {method.encoder for method in chosen.values()} == {Lasso(0.3)} and tuple(chosen) == METHODS
+    assert {chosen[name].learner.lam for name in ("dl_fista", "spams", "sklearn")} == {0.3}
+    assert (chosen["spams"].learner.num_steps, chosen["sklearn"].learner.num_steps) == (5_000, 1_000)
+    assert {methods(Setting(), peer_steps=7)[name].learner.num_steps for name in ("spams", "sklearn")} == {7}
+    families = {name: method.family for name, method in chosen.items()}
+    assert {families[name] for name in SAES} == {"sae"} and families["spams"] == families["sklearn"] == "peer"
+    assert (families["dl_fista"], families["fista_oracle"]) == ("dictionary_learning", "oracle")
+
+
+def test_the_default_needs_no_other_package(monkeypatch, tmp_path, challenge):
+    for module in ("spams", "sklearn.decomposition"):
+        monkeypatch.setitem(sys.modules, module, None)
+    code, out, err = challenge("--preset=smoke", "--dry_run", f"--results_dir={tmp_path}")
+    assert (code, err) == (0, "") and not any(name in out for name in ("spams", "sklearn", "gated"))
+    assert all(f": {name}: " in out for name in ("online_dl", "dl_fista", "sae_topk", "fista_oracle"))
+
+
+@pytest.mark.parametrize(("name", "package"), [("spams", "spams"), ("sklearn", "sklearn")])
+def test_an_absent_package_is_one_sentence(name, package, monkeypatch, tmp_path, challenge):
+    module = {"spams": peers.SpamsTrainDL, "sklearn": peers.SklearnMiniBatch}[name].module
+    monkeypatch.setitem(sys.modules, module, None)
+    code, out, err = challenge("--preset=smoke", f"--methods={name},fista_oracle", f"--results_dir={tmp_path / 'results'}")
+    assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err)
+    assert f"{name} needs {package}" in err and "pip install 'sae_gap[peers]'" in err and not (tmp_path / "results").exists()
+
+
+def test_a_figure_of_many_cells_is_named_by_its_cell(finished, tmp_path):
+    """Text and numbers alike, and what a run lacks is not named."""
+
+    @dataclasses.dataclass
+    class Read:
+        preset: Preset
+        every: tuple[str, ...] = BENCH.names
+        command: str = "here"
+        data: str | None = None
+
+    rows = [row | {"noise_db": noise} for row in finished.rows for noise in (None, 20.0)]
+    drawing = dataclasses.replace(BENCH.figures["recovery_by_seconds"], cells=("protocol", "num_latents", "noise_db"))
+    one = dataclasses.replace(BENCH, figures={"map": drawing})
+    one.report(rows, tmp_path, Read(BENCH.presets["smoke"]), {})
+    assert {path.name for path in tmp_path.glob("*.png")} == {"map_strict_20.png", "map_strict_20_20.png"}
+
+
+BAD_FLAGS = {
+    "--num_latents=0": "num_latents must be a positive integer",
+    "--num_latents=many": "--num_latents must list integers",
+    "--num_latents=20,20": "--num_latents must list different integers",
+    "--num_latents=3": "sparsity must be below num_latents",
+    "--sparsity=11": "the ID pool has 9 latents",
+    "--num_samples=3": "num_samples must be at least 4",
+    "--noise_db=": "--noise_db must list",
+    "--noise_db=loud": "--noise_db must list decibels or none",
+    "--noise_db=20,20.0": "--noise_db must list different finite decibels",
+    "--noise_db=inf": "--noise_db must list different finite decibels",
+    "--seeds=0,0": "--seeds must list different integers",
+    "--seeds=-1": "seed must be an integer from 0",
+    "--methods=sae_relu,nope": "--methods has 'nope'",
+    "--methods=": "--methods has no name",
+    "--sae_steps=0": "sae_steps",
+    "--visits=0": "visits",
+    "--peer_steps=none": "peer_steps",
+    "--lam=0": "--lam must be a number above 0",
+    "--lam=nan": "--lam must be a number above 0",
+    "--preset=huge": "--preset 'huge' is unknown",
+    "--shard=2/2": "--shard must have 0 <= i < N",
+    "--stream=perhaps": "stream",
+    "--input_dim=many": "--input_dim must list integers",
+    "--data=mine.npz": "data",
+    "smoke": "'smoke' is not a flag",
+}
+
+
+@pytest.mark.parametrize("flag", BAD_FLAGS)
+def test_bad_flags_are_one_sentence(flag, tmp_path, challenge):
+    code, out, err = challenge("--preset=smoke", f"--results_dir={tmp_path / 'results'}", flag)
+    assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and BAD_FLAGS[flag] in err
+    assert not (tmp_path / "results").exists()

@@ -1,0 +1,149 @@
+"""The encoder budget at smoke size: one dictionary for all, its table and figure, the count of operations, and bad flags."""
+
+import csv
+import functools
+import re
+import sys
+
+import jax
+import pytest
+from matplotlib import image
+
+from benchmarks.harness import peers
+from benchmarks.harness.bench import Preset
+from benchmarks.studies.encoder_budget import BENCH, DICTIONARIES
+from sae_gap import Model, Setting, Store
+from sae_gap.encoders.lista import LISTA
+
+TRAINED = ("relu", "topk", "jumprelu", "lista_1", "lista_2", "lista_4", "lista_8", "lista_16")
+FISTA, ISTA = ([f"{kind}_{count}" for count in (1, 2, 5, 10, 20, 50, 100)] for kind in ("fista", "ista"))
+METHODS = (*TRAINED, "lista_published", *FISTA, *ISTA, "omp", "nonneg_mp", "lasso")
+
+
+@pytest.fixture(scope="module")
+def budget(call):
+    return functools.partial(call, "encoder_budget")
+
+
+@pytest.fixture(scope="module")
+def finished(smokes):
+    return smokes("encoder_budget")
+
+
+def read(folder):
+    with (folder / "summary.csv").open(newline="") as file:
+        return {row["method"]: row for row in csv.DictReader(file)}
+
+
+def flops(input_dim, num_latents):
+    source = Setting(num_latents, 2, 100, input_dim=input_dim)
+    return {method.name: method.row.get("flops") for method in BENCH.methods(source, Preset())}
+
+
+def test_every_encoder_is_measured_on_one_dictionary(finished):
+    assert BENCH.names == METHODS
+    assert sorted((row["method"], row["seed"]) for row in finished.rows) == sorted((m, s) for m in METHODS for s in (0, 1))
+    assert {row["dictionary"] for row in finished.rows} == {"oracle"}
+    for seed in (0, 1):
+        rows = [row for row in finished.rows if row["seed"] == seed]
+        # Each method's reference is solved anew for the jobs it is in, to a certificate of its own.
+        assert all(row["cosine"] == pytest.approx(1, abs=1e-6) and row["certificate_ood"] <= 1e-6 for row in rows)
+    title, _, _, *lines = finished.printed.rstrip().splitlines()
+    assert title == "Encoders" and [line.split()[0] for line in lines] == list(METHODS)
+
+
+def test_more_operations_leave_less_of_the_gap(finished):
+    found = {method: float(row["relative_gap_ood_mean"]) for method, row in read(finished.directory).items()}
+    assert found["lista_16"] < found["lista_4"] < found["lista_1"]
+    for path in (FISTA, ISTA):
+        gaps = [found[name] for name in path]
+        assert gaps == sorted(gaps, reverse=True)
+    # From the fifth iteration on, momentum pays.
+    assert all(found[fast] < found[slow] for fast, slow in zip(FISTA[2:], ISTA[2:], strict=True))
+    assert abs(found["lasso"]) < 2e-6 and found["fista_100"] < 1e-3 * found["fista_1"]
+    assert all(found[method] > found["lasso"] for method in TRAINED)
+
+
+def test_the_pursuit_keeps_to_its_sparsity(finished):
+    assert all(row["l0_id"] <= 3 for row in finished.rows if row["method"] in ("omp", "nonneg_mp", "topk"))
+
+
+def test_the_figure_is_a_picture(finished):
+    picture = image.imread(finished.directory / "budget.png")
+    drawn = (picture[:, :, :3] < 0.9).any(axis=2)
+    half = len(drawn) // 2
+    assert drawn[:half].mean() > 0.01 and drawn[half:].mean() > 0.01
+    assert (finished.directory / "budget.pdf").read_bytes().startswith(b"%PDF-")
+
+
+@pytest.mark.parametrize("name", sorted({*DICTIONARIES} - {"oracle"}))
+def test_a_dictionary_may_be_learned(name, call, budget, tmp_path):
+    options = ("--preset=smoke", "--seeds=0", f"--results_dir={tmp_path}")
+    assert call("dictionary_challenge", *options, f"--methods={name}")[0] == 0
+    (learned,) = Store(tmp_path / "dictionary_challenge").rows()
+    # The very model that the challenge has fitted.
+    before = {path.name for path in (tmp_path / "models").iterdir()}
+    code, out, err = budget(*options, f"--dictionary={name}", "--methods=lista_1,fista_1,fista_100,lasso")
+    after = {path.name.partition("-")[0] for path in (tmp_path / "models").iterdir() if path.name not in before}
+    rows = Store(tmp_path / "encoder_budget").rows()
+    assert (code, err) == (0, "") and len(rows) == 4 and {row["dictionary"] for row in rows} == {name} and name not in out
+    assert len(before) == len(after) == 1
+    assert all(row["cosine"] == pytest.approx(learned["cosine"], abs=1e-6) for row in rows)
+    gaps = {row["method"]: row["relative_gap_ood"] for row in rows}
+    assert abs(gaps["lasso"]) < 2e-6 and gaps["fista_100"] < 1e-3 and min(gaps["fista_1"], gaps["lista_1"]) > 1e-3
+
+
+def test_operations_are_those_of_the_products():
+    found = flops(5, 7)
+    product = 2 * 5 * 7
+    assert {found[name] for name in ("relu", "topk", "jumprelu", "lista_1", "fista_1", "ista_1")} == {product}
+    # y W; then three times z Dᵀ and the residual times W.
+    assert found["lista_4"] == 7 * product and found["fista_10"] == found["ista_10"] == 19 * product
+    # y W; then a product with num_latents² parameters a layer.
+    layers = LISTA(factored=False).depth
+    published = next(
+        method for method in BENCH.methods(Setting(7, 2, 100, input_dim=5), Preset()) if "published" in method.name
+    )
+    assert published.encoder.depth == layers
+    assert found["lista_published"] == pytest.approx(product + (layers - 1) * (product + 2 * 7 * 7))
+    assert found["lasso"] is found["omp"] is found["nonneg_mp"] is None
+
+
+def test_operations_are_those_that_the_compiler_counts(task):
+    input_dim, num_latents = task.dictionary.shape
+    for depth in (1, 2):
+        encoder = LISTA(depth)
+        model = Model(task.dictionary, task.id.signals[0] * 0, encoder.parameters(task.dictionary))
+        counted = jax.jit(encoder.__call__).lower(model, task.id.signals).compile().cost_analysis()["flops"]
+        expected = flops(input_dim, num_latents)[f"lista_{depth}"] * len(task.id.signals)
+        # Beside the products there are additions and comparisons, each as many as there are codes or less.
+        assert expected <= counted < expected + 12 * depth * task.id.signals.shape[0] * num_latents
+
+
+def test_an_absent_package_is_one_sentence(budget, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, peers.SpamsTrainDL.module, None)
+    code, out, err = budget("--preset=smoke", "--dictionary=spams", f"--results_dir={tmp_path / 'results'}")
+    assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and "needs spams" in err
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--preset=huge", "--dictionary=mine", "--lam=0", "--lam=nan", "--num_latents=0", "--sparsity=100", "--num_samples=2"),
+        *(
+            "--seeds=0,0",
+            "--seeds=x",
+            "--seeds=-1",
+            "--num_latents=many",
+            "--depth=3",
+            "--methods=lista_3",
+            "--data=x",
+            "smoke",
+        ),
+    ],
+)
+def test_bad_flags_are_one_sentence(flag, budget, tmp_path):
+    code, out, err = budget(flag, f"--results_dir={tmp_path}")
+    assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and "Traceback" not in err
+    assert not list(tmp_path.iterdir())

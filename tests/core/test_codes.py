@@ -1,0 +1,139 @@
+"""Codes by their active columns are the dense codes, wherever these are cut, scaled, read or gathered."""
+
+import dataclasses
+from inspect import unwrap
+
+import jax
+import numpy as np
+import pytest
+import scipy.sparse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sae_gap.core.codes import Codes, by_columns, gather, infer_in_chunks
+from sae_gap.core.matching import match_atoms
+from sae_gap.metrics import gap, recovery, support
+from sae_gap.solvers import sparse_code
+
+
+def dense_codes(seed, n=7, width=12, share=0.1):
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((n, width)) * (rng.random((n, width)) < share)).astype(np.float32)
+
+
+def few(codes):
+    """Whether no column is held in vain."""
+    return len(codes.latents) == max(1, np.any(np.asarray(codes.dense()) != 0, axis=0).sum())
+
+
+@given(seed=st.integers(0, 1_000), share=st.sampled_from([0.0, 0.05, 0.3, 1.0]))
+@settings(max_examples=40, deadline=None)
+def test_codes_are_the_dense_ones(seed, share):
+    dense = dense_codes(seed, share=share)
+    codes = Codes.from_dense(dense)
+    assert codes.shape == dense.shape and len(codes) == 7 and codes.dtype == np.float32 and few(codes)
+    np.testing.assert_array_equal(codes.dense(), dense)
+    for rows in (slice(2, 5), slice(None), slice(-2, None)):
+        np.testing.assert_array_equal(codes[rows].dense(), dense[rows])
+        assert few(codes[rows])
+    for latent in (0, 11, -1):
+        np.testing.assert_array_equal(codes[:, latent], dense[:, latent])
+    order = np.random.default_rng(seed).permutation(12)
+    np.testing.assert_array_equal(codes.at(order), dense[:, order])
+    factors = np.random.default_rng(seed).standard_normal(12).astype(np.float32)
+    np.testing.assert_array_equal(codes.scaled(factors).dense(), dense * factors)
+
+
+@given(seed=st.integers(0, 1_000), share=st.sampled_from([0.0, 0.05, 1.0]))
+@settings(max_examples=40, deadline=None)
+def test_a_sparse_array_is_the_same_codes(seed, share):
+    dense = dense_codes(seed, share=share)
+    sparse = scipy.sparse.csr_array(dense)
+    # An entry that is stored and zero is no active latent.
+    sparse.data[: len(sparse.data) // 2] = 0
+    codes = by_columns(sparse)
+    assert isinstance(codes, Codes) and codes.dtype == np.float32 and few(codes)
+    np.testing.assert_array_equal(codes.dense(), sparse.toarray())
+    assert by_columns(dense) is dense and by_columns(codes) is codes
+
+
+def test_metrics_take_a_sparse_array():
+    truth, codes = np.abs(dense_codes(0, n=40, share=0.4)), np.abs(dense_codes(1, n=40, share=0.4))
+    sparse, rng = scipy.sparse.csr_array(codes), np.random.default_rng(2)
+    dictionary = rng.standard_normal((5, 12)).astype(np.float32)
+    dictionary /= np.linalg.norm(dictionary, axis=0)
+    signals = truth @ dictionary.T
+    found = match_atoms(dictionary, dictionary[:, ::-1])
+    optimum = sparse_code(signals, dictionary, 0.1)
+    for score in (
+        lambda z: recovery.mcc(truth, z),
+        lambda z: recovery.mcc(z, truth),
+        lambda z: recovery.mcc_paper(truth, z, "ood"),
+        lambda z: support.support_recovery(found, truth, z),
+        lambda z: gap.objective_gap(signals, dictionary, z, optimum, 0.1),
+        lambda z: gap.mse(signals, dictionary, z),
+        gap.l0,
+    ):
+        assert score(sparse) == pytest.approx(score(codes), rel=1e-5)
+
+
+@given(seed=st.integers(0, 1_000), size=st.integers(1, 9), share=st.sampled_from([0.0, 0.1, 1.0]))
+@settings(max_examples=40, deadline=None)
+def test_gathered_chunks_are_the_whole(seed, size, share):
+    dense = dense_codes(seed, share=share)
+    codes = gather(dense[start : start + size] for start in range(0, len(dense), size))
+    np.testing.assert_array_equal(codes.dense(), dense)
+    assert few(codes)
+
+
+@dataclasses.dataclass
+class Found:
+    codes: np.ndarray | Codes
+    sums: np.ndarray
+    nothing: None = None
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_inference_in_chunks_is_that_of_all(size):
+    signals, shapes = dense_codes(0, width=5, share=1.0), []
+
+    def infer(chunk):
+        shapes.append(chunk.shape)
+        return Found(np.maximum(chunk, 0) * (np.arange(5) != 2), chunk.sum(axis=1))
+
+    sparse = infer_in_chunks(infer, signals, size, sparse=True)
+    found = infer_in_chunks(infer, signals, size)
+    np.testing.assert_array_equal(sparse.codes.toarray(), found.codes.dense())
+    assert set(shapes) == {(size, 5)} and isinstance(found, Found) and found.nothing is None
+    np.testing.assert_array_equal(found.codes.dense(), np.maximum(signals, 0) * (np.arange(5) != 2))
+    assert found.codes.latents.tolist() == [0, 1, 3, 4]
+    np.testing.assert_allclose(found.sums, signals.sum(axis=1), rtol=1e-6)
+
+
+def test_codes_are_a_tree_of_arrays():
+    codes = Codes.from_dense(dense_codes(1))
+    moved = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf), codes)
+    assert isinstance(moved, Codes) and isinstance(moved.values, jax.Array)
+    np.testing.assert_array_equal(moved.dense(), codes.dense())
+    np.testing.assert_array_equal(moved[2:4].dense(), codes[2:4].dense())
+
+
+def test_bad_input_is_refused():
+    # A shape checker around the function, if there is one, would be the first to refuse.
+    values = np.ones((2, 2), np.float32)
+    for latents in ([1, 0], [1, 1], [0, 5], [-1, 2]):
+        with pytest.raises(ValueError, match="ascending indices below 5"):
+            Codes(values, np.array(latents), 5)
+    with pytest.raises(ValueError, match="at least one"):
+        Codes(values[:, :0], np.zeros(0, int), 5)
+    codes = Codes(values, np.array([0, 3]), 5)
+    with pytest.raises(IndexError):
+        codes[:, 5]
+    with pytest.raises(TypeError, match="slice of samples"):
+        codes[0]
+    with pytest.raises(ValueError, match="one width"):
+        gather([np.ones((1, 2)), np.ones((1, 3))])
+    with pytest.raises(ValueError, match="one width"):
+        gather([])
+    with pytest.raises(ValueError, match="at least one"):
+        unwrap(infer_in_chunks)(lambda chunk: Found(chunk, chunk), values, 0)

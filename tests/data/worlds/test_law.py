@@ -1,0 +1,174 @@
+"""The constants of a world are the published ones, and a law that cannot be is one sentence."""
+
+import dataclasses
+import re
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap import World, WorldStream
+from sae_gap.data.worlds.feature_vectors import atoms_of
+from sae_gap.data.worlds.firing import base_rates, compensated, correlate, firing_of, out_of_distribution, plant
+from sae_gap.data.worlds.law import Law
+
+# The published benchmark is the default.
+FULL = Law(seed=42)
+
+
+def test_base_rates_are_the_published_ones():
+    rates = base_rates(FULL)
+    published = {0: 0.4, 127: 0.032944, 128: 0.032805, 639: 0.013270, 2687: 0.005121, 4095: 0.003646, 10879: 0.001215}
+    for place, rate in (published | {16383: 0.0005}).items():
+        assert rates[place] == pytest.approx(rate, abs=6e-7)
+    assert rates.sum() == pytest.approx(59.144, abs=5e-4)
+
+
+def test_an_exponent_of_minus_one_is_a_line():
+    np.testing.assert_allclose(
+        base_rates(Law(num_features=5, roots=0, exponent=-1, most=0.5, least=0.1)), [0.5, 0.4, 0.3, 0.2, 0.1]
+    )
+    np.testing.assert_allclose(base_rates(Law(num_features=3, roots=0, exponent=0, most=0.2, least=0.2)), 0.2)
+    np.testing.assert_allclose(base_rates(Law(num_features=1, roots=0)), 0.4)
+    # Powers that are too large for a number: all but the last are as frequent as the first.
+    np.testing.assert_allclose(base_rates(Law(exponent=-100))[:5], 0.4)
+    # By hand: 1, 1/2 and 1/3 to the power of nearly 0 differ as their logarithms do.
+    flat = base_rates(Law(num_features=3, roots=0, exponent=1e-6, most=0.3, least=0.2))
+    np.testing.assert_allclose(flat, [0.3, 0.3 - 0.1 * np.log(2) / np.log(3), 0.2], atol=1e-6)
+
+
+def test_the_forest_is_the_published_one():
+    parent, level = plant(FULL)
+    assert np.bincount(level + 1).tolist() == [5504, 128, 512, 2048, 8192]
+    assert (parent[:128] == -1).all() and (parent[10_880:] == -1).all()
+    for first, after in ((0, 128), (128, 640), (640, 2_688)):
+        # The j-th node of a level has children 4j to 4j + 3 of the next.
+        for j in (0, 1, 37):
+            assert np.flatnonzero(parent == first + j).tolist() == list(range(after + 4 * j, after + 4 * j + 4))
+
+
+def test_compensation_is_that_of_a_loop():
+    base = np.array([0.4, 0.3, 0.2, 0.15, 0.1, 0.05])
+    parent, exclusive = np.array([-1, 0, 0, 1, 1, -1]), np.array([True, False, True, True, True, True])
+    expected = [0.4, 0.3 / 0.4 * (1 + 0.2 / 0.4), 0.2 / 0.4 * (1 + 0.3 / 0.4), 0.15 / 0.3, 0.1 / 0.3, 0.05]
+    expected[1] = min(1, expected[1])
+    np.testing.assert_allclose(compensated(base, parent, exclusive), expected)
+    assert compensated(np.array([0.1, 0.09]), np.array([-1, 0]), np.ones(2, bool))[1] == pytest.approx(0.9)
+    assert compensated(np.array([0.1, 0.2]), np.array([-1, 0]), np.ones(2, bool))[1] == 1
+
+
+def test_the_full_world_has_the_published_constants():
+    firing = firing_of(FULL)
+    assert firing.rates[firing.level > 0].max() == pytest.approx(0.915, abs=5e-4)
+    np.testing.assert_allclose(firing.mean[[0, 1, -1]], [5, 5 - 1 / 16_383, 4])
+    # Of |N(.5, .5²)|, by its known mean; the square has mean .5.
+    assert firing.std.mean() == pytest.approx(0.5834, abs=0.012) and np.mean(firing.std**2) == pytest.approx(0.5, abs=0.02)
+    # A sum of 25 squares of N(0, .1²).
+    assert firing.rest.mean() == pytest.approx(0.75, abs=0.002) and 0.1 < firing.rest.min() < 0.5
+    np.testing.assert_allclose(firing.rest + np.sum(firing.factor**2, axis=1), 1)
+
+
+def test_a_correlation_that_would_take_all_the_variance_is_scaled():
+    factor, rest = correlate(Law(num_features=3_000, roots=0, rank=4, correlation=0.5))
+    square = np.sum(factor**2, axis=1)
+    # Some would leave less than .01 though they do not take all.
+    drawn = 0.5 * np.random.default_rng([0, 46]).standard_normal((3_000, 4))
+    assert np.any(np.abs(np.sum(drawn**2, axis=1) - 0.995) < 0.005)
+    assert square.max() == pytest.approx(0.99) and rest.min() == pytest.approx(0.01) and (square[rest > 0.011] < 0.99).all()
+    assert correlate(Law(num_features=30, roots=0, rank=0))[1].tolist() == [1.0] * 30
+
+
+def test_out_of_distribution_only_the_correlation_differs():
+    law = Law(num_features=60, roots=3, depth=1)
+    here, there = firing_of(law), out_of_distribution(law)
+    for name in ("rates", "mean", "std", "parent", "level", "exclusive", "scaled"):
+        np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
+    assert abs(np.corrcoef(here.factor.ravel(), there.factor.ravel())[0, 1]) < 0.1
+    assert np.std(there.factor) == pytest.approx(np.std(here.factor), rel=0.1)
+
+
+def test_a_title_says_what_differs():
+    assert FULL.title == Law(num_features=20_000).title == "synthsae"
+    assert Law(num_features=500, roots=4, scale_children=False, spread=(0.5, 0)).title == (
+        "synthsae roots=4 spread=0.5,0 scale_children=False"
+    )
+
+
+# Each part of a law but sizes, seed and files, other than the published benchmark has it.
+OTHER = {"roots": 3, "branching": 2, "depth": 1, "exponent": 0.7, "most": 0.3, "least": 1e-3, "rank": 4, "correlation": 0.2}
+OTHER |= {"loudest": 6.0, "softest": 3.0, "spread": (0.5, 0.1), "exclusive": False, "scale_children": False}
+OTHER |= {"orthogonal_steps": 3, "bias": 0.1}
+
+
+def test_a_title_tells_all_laws_apart():
+    assert {*OTHER} == {field.name for field in dataclasses.fields(Law)} - {"num_features", "input_dim", "seed", "folder"}
+    assert len({"synthsae", *(Law(**{name: value}).title for name, value in OTHER.items())}) == 1 + len(OTHER)
+
+
+def test_all_that_is_random_is_drawn_from_the_seed():
+    laws = [Law(num_features=200, input_dim=40, roots=0, seed=seed) for seed in (0, 0, 1)]
+    first, again, other = ((firing_of(law).factor, firing_of(law).std, *atoms_of(law)) for law in laws)
+    for mine, same, theirs in zip(first, again, other, strict=True):
+        np.testing.assert_array_equal(mine, same)
+        # Independent numbers: 40 of them correlate by .16 or so.
+        assert abs(np.corrcoef(mine.ravel(), theirs.ravel())[0, 1]) < 0.5
+
+
+BAD = {
+    "num_features must be a positive integer": {"num_features": 0},
+    "input_dim must be a positive integer": {"input_dim": 2.5},
+    "seed must be an integer from 0": {"seed": -1},
+    "128 trees with 3 levels of 4 children each do not fit the 10879 features": {"num_features": 10_879},
+    "branching must be an integer of at least 0": {"branching": -1},
+    "rank must be an integer of at least 0": {"rank": 1.0},
+    "orthogonal_steps must be an integer of at least 0 and of at most 100000": {"orthogonal_steps": 2_000_000_000},
+    "roots must be an integer of at least 0 and below 2**31": {"roots": 10**20},
+    "most must be a finite number above 0 and below 1": {"most": 1.0},
+    "least must be a finite number above 0": {"least": 0.0},
+    "hardly any ever fires": {"most": 1e-7, "least": 1e-7},
+    "but least is 0.5 and most is 0.4": {"least": 0.5},
+    "exponent 0 gives every feature one probability": {"exponent": 0.0},
+    "exponent 1e-17 gives every feature one probability": {"exponent": 1e-17},
+    "exponent must be a finite number": {"exponent": float("nan")},
+    "exponent must be a finite number of at least -100": {"exponent": -1e5},
+    "correlation must be a finite number of at least 0": {"correlation": -0.1},
+    "correlation must be a finite number of at least 0 and of at most 10": {"correlation": 1e300},
+    "softest must be a finite number of at least 1e-06": {"softest": 0.0},
+    "loudest must be a finite number of at least 1e-06 and of at most 1e+06": {"loudest": 1e39},
+    "spread must be a tuple of 2 numbers": {"spread": (0.5,)},
+    "spread[0] must be a finite number": {"spread": (1e30, 0.0)},
+    "the standard deviation of spread must be a finite number of at least 0": {"spread": (0.5, -1.0)},
+    "bias must be a finite number of at least 0": {"bias": -1.0},
+    "scale_children must be True or False": {"scale_children": "no"},
+}
+
+
+def test_numbers_of_numpy_are_numbers():
+    law = Law(roots=np.int64(2), most=np.float64(0.3), exclusive=np.bool_(True))
+    assert law == Law(roots=2, most=0.3) and law.title == Law(roots=2, most=0.3).title
+    assert [type(value) for value in (law.roots, law.most, law.exclusive)] == [int, float, bool]
+    assert hash(Law(spread=(np.array(0.5), jnp.asarray(0.5)))) == hash(Law(spread=(0.5, 0.5)))
+
+
+@pytest.mark.parametrize("trees", [{"roots": 0}, {"roots": 2, "branching": 0}])
+def test_levels_of_no_features_are_passed_over(trees):
+    parent, level = plant(Law(num_features=64, input_dim=16, depth=2**31 - 1, **trees))
+    assert (parent == -1).all() and (level >= 0).sum() == trees["roots"]
+
+
+def test_the_largest_and_the_smallest_law_give_finite_signals():
+    for changes in ({"loudest": 1e6, "softest": 1e6, "spread": (1e6, 1e6), "bias": 1e6}, {"loudest": 1e-6, "softest": 1e-6}):
+        size = {"num_features": 60, "input_dim": 20, "roots": 2, "depth": 1, "num_samples": 50}
+        world = World(**size, correlation=10.0, exponent=-100.0, **changes)
+        assert np.isfinite(WorldStream(world)(0, 50)).all()
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_a_law_that_cannot_be_is_one_sentence(message):
+    with pytest.raises(ValueError, match=re.escape(message)) as fault:
+        Law(**BAD[message])
+    assert re.fullmatch(r"[^\n]+\.", str(fault.value))
+
+
+def test_trees_that_just_fit():
+    assert Law(num_features=10_880).num_features == 10_880

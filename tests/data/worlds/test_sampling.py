@@ -1,0 +1,136 @@
+"""Samples have the law of the world: the published figures at full size, and that of every feature drawn at a small one."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from sae_gap.data.worlds import sampling
+from sae_gap.data.worlds.firing import firing_of, out_of_distribution
+from sae_gap.data.worlds.law import Law
+from tests.data.worlds import dense
+
+# Tests on random draws have fixed seeds, so they fail by chance once at most, and then for good.
+UNLIKELY = 1e-4
+SMALL = Law(num_features=40, roots=3, branching=3, depth=2, most=0.5, least=0.05, rank=3, correlation=0.4, seed=2)
+
+
+def codes(law, count=6_144, seed=0, **changes):
+    return sampling.Sampler(dataclasses.replace(firing_of(law), **changes)).codes(np.random.default_rng(seed), count)
+
+
+@pytest.fixture(scope="module")
+def full():
+    return codes(Law(seed=42))
+
+
+def test_the_full_world_has_the_published_figures(full):
+    counts, firing = np.diff(full.indptr), firing_of(Law(seed=42))
+    rates = np.bincount(full.indices, minlength=16_384) / full.shape[0]
+    # The correlation is another draw than the published one, and so the figures are not the same to the last digit.
+    assert counts.mean() == pytest.approx(34.66, abs=0.7) and counts.std() == pytest.approx(11.7, abs=0.5)
+    for level, published in {0: 8.24, 1: 7.36, 2: 7.36, 3: 7.17, -1: 4.54}.items():
+        assert rates[firing.level == level].sum() == pytest.approx(published, abs=0.25)
+    assert rates[:4_096].sum() == pytest.approx(25.26, abs=0.6)
+    assert np.sum(full.data**2) / full.shape[0] == pytest.approx(837.9, abs=20)
+    assert full.data.sum() / full.shape[0] == pytest.approx(166.4, abs=4)
+    assert (full.data > 0).all() and full.has_sorted_indices
+
+
+def test_the_first_version_does_not_scale_children(full):
+    first, second = codes(Law(seed=42, scale_children=False), 2_048), full[:2_048]
+    np.testing.assert_array_equal(first.indices, second.indices)
+    assert np.sum(first.data**2) / np.sum(second.data**2) == pytest.approx(817.4 / 837.9, abs=0.008)
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_small_world_has_the_law_of_the_long_way(scaled):
+    firing = dataclasses.replace(firing_of(SMALL), scaled=np.full(40, scaled))
+    # Some parents let several children fire.
+    firing.exclusive[1::2] = False
+    mine = sampling.Sampler(firing).codes(np.random.default_rng(1), 30_000).toarray()
+    other = dense.draw(firing, np.random.default_rng(3), 6_000)
+    for here, there in ((mine > 0, other > 0), (mine, other), (mine**2, other**2)):
+        error = np.sqrt(here.var(axis=0) / len(mine) + there.var(axis=0) / len(other))
+        score = (here.mean(axis=0) - there.mean(axis=0)) / error
+        assert stats.chi2.sf(np.sum(score**2), 40) > UNLIKELY
+    pairs, others = ((z > 0).T.astype(float) @ (z > 0) / len(z) for z in (mine, other))
+    upper = np.triu_indices(40, 1)
+    mean = np.maximum((5 * pairs + others) / 6, 1e-4)[upper]
+    score = (pairs - others)[upper] / np.sqrt(mean * (1 - mean) * (1 / 30_000 + 1 / 6_000))
+    # Pairs share features, so that the mean has the spread of 40 squares rather than of 780.
+    assert np.mean(score**2) < 1.8 and np.abs(score).max() < 5
+    assert ((pairs == 0) == (others == 0))[upper].mean() > 0.97
+
+
+def test_children_fire_below_their_parents_and_beside_no_sibling(full):
+    firing = firing_of(Law(seed=42))
+    on = {(row, feature) for row, feature in zip(*full.nonzero(), strict=True)}
+    child = [(row, feature) for row, feature in on if firing.parent[feature] >= 0]
+    assert len(child) > 100_000 and all((row, firing.parent[feature]) in on for row, feature in child)
+    families = [(row, firing.parent[feature]) for row, feature in child]
+    assert len(set(families)) == len(families)
+
+
+def test_of_several_children_each_is_as_likely_to_stay():
+    law = Law(num_features=5, roots=1, branching=4, depth=1, rank=0, most=0.9, least=0.89)
+    found = codes(law, 20_000, rates=np.full(5, 1.0))
+    counts = np.bincount(found.indices, minlength=5)
+    assert counts[0] > 19_990 and stats.chisquare(counts[1:]).pvalue > UNLIKELY
+    assert codes(law, 500, rates=np.full(5, 1.0), exclusive=np.zeros(5, bool)).nnz > 2_450
+
+
+@pytest.mark.parametrize("rate", [1e-4, 1 / 64 - 1e-3, 1 / 64 + 1e-3, 0.3])
+def test_both_sides_of_the_cut_have_their_rates(rate):
+    found = codes(Law(num_features=1_000, roots=0, rank=0), 2_000, rates=np.full(1_000, rate), std=np.zeros(1_000))
+    assert stats.binomtest(found.nnz, 2_000_000, rate).pvalue > UNLIKELY
+    # No feature and no sample is favoured.
+    for axis in (0, 1):
+        spread = np.asarray((found > 0).sum(axis=axis)).ravel()
+        expected = spread.mean() * (1 - rate)
+        assert stats.chi2.sf(np.sum((spread - spread.mean()) ** 2) / expected, len(spread) - 1) > UNLIKELY
+
+
+def test_thinning_favours_no_place():
+    rng = np.random.default_rng(0)
+    found = np.bincount(np.concatenate([sampling._thinned(rng, 40) for _ in range(20_000)]), minlength=40)
+    expected = 20_000 / 64
+    assert stats.chi2.sf(np.sum((found - expected) ** 2) / (expected * (1 - 1 / 64)), 40) > UNLIKELY
+
+
+def test_what_never_or_always_fires_does():
+    """Among features that are correlated, in a tree and in none."""
+    law = Law(num_features=6, roots=1, branching=2, depth=1, rank=2, correlation=0.5, most=0.5, least=0.4)
+    rates = np.array([1.0, 1.0, 0.0, 0.5, 0.0, 1.0])
+    found = codes(law, 2_000, rates=rates, mean=np.full(6, 4.0), std=np.zeros(6))
+    counts = np.bincount(found.indices, minlength=6)
+    assert counts[[0, 1, 2, 4, 5]].tolist() == [2_000, 2_000, 0, 0, 2_000] and 900 < counts[3] < 1_100
+
+
+def test_out_of_distribution_others_fire_together():
+    law = Law(num_features=30, roots=0, most=0.3, least=0.2, rank=2, correlation=0.5)
+    samplers = [sampling.Sampler(found) for found in (firing_of(law), firing_of(law), out_of_distribution(law))]
+    first, again, other = (
+        (sampler.codes(np.random.default_rng(seed), 20_000).toarray() > 0) for seed, sampler in enumerate(samplers)
+    )
+    np.testing.assert_allclose(first.mean(axis=0), other.mean(axis=0), atol=0.02)
+    upper = np.triu_indices(30, 1)
+    here, same, there = (np.corrcoef(on.T)[upper] for on in (first, again, other))
+    assert np.corrcoef(here, same)[0, 1] > 0.95 and abs(np.corrcoef(here, there)[0, 1]) < 0.4
+
+
+def test_a_magnitude_clipped_at_zero_counts_as_silent():
+    law = Law(num_features=2, roots=1, branching=1, depth=1, rank=0, most=0.5, least=0.4)
+    found = codes(law, 20_000, mean=np.array([1.0, 1.0]), std=np.array([1.0, 0.0]), scaled=np.zeros(2, bool))
+    # Half the roots fire; those below -1 sd do not, nor do their children.
+    heard = 0.5 * stats.norm.cdf(1)
+    counts = np.bincount(found.indices, minlength=2) / 20_000
+    np.testing.assert_allclose(counts, [heard, heard * 0.4 / 0.5], atol=0.015)
+
+
+def test_the_expected_l0_counts_the_first_features():
+    law = Law(num_features=50, roots=0, rank=0, most=0.4, least=0.1, exponent=-1, spread=(0.1, 0.0))
+    assert sampling.expected_l0(law, 50) == pytest.approx(12.5, abs=0.3)
+    assert sampling.expected_l0(law, 10) == pytest.approx(0.4 * 10 - 0.3 / 49 * 45, abs=0.2)
+    assert sampling.expected_l0(law, 80) == sampling.expected_l0(law, 50)

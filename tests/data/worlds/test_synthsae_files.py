@@ -1,0 +1,214 @@
+"""A published world is read whole, or refused in one sentence."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import sae_gap
+from sae_gap.data.worlds.firing import firing_of, out_of_distribution
+from sae_gap.data.worlds.synthsae_files import torch_normal
+from tests.data.worlds.test_world import world
+
+CONFIG, TREES, TENSORS = "synthetic_model_config.json", "hierarchy.json", "synthetic_model.safetensors"
+
+
+def parts():
+    """A world as SAELens would write it: configuration, trees and tensors."""
+    law = world().law
+    firing, task = firing_of(law), sae_gap.draw(world(num_samples=4))
+
+    def node(index):
+        flags = {"mutually_exclusive_children": True, "scale_children_by_parent": True, "feature_id": None}
+        children = np.flatnonzero(firing.parent == index).tolist()
+        return {"feature_index": index, **flags, "children": [node(child) for child in children]}
+
+    config = {
+        "num_features": 60,
+        "hidden_dim": 20,
+        "seed": 42,
+        "bias": 0.5,
+        "std_firing_magnitudes": {
+            "mean": 0.5,
+            "std": 0.5,
+            "min_value": None,
+            "max_value": None,
+            "generator_name": "folded_normal",
+        },
+        "mean_firing_magnitudes": {"start": 5.0, "end": 4.0, "generator_name": "linear"},
+    }
+    tensors = {
+        "feature_vectors": np.ascontiguousarray(np.asarray(task.dictionary).T),
+        "bias": np.full(20, 0.1, np.float32),
+        "firing_probabilities": firing.rates.astype(np.float32),
+        "correlation_factor": firing.factor.astype(np.float32),
+        "correlation_diag": firing.rest.astype(np.float32),
+    }
+    return config, {"roots": [node(index) for index in range(4)]}, tensors
+
+
+def write(folder, config, trees, tensors):
+    (folder / CONFIG).write_text(json.dumps(config))
+    (folder / TREES).write_text(json.dumps(trees))
+    save_file(tensors, folder / TENSORS)
+    return folder
+
+
+def test_what_is_written_is_read(tmp_path):
+    *_, tensors = found = parts()
+    source = sae_gap.published_world(write(tmp_path, *found), num_samples=50, num_latents=30, seed=3)
+    read, drawn = firing_of(source.law), firing_of(world().law)
+    for name in ("rates", "factor", "rest"):
+        np.testing.assert_allclose(getattr(read, name), getattr(drawn, name), atol=1e-6)
+    np.testing.assert_array_equal(read.parent, drawn.parent)
+    np.testing.assert_array_equal(read.level, drawn.level)
+    assert read.exclusive[:4].all() and read.scaled[:4].all() and not read.exclusive[16:].any()
+    np.testing.assert_allclose(read.mean, np.linspace(5, 4, 60))
+    np.testing.assert_allclose(read.std, np.abs(0.5 + 0.5 * torch_normal(43, 60)))
+    task = sae_gap.draw(source)
+    np.testing.assert_array_equal(task.dictionary, tensors["feature_vectors"].T)
+    np.testing.assert_allclose(task.id.signals, task.id.codes.toarray() @ tensors["feature_vectors"] + 0.1, atol=1e-4)
+    assert re.fullmatch(r"synthsae file=[0-9a-f]{16}", source.asdict()["world"]) and source.num_latents == 30
+    before = source.title
+    write(tmp_path, found[0] | {"bias": 0.4}, *found[1:])
+    assert source.title != before
+    before = source.title
+    write(tmp_path, *found[:2], tensors | {"bias": np.zeros(20, np.float32)})
+    assert source.title != before
+    # Nothing is kept of files that have changed.
+    np.testing.assert_allclose(sae_gap.draw(source).id.signals, task.id.signals - 0.1, atol=1e-5)
+
+
+def test_normal_numbers_are_torchs():
+    """As torch 2.13 gives them for seed 43; the last 16 of a number that is no multiple of 16 are drawn anew."""
+    first = [-0.0166, -0.46679, 2.0909, 0.6149]
+    np.testing.assert_allclose(torch_normal(43, 16_384)[:4], first, atol=1e-5)
+    np.testing.assert_allclose(torch_normal(43, 16_384)[-3:], [-0.45982, 0.65921, 0.95358], atol=1e-5)
+    np.testing.assert_allclose(torch_normal(43, 16)[-3:], [-0.0886, -0.31235, -0.35522], atol=1e-5)
+    np.testing.assert_allclose(torch_normal(43, 20)[-3:], [-1.82907, -0.61454, 1.0282], atol=1e-5)
+    np.testing.assert_allclose(torch_normal(43, 37)[-3:], [0.48075, -0.95087, 1.00081], atol=1e-5)
+    np.testing.assert_allclose(np.abs(0.5 + 0.5 * torch_normal(43, 16_384)[:4]), [0.4917, 0.2666, 1.5454, 0.8075], atol=1e-4)
+
+
+def test_other_kinds_of_magnitudes(tmp_path):
+    config, trees, tensors = parts()
+    config |= {"std_firing_magnitudes": 0.25, "mean_firing_magnitudes": {"value": 2.0, "generator_name": "constant"}}
+    del tensors["correlation_factor"], tensors["correlation_diag"]
+    read = firing_of(sae_gap.published_world(write(tmp_path, config, trees, tensors)).law)
+    assert set(read.std) == {0.25} and set(read.mean) == {2.0} and read.factor.shape == (60, 0) and set(read.rest) == {1.0}
+    # Independent features are so out of distribution as well.
+    assert out_of_distribution(sae_gap.published_world(tmp_path).law).factor.shape == (60, 0)
+    # Without the entries features are of length 1; and nothing is drawn, so that no seed is asked for.
+    plain = {name: value for name, value in config.items() if not name.endswith("magnitudes")} | {"seed": "none"}
+    read = firing_of(sae_gap.published_world(write(tmp_path, plain, trees, tensors)).law)
+    assert set(read.std) == {0.0} and set(read.mean) == {1.0}
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_magnitudes_are_drawn_by_the_seed_of_the_configuration(tmp_path, seed):
+    config, *rest = parts()
+    read = firing_of(sae_gap.published_world(write(tmp_path, config | {"seed": seed}, *rest)).law)
+    np.testing.assert_allclose(read.std, np.abs(0.5 + 0.5 * torch_normal(seed + 1, 60)))
+
+
+def test_random_magnitudes_have_seeds_and_bounds_of_their_own(tmp_path):
+    config, trees, tensors = parts()
+    rule = {"mean": 1.0, "std": 0.5, "min_value": 0.8, "max_value": 1.3, "generator_name": "folded_normal"}
+    config |= {"std_firing_magnitudes": rule, "mean_firing_magnitudes": rule}
+    read = firing_of(sae_gap.published_world(write(tmp_path, config, trees, tensors)).law)
+    for found, seed in ((read.std, 43), (read.mean, 44)):
+        np.testing.assert_allclose(found, np.clip(np.abs(1 + 0.5 * torch_normal(seed, 60)), 0.8, 1.3))
+
+
+def test_a_node_has_its_own_flags_and_others_fire_together_as_closely(tmp_path):
+    config, trees, tensors = parts()
+    trees["roots"][1] |= {"mutually_exclusive_children": False}
+    trees["roots"][2] |= {"scale_children_by_parent": False}
+    law = sae_gap.published_world(write(tmp_path, config, trees, tensors)).law
+    here, there = firing_of(law), out_of_distribution(law)
+    assert here.exclusive[:4].tolist() == [True, False, True, True] and here.scaled[:4].tolist() == [True, True, False, True]
+    assert np.std(there.factor) == pytest.approx(np.std(here.factor), rel=0.1)
+    assert abs(np.corrcoef(here.factor.ravel(), there.factor.ravel())[0, 1]) < 0.15
+
+
+def spoil(name, value, kind="tensors"):
+    def change(found):
+        dict(zip(("config", "trees", "tensors"), found, strict=True))[kind][name] = value
+
+    return change
+
+
+def drop(name):
+    return lambda found: found[2].pop(name)
+
+
+def child(**entries):
+    return lambda found: found[1]["roots"][0]["children"][0].update(entries)
+
+
+def certain(found):
+    """Features that leave nothing to chance beside what they share, of which the variance is 1 all the same."""
+    factor = found[2]["correlation_factor"]
+    found[2]["correlation_factor"] = factor / np.linalg.norm(factor, axis=1, keepdims=True)
+    found[2]["correlation_diag"] = np.zeros(60, np.float32)
+
+
+FAULTS = {
+    "feature_vectors in .* has shape": spoil("feature_vectors", np.ones((20, 60), np.float32)),
+    "are not of unit length": spoil("feature_vectors", np.ones((60, 20), np.float32)),
+    "has NaN or infinite entries": spoil("bias", np.full(20, np.nan, np.float32)),
+    "has no tensor firing_probabilities": drop("firing_probabilities"),
+    "has no tensor correlation_diag": drop("correlation_diag"),
+    r"must lie in \[0, 1\]": spoil("firing_probabilities", np.full(60, 1.5, np.float32)),
+    "but they go from -0.1 to -0.1": spoil("firing_probabilities", np.full(60, -0.1, np.float32)),
+    "do not make variances of 1": spoil("correlation_diag", np.ones(60, np.float32)),
+    "correlation_diag in .* do not make variances of 1": certain,
+    "num_features in .* must be a positive integer": spoil("num_features", -3, "config"),
+    "hidden_dim in .* must be a positive integer": spoil("hidden_dim", "many", "config"),
+    "of the unknown kind 'lognormal'": spoil("std_firing_magnitudes", {"generator_name": "lognormal"}, "config"),
+    "the configuration has no seed to draw them by": spoil("seed", None, "config"),
+    "mean_firing_magnitudes in .* must be above 0": spoil("mean_firing_magnitudes", 0.0, "config"),
+    "std_firing_magnitudes in .* must not be negative": spoil("std_firing_magnitudes", -1.0, "config"),
+    "must not be negative, nor above 1e.06": spoil("std_firing_magnitudes", 1e39, "config"),
+    "must be above 0, and not above 1e.06": spoil("mean_firing_magnitudes", 2e6, "config"),
+    "std_firing_magnitudes in .* must not be negative, nor": spoil(
+        "std_firing_magnitudes", {"generator_name": "linear", "start": 1e308, "end": -1e308}, "config"
+    ),
+    "mean_firing_magnitudes in .* must be above 0, and": spoil(
+        "mean_firing_magnitudes", {"generator_name": "linear", "start": 1e308, "end": -1e308}, "config"
+    ),
+    "mean_firing_magnitudes in .* must be a finite number": spoil("mean_firing_magnitudes", 10**400, "config"),
+    "hardly any feature ever fires": spoil("firing_probabilities", np.full(60, 1e-4, np.float32)),
+    "seed in .* must be a non-negative integer": spoil("seed", -1, "config"),
+    "whose mutually_exclusive_children is 'yes'": child(mutually_exclusive_children="yes"),
+    "whose feature_index is 60": child(feature_index=60),
+    "whose feature_index is None": child(feature_index=None),
+    "has feature 1 in two places": child(feature_index=1),
+    "is no list of trees": child(children={"feature_index": 3}),
+    "is no list of trees below its entry roots": spoil("roots", None, "trees"),
+}
+
+
+@pytest.mark.parametrize("message", FAULTS)
+def test_a_file_that_lies_is_one_sentence(message, tmp_path):
+    found = parts()
+    FAULTS[message](found)
+    refused(write(tmp_path, *found), message)
+
+
+def refused(folder, message):
+    with pytest.raises(ValueError, match=message) as fault:
+        sae_gap.published_world(folder)
+    assert re.fullmatch(r"[^\n]+\.", str(fault.value))
+
+
+@pytest.mark.parametrize("name", [CONFIG, TREES, TENSORS])
+def test_a_file_that_is_cut_short_or_missing_is_one_sentence(name, tmp_path):
+    path = write(tmp_path, *parts()) / name
+    path.write_bytes(path.read_bytes()[:-20])
+    refused(tmp_path, re.escape(str(path)))
+    path.unlink()
+    refused(tmp_path, f"has no {re.escape(name)}")
+    refused(path, "is not a folder")

@@ -1,0 +1,197 @@
+"""A world is a source of data like any other, and its samples are the same in whatever pieces they are asked for."""
+
+import dataclasses
+import json
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import sae_gap
+from sae_gap import World, WorldStream
+from sae_gap.data.recording import task_of
+from sae_gap.data.worlds import published_world
+from sae_gap.data.worlds.feature_vectors import atoms_of, push_apart
+from sae_gap.data.worlds.named import named_world, parse_law
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.storage.results import key
+
+SIZE = {"num_features": 60, "input_dim": 20, "roots": 4, "branching": 3, "depth": 1, "orthogonal_steps": 3}
+
+
+def world(**changes):
+    return World(**SIZE | {"num_samples": 300} | changes)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return sae_gap.draw(world())
+
+
+def test_the_task_has_the_samples_of_its_streams(task):
+    assert task.train.signals.shape == task.id.signals.shape == task.ood.signals.shape == (300, 20)
+    assert (task.num_latents, task.input_dim, task.seed, task.train.codes) == (60, 20, 0, None)
+    atoms, bias = atoms_of(world().law)
+    np.testing.assert_array_equal(task.dictionary, atoms.T)
+    np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1, atol=1e-6)
+    assert np.linalg.norm(bias) == pytest.approx(0.5, abs=1e-6)
+    for split in (task.id, task.ood):
+        np.testing.assert_allclose(split.signals, split.codes.toarray() @ atoms + bias, atol=1e-4)
+    assert task.tree.level.tolist() == [0] * 4 + [1] * 12 + [-1] * 44
+    np.testing.assert_array_equal(task.id.labels, task.id.codes.toarray()[:, 0] > 0.5)
+    np.testing.assert_array_equal(task_of(world()).ood.signals, task.ood.signals)
+    assert not np.array_equal(task.train.signals, task.id.signals) and not np.array_equal(task.id.signals, task.ood.signals)
+
+
+def test_a_stream_gives_the_same_samples_in_whatever_pieces():
+    stream, again = WorldStream(world()), WorldStream(world(num_samples=7))
+    whole, codes = stream.samples(0, 2_500)
+    np.testing.assert_array_equal(np.concatenate([again(2_000, 500), again(0, 2_000)]), np.roll(whole, 500, axis=0))
+    part, some = again.samples(1_000, 100)
+    np.testing.assert_array_equal(part, whole[1_000:1_100])
+    np.testing.assert_array_equal(some.toarray(), codes.toarray()[1_000:1_100])
+    heard = whole[np.diff(codes.indptr) > 0]
+    assert len(np.unique(heard, axis=0)) == len(heard) and whole.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "message"),
+    [
+        (lambda: WorldStream("x"), TypeError, "world must be of class World"),
+        (lambda: WorldStream(world(), "val"), ValueError, "split must be one of train, id, ood"),
+        (lambda: WorldStream(world())(-1, 5), ValueError, "start must be an integer of at least 0"),
+        (lambda: WorldStream(world())(0, 0), ValueError, "count must be a positive integer"),
+        (lambda: WorldStream(world())(0, 10**13), ValueError, "count must be below 2**31"),
+        (lambda: World(folder="/nowhere"), TypeError, "read a world by published_world"),
+        (lambda: world(num_latents=False), ValueError, "num_latents must be a positive integer"),
+        (lambda: world(noise_db=10**400), ValueError, "noise_db must be a finite number of at least -200"),
+        (lambda: named_world("synthsae", "64"), ValueError, "num_features must be a positive integer"),
+        (lambda: named_world(["synthsae"]), ValueError, "is unknown; choose one of synthsae"),
+        (lambda: published_world(5), TypeError, "folder must be a path"),
+        (lambda: published_world("x" * 5_000), ValueError, "is not a folder"),
+        (lambda: published_world("x", roots=3), ValueError, "an option of a published world must be one of num_latents"),
+        (lambda: World(folder=pathlib.Path("nowhere")).title, ValueError, "cannot be read"),
+        (lambda: parse_law(5), TypeError, "the law must be a list of pairs"),
+        (lambda: parse_law([5]), TypeError, "the law must be a list of pairs"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(make, kind, message):
+    with pytest.raises(kind, match=re.escape(message)):
+        make()
+
+
+def test_numbers_of_other_libraries_are_numbers(task):
+    sizes = {"num_features": jnp.asarray(60), "num_latents": np.uint16(60), "num_samples": np.int64(300), "most": np.array(0.4)}
+    same = world(**sizes)
+    assert same == world() and json.loads(json.dumps(same.asdict())) == world().asdict()
+    np.testing.assert_array_equal(sae_gap.draw(same).id.signals, task.id.signals)
+    # A stream counts on where a short integer would not.
+    stream = WorldStream(world())
+    np.testing.assert_array_equal(stream(np.uint16(65_500), np.int8(100)), stream(65_500, 100))
+
+
+def test_with_double_precision_a_world_is_in_it(task):
+    with jax.enable_x64():
+        precise = sae_gap.draw(world())
+        assert precise.train.signals.dtype == precise.id.signals.dtype == precise.dictionary.dtype == np.float64
+        (fitted,) = sae_gap.fit(OnlineDictionary(num_steps=2, visits=1, num_slots=12), [precise], [jax.random.key(0)])
+    assert fitted.end.model.dictionary.dtype == np.float64
+    np.testing.assert_allclose(precise.id.signals, task.id.signals, atol=1e-5)
+
+
+def test_the_magnitude_is_the_mean_of_the_features(task):
+    assert world(loudest=6.0, softest=2.0).magnitude == pytest.approx(4)
+
+
+def test_the_law_does_not_depend_on_the_samples():
+    first, other = world(), world(num_samples=50, num_latents=10, scored=7, noise_db=3.0)
+    assert first.law == other.law and first.law != world(seed=1).law
+    assert (other.num_latents, other.num_train, other.num_scored, first.num_scored) == (10, 50, 7, 300)
+    assert World(num_samples=30_000, **SIZE).num_scored == 20_000
+
+
+@pytest.mark.parametrize("bias", [0.5, 60.0])
+def test_noise_has_its_ratio_and_leaves_the_codes(bias):
+    clean, noisy = (WorldStream(world(bias=bias, noise_db=ratio)).samples(0, 1_024) for ratio in (None, 6.0))
+    np.testing.assert_array_equal(clean[1].toarray(), noisy[1].toarray())
+    ratio = 10 * np.log10(np.mean(clean[0] ** 2) / np.mean((noisy[0] - clean[0]) ** 2))
+    assert ratio == pytest.approx(6, abs=0.15)
+
+
+def test_out_of_distribution_alone_others_fire_together():
+    hard = {"roots": 0, "most": 0.3, "least": 0.2, "rank": 2, "correlation": 0.5, "num_samples": 4}
+    upper = np.triu_indices(60, 1)
+    train, here, there = (
+        np.corrcoef(WorldStream(world(**hard), split).samples(0, 8_192)[1].toarray().T > 0)[upper]
+        for split in ("train", "id", "ood")
+    )
+    assert np.corrcoef(train, here)[0, 1] > 0.95 and abs(np.corrcoef(here, there)[0, 1]) < 0.4
+
+
+def test_samples_have_a_seed_of_their_own_where_the_law_has_none():
+    even = {"rank": 0, "spread": (0.5, 0.0), "num_samples": 4}
+    one, other = (WorldStream(world(seed=seed, **even)).samples(0, 500)[1].toarray() for seed in (0, 1))
+    # Magnitudes of 4 to 5, and which features fire, were the same numbers.
+    assert np.mean((one > 0) & (other > 0)) < 0.5 * np.mean(one > 0) and not np.array_equal(one, other)
+
+
+def test_what_tells_worlds_apart():
+    told = [
+        world(**change).asdict()
+        for change in ({}, {"seed": 1}, {"roots": 3}, {"scored": 9}, {"noise_db": 3.0}, {"num_latents": 30})
+    ]
+    assert len({key(entries) for entries in told}) == len(told)
+    assert told[0]["world"] == "synthsae roots=4 branching=3 depth=1 orthogonal_steps=3"
+    assert told[0]["sparsity"] == round(np.diff(WorldStream(world(), "id").samples(0, 4_000)[1].indptr).mean())
+    assert told[5]["num_latents"] == 30 < told[5]["num_features"] == 60 and told[5]["sparsity"] < told[0]["sparsity"]
+    assert World(num_features=1, input_dim=3, roots=0, num_samples=4).sparsity == 1
+    # An SAE of two latents has a k of one, however often both are on.
+    assert World(num_features=2, input_dim=3, roots=0, most=0.95, least=0.95, exponent=0, num_samples=4).sparsity == 1
+
+
+def test_atoms_are_pushed_apart_by_the_published_steps():
+    atoms = np.random.default_rng(0).standard_normal((7, 4)).astype(np.float32)
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+
+    def loss(atoms):
+        gram = atoms @ atoms.T
+        inner = jnp.diagonal(gram)
+        return jnp.sum(gram**2) - jnp.sum(inner**2) + 7 * jnp.sum((inner - 1) ** 2)
+
+    optimiser = optax.adam(3e-4)
+    moved = jnp.asarray(atoms)
+    state, slope = optimiser.init(moved), jax.jit(jax.grad(loss))
+    for _ in range(20):
+        updates, state = optimiser.update(slope(moved), state)
+        moved = optax.apply_updates(moved, updates)
+    expected = moved / jnp.linalg.norm(moved, axis=1, keepdims=True)
+    np.testing.assert_allclose(push_apart(atoms, 20), expected, atol=2e-6)
+    assert np.abs(np.asarray(expected) - atoms).max() > 3e-3
+    np.testing.assert_array_equal(push_apart(atoms, 0), atoms / np.linalg.norm(atoms, axis=1, keepdims=True))
+
+
+BAD = {
+    "num_latents must be a positive integer": {"num_latents": -1},
+    "num_samples must be a positive integer": {"num_samples": 0},
+    "num_samples must be at least 4, but it is 3": {"num_samples": 3},
+    "scored must be a positive integer": {"scored": 0},
+    "noise_db must be a finite number": {"noise_db": float("inf")},
+    "do not fit the 60 features": {"roots": 60},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_a_world_that_cannot_be_is_one_sentence(message):
+    with pytest.raises(ValueError, match=message) as fault:
+        world(**BAD[message])
+    assert re.fullmatch(r"[^\n]+\.", str(fault.value))
+
+
+def test_a_world_is_frozen_data():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        world().seed = 3
+    assert hash(world()) == hash(world()) and world() == world()

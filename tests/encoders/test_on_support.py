@@ -1,0 +1,169 @@
+"""Codes on another encoder's support: optima against SciPy's bounded least squares, least squares against NumPy's lstsq."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+
+from sae_gap.core import lasso_problem
+from sae_gap.core.types import Model
+from sae_gap.encoders import on_support
+from sae_gap.encoders.encoder import Affine, Encoder, unit_atoms
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.matching_pursuit import MatchingPursuit
+from sae_gap.encoders.on_support import LeastSquares, OnSupport, least_squares
+from sae_gap.encoders.relu import ReLU
+from sae_gap.encoders.topk import TopK
+
+LAM = 0.05
+
+
+class Dense(Encoder):
+    """Nearly all latents on, whatever the signal."""
+
+    def __call__(self, model, signals):
+        draws = jax.random.uniform(jax.random.key(1), (len(signals), model.decoder.shape[1]))
+        return jnp.where(draws < 0.9, draws, 0)
+
+
+ENCODERS = {"relu": ReLU(), "topk": TopK(3), "mp": MatchingPursuit(3), "dense": Dense()}
+
+
+@pytest.fixture(scope="module")
+def model(task):
+    """Atoms of many lengths, a bias, and an encoder."""
+    rng = np.random.default_rng(0)
+    dictionary = np.asarray(task.dictionary) * rng.uniform(0.3, 3, 20)
+    weight = Affine(jnp.asarray(rng.normal(size=(12, 20)), jnp.float32), jnp.zeros(20))
+    return Model(jnp.asarray(dictionary, jnp.float32), jnp.asarray(0.1 * rng.normal(size=12), jnp.float32), weight)
+
+
+@pytest.fixture(scope="module")
+def signals(task):
+    return task.id.signals
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def encoder(request):
+    return ENCODERS[request.param]
+
+
+def best_on(signal, atoms, on, lam):
+    """By nnls: `½‖y - D z‖² + λ 1ᵀz` has the gradient of `½‖y' - D' z‖²` with `D'ᵀD' = DᵀD + ε` and `D'ᵀy' = Dᵀy - λ`."""
+    own = atoms[:, on]
+    if not on.any():
+        return 0.5 * signal @ signal
+    root = np.linalg.cholesky(own.T @ own + 1e-10 * np.eye(own.shape[1]))
+    codes = nnls(root.T, np.linalg.solve(root, own.T @ signal - lam))[0]
+    return 0.5 * np.sum((signal - own @ codes) ** 2) + lam * codes.sum()
+
+
+def test_the_values_are_the_best_on_the_support(model, signals, encoder):
+    begun = encoder(model, signals)
+    found = OnSupport(encoder, LAM).infer(model, signals, begun)
+    atoms, norms = unit_atoms(model.dictionary)
+    on, target = np.abs(np.asarray(begun)) > 1e-4, np.asarray(signals - model.bias, np.float64)
+    expected = [best_on(y, np.asarray(atoms, np.float64), where, LAM) for y, where in zip(target, on, strict=True)]
+    np.testing.assert_allclose(found.objective, expected, rtol=1e-5)
+    achieved = lasso_problem.objective(signals - model.bias, atoms, found.codes * norms, LAM)
+    np.testing.assert_allclose(achieved, found.objective, rtol=1e-5)
+    assert (found.codes >= 0).all() and not np.asarray(found.codes)[~on].any()
+
+
+def test_it_is_certified_between_the_optimum_and_the_encoders_own_value(model, signals, encoder):
+    found = OnSupport(encoder, LAM).infer(model, signals)
+    optimum = Lasso(LAM).infer(model, signals)
+    assert found.converged.all() and (found.gap <= 1e-6 * found.objective).all() and (found.gap >= 0).all()
+    assert (found.objective >= (optimum.objective - optimum.gap) * (1 - 1e-6)).all()
+    assert (found.objective > 1.01 * optimum.objective).any()
+    if not encoder.signed:
+        atoms, norms = unit_atoms(model.dictionary)
+        own = lasso_problem.objective(signals - model.bias, atoms, encoder(model, signals) * norms, LAM)
+        assert (found.objective <= own * (1 + 1e-5)).all() and (found.objective < 0.9 * own).any()
+
+
+def test_the_gap_bounds_what_is_left_on_the_support_and_not_beyond_it(model, signals):
+    rough = OnSupport(TopK(3), LAM, tol=1e-6, max_iterations=0).infer(model, signals)
+    fine = OnSupport(TopK(3), LAM).infer(model, signals)
+    assert (rough.objective - rough.gap <= fine.objective * (1 + 1e-6)).all() and (rough.gap > 1e-3).any()
+
+
+def test_a_support_of_all_latents_is_the_lasso_and_of_none_is_zero(model, signals):
+    atoms = len(model.decoder.T)
+    everything = OnSupport(Dense(), LAM).infer(model, signals, jnp.ones((len(signals), atoms)))
+    np.testing.assert_allclose(everything.objective, Lasso(LAM).infer(model, signals).objective, rtol=1e-5)
+    nothing = OnSupport(Dense(), LAM).infer(model, signals, jnp.zeros((len(signals), atoms)))
+    assert not nothing.codes.any() and nothing.converged.all() and not nothing.gap.any()
+    np.testing.assert_allclose(nothing.objective, 0.5 * np.sum(np.square(signals - model.bias), axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize("make", [OnSupport, LeastSquares])
+def test_a_latent_is_on_above_the_published_threshold(model, signals, make):
+    begun = jnp.zeros((len(signals), 20)).at[:, 4].set(1e-4).at[:, 7].set(1.1e-4).at[:, 8].set(-1.1e-4)
+    codes = np.asarray(make(Dense()).infer(model, signals, begun).codes)
+    assert set(np.flatnonzero(codes.any(axis=0))) == {7, 8}
+
+
+@pytest.mark.parametrize("make", [OnSupport, LeastSquares])
+def test_calling_goes_on_from_the_encoders_codes(model, signals, make):
+    made = make(TopK(3))
+    assert made.origin == TopK(3) and not made.signed
+    begun = TopK(3)(model, signals)
+    np.testing.assert_allclose(made(model, signals), made.infer(model, signals, begun).codes, atol=1e-6)
+
+
+def test_what_they_say_of_themselves():
+    assert OnSupport(TopK(3), 0.2).coordinates == {"inference": "support"} and OnSupport(TopK(3), 0.2).weight == 0.2
+    assert LeastSquares(TopK(3)).coordinates == {"inference": "least_squares"} and LeastSquares(TopK(3)).weight is None
+
+
+def by_lstsq(signals, dictionary, on):
+    codes = np.zeros(on.shape)
+    for i, where in enumerate(on):
+        if where.any():
+            codes[i, where] = np.linalg.lstsq(dictionary[:, where], signals[i], rcond=None)[0]
+    return codes
+
+
+def test_least_squares_against_numpy_sample_by_sample(model, signals, encoder):
+    begun = encoder(model, signals)
+    found = LeastSquares(encoder).infer(model, signals, begun)
+    on = np.abs(np.asarray(begun)) > 1e-4
+    centred = np.asarray(signals - model.bias, np.float64)
+    expected = by_lstsq(centred, np.asarray(model.dictionary, np.float64), on)
+    assert (expected < 0).any() and found.certified is None
+    # Single precision cannot solve what is as good as dependent; the test below does, in double.
+    fine = np.array([not where.any() or np.linalg.cond(model.dictionary[:, where]) < 300 for where in on])
+    assert fine.mean() > 0.9
+    np.testing.assert_allclose(found.codes[fine], expected[fine].clip(0), atol=5e-3 * np.abs(expected[fine]).max())
+
+
+@pytest.mark.parametrize("size", [1, 11, 12, 13, 14, 20])
+def test_the_least_norm_solution_below_at_and_above_the_dimension(task, signals, size, monkeypatch):
+    monkeypatch.setattr(on_support, "CHUNK", 7 * 12 * 20)
+    rng = np.random.default_rng(size)
+    on = np.argsort(rng.random((100, 20)), axis=1) < size
+    with jax.enable_x64(True):
+        y, d = jnp.asarray(np.asarray(signals), jnp.float64), jnp.asarray(np.asarray(task.dictionary), jnp.float64)
+        found = np.asarray(least_squares(y, d, jnp.asarray(on)))
+    expected = by_lstsq(np.asarray(y), np.asarray(d), on)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+    assert not found[~on].any()
+
+
+def test_a_pair_of_equal_atoms_shares_its_code_and_a_dead_atom_has_none(signals):
+    atoms = np.random.default_rng(3).normal(size=(12, 6))
+    atoms[:, 5], atoms[:, 2] = atoms[:, 4], 0
+    on = np.ones((len(signals), 6), bool)
+    found = np.asarray(least_squares(signals, jnp.asarray(atoms, jnp.float32), jnp.asarray(on)))
+    expected = by_lstsq(np.asarray(signals, np.float64), atoms, on)
+    np.testing.assert_allclose(found, expected, atol=5e-3)
+    np.testing.assert_allclose(found[:, 4] + found[:, 5], expected[:, 4] + expected[:, 5], atol=1e-5)
+    assert not found[:, 2].any() and np.abs(expected[:, 4]).max() > 0.05
+
+
+def test_no_atom_and_no_support_are_no_code(signals):
+    found = least_squares(signals, jnp.zeros((12, 20)), jnp.ones((len(signals), 20), bool))
+    assert not found.any()
+    assert not least_squares(signals, jnp.ones((12, 20)), jnp.zeros((len(signals), 20), bool)).any()

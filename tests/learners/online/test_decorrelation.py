@@ -1,0 +1,92 @@
+"""Atoms parted: by hand, and beside a Gram matrix that is formed at once."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.learners.online import decorrelation
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def unit(atoms):
+    return atoms / np.linalg.norm(atoms, axis=0)
+
+
+def test_coherent_pairs_part_and_the_more_central_atom_stays(rng):
+    frame = np.linalg.qr(rng.standard_normal((400, 5)))[0]
+    merged = unit(np.concatenate([frame[:, :1], frame[:, :1] + frame[:, 1:]], axis=1))
+    found = np.asarray(decorrelation.part(jnp.asarray(merged, jnp.float32), 0.4))
+    np.testing.assert_allclose(found[:, 0], frame[:, 0], atol=1e-6)
+    # Children of cosine .5 with it are of .25 with each other, which is not coherent.
+    children = np.sqrt(0.75) * frame[:, 1:] + 0.5 * frame[:, :1]
+    found = decorrelation.part(jnp.asarray(np.concatenate([frame[:, :1], children], axis=1), jnp.float32), 0.4)
+    np.testing.assert_allclose(found[:, 1:], unit(children - 0.4 * 0.5 * frame[:, :1]), atol=1e-6)
+
+
+@pytest.mark.parametrize(("input_dim", "level"), [(400, 0.3), (100, 0.4)])
+def test_coherence_that_chance_makes_is_left_alone(rng, input_dim, level):
+    """Below .3, and below four standard deviations of the cosine of random atoms."""
+    frame = np.linalg.qr(rng.standard_normal((input_dim, 4)))[0]
+    for cosine, stays in ((level - 0.02, True), (level + 0.02, False)):
+        pair = frame[:, :2].copy()
+        pair[:, 1] = cosine * frame[:, 0] + np.sqrt(1 - cosine**2) * frame[:, 1]
+        # What makes the first atom the more central one.
+        third = 0.9 * frame[:, :1] + np.sqrt(1 - 0.81) * frame[:, 2:3]
+        atoms = np.concatenate([pair, third], axis=1)
+        found = np.asarray(decorrelation.part(jnp.asarray(atoms, jnp.float32)))
+        assert np.allclose(found[:, 1], atoms[:, 1], atol=1e-6) == stays
+        np.testing.assert_allclose(found[:, 0], atoms[:, 0], atol=1e-6)
+
+
+def test_opposite_atoms_are_not_coherent(rng):
+    frame = np.linalg.qr(rng.standard_normal((400, 3)))[0]
+    # The first, which would be the more central one of its pair, has a third atom near it.
+    atoms = unit(np.stack([frame[:, 0], frame[:, 1] - frame[:, 0], frame[:, 0] + 0.5 * frame[:, 2]], axis=1))
+    assert (atoms.T @ atoms)[0, 1] < -0.7
+    found = decorrelation.part(jnp.asarray(atoms, jnp.float32))
+    np.testing.assert_allclose(found[:, 1], atoms[:, 1], atol=1e-6)
+
+
+def test_dimensions_that_padding_adds_make_nothing_coherent(rng):
+    atoms = unit(rng.standard_normal((30, 20)))
+    atoms = unit(np.concatenate([atoms, atoms[:, :10] + 0.7 * atoms[:, 5:15]], axis=1)).astype(np.float32)
+    padded = np.pad(atoms, ((0, 170), (0, 0)))
+    cosines = np.abs(atoms.T @ atoms)[~np.eye(30, dtype=bool)]
+    # Chance makes .73 in 30 dimensions, and .3 would be coherent in 200.
+    assert ((cosines > 0.3) & (cosines < 0.73)).sum() > 20 and (cosines > 0.73).any()
+    assert decorrelation.coherent(jnp.asarray(atoms)) == pytest.approx(4 / np.sqrt(30))
+    np.testing.assert_allclose(decorrelation.part(jnp.asarray(padded))[:30], decorrelation.part(jnp.asarray(atoms)), atol=1e-6)
+
+
+def test_blocks_of_columns_are_one_gram_matrix(rng, monkeypatch):
+    atoms = unit(rng.standard_normal((200, 25)))
+    atoms = unit(np.concatenate([atoms, atoms[:, :12] + 0.8 * atoms[:, 3:15], atoms[:, :6] + atoms[:, 12:18]], axis=1))
+    gram = atoms.T @ atoms - np.eye(43)
+    much = np.where(gram > 0.3, gram, 0)
+    central = much.sum(axis=0)
+    taken = atoms @ np.where(central[:, None] > central, much, 0)
+    step = np.minimum(0.5, (atoms * taken).sum(axis=0) / np.maximum((taken**2).sum(axis=0), 1e-12))
+    assert (step < 0.5).any() and (step == 0.5).any()
+    wanted = unit(atoms - step * taken)
+    assert np.abs(wanted - atoms).max() > 0.01
+    for columns in (43, 20, 7):
+        monkeypatch.setattr(decorrelation, "_COLUMNS", columns)
+        np.testing.assert_allclose(decorrelation.part(jnp.asarray(atoms, jnp.float32)), wanted, atol=2e-6)
+
+
+def test_what_many_atoms_share_is_taken_out_once(rng):
+    """A hundred atoms about one direction: the sum over the more central ones is many times what an atom has of it."""
+    num_latents = 100
+    frame = np.linalg.qr(rng.standard_normal((400, num_latents + 1)))[0]
+    loading = np.linspace(0.6, 0.9, num_latents)
+    atoms = loading * frame[:, :1] + np.sqrt(1 - loading**2) * frame[:, 1:]
+    found = np.asarray(decorrelation.part(jnp.asarray(atoms, jnp.float32)))
+    shared = frame[:, 0] @ found
+    # Neither turned round nor left as they were; without the bound nearly all are copies of one atom.
+    assert np.all(shared > 0) and np.all(shared[:90] < 0.05)
+    # The most central atom stays.
+    np.testing.assert_allclose(found[:, -1], atoms[:, -1], atol=1e-6)

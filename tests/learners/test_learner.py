@@ -1,0 +1,187 @@
+"""Fitting: a seed's bits are its own, side by side agrees, and a learner sees what it selects and nothing else."""
+
+import time
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap import Setting, Split, Task, draw, fit
+from sae_gap.core.types import Model
+from sae_gap.encoders.lista import LISTA
+from sae_gap.encoders.topk import TopK
+from sae_gap.learners.amortised import Amortised
+from sae_gap.learners.baselines import PCA
+from sae_gap.learners.dl_fista import DLFista
+from sae_gap.learners.learner import Learner
+from sae_gap.learners.lista_training import Lista
+from sae_gap.learners.oracle import Oracle
+from sae_gap.learners.probe import LinearProbe
+from sae_gap.learners.softplus_adam import SoftplusAdam
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+
+LEARNERS = {
+    "sae": SparseAutoencoder(TopK(3), num_steps=3),
+    "dl_fista": DLFista(num_steps=3, num_iterations=20),
+    "published_dl_fista": DLFista(num_steps=3, num_iterations=20, split="id"),
+    "amortised": Amortised((TopK(3), LISTA(2)), base=DLFista(num_steps=3, num_iterations=20), num_steps=3),
+    "lista": Lista(LISTA(3, factored=False), base=DLFista(num_steps=3, num_iterations=20), num_steps=3),
+    "softplus_adam": SoftplusAdam(num_steps=3, block=4),
+    "published_softplus_adam": SoftplusAdam(num_steps=3, block=4, split="id"),
+    "pca": PCA(),
+    "probe": LinearProbe(),
+    "oracle": Oracle(),
+}
+# All that each may depend on, beside its key.
+SEES = {
+    "sae": {"train.signals"},
+    "dl_fista": {"train.signals"},
+    "published_dl_fista": {"id.signals"},
+    "amortised": {"train.signals"},
+    "lista": {"train.signals"},
+    "softplus_adam": {"train.signals"},
+    "published_softplus_adam": {"id.signals", "ood.signals"},
+    "pca": {"train.signals"},
+    "probe": {"train.signals", "train.codes"},
+    "oracle": {"dictionary"},
+}
+
+
+@pytest.fixture(scope="module")
+def tasks(task):
+    return [task, draw(Setting(20, 3, 200, seed=1)), draw(Setting(20, 3, 200, seed=2))]
+
+
+def keys(*seeds):
+    return [jax.random.key(seed) for seed in seeds]
+
+
+def leaves(model):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(model)]
+
+
+def same_bits(model, other):
+    return all(np.array_equal(a, b) for a, b in zip(leaves(model), leaves(other), strict=True))
+
+
+@pytest.fixture(scope="module", params=LEARNERS)
+def fitted(request, tasks):
+    began = time.perf_counter()
+    fits = fit(LEARNERS[request.param], tasks, keys(0, 1, 2))
+    return request.param, fits, time.perf_counter() - began
+
+
+def test_a_seed_alone_has_the_bits_it_has_in_company(fitted, tasks):
+    name, together, _ = fitted
+    (alone,) = fit(LEARNERS[name], tasks[1:2], keys(1))
+    assert same_bits(alone.end.model, together[1].end.model)
+    assert alone.end.step == together[1].end.step
+    assert not same_bits(together[0].end.model, together[1].end.model)
+
+
+def test_side_by_side_agrees(fitted, tasks):
+    name, one_by_one, _ = fitted
+    together = fit(LEARNERS[name], tasks, keys(0, 1, 2), side_by_side=True)
+    for beside, alone in zip(together, one_by_one, strict=True):
+        assert beside.end.step == alone.end.step == LEARNERS[name].num_steps
+        model, other = beside.end.model, alone.end.model
+        assert jax.tree.structure(model) == jax.tree.structure(other)
+        for leaf, expected in zip(leaves(model), leaves(other), strict=True):
+            np.testing.assert_allclose(leaf, expected, atol=2e-4)
+
+
+def blind(task, seen):
+    """The task with all that is not seen replaced by noise, or taken away where it may be missing."""
+    rng = np.random.default_rng(5)
+
+    def split(name):
+        found = getattr(task, name)
+        noise = jnp.asarray(rng.normal(size=found.signals.shape), jnp.float32)
+        signals = found.signals if f"{name}.signals" in seen else noise
+        return Split(signals, found.codes if f"{name}.codes" in seen else None)
+
+    dictionary = task.dictionary if "dictionary" in seen else None
+    return Task(split("train"), split("id"), split("ood"), dictionary, num_latents=task.num_latents, seed=99)
+
+
+def test_a_learner_sees_what_it_selects_and_nothing_else(fitted, tasks):
+    name, together, _ = fitted
+    (found,) = fit(LEARNERS[name], [blind(tasks[0], SEES[name])], keys(0))
+    assert same_bits(found.end.model, together[0].end.model)
+
+
+def test_a_learner_does_depend_on_what_it_sees(fitted, tasks):
+    name, together, _ = fitted
+    rolled = jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=1), tasks[0])
+    assert not same_bits(fit(LEARNERS[name], [rolled], keys(0))[0].end.model, together[0].end.model)
+
+
+def test_what_training_needs_is_said(task):
+    bare = blind(task, {"train.signals"})
+    lacks = {name: learner.needs(bare) for name, learner in LEARNERS.items()}
+    assert lacks == {
+        "sae": None,
+        "dl_fista": None,
+        "published_dl_fista": None,
+        "amortised": None,
+        "lista": None,
+        "softplus_adam": None,
+        "published_softplus_adam": None,
+        "pca": None,
+        "probe": "the true codes of the training split",
+        "oracle": "the true dictionary",
+    }
+    assert not any(learner.needs(task) for learner in LEARNERS.values())
+
+
+def test_seconds_and_encoders_come_with_a_fit(fitted):
+    name, together, wall_seconds = fitted
+    assert all(one.compile_seconds > 0 and 0 < one.end.seconds <= wall_seconds for one in together)
+    assert {one.end.model.encode for one in together} == {LEARNERS[name].encode}
+    assert LEARNERS["sae"].encode == TopK(3) and LEARNERS["dl_fista"].encode is None
+
+
+def test_a_task_without_a_key_is_refused(tasks):
+    with pytest.raises(ValueError):
+        fit(Oracle(), tasks, keys(0, 1))
+
+
+class Counter(Learner):
+    """Adds a rate at every step, and stops where its first signal says; counts how often it is traced."""
+
+    num_steps: int = 7
+    rate: float = 1.0
+    traced: ClassVar[list[None]] = []
+
+    def init(self, data, *, num_latents, key):
+        self.traced.append(None)
+        return jnp.zeros(()), jnp.floor(10 * jnp.abs(data.signals[0, 0]))
+
+    def step(self, data, state):
+        return state[0] + self.rate, state[1]
+
+    def done(self, state):
+        return state[0] >= state[1]
+
+    def model(self, state):
+        return Model(None, state[0][None])
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_each_seed_stops_by_itself(tasks, side_by_side):
+    split = tasks[0].train
+    tasks = [Task(Split(split.signals.at[0, 0].set(stop)), split, split, num_latents=20) for stop in (0.35, 0.0, 2.0)]
+    found = fit(Counter(), tasks, keys(0, 1, 2), side_by_side=side_by_side)
+    assert [one.end.step for one in found] == [3, 0, 7]
+    assert [float(one.end.model.bias[0]) for one in found] == [3, 0, 7]
+
+
+def test_a_float_does_not_change_the_program(tasks):
+    Counter.traced.clear()
+    rates = [0.5, 1.0, 1.5]
+    found = [fit(Counter(8, rate), [blind(tasks[0], {"train.signals"})], keys(0))[0].end.model for rate in rates]
+    stop = np.floor(10 * abs(float(tasks[0].train.signals[0, 0])))
+    assert [float(model.bias[0]) for model in found] == [min(np.ceil(stop / rate), 8) * rate for rate in rates]
+    assert len(Counter.traced) == 1

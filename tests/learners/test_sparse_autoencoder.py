@@ -1,0 +1,140 @@
+"""Training of sparse autoencoders against the same training written out by hand, parameter by parameter."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap import Split, fit
+from sae_gap.encoders.batchtopk import BatchTopK
+from sae_gap.encoders.gated import Gated
+from sae_gap.encoders.jumprelu import JumpReLU
+from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
+from sae_gap.encoders.matching_pursuit import MatchingPursuit
+from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
+from sae_gap.encoders.relu import ReLU
+from sae_gap.encoders.topk import TopK
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+
+INPUT_DIM, NUM_LATENTS, NUM_SAMPLES, K = 6, 9, 150, 2
+ENCODERS = {
+    "relu": ReLU(),
+    "topk": TopK(K),
+    "jumprelu": JumpReLU(),
+    "mp": MatchingPursuit(K),
+    "batchtopk": BatchTopK(K),
+    "matryoshka": MatryoshkaBatchTopK(K),
+    "lista_matryoshka": ListaMatryoshka(K),
+    "gated": Gated(),
+}
+
+
+def largest(hidden):
+    """The positive ones among the k largest of each row."""
+    kept = np.zeros(hidden.shape, bool)
+    np.put_along_axis(kept, np.argsort(-hidden, axis=1)[:, :K], True, axis=1)
+    return kept & (hidden > 0)
+
+
+# Which pre-activations pass, and the weight of the l1 norm in the loss.
+BY_HAND = {"relu": (lambda hidden: hidden > 0, 1e-4), "topk": (largest, 0.0)}
+
+
+def gradients(parameters, batch, passes, penalty):
+    dictionary, bias, weight, shift = parameters
+    hidden = (batch - bias) @ weight + shift
+    gate = passes(hidden)
+    codes = hidden * gate
+    error_bar = 2 * (codes @ dictionary.T + bias - batch) / batch.size
+    hidden_bar = gate * (error_bar @ dictionary + penalty / len(batch))
+    dictionary_bar = error_bar.T @ codes
+    for j, atom in enumerate(dictionary.T):
+        dictionary_bar[:, j] -= (dictionary_bar[:, j] @ atom) * atom
+    bias_bar = error_bar.sum(axis=0) - (hidden_bar @ weight.T).sum(axis=0)
+    return [dictionary_bar, bias_bar, (batch - bias).T @ hidden_bar, hidden_bar.sum(axis=0)]
+
+
+def train(signals, parameters, orders, passes, penalty, renormalise_every):
+    """Epochs of AdamW in batches of 64; returns the parameters after each."""
+    parameters = [parameter.copy() for parameter in parameters]
+    first, second = ([np.zeros_like(parameter) for parameter in parameters] for _ in range(2))
+    history, step = [], 0
+    for epoch, order in enumerate(orders):
+        for start in range(0, len(signals), 64):
+            step += 1
+            batch = signals[order[start : start + 64]]
+            for place, gradient in enumerate(gradients(parameters, batch, passes, penalty)):
+                first[place] = 0.9 * first[place] + 0.1 * gradient
+                second[place] = 0.999 * second[place] + 0.001 * gradient**2
+                direction = first[place] / (1 - 0.9**step) / (np.sqrt(second[place] / (1 - 0.999**step)) + 1e-8)
+                parameters[place] = parameters[place] - 5e-4 * (direction + 1e-2 * parameters[place])
+        if epoch % renormalise_every == 0:
+            parameters[0] = parameters[0] / np.linalg.norm(parameters[0], axis=0)
+        history.append([parameter.copy() for parameter in parameters])
+    return history
+
+
+def unpack(model):
+    return [np.asarray(array) for array in (model.dictionary, model.bias, model.encoder.weight, model.encoder.bias)]
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_epochs_of_training_against_one_written_by_hand(name):
+    with jax.enable_x64(True):
+        signals = np.random.default_rng(0).normal(size=(NUM_SAMPLES, INPUT_DIM)) + 0.3
+        data = Split(jnp.asarray(signals))
+        learner = SparseAutoencoder(ENCODERS[name], renormalise_every=2)
+        state = learner.init(data, num_latents=NUM_LATENTS, key=jax.random.key(0))
+        start, key, found, orders = unpack(learner.model(state)), state.key, [], []
+        step = eqx.filter_jit(learner.step)
+        for _ in range(3):
+            shuffle_key, key = jax.random.split(key)
+            orders.append(np.asarray(jax.random.permutation(shuffle_key, NUM_SAMPLES)))
+            state = step(data, state)
+            found.append(unpack(learner.model(state)))
+    expected = train(signals, start, orders, *BY_HAND[name], renormalise_every=2)
+    for epoch, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+        for parameter, other, initial in zip(ours, theirs, start, strict=True):
+            np.testing.assert_allclose(parameter, other, rtol=0, atol=1e-10)
+            assert np.abs(parameter - initial).max() > 5e-4
+        lengths = np.linalg.norm(ours[0], axis=0)
+        assert np.allclose(lengths, 1, rtol=0, atol=1e-12) == (epoch % 2 == 0)
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_the_start_is_uniform_and_tied(task):
+    learner = SparseAutoencoder(ReLU())
+    data = learner.select(task)
+    model = learner.model(learner.init(data, num_latents=2_000, key=jax.random.key(1)))
+    dictionary, bias, weight, shift = unpack(model)
+    bound = 1 / np.sqrt(12)
+    assert weight.shape == (12, 2_000) and np.abs(weight).max() <= bound
+    # The variance of a uniform on ±b is b² / 3.
+    assert weight.mean() == pytest.approx(0, abs=0.01) and weight.var() == pytest.approx(bound**2 / 3, rel=0.02)
+    np.testing.assert_allclose(dictionary, weight / np.linalg.norm(weight, axis=0), rtol=1e-5)
+    assert not bias.any() and not shift.any()
+
+
+def test_published_hyper_parameters():
+    learner = SparseAutoencoder(ReLU())
+    assert (learner.num_steps, learner.batch_size, learner.renormalise_every) == (500, 64, 50)
+    assert (learner.learning_rate, learner.weight_decay, learner.penalty) == (5e-4, 1e-2, 1e-4)
+
+
+def loss(learner, model, signals):
+    return float(jnp.mean(learner.encoder.loss(model, signals, learner.penalty)[0]))
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_training_lowers_the_loss(task, name):
+    learner = SparseAutoencoder(ENCODERS[name], num_steps=60, learning_rate=5e-3)
+    (fitted,) = fit(learner, [task], [jax.random.key(0)])
+    model = fitted.end.model
+    signals = task.train.signals
+    start = learner.model(learner.init(learner.select(task), num_latents=20, key=jax.random.key(0)))
+    # What few atoms cannot explain is a floor under the Matryoshka loss.
+    bar = 0.7 if name.endswith("matryoshka") else 0.4
+    assert loss(learner, model, signals) < bar * loss(learner, start, signals)
+    assert fitted.end.step == 60 and model.encode == learner.encoder
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model))

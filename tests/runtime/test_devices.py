@@ -1,0 +1,166 @@
+"""Sharded equals single-device, and start-up asks for nothing that the environment does not offer."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.core.types import Split
+from sae_gap.runtime import devices
+
+FOUR = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+PREAMBLE = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import PartitionSpec
+from sae_gap import devices
+from sae_gap.types import Split
+
+rng = np.random.default_rng(0)
+split = Split(rng.normal(size=(24, 6)).astype("float32"), rng.random((24, 9), dtype="float32"))
+odd = rng.normal(size=(7, 3)).astype("float32")
+
+@jax.jit
+def work(split, odd):
+    return split.signals @ split.signals.T, split.codes.mean(0), odd.sum(), split.labels
+"""
+
+
+def python(code, **environment):
+    process = subprocess.run(
+        [sys.executable, "-c", PREAMBLE + code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+        cwd=Path(__file__).parents[2],
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout
+
+
+def test_sharded_equals_single_device():
+    code = """
+mesh = devices.mesh()
+assert mesh.axis_names == ("samples",) and mesh.size == 4
+placed = devices.place({"split": split, "odd": odd, "name": "x", "none": None, "count": 3}, mesh)
+assert (placed["name"], placed["none"], placed["count"]) == ("x", None, 3)
+assert placed["split"].signals.sharding.spec == placed["split"].codes.sharding.spec == PartitionSpec("samples")
+assert placed["split"].signals.addressable_shards[0].data.shape == (6, 6)
+assert placed["odd"].sharding.is_fully_replicated
+assert devices.place(jnp.float32(2), mesh).sharding.is_fully_replicated
+alone = work(split, odd)
+assert all(len(leaf.devices()) == 1 for leaf in alone)
+for one, many in zip(alone, work(placed["split"], placed["odd"])):
+    assert len(many.devices()) == 4
+    np.testing.assert_allclose(one, many, rtol=1e-6, atol=1e-6)
+print(devices.describe())
+"""
+    assert python(code, XLA_FLAGS=FOUR).startswith("4 x cpu (")
+
+
+def test_one_device_leaves_arrays_free_to_move():
+    mesh = jax.make_mesh((1,), ("samples",), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,))
+    split = devices.place(Split(np.ones((4, 2), np.float32)), mesh)
+    assert isinstance(split.signals, jax.Array) and not split.signals.committed and split.codes is None
+    np.testing.assert_array_equal(split.signals, jnp.ones((4, 2)))
+
+
+AUTO, EXPLICIT = jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit
+
+
+@pytest.mark.parametrize("door", [devices.place, devices.replicate, devices.place_dictionary])
+def test_what_is_no_mesh_to_place_on_is_refused(door):
+    array = np.ones((4, 2), np.float32)
+    for wrong in (None, "cpu", jax.devices()):
+        with pytest.raises(TypeError, match=r"mesh must be of class Mesh, but it is .*; make it by sae_gap\.devices\.mesh"):
+            door(array, wrong)
+    with pytest.raises(ValueError, match=r"must have axes of type jax\.sharding\.AxisType\.Auto"):
+        door(array, jax.make_mesh((1,), ("samples",), axis_types=(EXPLICIT,)))
+
+
+def test_samples_are_placed_along_an_axis_of_theirs():
+    with pytest.raises(ValueError, match=r"the mesh has no axis 'samples'; make it by sae_gap\.devices\.mesh"):
+        devices.place(np.ones((4, 2)), jax.make_mesh((1,), ("rows",), axis_types=(AUTO,)))
+
+
+@pytest.mark.parametrize("dictionary", [np.ones(3), 1.0, [[[1.0]]], "atoms"])
+def test_a_dictionary_that_is_no_matrix_is_not_placed(dictionary):
+    with pytest.raises(ValueError, match=r"^dictionary must be .*\(input_dim, num_latents\), but it is"):
+        devices.place_dictionary(dictionary, devices.mesh())
+
+
+def test_a_mesh_takes_any_kind_of_integer():
+    assert devices.mesh(np.int64(1)) == devices.mesh()
+    with pytest.raises(ValueError, match="latents must divide the number of devices, 1, but it is True"):
+        devices.mesh(True)
+
+
+CACHE = """
+import sys
+folder = devices.enable_compilation_cache()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+work(split, odd)
+print(folder, jax.config.jax_compilation_cache_dir)
+"""
+
+
+def test_programs_are_kept_in_the_cache_folder(tmp_path):
+    folder = tmp_path / "sae_gap" / "jax"
+    unset = {"JAX_COMPILATION_CACHE_DIR": ""}
+    assert python(CACHE, XDG_CACHE_HOME=str(tmp_path), **unset).split() == [str(folder)] * 2
+    kept = {path.name for path in folder.iterdir() if path.name.endswith("-cache")}
+    assert any("work" in name for name in kept)
+    python(CACHE, XDG_CACHE_HOME=str(tmp_path), **unset)
+    assert {path.name for path in folder.iterdir() if path.name.endswith("-cache")} == kept
+
+
+def test_the_users_own_cache_folder_is_kept(tmp_path):
+    assert python(CACHE, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine")).split()[0] == str(tmp_path / "mine")
+    assert any((tmp_path / "mine").iterdir())
+
+
+def test_a_home_that_cannot_be_written_to_is_tolerated(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    unset = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": "relative"}
+    assert python(CACHE, HOME=str(tmp_path / "file"), **unset).split()[0] == "None"
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+COMPILATIONS = """
+counts = [devices.compilations()]
+
+def compiles(*args):
+    work(*args)
+    counts.append(devices.compilations())
+
+compiles(split, odd)
+compiles(split, odd)
+compiles(split, odd[:5])
+print(counts)
+"""
+
+
+def test_compilations_are_counted_and_calls_are_not():
+    found = eval(python(COMPILATIONS))
+    assert found[0] == 0 and found[1] > 0 and found[2] == found[1] and found[3] > found[2]
+
+
+def test_a_program_from_the_cache_counts(tmp_path):
+    """It takes time as well, so that a run that had it is not timed."""
+    kept = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    first, second = (eval(python(COMPILATIONS, **kept)) for _ in range(2))
+    assert first == second and any(tmp_path.iterdir())
+
+
+def test_peak_memory_is_in_gib():
+    code = """
+before = devices.peak_memory()
+held = np.ones(2**26)
+print(before, devices.peak_memory() - before)
+"""
+    before, more = map(float, python(code).split())
+    assert 0.05 < before < 4 and 0.4 < more < 0.6

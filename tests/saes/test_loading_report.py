@@ -1,0 +1,177 @@
+"""The report against sums by hand, and every suspicion on an SAE with that very fault and on one without."""
+
+import dataclasses
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import sae_gap
+from sae_gap.saes import loaded_sae
+from sae_gap.saes.loading_report import _suspicions, load_report
+from sae_gap.saes.normalise import LayerNorm
+
+FILES = Path(__file__).parent / "files"
+D = 12
+
+
+def data(seed=0, n=1_300, scale=1.0):
+    """Sparse combinations of orthonormal atoms, off centre, which an SAE of those atoms and their mean reconstructs."""
+    rng = np.random.default_rng(seed)
+    atoms = np.linalg.qr(rng.normal(size=(D, D)))[0]
+    codes = rng.uniform(1, 2, (n, D)) * (rng.random((n, D)) < 0.25)
+    centre = 3 * rng.normal(size=D)
+    return atoms, centre, scale * (codes @ atoms + centre + 0.01 * rng.normal(size=(n, D)))
+
+
+def made(atoms, centre, *, lengths=1.0, threshold=0.5, notes=None, normalisation=None):
+    """An SAE with a threshold, whose codes are those of `data`; its atoms may have any lengths."""
+    return loaded_sae.assemble(
+        loaded_sae.threshold(threshold),
+        atoms=np.asarray(atoms * lengths, np.float32),
+        bias=np.asarray(centre, np.float32),
+        weight=np.asarray(atoms.T / np.ravel(lengths), np.float32),
+        input_bias=np.asarray(centre, np.float32),
+        normalisation=normalisation,
+        library="test",
+        architecture="jumprelu",
+        notes=notes or {},
+    )
+
+
+def test_the_figures_are_those_of_the_sums():
+    sae = sae_gap.load_sae(FILES / "saelens/jumprelu")
+    rng = np.random.default_rng(1)
+    activations = (2 + rng.normal(size=(1_500, 6))).astype(np.float32)
+    # The last samples leave most latents off, which others turn on.
+    activations[1_000:] = activations[0]
+    report = load_report(sae, activations)
+    codes, reconstruction = np.asarray(sae.encode(activations)), np.asarray(sae.reconstruct(activations), np.float64)
+    variance = ((activations - activations.mean(axis=0, dtype=np.float64)) ** 2).sum()
+    assert report.fvu == pytest.approx(((activations - reconstruction) ** 2).sum() / variance, rel=1e-5)
+    assert report.l0 == pytest.approx((codes != 0).sum(axis=1).mean())
+    assert report.dead == (codes == 0).all(axis=0).sum()
+    weights = load_file(FILES / "saelens/jumprelu/sae_weights.safetensors")
+    lengths = np.linalg.norm(weights["W_dec"], axis=1)
+    np.testing.assert_allclose(report.atom_lengths, [lengths.min(), np.median(lengths), lengths.max()], rtol=1e-5)
+    assert report.decoder_bias == pytest.approx(np.linalg.norm(weights["b_dec"]), rel=1e-5)
+    assert report.activation_norm == pytest.approx(np.linalg.norm(activations, axis=1).mean(), rel=1e-5)
+    assert (report.library, report.architecture, report.normalisation) == ("SAELens", "jumprelu", "none")
+    assert report.notes["hook_name"] == "blocks.3.hook_resid_post" and "blocks.3.hook_resid_post" in str(report)
+
+
+def test_numbers_beyond_single_precision_are_a_fault_and_not_a_figure():
+    atoms, centre, x = data()
+    with pytest.raises(ValueError, match="beyond float32"):
+        made(1e25 * atoms, centre)
+    sound = made(atoms, centre)
+    with pytest.raises(ValueError, match="beyond float32"):
+        load_report(dataclasses.replace(sound, scale=0 * sound.scale), x)
+    # The scales that are tried do not leave the range either.
+    assert load_report(sound, 1e36 * x).fvu > 0.9
+
+
+def test_a_sound_sae_raises_no_suspicion():
+    atoms, centre, activations = data()
+    for lengths in (1.0, np.linspace(0.2, 3, D)[:, None]):
+        report = load_report(made(atoms, centre, lengths=lengths, threshold=0.1), activations)
+        assert report.suspicions == () and report.fvu < 0.01, report
+
+
+def suspected(sae, activations, *words):
+    found = load_report(sae, activations).suspicions
+    assert any(all(word in suspicion for word in words) for suspicion in found), found
+    assert all(suspicion.endswith(".") and "\n" not in suspicion for suspicion in found)
+    return found
+
+
+def test_a_square_decoder_that_was_saved_transposed():
+    atoms, centre, activations = data()
+    sound = made(atoms, centre)
+    turned = dataclasses.replace(sound, model=dataclasses.replace(sound.model, dictionary=sound.model.decoder.T))
+    suspected(turned, activations, "transpose")
+    assert not any("transpose" in suspicion for suspicion in load_report(sound, activations).suspicions)
+
+
+def test_a_dictionary_that_is_its_own_transpose_is_not_suspected():
+    _, centre, activations = data()
+    report = load_report(made(np.eye(D), centre), activations)
+    assert not any("transpose" in suspicion for suspicion in report.suspicions)
+
+
+def test_more_latents_at_a_larger_scale_do_not_tell_against_a_fair_sae():
+    atoms, centre, activations = data()
+    report = load_report(made(atoms, np.zeros(D), threshold=1.3), activations - centre)
+    assert 0.05 < report.fvu < 0.5 and report.suspicions == ()
+
+
+@pytest.mark.parametrize("scale", [1 / 16, 16])
+def test_activations_that_lack_a_scale(scale):
+    atoms, centre, activations = data(scale=scale)
+    suspected(made(atoms, centre), activations, f"activations times {1 / scale:.4g} ", "FVU")
+
+
+def test_a_bias_far_longer_than_the_activations():
+    atoms, centre, activations = data(scale=0.1)
+    suspected(made(atoms, centre), activations, "bias has norm", f"{np.linalg.norm(centre):.4g}")
+
+
+def test_a_decoder_that_lacks_a_scale():
+    atoms, centre, activations = data()
+    sound = made(atoms, centre)
+    short = dataclasses.replace(sound, model=dataclasses.replace(sound.model, dictionary=sound.model.decoder / 4))
+    suspected(short, activations, "multiplied by 4")
+
+
+def test_latents_that_never_or_always_fire():
+    atoms, centre, activations = data()
+    suspected(made(atoms, centre, threshold=50.0), activations, "no latent is on")
+    suspected(made(atoms, centre - 9 * atoms.sum(axis=0), threshold=0.0), activations, "more than half")
+
+
+def test_more_than_half_of_the_latents_are_too_many():
+    rows = np.eye(3)
+    told = next(_suspicions(None, rows, rows, rows, types.SimpleNamespace(l0=5.1, num_latents=10)))
+    assert told.startswith("on average 5.1 of 10 latents are on, more than half")
+
+
+def test_activations_of_another_layer():
+    atoms, centre, _ = data()
+    other = data(seed=5)[2]
+    suspected(made(atoms, centre, notes={"hook_name": "blocks.3"}), other, "another layer", "blocks.3", "FVU is")
+
+
+def test_what_the_file_says_is_missing_is_said():
+    for case, words in (
+        ("saelens/scaled_without_factor", ("scaled to a mean norm",)),
+        ("dictionary_learning/batchtopk_not_estimated", ("never estimated",)),
+        ("dictionary_learning/batchtopk_older", ("no threshold",)),
+    ):
+        suspected(sae_gap.load_sae(FILES / case), np.random.default_rng(0).normal(size=(40, 6)), *words)
+
+
+def test_a_scale_is_not_tried_where_each_sample_is_normalised():
+    atoms, centre, activations = data()
+    report = load_report(made(atoms, centre, normalisation=LayerNorm()), activations)
+    assert not any("activations times" in suspicion for suspicion in report.suspicions)
+    assert report.normalisation == "layer norm"
+
+
+def test_activations_by_heads_and_those_that_say_nothing():
+    sae = sae_gap.load_sae(FILES / "saelens/hook_z")
+    activations = np.random.default_rng(0).normal(size=(50, 2, 3))
+    assert load_report(sae, activations) == load_report(sae, activations.reshape(50, 6))
+    for bad, word in ((np.ones((4, 6)), "two different samples"), (np.ones((4, 5)), "columns"), (np.ones(6), "matrix")):
+        with pytest.raises(ValueError, match=word):
+            load_report(sae, bad + np.arange(4)[:, None] * (bad.shape[-1] == 5) if bad.ndim == 2 else bad)
+
+
+def test_a_dead_atom_is_no_fault():
+    atoms, centre, activations = data()
+    atoms = atoms.copy()
+    atoms[3] = 0
+    sae = made(atoms, centre)
+    report = load_report(sae, activations)
+    assert report.atom_lengths[0] == 0 and report.dead == 1 and np.isfinite(report.fvu)

@@ -1,0 +1,353 @@
+"""The one loop: models along it are those of shorter fits, and what is kept of it stays."""
+
+import concurrent.futures
+import dataclasses
+import threading
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap import Setting, draw, fit
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.encoders.topk import TopK
+from sae_gap.learners.learner import Learner
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.runtime import devices
+from sae_gap.storage.checkpoints import Checkpoint
+from sae_gap.study import fitting
+
+SAE = SparseAutoencoder(TopK(3), num_steps=5)
+
+
+class Walk(Learner):
+    """A dictionary that takes random steps, and stops after `until` of them."""
+
+    num_steps: int = eqx.field(static=True, default=6, kw_only=True)
+    rate: float = 0.1
+    until: float = 100.0
+
+    def init(self, data, *, num_latents, key, base=None):
+        atoms = jax.random.normal(key, (data.signals.shape[1], num_latents)) if base is None else base.decoder
+        return {"dictionary": atoms, "count": jnp.zeros(()), "key": key, "first": data.signals[0]}
+
+    def step(self, data, state):
+        noise = jax.random.normal(jax.random.fold_in(state["key"], state["count"].astype(int)), state["dictionary"].shape)
+        dictionary = unit_atoms(state["dictionary"] + self.rate * noise)[0]
+        return state | {"dictionary": dictionary, "count": state["count"] + 1}
+
+    def done(self, state):
+        # The second seed stops one step before the first.
+        return state["count"] >= self.until - (state["first"][0] > 0.5)
+
+    def model(self, state):
+        return Model(state["dictionary"], state["first"])
+
+
+@pytest.fixture(scope="module")
+def tasks(task):
+    second = draw(Setting(20, 3, 200, seed=1))
+    signals = [task.train.signals.at[0, 0].set(0.0), second.train.signals.at[0, 0].set(1.0)]
+    return [eqx.tree_at(lambda t: t.train.signals, one, s) for one, s in zip((task, second), signals, strict=True)]
+
+
+KEYS = [jax.random.key(0), jax.random.key(1)]
+
+
+def arrays(model):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(model)]
+
+
+def same_bits(model, other):
+    return all(np.array_equal(a, b) for a, b in zip(arrays(model), arrays(other), strict=True))
+
+
+@pytest.fixture(scope="module")
+def along(tasks):
+    return fit(SAE, tasks, KEYS, at=(3, 0, 1))
+
+
+def ends(fits):
+    return [one.end.model for one in fits]
+
+
+def steps(fits):
+    return [one.end.step for one in fits]
+
+
+def test_models_along_a_fit_are_those_of_shorter_fits(along, tasks):
+    assert [list(one.along) for one in along] == [[0, 1, 3]] * 2
+    for one, task, key in zip(along, tasks, KEYS, strict=True):
+        # No learner takes no step at all; what it would start from is that model.
+        first = SAE.model(SAE.init(SAE.select(task), num_latents=task.num_latents, key=key))
+        assert one.at(0).step == 0
+        np.testing.assert_allclose(one.at(0).model.dictionary, first.dictionary, rtol=1e-5, atol=1e-6)
+    for step in (1, 3):
+        shorter = fit(dataclasses.replace(SAE, num_steps=step), tasks, KEYS)
+        for one, other in zip(along, shorter, strict=True):
+            assert one.at(step).step == other.end.step == step and one.at(step).model.encode == TopK(3)
+            assert same_bits(one.at(step).model, other.end.model)
+
+
+def test_stopping_for_a_model_does_not_change_the_end(along, tasks):
+    whole = fit(SAE, tasks, KEYS)
+    assert steps(along) == steps(whole) == [5, 5] and not any(one.along for one in whole)
+    assert all(map(same_bits, ends(along), ends(whole)))
+    assert not same_bits(along[0].end.model, along[0].at(3).model)
+
+
+def test_the_first_model_is_the_start(along, tasks):
+    learner = fitting._prepared(SAE)
+    start = learner.model(learner.init(SAE.select(tasks[0]), num_latents=20, key=KEYS[0]))
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(arrays(along[0].at(0).model), arrays(start), strict=True))
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_seconds_grow_along_a_fit(tasks, side_by_side):
+    """Those of a seed are its share where all are one loop, of the models along the way as well."""
+    began = time.perf_counter()
+    fits = fit(SAE, tasks, KEYS, at=(0, 1, 3), side_by_side=side_by_side)
+    wall_seconds = time.perf_counter() - began
+    for one in fits:
+        seconds = [one.at(step).seconds for step in (0, 1, 3, 5)]
+        assert seconds[0] > 0 and seconds == sorted(seconds)
+        assert seconds[-1] + one.compile_seconds <= wall_seconds and one.device == devices.describe()
+
+
+def test_models_side_by_side_are_those_one_by_one(along, tasks):
+    beside = fit(SAE, tasks, KEYS, at=(0, 1, 3), side_by_side=True)
+    for one, other in zip(beside, along, strict=True):
+        assert list(one.along) == [0, 1, 3]
+        for step in (0, 1, 3, 5):
+            assert one.at(step).step == step and one.at(step).model.encode == TopK(3)
+            for leaf, expected in zip(arrays(one.at(step).model), arrays(other.at(step).model), strict=True):
+                np.testing.assert_allclose(leaf, expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(("side_by_side", "seconds"), [(False, [8.0, 8.0]), (True, [4.0, 4.0])])
+def test_seeds_that_run_side_by_side_share_the_seconds_of_their_loop(tasks, monkeypatch, side_by_side, seconds):
+    run = fitting.Program.run
+
+    def slow(*arguments, **options):
+        model, steps, _ = run(*arguments, **options)
+        return model, steps, 8.0
+
+    monkeypatch.setattr(fitting.Program, "run", slow)
+    assert [one.end.seconds for one in fit(SAE, tasks, KEYS, side_by_side=side_by_side)] == seconds
+
+
+def test_no_model_is_kept_beyond_an_early_stop(tasks):
+    for until, stops in ((4.0, [4, 3]), (0.0, [0, 0]), (1.0, [1, 0])):
+        found = fit(Walk(until=until), tasks, KEYS, at=(0, 2, 5, 6))
+        assert steps(found) == stops
+        for one in found:
+            assert list(one.along) == [step for step in (0, 2) if step < one.end.step] and one.at(5) is one.end
+
+
+def test_side_by_side_each_seed_stops_by_itself(tasks):
+    found = fit(Walk(until=4.0), tasks, KEYS, at=(1, 3), side_by_side=True)
+    alone = fit(Walk(until=4.0), tasks, KEYS, at=(1, 3))
+    assert steps(found) == steps(alone) == [4, 3]
+    assert [list(one.along) for one in found] == [list(one.along) for one in alone] == [[1, 3], [1]]
+    for one, other in zip(found, alone, strict=True):
+        for step in (1, 3, 4):
+            np.testing.assert_allclose(one.at(step).model.dictionary, other.at(step).model.dictionary, atol=1e-5)
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_what_is_kept_is_not_used_up(tasks, side_by_side):
+    """The loop reuses its buffers, and this state lies in the model, and the base's in the state, as they are."""
+    bases = ends(fit(Walk(), tasks, KEYS))
+    seen = []
+
+    def keep(place, one):
+        seen.append((place, one.step, float(jnp.sum(one.model.dictionary)), one.model))
+
+    learner = Walk(base=Walk())
+    options = {"at": range(6), "bases": bases, "keep": keep, "side_by_side": side_by_side}
+    found = fit(learner, tasks, KEYS, **options)
+    assert sorted((place, step) for place, step, *_ in seen) == [(place, step) for place in (0, 1) for step in range(6)]
+    for _, _, total, model in seen:
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(model))
+        assert float(jnp.sum(model.dictionary)) == total
+    for model in (*bases, *ends(found)):
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(model)) and np.isfinite(arrays(model)[0]).all()
+    for task, key in zip(tasks, KEYS, strict=True):
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((task, key)))
+    assert len({total for _, _, total, _ in seen}) == 12
+    # The first model is the base's, which is why it is the one in danger.
+    for one, model in zip(found, bases, strict=True):
+        np.testing.assert_array_equal(one.at(0).model.dictionary, model.dictionary)
+    again = fit(learner, tasks, KEYS, **options)
+    assert all(map(same_bits, ends(again), ends(found)))
+
+
+def test_a_base_is_fitted_where_none_is_given(tasks):
+    given = fit(Walk(rate=0.2, base=Walk()), tasks, KEYS, bases=ends(fit(Walk(), tasks, KEYS)))
+    assert all(map(same_bits, ends(fit(Walk(rate=0.2, base=Walk()), tasks, KEYS)), ends(given)))
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_whoever_watches_sees_growing_steps(tasks, monkeypatch, side_by_side):
+    monkeypatch.setattr(fitting, "_REPORT_EVERY", 0.0)
+    seen = {0: [], 1: []}
+    found = fit(
+        Walk(num_steps=20),
+        tasks,
+        KEYS,
+        at=(7,),
+        side_by_side=side_by_side,
+        watch=lambda place, steps: seen[place].append(steps),
+    )
+    for place in (0,) if side_by_side else (0, 1):
+        assert seen[place] == sorted(set(seen[place])) and seen[place][0] == 1 and seen[place][-1] == 20 and 7 in seen[place]
+    assert all(map(same_bits, ends(found), ends(fit(Walk(num_steps=20), tasks, KEYS, side_by_side=side_by_side))))
+
+
+class KilledError(Exception):
+    pass
+
+
+class Mortal(Checkpoint):
+    """Dies after its third save."""
+
+    saves = 0
+
+    def store(self, state, seconds, *, step=0):
+        super().store(state, seconds, step=step)
+        self.saves += 1
+        if self.saves == 3:
+            raise KilledError
+
+
+LEARNERS = {"sae": SAE, "online": OnlineDictionary(num_steps=6, visits=4), "walk": Walk(until=5.0)}
+
+
+@pytest.mark.parametrize(
+    ("name", "side_by_side"), [("sae", False), ("sae", True), ("online", False), ("walk", False), ("walk", True)]
+)
+def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name, side_by_side):
+    whole = fit(LEARNERS[name], tasks, KEYS, at=(2, 4), side_by_side=side_by_side)
+    paths = [tmp_path / "0.npz", tmp_path / "1.npz"]
+    before, after = [], []
+    with pytest.raises(KilledError):
+        fit(
+            LEARNERS[name],
+            tasks,
+            KEYS,
+            at=(2, 4),
+            side_by_side=side_by_side,
+            checkpoints=[Mortal(path, every=0) for path in paths],
+            keep=lambda place, one: before.append((place, one)),
+        )
+    resumed = fit(
+        LEARNERS[name],
+        tasks,
+        KEYS,
+        at=(2, 4),
+        side_by_side=side_by_side,
+        checkpoints=[Checkpoint(path, every=0) for path in paths],
+        keep=lambda place, one: after.append((place, one)),
+    )
+    assert steps(resumed) == steps(whole) and all(map(same_bits, ends(resumed), ends(whole)))
+    assert {one.step for _, one in before} == {2} and {one.step for _, one in after} == {4}
+    for place, one in (*before, *after):
+        assert same_bits(one.model, whole[place].at(one.step).model)
+
+
+def test_a_killed_fit_goes_on_in_its_own_precision(tmp_path):
+    """A precision that is set for a block of code is set for one thread, and seeds have threads of their own."""
+    with jax.enable_x64(True):
+        tasks = [draw(Setting(20, 3, 200))]
+        whole = fit(Walk(), tasks, KEYS[:1])
+        with pytest.raises(KilledError):
+            fit(Walk(), tasks, KEYS[:1], checkpoints=[Mortal(tmp_path / "0.npz", every=0)])
+        resumed = fit(Walk(), tasks, KEYS[:1], checkpoints=[Checkpoint(tmp_path / "0.npz")])
+        assert same_bits(*ends(resumed + whole)) and whole[0].end.model.dictionary.dtype == jnp.float64
+
+
+def test_the_seconds_before_a_kill_count(tmp_path, tasks):
+    save = Checkpoint(tmp_path / "0.npz", every=1e9)
+    program = fitting.Program(fitting._prepared(Walk()), Walk().select(tasks[0]), KEYS[0], {}, 20)
+    begun = program.advance(Walk().select(tasks[0]), program.start(Walk().select(tasks[0]), KEYS[0], {}), 3)
+    save.store(begun, 1_000.0, step=3)
+    (found,) = fit(Walk(), tasks[:1], KEYS[:1], at=(2, 4), checkpoints=[save])
+    assert 1_000 < found.at(4).seconds < found.end.seconds < 1_010
+    assert list(found.along) == [4] and found.end.step == 6
+
+
+def test_what_others_do_meanwhile_does_not_count(tmp_path, tasks, monkeypatch):
+    monkeypatch.setattr(fitting, "_REPORT_EVERY", 0.0)
+
+    class Slow(Checkpoint):
+        def store(self, state, seconds, *, step=0):
+            time.sleep(0.2)
+
+    began = time.perf_counter()
+    (found,) = fit(
+        Walk(num_steps=3),
+        tasks[:1],
+        KEYS[:1],
+        at=(0, 1, 2),
+        checkpoints=[Slow(tmp_path / "0.npz", every=0)],
+        keep=lambda place, one: time.sleep(0.2),
+        watch=lambda place, steps: time.sleep(0.2),
+    )
+    assert time.perf_counter() - began > 1.4 and found.end.seconds < 0.5
+    assert max(one.seconds for one in found.along.values()) <= found.end.seconds
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_threads_that_fit_at_once_share_the_cores(tasks, monkeypatch, cores):
+    running, most, lock, run = [0], [0], threading.Lock(), fitting.Program.run
+    together = threading.Barrier(cores)
+
+    def counted(self, *args):
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        # As many as there are cores do meet here.
+        together.wait(timeout=60)
+        found = run(self, *args)
+        with lock:
+            running[0] -= 1
+        return found
+
+    monkeypatch.setattr(fitting.Program, "run", counted)
+    monkeypatch.setattr(fitting, "at_once", lambda: 4)
+    monkeypatch.setattr(fitting, "_CORES", threading.BoundedSemaphore(cores))
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert len([*pool.map(lambda _: fit(Walk(), tasks, KEYS), range(4))]) == 4
+    assert most[0] == cores
+
+
+def test_who_is_told_of_a_fit_may_fit_something_else(tasks, monkeypatch):
+    monkeypatch.setattr(fitting, "at_once", lambda: 2)
+    monkeypatch.setattr(fitting, "_CORES", threading.BoundedSemaphore(1))
+    inner = []
+    fit(Walk(), tasks, KEYS, at=(2,), keep=lambda place, found: inner.extend(fit(Walk(num_steps=1), tasks[:1], KEYS[:1])))
+    assert [one.end.step for one in inner] == [1, 1]
+
+
+def test_a_fit_knows_its_steps():
+    end, along = fitting.Fitted(5, "end", 1.0), {2: fitting.Fitted(2, "two", 0.5)}
+    found = fitting.Fit(end, along, 0.0, "cpu")
+    assert found.at(None) is found.at(5) is found.at(9) is end and found.at(2).model == "two"
+    with pytest.raises(KeyError):
+        found.at(3)
+
+
+def test_a_blank_model_has_the_shapes_of_the_end(tasks):
+    for learner in (SAE, Walk(), Walk(base=SAE)):
+        base = fit(SAE, tasks[:1], KEYS[:1])[0].end.model if learner.base else None
+        blank = fitting.blank_model(learner, tasks[0], KEYS[0], base)
+        model = fit(learner, tasks[:1], KEYS[:1], bases=None if base is None else [base])[0].end.model
+        blank = dataclasses.replace(blank, encode=learner.encode)
+        assert jax.tree.structure(blank) == jax.tree.structure(model)
+        for leaf, expected in zip(jax.tree.leaves(blank), jax.tree.leaves(model), strict=True):
+            assert (leaf.shape, leaf.dtype) == (expected.shape, expected.dtype)

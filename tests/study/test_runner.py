@@ -1,0 +1,582 @@
+"""One row a result, each learner fitted once, and any sequence of kills and shards ends in the same rows."""
+
+import collections
+import dataclasses
+import io
+import json
+import logging
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from sae_gap import Method, Models, Recording, Setting, Store, draw, run
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.linear import Linear
+from sae_gap.encoders.matching_pursuit import MatchingPursuit
+from sae_gap.encoders.topk import TopK
+from sae_gap.learners.oracle import Oracle
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.metrics import METRICS, gap
+from sae_gap.solvers import sparse_code
+from sae_gap.storage import results
+from sae_gap.study import models, runner
+from sae_gap.study.inference import Inference
+from sae_gap.study.progress import Line, Log
+from tests.tiny import METHODS, NAMES, SAE, SETTING, Recorded, make, timeless
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("finished"))
+    return run(make(), store), store
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return [draw(Setting(20, 3, 200, seed=seed)) for seed in (0, 1)]
+
+
+def learned(learner, tasks, at=()):
+    sources = [Setting(20, 3, 200, seed=task.seed) for task in tasks]
+    return Models().fit(learner, sources, tasks, at)
+
+
+def test_a_row_for_each_method_and_seed_in_order(finished):
+    rows, store = finished
+    assert [(row["method"], row["seed"]) for row in rows] == [(name, seed) for name in NAMES for seed in (0, 1)]
+    assert {row["key"]: row for row in store.rows()} == {row["key"]: row for row in rows}
+    assert len({row["key"] for row in rows}) == 8
+
+
+def test_a_row_says_what_it_is_of(finished):
+    rows, _ = finished
+    said = {"study": "tiny", "protocol": "strict", "lam": 0.1, "schema": runner.SCHEMA} | SETTING.asdict()
+    for row in rows:
+        assert said.items() <= (row | {"seed": 0}).items()
+        assert {"python", "jax", "numpy", "revision", "machine", "device"} <= row.keys() and row["precision"] == "float32"
+        assert row["encode_seconds"] > 0 and row["fit_seconds"] > 0 and row["compile_seconds"] > 0
+        assert row["fit_steps"] == (2 if row["method"] in ("sae", "frozen") else 0) and "step" not in row
+    assert [row["family"] for row in rows[::2]] == [method.family for method in METHODS]
+    assert [row["dictionary"] for row in rows[::2]] == ["linear_probe", "topk", "topk", "oracle"]
+    assert [row["inference"] for row in rows[::2]] == ["linear", "own", "lasso", "lasso"]
+    assert [row.get("start") for row in rows[::2]] == [None, None, "cold", "cold"]
+    assert [row.get("reference") for row in rows[::2]] == [None] + ["non-negative"] * 3
+
+
+def test_a_row_has_its_learner_and_its_encoder_as_plain_data(finished):
+    (row,) = (row for row in finished[0] if (row["method"], row["seed"]) == ("frozen", 1))
+    learner, encoder = row["learner"], row["encoder"]
+    assert learner["class"] == "sae_gap.learners.sparse_autoencoder.SparseAutoencoder" and learner["num_steps"] == 2
+    assert learner["encoder"]["class"] == "sae_gap.encoders.topk.TopK" and learner["encoder"]["k"] == 3
+    assert learner["base"] is None and learner["learning_rate"] == SAE.learning_rate
+    assert encoder["class"] == "sae_gap.encoders.lasso.Lasso" and (encoder["lam"], encoder["tol"]) == (0.1, 1e-6)
+
+
+def test_a_row_measures_its_own_method(finished, tasks):
+    rows, _ = finished
+    for seed, (task, outcome) in enumerate(zip(tasks, learned(SAE, tasks), strict=True)):
+        model = outcome.end.model
+        for name, encoder in {"sae": TopK(3), "frozen": Lasso()}.items():
+            (row,) = (row for row in rows if (row["method"], row["seed"]) == (name, seed))
+            for split in ("id", "ood"):
+                signals = getattr(task, split).signals
+                codes = np.asarray(encoder(model, signals))
+                error = np.mean((np.asarray(signals) - codes @ np.asarray(model.dictionary).T - np.asarray(model.bias)) ** 2)
+                assert row[f"mse_{split}"] == pytest.approx(error, rel=1e-4)
+                assert row[f"l0_{split}"] == pytest.approx((np.abs(codes) > 0.01).sum(axis=1).mean())
+
+
+def test_the_gap_is_measured_from_the_optimum_on_the_same_dictionary(finished):
+    rows, _ = finished
+    gaps = collections.defaultdict(list)
+    for row in rows:
+        gaps[row["method"]].append(row.get("relative_gap_id"))
+        assert "certificate_id" not in row or 0 <= row["certificate_id"] <= 1e-6
+    assert gaps["linear_probe"] == [None, None]
+    assert min(gaps["sae"]) > 0.01
+    np.testing.assert_allclose(gaps["frozen"] + gaps["oracle"], 0, atol=2e-6)
+
+
+def objective(task, model, codes, lam):
+    """Mean over ID of ½‖y - b - D z‖² + λ‖z‖₁ on unit atoms, by hand."""
+    dictionary = np.asarray(model.dictionary, np.float64)
+    residual = np.asarray(task.id.signals, np.float64) - np.asarray(model.bias) - np.asarray(codes) @ dictionary.T
+    weights = np.abs(np.asarray(codes)) @ np.linalg.norm(dictionary, axis=0)
+    return float(np.mean(0.5 * np.sum(residual**2, axis=1) + lam * weights))
+
+
+def test_the_gap_is_at_the_weight_that_the_codes_minimise_at(tmp_path, tasks):
+    methods = [
+        Method("frozen", "frozen", SAE, Lasso(0.2)),
+        Method("refined", "refined", SAE, Lasso(0.05, start=TopK(3))),
+        Method("few", "frozen", SAE, Lasso(0.3, tol=None, max_iterations=3)),
+        METHODS[1],
+    ]
+    rows = {row["method"]: row for row in run(make(SETTING, methods=methods, metrics=(gap.measure,)), Store(tmp_path))}
+    model = learned(SAE, tasks[:1])[0].end.model
+    for method, lam in zip(methods, (0.2, 0.05, 0.3, 0.1), strict=True):
+        row = rows[method.name]
+        assert row["lam"] == lam
+        codes = method.encoder(model, tasks[0].id.signals)
+        best = Lasso(row["lam"], tol=1e-7)(model, tasks[0].id.signals)
+        assert row["objective_id"] == pytest.approx(objective(tasks[0], model, codes, row["lam"]), rel=1e-4)
+        assert row["objective_id"] - row["gap_id"] == pytest.approx(objective(tasks[0], model, best, row["lam"]), rel=1e-4)
+        assert 0 <= row["certificate_id"] <= 1e-6
+    for name in ("frozen", "refined"):
+        assert abs(rows[name]["relative_gap_id"]) <= max(rows[name]["certificate_id"], 2e-6)
+    assert rows["few"]["relative_gap_id"] > 1e-3 and rows["few"]["iterations"] == 3
+    assert rows["refined"]["start"] == "warm" and rows["frozen"]["start"] == "cold"
+
+
+def test_signed_codes_are_held_against_signed_ones(tmp_path, tasks):
+    pursuit = SparseAutoencoder(MatchingPursuit(3), num_steps=1)
+    method = Method("mp", "sae", pursuit, MatchingPursuit(3))
+    (row,) = run(make(SETTING, methods=[method], metrics=(gap.measure,)), Store(tmp_path))
+    model = learned(pursuit, tasks[:1])[0].end.model
+    codes = MatchingPursuit(3)(model, tasks[0].id.signals)
+    signed, nonneg = (
+        sparse_code(
+            tasks[0].id.signals - model.bias, model.dictionary / np.linalg.norm(model.dictionary, axis=0), 0.1, nonneg=n
+        )
+        for n in (False, True)
+    )
+    assert np.any(np.asarray(codes) < 0) and row["reference"] == "signed"
+    best = row["objective_id"] - row["gap_id"]
+    assert best == pytest.approx(float(np.mean(signed.objective)), rel=1e-4)
+    assert best < 0.99 * float(np.mean(nonneg.objective))
+    assert row["objective_id"] == pytest.approx(objective(tasks[0], model, codes, 0.1), rel=1e-4)
+
+
+def test_a_fit_is_scored_along(tmp_path, tasks):
+    longer = dataclasses.replace(SAE, num_steps=4)
+    methods = [Method("sae", "sae", longer, TopK(3), at=(0, 2, 4)), Method("mse", "sae", longer, Lasso(), {"inference": "x"})]
+    rows = run(make(SETTING, methods=methods, metrics=(gap.measure,)), Store(tmp_path))
+    along = [row for row in rows if row["method"] == "sae"]
+    assert [row["step"] for row in along] == [row["fit_steps"] for row in along] == [0, 2, 4]
+    assert "step" not in rows[-1] and rows[-1]["fit_steps"] == 4 and rows[-1]["inference"] == "x"
+    (outcome,) = learned(longer, tasks[:1], (0, 2))
+    for row in along:
+        model = outcome.at(row["step"]).model
+        codes = TopK(3)(model, tasks[0].id.signals)
+        assert row["objective_id"] == pytest.approx(objective(tasks[0], model, codes, 0.1), rel=1e-4)
+    assert len({row["objective_id"] for row in along}) == 3
+    assert [row["fit_seconds"] for row in along] == sorted(row["fit_seconds"] for row in along)
+
+
+def test_each_model_is_encoded_once(tmp_path, monkeypatch):
+    calls = collections.Counter()
+    inner = Inference._run
+
+    def counting(self, encoder, split):
+        fresh = len(self._found)
+        found = inner(self, encoder, split)
+        calls[type(encoder).__name__, split] += len(self._found) > fresh
+        return found
+
+    monkeypatch.setattr(Inference, "_run", counting)
+    methods = (
+        *METHODS[1:3],
+        Method("again", "sae", SAE, TopK(3), {"depth": 1}),
+        Method("warm", "sae", SAE, Lasso(start=TopK(3))),
+    )
+    run(make(SETTING, methods=methods, metrics=(gap.measure,)), Store(tmp_path))
+    # Lasso from zero is the reference of all four, and the warm one is another.
+    assert calls == {(name, split): count for name, count in (("TopK", 1), ("Lasso", 2)) for split in ("train", "id", "ood")}
+
+
+def test_metrics_are_the_studys(tmp_path):
+    def third(inferred):
+        assert inferred.lam == 0.1 and inferred.protocol == "strict"
+        return {"seen": sorted(inferred.codes), "optima": sorted(inferred.optimum)}
+
+    oracle = METHODS[3:]
+    rows = run(make(SETTING, methods=oracle, metrics=(third,)), Store(tmp_path))
+    assert rows[0]["seen"] == ["id", "ood", "train"] and rows[0]["optima"] == ["id", "ood"] and "mse_id" not in rows[0]
+
+
+def test_a_stream_is_scored_on_held_out_samples_alone(tmp_path, caplog):
+    def splits(inferred):
+        return {"seen": sorted(inferred.codes)}
+
+    rows = run(make(Setting(20, 3, 200, stream=True), metrics=(*METRICS, splits)), Store(tmp_path))
+    assert [row["method"] for row in rows] == ["sae", "frozen", "oracle"]
+    assert "left out linear_probe: the data lack the true codes of the training split" in caplog.text
+    for row in rows:
+        assert row["seen"] == ["id", "ood"] and row["stream"] is True and row["num_samples"] == 200
+        assert {"mcc_id", "mcc_ood", "cosine", "support_f1_ood", "relative_gap_id"} <= row.keys() and "auc_id" not in row
+
+
+def test_a_learner_is_fitted_once_for_all_seeds_and_methods(tmp_path, monkeypatch):
+    fitted = []
+    fit = models.fit
+
+    def counting(learner, tasks, keys, **options):
+        fitted.append((type(learner).__name__, len(tasks)))
+        return fit(learner, tasks, keys, **options)
+
+    monkeypatch.setattr(models, "fit", counting)
+    rows = run(make(), Store(tmp_path / "rows"), models=Models(tmp_path / "models"))
+    assert fitted == [("LinearProbe", 2), ("SparseAutoencoder", 2), ("Oracle", 2)]
+    assert len({row["job"] for row in rows}) == 3
+    assert all(row["job_rows"] == (4 if row["method"] in ("sae", "frozen") else 2) for row in rows)
+    assert not (tmp_path / "rows" / "models").exists() and len(list((tmp_path / "models").iterdir())) == 2
+
+
+def test_two_runs_agree(finished, tmp_path):
+    assert timeless(run(make(), Store(tmp_path))) == timeless(finished[0])
+
+
+def fail(*_, **__):
+    raise AssertionError("nothing is left to fit")
+
+
+def test_a_second_run_adds_nothing_and_fits_nothing(finished, monkeypatch):
+    rows, store = finished
+    content = store.path.read_bytes()
+    monkeypatch.setattr(runner, "_run_job", fail)
+    assert run(make(), Store(store.directory)) == rows
+    assert store.path.read_bytes() == content
+
+
+def test_models_are_kept_beside_the_rows_unless_one_says_otherwise(finished):
+    _, store = finished
+    assert sorted(path.name for path in store.directory.iterdir()) == ["models", "rows.jsonl"]
+    assert len(list((store.directory / "models").iterdir())) == 2
+
+
+def keys_of(a_study):
+    return {key for job in runner.jobs(a_study) for key in job.keys.values()}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        make(lam=0.2, methods=METHODS[:2]),
+        make(protocol="paper"),
+        make(Setting(20, 3, 200, seed=2)),
+        make(Setting(20, 3, 202)),
+        make(Setting(20, 2, 200, input_dim=12)),
+        make(Setting(30, 3, 200)),
+        make(Setting(20, 3, 200, noise_db=20.0)),
+        make(Setting(20, 3, 200, input_dim=13)),
+        make(Setting(20, 3, 200, stream=True)),
+        make(methods=[Method("sae", "sae", dataclasses.replace(SAE, num_steps=3), TopK(3))]),
+        make(methods=[Method("sae", "sae", dataclasses.replace(SAE, learning_rate=1e-3), TopK(3))]),
+        make(methods=[Method("sae", "sae", dataclasses.replace(SAE, base=Oracle()), TopK(3))]),
+        make(methods=[Method("sae", "sae", SAE, TopK(4))]),
+        make(methods=[Method("other", "sae", SAE, TopK(3))]),
+        make(methods=[Method("sae", "sae", SAE, TopK(3), {"start": "warm"})]),
+        make(methods=[Method("sae", "sae", SAE, TopK(3), at=(1,))]),
+        make(methods=[Method("sae", "sae", SAE, TopK(3), at=(2,))]),
+        make(methods=[Method("frozen", "frozen", SAE, Lasso(0.2))]),
+        make(methods=[Method("frozen", "frozen", SAE, Lasso(start=TopK(3)))]),
+        make(methods=[Method("frozen", "frozen", SAE, Lasso(nonneg=False))]),
+        make(methods=[Method("frozen", "frozen", SAE, Lasso(unit_atoms=False))]),
+        make(methods=[Method("frozen", "frozen", SAE, Lasso(tol=None, max_iterations=10))]),
+        make(methods=[Method("frozen", "frozen", SAE, Lasso(momentum=False))]),
+        make(metrics=METRICS[:-1]),
+        make(metrics=(*METRICS, fail)),
+        dataclasses.replace(make(), name="other"),
+    ],
+)
+def test_whatever_changes_a_result_changes_its_key(other):
+    assert len(keys_of(other)) in (1, 2, 4, 8)
+    assert not keys_of(other) & keys_of(make())
+
+
+def test_steps_have_keys_of_their_own():
+    def at(*steps):
+        return make(SETTING, methods=[Method("sae", "sae", SAE, TopK(3), at=steps)])
+
+    assert keys_of(at(0)) < keys_of(at(0, 1)) and len(keys_of(at(0, 1, 2))) == 3
+    assert not keys_of(at()) & keys_of(at(0, 1, 2))
+
+
+def test_what_else_is_run_does_not_change_a_key():
+    assert keys_of(make(SETTING, methods=METHODS[1:2])) < keys_of(make())
+    assert keys_of(make(Setting(20, 3, 200, seed=1), Setting(30, 3, 200))) & keys_of(make())
+
+
+def test_another_precision_changes_every_key():
+    before = keys_of(make())
+    with jax.enable_x64(True):
+        assert not keys_of(make()) & before
+
+
+def test_a_new_meaning_of_rows_changes_every_key(monkeypatch):
+    before = keys_of(make())
+    monkeypatch.setattr(runner, "SCHEMA", runner.SCHEMA + 1)
+    assert not keys_of(make()) & before
+
+
+def test_rows_of_another_form_are_refused(finished, monkeypatch):
+    _, store = finished
+    monkeypatch.setattr(runner, "SCHEMA", runner.SCHEMA + 1)
+    monkeypatch.setattr(runner, "_run_job", fail)
+    with pytest.raises(ValueError) as error:
+        run(make(), store)
+    assert str(error.value) == (
+        f"{store.directory} holds rows of the study 'tiny' in form {runner.SCHEMA - 1}, where 'tiny' in form {runner.SCHEMA} "
+        "is to go; move that folder away or choose another."
+    )
+
+
+def test_rows_of_another_study_are_refused(finished, monkeypatch):
+    _, store = finished
+    content = store.path.read_bytes()
+    monkeypatch.setattr(runner, "_run_job", fail)
+    with pytest.raises(ValueError, match=r"holds rows of the study 'tiny' .* where 'other' .*; move that folder away .*\.$"):
+        run(dataclasses.replace(make(), name="other"), store)
+    assert store.path.read_bytes() == content
+
+
+def test_rows_without_a_form_are_refused(tmp_path):
+    store = Store(tmp_path)
+    store.append([{"key": "a", "job": "a", "study": "tiny"}])
+    with pytest.raises(ValueError, match=r"holds rows of the study 'tiny' in form None, where .*\.$"):
+        run(make(), store)
+
+
+def test_more_seeds_are_added_to_those_there(finished, tmp_path):
+    probe = METHODS[:1]
+    store = Store(tmp_path)
+    first = run(make(Setting(20, 3, 200, seed=1), methods=probe), store)
+    both = run(make(methods=probe), store)
+    assert [row["seed"] for row in both] == [0, 1] and both[1] == first[0]
+    assert timeless(both)[0]["mcc_id"] == finished[0][0]["mcc_id"]
+
+
+@pytest.mark.parametrize("keep", ["nothing", "a torn line", "a torn job", "a job and a half"])
+def test_a_torn_store_is_completed(finished, tmp_path, keep):
+    rows, store = finished
+    lines = store.path.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 8
+    kept = {
+        "nothing": b"",
+        "a torn line": lines[0][:50],
+        "a torn job": b"".join(lines[:1]),
+        "a job and a half": b"".join(lines[:4]) + lines[4][:-1],
+    }
+    (tmp_path / "rows.jsonl").write_bytes(kept[keep])
+    found = run(make(), Store(tmp_path), models=Models(store.directory / "models"))
+    assert timeless(found) == timeless(rows)
+    same = [row["encode_seconds"] == other["encode_seconds"] for row, other in zip(found, rows, strict=True)]
+    assert same.count(True) == (2 if keep == "a job and a half" else 0)
+
+
+def test_a_row_edited_by_hand_stops_a_run(finished, tmp_path):
+    _, store = finished
+    content = store.path.read_text()
+    lam = content.rindex('"lam": 0.1')
+    (tmp_path / "rows.jsonl").write_text(content[:lam] + '"lam": 0.3' + content[lam + 10 :])
+    with pytest.raises(ValueError, match=r"rows\.jsonl, line 8, was edited after it was written; mend that line or move"):
+        run(make(), Store(tmp_path))
+
+
+def test_shards_partition_the_whole(finished, tmp_path):
+    rows, _ = finished
+    written, last = [], []
+    for index in range(3):
+        store = Store(tmp_path, (index, 3))
+        last = run(make(), store)
+        written.append([json.loads(line)["key"] for line in store.path.read_text().splitlines()])
+    assert all(written) and sorted(key for shard in written for key in shard) == sorted(row["key"] for row in rows)
+    assert timeless(last, "job_rows") == timeless(rows, "job_rows")
+
+
+def test_a_shard_may_be_told_to_the_run(finished, tmp_path):
+    found = run(make(), Store(tmp_path), (0, 3))
+    assert timeless(found) == timeless(finished[0][:2])
+
+
+def test_a_shard_beyond_the_jobs_does_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "_run_job", fail)
+    assert run(make(), Store(tmp_path, (5, 6))) == []
+
+
+@pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0), (3, 2), (0.0, 2), ("0", "2")])
+def test_a_shard_outside_its_count_is_refused(tmp_path, monkeypatch, shard):
+    monkeypatch.setattr(runner, "_run_job", fail)
+    with pytest.raises(ValueError, match=r"^shard must be \(index, count\) with 0 <= index < count, but it is \(.*\)\.$"):
+        run(make(), Store(tmp_path), shard)
+
+
+def test_a_run_goes_on_with_another_number_of_shards(tmp_path):
+    first = run(make(methods=METHODS[:1]), Store(tmp_path, (0, 2)))
+    found = run(make(methods=METHODS[:1] + METHODS[3:]), Store(tmp_path))
+    assert first == found[:2]
+    assert [row["method"] for row in found] == ["linear_probe"] * 2 + ["oracle"] * 2
+
+
+def test_cells_of_a_grid_come_in_order(tmp_path):
+    cells = [Setting(20, 3, 300), SETTING, Setting(20, 2, 200, input_dim=12), Setting(20, 3, 200, noise_db=5.0)]
+    rows = run(make(*cells, methods=METHODS[:1], metrics=()), Store(tmp_path))
+    found = [(row["sparsity"], row["num_samples"], row["noise_db"]) for row in rows]
+    assert found == [(2, 200, None), (3, 200, None), (3, 200, 5.0), (3, 300, None)]
+
+
+def test_methods_weights_iterations_and_steps_come_in_order(tmp_path):
+    def few(lam, count):
+        return Method("b", "oracle", Oracle(), Lasso(lam, tol=None, max_iterations=count), {"weight": lam})
+
+    methods = [few(0.2, 1), few(0.1, 2), few(0.1, 1), Method("a", "sae", SAE, Linear(), at=(2, 0))]
+    rows = run(make(methods=methods, metrics=()), Store(tmp_path))
+    found = [(row["method"], row["lam"], row.get("iterations"), row.get("step"), row["seed"]) for row in rows]
+    assert found == [
+        *(("b", lam, count, None, seed) for lam, count in ((0.1, 1), (0.1, 2), (0.2, 1)) for seed in (0, 1)),
+        *(("a", 0.1, None, step, seed) for step in (0, 2) for seed in (0, 1)),
+    ]
+
+
+@pytest.fixture
+def recording(tmp_path, arrays):
+    np.savez(tmp_path / "with_truth.npz", **arrays)
+    return Recording(tmp_path / "with_truth.npz", sparsity=3)
+
+
+def test_a_recording_of_a_setting_has_its_results(finished, tmp_path, recording):
+    rows = run(make(recording), Store(tmp_path / "store"))
+    expected = [row for row in finished[0] if row["seed"] == 0]
+    told_apart = ("key", "job", "job_rows", "data", "noise_db")
+    assert timeless(rows, *told_apart) == timeless(expected, *told_apart)
+    assert not {row["key"] for row in rows} & {row["key"] for row in expected}
+
+
+def test_a_recording_is_known_by_its_content(tmp_path, recording, arrays):
+    before = keys_of(make(recording))
+    moved = Recording(recording.path.rename(tmp_path / "moved.npz"), sparsity=3)
+    assert keys_of(make(moved)) == before
+    np.savez(moved.path, **arrays | {"Y_val": arrays["Y_val"] + 1})
+    assert not keys_of(make(moved)) & before
+
+
+NEED_TRUTH = ("mcc", "cosine", "close", "angle", "norm_ratio", "support", "accuracy", "auc")
+
+
+def test_without_truth_what_needs_it_is_left_out(tmp_path, arrays, caplog):
+    np.savez(tmp_path / "bare.npz", **{name: array for name, array in arrays.items() if name.startswith("Y")})
+    source = Recording(tmp_path / "bare.npz", num_latents=20, sparsity=3)
+    rows = run(make(source), Store(tmp_path / "store"))
+    assert [row["method"] for row in rows] == ["sae", "frozen"]
+    for row in rows:
+        assert not [name for name in row if name.startswith(NEED_TRUTH)]
+        assert {"mse_id", "mse_ood", "l0_id", "gap_id", "relative_gap_ood", "certificate_id"} <= row.keys()
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said == [
+        "left out linear_probe: the data lack the true codes of the training split",
+        "left out oracle: the data lack the true dictionary",
+    ]
+
+
+@pytest.mark.parametrize(("kept", "methods", "absent"), [("Z", NAMES[:3], "cosine"), ("A", NAMES[1:], "mcc_id")])
+def test_half_of_the_truth_gives_half_of_the_metrics(tmp_path, arrays, kept, methods, absent):
+    np.savez(tmp_path / "half.npz", **{name: array for name, array in arrays.items() if name[0] in ("Y", kept)})
+    rows = run(make(Recording(tmp_path / "half.npz", sparsity=3)), Store(tmp_path / "store"))
+    assert [row["method"] for row in rows] == methods
+    assert not any(absent in row for row in rows)
+    assert ({"mcc_id", "cosine"} - {absent}) <= rows[-1].keys()
+
+
+SCRIPT = """
+import sys
+
+from sae_gap import Method, Setting, Store, Study, run
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.linear import Linear
+from sae_gap.encoders.topk import TopK
+from sae_gap.learners.oracle import Oracle
+from sae_gap.learners.probe import LinearProbe
+from sae_gap.learners.sae import SparseAutoencoder
+
+learner = SparseAutoencoder(encoder=TopK(3), num_steps=2)
+methods = (
+    Method("linear_probe", "probe", LinearProbe(), Linear()),
+    Method("sae", "sae", learner, TopK(3)),
+    Method("frozen", "frozen", learner, Lasso()),
+    Method("oracle", "oracle", Oracle(), Lasso()),
+)
+run(Study("tiny", (Setting(20, 3, 200), Setting(20, 3, 200, seed=1)), lambda _: methods), Store(sys.argv[1]))
+"""
+
+
+def test_a_killed_run_ends_with_the_rows_of_one_left_alone(finished, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, tmp_path], cwd=pathlib.Path(__file__).parents[2], stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and (not path.exists() or not path.read_bytes().count(b"\n")):
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    _, logged = process.communicate()
+    assert process.returncode == -signal.SIGKILL, logged
+    content = path.read_bytes()
+    assert 0 < content.count(b"\n") < 8
+    # What a machine that loses power may leave of a block.
+    path.write_bytes(content + b'{"key": "torn')
+    found = run(make(), Store(tmp_path))
+    assert timeless(found) == timeless(finished[0])
+    assert path.read_bytes().startswith(content)
+
+
+def test_keys_are_the_same_in_every_process():
+    described = runner._identity(make(), SETTING.asdict(), METHODS[2]) | {"step": None}
+    assert json.loads(json.dumps(described)) == described
+    assert results.key(described) in keys_of(make())
+    assert described["encoder"]["class"] == "sae_gap.encoders.lasso.Lasso"
+
+
+def test_a_diverged_model_is_a_row_and_not_a_crash(tmp_path):
+    hot = dataclasses.replace(SAE, learning_rate=1e30)
+    methods = (Method("sae", "sae", hot, TopK(3)), Method("frozen", "frozen", hot, Lasso()), METHODS[3])
+    for _ in range(2):
+        store = Store(tmp_path / f"rows{_}")
+        rows = run(make(SETTING, methods=methods), store, models=Models(tmp_path / "models"))
+        assert [row.get("diverged") for row in rows] == [True, True, None]
+        assert "mcc_id" in rows[2] and "mcc_id" not in rows[0]
+
+
+def test_what_a_solver_certifies_of_its_own_codes_is_in_the_row(finished):
+    rows, _ = finished
+    for row in rows:
+        assert (0 <= row.get("own_certificate_id", 0) <= 1e-6) and ("own_certificate_ood" in row) == (
+            row["family"] in ("frozen", "oracle")
+        )
+        assert row.get("unconverged_id", 0) == 0
+    oracle = next(row for row in rows if row["method"] == "oracle")
+    task = draw(dataclasses.replace(SETTING, seed=oracle["seed"]))
+    codes = sparse_code(task.ood.signals, task.dictionary, oracle["lam"])
+    worst = float(np.max(codes.gap / codes.objective))
+    assert worst > 0 and oracle["own_certificate_ood"] == pytest.approx(worst, rel=0.5)
+
+
+def test_progress_is_told_step_by_step(finished, tmp_path):
+    _, store = finished
+    lines = store.path.read_bytes().splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_bytes(b"".join(lines[:2]))
+    told = Recorded()
+    run(make(), Store(tmp_path), progress=told)
+    assert told.said[:2] == [("begin", 3, 1), ("start", 2, "sae, frozen")] and told.said[-1] == ("end",)
+    fits = [said for said in told.said if said[0] == "fit"]
+    assert {said[1:3] for said in fits} == {("topk", 0), ("topk", 1)}
+    assert all(0 < share <= 1 for *_, share in fits) and {share for *_, share in fits} >= {0.5, 1.0}
+    assert told.said.count(("scored",)) == 6 and ("start", 3, "oracle") in told.said
+
+
+def test_nothing_is_printed_unless_asked(tmp_path, capfd, caplog):
+    study = make(SETTING, methods=METHODS[3:], metrics=())
+    with caplog.at_level(logging.INFO):
+        run(study, Store(tmp_path / "silent"))
+        assert capfd.readouterr() == ("", "") and not [record for record in caplog.records if record.name == "absl"]
+        run(study, Store(tmp_path / "log"), progress=Log())
+        assert [record.getMessage() for record in caplog.records if record.name == "absl"] == ["1/1: oracle"]
+    stream = io.StringIO()
+    run(study, Store(tmp_path / "line"), progress=Line(stream))
+    assert "0/1 jobs, ...: oracle" in stream.getvalue() and stream.getvalue().endswith("\r\x1b[K")
+    assert not re.search(r"\n", stream.getvalue())
