@@ -71,11 +71,7 @@ def read() -> list[tuple[Bench, command.Read]]:
 
 
 def main() -> None:
-    reads = cli.together(read)
-    try:
-        cli.compare(FLAGS)
-    except ValueError as error:
-        raise cli.UsageError(str(error)) from error
+    reads = read()
     for bench, one in reads:
         logging.info("%s", bench.name)
         if len(reads) > 1 and distributed.is_first():

@@ -1,8 +1,6 @@
 """What the binaries share: flags that are checked at once, and one sentence with exit code 2 for whatever the user can mend."""
 
-import contextlib
 import errno
-import faulthandler
 import logging as python_logging
 import os
 import pathlib
@@ -10,17 +8,16 @@ import re
 import sys
 import traceback
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
-import jax
 import numpy as np
 from absl import app, flags, logging
 from jaxtyping import Float
 
 from sae_gap.core import matching
 from sae_gap.runtime import devices, distributed
-from sae_gap.storage import buckets, results
+from sae_gap.storage.folder import Folder
 
 T = TypeVar("T")
 # What numpy.load raises of a file that is no array, or one in name alone.
@@ -28,8 +25,6 @@ _UNREADABLE = (OSError, ValueError, EOFError, MemoryError, OverflowError, Recurs
 _TOO_LARGE = "there is not enough memory for a run of this size; lower num_latents or num_samples."
 # How a binary is called, in its help and on the pages that it writes; `sae-gap` puts itself here.
 COMMAND = "python -m sae_gap "
-# Flags that say where a process is among others, and so may differ.
-_WHERE = ("distributed", "coordinator", "num_processes", "process_id", "coordinator_timeout")
 
 
 class UsageError(Exception):
@@ -52,11 +47,8 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
         try:
             devices.enable_compilation_cache()
             _join(flag_values)
-            with buckets.held():
-                main()
+            main()
         except UsageError as error:
-            if distributed.is_lost(error.__cause__):
-                _part()
             _stop(str(error))
         except MemoryError:
             _stop(_TOO_LARGE)
@@ -66,10 +58,8 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
             if "RESOURCE_EXHAUSTED" in str(error):
                 # What JAX says of memory is a page, and no MemoryError.
                 _stop(_TOO_LARGE)
-            if distributed.is_lost(error):
-                _part()
             if distributed.count() > 1:
-                # The others wait for this process, and Python would have it wait for them.
+                # At its end Python would wait for the other processes, which wait for this one.
                 traceback.print_exc()
                 distributed.leave(1)
             raise
@@ -131,60 +121,19 @@ def define_distributed(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_string("coordinator", None, "With --distributed elsewhere: host:port of process 0.", flag_values=flag_values)
     flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", flag_values=flag_values)
     flags.DEFINE_integer("process_id", None, "With --coordinator: which one this is, from 0.", flag_values=flag_values)
-    flags.DEFINE_integer("coordinator_timeout", 120, "Seconds to wait for all processes.", flag_values=flag_values)
 
 
 def _join(flag_values: flags.FlagValues) -> None:
     """Joins the other processes, if the flags say that there are any."""
-    if "distributed" not in flag_values:
+    if "distributed" not in flag_values or not flag_values["distributed"].value:
         return
-    given = {name: flag_values[name].value for name in ("coordinator", "num_processes", "process_id")}
-    named = [name for name, value in given.items() if value is not None]
-    if not flag_values["distributed"].value:
-        if named:
-            raise UsageError(f"--{named[0]} is of use with --distributed alone; give both or neither.")
-        return
-    if named and len(named) < len(given):
-        lacking = ", ".join(f"--{name}" for name in given if name not in named)
-        raise UsageError(f"--{named[0]} needs {lacking} as well; on TPU and Slurm leave all out.")
     try:
-        distributed.start(**given, timeout=flag_values.coordinator_timeout)
+        distributed.start(**{name: flag_values[name].value for name in ("coordinator", "num_processes", "process_id")})
     except ValueError as error:
         raise UsageError(str(error)) from error
-    # JAX ends a process that waits for a dead one by abort, after a sentence, and where Python stood then is nobody's concern.
-    faulthandler.disable()
     if not distributed.is_first():
         # What all would say is said once.
         logging.get_absl_logger().setLevel(python_logging.ERROR)
-
-
-def together(read: Callable[[], T]) -> T:
-    """What is read here, once all processes have read theirs; in many processes, what one cannot read ends all."""
-    try:
-        return distributed.together(read)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
-
-
-def compare(flag_values: flags.FlagValues) -> None:
-    """Refuses a run whose processes have other flags, versions or kinds of devices than the first one, see there."""
-    given = {name: flag_values[name].value for name in flag_values if name not in (*_WHERE, *flags.FLAGS)}
-    distributed.compare(given | surroundings())
-
-
-def surroundings() -> dict[str, str | None]:
-    """What all processes of a run must have alike beside their flags: versions, and the kind of device."""
-    versions = {name: value for name, value in results.provenance().items() if name != "machine"}
-    return versions | {"device": jax.local_devices()[0].device_kind}
-
-
-def _part() -> NoReturn:
-    """Ends where another process has: nothing that they do together can go on."""
-    sys.stderr.write(
-        "another process of this run has ended or cannot be reached; started again, all go on from what is saved.\n"
-    )
-    sys.stderr.flush()
-    os._exit(1)
 
 
 def _stop(sentence: str, code: int = 2) -> NoReturn:
@@ -193,27 +142,22 @@ def _stop(sentence: str, code: int = 2) -> NoReturn:
     sys.exit(code)
 
 
-def folder(name: str, value: str) -> pathlib.Path:
-    """The folder that a flag names, or a local one that mirrors the bucket that it names."""
+def folder(name: str, value: str) -> Folder:
+    """The folder that a flag names, on disk or in a bucket."""
     if value == "":
         raise UsageError(f"--{name} is empty; name a folder.")
     try:
-        return buckets.local(value)
+        return Folder(value)
     except ValueError as error:
         raise UsageError(str(error)) from error
 
 
-@contextlib.contextmanager
-def leaving_nothing(folder: pathlib.Path) -> Iterator[None]:
-    """Around what makes a folder and then may refuse: where it does, no new and empty folder is left."""
-    new = [place for place in (folder, *folder.parents) if not place.exists()]
-    try:
-        yield
-    except (ValueError, UsageError):
-        for place in new:
-            with contextlib.suppress(OSError):
-                place.rmdir()
-        raise
+def local_folder(name: str, value: str) -> pathlib.Path:
+    """The folder on this machine that a flag names."""
+    found = folder(name, value).local
+    if found is None:
+        raise UsageError(f"--{name} must be a folder of this machine, but it is {value!r}.")
+    return found
 
 
 def parse_shard(text: str) -> tuple[int, int]:

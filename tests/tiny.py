@@ -1,5 +1,7 @@
 """A study of seconds that tests of runs share: two seeds, four methods, three learners."""
 
+from sae_gap.study.progress import Progress
+
 from sae_gap import Method, Setting, Study
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
@@ -7,7 +9,6 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.study.progress import Progress
 
 SAE = SparseAutoencoder(encoder=TopK(3), num_steps=2)
 METHODS = (

@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
-import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,20 +11,19 @@ from absl import flags, logging
 
 from benchmarks import cli
 from benchmarks.harness import command
-from benchmarks.harness.dry_run import check_models, plan
+from benchmarks.harness.dry_run import check_writable, plan
 from benchmarks.harness.preset import HEADINGS, SMOKE, Preset, grid
 from benchmarks.report import pages, published
-from sae_gap.data.recording import Recording, Source
-from sae_gap.data.worlds import World
+from sae_gap.data.recording import Source
 from sae_gap.figures import decompose, labels, tables
 from sae_gap.metrics import METRICS
 from sae_gap.metrics.metric import Metric
 from sae_gap.runtime import devices, distributed
-from sae_gap.storage import buckets, results
+from sae_gap.storage import results
+from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import CELL
-from sae_gap.study import progress
 from sae_gap.study.models import Models
-from sae_gap.study.runner import jobs, run
+from sae_gap.study.runner import run
 from sae_gap.study.study import Method, Study
 
 WIDTHS = (50, 100, 500, 1_000, 5_000, 10_000)
@@ -141,7 +138,7 @@ class Bench:
 
     def main(self) -> None:
         """Reads the flags, runs, and prints the tables."""
-        self.execute(cli.together(lambda: command.read_study(self)))
+        self.execute(command.read_study(self))
 
     def run(self) -> None:
         """The binary."""
@@ -151,25 +148,19 @@ class Bench:
         """Runs what is read from a command line, or says what would run."""
         began = time.perf_counter()
         study = self.study(read.preset, names=read.names, sources=read.sources)
-        models = Models(read.models_dir)
-        folder = read.results_dir / self.name
+        models, store = Models(read.models_dir), results.Store(read.results_dir / self.name)
         try:
-            _compare(study, read)
             if read.dry_run:
-                distributed.on_first(lambda: sys.stdout.write(plan(study, results.Store.peek(folder), models) + "\n"))
+                if distributed.is_first():
+                    sys.stdout.write(plan(study, store.keys(), models) + "\n")
                 return
-
-            def prepare() -> results.Store:
-                check_models(study, folder, models)
-                return results.Store(folder, read.shard)
-
-            store = distributed.on_first(prepare)
+            check_writable(study, store, models)
             command.describe_recording(study.sources[0])
             devices.compilations()
-            rows = run(study, store, read.shard, models=models, progress=progress.here() if distributed.is_first() else None)
+            rows = run(study, store, None if read.shard == (0, 1) else read.shard, models=models)
         except ValueError as error:
             raise cli.UsageError(str(error)) from error
-        logging.info("%d rows in %s", len(rows), buckets.name(folder))
+        logging.info("%d rows in %s", len(rows), store.folder)
         if not rows:
             if read.shard == (0, 1):
                 raise cli.UsageError(
@@ -177,20 +168,17 @@ class Bench:
                     "choose other methods or add the truth that they need."
                 )
             return
-
-        def tell() -> None:
+        if distributed.is_first():
             notes = {
                 "seconds": f"{time.perf_counter() - began:.0f}",
                 "peak memory": f"{devices.peak_memory():.1f} GiB",
                 "compilations": str(devices.compilations()),
-                "models": f"{models.size() / 2**20:.0f} MiB in {buckets.name(read.models_dir)}",
+                "models": str(read.models_dir),
             }
-            sys.stdout.write(self.report(rows, folder, read, notes) + "\n")
+            sys.stdout.write(self.report(rows, store.folder, read, notes) + "\n")
             logging.info("%s", ", ".join(f"{name}: {value}" for name, value in notes.items()))
 
-        distributed.on_first(tell)
-
-    def report(self, rows: Sequence[results.Row], folder: pathlib.Path, read: command.Read, notes: Mapping[str, str]) -> str:
+    def report(self, rows: Sequence[results.Row], folder: Folder, read: command.Read, notes: Mapping[str, str]) -> str:
         """Writes summary.csv, the figures and the page, removes those of an earlier run, and returns the tables to print.
 
         Args:
@@ -210,10 +198,11 @@ class Bench:
         told_apart = [name for name in told_apart if name not in self.varies]
         by = tuple(dict.fromkeys((*tables.BY, *self.varies, *told_apart)))
         summary = tables.summarise(rows, by=by, methods=read.every)
-        tables.write_summary(folder / "summary.csv", summary)
-        stale = ("*.png", "*.pdf", "published.csv", "decomposition.csv", "README.md", "page.json")
-        for path in itertools.chain.from_iterable(folder.glob(pattern) for pattern in stale):
-            path.unlink(missing_ok=True)
+        tables.write_summary(folder, summary)
+        stale = ("published.csv", "decomposition.csv", "README.md", "page.json")
+        for name in folder.names():
+            if name in stale or name.endswith((".png", ".pdf")):
+                folder.remove(name)
         lines = published.published(self.name) if is_comparable(read, self) else []
         drawn = []
         for stem, drawing in self.figures.items():
@@ -226,8 +215,8 @@ class Bench:
                 if figure is not None:
                     named = [value if isinstance(value, str) else f"{value:g}" for value in cell if value is not None]
                     suffix = "".join(f"_{value}" for value in named) if len(groups) > 1 else ""
-                    path, _ = figures.save(figure, folder / f"{stem}{suffix}")
-                    drawn.append(pages.Figure(path.name, figure.get_label()))
+                    name, _ = figures.save(figure, folder, f"{stem}{suffix}")
+                    drawn.append(pages.Figure(name, figure.get_label()))
         varied = [name for name in by if name != "method" and len({line[name] for line in summary}) > 1]
         heads = {"method": "method"} | {name: HEADINGS.get(name, name.replace("_", " ")) for name in varied}
         shown = [
@@ -239,7 +228,7 @@ class Bench:
         printed = [f"{title}\n{tables.format_table(table, columns)}" for title, columns, table in shown]
         comparison = published.compare(summary, self.name) if is_comparable(read, self) else []
         if comparison:
-            tables.write_table(folder / "published.csv", comparison)
+            tables.write_table(folder, "published.csv", comparison)
             printed.append(published.describe(comparison))
         title = labels.label(self.name, "study")
         finding = pages.first_sentence(drawn[0].caption) if drawn else ""
@@ -254,7 +243,7 @@ class Bench:
         found = [{"metric": score} | line for score, lines in split.items() for line in lines]
         if not found:
             return []
-        tables.write_table(folder / "decomposition.csv", found)
+        tables.write_table(folder, "decomposition.csv", found)
         columns = (
             "encoder",
             "support",
@@ -269,21 +258,6 @@ class Bench:
         kept = {name: name.replace("_part", " part") for name in columns if _is_in(name, table)}
         title = "Decomposition of MCC OOD: oracle - encoder = values part + support part + dictionary part"
         return [pages.Table(title, heads | kept, table)] if table else []
-
-
-def _compare(study: Study, read: command.Read) -> None:
-    """Refuses a run whose processes were not started alike, before anything is written."""
-    if distributed.count() == 1:
-        return
-    told = {name: ",".join(map(str, value)) if isinstance(value, tuple) else value for name, value in vars(read.preset).items()}
-    told |= {"methods": ",".join(read.names), "data": read.data, "shard": read.shard, "dry_run": read.dry_run}
-    told |= {"results_dir": buckets.name(read.results_dir), "models_dir": buckets.name(read.models_dir)}
-    content = [source.asdict()["data"] for source in study.sources if isinstance(source, Recording)]
-    content += [source.title for source in study.sources if isinstance(source, World)]
-    distributed.compare(told | cli.surroundings() | {"the content of its data": content})
-    # Where all else is the same, they differ by the code alone.
-    keys = results.key({"rows": sorted(key for job in jobs(study) for key in job.keys.values())})
-    distributed.compare({"the code of learners, encoders and metrics": keys})
 
 
 def _cell(row: results.Row) -> tuple[Any, ...]:

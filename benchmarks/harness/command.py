@@ -20,6 +20,7 @@ from sae_gap.data.activations import fetched
 from sae_gap.data.recording import Recording, Source
 from sae_gap.data.worlds.named import SCALED, WORLDS, parse_law
 from sae_gap.learners.learner import Learner
+from sae_gap.storage.folder import Folder
 from sae_gap.study.study import PROTOCOLS
 
 
@@ -44,8 +45,8 @@ class Read:
     sources: Sequence[Source]
     every: Sequence[str]
     names: Sequence[str]
-    results_dir: pathlib.Path
-    models_dir: pathlib.Path
+    results_dir: Folder
+    models_dir: Folder
     shard: tuple[int, int]
     dry_run: bool
     data: pathlib.Path | None

@@ -1,9 +1,7 @@
 """What a run would do, and whether it could keep what it would fit: found out before it begins."""
 
-import pathlib
-
 from benchmarks.harness.preset import HEADINGS
-from sae_gap.storage import buckets, files, results
+from sae_gap.storage import results
 from sae_gap.storage.results import CELL
 from sae_gap.study.models import Models
 from sae_gap.study.runner import Job, jobs
@@ -26,18 +24,16 @@ def plan(study: Study, present: set[str], models: Models) -> str:
     return "\n".join(lines)
 
 
-def check_models(study: Study, folder: pathlib.Path, models: Models) -> None:
-    """Refuses a run whose fits would be lost; one that finds all of its models may read them from where it cannot write."""
-    assert models.directory is not None
-    obstacle = files.obstacle(models.directory)
-    # What is wrong with the folder of results comes first, and its store says it.
-    if obstacle is None or files.obstacle(folder) is not None:
-        return
-    present = results.Store.peek(folder)
-    if any(_fits(job.without(present), models, set())[1] for job in jobs(study)):
-        raise ValueError(
-            f"models cannot be kept in {buckets.name(models.directory)} ({obstacle}); choose another folder with --models_dir."
-        )
+def check_writable(study: Study, store: results.Store, models: Models) -> None:
+    """Refuses a run whose rows or fits could not be kept; one that finds all of its models may read them from anywhere."""
+    store.folder.require_writable()
+    obstacle = None if models.directory is None else models.directory.obstacle()
+    if obstacle is not None:
+        present = store.keys()
+        if any(_fits(job.without(present), models, set())[1] for job in jobs(study)):
+            raise ValueError(
+                f"models cannot be kept in {models.directory} ({obstacle}); choose another folder with --models_dir."
+            )
 
 
 def _fits(job: Job, models: Models, planned: set[tuple[str, int]]) -> tuple[float, int]:
@@ -60,4 +56,4 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5_400 else f"{seconds / 3_600:.1f} h"
 
 
-__all__ = ["check_models", "plan"]
+__all__ = ["check_writable", "plan"]

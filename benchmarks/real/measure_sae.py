@@ -32,8 +32,8 @@ from sae_gap.data.activations import Activations, open_activations
 from sae_gap.runtime import devices, distributed
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loading_report import load_report
-from sae_gap.storage import buckets, results
-from sae_gap.study import progress
+from sae_gap.storage import results
+from sae_gap.storage.folder import Folder
 
 # Above this FVU an SAE explains so little that something is wrong with how it was read, or with the activations.
 WRONG = 0.9
@@ -92,17 +92,17 @@ cli.define_distributed(FLAGS)
 
 def main() -> None:
     began = time.perf_counter()
-    folder, loaded, plan = cli.together(_read)
-    activations = plan.activations
+    folder, loaded, plan = _read()
     try:
-        cli.compare(FLAGS)
-        rows = loaded + _run(plan, folder)
+        folder.require_writable()
+        rows = loaded + measure.run(plan, results.Store(folder))
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
-    distributed.on_first(lambda: _tell(folder, rows, activations, began))
+    if distributed.is_first():
+        _tell(folder, rows, plan.activations, began)
 
 
-def _read() -> tuple[pathlib.Path, list[results.Row], measure.Plan]:
+def _read() -> tuple[Folder, list[results.Row], measure.Plan]:
     """Where results go, how each SAE was read, and what is to be measured."""
     folder = cli.folder("results_dir", _RESULTS_DIR.value) / measure.STUDY
     try:
@@ -126,7 +126,7 @@ def _read() -> tuple[pathlib.Path, list[results.Row], measure.Plan]:
     return folder, loaded, plan
 
 
-def _tell(folder: pathlib.Path, rows: Sequence[results.Row], activations: Activations, began: float) -> None:
+def _tell(folder: Folder, rows: Sequence[results.Row], activations: Activations, began: float) -> None:
     """Writes the page and prints its tables."""
     notes = {
         "activations": f"{activations.num_samples:,} of {activations.input_dim} dimensions, "
@@ -137,15 +137,8 @@ def _tell(folder: pathlib.Path, rows: Sequence[results.Row], activations: Activa
     }
     command = f"{cli.COMMAND}measure_sae {shlex.join(sys.argv[1:])}"
     sys.stdout.write(measurement_page.write(folder, rows, command, notes) + "\n")
-    page = buckets.name(folder / "report.html")
+    page = f"{folder}/report.html"
     logging.info("%s; read %s", ", ".join(f"{name}: {note}" for name, note in notes.items()), page)
-
-
-def _run(plan: measure.Plan, folder: pathlib.Path) -> list[results.Row]:
-    """The rows of a plan; of one that cannot be, no new folder is left."""
-    with cli.leaving_nothing(folder):
-        store = distributed.on_first(lambda: results.Store(folder))
-        return measure.run(plan, store, progress.here() if distributed.is_first() else None)
 
 
 def _check_flags() -> None:

@@ -1,13 +1,13 @@
 """What a measurement of one's own SAE leaves: summary.csv, figures, its page, and the same page as one self-contained file."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.report import pages, report
 from sae_gap import figures, measure
 from sae_gap.figures import tables
-from sae_gap.storage import files, results
+from sae_gap.storage import results
+from sae_gap.storage.folder import Folder
 
 ABOUT = """
 Is it the encoder or the dictionary? The encoder's codes are held against the best codes on the very same dictionary, which a
@@ -78,7 +78,7 @@ LOADED = {
 }
 
 
-def write(folder: pathlib.Path, rows: Sequence[results.Row], command: str, notes: Mapping[str, str]) -> str:
+def write(folder: Folder, rows: Sequence[results.Row], command: str, notes: Mapping[str, str]) -> str:
     """Writes all files of a measurement but its rows, in place of those of an earlier one.
 
     Args:
@@ -90,15 +90,15 @@ def write(folder: pathlib.Path, rows: Sequence[results.Row], command: str, notes
     Returns:
       The tables, to print.
     """
-    for pattern in ("*.png", "*.pdf", "summary.csv", "README.md", pages.FILE, "report.html"):
-        for path in folder.glob(pattern):
-            path.unlink()
+    for name in folder.names():
+        if name in ("summary.csv", "README.md", pages.FILE, "report.html") or name.endswith((".png", ".pdf")):
+            folder.remove(name)
     fronts, gaps, atoms = measure.front_lines(rows), measure.gap_lines(rows), measure.atom_lines(rows)
     loaded = [row for row in rows if row["kind"] == "load"]
     # What both measure is of held-out samples in the one and of all in the other.
     shared = {name for line in fronts for name in line} - {"dictionary"}
     renamed = [{f"gap_{name}" if name in shared else name: value for name, value in line.items()} for line in gaps]
-    tables.write_table(folder / "summary.csv", _joined(fronts, renamed, atoms))
+    tables.write_table(folder, "summary.csv", _joined(fronts, renamed, atoms))
     drawn = []
     for stem, figure in (
         ("front", figures.front(rows)),
@@ -106,8 +106,8 @@ def write(folder: pathlib.Path, rows: Sequence[results.Row], command: str, notes
         ("coherence", figures.coherence(rows)),
     ):
         if figure is not None:
-            path, _ = figures.save(figure, folder / stem)
-            drawn.append(pages.Figure(path.name, figure.get_label()))
+            name, _ = figures.save(figure, folder, stem)
+            drawn.append(pages.Figure(name, figure.get_label()))
     named = {
         "Reconstruction on held-out activations": (RECONSTRUCTION, fronts),
         "The gap and its parts, as shares of the best objective": (GAP, [line for line in gaps if "gap" in line]),
@@ -122,7 +122,7 @@ def write(folder: pathlib.Path, rows: Sequence[results.Row], command: str, notes
         f"{row['dictionary']}: {number}": text for row in loaded for number, text in enumerate(row["suspicions"], 1)
     }
     pages.write(folder, pages.Page(measure.STUDY, "Your own SAE", ABOUT, command, finding, drawn, shown, told))
-    files.write_atomically(folder / "report.html", report.render(report.collect(folder)).encode())
+    folder.write("report.html", report.render(report.collect(folder)).encode())
     return "\n\n".join(
         f"{title}\n{tables.format_table(table, columns)}" for title, columns, table in shown if title != "As loaded"
     )

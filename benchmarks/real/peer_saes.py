@@ -134,7 +134,7 @@ def main() -> None:
         )
     if _SPARSITY.value >= _NUM_LATENTS.value:
         raise cli.UsageError(f"--sparsity must be below the {_NUM_LATENTS.value} latents, but it is {_SPARSITY.value}.")
-    directory = cli.folder("results_dir", _RESULTS_DIR.value) / NAME
+    directory = cli.local_folder("results_dir", _RESULTS_DIR.value) / NAME
     try:
         train, _ = open_activations(_ACTIVATIONS.value, key=_KEY.value).split()
         rows = train.take(np.arange(train.num_samples))

@@ -25,7 +25,6 @@ from safetensors.numpy import load_file
 
 from benchmarks import cli
 from sae_gap.data.activations import save_activations
-from sae_gap.storage import buckets
 
 NAME = "real_activations"
 WINDOWS_AT_ONCE = 32
@@ -171,7 +170,7 @@ def _read_model(folder: pathlib.Path, layer: int, window: int):
 def main() -> None:
     from pydoc_data.topics import topics
 
-    results_dir = cli.folder("results_dir", _RESULTS_DIR.value)
+    results_dir = cli.local_folder("results_dir", _RESULTS_DIR.value)
     forward, tokenizer = _read_model(_model_dir(), _LAYER.value, _WINDOW.value)
     names = sorted(topics)
     texts = [tokenizer.encode(topics[name], add_special_tokens=False).ids for name in names]
@@ -180,7 +179,7 @@ def main() -> None:
     activations, documents = record(texts, forward, window=_WINDOW.value, **marks)
     path = results_dir / NAME / f"minilm_layer{_LAYER.value}.npz"
     save_activations(path, activations, documents, topics=np.array(names))
-    logging.info("%s holds %d activations of %d dimensions", buckets.name(path), *activations.shape)
+    logging.info("%s holds %d activations of %d dimensions", path, *activations.shape)
 
 
 if __name__ == "__main__":

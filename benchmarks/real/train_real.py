@@ -16,10 +16,10 @@ Fitted models are kept under --models_dir, so that a run that was stopped goes o
 """
 
 import dataclasses
-import functools
+import io
 import pathlib
-import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -46,7 +46,8 @@ from sae_gap.measure import check_varies, describe_atoms, fvu
 from sae_gap.runtime import devices, distributed
 from sae_gap.saes.own import save_sae
 from sae_gap.solvers import match_l0
-from sae_gap.storage import files, results
+from sae_gap.storage import results
+from sae_gap.storage.folder import Folder
 from sae_gap.study import catalogue
 from sae_gap.study.fitting import Fitted
 from sae_gap.study.models import Models
@@ -105,8 +106,8 @@ cli.define_distributed(FLAGS)
 class Read(NamedTuple):
     """What a process is to work on: where results go, all activations with those held out, and the learners by their names."""
 
-    directory: pathlib.Path
-    models_dir: pathlib.Path
+    directory: Folder
+    models_dir: Folder
     source: Recording
     task: Task
     held: Activations
@@ -177,22 +178,22 @@ def score(model: Model, rows: Float[np.ndarray, "n input_dim"], sparsity: int) -
     return found | {"fvu_lasso_refit": refitted(unit, solution.codes)}
 
 
-def save(model: Model, folder: pathlib.Path) -> None:
-    """Stores an SAE as SAELens does, and a dictionary alone as arrays of unit atoms and of the bias; what was there goes."""
-    new, old = files.draft_of(folder), files.draft_of(folder)
-    try:
-        if model.encode is not None:
-            save_sae(model, new)
-        else:
-            new.mkdir()
-            np.save(new / "dictionary.npy", np.asarray(unit_atoms(model.decoder)[0]))
-            np.save(new / "bias.npy", np.asarray(model.bias))
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-    finally:
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
+def save(model: Model, folder: Folder) -> None:
+    """Stores an SAE as SAELens does, and a dictionary alone as arrays of unit atoms and of the bias."""
+    if model.encode is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            save_sae(model, pathlib.Path(scratch) / "sae")
+            files = {path.name: path.read_bytes() for path in (pathlib.Path(scratch) / "sae").iterdir()}
+    else:
+        files = {"dictionary.npy": _npy(unit_atoms(model.decoder)[0]), "bias.npy": _npy(model.bias)}
+    for name, content in files.items():
+        folder.write(name, content)
+
+
+def _npy(array: Array) -> bytes:
+    content = io.BytesIO()
+    np.save(content, np.asarray(array))
+    return content.getvalue()
 
 
 def variance_of(activations: Activations) -> float:
@@ -219,8 +220,9 @@ def read() -> Read:
         raise cli.UsageError(f"--methods must list some of {', '.join(EVERY)}, but {', '.join(unknown) or 'none'} is there.")
     if _SPARSITY.value >= _NUM_LATENTS.value:
         raise cli.UsageError(f"--sparsity must be below the {_NUM_LATENTS.value} latents, but it is {_SPARSITY.value}.")
-    directory = cli.folder("results_dir", _RESULTS_DIR.value) / NAME
-    models_dir = directory.parent / "models" if _MODELS_DIR.value is None else cli.folder("models_dir", _MODELS_DIR.value)
+    results_dir = cli.folder("results_dir", _RESULTS_DIR.value)
+    directory = results_dir / NAME
+    models_dir = results_dir / "models" if _MODELS_DIR.value is None else cli.folder("models_dir", _MODELS_DIR.value)
     try:
         path = fetched(_ACTIVATIONS.value)
         source = Recording(path, _NUM_LATENTS.value, _SPARSITY.value, _SEED.value, HELD_OUT, _KEY.value)
@@ -253,25 +255,25 @@ def read() -> Read:
 
 
 def main() -> None:
-    directory, models_dir, source, task, held, learners = cli.together(read)
+    directory, models_dir, source, task, held, learners = read()
     try:
-        cli.compare(FLAGS)
-        code = [identity.code(learner) for learner in learners.values()]
-        distributed.compare({"the content of its activations": source.asdict()["data"], "the code of its learners": code})
-        store = distributed.on_first(lambda: results.Store(directory))
+        directory.require_writable()
+        store = results.Store(directory)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     models = Models(models_dir)
     for name, learner in learners.items():
         began = time.process_time()
-        fitted = models.fit(learner, [source], [task])[0]
+        fitted = models.fit(learner, [source], [task], mesh=devices.mesh())[0]
         logging.info("%s: %.0f s of the processor; fitted in %.0f s", name, time.process_time() - began, fitted.end.seconds)
         fit = models.folder(learner, source)
-        same = results.key({"options": identity.describe(learner), "code": identity.code(learner)})
+        same = results.key({"options": identity.describe(learner)})
         row = {"study": NAME, "method": name, "fit": None if fit is None else fit.name, "learner": same} | source.asdict()
-        # The lasso's weight is sought on all rows that are scored, which are few: the others wait.
-        distributed.on_first(functools.partial(keep, store, directory / name, fitted.end, row, held))
-    distributed.on_first(lambda: tell(store, directory, source, held))
+        # The lasso's weight is sought on all rows that are scored, which are few: the first process does it.
+        if distributed.is_first():
+            keep(store, directory / name, fitted.end, row, held)
+    if distributed.is_first():
+        tell(store, directory, source, held)
 
 
 def scored(held: Activations) -> np.ndarray:
@@ -282,9 +284,8 @@ def scored(held: Activations) -> np.ndarray:
     return np.linspace(0, held.num_samples - 1, min(held.num_samples, _SCORED.value)).astype(int)
 
 
-def keep(kept: results.Store | None, folder: pathlib.Path, end: Fitted, row: results.Row, held: Activations) -> None:
+def keep(store: results.Store, folder: Folder, end: Fitted, row: results.Row, held: Activations) -> None:
     """Stores a model, and its row of scores unless that is there."""
-    store = results.held(kept)
     save(end.model, folder)
     numbers = scored(held)
     key, present = results.key(row | {"scored": len(numbers)}), store.keys()
@@ -307,13 +308,13 @@ def keep(kept: results.Store | None, folder: pathlib.Path, end: Fitted, row: res
     store.append([row | results.provenance() | {"device": devices.describe(), "key": key, "job": key}])
 
 
-def tell(kept: results.Store | None, directory: pathlib.Path, source: Recording, held: Activations) -> None:
+def tell(store: results.Store, directory: Folder, source: Recording, held: Activations) -> None:
     """Writes the summary of the rows of these activations, and prints it."""
     data, count = source.asdict()["data"], len(scored(held))
-    found = _newest([row for row in results.held(kept).rows() if row["data"] == data and row["num_scored"] == count])
+    found = _newest([row for row in store.rows() if row["data"] == data and row["num_scored"] == count])
     metrics = ("l0_own", "fvu_own", "fvu_own_refit", "l0_lasso", "fvu_lasso", "fvu_lasso_refit", "fit_seconds")
     summary = tables.summarise(found, by=CELL, metrics=metrics)
-    tables.write_summary(directory / "summary.csv", summary)
+    tables.write_summary(directory, summary)
     labels = ("L0 own", "FVU own", "refit", "L0 lasso", "FVU lasso", "lasso refit", "fit s")
     columns = {"method": "method", "num_latents": "latents"} | dict(zip(metrics, labels, strict=True))
     sys.stdout.write(tables.format_table(summary, columns) + "\n")

@@ -7,7 +7,7 @@ leaves there, and prints the table.
 """
 
 import csv
-import pathlib
+import io
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -16,25 +16,24 @@ from absl import flags
 
 from benchmarks import cli
 from benchmarks.report import published
-from sae_gap.storage import buckets
+from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import CELL
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("results_dir", "results", "Where the folders of the studies are.", flag_values=FLAGS)
 
 
-def read(path: pathlib.Path) -> list[Mapping[str, Any]]:
+def read(folder: Folder) -> list[Mapping[str, Any]]:
     """The comparison that a study has left.
 
     Raises:
       ValueError: a line is not one of a comparison.
     """
-    with path.open(newline="") as file:
-        lines = list(csv.DictReader(file))
+    lines = list(csv.DictReader(io.StringIO(folder.read("published.csv").decode(), newline="")))
     try:
         return [{name: _value(name, text) for name, text in line.items()} for line in lines]
     except (TypeError, ValueError):
-        raise ValueError(f"{path} is not a comparison with the published numbers; run its study again.") from None
+        raise ValueError(f"{folder}/published.csv is not a comparison with the published numbers; run it again.") from None
 
 
 def _value(name: str, text: str) -> Any:
@@ -51,14 +50,11 @@ def _value(name: str, text: str) -> Any:
 
 def main() -> None:
     folder = cli.folder("results_dir", FLAGS.results_dir)
-    buckets.pull(folder, below=True)
-    names = [name for name in (published.HEADLINE, *published.STUDIES) if (folder / name / "published.csv").is_file()]
+    names = [name for name in (published.HEADLINE, *published.STUDIES) if (folder / name).exists("published.csv")]
     if not names:
-        raise cli.UsageError(
-            f"no study under {buckets.name(folder)} was held against the paper; run one with --protocol=paper."
-        )
+        raise cli.UsageError(f"no study under {folder} was held against the paper; run one with --protocol=paper.")
     try:
-        comparisons = {name: read(folder / name / "published.csv") for name in names}
+        comparisons = {name: read(folder / name) for name in names}
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     sys.stdout.write(published.markdown(published.agreement(comparisons)) + "\n")

@@ -10,11 +10,10 @@ import os
 import re
 import urllib.parse
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae_gap.figures import tables
-from sae_gap.storage.files import write_atomically
+from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row
 
 FILE = "page.json"
@@ -163,7 +162,7 @@ def _line(value: Any) -> Row:
     return line
 
 
-def write(folder: str | os.PathLike[str], page: Page) -> None:
+def write(folder: str | os.PathLike[str] | Folder, page: Page) -> None:
     """Writes the page into its folder, as README.md and page.json; each is replaced whole.
 
     README.md links to summary.csv and to the files of rows that are in the folder, so it is written after them.
@@ -176,17 +175,17 @@ def write(folder: str | os.PathLike[str], page: Page) -> None:
       ValueError: a figure is not in the folder.
       OSError: the folder cannot be written to.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Folder(folder)
+    names = folder.names()
     for figure in page.figures:
-        if not (folder / figure.file).is_file():
+        if figure.file not in names:
             raise ValueError(f"the page shows {figure.file}, but {folder} has no such file; save the figure first.")
     content = json.dumps({"format": _FORMAT} | dataclasses.asdict(page), ensure_ascii=False, indent=1, allow_nan=False)
-    write_atomically(folder / FILE, (content + "\n").encode())
-    write_atomically(folder / "README.md", _markdown(folder, page).encode())
+    folder.write(FILE, (content + "\n").encode())
+    folder.write("README.md", _markdown(names, page).encode())
 
 
-def read(folder: str | os.PathLike[str]) -> Page:
+def read(folder: str | os.PathLike[str] | Folder) -> Page:
     """Reads the page that a folder holds.
 
     Args:
@@ -199,9 +198,10 @@ def read(folder: str | os.PathLike[str]) -> Page:
       ValueError: page.json is damaged, or is not a page; the message names the file and the fault.
       OSError: there is no page.json, or it cannot be read.
     """
-    path = Path(folder) / FILE
+    folder = Folder(folder)
+    path = f"{folder}/{FILE}"
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(folder.read(FILE))
     except (ValueError, RecursionError):
         raise ValueError(f"{path} is damaged: it is not JSON; delete it and run its study again.") from None
     names = {field.name for field in dataclasses.fields(Page)}
@@ -288,12 +288,7 @@ def alternative(figure: Figure) -> str:
     return first_sentence(figure.caption) or figure.file.removesuffix(".png").replace("_", " ").replace("-", " ")
 
 
-def row_files(folder: Path) -> list[Path]:
-    """The files of rows in a folder, as `Store` names them, in order."""
-    return [path for path in (folder / "rows.jsonl", *sorted(folder.glob("rows-*-of-*.jsonl"))) if path.is_file()]
-
-
-def _markdown(folder: Path, page: Page) -> str:
+def _markdown(names: Sequence[str], page: Page) -> str:
     parts = [f"# {_line_of_markdown(page.title)}"]
     parts += [f"**{_line_of_markdown(part)}**" for part in paragraphs(page.finding)]
     parts += [_line_of_markdown(part) for part in paragraphs(page.about)]
@@ -308,7 +303,7 @@ def _markdown(folder: Path, page: Page) -> str:
     if page.notes:
         lines = [f"- {_line_of_markdown(name)}: {_line_of_markdown(note)}" for name, note in page.notes.items()]
         parts += ["## Notes on the run", "\n".join(lines)]
-    files = [path.name for path in (folder / "summary.csv", *row_files(folder)) if path.is_file()]
+    files = [name for name in ("summary.csv",) if name in names]
     if files:
         parts += ["## Files", "\n".join(f"- [{name}]({name})" for name in files)]
     return "\n\n".join(parts) + "\n"

@@ -2,10 +2,11 @@
 
 import io
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 import PIL.Image
+
+from sae_gap.storage.folder import Folder
 
 
 class Picture(NamedTuple):
@@ -17,11 +18,12 @@ class Picture(NamedTuple):
     height: int
 
 
-def read(path: str | os.PathLike[str]) -> Picture:
+def read(folder: str | os.PathLike[str] | Folder, name: str) -> Picture:
     """Reads a PNG file, to its last pixel.
 
     Args:
-      path: of the file.
+      folder: where it is.
+      name: of the file.
 
     Returns:
       The file, its caption and its size.
@@ -30,7 +32,7 @@ def read(path: str | os.PathLike[str]) -> Picture:
       ValueError: the file is not a PNG file, or is damaged.
       OSError: there is no such file.
     """
-    content = Path(path).read_bytes()
+    content = Folder(folder).read(name)
     try:
         with PIL.Image.open(io.BytesIO(content), formats=["PNG"]) as image:
             # A chunk of text may stand behind the pixels.
@@ -38,7 +40,7 @@ def read(path: str | os.PathLike[str]) -> Picture:
             return Picture(content, str(getattr(image, "text", {}).get("Description", "")), *image.size)
     # Pillow's faults are any of these, according to the chunk that is damaged.
     except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is not a PNG file or is damaged; delete it and run its study again.") from error
+        raise ValueError(f"{folder}/{name} is not a PNG file or is damaged; delete it and run its study again.") from error
 
 
 __all__ = ["Picture", "read"]

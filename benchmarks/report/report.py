@@ -7,10 +7,10 @@ published numbers, and what the rows were made by. The file needs no network and
 the same folders give the same bytes.
 """
 
-import collections
 import csv
-import json
+import io
 import math
+import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -20,8 +20,8 @@ from absl import flags, logging
 from benchmarks import cli
 from benchmarks.report import pages, pictures
 from benchmarks.report.rendering import NUMBERS, Entry, render
-from sae_gap.storage import buckets
-from sae_gap.storage.files import write_atomically
+from sae_gap.storage.folder import Folder
+from sae_gap.storage.results import Store
 
 FLAGS = flags.FlagValues()
 _RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folders of the studies are.", flag_values=FLAGS)
@@ -33,7 +33,7 @@ _VERSIONS = {"python": "Python", "numpy": "NumPy", "scipy": "SciPy"}
 _PACKAGES = ("sae_gap", "python", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy")
 
 
-def collect(folder: pathlib.Path) -> list[Entry]:
+def collect(folder: str | os.PathLike[str] | Folder) -> list[Entry]:
     """Reads every study under a folder.
 
     Args:
@@ -45,31 +45,36 @@ def collect(folder: pathlib.Path) -> list[Entry]:
     Raises:
       ValueError: a page.json, a figure or a published.csv is damaged or missing; the message names it.
     """
-    found = []
-    for path in sorted(folder.rglob(pages.FILE)):
-        home = path.parent
+    folder, found = Folder(folder), []
+    for home in _homes(folder):
         page = pages.read(home)
-        name = page.study if home == folder else home.relative_to(folder).as_posix()
+        name = page.study if str(home) == str(folder) else str(home)[len(str(folder)) + 1 :]
         pictures = tuple(_picture(home, figure.file) for figure in page.figures)
-        found.append(Entry(name, page, pictures, _comparison(home / "published.csv"), _provenance(home)))
+        found.append(Entry(name, page, pictures, _comparison(home), _provenance(home)))
     return found
 
 
-def _picture(folder: pathlib.Path, file: str) -> pictures.Picture:
+def _homes(folder: Folder) -> list[Folder]:
+    """The folders at and below a folder that have a page."""
+    inner = [name for name in folder.folders() if name not in ("rows", "models")]
+    own = [folder] if folder.exists(pages.FILE) else []
+    return own + [home for name in inner for home in _homes(folder / name)]
+
+
+def _picture(folder: Folder, file: str) -> pictures.Picture:
     try:
-        return pictures.read(folder / file)
+        return pictures.read(folder, file)
     except FileNotFoundError:
-        raise ValueError(f"{folder / pages.FILE} shows {file}, which is not there; run its study again.") from None
+        raise ValueError(f"{folder}/{pages.FILE} shows {file}, which is not there; run its study again.") from None
 
 
-def _comparison(path: pathlib.Path) -> tuple[dict[str, str], ...]:
-    if not path.exists():
+def _comparison(folder: Folder) -> tuple[dict[str, str], ...]:
+    if not folder.exists("published.csv"):
         return ()
-    fault = ValueError(f"{path} is not a comparison with the published numbers; delete it and run its study again.")
+    fault = ValueError(f"{folder}/published.csv is not a comparison with the published numbers; delete it and run it again.")
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
+        reader = csv.DictReader(io.StringIO(folder.read("published.csv").decode(), newline=""), strict=True)
+        rows = list(reader)
     except (csv.Error, UnicodeDecodeError):
         raise fault from None
     if not {"metric", *NUMBERS, "close"} <= set(reader.fieldnames or ()):
@@ -88,20 +93,10 @@ def _comparison(path: pathlib.Path) -> tuple[dict[str, str], ...]:
     return tuple(rows)
 
 
-def _provenance(folder: pathlib.Path) -> dict[str, str]:
-    """What the newest whole row in a folder says of its making: rows are appended, and a kill may tear the last."""
-    files = sorted(pages.row_files(folder), key=lambda path: path.stat().st_mtime_ns)
-    for path in reversed(files):
-        with path.open("rb") as file:
-            last = collections.deque(file, maxlen=2)
-        for line in reversed(last):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                return _making(row)
-    return {}
+def _provenance(folder: Folder) -> dict[str, str]:
+    """What a row in a folder says of its making."""
+    rows = Store(folder).rows()
+    return _making(rows[-1]) if rows else {}
 
 
 def _making(row: Mapping[str, Any]) -> dict[str, str]:
@@ -112,22 +107,20 @@ def _making(row: Mapping[str, Any]) -> dict[str, str]:
 
 def main() -> None:
     folder = cli.folder("results_dir", _RESULTS_DIR.value)
-    buckets.pull(folder, below=True)
-    output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else folder / "report.html"
+    output = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
     try:
         entries = collect(folder)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     if not entries:
-        raise cli.UsageError(
-            f"there are no results in {buckets.name(folder)}; run a study first, or name its folder by --results_dir."
-        )
-    if output.is_dir():
+        raise cli.UsageError(f"there are no results in {folder}; run a study first, or name its folder by --results_dir.")
+    if output is not None and output.is_dir():
         raise cli.UsageError(f"--output must name a file, but {output} is a folder.")
+    home, name = (folder, "report.html") if output is None else (Folder(output.parent), output.name)
     content = render(entries).encode()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, content)
-    logging.info("%d %s in %s, %.1f MB", len(entries), "study" if len(entries) == 1 else "studies", output, len(content) / 1e6)
+    home.write(name, content)
+    count = f"{len(entries)} {'study' if len(entries) == 1 else 'studies'}"
+    logging.info("%s in %s/%s, %.1f MB", count, home, name, len(content) / 1e6)
 
 
 if __name__ == "__main__":

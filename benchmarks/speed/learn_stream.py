@@ -14,7 +14,6 @@ processors are those of all, and the memory is that of the process which held mo
 """
 
 import dataclasses
-import pathlib
 import statistics
 import sys
 import time
@@ -26,7 +25,6 @@ from absl import flags, logging
 from jaxtyping import Float, Int
 
 from benchmarks import cli
-from sae_gap.core import identity
 from sae_gap.core.types import Setting
 from sae_gap.data.paper import Stream
 from sae_gap.figures import tables
@@ -34,7 +32,8 @@ from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.online.stream import fit_stream
 from sae_gap.runtime import devices, distributed
 from sae_gap.storage import results
-from sae_gap.storage.checkpoints import Checkpoint
+from sae_gap.storage.folder import Folder
+from sae_gap.storage.trees import Checkpoint
 
 NAME = "learn_stream"
 # True atoms that are compared at once with all learned ones.
@@ -64,7 +63,7 @@ cli.define_distributed(FLAGS)
 class Read(NamedTuple):
     """What a process is to work on: where results go, how to learn, from which samples, and what a row says of them."""
 
-    directory: pathlib.Path
+    directory: Folder
     learner: OnlineDictionary
     stream: Stream
     setting: Setting
@@ -145,11 +144,10 @@ def _numbers(flag: str, given: list[str], count: int) -> list[float]:
 
 
 def main() -> None:
-    directory, learner, stream, setting, told = cli.together(read)
+    directory, learner, stream, setting, told = read()
     try:
-        cli.compare(FLAGS)
-        distributed.compare({"the code of its learner": identity.code(learner)})
-        store = distributed.on_first(lambda: results.Store(directory))
+        directory.require_writable()
+        store = results.Store(directory)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     num_samples = setting.num_samples
@@ -159,7 +157,7 @@ def main() -> None:
         head = stream(first, min(count, num_samples - first))
         return head if len(head) == count else np.concatenate([head, source(start + len(head), count - len(head))])
 
-    save = Checkpoint(directory / "checkpoints" / f"{results.key(told)}.npz", _EVERY.value)
+    save = Checkpoint(directory / "checkpoints", f"{results.key(told)}.safetensors", every=_EVERY.value)
     rounds = _Rounds(_ROUNDS.value, _STEPS.value)
     try:
         model = fit_stream(
@@ -179,13 +177,11 @@ def main() -> None:
     paces = {"round_seconds": rounds.seconds, "processor_seconds": processors}
     measured = {name: statistics.median(seconds[1:] or seconds) for name, seconds in paces.items()} | {"memory": memory}
 
-    def tell() -> None:
+    if distributed.is_first():
         cosine, nearest = _nearest(found, stream.dictionary)
         scores = {"rounds": rounds.done, "cosine": float(cosine.mean()), "close": float((cosine > 0.9).mean())}
         scores |= {"distinct": len(np.unique(nearest)) / len(nearest)} | measured
-        keep(results.held(store), told | scores | results.provenance() | {"device": devices.describe()})
-
-    distributed.on_first(tell)
+        keep(store, told | scores | results.provenance() | {"device": devices.describe()})
 
 
 def keep(store: results.Store, row: results.Row) -> None:

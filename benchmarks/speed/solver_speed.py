@@ -289,16 +289,16 @@ def main() -> None:
     files = _files()
     grid = _grid(files)
     folder = cli.folder("results_dir", _RESULTS_DIR.value) / NAME
-    with cli.leaving_nothing(folder):
-        try:
-            store = results.Store(folder)
-        except ValueError as error:
-            raise cli.UsageError(str(error)) from error
-        rows, notes, base = _measure_all(grid, store, files)
-    tables.write_table(store.directory / "summary.csv", [{name: row.get(name) for name in COLUMNS} for row in rows])
+    try:
+        folder.require_writable()
+    except ValueError as error:
+        raise cli.UsageError(str(error)) from error
+    store = results.Store(folder)
+    rows, notes, base = _measure_all(grid, store, files)
+    tables.write_table(store.folder, "summary.csv", [{name: row.get(name) for name in COLUMNS} for row in rows])
     figure = figures.gap_by_seconds(base)
     if figure is not None:
-        figures.save(figure, store.directory / "time_accuracy")
+        figures.save(figure, store.folder, "time_accuracy")
     sys.stdout.write(_table(rows) + "\n" + "".join(f"{note}\n" for note in notes))
 
 

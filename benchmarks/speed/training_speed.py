@@ -80,7 +80,7 @@ def main() -> None:
     identity = results.key({"rows": rows})
     store.append([row | {"key": results.key(row), "job": identity} for row in rows])
     summary = tables.summarise(rows, by=("method", "num_latents", "num_seeds"), metrics=("step_us", "step_us_median"))
-    tables.write_summary(store.directory / "summary.csv", summary)
+    tables.write_summary(store.folder, summary)
     columns = {
         "method": "method",
         "num_latents": "latents",

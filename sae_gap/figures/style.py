@@ -4,7 +4,6 @@ import functools
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
@@ -18,7 +17,7 @@ from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
 from sae_gap.figures import labels
-from sae_gap.storage import files
+from sae_gap.storage.folder import Folder
 
 # What figures are drawn from.
 Rows = Iterable[Mapping[str, Any]]
@@ -68,17 +67,18 @@ def styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 @styled
-def save(figure: Figure, stem: str | os.PathLike[str]) -> list[Path]:
+def save(figure: Figure, folder: str | os.PathLike[str] | Folder, stem: str) -> list[str]:
     """Writes a figure as `<stem>.png` and `<stem>.pdf`, each replaced whole; equal figures give equal bytes.
 
     Its label is kept as its caption: the `Description` of the PNG file and the `Subject` of the PDF file.
 
     Args:
       figure: the figure.
-      stem: the path without its ending; its folder must exist.
+      folder: where it goes.
+      stem: its name without the ending.
 
     Returns:
-      The two paths.
+      The names of the two files.
 
     Raises:
       OSError: the folder cannot be written to.
@@ -88,13 +88,13 @@ def save(figure: Figure, stem: str | os.PathLike[str]) -> list[Path]:
         "png": {"Software": None} | ({"Description": caption} if caption else {}),
         "pdf": {"Creator": None, "Producer": None, "CreationDate": None, "Subject": caption},
     }
-    paths = []
+    names = []
     for ending, metadata in described.items():
         content = io.BytesIO()
         figure.savefig(content, format=ending, dpi=200, metadata=metadata)
-        paths.append(Path(f"{os.fspath(stem)}.{ending}"))
-        files.write_atomically(paths[-1], content.getvalue())
-    return paths
+        names.append(f"{stem}.{ending}")
+        Folder(folder).write(names[-1], content.getvalue())
+    return names
 
 
 def head(figure: Figure, finding: str, rows: Sequence[Mapping[str, Any]], *, deviation: str = "", more: str = "") -> None:

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sae_gap.storage.files import write_atomically
+from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import CELL, SIZES, Row
 
 # Columns that tell the lines of a summary apart, beside those in which its rows differ.
@@ -108,11 +108,14 @@ def _metrics_of(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[st
     return sorted(names, key=order)
 
 
-def write_summary(path: str | os.PathLike[str], summary: Sequence[Mapping[str, Any]]) -> None:
+def write_summary(
+    folder: str | os.PathLike[str] | Folder, summary: Sequence[Mapping[str, Any]], name: str = "summary.csv"
+) -> None:
     """Writes a summary as CSV, at full precision, with an empty cell for what is missing.
 
     Args:
-      path: the file, replaced whole.
+      folder: where it goes.
+      name: of the file, replaced whole.
       summary: what `summarise` returned; its `seeds` are left out.
 
     Raises:
@@ -121,14 +124,15 @@ def write_summary(path: str | os.PathLike[str], summary: Sequence[Mapping[str, A
     """
     if not summary:
         raise ValueError("there are no rows to summarise; run the study first.")
-    write_table(path, [{name: value for name, value in line.items() if name != "seeds"} for line in summary])
+    write_table(folder, name, [{column: value for column, value in line.items() if column != "seeds"} for line in summary])
 
 
-def write_table(path: str | os.PathLike[str], lines: Sequence[Mapping[str, Any]]) -> None:
+def write_table(folder: str | os.PathLike[str] | Folder, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
     """Writes lines that share their columns as CSV, at full precision, with an empty cell for None.
 
     Args:
-      path: the file, replaced whole.
+      folder: where it goes.
+      name: of the file, replaced whole.
       lines: at least one.
 
     Raises:
@@ -138,7 +142,7 @@ def write_table(path: str | os.PathLike[str], lines: Sequence[Mapping[str, Any]]
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    write_atomically(path, text.getvalue().encode())
+    Folder(folder).write(name, text.getvalue().encode())
 
 
 def format_table(summary: Sequence[Mapping[str, Any]], columns: Sequence[str] | Mapping[str, str]) -> str:

@@ -29,11 +29,10 @@ from sae_gap.measure.chunk import measure_chunk
 from sae_gap.measure.controls import check_control, control
 from sae_gap.measure.front import CHUNK, SPREAD, Front, check_varies, measure_front
 from sae_gap.measure.subject import Subject, digest, of_model
-from sae_gap.runtime import distributed
+from sae_gap.runtime import distributed, progress
 from sae_gap.solvers import match_l0
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
-from sae_gap.study import progress
 
 # The name of the study in its rows.
 STUDY = "measure_sae"
@@ -78,15 +77,16 @@ class Plan:
     seed: int = 0
 
 
-def run(plan: Plan, store: results.Store | None, told: progress.Progress | None = None) -> list[Row]:
+def run(plan: Plan, store: results.Store, *, show_progress: bool = True) -> list[Row]:
     """Measures all that a plan holds, or reads from the store what has been measured before.
 
-    Many processes, which `distributed.start` has joined, all call this alike.
+    Many processes, which `distributed.start` has joined, all call this alike and share the store's folder: chunks of the gap
+    are shared between them, and the rest each does by itself.
 
     Args:
       plan: what to measure.
-      store: where rows go. Only that of the first process is looked at, and others may have None.
-      told: where to say how far it is.
+      store: where rows go.
+      show_progress: whether to show a line of progress on a terminal or in a notebook.
 
     Returns:
       The rows of the plan, whether measured now or before. Their `kind` says what they hold: "weight", "front", "gap" (one a
@@ -95,12 +95,12 @@ def run(plan: Plan, store: results.Store | None, told: progress.Progress | None 
     Raises:
       ValueError: activations cannot be read, or something does not fit; the message says how to mend it.
     """
-    return distributed.together(lambda: _Run(plan, store, told or progress.Progress())).all()
+    return _Run(plan, store).all(show_progress)
 
 
 class _Run:
-    def __init__(self, plan: Plan, store: results.Store | None, told: progress.Progress):
-        self.plan, self.store, self.told = plan, store, told
+    def __init__(self, plan: Plan, store: results.Store):
+        self.plan, self.store = plan, store
         self.train, self.held = plan.activations.split(seed=plan.seed)
         self.check()
         self.print = _activations_print(plan.activations)
@@ -149,35 +149,28 @@ class _Run:
                 "and leaves no code; give less."
             )
 
-    def all(self) -> list[Row]:
+    def all(self, show_progress: bool) -> list[Row]:
         plan = self.plan
-        described = {subject.name: subject.identity for subject in plan.subjects}
-        distributed.compare({"the content of its activations": self.print, "its SAEs and dictionaries": described})
-        jobs: list[tuple[str, Callable[[], list[Row]]]] = []
+        jobs: list[Callable[[], list[Row]]] = []
         for subject in plan.subjects:
-            jobs.append((f"{subject.name}: weight and front", functools.partial(self.front, subject)))
-            jobs.append((f"{subject.name}: atoms", functools.partial(self.atoms, subject)))
+            jobs += [functools.partial(self.front, subject), functools.partial(self.atoms, subject)]
             size = self.size(subject) * distributed.count()
-            starts = range(0, self.total, size)
-            jobs += [(f"{subject.name}: gap", functools.partial(self.gaps, subject, start, size)) for start in starts]
-        jobs += [(f"{name}: front and atoms", functools.partial(self.control, name)) for name in plan.controls]
+            jobs += [functools.partial(self.gaps, subject, start, size) for start in range(0, self.total, size)]
+        jobs += [functools.partial(self.control, name) for name in plan.controls]
         for one, other in itertools.combinations(plan.subjects, 2):
             if one.dictionary.shape == other.dictionary.shape:
-                jobs.append((f"{one.name} and {other.name}: agreement", functools.partial(self.agreement, one, other)))
-        self.told.begin(len(jobs), 0)
+                jobs.append(functools.partial(self.agreement, one, other))
         rows = []
-        try:
-            for number, (name, job) in enumerate(jobs, 1):
-                self.told.start(number, name)
+        with progress.bar(len(jobs), STUDY, shown=show_progress) as line:
+            for job in jobs:
                 rows += job()
-        finally:
-            self.told.end()
+                line.update(1)
         return rows
 
     def once(self, kind: str, settings: Mapping[str, Any], measure: Callable[[], list[dict[str, Any]]]) -> list[Row]:
-        """The rows of a job that the first process does, from the store if they are there."""
+        """The rows of a job, from the store if they are there."""
         job = self.job(kind, settings)
-        return distributed.agree(lambda: self.stored(job) or self.kept(job, measure()))
+        return self.stored(job) or self.kept(job, measure())
 
     def job(self, kind: str, settings: Mapping[str, Any]) -> str:
         return results.key({"study": STUDY, "form": FORM, "kind": kind, "activations": self.print} | dict(settings))
@@ -185,33 +178,26 @@ class _Run:
     def kept(self, job: str, measured: Sequence[dict[str, Any]]) -> list[Row]:
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         common = {"study": STUDY, "job": job, "activations": self.print, "seed": self.plan.seed, "date": date} | self.made_by
-        results.held(self.store).append(
-            {"key": results.key({"job": job, "part": part})} | common | row for part, row in enumerate(measured)
-        )
+        self.store.append({"key": results.key({"job": job, "part": part})} | common | row for part, row in enumerate(measured))
         return self.stored(job)
 
     def stored(self, job: str) -> list[Row]:
-        return [row for row in results.held(self.store).rows() if row["job"] == job]
+        return [row for row in self.store.rows() if row["job"] == job]
 
     @functools.cached_property
     def mean(self) -> Float[np.ndarray, " input_dim"]:
         """The mean of the samples over which the gap is summed; all processes must ask for it together."""
         places = spread(self.summed.num_samples, self.total)
 
-        def read() -> dict[int, np.ndarray]:
-            starts = range(0, self.total, CHUNK)[distributed.index() :: distributed.count()]
-            return {s: self.summed.take(places[s : s + CHUNK]).sum(axis=0, dtype=np.float64) for s in starts}
-
-        sums = {start: part for share in distributed.gather(distributed.together(read)) for start, part in share.items()}
+        starts = range(0, self.total, CHUNK)[distributed.index() :: distributed.count()]
+        own = {s: self.summed.take(places[s : s + CHUNK]).sum(axis=0, dtype=np.float64) for s in starts}
+        sums = {start: part for share in distributed.gather(own) for start, part in share.items()}
         return sum((sums[start] for start in sorted(sums)), np.zeros(self.summed.input_dim)) / self.total
 
     @functools.cached_property
     def scored(self) -> Float[np.ndarray, "n input_dim"]:
         """The held-out samples that fronts are about, evenly spread."""
         return self.held.take(spread(self.held.num_samples, self.plan.front_samples))
-
-    def watch(self, name: str) -> Callable[[float], None]:
-        return lambda share: self.told.fit(name, self.plan.seed, share)
 
     def weight(self, subject: Subject, target: Float[Array, "n input_dim"], l0: float) -> dict[str, float]:
         """The weight at which codes have about a mean L0, or half of it where they never have as many, and their L0 there."""
@@ -242,7 +228,7 @@ class _Run:
             else:
                 wanted = plan.l0 or own or USUAL * subject.input_dim
                 weight = self.weight(subject, target, min(wanted, DENSEST * subject.input_dim))
-            found = measure_front(subject, x, [weight["lam"] * share for share in SPREAD], watch=self.watch(subject.name))
+            found = measure_front(subject, x, [weight["lam"] * share for share in SPREAD])
             return [{"kind": "weight", **weight, "own_l0": own, **_of(subject)}, *self.points(subject, found)]
 
         return self.once("front", settings | {"samples": plan.front_samples, "seed": plan.seed}, measure)
@@ -268,17 +254,17 @@ class _Run:
         l0 = sorted(row["l0"] for row in middle)[len(middle) // 2]
         settings = {"control": name, "first": _print(first), "l0": l0, "samples": plan.front_samples, "seed": plan.seed}
         job = self.job("control", settings)
-        if found := distributed.agree(lambda: self.stored(job)):
+        if found := self.stored(job):
             return found
         places = spread(self.train.num_samples, max(first.num_latents, POOL // first.input_dim))
-        pool = distributed.together(lambda: self.train.take(places))
-        model = control(name, pool, first.num_latents, plan.seed, watch=self.watch(f"{name} fit"))
+        pool = self.train.take(places)
+        model = control(name, pool, first.num_latents, plan.seed)
 
         def measure() -> list[dict[str, Any]]:
             subject = dataclasses.replace(of_model(name, model), signed=first.signed)
             x = self.scored
             weight = self.weight(subject, subject.target(x), l0)
-            front = measure_front(subject, x, [weight["lam"] * share for share in SPREAD], watch=self.watch(name))
+            front = measure_front(subject, x, [weight["lam"] * share for share in SPREAD])
             rows = [{"kind": "weight", **weight, "pool": len(pool), **_of(subject, "control")}]
             rows += [row | _of(subject, "control") for row in (*self.points(subject, front), _atoms_row(subject))]
             return [*rows, _agreement_row(first, subject) | _of(first)]
@@ -299,14 +285,17 @@ class _Run:
         starts = range(start, min(start + count, self.total), self.size(subject))
         chunks = {first: min(self.size(subject), self.total - first) for first in starts}
         jobs = {first: self.job("gap", settings | {"start": first, "count": size}) for first, size in chunks.items()}
-        found = distributed.agree(lambda: {first: self.stored(job) for first, job in jobs.items()})
-        lacking = [first for first, rows in found.items() if not rows]
+        found = {first: self.stored(job) for first, job in jobs.items()}
+        # Where one process has written a row that another has not seen yet, all must do the same.
+        absent = distributed.gather([first for first, rows in found.items() if not rows])
+        lacking = sorted({first for share in absent for first in share})
         if lacking:
             mean = self.mean
             mine = lacking[distributed.index() :: distributed.count()]
-            own = distributed.together(lambda: {first: self.gap(subject, lam, first, chunks[first], mean) for first in mine})
-            measured = {first: row for share in distributed.gather(own) for first, row in share.items()}
-            found |= distributed.agree(lambda: {first: self.kept(jobs[first], [measured[first]]) for first in lacking})
+            for first in mine:
+                self.kept(jobs[first], [self.gap(subject, lam, first, chunks[first], mean)])
+            distributed.wait("chunks of the gap")
+            found = {first: self.stored(job) for first, job in jobs.items()}
         return [row for first in chunks for row in found[first]]
 
     def gap(self, subject: Subject, lam: float, start: int, count: int, mean: np.ndarray) -> dict[str, Any]:

@@ -51,6 +51,11 @@ def own_mesh() -> Mesh:
     return _of_samples(jax.local_devices())
 
 
+def spans_processes(mesh: Mesh) -> bool:
+    """Whether a mesh has devices of other processes."""
+    return len({device.process_index for device in mesh.devices.flat}) > 1
+
+
 def _of_samples(chosen: Sequence[jax.Device]) -> Mesh:
     return jax.make_mesh((len(chosen),), (SAMPLES,), devices=chosen, axis_types=(AxisType.Auto,))
 

@@ -1,7 +1,6 @@
 """SAEs that this suite fitted, from the files that `sae_gap.study.models` keeps under results/models/."""
 
 import dataclasses
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
 from sae_gap.saes import own, saelens
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.storage import checkpoints
+from sae_gap.storage import trees
 from sae_gap.storage.tensor_files import Config, Tensors
 
 # The file of the end of a fit.
-WEIGHTS = "<step>-end.npz"
+WEIGHTS = "fit.safetensors"
 
 
 def _without_options(kind: type[AmortisedEncoder]) -> Callable[[Config, int], AmortisedEncoder]:
@@ -34,23 +33,18 @@ def _without_options(kind: type[AmortisedEncoder]) -> Callable[[Config, int], Am
 
 # Of their hyper-parameters, what inference asks for is the number of latents of TopK alone: the rest is of training.
 _ENCODERS: dict[str, Callable[[Config, int], AmortisedEncoder]] = {
-    identity.qualified(TopK): lambda described, most: TopK(described.among("k", described.size("k"), most))
+    identity.class_name(TopK): lambda described, most: TopK(described.among("k", described.size("k"), most))
 }
 _ENCODERS |= {
-    identity.qualified(kind): _without_options(kind) for kind in (ReLU, JumpReLU, Gated, BatchTopK, MatryoshkaBatchTopK)
+    identity.class_name(kind): _without_options(kind) for kind in (ReLU, JumpReLU, Gated, BatchTopK, MatryoshkaBatchTopK)
 }
-
-
-def is_weights(name: str) -> bool:
-    """Whether a file of this name is the end of a fit."""
-    return re.fullmatch(r"\d{6,18}-end\.npz", name) is not None
 
 
 def load(path: Path) -> SAE:
     """The SAE that a finished fit of `SparseAutoencoder` ended with.
 
     Args:
-      path: of the file that is called `<step>-end.npz`.
+      path: of the file that is called `fit.safetensors`.
 
     Returns:
       The SAE.
@@ -58,7 +52,8 @@ def load(path: Path) -> SAE:
     Raises:
       ValueError: the file is damaged, or of another learner or encoder; the message names the fault and the mend.
     """
-    learner, source = (Config(path, _read(path, {}).note).part(name) for name in ("learner", "source"))
+    note, model_of = _read(path)
+    learner, source = (Config(path, note).part(name) for name in ("learner", "source"))
     described = learner.part("encoder")
     trained, encoder = (part.text("class", "") for part in (learner, described))
     name = trained.rpartition(".")[2]
@@ -75,8 +70,7 @@ def load(path: Path) -> SAE:
         )
     input_dim, num_latents = source.size("input_dim"), source.size("num_latents")
     kind = _ENCODERS[encoder](described, num_latents)
-    saved = _read(path, {"model": _blank(kind, input_dim, num_latents)})
-    config, arrays = own.as_saelens(saved.parts["model"], kind)
+    config, arrays = own.as_saelens(model_of(_blank(kind, input_dim, num_latents)), kind)
     sae = saelens.assemble(Config(path, config), lambda: Tensors(path, arrays))
     seed = source.entries.get("seed")
     notes = {"fit": path.parent.name, "learner": name, "seed": seed, "data": source.entries.get("data")}
@@ -84,13 +78,23 @@ def load(path: Path) -> SAE:
     return dataclasses.replace(sae, library="sae_gap", architecture=kind.name, entries=entries)
 
 
-def _read(path: Path, like: dict[str, Any]) -> checkpoints.Saved:
+def _read(path: Path) -> tuple[dict[str, Any], Callable[[Model], Model]]:
+    """The note of a file, and what reads the model in it, given its shapes."""
     try:
-        return checkpoints.read_or_raise(path, like)
-    except FileNotFoundError:
-        raise ValueError(f"{path} is not a file; check the path.") from None
+        content = path.read_bytes()
+        note = trees.read_note(content)
+    except OSError:
+        raise ValueError(f"{path} is not a file that can be read; check the path.") from None
     except ValueError as error:
-        raise ValueError(f"{error}; fit it again.") from None
+        raise ValueError(f"{path} is not a fit that can be used ({error}); fit it again.") from None
+
+    def read(blank: Model) -> Model:
+        try:
+            return trees.load(content, blank)
+        except ValueError as error:
+            raise ValueError(f"{path} is not a fit that can be used ({error}); fit it again.") from None
+
+    return note, read
 
 
 def _blank(encoder: AmortisedEncoder, input_dim: int, num_latents: int) -> Model:

@@ -17,6 +17,7 @@ _READERS: dict[str, Callable[[Path], SAE]] = {
     dictionary_learning.WEIGHTS: dictionary_learning.load,
     gemma_scope.WEIGHTS: gemma_scope.load,
     gemma_scope.WEIGHTS_2: gemma_scope.load,
+    fitted.WEIGHTS: fitted.load,
 }
 # How far below a folder its SAEs are looked for, and how many are named.
 _DEPTH, _NAMED = 4, 12
@@ -26,7 +27,7 @@ def load_sae(path: str | os.PathLike[str]) -> SAE:
     """A published SAE, with its own encode and decode and a model on unit atoms; nothing in its files is executed.
 
     Reads SAELens (`sae_weights.safetensors`), dictionary_learning (`ae.pt`), sparsify (`sae.safetensors`) and Gemma Scope
-    (`params.npz`, `params.safetensors`), what `save_sae` wrote, and the ends of the suite's own fits (`<step>-end.npz` under
+    (`params.npz`, `params.safetensors`), what `save_sae` wrote, and the ends of the suite's own fits (`fit.safetensors` under
     results/models/).
 
     Args:
@@ -69,8 +70,6 @@ def _weights(path: Path) -> Path:
 
 def _reader(name: str) -> Callable[[Path], SAE] | None:
     """How a file of this name is read, if it holds weights."""
-    if fitted.is_weights(name):
-        return fitted.load
     return dictionary_learning.load if re.fullmatch(r"ae_\d+\.pt", name) else _READERS.get(name)
 
 
@@ -94,4 +93,4 @@ def _listed(folder: Path, paths: list[Path]) -> str:
 
 
 def _expected() -> str:
-    return f"which are called {', '.join((*_READERS, fitted.WEIGHTS))}"
+    return f"which are called {', '.join(_READERS)}"

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,6 @@ from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
 from sae_gap.saes import foreign_encoders, normalise, saelens
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.storage.files import draft_of
 from sae_gap.storage.results import version
 from sae_gap.storage.tensor_files import brief
 
@@ -195,7 +195,7 @@ def _write(folder: Path, config: str, arrays: Mapping[str, np.ndarray]) -> None:
     if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise ValueError(f"{folder} is there already; choose another folder, or remove it.")
     # Of a short name, since that of the folder with more to it may be too long.
-    draft = draft_of(folder.with_name("sae"))
+    draft = folder.with_name(f".sae-{secrets.token_hex(8)}")
     try:
         draft.mkdir(parents=True)
         save_file(dict(arrays), draft / saelens.WEIGHTS)

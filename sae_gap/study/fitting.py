@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from sae_gap.core.checks import check_callable, check_flag, check_sequence
@@ -20,7 +22,7 @@ from sae_gap.learners.fit_checks import check_fit
 from sae_gap.learners.learner import Learner
 from sae_gap.runtime import devices, distributed, sharding
 from sae_gap.runtime.cores import cores
-from sae_gap.storage.checkpoints import Checkpoint
+from sae_gap.storage.trees import Checkpoint
 
 # Seconds between two reports of how far a fit is.
 _REPORT_EVERY = 1.0
@@ -75,6 +77,7 @@ def fit(
     checkpoints: Sequence[Checkpoint] | None = None,
     keep: Callable[[int, Fitted], None] | None = None,
     watch: Callable[[int, int], None] | None = None,
+    mesh: Mesh | None = None,
 ) -> list[Fit]:
     """Fits a learner to each task, with its own key; the tasks share their shapes.
 
@@ -96,6 +99,8 @@ def fit(
       checkpoints: one for each task; side by side, the first is that of all. A learner on the host has no use for them.
       keep: called with the number of a task and each model that is kept, as soon as it is there.
       watch: called now and then with the number of a task and the steps that it has taken.
+      mesh: the devices to fit on, see `devices.mesh`; None takes those of this process. If it spans processes, all of them call
+        this alike.
 
     Returns:
       A fit for each task.
@@ -111,27 +116,27 @@ def fit(
     if side_by_side is not None:
         check_flag("side_by_side", side_by_side)
     if checkpoints is not None:
-        check_sequence("checkpoints", checkpoints, Checkpoint, "give sae_gap.storage.checkpoints.Checkpoint(path)")
+        check_sequence("checkpoints", checkpoints, Checkpoint, "give sae_gap.storage.trees.Checkpoint(folder)")
         if len(checkpoints) != len(tasks):
             raise ValueError(f"checkpoints must be {len(tasks)}, one for each task, but they are {len(checkpoints)}.")
     if learner.base is not None and bases is None:
-        bases = [one.end.model for one in fit(learner.base, tasks, keys, side_by_side=side_by_side)]
+        bases = [one.end.model for one in fit(learner.base, tasks, keys, side_by_side=side_by_side, mesh=mesh)]
     # What trained the base is of no use to what goes on from its numbers, and would compile anew for each kind.
     given = [{"base": dataclasses.replace(model, encode=None)} for model in bases] if bases is not None else [{} for _ in tasks]
     num_latents = int(tasks[0].num_latents)
     inputs = [(learner.select(task), key, base) for task, key, base in zip(tasks, keys, given, strict=True)]
     if learner.on_host:
         return _fit_on_host(learner, inputs, num_latents)
-    mesh = devices.mesh()
+    mesh = devices.own_mesh() if mesh is None else mesh
     inputs = [(devices.place(data, mesh), *devices.replicate(rest, mesh)) for data, *rest in inputs]
     saves: Sequence[Checkpoint | None] = [None] * len(inputs) if checkpoints is None else checkpoints
     if side_by_side is None:
         side_by_side = goes_side_by_side(learner)
     if side_by_side:
         inputs, saves = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)], saves[:1]
-    core = _CORES if at_once() > 1 else contextlib.nullcontext()
+    core = _CORES if at_once(mesh) > 1 else contextlib.nullcontext()
     with core:
-        program = Program(learner, *inputs[0], num_latents, side_by_side=side_by_side)
+        program = Program(learner, *inputs[0], num_latents, mesh, side_by_side=side_by_side)
 
     def spread(place: int, found: Fitted) -> list[tuple[int, Fitted]]:
         """A model of what runs at a place, for each seed that runs there."""
@@ -150,27 +155,15 @@ def fit(
             if keep is not None:
                 keep(seed, one)
 
-    # What a thread of its own would not know.
+    # Thread-local JAX configuration is not inherited.
     precise = bool(jax.config.values["jax_enable_x64"])
 
     def run(place: int):
-        def aside(call):
-            # Whoever is told may fit something else.
-            def called(told):
-                if isinstance(core, threading.Semaphore):
-                    core.release()
-                try:
-                    call(place, told)
-                finally:
-                    if isinstance(core, threading.Semaphore):
-                        core.acquire()
-
-            return called
-
+        told = None if watch is None else functools.partial(watch, place)
         with jax.enable_x64(precise), core:
-            return program.run(*inputs[place], at, saves[place], aside(kept), aside(watch) if watch else None)
+            return program.run(*inputs[place], at, saves[place], functools.partial(kept, place), told)
 
-    with concurrent.futures.ThreadPoolExecutor(at_once()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(at_once(mesh)) as pool:
         ended = list(pool.map(run, range(len(inputs))))
     fits, device = [], devices.describe()
     for place, (model, count, spent) in enumerate(ended):
@@ -182,10 +175,11 @@ def fit(
     return fits
 
 
-def at_once() -> int:
-    """How many loops may run at once: one for each core, on accelerators and on several devices 1."""
+def at_once(mesh: Mesh | None = None) -> int:
+    """How many loops may run at once on some devices: one for each core, on accelerators and on several devices 1."""
     # Programs that run on several devices together must come in one order on all of them.
-    return cores() if jax.default_backend() == "cpu" and devices.mesh().size == 1 else 1
+    mesh = devices.own_mesh() if mesh is None else mesh
+    return cores() if jax.default_backend() == "cpu" and mesh.size == 1 else 1
 
 
 def goes_side_by_side(learner: Learner) -> bool:
@@ -205,7 +199,7 @@ def _fit_on_host(
             model = learner.learn(data, num_latents=num_latents, key=key, **base)
             return Fitted(learner.num_steps, model, time.perf_counter() - began)
 
-        fits.append(Fit(distributed.agree(learn), {}, 0.0, device))
+        fits.append(Fit(learn(), {}, 0.0, device))
     return fits
 
 
@@ -237,11 +231,12 @@ class Program:
         key: PyTree,
         base: dict[str, Model],
         num_latents: int,
+        mesh: Mesh,
         *,
         side_by_side: bool = False,
     ):
         began = time.perf_counter()
-        mesh = devices.mesh()
+        self._spans = devices.spans_processes(mesh)
         self._learner, self._num_steps = devices.replicate(_prepared(learner), mesh), learner.num_steps
         self._static = (num_latents, side_by_side)
         with sharding.within(data):
@@ -308,9 +303,9 @@ class Program:
             waits = [_REPORT_EVERY] * (watch is not None) + ([] if save is None else [save.every])
             stop = min([self._num_steps, *(done + max(1, int(wait / max(pace, 1e-6))) for wait in waits)])
             due = save is not None and done < self._num_steps and now - saved >= save.every
-            if waits:
+            if waits and self._spans:
                 # Clocks differ, and all must stop at the same step.
-                stop, due = distributed.same((stop, due))
+                stop, due = distributed.from_first((stop, due))
             if save is not None and due:
                 save.store(begun, now - clock, step=done)
                 saved = time.perf_counter()

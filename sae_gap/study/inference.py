@@ -7,15 +7,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import scipy.sparse
 from jaxtyping import Array, Float
 
 from sae_gap.core import identity
-from sae_gap.core.codes import DENSE_LATENTS, DENSE_NUMBERS, Codes, infer_in_chunks, join
+from sae_gap.core.codes import DENSE_LATENTS, DENSE_NUMBERS, infer_in_chunks
 from sae_gap.core.types import Coded, Model, Task
 from sae_gap.encoders.encoder import Encoder
-from sae_gap.runtime import devices, distributed
+from sae_gap.runtime import devices
 from sae_gap.storage import results
 
 # Numbers of a chunk of dense codes, where their non-zeros are kept.
@@ -28,12 +26,10 @@ def name_of(encoder: Encoder) -> str:
 
 
 class Inference:
-    """What the encoders make of the splits of a task on one model.
-
-    Each process codes its share of the samples on its own devices, and all have all codes then.
+    """What the encoders make of the splits of a task on one model, on the devices of this process.
 
     Args:
-      task: the data, in the memory of this process alone, as is the model.
+      task: the data, in the memory of this process, as is the model.
       model: the dictionary and the parameters of its encoder.
     """
 
@@ -69,27 +65,20 @@ class Inference:
     def _run(self, encoder: Encoder, split: str) -> tuple[Coded, float]:
         name = name_of(encoder)
         if (name, split) not in self._found:
-            whole = getattr(self.task, split).signals
-            rows = distributed.share(len(whole))
-            signals = self._placed(whole, rows)
+            mesh = devices.own_mesh()
+            signals = jax.block_until_ready(devices.place(getattr(self.task, split).signals, mesh))
             begun = None
             if encoder.origin is not None and not self._in_chunks:
-                begun = self._placed(self.infer(encoder.origin, split).codes, rows)
-            seconds = jnp.inf
+                begun = jax.block_until_ready(devices.place(self.infer(encoder.origin, split).codes, mesh))
             # A run that compiles is repeated, once, for its time; only the ID split is timed.
             for _ in range(2):
                 compiled, started = devices.compilations(), time.perf_counter()
-                solution = jax.block_until_ready(self._infer(encoder, signals, begun))
+                coded = jax.block_until_ready(self._infer(encoder, signals, begun))
                 seconds = time.perf_counter() - started
                 if split != "id" or devices.compilations() == compiled:
                     break
-            self._found[name, split] = _whole(solution, len(whole)), max(distributed.gather(seconds))
+            self._found[name, split] = coded, seconds
         return self._found[name, split]
-
-    def _placed(self, array: Any, rows: np.ndarray) -> Any:
-        """An array's rows that are this process's to code, on its devices."""
-        own = array if distributed.count() == 1 else np.asarray(array)[rows]
-        return jax.block_until_ready(devices.place(own, devices.own_mesh()))
 
     def _infer(self, encoder: Encoder, signals: Float[Array, "n input_dim"], begun: Any) -> Coded:
         if not self._in_chunks:
@@ -97,23 +86,6 @@ class Inference:
         # No more dense codes than those of a chunk are ever held; a start is found anew for each.
         size = max(100, _CHUNK // self.task.num_latents) if self._sparse else 100
         return infer_in_chunks(lambda chunk: encoder.infer(self.model, jnp.asarray(chunk)), signals, size, sparse=self._sparse)
-
-
-def _whole(coded: Coded, num_samples: int) -> Coded:
-    """The codes of all samples, of which each process has its share."""
-    if distributed.count() == 1:
-        return coded
-    pieces = distributed.gather(jax.tree.map(lambda leaf: leaf if scipy.sparse.issparse(leaf) else np.asarray(leaf), coded))
-    if isinstance(coded.codes, Codes) or scipy.sparse.issparse(coded.codes):
-        every = [piece.codes for piece in pieces]
-        joined = (join(every) if isinstance(coded.codes, Codes) else scipy.sparse.csr_array(scipy.sparse.vstack(every)))[
-            :num_samples
-        ]
-        rest = [dataclasses.replace(piece, codes=None) for piece in pieces]
-    else:
-        joined, rest = None, pieces
-    found = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:num_samples], *rest)
-    return found if joined is None else dataclasses.replace(found, codes=joined)
 
 
 __all__ = ["Inference", "name_of"]

@@ -1,8 +1,7 @@
-"""The one runner: what a study still lacks is fitted or read, then inferred, scored and appended, job by job."""
+"""The one runner: what a study still lacks is fitted or read, then inferred, scored and stored, job by job."""
 
 import concurrent.futures
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 from absl import logging
 from scipy.sparse import issparse
+from tqdm import tqdm
 
 from sae_gap.core import identity
 from sae_gap.core.checks import check_shard, check_type
@@ -20,17 +20,14 @@ from sae_gap.data.recording import Source, task_of
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.learner import Learner
 from sae_gap.metrics.metric import SCORED, Inferred
-from sae_gap.runtime import devices, distributed
+from sae_gap.runtime import devices, distributed, progress
 from sae_gap.storage import results
 from sae_gap.study import fitting
 from sae_gap.study.fitting import Fit
 from sae_gap.study.inference import Inference, name_of
 from sae_gap.study.models import Models
-from sae_gap.study.progress import Progress
 from sae_gap.study.study import Method, Study
 
-# Part of every key and of every row: raise it when a change to the code changes what a row means.
-SCHEMA = 2
 # The name of a row within a study: its seed, its method with what that varies, and the step of the fit.
 _Name = tuple[int, int, int | None]
 # Learners are fitted together where all that run at once have codes, or squares of the width, of no more numbers than this.
@@ -78,28 +75,28 @@ class Job:
 
 def run(
     study: Study,
-    store: results.Store | None,
+    store: results.Store,
     shard: tuple[int, int] | None = None,
     *,
     models: Models | None = None,
-    progress: Progress | None = None,
+    show_progress: bool = True,
 ) -> list[results.Row]:
     """Runs what the store does not hold yet, and returns the study's rows.
 
     Each job fits one learner for all seeds, or reads its models where they are, and infers with every method that shares it;
-    its rows reach the store together. A method whose task lacks what it needs is left out, with a line in the log. On a CPU the
+    its rows are stored together. A method whose task lacks what it needs is left out, with a line in the log. On a CPU the
     learners of all jobs on the same data are fitted first, a seed on each core, unless the study asks for their seconds.
 
-    In many processes, which `distributed.start` has joined, all call this alike: they fit on the devices of all, each codes its
-    share of the samples, and the first one keeps rows and models.
+    Of many processes, which `distributed.start` has joined, each runs its share of the jobs on its own devices; they share the
+    folders of the store and of the models.
 
     Args:
       study: what to run.
-      store: where rows are kept. Only that of the first process is looked at, and others may have None.
-      shard: `(index, count)`: run only each count-th job, beginning with index; the rest are another run's. None takes
-        the store's.
+      store: where rows are kept.
+      shard: `(index, count)`: run only each count-th job, beginning with index; the rest are another run's. None takes the
+        index of this process and the count of all.
       models: where fitted models are kept; None keeps them in the store's folder.
-      progress: where to say how far the run is; None says nothing.
+      show_progress: whether to show a line of progress on a terminal or in a notebook.
 
     Returns:
       The rows of the study that are in the store by now, other shards' included, in the order of sources and methods.
@@ -108,42 +105,37 @@ def run(
       ValueError: the shard is not one of its count, or the store holds rows of another study or another form.
     """
     check_type("study", study, Study, "give sae_gap.Study(name, sources, methods)")
-    check_type("store", store, (results.Store, type(None)), "give sae_gap.Store(directory)")
+    check_type("store", store, results.Store, "give sae_gap.Store(directory)")
     check_type("models", models, (Models, type(None)), "give sae_gap.Models(directory)")
-    check_type("progress", progress, (Progress, type(None)), "give sae_gap.study.progress.Progress()")
-    index, count = distributed.agree(lambda: results.held(store).shard) if shard is None else check_shard(shard)
-    models = distributed.agree(lambda: Models(results.held(store).directory / "models")) if models is None else models
-    progress = Progress() if progress is None else progress
+    index, count = (distributed.index(), distributed.count()) if shard is None else check_shard(shard)
+    models = Models(store.folder / "models") if models is None else models
     every = list(jobs(study))
-
-    def look() -> set[str]:
-        _check(study, results.held(store))
-        return results.held(store).keys()
-
-    present = distributed.agree(look)
-    mine = [job for place, job in enumerate(every) if place % count == index]
-    progress.begin(len(mine), sum(present.issuperset(job.keys.values()) for job in mine))
-    lacking = [(place, job.without(present)) for place, job in enumerate(mine) if not present.issuperset(job.keys.values())]
-    try:
-        for _, cell in itertools.groupby(lacking, lambda placed: placed[1].sources[0].asdict() | {"seed": None}):
-            placed = list(cell)
-            fits = _fit_ahead(study, [job for _, job in placed], models, progress)
-            for place, job in placed:
-                progress.start(place + 1, str(job))
-                rows = _run_job(study, job, models, progress, fits.pop(job.name, None))
-                distributed.on_first(functools.partial(_keep, store, rows))
-    finally:
-        progress.end()
-    wanted = {key: None for job in every for key in job.keys.values()}
-    found = {row["key"]: row for row in distributed.agree(lambda: results.held(store).rows())}
-    names = [method.name for source in study.sources for method in study.methods(source)]
-    order = {name: place for place, name in enumerate(dict.fromkeys(names))}
-
-    def place_of(row: results.Row) -> tuple[Any, ...]:
-        cell = [(row.get(size) is not None, row.get(size) or 0) for size in results.SIZES]
-        return (*cell, order[row["method"]], row["lam"], row.get("iterations", 0), row.get("step", 0), row["seed"])
-
-    return sorted((found[key] for key in wanted if key in found), key=place_of)
+    present = _keys_of(study, store)
+    mine = every[index::count]
+    lacking = [job.without(present) for job in mine if not present.issuperset(job.keys.values())]
+    # A job counts once when its learner is fitted and once when it is scored.
+    with progress.bar(2 * len(mine), study.name, unit="job", shown=show_progress) as line:
+        line.update(2 * (len(mine) - len(lacking)))
+        for _, cell in itertools.groupby(lacking, lambda job: job.sources[0].asdict() | {"seed": None}):
+            together = list(cell)
+            tasks = {source.seed: task_of(source) for job in together for source in job.sources}
+            fits = _fit_together(study, together, tasks, models, line)
+            for job in together:
+                line.set_postfix_str(str(job)[:60])
+                if line.disable:
+                    logging.info("%d of %d jobs lacking: %s", lacking.index(job) + 1, len(lacking), job)
+                own = [tasks[source.seed] for source in job.sources]
+                need = job.learner.needs(own[0])
+                if need is not None:
+                    logging.warning("left out %s: the data lack %s", job, need)
+                    continue
+                found = fits.pop(job.name, None)
+                if found is None:
+                    found = models.fit(job.learner, job.sources, own, job.steps, watch=_watch(job, line))
+                store.append(_score(study, job, own, found))
+                line.update(1)
+    distributed.wait(study.name)
+    return _in_order(study, every, store.rows())
 
 
 def jobs(study: Study) -> Iterator[Job]:
@@ -155,7 +147,7 @@ def jobs(study: Study) -> Iterator[Job]:
     for group in groups.values():
         by_learner: dict[str, list[Method]] = {}
         for method in study.methods(group[0][0]):
-            by_learner.setdefault(results.key({"learner": identity.describe(method.learner)}), []).append(method)
+            by_learner.setdefault(_name(method.learner), []).append(method)
         for methods in by_learner.values():
             keys: dict[_Name, str] = {}
             for (_, description), (place, method) in itertools.product(group, enumerate(methods)):
@@ -165,7 +157,12 @@ def jobs(study: Study) -> Iterator[Job]:
             yield Job([source for source, _ in group], methods, keys)
 
 
+def _name(learner: Learner) -> str:
+    return results.key({"learner": identity.describe(learner)})
+
+
 def _identity(study: Study, description: Mapping[str, Any], method: Method) -> dict[str, Any]:
+    """All that decides a row, as plain data."""
     return {
         "study": study.name,
         "protocol": study.protocol,
@@ -174,95 +171,89 @@ def _identity(study: Study, description: Mapping[str, Any], method: Method) -> d
         "method": method.name,
         "learner": identity.describe(method.learner),
         "encoder": identity.describe(method.encoder),
-        "code": [identity.code(method.learner), identity.code(method.encoder)],
         "row": dict(method.row),
-        "metrics": sorted(identity.qualified(metric) for metric in study.metrics),
+        "metrics": sorted(identity.describe_metric(metric) for metric in study.metrics),
         "precision": identity.precision(),
-        "schema": SCHEMA,
+        "numerics": identity.NUMERICS,
     }
 
 
-def _keep(store: results.Store | None, rows: Sequence[results.Row]) -> None:
-    results.held(store).append(rows)
-
-
-def _check(study: Study, store: results.Store) -> None:
-    for row in store.rows():
-        if row.get("schema") != SCHEMA or row.get("study") != study.name:
+def _keys_of(study: Study, store: results.Store) -> set[str]:
+    """The keys of the rows that are there, all of which must be this study's."""
+    rows = store.rows()
+    for row in rows:
+        if row.get("study") != study.name:
             raise ValueError(
-                f"{store.directory} holds rows of the study {row.get('study')!r} in form {row.get('schema')!r}, where "
-                f"{study.name!r} in form {SCHEMA} is to go; move that folder away or choose another."
+                f"{store.folder} holds rows of the study {row.get('study')!r}, where {study.name!r} is to go; move that folder "
+                "away or choose another."
             )
+    return {row["key"] for row in rows}
 
 
-def _fit_ahead(study: Study, jobs: Sequence[Job], models: Models, progress: Progress) -> dict[str, list[Fit]]:
+def _in_order(study: Study, every: Sequence[Job], rows: Sequence[results.Row]) -> list[results.Row]:
+    wanted = {key for job in every for key in job.keys.values()}
+    names = [method.name for source in study.sources for method in study.methods(source)]
+    order = {name: place for place, name in enumerate(dict.fromkeys(names))}
+
+    def place_of(row: results.Row) -> tuple[Any, ...]:
+        cell = [(row.get(size) is not None, row.get(size) or 0) for size in results.SIZES]
+        return (*cell, order[row["method"]], row["lam"], row.get("iterations", 0), row.get("step", 0), row["seed"])
+
+    return sorted((row for row in rows if row["key"] in wanted), key=place_of)
+
+
+def _fit_together(
+    study: Study, jobs: Sequence[Job], tasks: Mapping[int, Task], models: Models, line: tqdm
+) -> dict[str, list[Fit]]:
     """Fits the learners of jobs on the same data together, a seed on each core, before any codes are inferred.
 
-    Codes come after all fits because the seconds of encoders are measured with nothing beside them.
+    Codes come after all fits because the seconds of encoders are measured with nothing beside them. Bases come first, each
+    once, whichever jobs go on from them.
 
     Returns:
       The fits of each job by its name; those that are not there are made when the turn of the job comes.
     """
-    num_train, size = jobs[0].sources[0].num_train, jobs[0].sources[0].asdict()
-    width, workers = size["num_latents"], fitting.at_once()
+    task, workers = next(iter(tasks.values())), fitting.at_once()
+    num_train, width = len(task.train.signals), task.num_latents
     if study.timed or workers == 1 or width * max(num_train, width) * workers > _TOGETHER:
         return {}
-    tasks = {source.seed: task_of(source) for job in jobs for source in job.sources}
-    waiting = [job for job in jobs if _goes_ahead(job, models, tasks)]
+    waiting = [job for job in jobs if not any(one.on_host for one in _chain(job.learner)) and job.learner.needs(task) is None]
+    bases: dict[str, tuple[Learner, dict[int, Source]]] = {}
+    for job in waiting:
+        for base in _chain(job.learner)[1:]:
+            bases.setdefault(_name(base), (base, {}))[1].update({source.seed: source for source in job.sources})
+    own = {_name(job.learner) for job in waiting}
+    todo: list[tuple[Learner, list[Source], Job | None]] = [(job.learner, list(job.sources), job) for job in waiting]
+    todo += [(base, list(sources.values()), None) for name, (base, sources) in bases.items() if name not in own]
+
+    def fit(learner: Learner, sources: Sequence[Source], job: Job | None) -> list[Fit]:
+        drawn = [tasks[source.seed] for source in sources]
+        watch = None if job is None else _watch(job, line)
+        return models.fit(learner, sources, drawn, () if job is None else job.steps, watch=watch)
+
+    found: dict[str, list[Fit]] = {}
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        # What one has set for its own thread, such as a precision within a context, others would not have.
-        if len(waiting) < 2 or pool.submit(_options).result() != _options():
+        # Thread-local JAX configuration is not inherited.
+        if len(todo) < 2 or pool.submit(_options).result() != _options():
             return {}
-        missing = {job.name: [source for source in job.sources if _is_missing(job, source, models)] for job in waiting}
-        progress.ahead([str(job) for job in waiting], sum(map(len, missing.values())))
-
-        def watch(job: Job) -> Callable[[Learner, int, int], None]:
-            def watched(learner: Learner, place: int, steps: int) -> None:
-                # Of bases nothing is told, which several may share.
-                if learner is job.learner:
-                    progress.fit(str(job), job.sources[place].seed, steps / learner.num_steps)
-
-            return watched
-
-        def fit(job: Job) -> list[Fit] | None:
-            drawn, told = [tasks[source.seed] for source in job.sources], watch(job) if progress.watching else None
-            try:
-                found = models.fit(job.learner, job.sources, drawn, job.steps, watch=told)
-            except Exception as error:
-                logging.warning("%s could not be fitted beside others and is fitted again in its turn: %s", job, error)
-                return None
-            for source in missing[job.name]:
-                progress.fit(str(job), source.seed, 1.0)
-            progress.fitted(str(job))
-            return found
-
-        def seconds(job: Job) -> float:
-            return models.estimate(job.learner, num_train, size["input_dim"], width)
-
-        found: dict[str, list[Fit] | None] = {}
-        waiting.sort(key=seconds, reverse=True)
+        depths = sorted({len(_chain(learner)) for learner, _, _ in todo})
         try:
-            while waiting:
-                # Whose base is another's learner waits for that one, which is asked for other steps as well.
-                now = [job for job in waiting if not any(job is not other and _rests_on(job, other) for other in waiting)]
-                begun = {job.name: pool.submit(fit, job) for job in now}
-                found |= {name: future.result() for name, future in begun.items()}
-                waiting = [job for job in waiting if job.name not in begun]
+            for depth in depths:
+                level = [one for one in todo if len(_chain(one[0])) == depth]
+                level.sort(key=lambda one: one[0].work(num_train, task.input_dim, width), reverse=True)
+                begun = [(one[2], pool.submit(fit, *one)) for one in level]
+                found |= {job.name: future.result() for job, future in begun if job is not None}
+                for _, future in begun:
+                    future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return {name: fits for name, fits in found.items() if fits is not None}
+    return found
 
 
-def _bases(learner: Learner) -> Iterator[Learner]:
-    while learner.base is not None:
-        learner = learner.base
-        yield learner
-
-
-def _rests_on(job: Job, other: Job) -> bool:
-    learner = identity.describe(other.learner)
-    return any(identity.describe(base) == learner for base in _bases(job.learner))
+def _chain(learner: Learner) -> list[Learner]:
+    """A learner, its base, the base of that, and so on."""
+    return [learner] if learner.base is None else [learner, *_chain(learner.base)]
 
 
 def _options() -> dict[str, Any]:
@@ -270,38 +261,23 @@ def _options() -> dict[str, Any]:
     return dict(jax.config.values)
 
 
-def _goes_ahead(job: Job, models: Models, tasks: Mapping[int, Task]) -> bool:
-    """Whether a job has fits to make, that its data allow and that run outside of Python."""
-    if any(learner.on_host for learner in (job.learner, *_bases(job.learner))):
-        return False
-    try:
-        lacks = job.learner.needs(tasks[job.sources[0].seed]) is not None
-    except Exception:
-        # It is raised again in its turn, when the rows of those before it are there.
-        return False
-    return not lacks and any(_is_missing(job, source, models) for source in job.sources)
+def _watch(job: Job, line: tqdm) -> Callable[[Learner, int, int], None] | None:
+    """What tells a line of progress how far the fits of a job are."""
+    if line.disable:
+        return None
+    shares: dict[int, float] = {}
+
+    def watched(learner: Learner, place: int, steps: int) -> None:
+        if learner is job.learner:
+            share = steps / learner.num_steps
+            line.update((share - shares.get(place, 0.0)) / len(job.sources))
+            shares[place] = share
+
+    return watched
 
 
-def _is_missing(job: Job, source: Source, models: Models) -> bool:
-    return bool(models.missing(job.learner, source, job.steps))
-
-
-def _run_job(
-    study: Study, job: Job, models: Models, progress: Progress, outcomes: Sequence[Fit] | None = None
-) -> list[results.Row]:
-    """The rows of a job, whose fits are there already or are made here."""
-    tasks = [task_of(source) for source in job.sources]
-    lacking = job.learner.needs(tasks[0])
-    if lacking is not None:
-        logging.warning("left out %s: the data lack %s", job, lacking)
-        return []
-
-    def watch(learner: Learner, place: int, steps: int) -> None:
-        progress.fit(learner.name, job.sources[place].seed, steps / learner.num_steps)
-
-    watching = distributed.same(progress.watching)
-    if outcomes is None:
-        outcomes = models.fit(job.learner, job.sources, tasks, job.steps, watch=watch if watching else None)
+def _score(study: Study, job: Job, tasks: Sequence[Task], outcomes: Sequence[Fit]) -> list[results.Row]:
+    """The rows of a job whose learner is fitted."""
     provenance = results.provenance() | {"device": devices.describe(), "precision": identity.precision()}
     rows = []
     for source, task, outcome in zip(job.sources, tasks, outcomes, strict=True):
@@ -321,7 +297,7 @@ def _run_job(
             for place, step in wanted:
                 method = job.methods[place]
                 rows.append(
-                    {"key": job.keys[description["seed"], place, step], "job": job.name, "schema": SCHEMA, "study": study.name}
+                    {"key": job.keys[description["seed"], place, step], "job": job.name, "study": study.name}
                     | {"method": method.name, "family": method.family}
                     | method.coordinates
                     | ({} if step is None else {"step": step})
@@ -334,7 +310,6 @@ def _run_job(
                     | provenance
                 )
                 inference.forget(kept)
-                progress.scored()
     return rows
 
 
@@ -369,8 +344,7 @@ def _measure(study: Study, method: Method, inference: Inference, shared: dict[An
         optimum[split] = cast(Solution, inference.infer(reference, split).certified)
     scored = Inferred(inference.task, inference.model, codes, optimum, reference.lam, study.protocol, shared)
     measured: dict[str, Any] = {}
-    # The others have no use for rows, and wait where they are needed next.
-    for metric in study.metrics if distributed.is_first() else ():
+    for metric in study.metrics:
         measured |= metric(scored)
     for split in SCORED:
         own = inferred[split].certified
@@ -384,4 +358,4 @@ def _measure(study: Study, method: Method, inference: Inference, shared: dict[An
     return measured | signs | {"encode_seconds": seconds}
 
 
-__all__ = ["SCHEMA", "Job", "jobs", "reference_of", "run"]
+__all__ = ["Job", "jobs", "reference_of", "run"]

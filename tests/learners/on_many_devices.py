@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from sae_gap.storage.checkpoints import Checkpoint
 
 from sae_gap import Setting, Split, draw, fit_stream
 from sae_gap.core.types import Model
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary, lay
 from sae_gap.runtime import devices
-from sae_gap.storage.checkpoints import Checkpoint
 
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 COLLECTIVE = re.compile(rf' = (.*?) ({KINDS})\(.*op_name="([^"]*)"')

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sae_gap.study.progress import Progress
 from sklearn.linear_model import Lasso as SklearnLasso
 
 from sae_gap import Store, measure
@@ -14,7 +15,6 @@ from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.measure import plan as module
 from sae_gap.measure.summary import pack, unpack
-from sae_gap.study.progress import Progress
 
 LAM = 0.25
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sae_gap.storage.checkpoints import Checkpoint
 
 from sae_gap import Setting, draw, fit
 from sae_gap.core.types import Model
@@ -19,7 +20,6 @@ from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.runtime import devices
-from sae_gap.storage.checkpoints import Checkpoint
 from sae_gap.study import fitting
 
 SAE = SparseAutoencoder(TopK(3), num_steps=5)

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sae_gap.storage.checkpoints import Checkpoint
 
 from sae_gap import Method, Models, Recording, Setting, Store, Study, draw, run
 from sae_gap.core import identity
@@ -31,7 +32,6 @@ from sae_gap.learners.probe import LinearProbe
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.metrics import gap
 from sae_gap.storage import checkpoints
-from sae_gap.storage.checkpoints import Checkpoint
 from sae_gap.study import models
 
 SETTING = Setting(20, 3, 200)

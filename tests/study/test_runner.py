@@ -15,6 +15,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from sae_gap.study.progress import Line, Log
 
 from sae_gap import Method, Models, Recording, Setting, Store, draw, run
 from sae_gap.encoders.lasso import Lasso
@@ -28,7 +29,6 @@ from sae_gap.solvers import sparse_code
 from sae_gap.storage import results
 from sae_gap.study import models, runner
 from sae_gap.study.inference import Inference
-from sae_gap.study.progress import Line, Log
 from tests.tiny import METHODS, NAMES, SAE, SETTING, Recorded, make, timeless
 
 

@@ -23,7 +23,7 @@ from sae_gap.learners.fit_checks import check_key
 from sae_gap.learners.online.online_dictionary import OnlineDictionary, OnlineState, lay
 from sae_gap.runtime import devices, distributed
 from sae_gap.runtime.sharding import LATENTS, SAMPLES, check_mesh
-from sae_gap.storage.checkpoints import Checkpoint
+from sae_gap.storage.trees import Checkpoint
 
 Source = Callable[[int, int], ArrayLike]
 
@@ -74,7 +74,7 @@ def fit_stream(
     """
     check_type("learner", learner, OnlineDictionary, "give sae_gap.learners.online.online_dictionary.OnlineDictionary()")
     check_key("key", key)
-    check_type("checkpoint", checkpoint, (Checkpoint, type(None)), "give sae_gap.storage.checkpoints.Checkpoint(path)")
+    check_type("checkpoint", checkpoint, (Checkpoint, type(None)), "give sae_gap.storage.trees.Checkpoint(folder)")
     if mesh is not None:
         check_mesh(mesh, SAMPLES)
     if watch is not None:
@@ -130,7 +130,8 @@ def fit_stream(
             if turn < learner.num_steps:
                 upcoming = pool.submit(fetch, turn)
             state = _round((learner, block, size), state)
-            if checkpoint is not None and distributed.same(time.perf_counter() - saved > checkpoint.every):
+            # Clocks differ, and all processes must save the same round.
+            if checkpoint is not None and distributed.from_first(time.perf_counter() - saved > checkpoint.every):
                 checkpoint.store(state, spent + time.perf_counter() - began, step=turn)
                 saved = time.perf_counter()
             if watch is not None:

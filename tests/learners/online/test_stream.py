@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sae_gap.storage.checkpoints import Checkpoint
 
 from sae_gap import Setting, draw, fit_stream, match_atoms
 from sae_gap.learners.online import stream
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.storage.checkpoints import Checkpoint
 
 LEARNER = OnlineDictionary(num_steps=40)
 OPTIONS = {"num_latents": 40, "key": jax.random.key(0)}

@@ -1,0 +1,204 @@
+"""A folder of whole files, on disk or in a bucket: they are put, got, listed and removed, never appended to. No JAX needed."""
+
+import contextlib
+import os
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sae_gap.core.checks import check_path
+
+# Seconds after which the draft of a killed process is removed.
+_STALE = 86_400
+
+
+class BucketError(OSError):
+    """A bucket refused; the message is a sentence."""
+
+
+class Folder:
+    """A folder, which is made when the first file is written to it.
+
+    Whoever reads a file, or kills the process that writes it, finds the old content or the new.
+
+    Args:
+      path: a path, in which `~` is expanded, or a URL such as gs://bucket/folder, for which fsspec has to be installed.
+
+    Raises:
+      ValueError: the URL cannot be used; the message says why.
+    """
+
+    def __init__(self, path: "str | os.PathLike[str] | Folder"):
+        self._text: str
+        self._bucket: Any
+        self._swept = False
+        if isinstance(path, Folder):
+            self._text, self._bucket = path._text, path._bucket
+            return
+        check_path("directory", path)
+        text = os.fspath(path)
+        self._bucket = _connect(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) else None
+        self._text = text.rstrip("/") if self._bucket else str(Path(text).expanduser())
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"Folder({self._text!r})"
+
+    def __truediv__(self, name: str) -> "Folder":
+        """The folder of a name in this one."""
+        inner = Folder(self)
+        inner._text = f"{self._text}/{name}" if self._bucket else str(Path(self._text) / name)
+        return inner
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self._text.rpartition("/")[2]
+
+    @property
+    def local(self) -> Path | None:
+        """Its path on this machine; None in a bucket."""
+        return None if self._bucket else Path(self._text)
+
+    def names(self) -> list[str]:
+        """The names of the files in it, sorted; none where there is no such folder."""
+        return [name for name, is_file in self._entries() if is_file]
+
+    def folders(self) -> list[str]:
+        """The names of the folders in it, sorted."""
+        return [name for name, is_file in self._entries() if not is_file]
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of this name."""
+        if self._bucket is None:
+            return (Path(self._text) / name).is_file()
+        with self._asking(name, "read"):
+            self._bucket.invalidate_cache()
+            return bool(self._bucket.isfile(self._remote(name)))
+
+    def read(self, name: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+          FileNotFoundError: there is none.
+          OSError: it cannot be read.
+        """
+        if self._bucket is None:
+            return (Path(self._text) / name).read_bytes()
+        with self._asking(name, "read"):
+            return self._bucket.cat_file(self._remote(name))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Puts a file, whole, in the place of an earlier one.
+
+        Raises:
+          OSError: it cannot be written; nothing is left behind.
+        """
+        if self._bucket is not None:
+            with self._asking(name, "written"):
+                self._bucket.pipe_file(self._remote(name), content)
+            return
+        folder = Path(self._text)
+        draft = folder / f".draft-{secrets.token_hex(8)}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._sweep(folder)
+            with draft.open("xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(draft, folder / name)
+        except OSError as error:
+            # For a full disk Python gives no name, and otherwise that of the draft.
+            raise OSError(error.errno, error.strerror, str(folder / name)) from error
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        """Removes a file, if it is there."""
+        if self._bucket is None:
+            (Path(self._text) / name).unlink(missing_ok=True)
+        elif self.exists(name):
+            with self._asking(name, "removed"):
+                self._bucket.rm_file(self._remote(name))
+
+    def obstacle(self) -> str | None:
+        """Why nothing can be written to it, or None where it can. Only a write tells: permission bits do not."""
+        try:
+            if self._bucket is None:
+                folder = Path(self._text)
+                there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+                with tempfile.TemporaryFile(dir=there) as probe:
+                    probe.write(b"\n")
+            else:
+                probe_name = f".probe-{secrets.token_hex(8)}"
+                self.write(probe_name, b"\n")
+                self.remove(probe_name)
+        except OSError as error:
+            return error.strerror or str(error)
+        return None
+
+    def require_writable(self) -> None:
+        """Raises a ValueError where nothing can be written to it."""
+        found = self.obstacle()
+        if found is not None:
+            raise ValueError(f"results cannot be written to {self} ({found}); choose another folder.")
+
+    def _entries(self) -> list[tuple[str, bool]]:
+        if self._bucket is None:
+            folder = Path(self._text)
+            found = [(path.name, path.is_file()) for path in folder.iterdir()] if folder.is_dir() else []
+        else:
+            with self._asking("", "read"):
+                self._bucket.invalidate_cache()
+                remote = self._remote("").rstrip("/")
+                listed = self._bucket.ls(remote, detail=True) if self._bucket.exists(remote) else []
+            # Some stores list the folder itself, as an object of no bytes.
+            kept = [entry for entry in listed if entry["name"].rstrip("/") != remote]
+            found = [(entry["name"].rstrip("/").rpartition("/")[2], entry["type"] == "file") for entry in kept]
+        return sorted(entry for entry in found if not entry[0].startswith("."))
+
+    def _sweep(self, folder: Path) -> None:
+        """Removes, once, what killed processes left of their drafts."""
+        if not self._swept:
+            self._swept = True
+            for draft in folder.glob(".draft-*"):
+                with contextlib.suppress(OSError):
+                    if time.time() - draft.stat().st_mtime > _STALE:
+                        draft.unlink()
+
+    def _remote(self, name: str) -> str:
+        return f"{self._bucket._strip_protocol(self._text)}/{name}"  # type: ignore[union-attr]
+
+    @contextlib.contextmanager
+    def _asking(self, name: str, verb: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            reason = " ".join((getattr(error, "strerror", None) or str(error)).split()).rstrip(".")[:200]
+            raise BucketError(f"{self._text}/{name} cannot be {verb} ({reason or type(error).__name__}).") from error
+
+
+def _connect(url: str) -> Any:
+    """The file system of a URL."""
+    if "://" not in url or ".." in url.split("/") or not url.partition("://")[2].strip("/"):
+        raise ValueError(f"{url!r} is no bucket that can be used; write it as gs://bucket/folder or s3://bucket/folder.")
+    try:
+        from fsspec.core import url_to_fs
+
+        return url_to_fs(url, **({"auto_mkdir": True} if url.startswith("file:") else {}))[0]
+    except ImportError:
+        raise ValueError(f"{url} needs fsspec, gcsfs and s3fs; install them with pip install 'sae_gap[buckets]'.") from None
+    except Exception as error:
+        raise ValueError(f"{url} cannot be reached ({error}); check its name and your credentials.") from error
+
+
+__all__ = ["BucketError", "Folder"]

@@ -1,0 +1,179 @@
+"""Trees of arrays as .safetensors files, with a note in the header: models, and the state that a killed fit goes on from.
+
+A file may come from anyone who can write to the folder: nothing in it is executed, and a tree is read only if its arrays have
+the names, shapes and types that the reader expects.
+"""
+
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+from absl import logging
+from jaxtyping import PyTree
+from safetensors import SafetensorError
+
+from sae_gap.runtime import devices, distributed
+from sae_gap.storage.folder import Folder
+from sae_gap.storage.results import plain
+
+
+def dump(tree: PyTree, note: Mapping[str, Any]) -> bytes:
+    """A tree of arrays and a note, as the content of a .safetensors file.
+
+    Args:
+      tree: any tree of arrays; a tensor is named after its place, such as `.encoder.weight`.
+      note: what has a JSON form.
+    """
+    arrays = _arrays(tree)
+    header = {"note": json.dumps(plain(note), allow_nan=False), "crc32": str(_checksum(arrays))}
+    return safetensors.numpy.save(arrays, metadata=header)
+
+
+def load(content: bytes, like: PyTree) -> PyTree:
+    """The tree in such a file.
+
+    Args:
+      content: of the file.
+      like: a tree of arrays, or of their shapes and types.
+
+    Returns:
+      The tree, on the devices of `like` where it is tied to any.
+
+    Raises:
+      ValueError: the file is damaged, or holds something unlike what is expected.
+    """
+    note = _header(content)
+    try:
+        found = safetensors.numpy.load(content)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"its tensors cannot be read ({error})") from None
+    wanted = {name: _form(leaf) for name, leaf in _named(like)}
+    have = {name: (array.shape, array.dtype) for name, array in found.items()}
+    if have != wanted:
+        name = next(name for name in {**wanted, **have} if have.get(name) != wanted.get(name))
+        raise ValueError(f"{name} is {_told(have.get(name))}, where {_told(wanted.get(name))} is expected")
+    if note.get("crc32") != str(_checksum(found)):
+        raise ValueError("its numbers are not those that were written")
+    leaves = [_restored(found[name], leaf) for name, leaf in _named(like)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def read_note(content: bytes) -> dict[str, Any]:
+    """The note in such a file.
+
+    Raises:
+      ValueError: the file is damaged, or has no note.
+    """
+    try:
+        note = json.loads(_header(content)["note"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise ValueError("it has no note") from None
+    if not isinstance(note, dict):
+        raise ValueError("it has no note")
+    return note
+
+
+def _header(content: bytes) -> dict[str, Any]:
+    size = int.from_bytes(content[:8], "little")
+    try:
+        found = json.loads(content[8 : 8 + size])["__metadata__"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise ValueError("it is no .safetensors file with a note, or is damaged") from None
+    return found if isinstance(found, dict) else {}
+
+
+class Checkpoint:
+    """One file for one fit, saved now and then and removed at its end; what spans processes the first one writes, and all read.
+
+    Args:
+      folder: where it lies.
+      name: of the file.
+      every: seconds between two saves, about.
+      fit: what tells the fit from all others, since a state says nothing of what led to it.
+    """
+
+    def __init__(self, folder: Folder | str, name: str = "state.safetensors", *, every: float = 60.0, fit: str = ""):
+        self.folder, self.name, self.every, self.fit = Folder(folder), name, every, fit
+
+    def named(self, fit: str) -> "Checkpoint":
+        """The same file for the fit of this name."""
+        return Checkpoint(self.folder, self.name, every=self.every, fit=fit)
+
+    def store(self, state: PyTree, seconds: float, *, step: int = 0) -> None:
+        """Saves a state, its step and the seconds spent on it, in place of an earlier one. A full disk is only warned of."""
+        spans = any(isinstance(leaf, jax.Array) and not leaf.is_fully_addressable for leaf in jax.tree.leaves(state))
+        whole = distributed.whole(state)
+        if distributed.is_first() or not spans:
+            note = {"fit": self.fit, "step": step, "seconds": float(seconds)}
+            try:
+                self.folder.write(self.name, dump(whole, note))
+            except OSError as error:
+                logging.warning("going on without saving the fit: %s", error)
+
+    def load(self, like: PyTree) -> tuple[PyTree, float] | None:
+        """The saved state and its seconds; None where there is no file, or it is damaged or of another fit."""
+        try:
+            content = self.folder.read(self.name)
+            note = read_note(content)
+            seconds = note.get("seconds")
+            if note.get("fit") != self.fit or not isinstance(seconds, float) or not math.isfinite(seconds):
+                raise ValueError("it is of another fit")
+            state = load(content, like)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            logging.warning("starting over: %s/%s cannot be used: %s", self.folder, self.name, error)
+            return None
+        logging.info("going on from %s/%s, after %.0f s", self.folder, self.name, seconds)
+        return state, seconds
+
+    def discard(self) -> None:
+        """Removes the file of a fit whose results are safe."""
+        self.folder.remove(self.name)
+
+
+def _named(tree: PyTree) -> list[tuple[str, Any]]:
+    return [(jax.tree_util.keystr(path) or "tree", leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _arrays(tree: PyTree) -> dict[str, np.ndarray]:
+    return {name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C") for name, leaf in _named(tree)}
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
+    """A checksum of the numbers: safetensors has none of its own."""
+    total = 0
+    for name in sorted(arrays):
+        total = zlib.crc32(arrays[name].tobytes(), total)
+    return total
+
+
+def _is_key(leaf) -> bool:
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _form(leaf) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array as it lies in a file, where a random key is its words."""
+    if _is_key(leaf):
+        words = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
+        return words.shape, np.dtype(words.dtype)
+    return tuple(leaf.shape), np.dtype(leaf.dtype)
+
+
+def _told(form: tuple[tuple[int, ...], np.dtype] | None) -> str:
+    return "missing" if form is None else f"{form[1]} of shape {form[0]}"
+
+
+def _restored(saved: np.ndarray, like) -> jax.Array:
+    """An array on the devices of a given one, where that is tied to any."""
+    array = jax.random.wrap_key_data(jax.numpy.asarray(saved)) if _is_key(like) else saved
+    # What is tied to no device stays so: a program is compiled anew for each array that is tied and was not.
+    return devices.put(array, like.sharding) if getattr(like, "committed", False) else jax.numpy.asarray(array)
+
+
+__all__ = ["Checkpoint", "dump", "load", "read_note"]
