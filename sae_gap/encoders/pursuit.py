@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from sae_gap.core.checks import check_size
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Encoder, unit_atoms
-from sae_gap.solvers import orthogonal_matching_pursuit
+from sae_gap.solvers import matching_pursuit, orthogonal_matching_pursuit
 
 # Floats of the orthonormal bases of the samples that are worked on at once.
 CHUNK = 2**24

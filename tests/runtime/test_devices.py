@@ -17,8 +17,8 @@ FOUR = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
 PREAMBLE = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import PartitionSpec
-from sae_gap import devices
-from sae_gap.types import Split
+from sae_gap.runtime import devices
+from sae_gap.core.types import Split
 
 rng = np.random.default_rng(0)
 split = Split(rng.normal(size=(24, 6)).astype("float32"), rng.random((24, 9), dtype="float32"))
@@ -76,14 +76,14 @@ AUTO, EXPLICIT = jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit
 def test_what_is_no_mesh_to_place_on_is_refused(door):
     array = np.ones((4, 2), np.float32)
     for wrong in (None, "cpu", jax.devices()):
-        with pytest.raises(TypeError, match=r"mesh must be of class Mesh, but it is .*; make it by sae_gap\.devices\.mesh"):
+        with pytest.raises(TypeError, match=r"mesh must be of class Mesh, but it is .*; make it by sae_gap"):
             door(array, wrong)
     with pytest.raises(ValueError, match=r"must have axes of type jax\.sharding\.AxisType\.Auto"):
         door(array, jax.make_mesh((1,), ("samples",), axis_types=(EXPLICIT,)))
 
 
 def test_samples_are_placed_along_an_axis_of_theirs():
-    with pytest.raises(ValueError, match=r"the mesh has no axis 'samples'; make it by sae_gap\.devices\.mesh"):
+    with pytest.raises(ValueError, match=r"the mesh has no axis 'samples'; make it by sae_gap\.runtime\.devices\.mesh"):
         devices.place(np.ones((4, 2)), jax.make_mesh((1,), ("rows",), axis_types=(AUTO,)))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import orthogonal_mp
 
-from sae_gap.solvers import orthogonal_matching_pursuit
+from sae_gap.solvers import matching_pursuit, orthogonal_matching_pursuit
 
 from .problems import draw
 

@@ -52,7 +52,7 @@ def test_a_stale_tableau_is_rid_of_its_rounding():
         for places, basic, swept in zip(after.places, np.asarray(after.basic), after.swept, strict=True):
             atoms = dictionary[:, np.asarray(places)[basic]].astype(float)
             inverse = -np.asarray(swept)[np.ix_(basic, basic)]
-            worst = max(worst, np.abs(inverse @ (spread_atoms.T @ atoms) - np.eye(basic.sum())).max())
+            worst = max(worst, np.abs(inverse @ (atoms.T @ atoms) - np.eye(basic.sum())).max())
         return worst
 
     assert error(False) > 1e-3 and error(True) < 0.05 * error(False)
