@@ -265,7 +265,7 @@ def test_no_door_uncovers_what_a_mask_covers(tmp_path):
 
 def task(num_samples=4, input_dim=4, num_latents=6):
     split = Split(jnp.asarray(RNG.normal(size=(num_samples, input_dim)), jnp.float32))
-    return Task(split, split, split, num_latents=num_latents)
+    return Task(split, split, split, width=num_latents)
 
 
 def gap(model=MODEL, **options):
@@ -416,7 +416,7 @@ DOORS = {
     "an SAE nowhere": (lambda: sae_gap.load_sae(3), "path must be a path"),
     "a folder for an SAE": (lambda: sae_gap.save_sae(MODEL, 3), "folder must be a path"),
     "a dictionary in lists": (gap(replaced(dictionary=D.tolist())), "the dictionary must be of class"),
-    "a width that is none": (lambda: sae_gap.fit(ONLINE, [task(num_latents=0)], [KEY]), "num_latents must be"),
+    "a width that is none": (lambda: sae_gap.fit(ONLINE, [task(num_latents=0)], [KEY]), "width must be"),
     "rows beyond float32": (lambda: sae_gap.save_activations("never.npz", 1e200 * Y.astype(float)), "finite in float32"),
     "an array without a name": (lambda: sae_gap.open_activations("here", key=3), "key must be of class str"),
 }

@@ -192,7 +192,7 @@ class Bench:
 
         # A run without noise, without streams and of one dimension for each size has no columns for them.
         told_apart = [name for name in ("noise_db", "stream") if any(row.get(name) not in (None, False) for row in rows)]
-        told_apart += [name for name in ("world", "num_features") if len({row.get(name) for row in rows}) > 1]
+        told_apart += [name for name in ("world", "width") if len({row.get(name) for row in rows}) > 1]
         if len({tuple(row[name] for name in (*CELL, "input_dim")) for row in rows}) > len({_cell(row) for row in rows}):
             told_apart.append("input_dim")
         told_apart = [name for name in told_apart if name not in self.varies]

@@ -16,6 +16,7 @@ from benchmarks import cli
 from benchmarks.harness import peers
 from benchmarks.harness.preset import Preset, grid
 from sae_gap.core.checks import check_size
+from sae_gap.core.types import check_width
 from sae_gap.data.activations import fetched
 from sae_gap.data.recording import Recording, Source
 from sae_gap.data.worlds.named import SCALED, WORLDS, parse_law
@@ -55,7 +56,7 @@ class Read:
 
 # The flags that are fields of a preset, and lists of integers.
 _SIZES = {
-    "num_latents": "Numbers of latents; also the width of every dictionary.",
+    "num_latents": "Numbers of latents.",
     "sparsity": "Numbers of active latents a sample.",
     "num_samples": "Numbers of ID samples, half of them for training; all of them with --stream.",
     "seeds": "Seeds.",
@@ -88,6 +89,7 @@ def study_flags(
     )
     for name, text in _SIZES.items():
         define(flags.DEFINE_list, name, None, f"{text}  [{','.join(map(str, getattr(quick, name)))}]")
+    define(flags.DEFINE_list, "width", None, "Numbers of atoms to learn; by default as many as there are latents.")
     define(flags.DEFINE_list, "input_dim", None, "Dimensions of the signals; by default the compressed-sensing bound.")
     define(flags.DEFINE_list, "noise_db", None, "Signal-to-noise ratios in decibels; none for no noise.  [none]")
     define(flags.DEFINE_boolean, "stream", False, "Whether all samples are for training, with at most 2500 more to score on.")
@@ -95,7 +97,6 @@ def study_flags(
     define(flags.DEFINE_list, "lam", None, f"Weights of the l1 norm.  [{','.join(f'{lam:g}' for lam in quick.lam)}]")
     define(flags.DEFINE_string, "world", None, f"A world in the place of the paper's model: {', '.join(WORLDS)}.")
     define(flags.DEFINE_list, "law", None, "Parts of the world's law, such as roots=64,depth=2,most=0.4.")
-    define(flags.DEFINE_integer, "num_features", None, "Features of the world; by default as many as latents, or its own.")
     define(flags.DEFINE_string, "world_file", None, "The folder of a published world, such as SynthSAEBench-16k.")
     define(flags.DEFINE_string, "data", None, "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A).")
     for name, text in (extra or {}).items():
@@ -127,7 +128,7 @@ def read_study(bench: Any, arguments: Sequence[str] | None = None) -> Read:
         raise cli.UsageError(f"--protocol {given['protocol']!r} is unknown; choose one of {', '.join(PROTOCOLS)}.")
     preset = bench.presets[given["preset"]]
     changes: dict[str, Any] = {"protocol": given["protocol"]}
-    for name in (*_SIZES, "input_dim"):
+    for name in (*_SIZES, "input_dim", "width"):
         if given.get(name) is not None:
             changes[name] = cli.parse_integers(name, given[name])
     if given.get("noise_db") is not None:
@@ -149,11 +150,10 @@ def read_study(bench: Any, arguments: Sequence[str] | None = None) -> Read:
         if data is None:
             sources = bench.sources(preset)
         else:
-            for name in ("num_samples", "input_dim", "noise_db", "stream"):
+            for name in ("num_latents", "num_samples", "input_dim", "noise_db", "stream"):
                 if given.get(name) not in (None, False):
                     raise cli.UsageError(f"--{name} is the file's to say; leave it out with --data.")
-            taken = {name: given[name] is not None for name in ("num_latents", "sparsity")}
-            sources = recording_sources(preset, data, widths=taken["num_latents"], sparsity=taken["sparsity"])
+            sources = recording_sources(preset, data, sparsity=given["sparsity"] is not None)
         every = bench.names_of(preset, sources)
         names = _names(bench, every, given["methods"])
         # Whatever a method refuses is refused before anything runs.
@@ -170,13 +170,13 @@ def read_study(bench: Any, arguments: Sequence[str] | None = None) -> Read:
 
 def _world(bench: Any, preset: Preset, given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a preset that say which world, where one is asked for."""
-    told = {name: given.get(name) for name in ("world", "law", "num_features", "world_file") if given.get(name) is not None}
+    told = {name: given.get(name) for name in ("world", "law", "world_file") if given.get(name) is not None}
     if not told and preset.world is None:
         return {}
     if bench.sources is not grid:
         raise cli.UsageError(f"{bench.name} takes no world; leave --{next(iter(told))} out.")
     if "world_file" in told:
-        said = [name for name in ("world", "law", "num_features", "input_dim") if given.get(name) is not None]
+        said = [name for name in ("world", "law", "num_latents", "input_dim") if given.get(name) is not None]
         if said:
             raise cli.UsageError(f"--{said[0]} is the file's to say; leave it out with --world_file.")
     elif told.get("world", preset.world) is None:
@@ -259,19 +259,16 @@ def parse_weights(values: Sequence[str], *, one: bool) -> tuple[float, ...]:
     return weights
 
 
-def recording_sources(preset: Preset, path: pathlib.Path, *, widths: bool, sparsity: bool) -> list[Recording]:
+def recording_sources(preset: Preset, path: pathlib.Path, *, sparsity: bool) -> list[Recording]:
     """A file in the place of settings, at each width, sparsity and seed; what is not given comes from the file."""
     codes = Recording(path, 1).task().train.codes
     if not sparsity and codes is not None:
         preset = dataclasses.replace(
             preset, sparsity=(max(1, round(float(np.count_nonzero(np.asarray(codes), axis=1).mean()))),)
         )
-    across: Sequence[int | None] = preset.num_latents if widths else (None,)
-    sources = [Recording(path, *cell) for cell in itertools.product(across, preset.sparsity, preset.seeds)]
+    sources = [Recording(path, *cell) for cell in itertools.product(preset.width, preset.sparsity, preset.seeds)]
     for source in sources:
-        width = source.task().num_latents
-        if source.sparsity >= width:
-            raise ValueError(f"sparsity must be below num_latents, but it is {source.sparsity} with {width} latents.")
+        check_width(source.sparsity, source.task().width)
     return sources
 
 

@@ -46,7 +46,7 @@ def _fits(job: Job, models: Models, planned: set[tuple[str, int]]) -> tuple[floa
                 planned.add(name)
                 count += 1
                 size = source.asdict()
-                seconds += models.estimate(learner, source.num_train, size["input_dim"], size["num_latents"])
+                seconds += models.estimate(learner, source.num_train, size["input_dim"], size.get("width", size["num_latents"]))
     return seconds, count
 
 

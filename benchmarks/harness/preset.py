@@ -7,7 +7,7 @@ from typing import Any
 
 from sae_gap.core.types import Setting
 from sae_gap.data.worlds import World, published_world
-from sae_gap.data.worlds.named import SCALED, named_world
+from sae_gap.data.worlds.named import named_world
 from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.lasso import Lasso
 
@@ -22,7 +22,7 @@ HEADINGS = {
     "iterations": "iterations",
     "step": "step",
     "depth": "depth",
-    "num_features": "features",
+    "width": "width",
 }
 
 
@@ -36,7 +36,7 @@ class Preset:
       stream: whether all samples are for training.
       world: the name of a world in the place of the paper's model; None takes that. There all samples are for training.
       law: parts of the world's law that differ from what its name stands for.
-      num_features: of the world; None takes as many as latents, or the number that its name stands for.
+      width: atoms to learn; None takes as many as the setting has latents.
       world_file: the folder of a published world.
       lam: weights of the l1 norm; a study that does not vary them has one.
       protocol: "strict" or "paper".
@@ -60,7 +60,7 @@ class Preset:
     stream: bool = False
     world: str | None = None
     law: tuple[tuple[str, Any], ...] = ()
-    num_features: int | None = None
+    width: tuple[int | None, ...] = (None,)
     world_file: str | None = None
     lam: tuple[float, ...] = (0.1,)
     protocol: str = "strict"
@@ -100,26 +100,30 @@ def grid(preset: Preset) -> Sequence[Setting | World]:
     """A setting, or a world, for each combination of sizes and each seed."""
     if preset.world is not None or preset.world_file is not None:
         return _worlds(preset)
-    axes = (preset.num_latents, preset.sparsity, preset.num_samples, preset.input_dim, preset.noise_db, preset.seeds)
+    axes = (
+        preset.num_latents,
+        preset.sparsity,
+        preset.num_samples,
+        preset.input_dim,
+        preset.noise_db,
+        preset.width,
+        preset.seeds,
+    )
     return [
-        Setting(num_latents, sparsity, num_samples, seed, input_dim=input_dim, noise_db=noise_db, stream=preset.stream)
-        for num_latents, sparsity, num_samples, input_dim, noise_db, seed in itertools.product(*axes)
+        Setting(n, sparsity, samples, seed, input_dim=input_dim, noise_db=noise_db, stream=preset.stream, width=width)
+        for n, sparsity, samples, input_dim, noise_db, width, seed in itertools.product(*axes)
     ]
 
 
 def _worlds(preset: Preset) -> list[World]:
-    axes = (preset.num_latents, preset.num_samples, preset.input_dim, preset.noise_db, preset.seeds)
+    axes = (preset.num_latents, preset.num_samples, preset.input_dim, preset.noise_db, preset.width, preset.seeds)
     found = []
-    for num_latents, num_samples, input_dim, noise_db, seed in itertools.product(*axes):
-        size: dict[str, Any] = {"num_samples": num_samples, "noise_db": noise_db, "seed": seed}
+    for num_latents, num_samples, input_dim, noise_db, width, seed in itertools.product(*axes):
+        size: dict[str, Any] = {"num_samples": num_samples, "noise_db": noise_db, "width": width, "seed": seed}
         if preset.world_file is not None:
-            found.append(published_world(preset.world_file, num_latents=num_latents, **size))
+            found.append(published_world(preset.world_file, **size))
         else:
-            name, features = str(preset.world), preset.num_features
-            if features is None and name == SCALED:
-                features = num_latents
-            size |= {"num_latents": num_latents or None, "input_dim": input_dim}
-            found.append(named_world(name, features, **size, **dict(preset.law)))
+            found.append(named_world(str(preset.world), num_latents or None, input_dim=input_dim, **size, **dict(preset.law)))
     return found
 
 

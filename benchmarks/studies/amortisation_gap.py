@@ -5,7 +5,7 @@ oracle its dictionary holds and how much its encoder, with a certificate for eve
 summary.csv, figures and a page under <results_dir>/amortisation_gap/ and prints the tables.
 
   python -m sae_gap amortisation_gap --preset=quick
-  python -m sae_gap amortisation_gap --data=activations.npz --num_latents=512 --sparsity=16
+  python -m sae_gap amortisation_gap --data=activations.npz --width=512 --sparsity=16
 """
 
 from benchmarks.harness import drawings, methods

@@ -8,7 +8,7 @@ absorption. Writes rows, summary.csv, a figure and a page under <results_dir>/wo
 
   python -m sae_gap worlds --num_latents=2048 --num_samples=100000 --methods=online_dl,sae_matryoshka,fista_oracle
   python -m sae_gap worlds --preset=full --methods=online_dl_families,online_dl_families_pruned,fista_oracle
-  python -m sae_gap worlds --world_file=synth-sae-bench-16k-v2 --num_latents=4096
+  python -m sae_gap worlds --world_file=synth-sae-bench-16k-v2 --width=4096
   python -m sae_gap worlds --world=absorption --num_samples=20000
 """
 

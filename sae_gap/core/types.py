@@ -26,7 +26,7 @@ class Setting:
     """One cell of the paper's generative model, `y = A z`, with its seed.
 
     Args:
-      num_latents: number of concepts; also the width of every learned dictionary.
+      num_latents: number of concepts.
       sparsity: number of active latents in each sample, k.
       num_samples: number of in-distribution samples, half of them for training, half for validation; as a stream, all of them
         for training.
@@ -38,6 +38,7 @@ class Setting:
       padded_dim: dimensions that signals and atoms are padded to with zeros, so that settings of several dimensions share
         their compiled programs. What is learned and measured is what it would be without, but for the random numbers that a
         learner starts from, which depend on the shape. None pads nothing.
+      width: atoms of the dictionaries to learn; None, which a width of num_latents becomes too, takes one for each concept.
 
     Raises:
       ValueError: a value is out of range, or the setting has no such data (see the message).
@@ -54,12 +55,13 @@ class Setting:
     noise_db: float | int | None = None
     stream: bool = False
     padded_dim: int | None = None
+    width: int | None = None
 
     def __post_init__(self):
         for name in ("num_latents", "sparsity", "num_samples"):
             check_size(name, getattr(self, name))
         check_seed(self.seed)
-        for name in ("input_dim", "padded_dim"):
+        for name in ("input_dim", "padded_dim", "width"):
             if getattr(self, name) is not None:
                 check_size(name, getattr(self, name))
         if self.noise_db is not None:
@@ -74,6 +76,9 @@ class Setting:
                 f"sparsity must be below num_latents, but it is {self.sparsity} with {self.num_latents} latents; "
                 "lower sparsity or raise num_latents."
             )
+        if self.width == self.num_latents:
+            object.__setattr__(self, "width", None)
+        check_width(self.sparsity, self.width)
         if self.num_samples < 4:
             raise ValueError(f"num_samples must be at least 4 to be split in half, but it is {self.num_samples}.")
         input_dim = self.input_dim
@@ -116,8 +121,16 @@ class Setting:
         """What tells settings apart, as rows and keys have it."""
         values = dataclasses.asdict(self)
         # What few settings have is not said of the others, so that their keys are those they have always had.
-        defaults = {"stream": False, "padded_dim": None}
+        defaults = {"stream": False, "padded_dim": None, "width": None}
         return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
+
+
+def check_width(sparsity: int, width: int | None) -> None:
+    """Refuses dictionaries that have no more atoms than are active in a sample."""
+    if width is not None and sparsity >= width:
+        raise ValueError(
+            f"sparsity must be below width, but it is {sparsity} with {width} atoms; lower sparsity or raise width."
+        )
 
 
 class Split(eqx.Module):
@@ -156,15 +169,16 @@ class Tree(eqx.Module):
 class Task(eqx.Module):
     """The data of one setting. Only oracles and metrics may look at `dictionary` and at the codes of a split.
 
-    The last `padding` dimensions of signals and atoms are zeros that `Setting.padded_dim` asked for; no mean counts them.
-    `tree` is that of a world whose features have a hierarchy.
+    `width` is the number of atoms to learn, which need not be that of the true ones. The last `padding` dimensions of signals
+    and atoms are zeros that `Setting.padded_dim` asked for; no mean counts them. `tree` is that of a world whose features have
+    a hierarchy.
     """
 
     train: Split
     id: Split
     ood: Split
     dictionary: Float[Array, "input_dim num_latents"] | None = None
-    num_latents: int = eqx.field(static=True, default=0)
+    width: int = eqx.field(static=True, default=0)
     seed: int = eqx.field(static=True, default=0)
     padding: int = eqx.field(static=True, default=0)
     tree: Tree | None = None

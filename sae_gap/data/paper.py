@@ -69,7 +69,7 @@ def draw(setting: Setting | World) -> Task:
         id=id_split,
         ood=ood_split,
         dictionary=jnp.asarray(np.pad(dictionary, ((0, padding), (0, 0))) if padding else dictionary),
-        num_latents=setting.num_latents,
+        width=setting.width or setting.num_latents,
         seed=setting.seed,
         padding=padding,
     )
@@ -212,7 +212,7 @@ class Stream:
         return signals
 
 
-def load(path: str | pathlib.Path, *, num_latents: int | None = None, seed: int = 0) -> Task:
+def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -> Task:
     """Reads a task from an .npz file of activations.
 
     The file holds `Y_train`, `Y_val` and `Y_ood` (samples as rows) and optionally the truth: `Z_train`, `Z_val`, `Z_ood`
@@ -220,7 +220,7 @@ def load(path: str | pathlib.Path, *, num_latents: int | None = None, seed: int 
 
     Args:
       path: the file.
-      num_latents: width of the dictionaries to learn; None takes the truth's.
+      width: atoms of the dictionaries to learn; None takes as many as the truth has.
       seed: seeds the learners.
 
     Returns:
@@ -232,8 +232,8 @@ def load(path: str | pathlib.Path, *, num_latents: int | None = None, seed: int 
         mend.
     """
     check_path("path", path)
-    if num_latents is not None:
-        check_size("num_latents", num_latents)
+    if width is not None:
+        check_size("width", width)
     check_seed(seed)
     arrays = _read_arrays(pathlib.Path(path))
     for name in ("Y_train", "Y_val", "Y_ood"):
@@ -243,9 +243,9 @@ def load(path: str | pathlib.Path, *, num_latents: int | None = None, seed: int 
     _check_shapes(path, arrays)
 
     true_width = next((arrays[name].shape[1] for name in ("A", "Z_train", "Z_val", "Z_ood") if name in arrays), None)
-    width = int(num_latents) if num_latents is not None else true_width
+    width = true_width if width is None else int(width)
     if width is None:
-        raise ValueError(f"{path} holds neither codes nor a dictionary, so the width is unknown; give num_latents.")
+        raise ValueError(f"{path} holds neither codes nor a dictionary, so how many atoms to learn is unknown; give width.")
 
     def split(name: str) -> Split:
         codes = arrays.get(f"Z_{name}")
@@ -254,7 +254,7 @@ def load(path: str | pathlib.Path, *, num_latents: int | None = None, seed: int 
         return Split(held, None if codes is None else jnp.asarray(codes))  # type: ignore[arg-type]
 
     dictionary = jnp.asarray(arrays["A"]) if "A" in arrays else None
-    return Task(split("train"), split("val"), split("ood"), dictionary, num_latents=width, seed=seed)
+    return Task(split("train"), split("val"), split("ood"), dictionary, width=width, seed=seed)
 
 
 _NAMES = ("Y_train", "Y_val", "Y_ood", "Z_train", "Z_val", "Z_ood", "A")

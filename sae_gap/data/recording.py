@@ -20,7 +20,7 @@ class Recording:
 
     Args:
       path: an .npz file, as `load` reads it; with `held_out`, whatever `open_activations` reads.
-      num_latents: width of the dictionaries to learn; None takes the truth's.
+      width: atoms of the dictionaries to learn; None takes as many as the truth has.
       sparsity: k of the encoders that need one.
       seed: seeds the learners.
       held_out: share of the rows to hold out, as `Activations.split` does it, the same ones whatever the seed. The rest is
@@ -30,7 +30,7 @@ class Recording:
     """
 
     path: pathlib.Path
-    num_latents: int | None = None
+    width: int | None = None
     sparsity: int = 10
     seed: int = 0
     held_out: float | None = None
@@ -44,9 +44,9 @@ class Recording:
         check_type("key", self.key, (str, type(None)), "give the name of an array")
         check_size("sparsity", self.sparsity)
         check_seed(self.seed)
-        if self.num_latents is not None:
-            check_size("num_latents", self.num_latents)
-        for name in ("num_latents", "sparsity", "seed", "held_out"):
+        if self.width is not None:
+            check_size("width", self.width)
+        for name in ("width", "sparsity", "seed", "held_out"):
             # As of settings, so that keys are those of Python's own numbers.
             if hasattr(getattr(self, name), "item"):
                 object.__setattr__(self, name, getattr(self, name).item())
@@ -58,7 +58,7 @@ class Recording:
     def _content(self) -> tuple[Task, str]:
         files = (self.path,) if self.held_out is None else self.activations().files
         modified = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
-        return _read(self.path, self.num_latents, self.held_out, self.key, modified)
+        return _read(self.path, self.width, self.held_out, self.key, modified)
 
     def activations(self) -> Activations:
         """All rows, of a recording that is not split already."""
@@ -78,9 +78,12 @@ class Recording:
         """What tells recordings apart: the content of the file, wherever it lies."""
         task, digest = self._content()
         held = {} if self.held_out is None else {"held_out": self.held_out, "array": self.key}
+        truth = _true_latents(task)
+        if truth != task.width:
+            held["width"] = task.width
         return held | {
             "data": digest,
-            "num_latents": task.num_latents,
+            "num_latents": truth,
             "sparsity": self.sparsity,
             "num_samples": len(task.train.signals) + len(task.id.signals),
             "input_dim": task.input_dim,
@@ -90,15 +93,15 @@ class Recording:
 
 @functools.lru_cache(maxsize=1)
 def _read(
-    path: pathlib.Path, num_latents: int | None, held_out: float | None, key: str | None, modified: tuple[int, ...]
+    path: pathlib.Path, width: int | None, held_out: float | None, key: str | None, modified: tuple[int, ...]
 ) -> tuple[Task, str]:
     """The task in files and a digest of them, read once for all seeds unless a file changes."""
     files: tuple[pathlib.Path, ...] = (path,)
     if held_out is None:
-        task = load(path, num_latents=num_latents)
+        task = load(path, width=width)
     else:
         whole = open_activations(path, key=key)
-        task, files = _split(whole, num_latents, held_out), whole.files
+        task, files = _split(whole, width, held_out), whole.files
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as opened:
@@ -107,12 +110,18 @@ def _read(
     return task, digest.hexdigest()[:16]
 
 
-def _split(whole: Activations, num_latents: int | None, held_out: float) -> Task:
-    if num_latents is None:
-        raise ValueError(f"{whole.files[0]} does not tell how many latents to learn; give num_latents.")
+def _split(whole: Activations, width: int | None, held_out: float) -> Task:
+    if width is None:
+        raise ValueError(f"{whole.files[0]} does not tell how many atoms to learn; give width.")
     parts = whole.split(held_out)
     train, held = (Split(devices.read_rows(part.take, part.num_samples, part.input_dim)) for part in parts)
-    return Task(train, held, held, num_latents=num_latents)
+    return Task(train, held, held, width=width)
+
+
+def _true_latents(task: Task) -> int:
+    """How many latents the truth has, or where nothing is known of it, as many as are learned."""
+    known = (task.dictionary, *(split.codes for split in (task.train, task.id, task.ood)))
+    return next((part.shape[1] for part in known if part is not None), task.width)
 
 
 # Where the data of a study comes from.

@@ -170,7 +170,7 @@ _METRICS = {
     "samples_seen": Metric("training samples seen"),
     "flops": Metric("floating-point operations a sample", -1),
     "num_latents": Metric("number of latents"),
-    "num_features": Metric("number of features"),
+    "width": Metric("atoms learned"),
     "sparsity": Metric("active latents a sample, k"),
     "num_samples": Metric("number of samples"),
     "input_dim": Metric("input dimension, m"),
@@ -212,7 +212,7 @@ def _number(value: float) -> str:
 # How a number of a column is said in a legend, above a panel or in a sentence.
 _COUNTED = {
     "num_latents": "{} latents",
-    "num_features": "{} features",
+    "width": "{} atoms learned",
     "num_samples": "{} samples",
     "sparsity": "k = {}",
     "input_dim": "m = {}",

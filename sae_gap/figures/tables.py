@@ -15,7 +15,7 @@ from sae_gap.storage.results import CELL, SIZES, Row
 BY = ("method", *CELL)
 
 # Rows that differ in one of these are different experiments: a mean over them would pass for a mean over seeds.
-_CONDITIONS = ("study", "protocol", "data", "world", "num_features", "scored", "lam", "stream", *SIZES)
+_CONDITIONS = ("study", "protocol", "data", "world", "scored", "lam", "stream", *SIZES)
 # The first job of a shape pays the compilation for all its seeds, so its mean over seeds says nothing.
 _NOT_METRICS = {*_CONDITIONS, "key", "job", "job_rows", "schema", "seed", "compile_seconds"}
 _NOT_METRICS |= {"padded_dim", "depth", "iterations", "step", "flops"}

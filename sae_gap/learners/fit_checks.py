@@ -30,7 +30,7 @@ def check_fit(learner: Any, tasks: Any, keys: Any, at: Any, bases: Any) -> None:
     if len(set(shapes)) > 1:
         other = next(shape for shape in shapes if shape != shapes[0])
         raise ValueError(f"tasks must have one shape, but one has {shapes[0]} and another {other}; fit them apart.")
-    check_size("num_latents", tasks[0].num_latents)
+    check_size("width", tasks[0].width)
     for task in tasks:
         signals = task.train.signals
         # A mapped file was looked through when it was opened, and what lies on other hosts is theirs.
@@ -69,7 +69,7 @@ def check_steps(at: Any) -> None:
 def _shape(task: Task) -> str:
     """What the tasks of a fit share, in words."""
     sizes = ", ".join(f"{name} {np.shape(getattr(task, name).signals)}" for name in SPLITS)
-    return f"{sizes} and {task.num_latents} latents"
+    return f"{sizes} and {task.width} atoms"
 
 
 def check_key(name: str, key: Any) -> None:

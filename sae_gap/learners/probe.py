@@ -63,7 +63,7 @@ class LinearProbe(Learner):
         weights = product(right.T * (singular / (singular**2 + alpha)), projected)
         if not sparse:
             return weights
-        return jnp.zeros((len(weights), num_latents), weights.dtype).at[:, data.codes.latents].set(weights)
+        return jnp.zeros((len(weights), data.codes.num_latents), weights.dtype).at[:, data.codes.latents].set(weights)
 
     def model(self, state):
         return Model(None, jnp.zeros(state.shape[0], state.dtype), Affine.create(state))

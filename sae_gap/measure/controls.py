@@ -59,7 +59,7 @@ def _online(given: _Given) -> Model:
     learner = _learner(len(given.signals), given.num_latents)
     split = Split(jnp.asarray(given.signals))
     nothing = Split(split.signals[:1])
-    task = Task(split, nothing, nothing, num_latents=given.num_latents)
+    task = Task(split, nothing, nothing, width=given.num_latents)
     watch = given.watch
     told = None if watch is None else lambda _, step: watch(step / learner.num_steps)
     return fit(learner, [task], [given.key], watch=told)[0].end.model

@@ -24,7 +24,7 @@ from sae_gap.storage.folder import Folder
 Row = dict[str, Any]
 # The columns that say how large the problem of a row is: those of every table, and the others that a sweep may vary.
 CELL = ("num_latents", "sparsity", "num_samples")
-SIZES = (*CELL, "input_dim", "noise_db")
+SIZES = (*CELL, "input_dim", "noise_db", "width")
 _FORM = "sae_gap rows 1"
 
 

@@ -123,7 +123,7 @@ def fit(
         bases = [one.end.model for one in fit(learner.base, tasks, keys, side_by_side=side_by_side, mesh=mesh)]
     # What trained the base is of no use to what goes on from its numbers, and would compile anew for each kind.
     given = [{"base": dataclasses.replace(model, encode=None)} for model in bases] if bases is not None else [{} for _ in tasks]
-    num_latents = int(tasks[0].num_latents)
+    num_latents = int(tasks[0].width)
     inputs = [(learner.select(task), key, base) for task, key, base in zip(tasks, keys, given, strict=True)]
     if learner.on_host:
         return _fit_on_host(learner, inputs, num_latents)
@@ -212,11 +212,11 @@ def blank_model(learner: Learner, task: Task, key: PRNGKeyArray, base: Model | N
     inner = _prepared(learner)
     if learner.on_host:
         dtype = task.train.signals.dtype
-        dictionary = jax.ShapeDtypeStruct((task.input_dim, task.num_latents), dtype)
+        dictionary = jax.ShapeDtypeStruct((task.input_dim, task.width), dtype)
         return Model(dictionary, jax.ShapeDtypeStruct((task.input_dim,), dtype))  # type: ignore[arg-type]
 
     def end(data, key, given):
-        return inner.model(inner.init(data, num_latents=task.num_latents, key=key, **given))
+        return inner.model(inner.init(data, num_latents=task.width, key=key, **given))
 
     return eqx.filter_eval_shape(end, learner.select(task), key, given)
 

@@ -40,14 +40,20 @@ class Inference:
         self._found: dict[tuple[str, str], tuple[Coded, float]] = {}
 
     @property
+    def _width(self) -> int:
+        """How wide codes may be: an oracle or a probe has as many as the truth, whatever the width to learn."""
+        maps = (leaf for leaf in jax.tree.leaves(self.model) if np.ndim(leaf) == 2)
+        return max([self.task.width, *(leaf.shape[1] for leaf in maps)])
+
+    @property
     def _in_chunks(self) -> bool:
-        return self.task.num_latents > DENSE_LATENTS or self._sparse
+        return self._width > DENSE_LATENTS or self._sparse
 
     @property
     def _sparse(self) -> bool:
         """Whether codes are held by their non-zeros: of few latents in many samples, all of which are active in some."""
-        samples, width = max(len(self.task.id.signals), len(self.task.ood.signals)), self.task.num_latents
-        return width <= DENSE_LATENTS and samples * width > DENSE_NUMBERS
+        samples = max(len(self.task.id.signals), len(self.task.ood.signals))
+        return self._width <= DENSE_LATENTS and samples * self._width > DENSE_NUMBERS
 
     def infer(self, encoder: Encoder, split: str) -> Coded:
         """The codes on a split, with their certificate where the encoder has one."""
@@ -84,7 +90,7 @@ class Inference:
         if not self._in_chunks:
             return encoder.infer(self.model, signals, begun)
         # No more dense codes than those of a chunk are ever held; a start is found anew for each.
-        size = max(100, _CHUNK // self.task.num_latents) if self._sparse else 100
+        size = max(100, _CHUNK // self._width) if self._sparse else 100
         return infer_in_chunks(lambda chunk: encoder.infer(self.model, jnp.asarray(chunk)), signals, size, sparse=self._sparse)
 
 

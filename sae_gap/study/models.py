@@ -245,7 +245,7 @@ class _Wanted:
         """Writes the last model and, after it, what says that the fit has ended."""
         if self.keep(found.end, _LAST) and self.folder is not None:
             size = self.source.asdict()
-            work = self.learner.work(self.source.num_train, size["input_dim"], self.task.num_latents)
+            work = self.learner.work(self.source.num_train, size["input_dim"], self.task.width)
             note: dict[str, Any] = {"learner": identity.describe(self.learner), "source": size, "step": found.end.step}
             note |= {"seconds": found.end.seconds, "compile_seconds": found.compile_seconds, "device": found.device}
             text = json.dumps(results.plain(note | {"work": float(work)} | results.provenance()), indent=1)

@@ -214,7 +214,7 @@ def _fit_together(
       The fits of each job by its name; those that are not there are made when the turn of the job comes.
     """
     task, workers = next(iter(tasks.values())), fitting.at_once()
-    num_train, width = len(task.train.signals), task.num_latents
+    num_train, width = len(task.train.signals), task.width
     if study.timed or workers == 1 or width * max(num_train, width) * workers > _TOGETHER:
         return {}
     waiting = [job for job in jobs if not any(one.on_host for one in _chain(job.learner)) and job.learner.needs(task) is None]

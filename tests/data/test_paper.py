@@ -113,7 +113,7 @@ def test_split_sizes(num_samples, sizes):
     for split, size in zip((task.train, task.id, task.ood), sizes, strict=True):
         assert split.signals.shape == (size, 12) and split.codes.shape == (size, 20)
         assert split.signals.dtype == split.codes.dtype == task.dictionary.dtype == jnp.float32
-    assert (task.num_latents, task.input_dim, task.seed) == (20, 12, 0)
+    assert (task.width, task.input_dim, task.seed) == (20, 12, 0)
 
 
 def leaves(task):
@@ -320,7 +320,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path, task, arrays):
         found = load(write(tmp_path / "task.npz", arrays | {"unrelated": np.array(["text"])}, save))
         assert jax.tree.structure(found) == jax.tree.structure(task)
         assert all(np.array_equal(a, b) for a, b in zip(leaves(found), leaves(task), strict=True))
-        assert found.num_latents == 20 and found.seed == 0
+        assert found.width == 20 and found.seed == 0
 
 
 def test_a_path_may_be_a_string_and_the_seed_is_the_callers(tmp_path, arrays):
@@ -346,8 +346,8 @@ def without(arrays, *prefixes):
 
 
 def test_signals_alone(tmp_path, arrays):
-    found = load(write(tmp_path / "task.npz", without(arrays, "Z", "A")), num_latents=33)
-    assert found.num_latents == 33 and found.dictionary is None
+    found = load(write(tmp_path / "task.npz", without(arrays, "Z", "A")), width=33)
+    assert found.width == 33 and found.dictionary is None
     for split in (found.train, found.id, found.ood):
         assert split.codes is None and split.labels is None
     np.testing.assert_array_equal(found.ood.signals, arrays["Y_ood"])
@@ -357,14 +357,14 @@ def test_signals_alone(tmp_path, arrays):
 def test_any_part_of_the_truth_tells_the_width(tmp_path, arrays, kept):
     part = {name: array for name, array in arrays.items() if name.startswith("Y") or name in kept}
     found = load(write(tmp_path / "task.npz", part))
-    assert found.num_latents == 20
+    assert found.width == 20
     known = {"A": found.dictionary, "Z_train": found.train.codes, "Z_val": found.id.codes, "Z_ood": found.ood.codes}
     assert {name for name, array in known.items() if array is not None} == set(kept)
 
 
 def test_the_caller_may_ask_for_another_width(tmp_path, arrays):
-    found = load(write(tmp_path / "task.npz", arrays), num_latents=64)
-    assert found.num_latents == 64 and found.dictionary.shape == (12, 20)
+    found = load(write(tmp_path / "task.npz", arrays), width=64)
+    assert found.width == 64 and found.dictionary.shape == (12, 20)
 
 
 def test_splits_may_have_different_sizes(tmp_path, arrays):
@@ -393,7 +393,7 @@ BAD_ARRAYS = {
     "no Y_val": (lambda a: without(a, "Y_val"), "has no array Y_val"),
     "no Y_ood": (lambda a: without(a, "Y_ood"), "has no array Y_ood"),
     "no arrays": (lambda a: {}, "has no array Y_train"),
-    "no width": (lambda a: without(a, "Z", "A"), "the width is unknown; give num_latents."),
+    "no width": (lambda a: without(a, "Z", "A"), "how many atoms to learn is unknown; give width."),
     "a vector": (lambda a: a | {"Y_val": a["Y_val"][0]}, "must be a non-empty matrix, but its shape is (12,)."),
     "a scalar": (lambda a: a | {"A": np.float32(1)}, "must be a non-empty matrix, but its shape is ()."),
     "three axes": (lambda a: a | {"Z_ood": a["Z_ood"][None]}, "must be a non-empty matrix, but its shape is (1, 100, 20)."),
@@ -479,7 +479,7 @@ BAD_FILES = {
 def test_what_is_no_archive_of_arrays_is_refused(tmp_path, case):
     make, message = BAD_FILES[case]
     make(tmp_path / "task.npz")
-    assert message in refusal(tmp_path / "task.npz", num_latents=20)
+    assert message in refusal(tmp_path / "task.npz", width=20)
 
 
 def test_a_path_that_cannot_exist_is_refused(tmp_path):
@@ -491,13 +491,13 @@ def test_damage_is_refused_wherever_it_is(tmp_path, save):
     small = {f"Y_{name}": np.random.default_rng(0).normal(size=(9, 4)) for name in ("train", "val", "ood")}
     path = write(tmp_path / "task.npz", small, save)
     whole = path.read_bytes()
-    expected = leaves(load(path, num_latents=8))
+    expected = leaves(load(path, width=8))
     for place in range(0, len(whole), 11):
         path.write_bytes(whole[:place])
-        refusal(path, num_latents=8)
+        refusal(path, width=8)
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         try:
-            found = leaves(load(path, num_latents=8))
+            found = leaves(load(path, width=8))
         except ValueError:
             continue
         # What a checksum does not cover, such as the time of day of an entry, changes nothing.
@@ -531,14 +531,14 @@ def test_pickled_objects_are_refused_and_never_loaded(tmp_path, arrays, name):
 def test_a_pickle_in_the_place_of_an_array_is_never_loaded(tmp_path):
     trace = tmp_path / "trace"
     named(tmp_path / "task.npz", {"Y_train.npy": pickle.dumps(Booby(trace)), "Y_val": pickle.dumps(Booby(trace))})
-    refusal(tmp_path / "task.npz", num_latents=20)
+    refusal(tmp_path / "task.npz", width=20)
     assert not trace.exists()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        *(({"num_latents": value}, "num_latents must be a positive integer") for value in (0, -1, 2.5, True)),
+        *(({"width": value}, "width must be a positive integer") for value in (0, -1, 2.5, True)),
         *(({"seed": value}, "seed must be an integer from 0 to 2**32 - 1") for value in (-1, 2**32, 1.5)),
     ],
 )

@@ -34,7 +34,7 @@ def test_components_against_scikit_learn(task):
 @pytest.mark.parametrize(("num_samples", "num_latents", "width"), [(100, 5, 5), (7, 20, 7)])
 def test_there_are_no_more_components_than_latents_or_samples(task, num_samples, num_latents, width):
     signals = task.train.signals[:num_samples]
-    small = Task(Split(signals), task.id, task.ood, num_latents=num_latents)
+    small = Task(Split(signals), task.id, task.ood, width=num_latents)
     atoms = np.asarray(fit(PCA(), [small], [KEY])[0].end.model.dictionary)
     assert atoms.shape == (12, width)
     np.testing.assert_allclose(atoms.T @ atoms, np.eye(width), atol=1e-5)

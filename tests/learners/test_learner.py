@@ -103,7 +103,7 @@ def blind(task, seen):
         return Split(signals, found.codes if f"{name}.codes" in seen else None)
 
     dictionary = task.dictionary if "dictionary" in seen else None
-    return Task(split("train"), split("id"), split("ood"), dictionary, num_latents=task.num_latents, seed=99)
+    return Task(split("train"), split("id"), split("ood"), dictionary, width=task.width, seed=99)
 
 
 def test_a_learner_sees_what_it_selects_and_nothing_else(fitted, tasks):
@@ -172,7 +172,7 @@ class Counter(Learner):
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_each_seed_stops_by_itself(tasks, side_by_side):
     split = tasks[0].train
-    tasks = [Task(Split(split.signals.at[0, 0].set(stop)), split, split, num_latents=20) for stop in (0.35, 0.0, 2.0)]
+    tasks = [Task(Split(split.signals.at[0, 0].set(stop)), split, split, width=20) for stop in (0.35, 0.0, 2.0)]
     found = fit(Counter(), tasks, keys(0, 1, 2), side_by_side=side_by_side)
     assert [one.end.step for one in found] == [3, 0, 7]
     assert [float(one.end.model.bias[0]) for one in found] == [3, 0, 7]

@@ -22,7 +22,7 @@ def problem(n, noise, input_dim=12, num_latents=5, seed=0):
 
 def probe(signals, codes, learner=None):
     train = Split(jnp.asarray(signals), jnp.asarray(codes))
-    task = Task(train, train, train, num_latents=codes.shape[1])
+    task = Task(train, train, train, width=codes.shape[1])
     return fit(learner or LinearProbe(), [task], [jax.random.key(0)])[0].end.model
 
 

@@ -98,7 +98,7 @@ def test_the_start_is_unit_atoms_and_codes_next_to_nothing(task):
 
 def test_strict_it_sees_the_training_signals_alone(task):
     noise = Split(jnp.asarray(np.random.default_rng(0).normal(size=(100, 12)), jnp.float32))
-    blind = Task(Split(task.train.signals), noise, noise, num_latents=20)
+    blind = Task(Split(task.train.signals), noise, noise, width=20)
     learner = SoftplusAdam(num_steps=2, block=20)
     found, other = (fit(learner, [one], [KEY])[0].end.model for one in (task, blind))
     np.testing.assert_array_equal(found.dictionary, other.dictionary)

@@ -39,7 +39,7 @@ def stretched(task):
     """The task with true atoms of many lengths."""
     lengths = jnp.linspace(0.5, 2, 20)
     split = Split(task.train.signals)
-    return Task(split, split, split, task.dictionary * lengths, num_latents=20)
+    return Task(split, split, split, task.dictionary * lengths, width=20)
 
 
 def test_renormed_atoms_have_unit_length(setting, task):
@@ -68,7 +68,7 @@ def test_atoms_get_the_lengths_of_the_true_ones_they_match(task):
 
 
 def test_what_it_needs_and_sees(task):
-    bare = Task(Split(task.train.signals), task.id, task.ood, None, num_latents=20)
+    bare = Task(Split(task.train.signals), task.id, task.ood, None, width=20)
     assert Surgery("renormed", base=SAE).needs(bare) is None and Surgery("renormed", base=SAE).select(task) is None
     assert Surgery("oracle_norms", base=SAE).needs(bare) == "the true dictionary"
     assert Surgery("renormed", base=Oracle()).needs(bare) == "the true dictionary"

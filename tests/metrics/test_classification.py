@@ -141,7 +141,7 @@ def test_one_class_tells_nothing():
     model = Model(None, jnp.zeros(2))
 
     def measured(train, ood):
-        task = Task(train, splits["id"], ood, num_latents=3)
+        task = Task(train, splits["id"], ood, width=3)
         return classification.measure(Inferred(task, model, codes, {}, 0.1, "strict"))
 
     assert measured(faint, splits["ood"]) == {}
@@ -155,7 +155,7 @@ def test_one_class_tells_nothing():
 def test_a_latent_that_turns_round_out_of_distribution_is_wrong_there(protocol, turned):
     rng = np.random.default_rng(0)
     truth = {name: rng.random((60, 1)).astype(np.float32) for name in ("train", "id", "ood")}
-    task = Task(*(Split(jnp.zeros((60, 2)), jnp.asarray(codes)) for codes in truth.values()), num_latents=1)
+    task = Task(*(Split(jnp.zeros((60, 2)), jnp.asarray(codes)) for codes in truth.values()), width=1)
     found = classification.measure(
         Inferred(task, Model(None, jnp.zeros(2)), truth | {"ood": 1 - truth["ood"]}, {}, 0.1, protocol)
     )
@@ -175,7 +175,7 @@ def test_codes_by_their_active_columns_measure_as_the_dense_ones(protocol, const
     if constant:
         dense["train"][:] = dense["id"][:] = 0
     truth = {name: jnp.asarray(rng.random((60, 1)), jnp.float32) for name in dense}
-    task = Task(*(Split(jnp.zeros((60, 2)), truth[name]) for name in dense), num_latents=30)
+    task = Task(*(Split(jnp.zeros((60, 2)), truth[name]) for name in dense), width=30)
 
     def measured(codes):
         return classification.measure(Inferred(task, Model(None, jnp.zeros(2)), codes, {}, 0.1, protocol))

@@ -313,7 +313,7 @@ def inferred(n=40, width=5, **changes):
         Split(RNG.standard_normal((n, 6)).astype(np.float32), scipy.sparse.csr_array(sparse_codes(n, 8))) for _ in range(2)
     ]
     tree = Tree(np.array([-1, 0, 0, -1, -1, -1, -1, -1]), np.array([0, 1, 1, -1, -1, -1, -1, -1]))
-    parts = {"task": Task(splits[0], *splits, dictionary=truth, num_latents=width, tree=tree)} | {
+    parts = {"task": Task(splits[0], *splits, dictionary=truth, width=width, tree=tree)} | {
         "model": Model(unit(6, width), np.zeros(6))
     }
     return Inferred(**parts | {"codes": codes, "optimum": {}, "lam": 1.0, "protocol": "strict"} | changes)
@@ -348,7 +348,7 @@ def test_measure_scores_each_split_by_its_own_samples_and_families_by_the_tree()
 
 def test_measure_leaves_out_what_is_not_known():
     whole = inferred()
-    no_truth = Task(*(Split(whole.task.id.signals) for _ in range(3)), dictionary=whole.task.dictionary, num_latents=5)
+    no_truth = Task(*(Split(whole.task.id.signals) for _ in range(3)), dictionary=whole.task.dictionary, width=5)
     assert set(d.measure(inferred(task=no_truth))) == {
         f"{name}_{split}" for name in ("r2", "shrinkage") for split in ("id", "ood")
     }

@@ -41,7 +41,7 @@ def test_measure_looks_for_each_true_atom_among_the_learned_ones():
     rng = np.random.default_rng(1)
     truth = rng.standard_normal((6, 4)).astype(np.float32)
     learned = np.hstack([rng.standard_normal((6, 5)), 2 * truth[:, ::-1]]).astype(np.float32)
-    task = Task(*[Split(np.zeros((4, 6), np.float32))] * 3, dictionary=truth, num_latents=9)
+    task = Task(*[Split(np.zeros((4, 6), np.float32))] * 3, dictionary=truth, width=9)
     one = Inferred(task, Model(learned, np.zeros(6)), {}, {}, 0.1, "strict")
     assert one.match.learned.tolist() == [8, 7, 6, 5]
     assert measure(one)["cosines"] == pytest.approx([1] * 4) and measure(one)["norm_ratio"] == pytest.approx(2)

@@ -116,7 +116,7 @@ def test_codes_by_their_active_columns_measure_as_the_dense_ones():
     lengths[1] = 0
     codes = np.where(np.arange(len(lengths)) % 3, best + 0.1, 0).astype(np.float32)
     model = Model(jnp.asarray(dictionary * lengths), jnp.full(len(dictionary), 0.1))
-    task = Task(*[Split(jnp.asarray(signals))] * 3, num_latents=len(lengths))
+    task = Task(*[Split(jnp.asarray(signals))] * 3, width=len(lengths))
 
     def measured(held):
         return gap.measure(Inferred(task, model, {"id": held, "ood": held}, {"id": reference, "ood": reference}, LAM, "strict"))
@@ -138,7 +138,7 @@ def test_no_mean_counts_the_padding():
         def pad(array, axis):
             return jnp.concatenate([array, jnp.zeros((len(array), spare) if axis else (spare, array.shape[1]))], axis=axis)
 
-        task = Task(*[Split(pad(signals, 1))] * 3, num_latents=dictionary.shape[1], padding=spare)
+        task = Task(*[Split(pad(signals, 1))] * 3, width=dictionary.shape[1], padding=spare)
         model = Model(pad(dictionary, 0), jnp.zeros(len(dictionary) + spare))
         both = {"id": best, "ood": best}, {"id": reference, "ood": reference}
         return gap.measure(Inferred(task, model, *both, LAM, "strict"))

@@ -154,7 +154,7 @@ def test_the_published_form_is_left_out_where_it_would_be_all_noise():
     splits = {}
     for width in (20_000, 20_001):
         codes = Codes(dense, np.array([0, 2, 3, width - 1]), width)
-        task = Task(*(Split(signals, jnp.asarray(dense)) for _ in range(3)), num_latents=4)
+        task = Task(*(Split(signals, jnp.asarray(dense)) for _ in range(3)), width=4)
         splits[width] = recovery.measure(
             Inferred(task, Model(None, jnp.zeros(2)), dict.fromkeys(("id", "ood"), codes), {}, 0.1, "")
         )
@@ -167,7 +167,7 @@ def test_measure_scores_each_split_in_its_own_form():
     rng = np.random.default_rng(14)
     # More codes than true latents, by which the two published forms differ.
     truth, codes = ({name: sparse(rng, (40, width)) for name in ("train", "id", "ood")} for width in (4, 7))
-    task = Task(*(Split(jnp.zeros((40, 2)), codes) for codes in truth.values()), num_latents=4)
+    task = Task(*(Split(jnp.zeros((40, 2)), codes) for codes in truth.values()), width=4)
     found = recovery.measure(Inferred(task, Model(None, jnp.zeros(2)), codes, {}, 0.1, "strict"))
     for name, other in (("id", "ood"), ("ood", "id")):
         assert found[f"mcc_{name}"] == pytest.approx(brute_force(truth[name], codes[name]), abs=1e-6)
@@ -197,6 +197,6 @@ def test_a_split_whose_truth_is_constant_is_left_out():
     rng = np.random.default_rng(0)
     codes = {name: rng.random((8, 3)).astype(np.float32) for name in ("train", "id", "ood")}
     still = Split(jnp.zeros((8, 2)), jnp.ones((8, 3)))
-    task = Task(still, Split(jnp.zeros((8, 2)), jnp.asarray(codes["id"])), still, num_latents=3)
+    task = Task(still, Split(jnp.zeros((8, 2)), jnp.asarray(codes["id"])), still, width=3)
     found = recovery.measure(Inferred(task, Model(None, jnp.zeros(2)), codes, {}, 0.1, "strict"))
     assert set(found) == {"mcc_id", "mcc_paper_id"} and found["mcc_id"] == pytest.approx(1)

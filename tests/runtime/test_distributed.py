@@ -61,13 +61,13 @@ assert placed["odd"].is_fully_replicated and not placed["odd"].is_fully_addressa
 # Of a file, the rows of its own devices are all that a process needs to read.
 names = ("Y_train", "Y_val", "Y_ood")
 distributed.on_first(lambda: np.savez(folder + "/mine.npz", **{name: array.astype("float32") for name in names}))
-recorded = load(folder + "/mine.npz", num_latents=5)
+recorded = load(folder + "/mine.npz", width=5)
 assert isinstance(recorded.train.signals, np.memmap)
 signals = devices.place(recorded.train, mesh).signals
 assert [shard.data.tolist() for shard in signals.addressable_shards] == held
 assert distributed.whole(signals).tolist() == array.tolist()
 distributed.on_first(lambda: np.savez(folder + "/bad.npz", **{name: np.full((4, 2), np.nan, "float32") for name in names}))
-refused(ValueError, lambda: load(folder + "/bad.npz", num_latents=5), "NaN")
+refused(ValueError, lambda: load(folder + "/bad.npz", width=5), "NaN")
 
 found = distributed.whole({"placed": placed, "sum": placed["rows"].sum(0), "key": key, "other": "other", "own": jnp.ones(2)})
 assert all(leaf.is_fully_addressable for leaf in jax.tree.leaves(found) if isinstance(leaf, jax.Array))

@@ -53,7 +53,7 @@ def test_a_fit_infers_as_its_model_does(tmp_path, name):
 
 
 def test_what_the_store_of_fits_keeps_is_read(tmp_path, task):
-    setting = sae_gap.Setting(num_latents=task.num_latents, sparsity=2, num_samples=100)
+    setting = sae_gap.Setting(num_latents=task.width, sparsity=2, num_samples=100)
     data, learner, models = sae_gap.draw(setting), SparseAutoencoder(TopK(2), num_steps=2), Models(tmp_path)
     model = models.fit(learner, [setting], [data])[0].end.model
     sae = sae_gap.load_sae(models.folder(learner, setting))

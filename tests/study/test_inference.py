@@ -157,8 +157,8 @@ def test_what_trained_a_model_compiles_nothing_anew(task, model):
 def test_codes_of_many_samples_are_held_by_their_non_zeros(task, model, monkeypatch):
     whole = Inference(task, model)
     expected = {encoder: whole.infer(encoder, "ood") for encoder in (TopK(3), Lasso(0.1))}
-    monkeypatch.setattr(inference, "DENSE_NUMBERS", len(task.ood.signals) * task.num_latents - 1)
-    monkeypatch.setattr(inference, "_CHUNK", 30 * task.num_latents)
+    monkeypatch.setattr(inference, "DENSE_NUMBERS", len(task.ood.signals) * task.width - 1)
+    monkeypatch.setattr(inference, "_CHUNK", 30 * task.width)
     found = Inference(task, model)
     for encoder, dense in expected.items():
         coded = found.infer(encoder, "ood")

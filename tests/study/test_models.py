@@ -276,14 +276,14 @@ def test_activations_are_split_and_known_by_their_content(tmp_path, save):
     task = source.task()
     np.testing.assert_array_equal(task.train.signals, train.take(np.arange(80)))
     np.testing.assert_array_equal(task.id.signals, held.take(np.arange(20)))
-    assert task.ood is task.id and (source.num_train, source.input_dim, task.num_latents) == (80, 12, 20)
+    assert task.ood is task.id and (source.num_train, source.input_dim, task.width) == (80, 12, 20)
     assert source.asdict() == copy.asdict() and source.asdict()["num_samples"] == 100
     other = dataclasses.replace(source, seed=1)
     np.testing.assert_array_equal(other.task().train.signals, task.train.signals)
     assert dataclasses.replace(source, held_out=0.3).asdict() != source.asdict()
     save(tmp_path / names[1], 2 * rows, np.arange(100) // 10)
     assert source.asdict() != copy.asdict()
-    with pytest.raises(ValueError, match="give num_latents"):
+    with pytest.raises(ValueError, match="give width"):
         Recording(tmp_path / names[0], held_out=0.2).task()
 
 

@@ -462,7 +462,7 @@ NEED_TRUTH = ("mcc", "cosine", "close", "angle", "norm_ratio", "support", "accur
 
 def test_without_truth_what_needs_it_is_left_out(tmp_path, arrays, caplog):
     np.savez(tmp_path / "bare.npz", **{name: array for name, array in arrays.items() if name.startswith("Y")})
-    source = Recording(tmp_path / "bare.npz", num_latents=20, sparsity=3)
+    source = Recording(tmp_path / "bare.npz", width=20, sparsity=3)
     rows = run(make(source), Store(tmp_path / "store"))
     assert [row["method"] for row in rows] == ["sae", "frozen"]
     for row in rows:

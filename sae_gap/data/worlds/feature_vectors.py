@@ -26,7 +26,7 @@ def _atoms_of(law: Law, title: str) -> tuple[Float[np.ndarray, "N input_dim"], F
     if law.folder is not None:
         return synthsae_files.read_atoms(law.folder)
     rng = np.random.default_rng([law.seed, _ATOMS])
-    atoms = rng.standard_normal((law.num_features, law.input_dim), np.float32)
+    atoms = rng.standard_normal((law.num_latents, law.input_dim), np.float32)
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
     bias = rng.standard_normal(law.input_dim, np.float32)
     bias *= np.float32(law.bias) / np.linalg.norm(bias)

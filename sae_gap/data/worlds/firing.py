@@ -43,17 +43,17 @@ class Firing:
 
 def base_rates(law: Law) -> Float[np.ndarray, " N"]:
     """The Zipf law p_i, (N,): see `Law`."""
-    ranks = np.arange(1, law.num_features + 1, dtype=np.float64)
+    ranks = np.arange(1, law.num_latents + 1, dtype=np.float64)
     # Of ranks below 1, powers that would be too large; a common factor of all r_i changes nothing.
-    ranked = (ranks if law.exponent > 0 else ranks / law.num_features) ** -law.exponent
+    ranked = (ranks if law.exponent > 0 else ranks / law.num_latents) ** -law.exponent
     span = ranked[0] - ranked[-1]
-    share = (ranked - ranked[-1]) / span if span else np.ones(law.num_features)
+    share = (ranked - ranked[-1]) / span if span else np.ones(law.num_latents)
     return law.least + (law.most - law.least) * share
 
 
 def plant(law: Law) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
     """Parents and levels, (N,) each, of trees whose levels follow one another from feature 0 on."""
-    parent, level = np.full(law.num_features, -1), np.full(law.num_features, -1)
+    parent, level = np.full(law.num_latents, -1), np.full(law.num_latents, -1)
     first, size = 0, law.roots
     level[:size] = 0
     for depth in range(1, law.depth + 1):
@@ -86,7 +86,7 @@ def compensated(
 def correlate(law: Law, stream: int = _FACTOR) -> tuple[Float[np.ndarray, "N rank"], Float[np.ndarray, " N"]]:
     """The factor F of the correlation and what it leaves, `δ_i = 1 - Σ_j F_ij²`, at least .01."""
     rng = np.random.default_rng([law.seed, stream])
-    factor = law.correlation * rng.standard_normal((law.num_features, law.rank))
+    factor = law.correlation * rng.standard_normal((law.num_latents, law.rank))
     square = np.sum(factor**2, axis=1)
     large = square > 1 - _LEAST_REST
     factor[large] *= np.sqrt((1 - _LEAST_REST) / square[large])[:, None]
@@ -103,10 +103,10 @@ def _firing_of(law: Law, title: str) -> Firing:
     if law.folder is not None:
         return Firing(**synthsae_files.read_firing(law.folder))
     parent, level = plant(law)
-    exclusive, scaled = (np.full(law.num_features, flag) for flag in (law.exclusive, law.scale_children))
+    exclusive, scaled = (np.full(law.num_latents, flag) for flag in (law.exclusive, law.scale_children))
     rng = np.random.default_rng([law.seed, _STD])
-    mean = np.linspace(law.loudest, law.softest, law.num_features)
-    std = np.abs(law.spread[0] + law.spread[1] * rng.standard_normal(law.num_features))
+    mean = np.linspace(law.loudest, law.softest, law.num_latents)
+    std = np.abs(law.spread[0] + law.spread[1] * rng.standard_normal(law.num_latents))
     rates = compensated(base_rates(law), parent, exclusive)
     return Firing(rates, *correlate(law), mean, std, parent, level, exclusive, scaled)
 

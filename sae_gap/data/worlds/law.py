@@ -28,7 +28,7 @@ class Law:
     child fire only where its parent does, beside none of its siblings.
 
     Args:
-      num_features: N. Feature i is the i-th most frequent, but for what the trees take from it.
+      num_latents: N. Feature i is the i-th most frequent, but for what the trees take from it.
       input_dim: d, dimension of the signals.
       seed: seeds atoms, correlation and magnitudes.
       roots: number of trees, of which the most frequent features are the roots; 0 plants none.
@@ -39,7 +39,7 @@ class Law:
       most: p_0, the base probability of the most frequent feature.
       least: p_{N-1}, that of the least frequent one.
       rank: of the correlation; 0 leaves features independent but for their trees.
-      correlation: standard deviation of the entries of the correlation's factor, (num_features, rank).
+      correlation: standard deviation of the entries of the correlation's factor, (num_latents, rank).
       loudest: mean magnitude of feature 0.
       softest: mean magnitude of the last one; between them it is linear in i.
       spread: mean and standard deviation of the normal variable whose size is a feature's own deviation, `|N(mean, sd)|`.
@@ -56,7 +56,7 @@ class Law:
       TypeError: the folder is no path.
     """
 
-    num_features: int = 16_384
+    num_latents: int = 16_384
     input_dim: int = 768
     seed: int = 0
     roots: int = 128
@@ -77,7 +77,7 @@ class Law:
     folder: pathlib.Path | None = None
 
     def __post_init__(self):
-        check_size("num_features", self.num_features)
+        check_size("num_latents", self.num_latents)
         check_size("input_dim", self.input_dim)
         check_seed(self.seed)
         for name in ("roots", "branching", "depth"):
@@ -104,9 +104,9 @@ class Law:
         object.__setattr__(self, "spread", spread)
         if not self.least <= self.most:
             raise ValueError(f"probabilities need 0 < least <= most < 1, but least is {self.least} and most is {self.most}.")
-        if self.most * self.num_features < FEWEST:
+        if self.most * self.num_latents < FEWEST:
             raise ValueError(
-                f"of {self.num_features} features at a probability of at most {self.most} hardly any ever fires; raise most."
+                f"of {self.num_latents} features at a probability of at most {self.most} hardly any ever fires; raise most."
             )
         if abs(self.exponent) < FLATTEST and self.most != self.least:
             raise ValueError(
@@ -124,10 +124,10 @@ class Law:
             if not level:
                 return
             needed, level = needed + level, level * self.branching
-            if needed > self.num_features:
+            if needed > self.num_latents:
                 raise ValueError(
                     f"{self.roots} trees with {self.depth} levels of {self.branching} children each do not fit the "
-                    f"{self.num_features} features; lower roots, branching or depth, or raise num_features."
+                    f"{self.num_latents} features; lower roots, branching or depth, or raise num_latents."
                 )
 
     @property
@@ -140,7 +140,7 @@ class Law:
         """The law in words: "synthsae", and what differs from the published benchmark's but sizes and seed."""
         if self.folder is not None:
             return f"synthsae file={digest(self.folder)}"
-        told = [field for field in dataclasses.fields(Law) if field.name not in ("num_features", "input_dim", "seed", "folder")]
+        told = [field for field in dataclasses.fields(Law) if field.name not in ("num_latents", "input_dim", "seed", "folder")]
         differ = [field.name for field in told if getattr(self, field.name) != field.default]
         return " ".join(["synthsae", *(f"{name}={_said(getattr(self, name))}" for name in differ)])
 

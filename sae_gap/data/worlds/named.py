@@ -25,47 +25,47 @@ _TOY = {
 }
 
 
-def synthsae(num_features: int | None) -> dict[str, Any]:
+def synthsae(num_latents: int | None) -> dict[str, Any]:
     """SynthSAEBench's law. Below 10,880 features trees have two levels of children, and a root for every 32 features.
 
     One tree of two levels has 21 features; fewer than that have none.
     """
-    number = _FULL if num_features is None else num_features
+    number = _FULL if num_latents is None else num_latents
     deep = number >= _THREE_LEVELS
     trees = {"roots": number // 128, "depth": 3} if deep else {"roots": max(number // 32, int(number >= 21)), "depth": 2}
-    return {"num_features": number, "input_dim": 768 if deep else max(8, number // 8)} | trees
+    return {"num_latents": number, "input_dim": 768 if deep else max(8, number // 8)} | trees
 
 
-def correlated(num_features: int | None) -> dict[str, Any]:
+def correlated(num_latents: int | None) -> dict[str, Any]:
     """Features that fire together, fewer than there are dimensions: an SAE whose k is too small mixes them.
 
     After the toy model of Chanin & Garriga-Alonso (2025), "Sparse but wrong: incorrect L0 leads to incorrect features in sparse
     autoencoders", arXiv:2508.16560: 50 features in 100 dimensions, at probabilities from .345 down to .05.
     """
-    number = 50 if num_features is None else num_features
+    number = 50 if num_latents is None else num_latents
     law = {"roots": 0, "depth": 0, "most": 0.345, "least": 0.05, "rank": 10, "correlation": 0.25, "orthogonal_steps": 1_000}
-    return _TOY | law | {"num_features": number, "input_dim": 2 * number}
+    return _TOY | law | {"num_latents": number, "input_dim": 2 * number}
 
 
-def hedging(num_features: int | None) -> dict[str, Any]:
+def hedging(num_latents: int | None) -> dict[str, Any]:
     """A parent and its child, and a dictionary of one latent, which takes in some of the child.
 
     After Chanin, Dulka & Garriga-Alonso (2025), "Feature hedging: correlated features break narrow sparse autoencoders",
     arXiv:2505.11756.
     """
-    return absorption(num_features) | {"num_latents": 1}
+    return absorption(num_latents) | {"width": 1}
 
 
-def absorption(num_features: int | None) -> dict[str, Any]:
+def absorption(num_latents: int | None) -> dict[str, Any]:
     """A parent and its child, and room for both: sparsity is cheapest where the child's latent has the parent's direction too.
 
     After Chanin et al. (2024), "A is for absorption: studying feature splitting and absorption in sparse autoencoders",
     arXiv:2409.14507.
     """
-    if num_features not in (None, 2):
-        raise ValueError(f"this world has 2 features, not {num_features}; leave num_features out.")
+    if num_latents not in (None, 2):
+        raise ValueError(f"this world has 2 features, not {num_latents}; leave num_latents out.")
     law = {"roots": 1, "branching": 1, "depth": 1, "most": 0.3, "least": 0.15}
-    return _TOY | law | {"num_features": 2, "input_dim": 20}
+    return _TOY | law | {"num_latents": 2, "input_dim": 20}
 
 
 # The world that has any number of features.
@@ -76,23 +76,23 @@ WORLDS: Mapping[str, Callable[[int | None], dict[str, Any]]] = types.MappingProx
 )
 
 
-def named_world(name: str, num_features: int | None = None, **options: Any) -> World:
+def named_world(name: str, num_latents: int | None = None, **options: Any) -> World:
     """A world by its name.
 
     Args:
       name: one of `WORLDS`.
-      num_features: how many features; None takes the world's own number.
+      num_latents: how many features; None takes the world's own number.
       **options: of `World`, in the place of what the name stands for; None stands for it.
 
     Raises:
       ValueError: the name is unknown, or an option is out of range.
     """
-    if num_features is not None:
-        check_size("num_features", num_features)
+    if num_latents is not None:
+        check_size("num_latents", num_latents)
     if not isinstance(name, str) or name not in WORLDS:
         raise ValueError(f"world {shown(name)} is unknown; choose one of {', '.join(WORLDS)}.")
     given = {option: value for option, value in options.items() if value is not None}
-    return World(**WORLDS[name](num_features) | given)
+    return World(**WORLDS[name](num_latents) | given)
 
 
 def parse_law(entries: Sequence[str]) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def parse_law(entries: Sequence[str]) -> dict[str, Any]:
       TypeError: the entries are no list of texts.
     """
     fields = {field.name: field.default for field in dataclasses.fields(Law)}
-    for name in ("num_features", "input_dim", "seed", "folder"):
+    for name in ("num_latents", "input_dim", "seed", "folder"):
         del fields[name]
     found: dict[str, Any] = {}
     if not isinstance(entries, Sequence) or isinstance(entries, str) or not all(isinstance(entry, str) for entry in entries):

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse
 
-from sae_gap.core.checks import check_choice, check_integer, check_number, check_path, check_size, check_type, is_integer
+from sae_gap.core.checks import check_choice, check_integer, check_number, check_path, check_size, check_type
 from sae_gap.core.types import Split, Task, Tree
 from sae_gap.data.worlds import synthsae_files
 from sae_gap.data.worlds.feature_vectors import atoms_of
@@ -31,8 +31,8 @@ class World(Law):
     and below the same parents, but together with others: the factor of their correlation is drawn anew.
 
     Args:
-      num_latents: width of the dictionaries to learn; 0 takes one latent for each feature. Narrower ones are meant to learn
-        the most frequent features.
+      width: atoms of the dictionaries to learn; None takes one for each feature. Narrower ones are meant to learn the most
+        frequent features.
       num_samples: number of training samples.
       scored: samples in each scored split; None takes as many as there are to train on, but at most 20,000.
       noise_db: signal-to-noise ratio in decibels of additive Gaussian noise, the signal's power being its mean square over the
@@ -48,16 +48,17 @@ class World(Law):
       Chanin & Garriga-Alonso (2026), "SynthSAEBench", arXiv:2602.14687.
     """
 
-    num_latents: int = 0
+    width: int | None = None
     num_samples: int = 200_000
     scored: int | None = None
     noise_db: float | None = None
 
     def __post_init__(self):
         super().__post_init__()
-        if is_integer(self.num_latents) and self.num_latents == 0:
-            object.__setattr__(self, "num_latents", self.num_features)
-        check_size("num_latents", self.num_latents)
+        if self.width is not None:
+            check_size("width", self.width)
+            # A width as large as the truth's is told by leaving it out, so that one world has one key.
+            object.__setattr__(self, "width", None if self.width == self.num_latents else int(self.width))
         check_size("num_samples", self.num_samples)
         if self.num_samples < 4:
             raise ValueError(f"num_samples must be at least 4, but it is {self.num_samples}.")
@@ -78,8 +79,9 @@ class World(Law):
 
     @property
     def sparsity(self) -> int:
-        """What SAEs take for k: how many of the first `num_latents` features fire in a sample, the mean over 2,048, rounded."""
-        return max(1, min(round(expected_l0(self.law, self.num_latents)), self.num_latents - 1))
+        """What SAEs take for k: how many of the first `width` features fire in a sample, the mean over 2,048, rounded."""
+        width = self.width or self.num_latents
+        return max(1, min(round(expected_l0(self.law, width)), width - 1))
 
     @property
     def magnitude(self) -> float:
@@ -100,16 +102,16 @@ class World(Law):
             scored("id"),
             scored("ood"),
             dictionary=jnp.asarray(train.atoms.T),
-            num_latents=self.num_latents,
+            width=self.width or self.num_latents,
             seed=self.seed,
             tree=Tree(firing.parent, firing.level),
         )
 
     def asdict(self) -> dict[str, Any]:
         """What tells worlds apart, as rows and keys have it."""
-        names = ("num_latents", "num_features", "sparsity", "num_samples", "input_dim", "seed", "noise_db")
-        scored = {} if self.scored is None else {"scored": self.scored}
-        return {"world": self.title} | {name: getattr(self, name) for name in names} | scored
+        names = ("num_latents", "sparsity", "num_samples", "input_dim", "seed", "noise_db")
+        few = {name: getattr(self, name) for name in ("width", "scored") if getattr(self, name) is not None}
+        return {"world": self.title} | {name: getattr(self, name) for name in names} | few
 
 
 class WorldStream:
@@ -171,7 +173,7 @@ def published_world(folder: str | pathlib.Path, **options: Any) -> World:
 
     Args:
       folder: holds `synthetic_model_config.json`, `hierarchy.json` and `synthetic_model.safetensors`.
-      **options: of `World`, beside the law: `num_latents`, `num_samples`, `seed`, `scored`, `noise_db`.
+      **options: of `World`, beside the law: `width`, `num_samples`, `seed`, `scored`, `noise_db`.
 
     Returns:
       The world. Its seed is that of samples and learners alone.
@@ -185,8 +187,8 @@ def published_world(folder: str | pathlib.Path, **options: Any) -> World:
     for name in options:
         check_choice("an option of a published world", name, own)
     place = pathlib.Path(folder)
-    num_features, input_dim = synthsae_files.sizes(place)
-    world = World(num_features=num_features, input_dim=input_dim, folder=place, **options)
+    num_latents, input_dim = synthsae_files.sizes(place)
+    world = World(num_latents=num_latents, input_dim=input_dim, folder=place, **options)
     # Whatever is wrong with the files is said now.
     firing_of(world.law)
     atoms_of(world.law)

@@ -108,9 +108,7 @@ class Families(Learner):
         return "families" if self.base is None else f"{self.base.name}_families"
 
     def needs(self, task):
-        narrow = (
-            None if task.num_latents <= LARGEST else f"a width of at most {LARGEST:,} latents, which families are told among"
-        )
+        narrow = None if task.width <= LARGEST else f"a width of at most {LARGEST:,} latents, which families are told among"
         return super().needs(task) or narrow
 
     def work(self, num_samples, input_dim, num_latents):

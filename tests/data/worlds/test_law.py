@@ -26,14 +26,14 @@ def test_base_rates_are_the_published_ones():
 
 def test_an_exponent_of_minus_one_is_a_line():
     np.testing.assert_allclose(
-        base_rates(Law(num_features=5, roots=0, exponent=-1, most=0.5, least=0.1)), [0.5, 0.4, 0.3, 0.2, 0.1]
+        base_rates(Law(num_latents=5, roots=0, exponent=-1, most=0.5, least=0.1)), [0.5, 0.4, 0.3, 0.2, 0.1]
     )
-    np.testing.assert_allclose(base_rates(Law(num_features=3, roots=0, exponent=0, most=0.2, least=0.2)), 0.2)
-    np.testing.assert_allclose(base_rates(Law(num_features=1, roots=0)), 0.4)
+    np.testing.assert_allclose(base_rates(Law(num_latents=3, roots=0, exponent=0, most=0.2, least=0.2)), 0.2)
+    np.testing.assert_allclose(base_rates(Law(num_latents=1, roots=0)), 0.4)
     # Powers that are too large for a number: all but the last are as frequent as the first.
     np.testing.assert_allclose(base_rates(Law(exponent=-100))[:5], 0.4)
     # By hand: 1, 1/2 and 1/3 to the power of nearly 0 differ as their logarithms do.
-    flat = base_rates(Law(num_features=3, roots=0, exponent=1e-6, most=0.3, least=0.2))
+    flat = base_rates(Law(num_latents=3, roots=0, exponent=1e-6, most=0.3, least=0.2))
     np.testing.assert_allclose(flat, [0.3, 0.3 - 0.1 * np.log(2) / np.log(3), 0.2], atol=1e-6)
 
 
@@ -69,17 +69,17 @@ def test_the_full_world_has_the_published_constants():
 
 
 def test_a_correlation_that_would_take_all_the_variance_is_scaled():
-    factor, rest = correlate(Law(num_features=3_000, roots=0, rank=4, correlation=0.5))
+    factor, rest = correlate(Law(num_latents=3_000, roots=0, rank=4, correlation=0.5))
     square = np.sum(factor**2, axis=1)
     # Some would leave less than .01 though they do not take all.
     drawn = 0.5 * np.random.default_rng([0, 46]).standard_normal((3_000, 4))
     assert np.any(np.abs(np.sum(drawn**2, axis=1) - 0.995) < 0.005)
     assert square.max() == pytest.approx(0.99) and rest.min() == pytest.approx(0.01) and (square[rest > 0.011] < 0.99).all()
-    assert correlate(Law(num_features=30, roots=0, rank=0))[1].tolist() == [1.0] * 30
+    assert correlate(Law(num_latents=30, roots=0, rank=0))[1].tolist() == [1.0] * 30
 
 
 def test_out_of_distribution_only_the_correlation_differs():
-    law = Law(num_features=60, roots=3, depth=1)
+    law = Law(num_latents=60, roots=3, depth=1)
     here, there = firing_of(law), out_of_distribution(law)
     for name in ("rates", "mean", "std", "parent", "level", "exclusive", "scaled"):
         np.testing.assert_array_equal(getattr(here, name), getattr(there, name))
@@ -88,8 +88,8 @@ def test_out_of_distribution_only_the_correlation_differs():
 
 
 def test_a_title_says_what_differs():
-    assert FULL.title == Law(num_features=20_000).title == "synthsae"
-    assert Law(num_features=500, roots=4, scale_children=False, spread=(0.5, 0)).title == (
+    assert FULL.title == Law(num_latents=20_000).title == "synthsae"
+    assert Law(num_latents=500, roots=4, scale_children=False, spread=(0.5, 0)).title == (
         "synthsae roots=4 spread=0.5,0 scale_children=False"
     )
 
@@ -101,12 +101,12 @@ OTHER |= {"orthogonal_steps": 3, "bias": 0.1}
 
 
 def test_a_title_tells_all_laws_apart():
-    assert {*OTHER} == {field.name for field in dataclasses.fields(Law)} - {"num_features", "input_dim", "seed", "folder"}
+    assert {*OTHER} == {field.name for field in dataclasses.fields(Law)} - {"num_latents", "input_dim", "seed", "folder"}
     assert len({"synthsae", *(Law(**{name: value}).title for name, value in OTHER.items())}) == 1 + len(OTHER)
 
 
 def test_all_that_is_random_is_drawn_from_the_seed():
-    laws = [Law(num_features=200, input_dim=40, roots=0, seed=seed) for seed in (0, 0, 1)]
+    laws = [Law(num_latents=200, input_dim=40, roots=0, seed=seed) for seed in (0, 0, 1)]
     first, again, other = ((firing_of(law).factor, firing_of(law).std, *atoms_of(law)) for law in laws)
     for mine, same, theirs in zip(first, again, other, strict=True):
         np.testing.assert_array_equal(mine, same)
@@ -115,10 +115,10 @@ def test_all_that_is_random_is_drawn_from_the_seed():
 
 
 BAD = {
-    "num_features must be a positive integer": {"num_features": 0},
+    "num_latents must be a positive integer": {"num_latents": 0},
     "input_dim must be a positive integer": {"input_dim": 2.5},
     "seed must be an integer from 0": {"seed": -1},
-    "128 trees with 3 levels of 4 children each do not fit the 10879 features": {"num_features": 10_879},
+    "128 trees with 3 levels of 4 children each do not fit the 10879 features": {"num_latents": 10_879},
     "branching must be an integer of at least 0": {"branching": -1},
     "rank must be an integer of at least 0": {"rank": 1.0},
     "orthogonal_steps must be an integer of at least 0 and of at most 100000": {"orthogonal_steps": 2_000_000_000},
@@ -152,13 +152,13 @@ def test_numbers_of_numpy_are_numbers():
 
 @pytest.mark.parametrize("trees", [{"roots": 0}, {"roots": 2, "branching": 0}])
 def test_levels_of_no_features_are_passed_over(trees):
-    parent, level = plant(Law(num_features=64, input_dim=16, depth=2**31 - 1, **trees))
+    parent, level = plant(Law(num_latents=64, input_dim=16, depth=2**31 - 1, **trees))
     assert (parent == -1).all() and (level >= 0).sum() == trees["roots"]
 
 
 def test_the_largest_and_the_smallest_law_give_finite_signals():
     for changes in ({"loudest": 1e6, "softest": 1e6, "spread": (1e6, 1e6), "bias": 1e6}, {"loudest": 1e-6, "softest": 1e-6}):
-        size = {"num_features": 60, "input_dim": 20, "roots": 2, "depth": 1, "num_samples": 50}
+        size = {"num_latents": 60, "input_dim": 20, "roots": 2, "depth": 1, "num_samples": 50}
         world = World(**size, correlation=10.0, exponent=-100.0, **changes)
         assert np.isfinite(WorldStream(world)(0, 50)).all()
 
@@ -171,4 +171,4 @@ def test_a_law_that_cannot_be_is_one_sentence(message):
 
 
 def test_trees_that_just_fit():
-    assert Law(num_features=10_880).num_features == 10_880
+    assert Law(num_latents=10_880).num_latents == 10_880

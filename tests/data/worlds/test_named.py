@@ -14,8 +14,8 @@ def test_the_full_size_is_the_published_one_and_smaller_ones_keep_their_trees():
     small = named_world("synthsae", 2_048)
     assert (small.input_dim, small.roots, small.depth, small.sparsity) == (256, 64, 2, 16)
     for number in (1, 20, 21, 60, 10_879, 10_880):
-        assert named_world("synthsae", number).num_features == number
-    assert named_world("synthsae", 60, num_latents=30, input_dim=None, roots=2).num_latents == 30
+        assert named_world("synthsae", number).num_latents == number
+    assert named_world("synthsae", 60, width=30, input_dim=None, roots=2).width == 30
 
 
 def test_correlated_features_are_orthogonal_and_fire_together():
@@ -28,11 +28,11 @@ def test_correlated_features_are_orthogonal_and_fire_together():
     assert (firing_of(world.law).level == -1).all()
 
 
-@pytest.mark.parametrize(("name", "width"), [("absorption", 2), ("hedging", 1)])
+@pytest.mark.parametrize(("name", "width"), [("absorption", None), ("hedging", 1)])
 def test_a_child_fires_only_with_its_parent(name, width):
     world = named_world(name, num_samples=4)
     on = WorldStream(world).samples(0, 8_000)[1].toarray() > 0
-    assert world.num_latents == width and on[:, 0][on[:, 1]].all()
+    assert world.num_latents == 2 and world.width == width and on[:, 0][on[:, 1]].all()
     np.testing.assert_allclose(on.mean(axis=0), [0.3, 0.15], atol=0.02)
 
 

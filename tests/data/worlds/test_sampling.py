@@ -13,7 +13,7 @@ from tests.data.worlds import dense
 
 # Tests on random draws have fixed seeds, so they fail by chance once at most, and then for good.
 UNLIKELY = 1e-4
-SMALL = Law(num_features=40, roots=3, branching=3, depth=2, most=0.5, least=0.05, rank=3, correlation=0.4, seed=2)
+SMALL = Law(num_latents=40, roots=3, branching=3, depth=2, most=0.5, least=0.05, rank=3, correlation=0.4, seed=2)
 
 
 def codes(law, count=6_144, seed=0, **changes):
@@ -74,7 +74,7 @@ def test_children_fire_below_their_parents_and_beside_no_sibling(full):
 
 
 def test_of_several_children_each_is_as_likely_to_stay():
-    law = Law(num_features=5, roots=1, branching=4, depth=1, rank=0, most=0.9, least=0.89)
+    law = Law(num_latents=5, roots=1, branching=4, depth=1, rank=0, most=0.9, least=0.89)
     found = codes(law, 20_000, rates=np.full(5, 1.0))
     counts = np.bincount(found.indices, minlength=5)
     assert counts[0] > 19_990 and stats.chisquare(counts[1:]).pvalue > UNLIKELY
@@ -83,7 +83,7 @@ def test_of_several_children_each_is_as_likely_to_stay():
 
 @pytest.mark.parametrize("rate", [1e-4, 1 / 64 - 1e-3, 1 / 64 + 1e-3, 0.3])
 def test_both_sides_of_the_cut_have_their_rates(rate):
-    found = codes(Law(num_features=1_000, roots=0, rank=0), 2_000, rates=np.full(1_000, rate), std=np.zeros(1_000))
+    found = codes(Law(num_latents=1_000, roots=0, rank=0), 2_000, rates=np.full(1_000, rate), std=np.zeros(1_000))
     assert stats.binomtest(found.nnz, 2_000_000, rate).pvalue > UNLIKELY
     # No feature and no sample is favoured.
     for axis in (0, 1):
@@ -101,7 +101,7 @@ def test_thinning_favours_no_place():
 
 def test_what_never_or_always_fires_does():
     """Among features that are correlated, in a tree and in none."""
-    law = Law(num_features=6, roots=1, branching=2, depth=1, rank=2, correlation=0.5, most=0.5, least=0.4)
+    law = Law(num_latents=6, roots=1, branching=2, depth=1, rank=2, correlation=0.5, most=0.5, least=0.4)
     rates = np.array([1.0, 1.0, 0.0, 0.5, 0.0, 1.0])
     found = codes(law, 2_000, rates=rates, mean=np.full(6, 4.0), std=np.zeros(6))
     counts = np.bincount(found.indices, minlength=6)
@@ -109,7 +109,7 @@ def test_what_never_or_always_fires_does():
 
 
 def test_out_of_distribution_others_fire_together():
-    law = Law(num_features=30, roots=0, most=0.3, least=0.2, rank=2, correlation=0.5)
+    law = Law(num_latents=30, roots=0, most=0.3, least=0.2, rank=2, correlation=0.5)
     samplers = [sampling.Sampler(found) for found in (firing_of(law), firing_of(law), out_of_distribution(law))]
     first, again, other = (
         (sampler.codes(np.random.default_rng(seed), 20_000).toarray() > 0) for seed, sampler in enumerate(samplers)
@@ -121,7 +121,7 @@ def test_out_of_distribution_others_fire_together():
 
 
 def test_a_magnitude_clipped_at_zero_counts_as_silent():
-    law = Law(num_features=2, roots=1, branching=1, depth=1, rank=0, most=0.5, least=0.4)
+    law = Law(num_latents=2, roots=1, branching=1, depth=1, rank=0, most=0.5, least=0.4)
     found = codes(law, 20_000, mean=np.array([1.0, 1.0]), std=np.array([1.0, 0.0]), scaled=np.zeros(2, bool))
     # Half the roots fire; those below -1 sd do not, nor do their children.
     heard = 0.5 * stats.norm.cdf(1)
@@ -130,7 +130,7 @@ def test_a_magnitude_clipped_at_zero_counts_as_silent():
 
 
 def test_the_expected_l0_counts_the_first_features():
-    law = Law(num_features=50, roots=0, rank=0, most=0.4, least=0.1, exponent=-1, spread=(0.1, 0.0))
+    law = Law(num_latents=50, roots=0, rank=0, most=0.4, least=0.1, exponent=-1, spread=(0.1, 0.0))
     assert sampling.expected_l0(law, 50) == pytest.approx(12.5, abs=0.3)
     assert sampling.expected_l0(law, 10) == pytest.approx(0.4 * 10 - 0.3 / 49 * 45, abs=0.2)
     assert sampling.expected_l0(law, 80) == sampling.expected_l0(law, 50)

@@ -58,7 +58,7 @@ def write(folder, config, trees, tensors):
 
 def test_what_is_written_is_read(tmp_path):
     *_, tensors = found = parts()
-    source = sae_gap.published_world(write(tmp_path, *found), num_samples=50, num_latents=30, seed=3)
+    source = sae_gap.published_world(write(tmp_path, *found), num_samples=50, width=30, seed=3)
     read, drawn = firing_of(source.law), firing_of(world().law)
     for name in ("rates", "factor", "rest"):
         np.testing.assert_allclose(getattr(read, name), getattr(drawn, name), atol=1e-6)
@@ -70,7 +70,7 @@ def test_what_is_written_is_read(tmp_path):
     task = sae_gap.draw(source)
     np.testing.assert_array_equal(task.dictionary, tensors["feature_vectors"].T)
     np.testing.assert_allclose(task.id.signals, task.id.codes.toarray() @ tensors["feature_vectors"] + 0.1, atol=1e-4)
-    assert re.fullmatch(r"synthsae file=[0-9a-f]{16}", source.asdict()["world"]) and source.num_latents == 30
+    assert re.fullmatch(r"synthsae file=[0-9a-f]{16}", source.asdict()["world"]) and source.width == 30
     before = source.title
     write(tmp_path, found[0] | {"bias": 0.4}, *found[1:])
     assert source.title != before

@@ -20,7 +20,7 @@ from sae_gap.data.worlds.named import named_world, parse_law
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.storage.results import key
 
-SIZE = {"num_features": 60, "input_dim": 20, "roots": 4, "branching": 3, "depth": 1, "orthogonal_steps": 3}
+SIZE = {"num_latents": 60, "input_dim": 20, "roots": 4, "branching": 3, "depth": 1, "orthogonal_steps": 3}
 
 
 def world(**changes):
@@ -34,7 +34,7 @@ def task():
 
 def test_the_task_has_the_samples_of_its_streams(task):
     assert task.train.signals.shape == task.id.signals.shape == task.ood.signals.shape == (300, 20)
-    assert (task.num_latents, task.input_dim, task.seed, task.train.codes) == (60, 20, 0, None)
+    assert (task.width, task.input_dim, task.seed, task.train.codes) == (60, 20, 0, None)
     atoms, bias = atoms_of(world().law)
     np.testing.assert_array_equal(task.dictionary, atoms.T)
     np.testing.assert_allclose(np.linalg.norm(atoms, axis=1), 1, atol=1e-6)
@@ -69,11 +69,11 @@ def test_a_stream_gives_the_same_samples_in_whatever_pieces():
         (lambda: World(folder="/nowhere"), TypeError, "read a world by published_world"),
         (lambda: world(num_latents=False), ValueError, "num_latents must be a positive integer"),
         (lambda: world(noise_db=10**400), ValueError, "noise_db must be a finite number of at least -200"),
-        (lambda: named_world("synthsae", "64"), ValueError, "num_features must be a positive integer"),
+        (lambda: named_world("synthsae", "64"), ValueError, "num_latents must be a positive integer"),
         (lambda: named_world(["synthsae"]), ValueError, "is unknown; choose one of synthsae"),
         (lambda: published_world(5), TypeError, "folder must be a path"),
         (lambda: published_world("x" * 5_000), ValueError, "is not a folder"),
-        (lambda: published_world("x", roots=3), ValueError, "an option of a published world must be one of num_latents"),
+        (lambda: published_world("x", roots=3), ValueError, "an option of a published world must be one of width"),
         (lambda: World(folder=pathlib.Path("nowhere")).title, ValueError, "cannot be read"),
         (lambda: parse_law(5), TypeError, "the law must be a list of pairs"),
         (lambda: parse_law([5]), TypeError, "the law must be a list of pairs"),
@@ -85,7 +85,7 @@ def test_wrong_arguments_are_one_sentence(make, kind, message):
 
 
 def test_numbers_of_other_libraries_are_numbers(task):
-    sizes = {"num_features": jnp.asarray(60), "num_latents": np.uint16(60), "num_samples": np.int64(300), "most": np.array(0.4)}
+    sizes = {"num_latents": jnp.asarray(60), "width": np.uint16(60), "num_samples": np.int64(300), "most": np.array(0.4)}
     same = world(**sizes)
     assert same == world() and json.loads(json.dumps(same.asdict())) == world().asdict()
     np.testing.assert_array_equal(sae_gap.draw(same).id.signals, task.id.signals)
@@ -108,9 +108,9 @@ def test_the_magnitude_is_the_mean_of_the_features(task):
 
 
 def test_the_law_does_not_depend_on_the_samples():
-    first, other = world(), world(num_samples=50, num_latents=10, scored=7, noise_db=3.0)
+    first, other = world(), world(num_samples=50, width=10, scored=7, noise_db=3.0)
     assert first.law == other.law and first.law != world(seed=1).law
-    assert (other.num_latents, other.num_train, other.num_scored, first.num_scored) == (10, 50, 7, 300)
+    assert (other.width, other.num_train, other.num_scored, first.num_scored) == (10, 50, 7, 300)
     assert World(num_samples=30_000, **SIZE).num_scored == 20_000
 
 
@@ -141,16 +141,19 @@ def test_samples_have_a_seed_of_their_own_where_the_law_has_none():
 
 def test_what_tells_worlds_apart():
     told = [
-        world(**change).asdict()
-        for change in ({}, {"seed": 1}, {"roots": 3}, {"scored": 9}, {"noise_db": 3.0}, {"num_latents": 30})
+        world(**change).asdict() for change in ({}, {"seed": 1}, {"roots": 3}, {"scored": 9}, {"noise_db": 3.0}, {"width": 30})
     ]
     assert len({key(entries) for entries in told}) == len(told)
     assert told[0]["world"] == "synthsae roots=4 branching=3 depth=1 orthogonal_steps=3"
     assert told[0]["sparsity"] == round(np.diff(WorldStream(world(), "id").samples(0, 4_000)[1].indptr).mean())
-    assert told[5]["num_latents"] == 30 < told[5]["num_features"] == 60 and told[5]["sparsity"] < told[0]["sparsity"]
-    assert World(num_features=1, input_dim=3, roots=0, num_samples=4).sparsity == 1
+    assert (
+        told[5]["width"] == 30 < told[5]["num_latents"] == 60
+        and "width" not in told[0]
+        and told[5]["sparsity"] < told[0]["sparsity"]
+    )
+    assert World(num_latents=1, input_dim=3, roots=0, num_samples=4).sparsity == 1
     # An SAE of two latents has a k of one, however often both are on.
-    assert World(num_features=2, input_dim=3, roots=0, most=0.95, least=0.95, exponent=0, num_samples=4).sparsity == 1
+    assert World(num_latents=2, input_dim=3, roots=0, most=0.95, least=0.95, exponent=0, num_samples=4).sparsity == 1
 
 
 def test_atoms_are_pushed_apart_by_the_published_steps():
@@ -176,6 +179,7 @@ def test_atoms_are_pushed_apart_by_the_published_steps():
 
 BAD = {
     "num_latents must be a positive integer": {"num_latents": -1},
+    "width must be a positive integer": {"width": -1},
     "num_samples must be a positive integer": {"num_samples": 0},
     "num_samples must be at least 4, but it is 3": {"num_samples": 3},
     "scored must be a positive integer": {"scored": 0},

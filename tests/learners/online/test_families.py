@@ -266,7 +266,7 @@ def test_options_that_cannot_be_are_refused(options, match):
 
 
 def test_more_latents_than_counts_have_room_for_are_refused():
-    task = Task(*[Split(jnp.ones((4, 2)))] * 3, num_latents=16_384)
+    task = Task(*[Split(jnp.ones((4, 2)))] * 3, width=16_384)
     assert Families(base=BASE).needs(task) is None
     lacking = Families(base=BASE).needs(dataclasses.replace(task, num_latents=16_385))
     assert lacking is not None and lacking.startswith("a width of at most 16,384 latents")

@@ -19,7 +19,7 @@ def task():
     codes = (rng.random((2_000, 12)) < np.linspace(0.5, 0.1, 12)) * rng.uniform(0.9, 1.1, (2_000, 12))
     codes[:, 10] *= 3
     split = Split(jnp.asarray(codes @ frame.T + 0.01 * rng.standard_normal((2_000, 30)), jnp.float32))
-    return Task(split, split, split, num_latents=12, dictionary=jnp.asarray(frame, jnp.float32)), codes
+    return Task(split, split, split, width=12, dictionary=jnp.asarray(frame, jnp.float32)), codes
 
 
 def energy(codes, number):
