@@ -1,22 +1,13 @@
-"""The header of an array as NumPy saves it, read as if from an enemy: nothing is evaluated but literals of one short line."""
+"""The header of an array as NumPy saves it, for arrays in the middle of other files; nothing in it is executed."""
 
-import ast
 import math
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import IO, NamedTuple
 
 import numpy as np
 
+_READ = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 # Headers are some hundred bytes long.
 _LONGEST = 4_096
-
-
-@runtime_checkable
-class Readable(Protocol):
-    """A file, or a member of an archive."""
-
-    def read(self, size: int, /) -> bytes:
-        """The next bytes, as many as asked for or as are left."""
-        ...
 
 
 class Header(NamedTuple):
@@ -24,8 +15,8 @@ class Header(NamedTuple):
 
     Attributes:
       shape: of the array.
-      dtype: of its numbers; it may be of objects, which are for the reader to refuse.
-      fortran: whether columns come first.
+      dtype: of its numbers; objects are for the reader to refuse.
+      fortran: whether the first axis varies fastest.
       length: bytes of the header; the numbers follow.
     """
 
@@ -36,34 +27,26 @@ class Header(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of the numbers that it promises."""
+        """Bytes of the numbers that the header promises."""
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_header(file: Readable) -> Header:
-    """Reads the header that a file is at; afterwards the file is at the numbers.
+def read_header(file: IO[bytes]) -> Header:
+    """Reads the header at the position of a file, and leaves the file at the numbers.
 
     Raises:
-      ValueError: it is no header of version 1 or 2, or a damaged one.
+      ValueError: there is no header of version 1 or 2, or it is damaged.
     """
-    magic = file.read(8)
-    if len(magic) < 8 or magic[:6] != b"\x93NUMPY":
-        raise ValueError("it is no array that NumPy saved")
-    if magic[6] not in (1, 2):
-        raise ValueError(f"the version {magic[6]} of its header is unknown")
-    width = 2 if magic[6] == 1 else 4
-    size = int.from_bytes(file.read(width), "little")
-    if size > _LONGEST:
-        raise ValueError("a header is too long")
+    start = file.tell()
     try:
-        found: Any = ast.literal_eval(file.read(size).decode("latin1").strip())
-        shape, fortran, dtype = found["shape"], found["fortran_order"], np.dtype(found["descr"])
-    except (SyntaxError, TypeError, KeyError, IndexError, ValueError, AttributeError, MemoryError, RecursionError):
-        raise ValueError("a header is damaged") from None
-    plain = isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
-    if not plain or not isinstance(fortran, bool):
-        raise ValueError("a header has an unknown form")
-    return Header(shape, dtype, fortran, 8 + width + size)
+        read = _READ[np.lib.format.read_magic(file)]
+        shape, fortran, dtype = read(file, max_header_size=_LONGEST)
+    except Exception as error:
+        # NumPy lets through whatever the parser of a damaged header raises, such as a TokenError.
+        raise ValueError("it has no header of a NumPy array that can be read") from error
+    if any(side < 0 for side in shape):
+        raise ValueError(f"its header gives the shape {shape}")
+    return Header(shape, dtype, fortran, file.tell() - start)
 
 
-__all__ = ["Header", "Readable", "read_header"]
+__all__ = ["Header", "read_header"]

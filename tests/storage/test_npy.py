@@ -1,4 +1,4 @@
-"""A header says what NumPy wrote, and no header of an enemy's is believed."""
+"""A header says what NumPy wrote, and a damaged or hostile one is a ValueError."""
 
 import io
 
@@ -7,60 +7,45 @@ import pytest
 
 from sae_gap.storage.npy import read_header
 
-ARRAYS = {
-    "a number": np.float64(3),
-    "rows": np.ones((4, 5), np.float32),
-    "columns first": np.asfortranarray(np.ones((4, 5))),
-    "empty": np.ones((2, 0), np.int64),
-    "words": np.array(["ab", "c"]),
-    "two bytes": np.zeros(3, "V2"),
-}
-
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
-@pytest.mark.parametrize("name", ARRAYS)
-def test_a_header_is_what_numpy_wrote(name, version):
-    array = np.asanyarray(ARRAYS[name])
+@pytest.mark.parametrize(
+    "array",
+    [np.array(3.0), np.ones((4, 5), ">f4"), np.asfortranarray(np.ones((4, 5))), np.ones((2, 0), int), np.zeros(3, "V2")],
+    ids=["a number", "big-endian", "columns first", "empty", "two bytes"],
+)
+def test_a_header_is_what_numpy_wrote(array, version):
     file = io.BytesIO(b"before")
     file.seek(6)
     np.lib.format.write_array(file, array, version, allow_pickle=False)
     file.seek(6)
     header = read_header(file)
     assert (header.shape, header.dtype, header.size) == (array.shape, array.dtype, array.nbytes)
-    assert header.fortran == (name == "columns first")
     assert file.tell() == 6 + header.length and file.read() == array.tobytes("F" if header.fortran else "C")
 
 
-def header(text, version=1):
-    width = 2 if version == 1 else 4
-    return b"\x93NUMPY" + bytes((version, 0)) + len(text).to_bytes(width, "little") + text.encode("latin1")
-
-
-def said(descr="'<f4'", fortran="False", shape="(2,)"):
-    return f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}}}"
+def header(descr="'<f4'", fortran="False", shape="(2,)", version=1, text=None):
+    text = text or f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}}}"
+    return b"\x93NUMPY" + bytes((version, 0)) + len(text).to_bytes(2 * version, "little") + text.encode("latin1")
 
 
 BAD = {
-    "nothing": (b"", "no array"),
-    "cut": (b"\x93NUMPY\x01", "no array"),
-    "text": (b"some text, not an array", "no array"),
-    "a version to come": (header(said(), 3), "version 3"),
-    "long": (header(said() + " " * 4_096), "too long"),
-    "a call": (header(said(shape="(exit(),)")), "damaged"),
-    "no mapping": (header("[1, 2]"), "damaged"),
-    "no shape": (header("{'descr': '<f4', 'fortran_order': False}"), "damaged"),
-    "a type that is none": (header(said("'<f5'")), "damaged"),
-    "deep": (header("(" * 4_000), "damaged"),
-    "negative": (header(said(shape="(-2, -2)")), "unknown form"),
-    "a side that is true": (header(said(shape="(True,)")), "unknown form"),
-    "a side that is no integer": (header(said(shape="(2.0,)")), "unknown form"),
-    "a shape that is no tuple": (header(said(shape="[2]")), "unknown form"),
-    "an order that is none": (header(said(fortran="'no'")), "unknown form"),
+    "nothing": b"",
+    "text": b"some text, not an array",
+    "a version to come": header(version=3),
+    "long": header(shape="(2, " + "1, " * 4_096 + ")"),
+    "a call": header(shape="(exit(),)"),
+    "no shape": header(text="{'descr': '<f4', 'fortran_order': False}"),
+    # NumPy lets a TokenError through for the first and the last of these.
+    "open quotes": header(text="{'descr': '''<f4"),
+    "a huge type": header(descr="'<f99999999999999999999'"),
+    "deep": header(text="(" * 4_000),
+    "negative": header(shape="(-2, -2)"),
+    "a side that is no integer": header(shape="(2.0,)"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_header_is_a_value_error(case):
-    content, words = BAD[case]
-    with pytest.raises(ValueError, match=words):
-        read_header(io.BytesIO(content))
+    with pytest.raises(ValueError, match=r"its header gives the shape|no header of a NumPy array"):
+        read_header(io.BytesIO(BAD[case]))

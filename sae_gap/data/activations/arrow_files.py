@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from sae_gap.data.activations.layout import DOCUMENTS, Array, RefusedError, as_table, choose, read_documents, vector
-from sae_gap.data.activations.rows import Table
+from sae_gap.data.activations.tables import DOCUMENTS, Array, RefusedError, Table, as_table, choose, in_memory, read_documents
 
 
 def read_arrow(path: pathlib.Path, key: str | None) -> Table:
-    """A column of lists of numbers, or of lists of such lists, a document each, however long."""
+    """The rows of a column of lists of numbers, or of documents, which are lists of such lists, of any length."""
     try:
         import pyarrow
         import pyarrow.compute
@@ -47,11 +46,11 @@ def read_arrow(path: pathlib.Path, key: str | None) -> Table:
         raise RefusedError(f"column {name!r} of {path} must hold lists of numbers, or documents of such; write it so.")
 
     def lists(piece: int) -> tuple[Any, np.ndarray]:
-        """The rows of a piece as a column of lists, and how many each document has, where there are documents."""
+        """The rows of a piece as a column of lists, and the number of rows of each entry."""
         found = column(piece, name)
         found = getattr(found, "storage", found)
         if depths[name] == 1:
-            return found, np.zeros(0, int)
+            return found, np.ones(len(found), int)
         return found.flatten(), np.asarray(pyarrow.compute.list_value_length(found).fill_null(0))
 
     @functools.lru_cache(maxsize=1)
@@ -63,24 +62,26 @@ def read_arrow(path: pathlib.Path, key: str | None) -> Table:
             raise ValueError(f"column {name!r} has missing values, or lists of {lengths.tolist()[:5]} numbers")
         return flat.to_numpy(zero_copy_only=False).reshape(-1, lengths[0])
 
-    members = [lists(piece)[1] for piece in range(len(sizes))] if depths[name] == 2 else []
-    ends = np.cumsum([part.sum() for part in members] if members else sizes)
+    nested = depths[name] == 2
+    lengths = [lists(piece)[1] for piece in range(len(sizes))] if nested else [np.ones(size, int) for size in sizes]
+    ends = np.cumsum([part.sum() for part in lengths])
     first = values(int(np.flatnonzero(np.diff(ends, prepend=0))[0]) if ends[-1] else 0)
 
     def read(start: int, stop: int) -> np.ndarray:
-        pieces = range(int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(ends, stop)) + 1)
         found = []
-        for piece in pieces:
+        for piece in range(int(np.searchsorted(ends, start, side="right")), int(np.searchsorted(ends, stop)) + 1):
             offset = int(ends[piece - 1]) if piece else 0
             found.append(values(piece)[max(0, start - offset) : stop - offset])
         return found[0] if len(found) == 1 else np.concatenate(found)
 
-    named = None
-    if DOCUMENTS in depths and not depths[DOCUMENTS]:
-        named = np.concatenate([column(piece, DOCUMENTS).to_numpy(zero_copy_only=False) for piece in range(len(sizes))])
-    counted = bool(members) and named is None
-    if members:
-        per_entry = np.arange(sum(sizes)) if named is None else read_documents(path, vector(named), sum(sizes))
-        named = np.repeat(per_entry, np.concatenate(members))
+    # Documents have names in a column of their own, or are numbered where the entries are documents.
+    documents, has_names = None, depths.get(DOCUMENTS) == 0
+    if has_names:
+        names = np.concatenate([column(piece, DOCUMENTS).to_numpy(zero_copy_only=False) for piece in range(len(sizes))])
+        documents = read_documents(path, in_memory(names), sum(sizes))
+    elif nested:
+        documents = np.arange(sum(sizes))
+    if documents is not None:
+        documents = np.repeat(documents, np.concatenate(lengths))
     array = Array((int(ends[-1]), first.shape[1]), first.dtype, read)
-    return as_table(path, array, None if named is None else vector(named), counted=counted)
+    return as_table(path, array, None if documents is None else in_memory(documents), counted=nested and not has_names)

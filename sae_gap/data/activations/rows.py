@@ -1,62 +1,28 @@
-"""Rows of files, read in chunks or picked, and split by the documents that they come from."""
+"""Rows of files, read in chunks or picked by number, and split by the documents that they come from."""
 
 import dataclasses
 import functools
 import pathlib
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
-from safetensors import SafetensorError
+from jaxtyping import Bool, Float, Int
 
 from sae_gap.core.checks import as_real, check_number, check_seed, check_size
+from sae_gap.data.activations.tables import Table
 
-# Contiguous pieces that rows of unknown documents are cut into, of which some are held out.
+# Contiguous blocks that stand for documents where the files name none.
 BLOCKS = 100
-# Rows read at once where rows are picked or averaged, and rows between two picked ones that are cheaper read than skipped.
+# Rows that are read at once where rows are picked or averaged, and the gap between two picked rows that is read and not skipped.
 SPAN, NEAR = 4_096, 16
-# What a file that is damaged may raise.
-FAULTS = (
-    *(OSError, EOFError, KeyError, RuntimeError, MemoryError, OverflowError, ValueError),
-    *(zipfile.BadZipFile, zlib.error, SafetensorError),
-)
-
-
-class Table(NamedTuple):
-    """An array in a file as rows. Documents that the file does not name are `counted`, from zero."""
-
-    path: pathlib.Path
-    num_rows: int
-    width: int
-    dtype: np.dtype
-    read: Callable[[int, int], np.ndarray]
-    documents: Int[np.ndarray, " num_rows"] | None
-    counted: bool = False
-
-    def rows(self, wanted: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
-        """Rows that rise, read from the first to the last."""
-        start, stop = int(wanted[0]), int(wanted[-1]) + 1
-        try:
-            raw = self.read(start, stop)
-        except FAULTS as error:
-            raise ValueError(f"{self.path} cannot be read at rows {start} to {stop - 1} ({error}); write it again.") from None
-        with np.errstate(over="ignore"):
-            rows = np.asarray(raw if len(raw) == len(wanted) else raw[wanted - start], np.float32)
-        finite = np.isfinite(rows).all(axis=1)
-        if not finite.all():
-            bad = wanted[np.argmin(finite)]
-            raise ValueError(f"row {bad} of {self.path} has a NaN or an infinity, as float32; drop or mend such rows.")
-        return rows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Activations:
-    """Rows of one or several files, or those of them that `split` chose. Opened by `open_activations`."""
+    """Rows of one or several files, or the part of them that `split` chose. Opened by `open_activations`."""
 
-    _tables: "tuple[Table, ...]"
+    _tables: tuple[Table, ...]
     # (runs, 2): where each run of rows begins and ends, counted through all files.
     _runs: Int[np.ndarray, "runs 2"]
 
@@ -72,19 +38,19 @@ class Activations:
 
     @property
     def files(self) -> tuple[pathlib.Path, ...]:
-        """The files that the rows lie in, in their order."""
+        """The files that hold the rows, in order."""
         return tuple(table.path for table in self._tables)
 
     @functools.cached_property
     def documents(self) -> Int[np.ndarray, " num_samples"] | None:
-        """The document of each row, or None where the files do not tell."""
+        """The document of each row, or None where the files name none."""
         if self._tables[0].documents is None:
             return None
         whole = np.concatenate([table.documents for table in self._tables])
         return np.concatenate([whole[start:stop] for start, stop in self._runs])
 
     def chunks(self, size: int) -> Iterator[Float[np.ndarray, "rows input_dim"]]:
-        """All rows in their order, as float32, `size` at a time and fewer at the end.
+        """All rows in order, as float32, `size` at a time and fewer at the end.
 
         Raises:
           ValueError: a row holds a NaN or an infinity, or a file is damaged; the message names the file and the row.
@@ -119,10 +85,10 @@ class Activations:
     def split(self, held_out: float = 0.1, seed: int = 0) -> "tuple[Activations, Activations]":
         """A training part and a held-out part.
 
-        Tokens of one text are alike, so that a token drawn by itself is hardly held out: its neighbours stay behind. Whole
-        documents are therefore held out where the files tell them apart, drawn in random order as long as each brings the
-        held-out share nearer to `held_out`. Elsewhere it is contiguous blocks, a hundredth of the rows each, at whose edges a
-        text may still be cut in two. Rows are never drawn one by one.
+        Tokens of one text are alike, so a token is held out in earnest only if its neighbours are too. Whole documents are
+        therefore held out, drawn in random order as long as each brings the held-out share nearer to `held_out`. Where the
+        files name no documents, contiguous blocks stand for them, a hundredth of the rows each; a text may be cut in two at
+        their edges.
 
         Args:
           held_out: share of the rows to hold out, about.
@@ -148,33 +114,31 @@ class Activations:
             if abs(left - sizes[name]) < abs(left):
                 held[name] = True
                 left -= sizes[name]
-        if not held.any():
-            held[order[np.argmin(sizes[order])]] = True
-        if held.all():
-            held[order[np.argmin(sizes[order])]] = False
+        if held.all() or not held.any():
+            smallest = order[np.argmin(sizes[order])]
+            held[smallest] = not held[smallest]
         return self._where(~held[member]), self._where(held[member])
 
-    def _where(self, chosen: Shaped[np.ndarray, " num_samples"]) -> "Activations":
-        """The rows that are chosen, as the runs that they lie in."""
+    def _where(self, chosen: Bool[np.ndarray, " num_samples"]) -> "Activations":
+        """The chosen rows, as the runs in which they lie."""
         places = self._places(np.flatnonzero(chosen))
         edges = np.flatnonzero(np.diff(places) != 1)
         starts, ends = places[np.concatenate([[0], edges + 1])], places[np.concatenate([edges, [len(places) - 1]])]
         return Activations(self._tables, np.stack([starts, ends + 1], axis=1))
 
     def _places(self, rows: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
-        """Numbers of rows among all rows of all files."""
+        """Numbers of rows counted through all files."""
         ends = np.cumsum(self._runs[:, 1] - self._runs[:, 0])
         run = np.searchsorted(ends, rows, side="right")
         return rows + (self._runs[:, 1] - ends)[run]
 
     def _gather(self, places: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows input_dim"]:
-        """The rows at places that rise, read in spans."""
+        """The rows at ascending places, read in spans that end at wide gaps."""
         found = np.empty((len(places), self.input_dim), np.float32)
         done = first = 0
         for table in self._tables:
             stop = int(np.searchsorted(places, first + table.num_rows))
             while done < stop:
-                # As far as the next gap.
                 ahead = places[done : min(stop, done + SPAN)] - first
                 gaps = np.flatnonzero(np.diff(ahead) > NEAR)
                 ahead = ahead[: gaps[0] + 1] if gaps.size else ahead

@@ -1,0 +1,66 @@
+"""Activations in a bucket are copied into the user's cache: rows are read at random and again, and each read would be a request."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path, PurePosixPath
+
+from sae_gap.data.activations.tables import DOCUMENTS
+from sae_gap.runtime import devices
+
+
+def fetched(path: str | os.PathLike[str]) -> Path:
+    """The path itself, or for the URL of a file or a folder in a bucket the path of its copy in the user's cache.
+
+    Each version of the objects is copied once and replaces the one before. An .npy file brings the file of its documents along.
+
+    Args:
+      path: a path, where `~` is the user's home, or a URL such as gs://bucket/folder or s3://bucket/rows.npy.
+
+    Raises:
+      ValueError: nothing is there, it cannot be copied, or fsspec is not installed.
+    """
+    url = os.fspath(path)
+    if "://" not in url:
+        return Path(os.path.expanduser(url))
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError:
+        raise ValueError(f"{url} needs fsspec, gcsfs and s3fs; install them with pip install 'sae_gap[buckets]'.") from None
+    cache = devices.cache_home() / "sae_gap" / "buckets"
+    try:
+        store, remote = url_to_fs(url.rstrip("/"))
+        store.invalidate_cache()
+        companion = str(PurePosixPath(remote).with_suffix(f".{DOCUMENTS}.npy"))
+        is_folder = store.isdir(remote)
+        files = store.find(remote, maxdepth=1) if is_folder else [remote, *filter(store.exists, [companion])]
+        place = cache / _digest(url)
+        copy = place / _digest(*(f"{file} {store.ukey(file)}" for file in files))
+        if not copy.is_dir():
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=cache) as draft:
+                whole = Path(draft) / "whole"
+                whole.mkdir()
+                for file in files:
+                    store.get_file(file, str(whole / PurePosixPath(file).name))
+                # Another process may have copied the same version meanwhile.
+                if not copy.is_dir():
+                    whole.rename(copy)
+            for old in set(place.iterdir()) - {copy}:
+                shutil.rmtree(old, ignore_errors=True)
+    except FileNotFoundError:
+        raise ValueError(f"{url} is neither a file nor a folder; give the URL of activations.") from None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        raise ValueError(
+            f"{url} cannot be copied to {cache} ({reason}); check its name, your credentials and the space on the disk."
+        ) from error
+    return copy if is_folder else copy / PurePosixPath(remote).name
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+__all__ = ["fetched"]

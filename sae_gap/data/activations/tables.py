@@ -1,0 +1,120 @@
+"""What every kind of file comes to: a table of rows that is read in pieces, with the document of each row."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import ml_dtypes
+import numpy as np
+from jaxtyping import Float, Int
+
+# The array that is read where a file holds several, and the array that names the documents.
+ACTIVATIONS, DOCUMENTS = "activations", "documents"
+
+
+class RefusedError(ValueError):
+    """A file that does not hold activations, in a whole sentence; other errors of readers mean that the file is damaged."""
+
+
+class Array(NamedTuple):
+    """An array in a file; `read(start, stop)` gives these entries of its first axis."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[int, int], np.ndarray]
+
+
+class Table(NamedTuple):
+    """The rows of a file. `counted` marks documents that the file does not name, numbered from zero."""
+
+    path: pathlib.Path
+    num_rows: int
+    width: int
+    read: Callable[[int, int], np.ndarray]
+    documents: Int[np.ndarray, " num_rows"] | None
+    counted: bool = False
+
+    def rows(self, wanted: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
+        """The rows of ascending numbers, as float32; all from the first to the last are read.
+
+        Raises:
+          ValueError: a row holds a NaN or an infinity, or the file is damaged.
+        """
+        start, stop = int(wanted[0]), int(wanted[-1]) + 1
+        try:
+            raw = self.read(start, stop)
+        except Exception as error:
+            raise ValueError(f"{self.path} cannot be read at rows {start} to {stop - 1} ({error}); write it again.") from error
+        with np.errstate(over="ignore"):
+            rows = np.asarray(raw if len(raw) == len(wanted) else raw[wanted - start], np.float32)
+        finite = np.isfinite(rows).all(axis=1)
+        if not finite.all():
+            bad = wanted[np.argmin(finite)]
+            raise ValueError(f"row {bad} of {self.path} has a NaN or an infinity, as float32; drop or mend such rows.")
+        return rows
+
+
+def choose(path: pathlib.Path, names: Sequence[str], key: str | None) -> str:
+    """The name of the array to read: `key` if given, else `activations`, else the only one there is."""
+    listed = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
+    if key is not None:
+        if key not in names:
+            raise RefusedError(f"{path} has no array {key!r}; choose one of {listed or 'none'}.")
+        return key
+    others = [name for name in names if name != DOCUMENTS]
+    if ACTIVATIONS in others or len(others) == 1:
+        return ACTIVATIONS if ACTIVATIONS in others else others[0]
+    if others:
+        raise RefusedError(f"{path} holds several arrays, {listed}; name one with key.")
+    raise RefusedError(f"{path} holds no activations; save them as {ACTIVATIONS}.")
+
+
+def as_table(path: pathlib.Path, array: Array, documents: Array | None = None, *, counted: bool = False) -> Table:
+    """A table of an array of rows, or of documents of equally many rows.
+
+    Args:
+      path: the file.
+      array: (rows, width), or (documents, tokens, width), whose tokens become the rows.
+      documents: an integer for each row or, with three axes, for each document; None where the file names none.
+      counted: whether `documents` are numbered from zero rather than named by the file.
+
+    Raises:
+      RefusedError: the array is not of floats, has other axes or no entries, or `documents` do not fit it.
+    """
+    shape, dtype = array.shape, array.dtype
+    if dtype.hasobject:
+        raise RefusedError(f"{path} holds pickled objects, which are never loaded; save plain numeric arrays.")
+    if dtype.kind != "f" and dtype != ml_dtypes.bfloat16:
+        raise RefusedError(f"{path} must hold floating-point numbers, but they are {dtype}; save the activations as float32.")
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise RefusedError(
+            f"{path} must hold rows, or documents of rows, but its shape is {shape}; reshape it to (samples, input_dim)."
+        )
+    if len(shape) == 2:
+        named = None if documents is None else read_documents(path, documents, shape[0])
+        return Table(path, *shape, array.read, named, counted)
+    count, length, width = shape
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        first, last = start // length, -(-stop // length)
+        return array.read(first, last).reshape(-1, width)[start - first * length : stop - first * length]
+
+    if documents is not None and documents.shape == (count * length,):
+        return Table(path, count * length, width, rows, read_documents(path, documents, count * length))
+    named = np.arange(count) if documents is None else read_documents(path, documents, count)
+    return Table(path, count * length, width, rows, np.repeat(named, length), documents is None)
+
+
+def read_documents(path: pathlib.Path, documents: Array, count: int) -> Int[np.ndarray, " count"]:
+    """The documents that a file names; they are read only if their number is right."""
+    if documents.shape != (count,) or documents.dtype.kind not in "iu":
+        raise RefusedError(
+            f"the documents of {path} must be {count} integers, one a row, but they are {documents.dtype} of shape "
+            f"{documents.shape}; save them so, or leave them out."
+        )
+    return documents.read(0, count).astype(np.int64)
+
+
+def in_memory(values: np.ndarray) -> Array:
+    """An array that is not in a file."""
+    return Array(values.shape, values.dtype, lambda start, stop: values[start:stop])

@@ -1,0 +1,325 @@
+"""Activations in files of every kind: the same rows come back, and a file that is wrong is one sentence."""
+
+import io
+import itertools
+import json
+import os
+import pathlib
+import pickle
+import tracemalloc
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from safetensors.numpy import save_file
+
+from sae_gap.data.activations import open_activations, save_activations
+from tests.data.activations.test_rows import DOCUMENTS, ROWS
+
+
+def arrow(path, table, *, file=False):
+    with pa.OSFile(str(path), "wb") as sink, (pa.ipc.new_file if file else pa.ipc.new_stream)(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=17)
+
+
+def columns(rows, documents, *, fixed=False):
+    lists = pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1]) if fixed else pa.array(list(rows))
+    return pa.table({"text": ["x"] * len(rows), "activations": lists, "documents": documents})
+
+
+def npy(path, rows, documents):
+    np.save(path, rows)
+    np.save(path.with_suffix(".documents.npy"), documents)
+
+
+KINDS = {
+    "npy": (".npy", npy),
+    "npy by columns": (".npy", lambda path, rows, documents: npy(path, np.asfortranarray(rows), documents)),
+    "npz": (".npz", lambda path, rows, documents: np.savez(path, activations=rows, documents=documents, other=rows[0])),
+    "compressed": (".npz", lambda path, rows, documents: np.savez_compressed(path, activations=rows, documents=documents)),
+    "safetensors": (".safetensors", lambda path, rows, documents: save_file({"a": rows, "documents": documents}, path)),
+    "arrow": (".arrow", lambda path, rows, documents: arrow(path, columns(rows, documents))),
+    "arrow file": (".arrow", lambda path, rows, documents: arrow(path, columns(rows, documents, fixed=True), file=True)),
+    "parquet": (".parquet", lambda path, rows, docs: pa.parquet.write_table(columns(rows, docs), path, row_group_size=13)),
+}
+
+
+def write(path, kind, rows=ROWS, documents=DOCUMENTS):
+    suffix, save = KINDS[kind]
+    save(path.with_suffix(suffix), rows, documents)
+    return path.with_suffix(suffix)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_gives_the_rows_back(tmp_path, kind):
+    found = open_activations(write(tmp_path / "x", kind))
+    assert (found.num_samples, found.input_dim) == ROWS.shape
+    np.testing.assert_array_equal(found.documents, DOCUMENTS)
+    for size in (7, 60):
+        np.testing.assert_array_equal(np.concatenate(list(found.chunks(size))), ROWS)
+    wanted = [59, 3, 3, 20, 0, 41]
+    np.testing.assert_array_equal(found.take(wanted), ROWS[wanted])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64, ">f4", np.longdouble])
+@pytest.mark.parametrize("kind", ["npy", "npz", "compressed", "safetensors"])
+def test_other_floats_become_float32(tmp_path, kind, dtype):
+    if kind == "safetensors" and dtype in (">f4", np.longdouble):
+        dtype = np.float32
+    rows = ROWS.astype(dtype)
+    found = open_activations(write(tmp_path / "x", kind, rows, DOCUMENTS.astype(np.int32))).take(np.arange(60))
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, rows.astype(np.float32))
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_documents_of_tokens_become_rows(tmp_path, save):
+    save(tmp_path / "x.npz", layer=ROWS.reshape(6, 10, 5))
+    found = open_activations(tmp_path / "x.npz", key="layer")
+    np.testing.assert_array_equal(found.documents, np.repeat(np.arange(6), 10))
+    np.testing.assert_array_equal(np.concatenate(list(found.chunks(7))), ROWS)
+    for documents in ([5, 5, 1, 2, 3, 4], DOCUMENTS):
+        save(tmp_path / "y.npz", layer=ROWS.reshape(6, 10, 5), documents=documents)
+        found = open_activations(tmp_path / "y.npz")
+        np.testing.assert_array_equal(found.documents, np.repeat(documents, 60 // len(documents)))
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_documents_of_unequal_lengths_in_a_column(tmp_path, named):
+    ends = [0, 8, 20, 20, 21, 60]
+    nested = pa.array([list(ROWS[a:b]) for a, b in itertools.pairwise(ends)], pa.list_(pa.list_(pa.float32())))
+    names = {"documents": [4, 4, 1, 0, 2]} if named else {}
+    pa.parquet.write_table(pa.table({"resid": nested} | names), tmp_path / "x.parquet", row_group_size=3)
+    found = open_activations(tmp_path / "x.parquet")
+    np.testing.assert_array_equal(found.documents, np.repeat(names.get("documents", np.arange(5)), np.diff(ends)))
+    np.testing.assert_array_equal(np.concatenate(list(found.chunks(9))), ROWS)
+
+
+def test_a_folder_is_its_files_in_order(tmp_path, monkeypatch):
+    for name, rows in (("b", ROWS[25:]), ("a", ROWS[:25].astype(np.float16))):
+        np.save(tmp_path / f"{name}.npy", rows)
+    (tmp_path / "README.md").write_text("not activations")
+    os.mkfifo(tmp_path / "0.npy")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    found = open_activations(f"~/{tmp_path.name}")
+    assert found.documents is None and [path.name for path in found.files] == ["a.npy", "b.npy"]
+    np.testing.assert_allclose(np.concatenate(list(found.chunks(11))), ROWS, atol=1e-3, rtol=1e-3)
+
+
+def test_documents_of_a_folder_are_told_apart(tmp_path):
+    np.save(tmp_path / "a.npy", ROWS[:30].reshape(3, 10, 5))
+    np.save(tmp_path / "b.npy", ROWS[30:].reshape(6, 5, 5))
+    np.testing.assert_array_equal(open_activations(tmp_path).documents, np.repeat(np.arange(9), [10] * 3 + [5] * 6))
+
+
+@pytest.mark.parametrize("kind", ["npz", "compressed", "safetensors"])
+def test_memory_holds_a_chunk_and_not_the_file(tmp_path, kind):
+    rows = np.zeros((40_000, 50), np.float32)
+    path = write(tmp_path / kind, kind, rows, np.zeros(len(rows), np.int32))
+    tracemalloc.start()
+    found = open_activations(path)
+    total = sum(len(chunk) for chunk in found.chunks(1_000))
+    found.mean()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert total == len(rows) and peak < rows.nbytes / 2
+
+
+def refusal(path, **options):
+    with pytest.raises(ValueError) as error:
+        list(open_activations(path, **options).chunks(16))
+    sentence = str(error.value)
+    assert "\n" not in sentence and sentence.endswith(".") and len(sentence.replace(str(path), "")) < 400
+    return sentence
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_that_is_not_finite_is_named(tmp_path, kind):
+    rows = ROWS.copy()
+    rows[43, 2] = np.nan
+    path = write(tmp_path / "x", kind, rows)
+    assert f"row 43 of {path} has a NaN" in refusal(path)
+
+
+class Booby:
+    """Unpickling it creates a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return pathlib.Path.touch, (self.path,)
+
+
+def header(shape, descr="<f4"):
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, {"descr": descr, "fortran_order": False, "shape": shape})
+    return out.getvalue()
+
+
+def raw(text):
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def zipped(path, entries):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+
+
+def safetensors_of(path, entry):
+    text = entry if isinstance(entry, bytes) else json.dumps({"a": entry}).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(8))
+
+
+def cut(kind):
+    def make(path):
+        write(path.with_suffix(""), kind)
+        path.write_bytes(path.read_bytes()[:-40])
+
+    return make
+
+
+def encrypted(path):
+    np.savez(path, ROWS)
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+
+
+def spoiled(path):
+    np.savez_compressed(path, activations=np.random.default_rng(0).normal(size=(9_000, 5)))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def column(values, kind=None):
+    return pa.table({"a": pa.array(values, kind)})
+
+
+def parquet(table):
+    return lambda path: pa.parquet.write_table(table, path)
+
+
+HUGE = 10**13
+FLOAT8 = ROWS.astype(ml_dtypes.float8_e4m3fn)
+BAD = {
+    "missing": ("x.npy", lambda path: None, "neither a file nor a folder"),
+    "a name too long": ("x" * 5_000, lambda path: None, "neither a file nor a folder"),
+    "a pipe": ("x.npy", os.mkfifo, "neither a file nor a folder"),
+    "a folder in its place": ("x.npy", os.mkdir, "holds no file of activations; give one with .npy"),
+    "empty": ("x.npz", lambda path: path.write_bytes(b""), "is empty"),
+    "kind": ("x.csv", lambda path: path.write_text("1,2"), "no ending that tells its kind"),
+    "text": ("x.npy", lambda path: path.write_text("some text that is no array"), "cannot be read"),
+    "no zip": ("x.npz", lambda path: path.write_text("some text that is no archive"), "cannot be read"),
+    "a pickle": ("x.npy", lambda path: path.write_bytes(pickle.dumps([1])), "cannot be read"),
+    "cut npy": ("x.npy", cut("npy"), "its header promises 1200 bytes"),
+    "cut npz": ("x.npz", cut("npz"), "cannot be read"),
+    "cut safetensors": ("x.safetensors", cut("safetensors"), "cannot be read"),
+    "cut arrow": ("x.arrow", cut("arrow"), "cannot be read"),
+    "cut parquet": ("x.parquet", cut("parquet"), "cannot be read"),
+    "too long": ("x.npy", lambda path: path.write_bytes(header((2, 2)) + bytes(17)), "but there are 17"),
+    "absurd": ("x.npy", lambda path: path.write_bytes(header((HUGE, HUGE)) + bytes(16)), "its header promises 4"),
+    "open quotes": ("x.npz", lambda path: zipped(path, {"a.npy": raw(b"{'descr': '''<f4")}), "cannot be read"),
+    "a side beyond all": ("x.npz", lambda path: zipped(path, {"a.npy": header((10**30, 2))}), "its header promises 8"),
+    "bomb": ("x.npz", lambda path: zipped(path, {"a.npy": header((HUGE, 4)) + bytes(10**6)}), "its header promises 16"),
+    "encrypted": ("x.npz", encrypted, "encrypted"),
+    "spoiled": ("x.npz", spoiled, "cannot be read at rows"),
+    "columns compressed": ("x.npz", lambda path: np.savez_compressed(path, np.asfortranarray(ROWS)), "no row can be read"),
+    "vector": ("x.npy", lambda path: np.save(path, ROWS[0]), "its shape is (5,)"),
+    "scalar": ("x.npy", lambda path: np.save(path, np.float32(1)), "its shape is ()"),
+    "four axes": ("x.npy", lambda path: np.save(path, ROWS.reshape(3, 4, 5, 5)), "its shape is (3, 4, 5, 5)"),
+    "no rows": ("x.npy", lambda path: np.save(path, ROWS[:0]), "its shape is (0, 5)"),
+    "no columns": ("x.npz", lambda path: np.savez(path, ROWS[:, :0]), "its shape is (60, 0)"),
+    "integers": ("x.npy", lambda path: np.save(path, np.ones((3, 2), int)), "floating-point numbers, but they are int64"),
+    "complex": ("x.npz", lambda path: np.savez(path, ROWS + 1j), "floating-point numbers, but they are complex"),
+    "float8": ("x.npz", lambda path: np.savez(path, FLOAT8), "floating-point numbers, but they are |V1; save"),
+    "float8 tensors": ("x.safetensors", lambda path: save_file({"a": FLOAT8}, path), "has the type F8_E4M3; save it as"),
+    "tensor out of file": (
+        "x.safetensors",
+        lambda path: safetensors_of(path, {"dtype": "F32", "shape": [HUGE, 4], "data_offsets": [0, 16 * HUGE]}),
+        "cannot be read",
+    ),
+    "deep header": ("x.safetensors", lambda path: safetensors_of(path, b"[" * 10**5), "cannot be read"),
+    "several": ("x.npz", lambda path: np.savez(path, a=ROWS, b=ROWS), "several arrays, 'a', 'b'; name one with key"),
+    "none": ("x.npz", lambda path: np.savez(path, documents=DOCUMENTS), "holds no activations"),
+    "few documents": ("x.npz", lambda path: np.savez(path, a=ROWS, documents=DOCUMENTS[1:]), "must be 60 integers, one a row"),
+    "documents of floats": ("x.npz", lambda path: np.savez(path, a=ROWS, documents=DOCUMENTS / 2), "must be 60 integers"),
+    "ragged": ("x.parquet", parquet(column([[1.0, 2.0], [3.0]])), "lists of [1, 2] numbers"),
+    "missing numbers": ("x.arrow", lambda path: arrow(path, column([[1.0, None]])), "missing values"),
+    "missing lists": ("x.arrow", lambda path: arrow(path, column([[1.0], None])), "missing values"),
+    "no lists": ("x.arrow", lambda path: arrow(path, column([1.0])), "holds no activations"),
+    "lists of lists of lists": ("x.arrow", lambda path: arrow(path, column([[[[1.0]]]])), "must hold lists of numbers"),
+    "no rows in it": ("x.parquet", parquet(columns(ROWS, DOCUMENTS)[:0]), "must hold lists"),
+    "token numbers": ("x.parquet", parquet(column([[1, 2]])), "floating-point numbers"),
+}
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_file_is_refused_in_a_sentence(tmp_path, case):
+    name, make, message = BAD[case]
+    make(tmp_path / name)
+    sentence = refusal(tmp_path / name)
+    assert message in sentence and str(tmp_path / name) in sentence
+
+
+def test_pickled_objects_are_never_loaded(tmp_path):
+    trap = np.empty((2, 2), object)
+    trap[:] = Booby(tmp_path / "trace")
+    np.save(tmp_path / "x.npy", trap)
+    np.savez(tmp_path / "x.npz", activations=ROWS, documents=trap)
+    np.savez_compressed(tmp_path / "y.npz", trap)
+    for name, message in (("x.npy", "pickled objects"), ("y.npz", "pickled objects"), ("x.npz", "must be 60 integers")):
+        assert message in refusal(tmp_path / name)
+    assert not (tmp_path / "trace").exists()
+
+
+def test_a_key_names_the_array(tmp_path):
+    np.savez(tmp_path / "x.npz", a=ROWS, b=ROWS[:7])
+    assert open_activations(tmp_path / "x.npz", key="b").num_samples == 7
+    assert "has no array 'c'; choose one of 'a', 'b'." in refusal(tmp_path / "x.npz", key="c")
+    np.save(tmp_path / "x.npy", ROWS)
+    assert "leave out the key 'a'" in refusal(tmp_path / "x.npy", key="a")
+
+
+FOLDERS = {
+    "folders": (lambda folder: (folder / "train").mkdir(), "give one of its folders, such as 'train'"),
+    "widths": (lambda f: [np.save(f / "a.npy", ROWS), np.save(f / "b.npy", ROWS[:, 1:])], "must hold one width, but it is 5"),
+    "kinds": (lambda f: [np.save(f / "a.npy", ROWS), np.savez(f / "b.npz", ROWS)], "must hold files of one kind"),
+    "documents": (
+        lambda f: [np.savez(f / "a.npz", a=ROWS), np.savez(f / "b.npz", a=ROWS, documents=DOCUMENTS)],
+        "documents in all files or in none",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_a_bad_folder_is_refused(tmp_path, case):
+    make, message = FOLDERS[case]
+    make(tmp_path)
+    assert message in refusal(tmp_path)
+
+
+def test_arrow_without_pyarrow_names_the_extra(tmp_path, monkeypatch):
+    path = write(tmp_path / "x", "parquet")
+    monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
+    assert "pip install 'sae_gap[arrow]'" in refusal(path)
+
+
+def test_what_is_saved_is_read_and_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_activations("~/new/x.npz", ROWS, DOCUMENTS, names=np.array(["a"]))
+    found = open_activations(tmp_path / "new" / "x.npz")
+    np.testing.assert_array_equal(found.take(np.arange(60)), ROWS)
+    np.testing.assert_array_equal(found.documents, DOCUMENTS)
+    for spoilt in ({"activations": np.array([object()])}, {"activations": ROWS, "other": np.array([object()])}):
+        with pytest.raises(ValueError):
+            save_activations(tmp_path / "new" / "x.npz", **spoilt)
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["x.npz"]
+    assert open_activations(tmp_path / "new" / "x.npz").num_samples == 60

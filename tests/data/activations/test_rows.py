@@ -1,0 +1,115 @@
+"""Rows of several files are picked, chunked and split; a split keeps documents whole and every row once."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from sae_gap.data.activations.rows import Activations
+from sae_gap.data.activations.tables import Table, as_table, in_memory
+
+ROWS = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+# Documents of unequal sizes, one of them in two places.
+DOCUMENTS = np.repeat([3, 0, 7, 0, 9, 4], [8, 12, 5, 15, 11, 9])
+
+
+def rows(values=ROWS, documents=DOCUMENTS, cut=25):
+    """The rows of two files."""
+    parts = [slice(0, cut), slice(cut, len(values))]
+    tables = [
+        Table(
+            pathlib.Path(f"{place}.npy"),
+            len(values[part]),
+            values.shape[1],
+            lambda start, stop, part=part: values[part][start:stop],
+            None if documents is None else documents[part],
+        )
+        for place, part in enumerate(parts)
+    ]
+    return Activations(tuple(tables), np.array([[0, len(values)]]))
+
+
+def test_rows_are_chunked_picked_and_averaged_across_files():
+    found = rows()
+    assert (found.num_samples, found.input_dim, [path.name for path in found.files]) == (60, 5, ["0.npy", "1.npy"])
+    for size, lengths in ((7, [7] * 8 + [4]), (60, [60]), (1_000, [60])):
+        chunks = list(found.chunks(size))
+        assert [len(chunk) for chunk in chunks] == lengths and all(chunk.dtype == np.float32 for chunk in chunks)
+        np.testing.assert_array_equal(np.concatenate(chunks), ROWS)
+    wanted = [59, 3, 3, 25, 24, 0, 41]
+    np.testing.assert_array_equal(found.take(wanted), ROWS[wanted])
+    assert found.take([]).shape == (0, 5)
+    np.testing.assert_allclose(found.mean(), ROWS.mean(axis=0, dtype=float), atol=1e-7)
+    # A sum in float32 would be off by 1e-5.
+    np.testing.assert_allclose(rows(np.full((9_000, 1), 0.1, np.float32), None).mean(), np.float32(0.1), rtol=1e-7)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_parts_hold_whole_documents_and_every_row_once(seed):
+    whole = rows()
+    parts = whole.split(0.25, seed)
+    assert not set(parts[0].documents) & set(parts[1].documents) and sum(part.num_samples for part in parts) == 60
+    # Drawn as long as each brings the share nearer, so that it is off by less than half of some document.
+    assert abs(parts[1].num_samples - 15) <= 6
+    for part in parts:
+        own = np.isin(DOCUMENTS, part.documents)
+        np.testing.assert_array_equal(np.concatenate(list(part.chunks(8))), ROWS[own])
+        np.testing.assert_array_equal(part.documents, DOCUMENTS[own])
+        np.testing.assert_array_equal(part.take(np.arange(part.num_samples)[::-1]), ROWS[own][::-1])
+    first, second = parts[0].split(0.3, 2)
+    assert set(first.documents) | set(second.documents) == set(parts[0].documents)
+    np.testing.assert_array_equal(rows().split(0.25, seed)[0].split(0.3, 2)[1].documents, second.documents)
+
+
+def test_a_seed_draws_the_documents():
+    assert len({tuple(np.unique(rows().split(0.3, seed)[1].documents)) for seed in range(9)}) > 1
+
+
+def test_rows_of_unknown_documents_are_held_out_in_blocks():
+    train, held = rows(np.arange(10_000, dtype=np.float32)[:, None], None).split(0.1)
+    assert train.documents is None and held.num_samples == 1_000
+    places = held.take(np.arange(1_000))[:, 0].astype(int)
+    # Ten hundredths, each of a piece.
+    assert np.count_nonzero(np.diff(places) != 1) < 10 and len(np.unique(places // 100)) == 10
+
+
+@pytest.mark.parametrize("sizes", [[1, 99], [99, 1], [50, 50], [1] * 100])
+@pytest.mark.parametrize("share", [1e-6, 0.02, 0.5, 0.999])
+def test_neither_part_is_ever_empty(sizes, share):
+    parts = rows(np.ones((100, 2), np.float32), np.repeat(np.arange(len(sizes)), sizes)).split(share)
+    assert all(part.num_samples for part in parts)
+
+
+def test_documents_of_equally_many_tokens_are_read_by_the_row():
+    table = as_table(pathlib.Path("x.npy"), in_memory(ROWS.reshape(12, 5, 5)))
+    for start, stop in ((0, 60), (2, 7), (5, 10), (58, 59)):
+        np.testing.assert_array_equal(table.read(start, stop), ROWS[start:stop])
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e300])
+def test_a_row_that_is_not_finite_in_float32_is_named(value):
+    values = ROWS.astype(float)
+    values[43, 2] = value
+    found = rows(values)
+    for wanted in ([1, 43], [40, 43]):
+        with pytest.raises(ValueError, match=r"row 18 of 1\.npy has a NaN or an infinity"):
+            found.take(wanted)
+    found.take([1, 42, 44])
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda found: found.take([60]), "from 0 to 59, but they go from 60 to 60"),
+        (lambda found: found.take([-1, 2]), "but they go from -1 to 2"),
+        (lambda found: found.take([0.5]), "must be a vector of integers"),
+        (lambda found: found.take([[1]]), "must be a vector of integers"),
+        (lambda found: list(found.chunks(0)), "size must be a positive integer"),
+        (lambda found: found.split(1), "held_out must be a finite number above 0 and below 1"),
+        (lambda found: found.split(0.1, -1), "seed must be"),
+        (lambda found: rows(documents=np.zeros(60, int)).split(), r"0\.npy holds one document alone"),
+    ],
+)
+def test_bad_arguments_are_refused(ask, message):
+    with pytest.raises(ValueError, match=message):
+        ask(rows())
