@@ -3,7 +3,6 @@
 import os
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -15,9 +14,7 @@ from scipy import sparse
 from sae_gap.core.checks import check_path, check_seed, check_size, check_type
 from sae_gap.core.codes import DENSE_LATENTS, Codes
 from sae_gap.core.types import Setting, Split, Task
-from sae_gap.data.activations.numpy_files import read_member
 from sae_gap.data.worlds import World
-from sae_gap.runtime import distributed
 
 # Bounds the numbers held at once while supports and dictionaries are drawn.
 _DRAWS_AT_ONCE = 4_000_000
@@ -224,8 +221,7 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
       seed: seeds the learners.
 
     Returns:
-      The task, in the default float type. What the file does not say of the truth is None. In many processes, signals that lie
-      uncompressed in the file are memory-mapped, so that each holds no rows but those that it works on.
+      The task, in the default float type. What the file does not say of the truth is None.
 
     Raises:
       ValueError: the file cannot be read as such a task, or an argument is out of range; the message names the fault and the
@@ -250,8 +246,7 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
     def split(name: str) -> Split:
         codes = arrays.get(f"Z_{name}")
         signals = arrays[f"Y_{name}"]
-        held = signals if isinstance(signals, np.memmap) else jnp.asarray(signals)
-        return Split(held, None if codes is None else jnp.asarray(codes))  # type: ignore[arg-type]
+        return Split(jnp.asarray(signals), None if codes is None else jnp.asarray(codes))
 
     dictionary = jnp.asarray(arrays["A"]) if "A" in arrays else None
     return Task(split("train"), split("val"), split("ood"), dictionary, width=width, seed=seed)
@@ -267,31 +262,12 @@ def _read_arrays(path: pathlib.Path) -> Mapping[str, Any]:
         raise ValueError(f"{path} is not an .npz file; write it with numpy.savez.")
     try:
         with np.load(path, allow_pickle=False) as archive:
-            # Arrays of other names are read as well, so that pickled objects are refused whatever they are called.
-            mapped = _map_signals(path) if distributed.count() > 1 else {}
-            arrays = {name: mapped[name] if name in mapped else archive[name] for name in archive.files}
-            return {name: array for name, array in arrays.items() if name in _NAMES}
-    except ValueError as error:
-        # NumPy names pickles as well where it refuses a header for its length.
-        if not any(words in str(error) for words in ("Object arrays", "pickled data")):
-            reason = " ".join(str(error).split())[:100].rstrip(".")
-            raise ValueError(f"{path} cannot be read as arrays ({reason}); write it again with numpy.savez.") from None
-        raise ValueError(f"{path} holds pickled objects, which are never loaded; save plain numeric arrays.") from None
-    except (OSError, EOFError, KeyError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read ({error}); write it again with numpy.savez.") from None
-
-
-def _map_signals(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """The signals in an archive that can be used as they lie there, memory-mapped."""
-    found = {}
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist():
-            name = info.filename.removesuffix(".npy")
-            if name in _NAMES and name.startswith("Y_") and info.compress_type == zipfile.ZIP_STORED:
-                array = read_member(path, info)
-                if array.dtype == jnp.zeros(()).dtype and len(array.shape) == 2:
-                    found[name] = array.read(0, array.shape[0])
-    return found
+            return {name: archive[name] for name in archive.files if name in _NAMES}
+    except Exception as error:
+        if "allow_pickle" in str(error):
+            raise ValueError(f"{path} holds pickled objects, which are never loaded; save plain numeric arrays.") from None
+        reason = " ".join(str(error).split())[:100].rstrip(".") or type(error).__name__
+        raise ValueError(f"{path} cannot be read as arrays ({reason}); write it again with numpy.savez.") from error
 
 
 def _check_array(path, name: str, array: Any) -> np.ndarray:
@@ -301,7 +277,7 @@ def _check_array(path, name: str, array: Any) -> np.ndarray:
         raise ValueError(f"{name} in {path} must hold real numbers, but its type is {array.dtype}; save it as float32.")
     with np.errstate(over="ignore"):
         array = array.astype(jnp.zeros(()).dtype, copy=False)
-    if not all(np.isfinite(array[start : start + _SAMPLES_AT_ONCE]).all() for start in range(0, len(array), _SAMPLES_AT_ONCE)):
+    if not np.isfinite(array).all():
         raise ValueError(f"{name} in {path} has NaN or infinite values; drop or mend those samples.")
     return array
 

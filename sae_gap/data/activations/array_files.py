@@ -38,8 +38,7 @@ def _mapped(path: pathlib.Path, begin: int, size: int) -> Array:
         header = _checked(read_header(file), size)
     if header.dtype.hasobject or header.size == 0:
         return Array(header.shape, header.dtype, lambda start, stop: np.zeros(0))
-    order = "F" if header.fortran else "C"
-    numbers = np.memmap(path, header.dtype, "r", begin + header.length, header.shape, order)
+    numbers = np.memmap(path, header.dtype, "r", begin + header.length, header.shape, "F" if header.fortran else "C")
     return Array(header.shape, header.dtype, lambda start, stop: numbers[start:stop])
 
 

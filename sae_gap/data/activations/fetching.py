@@ -1,4 +1,4 @@
-"""Activations in a bucket are copied into the user's cache: rows are read at random and again, and each read would be a request."""
+"""Activations in a bucket are copied into the user's cache: rows are read at random and again, each time by a request."""
 
 import hashlib
 import os

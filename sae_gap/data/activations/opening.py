@@ -32,7 +32,7 @@ def open_activations(path: str | pathlib.Path, *, key: str | None = None) -> Act
     these kinds, in the order of their names, as Hugging Face's datasets write them. Floats of any width and byte order become
     float32 as they are read; bfloat16, which NumPy saves as two raw bytes, is read too.
 
-    Rows of (documents, tokens, input_dim), or a column of lists of lists, are taken token by token, and the documents are known.
+    Rows of (documents, tokens, input_dim), or a column of lists of lists, are taken token by token, which tells the documents.
     Otherwise an array or a column `documents` may name them, or beside `x.npy` the file `x.documents.npy`: an integer for each
     row. A number that occurs in several files of a folder is one document.
 
@@ -57,9 +57,11 @@ def open_activations(path: str | pathlib.Path, *, key: str | None = None) -> Act
         raise ValueError(f"{path} is neither a file nor a folder; give the path of activations.")
     tables = [_open(file, key) for file in files]
     _check_alike(path, tables)
-    if tables[0].counted:
-        counts = np.cumsum([0] + [table.documents.max() + 1 for table in tables[:-1]])
-        tables = [table._replace(documents=table.documents + first) for table, first in zip(tables, counts, strict=True)]
+    counted = 0
+    for place, table in enumerate(tables):
+        if table.counted and table.documents is not None:
+            tables[place] = table._replace(documents=table.documents + counted)
+            counted += int(table.documents.max()) + 1
     return Activations(tuple(tables), np.array([[0, sum(table.num_rows for table in tables)]]))
 
 

@@ -14,7 +14,7 @@ from sae_gap.data.activations.tables import Table
 
 # Contiguous blocks that stand for documents where the files name none.
 BLOCKS = 100
-# Rows that are read at once where rows are picked or averaged, and the gap between two picked rows that is read and not skipped.
+# Rows that are read at once where rows are picked or averaged, and the widest gap between picked rows that is read too.
 SPAN, NEAR = 4_096, 16
 
 
