@@ -198,8 +198,8 @@ class Bench:
         told_apart = [name for name in told_apart if name not in self.varies]
         by = tuple(dict.fromkeys((*tables.BY, *self.varies, *told_apart)))
         summary = tables.summarise(rows, by=by, methods=read.every)
-        tables.write_summary(folder, summary)
-        stale = ("published.csv", "decomposition.csv", "README.md", "page.json")
+        tables.write_table(folder, "summary.csv", summary)
+        stale = ("published.csv", "decomposition.csv", "README.md", "page.json", "report.html")
         for name in folder.names():
             if name in stale or name.endswith((".png", ".pdf")):
                 folder.remove(name)
@@ -230,9 +230,10 @@ class Bench:
         if comparison:
             tables.write_table(folder, "published.csv", comparison)
             printed.append(published.describe(comparison))
-        title = labels.label(self.name, "study")
+            shown.append(published.table(comparison))
+        title, told = labels.label(self.name, "study"), {**notes, **pages.provenance(rows[-1])}
         finding = pages.first_sentence(drawn[0].caption) if drawn else ""
-        pages.write(folder, pages.Page(self.name, title, _prose(self.about), read.command, finding, drawn, shown, dict(notes)))
+        pages.write(folder, pages.Page(self.name, title, _prose(self.about), read.command, finding, drawn, shown, told))
         return "\n\n".join(printed)
 
     def _decompositions(self, rows, folder, heads, read, told_apart) -> list[pages.Table]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.report import pages, report
+from benchmarks.report import pages
 from sae_gap import figures, measure
 from sae_gap.figures import tables
 from sae_gap.storage import results
@@ -118,11 +118,12 @@ def write(folder: Folder, rows: Sequence[results.Row], command: str, notes: Mapp
     }
     shown = [_table(title, columns, lines) for title, (columns, lines) in named.items() if lines]
     finding = ". ".join(pages.first_sentence(figure.caption).rstrip(".").partition(": ")[0] for figure in drawn[:2]) + "."
-    told = dict(notes) | {
-        f"{row['dictionary']}: {number}": text for row in loaded for number, text in enumerate(row["suspicions"], 1)
-    }
-    pages.write(folder, pages.Page(measure.STUDY, "Your own SAE", ABOUT, command, finding, drawn, shown, told))
-    folder.write("report.html", report.render(report.collect(folder)).encode())
+    told = (
+        dict(notes)
+        | pages.provenance(rows[-1])
+        | {f"{row['dictionary']}: {number}": text for row in loaded for number, text in enumerate(row["suspicions"], 1)}
+    )
+    pages.write(folder, pages.Page(measure.STUDY, "Your own SAE", ABOUT.strip(), command, finding, drawn, shown, told))
     return "\n\n".join(
         f"{title}\n{tables.format_table(table, columns)}" for title, columns, table in shown if title != "As loaded"
     )

@@ -314,7 +314,7 @@ def tell(store: results.Store, directory: Folder, source: Recording, held: Activ
     found = _newest([row for row in store.rows() if row["data"] == data and row["num_scored"] == count])
     metrics = ("l0_own", "fvu_own", "fvu_own_refit", "l0_lasso", "fvu_lasso", "fvu_lasso_refit", "fit_seconds")
     summary = tables.summarise(found, by=CELL, metrics=metrics)
-    tables.write_summary(directory, summary)
+    tables.write_table(directory, "summary.csv", summary)
     labels = ("L0 own", "FVU own", "refit", "L0 lasso", "FVU lasso", "lasso refit", "fit s")
     columns = {"method": "method", "num_latents": "latents"} | dict(zip(metrics, labels, strict=True))
     sys.stdout.write(tables.format_table(summary, columns) + "\n")

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks.report import pages
 from sae_gap.storage import results
 
 STUDIES = (
@@ -31,7 +32,6 @@ _RELATIVE_TOLERANCE = 0.1
 _MP_FACTOR = 2
 # The published numbers have five decimals, which is all that is left of a squared error of 1e-5.
 _ROUNDING = 5e-6
-_SMALL = 1_000
 _LISTED = 40
 
 _OF_DICTIONARY = ("cosine", "angle", "norm_ratio", "close")
@@ -169,70 +169,50 @@ def describe(comparison: Sequence[Mapping[str, Any]]) -> str:
     Returns:
       A sentence and a line a number, for 40 numbers at most, the rest counted.
     """
-    far = sorted((row for row in comparison if not row["close"]), key=_distance, reverse=True)
+    far = _far(comparison)
     lines = [f"Against the published numbers: {len(comparison) - len(far)} of {len(comparison)} are close."]
-    lines += [f"  {_place(row)}: {_numbers(row)}, tolerance {_number(row, 'tolerance')}" for row in far[:_LISTED]]
+    lines += [f"  {place(row)}: {numbers(row)}, tolerance {_number(row, 'tolerance')}" for row in far[:_LISTED]]
     if len(far) > _LISTED:
         lines.append(f"  and {len(far) - _LISTED} more, each nearer than these")
     return "\n".join(lines)
 
 
-def _distance(row: Mapping[str, Any]) -> float:
+def table(comparison: Sequence[Mapping[str, Any]]) -> pages.Table:
+    """The numbers that are not close, for a page, the furthest in units of its tolerance first.
+
+    Args:
+      comparison: what `compare` returned.
+    """
+    far = _far(comparison)
+    title = f"Published numbers: {len(comparison) - len(far):,} of {len(comparison):,} are within their tolerance"
+    measured = ("ours", "published", "difference", "tolerance")
+    told = [name for name in (*_COORDINATES, "metric") if any(row.get(name) is not None for row in far)]
+    means = {f"{name}_mean": name for name in measured} | {"published_sd": "published_sd"}
+    lines = [{name: row.get(name) for name in told} | {name: row[column] for name, column in means.items()} for row in far]
+    columns = {name: name.replace("_", " ") for name in (*told, *measured)}
+    return pages.Table(f"{title}; the others, the furthest first" if far else f"{title}.", columns, lines)
+
+
+def _far(comparison: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted((row for row in comparison if not row["close"]), key=distance, reverse=True)
+
+
+def distance(row: Mapping[str, Any]) -> float:
+    """How far a number is from the published one, in units of its tolerance."""
     return abs(row["difference"]) / row["tolerance"]
 
 
-def _place(row: Mapping[str, Any]) -> str:
+def place(row: Mapping[str, Any]) -> str:
+    """Where a number was compared: its method, sizes and metric."""
     varied = [f"{name} {row[name]:,}" for name in ("num_samples", "lam", "iterations", "step") if row.get(name) is not None]
     return ", ".join([f"{row['method']} at {row['num_latents']:,} latents", *varied, row["metric"]])
 
 
-def _numbers(row: Mapping[str, Any]) -> str:
+def numbers(row: Mapping[str, Any]) -> str:
+    """Our number and the published one."""
     spread = "" if row["published_sd"] is None else f" ± {_number(row, 'published_sd')}"
     return f"{_number(row, 'ours')}, published {_number(row, 'published')}{spread}"
 
 
 def _number(row: Mapping[str, Any], name: str) -> str:
     return f"{row[name]:.3g}" if row["relative"] else f"{row[name]:.3f}"
-
-
-def agreement(comparisons: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[results.Row]:
-    """How much of each study lands on the published numbers.
-
-    Args:
-      comparisons: what `compare` returned, by study.
-
-    Returns:
-      A dictionary a study: `study`, `compared` and `close` (counts), `share` (close / compared), `compared_small` and
-      `close_small` (those of at most 1,000 latents), and `worst`, the row that is furthest in units of its tolerance; `share`
-      and `worst` are None where nothing was compared.
-    """
-    lines = []
-    for study, comparison in comparisons.items():
-        small = [row for row in comparison if row["num_latents"] <= _SMALL]
-        close = sum(row["close"] for row in comparison)
-        lines.append(
-            {
-                "study": study,
-                "compared": len(comparison),
-                "close": close,
-                "share": close / len(comparison) if comparison else None,
-                "compared_small": len(small),
-                "close_small": sum(row["close"] for row in small),
-                "worst": max(comparison, key=_distance, default=None),
-            }
-        )
-    return lines
-
-
-def markdown(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The table of an `agreement` in Markdown, without a newline at its end."""
-    table = [
-        f"| study | compared | close | share | up to {_SMALL:,} latents | furthest (ours, published) |",
-        "|---|---:|---:|---:|---:|---|",
-    ]
-    for line in lines:
-        share = "–" if line["share"] is None else f"{line['share']:.1%}"
-        worst = "–" if line["worst"] is None else f"{_place(line['worst'])}: {_numbers(line['worst'])}"
-        small = f"{line['close_small']:,} of {line['compared_small']:,}"
-        table.append(f"| {line['study']} | {line['compared']:,} | {line['close']:,} | {share} | {small} | {worst} |")
-    return "\n".join(table)

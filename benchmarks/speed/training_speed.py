@@ -80,7 +80,7 @@ def main() -> None:
     identity = results.key({"rows": rows})
     store.append([row | {"key": results.key(row), "job": identity} for row in rows])
     summary = tables.summarise(rows, by=("method", "num_latents", "num_seeds"), metrics=("step_us", "step_us_median"))
-    tables.write_summary(store.folder, summary)
+    tables.write_table(store.folder, "summary.csv", summary)
     columns = {
         "method": "method",
         "num_latents": "latents",

@@ -67,15 +67,15 @@ def styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
 
 
 @styled
-def save(figure: Figure, folder: str | os.PathLike[str] | Folder, stem: str) -> list[str]:
+def save(figure: Figure, folder: str | os.PathLike[str] | Folder, stem: str) -> tuple[str, str]:
     """Writes a figure as `<stem>.png` and `<stem>.pdf`, each replaced whole; equal figures give equal bytes.
 
     Its label is kept as its caption: the `Description` of the PNG file and the `Subject` of the PDF file.
 
     Args:
       figure: the figure.
-      folder: where it goes.
-      stem: its name without the ending.
+      folder: where to.
+      stem: the name of the files without its ending.
 
     Returns:
       The names of the two files.
@@ -88,13 +88,11 @@ def save(figure: Figure, folder: str | os.PathLike[str] | Folder, stem: str) -> 
         "png": {"Software": None} | ({"Description": caption} if caption else {}),
         "pdf": {"Creator": None, "Producer": None, "CreationDate": None, "Subject": caption},
     }
-    names = []
     for ending, metadata in described.items():
         content = io.BytesIO()
         figure.savefig(content, format=ending, dpi=200, metadata=metadata)
-        names.append(f"{stem}.{ending}")
-        Folder(folder).write(names[-1], content.getvalue())
-    return names
+        Folder(folder).write(f"{stem}.{ending}", content.getvalue())
+    return f"{stem}.png", f"{stem}.pdf"
 
 
 def head(figure: Figure, finding: str, rows: Sequence[Mapping[str, Any]], *, deviation: str = "", more: str = "") -> None:

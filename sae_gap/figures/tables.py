@@ -90,8 +90,12 @@ def _check_seeds(group: Sequence[Mapping[str, Any]], by: Sequence[str]) -> None:
         raise ValueError(f"rows of {name} hold a seed twice; choose the rows of one run, or group by what tells them apart.")
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return _is_number(value) and math.isfinite(value)
 
 
 def _metrics_of(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[str]:
@@ -108,36 +112,20 @@ def _metrics_of(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[st
     return sorted(names, key=order)
 
 
-def write_summary(
-    folder: str | os.PathLike[str] | Folder, summary: Sequence[Mapping[str, Any]], name: str = "summary.csv"
-) -> None:
-    """Writes a summary as CSV, at full precision, with an empty cell for what is missing.
-
-    Args:
-      folder: where it goes.
-      name: of the file, replaced whole.
-      summary: what `summarise` returned; its `seeds` are left out.
-
-    Raises:
-      ValueError: the summary is empty.
-      OSError: the folder cannot be written to.
-    """
-    if not summary:
-        raise ValueError("there are no rows to summarise; run the study first.")
-    write_table(folder, name, [{column: value for column, value in line.items() if column != "seeds"} for line in summary])
-
-
 def write_table(folder: str | os.PathLike[str] | Folder, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
     """Writes lines that share their columns as CSV, at full precision, with an empty cell for None.
 
     Args:
-      folder: where it goes.
-      name: of the file, replaced whole.
+      folder: where to.
+      name: of the file, which is replaced whole.
       lines: at least one.
 
     Raises:
+      ValueError: there is no line.
       OSError: the folder cannot be written to.
     """
+    if not lines:
+        raise ValueError(f"there is nothing to write to {name}; run the study first.")
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
@@ -145,37 +133,80 @@ def write_table(folder: str | os.PathLike[str] | Folder, name: str, lines: Seque
     Folder(folder).write(name, text.getvalue().encode())
 
 
-def format_table(summary: Sequence[Mapping[str, Any]], columns: Sequence[str] | Mapping[str, str]) -> str:
-    """Lays a summary out for a terminal, `mean ± sd` in a cell and a dash for what is missing.
+def grid(lines: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> tuple[list[str], list[bool], list[list[str]]]:
+    """The cells of a table: `mean ± sd` of a metric, the value of any other column, a dash for what is missing.
 
     Args:
-      summary: what `summarise` returned.
-      columns: names of metrics or of columns of the summary, in order; a mapping gives each a heading.
+      lines: of `summarise`.
+      columns: the headings of metrics and of columns of the lines, in order.
+
+    Returns:
+      The headings, whether each column is of numbers, and the cells of each line.
+
+    Raises:
+      ValueError: no line has one of the columns.
+    """
+    numeric, cells = zip(*(_column(lines, name) for name in columns), strict=True)
+    return [*columns.values()], [*numeric], [[*row] for row in zip(*cells, strict=True)]
+
+
+def _column(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[bool, list[str]]:
+    """Whether a column is of numbers, and its cells."""
+    mean, sd = f"{name}_mean", f"{name}_sd"
+    if lines and not any(mean in line or name in line for line in lines):
+        raise ValueError(f"no line has a column {name!r}; the first has {', '.join(lines[0])}.")
+    if any(mean in line for line in lines):
+        largest = max((abs(line[mean]) for line in lines if _is_finite(line.get(mean))), default=0.0)
+        return True, [_mean(line.get(mean), line.get(sd), _decimals(largest)) for line in lines]
+    values = [line.get(name) for line in lines]
+    numeric = all(value is None or _is_number(value) for value in values)
+    return numeric, ["-" if value is None else _value(value) for value in values]
+
+
+def _decimals(size: float) -> int:
+    return 3 if size < 10 else 1 if size < 1_000 else 0
+
+
+def _mean(mean: float | None, sd: float | None, decimals: int) -> str:
+    if mean is None or not math.isfinite(mean):
+        return "-"
+    size = abs(mean)
+    if 0 < size < 10 ** (1 - decimals):
+        # As many decimals as the largest of a column has would leave no figure of a small one.
+        decimals = _decimals(size)
+    form = ".1e" if 0 < size < 0.01 or size >= 1e12 else f",.{decimals}f"
+    return f"{mean:{form}}" if sd is None else f"{mean:{form}} ± {sd:{form}}"
+
+
+def _value(value: Any) -> str:
+    if not _is_number(value):
+        return str(value)
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
+
+
+def format_table(lines: Sequence[Mapping[str, Any]], columns: Mapping[str, str], width: int = 120) -> str:
+    """Lays a table out for a terminal; one that is too wide goes on below, behind its leading columns of names and sizes.
+
+    Args:
+      lines: of `summarise`.
+      columns: as for `grid`.
+      width: characters that a line of the terminal has.
 
     Returns:
       The table, without a newline at its end.
+
+    Raises:
+      ValueError: no line has one of the columns.
     """
-    headings = dict(columns) if isinstance(columns, Mapping) else {name: name for name in columns}
-    cells = [[heading, *_column(summary, name)] for name, heading in headings.items()]
-    widths = [max(map(len, column)) for column in cells]
-    numeric = [any(f"{name}_mean" in line for line in summary) for name in headings]
-    padded = []
-    for column, width, right in zip(cells, widths, numeric, strict=True):
-        column.insert(1, "-" * width)
-        padded.append([cell.rjust(width) if right else cell.ljust(width) for cell in column])
-    return "\n".join("  ".join(line).rstrip() for line in zip(*padded, strict=True))
-
-
-def _column(summary: Sequence[Mapping[str, Any]], name: str) -> list[str]:
-    means = [line.get(f"{name}_mean") for line in summary]
-    largest = max((abs(mean) for mean in means if mean is not None), default=0.0)
-    decimals = 3 if largest < 10 else 1 if largest < 1_000 else 0
-
-    def cell(line: Mapping[str, Any]) -> str:
-        mean, sd = line.get(f"{name}_mean"), line.get(f"{name}_sd")
-        if mean is None:
-            return "-" if line.get(name) is None else str(line[name])
-        form = ".1e" if 0 < abs(mean) < 0.01 or abs(mean) >= 1e12 else f".{decimals}f"
-        return f"{mean:{form}}" if sd is None else f"{mean:{form}} ± {sd:{form}}"
-
-    return [cell(line) for line in summary]
+    headings, numeric, rows = grid(lines, columns)
+    laid = []
+    for heading, right, *cells in zip(headings, numeric, *rows, strict=True):
+        size = max(map(len, (heading, *cells)))
+        laid.append([cell.rjust(size) if right else cell.ljust(size) for cell in (heading, "-" * size, *cells)])
+    leading = next((place for place, name in enumerate(columns) if any(f"{name}_mean" in line for line in lines)), 0)
+    blocks = [laid[:leading]]
+    for column in laid[leading:]:
+        if len(blocks[-1]) > leading and sum(len(other[0]) + 2 for other in blocks[-1]) + len(column[0]) > width:
+            blocks.append(laid[:leading])
+        blocks[-1] = [*blocks[-1], column]
+    return "\n\n".join("\n".join("  ".join(line).rstrip() for line in zip(*block, strict=True)) for block in blocks)

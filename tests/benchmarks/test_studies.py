@@ -90,15 +90,16 @@ def test_what_it_leaves(smokes, name):
         path.removesuffix(".pdf") for path in pictures if path.endswith(".pdf")
     }
     assert (
-        {"rows.jsonl", "summary.csv", "README.md", "page.json"}
+        {"rows.jsonl", "summary.csv", "README.md", "page.json", "report.html"}
         <= names
-        <= pictures | {*("rows.jsonl", "summary.csv", "README.md", "page.json", "decomposition.csv", "published.csv")}
+        <= pictures
+        | {*("rows.jsonl", "summary.csv", "README.md", "page.json", "report.html", "decomposition.csv", "published.csv")}
     )
-    page = pages.read(smoke.directory)
+    page = pages.read(smoke.directory).page
     assert page.study == name and page.command.startswith(f"python -m benchmarks.{name}")
     assert {figure.file for figure in page.figures} == {path for path in pictures if path.endswith(".png")}
     assert all(figure.caption for figure in page.figures)
-    assert {"seconds", "peak memory", "compilations", "models"} == set(page.notes)
+    assert {"seconds", "peak memory", "compilations", "models", "versions"} <= set(page.notes)
     assert pictures or not one.figures
 
 

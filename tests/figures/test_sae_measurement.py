@@ -38,7 +38,7 @@ def test_the_front_names_what_the_encoder_leaves_and_what_it_could():
 def test_a_name_is_drawn_to_the_letter(tmp_path):
     for number, name in enumerate(("$\\frac$", "a$b$c", "_mine")):
         figure = figures.front(points(name, "sae", own=OWN))
-        figures.save(figure, tmp_path / str(number))
+        figures.save(figure, tmp_path, str(number))
         assert name in {text.get_text() for text in figure.legends[0].get_texts()}
         assert not any(text.get_parse_math() for text in figure.legends[0].get_texts())
 

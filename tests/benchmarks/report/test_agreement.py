@@ -16,7 +16,7 @@ def folder(tmp_path):
     ours = {name: line[name] for name in ("method", "num_latents", "sparsity", "num_samples")}
     ours |= {"mcc_paper_id_mean": line["mcc_paper_id_mean"], "auc_ood_mean": line["auc_ood_mean"] - 0.2}
     (tmp_path / "vary_latents").mkdir()
-    tables.write_table(tmp_path / "vary_latents" / "published.csv", published.compare([ours], "vary_latents"))
+    tables.write_table(tmp_path / "vary_latents", "published.csv", published.compare([ours], "vary_latents"))
     return tmp_path
 
 

@@ -1,191 +1,229 @@
-"""The page of a study: what is written is read back, what is shown is what was found, and damage is told in one sentence."""
+"""Pages hold everything, ask for nothing, take texts for texts, and fit a screen and a telephone."""
 
+import base64
 import dataclasses
-import json
-import math
+import html.parser
+import itertools
 import re
+import shutil
 import subprocess
-import sys
 
 import numpy as np
 import PIL.Image
 import pytest
 
-from benchmarks.report import pages
+from benchmarks.report import pages, report
 from sae_gap.figures import tables
 
-
-def draw(path):
-    """A small PNG of noise."""
-    pixels = np.random.default_rng(len(path.name)).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    PIL.Image.fromarray(pixels).save(path)
-
-
-def lines():
-    rows = [
-        {"method": method, "num_samples": 5_000, "seed": seed, "mcc": mcc + seed, "mse": 1e-5 * (mcc + seed)}
-        for method, mcc in (("sae_relu", 0.25), ("fista_oracle", -1.5))
-        for seed in (0, 1)
-    ]
-    return tables.summarise(rows, by=("method", "num_samples"))
+HOSTILE = """<script>alert(1)</script> "quoted" 'single' & <img src=x onerror=alert(2)> | *b* [e](javascript:f) h_i _g_"""
+METRICS = ("mcc_id", "mcc_ood", "cosine", "close", "accuracy_id", "auc_id", "l0_id", "mse_id", "gap_id", "fit_seconds")
+METHODS = [f"{family}_{name}" for family in ("sae", "frozen", "refined") for name in ("relu", "topk", "jumprelu", "mp")]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def page(**changed):
-    table = pages.Table("Recovery", {"method": "method", "num_samples": "samples", "mcc": "MCC", "mse": "MSE"}, lines())
+    """A page as wide as those of the headline."""
+    scores = {name: 10.0**-place for place, name in enumerate(METRICS)}
+    rows = [
+        {"method": method, "num_samples": 5_000, "seed": seed} | {name: score * (1 + seed) for name, score in scores.items()}
+        for method in METHODS
+        for seed in (0, 1)
+    ]
+    columns = {"method": "method", "num_samples": "samples"} | dict(zip(METRICS, METRICS, strict=True))
     parts = {
         "study": "made_up",
-        "title": "A made-up study",
-        "about": "Is it `so`?\n\nOr is it not?",
-        "command": "python -m sae_gap made_up",
-        "finding": "It is so.",
+        "title": "Where recovery is lost",
+        "about": "Is it `so`?\n\n- Or is it\n- not?",
+        "command": "python -m sae_gap made_up --seeds=0,1",
+        "finding": "It is the `dictionary`.",
         "figures": [pages.Figure("stairs.png", "Stairs. They go up.")],
-        "tables": [table],
+        "tables": [pages.Table("Recovery", columns, tables.summarise(rows, by=("method", "num_samples")))],
         "notes": {"Time": "2 s"},
     }
     return pages.Page(**parts | changed)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    draw(tmp_path / "stairs.png")
-    return tmp_path
+def write(folder, **changed):
+    folder.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (900, 1280), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).resize((1280, 900)).save(folder / "stairs.png")
+    pages.write(folder, page(**changed))
+    return folder
 
 
-def test_what_is_written_is_read_back(folder):
-    written = page()
-    pages.write(folder, written)
-    assert pages.read(folder) == written
-    assert {path.name for path in folder.iterdir()} == {"README.md", "page.json", "stairs.png"}
-    pages.write(folder, dataclasses.replace(written, finding="It is not.", figures=[], tables=[]))
-    assert pages.read(folder).finding == "It is not." and "stairs" not in (folder / "README.md").read_text()
+class Document(html.parser.HTMLParser):
+    """A strict reader: everything that is opened is closed in its turn."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.texts = [], [], {}
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        assert len(dict(attributes)) == len(attributes)
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "link", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag
+
+    def handle_data(self, data):
+        for tag in self.open:
+            self.texts[tag] = self.texts.get(tag, "") + data
+
+    def all(self, name):
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+    def values(self, name):
+        return [attributes[name] for _, attributes in self.tags if name in attributes]
 
 
-def test_numbers_of_numpy_and_infinities_have_a_json_form(folder):
-    line = {"method": "a", "mcc_mean": np.float32(0.5), "mcc_sd": math.nan, "flops": np.int64(3), "gap_mean": -math.inf}
-    written = page(tables=[("t", {"method": "m", "mcc": "MCC"}, [line])])
-    pages.write(folder, written)
-    expected = {"method": "a", "mcc_mean": 0.5, "mcc_sd": None, "flops": 3, "gap_mean": None}
-    assert pages.read(folder).tables[0].lines == written.tables[0].lines == (expected,)
+def check(text):
+    """What holds for every page."""
+    document = Document(text)
+    ids = document.values("id")
+    assert text.lstrip().startswith("<!DOCTYPE html>") and len(set(ids)) == len(ids)
+    assert all(name in ids for name in document.values("aria-labelledby"))
+    assert all(target == "data:," or target.removeprefix("#") in ids for target in document.values("href"))
+    for image in document.all("img"):
+        assert image["alt"].strip() and image["src"].startswith("data:image/png;base64,") and "loading" not in image
+    assert not document.all("script") and not [name for _, found in document.tags for name in found if name.startswith("on")]
+    assert "url(" not in text and "@import" not in text and "default-src 'none'" in text
+    levels = [int(tag[1]) for tag, _ in document.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 == levels.count(1) and all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert all(cell["scope"] in ("row", "col") for cell in document.all("th"))
+    boxes = [box for box in document.all("div") if box.get("class") == "scroll"]
+    assert len(document.all("caption")) == len(document.all("table")) == len(boxes)
+    assert all(box["tabindex"] == "0" and box["role"] == "region" for box in boxes)
+    assert len(document.all("figcaption")) == len(document.all("figure")) == len(document.all("img"))
+    return document
 
 
-def test_the_readme_shows_everything(folder):
-    (folder / "summary.csv").touch()
-    (folder / "rows-0-of-2.jsonl").touch()
-    pages.write(folder, page())
-    text = (folder / "README.md").read_text()
-    assert text.startswith(
-        "# A made-up study\n\n**It is so.**\n\nIs it `so`?\n\nOr is it not?\n\n```sh\npython -m sae_gap made_up\n```"
-    )
-    assert "![Stairs.](stairs.png)" in text and "\nStairs. They go up.\n" in text
-    targets = re.findall(r"\]\(([^)]+)\)", text)
-    assert sorted(targets) == ["rows-0-of-2.jsonl", "stairs.png", "summary.csv"]
-    assert all((folder / target).exists() for target in targets)
-    assert "- Time: 2 s" in text
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
-    assert cells[:2] == [["method", "samples", "MCC", "MSE"], ["---", "---:", "---:", "---:"]]
+def cells_of(markdown):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line.startswith("|")]
+
+
+def test_what_is_written_is_read_back_and_written_anew(tmp_path):
+    write(tmp_path)
+    entry = pages.read(tmp_path)
+    assert dataclasses.replace(entry.page, figures=[], tables=[]) == page(figures=[], tables=[])
+    assert [tuple(one) for one in entry.page.tables] == [tuple(one) for one in page().tables]
+    assert base64.b64decode(entry.images["stairs.png"].partition(",")[2]) == (tmp_path / "stairs.png").read_bytes()
+    assert pages.render([entry]) == (tmp_path / "report.html").read_text()
+    write(tmp_path, finding="It is not.", figures=[], tables=[])
+    assert pages.read(tmp_path).page.finding == "It is not." and "stairs" not in (tmp_path / "README.md").read_text()
+
+
+def test_the_readme_shows_everything(tmp_path):
+    (tmp_path / "summary.csv").touch()
+    text = (write(tmp_path) / "README.md").read_text()
+    about = "Is it `so`?\n\n- Or is it\n- not?"
+    assert text.startswith(f"# Where recovery is lost\n\n**It is the `dictionary`.**\n\n{about}\n\n![Stairs.](stairs.png)")
+    assert "\nStairs. They go up.\n" in text and "- Time: 2 s" in text
+    assert "```sh\npython -m sae_gap made_up --seeds=0,1\n```" in text
+    assert sorted(re.findall(r"\]\(([^)]+)\)", text)) == ["report.html", "stairs.png", "summary.csv"]
+    headings, rules, first, *rest = cells_of(text)
+    assert headings == ["method", "samples", *METRICS] and rules == ["---", *["---:"] * 11] and len(rest) == len(METHODS) - 1
     # Two values that are 1 apart have the deviation √½.
-    assert cells[2] == ["sae_relu", "5,000", "0.750 ± 0.707", "7.5×10⁻⁶ ± 7.1×10⁻⁶"]
-    assert cells[3] == ["fista_oracle", "5,000", "−1.000 ± 0.707", "−1.0×10⁻⁵ ± 7.1×10⁻⁶"]
+    assert first[:4] == ["sae_relu", "5,000", "1.500 ± 0.707", "0.150 ± 0.071"] and first[7] == "1.5e-05 ± 7.1e-06"
 
 
-def test_markdown_of_the_texts_is_escaped(folder):
-    hostile = "a|b <i>c</i> *d* [e](f) _g_ h_i \\ `j"
-    table = ("t", {"method": hostile}, [{"method": hostile}])
-    pages.write(folder, page(title=hostile, finding="1. not a list", about="- nor this\n\n# nor this", tables=[table]))
-    text = (folder / "README.md").read_text()
-    escaped = r"a\|b \<i>c\</i> \*d\* \[e\](f) \_g\_ h_i \\ \`j"
-    assert text.startswith(f"# {escaped}\n") and text.count(escaped) == 3
-    assert "1\\. not a list" in text and "\n\\- nor this" in text and "\n\\# nor this" in text
+def test_the_page_shows_everything(tmp_path):
+    text = (write(tmp_path) / "report.html").read_text()
+    document = check(text)
+    assert document.texts["h1"] == "Where recovery is lost" and "Or is it" in document.texts["li"]
+    assert "<code>dictionary</code>" in text and "python -m sae_gap made_up" in document.texts["pre"]
+    assert document.all("img")[0]["alt"] == "Stairs." and "Figure 1. Stairs. They go up." in document.texts["figcaption"]
+    assert '<th scope=row>sae_relu</th><td class="number">5,000</td>' in text
+    assert '1.500 <span class="soft">± 0.707</span>' in text and "1.5×10<sup>−5</sup>" in text
+    assert "<dt>Time</dt><dd>2 s</dd>" in text and not document.all("nav")
 
 
-def test_a_command_cannot_leave_its_fence(folder):
-    pages.write(folder, page(command="echo '```'\n# still code"))
-    assert "\n````sh\necho '```'\n# still code\n````\n" in (folder / "README.md").read_text()
+def test_a_table_without_lines_is_its_title(tmp_path):
+    write(tmp_path, tables=[pages.Table("288 of 288 are close.", {"method": "method"}, [])])
+    assert "<p>288 of 288 are close.</p>" in (tmp_path / "report.html").read_text()
+    assert "\n## 288 of 288 are close.\n\n## How" in (tmp_path / "README.md").read_text()
 
 
-def test_cells_are_those_of_the_terminal():
-    rng = np.random.default_rng(0)
-    summary = [
-        {"method": f"m{place}"}
-        | {f"{name}_mean": float(scale * rng.normal()) for name, scale in (("a", 1), ("b", 50), ("c", 1e-5), ("d", 600))}
-        | {f"{name}_sd": float(rng.uniform()) for name in "abd"}
-        | {"c_sd": None}
-        for place in range(5)
-    ]
-    summary[2]["a_mean"] = None
-    shown = pages.show(pages.Table("t", dict.fromkeys(("method", "a", "b", "c", "d"), ""), summary))
-    assert [column.numeric for column in shown] == [False, True, True, True, True]
-    assert shown[1].cells[2] == ("", "")
-    superscripts = {"⁰": "0", "¹": "1", "²": "2", "³": "3", "⁴": "4", "⁵": "5", "⁶": "6", "⁷": "7", "⁸": "8", "⁹": "9"}
-    for name, column in zip("abcd", shown[1:], strict=True):
-        for line, (mean, sd) in zip(summary, column.cells, strict=True):
-            if not mean:
-                continue
-            digits, _, power = mean.replace("−", "-").partition("×10⁻")
-            exponent = -int("".join(superscripts[digit] for digit in power)) if power else 0
-            unit = 10 ** (exponent - len(digits.partition(".")[2]))
-            assert abs(float(digits) * 10**exponent - line[f"{name}_mean"]) <= 0.501 * unit
-            assert bool(sd) == (line[f"{name}_sd"] is not None)
-
-
-def test_large_numbers_are_grouped_and_texts_are_not():
-    table = pages.Table(
-        "t",
-        {"flops": "", "seconds": "", "method": "", "done": ""},
-        [{"flops": 1234567, "seconds_mean": 12345.6, "method": "m2000", "done": True}],
-    )
-    assert [column.cells[0][0] for column in pages.show(table)] == ["1,234,567", "12,346", "m2000", "True"]
+def test_texts_are_only_texts(tmp_path):
+    table = pages.Table(HOSTILE, {"method": HOSTILE, "x": "x"}, [{"method": HOSTILE, "x_mean": None}])
+    texts = dict.fromkeys(("title", "about", "command", "finding"), HOSTILE)
+    figure = pages.Figure("stairs.png", f"{HOSTILE}. `{HOSTILE}`")
+    folder = write(tmp_path / "a", **texts, figures=[figure], tables=[table], notes={HOSTILE: HOSTILE})
+    document = check((folder / "report.html").read_text())
+    for tag in ("h1", "pre", "th", "figcaption", "dd", "caption"):
+        assert HOSTILE in document.texts[tag]
+    assert len(document.all("img")) == 1 and document.all("img")[0]["alt"].startswith(HOSTILE)
+    assert not [link for link in document.values("href") if "javascript" in link]
+    markdown = (folder / "README.md").read_text()
+    assert markdown.startswith("# \\<script>alert(1)\\</script> ") and r"\| \*b\* \[e\](javascript:f) h_i \_g\_" in markdown
+    assert check(pages.render([*[pages.read(folder)] * 2])).texts["a"].count(HOSTILE) == 2
 
 
 @pytest.mark.parametrize(
-    ("damage", "fault"),
+    ("old", "new"),
     [
-        (lambda content: b"", "not JSON"),
-        (lambda content: b"[" * 100_000, "not JSON"),
-        (lambda content: b"\xff", "not JSON"),
-        (lambda content: json.dumps(content).encode()[:-20], "not JSON"),
-        (lambda content: b'"a page"', "not a page of a study"),
-        (lambda content: json.dumps(content | {"format": "another"}).encode(), "not a page of a study"),
+        ('"title"', '"titel"'),
         (
-            lambda content: json.dumps({name: content[name] for name in content if name != "about"}).encode(),
-            "'about' is missing",
+            "{",
+            "",
         ),
-        (lambda content: json.dumps(content | {"colour": 1}).encode(), "'colour' is unknown"),
-        (lambda content: json.dumps(content | {"title": 3}).encode(), "title must be a text"),
-        (lambda content: json.dumps(content | {"title": " "}).encode(), "`title` is empty"),
-        (lambda content: json.dumps(content | {"finding": "\ud800"}).encode(), "finding holds a character"),
-        (lambda content: json.dumps(content | {"notes": ["a"]}).encode(), "notes must be names with a text each"),
-        (lambda content: json.dumps(content | {"figures": "stairs.png"}).encode(), "figures must be a list"),
-        (lambda content: json.dumps(content | {"figures": [["../secret.png", ""]]}).encode(), "name of a PNG file"),
-        (lambda content: json.dumps(content | {"figures": [["stairs.png"]]}).encode(), "a figure must have 2 parts"),
-        (lambda content: json.dumps(content | {"figures": [["stairs.png", ""]] * 2}).encode(), "listed twice"),
-        (lambda content: json.dumps(content | {"tables": [["t", {}, []]]}).encode(), "no columns"),
-        (lambda content: json.dumps(content | {"tables": [["t", {"a": "a"}, [{"b": 1}]]]}).encode(), "shows 'a'"),
-        (
-            lambda content: json.dumps(content | {"tables": [["t", {"a": "a"}, [{"a": [1]}]]]}).encode(),
-            "a in a line of a table",
-        ),
-        (lambda content: json.dumps(content | {"tables": [["t", {"a": "a"}, [{"a_mean": "1"}]]]}).encode(), "must be a number"),
-        (lambda content: json.dumps(content | {"tables": [["t", {"a": "a"}, [3]]]}).encode(), "a line of a table must be"),
+        ('"figures": [', '"figures": [3, '),
     ],
 )
-def test_a_damaged_page_is_named_in_one_sentence(folder, damage, fault):
-    pages.write(folder, page())
-    path = folder / "page.json"
-    path.write_bytes(damage(json.loads(path.read_text())))
-    with pytest.raises(ValueError, match=re.escape(fault)) as stop:
-        pages.read(folder)
-    message = str(stop.value)
-    assert message.startswith(f"{path} is ") and message.endswith(".") and ".;" not in message and "\n" not in message
+def test_a_page_that_cannot_be_read_is_one_sentence(tmp_path, old, new):
+    path = write(tmp_path) / pages.FILE
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match=r"^the page in .* cannot be read \([^\n]+\); run its study again\.$"):
+        pages.read(tmp_path)
 
 
-def test_a_page_whose_figure_is_not_there_is_not_written(tmp_path):
-    with pytest.raises(ValueError, match=r"stairs\.png"):
-        pages.write(tmp_path, page())
-    assert list(tmp_path.iterdir()) == []
+def test_the_report_holds_every_study(tmp_path):
+    write(tmp_path / "b_second")
+    write(tmp_path / "a_first" / "oracle", title="A deeper folder", finding="Nothing `much`.")
+    text = pages.render(report.collect(tmp_path))
+    document = check(text)
+    assert document.texts["h1"] == "Is it the encoder or the dictionary?" and "2 studies" in text
+    assert [link["href"] for link in document.all("a")] == ["#study-1", "#study-2", "#contents", "#contents"]
+    assert text.index("A deeper folder") < text.index("Where recovery") and text.count("Nothing <code>much</code>.") == 2
+    assert "Its files are in <code>a_first/oracle</code>." in text and len(document.all("img")) == 2
 
 
-def test_pages_are_written_and_read_without_jax_and_matplotlib():
-    code = "import sys, benchmarks.report.pages; print({'jax', 'matplotlib'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == "set()\n"
+def browse(text, folder, width):
+    """What a browser makes of a page in a frame of that width: windows are at least 500 pixels wide."""
+    probe = """<script>addEventListener("load", () => parent.postMessage(JSON.stringify({
+      inner: innerWidth, page: document.documentElement.scrollWidth,
+      scrolling: [...document.querySelectorAll(".scroll")].filter(box => box.scrollWidth > box.clientWidth).length,
+      images: [...document.images].filter(image => image.complete && image.naturalWidth > 0).length}), "*"))</script></body>"""
+    without = re.sub(r"<meta http-equiv.*?>", "", text)
+    (folder / "probed.html").write_text(without.replace("</body>", probe))
+    (folder / "wrapper.html").write_text(f"""<!DOCTYPE html><pre id="found"></pre><script>
+      addEventListener("message", event => document.getElementById("found").textContent = event.data)
+    </script><iframe src="probed.html" width="{width}" height="800" style="border:0"></iframe>""")
+    options = ["headless", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "disable-background-networking", "dump-dom"]
+    options += ["hide-scrollbars", f"user-data-dir={folder / 'profile'}", "window-size=1400,900", "virtual-time-budget=20000"]
+    command = [CHROMIUM, *(f"--{option}" for option in options), f"file://{folder / 'wrapper.html'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    return dict(re.findall(r'"(\w+)":(\d+)', done.stdout))
+
+
+def test_the_page_fits_a_telephone(tmp_path):
+    long = "a_word_" * 40
+    figure = pages.Figure("stairs.png", long)
+    write(tmp_path, title=long, finding=long, command=f"python -m {long} --{long}", notes={long: long}, figures=[figure])
+    text = (tmp_path / "report.html").read_text()
+    style = check(text).texts["style"]
+    assert "max-width: 100%; height: auto" in style and "prefers-color-scheme: dark" in style
+    if CHROMIUM is not None:
+        found = {name: int(value) for name, value in browse(text, tmp_path, 390).items()}
+        # The wide table scrolls in its box, and the page does not.
+        assert found == {"inner": 390, "page": 390, "scrolling": 1, "images": 1}
+
+
+def test_what_made_a_row_is_told_where_it_is_known():
+    row = {"revision": "abc-dirty", "machine": None, "device": "cpu", "jax": "0.10.2", "optax": None, "method": "a"}
+    assert pages.provenance(row) == {"revision": "abc-dirty", "device": "cpu", "versions": "jax 0.10.2"}
+    assert pages.provenance({}) == {}
