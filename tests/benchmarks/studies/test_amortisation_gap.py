@@ -137,7 +137,7 @@ def halves(size):
 def test_nothing_else_is_left(smoke):
     names = {path.name for path in smoke.directory.iterdir()}
     pictures = {f"{name}.{kind}" for name in ("decomposition", "matched_cosines", "recovery") for kind in ("png", "pdf")}
-    assert names == {"rows.jsonl", "summary.csv", "decomposition.csv", "README.md", "page.json"} | pictures
+    assert names == {"rows.jsonl", "summary.csv", "decomposition.csv", "README.md", "page.json", "report.html"} | pictures
     # Models were sent elsewhere.
     assert [path.name for path in smoke.directory.parent.iterdir()] == ["amortisation_gap"]
 
@@ -511,7 +511,13 @@ def test_a_report_leaves_nothing_of_an_earlier_one(tmp_path, headline, file):
     code, _, _ = headline(
         "--preset=smoke", "--methods=sae_topk", f"--data={file(**BARE)}", "--num_latents=20", f"--results_dir={tmp_path}"
     )
-    assert code == 0 and {path.name for path in folder.iterdir()} == {"rows.jsonl", "summary.csv", "README.md", "page.json"}
+    assert code == 0 and {path.name for path in folder.iterdir()} == {
+        "rows.jsonl",
+        "summary.csv",
+        "README.md",
+        "page.json",
+        "report.html",
+    }
 
 
 def test_nothing_to_run_is_said(tmp_path, headline, file):
