@@ -32,6 +32,8 @@ class BatchTopK(AmortisedEncoder):
       Bussmann, Leask & Nanda (2024), "BatchTopK sparse autoencoders", arXiv:2412.06410.
     """
 
+    reads = BatchTopKParameters
+
     k: int = eqx.field(static=True, default=10)
     rate: float | Array = 0.01
 
@@ -45,6 +47,11 @@ class BatchTopK(AmortisedEncoder):
     def __call__(self, model, signals):
         hidden = self._hidden(model, signals)
         return jnp.where(hidden > model.encoder.threshold, hidden, 0)
+
+    def exported(self, model):
+        parameters = self.learned(model)
+        tensors = {"W_enc": parameters.affine.weight, "b_enc": parameters.affine.bias, "W_dec": model.decoder.T}
+        return "jumprelu", {}, tensors | {"threshold": jnp.full(model.decoder.shape[1], parameters.threshold)}
 
     def loss(self, model, signals, penalty):
         # The padding of a last, smaller batch competes as well: it holds samples of the same epoch, and a batch of the usual
@@ -66,4 +73,4 @@ class BatchTopK(AmortisedEncoder):
         return eqx.tree_at(lambda model: model.encoder.threshold, model, seen)
 
     def _hidden(self, model, signals):
-        return jax.nn.relu(model.encoder.affine(signals - model.bias))
+        return jax.nn.relu(self.learned(model).affine(signals - model.bias))

@@ -4,7 +4,7 @@ An encoder takes a batch rather than a sample, since the lasso solvers work on b
 the amortised encoders are a matrix product anyway.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -76,6 +76,13 @@ class Encoder(eqx.Module):
         """The codes of the signals, in units of the model's own atoms: `codes @ dictionary.T + bias` reconstructs."""
         raise NotImplementedError
 
+    def exported(self, model: Model) -> tuple[str, dict[str, Any], dict[str, Array]] | None:
+        """How SAELens has this encoder: its architecture, options, and tensors but the decoder's bias; None if it has none.
+
+        `save_sae` asks the class itself: a subclass may infer in another way, and inherits no form.
+        """
+        return None
+
     def infer(
         self, model: Model, signals: Float[Array, "n input_dim"], begun: Float[Array, "n num_latents"] | None = None
     ) -> Coded:
@@ -97,6 +104,9 @@ def encode(encoder: Encoder, model: Model, signals: Float[Array, "n input_dim"])
 
 class AmortisedEncoder(Encoder):
     """An encoder that a sparse autoencoder trains together with its dictionary."""
+
+    # The class of the parameters that it reads from `Model.encoder`.
+    reads: ClassVar[type] = Affine
 
     def parameters(self, weight: Float[Array, "input_dim num_latents"]) -> Any:
         """The initial `Model.encoder`, given the encoder's initial weights."""
@@ -129,11 +139,16 @@ class AmortisedEncoder(Encoder):
 
     def preactivations(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         """`(y - b) W + c`."""
-        if not isinstance(model.encoder, Affine):
+        return self.learned(model)(signals - model.bias)
+
+    def learned(self, model: Model) -> Any:
+        """The parameters in `Model.encoder`, or a ValueError where they are not of the class that this encoder reads."""
+        if not isinstance(model.encoder, self.reads):
             raise ValueError(
-                f"{type(self).__name__} reads an Affine from Model.encoder, but it is {shown(model.encoder)}; give its weights."
+                f"{type(self).__name__} reads {self.reads.__name__} from Model.encoder, but it is {shown(model.encoder)}; "
+                "give the parameters that it was trained with."
             )
-        return model.encoder(signals - model.bias)
+        return model.encoder
 
 
 def rectangle(x: jax.Array) -> jax.Array:

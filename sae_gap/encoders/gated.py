@@ -27,12 +27,19 @@ class Gated(AmortisedEncoder):
       Rajamanoharan et al. (2024), "Improving dictionary learning with gated sparse autoencoders", arXiv:2404.16014.
     """
 
+    reads = GatedParameters
+
     def parameters(self, weight):
         zeros = jnp.zeros(weight.shape[1], weight.dtype)
         return GatedParameters(Affine.create(weight), zeros, zeros)
 
     def __call__(self, model, signals):
         return self._infer(model, signals)[0]
+
+    def exported(self, model):
+        parameters = self.learned(model)
+        gate = {"W_enc": parameters.gate.weight, "b_gate": parameters.gate.bias}
+        return "gated", {}, gate | {"r_mag": parameters.log_scale, "b_mag": parameters.bias, "W_dec": model.decoder.T}
 
     def with_penalty(self, model, signals):
         codes, gate = self._infer(model, signals)
@@ -49,7 +56,7 @@ class Gated(AmortisedEncoder):
         self, model: Model, signals: Float[Array, "n input_dim"]
     ) -> tuple[Float[Array, "n num_latents"], Float[Array, "n num_latents"]]:
         """The codes, and the rectified pre-activations of the gate."""
-        parameters: GatedParameters = model.encoder
+        parameters = self.learned(model)
         projected = (signals - model.bias) @ parameters.gate.weight
         gate = projected + parameters.gate.bias
         magnitude = jax.nn.relu(projected * jnp.exp(parameters.log_scale) + parameters.bias)

@@ -25,6 +25,8 @@ class JumpReLU(AmortisedEncoder):
       Rajamanoharan et al. (2024), "Jumping Ahead", arXiv:2407.14435.
     """
 
+    reads = JumpReLUParameters
+
     threshold: float | Array = 1e-3
     bandwidth: float | Array = 1e-3
 
@@ -39,9 +41,15 @@ class JumpReLU(AmortisedEncoder):
         return self.with_penalty(model, signals)[0]
 
     def with_penalty(self, model, signals):
-        hidden = jax.nn.relu(model.encoder.affine(signals - model.bias))
-        codes, active = _jump(hidden, jnp.exp(model.encoder.log_threshold), self.bandwidth)
+        parameters = self.learned(model)
+        hidden = jax.nn.relu(parameters.affine(signals - model.bias))
+        codes, active = _jump(hidden, jnp.exp(parameters.log_threshold), self.bandwidth)
         return codes, jnp.sum(active, axis=1)
+
+    def exported(self, model):
+        parameters = self.learned(model)
+        tensors = {"W_enc": parameters.affine.weight, "b_enc": parameters.affine.bias, "W_dec": model.decoder.T}
+        return "jumprelu", {}, tensors | {"threshold": jnp.exp(parameters.log_threshold)}
 
 
 @jax.custom_vjp

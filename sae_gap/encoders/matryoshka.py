@@ -25,6 +25,9 @@ class MatryoshkaBatchTopK(BatchTopK):
       arXiv:2503.17547, whose sizes the default has.
     """
 
+    # It infers as BatchTopK does.
+    exported = BatchTopK.exported
+
     prefixes: tuple[float, ...] = eqx.field(static=True, default=(1 / 32, 3 / 32, 7 / 32, 15 / 32, 1))
 
     @property

@@ -16,6 +16,10 @@ class ReLU(AmortisedEncoder):
     def __call__(self, model, signals):
         return jax.nn.relu(self.preactivations(model, signals))
 
+    def exported(self, model):
+        affine = self.learned(model)
+        return "standard", {}, {"W_enc": affine.weight, "b_enc": affine.bias, "W_dec": model.decoder.T}
+
     def with_penalty(self, model, signals):
         codes = self(model, signals)
         return codes, jnp.sum(codes, axis=1)

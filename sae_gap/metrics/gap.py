@@ -108,12 +108,13 @@ def amortisation_gap(
         as_floats("the encoder's codes", matching.as_matrix("the encoder's codes", own)) * norms,
         0,
     )
-    # Rounding may leave a code a trifle below zero; more than that is an encoder with signs.
-    if not signed and bool(jnp.any(codes < -1e-3 * jnp.max(jnp.abs(codes)))):
+    target = signals - as_floats("bias", model.bias)
+    # Rounding may leave a code slightly below zero, for its sample's codes and signal; more than that is an encoder with signs.
+    rounding = 1e-3 * jnp.max(jnp.abs(codes), axis=1) + 1e-6 * jnp.linalg.norm(target, axis=1)
+    if not signed and bool(jnp.any(codes < -rounding[:, None])):
         raise ValueError(
             "the encoder's codes have clearly negative values; pass signed=True to hold them against signed codes."
         )
-    target = signals - model.bias
     if lam_fraction is None:
         weight = as_floats("lam", 0 if lam is None else lam)
     else:

@@ -1,8 +1,10 @@
-"""The encoders of published SAEs that the suite does not train: each as a library has it, on unit atoms.
+"""The encoders of published SAEs: each as its library has it, in the library's units, with codes that are on unit atoms.
 
-A library ranks and compares codes in units of its own atoms. Where a positive scale for each latent leaves the outcome as it
-is, the parameters are scaled; where it does not, the encoder works in the library's units and scales the codes that it found.
+A library ranks and compares codes in units of its own atoms. So the affine map and the thresholds stay as they are on disk, and
+the codes that come out are multiplied by the lengths of the atoms.
 """
+
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -14,94 +16,136 @@ from sae_gap.encoders.encoder import Affine, Encoder
 from sae_gap.encoders.topk import keep_largest
 
 
-class ThresholdParameters(eqx.Module):
-    """The affine map and each latent's threshold θ."""
+class ForeignParameters(eqx.Module):
+    """What a published encoder has learned.
 
-    affine: Affine
-    threshold: Float[Array, " num_latents"]
-
-
-class RankedParameters(eqx.Module):
-    """The affine map gives codes in the library's units; times `scale`, they are on unit atoms."""
-
-    affine: Affine
-    scale: Float[Array, " num_latents"]
-
-
-class PursuitParameters(eqx.Module):
-    """The lengths of the library's atoms; its codes, times these, are on unit atoms."""
-
-    scale: Float[Array, " num_latents"]
-
-
-class Threshold(Encoder):
-    """`z = p · 1[p > max(θ, 0)]` with `p = y W + c`: JumpReLU with thresholds as they are, of which none need be positive.
-
-    BatchTopK infers in this way too.
+    Attributes:
+      affine: `p = y W + c` of the target y; None for an encoder without one.
+      scale: the library's codes, times this, are on unit atoms.
+      others: vectors by name, such as a threshold.
     """
 
-    def __call__(self, model, signals):
-        hidden = jax.nn.relu(model.encoder.affine(signals))
-        return jnp.where(hidden > model.encoder.threshold, hidden, 0)
+    affine: Affine | None
+    scale: Float[Array, " num_latents"]
+    others: dict[str, Float[Array, " num_latents"]] = eqx.field(default_factory=dict)
 
 
-class RankedTopK(Encoder):
-    """The k largest `relu(y W + c)` of a sample, ranked in the library's units."""
+class ForeignEncoder(Encoder):
+    """`activate(y W + c)` in the library's units, times the scale. Subclasses define `activate`."""
 
+    # What SAELens calls it, None where it has no encoder like it.
+    architecture: ClassVar[str | None] = None
+
+    def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+        return self.activate(model.encoder.affine(signals), model.encoder.others) * model.encoder.scale
+
+    def activate(
+        self, hidden: Float[Array, "n num_latents"], others: dict[str, Float[Array, " num_latents"]]
+    ) -> Float[Array, "n num_latents"]:
+        """The codes of the pre-activations p, in the library's units, with what else was learned."""
+        raise NotImplementedError
+
+    def exported(self, model: Model) -> tuple[str, dict[str, Any], dict[str, Array]] | None:
+        """As `Encoder.exported`, on atoms of the library's lengths."""
+        if self.architecture is None:
+            return None
+        affine, atoms = model.encoder.affine, model.decoder.T * model.encoder.scale[:, None]
+        options = {"k": self.k, "rescale_acts_by_decoder_norm": False} if hasattr(self, "k") else {}
+        tensors = {"W_enc": affine.weight, "b_enc": affine.bias, "W_dec": atoms}
+        return self.architecture, options, tensors | model.encoder.others
+
+
+class Rectified(ForeignEncoder):
+    """`relu(p)`."""
+
+    architecture = "standard"
+
+    def activate(self, hidden, others):
+        return jax.nn.relu(hidden)
+
+
+class Threshold(ForeignEncoder):
+    """`p · 1[p > max(θ, 0)]`: JumpReLU with thresholds as they are, which may be negative. BatchTopK infers like this too."""
+
+    architecture = "jumprelu"
+
+    def activate(self, hidden, others):
+        return jnp.where(hidden > jnp.maximum(others["threshold"], 0), hidden, 0)
+
+
+class LargestK(ForeignEncoder):
+    """The k largest `relu(p)` of a sample."""
+
+    architecture = "topk"
     k: int = eqx.field(static=True)
 
-    def __call__(self, model, signals):
-        return keep_largest(jax.nn.relu(model.encoder.affine(signals)), self.k) * model.encoder.scale
+    def activate(self, hidden, others):
+        return keep_largest(jax.nn.relu(hidden), self.k)
 
 
-class AbsTopK(Encoder):
-    """The k entries of `y W + c` of largest magnitude, with their signs.
+class AbsTopK(ForeignEncoder):
+    """The k entries of p of largest magnitude, with their signs.
 
     References:
       Zhu et al. (2025), "AbsTopK: rethinking sparse autoencoders for bidirectional features", arXiv:2510.00404.
     """
 
+    architecture = "abstopk"
     k: int = eqx.field(static=True)
 
     @property
     def signed(self):
         return True
 
-    def __call__(self, model, signals):
-        hidden = model.encoder.affine(signals)
-        return jnp.sign(hidden) * keep_largest(jnp.abs(hidden), self.k) * model.encoder.scale
+    def activate(self, hidden, others):
+        return jnp.sign(hidden) * keep_largest(jnp.abs(hidden), self.k)
 
 
-class GroupMax(Encoder):
-    """The largest `relu(y W + c)` in each of k consecutive groups of latents of one size."""
+class GroupMax(ForeignEncoder):
+    """The largest `relu(p)` in each of k consecutive groups of latents of one size."""
 
     k: int = eqx.field(static=True)
 
-    def __call__(self, model, signals):
-        hidden = jax.nn.relu(model.encoder.affine(signals))
-        groups = hidden.reshape(len(hidden), self.k, -1)
+    def activate(self, hidden, others):
+        groups = jax.nn.relu(hidden).reshape(len(hidden), self.k, -1)
         chosen = jnp.argmax(groups, axis=2, keepdims=True) == jnp.arange(groups.shape[2])
-        return jnp.where(chosen, groups, 0).reshape(hidden.shape) * model.encoder.scale
+        return jnp.where(chosen, groups, 0).reshape(hidden.shape)
 
 
-class BatchLargest(Encoder):
-    """The k · n largest `relu(y W + c)` of n samples: BatchTopK whose threshold was never estimated.
+class BatchLargest(ForeignEncoder):
+    """The k · n largest `relu(p)` of n samples: BatchTopK whose threshold was never estimated.
 
-    A sample's codes depend on its company.
+    A sample's codes depend on the other samples of its batch.
     """
 
     k: int = eqx.field(static=True)
 
-    def __call__(self, model, signals):
-        hidden = jax.nn.relu(model.encoder.affine(signals))
-        return keep_largest(hidden.reshape(1, -1), self.k * len(hidden)).reshape(hidden.shape) * model.encoder.scale
+    def activate(self, hidden, others):
+        return keep_largest(jax.nn.relu(hidden).reshape(1, -1), self.k * len(hidden)).reshape(hidden.shape)
 
 
-class RepeatingPursuit(Encoder):
+class GateAndMagnitude(ForeignEncoder):
+    """`1[p + a > 0] · relu(p exp(r) + b)`: the gate's bias a, the magnitude's bias b and its log scale r."""
+
+    architecture = "gated"
+
+    def activate(self, hidden, others):
+        magnitude = jax.nn.relu(hidden * jnp.exp(others["r_mag"]) + others["b_mag"])
+        return jnp.where(hidden + others["b_gate"] > 0, magnitude, 0)
+
+    def exported(self, model):
+        affine, others = model.encoder.affine, model.encoder.others
+        # SAELens has no third bias: what the target's shift adds to p goes into both.
+        gate, magnitude = others["b_gate"] + affine.bias, others["b_mag"] + affine.bias * jnp.exp(others["r_mag"])
+        tensors = {"W_enc": affine.weight, "b_gate": gate, "b_mag": magnitude, "r_mag": others["r_mag"]}
+        return self.architecture, {}, tensors | {"W_dec": model.decoder.T * model.encoder.scale[:, None]}
+
+
+class RepeatingPursuit(ForeignEncoder):
     """Matching pursuit that is non-negative and may choose an atom again, which then adds to its code.
 
     Each round takes the atom `a` of the largest `r · a`, adds `relu(r · a)` to its code and takes `relu(r · a) a` from the
-    residual r. The atoms are taken at the lengths that they have, not at unit length.
+    residual r. The atoms have the lengths that they have on disk.
 
     Args:
       rounds: the most that a sample takes.
@@ -112,11 +156,12 @@ class RepeatingPursuit(Encoder):
       Costa et al. (2025), "From Flat to Hierarchical: Extracting Sparse Representations with Matching Pursuit".
     """
 
+    architecture = "matching_pursuit"
     rounds: int = eqx.field(static=True)
     residual: float = eqx.field(static=True, default=0.0)
     stop_on_repeat: bool = eqx.field(static=True, default=True)
 
-    def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+    def __call__(self, model, signals):
         scale = model.encoder.scale
         atoms = (model.decoder * scale).T
         rows = jnp.arange(len(signals))
@@ -142,3 +187,8 @@ class RepeatingPursuit(Encoder):
         codes = jnp.zeros((len(signals), len(atoms)), signals.dtype)
         start = (0, signals, codes, jnp.zeros(len(signals), bool))
         return jax.lax.while_loop(unfinished, step, start)[2] * scale
+
+    def exported(self, model):
+        options = {"max_iterations": self.rounds, "residual_threshold": self.residual}
+        tensors = {"W_dec": model.decoder.T * model.encoder.scale[:, None]}
+        return self.architecture, options | {"stop_on_duplicate_support": self.stop_on_repeat}, tensors

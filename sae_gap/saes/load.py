@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sae_gap.core.checks import check_path
-from sae_gap.saes import dictionary_learning, fitted, gemma_scope, saelens, sparsify
+from sae_gap.saes import dictionary_learning, gemma_scope, own, saelens, sparsify
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage.tensor_files import printable
 
@@ -17,7 +17,7 @@ _READERS: dict[str, Callable[[Path], SAE]] = {
     dictionary_learning.WEIGHTS: dictionary_learning.load,
     gemma_scope.WEIGHTS: gemma_scope.load,
     gemma_scope.WEIGHTS_2: gemma_scope.load,
-    fitted.WEIGHTS: fitted.load,
+    own.WEIGHTS: own.load_fit,
 }
 # How far below a folder its SAEs are looked for, and how many are named.
 _DEPTH, _NAMED = 4, 12
@@ -27,25 +27,25 @@ def load_sae(path: str | os.PathLike[str]) -> SAE:
     """A published SAE, with its own encode and decode and a model on unit atoms; nothing in its files is executed.
 
     Reads SAELens (`sae_weights.safetensors`), dictionary_learning (`ae.pt`), sparsify (`sae.safetensors`) and Gemma Scope
-    (`params.npz`, `params.safetensors`), what `save_sae` wrote, and the ends of the suite's own fits (`fit.safetensors` under
+    (`params.npz`, `params.safetensors`), what `save_sae` wrote, and the suite's own fits (`fit.safetensors` under
     results/models/).
 
     Args:
-      path: the folder of one SAE, or the file of its weights with its configuration beside it.
+      path: the folder of one SAE, or the file of its weights with its configuration beside it; `~` is your home.
 
     Returns:
       The SAE.
 
     Raises:
-      TypeError: the path is none.
+      TypeError: `path` is not a path.
       ValueError: there is no SAE, there are several, or it cannot be read; the message names the fault and the mend.
     """
     check_path("path", path)
-    path = Path(path)
+    path = Path(path).expanduser()
     try:
         path = _weights(path)
     except OSError as error:
-        raise ValueError(f"{printable(str(path))} cannot be looked at ({error.strerror}); check the path of the SAE.") from None
+        raise ValueError(f"{printable(str(path))} cannot be read ({error.strerror}); check the path of the SAE.") from None
     reader = _reader(path.name)
     if reader is None:
         raise ValueError(f"{path} is not the weights of an SAE, {_expected()}.")
@@ -54,18 +54,18 @@ def load_sae(path: str | os.PathLike[str]) -> SAE:
 
 def _weights(path: Path) -> Path:
     """The file of weights at a path, or the one in a folder."""
-    if path.is_dir():
-        found = sorted(place for place in path.iterdir() if _reader(place.name) and place.is_file())
-        if len(found) > 1:
-            raise ValueError(f"{path} has several files of weights, {_listed(path, found)}; give the path of one.")
-        if not found:
-            below = _below(path)
-            choices = f"but these below it have: {_listed(path, below)}; give the path of one" if below else _expected()
-            raise ValueError(f"{path} has no weights of an SAE, {choices}.")
-        return found[0]
-    if not path.is_file():
-        raise ValueError(f"{path} is neither a folder nor a file; check the path of the SAE.")
-    return path
+    if not path.is_dir():
+        if not path.is_file():
+            raise ValueError(f"{path} is neither a folder nor a file; check the path of the SAE.")
+        return path
+    found = sorted(place for place in path.iterdir() if _reader(place.name) and place.is_file())
+    if len(found) > 1:
+        raise ValueError(f"{path} has several files of weights, {_listed(path, found)}; give the path of one.")
+    if not found:
+        below = _below(path)
+        choices = f"but these below it have: {_listed(path, below)}; give the path of one" if below else _expected()
+        raise ValueError(f"{path} has no weights of an SAE, {choices}.")
+    return found[0]
 
 
 def _reader(name: str) -> Callable[[Path], SAE] | None:

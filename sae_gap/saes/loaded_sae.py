@@ -1,23 +1,19 @@
 """A published SAE: its own encode and decode, and beside them the suite's model of it, on which a gap can be certified."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from sae_gap.core import matching
 from sae_gap.core.checks import check_unmasked, check_vanishing, shown
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine, Encoder, as_floats, encode, unit_atoms
-from sae_gap.encoders.gated import Gated, GatedParameters
-from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.topk import TopK
-from sae_gap.saes import foreign_encoders
+from sae_gap.saes.foreign_encoders import ForeignEncoder, ForeignParameters
 from sae_gap.saes.normalise import Normalisation
 from sae_gap.storage.tensor_files import printable
 
@@ -168,107 +164,16 @@ class SAE(eqx.Module):
         return as_floats("activations", array)
 
 
-class Inference(NamedTuple):
-    """How an SAE infers, on unit atoms: the encoder, its parameters, and what makes a library's code one on unit atoms."""
-
-    encoder: Encoder
-    parameters: PyTree
-    scale: Float[Array, " num_latents"]
-
-
-# From the affine map in the library's units, of the target, and the lengths of the atoms.
-Activation = Callable[[Affine, Float[Array, " num_latents"]], Inference]
-
-
-def relu() -> Activation:
-    """`relu(p)`."""
-    return lambda affine, lengths: Inference(ReLU(), _scaled(affine, _units(lengths)), _units(lengths))
-
-
-def threshold(theta: Float[np.ndarray, "..."] | float, *, on_unit_atoms: bool = False) -> Activation:
-    """`relu(p) · 1[p > θ]`; `on_unit_atoms`, θ is held against p times the length of the atom, which is the code too."""
-
-    def make(affine, lengths):
-        scale = lengths if on_unit_atoms else _units(lengths)
-        limits = jnp.broadcast_to(jnp.asarray(theta), lengths.shape) * (1 if on_unit_atoms else scale)
-        parameters = foreign_encoders.ThresholdParameters(_scaled(affine, scale), limits)
-        return Inference(foreign_encoders.Threshold(), parameters, jnp.ones_like(lengths) if on_unit_atoms else scale)
-
-    return make
-
-
-def topk(k: int, *, on_unit_atoms: bool = False) -> Activation:
-    """The k largest `relu(p)`; `on_unit_atoms`, of p times the length of the atom, which are the codes too."""
-
-    def make(affine, lengths):
-        if on_unit_atoms:
-            return Inference(TopK(k), _scaled(affine, lengths), jnp.ones_like(lengths))
-        return _ranked(foreign_encoders.RankedTopK(k))(affine, lengths)
-
-    return make
-
-
-def abstopk(k: int, *, on_unit_atoms: bool = False) -> Activation:
-    """The k largest |p|, with their signs; `on_unit_atoms` as in `topk`."""
-
-    def make(affine, lengths):
-        if on_unit_atoms:
-            parameters = foreign_encoders.RankedParameters(_scaled(affine, lengths), jnp.ones_like(lengths))
-            return Inference(foreign_encoders.AbsTopK(k), parameters, jnp.ones_like(lengths))
-        return _ranked(foreign_encoders.AbsTopK(k))(affine, lengths)
-
-    return make
-
-
-def groupmax(k: int) -> Activation:
-    """The largest `relu(p)` of each of k groups."""
-    return _ranked(foreign_encoders.GroupMax(k))
-
-
-def batch_largest(k: int) -> Activation:
-    """The k · n largest `relu(p)` of n samples."""
-    return _ranked(foreign_encoders.BatchLargest(k))
-
-
-def gated(
-    gate: Float[np.ndarray, " num_latents"],
-    magnitude: Float[np.ndarray, " num_latents"],
-    log_scale: Float[np.ndarray, " num_latents"],
-) -> Activation:
-    """`1[p + a > 0] · relu(p exp(r) + c)`, with the gate's bias a, the magnitude's c and r; p has no bias of its own."""
-
-    def make(affine, lengths):
-        scale = _units(lengths)
-        # What the target's shift adds to p, it adds to both.
-        both = Affine(affine.weight, affine.bias + jnp.asarray(gate))
-        bias = affine.bias * jnp.exp(jnp.asarray(log_scale)) + jnp.asarray(magnitude)
-        return Inference(Gated(), GatedParameters(_scaled(both, scale), jnp.asarray(log_scale), bias * scale), scale)
-
-    return make
-
-
-def pursuit(rounds: int, residual: float, stop_on_repeat: bool) -> Activation:
-    """Matching pursuit on the atoms as they are, which has no affine map."""
-
-    def make(affine, lengths):
-        scale = _units(lengths)
-        return Inference(
-            foreign_encoders.RepeatingPursuit(rounds, residual, stop_on_repeat),
-            foreign_encoders.PursuitParameters(scale),
-            scale,
-        )
-
-    return make
-
-
 def assemble(
-    activation: Activation,
+    encoder: ForeignEncoder,
     *,
     atoms: Float[np.ndarray, "num_latents input_dim"],
     bias: Float[np.ndarray, " input_dim"],
     weight: Float[np.ndarray, "input_dim num_latents"] | None,
     encoder_bias: Float[np.ndarray, " num_latents"] | None = None,
     input_bias: Float[np.ndarray, " input_dim"] | None = None,
+    others: Mapping[str, Float[np.ndarray, "..."] | float] | None = None,
+    codes_of_unit_atoms: bool = False,
     normalisation: Normalisation | None = None,
     library: str,
     architecture: str,
@@ -281,12 +186,14 @@ def assemble(
     that is `p = y W + c + (b - b_in) W`.
 
     Args:
-      activation: what is done to p.
+      encoder: what is done to p.
       atoms: A, of any lengths, (num_latents, input_dim).
       bias: b, what the decoder adds, (input_dim,).
       weight: W, (input_dim, num_latents); None for an encoder without one.
       encoder_bias: c, (num_latents,); None for zeros.
       input_bias: b_in, what the encoder takes from its input, (input_dim,); None for zeros.
+      others: what else the encoder has learned, a number for each latent or one for all.
+      codes_of_unit_atoms: whether the library multiplies p by the lengths of the atoms, and has codes of unit atoms then.
       normalisation: of the activations; None for none.
       library: which wrote it.
       architecture: what that library calls it.
@@ -294,25 +201,25 @@ def assemble(
       notes: what a report shows of the file.
 
     Raises:
-      ValueError: weights overflow on unit atoms, or an atom is too small to be told from zero.
+      ValueError: a bias overflows on the target, or an atom is too small to be told from zero.
     """
     check_vanishing(f"the {library} SAE", np.abs(atoms).max(axis=1), atoms.dtype)
     dictionary, units = unit_atoms(jnp.asarray(atoms).T)
     lengths = jnp.where(jnp.any(dictionary != 0, axis=0), units, 0)
-    affine = None
+    affine, scale = None, units
     if weight is not None:
         shift = bias if input_bias is None else bias - input_bias
         shifted = _product(shift, weight) + (0 if encoder_bias is None else encoder_bias)
         affine = Affine(jnp.asarray(weight), jnp.asarray(shifted, weight.dtype))
-    encoder, parameters, scale = activation(affine, lengths)  # type: ignore[arg-type]
-    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((parameters, scale))):
+        if codes_of_unit_atoms:
+            affine, scale = Affine(affine.weight * lengths, affine.bias * lengths), jnp.ones_like(lengths)
+    columns = {name: jnp.broadcast_to(jnp.asarray(value, units.dtype), units.shape) for name, value in (others or {}).items()}
+    parameters = ForeignParameters(affine, scale, columns)
+    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(parameters)):
         # A NaN would be held below every threshold, and read as a latent that is off.
-        raise ValueError(
-            f"the {library} SAE has weights beyond {dictionary.dtype} once its atoms have unit length; train it again."
-        )
-    zeros = jnp.zeros_like(jnp.asarray(bias))
+        raise ValueError(f"the {library} SAE has weights whose products overflow {dictionary.dtype}; train it again.")
     return SAE(
-        Model(dictionary, zeros, parameters, encoder),
+        Model(dictionary, jnp.zeros_like(jnp.asarray(bias)), parameters, encoder),
         jnp.asarray(bias),
         scale,
         lengths,
@@ -322,21 +229,6 @@ def assemble(
         heads,
         tuple((str(name), printable(str(value))) for name, value in notes.items()),
     )
-
-
-def _ranked(encoder: Encoder) -> Activation:
-    return lambda affine, lengths: Inference(
-        encoder, foreign_encoders.RankedParameters(affine, _units(lengths)), _units(lengths)
-    )
-
-
-def _units(lengths: Float[Array, " num_latents"]) -> Float[Array, " num_latents"]:
-    """The lengths, one for a dead atom, whose code the library has all the same."""
-    return jnp.where(lengths > 0, lengths, 1)
-
-
-def _scaled(affine: Affine, scale: Float[Array, " num_latents"]) -> Affine:
-    return Affine(affine.weight * scale, affine.bias * scale)
 
 
 def _product(

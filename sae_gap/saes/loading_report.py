@@ -9,7 +9,6 @@ from jaxtyping import Float
 
 from sae_gap.core import matching
 from sae_gap.core.checks import check_unmasked
-from sae_gap.encoders.encoder import Affine
 from sae_gap.saes.loaded_sae import SAE
 
 # Samples that are coded at a time.
@@ -21,7 +20,6 @@ _SCALES = tuple(2.0**power for power in range(-8, 9) if power)
 _BETTER = 0.5
 _POOR = 0.9
 _FAR = 2.0
-_OVERFLOW = "the SAE's codes of these activations are beyond float32; check the scale of its weights and of the activations."
 
 
 class LoadReport(NamedTuple):
@@ -91,24 +89,22 @@ def load_report(sae: SAE, activations: Float[ArrayLike, "..."]) -> LoadReport:
     samples = np.asarray(activations)
     flat = samples.reshape(len(samples), -1) if sae.heads and samples.ndim == 3 else samples
     flat = matching.as_matrix("activations", flat).astype(np.float64)
-    variance = float(np.square(flat - flat.mean(axis=0)).sum())
-    if not variance > 0:
+    if not np.any(flat != flat[:1]):
         raise ValueError("activations must have at least two different samples, for a share of their variance to be explained.")
-
-    error, used, total = 0.0, np.zeros(sae.num_latents, np.int64), 0
-    reconstructions = []
+    used, total, reconstructions = np.zeros(sae.num_latents, np.int64), 0, []
     for start in range(0, len(samples), _CHUNK):
-        codes = np.asarray(sae.encode(samples[start : start + _CHUNK]))
-        if not np.isfinite(codes).all():
-            raise ValueError(_OVERFLOW)
-        reconstruction = np.asarray(sae.decode(codes, samples[start : start + _CHUNK]), np.float64)
-        error += float(np.square(flat[start : start + _CHUNK] - reconstruction).sum())
+        part = samples[start : start + _CHUNK]
+        codes = np.asarray(sae.encode(part))
         used += (codes != 0).sum(axis=0)
         total += int((codes != 0).sum())
-        reconstructions.append(reconstruction[: max(0, _TRIED - start)])
-    if not np.isfinite(error):
-        raise ValueError(_OVERFLOW)
-    lengths = np.asarray(sae.lengths, np.float64)
+        finite = np.isfinite(codes).all()
+        reconstructions.append(np.asarray(sae.decode(codes, part), np.float64) if finite else np.full((1, 1), np.inf))
+    if not all(np.isfinite(part).all() for part in reconstructions):
+        raise ValueError(
+            "the SAE's codes of these activations are beyond float32; check the scale of its weights and of the activations."
+        )
+    reconstruction, lengths = np.concatenate(reconstructions), np.asarray(sae.lengths, np.float64)
+    affine = sae.model.encoder.affine
     report = LoadReport(
         library=sae.library,
         architecture=sae.architecture,
@@ -118,21 +114,15 @@ def load_report(sae: SAE, activations: Float[ArrayLike, "..."]) -> LoadReport:
         num_latents=sae.num_latents,
         atom_lengths=(float(lengths.min()), float(np.median(lengths)), float(lengths.max())),
         decoder_bias=float(jnp.linalg.norm(sae.bias)),
-        encoder_bias=_encoder_bias(sae),
+        encoder_bias=None if affine is None else float(jnp.linalg.norm(affine.bias)),
         activation_norm=float(np.linalg.norm(flat, axis=1).mean()),
-        fvu=error / variance,
+        fvu=_fvu(flat, reconstruction),
         l0=total / len(samples),
         dead=int((used == 0).sum()),
         suspicions=(),
     )
-    found = _suspicions(sae, samples[:_TRIED], flat[:_TRIED], np.concatenate(reconstructions), report)
+    found = _suspicions(sae, samples[:_TRIED], flat[:_TRIED], reconstruction[:_TRIED], report)
     return report._replace(suspicions=tuple(found))
-
-
-def _encoder_bias(sae: SAE) -> float | None:
-    parameters = sae.model.encoder
-    affine = getattr(parameters, "affine", getattr(parameters, "gate", parameters))
-    return float(jnp.linalg.norm(affine.bias)) if isinstance(affine, Affine) else None
 
 
 def _suspicions(sae, samples, flat, reconstruction, report):
@@ -154,19 +144,21 @@ def _suspicions(sae, samples, flat, reconstruction, report):
                 f"the square decoder reconstructs better when it is transposed (FVU {turned:.4g} for {own:.4g}): "
                 "it was saved as (input_dim, num_latents); transpose it in the file."
             )
-    # Whoever normalises each sample by itself sees no scale.
-    if not sae.normalisation.per_sample:
-        tried = _scales(sae, samples, flat, own, report.l0)
-        # Of those about as good, the one that changes least.
-        near = [scale for scale in tried if tried[scale] <= _FAR * min(tried.values())]
-        best = min(near, key=lambda scale: abs(np.log(scale)), default=None)
-        if best is not None and tried[best] < _BETTER * own:
-            yield (
-                f"activations times {best:.4g} are reconstructed much better (FVU {tried[best]:.4g} for {own:.4g}, at a mean "
-                f"norm of {report.activation_norm * best:.4g} for {report.activation_norm:.4g}): scale them as in training."
-            )
-    shrinkage = _slope(flat, reconstruction)
-    if shrinkage is not None and not 1 / _FAR < shrinkage < _FAR:
+    # An SAE that normalises each sample by itself sees no scale.
+    tried = {} if sae.normalisation.per_sample else _scales(sae, samples, flat, own, report.l0)
+    # Of those about as good, the one that changes least.
+    near = [scale for scale in tried if tried[scale] <= _FAR * min(tried.values())]
+    best = min(near, key=lambda scale: abs(np.log(scale)), default=None)
+    if best is not None and tried[best] < _BETTER * own:
+        yield (
+            f"activations times {best:.4g} are reconstructed much better (FVU {tried[best]:.4g} for {own:.4g}, at a mean "
+            f"norm of {report.activation_norm * best:.4g} for {report.activation_norm:.4g}): scale them as in training."
+        )
+    # The a of the least squares of `x - mean ≈ a (x̂ - mean)`.
+    centred = reconstruction - reconstruction.mean(axis=0)
+    power = float(np.square(centred).sum())
+    shrinkage = float(((flat - flat.mean(axis=0)) * centred).sum()) / power if power > 0 else 1.0
+    if not 1 / _FAR < shrinkage < _FAR:
         yield (
             f"reconstructions fit the activations best when multiplied by {shrinkage:.4g}, far from 1: "
             "the decoder, or the activations, may lack a scale; check both."
@@ -179,7 +171,7 @@ def _suspicions(sae, samples, flat, reconstruction, report):
         )
     if report.fvu >= _POOR:
         place = report.notes.get("hook_name", report.notes.get("hookpoint", report.notes.get("layer")))
-        aim = f"the SAE was trained at {place}" if place else "the file does not say of which"
+        aim = f"the SAE was trained at {place}" if place else "the file does not name its own"
         yield (
             f"FVU is {report.fvu:.4g}, near or above 1, as if it knew nothing of these activations: they may be of another "
             f"layer ({aim}) or lack a scale; check both."
@@ -198,7 +190,7 @@ def _transposed(sae: SAE, samples, flat):
 
 
 def _scales(sae: SAE, samples, flat, own: float, l0: float) -> dict[float, float]:
-    """FVU by the scale of the activations, of the scales that are worth a thought.
+    """FVU by the scale of the activations, where it can tell against the SAE.
 
     A larger input turns on more latents, which reconstruct better whatever the scale: that tells only against an SAE that
     reconstructs badly.
@@ -210,10 +202,3 @@ def _scales(sae: SAE, samples, flat, own: float, l0: float) -> dict[float, float
         if own > _BETTER or float(jnp.mean(jnp.sum(codes != 0, axis=1))) <= l0:
             found[scale] = _fvu(flat, np.asarray(sae.decode(codes, samples * scale), np.float64) / scale)
     return found
-
-
-def _slope(flat, reconstruction) -> float | None:
-    """The a of the least squares of `x - mean ≈ a (x̂ - mean)`; None for a constant reconstruction."""
-    centred = reconstruction - reconstruction.mean(axis=0)
-    power = float(np.square(centred).sum())
-    return float(((flat - flat.mean(axis=0)) * centred).sum() / power) if power > 0 else None

@@ -1,14 +1,19 @@
 """What published SAEs do to activations before they encode them, and how their decoders undo it."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
 class Normalisation(eqx.Module):
-    """The identity. Subclasses change both functions; with `per_sample`, undoing asks for the activations it was done to."""
+    """The identity. Subclasses change both functions."""
 
-    per_sample: bool = eqx.field(static=True, default=False, init=False)
+    # What a SAELens configuration calls it; None where only statistics in further files tell it.
+    saelens: ClassVar[str | None] = "none"
+    # Whether undoing it needs the activations that it was done to.
+    per_sample: ClassVar[bool] = False
 
     @property
     def name(self) -> str:
@@ -34,6 +39,7 @@ class Normalisation(eqx.Module):
 class Scale(Normalisation):
     """`x s`, with one s for all samples, by which their mean norm becomes √d."""
 
+    saelens = None
     factor: float
 
     @property
@@ -50,6 +56,7 @@ class Scale(Normalisation):
 class Whitening(Normalisation):
     """`(x - m) M`, undone by `y M⁻¹ + m`."""
 
+    saelens = None
     mean: Float[Array, " input_dim"]
     matrix: Float[Array, "input_dim input_dim"]
     inverse: Float[Array, "input_dim input_dim"]
@@ -68,15 +75,11 @@ class Whitening(Normalisation):
 class ConstantNorm(Normalisation):
     """`x √d / ‖x‖`; an activation of zeros stays."""
 
-    per_sample: bool = eqx.field(static=True, default=True, init=False)
+    saelens, per_sample = "constant_norm_rescale", True
 
     @property
     def name(self):
         return "constant norm"
-
-    def _factor(self, activations):
-        norms = jnp.linalg.norm(activations, axis=1, keepdims=True)
-        return jnp.where(norms > 0, norms / activations.shape[1] ** 0.5, 1)
 
     def apply(self, activations):
         return activations / self._factor(activations)
@@ -84,21 +87,22 @@ class ConstantNorm(Normalisation):
     def undo(self, normalised, like):
         return normalised * self._factor(like)
 
+    def _factor(self, activations):
+        norms = jnp.linalg.norm(activations, axis=1, keepdims=True)
+        return jnp.where(norms > 0, norms / activations.shape[1] ** 0.5, 1)
+
 
 class LayerNorm(Normalisation):
-    """`(x - μ) / (σ + 10⁻⁵)` with the mean μ and the standard deviation σ, of d - 1 degrees, over the dimensions of a sample.
+    """`(x - μ) / (σ + 10⁻⁵)` with a sample's mean μ and standard deviation σ, of d - 1 degrees, over its dimensions.
 
-    It is undone by `y σ + μ`, as the library that has it does.
+    Like its library, it undoes this by `y σ + μ`.
     """
 
-    per_sample: bool = eqx.field(static=True, default=True, init=False)
+    saelens, per_sample = "layer_norm", True
 
     @property
     def name(self):
         return "layer norm"
-
-    def _moments(self, activations):
-        return jnp.mean(activations, axis=1, keepdims=True), jnp.std(activations, axis=1, ddof=1, keepdims=True)
 
     def apply(self, activations):
         mean, deviation = self._moments(activations)
@@ -107,3 +111,6 @@ class LayerNorm(Normalisation):
     def undo(self, normalised, like):
         mean, deviation = self._moments(like)
         return normalised * deviation + mean
+
+    def _moments(self, activations):
+        return jnp.mean(activations, axis=1, keepdims=True), jnp.std(activations, axis=1, ddof=1, keepdims=True)

@@ -1,13 +1,13 @@
 """Tensors out of a file that `torch.save` wrote, without PyTorch and without executing anything in it.
 
-Such a file is a zip archive of one pickle and one member for each storage. The pickle may name functions to call; here it may
-name those that rebuild a tensor, which are this module's own, and nothing else.
+Such a file is a zip archive of one pickle and one member for each storage. A pickle may name functions to call; this reader
+knows those that rebuild a tensor, as functions of its own, and refuses every other name.
 """
 
 import collections
 import io
+import math
 import pickle
-import pickletools
 import re
 import zipfile
 from collections.abc import Mapping
@@ -17,10 +17,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from sae_gap.storage.tensor_files import ZIP_FAULTS, Tensors, brief, check_members
+from sae_gap.storage.tensor_files import Tensors, brief, check_members
 
-# The pickle of a state dict names each tensor and is some kilobytes long; an optimiser's adds as much again.
-_LONGEST_PICKLE = 2**24
 _STORAGES = {
     "FloatStorage": np.float32,
     "DoubleStorage": np.float64,
@@ -37,15 +35,11 @@ _STORAGES = {
 _NESTED = ("ae", "state_dict", "model", "model_state_dict")
 
 
-class _Storage:
-    """A type of storage as a pickle names it; an instance of a class of its own, so that nothing can call it."""
-
-    def __init__(self, dtype):
-        self.dtype = np.dtype(dtype)
-
-
 class _Named:
-    """Something that a pickle names and that makes no difference to the weights, such as a type of number."""
+    """Something that a pickle names and nothing calls: a type of storage, or of number."""
+
+    def __init__(self, dtype: Any = None):
+        self.dtype = None if dtype is None else np.dtype(dtype)
 
 
 def read_pt(path: Path) -> Tensors:
@@ -58,7 +52,7 @@ def read_pt(path: Path) -> Tensors:
       The tensors by name.
 
     Raises:
-      ValueError: it is not such a file, it names anything but tensors, or a tensor does not fit its storage.
+      ValueError: it is no such file, it names anything but tensors, or a tensor does not fit its storage.
     """
     if not path.is_file():
         raise ValueError(f"{path} is not a file; check the path, or download the SAE again.")
@@ -66,15 +60,11 @@ def read_pt(path: Path) -> Tensors:
         raise ValueError(f"{path} is not a zip archive, as torch.save has written since version 1.6; save it again with that.")
     try:
         with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            # As it is written, nothing is compressed and nothing overlaps, so that all members together fit in the file.
-            check_members(path, members)
-            found = _Reader(archive, [member.filename for member in members]).load()
-        return Tensors(path, _state(found))
-    except (*ZIP_FAULTS, pickle.UnpicklingError, AttributeError, IndexError, TypeError, RecursionError) as error:
-        raise ValueError(
-            f"{path} is not a file of weights that can be read ({brief(error)}); save its state dict again."
-        ) from None
+            # torch.save compresses nothing, so the members together fit in the file.
+            check_members(path, archive.infolist())
+            return Tensors(path, _state(_Reader(archive).load()))
+    except Exception as error:  # A damaged pickle raises whatever its opcodes run into.
+        raise ValueError(f"{path} cannot be read as a file of weights ({brief(error)}); save its state dict again.") from None
 
 
 def _state(found: Any) -> dict[str, np.ndarray]:
@@ -89,78 +79,39 @@ def _state(found: Any) -> dict[str, np.ndarray]:
     return tensors
 
 
-class _Reader(pickle.Unpickler):
-    def __init__(self, archive: zipfile.ZipFile, names: list[str]):
-        pickles = [name for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
+class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
+    """In Python, since the memo of the one in C is a table as long as the largest number that a pickle names."""
+
+    def __init__(self, archive: zipfile.ZipFile):
+        pickles = [name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)]
         if len(pickles) != 1:
             raise ValueError("it has not one data.pkl, as torch.save writes")
         self._archive, self._folder = archive, pickles[0].removesuffix("data.pkl")
-        order = f"{self._folder}byteorder"
-        if order in names and self._read(order, 16) != b"little":
-            raise ValueError("its numbers are big-endian")
-        content = self._read(pickles[0], _LONGEST_PICKLE)
-        _check_opcodes(content)
-        self._storages: dict[str, np.ndarray] = {}
-        super().__init__(io.BytesIO(content))
+        super().__init__(io.BytesIO(archive.read(pickles[0])))
 
     def find_class(self, module, name):
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
+        # Functions made anew: a pickle can set attributes of what it is given.
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            # A function made anew: a pickle can set attributes of what it is given.
             return lambda *arguments: _rebuild(*arguments)
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda tensor, *rest: tensor
-        if module == "torch" and name in _STORAGES:
-            return _Storage(_STORAGES[name])
-        if module == "torch" and re.fullmatch(r"b?float\d+|u?int\d+|bool", name):
-            return _Named()
-        raise ValueError(f"it names {module}.{name}, which is no tensor and is not executed".replace("\n", " "))
+        if module == "torch" and (name in _STORAGES or re.fullmatch(r"b?float\d+|u?int\d+|bool", name)):
+            return _Named(_STORAGES.get(name))
+        raise ValueError(f"it names {module}.{name}, which is no tensor and is not executed")
 
     def persistent_load(self, saved):
-        if not isinstance(saved, tuple) or len(saved) != 5 or saved[0] != "storage" or not isinstance(saved[1], _Storage):
+        word, kind, key, _, _ = saved
+        if word != "storage" or getattr(kind, "dtype", None) is None:
             raise ValueError("it refers to something that is not a storage")
-        _, kind, key, _, count = saved
-        if not isinstance(key, str) or not re.fullmatch(r"[0-9A-Za-z_]{1,64}", key) or not isinstance(count, int):
-            raise ValueError("it refers to a storage by a strange name")
-        if key not in self._storages:
-            content = self._read(f"{self._folder}data/{key}", None)
-            if len(content) % kind.dtype.itemsize or len(content) // kind.dtype.itemsize < count:
-                raise ValueError(f"storage {key} is shorter than it says")
-            self._storages[key] = np.frombuffer(content, kind.dtype)
-        if self._storages[key].dtype != kind.dtype:
-            raise ValueError(f"storage {key} is of two types")
-        return self._storages[key]
-
-    def _read(self, name: str, most: int | None) -> bytes:
-        member = self._archive.getinfo(name)
-        if member.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"{name} is compressed, as torch.save does not write it")
-        if most is not None and member.file_size > most:
-            raise ValueError(f"{name} is too long")
-        return self._archive.read(member)
-
-
-def _check_opcodes(content: bytes) -> None:
-    """Raises a ValueError where a number in the pickle would make the unpickler itself take memory without end."""
-    for opcode, argument, _ in pickletools.genops(content):
-        # The memo is a table as long as its largest index.
-        if "PUT" in opcode.name and int(argument or 0) > len(content):
-            raise ValueError("its pickle numbers its objects wildly")
-        if "EXT" in opcode.name:
-            raise ValueError("its pickle uses extension codes")
+        return np.frombuffer(self._archive.read(f"{self._folder}data/{key}"), kind.dtype)
 
 
 def _rebuild(storage, offset, shape, strides, *rest) -> np.ndarray:
     """A tensor that lies in a storage with any strides, copied out of it."""
-    numbers = (offset, *shape, *strides)
-    if not isinstance(storage, np.ndarray) or len(shape) != len(strides) or len(shape) > 8:
-        raise ValueError("a tensor has an unknown form")
-    if not all(type(number) is int and number >= 0 for number in numbers):
-        raise ValueError("a tensor has an unknown form")
-    count = int(np.prod(shape, dtype=object))
-    end = offset + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True)) if count else 0
-    if count > storage.size or end >= max(storage.size, 1):
-        raise ValueError(f"a tensor of shape {tuple(shape)} does not fit in its storage of {storage.size} numbers")
-    bytes_apart = [stride * storage.itemsize for stride in strides]
-    return np.ascontiguousarray(np.lib.stride_tricks.as_strided(storage[offset:], tuple(shape), bytes_apart)).reshape(shape)
+    if not isinstance(storage, np.ndarray) or math.prod(shape) > storage.size:
+        raise ValueError(f"a tensor of shape {shape} does not fit in its storage")
+    apart = [stride * storage.itemsize for stride in strides]
+    # NumPy refuses strides that leave the buffer.
+    return np.ndarray(shape, storage.dtype, storage, offset * storage.itemsize, apart).copy()

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sae_gap.saes import loaded_sae
+from sae_gap.saes.foreign_encoders import AbsTopK, GroupMax, LargestK
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage.tensor_files import Config, read_json, read_safetensors
 
@@ -20,36 +21,30 @@ def load(folder: Path) -> SAE:
       The SAE.
 
     Raises:
-      ValueError: a file cannot be read, or holds no SAE but a transcoder; the message names the fault and the mend.
+      ValueError: a file cannot be read, or holds a transcoder; the message names the fault and the mend.
     """
     path = folder / CONFIG
-    config = Config(path, read_json(path))
-    tensors = read_safetensors(folder / WEIGHTS)
+    config, tensors = Config(path, read_json(path)), read_safetensors(folder / WEIGHTS)
     if config.flag("transcode", False):
-        raise ValueError(f"{path} is of a transcoder, which reconstructs another layer; give an SAE.")
+        raise ValueError(f"{path} describes a transcoder, which reconstructs another layer; give an SAE.")
     if config.flag("skip_connection", False) or "W_skip" in tensors:
-        raise ValueError(
-            f"{path} is of an SAE with a skip connection (W_skip), which no dictionary can stand for; give one without."
-        )
+        raise ValueError(f"{path} describes a skip connection (W_skip), which no dictionary can replace; give an SAE without.")
     input_dim = config.size("d_in")
-    num_latents = config.entries.get("num_latents") or input_dim * config.size("expansion_factor", 32)
-    num_latents = Config(path, {"num_latents": num_latents}).size("num_latents")
-    k = config.among("k", config.size("k", 32), num_latents)
-    activation = config.text("activation", "topk")
+    # A width of 0 stands for a multiple of the dimensions.
+    num_latents = config.size("num_latents", 0, least=0) or input_dim * config.size("expansion_factor", 32)
+    k = config.size("k", 32, most=num_latents)
+    activation = config.choice("activation", "topk", ("topk", "groupmax"))
     # An older option, which ranks by magnitude.
     signed = config.flag("signed", False)
-    if activation not in ("topk", "groupmax") or (signed and activation != "topk"):
-        raise ValueError(f"{path} has an unknown activation, {activation!r:.60}; choose topk or groupmax.")
-    if activation == "groupmax" and num_latents % k:
-        raise ValueError(f"{path} has {num_latents} latents, which are not {k} groups of one size; correct k.")
-    infer = {"topk": loaded_sae.abstopk if signed else loaded_sae.topk, "groupmax": loaded_sae.groupmax}[activation]
+    if activation == "groupmax" and (signed or num_latents % k):
+        raise ValueError(f"{path} has {num_latents} latents, which make no {k} groups of unsigned codes; correct k or signed.")
     bias = tensors.take("b_dec", input_dim)
     weight = tensors.take("encoder.weight", num_latents, input_dim).T
     encoder_bias = tensors.take("encoder.bias", num_latents)
     atoms = tensors.take("W_dec", num_latents, input_dim)
     tensors.finish(activation)
     return loaded_sae.assemble(
-        infer(k),
+        GroupMax(k) if activation == "groupmax" else AbsTopK(k) if signed else LargestK(k),
         atoms=atoms,
         bias=bias,
         weight=weight,

@@ -248,6 +248,22 @@ def test_a_trifle_below_zero_moves_nothing_and_a_clear_sign_is_refused():
     assert (gap.amortisation_gap(model, signals, LAM, encode=lambda m, y: -m.encode(m, y), signed=True).gap > 0).all()
 
 
+def test_one_large_sample_does_not_hide_the_signs_of_the_others():
+    model, signals = sae()
+    with pytest.raises(ValueError, match="pass signed=True"):
+        # Negative codes of all samples but one, which is 10,000 times as large.
+        scale = jnp.ones((len(signals), 1)).at[0].set(1e4)
+        sign = jnp.full((len(signals), 1), -1.0).at[0].set(1)
+        gap.amortisation_gap(model, scale * (signals - model.bias) + model.bias, LAM, encode=lambda m, y: sign * m.encode(m, y))
+
+
+def test_numbers_of_another_machine_give_the_same_gap():
+    model, signals = sae()
+    foreign = dataclasses.replace(model, dictionary=np.asarray(model.dictionary, ">f8"), bias=np.asarray(model.bias, ">f4"))
+    found = gap.amortisation_gap(foreign, np.asarray(signals, np.longdouble), LAM, encode=lambda m, y: model.encode(model, y))
+    np.testing.assert_allclose(found.gap, gap.amortisation_gap(model, signals, LAM).gap, rtol=1e-6)
+
+
 def test_a_weight_as_a_fraction_is_that_share_of_each_lambda_max():
     model, signals = sae()
     top = (np.asarray(signals - model.bias) @ np.asarray(unit_atoms(model.dictionary)[0])).max(axis=1)

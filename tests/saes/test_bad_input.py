@@ -87,7 +87,6 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path, tensors, drop, words):
         ("standard", {"architecture": "x" * 10_000}, ("xxx",)),
         ("standard", {"architecture": "transcoder\n" + "x" * 10_000}, ("transcoder",)),
         ("standard", {"d_in": [6] * 10_000}, ("d_in",)),
-        ("pursuit", {"max_iterations": 10**9}, ("max_iterations", "65536")),
         ("standard", {"architecture": "transcoder", "d_out": 6}, ("transcoder",)),
         ("standard", {"architecture": "jumprelu_skip_transcoder"}, ("transcoder",)),
         ("standard", {"d_out": 6}, ("transcoder",)),

@@ -1,9 +1,8 @@
-"""What no library's file shows: dead atoms, activations of zeros, older options, and that annotations hold."""
+"""What no library's file shows: dead atoms, activations of zeros, older options."""
 
 import json
+import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -110,17 +109,20 @@ def test_signed_codes_are_held_against_a_signed_optimum():
 
 def test_what_only_reaches_its_threshold_is_off_and_what_is_negative_as_well():
     affine = Affine(jnp.eye(3), jnp.zeros(3))
-    parameters = foreign_encoders.ThresholdParameters(affine, jnp.array([1.0, 0.0, -2.0]))
+    parameters = foreign_encoders.ForeignParameters(affine, jnp.ones(3), {"threshold": jnp.array([1.0, 0.0, -2.0])})
     model = sae_gap.Model(jnp.eye(3), jnp.zeros(3), parameters, foreign_encoders.Threshold())
     signals = jnp.array([[1.0, 0.5, -1.0], [1.5, -0.5, 0.25]])
     np.testing.assert_array_equal(model.encode(model, signals), [[0, 0.5, 0], [1.5, 0, 0.25]])
 
 
 def test_a_dead_atom_reaches_no_threshold_on_codes_of_unit_atoms():
-    affine, lengths = Affine(jnp.eye(2), jnp.zeros(2)), jnp.array([2.0, 0.0])
-    encoder, parameters, _ = loaded_sae.threshold(0.5, on_unit_atoms=True)(affine, lengths)
-    model = sae_gap.Model(jnp.eye(2), jnp.zeros(2), parameters, encoder)
-    np.testing.assert_array_equal(model.encode(model, jnp.array([[1.0, 1.0], [0.2, 1.0]])), [[2, 0], [0, 0]])
+    eye, others = np.eye(2, dtype=np.float32), {"threshold": 0.5}
+    names = {"library": "ours", "architecture": "jumprelu", "notes": {}}
+    atoms = np.diag([2, 0]).astype(np.float32)
+    sae = loaded_sae.assemble(
+        foreign_encoders.Threshold(), atoms=atoms, bias=eye[0], weight=eye, others=others, codes_of_unit_atoms=True, **names
+    )
+    np.testing.assert_array_equal(sae.encode_target(jnp.array([[0.0, 1.0], [-0.8, 1.0]])), [[2, 0], [0, 0]])
 
 
 def test_what_a_bias_adds_to_codes_is_summed_in_double_precision():
@@ -130,36 +132,11 @@ def test_what_a_bias_adds_to_codes_is_summed_in_double_precision():
 
 def test_a_pursuit_stops_once_little_is_left():
     scale = np.ones(3, np.float32)
-    model = sae_gap.Model(jnp.eye(3), jnp.zeros(3), foreign_encoders.PursuitParameters(jnp.asarray(scale)))
+    model = sae_gap.Model(jnp.eye(3), jnp.zeros(3), foreign_encoders.ForeignParameters(None, jnp.asarray(scale)))
     signals = jnp.array([[3, 1, 0.5], [3, 2, 0.5]])
     codes = foreign_encoders.RepeatingPursuit(9, residual=1.2)(model, signals)
     # After 3, what is left of the first is of norm 1.12.
     np.testing.assert_allclose(codes, [[3, 0, 0], [3, 2, 0]])
-
-
-SCRIPT = """
-import sys
-import beartype
-from jaxtyping import install_import_hook
-beartype.beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
-with install_import_hook(["sae_gap"], "beartype.beartype"):
-    import numpy as np
-    from sae_gap.saes.load import load_sae
-    from sae_gap.saes.own import save_sae
-    from sae_gap.saes.report import load_report
-    for path in sys.argv[2:]:
-        sae = load_sae(path)
-        sae.decode(sae.encode_target(sae.target(np.ones((2, sae.input_dim)))), like=np.ones((2, sae.input_dim)))
-    load_report(sae, np.random.default_rng(0).normal(size=(5, sae.input_dim)))
-    save_sae(sae, sys.argv[1])
-"""
-
-
-def test_annotations_hold(tmp_path):
-    cases = ("saelens/whitened", "saelens/gated", "saelens/pursuit", "dictionary_learning/strides", "gemma_scope/first")
-    paths = [FILES / case for case in (*cases, "saelens/layer_norm")]
-    done = subprocess.run([sys.executable, "-c", SCRIPT, tmp_path / "sae", *paths], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_entries_so_large_that_their_sum_is_not_finite_are_weights_all_the_same():
@@ -180,3 +157,26 @@ def test_columns_that_come_first_in_an_archive_are_read_as_they_are(tmp_path):
     weights = np.arange(12.0).reshape(3, 4)
     np.savez(tmp_path / "params.npz", W_enc=np.asfortranarray(weights))
     np.testing.assert_array_equal(read_npz(tmp_path / "params.npz").take("W_enc", 3, 4), weights)
+
+
+def test_numbers_of_another_machine_are_read_and_those_that_jax_lacks_refused():
+    held = Tensors(Path("w"), {"big": np.array([1.5, -2], ">f4"), "long": np.ones(2, np.longdouble)})
+    found = held.take("big", 2)
+    np.testing.assert_array_equal(found, [1.5, -2])
+    assert found.dtype == np.dtype("float32") and found.dtype.isnative
+    with pytest.raises(ValueError, match=r"long in w has the type .*; save it as float32"):
+        held.take("long", 2)
+
+
+def test_a_home_is_a_path_and_a_pipe_is_no_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sae_gap.save_sae(example("relu"), "~/mine")
+    assert (tmp_path / "mine").is_dir() and sae_gap.load_sae("~/mine").architecture == "standard"
+    os.mkfifo(tmp_path / "ae.pt")
+    for place in (tmp_path / "ae.pt", "/dev/null"):
+        with pytest.raises(ValueError, match="neither a folder nor a file"):
+            sae_gap.load_sae(place)
+    (tmp_path / "mine" / "cfg.json").unlink()
+    os.mkfifo(tmp_path / "mine" / "cfg.json")
+    with pytest.raises(ValueError, match=r"cfg\.json is not a file"):
+        sae_gap.load_sae(tmp_path / "mine")

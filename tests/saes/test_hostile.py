@@ -66,63 +66,63 @@ def refused(path, *words, read=read_pt):
     assert message.endswith(".") and "\n" not in message and len(message) < 500
 
 
+EXECUTED = {
+    "posix.system": b"cposix\nsystem\n(X\x01\x00\x00\x00xtR.",
+    "builtins.eval": b"cbuiltins\neval\n(X\x01\x00\x00\x00xtR.",
+    "torch.load": b"ctorch\nload\n(X\x01\x00\x00\x00xtR.",
+    "torch.storage._load_from_bytes": b"ctorch.storage\n_load_from_bytes\n(tR.",
+    "collections.namedtuple": b"ccollections\nnamedtuple\n(tR.",
+    "numpy.zeros": b"cnumpy\nzeros\n(tR.",
+    "posix.popen": b"\x80\x04\x8c\x05posix\x8c\x05popen\x93.",
+    "posix.fork": b"(iposix\nfork\n.",
+}
+
+
+@pytest.mark.parametrize("name", EXECUTED)
+def test_nothing_that_a_pickle_names_is_executed(tmp_path, name):
+    refused(archive(tmp_path / "ae.pt", EXECUTED[name]), name, "not executed")
+
+
 @pytest.mark.parametrize(
-    ("content", "words"),
+    "content",
     [
-        # What a pickle would have executed.
-        (b"cposix\nsystem\n(X\x01\x00\x00\x00xtR.", ("posix.system", "not executed")),
-        (b"cbuiltins\neval\n(X\x01\x00\x00\x00xtR.", ("builtins.eval",)),
-        (b"ctorch\nload\n(X\x01\x00\x00\x00xtR.", ("torch.load",)),
-        (b"ctorch.storage\n_load_from_bytes\n(tR.", ("torch.storage._load_from_bytes",)),
-        (b"ccollections\nnamedtuple\n(tR.", ("collections.namedtuple",)),
-        (b"cnumpy\nzeros\n(tR.", ("numpy.zeros",)),
-        (b"\x80\x04\x8c\x05posix\x8c\x06system\x93.", ("posix.system",)),
-        (b"(iposix\nsystem\n.", ("posix.system",)),
-        # Names by number, which come from a table of the process without being looked up.
-        (b"\x82\x01.", ("extension codes",)),
-        # Calls of what is not to be called, and attributes set on what is given.
-        (b"ctorch\nFloatStorage\n)R.", ()),
-        (b"ctorch._utils\n_rebuild_tensor_v2\n)R.", ()),
-        (state(a=tensor(held=plain(3))), ("unknown form",)),
+        # Calls of what is not to be called, and names by number.
+        b"ctorch\nFloatStorage\n)R.",
+        b"ctorch._utils\n_rebuild_tensor_v2\n)R.",
+        b"\x82\x01.",
         # Numbers that ask for memory.
-        (b"N" + b"r" + struct.pack("<I", 10**7) + b"0N.", ("wildly",)),
-        (b"Np999999999\n0N.", ("wildly",)),
-        (b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b".", ()),
-        (state(a=tensor(shape=(10**9, 10**9), strides=(0, 0))), ("does not fit",)),
-        (state(a=tensor(shape=(7,), strides=(1,))), ("does not fit",)),
-        (state(a=tensor(offset=1)), ("does not fit",)),
-        (state(a=tensor(shape=(2, 3), strides=(4, 1))), ("does not fit",)),
-        (state(a=tensor(offset=5, shape=(2, 3), strides=(-3, -1))), ("unknown form",)),
-        (state(a=tensor(shape=(-2, -3))), ("unknown form",)),
-        (state(a=tensor(shape=(2.0, 3.0))), ("unknown form",)),
-        (state(a=tensor(strides=(1,))), ("unknown form",)),
-        (state(a=tensor(shape=(1,) * 99, strides=(1,) * 99)), ("unknown form",)),
-        # Storages that are not there, or not what they say.
-        (state(a=tensor(held=storage(count=7))), ("shorter",)),
-        (state(a=tensor(held=storage(key="../../etc/passwd"))), ("strange name",)),
-        (state(a=tensor(held=storage(key="1"))), ()),
-        (state(a=tensor(held=storage(kind=plain("float")))), ("not a storage",)),
-        (state(a=tensor(), b=tensor(held=storage(kind=b"ctorch\nDoubleStorage\n", count=3))), ("two types",)),
-        (b"X\x01\x00\x00\x00xQ.", ("not a storage",)),
+        b"N" + b"r" + struct.pack("<I", 10**7) + b"0.",
+        b"Np999999999\n0.",
+        b"\x80\x04\x8e" + struct.pack("<Q", 2**60) + b".",
+        state(a=tensor(shape=(10**9, 10**9), strides=(0, 0))),
+        # Tensors that reach beyond their storage.
+        state(a=tensor(shape=(7,), strides=(1,))),
+        state(a=tensor(offset=1)),
+        state(a=tensor(shape=(2, 3), strides=(4, 1))),
+        state(a=tensor(offset=-1)),
+        state(a=tensor(shape=(-2, -3))),
+        state(a=tensor(strides=(1,))),
+        state(a=tensor(held=plain(3))),
+        # Storages that are not there, or not storages.
+        state(a=tensor(held=storage(key="../../etc/passwd"))),
+        state(a=tensor(held=storage(kind=plain("float")))),
+        b"X\x01\x00\x00\x00xQ.",
         # No state dict.
-        (b"N.", ("NoneType",)),
-        (b"}.", ("no tensors",)),
-        (b"]" * 20_000 + b".", ()),
-        (state(a=plain(1)), ("no tensors",)),
-        (b"\x80\x02}(K\x01" + tensor() + b"u.", ("not a state dict",)),
-        (b"", ()),
-        (b"\x80\x02}(", ()),
+        b"N.",
+        b"}.",
+        b"]" * 20_000 + b".",
+        b"\x80\x02}(K\x01" + tensor() + b"u.",
+        b"",
+        b"\x80\x02}(",
     ],
 )
-def test_a_pickle_may_name_tensors_and_nothing_else(tmp_path, content, words):
-    refused(archive(tmp_path / "ae.pt", content), *words)
+def test_what_is_no_pickle_of_tensors(tmp_path, content):
+    refused(archive(tmp_path / "ae.pt", content))
 
 
 def test_a_zip_that_unpacks_to_more_than_it_is(tmp_path):
-    refused(archive(tmp_path / "a.pt", state(a=tensor()), zipfile.ZIP_DEFLATED), "compressed")
     bomb = archive(tmp_path / "b.pt", state(a=tensor()), zipfile.ZIP_DEFLATED, [("archive/data/1", bytes(10**7))])
     refused(bomb, "would unpack")
-    refused(archive(tmp_path / "c.pt", state(a=tensor()), extra=[("archive/byteorder", b"big")]), "big-endian")
     refused(archive(tmp_path / "d.pt", state(a=tensor()), extra=[("other/data.pkl", b"N.")]), "data.pkl")
 
 
@@ -189,8 +189,8 @@ def npz(path, members, compression=zipfile.ZIP_STORED):
     ("members", "compression", "words"),
     [
         ({"W_enc": npy((10**9, 10**9), bytes(64))}, zipfile.ZIP_STORED, ("size it declares",)),
-        ({"W_enc": npy((3, 4), bytes(44))}, zipfile.ZIP_STORED, ("cut short",)),
-        ({"W_enc": npy((3, 4), bytes(52))}, zipfile.ZIP_STORED, ("too long",)),
+        ({"W_enc": npy((3, 4), bytes(44))}, zipfile.ZIP_STORED, ("size it declares",)),
+        ({"W_enc": npy((3, 4), bytes(52))}, zipfile.ZIP_STORED, ("size it declares",)),
         ({"W_enc": npy((1,), bytes(8), "|O")}, zipfile.ZIP_STORED, ("not a plain array",)),
         ({"W_enc": npy((5_000, 500), bytes(10**7))}, zipfile.ZIP_DEFLATED, ("would unpack",)),
         ({"W_enc": b"\x93NUMPY\x09\x00"}, zipfile.ZIP_STORED, ()),

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import sae_gap
-from sae_gap.saes import loaded_sae
+from sae_gap.saes import foreign_encoders, loaded_sae
 from sae_gap.saes.loading_report import _suspicions, load_report
 from sae_gap.saes.normalise import LayerNorm
 
@@ -29,7 +29,8 @@ def data(seed=0, n=1_300, scale=1.0):
 def made(atoms, centre, *, lengths=1.0, threshold=0.5, notes=None, normalisation=None):
     """An SAE with a threshold, whose codes are those of `data`; its atoms may have any lengths."""
     return loaded_sae.assemble(
-        loaded_sae.threshold(threshold),
+        foreign_encoders.Threshold(),
+        others={"threshold": threshold},
         atoms=np.asarray(atoms * lengths, np.float32),
         bias=np.asarray(centre, np.float32),
         weight=np.asarray(atoms.T / np.ravel(lengths), np.float32),
@@ -65,7 +66,7 @@ def test_the_figures_are_those_of_the_sums():
 def test_numbers_beyond_single_precision_are_a_fault_and_not_a_figure():
     atoms, centre, x = data()
     with pytest.raises(ValueError, match="beyond float32"):
-        made(1e25 * atoms, centre)
+        load_report(made(1e25 * atoms, centre), x)
     sound = made(atoms, centre)
     with pytest.raises(ValueError, match="beyond float32"):
         load_report(dataclasses.replace(sound, scale=0 * sound.scale), x)

@@ -4,13 +4,10 @@ import dataclasses
 import json
 import os
 import re
-from pathlib import Path
-from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 import sae_gap
@@ -20,7 +17,6 @@ from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.topk import TopK
-from sae_gap.saes import own
 from tests.saes.examples import ENCODERS, SAVED, example
 from tests.saes.test_libraries import close, expected, loaded
 
@@ -116,10 +112,10 @@ def test_a_model_needs_a_dictionary_and_an_encoder_that_saelens_has(tmp_path):
     threshold = dataclasses.replace(bare, encoder=BatchTopKParameters(model.encoder, jnp.asarray(0.1)))
     refused(lambda: sae_gap.save_sae(threshold, folder, encoder=ListaMatryoshka(3)), "ListaMatryoshka")
     refused(lambda: sae_gap.save_sae(bare, folder, encoder=lambda model, signals: signals), "function")
-    refused(lambda: sae_gap.save_sae(dataclasses.replace(bare, encoder=None), folder, encoder=TopK(3)), "parameters")
+    refused(lambda: sae_gap.save_sae(dataclasses.replace(bare, encoder=None), folder, encoder=TopK(3)), "reads Affine")
     refused(lambda: sae_gap.save_sae(loaded("saelens/topk"), folder, encoder=TopK(3)), "leave encoder out")
     spoilt = dataclasses.replace(model, bias=model.bias.at[2].set(jnp.nan))
-    refused(lambda: sae_gap.save_sae(spoilt, folder), "b_dec", "NaN")
+    refused(lambda: sae_gap.save_sae(spoilt, folder), "bias", "finite")
     assert os.listdir(tmp_path) == []
 
 
@@ -137,10 +133,8 @@ def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path):
     refused(lambda: sae_gap.save_sae(example("topk"), folder), "already")
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     (tmp_path / "file").write_text("x")
-    refused(lambda: sae_gap.save_sae(model, tmp_path / "file"), "already")
+    refused(lambda: sae_gap.save_sae(model, tmp_path / "file"), "cannot be written")
     refused(lambda: sae_gap.save_sae(model, tmp_path / "file" / "below"), "cannot be written")
-    with mock.patch.object(Path, "write_text", side_effect=OSError(28, "No space left on device")):
-        refused(lambda: sae_gap.save_sae(model, tmp_path / "new"), "No space left")
     assert sorted(os.listdir(tmp_path)) == ["file", "sae"]
 
 
@@ -156,23 +150,6 @@ def test_metadata_cannot_change_the_form_and_what_is_no_model_is_said(tmp_path):
     assert sae_gap.load_sae(tmp_path / "sae").notes["sae_lens_version"] == "6.0.0"
     with pytest.raises(TypeError, match="a dict is neither"):
         sae_gap.save_sae({}, tmp_path / "other")
-
-
-@pytest.mark.parametrize("name", [".", "n" * 250])
-def test_a_folder_may_be_the_one_at_hand_or_have_a_long_name(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    sae_gap.save_sae(example("topk"), name)
-    assert sae_gap.load_sae(tmp_path / name).architecture == "topk"
-
-
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, monkeypatch):
-    def full(*_):
-        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr(own, "save_file", full)
-    with pytest.raises(ValueError, match="No space left on device"):
-        sae_gap.save_sae(example("topk"), tmp_path / "sae")
-    assert not any(tmp_path.iterdir())
 
 
 def test_no_more_latents_are_asked_for_than_there_are(tmp_path):
