@@ -28,6 +28,8 @@ from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import version
 from sae_gap.storage.tensor_files import Config, Tensors, brief, read_safetensors
 
+# The file of a finished fit.
+WEIGHTS = "fit.safetensors"
 # The first version whose configuration has this form.
 _VERSION = "6.0.0"
 _KNOWN = "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Gated and SAELens's own matching pursuit"
@@ -157,7 +159,9 @@ def load_fit(path: Path) -> SAE:
         blank = Model(weight, bias, eqx.filter_eval_shape(encoder.parameters, weight))  # type: ignore[arg-type]
         model = trees.load(content, blank)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read as an SAE ({brief(error)}); give another fit, or fit it again.") from None
+        raise ValueError(
+            f"{path} cannot be read as an SAE ({str(error).rstrip('.')}); give another fit, or fit it again."
+        ) from None
     config, arrays = as_saelens(model, encoder)
     sae = saelens.assemble(Config(path, config), lambda: Tensors(path, arrays))
     source = note.part("source").entries
