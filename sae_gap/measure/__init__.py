@@ -5,45 +5,12 @@ about what the latents mean.
 """
 
 from sae_gap.measure.atom_statistics import Atoms, agreement, describe_atoms
-from sae_gap.measure.controls import CONTROLS, Control, control
+from sae_gap.measure.controls import CONTROLS, control
 from sae_gap.measure.front import Front, Point, check_varies, distances, fvu, measure_front
+from sae_gap.measure.jobs import STUDY, run
 from sae_gap.measure.overlap import Overlap, support_overlap
 from sae_gap.measure.parts import GapParts, GapSums, gap_parts, gap_sums
-from sae_gap.measure.plan import STUDY, Plan, run, spread
+from sae_gap.measure.plan import Plan, spread
 from sae_gap.measure.refit import lasso_on_support, refit
 from sae_gap.measure.subject import Subject, of_model, of_sae
 from sae_gap.measure.summary import atom_lines, front_lines, gap_lines, worst_lines
-
-__all__ = [
-    "CONTROLS",
-    "STUDY",
-    "Atoms",
-    "Control",
-    "Front",
-    "GapParts",
-    "GapSums",
-    "Overlap",
-    "Plan",
-    "Point",
-    "Subject",
-    "agreement",
-    "atom_lines",
-    "check_varies",
-    "control",
-    "describe_atoms",
-    "distances",
-    "front_lines",
-    "fvu",
-    "gap_lines",
-    "gap_parts",
-    "gap_sums",
-    "lasso_on_support",
-    "measure_front",
-    "of_model",
-    "of_sae",
-    "refit",
-    "run",
-    "spread",
-    "support_overlap",
-    "worst_lines",
-]

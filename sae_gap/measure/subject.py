@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import check_model, encode, unit_atoms
+from sae_gap.encoders.encoder import as_floats, check_model, encode, unit_atoms
 from sae_gap.saes.loaded_sae import SAE
 
 
@@ -28,7 +28,8 @@ class Subject:
       decode: codes on the unit atoms, and x, to the reconstruction in the units of x.
       encode: `target(x)` to the encoder's codes on the unit atoms; None where there is a decoder alone.
       signed: whether codes may be negative, so that the optimum is over signed codes too.
-      identity: a digest of its numbers, by which what was measured of it is told from what was measured of others.
+      role: "sae", "dictionary" for a decoder alone, or "control".
+      identity: a digest of its numbers, which tells what was measured of it from what was measured of others.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Subject:
     decode: Callable[[Float[Array, "n num_latents"], Float[np.ndarray, "n input_dim"]], Float[Array, "n input_dim"]]
     encode: Callable[[Float[Array, "n input_dim"]], Float[Array, "n num_latents"]] | None = None
     signed: bool = False
+    role: str = "sae"
     identity: str = ""
 
     @property
@@ -48,6 +50,12 @@ class Subject:
     def input_dim(self) -> int:
         """Dimension of the atoms."""
         return self.dictionary.shape[0]
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The columns of rows that tell the subject."""
+        sizes = {"num_latents": self.num_latents, "input_dim": self.input_dim}
+        return {"dictionary": self.name, "role": self.role} | sizes
 
 
 def of_model(name: str, model: Model) -> Subject:
@@ -64,13 +72,14 @@ def of_model(name: str, model: Model) -> Subject:
       ValueError: the model has no dictionary, or a part of it does not fit or is not finite.
     """
     check_model(model)
-    dictionary, norms = unit_atoms(jnp.asarray(model.decoder))
+    dictionary, norms = unit_atoms(as_floats("the dictionary", model.decoder))
+    bias = as_floats("bias", model.bias)
     live = jnp.any(dictionary != 0, axis=0)
     own = model.encode
 
     def infer(target: Float[ArrayLike, "n input_dim"]) -> Float[Array, "n num_latents"]:
         # An encoder of the suite subtracts the bias itself.
-        signals = jnp.asarray(target) + model.bias
+        signals = jnp.asarray(target) + bias
         codes = own(model, signals) if not hasattr(own, "infer") else encode(own, model, signals)  # type: ignore[misc, arg-type]
         # The code of a zero atom says nothing.
         return jnp.where(live, codes * norms, 0)
@@ -78,10 +87,11 @@ def of_model(name: str, model: Model) -> Subject:
     return Subject(
         name=name,
         dictionary=dictionary,
-        target=lambda x: jnp.asarray(x) - model.bias,
-        decode=lambda codes, x: codes @ dictionary.T + model.bias,
+        target=lambda x: jnp.asarray(x) - bias,
+        decode=lambda codes, x: codes @ dictionary.T + bias,
         encode=None if own is None else infer,
         signed=bool(getattr(own, "signed", False)),
+        role="dictionary" if own is None else "sae",
         identity=_identity(model),
     )
 

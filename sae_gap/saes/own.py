@@ -159,9 +159,8 @@ def load_fit(path: Path) -> SAE:
         blank = Model(weight, bias, eqx.filter_eval_shape(encoder.parameters, weight))  # type: ignore[arg-type]
         model = trees.load(content, blank)
     except ValueError as error:
-        raise ValueError(
-            f"{path} cannot be read as an SAE ({str(error).rstrip('.')}); give another fit, or fit it again."
-        ) from None
+        fault = str(error).rstrip(".")
+        raise ValueError(f"{path} cannot be read as an SAE ({fault}); give another fit, or fit it again.") from None
     config, arrays = as_saelens(model, encoder)
     sae = saelens.assemble(Config(path, config), lambda: Tensors(path, arrays))
     source = note.part("source").entries

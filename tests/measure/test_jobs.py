@@ -5,7 +5,6 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sae_gap.study.progress import Progress
 from sklearn.linear_model import Lasso as SklearnLasso
 
 from sae_gap import Store, measure
@@ -13,7 +12,7 @@ from sae_gap.core.types import Model
 from sae_gap.data.activations import open_activations
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
-from sae_gap.measure import plan as module
+from sae_gap.measure import jobs as module
 from sae_gap.measure.summary import pack, unpack
 
 LAM = 0.25
@@ -123,28 +122,39 @@ def test_chunks_change_nothing(rows, plan, tmp_path, monkeypatch):
     assert [line["index"] for line in measure.worst_lines(chunked)] == [line["index"] for line in measure.worst_lines(rows)]
 
 
-class Stopping(Progress):
-    """Stops a run before a job, as a kill would."""
-
-    def __init__(self, last=99):
-        self.last, self.jobs = last, 0
-
-    def start(self, job, name):
-        self.jobs += 1
-        if job > self.last:
-            raise KeyboardInterrupt
-
-
 def test_a_run_that_was_stopped_goes_on_to_the_same_rows(plan, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "CODES", 2_000)
+    measured, measure_chunk = [], module.measure_chunk
+
+    def stopping(*given, **told):
+        if measured:
+            raise KeyboardInterrupt
+        measured.append(given)
+        return measure_chunk(*given, **told)
+
+    monkeypatch.setattr(module, "measure_chunk", stopping)
     with pytest.raises(KeyboardInterrupt):
-        measure.run(plan, Store(tmp_path), Stopping(4))
-    before = (tmp_path / "rows.jsonl").read_bytes()
-    assert before.count(b"\n") == 7 + 1 + 2
-    whole = measure.run(plan, Store(tmp_path), Stopping())
-    assert (tmp_path / "rows.jsonl").read_bytes().startswith(before) and kinds(whole).count("gap") == 3
+        measure.run(plan, Store(tmp_path))
+    before = Store(tmp_path).keys()
+    assert len(before) == 7 + 1 + 1
+    monkeypatch.setattr(module, "measure_chunk", measure_chunk)
+    whole = measure.run(plan, Store(tmp_path))
+    assert before < Store(tmp_path).keys() and kinds(whole).count("gap") == 3
     monkeypatch.setattr(module, "measure_chunk", None)
     assert measure.run(plan, Store(tmp_path)) == whole
+
+
+def test_two_seeds_in_one_folder_are_two_measurements(plan, tmp_path):
+    store, few = Store(tmp_path), dataclasses.replace(plan, max_samples=64)
+    for seed in (0, 1):
+        own = dataclasses.replace(few, seed=seed, held_out=True)
+        found = measure.run(own, store)
+        x = own.activations.split(seed=seed)[1]
+        expected = measure.measure_front(own.subjects[0], x.take(np.arange(x.num_samples)), [LAM])
+        (mine,) = (row for row in found if row["kind"] == "front" and row["lam"] == LAM)
+        assert mine["fvu"] == pytest.approx(expected.points[0].fvu, rel=1e-4)
+        assert {row["seed"] for row in found} == {seed}
+    assert len({row["fvu"] for row in store.rows() if row["kind"] == "front" and row["lam"] == LAM}) == 2
 
 
 def test_another_sae_other_activations_or_another_weight_are_measured_anew(plan, model, tmp_path):
@@ -218,7 +228,7 @@ def test_where_codes_are_never_as_many_as_wanted_half_of_them_are():
     frame = np.linalg.qr(rng.standard_normal((8, 6)))[0]
     codes = rng.uniform(1, 2, (100, 6)) * (rng.random((100, 6)).argsort(axis=1) < 3)
     subject = measure.of_model("frame", Model(jnp.asarray(frame, jnp.float32), jnp.zeros(8)))
-    found = module._Run.weight(None, subject, jnp.asarray(codes @ frame.T, jnp.float32), 4.0)
+    found = module.find_weight(subject, jnp.asarray(codes @ frame.T, jnp.float32), 4.0)
     assert found["wanted_l0"] == 4 and found["l0"] == pytest.approx(2, rel=0.03)
     assert found["l0"] == pytest.approx((codes > found["lam"]).sum(axis=1).mean(), abs=0.02)
 
