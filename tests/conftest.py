@@ -210,7 +210,7 @@ class Pair:
     def end(self):
         """Waits for both: their exit codes, and what each wrote on stdout and stderr, less Gloo's greetings."""
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            told = list(pool.map(lambda process: process.communicate(timeout=300), self.processes))
+            told = list(pool.map(lambda process: process.communicate(timeout=150), self.processes))
         out = ["".join(line for line in out.splitlines(True) if not _is_greeting(line)) for out, _ in told]
         return [process.returncode for process in self.processes], out, [err for _, err in told]
 
@@ -239,7 +239,8 @@ def pair():
 PREAMBLE = """
 import json, os, sys, time, warnings
 import jax, jax.numpy as jnp, numpy as np
-from sae_gap import Setting, devices, draw, hosts, load
+from sae_gap import Setting, draw, load
+from sae_gap.runtime import devices, distributed
 
 warnings.simplefilter("error")
 # Else a process that fails would wait for the other, which waits for it.
@@ -247,7 +248,7 @@ sys.excepthook = lambda *error: (sys.__excepthook__(*error), sys.stderr.flush(),
 process, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 os.makedirs(f"{folder}/host{process}", exist_ok=True)
 os.chdir(f"{folder}/host{process}")
-hosts.start(f"localhost:{port}", 2, process, timeout=60)
+distributed.start(f"localhost:{port}", 2, process)
 
 def refused(kind, do, *told):
     try:

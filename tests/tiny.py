@@ -1,7 +1,5 @@
 """A study of seconds that tests of runs share: two seeds, four methods, three learners."""
 
-from sae_gap.study.progress import Progress
-
 from sae_gap import Method, Setting, Study
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
@@ -30,33 +28,3 @@ def timeless(rows, *others):
     return [
         {name: value for name, value in row.items() if not name.endswith("_seconds") and name not in others} for row in rows
     ]
-
-
-class Recorded(Progress):
-    """Keeps what it is told."""
-
-    watching = True
-
-    def __init__(self):
-        self.said = []
-
-    def begin(self, jobs, done):
-        self.said.append(("begin", jobs, done))
-
-    def ahead(self, names, fits):
-        self.said.append(("ahead", names, fits))
-
-    def fitted(self, name):
-        self.said.append(("fitted", name))
-
-    def start(self, job, name):
-        self.said.append(("start", job, name))
-
-    def fit(self, learner, seed, share):
-        self.said.append(("fit", learner, seed, share))
-
-    def scored(self):
-        self.said.append(("scored",))
-
-    def end(self):
-        self.said.append(("end",))

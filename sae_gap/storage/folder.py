@@ -90,7 +90,10 @@ class Folder:
           OSError: it cannot be read.
         """
         if self._bucket is None:
-            return (Path(self._text) / name).read_bytes()
+            try:
+                return (Path(self._text) / name).read_bytes()
+            except NotADirectoryError as error:
+                raise FileNotFoundError(*error.args) from None
         with self._asking(name, "read"):
             return self._bucket.cat_file(self._remote(name))
 
@@ -118,7 +121,8 @@ class Folder:
             # For a full disk Python gives no name, and otherwise that of the draft.
             raise OSError(error.errno, error.strerror, str(folder / name)) from error
         finally:
-            draft.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                draft.unlink()
 
     def remove(self, name: str) -> None:
         """Removes a file, if it is there."""

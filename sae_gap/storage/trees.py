@@ -4,6 +4,7 @@ A file may come from anyone who can write to the folder: nothing in it is execut
 the names, shapes and types that the reader expects.
 """
 
+import contextlib
 import json
 import math
 import zlib
@@ -133,8 +134,9 @@ class Checkpoint:
         return state, seconds
 
     def discard(self) -> None:
-        """Removes the file of a fit whose results are safe."""
-        self.folder.remove(self.name)
+        """Removes the file of a fit whose results are safe, if it can be removed."""
+        with contextlib.suppress(OSError):
+            self.folder.remove(self.name)
 
 
 def _named(tree: PyTree) -> list[tuple[str, Any]]:

@@ -3,7 +3,7 @@
 import concurrent.futures
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import jax
@@ -119,7 +119,8 @@ def run(
         for _, cell in itertools.groupby(lacking, lambda job: job.sources[0].asdict() | {"seed": None}):
             together = list(cell)
             tasks = {source.seed: task_of(source) for job in together for source in job.sources}
-            fits = _fit_together(study, together, tasks, models, line)
+            watches = {job.name: _Watch(job, line) for job in together}
+            fits = _fit_together(study, together, tasks, models, watches)
             for job in together:
                 line.set_postfix_str(str(job)[:60])
                 if line.disable:
@@ -128,12 +129,13 @@ def run(
                 need = job.learner.needs(own[0])
                 if need is not None:
                     logging.warning("left out %s: the data lack %s", job, need)
+                    watches[job.name].end()
                     continue
                 found = fits.pop(job.name, None)
                 if found is None:
-                    found = models.fit(job.learner, job.sources, own, job.steps, watch=_watch(job, line))
+                    found = models.fit(job.learner, job.sources, own, job.steps, watch=watches[job.name].or_none)
                 store.append(_score(study, job, own, found))
-                line.update(1)
+                watches[job.name].end()
     distributed.wait(study.name)
     return _in_order(study, every, store.rows())
 
@@ -203,7 +205,7 @@ def _in_order(study: Study, every: Sequence[Job], rows: Sequence[results.Row]) -
 
 
 def _fit_together(
-    study: Study, jobs: Sequence[Job], tasks: Mapping[int, Task], models: Models, line: tqdm
+    study: Study, jobs: Sequence[Job], tasks: Mapping[int, Task], models: Models, watches: Mapping[str, "_Watch"]
 ) -> dict[str, list[Fit]]:
     """Fits the learners of jobs on the same data together, a seed on each core, before any codes are inferred.
 
@@ -228,7 +230,7 @@ def _fit_together(
 
     def fit(learner: Learner, sources: Sequence[Source], job: Job | None) -> list[Fit]:
         drawn = [tasks[source.seed] for source in sources]
-        watch = None if job is None else _watch(job, line)
+        watch = None if job is None else watches[job.name].or_none
         return models.fit(learner, sources, drawn, () if job is None else job.steps, watch=watch)
 
     found: dict[str, list[Fit]] = {}
@@ -261,19 +263,27 @@ def _options() -> dict[str, Any]:
     return dict(jax.config.values)
 
 
-def _watch(job: Job, line: tqdm) -> Callable[[Learner, int, int], None] | None:
-    """What tells a line of progress how far the fits of a job are."""
-    if line.disable:
-        return None
-    shares: dict[int, float] = {}
+class _Watch:
+    """Tells a line of progress how far a job is, which counts 1 when its fits are done and 1 when it is scored."""
 
-    def watched(learner: Learner, place: int, steps: int) -> None:
-        if learner is job.learner:
+    def __init__(self, job: Job, line: tqdm):
+        self._job, self._line, self._shares = job, line, dict[int, float]()
+
+    @property
+    def or_none(self) -> "_Watch | None":
+        """None where nobody looks, so that fits need not stop to tell."""
+        return None if self._line.disable else self
+
+    def __call__(self, learner: Learner, place: int, steps: int) -> None:
+        # Of bases nothing is told, which several jobs may share.
+        if learner is self._job.learner:
             share = steps / learner.num_steps
-            line.update((share - shares.get(place, 0.0)) / len(job.sources))
-            shares[place] = share
+            self._line.update((share - self._shares.get(place, 0.0)) / len(self._job.sources))
+            self._shares[place] = share
 
-    return watched
+    def end(self) -> None:
+        """The job is scored."""
+        self._line.update(2 - sum(self._shares.values()) / len(self._job.sources))
 
 
 def _score(study: Study, job: Job, tasks: Sequence[Task], outcomes: Sequence[Fit]) -> list[results.Row]:

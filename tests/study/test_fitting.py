@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sae_gap.storage.checkpoints import Checkpoint
 
 from sae_gap import Setting, draw, fit
 from sae_gap.core.types import Model
@@ -20,6 +19,7 @@ from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.runtime import devices
+from sae_gap.storage.trees import Checkpoint
 from sae_gap.study import fitting
 
 SAE = SparseAutoencoder(TopK(3), num_steps=5)
@@ -233,7 +233,7 @@ LEARNERS = {"sae": SAE, "online": OnlineDictionary(num_steps=6, visits=4), "walk
 )
 def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name, side_by_side):
     whole = fit(LEARNERS[name], tasks, KEYS, at=(2, 4), side_by_side=side_by_side)
-    paths = [tmp_path / "0.npz", tmp_path / "1.npz"]
+    paths = [tmp_path / "0", tmp_path / "1"]
     before, after = [], []
     with pytest.raises(KilledError):
         fit(
@@ -266,40 +266,19 @@ def test_a_killed_fit_goes_on_in_its_own_precision(tmp_path):
         tasks = [draw(Setting(20, 3, 200))]
         whole = fit(Walk(), tasks, KEYS[:1])
         with pytest.raises(KilledError):
-            fit(Walk(), tasks, KEYS[:1], checkpoints=[Mortal(tmp_path / "0.npz", every=0)])
-        resumed = fit(Walk(), tasks, KEYS[:1], checkpoints=[Checkpoint(tmp_path / "0.npz")])
+            fit(Walk(), tasks, KEYS[:1], checkpoints=[Mortal(tmp_path, every=0)])
+        resumed = fit(Walk(), tasks, KEYS[:1], checkpoints=[Checkpoint(tmp_path)])
         assert same_bits(*ends(resumed + whole)) and whole[0].end.model.dictionary.dtype == jnp.float64
 
 
 def test_the_seconds_before_a_kill_count(tmp_path, tasks):
-    save = Checkpoint(tmp_path / "0.npz", every=1e9)
-    program = fitting.Program(fitting._prepared(Walk()), Walk().select(tasks[0]), KEYS[0], {}, 20)
+    save = Checkpoint(tmp_path, every=1e9)
+    program = fitting.Program(fitting._prepared(Walk()), Walk().select(tasks[0]), KEYS[0], {}, 20, devices.own_mesh())
     begun = program.advance(Walk().select(tasks[0]), program.start(Walk().select(tasks[0]), KEYS[0], {}), 3)
     save.store(begun, 1_000.0, step=3)
     (found,) = fit(Walk(), tasks[:1], KEYS[:1], at=(2, 4), checkpoints=[save])
     assert 1_000 < found.at(4).seconds < found.end.seconds < 1_010
     assert list(found.along) == [4] and found.end.step == 6
-
-
-def test_what_others_do_meanwhile_does_not_count(tmp_path, tasks, monkeypatch):
-    monkeypatch.setattr(fitting, "_REPORT_EVERY", 0.0)
-
-    class Slow(Checkpoint):
-        def store(self, state, seconds, *, step=0):
-            time.sleep(0.2)
-
-    began = time.perf_counter()
-    (found,) = fit(
-        Walk(num_steps=3),
-        tasks[:1],
-        KEYS[:1],
-        at=(0, 1, 2),
-        checkpoints=[Slow(tmp_path / "0.npz", every=0)],
-        keep=lambda place, one: time.sleep(0.2),
-        watch=lambda place, steps: time.sleep(0.2),
-    )
-    assert time.perf_counter() - began > 1.4 and found.end.seconds < 0.5
-    assert max(one.seconds for one in found.along.values()) <= found.end.seconds
 
 
 @pytest.mark.parametrize("cores", [1, 2])
@@ -319,19 +298,11 @@ def test_threads_that_fit_at_once_share_the_cores(tasks, monkeypatch, cores):
         return found
 
     monkeypatch.setattr(fitting.Program, "run", counted)
-    monkeypatch.setattr(fitting, "at_once", lambda: 4)
+    monkeypatch.setattr(fitting, "at_once", lambda mesh: 4)
     monkeypatch.setattr(fitting, "_CORES", threading.BoundedSemaphore(cores))
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         assert len([*pool.map(lambda _: fit(Walk(), tasks, KEYS), range(4))]) == 4
     assert most[0] == cores
-
-
-def test_who_is_told_of_a_fit_may_fit_something_else(tasks, monkeypatch):
-    monkeypatch.setattr(fitting, "at_once", lambda: 2)
-    monkeypatch.setattr(fitting, "_CORES", threading.BoundedSemaphore(1))
-    inner = []
-    fit(Walk(), tasks, KEYS, at=(2,), keep=lambda place, found: inner.extend(fit(Walk(num_steps=1), tasks[:1], KEYS[:1])))
-    assert [one.end.step for one in inner] == [1, 1]
 
 
 def test_a_fit_knows_its_steps():

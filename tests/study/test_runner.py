@@ -4,9 +4,7 @@ import collections
 import dataclasses
 import io
 import json
-import logging
 import pathlib
-import re
 import signal
 import subprocess
 import sys
@@ -15,21 +13,24 @@ import time
 import jax
 import numpy as np
 import pytest
-from sae_gap.study.progress import Line, Log
+from tqdm import tqdm
 
 from sae_gap import Method, Models, Recording, Setting, Store, draw, run
+from sae_gap.core import identity
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.learners.surgery import Surgery
 from sae_gap.metrics import METRICS, gap
+from sae_gap.runtime import progress
 from sae_gap.solvers import sparse_code
 from sae_gap.storage import results
 from sae_gap.study import models, runner
 from sae_gap.study.inference import Inference
-from tests.tiny import METHODS, NAMES, SAE, SETTING, Recorded, make, timeless
+from tests.tiny import METHODS, NAMES, SAE, SETTING, make, timeless
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_a_row_for_each_method_and_seed_in_order(finished):
 
 def test_a_row_says_what_it_is_of(finished):
     rows, _ = finished
-    said = {"study": "tiny", "protocol": "strict", "lam": 0.1, "schema": runner.SCHEMA} | SETTING.asdict()
+    said = {"study": "tiny", "protocol": "strict", "lam": 0.1} | SETTING.asdict()
     for row in rows:
         assert said.items() <= (row | {"seed": 0}).items()
         assert {"python", "jax", "numpy", "revision", "machine", "device"} <= row.keys() and row["precision"] == "float32"
@@ -73,10 +74,10 @@ def test_a_row_says_what_it_is_of(finished):
 def test_a_row_has_its_learner_and_its_encoder_as_plain_data(finished):
     (row,) = (row for row in finished[0] if (row["method"], row["seed"]) == ("frozen", 1))
     learner, encoder = row["learner"], row["encoder"]
-    assert learner["class"] == "sae_gap.learners.sparse_autoencoder.SparseAutoencoder" and learner["num_steps"] == 2
-    assert learner["encoder"]["class"] == "sae_gap.encoders.topk.TopK" and learner["encoder"]["k"] == 3
+    assert learner["class"] == "sae_gap.SparseAutoencoder" and learner["num_steps"] == 2
+    assert learner["encoder"]["class"] == "sae_gap.TopK" and learner["encoder"]["k"] == 3
     assert learner["base"] is None and learner["learning_rate"] == SAE.learning_rate
-    assert encoder["class"] == "sae_gap.encoders.lasso.Lasso" and (encoder["lam"], encoder["tol"]) == (0.1, 1e-6)
+    assert encoder["class"] == "sae_gap.Lasso" and (encoder["lam"], encoder["tol"]) == (0.1, 1e-6)
 
 
 def test_a_row_measures_its_own_method(finished, tasks):
@@ -223,9 +224,8 @@ def test_a_learner_is_fitted_once_for_all_seeds_and_methods(tmp_path, monkeypatc
 
     monkeypatch.setattr(models, "fit", counting)
     rows = run(make(), Store(tmp_path / "rows"), models=Models(tmp_path / "models"))
-    assert fitted == [("LinearProbe", 2), ("SparseAutoencoder", 2), ("Oracle", 2)]
+    assert sorted(fitted) == [("LinearProbe", 2), ("Oracle", 2), ("SparseAutoencoder", 2)]
     assert len({row["job"] for row in rows}) == 3
-    assert all(row["job_rows"] == (4 if row["method"] in ("sae", "frozen") else 2) for row in rows)
     assert not (tmp_path / "rows" / "models").exists() and len(list((tmp_path / "models").iterdir())) == 2
 
 
@@ -237,18 +237,24 @@ def fail(*_, **__):
     raise AssertionError("nothing is left to fit")
 
 
+def rows_of(store):
+    folder = store.folder.local / "rows"
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_a_second_run_adds_nothing_and_fits_nothing(finished, monkeypatch):
     rows, store = finished
-    content = store.path.read_bytes()
-    monkeypatch.setattr(runner, "_run_job", fail)
-    assert run(make(), Store(store.directory)) == rows
-    assert store.path.read_bytes() == content
+    content = rows_of(store)
+    monkeypatch.setattr(runner, "_score", fail)
+    monkeypatch.setattr(Models, "fit", fail)
+    assert run(make(), Store(store.folder)) == rows
+    assert rows_of(store) == content and len(content) == 3
 
 
 def test_models_are_kept_beside_the_rows_unless_one_says_otherwise(finished):
     _, store = finished
-    assert sorted(path.name for path in store.directory.iterdir()) == ["models", "rows.jsonl"]
-    assert len(list((store.directory / "models").iterdir())) == 2
+    assert store.folder.folders() == ["models", "rows"] and store.folder.names() == []
+    assert len((store.folder / "models").folders()) == 2
 
 
 def keys_of(a_study):
@@ -310,38 +316,34 @@ def test_another_precision_changes_every_key():
         assert not keys_of(make()) & before
 
 
-def test_a_new_meaning_of_rows_changes_every_key(monkeypatch):
-    before = keys_of(make())
-    monkeypatch.setattr(runner, "SCHEMA", runner.SCHEMA + 1)
-    assert not keys_of(make()) & before
+def test_a_raised_version_changes_the_key_and_moving_a_class_does_not(monkeypatch):
+    def keys(encoder):
+        return keys_of(make(methods=[Method("frozen", "frozen", SAE, encoder)]))
+
+    before = keys(Lasso())
+    monkeypatch.setattr(Lasso, "__module__", "sae_gap.elsewhere")
+    assert keys(Lasso()) == before
+    monkeypatch.setattr(Lasso, "version", 7, raising=False)
+    assert not keys(Lasso()) & before
+    monkeypatch.undo()
+    monkeypatch.setattr(identity, "NUMERICS", identity.NUMERICS + 1)
+    assert not keys(Lasso()) & before
 
 
-def test_rows_of_another_form_are_refused(finished, monkeypatch):
-    _, store = finished
-    monkeypatch.setattr(runner, "SCHEMA", runner.SCHEMA + 1)
-    monkeypatch.setattr(runner, "_run_job", fail)
-    with pytest.raises(ValueError) as error:
-        run(make(), store)
-    assert str(error.value) == (
-        f"{store.directory} holds rows of the study 'tiny' in form {runner.SCHEMA - 1}, where 'tiny' in form {runner.SCHEMA} "
-        "is to go; move that folder away or choose another."
-    )
+def test_a_metric_with_another_version_changes_every_key():
+    def third(inferred):
+        return {}
+
+    before = keys_of(make(metrics=(third,)))
+    third.version = 2
+    assert not keys_of(make(metrics=(third,))) & before
 
 
 def test_rows_of_another_study_are_refused(finished, monkeypatch):
     _, store = finished
-    content = store.path.read_bytes()
-    monkeypatch.setattr(runner, "_run_job", fail)
-    with pytest.raises(ValueError, match=r"holds rows of the study 'tiny' .* where 'other' .*; move that folder away .*\.$"):
+    monkeypatch.setattr(runner, "_score", fail)
+    with pytest.raises(ValueError, match=r"holds rows of the study 'tiny', where 'other' .*; move that folder away .*\.$"):
         run(dataclasses.replace(make(), name="other"), store)
-    assert store.path.read_bytes() == content
-
-
-def test_rows_without_a_form_are_refused(tmp_path):
-    store = Store(tmp_path)
-    store.append([{"key": "a", "job": "a", "study": "tiny"}])
-    with pytest.raises(ValueError, match=r"holds rows of the study 'tiny' in form None, where .*\.$"):
-        run(make(), store)
 
 
 def test_more_seeds_are_added_to_those_there(finished, tmp_path):
@@ -353,42 +355,34 @@ def test_more_seeds_are_added_to_those_there(finished, tmp_path):
     assert timeless(both)[0]["mcc_id"] == finished[0][0]["mcc_id"]
 
 
-@pytest.mark.parametrize("keep", ["nothing", "a torn line", "a torn job", "a job and a half"])
-def test_a_torn_store_is_completed(finished, tmp_path, keep):
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_a_store_that_lost_jobs_is_completed(finished, tmp_path, kept):
     rows, store = finished
-    lines = store.path.read_bytes().splitlines(keepends=True)
-    assert len(lines) == 8
-    kept = {
-        "nothing": b"",
-        "a torn line": lines[0][:50],
-        "a torn job": b"".join(lines[:1]),
-        "a job and a half": b"".join(lines[:4]) + lines[4][:-1],
-    }
-    (tmp_path / "rows.jsonl").write_bytes(kept[keep])
-    found = run(make(), Store(tmp_path), models=Models(store.directory / "models"))
+    (tmp_path / "rows").mkdir()
+    for name in sorted(rows_of(store))[:kept]:
+        (tmp_path / "rows" / name).write_bytes(rows_of(store)[name])
+    there = Store(tmp_path).keys()
+    found = run(make(), Store(tmp_path), models=Models(store.folder / "models"))
     assert timeless(found) == timeless(rows)
-    same = [row["encode_seconds"] == other["encode_seconds"] for row, other in zip(found, rows, strict=True)]
-    assert same.count(True) == (2 if keep == "a job and a half" else 0)
+    same = {row["key"] for row, other in zip(found, rows, strict=True) if row["encode_seconds"] == other["encode_seconds"]}
+    assert same == there
 
 
-def test_a_row_edited_by_hand_stops_a_run(finished, tmp_path):
+def test_an_edited_file_stops_a_run(finished, tmp_path):
     _, store = finished
-    content = store.path.read_text()
-    lam = content.rindex('"lam": 0.1')
-    (tmp_path / "rows.jsonl").write_text(content[:lam] + '"lam": 0.3' + content[lam + 10 :])
-    with pytest.raises(ValueError, match=r"rows\.jsonl, line 8, was edited after it was written; mend that line or move"):
+    (tmp_path / "rows").mkdir()
+    for name, content in rows_of(store).items():
+        (tmp_path / "rows" / name).write_bytes(content.replace(b'"lam": 0.1', b'"lam": 0.3', 1))
+    with pytest.raises(ValueError, match=r"\.json was edited after it was written; move it away"):
         run(make(), Store(tmp_path))
 
 
 def test_shards_partition_the_whole(finished, tmp_path):
     rows, _ = finished
-    written, last = [], []
-    for index in range(3):
-        store = Store(tmp_path, (index, 3))
-        last = run(make(), store)
-        written.append([json.loads(line)["key"] for line in store.path.read_text().splitlines()])
-    assert all(written) and sorted(key for shard in written for key in shard) == sorted(row["key"] for row in rows)
-    assert timeless(last, "job_rows") == timeless(rows, "job_rows")
+    written = [{row["key"] for row in run(make(), Store(tmp_path / str(index)), (index, 3))} for index in range(3)]
+    assert sum(map(len, written)) == len(set.union(*written)) == len(rows) and all(written)
+    last = [run(make(), Store(tmp_path / "all"), (index, 3)) for index in range(3)][-1]
+    assert timeless(last) == timeless(rows)
 
 
 def test_a_shard_may_be_told_to_the_run(finished, tmp_path):
@@ -397,19 +391,19 @@ def test_a_shard_may_be_told_to_the_run(finished, tmp_path):
 
 
 def test_a_shard_beyond_the_jobs_does_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_run_job", fail)
-    assert run(make(), Store(tmp_path, (5, 6))) == []
+    monkeypatch.setattr(runner, "_score", fail)
+    assert run(make(), Store(tmp_path), (5, 6)) == []
 
 
 @pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0), (3, 2), (0.0, 2), ("0", "2")])
 def test_a_shard_outside_its_count_is_refused(tmp_path, monkeypatch, shard):
-    monkeypatch.setattr(runner, "_run_job", fail)
+    monkeypatch.setattr(runner, "_score", fail)
     with pytest.raises(ValueError, match=r"^shard must be \(index, count\) with 0 <= index < count, but it is \(.*\)\.$"):
         run(make(), Store(tmp_path), shard)
 
 
 def test_a_run_goes_on_with_another_number_of_shards(tmp_path):
-    first = run(make(methods=METHODS[:1]), Store(tmp_path, (0, 2)))
+    first = run(make(methods=METHODS[:1]), Store(tmp_path), (0, 2))
     found = run(make(methods=METHODS[:1] + METHODS[3:]), Store(tmp_path))
     assert first == found[:2]
     assert [row["method"] for row in found] == ["linear_probe"] * 2 + ["oracle"] * 2
@@ -444,7 +438,7 @@ def recording(tmp_path, arrays):
 def test_a_recording_of_a_setting_has_its_results(finished, tmp_path, recording):
     rows = run(make(recording), Store(tmp_path / "store"))
     expected = [row for row in finished[0] if row["seed"] == 0]
-    told_apart = ("key", "job", "job_rows", "data", "noise_db")
+    told_apart = ("key", "job", "data", "noise_db")
     assert timeless(rows, *told_apart) == timeless(expected, *told_apart)
     assert not {row["key"] for row in rows} & {row["key"] for row in expected}
 
@@ -486,50 +480,33 @@ def test_half_of_the_truth_gives_half_of_the_metrics(tmp_path, arrays, kept, met
 
 SCRIPT = """
 import sys
-
-from sae_gap import Method, Setting, Store, Study, run
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.linear import Linear
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.probe import LinearProbe
-from sae_gap.learners.sae import SparseAutoencoder
-
-learner = SparseAutoencoder(encoder=TopK(3), num_steps=2)
-methods = (
-    Method("linear_probe", "probe", LinearProbe(), Linear()),
-    Method("sae", "sae", learner, TopK(3)),
-    Method("frozen", "frozen", learner, Lasso()),
-    Method("oracle", "oracle", Oracle(), Lasso()),
-)
-run(Study("tiny", (Setting(20, 3, 200), Setting(20, 3, 200, seed=1)), lambda _: methods), Store(sys.argv[1]))
+from sae_gap import Store, run
+from tests.tiny import make
+run(make(), Store(sys.argv[1]))
 """
 
 
 def test_a_killed_run_ends_with_the_rows_of_one_left_alone(finished, tmp_path):
-    path = tmp_path / "rows.jsonl"
     process = subprocess.Popen(
         [sys.executable, "-c", SCRIPT, tmp_path], cwd=pathlib.Path(__file__).parents[2], stderr=subprocess.PIPE, text=True
     )
-    while process.poll() is None and (not path.exists() or not path.read_bytes().count(b"\n")):
+    while process.poll() is None and not list(tmp_path.glob("rows/*.json")):
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     _, logged = process.communicate()
     assert process.returncode == -signal.SIGKILL, logged
-    content = path.read_bytes()
-    assert 0 < content.count(b"\n") < 8
-    # What a machine that loses power may leave of a block.
-    path.write_bytes(content + b'{"key": "torn')
+    content = rows_of(Store(tmp_path))
+    assert 0 < len([name for name in content if name.endswith(".json")]) < 3
     found = run(make(), Store(tmp_path))
     assert timeless(found) == timeless(finished[0])
-    assert path.read_bytes().startswith(content)
+    assert content.items() <= rows_of(Store(tmp_path)).items()
 
 
 def test_keys_are_the_same_in_every_process():
     described = runner._identity(make(), SETTING.asdict(), METHODS[2]) | {"step": None}
     assert json.loads(json.dumps(described)) == described
     assert results.key(described) in keys_of(make())
-    assert described["encoder"]["class"] == "sae_gap.encoders.lasso.Lasso"
+    assert described["encoder"]["class"] == "sae_gap.Lasso"
 
 
 def test_a_diverged_model_is_a_row_and_not_a_crash(tmp_path):
@@ -556,27 +533,55 @@ def test_what_a_solver_certifies_of_its_own_codes_is_in_the_row(finished):
     assert worst > 0 and oracle["own_certificate_ood"] == pytest.approx(worst, rel=0.5)
 
 
-def test_progress_is_told_step_by_step(finished, tmp_path):
-    _, store = finished
-    lines = store.path.read_bytes().splitlines(keepends=True)
-    (tmp_path / "rows.jsonl").write_bytes(b"".join(lines[:2]))
-    told = Recorded()
-    run(make(), Store(tmp_path), progress=told)
-    assert told.said[:2] == [("begin", 3, 1), ("start", 2, "sae, frozen")] and told.said[-1] == ("end",)
-    fits = [said for said in told.said if said[0] == "fit"]
-    assert {said[1:3] for said in fits} == {("topk", 0), ("topk", 1)}
-    assert all(0 < share <= 1 for *_, share in fits) and {share for *_, share in fits} >= {0.5, 1.0}
-    assert told.said.count(("scored",)) == 6 and ("start", 3, "oracle") in told.said
+def test_a_learner_that_fails_leaves_the_models_of_the_others(tmp_path, monkeypatch):
+    fit = fitting_fit = models.fit
+
+    def failing(learner, *rest, **options):
+        if isinstance(learner, SparseAutoencoder):
+            raise RuntimeError("out of luck")
+        return fitting_fit(learner, *rest, **options)
+
+    monkeypatch.setattr(models, "fit", failing)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        run(make(), Store(tmp_path))
+    monkeypatch.setattr(models, "fit", fit)
+    assert len(run(make(), Store(tmp_path))) == 8
 
 
-def test_nothing_is_printed_unless_asked(tmp_path, capfd, caplog):
-    study = make(SETTING, methods=METHODS[3:], metrics=())
-    with caplog.at_level(logging.INFO):
-        run(study, Store(tmp_path / "silent"))
-        assert capfd.readouterr() == ("", "") and not [record for record in caplog.records if record.name == "absl"]
-        run(study, Store(tmp_path / "log"), progress=Log())
-        assert [record.getMessage() for record in caplog.records if record.name == "absl"] == ["1/1: oracle"]
-    stream = io.StringIO()
-    run(study, Store(tmp_path / "line"), progress=Line(stream))
-    assert "0/1 jobs, ...: oracle" in stream.getvalue() and stream.getvalue().endswith("\r\x1b[K")
-    assert not re.search(r"\n", stream.getvalue())
+def test_a_line_of_progress_ends_full(tmp_path, monkeypatch):
+    lines = []
+
+    def bar(total, what, **options):
+        lines.append(tqdm(total=total, file=io.StringIO(), mininterval=0))
+        return lines[-1]
+
+    monkeypatch.setattr(progress, "bar", bar)
+    run(make(), Store(tmp_path))
+    run(make(), Store(tmp_path))
+    assert [(line.total, round(line.n, 6)) for line in lines] == [(6, 6), (6, 6)]
+
+
+def test_nothing_is_printed(tmp_path, capfd):
+    run(make(SETTING, methods=METHODS[3:], metrics=()), Store(tmp_path))
+    assert capfd.readouterr() == ("", "")
+
+
+class Counted(SparseAutoencoder):
+    """One that can be a base and a learner of its own."""
+
+
+def test_a_base_that_several_learners_share_is_fitted_once(tmp_path, monkeypatch):
+    fitted = []
+    fit = models.fit
+
+    def counting(learner, tasks, keys, **options):
+        fitted.append((type(learner).__name__, options["at"]))
+        return fit(learner, tasks, keys, **options)
+
+    monkeypatch.setattr(models, "fit", counting)
+    base = Counted(encoder=TopK(3), num_steps=2)
+    cut = [Surgery(columns, base=base) for columns in ("renormed", "oracle_norms")]
+    methods = [Method(f"cut{i}", "frozen", one, Lasso()) for i, one in enumerate(cut)]
+    methods.append(Method("sae", "sae", base, TopK(3), at=(1, 2)))
+    run(make(SETTING, methods=methods, metrics=()), Store(tmp_path))
+    assert [name for name, _ in fitted].count("Counted") == 1

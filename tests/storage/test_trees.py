@@ -1,0 +1,114 @@
+"""A tree comes back bit by bit; a file that is damaged, foreign or hostile is refused before anything is made of it."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from sae_gap.core.types import Model
+from sae_gap.storage import trees
+from sae_gap.storage.trees import Checkpoint
+
+TREE = {
+    "model": Model(jnp.arange(6.0).reshape(2, 3), jnp.ones(2)),
+    "key": jax.random.key(3),
+    "flag": jnp.asarray(True),
+    "n": jnp.int32(7),
+}
+CONTENT = trees.dump(TREE, {"step": 3, "nested": {"a": [1, None]}})
+
+
+def same(tree, other):
+    def words(leaf):
+        return jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+    pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(words(a), words(b)) and a.dtype == b.dtype for a, b in pairs)
+
+
+def test_a_tree_comes_back_with_its_note():
+    assert trees.read_note(CONTENT) == {"step": 3, "nested": {"a": [1, None]}}
+    blank = jax.eval_shape(lambda: TREE)
+    for like in (TREE, blank):
+        found = trees.load(CONTENT, like)
+        assert same(found, TREE) and isinstance(found["model"], Model)
+
+
+def test_others_read_it_by_the_names_of_its_places():
+    found = safetensors.numpy.load(CONTENT)
+    assert sorted(found) == ["['flag']", "['key']", "['model'].bias", "['model'].dictionary", "['n']"]
+    np.testing.assert_array_equal(found["['model'].dictionary"], TREE["model"].dictionary)
+
+
+def test_without_numbers_there_is_a_note():
+    content = trees.dump({}, {"a": 1})
+    assert trees.load(content, {}) == {} and trees.read_note(content) == {"a": 1}
+
+
+LIKE = {
+    "shape": TREE | {"model": Model(jnp.zeros((2, 4)), jnp.ones(2))},
+    "type": TREE | {"n": jnp.float32(7)},
+    "more": TREE | {"other": jnp.ones(1)},
+    "fewer": {name: leaf for name, leaf in TREE.items() if name != "flag"},
+}
+
+
+@pytest.mark.parametrize("name", LIKE)
+def test_what_is_unlike_is_refused(name):
+    with pytest.raises(ValueError, match=r" is .*, where .* is expected$"):
+        trees.load(CONTENT, LIKE[name])
+
+
+def edited(content, **changes):
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] |= changes
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
+DAMAGE = {
+    "flipped": CONTENT[:-3] + bytes([CONTENT[-3] ^ 1]) + CONTENT[-2:],
+    "cut": CONTENT[:-1],
+    "longer": CONTENT + b"0",
+    "empty": b"",
+    "text": b"not what was written",
+    "a header of the moon": (2**60).to_bytes(8, "little") + CONTENT[8:],
+    "another checksum": edited(CONTENT, crc32="1"),
+    "no note of ours": safetensors.numpy.save({"a": np.ones(2)}),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_what_is_damaged_or_foreign_is_refused(name):
+    with pytest.raises(ValueError):
+        trees.load(DAMAGE[name], TREE)
+
+
+@pytest.mark.parametrize("note", ["[1]", "{", "[" * 100_000])
+def test_a_note_that_is_none_is_refused(note):
+    with pytest.raises(ValueError, match="no note"):
+        trees.read_note(edited(CONTENT, note=note))
+
+
+def test_a_checkpoint_is_saved_loaded_and_removed(tmp_path, caplog):
+    save = Checkpoint(tmp_path, every=0, fit="mine")
+    assert save.load(TREE) is None
+    save.store(TREE, 2.5, step=3)
+    state, seconds = save.load(TREE)
+    assert same(state, TREE) and seconds == 2.5
+    assert save.named("other").load(TREE) is None and "it is of another fit" in caplog.text
+    (tmp_path / "state.safetensors").write_bytes(CONTENT[:-1])
+    assert save.load(TREE) is None
+    save.discard()
+    save.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_warned_of(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    Checkpoint(tmp_path / "file").store(TREE, 1.0)
+    assert "going on without saving the fit" in caplog.text
