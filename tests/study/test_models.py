@@ -174,62 +174,6 @@ def test_equal_learners_have_one_name_whatever_their_numbers_are_made_of(monkeyp
     assert {str(Models("x").folder(Walk(rate), SETTING)) for rate in (2, np.float32(2), 2.0)} == {before}
 
 
-<<<<<<< HEAD
-def test_stale_code_is_fitted(folder, monkeypatch, fits, tasks):
-    monkeypatch.setattr(identity, "code", lambda learner: "0" * 16)
-    Models(folder).fit(Walk(), SOURCES[:1], tasks[:1])
-    assert fits == [("Walk", 1)] and len(list(folder.iterdir())) == 3
-
-
-def test_another_form_of_files_is_fitted(folder, monkeypatch):
-    monkeypatch.setattr(models, "SCHEMA", models.SCHEMA + 1)
-    assert Models(folder).missing(Walk(), SETTING) == [Walk()]
-
-
-def test_another_kind_of_device_is_fitted(folder, monkeypatch):
-    monkeypatch.setattr(models.jax, "default_backend", lambda: "gpu")
-    assert Models(folder).missing(Walk(), SETTING) == [Walk()]
-
-
-def test_a_recording_is_known_by_its_content(tmp_path, arrays_of_a_file, fits):
-    np.savez(tmp_path / "one.npz", **arrays_of_a_file)
-    shutil.copy(tmp_path / "one.npz", tmp_path / "two.npz")
-    for name in ("one.npz", "two.npz"):
-        source = Recording(tmp_path / name, 20, sparsity=3)
-        Models(tmp_path / "models").fit(Walk(), [source], [source.task()])
-    assert len(fits) == 1
-    np.savez(tmp_path / "two.npz", **arrays_of_a_file | {"Y_train": 2 * arrays_of_a_file["Y_train"]})
-    source = Recording(tmp_path / "two.npz", 20, sparsity=3)
-    Models(tmp_path / "models").fit(Walk(), [source], [source.task()])
-    assert len(fits) == 2
-
-
-@pytest.mark.parametrize("save", [save_activations, lambda path, rows, _: np.save(path, rows)])
-def test_activations_are_split_and_known_by_their_content(tmp_path, save):
-    rows = np.random.default_rng(0).normal(size=(100, 12)).astype(np.float32)
-    names = ["one.npy", "two.npy"] if save is not save_activations else ["one.npz", "two.npz"]
-    for name in names:
-        save(tmp_path / name, rows, np.arange(100) // 10)
-    source, copy = (Recording(tmp_path / name, 20, sparsity=3, held_out=0.2) for name in names)
-    train, held = open_activations(tmp_path / names[0]).split(0.2)
-    task = source.task()
-    np.testing.assert_array_equal(task.train.signals, train.take(np.arange(80)))
-    np.testing.assert_array_equal(task.id.signals, held.take(np.arange(20)))
-    assert task.ood is task.id and (source.num_train, source.input_dim, task.width) == (80, 12, 20)
-    assert source.asdict() == copy.asdict() and source.asdict()["num_samples"] == 100
-    other = dataclasses.replace(source, seed=1)
-    np.testing.assert_array_equal(other.task().train.signals, task.train.signals)
-    assert dataclasses.replace(source, held_out=0.3).asdict() != source.asdict()
-    save(tmp_path / names[1], 2 * rows, np.arange(100) // 10)
-    assert source.asdict() != copy.asdict()
-    with pytest.raises(ValueError, match="give width"):
-        Recording(tmp_path / names[0], held_out=0.2).task()
-
-
-@pytest.fixture
-def arrays_of_a_file(arrays):
-    return {name: array for name, array in arrays.items() if name.startswith("Y")}
-=======
 def test_activations_are_known_by_their_content(tmp_path):
     rows = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
     names = []
@@ -238,7 +182,6 @@ def test_activations_are_known_by_their_content(tmp_path):
         source = Recording(tmp_path / file, 8, 2, held_out=0.2)
         names.append(str(Models("x").folder(Walk(), source)))
     assert names[0] == names[1] != names[2]
->>>>>>> 0cb1e21 (Tests of the store, of trees, of models and of two processes, anew and lighter)
 
 
 def test_seeds_and_learners_have_keys_of_their_own(tasks):
