@@ -1,7 +1,7 @@
-"""What every public door asks of its arguments: one sentence that names the fault and the mend, before anything is computed.
+"""Checks of arguments: each raises one sentence that names the fault and the mend, before anything is computed.
 
-A value of the right kind but out of range is a ValueError, and so is a number or an array that is none; an object of the wrong
-class is a TypeError. A number that JAX is tracing has no value yet, and passes.
+A value out of range, or an array that does not hold numbers, is a ValueError; an object of the wrong class is a TypeError. A
+number that JAX is tracing has no value yet and passes.
 """
 
 import dataclasses
@@ -13,50 +13,39 @@ from typing import Any
 
 import numpy as np
 
-# Longer descriptions of a value make no sentence.
+# A longer description of a value does not fit into a sentence.
 _LONGEST = 60
 
 
 def shown(value: Any) -> str:
-    """A value in a few words of one line, whatever it is: arrays by their shape, integers too long to print by their length."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**30:
-        return f"an integer of {value.bit_length()} bits"
+    """A value in a few words on one line; an array by its type and shape."""
     if getattr(value, "shape", ()) and hasattr(value, "dtype"):
         return f"an array of {value.dtype} of shape {tuple(value.shape)}"
-    try:
-        text = " ".join(repr(value).split())
-    except Exception:
-        # Of a value that anyone may have made, which need not be able to say what it is.
-        text = f"a {type(value).__name__}"
+    text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-def is_integer(value: Any) -> bool:
-    """Whether a value is an integer, of Python, of NumPy or of JAX; True and False are none."""
-    kind = getattr(getattr(value, "dtype", None), "kind", None)
-    if kind is not None:
-        return kind in "iu" and np.shape(value) == ()
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value is a real scalar, of Python, of NumPy or of JAX; True and False are none."""
-    if isinstance(value, bool | str | bytes) or value is None:
+def _is_scalar(value: Any, kinds: str, of_python: type | tuple[type, ...]) -> bool:
+    """Whether a value is a scalar of Python, of NumPy or of JAX; True and False are not numbers."""
+    if isinstance(value, bool):
         return False
     kind = getattr(getattr(value, "dtype", None), "kind", None)
-    if kind is not None:
-        return kind in "iuf" and np.shape(value) == ()
-    return isinstance(value, int | float)
+    return isinstance(value, of_python) if kind is None else kind in kinds and np.shape(value) == ()
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is an integer of Python, of NumPy or of JAX; True and False are not."""
+    return _is_scalar(value, "iu", int)
 
 
 def is_traced(value: Any) -> bool:
-    """Whether JAX is tracing a value, which it can only do where it has been loaded."""
+    """Whether JAX is tracing a value, which it can do only once it is loaded."""
     jax = sys.modules.get("jax")
     return jax is not None and isinstance(value, jax.core.Tracer)
 
 
 def check_size(name: str, value: object) -> None:
-    """Raises a ValueError unless the value is a positive integer."""
+    """Raises a ValueError unless the value is a positive integer below 2**31."""
     if not is_integer(value) or int(value) < 1:  # type: ignore[call-overload]
         raise ValueError(f"{name} must be a positive integer, but it is {shown(value)}; give 1 or more.")
     if int(value) >= 2**31:  # type: ignore[call-overload]
@@ -64,7 +53,7 @@ def check_size(name: str, value: object) -> None:
 
 
 def check_seed(value: object) -> None:
-    """Raises a ValueError unless the value is an unsigned 32-bit integer, as every generator of random numbers takes it."""
+    """Raises a ValueError unless the value is an unsigned 32-bit integer, which every generator of random numbers takes."""
     if not is_integer(value) or not 0 <= int(value) < 2**32:  # type: ignore[call-overload]
         raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, but it is {shown(value)}.")
 
@@ -85,11 +74,14 @@ def check_number(
     below: float = math.inf,
     most: float = math.inf,
 ) -> None:
-    """Raises a ValueError unless the value is a finite number within the bounds, such as `above < value` or `least ≤ value`."""
+    """Raises a ValueError unless the value is a finite number with `above < value < below` and `least <= value <= most`."""
     if is_traced(value):
         return
-    known = is_number(value) and (not isinstance(value, int) or abs(value) < 2**1000) and math.isfinite(float(value))
-    if not (known and above < value < below and least <= value <= most):
+    # Integers are compared as they are: a large one has no float.
+    is_finite = _is_scalar(value, "iuf", (int, float)) and (
+        abs(value if isinstance(value, int) else float(value)) <= sys.float_info.max
+    )
+    if not (is_finite and above < value < below and least <= value <= most):
         words = {"above": above, "of at least": least, "below": below, "of at most": most}
         bounds = " and ".join(f"{word} {bound:g}" for word, bound in words.items() if math.isfinite(bound))
         raise ValueError(f"{name} must be a finite number{f' {bounds}' if bounds else ''}, but it is {shown(value)}.")
@@ -117,7 +109,7 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
 
 
 def check_type(name: str, value: Any, kinds: type | tuple[type, ...], mend: str) -> None:
-    """Raises a TypeError unless the value is of a class, or of one of several; `mend` says what to give."""
+    """Raises a TypeError unless the value is an instance of a class, or of one of several; `mend` says what to give."""
     if not isinstance(value, kinds):
         wanted = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
         raise TypeError(f"{name} must be of class {wanted}, but it is {shown(value)}; {mend}.")
@@ -139,15 +131,8 @@ def check_sequence(name: str, value: Any, kinds: type | tuple[type, ...], mend: 
         check_type(f"{name}[{place}]", entry, kinds, mend)
 
 
-def check_name(name: str, value: Any) -> None:
-    """Raises a TypeError unless the value is a string, and a ValueError if it is empty."""
-    check_type(name, value, str, "give a name")
-    if not value:
-        raise ValueError(f"{name} is empty; give a name.")
-
-
 def check_path(name: str, value: Any) -> None:
-    """Raises a TypeError unless the value names a file or a folder, and a ValueError where no system takes such a name."""
+    """Raises a TypeError unless the value names a file or a folder, and a ValueError if no system takes such a name."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"{name} must be a path, but it is {shown(value)}; give a string or a pathlib.Path.")
     if not str(value) or "\0" in str(value):
@@ -155,9 +140,9 @@ def check_path(name: str, value: Any) -> None:
 
 
 def check_static(module: Any) -> None:
-    """Raises a ValueError where a static field of an Equinox module cannot be hashed, as arrays of any shape cannot.
+    """Raises a ValueError if a static field of an Equinox module cannot be hashed; arrays cannot.
 
-    Programs are compiled once for each value of such a field, and told apart by its hash.
+    Programs are compiled once for each value of such a field, which JAX tells apart by its hash.
     """
     for field in dataclasses.fields(module):
         if field.metadata.get("static"):
@@ -180,10 +165,10 @@ def check_shard(value: Any) -> tuple[int, int]:
 
 
 def check_vanishing(name: str, largest: np.ndarray, dtype: Any) -> None:
-    """Raises a ValueError where the largest entry of an atom is not zero, but so small that JAX takes it for zero.
+    """Raises a ValueError if an atom is not zero, but so small that JAX takes it for zero.
 
     Args:
-      name: what the dictionary is called in the message.
+      name: what the message calls the dictionary.
       largest: the largest magnitude in each atom.
       dtype: the type that is computed in.
     """
@@ -192,45 +177,41 @@ def check_vanishing(name: str, largest: np.ndarray, dtype: Any) -> None:
     if vanishing.size:
         raise ValueError(
             f"{name} has an atom whose largest entry is {vanishing[0]:.1e}, which counts as zero below {tiny:.1e}; "
-            "scale the atoms up, or set those to zero that are dead."
+            "scale the atoms up, or set dead ones to zero."
         )
 
 
 def check_unmasked(name: str, values: Any) -> None:
-    """Raises a ValueError where entries of an array of `numpy.ma` are masked: its conversion would uncover them in silence.
+    """Raises a ValueError if entries of a masked array are masked: converting it would uncover them in silence.
 
     Args:
-      name: what the values are called in the message.
-      values: anything; of a list or a tuple each part is looked at.
+      name: what the message calls the values.
+      values: anything; each part of a list or a tuple is looked at.
     """
-    arrays = [
-        part for part in (values if isinstance(values, list | tuple) else (values,)) if isinstance(part, np.ma.MaskedArray)
-    ]
-    count = sum(int(np.ma.count_masked(array)) for array in arrays if array.dtype.names is None)
+    parts = values if isinstance(values, list | tuple) else (values,)
+    masked = [part for part in parts if isinstance(part, np.ma.MaskedArray) and part.dtype.names is None]
+    count = sum(int(np.ma.count_masked(part)) for part in masked)
     if count:
-        raise ValueError(
-            f"{name} has masked entries ({count:,}), and a mask is not read; give the rows without them, or values in place "
-            "of them by .filled(value)."
-        )
+        raise ValueError(f"{name} has masked entries ({count:,}); leave those rows out, or fill them by .filled(value).")
 
 
 def as_real(name: str, values: Any, form: str) -> np.ndarray:
-    """Real numbers as an array on the host, of whatever shape and type.
+    """Real numbers as an array on the host, of any shape and type.
 
     Args:
-      name: what the values are called in the message.
-      values: numbers, nested lists of them, or an array of NumPy or of JAX.
-      form: what they should be, in the message.
+      name: what the message calls the values.
+      values: numbers, nested lists of numbers, or an array of NumPy or of JAX.
+      form: what the values should be, in the message.
 
     Raises:
-      ValueError: the values are complex, texts, dates, objects, or rows of different lengths, or some are masked.
+      ValueError: the values are complex, texts, dates, objects or rows of different lengths, or some are masked.
     """
     check_unmasked(name, values)
     try:
         array = np.asarray(values)
     except (ValueError, TypeError):
         raise ValueError(f"{name} must be {form}, but it is {shown(values)}, whose parts do not make one array.") from None
-    # bfloat16 is no type of NumPy's own.
+    # NumPy has no bfloat16 of its own.
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         kind = shown(values) if array.dtype.kind == "O" and array.shape == () else f"of type {array.dtype}"
         raise ValueError(f"{name} must be {form}, but it is {kind}; give real numbers, such as float32.")
@@ -244,7 +225,6 @@ __all__ = [
     "check_choice",
     "check_flag",
     "check_integer",
-    "check_name",
     "check_number",
     "check_numbers",
     "check_path",
@@ -252,11 +232,11 @@ __all__ = [
     "check_sequence",
     "check_shard",
     "check_size",
+    "check_static",
     "check_type",
     "check_unmasked",
     "check_vanishing",
     "is_integer",
-    "is_number",
     "is_traced",
     "shown",
 ]

@@ -7,7 +7,6 @@ from sae_gap.core.checks import (
     check_callable,
     check_choice,
     check_flag,
-    check_name,
     check_number,
     check_sequence,
     check_type,
@@ -49,7 +48,7 @@ class Method:
 
     def __post_init__(self):
         for name in ("name", "family"):
-            check_name(name, getattr(self, name))
+            check_type(name, getattr(self, name), str, "give a name")
         check_type("row", self.row, Mapping, "give a value for each column")
         if not isinstance(self.learner, Learner) or not isinstance(self.encoder, Encoder):
             raise ValueError(
@@ -106,7 +105,7 @@ class Study:
     timed: bool = False
 
     def __post_init__(self):
-        check_name("name", self.name)
+        check_type("name", self.name, str, "give a name")
         check_choice("protocol", self.protocol, PROTOCOLS)
         check_number("lam", self.lam, least=0)
         check_callable("methods", self.methods, "source -> methods")
