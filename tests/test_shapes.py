@@ -17,7 +17,7 @@ from jaxtyping import TypeCheckError, install_import_hook
 beartype.beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
 
 with install_import_hook(["sae_gap", "benchmarks"], "beartype.beartype"):
-    from sae_gap.solvers import sparse_code
+    from sae_gap.core.lasso_problem import lipschitz
 
     name, *arguments = sys.argv[1:]
     sys.argv = ["sae-gap", name, "--preset=smoke", "--seeds=0", *arguments]
@@ -27,7 +27,7 @@ with install_import_hook(["sae_gap", "benchmarks"], "beartype.beartype"):
         if end.code:
             raise
 try:
-    sparse_code(jnp.zeros((2, 3, 4)), jnp.zeros((3, 5)), 0.1)
+    lipschitz(jnp.zeros((2, 3, 4)))
 except TypeCheckError:
     sys.stdout.write("a wrong shape is seen")
 """

@@ -19,7 +19,8 @@ from sae_gap.core.checks import check_size
 from sae_gap.core.types import check_width
 from sae_gap.data.activations import fetched
 from sae_gap.data.recording import Recording, Source
-from sae_gap.data.worlds.named import SCALED, WORLDS, parse_law
+from sae_gap.data.worlds.law import parse_law
+from sae_gap.data.worlds.named import SCALED, WORLDS
 from sae_gap.learners.learner import Learner
 from sae_gap.storage.folder import Folder
 from sae_gap.study.study import PROTOCOLS

@@ -13,16 +13,9 @@ _RATE, _BETAS, _EPSILON = 3e-4, (0.9, 0.999), 1e-8
 _ATOMS = 42
 
 
-def atoms_of(law: Law) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarray, " input_dim"]]:
-    """The unit atoms as rows and the bias, in float32: drawn from the seed, or of a published world read from its files.
-
-    Files are read again if they change, of which the title tells.
-    """
-    return _atoms_of(law, law.title)
-
-
 @functools.lru_cache(maxsize=2)
-def _atoms_of(law: Law, title: str) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarray, " input_dim"]]:
+def atoms_of(law: Law) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarray, " input_dim"]]:
+    """The unit atoms as rows and the bias, in float32: drawn from the seed, or read from the files of a published world."""
     if law.folder is not None:
         return synthsae_files.read_atoms(law.folder)
     rng = np.random.default_rng([law.seed, _ATOMS])
@@ -36,9 +29,8 @@ def _atoms_of(law: Law, title: str) -> tuple[Float[np.ndarray, "N input_dim"], F
 def push_apart(atoms: Float[np.ndarray, "N input_dim"], steps: int) -> Float[np.ndarray, "N input_dim"]:
     """Unit atoms after some Adam steps on their coherence.
 
-    The loss `Σ_{i≠j} (d_i·d_j)² + N Σ_i (‖d_i‖² - 1)²` names the N × N Gram matrix, of which the first term needs only the sum
-    of squares. The input_dim × input_dim matrix DᵀD has the same sum, so that the gradient `4 D (DᵀD) - 4 ‖d_i‖² d_i` costs
-    input_dim / N of what the Gram matrix would.
+    The loss is `Σ_{i≠j} (d_i·d_j)² + N Σ_i (‖d_i‖² - 1)²`. Its first term is a sum of squares of the N × N Gram matrix, and the
+    smaller matrix DᵀD has the same sum, so the gradient `4 D (DᵀD) - 4 ‖d_i‖² d_i` needs no Gram matrix.
 
     Args:
       atoms: unit rows, (N, input_dim).

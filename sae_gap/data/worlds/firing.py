@@ -1,4 +1,4 @@
-"""What fires how often, together with what and how loud: the constants of a law, computed once."""
+"""The constants of a law, computed once: how often features fire, with which others and how loud."""
 
 import dataclasses
 import functools
@@ -93,13 +93,9 @@ def correlate(law: Law, stream: int = _FACTOR) -> tuple[Float[np.ndarray, "N ran
     return factor, np.where(large, _LEAST_REST, 1 - square)
 
 
-def firing_of(law: Law) -> Firing:
-    """The constants of a law, of its own making or from the files of a published world, which are read again if they change."""
-    return _firing_of(law, law.title)
-
-
 @functools.lru_cache(maxsize=4)
-def _firing_of(law: Law, title: str) -> Firing:
+def firing_of(law: Law) -> Firing:
+    """The constants of a law: computed, or read from the files of a published world."""
     if law.folder is not None:
         return Firing(**synthsae_files.read_firing(law.folder))
     parent, level = plant(law)
@@ -112,12 +108,12 @@ def _firing_of(law: Law, title: str) -> Firing:
 
 
 def out_of_distribution(law: Law) -> Firing:
-    """The same features, rates, magnitudes and trees, of which others fire together: the correlation is drawn anew."""
+    """The same rates, magnitudes and trees with another correlation, so that other features fire together."""
     firing = firing_of(law)
     scale = law.correlation
     if law.folder is not None and firing.factor.size:
         scale = float(np.sqrt(np.mean(firing.factor**2)))
-    redrawn = dataclasses.replace(law, folder=None, roots=0, correlation=scale, rank=firing.factor.shape[1])
+    redrawn = dataclasses.replace(law, folder=None, digest=None, roots=0, correlation=scale, rank=firing.factor.shape[1])
     factor, rest = correlate(redrawn, _OTHER_FACTOR)
     return dataclasses.replace(firing, factor=factor, rest=rest)
 

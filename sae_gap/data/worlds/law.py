@@ -1,23 +1,30 @@
 """The law of a world as plain data: how often features fire, together with which others, how loud, and below which parents."""
 
 import dataclasses
-import functools
-import hashlib
 import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from sae_gap.core.checks import check_flag, check_integer, check_number, check_numbers, check_seed, check_size, shown
 
-# Files of a published world, as SAELens names them.
-FILES = ("synthetic_model_config.json", "hierarchy.json", "synthetic_model.safetensors")
-# Features that fire in a sample at most, on average, below which there is nothing to learn from.
-FEWEST = 0.01
-# Exponents nearer to 0 than this leave no digits in which the rates of features differ.
-FLATTEST = 1e-6
-# Magnitudes beyond this leave no room for their squares' sums.
+# Magnitudes beyond this leave no room for sums of their squares.
 LOUDEST = 1e6
+# A world in which fewer features fire in a sample, on average, has nothing to learn from.
+FEWEST = 0.01
+_INTEGERS = {"roots": 2**31 - 1, "branching": 2**31 - 1, "depth": 2**31 - 1, "rank": 100_000, "orthogonal_steps": 100_000}
+_NUMBERS: dict[str, dict[str, float]] = {
+    "most": {"above": 0, "below": 1},
+    "least": {"above": 0, "below": 1},
+    "exponent": {"least": -100, "most": 100},
+    "correlation": {"least": 0, "most": 10},
+    "loudest": {"least": 1e-6, "most": LOUDEST},
+    "softest": {"least": 1e-6, "most": LOUDEST},
+    "bias": {"least": 0, "most": LOUDEST},
+}
+# What a title leaves out: sizes and seed have columns of their own.
+_SIZES = ("num_latents", "input_dim", "seed", "folder", "digest")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,11 +56,12 @@ class Law:
       orthogonal_steps: Adam steps that push the random atoms apart.
       bias: length of the bias.
       folder: of a published world, whose vectors, probabilities, correlation, magnitudes and trees take the place of drawn
-        ones; made by `sae_gap.data.worlds.synthsae_files`.
+        ones; see `published_world`.
+      digest: of the files in that folder.
 
     Raises:
       ValueError: a value is out of range, or the trees do not fit the features (see the message).
-      TypeError: the folder is no path.
+      TypeError: a folder is given without its digest.
     """
 
     num_latents: int = 16_384
@@ -75,46 +83,39 @@ class Law:
     orthogonal_steps: int = 100
     bias: float = 0.5
     folder: pathlib.Path | None = None
+    digest: str | None = None
 
     def __post_init__(self):
         check_size("num_latents", self.num_latents)
         check_size("input_dim", self.input_dim)
         check_seed(self.seed)
-        for name in ("roots", "branching", "depth"):
-            check_integer(name, getattr(self, name), least=0)
-        for name in ("rank", "orthogonal_steps"):
-            check_integer(name, getattr(self, name), least=0, most=100_000)
-        for name in ("most", "least"):
-            check_number(name, getattr(self, name), above=0, below=1)
-        check_number("exponent", self.exponent, least=-100, most=100)
-        check_number("correlation", self.correlation, least=0, most=10)
-        for name in ("loudest", "softest"):
-            check_number(name, getattr(self, name), least=1e-6, most=LOUDEST)
+        for name, most in _INTEGERS.items():
+            check_integer(name, getattr(self, name), least=0, most=most)
+        for name, bounds in _NUMBERS.items():
+            check_number(name, getattr(self, name), **bounds)
         check_numbers("spread", self.spread, 2, least=-LOUDEST, most=LOUDEST)
         check_number("the standard deviation of spread", self.spread[1], least=0)
-        check_number("bias", self.bias, least=0, most=1e6)
         for name in ("exclusive", "scale_children"):
             check_flag(name, getattr(self, name))
-        # Rows and titles have numbers of Python.
+        # Titles and rows have numbers of Python.
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if hasattr(value, "item") and np.ndim(value) == 0:
-                object.__setattr__(self, field.name, value.item())
-        spread = tuple(value.item() if hasattr(value, "item") else value for value in self.spread)
-        object.__setattr__(self, "spread", spread)
-        if not self.least <= self.most:
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
+        if self.least > self.most:
             raise ValueError(f"probabilities need 0 < least <= most < 1, but least is {self.least} and most is {self.most}.")
         if self.most * self.num_latents < FEWEST:
             raise ValueError(
                 f"of {self.num_latents} features at a probability of at most {self.most} hardly any ever fires; raise most."
             )
-        if abs(self.exponent) < FLATTEST and self.most != self.least:
+        # Nearer to 0, no digits are left in which the rates differ.
+        if abs(self.exponent) < 1e-6 and self.most != self.least:
             raise ValueError(
                 f"exponent {self.exponent:g} gives every feature one probability; give most and least the same value, or an "
-                f"exponent of at least {FLATTEST:g} in size."
+                "exponent of at least 1e-06 in size."
             )
-        if self.folder is not None and not isinstance(self.folder, pathlib.Path):
-            raise TypeError(f"folder must be a path, but it is {shown(self.folder)}; read a world by published_world(folder).")
+        if (self.folder is None) != (self.digest is None):
+            raise TypeError(
+                f"folder is {shown(self.folder)}, but digest {self.digest}; read a world by published_world(folder)."
+            )
         if self.folder is None:
             self._check_trees()
 
@@ -132,40 +133,58 @@ class Law:
 
     @property
     def law(self) -> "Law":
-        """The law alone, of whatever else goes by it."""
+        """The law alone, of a world."""
         return Law(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Law)})
 
     @property
     def title(self) -> str:
-        """The law in words: "synthsae", and what differs from the published benchmark's but sizes and seed."""
+        """The law in words: "synthsae", and how it differs from the published benchmark's beside sizes and seed."""
         if self.folder is not None:
-            return f"synthsae file={digest(self.folder)}"
-        told = [field for field in dataclasses.fields(Law) if field.name not in ("num_latents", "input_dim", "seed", "folder")]
+            return f"synthsae file={self.digest}"
+        told = [field for field in dataclasses.fields(Law) if field.name not in _SIZES]
         differ = [field.name for field in told if getattr(self, field.name) != field.default]
         return " ".join(["synthsae", *(f"{name}={_said(getattr(self, name))}" for name in differ)])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
 
 
 def _said(value: Any) -> str:
     return ",".join(map(_said, value)) if isinstance(value, tuple) else str(value)
 
 
-def digest(folder: pathlib.Path) -> str:
-    """A digest of a published world's files, read again only when one of them has changed."""
-    try:
-        modified = tuple((folder / name).stat().st_mtime_ns for name in FILES)
-    except OSError as error:
-        raise ValueError(f"the world's file {error.filename} cannot be read: {error.strerror}; put it back.") from None
-    return _digest(folder, modified)
+# How a part of a law is read, by the type of its default, and what it must be.
+_READ: dict[type, tuple[Callable[[str], Any], str]] = {
+    bool: ({"true": True, "false": False}.__getitem__, "true or false"),
+    tuple: (lambda value: tuple(map(float, value.split(":", 1))), "two numbers, such as 0.5:0.5"),
+    int: (int, "an integer"),
+    float: (float, "a number"),
+}
 
 
-@functools.lru_cache(maxsize=4)
-def _digest(folder: pathlib.Path, modified: tuple[int, ...]) -> str:
-    found = hashlib.sha256()
-    for name in FILES:
-        with (folder / name).open("rb") as opened:
-            while block := opened.read(2**20):
-                found.update(block)
-    return found.hexdigest()[:16]
+def parse_law(entries: Sequence[str]) -> dict[str, Any]:
+    """Reads parts of a law, such as "roots=64" and "scale_children=false"; a spread is "0.5:0.5".
+
+    Raises:
+      ValueError: an entry is not such a pair, or names no part of a law.
+    """
+    fields = {field.name: field.default for field in dataclasses.fields(Law) if field.name not in _SIZES}
+    found: dict[str, Any] = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if name not in fields or not equals or name in found:
+            raise ValueError(
+                f"the law has {shown(entry)}; it must list different pairs such as roots=64, of {', '.join(fields)}."
+            )
+        read, wanted = _READ[type(fields[name])]
+        try:
+            found[name] = read(value)
+        except (KeyError, ValueError):
+            raise ValueError(f"the law has {shown(entry)}; {name} must be {wanted}.") from None
+    return found
 
 
-__all__ = ["FILES", "Law", "digest"]
+__all__ = ["FEWEST", "LOUDEST", "Law", "parse_law"]

@@ -109,15 +109,15 @@ def _thinned(rng: np.random.Generator, length: int) -> Int[np.ndarray, " some"]:
 
 
 @functools.lru_cache(maxsize=8)
-def _counts(law: Law, title: str) -> Float[np.ndarray, " N"]:
-    """How many features before each one fire in a sample, on average over a fixed draw; the one itself included."""
+def _counts(law: Law) -> Float[np.ndarray, " N"]:
+    """How many features up to each one fire in a sample, on average over a fixed draw."""
     codes = Sampler(firing_of(law)).codes(np.random.default_rng([law.seed, 0]), _MEASURED)
     return np.cumsum(np.bincount(codes.indices, minlength=law.num_latents)) / _MEASURED
 
 
 def expected_l0(law: Law, num_latents: int) -> float:
     """Mean number of the first `num_latents` features that fire in a sample, measured on 2,048 samples."""
-    return float(_counts(law, law.title)[min(num_latents, law.num_latents) - 1])
+    return float(_counts(law)[min(num_latents, law.num_latents) - 1])
 
 
 __all__ = ["Sampler", "expected_l0"]

@@ -1,18 +1,19 @@
-"""A published world: the three files that SAELens writes of a synthetic model, from a folder that the user has."""
+"""A published world: the three files that SAELens writes of a synthetic model, in a folder of the user's."""
 
+import hashlib
 import pathlib
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from sae_gap.data.worlds.law import FEWEST, FILES, LOUDEST
+from sae_gap.data.worlds.law import FEWEST, LOUDEST
 from sae_gap.storage.tensor_files import Config, Tensors, read_json, read_safetensors
 
-_CONFIG, _TREES, _TENSORS = FILES
+FILES = _CONFIG, _TREES, _TENSORS = "synthetic_model_config.json", "hierarchy.json", "synthetic_model.safetensors"
 # Torch draws normal numbers in blocks of so many.
 _BLOCK = 16
-# How far lengths and variances may be from 1, by rounding.
+# How far rounding may take lengths and variances from 1.
 _ROUNDING = 1e-3
 
 
@@ -20,42 +21,40 @@ def sizes(folder: pathlib.Path) -> tuple[int, int]:
     """The number of features and the dimension of a published world, by its configuration.
 
     Raises:
-      ValueError: a file is missing, or the configuration is not one.
+      ValueError: a file is missing, or the configuration is damaged.
     """
-    try:
-        is_folder = folder.is_dir()
-    except OSError:
-        # A name that is too long to be one.
-        is_folder = False
-    if not is_folder:
-        raise ValueError(f"{folder!s:.200} is not a folder; give the one that holds {', '.join(FILES)}.")
     for name in FILES:
         if not (folder / name).is_file():
-            raise ValueError(f"{folder} has no {name}; download all of {', '.join(FILES)} into it.")
+            raise ValueError(f"{folder!s:.200} has no {name}; download all of {', '.join(FILES)} into it.")
     config = _config(folder)
     return config.size("num_features"), config.size("hidden_dim")
+
+
+def digest(folder: pathlib.Path) -> str:
+    """A digest of the files of a published world."""
+    found = hashlib.sha256()
+    for name in FILES:
+        with (folder / name).open("rb") as opened:
+            while block := opened.read(2**20):
+                found.update(block)
+    return found.hexdigest()[:16]
 
 
 def read_atoms(folder: pathlib.Path) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarray, " input_dim"]]:
     """The unit atoms as rows and the bias.
 
     Raises:
-      ValueError: the tensors are damaged, of other sizes than the configuration says, or no unit vectors.
+      ValueError: the tensors are damaged, of other sizes than the configuration says, or not unit vectors.
     """
     number, input_dim = sizes(folder)
     tensors = _tensors(folder)
     atoms = tensors.take("feature_vectors", number, input_dim).astype(np.float32)
-    lengths = np.linalg.norm(atoms, axis=1)
-    if np.abs(lengths - 1).max() > _ROUNDING:
-        raise ValueError(
-            f"feature_vectors in {tensors.path} are not of unit length, but from {lengths.min():.3g} to {lengths.max():.3g}; "
-            "download the file again."
-        )
+    _check_range("the lengths of feature_vectors", np.linalg.norm(atoms, axis=1), 1 - _ROUNDING, 1 + _ROUNDING, tensors.path)
     return atoms, tensors.take("bias", input_dim).astype(np.float32)
 
 
 def read_firing(folder: pathlib.Path) -> dict[str, Any]:
-    """The constants of `Firing` by name. Magnitudes are not in the files, but drawn anew from the seed in the configuration.
+    """The constants of `Firing` by name. Magnitudes are not in the files, but drawn again by the seed in the configuration.
 
     Raises:
       ValueError: a file is damaged, does not fit the others, or holds what no world has.
@@ -63,11 +62,7 @@ def read_firing(folder: pathlib.Path) -> dict[str, Any]:
     number, _ = sizes(folder)
     config, tensors = _config(folder), _tensors(folder)
     rates = tensors.take("firing_probabilities", number).astype(np.float64)
-    if rates.min() < 0 or rates.max() > 1:
-        raise ValueError(
-            f"firing_probabilities in {tensors.path} must lie in [0, 1], but they go from {rates.min():.3g} to "
-            f"{rates.max():.3g}; download the file again."
-        )
+    _check_range("firing_probabilities", rates, 0, 1, tensors.path)
     if rates.sum() < FEWEST:
         raise ValueError(f"by firing_probabilities in {tensors.path} hardly any feature ever fires; download the file again.")
     factor, rest = np.zeros((number, 0)), np.ones(number)
@@ -75,23 +70,24 @@ def read_firing(folder: pathlib.Path) -> dict[str, Any]:
         rank = tensors.shape("correlation_factor")[1]
         factor = tensors.take("correlation_factor", number, rank).astype(np.float64)
         rest = tensors.take("correlation_diag", number).astype(np.float64)
-        if rest.min() <= 0 or np.abs(rest + np.sum(factor**2, axis=1) - 1).max() > _ROUNDING:
-            raise ValueError(
-                f"correlation_factor and correlation_diag in {tensors.path} do not make variances of 1; "
-                "download the file again."
-            )
-    parts = {"rates": rates, "factor": factor, "rest": rest}
-    parts["std"] = _magnitudes(config, "std_firing_magnitudes", 0.0, number, 1)
-    if not (parts["std"].min() >= 0 and parts["std"].max() <= LOUDEST):
+        _check_range("correlation_diag", rest, 1e-6, 1 + _ROUNDING, tensors.path)
+        variances = rest + np.sum(factor**2, axis=1)
+        _check_range("the variances of correlation_factor", variances, 1 - _ROUNDING, 1 + _ROUNDING, tensors.path)
+    std = _magnitudes(config, "std_firing_magnitudes", 0.0, number, 1)
+    _check_range("std_firing_magnitudes", std, 0, LOUDEST, config.path)
+    mean = _magnitudes(config, "mean_firing_magnitudes", 1.0, number, 2)
+    _check_range("mean_firing_magnitudes", mean, 1 / LOUDEST, LOUDEST, config.path)
+    return {"rates": rates, "factor": factor, "rest": rest, "std": std, "mean": mean} | _trees(folder / _TREES, number)
+
+
+def _check_range(name: str, values: np.ndarray, least: float, most: float, path: pathlib.Path) -> None:
+    low, high = values.min(), values.max()
+    # NaN is not between any bounds.
+    if not (least <= low and high <= most):
         raise ValueError(
-            f"std_firing_magnitudes in {config.path} must not be negative, nor above {LOUDEST:g}; correct the configuration."
+            f"{name} in {path} must lie from {least:g} to {most:g}, but they go from {low:.3g} to {high:.3g}; "
+            "download the file again."
         )
-    parts["mean"] = _magnitudes(config, "mean_firing_magnitudes", 1.0, number, 2)
-    if not (parts["mean"].min() > 0 and parts["mean"].max() <= LOUDEST):
-        raise ValueError(
-            f"mean_firing_magnitudes in {config.path} must be above 0, and not above {LOUDEST:g}; correct the configuration."
-        )
-    return parts | _trees(folder / _TREES, number)
 
 
 def _config(folder: pathlib.Path) -> Config:
@@ -114,7 +110,7 @@ def _magnitudes(config: Config, name: str, default: float, number: int, stream: 
     if kind == "constant":
         return np.full(number, rule.number("value", 1.0))
     if kind == "linear":
-        # Ends that are too far apart give NaN, which is refused like other magnitudes.
+        # Ends too far apart give NaN, which is out of range.
         with np.errstate(over="ignore", invalid="ignore"):
             return np.linspace(rule.number("start", 1.0), rule.number("end", 1.0), number)
     if kind == "folded_normal":
@@ -130,8 +126,8 @@ def _magnitudes(config: Config, name: str, default: float, number: int, stream: 
 def torch_normal(seed: int, number: int) -> Float[np.ndarray, " number"]:
     """What `torch.randn(number, generator=torch.Generator().manual_seed(seed))` gives on a CPU, to rounding.
 
-    Words of the Mersenne Twister, of which the low 24 bits are a uniform number, make pairs of normal ones by Box and Muller
-    in blocks of 16; the end of a last, partial block is drawn anew as a whole one.
+    The low 24 bits of each word of a Mersenne Twister are a uniform number, and Box and Muller's formula makes pairs of them
+    normal in blocks of 16. A last, partial block is drawn anew as a whole one.
 
     Args:
       seed: of the generator.
@@ -141,10 +137,10 @@ def torch_normal(seed: int, number: int) -> Float[np.ndarray, " number"]:
       (number,).
 
     Raises:
-      ValueError: there are fewer than 16, which torch draws otherwise.
+      ValueError: there are fewer than 16, which torch draws in another way.
     """
     if number < _BLOCK:
-        raise ValueError(f"{number} features are too few for torch's magnitudes to be drawn again; give a world of 16 or more.")
+        raise ValueError(f"{number} features are too few to draw torch's magnitudes again; give a world of 16 or more.")
     words = np.random.RandomState(seed)._bit_generator.random_raw(number + _BLOCK)
     uniform = ((words & (2**24 - 1)) * 2.0**-24).astype(np.float32)
     whole = number - number % _BLOCK
@@ -164,32 +160,25 @@ def _box_muller(uniform: Float[np.ndarray, " blocks"]) -> Float[np.ndarray, " bl
 def _trees(path: pathlib.Path, number: int) -> dict[str, np.ndarray]:
     """Parents, levels and the two flags of every node."""
     parent, level = np.full(number, -1), np.full(number, -1)
-    flags = {name: np.zeros(number, bool) for name in ("mutually_exclusive_children", "scale_children_by_parent")}
+    exclusive, scaled = np.zeros(number, bool), np.zeros(number, bool)
     waiting = [(node, -1, 0) for node in _nodes(read_json(path).get("roots"), path)]
     while waiting:
         node, above, depth = waiting.pop()
-        index = node.get("feature_index")
-        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < number:
-            raise ValueError(
-                f"{path} has a node whose feature_index is {index!r:.40}, not one of {number} features; download it again."
-            )
-        if level[index] >= 0:
-            raise ValueError(f"{path} has feature {index} in two places; download it again.")
+        entries = Config(path, node)
+        index = entries.size("feature_index", least=0)
+        if index >= number or level[index] >= 0:
+            raise ValueError(f"{path} has feature {index} twice, or beyond its {number} features; download it again.")
         parent[index], level[index] = above, depth
-        for name, flag in flags.items():
-            value = node.get(name, False)
-            if not isinstance(value, bool):
-                raise ValueError(f"{path} has a node whose {name} is {value!r:.40}, not true or false; download it again.")
-            flag[index] = value
+        exclusive[index] = entries.flag("mutually_exclusive_children", False)
+        scaled[index] = entries.flag("scale_children_by_parent", False)
         waiting += [(child, index, depth + 1) for child in _nodes(node.get("children", []), path)]
-    exclusive, scaled = flags.values()
     return {"parent": parent, "level": level, "exclusive": exclusive, "scaled": scaled}
 
 
 def _nodes(found: Any, path: pathlib.Path) -> list[dict[str, Any]]:
     if not isinstance(found, list) or not all(isinstance(node, dict) for node in found):
-        raise ValueError(f"{path} is no list of trees below its entry roots; download it again.")
+        raise ValueError(f"{path} must hold lists of trees, from its entry roots on; download it again.")
     return found
 
 
-__all__ = ["read_atoms", "read_firing", "sizes", "torch_normal"]
+__all__ = ["digest", "read_atoms", "read_firing", "sizes", "torch_normal"]

@@ -1,6 +1,8 @@
 """A world in the place of a `Setting`: its task, and its samples as a stream."""
 
 import dataclasses
+import functools
+import os
 import pathlib
 from typing import Any
 
@@ -11,6 +13,7 @@ from scipy import sparse
 
 from sae_gap.core.checks import check_choice, check_integer, check_number, check_path, check_size, check_type
 from sae_gap.core.types import Split, Task, Tree
+from sae_gap.data.pieces import pieces_of
 from sae_gap.data.worlds import synthsae_files
 from sae_gap.data.worlds.feature_vectors import atoms_of
 from sae_gap.data.worlds.firing import firing_of, out_of_distribution
@@ -42,7 +45,7 @@ class World(Law):
 
     Raises:
       ValueError: a value is out of range, or the trees do not fit the features (see the message).
-      TypeError: the folder is no path.
+      TypeError: a folder is given without its digest.
 
     References:
       Chanin & Garriga-Alonso (2026), "SynthSAEBench", arXiv:2602.14687.
@@ -57,7 +60,7 @@ class World(Law):
         super().__post_init__()
         if self.width is not None:
             check_size("width", self.width)
-            # A width as large as the truth's is told by leaving it out, so that one world has one key.
+            # One world has one key: as wide as the truth is the same as None.
             object.__setattr__(self, "width", None if self.width == self.num_latents else int(self.width))
         check_size("num_samples", self.num_samples)
         if self.num_samples < 4:
@@ -117,8 +120,8 @@ class World(Law):
 class WorldStream:
     """Samples of a world, drawn when they are asked for: a source for `fit_stream`, of any length.
 
-    Calling it with `(start, count)` gives the `count` signals from number `start` on, `(count, input_dim)`, the same ones
-    whenever and in whatever pieces they are asked for.
+    Calling it with `(start, count)` gives the `count` signals from number `start` on, `(count, input_dim)`, the same ones in
+    whatever pieces they are asked for.
 
     Args:
       world: the world.
@@ -132,7 +135,7 @@ class WorldStream:
         self._seed = (world.seed, _SPLITS[split])
         self._sampler = Sampler(out_of_distribution(law) if split == "ood" else firing_of(law))
         self.atoms, self.bias = (part.astype(jnp.zeros(()).dtype) for part in atoms_of(law))
-        self._noise, self._last = 0.0, (-1, np.empty((0, 0)), sparse.csr_array((0, 0)))
+        self._piece, self._noise = functools.lru_cache(maxsize=1)(self._draw), 0.0
         if world.noise_db is not None:
             power = np.mean(WorldStream(dataclasses.replace(world, noise_db=None))(0, PIECE) ** 2)
             self._noise = float(np.sqrt(power)) * 10 ** (-world.noise_db / 20)
@@ -144,21 +147,15 @@ class WorldStream:
         """Signals with their codes, (count, N)."""
         check_integer("start", start, least=0, most=2**62)
         check_size("count", count)
-        start, count = int(start), int(count)
         signals = np.empty((count, self.atoms.shape[1]), self.atoms.dtype)
-        codes, done = [], 0
-        while done < count:
-            index, first = divmod(start + done, PIECE)
-            if self._last[0] != index:
-                self._last = (index, *self._piece(index))
-            rows = slice(first, first + count - done)
-            part = self._last[1][rows]
-            signals[done : done + len(part)] = part
-            codes.append(self._last[2][rows])
-            done += len(part)
+        codes = []
+        for index, rows, place in pieces_of(int(start), int(count), PIECE):
+            drawn, their_codes = self._piece(index)
+            signals[place] = drawn[rows]
+            codes.append(their_codes[rows])
         return signals, sparse.csr_array(sparse.vstack(codes, format="csr"))
 
-    def _piece(self, index: int) -> tuple[Float[np.ndarray, "piece input_dim"], sparse.csr_array]:
+    def _draw(self, index: int) -> tuple[Float[np.ndarray, "piece input_dim"], sparse.csr_array]:
         rng = np.random.default_rng([*self._seed, index])
         codes = self._sampler.codes(rng, PIECE).astype(self.atoms.dtype)
         signals = codes @ self.atoms
@@ -180,16 +177,17 @@ def published_world(folder: str | pathlib.Path, **options: Any) -> World:
 
     Raises:
       ValueError: a file is missing, damaged or does not fit the others, or an option is out of range.
-      TypeError: the folder is no path.
+      TypeError: the folder is not a path.
     """
     check_path("folder", folder)
     own = [field.name for field in dataclasses.fields(World) if field not in dataclasses.fields(Law)] + ["seed"]
     for name in options:
         check_choice("an option of a published world", name, own)
-    place = pathlib.Path(folder)
+    place = pathlib.Path(os.path.expanduser(folder))
     num_latents, input_dim = synthsae_files.sizes(place)
-    world = World(num_latents=num_latents, input_dim=input_dim, folder=place, **options)
-    # Whatever is wrong with the files is said now.
+    digest = synthsae_files.digest(place)
+    world = World(num_latents=num_latents, input_dim=input_dim, folder=place, digest=digest, **options)
+    # Reads the files, so that their faults are told now.
     firing_of(world.law)
     atoms_of(world.law)
     return world

@@ -6,11 +6,12 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from sae_gap import World, WorldStream
 from sae_gap.data.worlds.feature_vectors import atoms_of
 from sae_gap.data.worlds.firing import base_rates, compensated, correlate, firing_of, out_of_distribution, plant
-from sae_gap.data.worlds.law import Law
+from sae_gap.data.worlds.law import Law, parse_law
 
 # The published benchmark is the default.
 FULL = Law(seed=42)
@@ -68,6 +69,15 @@ def test_the_full_world_has_the_published_constants():
     np.testing.assert_allclose(firing.rest + np.sum(firing.factor**2, axis=1), 1)
 
 
+@pytest.mark.parametrize("spread", [(2.0, 0.1), (0.1, 2.0)])
+def test_deviations_are_folded_normal(spread):
+    mean, sd = spread
+    std = firing_of(Law(roots=0, spread=spread)).std
+    assert stats.kstest(std, stats.foldnorm(mean / sd, scale=sd).cdf).pvalue > 1e-4
+    # Without a spread of their own, all features have one.
+    assert set(firing_of(Law(num_latents=9, roots=0, spread=(mean, 0.0))).std) == {mean}
+
+
 def test_a_correlation_that_would_take_all_the_variance_is_scaled():
     factor, rest = correlate(Law(num_latents=3_000, roots=0, rank=4, correlation=0.5))
     square = np.sum(factor**2, axis=1)
@@ -94,15 +104,14 @@ def test_a_title_says_what_differs():
     )
 
 
-# Each part of a law but sizes, seed and files, other than the published benchmark has it.
-OTHER = {"roots": 3, "branching": 2, "depth": 1, "exponent": 0.7, "most": 0.3, "least": 1e-3, "rank": 4, "correlation": 0.2}
-OTHER |= {"loudest": 6.0, "softest": 3.0, "spread": (0.5, 0.1), "exclusive": False, "scale_children": False}
-OTHER |= {"orthogonal_steps": 3, "bias": 0.1}
-
-
 def test_a_title_tells_all_laws_apart():
-    assert {*OTHER} == {field.name for field in dataclasses.fields(Law)} - {"num_latents", "input_dim", "seed", "folder"}
-    assert len({"synthsae", *(Law(**{name: value}).title for name, value in OTHER.items())}) == 1 + len(OTHER)
+    """Each part of a law, other than the published benchmark has it."""
+    other = {"roots": 3, "branching": 2, "depth": 1, "exponent": 0.7, "most": 0.3, "least": 1e-3, "rank": 4, "correlation": 0.2}
+    other |= {"loudest": 6.0, "softest": 3.0, "spread": (0.5, 0.1), "exclusive": False, "scale_children": False}
+    other |= {"orthogonal_steps": 3, "bias": 0.1}
+    sizes = {"num_latents", "input_dim", "seed", "folder", "digest"}
+    assert {*other} == {field.name for field in dataclasses.fields(Law)} - sizes
+    assert len({"synthsae", *(Law(**{name: value}).title for name, value in other.items())}) == 1 + len(other)
 
 
 def test_all_that_is_random_is_drawn_from_the_seed():
@@ -114,40 +123,10 @@ def test_all_that_is_random_is_drawn_from_the_seed():
         assert abs(np.corrcoef(mine.ravel(), theirs.ravel())[0, 1]) < 0.5
 
 
-BAD = {
-    "num_latents must be a positive integer": {"num_latents": 0},
-    "input_dim must be a positive integer": {"input_dim": 2.5},
-    "seed must be an integer from 0": {"seed": -1},
-    "128 trees with 3 levels of 4 children each do not fit the 10879 features": {"num_latents": 10_879},
-    "branching must be an integer of at least 0": {"branching": -1},
-    "rank must be an integer of at least 0": {"rank": 1.0},
-    "orthogonal_steps must be an integer of at least 0 and of at most 100000": {"orthogonal_steps": 2_000_000_000},
-    "roots must be an integer of at least 0 and below 2**31": {"roots": 10**20},
-    "most must be a finite number above 0 and below 1": {"most": 1.0},
-    "least must be a finite number above 0": {"least": 0.0},
-    "hardly any ever fires": {"most": 1e-7, "least": 1e-7},
-    "but least is 0.5 and most is 0.4": {"least": 0.5},
-    "exponent 0 gives every feature one probability": {"exponent": 0.0},
-    "exponent 1e-17 gives every feature one probability": {"exponent": 1e-17},
-    "exponent must be a finite number": {"exponent": float("nan")},
-    "exponent must be a finite number of at least -100": {"exponent": -1e5},
-    "correlation must be a finite number of at least 0": {"correlation": -0.1},
-    "correlation must be a finite number of at least 0 and of at most 10": {"correlation": 1e300},
-    "softest must be a finite number of at least 1e-06": {"softest": 0.0},
-    "loudest must be a finite number of at least 1e-06 and of at most 1e+06": {"loudest": 1e39},
-    "spread must be a tuple of 2 numbers": {"spread": (0.5,)},
-    "spread[0] must be a finite number": {"spread": (1e30, 0.0)},
-    "the standard deviation of spread must be a finite number of at least 0": {"spread": (0.5, -1.0)},
-    "bias must be a finite number of at least 0": {"bias": -1.0},
-    "scale_children must be True or False": {"scale_children": "no"},
-}
-
-
 def test_numbers_of_numpy_are_numbers():
-    law = Law(roots=np.int64(2), most=np.float64(0.3), exclusive=np.bool_(True))
-    assert law == Law(roots=2, most=0.3) and law.title == Law(roots=2, most=0.3).title
+    law = Law(roots=np.int64(2), most=np.float64(0.3), exclusive=np.bool_(True), spread=(np.array(0.5), jnp.asarray(0.5)))
+    assert law == Law(roots=2, most=0.3, spread=(0.5, 0.5)) and hash(law) == hash(Law(roots=2, most=0.3))
     assert [type(value) for value in (law.roots, law.most, law.exclusive)] == [int, float, bool]
-    assert hash(Law(spread=(np.array(0.5), jnp.asarray(0.5)))) == hash(Law(spread=(0.5, 0.5)))
 
 
 @pytest.mark.parametrize("trees", [{"roots": 0}, {"roots": 2, "branching": 0}])
@@ -163,6 +142,28 @@ def test_the_largest_and_the_smallest_law_give_finite_signals():
         assert np.isfinite(WorldStream(world)(0, 50)).all()
 
 
+BAD = {
+    "num_latents must be a positive integer": {"num_latents": 0},
+    "input_dim must be a positive integer": {"input_dim": 2.5},
+    "seed must be an integer from 0": {"seed": -1},
+    "128 trees with 3 levels of 4 children each do not fit the 10879 features": {"num_latents": 10_879},
+    "branching must be an integer of at least 0": {"branching": -1},
+    "orthogonal_steps must be an integer of at least 0 and of at most 100000": {"orthogonal_steps": 2_000_000_000},
+    "most must be a finite number above 0 and below 1": {"most": 1.0},
+    "least must be a finite number above 0": {"least": 0.0},
+    "hardly any ever fires": {"most": 1e-7, "least": 1e-7},
+    "but least is 0.5 and most is 0.4": {"least": 0.5},
+    "exponent 0 gives every feature one probability": {"exponent": 0.0},
+    "exponent must be a finite number of at least -100": {"exponent": -1e5},
+    "correlation must be a finite number of at least 0 and of at most 10": {"correlation": 1e300},
+    "softest must be a finite number of at least 1e-06": {"softest": 0.0},
+    "spread must be a tuple of 2 numbers": {"spread": (0.5,)},
+    "the standard deviation of spread must be a finite number of at least 0": {"spread": (0.5, -1.0)},
+    "bias must be a finite number of at least 0": {"bias": -1.0},
+    "scale_children must be True or False": {"scale_children": "no"},
+}
+
+
 @pytest.mark.parametrize("message", BAD)
 def test_a_law_that_cannot_be_is_one_sentence(message):
     with pytest.raises(ValueError, match=re.escape(message)) as fault:
@@ -172,3 +173,26 @@ def test_a_law_that_cannot_be_is_one_sentence(message):
 
 def test_trees_that_just_fit():
     assert Law(num_latents=10_880).num_latents == 10_880
+
+
+def test_a_law_is_read_by_the_types_of_its_parts():
+    read = parse_law(["roots=64", "most=0.3", "scale_children=false", "spread=0.2:0.1", "exponent=-1"])
+    assert read == {"roots": 64, "most": 0.3, "scale_children": False, "spread": (0.2, 0.1), "exponent": -1.0}
+    assert parse_law([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (["roots"], "must list different pairs"),
+        (["roots=1", "roots=1"], "must list different pairs"),
+        (["wings=2"], "of roots, branching, depth"),
+        (["seed=1"], "must list different pairs"),
+        (["roots=2.5"], "roots must be an integer"),
+        (["most=much"], "most must be a number"),
+        (["exclusive=1"], "exclusive must be true or false"),
+    ],
+)
+def test_a_law_that_cannot_be_read_is_one_sentence(entries, message):
+    with pytest.raises(ValueError, match=message):
+        parse_law(entries)

@@ -1,12 +1,15 @@
-"""Worlds by name have the shapes that their names stand for."""
+"""Worlds by name have the shapes that their names stand for, and a file dropped into their folder is one more."""
+
+import importlib
+import pathlib
 
 import numpy as np
 import pytest
 
-from sae_gap.data.worlds import WorldStream
+from sae_gap.data.worlds import WorldStream, named
 from sae_gap.data.worlds.firing import firing_of
 from sae_gap.data.worlds.law import Law
-from sae_gap.data.worlds.named import WORLDS, named_world, parse_law
+from sae_gap.data.worlds.named import WORLDS, named_world
 
 
 def test_the_full_size_is_the_published_one_and_smaller_ones_keep_their_trees():
@@ -32,37 +35,32 @@ def test_correlated_features_are_orthogonal_and_fire_together():
 def test_a_child_fires_only_with_its_parent(name, width):
     world = named_world(name, num_samples=4)
     on = WorldStream(world).samples(0, 8_000)[1].toarray() > 0
-    assert world.num_latents == 2 and world.width == width and on[:, 0][on[:, 1]].all()
+    assert world.width == width and on[:, 0][on[:, 1]].all()
     np.testing.assert_allclose(on.mean(axis=0), [0.3, 0.15], atol=0.02)
 
 
-def test_a_law_is_read_by_the_types_of_its_parts():
-    read = parse_law(["roots=64", "most=0.3", "scale_children=false", "spread=0.2:0.1", "exponent=-1"])
-    assert read == {"roots": 64, "most": 0.3, "scale_children": False, "spread": (0.2, 0.1), "exponent": -1.0}
-    assert parse_law([]) == {}
+def test_a_file_in_the_folder_is_a_world(tmp_path, monkeypatch):
+    source = pathlib.Path(named.__file__).with_name("correlated.py").read_text()
+    (tmp_path / "dropped_in.py").write_text(source.replace('NamedWorld("correlated"', 'NamedWorld("dropped-in"'))
+    monkeypatch.setattr(named, "__path__", [*named.__path__, str(tmp_path)])
+    importlib.invalidate_caches()
+    assert named._found().keys() == WORLDS.keys() | {"dropped-in"}
 
 
-BAD = {
-    "roots": "must list different pairs",
-    "wings=2": "of roots, branching, depth",
-    "roots=2.5": "roots must be an integer",
-    "most=much": "most must be a number",
-    "exclusive=1": "exclusive must be true or false",
-    "spread=0.5": "spread must be two numbers",
-    "seed=1": "must list different pairs",
-}
+def test_every_world_says_what_it_is():
+    for name, world in WORLDS.items():
+        assert world.name == name and world.about and "\n" not in world.about
 
 
-@pytest.mark.parametrize("entry", BAD)
-def test_a_law_that_cannot_be_read_is_one_sentence(entry):
-    with pytest.raises(ValueError, match=BAD[entry]):
-        parse_law([entry])
-    with pytest.raises(ValueError, match="different pairs"):
-        parse_law(["roots=1", "roots=1"])
-
-
-def test_unknown_worlds_are_refused():
-    with pytest.raises(ValueError, match=f"world 'heaven' is unknown; choose one of {', '.join(WORLDS)}"):
-        named_world("heaven")
-    with pytest.raises(ValueError, match="this world has 2 features, not 5"):
-        named_world("absorption", 5)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("heaven",), "world must be one of absorption, correlated, hedging, synthsae, but it is 'heaven'"),
+        ((["synthsae"],), "world must be one of"),
+        (("synthsae", "64"), "num_latents must be a positive integer"),
+        (("absorption", 5), "this world has 2 features, not 5"),
+    ],
+)
+def test_unknown_worlds_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        named_world(*arguments)

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from sae_gap.data.worlds import sampling
-from sae_gap.data.worlds.firing import firing_of, out_of_distribution
+from sae_gap.data.worlds.firing import firing_of
 from sae_gap.data.worlds.law import Law
 from tests.data.worlds import dense
 
@@ -44,21 +44,20 @@ def test_the_first_version_does_not_scale_children(full):
     assert np.sum(first.data**2) / np.sum(second.data**2) == pytest.approx(817.4 / 837.9, abs=0.008)
 
 
-@pytest.mark.parametrize("scaled", [True, False])
-def test_a_small_world_has_the_law_of_the_long_way(scaled):
-    firing = dataclasses.replace(firing_of(SMALL), scaled=np.full(40, scaled))
-    # Some parents let several children fire.
-    firing.exclusive[1::2] = False
+def test_a_small_world_has_the_law_of_the_long_way():
+    # Some parents let several children fire, and some do not scale them.
+    flags = np.arange(40)
+    firing = dataclasses.replace(firing_of(SMALL), exclusive=flags % 2 == 0, scaled=flags % 3 > 0)
     mine = sampling.Sampler(firing).codes(np.random.default_rng(1), 30_000).toarray()
-    other = dense.draw(firing, np.random.default_rng(3), 6_000)
+    other = dense.draw(firing, np.random.default_rng(3), 3_000)
     for here, there in ((mine > 0, other > 0), (mine, other), (mine**2, other**2)):
         error = np.sqrt(here.var(axis=0) / len(mine) + there.var(axis=0) / len(other))
         score = (here.mean(axis=0) - there.mean(axis=0)) / error
         assert stats.chi2.sf(np.sum(score**2), 40) > UNLIKELY
     pairs, others = ((z > 0).T.astype(float) @ (z > 0) / len(z) for z in (mine, other))
     upper = np.triu_indices(40, 1)
-    mean = np.maximum((5 * pairs + others) / 6, 1e-4)[upper]
-    score = (pairs - others)[upper] / np.sqrt(mean * (1 - mean) * (1 / 30_000 + 1 / 6_000))
+    mean = np.maximum((10 * pairs + others) / 11, 1e-4)[upper]
+    score = (pairs - others)[upper] / np.sqrt(mean * (1 - mean) * (1 / 30_000 + 1 / 3_000))
     # Pairs share features, so that the mean has the spread of 40 squares rather than of 780.
     assert np.mean(score**2) < 1.8 and np.abs(score).max() < 5
     assert ((pairs == 0) == (others == 0))[upper].mean() > 0.97
@@ -66,11 +65,12 @@ def test_a_small_world_has_the_law_of_the_long_way(scaled):
 
 def test_children_fire_below_their_parents_and_beside_no_sibling(full):
     firing = firing_of(Law(seed=42))
-    on = {(row, feature) for row, feature in zip(*full.nonzero(), strict=True)}
-    child = [(row, feature) for row, feature in on if firing.parent[feature] >= 0]
-    assert len(child) > 100_000 and all((row, firing.parent[feature]) in on for row, feature in child)
-    families = [(row, firing.parent[feature]) for row, feature in child]
-    assert len(set(families)) == len(families)
+    rows, features = full.nonzero()
+    parents = firing.parent[features]
+    rows, parents = rows[parents >= 0], parents[parents >= 0]
+    families = rows * 16_384 + parents
+    assert len(rows) > 100_000 and np.isin(families, full.nonzero()[0] * 16_384 + features).all()
+    assert len(np.unique(families)) == len(families)
 
 
 def test_of_several_children_each_is_as_likely_to_stay():
@@ -94,8 +94,8 @@ def test_both_sides_of_the_cut_have_their_rates(rate):
 
 def test_thinning_favours_no_place():
     rng = np.random.default_rng(0)
-    found = np.bincount(np.concatenate([sampling._thinned(rng, 40) for _ in range(20_000)]), minlength=40)
-    expected = 20_000 / 64
+    found = np.bincount(np.concatenate([sampling._thinned(rng, 40) for _ in range(5_000)]), minlength=40)
+    expected = 5_000 / 64
     assert stats.chi2.sf(np.sum((found - expected) ** 2) / (expected * (1 - 1 / 64)), 40) > UNLIKELY
 
 
@@ -106,18 +106,6 @@ def test_what_never_or_always_fires_does():
     found = codes(law, 2_000, rates=rates, mean=np.full(6, 4.0), std=np.zeros(6))
     counts = np.bincount(found.indices, minlength=6)
     assert counts[[0, 1, 2, 4, 5]].tolist() == [2_000, 2_000, 0, 0, 2_000] and 900 < counts[3] < 1_100
-
-
-def test_out_of_distribution_others_fire_together():
-    law = Law(num_latents=30, roots=0, most=0.3, least=0.2, rank=2, correlation=0.5)
-    samplers = [sampling.Sampler(found) for found in (firing_of(law), firing_of(law), out_of_distribution(law))]
-    first, again, other = (
-        (sampler.codes(np.random.default_rng(seed), 20_000).toarray() > 0) for seed, sampler in enumerate(samplers)
-    )
-    np.testing.assert_allclose(first.mean(axis=0), other.mean(axis=0), atol=0.02)
-    upper = np.triu_indices(30, 1)
-    here, same, there = (np.corrcoef(on.T)[upper] for on in (first, again, other))
-    assert np.corrcoef(here, same)[0, 1] > 0.95 and abs(np.corrcoef(here, there)[0, 1]) < 0.4
 
 
 def test_a_magnitude_clipped_at_zero_counts_as_silent():

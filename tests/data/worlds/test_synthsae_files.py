@@ -71,14 +71,11 @@ def test_what_is_written_is_read(tmp_path):
     np.testing.assert_array_equal(task.dictionary, tensors["feature_vectors"].T)
     np.testing.assert_allclose(task.id.signals, task.id.codes.toarray() @ tensors["feature_vectors"] + 0.1, atol=1e-4)
     assert re.fullmatch(r"synthsae file=[0-9a-f]{16}", source.asdict()["world"]) and source.width == 30
-    before = source.title
-    write(tmp_path, found[0] | {"bias": 0.4}, *found[1:])
-    assert source.title != before
-    before = source.title
-    write(tmp_path, *found[:2], tensors | {"bias": np.zeros(20, np.float32)})
-    assert source.title != before
-    # Nothing is kept of files that have changed.
-    np.testing.assert_allclose(sae_gap.draw(source).id.signals, task.id.signals - 0.1, atol=1e-5)
+    # Other files are another world, and what was read before stays with the first.
+    for changed in ((found[0] | {"bias": 0.4}, *found[1:]), (*found[:2], tensors | {"bias": np.zeros(20, np.float32)})):
+        other = sae_gap.published_world(write(tmp_path, *changed), num_samples=50, width=30, seed=3)
+        assert other.title != source.title
+    np.testing.assert_allclose(sae_gap.draw(other).id.signals, task.id.signals - 0.1, atol=1e-5)
 
 
 def test_normal_numbers_are_torchs():
@@ -155,39 +152,39 @@ def certain(found):
     found[2]["correlation_diag"] = np.zeros(60, np.float32)
 
 
+def linear(start, end):
+    return {"generator_name": "linear", "start": start, "end": end}
+
+
 FAULTS = {
     "feature_vectors in .* has shape": spoil("feature_vectors", np.ones((20, 60), np.float32)),
-    "are not of unit length": spoil("feature_vectors", np.ones((60, 20), np.float32)),
+    "the lengths of feature_vectors in .* must lie from 0.999 to 1.001, but they go from 4.47": spoil(
+        "feature_vectors", np.ones((60, 20), np.float32)
+    ),
     "has NaN or infinite entries": spoil("bias", np.full(20, np.nan, np.float32)),
     "has no tensor firing_probabilities": drop("firing_probabilities"),
     "has no tensor correlation_diag": drop("correlation_diag"),
-    r"must lie in \[0, 1\]": spoil("firing_probabilities", np.full(60, 1.5, np.float32)),
+    "firing_probabilities in .* must lie from 0 to 1, but": spoil("firing_probabilities", np.full(60, 1.5, np.float32)),
     "but they go from -0.1 to -0.1": spoil("firing_probabilities", np.full(60, -0.1, np.float32)),
-    "do not make variances of 1": spoil("correlation_diag", np.ones(60, np.float32)),
-    "correlation_diag in .* do not make variances of 1": certain,
+    "hardly any feature ever fires": spoil("firing_probabilities", np.full(60, 1e-4, np.float32)),
+    "the variances of correlation_factor in .* must lie": spoil("correlation_diag", np.ones(60, np.float32)),
+    "correlation_diag in .* must lie from 1e-06": certain,
     "num_features in .* must be a positive integer": spoil("num_features", -3, "config"),
-    "hidden_dim in .* must be a positive integer": spoil("hidden_dim", "many", "config"),
     "of the unknown kind 'lognormal'": spoil("std_firing_magnitudes", {"generator_name": "lognormal"}, "config"),
     "the configuration has no seed to draw them by": spoil("seed", None, "config"),
-    "mean_firing_magnitudes in .* must be above 0": spoil("mean_firing_magnitudes", 0.0, "config"),
-    "std_firing_magnitudes in .* must not be negative": spoil("std_firing_magnitudes", -1.0, "config"),
-    "must not be negative, nor above 1e.06": spoil("std_firing_magnitudes", 1e39, "config"),
-    "must be above 0, and not above 1e.06": spoil("mean_firing_magnitudes", 2e6, "config"),
-    "std_firing_magnitudes in .* must not be negative, nor": spoil(
-        "std_firing_magnitudes", {"generator_name": "linear", "start": 1e308, "end": -1e308}, "config"
-    ),
-    "mean_firing_magnitudes in .* must be above 0, and": spoil(
-        "mean_firing_magnitudes", {"generator_name": "linear", "start": 1e308, "end": -1e308}, "config"
-    ),
-    "mean_firing_magnitudes in .* must be a finite number": spoil("mean_firing_magnitudes", 10**400, "config"),
-    "hardly any feature ever fires": spoil("firing_probabilities", np.full(60, 1e-4, np.float32)),
     "seed in .* must be a non-negative integer": spoil("seed", -1, "config"),
-    "whose mutually_exclusive_children is 'yes'": child(mutually_exclusive_children="yes"),
-    "whose feature_index is 60": child(feature_index=60),
-    "whose feature_index is None": child(feature_index=None),
-    "has feature 1 in two places": child(feature_index=1),
-    "is no list of trees": child(children={"feature_index": 3}),
-    "is no list of trees below its entry roots": spoil("roots", None, "trees"),
+    "mean_firing_magnitudes in .* must lie from 1e-06 to 1e.06, but they go from 0 to 0": spoil(
+        "mean_firing_magnitudes", 0.0, "config"
+    ),
+    "std_firing_magnitudes in .* must lie from 0 to 1e.06": spoil("std_firing_magnitudes", -1.0, "config"),
+    "std_firing_magnitudes in .* but they go from nan": spoil("std_firing_magnitudes", linear(1e308, -1e308), "config"),
+    "mean_firing_magnitudes in .* must be a finite number": spoil("mean_firing_magnitudes", 10**400, "config"),
+    "mutually_exclusive_children in .* must be true or false, but it is 'yes'": child(mutually_exclusive_children="yes"),
+    "has feature 60 twice, or beyond its 60 features": child(feature_index=60),
+    "has feature 1 twice": child(feature_index=1),
+    "feature_index in .* must be a non-negative integer": child(feature_index=None),
+    "must hold lists of trees, from its entry roots on": child(children={"feature_index": 3}),
+    "must hold lists of trees": spoil("roots", None, "trees"),
 }
 
 
@@ -211,4 +208,3 @@ def test_a_file_that_is_cut_short_or_missing_is_one_sentence(name, tmp_path):
     refused(tmp_path, re.escape(str(path)))
     path.unlink()
     refused(tmp_path, f"has no {re.escape(name)}")
-    refused(path, "is not a folder")

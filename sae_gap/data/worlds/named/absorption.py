@@ -1,0 +1,20 @@
+"""A parent and its child, and room for both: sparsity is cheapest where the child's latent has the parent's direction too.
+
+After Chanin et al. (2024), "A is for absorption: studying feature splitting and absorption in sparse autoencoders",
+arXiv:2409.14507.
+"""
+
+from typing import Any
+
+from sae_gap.data.worlds.named_world import TOY, NamedWorld
+
+
+def parent_and_child(num_latents: int | None) -> dict[str, Any]:
+    """The options of a world of two features."""
+    if num_latents not in (None, 2):
+        raise ValueError(f"this world has 2 features, not {num_latents}; leave num_latents out.")
+    law = {"roots": 1, "branching": 1, "depth": 1, "most": 0.3, "least": 0.15}
+    return TOY | law | {"num_latents": 2, "input_dim": 20}
+
+
+ABSORPTION = NamedWorld("absorption", "a parent and its child, whose latent absorbs the parent's direction", parent_and_child)
