@@ -105,10 +105,10 @@ def test_the_gap_is_measured_from_the_optimum_on_the_same_dictionary(finished):
     np.testing.assert_allclose(gaps["frozen"] + gaps["oracle"], 0, atol=2e-6)
 
 
-def objective(task, model, codes, lam):
-    """Mean over ID of ½‖y - b - D z‖² + λ‖z‖₁ on unit atoms, by hand."""
+def objective(task, model, codes, lam, split="id"):
+    """Mean over a split of ½‖y - b - D z‖² + λ‖z‖₁ on unit atoms, by hand."""
     dictionary = np.asarray(model.dictionary, np.float64)
-    residual = np.asarray(task.id.signals, np.float64) - np.asarray(model.bias) - np.asarray(codes) @ dictionary.T
+    residual = np.asarray(getattr(task, split).signals, np.float64) - np.asarray(model.bias) - np.asarray(codes) @ dictionary.T
     weights = np.abs(np.asarray(codes)) @ np.linalg.norm(dictionary, axis=0)
     return float(np.mean(0.5 * np.sum(residual**2, axis=1) + lam * weights))
 
@@ -125,11 +125,13 @@ def test_the_gap_is_at_the_weight_that_the_codes_minimise_at(tmp_path, tasks):
     for method, lam in zip(methods, (0.2, 0.05, 0.3, 0.1), strict=True):
         row = rows[method.name]
         assert row["lam"] == lam
-        codes = method.encoder(model, tasks[0].id.signals)
-        best = Lasso(row["lam"], tol=1e-7)(model, tasks[0].id.signals)
-        assert row["objective_id"] == pytest.approx(objective(tasks[0], model, codes, row["lam"]), rel=1e-4)
-        assert row["objective_id"] - row["gap_id"] == pytest.approx(objective(tasks[0], model, best, row["lam"]), rel=1e-4)
-        assert 0 <= row["certificate_id"] <= 1e-6
+        for split in ("id", "ood"):
+            signals = getattr(tasks[0], split).signals
+            codes, best = method.encoder(model, signals), Lasso(row["lam"], tol=1e-7)(model, signals)
+            achieved, least = row[f"objective_{split}"], row[f"objective_{split}"] - row[f"gap_{split}"]
+            assert achieved == pytest.approx(objective(tasks[0], model, codes, row["lam"], split), rel=1e-4)
+            assert least == pytest.approx(objective(tasks[0], model, best, row["lam"], split), rel=1e-4)
+            assert 0 <= row[f"certificate_{split}"] <= 1e-6
     for name in ("frozen", "refined"):
         assert abs(rows[name]["relative_gap_id"]) <= max(rows[name]["certificate_id"], 2e-6)
     assert rows["few"]["relative_gap_id"] > 1e-3 and rows["few"]["iterations"] == 3
