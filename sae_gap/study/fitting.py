@@ -1,4 +1,4 @@
-"""The one loop that runs every learner, compiled once for a shape, with its models along the way."""
+"""The loop that fits every learner: compiled once for each shape, it keeps models along the way."""
 
 import concurrent.futures
 import contextlib
@@ -26,7 +26,7 @@ from sae_gap.storage.trees import Checkpoint
 
 # Seconds between two reports of how far a fit is.
 _REPORT_EVERY = 1.0
-# On a CPU, what compiles or runs a loop has a core, in whatever call and thread.
+# On a CPU, whatever compiles or runs a loop holds a core, across calls and threads.
 _CORES = threading.BoundedSemaphore(cores())
 
 
@@ -36,8 +36,8 @@ class Fitted(NamedTuple):
     Attributes:
       step: the steps that it took.
       model: what was learned by then.
-      seconds: that the seed's loop took, compilation apart, while other seeds and learners that are fitted together with it
-        ran on the other cores; side by side, its share of the one loop of all seeds.
+      seconds: the seed's loop took, without compilation. Other seeds and learners may have run on the other cores meanwhile;
+        side by side, it is the seed's share of the one loop of all seeds.
     """
 
     step: int
@@ -51,9 +51,9 @@ class Fit:
 
     Attributes:
       end: the last model.
-      along: the models at the steps that were asked for and lie before the end.
-      compile_seconds: of the program, which the seeds fitted with it share.
-      device: on which it was fitted, in words: its seconds are that device's.
+      along: the models at the requested steps before the end.
+      compile_seconds: of the program, which all seeds of a call share.
+      device: what it was fitted on, in words: its seconds are that device's.
     """
 
     end: Fitted
@@ -62,7 +62,7 @@ class Fit:
     device: str
 
     def at(self, step: int | None) -> Fitted:
-        """The model at a step, or the last one, which is that of every later step as well."""
+        """The model at a step. The last model stands for every later step, and for None."""
         return self.end if step is None or step >= self.end.step else self.along[step]
 
 
@@ -81,13 +81,12 @@ def fit(
 ) -> list[Fit]:
     """Fits a learner to each task, with its own key; the tasks share their shapes.
 
-    The training of a seed is one compiled loop. Side by side, all seeds are one loop with the seeds as a vmapped axis: an
-    accelerator then does them in little more than the time of one. On a CPU that gains nothing per seed, so there the loop
-    of one seed runs on a thread for each core instead, and a seed's bits do not depend on which others it is fitted with.
-    Calls from several threads share the cores.
+    Training a seed is one compiled loop. Side by side, all seeds are one loop with the seeds as a vmapped axis: an accelerator
+    fits them in little more than the time of one. On a CPU that gains nothing, so each core runs the loop of one seed in a
+    thread, and a seed's bits do not depend on the other seeds. Calls from several threads share the cores.
 
-    The loop stops at the steps whose models are asked for and, with checkpoints, now and then to save its state; a fit that was
-    killed goes on from there, to the bits that it would have ended with. What it had spent counts in its seconds.
+    The loop pauses at the requested steps and, with checkpoints, now and then to save its state. A fit that was killed goes on
+    from there and ends with the same bits; the seconds before the kill count.
 
     Args:
       learner: what to fit.
@@ -138,8 +137,8 @@ def fit(
     with core:
         program = Program(learner, *inputs[0], num_latents, mesh, side_by_side=side_by_side)
 
-    def spread(place: int, found: Fitted) -> list[tuple[int, Fitted]]:
-        """A model of what runs at a place, for each seed that runs there."""
+    def by_seed(place: int, found: Fitted) -> list[tuple[int, Fitted]]:
+        """The model of each seed in one loop, which holds all seeds where they run side by side."""
         whole = distributed.whole(found.model)
         models, share = {place: whole}, found.seconds
         if side_by_side:
@@ -150,7 +149,7 @@ def fit(
     along: list[dict[int, Fitted]] = [{} for _ in tasks]
 
     def kept(place: int, found: Fitted) -> None:
-        for seed, one in spread(place, found):
+        for seed, one in by_seed(place, found):
             along[seed][one.step] = one
             if keep is not None:
                 keep(seed, one)
@@ -168,7 +167,7 @@ def fit(
     fits, device = [], devices.describe()
     for place, (model, count, spent) in enumerate(ended):
         steps = np.broadcast_to(count, len(tasks))
-        for seed, one in spread(place, Fitted(0, model, spent)):
+        for seed, one in by_seed(place, Fitted(0, model, spent)):
             end = one._replace(step=int(steps[seed]))
             before = {step: found for step, found in along[seed].items() if step < end.step}
             fits.append(Fit(end, before, program.compile_seconds, device))
@@ -176,7 +175,7 @@ def fit(
 
 
 def at_once(mesh: Mesh | None = None) -> int:
-    """How many loops may run at once on some devices: one for each core, on accelerators and on several devices 1."""
+    """How many loops may run at once: one for each core of a CPU, and one on an accelerator or on several devices."""
     # Programs that run on several devices together must come in one order on all of them.
     mesh = devices.own_mesh() if mesh is None else mesh
     return cores() if jax.default_backend() == "cpu" and mesh.size == 1 else 1
@@ -190,16 +189,12 @@ def goes_side_by_side(learner: Learner) -> bool:
 def _fit_on_host(
     learner: Learner, inputs: Sequence[tuple[PyTree, PRNGKeyArray, dict[str, Model]]], num_latents: int
 ) -> list[Fit]:
-    """One seed after the other, since what a learner in Python holds of the interpreter would slow those beside it."""
+    """One seed after the other: learners in Python hold the interpreter and would slow each other down."""
     fits, device = [], devices.describe()
     for data, key, base in inputs:
-
-        def learn(data=data, key=key, base=base) -> Fitted:
-            began = time.perf_counter()
-            model = learner.learn(data, num_latents=num_latents, key=key, **base)
-            return Fitted(learner.num_steps, model, time.perf_counter() - began)
-
-        fits.append(Fit(learn(), {}, 0.0, device))
+        began = time.perf_counter()
+        model = learner.learn(data, num_latents=num_latents, key=key, **base)
+        fits.append(Fit(Fitted(learner.num_steps, model, time.perf_counter() - began), {}, 0.0, device))
     return fits
 
 
