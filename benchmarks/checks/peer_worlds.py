@@ -24,7 +24,8 @@ from benchmarks import cli
 from sae_gap.core import matching
 from sae_gap.data.worlds import WorldStream, published_world
 from sae_gap.data.worlds.firing import firing_of
-from sae_gap.metrics import detection
+from sae_gap.metrics import detection, explained
+from sae_gap.metrics.atoms import atom_scores
 
 # Constants and scores are the same to here; the spread of z-scores is 1 to here.
 TOLERANCE, SPREAD = 1e-5, 1.1
@@ -131,10 +132,10 @@ def scored(signals: np.ndarray, codes: np.ndarray, truth: np.ndarray, bias: np.n
     atoms = (atoms / np.linalg.norm(atoms, axis=1, keepdims=True)).astype(np.float32)
     latents = codes[:, chosen] * (rng.random((len(codes), len(chosen))) < 0.8)
     latents = (latents + (rng.random(latents.shape) < 0.01)).astype(np.float32)
-    match, nearest = matching.match_atoms(atoms.T, truth.T), detection.nearest_features(atoms.T, truth.T)
+    match, nearest = matching.match_atoms(atoms.T, truth.T), matching.nearest_atoms(atoms.T, truth.T)
     (firing,) = detection.count(nearest, codes, latents)
-    mine = detection.detection(firing) | detection.explained(signals, atoms.T, bias, latents)
-    mine |= detection.atom_scores(match, len(atoms), nearest, {})
+    mine = detection.detection(firing) | explained.explained(signals, atoms.T, bias, latents)
+    mine |= atom_scores(match, len(atoms), nearest, {})
     drawn, given = torch.from_numpy(latents @ atoms + bias), torch.from_numpy(signals)
     decoder, features, acts = torch.from_numpy(atoms), torch.from_numpy(truth), torch.from_numpy(latents)
     classes = synthetic.compute_classification_metrics(acts, torch.from_numpy(codes), decoder, features)

@@ -13,7 +13,6 @@ import numpy as np
 from absl import flags, logging
 
 from benchmarks import cli
-from benchmarks.harness import peers
 from benchmarks.harness.preset import Preset, grid
 from sae_gap.core.checks import check_size
 from sae_gap.core.types import check_width
@@ -22,6 +21,7 @@ from sae_gap.data.recording import Recording, Source
 from sae_gap.data.worlds.law import parse_law
 from sae_gap.data.worlds.named import SCALED, WORLDS
 from sae_gap.learners.learner import Learner
+from sae_gap.learners.peer import Peer
 from sae_gap.storage.folder import Folder
 from sae_gap.study.study import PROTOCOLS
 
@@ -197,7 +197,7 @@ def _check_library(name: str, learner: Learner) -> None:
     """Refuses a method that learns, itself or in a base, by another library that is not there."""
     if learner.base is not None:
         _check_library(name, learner.base)
-    if isinstance(learner, peers.Peer):
+    if isinstance(learner, Peer):
         try:
             learner.library()
         except ImportError:

@@ -8,6 +8,7 @@ from sae_gap.data.recording import Source
 from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.on_support import LeastSquares, OnSupport
+from sae_gap.learners import by_name
 from sae_gap.learners.baselines import PCA, Raw
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.learner import Learner
@@ -19,10 +20,10 @@ from sae_gap.learners.probe import LinearProbe
 from sae_gap.learners.softplus_adam import SoftplusAdam
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.learners.surgery import Surgery
-from sae_gap.study import catalogue
 from sae_gap.study.study import Method
 
-SAES = catalogue.PUBLISHED
+# The SAEs of the paper.
+SAES = ("relu", "topk", "jumprelu", "mp")
 # The published SAEs are renormalised every 50 epochs of 40 batches; epochs here may be few and long.
 RENORMALISE_EVERY = 2_000
 
@@ -52,7 +53,7 @@ def coded(
 
 def sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
     """An SAE as the paper trains it."""
-    return catalogue.published(name, sparsity=source.sparsity, num_steps=p.epochs)
+    return by_name.sae(name, sparsity=source.sparsity, num_steps=p.epochs)
 
 
 def tuned(name: str, source: Source, p: Preset) -> SparseAutoencoder:
@@ -64,7 +65,7 @@ def tuned(name: str, source: Source, p: Preset) -> SparseAutoencoder:
     }
     input_dim = source.input_dim
     assert input_dim is not None  # A setting fills it in.
-    return catalogue.tuned(name, sparsity=source.sparsity, input_dim=input_dim, **options)
+    return by_name.tuned_sae(name, sparsity=source.sparsity, input_dim=input_dim, **options)
 
 
 def dl_fista(p: Preset, base: Learner | None = None) -> DLFista:

@@ -38,17 +38,16 @@ from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.on_support import least_squares
 from sae_gap.figures import tables
+from sae_gap.learners import by_name
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import RATES, WEAK, OnlineDictionary
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.measure import check_varies, describe_atoms, fvu
 from sae_gap.runtime import devices, distributed
 from sae_gap.saes.own import save_sae
 from sae_gap.solvers import match_l0
 from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
-from sae_gap.study import catalogue
 from sae_gap.study.fitting import Fitted
 from sae_gap.study.models import Models
 
@@ -147,12 +146,12 @@ def learner_of(
         )
         return Families(margin=MARGIN, num_slots=slots, base=online) if name == FAMILIES else online
     scale = (3 * variance / sparsity) ** 0.5
-    recipe = catalogue.RECIPES[name]
-    encoder, penalty = recipe.tuned(sparsity), penalty_scale * recipe.penalty / input_dim * scale
+    learner = by_name.tuned_sae(name, sparsity=sparsity, input_dim=input_dim, num_steps=epochs, batch_size=batch_size)
+    encoder, penalty = learner.encoder, penalty_scale * learner.penalty * scale
     if isinstance(encoder, JumpReLU):
         encoder = dataclasses.replace(encoder, threshold=encoder.threshold * scale, bandwidth=encoder.bandwidth * scale)
         penalty *= scale
-    return SparseAutoencoder(encoder, num_steps=epochs, batch_size=batch_size, learning_rate=recipe.rate, penalty=penalty)
+    return dataclasses.replace(learner, encoder=encoder, penalty=penalty)
 
 
 def score(model: Model, rows: Float[np.ndarray, "n input_dim"], sparsity: int) -> dict[str, float]:

@@ -9,12 +9,14 @@ options; matching pursuit's codes here are non-negative like all others. Writes 
   python -m sae_gap dictionary_challenge --num_latents=1000,2000 --num_samples=20000,100000 --stream --noise_db=20
 """
 
-from benchmarks.harness import drawings, methods, peers
+from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Drawing, Preset
+from sae_gap.core import registry
+from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch
+from sae_gap.learners.spams_train_dl import SpamsTrainDL
 from sae_gap.metrics import METRICS
-from sae_gap.metrics.metric import Inferred
+from sae_gap.metrics.metric import Inferred, Metric
 from sae_gap.storage.results import CELL
-from sae_gap.study import catalogue
 
 
 def samples_seen(inferred: Inferred) -> dict[str, float]:
@@ -23,8 +25,8 @@ def samples_seen(inferred: Inferred) -> dict[str, float]:
 
 
 def _methods(source, p):
-    rivals = [peers.SpamsTrainDL(p.weight, **p.peer_options), peers.SklearnMiniBatch(p.weight, **p.peer_options)]
-    saes = [methods.tuned(name, source, p) for name in catalogue.RECIPES]
+    rivals = [SpamsTrainDL(p.weight, **p.peer_options), SklearnMiniBatch(p.weight, **p.peer_options)]
+    saes = [methods.tuned(name, source, p) for name in registry.saes()]
     return [
         *methods.learned(p)[::-1],
         methods.families(p),
@@ -57,7 +59,7 @@ BENCH = Bench(
             "fit_seconds": "fit s",
         }
     },
-    metrics=(*METRICS, samples_seen),
+    metrics=(*METRICS, Metric("samples_seen", samples_seen)),
     timed=True,
     slow=(
         "online_dl_families",

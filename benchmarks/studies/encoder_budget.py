@@ -12,7 +12,7 @@ prints the table.
 import dataclasses
 from collections.abc import Callable
 
-from benchmarks.harness import drawings, methods, peers
+from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import SMOKE, Bench, Drawing, Preset
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
@@ -24,6 +24,7 @@ from sae_gap.learners.amortised import Amortised
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.lista_training import Lista
 from sae_gap.learners.oracle import Oracle
+from sae_gap.learners.spams_train_dl import SpamsTrainDL
 from sae_gap.storage.results import CELL
 from sae_gap.study.study import Method
 
@@ -34,7 +35,7 @@ DICTIONARIES: dict[str, Callable[[Preset], Learner]] = {
     "oracle": lambda p: Oracle(),
     "dl_fista": methods.dl_fista,
     "online_dl": methods.online,
-    "spams": lambda p: peers.SpamsTrainDL(p.weight, **p.peer_options),
+    "spams": lambda p: SpamsTrainDL(p.weight, **p.peer_options),
 }
 
 

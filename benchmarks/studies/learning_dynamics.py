@@ -44,7 +44,7 @@ BENCH = Bench(
         "Along the fit": {"cosine": "cosine", "close": "cos > .9", "norm_ratio": "norm ratio", "mse_id": "MSE", "l0_id": "L0"}
         | {"relative_gap_id": "relative gap", "mcc_ood": "MCC OOD", "fit_seconds": "fit s"}
     },
-    metrics=(recovery.measure, dictionary.measure, gap.measure),
+    metrics=(recovery.METRIC, dictionary.METRIC, gap.METRIC),
 )
 
 if __name__ == "__main__":

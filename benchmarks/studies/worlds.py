@@ -16,15 +16,15 @@ import dataclasses
 
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import SMOKE, Bench, Drawing, Preset
+from sae_gap.core import registry
 from sae_gap.data.recording import Source
 from sae_gap.data.worlds import World
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.learners.baselines import Random
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.metrics import detection, dictionary
+from sae_gap.metrics import absorption, atoms, detection, dictionary, explained
 from sae_gap.storage.results import CELL
-from sae_gap.study import catalogue
 from sae_gap.study.study import Method
 
 # Root mean square of an active code in the paper's model, whose codes are uniform on (0, 1), where SAEs were tuned.
@@ -46,7 +46,7 @@ def _sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
 
 
 def _methods(source: Source, p: Preset) -> list[Method]:
-    saes = {name: _sae(name, source, p) for name in catalogue.RECIPES}
+    saes = {name: _sae(name, source, p) for name in registry.saes()}
     learners = {
         "online_dl": ("dictionary_learning", methods.online(p)),
         "random": ("baseline", Random()),
@@ -119,11 +119,11 @@ BENCH = Bench(
             "dead_id": "dead",
         },
     },
-    metrics=(dictionary.measure, detection.measure),
+    metrics=tuple(topic.METRIC for topic in (dictionary, explained, atoms, detection, absorption)),
     optimum=False,
     slow=(
         "online_dl_families_pruned",
-        *(f"frozen_{name}" for name in catalogue.RECIPES),
+        *(f"frozen_{name}" for name in registry.saes()),
         "sae_mp",
         "sae_gated",
         "sae_lista_matryoshka",

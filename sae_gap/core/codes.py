@@ -1,7 +1,7 @@
 """Codes of very many latents, of which few are ever active: held by their active columns, since all others are zero."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -10,13 +10,15 @@ import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core.checks import check_unmasked
+from sae_gap.core.checks import check_unmasked, shown
 
 # Codes of more latents are held by their active columns: those of 1,000 samples of a million latents would take 4 gigabytes.
 DENSE_LATENTS = 20_000
 # Codes of fewer latents are held by their non-zeros where there are more numbers than this: those of 100,000 samples of 16,384
 # latents would take 6 gigabytes.
 DENSE_NUMBERS = 2**28
+# Numbers of dense codes that are held at once where samples are looked at a few at a time.
+_AT_ONCE = 2**22
 
 
 class Codes(eqx.Module):
@@ -98,8 +100,9 @@ class Codes(eqx.Module):
         return _compact(dense, np.arange(dense.shape[1]), dense.shape[1])
 
     @classmethod
-    def from_sparse(cls, codes: scipy.sparse.csr_array) -> "Codes":
-        """The same codes by their active columns, of a sparse array, (n, num_latents)."""
+    def from_sparse(cls, codes: scipy.sparse.sparray | scipy.sparse.spmatrix) -> "Codes":
+        """The same codes by their active columns, of a sparse array of any format, (n, num_latents)."""
+        codes = by_rows(codes)
         latents = np.unique(codes.indices[codes.data != 0])
         latents = latents if len(latents) else np.zeros(1, int)
         return cls(scipy.sparse.csc_array(codes)[:, latents].toarray(), latents, codes.shape[1])
@@ -112,6 +115,52 @@ SparseCodes = Codes | scipy.sparse.csr_array
 def by_columns(codes: Any) -> Any:
     """Codes as they are, but a sparse array as `Codes`."""
     return Codes.from_sparse(codes) if scipy.sparse.issparse(codes) else codes
+
+
+def by_rows(codes: Any) -> Any:
+    """Codes as they are, but a sparse array of any format as `csr_array`, of which rows can be sliced."""
+    return scipy.sparse.csr_array(codes) if scipy.sparse.issparse(codes) else codes
+
+
+def shape_of(codes: Any) -> tuple[int, int]:
+    """(n, num_latents) of codes in any form, or a ValueError where they are no matrix."""
+    shape = np.shape(codes)
+    if len(shape) != 2:
+        raise ValueError(f"codes must be a matrix (samples, latents), but are {shown(codes)}.")
+    return shape
+
+
+def dense_chunks(*codes: Any) -> Iterator[tuple[Any, ...]]:
+    """Dense codes of a few samples at a time.
+
+    Args:
+      *codes: codes of the same samples, each in any form.
+
+    Yields:
+      Which samples, a slice, and the codes of these.
+
+    Raises:
+      ValueError: codes are no matrix of finite real numbers.
+    """
+    shapes, every = [shape_of(one) for one in codes], [by_rows(one) for one in codes]
+    size = max(1, _AT_ONCE // max(1, *(width for _, width in shapes)))
+    for start in range(0, shapes[0][0], size):
+        rows = slice(start, start + size)
+        yield rows, *(_dense(one[rows]) for one in every)
+
+
+def _dense(part: Any) -> np.ndarray:
+    check_unmasked("codes", part)
+    if scipy.sparse.issparse(part):
+        part = part.toarray()
+    part = part.dense() if isinstance(part, Codes) else np.asarray(part)
+    if part.dtype.kind in "cOSUMm" or part.dtype.names:
+        raise ValueError(f"codes must be real numbers, but are {shown(part)}.")
+    # The magnitude of the least integer overflows its type.
+    real = part if part.dtype.kind == "f" else part.astype(np.float32)
+    if not np.isfinite(real).all():
+        raise ValueError("codes have a NaN or an infinity; drop or mend those samples.")
+    return real
 
 
 def gather(chunks: Iterable[Float[ArrayLike, "_ num_latents"]]) -> Codes:
@@ -186,4 +235,16 @@ def _compact(values: np.ndarray, latents: np.ndarray, num_latents: int) -> Codes
     return Codes(values[:, active], latents[active], num_latents)
 
 
-__all__ = ["DENSE_LATENTS", "DENSE_NUMBERS", "Codes", "SparseCodes", "by_columns", "gather", "infer_in_chunks", "join"]
+__all__ = [
+    "DENSE_LATENTS",
+    "DENSE_NUMBERS",
+    "Codes",
+    "SparseCodes",
+    "by_columns",
+    "by_rows",
+    "dense_chunks",
+    "gather",
+    "infer_in_chunks",
+    "join",
+    "shape_of",
+]

@@ -19,6 +19,8 @@ from sae_gap.core.codes import Codes, SparseCodes, by_columns
 # Columns with a smaller share of non-zeros are multiplied by these alone, and so many columns at once.
 _SPARSE = 0.05
 _COLUMNS_AT_ONCE = 512
+# Cosines that are held at once.
+_COSINES_AT_ONCE = 2**22
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -86,6 +88,28 @@ def match_atoms(learned: Float[ArrayLike, "input_dim learned"], truth: Float[Arr
     pairs = unit_columns(learned[:, columns].astype(np.float64)) * unit_columns(truth[:, rows].astype(np.float64))
     cosine[rows] = np.clip(pairs.sum(axis=0), -1.0, 1.0)
     return Match(learned=partner, cosine=cosine)
+
+
+def nearest_atoms(
+    learned: Float[ArrayLike, "input_dim learned"], truth: Float[ArrayLike, "input_dim true"]
+) -> Int[np.ndarray, " learned"]:
+    """The feature that each latent is taken to detect, `argmax_i |cos(d_j, a_i)|`; several latents may share one.
+
+    Args:
+      learned: learned dictionary, (input_dim, num_learned).
+      truth: true dictionary, (input_dim, num_true).
+
+    Returns:
+      An index of a true atom for each learned one.
+
+    Raises:
+      ValueError: an argument is not a finite, non-empty matrix.
+    """
+    atoms = unit_columns(as_matrix("learned", learned)).T
+    features = unit_columns(as_matrix("truth", truth))
+    rows = max(1, _COSINES_AT_ONCE // features.shape[1])
+    starts = range(0, len(atoms), rows)
+    return np.concatenate([np.abs(atoms[start : start + rows] @ features).argmax(axis=1) for start in starts])
 
 
 def correlations(left: Float[ArrayLike, "n left"], right: Float[ArrayLike, "n right"]) -> Float[np.ndarray, "left right"]:

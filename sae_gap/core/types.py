@@ -15,7 +15,7 @@ import scipy.sparse
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from sae_gap.core.checks import check_flag, check_integer, check_number, check_seed, check_size
-from sae_gap.core.codes import SparseCodes
+from sae_gap.core.codes import SparseCodes, by_rows
 
 # The splits of a task: to learn from, to score in distribution, and to score out of it.
 SPLITS = ("train", "id", "ood")
@@ -149,9 +149,9 @@ class Split(eqx.Module):
         """What the probe predicts: whether latent 0 exceeds one half."""
         if self.codes is None:
             return None
-        if isinstance(self.codes, scipy.sparse.csr_array):
-            return self.codes[:, [0]].toarray()[:, 0] > 0.5
-        return self.codes[:, 0] > 0.5
+        # A slice of a sparse array may be sparse, and its formats differ in what they can slice.
+        first = by_rows(self.codes)[:, [0]].toarray()[:, 0] if scipy.sparse.issparse(self.codes) else self.codes[:, 0]
+        return first > 0.5
 
 
 class Tree(eqx.Module):

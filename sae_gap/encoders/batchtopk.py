@@ -32,6 +32,9 @@ class BatchTopK(AmortisedEncoder):
       Bussmann, Leask & Nanda (2024), "BatchTopK sparse autoencoders", arXiv:2412.06410.
     """
 
+    label = "BatchTopK"
+    colour = "#999933"
+    rank = 5
     reads = BatchTopKParameters
 
     k: int = eqx.field(static=True, default=10)

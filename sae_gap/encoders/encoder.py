@@ -4,7 +4,9 @@ An encoder takes a batch rather than a sample, since the lasso solvers work on b
 the amortised encoders are a matrix product anyway.
 """
 
-from typing import Any, ClassVar
+import abc
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -15,6 +17,7 @@ from jaxtyping import Array, Float
 
 from sae_gap.core import matching
 from sae_gap.core.checks import as_real, check_static, check_type, check_vanishing, shown
+from sae_gap.core.registry import ClassName, Look
 from sae_gap.core.types import Coded, Model
 
 
@@ -42,15 +45,25 @@ class Affine(eqx.Module):
 
 
 class Encoder(eqx.Module):
-    """Infers codes from signals with what the model holds. Subclasses define `__call__`."""
+    """Infers codes from signals with what the model holds.
+
+    A subclass defines `__call__`. In a file of this folder it is found by its name, and it may say how it is shown.
+    """
+
+    # What rows call it.
+    name: ClassVar[str] = ClassName()  # type: ignore[assignment]
+    # What figures call it and draw it in. Without them it has its name and a spare colour.
+    label: ClassVar[str]
+    colour: ClassVar[str]
+    # Where it stands among its like in legends and tables.
+    rank: ClassVar[int] = 99
+    # The same of other names that its instances may have.
+    looks: ClassVar[Mapping[str, Look]] = {}
+    # Raise it by hand when a change to the code changes the codes: rows are told apart by it.
+    version: ClassVar[int] = 1
 
     def __check_init__(self):
         check_static(self)
-
-    @property
-    def name(self) -> str:
-        """What rows and figures call it; `sae_gap.figures.labels` has its label and its colour."""
-        return type(self).__name__.lower()
 
     @property
     def coordinates(self) -> dict[str, str | int | float]:
@@ -72,9 +85,9 @@ class Encoder(eqx.Module):
         """Whether codes may be negative, so that the optimum they are held against is over signed codes too."""
         return False
 
+    @abc.abstractmethod
     def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         """The codes of the signals, in units of the model's own atoms: `codes @ dictionary.T + bias` reconstructs."""
-        raise NotImplementedError
 
     def exported(self, model: Model) -> tuple[str, dict[str, Any], dict[str, Array]] | None:
         """How SAELens has this encoder: its architecture, options, and tensors but the decoder's bias; None if it has none.
@@ -102,11 +115,31 @@ def encode(encoder: Encoder, model: Model, signals: Float[Array, "n input_dim"])
     return encoder(model, signals)
 
 
+class Recipe(NamedTuple):
+    """How a sparse autoencoder with an encoder is trained, and how its dictionary is shown.
+
+    Attributes:
+      label: of the dictionary; empty takes the encoder's, followed by SAE.
+      colour: of the dictionary; empty takes the encoder's.
+      rate: the tuned learning rate.
+      penalty: the tuned penalty times input_dim, since the squared error is a mean over it.
+      options: the tuned hyper-parameters of the encoder that are not its own defaults.
+    """
+
+    label: str = ""
+    colour: str = ""
+    rate: float = 1e-3
+    penalty: float = 0.0
+    options: Mapping[str, Any] = {}
+
+
 class AmortisedEncoder(Encoder):
     """An encoder that a sparse autoencoder trains together with its dictionary."""
 
     # The class of the parameters that it reads from `Model.encoder`.
     reads: ClassVar[type] = Affine
+    # None where it is for dictionaries that are given. RESULTS.md tells how the tuned values were found.
+    recipe: ClassVar[Recipe | None] = Recipe()
 
     def parameters(self, weight: Float[Array, "input_dim num_latents"]) -> Any:
         """The initial `Model.encoder`, given the encoder's initial weights."""

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine, AmortisedEncoder
+from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Recipe
 
 
 class GatedParameters(eqx.Module):
@@ -27,6 +27,10 @@ class Gated(AmortisedEncoder):
       Rajamanoharan et al. (2024), "Improving dictionary learning with gated sparse autoencoders", arXiv:2404.16014.
     """
 
+    label = "gated"
+    colour = "#661100"
+    rank = 8
+    recipe = Recipe(penalty=0.5)
     reads = GatedParameters
 
     def parameters(self, weight):

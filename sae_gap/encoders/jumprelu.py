@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sae_gap.core.checks import check_number
-from sae_gap.encoders.encoder import Affine, AmortisedEncoder, rectangle
+from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Recipe, rectangle
 
 
 class JumpReLUParameters(eqx.Module):
@@ -25,6 +25,10 @@ class JumpReLU(AmortisedEncoder):
       Rajamanoharan et al. (2024), "Jumping Ahead", arXiv:2407.14435.
     """
 
+    label = "JumpReLU"
+    colour = "#009E73"
+    rank = 3
+    recipe = Recipe(penalty=0.03, options={"threshold": 0.1, "bandwidth": 0.1})
     reads = JumpReLUParameters
 
     threshold: float | Array = 1e-3

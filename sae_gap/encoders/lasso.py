@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sae_gap.core.checks import check_flag, check_integer, check_number, check_type
+from sae_gap.core.registry import Look
 from sae_gap.core.types import Model, Solution
 from sae_gap.encoders.encoder import Encoder, encode, unit_atoms
 from sae_gap.solvers import sparse_code
@@ -28,6 +30,11 @@ class Lasso(Encoder):
       momentum: whether the textbook iteration is FISTA; without, it is ISTA. A certified solve has no use for it.
     """
 
+    label = "certified lasso"
+    colour = "#000000"
+    rank = 14
+    looks: ClassVar = {"ista": Look("ISTA", "#999933"), "fista": Look("FISTA", "#7F7F7F")}
+
     lam: float = 0.1
     start: Encoder | None = None
     tol: float | None = 1e-6
@@ -46,7 +53,7 @@ class Lasso(Encoder):
             check_flag(name, getattr(self, name))
 
     @property
-    def name(self):
+    def name(self):  # type: ignore[override]
         if self.tol is not None:
             return "lasso"
         return "fista" if self.momentum else "ista"

@@ -36,6 +36,11 @@ class LISTA(AmortisedEncoder):
       learned, is the coupling of Chen, Liu, Wang & Yin (2018), arXiv:1808.10038.
     """
 
+    label = "LISTA"
+    colour = "#CC79A7"
+    rank = 9
+    recipe = None
+
     depth: int = eqx.field(static=True, default=16)
     lam: float | Array = 0.1
     factored: bool = eqx.field(static=True, default=True)

@@ -27,11 +27,12 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
       the form is this suite's.
     """
 
-    step: float | Array = 0.3
+    name = "lista_matryoshka"
+    label = "LISTA-Matryoshka"
+    colour = "#882255"
+    rank = 7
 
-    @property
-    def name(self):
-        return "lista_matryoshka"
+    step: float | Array = 0.3
 
     def __check_init__(self):
         check_number("step", self.step, above=0)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core.checks import check_size
-from sae_gap.encoders.encoder import AmortisedEncoder, unit_atoms
+from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, unit_atoms
 
 
 class MatchingPursuit(AmortisedEncoder):
@@ -22,14 +22,16 @@ class MatchingPursuit(AmortisedEncoder):
       Costa et al. (2025), "From Flat to Hierarchical: Extracting Sparse Representations with Matching Pursuit".
     """
 
+    name = "mp"
+    label = "matching pursuit"
+    colour = "#AA4499"
+    rank = 4
+    recipe = Recipe("MP SAE", "#CC79A7", rate=5e-3)
+
     k: int = eqx.field(static=True, default=10)
 
     def __check_init__(self):
         check_size("k", self.k)
-
-    @property
-    def name(self):
-        return "mp"
 
     @property
     def signed(self):

@@ -25,14 +25,14 @@ class MatryoshkaBatchTopK(BatchTopK):
       arXiv:2503.17547, whose sizes the default has.
     """
 
+    name = "matryoshka"
+    label = "Matryoshka"
+    colour = "#AA4499"
+    rank = 6
     # It infers as BatchTopK does.
     exported = BatchTopK.exported
 
     prefixes: tuple[float, ...] = eqx.field(static=True, default=(1 / 32, 3 / 32, 7 / 32, 15 / 32, 1))
-
-    @property
-    def name(self):
-        return "matryoshka"
 
     def __check_init__(self):
         check_numbers("prefixes", self.prefixes, None, above=0, most=1)

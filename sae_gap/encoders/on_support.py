@@ -42,6 +42,11 @@ class OnSupport(Encoder):
       max_iterations: iterations after which a sample is reported as not converged.
     """
 
+    name = "support"
+    label = "best values on the own support"
+    colour = "#56B4E9"
+    rank = 10
+
     encoder: Encoder
     lam: float = 0.1
     tol: float = 1e-6
@@ -52,10 +57,6 @@ class OnSupport(Encoder):
         check_number("lam", self.lam, least=0)
         check_number("tol", self.tol, above=0)
         check_integer("max_iterations", self.max_iterations, least=0)
-
-    @property
-    def name(self):
-        return "support"
 
     @property
     def origin(self):
@@ -133,14 +134,15 @@ class LeastSquares(Encoder):
       Barin Pacela et al. (2026), arXiv:2603.28744.
     """
 
+    name = "least_squares"
+    label = "least squares on the own support"
+    colour = "#E69F00"
+    rank = 11
+
     encoder: Encoder
 
     def __check_init__(self):
         check_type("encoder", self.encoder, Encoder, "give the encoder whose support it is")
-
-    @property
-    def name(self):
-        return "least_squares"
 
     @property
     def origin(self):

@@ -24,6 +24,10 @@ class OMP(Encoder):
       Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit", Asilomar.
     """
 
+    label = "OMP"
+    colour = "#882255"
+    rank = 13
+
     k: int = eqx.field(static=True, default=10)
 
     def __check_init__(self):
@@ -56,14 +60,15 @@ class NonNegativePursuit(Encoder):
       Mallat & Zhang (1993), "Matching pursuits with time-frequency dictionaries".
     """
 
+    name = "nonneg_mp"
+    label = "non-negative matching pursuit"
+    colour = "#44AA99"
+    rank = 12
+
     k: int = eqx.field(static=True, default=10)
 
     def __check_init__(self):
         check_size("k", self.k)
-
-    @property
-    def name(self):
-        return "nonneg_mp"
 
     def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         atoms, norms = unit_atoms(model.decoder)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from sae_gap.encoders.encoder import AmortisedEncoder
+from sae_gap.encoders.encoder import AmortisedEncoder, Recipe
 
 
 class ReLU(AmortisedEncoder):
@@ -12,6 +12,11 @@ class ReLU(AmortisedEncoder):
     References:
       Bricken et al. (2023), "Towards Monosemanticity".
     """
+
+    label = "ReLU"
+    colour = "#0072B2"
+    rank = 1
+    recipe = Recipe(rate=2e-3, penalty=0.3)
 
     def __call__(self, model, signals):
         return jax.nn.relu(self.preactivations(model, signals))

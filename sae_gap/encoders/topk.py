@@ -16,6 +16,10 @@ class TopK(AmortisedEncoder):
       Gao et al. (2024), "Scaling and evaluating sparse autoencoders", arXiv:2406.04093.
     """
 
+    label = "TopK"
+    colour = "#D55E00"
+    rank = 2
+
     k: int = eqx.field(static=True, default=10)
 
     def __check_init__(self):

@@ -1,192 +1,133 @@
-"""What dictionaries, inferences, studies and metrics are called and coloured, in the order in which they are drawn.
+"""What dictionaries, inferences, studies and columns are called and coloured, in the order in which they are drawn.
 
-One more line in a table here is one more thing that every figure and table can name. Nothing here needs JAX or matplotlib.
+Learners, encoders and metrics carry their own labels and are looked up in their folders when first asked for, which loads JAX.
 """
 
+import functools
 import zlib
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
+from sae_gap.core import registry
+from sae_gap.core.registry import Column, Look
 
-class Name(NamedTuple):
-    """A label, and a colour where the thing is ever drawn."""
-
-    label: str
-    colour: str = ""
-
-
-class Metric(NamedTuple):
-    """A column of numbers.
-
-    Attributes:
-      label: of an axis or a heading.
-      better: 1 if more of it is better, -1 if less, 0 if neither.
-      perfect: its best value, where that is the same whatever the data.
-    """
-
-    label: str
-    better: int = 0
-    perfect: float | None = None
-
-
-# The colours are Okabe and Ito's, told apart under any of the common colour deficiencies, and Tol's muted ones where those run
-# out, which stand beside their labels or have a marker of their own.
-_DICTIONARIES = {
-    "raw": Name("raw signals", "#BBBBBB"),
-    "pca": Name("PCA", "#888888"),
-    "linear_probe": Name("linear probe", "#7F7F7F"),
-    "relu": Name("ReLU SAE", "#0072B2"),
-    "topk": Name("TopK SAE", "#D55E00"),
-    "jumprelu": Name("JumpReLU SAE", "#009E73"),
-    "mp": Name("MP SAE", "#CC79A7"),
-    "batchtopk": Name("BatchTopK SAE", "#999933"),
-    "matryoshka": Name("Matryoshka SAE", "#AA4499"),
-    "lista_matryoshka": Name("LISTA-Matryoshka SAE", "#882255"),
-    "gated": Name("gated SAE", "#661100"),
-    "softplus_adam": Name("Softplus-Adam", "#E69F00"),
-    "dl_fista": Name("DL-FISTA", "#56B4E9"),
-    "online_dl": Name("online DL", "#332288"),
-    "online_dl_incoherent": Name("online DL, incoherent", "#88CCEE"),
-    "online_dl_families": Name("online DL, families", "#DDCC77"),
-    "online_dl_families_pruned": Name("online DL, families, pruned", "#CC6677"),
-    "spams": Name("SPAMS", "#117733"),
-    "sklearn": Name("scikit-learn", "#44AA99"),
-    "oracle": Name("oracle", "#000000"),
-    "random": Name("random atoms", "#BBBBBB"),
-    "samples": Name("training samples as atoms", "#7F7F7F"),
-}
-_INFERENCES = {
-    "own": Name("own codes", "#7F7F7F"),
-    "relu": Name("ReLU", "#0072B2"),
-    "topk": Name("TopK", "#D55E00"),
-    "jumprelu": Name("JumpReLU", "#009E73"),
-    "lista": Name("LISTA", "#CC79A7"),
-    "lista_published": Name("LISTA on its own loss", "#882255"),
-    "support": Name("best values on the own support", "#56B4E9"),
-    "least_squares": Name("least squares on the own support", "#E69F00"),
-    "mp": Name("matching pursuit", "#AA4499"),
-    "nonneg_mp": Name("non-negative matching pursuit", "#44AA99"),
-    "omp": Name("OMP", "#882255"),
-    "ista": Name("ISTA", "#999933"),
-    "fista": Name("FISTA", "#7F7F7F"),
-    "lasso": Name("certified lasso", "#000000"),
-}
-_STARTS = {"cold": Name("cold start", "#0072B2"), "warm": Name("warm start", "#D55E00")}
+# In the order of legends.
+_FAMILIES = ("baseline", "probe", "sae", "dictionary_learning", "peer", "oracle")
+# Colours here and on the classes are Okabe and Ito's, told apart under any of the common colour deficiencies, and Tol's muted
+# ones where those run out, which stand beside their labels or have a marker of their own.
+_STARTS = {"cold": Look("cold start", "#0072B2"), "warm": Look("warm start", "#D55E00")}
 _COLUMNS = {
-    "learned": Name("atoms as learned", "#0072B2"),
-    "renormed": Name("atoms of unit length", "#E69F00"),
-    "oracle_norms": Name("atoms of true length", "#009E73"),
+    "learned": Look("atoms as learned", "#0072B2"),
+    "renormed": Look("atoms of unit length", "#E69F00"),
+    "oracle_norms": Look("atoms of true length", "#009E73"),
 }
 _SOLVERS = {
-    "working_set": Name("working set", "#000000"),
-    "fista": Name("FISTA", "#56B4E9"),
-    "plain_fista": Name("plain FISTA", "#0072B2"),
-    "paper_fista": Name("published FISTA", "#332288"),
-    "spams": Name("SPAMS", "#117733"),
-    "spams_double": Name("SPAMS in double", "#009E73"),
-    "spams_certified": Name("SPAMS certified", "#999933"),
-    "sklearn_cd": Name("scikit-learn CD", "#D55E00"),
-    "sklearn_lars": Name("scikit-learn LARS", "#E69F00"),
-    "celer": Name("celer", "#CC79A7"),
-    "skglm": Name("skglm", "#AA4499"),
-    "jaxopt": Name("jaxopt", "#661100"),
-    "omp": Name("OMP", "#882255"),
-    "spams_omp": Name("SPAMS OMP", "#44AA99"),
-    "sklearn_omp": Name("scikit-learn OMP", "#888888"),
+    "working_set": Look("working set", "#000000"),
+    "fista": Look("FISTA", "#56B4E9"),
+    "plain_fista": Look("plain FISTA", "#0072B2"),
+    "paper_fista": Look("published FISTA", "#332288"),
+    "spams": Look("SPAMS", "#117733"),
+    "spams_double": Look("SPAMS in double", "#009E73"),
+    "spams_certified": Look("SPAMS certified", "#999933"),
+    "sklearn_cd": Look("scikit-learn CD", "#D55E00"),
+    "sklearn_lars": Look("scikit-learn LARS", "#E69F00"),
+    "celer": Look("celer", "#CC79A7"),
+    "skglm": Look("skglm", "#AA4499"),
+    "jaxopt": Look("jaxopt", "#661100"),
+    "omp": Look("OMP", "#882255"),
+    "spams_omp": Look("SPAMS OMP", "#44AA99"),
+    "sklearn_omp": Look("scikit-learn OMP", "#888888"),
 }
 _STUDIES = {
-    "amortisation_gap": Name("Amortisation gap"),
-    "vary_latents": Name("Number of latents"),
-    "vary_samples": Name("Number of samples"),
-    "vary_sparsity": Name("Sparsity"),
-    "phase_transition": Name("Phase transition"),
-    "large_latents": Name("Large numbers of latents"),
-    "frozen_decoder": Name("Frozen decoder"),
-    "dict_quality": Name("Quality of the dictionary"),
-    "support_recovery": Name("Recovery of the support"),
-    "warmstart_encoder": Name("Warm start from the encoder"),
-    "warmstart_decoder": Name("Warm start from the decoder"),
-    "lambda_sensitivity": Name("Sensitivity to λ"),
-    "learning_dynamics": Name("Learning dynamics"),
-    "dictionary_challenge": Name("Dictionary challenge"),
-    "worlds": Name("Worlds with frequencies, correlation and hierarchy"),
-    "encoder_budget": Name("Encoder budget"),
-    "solver_speed": Name("Speed of solvers"),
-    "training_speed": Name("Speed of training"),
-    "learn_stream": Name("Learning from a stream"),
-    "measure_sae": Name("Your own SAE"),
+    "amortisation_gap": Look("Amortisation gap"),
+    "vary_latents": Look("Number of latents"),
+    "vary_samples": Look("Number of samples"),
+    "vary_sparsity": Look("Sparsity"),
+    "phase_transition": Look("Phase transition"),
+    "large_latents": Look("Large numbers of latents"),
+    "frozen_decoder": Look("Frozen decoder"),
+    "dict_quality": Look("Quality of the dictionary"),
+    "support_recovery": Look("Recovery of the support"),
+    "warmstart_encoder": Look("Warm start from the encoder"),
+    "warmstart_decoder": Look("Warm start from the decoder"),
+    "lambda_sensitivity": Look("Sensitivity to λ"),
+    "learning_dynamics": Look("Learning dynamics"),
+    "dictionary_challenge": Look("Dictionary challenge"),
+    "worlds": Look("Worlds with frequencies, correlation and hierarchy"),
+    "encoder_budget": Look("Encoder budget"),
+    "solver_speed": Look("Speed of solvers"),
+    "training_speed": Look("Speed of training"),
+    "learn_stream": Look("Learning from a stream"),
+    "measure_sae": Look("Your own SAE"),
 }
-_TABLES = {
-    "dictionary": _DICTIONARIES,
-    "inference": _INFERENCES,
-    "start": _STARTS,
-    "columns": _COLUMNS,
-    "solver": _SOLVERS,
-    "study": _STUDIES,
-}
+_TABLES: dict[str, dict[str, Look]] = {"start": _STARTS, "columns": _COLUMNS, "solver": _SOLVERS, "study": _STUDIES}
 # For names that are in no table; none of them is used there.
 _SPARE = ("#8C564B", "#1B9E9E", "#7570B3", "#A6761D", "#66A61E", "#4477AA")
-
 _SPLITS = {"_id": "in distribution", "_ood": "out of distribution"}
-_GROUPS = ("roots", "children", "grandchildren", "great_grandchildren", "free", "frequent", "common", "uncommon", "rare")
-_METRICS = {
-    **{f"atom_mcc_{group}": Metric(f"matched cosine, {group.replace('_', '-')}", 1, 1.0) for group in _GROUPS},
-    "mcc": Metric("MCC", 1, 1.0),
-    "mcc_paper": Metric("MCC (published form)", 1, 1.0),
-    "cosine": Metric("matched cosine", 1, 1.0),
-    "close": Metric("share of atoms found (cosine > 0.9)", 1, 1.0),
-    "angle": Metric("angle to the true atom (rad)", -1, 0.0),
-    "norm_ratio": Metric("length of atoms, learned / true", 0, 1.0),
-    "support_f1": Metric("support F1", 1, 1.0),
-    "support_precision": Metric("support precision", 1, 1.0),
-    "support_recall": Metric("support recall", 1, 1.0),
-    "support_l0": Metric("matched latents active"),
-    "accuracy": Metric("accuracy", 1, 1.0),
-    "auc": Metric("AUC", 1, 1.0),
-    "l0": Metric("latents active (L0)"),
-    "mse": Metric("mean squared error", -1),
-    "objective": Metric("lasso objective", -1),
-    "gap": Metric("amortisation gap", -1),
-    "relative_gap": Metric("relative amortisation gap", -1),
-    "certificate": Metric("certificate of the optimum", -1),
-    "own_certificate": Metric("certificate of the codes", -1),
-    "atom_mcc": Metric("matched cosine of the pairs", 1, 1.0),
-    "uniqueness": Metric("share of different features detected", 1, 1.0),
-    "precision": Metric("precision of detection", 1, 1.0),
-    "recall": Metric("recall of detection", 1, 1.0),
-    "f1": Metric("F1 of detection", 1, 1.0),
-    "detector_accuracy": Metric("accuracy of detection", 1, 1.0),
-    "cut_f1": Metric("F1 of detection above the cuts", 1, 1.0),
-    "cut_precision": Metric("precision of detection above the cuts", 1, 1.0),
-    "cut_recall": Metric("recall of detection above the cuts", 1, 1.0),
-    "fired": Metric("latents that fire in a sample"),
-    "r2": Metric("variance explained, R²", 1, 1.0),
-    "shrinkage": Metric("length of reconstructions, to signals", 0, 1.0),
-    "dead": Metric("latents that never fire", -1),
-    "absorption": Metric("recall of parents lost to their children", 0, 0.0),
-    "fit_seconds": Metric("seconds to fit", -1),
-    "encode_seconds": Metric("seconds to encode", -1),
-    "compile_seconds": Metric("seconds to compile", -1),
-    "fit_steps": Metric("steps to fit", -1),
-    "samples_seen": Metric("training samples seen"),
-    "flops": Metric("floating-point operations a sample", -1),
-    "num_latents": Metric("number of latents"),
-    "width": Metric("atoms learned"),
-    "sparsity": Metric("active latents a sample, k"),
-    "num_samples": Metric("number of samples"),
-    "input_dim": Metric("input dimension, m"),
-    "noise_db": Metric("signal-to-noise ratio (dB)"),
-    "lam": Metric("λ"),
-    "iterations": Metric("iterations of FISTA"),
-    "depth": Metric("layers"),
-    "step": Metric("step of the fit"),
-    "ratio": Metric("c, for c k ln(d / k) input dimensions"),
-    "per_latent": Metric("training samples for each latent"),
-    "dictionary": Metric("dictionary"),
-    "inference": Metric("inference"),
-    "start": Metric("start"),
-    "columns": Metric("atoms"),
-    "seed": Metric("seed"),
+# Columns that are no metric.
+_OTHERS = {
+    "own_certificate": Column("certificate of the codes", -1),
+    "samples_seen": Column("training samples seen", heading="samples seen"),
+    "fit_seconds": Column("seconds to fit", -1),
+    "encode_seconds": Column("seconds to encode", -1),
+    "compile_seconds": Column("seconds to compile", -1),
+    "fit_steps": Column("steps to fit", -1),
+    "flops": Column("floating-point operations a sample", -1),
+    "num_latents": Column("number of latents"),
+    "width": Column("atoms learned"),
+    "sparsity": Column("active latents a sample, k"),
+    "num_samples": Column("number of samples"),
+    "input_dim": Column("input dimension, m"),
+    "noise_db": Column("signal-to-noise ratio (dB)"),
+    "lam": Column("λ"),
+    "iterations": Column("iterations of FISTA"),
+    "depth": Column("layers"),
+    "step": Column("step of the fit"),
+    "ratio": Column("c, for c k ln(d / k) input dimensions"),
+    "per_latent": Column("training samples for each latent"),
+    "dictionary": Column("dictionary"),
+    "inference": Column("inference"),
+    "start": Column("start"),
+    "columns": Column("atoms"),
+    "seed": Column("seed"),
 }
+
+
+def add(column: str, looks: Mapping[str, Look]) -> None:
+    """Adds the names of a column that are no learner's or encoder's, such as those of solvers or of studies, in their order."""
+    _TABLES.setdefault(column, {}).update(looks)
+
+
+@functools.cache
+def _dictionaries() -> dict[str, Look]:
+    found: dict[str, dict[str, Look]] = {family: {} for family in _FAMILIES}
+    for name, encoder in registry.saes().items():
+        own, recipe = registry.looks_of(encoder)[name], vars(encoder).get("recipe")
+        label, colour = ("", "") if recipe is None else (recipe.label, recipe.colour)
+        found["sae"][name] = Look(label or f"{own.label} SAE", colour or own.colour)
+    for kind in registry.learners().values():
+        found.setdefault(kind.family, {}).update(registry.looks_of(kind))
+    found["baseline"]["samples"] = Look("training samples as atoms", "#7F7F7F")
+    return {name: look for looks in found.values() for name, look in looks.items()}
+
+
+@functools.cache
+def _inferences() -> dict[str, Look]:
+    found = {"own": Look("own codes", "#7F7F7F"), "lista_published": Look("LISTA on its own loss", "#882255")}
+    for kind in registry.encoders().values():
+        found |= registry.looks_of(kind)
+    return found
+
+
+def _table(column: str) -> dict[str, Look]:
+    if column in ("dictionary", "inference"):
+        return _dictionaries() if column == "dictionary" else _inferences()
+    return _TABLES.get(column, {})
+
+
+@functools.cache
+def _metrics() -> dict[str, Column]:
+    return {name: column for metric in registry.metrics().values() for name, column in metric.columns.items()}
 
 
 def label(name: Any, column: str = "dictionary") -> str:
@@ -234,7 +175,7 @@ def colour(name: Any, column: str = "dictionary") -> str:
 
 def rank(name: Any, column: str = "dictionary") -> tuple[int, Any]:
     """A key to sort values of a column by: those of its table in their order, then numbers, then other names, None last."""
-    table = _TABLES.get(column, {})
+    table = _table(column)
     if name in table:
         return 0, list(table).index(name)
     if isinstance(name, int | float):
@@ -242,26 +183,42 @@ def rank(name: Any, column: str = "dictionary") -> tuple[int, Any]:
     return (3, 0) if name is None else (2, str(name))
 
 
-def _find(name: Any, column: str) -> Name | None:
-    tables = [_TABLES.get(column, {}), *_TABLES.values()]
-    return next((table[name] for table in tables if isinstance(name, str) and name in table), None)
+def _find(name: Any, column: str) -> Look | None:
+    if not isinstance(name, str):
+        return None
+    others = (other for other in ("dictionary", "inference", *_TABLES) if other != column)
+    return next((table[name] for table in map(_table, (column, *others)) if name in table), None)
 
 
 def metric_label(metric: str) -> str:
     """What a column of numbers is called: `metric_label("mcc_ood")` is "MCC out of distribution"."""
     stem, split = _split(metric)
-    found = _METRICS.get(stem)
+    found = _column(stem)
     return f"{stem.replace('_', ' ') if found is None else found.label} {_SPLITS.get(split, '')}".strip()
+
+
+def heading(metric: str) -> str:
+    """What a column of numbers is called above a table: `heading("mcc_ood")` is "MCC OOD"."""
+    stem, split = _split(metric)
+    found = _column(stem)
+    named = None if found is None else found.heading
+    return f"{stem.replace('_', ' ') if named is None else named} {split[1:].upper()}".strip()
 
 
 def better(metric: str) -> int:
     """1 if more of a metric is better, -1 if less, 0 if neither or unknown."""
-    return _METRICS.get(_split(metric)[0], Metric("")).better
+    found = _column(_split(metric)[0])
+    return 0 if found is None else found.better
 
 
 def perfect(metric: str) -> float | None:
     """The best value of a metric, or None where it depends on the data."""
-    return _METRICS.get(_split(metric)[0], Metric("")).perfect
+    found = _column(_split(metric)[0])
+    return None if found is None else found.perfect
+
+
+def _column(stem: str) -> Column | None:
+    return _OTHERS.get(stem) or _metrics().get(stem)
 
 
 def _split(metric: str) -> tuple[str, str]:
@@ -269,4 +226,4 @@ def _split(metric: str) -> tuple[str, str]:
     return metric.removesuffix(suffix), suffix
 
 
-__all__ = ["Metric", "Name", "better", "colour", "label", "metric_label", "perfect", "rank"]
+__all__ = ["add", "better", "colour", "heading", "label", "metric_label", "perfect", "rank"]

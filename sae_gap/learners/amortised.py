@@ -32,7 +32,7 @@ class Among(Encoder):
     place: int = eqx.field(static=True, default=0)
 
     @property
-    def name(self):
+    def name(self):  # type: ignore[override]
         return self.encoder.name
 
     @property
@@ -89,7 +89,7 @@ class Amortised(Learner):
         check_number("learning_rate", self.learning_rate, above=0)
 
     @property
-    def name(self):
+    def name(self):  # type: ignore[override]
         return super().name if self.base is None else self.base.name
 
     @property

@@ -11,6 +11,11 @@ from sae_gap.learners.learner import Learner
 class Raw(Learner):
     """The signals themselves as codes, which are then as wide as the signals; there is no dictionary. Read by `Linear`."""
 
+    label = "raw signals"
+    colour = "#BBBBBB"
+    rank = 1
+    family = "baseline"
+
     def init(self, data, *, num_latents, key):
         return jnp.eye(data.signals.shape[1], dtype=data.signals.dtype)
 
@@ -25,6 +30,11 @@ class PCA(Learner):
     or samples. Read by `Linear`.
     """
 
+    label = "PCA"
+    colour = "#888888"
+    rank = 2
+    family = "baseline"
+
     def init(self, data, *, num_latents, key):
         mean = jnp.mean(data.signals, axis=0)
         components = jnp.linalg.svd(data.signals - mean, full_matrices=False)[2]
@@ -37,6 +47,10 @@ class PCA(Learner):
 
 class Random(Learner):
     """Unit atoms in random directions, with the mean of the training signals for bias."""
+
+    label = "random atoms"
+    colour = "#BBBBBB"
+    family = "baseline"
 
     def init(self, data, *, num_latents, key):
         atoms = jax.random.normal(key, (data.signals.shape[1], num_latents), data.signals.dtype)

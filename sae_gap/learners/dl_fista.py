@@ -41,6 +41,11 @@ class DLFista(Learner):
       Engan, Aase & Husoy (1999), "Method of optimal directions". Barin Pacela et al. (2026), arXiv:2603.28744.
     """
 
+    name = "dl_fista"
+    label = "DL-FISTA"
+    colour = "#56B4E9"
+    rank = 2
+
     lam: float = 0.1
     num_steps: int = eqx.field(static=True, default=1_000, kw_only=True)
     num_iterations: int = eqx.field(static=True, default=100)
@@ -63,10 +68,6 @@ class DLFista(Learner):
         check_choice("split", self.split, ("train", "id"))
         check_number("ridge", self.ridge, above=0)
         check_number("tol", self.tol, least=0)
-
-    @property
-    def name(self):
-        return "dl_fista"
 
     def work(self, num_samples, input_dim, num_latents):
         # It seldom takes more than a third of its rounds.

@@ -1,5 +1,6 @@
 """What every learner is: frozen hyper-parameters, and pure methods that pass a state on."""
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import equinox as eqx
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.core.checks import check_integer, check_static, check_type
+from sae_gap.core.registry import ClassName, Look
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.encoders.encoder import Encoder
 
@@ -25,6 +27,19 @@ class Learner(eqx.Module):
 
     num_steps: int = eqx.field(static=True, default=0, kw_only=True)
     base: "Learner | None" = eqx.field(default=None, kw_only=True)
+    # What rows call its dictionary. A learner in a file of this folder is found by it.
+    name: ClassVar[str] = ClassName()  # type: ignore[assignment]
+    # What figures call it and draw it in. Without them it has its name and a spare colour.
+    label: ClassVar[str]
+    colour: ClassVar[str]
+    # Where it stands among its like in legends and tables.
+    rank: ClassVar[int] = 99
+    # The same of other names that its instances may have.
+    looks: ClassVar[Mapping[str, Look]] = {}
+    # The kind of method that it makes: baseline, probe, sae, dictionary_learning, peer or oracle, or a word of its own.
+    family: ClassVar[str] = "dictionary_learning"
+    # Raise it by hand when a change to the code changes what is learned: rows and stored fits are told apart by it.
+    version: ClassVar[int] = 1
     # Whether seeds gain from a vmapped axis. A learner whose steps fill the device, or whose seeds stop at different times,
     # says no.
     side_by_side: ClassVar[bool] = True
@@ -41,11 +56,6 @@ class Learner(eqx.Module):
         check_type("base", self.base, (Learner, type(None)), "give the learner whose model this one goes on from")
         if self.num_steps and not self.on_host and type(self).step is Learner.step:
             raise ValueError(f"{type(self).__name__} takes no steps, but num_steps is {self.num_steps}; leave it out.")
-
-    @property
-    def name(self) -> str:
-        """What rows and figures call its dictionary; `sae_gap.figures.labels` has its label and its colour."""
-        return type(self).__name__.lower()
 
     @property
     def coordinates(self) -> dict[str, str | int | float]:

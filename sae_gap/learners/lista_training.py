@@ -59,7 +59,7 @@ class Lista(Learner):
         check_number("learning_rate", self.learning_rate, above=0)
 
     @property
-    def name(self):
+    def name(self):  # type: ignore[override]
         return super().name if self.base is None else self.base.name
 
     def work(self, num_samples, input_dim, num_latents):

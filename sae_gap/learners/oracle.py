@@ -15,6 +15,10 @@ class Oracle(Learner):
       leading: whether to know no more atoms than a learner has, the first of them.
     """
 
+    label = "oracle"
+    colour = "#000000"
+    family = "oracle"
+
     leading: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):

@@ -24,14 +24,15 @@ class LinearProbe(Learner):
       Golub, Heath & Wahba (1979), "Generalized cross-validation as a method for choosing a good ridge parameter".
     """
 
+    name = "linear_probe"
+    label = "linear probe"
+    colour = "#7F7F7F"
+    family = "probe"
+
     alphas: tuple[float, ...] = (1e-6, 1e-4, 1e-2, 1.0, 10.0)
 
     def __check_init__(self):
         check_numbers("alphas", self.alphas, None, above=0)
-
-    @property
-    def name(self):
-        return "linear_probe"
 
     def needs(self, task: Task) -> str | None:
         return "the true codes of the training split" if task.train.codes is None else None

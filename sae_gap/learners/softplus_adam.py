@@ -76,6 +76,11 @@ class SoftplusAdam(Learner):
       Barin Pacela et al. (2026), arXiv:2603.28744.
     """
 
+    name = "softplus_adam"
+    label = "Softplus-Adam"
+    colour = "#E69F00"
+    rank = 1
+
     lam: float = 0.1
     num_steps: int = eqx.field(static=True, default=100, kw_only=True)
     block: int = eqx.field(static=True, default=500)
@@ -99,10 +104,6 @@ class SoftplusAdam(Learner):
         check_number("learning_rate", self.learning_rate, least=self.least_rate, most=self.greatest_rate)
         check_number("improvement", self.improvement, least=0)
         check_integer("least_updates", self.least_updates, least=0)
-
-    @property
-    def name(self):
-        return "softplus_adam"
 
     def work(self, num_samples, input_dim, num_latents):
         splits = 2 if self.split == "id" else 1

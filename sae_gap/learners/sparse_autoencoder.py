@@ -44,6 +44,8 @@ class SparseAutoencoder(Learner):
       Barin Pacela et al. (2026), arXiv:2603.28744, appendix. Loshchilov & Hutter (2019), "Decoupled weight decay".
     """
 
+    family = "sae"
+
     encoder: AmortisedEncoder
     num_steps: int = eqx.field(static=True, default=500, kw_only=True)
     batch_size: int = eqx.field(static=True, default=64)
@@ -64,7 +66,7 @@ class SparseAutoencoder(Learner):
             check_number(name, getattr(self, name), least=0)
 
     @property
-    def name(self):
+    def name(self):  # type: ignore[override]
         return self.encoder.name
 
     @property

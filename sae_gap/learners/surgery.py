@@ -37,7 +37,7 @@ class Surgery(Learner):
             raise ValueError(f"surgery takes no steps, but num_steps is {shown(self.num_steps)}; leave it out.")
 
     @property
-    def name(self):
+    def name(self):  # type: ignore[override]
         return super().name if self.base is None else self.base.name
 
     @property

@@ -1,8 +1,8 @@
-"""Scores of a method, each tested against an independent implementation, one family a file."""
+"""Scores of a method, each tested against an independent implementation, one topic a file."""
 
-from sae_gap.metrics import classification, dictionary, gap, recovery, support
+from sae_gap.core import registry
 
-# All metrics, which a study takes unless it names its own.
-METRICS = (recovery.measure, dictionary.measure, support.measure, classification.measure, gap.measure)
+# What a study measures unless it names its own.
+METRICS = tuple(metric for metric in registry.metrics().values() if metric.everywhere)
 
 __all__ = ["METRICS"]

@@ -14,7 +14,8 @@ from scipy import optimize, special
 
 from sae_gap.core import matching
 from sae_gap.core.codes import Codes
-from sae_gap.metrics.metric import SCORED, Inferred
+from sae_gap.core.registry import Column
+from sae_gap.metrics.metric import SCORED, Inferred, Metric
 
 # On separable codes the likelihood has no maximum, and the probe is whatever L-BFGS has reached at its tolerance. Hence
 # scikit-learn's tolerances, which the published accuracies were made with.
@@ -219,3 +220,14 @@ def _active_in(
 
 def _has_both(labels: Bool[ArrayLike, " n"]) -> bool:
     return bool(np.any(labels)) and not np.all(labels)
+
+
+METRIC = Metric(
+    "classification",
+    measure,
+    {
+        "accuracy": Column("accuracy", 1, 1.0, "acc"),
+        "auc": Column("AUC", 1, 1.0, "AUC"),
+        "base_rate": Column("share of the more frequent class"),
+    },
+)

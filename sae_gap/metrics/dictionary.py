@@ -5,7 +5,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap.core import matching
-from sae_gap.metrics.metric import Inferred
+from sae_gap.core.registry import Column
+from sae_gap.metrics.metric import Inferred, Metric
 
 # An atom is close, that is found, above this cosine.
 _CLOSE = 0.9
@@ -61,3 +62,15 @@ def measure(inferred: Inferred) -> dict[str, float | list[float]]:
     if inferred.match is None or truth is None:
         return {}
     return dictionary_recovery(inferred.match, inferred.model.decoder, truth)
+
+
+METRIC = Metric(
+    "dictionary",
+    measure,
+    {
+        "cosine": Column("matched cosine", 1, 1.0),
+        "close": Column("share of atoms found (cosine > 0.9)", 1, 1.0, "cos > .9"),
+        "angle": Column("angle to the true atom (rad)", -1, 0.0),
+        "norm_ratio": Column("length of atoms, learned / true", 0, 1.0),
+    },
+)

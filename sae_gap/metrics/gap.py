@@ -16,9 +16,10 @@ from jaxtyping import Array, Float
 from sae_gap.core import lasso_problem, matching
 from sae_gap.core.checks import as_real, check_callable, check_flag, check_number, check_type
 from sae_gap.core.codes import Codes, SparseCodes, by_columns
+from sae_gap.core.registry import Column
 from sae_gap.core.types import Model, Solution
 from sae_gap.encoders.encoder import as_floats, check_model, unit_atoms
-from sae_gap.metrics.metric import SCORED, Inferred
+from sae_gap.metrics.metric import SCORED, Inferred, Metric, of_split
 from sae_gap.solvers import sparse_code
 
 # A latent counts towards the L0 beside the squared error above this magnitude.
@@ -270,6 +271,21 @@ def measure(inferred: Inferred) -> dict[str, float]:
         on_unit_atoms = by_columns(codes)
         on_unit_atoms = on_unit_atoms.scaled(norms) if isinstance(on_unit_atoms, Codes) else on_unit_atoms * norms
         gaps = objective_gap(signals, dictionary, on_unit_atoms, inferred.optimum[name], inferred.lam)
-        found |= {f"{metric}_{name}": value for metric, value in gaps.items()}
+        found |= of_split(gaps, name)
         found[f"unconverged_{name}"] = 1 - float(np.mean(inferred.optimum[name].converged))
     return found
+
+
+METRIC = Metric(
+    "gap",
+    measure,
+    {
+        "l0": Column("latents active (L0)", heading="L0"),
+        "mse": Column("mean squared error", -1, heading="MSE"),
+        "objective": Column("lasso objective", -1),
+        "gap": Column("amortisation gap", -1),
+        "relative_gap": Column("relative amortisation gap", -1, heading="relative gap"),
+        "certificate": Column("certificate of the optimum", -1),
+        "unconverged": Column("share of optima beyond their tolerance", -1, 0.0),
+    },
+)

@@ -1,16 +1,19 @@
-"""What a metric may look at: the codes that one method inferred on one task, and the certified optimum beside them."""
+"""What a metric is, and what it may look at: one method's codes on one task, with the certified optimum beside them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sae_gap.core.codes import SparseCodes
-from sae_gap.core.matching import Match, match_atoms
+from sae_gap.core.matching import Match, match_atoms, nearest_atoms
+from sae_gap.core.registry import Column
 from sae_gap.core.types import Model, Solution, Split, Task
 from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.metrics.cuts import cuts
 
 # The splits that metrics score.
 SCORED = ("id", "ood")
@@ -49,6 +52,11 @@ class Inferred:
         """The dictionary with unit atoms, and the lengths that they had."""
         return self._once("unit_dictionary", lambda: unit_atoms(self.model.decoder))
 
+    @functools.cached_property
+    def cuts(self) -> Float[np.ndarray, " num_latents"]:
+        """For each latent the magnitude below which it counts as off, from the codes of the ID split alone."""
+        return cuts(self.codes["id"])
+
     @property
     def match(self) -> Match | None:
         """The learned atoms matched with the true ones, or None where either is unknown."""
@@ -57,11 +65,40 @@ class Inferred:
             return None
         return self._once("match", lambda: match_atoms(learned, truth))
 
+    @property
+    def nearest(self) -> Int[np.ndarray, " num_latents"]:
+        """The true atom that each latent is taken to detect, of a model and a task that have dictionaries."""
+        return self._once("nearest", lambda: nearest_atoms(self.model.decoder, np.asarray(self.task.dictionary)))
+
     def _once(self, name: str, find: Callable[[], Any]) -> Any:
         if name not in self.shared:
             self.shared[name] = find()
         return self.shared[name]
 
 
-# A metric names its values; those of a split end in "_id" or "_ood". It leaves out what the task or the model cannot tell.
-Metric = Callable[[Inferred], Mapping[str, float | list[float]]]
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """Numbers of what a method inferred on a task; in a file of this folder it is found.
+
+    Attributes:
+      name: what rows are told apart by, with the version.
+      measure: the numbers by their columns; those of a split end in "_id" or "_ood". It leaves out what the task or the model
+        cannot tell.
+      columns: how they are shown, by name without the split.
+      version: raise it by hand when a change to the code changes the numbers.
+      everywhere: whether every study measures it, unless it names its own.
+    """
+
+    name: str
+    measure: Callable[[Inferred], Mapping[str, float | list[float]]]
+    columns: Mapping[str, Column] = dataclasses.field(default_factory=dict)
+    version: int = 1
+    everywhere: bool = True
+
+    def __call__(self, inferred: Inferred) -> Mapping[str, float | list[float]]:
+        return self.measure(inferred)
+
+
+def of_split(scores: Mapping[str, float], split: str) -> dict[str, float]:
+    """Scores under the names that they have for a split."""
+    return {f"{name}_{split}": value for name, value in scores.items()}

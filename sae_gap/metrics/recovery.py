@@ -12,7 +12,8 @@ from sae_gap.core import matching
 from sae_gap.core.assignment import assign
 from sae_gap.core.checks import check_choice, check_seed
 from sae_gap.core.codes import SparseCodes
-from sae_gap.metrics.metric import SCORED, Inferred
+from sae_gap.core.registry import Column
+from sae_gap.metrics.metric import SCORED, Inferred, Metric
 
 # The paper's threshold for a true latent that takes part in a split.
 _ACTIVE_VARIANCE = 1e-8
@@ -135,3 +136,10 @@ def measure(inferred: Inferred) -> dict[str, float]:
 
 def _varies(truth: Float[ArrayLike, "..."] | SparseCodes) -> bool:
     return bool(np.any(matching.as_columns("true_codes", truth).var(axis=0, dtype=np.float64) > _ACTIVE_VARIANCE))
+
+
+METRIC = Metric(
+    "recovery",
+    measure,
+    {"mcc": Column("MCC", 1, 1.0, "MCC"), "mcc_paper": Column("MCC (published form)", 1, 1.0, "MCC paper")},
+)

@@ -6,7 +6,8 @@ from jaxtyping import Float
 
 from sae_gap.core import matching
 from sae_gap.core.codes import SparseCodes
-from sae_gap.metrics.metric import SCORED, Inferred
+from sae_gap.core.registry import Column
+from sae_gap.metrics.metric import SCORED, Inferred, Metric, of_split
 
 # A latent is on above this magnitude.
 _ON = 1e-4
@@ -73,6 +74,17 @@ def measure(inferred: Inferred) -> dict[str, float]:
     for name in SCORED:
         truth = inferred.split(name).codes
         if truth is not None and inferred.match is not None:
-            recovered = support_recovery(inferred.match, truth, inferred.codes[name])
-            found |= {f"{metric}_{name}": value for metric, value in recovered.items()}
+            found |= of_split(support_recovery(inferred.match, truth, inferred.codes[name]), name)
     return found
+
+
+METRIC = Metric(
+    "support",
+    measure,
+    {
+        "support_f1": Column("support F1", 1, 1.0, "F1"),
+        "support_precision": Column("support precision", 1, 1.0, "P"),
+        "support_recall": Column("support recall", 1, 1.0, "R"),
+        "support_l0": Column("matched latents active"),
+    },
+)

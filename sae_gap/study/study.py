@@ -112,9 +112,9 @@ class Study:
         for name in ("optimum", "timed"):
             check_flag(name, getattr(self, name))
         if not isinstance(self.metrics, tuple | list):
-            raise TypeError(f"metrics must be a tuple of functions, but it is {shown(self.metrics)}; see sae_gap.metrics.")
+            raise TypeError(f"metrics must be a tuple of Metric, but it is {shown(self.metrics)}; see sae_gap.metrics.")
         for metric in self.metrics:
-            check_callable("a metric", metric, "Inferred -> columns")
+            check_type("a metric", metric, Metric, "give Metric(name, function)")
         check_sequence("sources", self.sources, (Setting, Recording, World), "give settings, worlds or recordings")
         if len(set(self.sources)) < len(self.sources):
             raise ValueError("sources must be different settings or recordings, but some are given twice.")

@@ -162,3 +162,12 @@ def test_shapes_that_do_not_fit_are_refused():
         matching.as_labels(np.array([True]), 3)
     with pytest.raises(ValueError, match="int64"):
         matching.as_labels(np.array([0, 1, 1]), 3)
+
+
+def test_the_nearest_atom_may_lie_on_the_other_side_and_be_shared(monkeypatch):
+    truth = np.eye(3, dtype=np.float32)
+    learned = np.array([[1, 0.1, 0], [-0.2, -2, 0.3], [0.9, 0, 0.1], [0, 0.1, 5]], np.float32).T
+    monkeypatch.setattr(matching, "_COSINES_AT_ONCE", 6)
+    # Whatever the lengths of the atoms are.
+    for lengths in (1, np.float32([1, 0.01, 100])):
+        assert matching.nearest_atoms(learned, truth * lengths).tolist() == [0, 1, 0, 2]

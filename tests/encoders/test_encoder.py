@@ -56,5 +56,5 @@ def test_an_amortised_encoder_reconstructs_with_its_own_codes_and_no_penalty():
 
 
 def test_an_encoder_without_a_call_says_so():
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(TypeError):
         Encoder()(None, None)

@@ -1,10 +1,11 @@
-"""One table of names: labels, colours and order."""
+"""Labels, colours and order, of what carries its own and of what does not."""
 
 import subprocess
 import sys
 
 import pytest
 
+from sae_gap.core import registry
 from sae_gap.figures import labels
 
 
@@ -42,23 +43,20 @@ def test_metrics_are_named_and_judged(metric, label, better, perfect):
     assert (labels.metric_label(metric), labels.better(metric), labels.perfect(metric)) == (label, better, perfect)
 
 
-DICTIONARIES = (
-    *("raw", "pca", "linear_probe", "relu", "topk", "jumprelu", "mp", "batchtopk", "matryoshka"),
-    *("lista_matryoshka", "gated", "softplus_adam", "dl_fista", "online_dl", "spams", "sklearn", "oracle"),
-)
-
-
-def test_dictionaries_have_colours_of_their_own_and_keep_their_order():
-    colours = [labels.colour(name) for name in DICTIONARIES]
-    assert len(set(colours)) == len(colours)
-    assert sorted(reversed(DICTIONARIES), key=labels.rank) == list(DICTIONARIES)
-    mixed = [None, "zeta", 10, "oracle", 2, "alpha", "relu"]
-    assert sorted(mixed, key=labels.rank) == ["relu", "oracle", 2, 10, "alpha", "zeta", None]
+def test_names_are_in_the_order_of_their_families():
+    mixed = [None, "zeta", 10, "oracle", 2, "alpha", "dl_fista", "relu", "raw"]
+    assert sorted(mixed, key=labels.rank) == ["raw", "relu", "dl_fista", "oracle", 2, 10, "alpha", "zeta", None]
+    mixed = ["lasso", "omp", "relu", "own"]
+    assert sorted(mixed, key=lambda name: labels.rank(name, "inference")) == ["own", "relu", "omp", "lasso"]
 
 
 def test_a_spare_colour_is_the_same_in_every_process_and_no_one_elses():
-    code = "from sae_gap import names; print(labels.colour('new_idea'))"
-    found = {
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() for _ in "ab"
-    }
-    assert found == {labels.colour("new_idea")} and not found & {labels.colour(name) for name in DICTIONARIES}
+    code = "from sae_gap.figures import labels; print(labels.colour('new_idea'))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert found == labels.colour("new_idea") not in {labels.colour(name) for name in labels._dictionaries()}
+
+
+def test_names_of_other_columns_are_added():
+    labels.add("solver", {"mine": registry.Look("my solver", "#000001")})
+    assert (labels.label("mine", "solver"), labels.colour("mine", "solver")) == ("my solver", "#000001")
+    labels._TABLES["solver"].pop("mine")

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.harness.peers import SklearnMiniBatch, SpamsTrainDL
 from sae_gap import Models, amortisation_gap, fit
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import encode, unit_atoms
@@ -19,6 +18,8 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.learners.amortised import Amortised
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.oracle import Oracle
+from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch
+from sae_gap.learners.spams_train_dl import SpamsTrainDL
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.solvers import sparse_code
 

@@ -6,13 +6,13 @@ from sae_gap import Method, Models, Store, Study, run
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.on_support import LeastSquares, OnSupport
 from sae_gap.encoders.pursuit import OMP
+from sae_gap.learners.by_name import sae
 from sae_gap.learners.lista_training import Lista
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.softplus_adam import SoftplusAdam
 from sae_gap.learners.surgery import Surgery
-from sae_gap.study.catalogue import published
 
-TOPK = published("topk", sparsity=3, num_steps=2)
+TOPK = sae("topk", sparsity=3, num_steps=2)
 LISTA = Lista(base=Oracle(), num_steps=2)
 OWN = SoftplusAdam(split="id", num_steps=2, block=100)
 METHODS = {

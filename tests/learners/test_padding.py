@@ -11,6 +11,7 @@ from sae_gap import Method, Setting, Store, Study, draw, fit, run
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.lista import LISTA
+from sae_gap.learners.by_name import sae
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.lista_training import Lista
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
@@ -18,17 +19,16 @@ from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
 from sae_gap.learners.softplus_adam import SoftplusAdam
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.study.catalogue import published
 
 BARE = Setting(num_latents=20, sparsity=3, num_samples=200)
 PADDED = dataclasses.replace(BARE, padded_dim=20)
 DIMS = BARE.input_dim
 # A heavy penalty, so that a share of it would show at once.
 LEARNERS = {
-    "relu": SparseAutoencoder(published("relu", sparsity=3).encoder, num_steps=20, penalty=0.1),
-    "jumprelu": published("jumprelu", sparsity=3, num_steps=10),
-    "topk": published("topk", sparsity=3, num_steps=10),
-    "mp": published("mp", sparsity=3, num_steps=10),
+    "relu": SparseAutoencoder(sae("relu", sparsity=3).encoder, num_steps=20, penalty=0.1),
+    "jumprelu": sae("jumprelu", sparsity=3, num_steps=10),
+    "topk": sae("topk", sparsity=3, num_steps=10),
+    "mp": sae("mp", sparsity=3, num_steps=10),
     "dl_fista": DLFista(num_steps=10),
     "online_dl": OnlineDictionary(visits=10),
     "softplus_adam": SoftplusAdam(num_steps=2, block=100, improvement=0.01, patience=20, least_updates=20),

@@ -25,6 +25,7 @@ from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.learners.surgery import Surgery
 from sae_gap.metrics import METRICS, gap
+from sae_gap.metrics.metric import Metric
 from sae_gap.runtime import progress
 from sae_gap.solvers import sparse_code
 from sae_gap.storage import results
@@ -120,7 +121,7 @@ def test_the_gap_is_at_the_weight_that_the_codes_minimise_at(tmp_path, tasks):
         Method("few", "frozen", SAE, Lasso(0.3, tol=None, max_iterations=3)),
         METHODS[1],
     ]
-    rows = {row["method"]: row for row in run(make(SETTING, methods=methods, metrics=(gap.measure,)), Store(tmp_path))}
+    rows = {row["method"]: row for row in run(make(SETTING, methods=methods, metrics=(gap.METRIC,)), Store(tmp_path))}
     model = learned(SAE, tasks[:1])[0].end.model
     for method, lam in zip(methods, (0.2, 0.05, 0.3, 0.1), strict=True):
         row = rows[method.name]
@@ -141,7 +142,7 @@ def test_the_gap_is_at_the_weight_that_the_codes_minimise_at(tmp_path, tasks):
 def test_signed_codes_are_held_against_signed_ones(tmp_path, tasks):
     pursuit = SparseAutoencoder(MatchingPursuit(3), num_steps=1)
     method = Method("mp", "sae", pursuit, MatchingPursuit(3))
-    (row,) = run(make(SETTING, methods=[method], metrics=(gap.measure,)), Store(tmp_path))
+    (row,) = run(make(SETTING, methods=[method], metrics=(gap.METRIC,)), Store(tmp_path))
     model = learned(pursuit, tasks[:1])[0].end.model
     codes = MatchingPursuit(3)(model, tasks[0].id.signals)
     signed, nonneg = (
@@ -160,7 +161,7 @@ def test_signed_codes_are_held_against_signed_ones(tmp_path, tasks):
 def test_a_fit_is_scored_along(tmp_path, tasks):
     longer = dataclasses.replace(SAE, num_steps=4)
     methods = [Method("sae", "sae", longer, TopK(3), at=(0, 2, 4)), Method("mse", "sae", longer, Lasso(), {"inference": "x"})]
-    rows = run(make(SETTING, methods=methods, metrics=(gap.measure,)), Store(tmp_path))
+    rows = run(make(SETTING, methods=methods, metrics=(gap.METRIC,)), Store(tmp_path))
     along = [row for row in rows if row["method"] == "sae"]
     assert [row["step"] for row in along] == [row["fit_steps"] for row in along] == [0, 2, 4]
     assert "step" not in rows[-1] and rows[-1]["fit_steps"] == 4 and rows[-1]["inference"] == "x"
@@ -189,7 +190,7 @@ def test_each_model_is_encoded_once(tmp_path, monkeypatch):
         Method("again", "sae", SAE, TopK(3), {"depth": 1}),
         Method("warm", "sae", SAE, Lasso(start=TopK(3))),
     )
-    run(make(SETTING, methods=methods, metrics=(gap.measure,)), Store(tmp_path))
+    run(make(SETTING, methods=methods, metrics=(gap.METRIC,)), Store(tmp_path))
     # Lasso from zero is the reference of all four, and the warm one is another.
     assert calls == {(name, split): count for name, count in (("TopK", 1), ("Lasso", 2)) for split in ("train", "id", "ood")}
 
@@ -200,7 +201,7 @@ def test_metrics_are_the_studys(tmp_path):
         return {"seen": sorted(inferred.codes), "optima": sorted(inferred.optimum)}
 
     oracle = METHODS[3:]
-    rows = run(make(SETTING, methods=oracle, metrics=(third,)), Store(tmp_path))
+    rows = run(make(SETTING, methods=oracle, metrics=(Metric("third", third),)), Store(tmp_path))
     assert rows[0]["seen"] == ["id", "ood", "train"] and rows[0]["optima"] == ["id", "ood"] and "mse_id" not in rows[0]
 
 
@@ -208,7 +209,7 @@ def test_a_stream_is_scored_on_held_out_samples_alone(tmp_path, caplog):
     def splits(inferred):
         return {"seen": sorted(inferred.codes)}
 
-    rows = run(make(Setting(20, 3, 200, stream=True), metrics=(*METRICS, splits)), Store(tmp_path))
+    rows = run(make(Setting(20, 3, 200, stream=True), metrics=(*METRICS, Metric("splits", splits))), Store(tmp_path))
     assert [row["method"] for row in rows] == ["sae", "frozen", "oracle"]
     assert "left out linear_probe: the data lack the true codes of the training split" in caplog.text
     for row in rows:
@@ -290,7 +291,7 @@ def keys_of(a_study):
         make(methods=[Method("frozen", "frozen", SAE, Lasso(tol=None, max_iterations=10))]),
         make(methods=[Method("frozen", "frozen", SAE, Lasso(momentum=False))]),
         make(metrics=METRICS[:-1]),
-        make(metrics=(*METRICS, fail)),
+        make(metrics=(*METRICS, Metric("fail", fail))),
         dataclasses.replace(make(), name="other"),
     ],
 )
@@ -333,12 +334,8 @@ def test_a_raised_version_changes_the_key_and_moving_a_class_does_not(monkeypatc
 
 
 def test_a_metric_with_another_version_changes_every_key():
-    def third(inferred):
-        return {}
-
-    before = keys_of(make(metrics=(third,)))
-    third.version = 2
-    assert not keys_of(make(metrics=(third,))) & before
+    first, second = (Metric("third", lambda inferred: {}, version=version) for version in (1, 2))
+    assert not keys_of(make(metrics=(first,))) & keys_of(make(metrics=(second,)))
 
 
 def test_rows_of_another_study_are_refused(finished, monkeypatch):

@@ -1,5 +1,7 @@
 """A dictionary put in order by who is used with whom, and solved for by least squares."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core.checks import check_number, check_size
+from sae_gap.core.registry import Look
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import Learner, live_share
@@ -83,6 +86,9 @@ class Families(Learner):
       arXiv:2409.14507.
     """
 
+    rank = 4
+    looks: ClassVar = {"online_dl_families": Look("online DL, families", "#DDCC77")}
+
     num_steps: int = eqx.field(static=True, default=36, kw_only=True)
     visits: int | float = eqx.field(static=True, default=3)
     margin: float = 4.0
@@ -104,7 +110,7 @@ class Families(Learner):
         check_slots(self.num_slots)
 
     @property
-    def name(self):
+    def name(self):  # type: ignore[override]
         return "families" if self.base is None else f"{self.base.name}_families"
 
     def needs(self, task):

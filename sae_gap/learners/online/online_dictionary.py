@@ -1,5 +1,7 @@
 """Dictionary learning at scale: annealed stochastic steps on codes from a reweighted pursuit."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sae_gap.core.checks import check_flag, check_number, check_numbers, check_size
+from sae_gap.core.registry import Look
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import Learner, live_dims, live_share
@@ -108,6 +111,12 @@ class OnlineDictionary(Learner):
       the replacement of atoms.
     """
 
+    name = "online_dl"
+    label = "online DL"
+    colour = "#332288"
+    rank = 3
+    looks: ClassVar = {"online_dl_incoherent": Look("online DL, incoherent", "#88CCEE")}
+
     num_steps: int = eqx.field(static=True, default=100, kw_only=True)
     visits: int | float | None = eqx.field(static=True, default=400)
     batch_size: int | None = eqx.field(static=True, default=None)
@@ -147,10 +156,6 @@ class OnlineDictionary(Learner):
         for name in ("nonneg", "replace", "centred", "incoherent"):
             check_flag(name, getattr(self, name))
         check_number("tol", self.tol, least=0)
-
-    @property
-    def name(self):
-        return "online_dl"
 
     def work(self, num_samples, input_dim, num_latents):
         visits = num_samples if self.visits is None else self.visits * max(num_latents, LEAST)

@@ -1,11 +1,14 @@
 """A narrower dictionary from a wider one: the atoms that carry the most energy."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from sae_gap.core.checks import check_number
+from sae_gap.core.registry import Look
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import Learner, live_share
@@ -37,6 +40,9 @@ class Pruned(Learner):
       base: the learner whose dictionary it is; its codes are non-negative.
     """
 
+    rank = 5
+    looks: ClassVar = {"online_dl_families_pruned": Look("online DL, families, pruned", "#CC6677")}
+
     share: float = eqx.field(static=True, default=0.25)
     visits: int | float = eqx.field(static=True, default=3)
     margin: float = 2.5
@@ -55,7 +61,7 @@ class Pruned(Learner):
         check_slots(self.num_slots)
 
     @property
-    def name(self):
+    def name(self):  # type: ignore[override]
         return "pruned" if self.base is None else f"{self.base.name}_pruned"
 
     def work(self, num_samples, input_dim, num_latents):

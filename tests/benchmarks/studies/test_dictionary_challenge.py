@@ -9,15 +9,17 @@ import sys
 import pytest
 from matplotlib import image
 
-from benchmarks.harness import peers
 from benchmarks.harness.bench import Preset
 from benchmarks.studies.dictionary_challenge import BENCH
 from sae_gap import Setting, Store
+from sae_gap.core import registry
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.figures import tables
-from sae_gap.study import catalogue
+from sae_gap.learners import by_name
+from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch
+from sae_gap.learners.spams_train_dl import SpamsTrainDL
 
-SAES = tuple(f"sae_{name}" for name in catalogue.RECIPES)
+SAES = tuple(f"sae_{name}" for name in registry.saes())
 METHODS = ("online_dl", "dl_fista", "online_dl_families", "spams", "sklearn", *SAES, "fista_oracle")
 # Those that compile next to nothing.
 QUICK = "--methods=spams,sklearn,fista_oracle"
@@ -140,7 +142,7 @@ def test_shards_share_a_folder(tmp_path, challenge):
 
 def test_saes_are_tuned_and_take_the_steps_they_are_given():
     few = methods(Setting(100, 10, 5_000))["sae_topk"].learner
-    assert few == catalogue.tuned("topk", sparsity=10, input_dim=47, num_steps=1_250)
+    assert few == by_name.tuned_sae("topk", sparsity=10, input_dim=47, num_steps=1_250)
     many = methods(Setting(100, 10, 1_000_000, stream=True))["sae_topk"].learner
     assert (many.num_steps, many.renormalise_every) == (4, 1) and many.learning_rate == few.learning_rate
     assert methods(Setting(), sae_steps=1)["sae_topk"].learner.num_steps == 1
@@ -172,7 +174,7 @@ def test_the_default_needs_no_other_package(monkeypatch, tmp_path, challenge):
 
 @pytest.mark.parametrize(("name", "package"), [("spams", "spams"), ("sklearn", "sklearn")])
 def test_an_absent_package_is_one_sentence(name, package, monkeypatch, tmp_path, challenge):
-    module = {"spams": peers.SpamsTrainDL, "sklearn": peers.SklearnMiniBatch}[name].module
+    module = {"spams": SpamsTrainDL, "sklearn": SklearnMiniBatch}[name].module
     monkeypatch.setitem(sys.modules, module, None)
     code, out, err = challenge("--preset=smoke", f"--methods={name},fista_oracle", f"--results_dir={tmp_path / 'results'}")
     assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err)

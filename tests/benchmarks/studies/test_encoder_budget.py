@@ -9,11 +9,11 @@ import jax
 import pytest
 from matplotlib import image
 
-from benchmarks.harness import peers
 from benchmarks.harness.bench import Preset
 from benchmarks.studies.encoder_budget import BENCH, DICTIONARIES
 from sae_gap import Model, Setting, Store
 from sae_gap.encoders.lista import LISTA
+from sae_gap.learners.spams_train_dl import SpamsTrainDL
 
 TRAINED = ("relu", "topk", "jumprelu", "lista_1", "lista_2", "lista_4", "lista_8", "lista_16")
 FISTA, ISTA = ([f"{kind}_{count}" for count in (1, 2, 5, 10, 20, 50, 100)] for kind in ("fista", "ista"))
@@ -121,7 +121,7 @@ def test_operations_are_those_that_the_compiler_counts(task):
 
 
 def test_an_absent_package_is_one_sentence(budget, monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, peers.SpamsTrainDL.module, None)
+    monkeypatch.setitem(sys.modules, SpamsTrainDL.module, None)
     code, out, err = budget("--preset=smoke", "--dictionary=spams", f"--results_dir={tmp_path / 'results'}")
     assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and "needs spams" in err
     assert not (tmp_path / "results").exists()

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks.harness.peers import SklearnMiniBatch, SpamsTrainDL
 from sae_gap import Setting, draw, fit, match_atoms, sparse_code
 from sae_gap.core.types import Split
+from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch
+from sae_gap.learners.spams_train_dl import SpamsTrainDL
 
 PEERS = {"spams": SpamsTrainDL, "sklearn": SklearnMiniBatch}
 

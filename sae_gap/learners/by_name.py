@@ -1,0 +1,83 @@
+"""Encoders and learners by their names, made from what every study knows: a sparsity, a weight and a length."""
+
+from typing import Any
+
+from sae_gap.core import registry
+from sae_gap.core.checks import check_choice
+from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
+from sae_gap.learners.learner import Learner
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+
+
+def encoder(name: str, *, sparsity: int, lam: float = 0.1) -> Encoder:
+    """An encoder of `sae_gap.encoders`.
+
+    Args:
+      name: its name.
+      sparsity: of an encoder with a field `k` or `sparsity`.
+      lam: of an encoder with a field `lam`.
+
+    Raises:
+      ValueError: no encoder has the name, or it needs more, such as the encoder whose support it refits.
+    """
+    check_choice("encoder", name, registry.encoders())
+    return _make(registry.encoders()[name], name, k=sparsity, sparsity=sparsity, lam=lam)
+
+
+def learner(name: str, *, sparsity: int, input_dim: int, lam: float = 0.1, num_steps: int | None = None) -> Learner:
+    """A learner of `sae_gap.learners`, or the tuned SAE with an encoder of that name, with or without `sae_` before it.
+
+    Args:
+      name: its name.
+      sparsity: of a learner or an encoder with a field `k` or `sparsity`.
+      input_dim: dimension of the signals.
+      lam: of a learner with a field `lam`.
+      num_steps: steps of its fit; None takes its own default.
+
+    Raises:
+      ValueError: no learner and no SAE has the name, or it needs more, such as the learner that it goes on from.
+    """
+    if name not in registry.learners():
+        steps = {} if num_steps is None else {"num_steps": num_steps}
+        return tuned_sae(name.removeprefix("sae_"), sparsity=sparsity, input_dim=input_dim, **steps)
+    kind = registry.learners()[name]
+    takes_steps = kind.on_host or kind.step is not Learner.step
+    return _make(kind, name, k=sparsity, sparsity=sparsity, lam=lam, num_steps=num_steps if takes_steps else None)
+
+
+def sae(name: str, *, sparsity: int, **options: Any) -> SparseAutoencoder:
+    """A sparse autoencoder with the defaults throughout, which are the paper's.
+
+    Args:
+      name: of its encoder.
+      sparsity: k of an encoder that has one.
+      options: of `SparseAutoencoder`, such as `num_steps`.
+    """
+    return SparseAutoencoder(_encoder(name, sparsity), **options)
+
+
+def tuned_sae(name: str, *, sparsity: int, input_dim: int, **options: Any) -> SparseAutoencoder:
+    """A sparse autoencoder with the hyper-parameters, the rate and the penalty that were found best for its encoder.
+
+    Args:
+      name: of its encoder.
+      sparsity: k of an encoder that has one.
+      input_dim: dimension of the signals.
+      options: of `SparseAutoencoder`, such as `num_steps`.
+    """
+    tuned = _encoder(name, sparsity, tuned=True)
+    assert tuned.recipe is not None
+    return SparseAutoencoder(tuned, learning_rate=tuned.recipe.rate, penalty=tuned.recipe.penalty / input_dim, **options)
+
+
+def _encoder(name: str, sparsity: int, tuned: bool = False) -> AmortisedEncoder:
+    check_choice("sae", name, registry.saes())
+    kind = registry.saes()[name]
+    return _make(kind, name, k=sparsity, sparsity=sparsity, **(kind.recipe.options if tuned else {}))
+
+
+def _make(kind: Any, name: str, **offered: Any) -> Any:
+    try:
+        return registry.make(kind, **offered)
+    except TypeError as error:
+        raise ValueError(f"{name} cannot be made from a sparsity and a weight alone ({error}); make it in Python.") from None

@@ -1,0 +1,68 @@
+"""What the dictionary learners of other libraries share: ours are compared with them, on the host."""
+
+import abc
+import importlib
+from types import ModuleType
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from sae_gap.core.checks import check_number, check_size
+from sae_gap.core.matching import unit_columns
+from sae_gap.core.types import Model, Split
+from sae_gap.learners.learner import Learner
+
+
+class Peer(Learner):
+    """A learner of another library: minibatches of `½‖y - D z‖² + λ‖z‖₁`, z ≥ 0, on one thread.
+
+    Its seeds have the machine to themselves, one after the other. Seeds of ours have a core each where there are as many seeds
+    as cores, and more of them where there are fewer.
+
+    Starts from random training samples with unit atoms, which the key chooses, as it does the order of samples where the
+    library lets it.
+
+    Args:
+      lam: weight of the l1 norm.
+      batch_size: samples in a step.
+      num_steps: minibatches.
+    """
+
+    family = "peer"
+
+    lam: float = 0.1
+    batch_size: int = eqx.field(static=True, default=256)
+
+    def __check_init__(self):
+        check_number("lam", self.lam, least=0)
+        for name in ("num_steps", "batch_size"):
+            check_size(name, getattr(self, name))
+
+    on_host = True
+    module: ClassVar[str]
+
+    @classmethod
+    def library(cls) -> ModuleType:
+        """The module that does the work.
+
+        Raises:
+          ImportError: it is not installed.
+        """
+        return importlib.import_module(cls.module)
+
+    def learn(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> Model:
+        signals = np.asarray(data.signals)
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        chosen = rng.choice(len(signals), num_latents, replace=len(signals) < num_latents)
+        dictionary = self.dictionary(signals, unit_columns(signals[chosen].T), rng)
+        return Model(jnp.asarray(dictionary, signals.dtype), jnp.zeros(signals.shape[1], signals.dtype))
+
+    @abc.abstractmethod
+    def dictionary(
+        self, signals: Float[np.ndarray, "n input_dim"], start: Float[np.ndarray, "input_dim latent"], rng: np.random.Generator
+    ) -> Float[np.ndarray, "input_dim latent"]:
+        """The dictionary after `num_steps` minibatches, from a given one."""

@@ -1,0 +1,32 @@
+"""Online dictionary learning by SPAMS."""
+
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+
+from sae_gap.learners.peer import Peer
+
+
+class SpamsTrainDL(Peer):
+    """Online dictionary learning by SPAMS: exact codes by LARS, then block coordinate descent on the dictionary.
+
+    References:
+      Mairal, Bach, Ponce & Sapiro (2010), "Online learning for matrix factorization and sparse coding", JMLR 11.
+    """
+
+    name = "spams"
+    label = "SPAMS"
+    colour = "#117733"
+    rank = 1
+
+    num_steps: int = eqx.field(static=True, default=5_000, kw_only=True)
+
+    module = "spams"
+    packages = ("spams-bin",)
+
+    def dictionary(self, signals, start, rng):
+        # Mode 2 is ½‖y - D z‖² + λ‖z‖₁, samples are columns, and the default of numThreads is every core.
+        options: dict[str, Any] = {"mode": 2, "posAlpha": True, "numThreads": 1, "verbose": False}
+        options |= {"lambda1": self.lam, "iter": self.num_steps, "batchsize": self.batch_size}
+        return self.library().trainDL(np.asfortranarray(signals.T), D=np.asfortranarray(start), **options)

@@ -1,0 +1,93 @@
+"""How well atoms are recovered, by the level and by the frequency of the true feature, and how many detect the same one."""
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
+
+from sae_gap.core import matching
+from sae_gap.core.checks import shown
+from sae_gap.core.codes import SparseCodes, dense_chunks, shape_of
+from sae_gap.core.registry import Column
+from sae_gap.metrics.metric import Inferred, Metric
+
+_LEVELS = ("roots", "children", "grandchildren", "great_grandchildren")
+_QUARTILES = ("frequent", "common", "uncommon", "rare")
+
+
+def atom_scores(
+    match: matching.Match, num_learned: int, nearest: Int[np.ndarray, " learned"], groups: dict[str, Int[np.ndarray, " some"]]
+) -> dict[str, float]:
+    """How well the atoms are recovered: `atom_mcc`, mean |cos| over the pairs of the best matching, and `uniqueness`.
+
+    There are as many pairs as the narrower dictionary has atoms, so that one too narrow for all features can still score 1.
+
+    Args:
+      match: of the learned with the true dictionary.
+      num_learned: width of the learned one.
+      nearest: the feature of each latent; uniqueness is the number of different ones over the number of latents.
+      groups: indices of features by name; each has its own mean, over those of its features that are in a pair.
+
+    Returns:
+      `atom_mcc`, `uniqueness` and `atom_mcc_<group>`, but for groups of which no feature is in a pair.
+    """
+    cosine, paired = np.abs(match.cosine), match.learned >= 0
+    found = {
+        "atom_mcc": float(cosine.sum() / min(num_learned, len(cosine))),
+        "uniqueness": len(np.unique(nearest)) / len(nearest),
+    }
+    for name, features in groups.items():
+        chosen = features[paired[features]]
+        if len(chosen):
+            found[f"atom_mcc_{name}"] = float(cosine[chosen].mean())
+    return found
+
+
+def groups_of(
+    true_codes: Float[ArrayLike, "n latent"] | SparseCodes, level: Int[np.ndarray, " true"] | None = None
+) -> dict[str, Int[np.ndarray, " some"]]:
+    """Features by level of their tree and by quartile of the frequency at which they fire.
+
+    Args:
+      true_codes: (n, num_true), which tell the frequencies.
+      level: of each feature, -1 for one in no tree; None where there are no trees.
+
+    Returns:
+      Indices by name: "roots", "children" and so on, "free", and "frequent", "common", "uncommon", "rare".
+    """
+    found = {}
+    if level is not None:
+        if np.shape(level) != np.shape(true_codes)[1:]:
+            raise ValueError(f"level must be of the {np.shape(true_codes)[1]} features, but is {shown(level)}.")
+        level = np.asarray(level)
+        for depth in range(int(level.max()) + 1):
+            found[_LEVELS[depth] if depth < len(_LEVELS) else f"level_{depth}"] = np.flatnonzero(level == depth)
+        found["free"] = np.flatnonzero(level < 0)
+    fired = sum(((part > 0).sum(axis=0) for _, part in dense_chunks(true_codes)), np.zeros(shape_of(true_codes)[1], int))
+    order = np.argsort(-fired, kind="stable")
+    return found | dict(zip(_QUARTILES, np.array_split(order, len(_QUARTILES)), strict=True))
+
+
+def measure(inferred: Inferred) -> dict[str, float]:
+    """`atom_scores`, where the truth is known and a dictionary was learned."""
+    learned, truth, true_codes = inferred.model.dictionary, inferred.task.dictionary, inferred.split("id").codes
+    if learned is None or truth is None or inferred.match is None or true_codes is None:
+        return {}
+    tree = inferred.task.tree
+    groups = groups_of(true_codes, None if tree is None else tree.level)
+    return atom_scores(inferred.match, learned.shape[1], inferred.nearest, groups)
+
+
+_HEADINGS = {"great_grandchildren": "great-g."}
+METRIC = Metric(
+    "atoms",
+    measure,
+    {
+        "atom_mcc": Column("matched cosine of the pairs", 1, 1.0, "MCC"),
+        "uniqueness": Column("share of different features detected", 1, 1.0, "unique"),
+        **{
+            f"atom_mcc_{group}": Column(f"matched cosine, {group.replace('_', '-')}", 1, 1.0, _HEADINGS.get(group, group))
+            for group in (*_LEVELS, "free", *_QUARTILES)
+        },
+    },
+    everywhere=False,
+)

@@ -1,0 +1,69 @@
+"""From which magnitude on a latent counts as on, told from its own codes alone."""
+
+from typing import Any
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from sae_gap.core.checks import check_number
+from sae_gap.core.codes import SparseCodes, dense_chunks, shape_of
+
+# Below this share of what its codes are where they count, a latent is off by the cut.
+CUT = 1 / 3
+
+
+def cuts(codes: Float[ArrayLike, "n latent"] | SparseCodes, share: float = CUT) -> Float[np.ndarray, " latent"]:
+    """For each latent the magnitude below which it counts as off, from its own codes alone.
+
+    The least c with `c = share · Σ z² / Σ |z|`, both sums over its codes with `|z| > c`: so a share of the mean magnitude of
+    those, each weighted by itself. It is found from 0 upwards. A lasso explains what a dictionary lacks by small codes. At a
+    third, those that are a tenth as large as where the latent's feature is on fall below it up to 35 times as many. Codes
+    without two sizes, of a density that falls as `z^-3.5` or more slowly, are cut to the largest few.
+
+    Args:
+      codes: (n, num_latents), of samples that need no truth.
+      share: of that magnitude, above 0 and at most .99.
+
+    Returns:
+      (num_latents,), 0 for a latent that never fires.
+
+    Raises:
+      ValueError: codes are no matrix of finite numbers, or the share is out of range.
+    """
+    check_number("share", share, above=0, most=0.99)
+    width = shape_of(codes)[1]
+    # In units of the latent's largest code, so that no square leaves the range of numbers.
+    largest = np.zeros(width)
+    for _, part in dense_chunks(codes):
+        largest = np.maximum(largest, np.abs(part).max(axis=0))
+    unit = np.where(largest > 0, largest, 1)
+    first, second = np.zeros(width), np.zeros(width)
+    for _, part in dense_chunks(codes):
+        size = np.abs(part) / unit
+        first += size.sum(axis=0)
+        second += np.einsum("ij,ij->j", size, size)
+    cut = share * _ratio(second, first)
+    latent, size = _above(codes, unit, cut)
+    # What is left out is below the mean of the rest, which rises: so does the cut, until it leaves out no more.
+    while len(size):
+        sums = [np.bincount(latent, power, width) for power in (size, size**2)]
+        cut = np.where(sums[0] > 0, share * _ratio(sums[1], sums[0]), cut)
+        stays = size > cut[latent]
+        moves = np.bincount(latent[~stays], minlength=width) > 0
+        latent, size = latent[stays & moves[latent]], size[stays & moves[latent]]
+    return cut * unit
+
+
+def _above(codes: Any, unit: np.ndarray, least: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Latent and magnitude of each code above a least one, in units of their latent."""
+    latents, sizes = [np.zeros(0, int)], [np.zeros(0)]
+    for _, part in dense_chunks(codes):
+        size = np.abs(part) / unit
+        latents.append(np.nonzero(size > least)[1])
+        sizes.append(size[size > least])
+    return np.concatenate(latents), np.concatenate(sizes)
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)

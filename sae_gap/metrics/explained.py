@@ -1,0 +1,91 @@
+"""How much of the signals the codes explain, and how much shorter reconstructions are than signals."""
+
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from sae_gap.core.checks import as_real
+from sae_gap.core.codes import SparseCodes, dense_chunks, shape_of
+from sae_gap.core.registry import Column
+from sae_gap.metrics.metric import SCORED, Inferred, Metric, of_split
+
+# Signals shorter than this have no shrinkage.
+_SHORTEST = 1e-6
+
+
+def explained(
+    signals: Float[ArrayLike, "n input_dim"],
+    dictionary: Float[ArrayLike, "input_dim latent"],
+    bias: Float[ArrayLike, " input_dim"],
+    codes: Float[ArrayLike, "n latent"] | SparseCodes,
+) -> dict[str, float]:
+    """`r2 = 1 - E‖y - ŷ‖² / (E‖y‖² - ‖E y‖²)` with `ŷ = D z + b`, and `shrinkage = mean ‖ŷ‖ / ‖y‖`.
+
+    The mean is over signals longer than 1e-6.
+
+    Args:
+      signals: (n, input_dim).
+      dictionary: (input_dim, num_latents), atoms of any norm.
+      bias: (input_dim,).
+      codes: (n, num_latents).
+
+    Returns:
+      `r2`, at most 1, and 0 for signals that do not vary; and `shrinkage`, at least 0, and 0 where no signal is longer.
+
+    Raises:
+      ValueError: shapes do not fit, there is no sample, or something is not finite.
+    """
+    parts = (("signals", signals), ("dictionary", dictionary), ("bias", bias))
+    every, atoms, offset = (as_real(name, values, "an array of real numbers") for name, values in parts)
+    samples, width = shape_of(codes)
+    if not samples or atoms.shape[1:] != (width,) or offset.shape != atoms.shape[:1] or every.shape != (samples, len(atoms)):
+        raise ValueError(
+            "signals (n, input_dim), dictionary (input_dim, num_latents), bias (input_dim,) and codes (n, num_latents) must "
+            "fit together, and n be at least 1, but they are of shapes "
+            f"{every.shape}, {atoms.shape}, {offset.shape} and {(samples, width)}."
+        )
+    mean = every.mean(axis=0, dtype=np.float64)
+    lost = square = varied = 0.0
+    ratios = []
+    for rows, part in dense_chunks(codes):
+        target, linear = every[rows], part @ atoms.T
+        # The offset is taken off first, and variances are about the mean, so that neither is lost in a large common part.
+        lost += float(_squares(target - offset - linear).sum())
+        square += float(_squares(target).sum())
+        varied += float(_squares(target - mean).sum())
+        long, length = np.sqrt(_squares(target)), np.sqrt(_squares(linear + offset))
+        ratios.append(length[long > _SHORTEST] / long[long > _SHORTEST])
+    if not np.isfinite(lost):
+        raise ValueError("signals, dictionary, bias or codes are not finite; nothing can be said of what they explain.")
+    shares = np.concatenate(ratios)
+    return {
+        # What is left of a constant by rounding is no variance.
+        "r2": 1 - lost / varied if varied > float(np.finfo(np.float32).eps) ** 2 * square else 0.0,
+        "shrinkage": float(shares.mean()) if len(shares) else 0.0,
+    }
+
+
+def _squares(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
+    return np.square(rows, dtype=np.float64).sum(axis=1)
+
+
+def measure(inferred: Inferred) -> dict[str, float]:
+    """`explained` of every scored split, where the truth is known and a dictionary was learned."""
+    learned, found = inferred.model.dictionary, dict[str, float]()
+    if learned is None or inferred.task.dictionary is None:
+        return found
+    for name in SCORED:
+        scores = explained(inferred.split(name).signals, learned, inferred.model.bias, inferred.codes[name])
+        found |= of_split(scores, name)
+    return found
+
+
+METRIC = Metric(
+    "explained",
+    measure,
+    {
+        "r2": Column("variance explained, R²", 1, 1.0, "R²"),
+        "shrinkage": Column("length of reconstructions, to signals", 0, 1.0),
+    },
+    everywhere=False,
+)
