@@ -32,10 +32,4 @@ def class_name(cls: type) -> str:
     return f"{cls.__module__.partition('.')[0]}.{cls.__qualname__}"
 
 
-def describe_metric(metric: Any) -> list[Any]:
-    """A metric as plain data: its name and its version."""
-    name = getattr(metric, "name", None) or f"{metric.__module__.rpartition('.')[2]}.{metric.__qualname__}"
-    return [name, getattr(metric, "version", 1)]
-
-
-__all__ = ["NUMERICS", "class_name", "describe", "describe_metric", "precision"]
+__all__ = ["NUMERICS", "class_name", "describe", "precision"]

@@ -1,10 +1,8 @@
 """SAEs of this suite: written as SAELens of version 6 keeps them, and read from the suite's own fits."""
 
 import dataclasses
-import importlib
 import json
 import os
-import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save
 
-from sae_gap import encoders
-from sae_gap.core import identity
+from sae_gap.core import identity, registry
 from sae_gap.core.checks import check_path, check_unmasked
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model
@@ -171,14 +168,7 @@ def load_fit(path: Path) -> SAE:
 
 def _trained(described: Config) -> AmortisedEncoder:
     """The encoder of a description. Of its hyper-parameters inference asks for k alone."""
-    for found in pkgutil.iter_modules(encoders.__path__, f"{encoders.__name__}."):
-        importlib.import_module(found.name)
-    kinds, waiting = {}, [AmortisedEncoder]
-    while waiting:
-        kind = waiting.pop()
-        waiting += kind.__subclasses__()
-        if "exported" in vars(kind):
-            kinds[identity.class_name(kind)] = kind
+    kinds = {identity.class_name(kind): kind for kind in registry.saes().values() if "exported" in vars(kind)}
     chosen = described.choice("class", "", kinds)
     return kinds[chosen](**({"k": described.size("k")} if "k" in described else {}))
 

@@ -174,7 +174,7 @@ def _identity(study: Study, description: Mapping[str, Any], method: Method) -> d
         "learner": identity.describe(method.learner),
         "encoder": identity.describe(method.encoder),
         "row": dict(method.row),
-        "metrics": sorted(identity.describe_metric(metric) for metric in study.metrics),
+        "metrics": sorted([metric.name, metric.version] for metric in study.metrics),
         "precision": identity.precision(),
         "numerics": identity.NUMERICS,
     }
