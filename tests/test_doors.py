@@ -113,6 +113,9 @@ def test_an_encoder_of_ones_own_is_asked_for_no_option_of_ours():
     class Mine(Encoder):
         k: int = -1
 
+        def __call__(self, model, signals):
+            return signals
+
     assert Mine().k == -1
 
 
