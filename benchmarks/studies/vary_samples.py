@@ -13,7 +13,6 @@ from benchmarks.harness.bench import SMOKE, Bench, Preset
 
 BENCH = Bench(
     "vary_samples",
-    "Number of samples",
     __doc__,
     methods.everything,
     {
@@ -24,3 +23,6 @@ BENCH = Bench(
     figures=drawings.recovery_along("num_samples"),
     slow=("softplus_adam",),
 )
+
+if __name__ == "__main__":
+    BENCH.run()

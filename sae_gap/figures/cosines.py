@@ -1,6 +1,6 @@
 """How well learned dictionaries match the true one, atom by atom."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,13 +53,24 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
     axes.set_ylim(len(dictionaries) - 0.5, -0.75)
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("|cosine| of a learned atom with its matched true atom (1 is perfect)\ndot: median, bar: quartiles")
-    best, worst = max(shares, key=lambda name: shares[name]), min(shares, key=lambda name: shares[name])
-    finding = f"{best} finds {shares[best]:.0%} of the true atoms"
-    finding = finding if best == worst else f"{finding}, {worst} {shares[worst]:.0%}"
+    finding = _finding({name: f"{share:.0%}" for name, share in sorted(shares.items(), key=lambda item: -item[1])})
     style.head(figure, finding, rows)
     every = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
     style.caption(figure, finding, f"Atoms whose cosine with their true atom is above 0.9: {every}")
     return figure
+
+
+def _finding(shares: Mapping[str, str]) -> str:
+    """The best of the dictionaries, which stand in order, and what the next best finds."""
+    (best, share), *others = shares.items()
+    rivals = [name for name, other in others if other == share]
+    if not others:
+        return f"{best} finds {share} of the true atoms"
+    if len(rivals) == len(others):
+        return f"Each of the {len(shares)} dictionaries finds {share} of the true atoms"
+    if rivals:
+        return f"{best} and {rivals[0] if len(rivals) == 1 else f'{len(rivals)} others'} find {share} of the true atoms"
+    return f"{best} finds {share} of the true atoms, {others[0][0]} {others[0][1]}"
 
 
 def _label(dictionary: str, start: Any) -> str:
@@ -74,14 +85,5 @@ def _half_violin(axes: Axes, place: int, cosines: np.ndarray, colour: str) -> No
     axes.stairs(place - heights, edges, baseline=place, color=colour, linewidth=0.8, zorder=2)
     low, median, high = np.quantile(cosines, (0.25, 0.5, 0.75))
     axes.plot([low, high], [place + 0.12] * 2, color=colour, linewidth=3, solid_capstyle="butt", zorder=3, clip_on=False)
-    axes.plot(
-        median,
-        place + 0.12,
-        "o",
-        color="white",
-        markeredgecolor=colour,
-        markersize=5.5,
-        markeredgewidth=1.6,
-        zorder=4,
-        clip_on=False,
-    )
+    dot: dict[str, Any] = {"color": "white", "markeredgecolor": colour, "markersize": 5.5, "markeredgewidth": 1.6}
+    axes.plot(median, place + 0.12, "o", zorder=4, clip_on=False, **dot)

@@ -1,7 +1,9 @@
 """What inference leaves of the gap and what it recovers, against what it costs."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, log_axes, style, tables
@@ -40,48 +42,52 @@ def budget(rows: style.Rows) -> Figure | None:
     for axes, metric in zip(panels, metrics, strict=True):
         for family in families:
             lines = [line for line in found if line["inference"] == family and line[f"{metric}_mean"] is not None]
-            lines.sort(key=lambda line: line["flops"])
-            x, y = [line["flops"] for line in lines], [line[f"{metric}_mean"] for line in lines]
-            sd = [line[f"{metric}_sd"] or 0.0 for line in lines]
-            below = [min(size, 0.9 * mean) if metric == metrics[0] else size for size, mean in zip(sd, y, strict=True)]
-            colour, varied = labels.colour(family, "inference"), _VARIED.get(family, "")
-            label = labels.label(family, "inference") + (f" ({_UNITS[varied]})" if varied else "")
-            look: dict[str, Any] = {"color": colour, "marker": _MARKERS.get(family, "*"), "label": label}
-            zorder = 2 if family in _UNTRAINED else 3
-            axes.errorbar(x, y, [below, sd], elinewidth=0.8, markersize=5, linewidth=1, zorder=zorder, **look)
-            for line, place in zip(lines, zip(x, y, strict=True), strict=True):
-                # Each curve's numbers on its outer side: a trained network lies below in the gap and above in the MCC.
-                side = 1 if family in _UNTRAINED else -1
-                up = side if axes is panels[0] else -side
-                text = "" if line.get(varied) is None else str(line[varied])
-                mark = axes.annotate(text, place, (5 * side, 5 * up), textcoords="offset points")
-                mark.set(
-                    ha="left" if side > 0 else "right",
-                    va="bottom" if up > 0 else "top",
-                    color=colour,
-                    fontsize=7,
-                    path_effects=style.halo("white"),
-                )
+            _line(axes, family, sorted(lines, key=lambda line: line["flops"]), metric)
         axes.margins(0.1)
     panels[0].set(xscale="log", yscale="log", ylabel=labels.metric_label(metrics[0]))
     log_axes.round_ticks(panels[0].xaxis)
     log_axes.round_ticks(panels[0].yaxis)
     panels[1].set_xlabel(labels.metric_label("flops"))
     panels[1].set_ylabel(style.axis_label(metrics[1]))
-    level = next((line["mcc_ood_mean"] for line in summary if line["inference"] == "lasso" and not line["flops"]), None)
-    if level is not None:
-        panels[1].axhline(
-            level, color="black", linewidth=1, linestyle=style.DASHED, zorder=1, label=labels.label("lasso", "inference")
-        )
+    best_codes = next((line["mcc_ood_mean"] for line in summary if line["inference"] == "lasso" and not line["flops"]), None)
+    if best_codes is not None:
+        name = labels.label("lasso", "inference")
+        panels[1].axhline(best_codes, color="black", linewidth=1, linestyle=style.DASHED, zorder=1, label=name)
     trained = [line for line in found if line["inference"] not in _UNTRAINED]
-    best = min(trained or found, key=lambda line: line["relative_gap_ood_mean"])
-    closest = f"{_name(best)} comes closest of the {'encoders' if trained else 'budgets'}"
-    finding = f"{closest}: {best['relative_gap_ood_mean']:.1%} above the optimum"
+    finding = _finding(trained or found, "encoders" if trained else "budgets")
     style.head(figure, finding, rows, deviation="whiskers")
     style.foot(figure, panels[1].get_legend_handles_labels()[0])
     every = ", ".join(f"{_name(line)} {line['relative_gap_ood_mean']:.1%}" for line in found)
     style.caption(figure, finding, f"{labels.metric_label(metrics[0])}: {every}")
     return figure
+
+
+def _line(axes: Axes, family: str, lines: Sequence[Mapping[str, Any]], metric: str) -> None:
+    """A line through what a family of inferences reaches, with what it varies written beside each point."""
+    x, y = [line["flops"] for line in lines], [line[f"{metric}_mean"] for line in lines]
+    sd = [line[f"{metric}_sd"] or 0.0 for line in lines]
+    of_gap = metric != "mcc_ood"
+    # On a log axis a whisker must not reach zero.
+    below = [min(size, 0.9 * mean) if of_gap else size for size, mean in zip(sd, y, strict=True)]
+    colour, varied = labels.colour(family, "inference"), _VARIED.get(family, "")
+    label = labels.label(family, "inference") + (f" ({_UNITS[varied]})" if varied else "")
+    look: dict[str, Any] = {"color": colour, "marker": _MARKERS.get(family, "*"), "label": label}
+    axes.errorbar(x, y, [below, sd], elinewidth=0.8, markersize=5, linewidth=1, zorder=3 - (family in _UNTRAINED), **look)
+    # Each curve's numbers on its outer side: a trained network lies below in the gap and above in the MCC.
+    side = 1 if family in _UNTRAINED else -1
+    up = side if of_gap else -side
+    placed: dict[str, Any] = {"ha": "left" if side > 0 else "right", "va": "bottom" if up > 0 else "top", "fontsize": 7}
+    for line, place in zip(lines, zip(x, y, strict=True), strict=True):
+        text = "" if line.get(varied) is None else str(line[varied])
+        mark = axes.annotate(text, place, (5 * side, 5 * up), textcoords="offset points", color=colour, **placed)
+        mark.set_path_effects(style.halo("white"))
+
+
+def _finding(lines: Sequence[Mapping[str, Any]], kind: str) -> str:
+    best = min(lines, key=lambda line: line["relative_gap_ood_mean"])
+    gap = f"{best['relative_gap_ood_mean']:.1%}"
+    where = "at the optimum to 0.1%" if gap in ("0.0%", "-0.0%") else f"{gap} above the optimum"
+    return f"{_name(best)} {f'comes closest of the {kind}' if len(lines) > 1 else 'comes close'}: {where}"
 
 
 def _name(line: Any) -> str:

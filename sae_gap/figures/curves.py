@@ -32,12 +32,16 @@ _PUBLISHED: dict[str, Any] = {
 }
 
 
+# x, mean and deviation.
+_Point = tuple[float, float, float | None]
+
+
 class _Line(NamedTuple):
-    """One line of one panel: what it is of, and x, mean and deviation at its points."""
+    """One line of one panel: what it is of, and its points."""
 
     panel: tuple[Any, ...]
     values: dict[str, Any]
-    points: list[tuple[float, float, float | None]]
+    points: list[_Point]
 
 
 @house.styled
@@ -136,6 +140,7 @@ class _Drawing:
 
     @functools.cached_property
     def colours(self) -> dict[Any, Any]:
+        """The colour of each value of the leading column."""
         values = {line.values[self.leading] for line in [*self.lines, *self.flats]}
         numbers = sorted(value for value in values if isinstance(value, int | float))
         # Numbers have an order, which a row of unrelated colours would hide. The palest end is hard to see on white.
@@ -146,15 +151,16 @@ class _Drawing:
         }
 
     @functools.cached_property
-    def dashed(self) -> list[str]:
+    def dashed(self) -> tuple[str, ...]:
         """The columns, beside the leading one, in which lines differ: they set the dash and the marker."""
         others = [name for name in self.lined if name != self.leading]
-        return [name for name in others if len({line.values[name] for line in self.lines}) > 1]
+        return tuple(name for name in others if len({line.values[name] for line in self.lines}) > 1)
 
     @functools.cached_property
     def looks(self) -> dict[tuple[Any, ...], tuple[Any, str]]:
+        """The dash and the marker of each combination of values of the dashed columns."""
         values = {tuple(line.values[name] for name in self.dashed) for line in self.lines}
-        ordered = sorted(values, key=lambda value: _rank(value, tuple(self.dashed)))
+        ordered = sorted(values, key=lambda value: _rank(value, self.dashed))
         return {value: _LOOKS[place % len(_LOOKS)] for place, value in enumerate(ordered)}
 
     @property
@@ -163,27 +169,21 @@ class _Drawing:
 
     def draw(self, published: Sequence[Mapping[str, Any]]) -> Figure:
         titles = [self._panel(values) for values in self.panels]
-        across = max(1, min(len(self.panels), _ACROSS, int((house.WIDTH - 0.6) / (house.inches(titles, 8) + 0.1))))
-        down = -(-len(self.panels) // across)
-        figure = Figure(
-            figsize=(house.WIDTH, 4.4 if len(self.panels) == 1 else 1.6 + (2.6 if across < _ACROSS else 2.0) * down)
-        )
-        every = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+        across = max(1, min(len(titles), _ACROSS, int((house.WIDTH - 0.6) / (house.inches(titles, 8) + 0.1))))
+        tall = (2.6 if across < _ACROSS else 2.0) * -(-len(titles) // across)
+        figure = Figure(figsize=(house.WIDTH, 4.4 if len(titles) == 1 else 1.6 + tall))
+        every = house.panels(figure, titles, across)
         overlaid = False
-        for axes, values, title in zip(every, self.panels, titles, strict=False):
-            axes.set_title(title, loc="left", fontsize=8)
-            axes.tick_params(labelbottom=True)
+        for axes, values in zip(every, self.panels, strict=True):
             for line in (line for line in self.flats if line.panel == values):
-                level = {"color": self.colours[line.values[self.leading]], "linestyle": house.DASHED}
+                level = {"color": self._colour(line), "linestyle": house.DASHED}
                 axes.axhline(line.points[0][1], zorder=1, linewidth=1, **level)
             mine = [line for line in self.lines if line.panel == values]
             for line in mine:
                 self._line(axes, line)
             for point, line in self._published(values, mine, published):
-                self._overlay(axes, point, self.colours[line.values[self.leading]])
+                self._overlay(axes, point, self._colour(line))
                 overlaid = True
-        for axes in every[len(self.panels) :]:
-            axes.remove()
         if self.logx:
             log_axes.log_axis(every[0], "x", [point[0] for line in self.lines for point in line.points])
         if self.logy:
@@ -196,34 +196,28 @@ class _Drawing:
         return figure
 
     def _panel(self, values: tuple[Any, ...]) -> str:
-        if len(self.panels) == 1:
-            return ""
+        """What tells a panel from the others."""
         named = [dict(zip(self.panelled, other, strict=True)) for other in self.panels]
-        return house.values_label(dict(zip(self.panelled, values, strict=True)), house.varied(named, self.panelled))
+        told = dict(zip(self.panelled, values, strict=True))
+        return "" if len(named) == 1 else house.values_label(told, house.varied(named, self.panelled))
 
-    def _name(self, line: _Line) -> str:
-        """What tells a line from the others: its colour's name, and its dash's where lines of that colour differ in it."""
-        others = [other for other in [*self.lines, *self.flats] if other.values[self.leading] == line.values[self.leading]]
-        varied = house.varied([other.values for other in others], self.dashed)
-        return house.values_label(line.values, [self.leading, *varied])
-
-    def _look(self, line: _Line) -> tuple[Any, str]:
-        if self.dashed:
-            return self.looks[tuple(line.values[name] for name in self.dashed)]
-        return "-", self._marker(line.values[self.leading])
+    def _colour(self, line: _Line) -> Any:
+        return self.colours[line.values[self.leading]]
 
     def _marker(self, value: Any) -> str:
         return _MARKERS[list(self.colours).index(value) % len(_MARKERS)]
 
     def _line(self, axes: Axes, line: _Line) -> None:
-        colour, (dash, marker) = self.colours[line.values[self.leading]], self._look(line)
+        dash, marker = "-", self._marker(line.values[self.leading])
+        if self.dashed:
+            dash, marker = self.looks[tuple(line.values[name] for name in self.dashed)]
         x, y = (np.array([point[place] for point in line.points], float) for place in (0, 1))
         sd = np.array([point[2] or 0.0 for point in line.points])
         # On a log axis a whisker must not reach zero.
         below = np.minimum(sd, 0.9 * np.abs(y)) if self.logy else sd
-        look: dict[str, Any] = {"color": colour, "linestyle": dash, "linewidth": 1.2, "zorder": 3}
+        look: dict[str, Any] = {"color": self._colour(line), "linestyle": dash, "linewidth": 1.2, "zorder": 3}
         if self.banded:
-            axes.fill_between(x, y - below, y + sd, color=colour, alpha=0.18, linewidth=0, zorder=2)
+            axes.fill_between(x, y - below, y + sd, color=self._colour(line), alpha=0.18, linewidth=0, zorder=2)
             axes.plot(x, y, **look)
         else:
             axes.errorbar(x, y, np.array([below, sd]), marker=marker, markersize=4, elinewidth=0.8, **look)
@@ -246,12 +240,10 @@ class _Drawing:
                 yield point, alike[0]
 
     def _overlay(self, axes: Axes, point: Mapping[str, Any], colour: Any) -> None:
-        sd, mean = point.get(f"{self.y}_sd") or 0.0, point[f"{self.y}_mean"]
+        x, sd, mean = point[self.x], point.get(f"{self.y}_sd") or 0.0, point[f"{self.y}_mean"]
         below = min(sd, 0.9 * abs(mean)) if self.logy else sd
-        axes.errorbar(
-            *(point[self.x], mean, [[below], [sd]]), color=colour, elinewidth=0.6, linestyle="none", alpha=0.5, zorder=4
-        )
-        axes.plot(point[self.x], mean, color=colour, zorder=4, gid="published", **_PUBLISHED)
+        axes.errorbar(x, mean, [[below], [sd]], color=colour, elinewidth=0.6, linestyle="none", alpha=0.5, zorder=4)
+        axes.plot(x, mean, color=colour, zorder=4, gid="published", **_PUBLISHED)
 
     def _handles(self, overlaid: bool) -> list[Line2D]:
         handles = []
@@ -265,77 +257,95 @@ class _Drawing:
             told = {name: value for name, value in zip(self.dashed, values, strict=True) if value is not None}
             label = house.values_label(told, told) or f"no {labels.metric_label(self.dashed[0])}"
             shape: Any = {"linestyle": dash} | ({} if self.banded else {"marker": marker, "markersize": 4})
-            handles.append(Line2D([], [], color=house.QUIET, label=label, **shape))
+            handles.append(house.mark(label, color=house.QUIET, **shape))
         if overlaid:
-            handles.append(Line2D([], [], color=house.QUIET, label="published (mean ± sd)", **_PUBLISHED))
+            handles.append(house.mark("published (mean ± sd)", color=house.QUIET, **_PUBLISHED))
         return handles
 
-    def _ends(self, panel: tuple[Any, ...]) -> list[tuple[_Line, float, float, float | None]]:
-        """Where the rivals of a panel end: each with its last x, or its best if x may be chosen; the best of each colour first.
+    @property
+    def _sign(self) -> int:
+        return labels.better(self.y) or 1
 
-        Those that stop before the last x of all are no rivals, and nor is the oracle.
+    def _name(self, line: _Line) -> str:
+        """What tells a line from the others: its colour's name, and its dash's where lines of that colour differ in it."""
+        others = [other for other in [*self.lines, *self.flats] if other.values[self.leading] == line.values[self.leading]]
+        return house.values_label(line.values, [self.leading, *house.varied([other.values for other in others], self.dashed)])
+
+    def _end(self, line: _Line) -> _Point:
+        """The point that a line counts by: the last, or the best where x may be chosen."""
+        return max(line.points, key=lambda point: self._sign * point[1]) if self.x in _CHOSEN else line.points[-1]
+
+    def _ends(self, panel: tuple[Any, ...]) -> list[tuple[_Line, _Point]]:
+        """The rivals of a panel with their ends, the best of each colour, or all where there is one colour, best first.
+
+        Lines that stop before the last x of all are no rivals, and nor is the oracle.
         """
         lines = [line for line in self.lines if line.panel == panel]
         rivals = [line for line in lines if line.values.get("dictionary") not in (*self.levels, "oracle")] or lines
         last = max(line.points[-1][0] for line in rivals)
-        ends = [(line, *self._end(line)) for line in rivals if self.x in _CHOSEN or line.points[-1][0] == last]
-        sign = labels.better(self.y) or 1
-        ends.sort(key=lambda end: -sign * end[2])
+        ends = [(line, self._end(line)) for line in rivals if self.x in _CHOSEN or line.points[-1][0] == last]
+        ends.sort(key=lambda end: -self._sign * end[1][1])
         firsts = {end[0].values[self.leading]: end for end in reversed(ends)}
         return [end for end in ends if len(firsts) == 1 or end is firsts[end[0].values[self.leading]]]
 
-    def _end(self, line: _Line) -> tuple[float, float, float | None]:
-        sign = labels.better(self.y) or 1
-        return max(line.points, key=lambda point: sign * point[1]) if self.x in _CHOSEN else line.points[-1]
-
     def _finding(self) -> str:
-        metric, ends = labels.metric_label(self.y), [self._ends(panel) for panel in self.panels]
-        extreme = "lowest" if labels.better(self.y) < 0 else "highest"
-        best, *rest = ends[0]
-        at = labels.label(best[1], self.x)
+        metric, word = labels.metric_label(self.y), "lowest" if self._sign < 0 else "highest"
+        ends = [self._ends(panel) for panel in self.panels]
+        # In a panel of its own the oracle is nobody's rival.
+        ends = [ended for ended in ends if "oracle" not in (*ended[0][0].panel, ended[0][0].values.get("dictionary"))] or ends
+        (line, best), *rest = ends[0]
+        at = labels.label(best[0], self.x)
         if len(ends) > 1 and any(len(ended) > 1 for ended in ends):
-            leaders = [self._rival(ended, 0) for ended in ends]
-            leader = max(dict.fromkeys(leaders), key=leaders.count)
-            places = {ended[0][1] for ended in ends}
-            where = (
-                f"at {at}"
-                if len(places) == 1
-                else f"at {'its best' if self.x in _CHOSEN else 'the last'} {labels.metric_label(self.x)}"
-            )
-            return f"{metric} {where} is {extreme} with {leader} in {leaders.count(leader)} of {len(ends)} panels"
+            return f"{metric} {self._where(ends, at)}{self._leader(ends, word)}"
         if rest:
-            first, second = (self._rival(ends[0], place) for place in (0, 1))
-            return f"{metric} at {at} is {extreme} with {first}: {self._ahead(best[2], rest[0][2])} {second}"
-        (x0, y0, _), (x1, y1, _) = best[0].points[0], best[0].points[-1]
-        moved = f"{house.number(y0)} at {labels.label(x0, self.x)} to {house.number(y1)} at {labels.label(x1, self.x)}"
-        return f"{metric} with {self._name(best[0])} goes from {moved}"
+            (first, second), lead = self._rivals(ends[0]), self._lead(best[1], rest[0][1][1])
+            if not lead:
+                return f"{metric} at {at} is {house.number(best[1])} with {first}, level with {second}"
+            return f"{metric} at {at} is {word} with {first}: {house.number(best[1])}, {lead} {second}"
+        (x0, y0, _), (x1, y1, _) = line.points[0], line.points[-1]
+        start, stop, (one, other) = labels.label(x0, self.x), labels.label(x1, self.x), house.two_numbers(y0, y1)
+        if len(line.points) == 1:
+            return f"{metric} with {self._name(line)} is {one} at {start}"
+        moved = f"stays at {one} from {start} to {stop}" if one == other else f"goes from {one} at {start} to {other} at {stop}"
+        return f"{metric} with {self._name(line)} {moved}"
 
-    def _rival(self, ends: Sequence[tuple[_Line, float, float, float | None]], place: int) -> str:
-        alike = len({end[0].values[self.leading] for end in ends}) == 1 < len(ends)
-        line = ends[place][0]
-        return self._name(line) if alike else house.values_label(line.values, [self.leading])
+    def _where(self, ends: Sequence[Sequence[tuple[_Line, _Point]]], at: str) -> str:
+        if len({ended[0][1][0] for ended in ends}) == 1:
+            return f"at {at}"
+        return f"at {'its best' if self.x in _CHOSEN else 'the last'} {labels.metric_label(self.x)}"
 
-    def _ahead(self, best: float, second: float) -> str:
-        """The best value, and how far the next is from it: in ratios on a log axis."""
-        if self.logy and min(best, second) > 0:
-            low, high = sorted((best, second))
-            if high / low < 1.05:
-                return f"{house.number(best)}, level with"
-            return f"{house.number(best)}, {high / low:,.2g} times {'below' if best < second else 'above'}"
-        gap = house.number(abs(best - second))
-        if house.number(best) == house.number(second):
-            return f"{house.number(best)}, level with"
-        return f"{house.number(best)}, {gap} {'below' if best < second else 'above'}"
+    def _leader(self, ends: Sequence[Sequence[tuple[_Line, _Point]]], word: str) -> str:
+        """Who is ahead in most panels, or that the best are level there."""
+        leaders = [
+            None if len(ended) > 1 and not self._lead(ended[0][1][1], ended[1][1][1]) else self._rivals(ended)[0]
+            for ended in ends
+        ]
+        leader = max(dict.fromkeys(leaders), key=leaders.count)
+        share = f"in {leaders.count(leader)} of {len(ends)} panels"
+        return f": the best two are level {share}" if leader is None else f" is {word} with {leader} {share}"
+
+    def _rivals(self, ends: Sequence[tuple[_Line, _Point]]) -> list[str]:
+        """The names of the best two, by their colours where these differ."""
+        alike = len({line.values[self.leading] for line, _ in ends}) == 1 < len(ends)
+        return [self._name(line) if alike else house.values_label(line.values, [self.leading]) for line, _ in ends[:2]]
+
+    def _lead(self, best: float, second: float) -> str:
+        """How far the best is from the second, in ratios on a log axis or where they are written alike; empty if level."""
+        side, alike = "below" if best < second else "above", house.number(best) == house.number(second)
+        if (self.logy or alike) and min(best, second) > 0:
+            ratio = max(best, second) / min(best, second)
+            return "" if ratio < house.LEVEL else f"{ratio:,.2g} times {side}"
+        return "" if alike else f"{house.number(abs(best - second))} {side}"
 
     def _in_words(self, panel: tuple[Any, ...]) -> str:
         """The ends of all lines, or of the best one where there are several panels."""
         ends = self._ends(panel)
-        at = "" if self.x in _CHOSEN else f"at {labels.label(ends[0][1], self.x)}"
-        if len(self.panels) > 1:
-            told = [f"{self._name(line)} {house.spread(mean, sd)}" for line, _, mean, sd in ends[:1]]
-        else:
-            last = [(line, self._end(line)) for line in self.lines]
-            told = [f"{self._name(line)} {house.spread(*end[1:])}" for line, end in last if at == "" or end[0] == ends[0][1]]
-        told += [f"{self._name(line)} {house.spread(*line.points[0][1:])}" for line in self.flats if line.panel == panel]
+        at = "" if self.x in _CHOSEN else f"at {labels.label(ends[0][1][0], self.x)}"
+        told = ends[:1]
+        if len(self.panels) == 1:
+            told = [(line, self._end(line)) for line in self.lines]
+            told = [(line, end) for line, end in told if at == "" or end[0] == ends[0][1][0]]
+        told = told + [(line, line.points[0]) for line in self.flats if line.panel == panel]
+        words = ", ".join(f"{self._name(line)} {house.spread(*end[1:])}" for line, end in told)
         where = ", ".join(part for part in (self._panel(panel), at) if part)
-        return f"{where}: {', '.join(told)}" if where else ", ".join(told)
+        return f"{where}: {words}" if where else words

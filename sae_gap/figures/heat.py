@@ -95,47 +95,49 @@ def heat_map(
     found = [line for line in summary if line[f"{value}_mean"] is not None]
     if len({(line[x], line[y]) for line in found}) < 2:
         return None
-    panels: list[dict[str, Any]] = []
-    for line in found:
-        values = {name: line[name] for name in panelled}
-        panels += [values] if values not in panels else []
+    panels = [dict(values) for values in dict.fromkeys(tuple((name, line[name]) for name in panelled) for line in found)]
     panels.sort(key=lambda values: [labels.rank(entry, name) for name, entry in values.items()])
     told = style.varied(panels, panelled)
+    titles = [style.values_label(values, told) for values in panels]
     scale = _Scale(found, x, y)
     colours = matplotlib.cm.ScalarMappable(_norm(found, value), _COLOURS)
 
-    titles = [style.values_label(values, told) for values in panels]
     wide = max(1.25, 0.36 * len(scale.columns), style.inches(titles, 8) + 0.1)
     across = max(1, min(len(panels), int((style.WIDTH - 1.2) / wide)))
-    across = -(-len(panels) // -(-len(panels) // across))
     down = -(-len(panels) // across)
+    across = -(-len(panels) // down)
     tall = max(1.7, 0.17 * scale.height + 0.5)
     figure = Figure(figsize=(style.WIDTH if across > 1 or wide > 3 else 5.4, 1.7 + tall * down))
-    every = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel())
+    every = style.panels(figure, titles, across)
     bounded = False
-    for axes, values, title in zip(every, panels, titles, strict=False):
-        axes.set_title(title, loc="left", fontsize=8)
-        axes.tick_params(labelbottom=True, length=0)
-        mine = [line for line in found if all(line[name] == entry for name, entry in values.items())]
+    for axes, values in zip(every, panels, strict=True):
+        axes.tick_params(length=0)
         for place, size in enumerate(scale.columns):
-            cells = {line[y]: line[f"{value}_mean"] for line in mine if line[x] == size}
-            _column(axes, place, scale, cells, colours)
-            of_cell = [row for row in rows if row[x] == size and all(row.get(name) == values[name] for name in panelled)]
-            limits = {bound(row) for row in of_cell} - {None} if bound is not None else set()
+            mine = [line for line in found if line[x] == size and _has(line, values)]
+            _column(axes, place, scale, {line[y]: line[f"{value}_mean"] for line in mine}, colours)
+            limits = {bound(row) for row in rows if row[x] == size and _has(row, values)} if bound is not None else set()
             for limit in sorted(limit for limit in limits if limit is not None):
                 if (height := scale.position(limit)) is not None:
                     axes.plot([place - 0.5, place + 0.5], [height] * 2, **_BOUND)
                     bounded = True
-    for axes in every[len(panels) :]:
-        axes.remove()
     scale.frame(every[0])
-    figure.colorbar(colours, ax=every[: len(panels)], label=style.axis_label(value), aspect=20 * down, pad=0.02)
+    figure.colorbar(colours, ax=every, label=style.axis_label(value), aspect=20 * down, pad=0.02)
     figure.supylabel(labels.metric_label(y), fontsize=9)
-    finding, words = _in_words(found, panels, told, value)
+    scores = {
+        title: np.array([line[f"{value}_mean"] for line in found if _has(line, values)])
+        for title, values in zip(titles, panels, strict=True)
+    }
+    # The oracle is no rival of what has to learn its dictionary.
+    learned = [title for title, values in zip(titles, panels, strict=True) if values.get("dictionary") != "oracle"]
+    finding, words = _in_words(scores, learned or titles, value)
     style.head(figure, finding, rows, more="cells: means over seeds")
     style.foot(figure, [Line2D([], [], label=bound_label, **_BOUND)] if bounded else [], labels.metric_label(x))
     style.caption(figure, finding, words, f"Dashed: {bound_label}" if bounded else "")
     return figure
+
+
+def _has(row: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    return all(row.get(name) == entry for name, entry in values.items())
 
 
 class _Scale:
@@ -185,10 +187,7 @@ class _Scale:
 
 
 def _short(size: float) -> str:
-    for power, letter in ((1e6, "M"), (1e3, "k")):
-        if size >= power:
-            return f"{size / power:g}{letter}"
-    return f"{size:g}"
+    return f"{size / 1e6:g}M" if size >= 1e6 else f"{size / 1e3:g}k" if size >= 1e3 else f"{size:g}"
 
 
 def _norm(found: Sequence[Mapping[str, Any]], value: str) -> matplotlib.colors.Normalize:
@@ -214,26 +213,21 @@ def _column(axes: Axes, place: int, scale: _Scale, cells: Mapping[Any, float], c
         text.set_path_effects(style.halo(shade))
 
 
-def _in_words(
-    found: Sequence[Mapping[str, Any]], panels: Sequence[Mapping[str, Any]], told: Sequence[str], value: str
-) -> tuple[str, str]:
+def _in_words(scores: Mapping[str, np.ndarray], rivals: Sequence[str], value: str) -> tuple[str, str]:
     """The finding, and each panel's share of it."""
-    scores = {}
-    for values in panels:
-        mine = [line[f"{value}_mean"] for line in found if all(line[name] == entry for name, entry in values.items())]
-        scores[style.values_label(values, told)] = np.array(mine), values.get("dictionary") == "oracle"
-    # The oracle is no rival of what has to learn its dictionary.
-    rivals = {name: means for name, (means, oracle) in scores.items() if not oracle} or {
-        name: means for name, (means, _) in scores.items()
-    }
     metric, sign = labels.metric_label(value), labels.better(value) or 1
     if labels.perfect(value) == 1 and sign > 0:
-        best = max(rivals, key=lambda name: (np.sum(rivals[name] > _ENOUGH), rivals[name].mean()))
-        shares = {name: f"{np.sum(means > _ENOUGH)} of {len(means)}" for name, (means, _) in scores.items()}
-        finding = f"{best} recovers the most: {metric} above {_ENOUGH} in {shares[best]} cells"
+        best = max(rivals, key=lambda name: (np.sum(scores[name] > _ENOUGH), scores[name].mean()))
+        shares = {name: f"{np.sum(means > _ENOUGH)} of {len(means)}" for name, means in scores.items()}
+        above = f"{metric} above {_ENOUGH} in {shares[best]} cells"
+        if not np.any(scores[best] > _ENOUGH):
+            finding = f"{metric} is above {_ENOUGH} in no cell; {best} comes closest with {style.number(scores[best].max())}"
+        else:
+            finding = f"{best} recovers the most: {above}" if len(rivals) > 1 else f"{best} has {above}"
         return finding, f"Cells above {_ENOUGH}: {', '.join(f'{name} {share}' for name, share in shares.items())}"
-    best = max(rivals, key=lambda name: sign * rivals[name].mean())
-    word = "best" if labels.better(value) else "largest"
-    finding = f"{best} has the {word} {metric}: {style.number(float(rivals[best].mean()))} on average over the cells"
-    every = ", ".join(f"{name} {style.number(float(means.mean()))}" for name, (means, _) in scores.items())
-    return finding, f"Mean over the cells: {every}"
+    averages = {name: float(means.mean()) for name, means in scores.items()}
+    best = max(rivals, key=lambda name: sign * averages[name])
+    word = ("best" if labels.better(value) else "largest") if len(rivals) > 1 else "mean"
+    finding = f"{best} has {'the' if len(rivals) > 1 else 'a'} {word} {metric}: {style.number(averages[best])}"
+    every = ", ".join(f"{name} {style.number(average)}" for name, average in averages.items())
+    return f"{finding} on average over the cells", f"Mean over the cells: {every}"

@@ -35,7 +35,8 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
     for row in rows:
         if row.get("dictionary") is not None:
             first.setdefault((row["dictionary"], row.get("seed")), row)
-    groups = {title: [name for name in every if any(_mean_of(row, name) for row in rows)] for title, every in _PANELS.items()}
+    there = {name for row in rows for name, value in row.items() if value is not None}
+    groups = {title: [name for name in every if _column(name) in there] for title, every in _PANELS.items()}
     metrics = [_column(name) for every in groups.values() for name in every]
     lines = tables.summarise(first.values(), by=("dictionary",), metrics=metrics)
     lines.sort(key=lambda line: labels.rank(line["dictionary"]))
@@ -76,19 +77,20 @@ def _look(place: int, line: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _finding(lines: Sequence[Mapping[str, Any]], every: Sequence[str]) -> str:
-    rivals = [line for line in lines if line["dictionary"] not in ("oracle", "random")] or lines
+    def scores(line: Mapping[str, Any]) -> dict[str, float]:
+        found = {name: line[f"{_column(name)}_mean"] for name in every}
+        return {name: value for name, value in found.items() if value is not None}
 
-    def mean(line: Mapping[str, Any]) -> float:
-        found = [line[f"{_column(name)}_mean"] for name in every if line[f"{_column(name)}_mean"] is not None]
-        return sum(found) / max(1, len(found))
-
-    best = max(rivals, key=mean)
-    known = [name for name in every if best[f"{_column(name)}_mean"] is not None]
-    worst, most = (choose(known, key=lambda name: best[f"{_column(name)}_mean"]) for choose in (min, max))
-    low, high = (style.number(best[f"{_column(name)}_mean"]) for name in (worst, most))
+    scored = [line for line in lines if scores(line)]
+    rivals = [line for line in scored if line["dictionary"] not in ("oracle", "random")] or scored
+    best = max(rivals, key=lambda line: sum(scores(line).values()) / len(scores(line)))
+    known = scores(best)
+    worst, most = min(known, key=lambda name: known[name]), max(known, key=lambda name: known[name])
+    low, high = style.number(known[worst]), style.number(known[most])
     name = labels.label(best["dictionary"])
-    if len(known) < 2:
-        return f"{name} recovers {_noun(worst)} to a cosine of {low}"
+    if low == high:
+        what = _noun(worst) if len(known) == 1 else f"features of every {'frequency' if worst in _QUARTILES else 'level'}"
+        return f"{name} recovers {what} to a cosine of {low}"
     return f"{name} recovers {_noun(most)} to a cosine of {high} and {_noun(worst)} to {low}"
 
 
@@ -98,10 +100,6 @@ def _noun(name: str) -> str:
 
 def _in_words(line: Mapping[str, Any], every: Sequence[str]) -> str:
     return ", ".join(f"{_said(name)} {style.number(line[f'{_column(name)}_mean'])}" for name in every)
-
-
-def _mean_of(row: Mapping[str, Any], name: str) -> bool:
-    return row.get(_column(name)) is not None
 
 
 def _column(name: str) -> str:

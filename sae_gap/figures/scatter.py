@@ -1,11 +1,10 @@
 """What survives out of distribution: recovery in distribution against recovery out of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from sae_gap.figures import labels, style, tables
 
@@ -41,52 +40,54 @@ def recovery(rows: style.Rows, metric: str = "mcc") -> Figure | None:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
     """
     rows = list(rows)
-    first: dict[Any, Mapping[str, Any]] = {}
-    for row in rows:
-        first.setdefault(row["method"], row)
+    first = style.first_rows(rows)
     summary = tables.summarise(rows, by=("method",), metrics=(f"{metric}_id", f"{metric}_ood"))
-    points = [line for line in summary if line[f"{metric}_id_mean"] is not None and line[f"{metric}_ood_mean"] is not None]
-    if not points:
+    found = [line for line in summary if line[f"{metric}_id_mean"] is not None and line[f"{metric}_ood_mean"] is not None]
+    if not found:
         return None
     figure = Figure(figsize=(6.0, 6.1))
     axes = figure.add_subplot()
-    places: dict[str, list[style.Point]] = {}
-    colours: dict[str, str] = {}
-    used, whiskers = {}, []
-    for line in points:
-        row = first[line["method"]]
-        name, colour = (
-            labels.label(row.get("dictionary") or row["method"]),
-            labels.colour(row.get("dictionary") or row["method"]),
-        )
+    points, used = style.Points(axes), {}
+    for line in found:
+        row, place = first[line["method"]], (line[f"{metric}_id_mean"], line[f"{metric}_ood_mean"])
+        across, up = line[f"{metric}_id_sd"] or 0.0, line[f"{metric}_ood_sd"] or 0.0
         label, look = _marker(row)
-        used[label] = Line2D([], [], linestyle="none", color="#444444", label=label, **look)
-        x, y = line[f"{metric}_id_mean"], line[f"{metric}_ood_mean"]
-        dx, dy = line[f"{metric}_id_sd"] or 0.0, line[f"{metric}_ood_sd"] or 0.0
-        axes.errorbar(x, y, dy, dx, color=colour, linewidth=0.8, zorder=2)
-        axes.plot(x, y, linestyle="none", color=colour, zorder=3, **look)
-        colours[name] = colour
-        places.setdefault(name, []).append((x, y))
-        whiskers += [((x - dx, y), (x + dx, y)), ((x, y - dy), (x, y + dy))]
-    for name, path in places.items():
-        axes.plot(*zip(*path, strict=True), color=colours[name], linewidth=0.8, alpha=0.6, zorder=1)
-    extent = np.ptp(whiskers)
-    low, high = np.min(whiskers) - 0.06 * extent - 0.02, np.max(whiskers) + 0.06 * extent + 0.02
-    axes.plot([low, high], [low, high], color="#999999", linewidth=0.8, linestyle=style.DASHED, zorder=0)
-    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+        used[label] = style.mark(label, **look)
+        points.add(style.name_of(row), style.colour_of(row), place, (across, across), up, **look)
+    for name, path in points.places.items():
+        axes.plot(*zip(*path, strict=True), color=points.colours[name], linewidth=0.8, alpha=0.6, zorder=1)
+    margin = 0.06 * np.ptp(points.whiskers) + 0.02
+    limits = np.min(points.whiskers) - margin, np.max(points.whiskers) + margin
+    axes.plot(limits, limits, color="#999999", linewidth=0.8, linestyle=style.DASHED, zorder=0)
+    axes.set(xlim=limits, ylim=limits, aspect="equal")
     axes.set_xlabel(style.axis_label(f"{metric}_id"))
     axes.set_ylabel(style.axis_label(f"{metric}_ood"))
-    below = sum(line[f"{metric}_ood_mean"] < line[f"{metric}_id_mean"] for line in points)
-    finding = f"{below} of {len(points)} methods recover less out of distribution"
+    ends = {line["method"]: (line[f"{metric}_id_mean"], line[f"{metric}_ood_mean"]) for line in found}
+    told = {name: style.two_numbers(*pair) for name, pair in ends.items()}
+    # What is written alike has not moved.
+    falls = {name: 0.0 if one == other else ends[name][0] - ends[name][1] for name, (one, other) in told.items()}
+    finding = _finding([fall > 0 for fall in falls.values()])
     style.head(figure, finding, rows, deviation="whiskers")
     style.foot(figure, list(used.values()))
-    style.place_labels(figure, axes, places, colours, whiskers)
-    lost = max(points, key=lambda line: line[f"{metric}_id_mean"] - line[f"{metric}_ood_mean"])
-    row = first[lost["method"]]
-    ends = f"from {style.number(lost[f'{metric}_id_mean'])} to {style.number(lost[f'{metric}_ood_mean'])}"
-    name = f"{labels.label(row.get('dictionary') or row['method'])} ({_marker(row)[0]})"
-    style.caption(figure, finding, f"{labels.metric_label(metric)} falls the most for {name}: {ends}")
+    points.write_names()
+    worst = max(falls, key=lambda name: falls[name])
+    name = f"{style.name_of(first[worst])} ({_marker(first[worst])[0]})"
+    extreme = "falls the most" if falls[worst] > 0 else "rises the least"
+    one, other = told[worst]
+    moved = f"stays at {one}" if one == other else f"goes from {one} to {other}"
+    whose = f"{extreme} for {name}: it" if len(falls) > 1 else f"of {name}"
+    style.caption(figure, finding, f"{labels.metric_label(metric)} {whose} {moved}")
     return figure
+
+
+def _finding(fallen: Sequence[bool]) -> str:
+    below, count = sum(fallen), len(fallen)
+    if count == 1:
+        return f"The method recovers {'less' if below else 'no less'} out of distribution"
+    if below == count:
+        return f"All {count} methods recover less out of distribution"
+    share = f"{below} of {count} methods" if below else "No method"
+    return f"{share} recover{'s' if below < 2 else ''} less out of distribution"
 
 
 def _marker(row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

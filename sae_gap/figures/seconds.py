@@ -1,16 +1,19 @@
-"""What a learner recovers for the time that it takes."""
+"""What is bought with time: what a learner recovers, and how accurate a solver is."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from sae_gap.figures import labels, log_axes, style, tables
+from sae_gap.storage.results import CELL
 
 _KINDS = {"dictionary_learning": ("dictionary learning", "s"), "peer": ("other libraries", "D")}
 _REST = ("SAE", "o")
+# The relative duality gap that the solvers are timed to.
+TARGET = 1e-6
+# Gaps below what double precision can tell are drawn at its edge.
+_LEAST = 1e-16
+_ONE_CELL = ("world", *CELL, "input_dim", "lam")
 
 
 @style.styled
@@ -27,78 +30,109 @@ def recovery_by_seconds(rows: style.Rows) -> Figure | None:
     Raises:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
     """
-    rows = list(rows)
-    metrics = ("cosine", "mcc_ood")
-    first: dict[Any, Mapping[str, Any]] = {}
-    for row in rows:
-        first.setdefault(row["method"], row)
+    rows, metrics = list(rows), ("cosine", "mcc_ood")
+    first = style.first_rows(rows)
     summary = tables.summarise(rows, by=("method",), metrics=("fit_seconds", *metrics))
     found = [line for line in summary if None not in (line["fit_seconds_mean"], line["cosine_mean"], line["mcc_ood_mean"])]
-    levels = [line for line in found if first[line["method"]].get("dictionary") == "oracle"]
-    learners = [line for line in found if line not in levels]
+    learners = [line for line in found if first[line["method"]].get("dictionary") != "oracle"]
     if not learners:
         return None
     figure = Figure(figsize=(style.WIDTH, 7.6))
-    panels = figure.subplots(2, 1, sharex=True)
-    placed = []
-    for axes, metric in zip(panels, metrics, strict=True):
-        placed.append(_panel(axes, metric, learners, levels, first))
-    ends = [x for *_, whiskers in placed for pair in whiskers for x, _ in pair]
+    panels = [style.Points(axes) for axes in figure.subplots(2, 1, sharex=True)]
+    kinds = {line["method"]: _KINDS.get(str(first[line["method"]].get("family")), _REST) for line in learners}
+    for points, metric in zip(panels, metrics, strict=True):
+        for line in (line for line in found if line not in learners):
+            style.level(points.axes, line[f"{metric}_mean"], f"oracle {line[f'{metric}_mean']:.2f}")
+        for line in learners:
+            row, seconds, sd = first[line["method"]], line["fit_seconds_mean"], line["fit_seconds_sd"] or 0.0
+            place = seconds, line[f"{metric}_mean"]
+            # On a log axis a whisker must not reach zero.
+            across, up = (min(sd, 0.9 * seconds), sd), line[f"{metric}_sd"] or 0.0
+            look = {"marker": kinds[line["method"]][1], "markersize": 6}
+            points.add(style.name_of(row), style.colour_of(row), place, across, up, **look)
+        points.axes.margins(y=0.12)
+        points.axes.set_ylabel(style.axis_label(metric))
+    ends = [x for points in panels for pair in points.whiskers for x, _ in pair]
     margin = max((max(ends) / min(ends)) ** 0.15, 2.0)
-    panels[1].set(xscale="log", xlim=(min(ends) / margin, max(ends) * margin))
-    log_axes.round_ticks(panels[1].xaxis)
-    panels[1].set_xlabel("seconds to learn the dictionary, compilation apart")
-    best = max(learners, key=lambda line: line["cosine_mean"])
-    spent = _seconds(best["fit_seconds_mean"])
-    finding = f"{_name(first[best['method']])} recovers the most of the dictionary, in {spent} s"
-    style.head(figure, finding, rows, deviation="whiskers")
-    kinds = dict.fromkeys(_KINDS.get(str(first[line["method"]].get("family")), _REST) for line in learners)
-    ordered = [kind for kind in (*_KINDS.values(), _REST) if kind in kinds]
-    style.foot(
-        figure,
-        [
-            Line2D([], [], linestyle="none", marker=marker, markersize=6, color="#444444", label=label)
-            for label, marker in ordered
-        ],
-    )
-    for axes, places, colours, whiskers in placed:
-        style.place_labels(figure, axes, places, colours, whiskers)
+    axes = panels[1].axes
+    axes.set(xscale="log", xlim=(min(ends) / margin, max(ends) * margin))
+    log_axes.round_ticks(axes.xaxis)
+    axes.set_xlabel("seconds to learn the dictionary, compilation apart")
     every = [
-        f"{_name(first[line['method']])} {style.number(line['cosine_mean'])} in {_seconds(line['fit_seconds_mean'])} s"
+        f"{style.name_of(first[line['method']])} {style.number(line['cosine_mean'])} in {_seconds(line['fit_seconds_mean'])} s"
         for line in learners
     ]
+    best = max(learners, key=lambda line: line["cosine_mean"])
+    score = style.number(best["cosine_mean"])
+    name, spent = style.name_of(first[best["method"]]), _seconds(best["fit_seconds_mean"])
+    rivals = sum(style.number(line["cosine_mean"]) == score for line in learners) - 1
+    if len(learners) == 1:
+        finding = f"{name} recovers the dictionary to a cosine of {score} in {spent} s"
+    elif rivals:
+        finding = f"{name} and {rivals} more recover the most of the dictionary, to a cosine of {score}"
+    else:
+        finding = f"{name} recovers the most of the dictionary, in {spent} s"
+    style.head(figure, finding, rows, deviation="whiskers")
+    drawn = [kind for kind in (*_KINDS.values(), _REST) if kind in kinds.values()]
+    style.foot(figure, [style.mark(label, marker=marker, markersize=6) for label, marker in drawn])
+    for points in panels:
+        points.write_names()
     style.caption(figure, finding, f"{labels.metric_label('cosine')}: {', '.join(every)}")
     return figure
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    return labels.label(row.get("dictionary") or row["method"])
 
 
 def _seconds(seconds: float) -> str:
     return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.2g}"
 
 
-def _panel(axes: Axes, metric: str, learners, levels, first) -> tuple[Axes, dict, dict, list]:
-    places: dict[str, list[style.Point]] = {}
-    colours: dict[str, str] = {}
-    whiskers: list[tuple[style.Point, style.Point]] = []
-    for line in levels:
-        y = line[f"{metric}_mean"]
-        axes.axhline(y, color="black", linewidth=1, linestyle=style.DASHED, zorder=1)
-        text = axes.annotate(f"oracle {y:.2f}", (1, y), (0, 3), xycoords=("axes fraction", "data"), textcoords="offset points")
-        text.set(ha="right")
-    for line in learners:
-        row = first[line["method"]]
-        name, colour = _name(row), labels.colour(row.get("dictionary") or row["method"])
-        x, y, dy = line["fit_seconds_mean"], line[f"{metric}_mean"], line[f"{metric}_sd"] or 0.0
-        # On a log axis a whisker must not reach zero.
-        below, above = min(line["fit_seconds_sd"] or 0.0, 0.9 * x), line["fit_seconds_sd"] or 0.0
-        axes.errorbar(x, y, dy, [[below], [above]], color=colour, linewidth=0.8, zorder=2)
-        axes.plot(x, y, _KINDS.get(str(row.get("family")), _REST)[1], markersize=6, color=colour, zorder=3)
-        colours[name] = colour
-        places.setdefault(name, []).append((x, y))
-        whiskers += [((x - below, y), (x + above, y)), ((x, y - dy), (x, y + dy))]
-    axes.margins(y=0.12)
-    axes.set_ylabel(style.axis_label(metric))
-    return axes, places, colours, whiskers
+@style.styled
+def gap_by_seconds(rows: style.Rows) -> Figure | None:
+    """The worst relative duality gap that each solver leaves, against the seconds that it takes, a line a solver.
+
+    Args:
+      rows: rows of one cell with `method`, `seconds` and `relative_gap_max`, one for each `effort` of a solver; those without
+        a gap, of coders that do not minimise the lasso, are left out.
+
+    Returns:
+      The figure, or None where no solver has a gap.
+
+    Raises:
+      ValueError: the rows are of several cells.
+    """
+    rows = [row for row in rows if row.get("relative_gap_max") is not None]
+    if not rows:
+        return None
+    mixed = [name for name in _ONE_CELL if len({row.get(name) for row in rows}) > 1]
+    if mixed:
+        raise ValueError(f"rows differ in {', '.join(mixed)}; draw one cell at a time.")
+    figure = Figure(figsize=(style.WIDTH, 4.6))
+    axes = figure.add_subplot()
+    points = style.Points(axes)
+    for name in dict.fromkeys(row["method"] for row in rows):
+        mine = [(row["seconds"], max(row["relative_gap_max"], _LEAST)) for row in rows if row["method"] == name]
+        # By accuracy: times are noisy, and a line ordered by them would run back and forth.
+        path = sorted(mine, key=lambda place: -place[1])
+        label, colour = labels.label(name, "solver"), labels.colour(name, "solver")
+        axes.plot(*zip(*path, strict=True), marker="o", markersize=5, linewidth=1.2, color=colour, zorder=3)
+        points.places[label], points.colours[label] = path[-1:] + path[:1], colour
+    axes.set(xscale="log", yscale="log", xlabel="seconds, compilation apart", ylabel="worst relative duality gap")
+    axes.margins(x=0.18, y=0.15)
+    style.level(axes, TARGET, "certified", up=-3)
+    log_axes.round_ticks(axes.xaxis)
+    log_axes.round_ticks(axes.yaxis)
+    reached: list[Any] = [row for row in rows if row["relative_gap_max"] <= TARGET]
+    if reached:
+        best = min(reached, key=lambda row: row["seconds"])
+        finding = f"{_solver(best)} is the first to certify every sample at 1e-6, in {best['seconds']:.2g} s"
+    else:
+        best = min(rows, key=lambda row: row["relative_gap_max"])
+        finding = f"No solver certifies every sample at 1e-6; {_solver(best)} comes closest, at {best['relative_gap_max']:.1e}"
+    style.head(figure, finding, rows, more=f"{rows[0]['world']} atoms, λ = {rows[0]['lam']:.3g}")
+    points.write_names()
+    every = ", ".join(f"{_solver(row)} {row['relative_gap_max']:.1e} in {row['seconds']:.2g} s" for row in rows)
+    style.caption(figure, finding, f"Worst relative duality gap: {every}")
+    return figure
+
+
+def _solver(row: Any) -> str:
+    return labels.label(row["method"], "solver")

@@ -1,6 +1,6 @@
 """Where recovery is lost: stairs from an encoder's own score up to the oracle's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ _STEPS = {
     "dictionary_part": ("dictionary part", "#E69F00"),
 }
 _ACROSS = 4
+# What two decimals do not show is no step.
+_STEP = 0.005
 
 
 @style.styled
@@ -53,7 +55,7 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
     panels = figure.subplots(down, 1, sharey=True, squeeze=False)[:, 0]
     oracle = float(np.mean([bar["oracle_mean"] for bar in bars]))
     for panel, axes in enumerate(panels):
-        axes.axhline(oracle, color="black", linewidth=1, linestyle=style.DASHED, zorder=1)
+        style.level(axes, oracle)
         axes.axhline(0, color="black", linewidth=0.8)
         shown = bars[panel * across : (panel + 1) * across]
         for place, bar in enumerate(shown):
@@ -63,18 +65,10 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
         axes.spines["bottom"].set_visible(False)
         axes.set_xlim(-0.52, across - 0.48)
         axes.margins(y=0.08)
-        axes.annotate(
-            f"oracle\n{oracle:.2f}",
-            (1, oracle),
-            (3, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            va="center",
-        )
+        beside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
+        axes.annotate(f"oracle\n{oracle:.2f}", (1, oracle), (3, 0), **beside)
     figure.supylabel(style.axis_label(metric), fontsize=9)
-    larger = sum(bar["dictionary_part_mean"] > bar["amortisation_part_mean"] for bar in bars)
-    part, count = ("dictionary", larger) if 2 * larger >= len(bars) else ("encoder", len(bars) - larger)
-    finding = f"The {part} holds most of the distance to the oracle in {count} of {len(bars)} SAEs"
+    finding = _finding(bars)
     style.head(figure, finding, rows, deviation="whiskers")
     drawn = [step for step in _STEPS if any(step in _steps(bar) for bar in bars)]
     handles = [Patch(facecolor=_STEPS[step][1], label=_STEPS[step][0]) for step in drawn]
@@ -83,6 +77,17 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
     style.foot(figure, handles)
     style.caption(figure, f"{finding}: {labels.metric_label(metric)}, oracle {oracle:.2f}", "; ".join(map(_in_words, bars)))
     return figure
+
+
+def _finding(bars: Sequence[Mapping[str, Any]]) -> str:
+    short = [bar for bar in bars if bar["oracle_mean"] - bar["encoder_mean"] >= _STEP]
+    if not short:
+        return "No SAE falls short of the oracle"
+    larger = sum(bar["dictionary_part_mean"] > bar["amortisation_part_mean"] for bar in short)
+    part, count = ("dictionary", larger) if 2 * larger >= len(short) else ("encoder", len(short) - larger)
+    if len(bars) == 1:
+        return f"The {part} holds most of the distance of {labels.label(bars[0]['dictionary'])} to the oracle"
+    return f"The {part} holds most of the distance to the oracle in {count} of {len(bars)} SAEs"
 
 
 def _steps(bar: Mapping[str, Any]) -> list[str]:
@@ -97,7 +102,7 @@ def _in_words(bar: Mapping[str, Any]) -> str:
 
 
 def _is_down(step: float) -> bool:
-    return step <= -0.005
+    return step <= -_STEP
 
 
 def _stairs(axes: Axes, place: int, bar: Mapping[str, Any]) -> None:

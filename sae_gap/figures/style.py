@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
@@ -51,6 +52,8 @@ WIDTH = 6.4
 DASHED = (0, (4, 2))
 INK, QUIET = "#333333", "#555555"
 _LINE = 1.3
+# Numbers within this ratio of each other are level.
+LEVEL = 1.05
 
 
 def styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -165,6 +168,13 @@ def number(value: float | None, *, signed: bool = False) -> str:
     return "–" if value is None else _number(value, _form(value, signed=signed), signed=signed)
 
 
+def two_numbers(one: float, other: float) -> tuple[str, str]:
+    """Two numbers for people, with two figures each where two decimals would hide that they differ."""
+    texts = number(one), number(other)
+    low, high = sorted((abs(one), abs(other)))
+    return (f"{one:.2g}", f"{other:.2g}") if texts[0] == texts[1] and high >= LEVEL * low > 0 else texts
+
+
 def spread(mean: float | None, sd: float | None) -> str:
     """A mean with its deviation, where it has one, to the same decimals."""
     if mean is None or sd is None:
@@ -247,43 +257,99 @@ def halo(colour: Any) -> list[Any]:
     return [patheffects.withStroke(linewidth=2, foreground=colour)]
 
 
-def place_labels(
-    figure: Figure,
-    axes: Axes,
-    places: Mapping[str, Sequence[Point]],
-    colours: Mapping[str, str],
-    whiskers: Sequence[tuple[Point, Point]],
-) -> None:
-    """Writes each label beside one of its points, at the nearest spot clear of points, whiskers and other labels."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    renderer = canvas.get_renderer()
-    pixel = figure.dpi / 72
-    frame = axes.get_window_extent(renderer)
-    spots = axes.transData.transform([place for path in places.values() for place in path])
-    taken = [Bbox([spot - 7 * pixel, spot + 7 * pixel]) for spot in spots]
-    taken += [Bbox(axes.transData.transform(ends)).padded(pixel) for ends in whiskers]
-    taken += [text.get_window_extent(renderer) for text in axes.texts]
-    angles = np.deg2rad([0, 180, 90, 270, 45, 135, 225, 315])
-    offsets = [(reach * np.cos(angle), reach * np.sin(angle)) for reach in (10, 16, 24, 34, 46, 60, 80) for angle in angles]
-    for label, path in places.items():
-        best: tuple[float, Annotation | None, Bbox] = (np.inf, None, frame)
-        for place, (right, up) in [(place, offset) for offset in offsets for place in path]:
-            text = axes.annotate(label, place, (right, up), textcoords="offset points", color=colours[label], zorder=6)
-            text.set(ha="left" if right > 1 else "right" if right < -1 else "center", va="center", fontweight="bold")
-            text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8})
-            box = text.get_window_extent(renderer).padded(pixel)
-            outside = not (frame.contains(*box.min) and frame.contains(*box.max))
-            clashes = box.count_overlaps(taken) + 1_000 * outside
-            if clashes < best[0]:
-                if best[1] is not None:
-                    best[1].remove()
-                best = clashes, text, box
-            else:
-                text.remove()
-            if clashes == 0:
-                break
-        taken.append(best[2])
+class Points:
+    """Points with whiskers on one axes, in a colour a name, each name written once beside them."""
+
+    def __init__(self, axes: Axes):
+        self.axes = axes
+        self.places: dict[str, list[Point]] = {}
+        self.colours: dict[str, str] = {}
+        self.whiskers: list[tuple[Point, Point]] = []
+
+    def add(self, name: str, colour: str, place: Point, across: Point, up: float, **look: Any) -> None:
+        """Draws a point, with whiskers so far to its left and right and so far up and down."""
+        (x, y), (left, right) = place, across
+        self.axes.errorbar(x, y, up, [[left], [right]], color=colour, linewidth=0.8, zorder=2)
+        self.axes.plot(x, y, linestyle="none", color=colour, zorder=3, **look)
+        self.places.setdefault(name, []).append(place)
+        self.colours[name] = colour
+        self.whiskers += [((x - left, y), (x + right, y)), ((x, y - up), (x, y + up))]
+
+    def write_names(self) -> None:
+        """Writes each name at the nearest spot beside one of its points that is clear of all else; the layout must be done."""
+        figure: Any = self.axes.figure
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        renderer, pixel = canvas.get_renderer(), figure.dpi / 72
+        to_pixels = self.axes.transData.transform
+        frame = self.axes.get_window_extent(renderer)
+        spots = to_pixels([place for path in self.places.values() for place in path])
+        taken = [Bbox([spot - 7 * pixel, spot + 7 * pixel]) for spot in spots]
+        taken += [Bbox(to_pixels(ends)).padded(pixel) for ends in self.whiskers]
+        taken += [text.get_window_extent(renderer) for text in self.axes.texts]
+        angles = np.deg2rad([0, 180, 90, 270, 45, 135, 225, 315])
+        offsets = [(reach * np.cos(angle), reach * np.sin(angle)) for reach in (10, 16, 24, 34, 46, 60, 80) for angle in angles]
+        for name, path in self.places.items():
+            best: tuple[float, Annotation | None, Bbox] = (np.inf, None, frame)
+            for place, (right, up) in [(place, offset) for offset in offsets for place in path]:
+                text = self.axes.annotate(
+                    name, place, (right, up), textcoords="offset points", color=self.colours[name], zorder=6
+                )
+                text.set(ha="left" if right > 1 else "right" if right < -1 else "center", va="center", fontweight="bold")
+                text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8})
+                box = text.get_window_extent(renderer).padded(pixel)
+                outside = not (frame.contains(*box.min) and frame.contains(*box.max))
+                clashes = box.count_overlaps(taken) + 1_000 * outside
+                if clashes < best[0]:
+                    if best[1] is not None:
+                        best[1].remove()
+                    best = clashes, text, box
+                else:
+                    text.remove()
+                if clashes == 0:
+                    break
+            taken.append(best[2])
+
+
+def level(axes: Axes, height: float, text: str = "", up: float = 3) -> None:
+    """A dashed line across, such as the oracle's score, with its name at its right end."""
+    axes.axhline(height, color="black", linewidth=1, linestyle=DASHED, zorder=1)
+    name = axes.annotate(text, (1, height), (0, up), xycoords=("axes fraction", "data"), textcoords="offset points")
+    name.set(ha="right", va="bottom" if up > 0 else "top")
+
+
+def panels(figure: Figure, titles: Sequence[str], across: int) -> list[Axes]:
+    """Axes of one scale, so many side by side, each under its title."""
+    every = list(figure.subplots(-(-len(titles) // across), across, sharex=True, sharey=True, squeeze=False).ravel())
+    for axes, title in zip(every, titles, strict=False):
+        axes.set_title(title, loc="left", fontsize=8)
+        axes.tick_params(labelbottom=True)
+    for axes in every[len(titles) :]:
+        axes.remove()
+    return every[: len(titles)]
+
+
+def mark(label: str, **look: Any) -> Line2D:
+    """An entry of a legend: a point in a grey that is nobody's colour."""
+    return Line2D([], [], label=label, **({"linestyle": "none", "color": "#444444"} | look))
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """What the dictionary of a row is called, or else its method."""
+    return labels.label(row.get("dictionary") or row["method"])
+
+
+def colour_of(row: Mapping[str, Any]) -> str:
+    """The colour of the dictionary of a row, or else of its method."""
+    return labels.colour(row.get("dictionary") or row["method"])
+
+
+def first_rows(rows: Iterable[Mapping[str, Any]]) -> dict[Any, Mapping[str, Any]]:
+    """A row of each method."""
+    first: dict[Any, Mapping[str, Any]] = {}
+    for row in rows:
+        first.setdefault(row["method"], row)
+    return first
 
 
 def values_label(values: Mapping[str, Any], varied: Iterable[str]) -> str:

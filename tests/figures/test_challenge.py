@@ -47,22 +47,17 @@ PANEL = ("dictionary", "inference", "sparsity")
 @pytest.mark.parametrize(
     "figure",
     [
-        lambda: figures.recovery_by_samples(make_challenge()),
-        lambda: figures.recovery_by_samples(make_challenge(("topk",), (1_000,))),
-        lambda: figures.recovery_by_samples(make_challenge(CHALLENGE[:2], (50, 100, 500, 1_000, 5_000, 10_000), (5_000,))),
-        lambda: figures.recovery_by_seconds(cell()),
+        lambda: figures.recovery_by_samples(make_challenge(CHALLENGE[:3], (50, 100, 500, 1_000, 5_000, 10_000), (5_000,))),
         lambda: figures.recovery_by_seconds(cell(seeds=(0,))),
         lambda: figures.recovery_by_seconds(cell("spams", fit_seconds=0.002)),
         lambda: figures.heat_map(make_phase(), "num_latents", "ratio", "mcc_ood", panel=PANEL),
         lambda: figures.heat_map(
-            [row | {"mse_ood": 1e-7 * row["ratio"] ** 9} for row in make_phase()],
-            "num_latents",
-            "ratio",
-            "mse_ood",
-            panel=PANEL,
+            [row | {"mse_ood": 1e-7 * row["ratio"] ** 9} for row in make_phase() if row["sparsity"] == 3],
+            *("num_latents", "ratio", "mse_ood"),
+            panel="dictionary",
         ),
     ],
-    ids=["samples", "one column", "one row", "seconds", "one seed", "one learner", "phase", "orders of magnitude"],
+    ids=["samples", "seconds", "one learner", "phase", "orders of magnitude"],
 )
 def test_the_figures_of_the_challenge_are_legible(figure):
     assert_legible(figure())
@@ -85,7 +80,6 @@ def test_a_cell_of_the_heat_map_is_a_score_over_its_samples():
             assert low < samples / width < high
     bounds = [line.get_ydata()[0] for line in axes.lines]
     np.testing.assert_allclose(bounds, 92 / 83)
-    assert "Online DL recovers the most: matched cosine above 0.9 in 5 of 9 cells" in words(figure)
     assert "5 of 9" in figure.get_label() and "the counting bound" in words(figure)
 
 
@@ -157,7 +151,6 @@ def test_seconds_are_on_the_axis_and_the_oracle_is_a_level():
         points = [(line.get_xdata()[0], line.get_marker()) for line in axes.lines if line.get_marker() in ("s", "o")]
         assert points == [(150.0, "s"), (250.0, "o")]
     assert [text for text in words(figure) if text.startswith("oracle")] == ["oracle 1.00", "oracle 0.99"]
-    assert "Online DL recovers the most of the dictionary, in 150 s" in words(figure)
 
 
 def test_a_learner_without_scores_has_no_marker():
@@ -185,9 +178,8 @@ def make_budget(seeds=(0, 1, 2)):
     ]
 
 
-@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
-def test_the_budget_is_legible(seeds):
-    assert_legible(figures.budget(make_budget(seeds)))
+def test_the_budget_is_legible():
+    assert_legible(figures.budget(make_budget()))
 
 
 def test_the_budget_draws_each_inference_against_its_cost():

@@ -40,6 +40,7 @@ def test_the_parts_are_the_differences_and_sum_to_the_distance():
         "num_samples": 5_000,
         "input_dim": 47,
         "noise_db": None,
+        "width": None,
         "stream": None,
         "seed": 0,
         "encoder": 1.0,

@@ -15,16 +15,12 @@ FIGURES = (figures.decomposition, figures.matched_cosines, figures.recovery)
 @pytest.mark.parametrize(
     "rows",
     [
-        make_rows(),
         make_rows(support=False),
-        make_rows(seeds=(0,)),
-        make_rows(saes=("topk",)),
+        make_rows(seeds=(0,), saes=("topk",), num_latents=1_000_000, num_samples=100_000, input_dim=231),
         make_rows(saes=(*SCORES, "batchtopk", "matryoshka", "gated")),
-        make_rows(num_latents=1_000_000, num_samples=100_000, input_dim=231),
-        make_rows(spread=0.15),
-        [row | {"mcc_id": 0.2 + row["mcc_id"] / 50, "mcc_ood": 0.2 + row["mcc_ood"] / 50} for row in make_rows()],
+        [row | {"mcc_id": 0.2 + row["mcc_id"] / 50, "mcc_ood": 0.2 + row["mcc_ood"] / 50} for row in make_rows(spread=0.15)],
     ],
-    ids=["usual", "two steps", "one seed", "one SAE", "seven SAEs", "wide numbers", "wide spread", "crowded"],
+    ids=["two steps", "one SAE", "seven SAEs", "crowded"],
 )
 @pytest.mark.parametrize("draw", FIGURES, ids=lambda draw: draw.__name__)
 def test_no_text_is_clipped_or_covers_another(draw, rows):
@@ -58,13 +54,6 @@ def test_without_the_support_two_steps_are_drawn():
     own, frozen = mean(rows, dictionary="topk", inference="own"), mean(rows, dictionary="topk", start="cold")
     np.testing.assert_allclose(found[3:6], [(0, own), (own, frozen), (frozen, 0.985)], atol=1e-12)
     assert "amortisation part" in words(figure) and "values part" not in words(figure)
-
-
-def test_the_title_says_which_part_is_the_larger():
-    assert "The dictionary holds most of the distance to the oracle in 3 of 4 SAEs" in words(figures.decomposition(make_rows()))
-    assert "The encoder holds most of the distance to the oracle in 1 of 1 SAEs" in words(
-        figures.decomposition(make_rows(saes=("topk",)))
-    )
 
 
 def test_whiskers_are_of_the_paired_differences():
@@ -136,8 +125,6 @@ def test_recovery_marks_every_method_and_names_every_dictionary():
     names = [text.get_text() for text in figure.axes[0].texts if isinstance(text, Annotation)]
     assert sorted(names) == sorted(["linear probe", "ReLU SAE", "TopK SAE", "JumpReLU SAE", "MP SAE", "DL-FISTA", "oracle"])
     assert figure.axes[0].get_xlim() == figure.axes[0].get_ylim()
-    below = sum(row["mcc_ood"] < row["mcc_id"] for row in rows) // 3
-    assert f"{below} of 19 methods recover less out of distribution" in words(figure)
 
 
 def test_recovery_keeps_its_labels_off_the_points():

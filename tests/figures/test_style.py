@@ -19,29 +19,33 @@ from .test_curve import WARM, make_warm
 DRAWN = {
     "decomposition": lambda: figures.decomposition(make_rows()),
     "matched_cosines": lambda: figures.matched_cosines(make_rows()),
-    "recovery": lambda: figures.recovery(make_rows()),
+    "recovery": lambda: figures.recovery(make_rows(saes=("topk",))),
     "budget": lambda: figures.budget(make_budget()),
-    "seconds": lambda: figures.recovery_by_seconds(cell()),
-    "samples": lambda: figures.recovery_by_samples(make_challenge()),
+    "seconds": lambda: figures.recovery_by_seconds(cell("spams", "topk")),
+    "samples": lambda: figures.recovery_by_samples(make_challenge(("spams", "topk"))),
     "curve": lambda: figures.curve(make_warm(), **WARM, panel="num_latents"),
 }
 
 
 @pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
-def test_files_are_equal_for_equal_rows_and_carry_their_caption_and_no_date(draw, tmp_path):
+def test_a_caption_opens_with_the_finding_and_tells_numbers(draw):
+    figure = draw()
+    finding = next(artist for artist in figure.artists if artist.get_fontweight() == "bold")
+    caption = figure.get_label()
+    assert caption.startswith(finding.get_text().replace("\n", " ")) and caption.endswith(".")
+    assert any(letter.isdigit() for letter in caption)
+
+
+def test_files_are_equal_for_equal_rows_and_carry_their_caption_and_no_date(tmp_path):
+    draw = DRAWN["seconds"]
     names = figures.save(draw(), tmp_path / "one", "a.5")
     assert [*names] == [*figures.save(draw(), tmp_path / "two", "a.5")] == ["a.5.png", "a.5.pdf"]
     png, pdf = ((tmp_path / "one" / name).read_bytes() for name in names)
     assert [png, pdf] == [(tmp_path / "two" / name).read_bytes() for name in names]
     assert b"Date" not in png + pdf and pdf.startswith(b"%PDF")
     with PIL.Image.open(tmp_path / "one" / names[0]) as image:
-        caption = image.text["Description"]
         assert image.format == "PNG" and image.width <= 6.4 * 200
-    figure = draw()
-    assert caption == figure.get_label() and caption.endswith(".") and any(letter.isdigit() for letter in caption)
-    # The caption opens with the finding that stands over the figure.
-    finding = next(artist for artist in figure.artists if artist.get_fontweight() == "bold")
-    assert caption.startswith(finding.get_text().replace("\n", " "))
+        assert image.text["Description"] == draw().get_label()
 
 
 def test_the_text_of_a_pdf_is_in_fonts_that_journals_take(tmp_path, monkeypatch):
