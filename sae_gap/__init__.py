@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from sae_gap.data.activations import open_activations as open_activations
     from sae_gap.data.activations import save_activations as save_activations
     from sae_gap.data.paper import draw as draw
-    from sae_gap.data.paper import load as load
     from sae_gap.data.recording import Recording as Recording
+    from sae_gap.data.task_file import load as load
     from sae_gap.data.worlds import World as World
     from sae_gap.data.worlds import WorldStream as WorldStream
     from sae_gap.data.worlds import published_world as published_world
@@ -42,7 +42,8 @@ __version__ = "0.2.0"
 
 _HOMES = {
     "sae_gap.data.activations": ("open_activations", "save_activations"),
-    "sae_gap.data.paper": ("draw", "load"),
+    "sae_gap.data.paper": ("draw",),
+    "sae_gap.data.task_file": ("load",),
     "sae_gap.study.fitting": ("fit",),
     "sae_gap.learners.online.stream": ("fit_stream",),
     "sae_gap.core.matching": ("match_atoms",),

@@ -181,7 +181,7 @@ def _world(bench: Any, preset: Preset, given: Mapping[str, Any]) -> dict[str, An
         if said:
             raise cli.UsageError(f"--{said[0]} is the file's to say; leave it out with --world_file.")
     elif told.get("world", preset.world) is None:
-        raise cli.UsageError(f"--{next(iter(told))} is part of a world; give --world={next(iter(WORLDS))} with it.")
+        raise cli.UsageError(f"--{next(iter(told))} is part of a world; give --world={SCALED} with it.")
     for name, why in {"sparsity": "follows from its law", "stream": "is how it is", "data": "takes its place"}.items():
         if given.get(name) not in (None, False):
             raise cli.UsageError(f"--{name} {why} in a world; leave it out with --world.")

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 
 from benchmarks import cli
 from sae_gap.core.types import Setting
-from sae_gap.data.paper import Stream
+from sae_gap.data.paper_stream import Stream
 from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.online.stream import fit_stream

@@ -8,8 +8,9 @@ from typing import Any
 
 from sae_gap.core.checks import check_number, check_path, check_seed, check_size, check_type
 from sae_gap.core.types import Setting, Split, Task
-from sae_gap.data.activations import Activations, open_activations
-from sae_gap.data.paper import draw, load
+from sae_gap.data.activations import Activations, fetched, open_activations
+from sae_gap.data.paper import draw
+from sae_gap.data.task_file import load
 from sae_gap.data.worlds import World
 from sae_gap.runtime import devices
 
@@ -19,13 +20,13 @@ class Recording:
     """A user's activations, in the place of a `Setting`.
 
     Args:
-      path: an .npz file, as `load` reads it; with `held_out`, whatever `open_activations` reads.
+      path: an .npz file, as `load` reads it; with `held_out`, whatever `open_activations` reads. Either may be a URL.
       width: atoms of the dictionaries to learn; None takes as many as the truth has.
       sparsity: k of the encoders that need one.
       seed: seeds the learners.
-      held_out: share of the rows to hold out, as `Activations.split` does it, the same ones whatever the seed. The rest is
-        trained on and what is held out is both scored splits, all in memory, or of several processes in that of whose devices
-        hold a row, see `devices.read_rows`. None reads a file that is split already.
+      held_out: share of the rows to hold out, by `Activations.split`, the same ones whatever the seed. Held-out rows are both
+        scored splits, and the rest is trained on. Each process reads the rows of its own devices, see `devices.read_rows`. None
+        reads a file that is split already.
       key: with `held_out`, the name of the array.
     """
 
@@ -38,7 +39,7 @@ class Recording:
 
     def __post_init__(self):
         check_path("path", self.path)
-        object.__setattr__(self, "path", pathlib.Path(self.path))
+        object.__setattr__(self, "path", fetched(self.path))
         if self.held_out is not None:
             check_number("held_out", self.held_out, above=0, below=1)
         check_type("key", self.key, (str, type(None)), "give the name of an array")
@@ -47,7 +48,7 @@ class Recording:
         if self.width is not None:
             check_size("width", self.width)
         for name in ("width", "sparsity", "seed", "held_out"):
-            # As of settings, so that keys are those of Python's own numbers.
+            # Keys are made of Python's own numbers.
             if hasattr(getattr(self, name), "item"):
                 object.__setattr__(self, name, getattr(self, name).item())
 

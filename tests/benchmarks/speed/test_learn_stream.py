@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.speed import learn_stream as binary
 from sae_gap import Setting, Store, match_atoms
-from sae_gap.data.paper import Stream
+from sae_gap.data.paper_stream import Stream
 
 SMALL = ("--num_latents=20", "--sparsity=2", "--num_samples=500", "--passes=2", "--num_steps=10", "--every=0")
 
