@@ -2,10 +2,6 @@
 
 import os
 
-from benchmarks import _ends
-
 # Read when NumPy and SciPy load, hence before them. Threads pay for no host matrix of the suite but the largest, and cost the
 # tiny ones of L-BFGS, on a busy machine, forty times their worth.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-if _ends.is_starting_binary():
-    _ends.install()

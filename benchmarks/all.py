@@ -1,4 +1,4 @@
-"""Runs or resumes every study, in an order in which later ones find the models of earlier ones.
+"""Runs or resumes every study.
 
 Flags that a study does not have are left out for it. Each study writes under <results_dir>/<study>/, and models are shared.
 
@@ -7,45 +7,34 @@ Flags that a study does not have are left out for it. Each study writes under <r
   python -m sae_gap all --dry_run
 """
 
-import importlib
 import sys
 
 from absl import flags, logging
 
-from benchmarks import cli
+from benchmarks import cli, studies
 from benchmarks.harness import command
 from benchmarks.harness.bench import Bench
 from sae_gap.runtime import distributed
 
-STUDIES = (
-    *("amortisation_gap", "vary_latents", "frozen_decoder", "dict_quality", "support_recovery", "lambda_sensitivity"),
-    *("learning_dynamics", "warmstart_encoder", "warmstart_decoder", "vary_samples", "vary_sparsity", "phase_transition"),
-    *("large_latents", "dictionary_challenge", "encoder_budget", "worlds"),
-)
 _SHARED = (
     "preset",
     "protocol",
     "num_latents",
+    "width",
     "sparsity",
     "num_samples",
     "seeds",
     "results_dir",
     "models_dir",
     "shard",
-    "dry_run",
 )
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_list("studies", list(STUDIES), "Studies to run, in order.", flag_values=FLAGS)
+flags.DEFINE_list("studies", None, "Studies to run, in order; by default all.", flag_values=FLAGS)
 for _name in _SHARED:
-    _define = flags.DEFINE_boolean if _name == "dry_run" else flags.DEFINE_string
-    _define(_name, None, f"--{_name} of every study.", flag_values=FLAGS)
+    flags.DEFINE_string(_name, None, f"--{_name} of every study.", flag_values=FLAGS)
+flags.DEFINE_boolean("dry_run", None, "--dry_run of every study.", flag_values=FLAGS)
 cli.define_distributed(FLAGS)
-
-
-def bench_of(name: str) -> Bench:
-    """The study of a name."""
-    return importlib.import_module(f"benchmarks.studies.{name}").BENCH
 
 
 def read() -> list[tuple[Bench, command.Read]]:
@@ -54,13 +43,15 @@ def read() -> list[tuple[Bench, command.Read]]:
     Raises:
       cli.UsageError: a flag is not known, or has a value that cannot be.
     """
-    unknown = [name for name in FLAGS.studies if name not in STUDIES]
-    if unknown or not FLAGS.studies:
-        raise cli.UsageError(f"--studies has {', '.join(unknown) or 'no name'}; choose from {', '.join(STUDIES)}.")
-    given = {name: FLAGS[name].value for name in _SHARED if FLAGS[name].value is not None}
+    known = studies.found()
+    names = list(known) if FLAGS.studies is None else FLAGS.studies
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        raise cli.UsageError(f"--studies has {', '.join(unknown) or 'no name'}; choose from {', '.join(known)}.")
+    given = {name: FLAGS[name].value for name in (*_SHARED, "dry_run") if FLAGS[name].value is not None}
     reads = []
-    for name in FLAGS.studies:
-        bench = bench_of(name)
+    for name in names:
+        bench = known[name]
         arguments = [f"--{flag}={value}" for flag, value in given.items() if flag in bench.flags]
         cli.take([name, *arguments], bench.flags)
         reads.append((bench, command.read_study(bench, arguments)))

@@ -1,29 +1,23 @@
 """What the binaries share: flags that are checked at once, and one sentence with exit code 2 for whatever the user can mend."""
 
-import errno
+import contextlib
 import logging as python_logging
-import os
+import math
 import pathlib
-import re
 import sys
 import traceback
-import zipfile
-from collections.abc import Callable, Sequence
-from typing import NoReturn, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from jaxtyping import Float
 
 from sae_gap.core import matching
 from sae_gap.runtime import devices, distributed
 from sae_gap.storage.folder import Folder
 
-T = TypeVar("T")
-# What numpy.load raises of a file that is no array, or one in name alone.
-_UNREADABLE = (OSError, ValueError, EOFError, MemoryError, OverflowError, RecursionError, SyntaxError, zipfile.BadZipFile)
-_TOO_LARGE = "there is not enough memory for a run of this size; lower num_latents or num_samples."
-# How a binary is called, in its help and on the pages that it writes; `sae-gap` puts itself here.
+# How a binary is called, on the pages that it writes.
 COMMAND = "python -m sae_gap "
 
 
@@ -31,68 +25,56 @@ class UsageError(Exception):
     """Something the user can mend; its message is one sentence naming the fault and the mend."""
 
 
-def run(main: Callable[[], None], flag_values: flags.FlagValues) -> None:
+@contextlib.contextmanager
+def usage() -> Iterator[None]:
+    """Around what checks a user's input: its `ValueError` is a `UsageError`."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def run(main: Callable[[], None], flag_values: flags.FlagValues, about: str | None = None) -> NoReturn:
     """Runs a binary: `--help` exits with 0, a `UsageError` or a bad flag with one sentence and 2.
 
     Args:
       main: what to run once the flags are parsed.
       flag_values: the binary's own flags, apart from absl's, so that one process can import several binaries.
+      about: what the help begins with; None takes the text of the module of `main`.
     """
-
-    def guarded(arguments: Sequence[str]) -> None:
-        logging.use_absl_handler()
-        # The root logger would let every library's chatter through.
-        python_logging.getLogger().setLevel(python_logging.WARNING)
-        logging.get_absl_logger().setLevel(python_logging.INFO)
-        try:
-            devices.enable_compilation_cache()
-            _join(flag_values)
-            main()
-        except UsageError as error:
-            _stop(str(error))
-        except MemoryError:
-            _stop(_TOO_LARGE)
-        except OSError as error:
-            _stop(_of_file(error))
-        except Exception as error:
-            if "RESOURCE_EXHAUSTED" in str(error):
-                # What JAX says of memory is a page, and no MemoryError.
-                _stop(_TOO_LARGE)
-            if distributed.count() > 1:
-                # At its end Python would wait for the other processes, which wait for this one.
-                traceback.print_exc()
-                distributed.leave(1)
-            raise
-
-    # Streams that were closed before the start are none.
-    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
-    parse(sys.argv, flag_values)
-    app.run(guarded, argv=sys.argv[:1])
-
-
-def _of_file(error: OSError) -> str:
-    """A sentence of what went wrong with a file; the suite's own errors are one already."""
-    if error.strerror is None:
-        told = " ".join(str(error).split())
-        return told or f"a file or a bucket failed ({type(error).__name__}); the same command goes on from there."
-    mend = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "mend that"
-    name = "a file" if error.filename is None else str(error.filename)
-    return f"{name} could not be read or written ({error.strerror}); {mend}, and the same command goes on from there."
-
-
-def parse(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
-    """Parses a command line; `--help` ends the process with 0, and a bad flag with one sentence and 2."""
-    if any(argument in ("--help", "-h", "-help", "--helpshort", "--helpfull") for argument in arguments[1:]):
-        # absl's own --help exits with 1, and leaves out flags that another module than the binary defined.
-        lines = flag_values.get_help(include_special_flags=False).splitlines()
-        named = "\n".join(line for line in lines if line.startswith(" "))
-        purpose = sys.modules["__main__"].__doc__
-        sys.stdout.write(f"{purpose}\nflags:\n{named}\n")
+    if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
+        # absl's own help exits with 1.
+        named = [line for line in flag_values.get_help(include_special_flags=False).splitlines() if line.startswith(" ")]
+        sys.stdout.write(f"{about or sys.modules[main.__module__].__doc__}\nflags:\n" + "\n".join(named) + "\n")
         sys.exit(0)
+    flags.FLAGS(sys.argv[:1])
+    logging.use_absl_handler()
+    # The root logger would let every library's chatter through.
+    python_logging.getLogger().setLevel(python_logging.WARNING)
+    logging.get_absl_logger().setLevel(python_logging.INFO)
     try:
-        take(arguments, flag_values)
+        take(sys.argv, flag_values)
+        devices.enable_compilation_cache()
+        if "distributed" in flag_values and flag_values["distributed"].value:
+            _join(flag_values)
+        main()
     except UsageError as error:
         _stop(str(error))
+    except OSError as error:
+        # The suite's own errors are sentences.
+        told = (
+            f"{error.filename or 'a file'} could not be read or written ({error.strerror}); mend that and run the same again."
+        )
+        _stop(told if error.strerror else str(error))
+    except Exception as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+            _stop("there is not enough memory for a run of this size; lower num_latents or num_samples.")
+        if distributed.count() > 1:
+            # At its end Python would wait for the other processes, which wait for this one.
+            traceback.print_exc()
+            distributed.leave(1)
+        raise
+    sys.exit(0)
 
 
 def take(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
@@ -101,10 +83,6 @@ def take(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
     Raises:
       UsageError: a flag is not known, or has a value that cannot be.
     """
-    strange = next((argument for argument in arguments[1:] if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", argument)), None)
-    if strange is not None:
-        # Names go into pages, figures and terminals.
-        raise UsageError(f"{strange!r} holds a character that cannot be printed; rename the file or the folder.")
     try:
         rest = flag_values(arguments)
     except flags.Error as error:
@@ -124,13 +102,11 @@ def define_distributed(flag_values: flags.FlagValues) -> None:
 
 
 def _join(flag_values: flags.FlagValues) -> None:
-    """Joins the other processes, if the flags say that there are any."""
-    if "distributed" not in flag_values or not flag_values["distributed"].value:
-        return
     try:
         distributed.start(**{name: flag_values[name].value for name in ("coordinator", "num_processes", "process_id")})
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        # Flags are the user's to mend; others that have not come yet may be there at the next start.
+        _stop(str(error), 1 if isinstance(error.__cause__, RuntimeError) else 2)
     if not distributed.is_first():
         # What all would say is said once.
         logging.get_absl_logger().setLevel(python_logging.ERROR)
@@ -142,14 +118,28 @@ def _stop(sentence: str, code: int = 2) -> NoReturn:
     sys.exit(code)
 
 
+class _FiniteParser(flags.FloatParser):
+    """Finite numbers: no bound keeps NaN out."""
+
+    def convert(self, argument: str | float) -> float:
+        value = super().convert(argument)
+        if not math.isfinite(value):
+            raise ValueError(f"{argument} is not a finite number")
+        return value
+
+
+def DEFINE_number(  # noqa: N802
+    name: str, default: float | None, help: str, flag_values: flags.FlagValues, lower_bound: float, upper_bound: float = 1e30
+) -> flags.FlagHolder:
+    """A flag that is a finite number, named like the others of absl."""
+    parser = _FiniteParser(lower_bound, upper_bound)
+    return flags.DEFINE(parser, name, default, help, flag_values, serializer=flags.ArgumentSerializer())
+
+
 def folder(name: str, value: str) -> Folder:
     """The folder that a flag names, on disk or in a bucket."""
-    if value == "":
-        raise UsageError(f"--{name} is empty; name a folder.")
-    try:
+    with usage():
         return Folder(value)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 def local_folder(name: str, value: str) -> pathlib.Path:
@@ -162,24 +152,27 @@ def local_folder(name: str, value: str) -> pathlib.Path:
 
 def parse_shard(text: str) -> tuple[int, int]:
     """Reads `i/N`, the i-th of N shards, counted from 0."""
-    try:
-        index, count = (int(part) for part in text.split("/"))
-    except ValueError:
-        raise UsageError(f"--shard must read i/N, such as 0/4, but it is {text!r}.") from None
-    if not 0 <= index < count:
-        raise UsageError(f"--shard must have 0 <= i < N, but it is {text!r}.")
-    return index, count
+    index, slash, count = text.partition("/")
+    if not (index.isdigit() and slash and count.isdigit() and int(index) < int(count)):
+        raise UsageError(f"--shard must read i/N with 0 <= i < N, such as 0/4, but it is {text!r}.")
+    return int(index), int(count)
 
 
-def parse_integers(name: str, values: Sequence[str]) -> tuple[int, ...]:
-    """Reads the values of a list flag as different integers."""
-    try:
-        numbers = tuple(int(value) for value in values)
-    except ValueError:
-        raise UsageError(f"--{name} must list integers, such as 1,2, but it is {','.join(values)!r}.") from None
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise UsageError(f"--{name} must list different integers, but it is {','.join(values)!r}.")
+def parse_integers(name: str, values: Sequence[str], least: int | None = None) -> tuple[int, ...]:
+    """Reads the values of a list flag as different integers, of a least size."""
+    numbers = parse_numbers(name, values, read=int, kind="integers, such as 1,2")
+    if least is not None and min(numbers) < least:
+        raise UsageError(f"--{name} must list integers of at least {least}, but it is {','.join(values)!r}.")
     return numbers
+
+
+def parse_numbers(name: str, values: Sequence[str], read: type = float, kind: str = "numbers, such as 0.1,0.01") -> tuple:
+    """Reads the values of a list flag as different finite numbers."""
+    with contextlib.suppress(ValueError):
+        numbers = tuple(read(value) for value in values)
+        if numbers and len(set(numbers)) == len(numbers) and all(map(math.isfinite, numbers)):
+            return numbers
+    raise UsageError(f"--{name} must list different {kind}, but it is {','.join(values)!r}.")
 
 
 def read_matrix(name: str, path: str) -> Float[np.ndarray, "rows columns"]:
@@ -190,15 +183,9 @@ def read_matrix(name: str, path: str) -> Float[np.ndarray, "rows columns"]:
     """
     try:
         array = np.load(path, allow_pickle=False)
-    except _UNREADABLE as error:
+    except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"--{name} {path} cannot be read as a .npy file ({error}); write it by numpy.save.") from None
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise UsageError(f"--{name} {path} holds several arrays; write the one that is meant by numpy.save.")
-    if array.dtype.kind != "f":
-        raise UsageError(f"--{name} {path} holds {array.dtype}; convert it to float32.")
-    try:
-        with np.errstate(over="ignore"):
-            return matching.as_matrix(f"--{name} {path}", array.astype(np.float32))
-    except ValueError as error:
-        raise UsageError(f"{str(error).rstrip('.')}; write it again by numpy.save.") from None
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        raise UsageError(f"--{name} {path} does not hold one array of real numbers; save that as float32 by numpy.save.")
+    with usage():
+        return matching.as_matrix(f"--{name} {path}", array.astype(np.float32))

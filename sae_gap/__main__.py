@@ -5,15 +5,19 @@ Names and purposes are read from the binaries' text, so that a list costs no imp
 
 import ast
 import difflib
+import importlib
+import os
 import runpy
+import signal
 import sys
+import threading
 from pathlib import Path
-from typing import NoReturn
 
 import sae_gap
 
 # What is asked for most goes by a shorter name too.
 ALIASES = {"bench": "amortisation_gap", "measure": "measure_sae"}
+_ENDS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
 
 
 def home() -> Path:
@@ -22,27 +26,25 @@ def home() -> Path:
     return next(folder for folder in (here / "binaries", here.parent) if (folder / "benchmarks").is_dir())
 
 
-def purposes() -> dict[str, str]:
-    """Each binary by its name, with the sentence that its text opens with."""
-    found = {}
-    for name, path in binaries().items():
-        found[name] = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
-    return found
-
-
 def binaries() -> dict[str, Path]:
     """The file of each binary, whichever folder it lies in, by its name."""
     files = sorted((home() / "benchmarks").rglob("*.py"), key=lambda path: path.stem)
-    return {path.stem: path for path in files if "\nif __name__ ==" in path.read_text(encoding="utf-8")}
+    return {path.stem: path for path in files if is_study(path) or "\nif __name__ ==" in path.read_text(encoding="utf-8")}
+
+
+def is_study(path: Path) -> bool:
+    """Whether a file of a binary declares a study."""
+    return path.parent.name == "studies" and "\nBENCH = " in path.read_text(encoding="utf-8")
 
 
 def listing() -> str:
-    """What `sae-gap --help` prints."""
+    """What `sae-gap --help` prints: each binary with the sentence that its text opens with."""
     shorter = {name: f" (also: {alias})" for alias, name in ALIASES.items()}
-    lines = [f"  {name:<22}{purpose}{shorter.get(name, '')}" for name, purpose in purposes().items()]
+    texts = {name: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "" for name, path in binaries().items()}
+    lines = [f"  {name:<22}{text.partition(chr(10))[0]}{shorter.get(name, '')}" for name, text in texts.items()]
     return "\n".join(
         (
-            sae_gap.__doc__.partition("\n")[0],
+            (sae_gap.__doc__ or "").partition("\n")[0],
             "\nusage: sae-gap NAME [--flag=value ...]",
             "       sae-gap NAME --help     the flags of one",
             "       sae-gap --version\n",
@@ -67,21 +69,35 @@ def main(arguments: list[str] | None = None) -> None:
     known = binaries()
     name = ALIASES.get(name, name)
     if name not in known:
-        _refuse(name, [*known, *ALIASES])
+        near = difflib.get_close_matches(name, [*known, *ALIASES], n=1)
+        mend = f"did you mean {near[0]}? " if near else ""
+        sys.stderr.write(f"{name!r} is no binary of sae_gap; {mend}sae-gap --help lists them all.\n")
+        sys.exit(2)
+    _end_on_signals()
     sys.path.insert(0, str(home()))
-    from benchmarks import _ends
-
-    _ends.install()
     sys.argv = [name, *rest]
     module = ".".join(known[name].relative_to(home()).with_suffix("").parts)
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    if is_study(known[name]):
+        importlib.import_module(module).BENCH.run()
+    else:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def _refuse(name: str, known: list[str]) -> NoReturn:
-    near = difflib.get_close_matches(name, known, n=1)
-    mend = f"did you mean {near[0]}? " if near else ""
-    sys.stderr.write(f"{name!r} is no binary of sae_gap; {mend}sae-gap --help lists them all.\n")
-    sys.exit(2)
+def _end_on_signals() -> None:
+    """From here on Ctrl-C and SIGTERM end this process at once, with a sentence.
+
+    Python would wait for an import or a compiled loop to end. Files are whole at any moment, so nothing has to be put in order.
+    """
+
+    def wait() -> None:
+        word, code = _ENDS[signal.Signals(signal.sigwait(_ENDS))]
+        # Past Python's own streams, whose locks another thread may hold.
+        os.write(2, f"{word}; the same command goes on from what is saved.\n".encode())
+        os._exit(code)
+
+    # Threads that start later inherit this, so that only the one that waits is told.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
+    threading.Thread(target=wait, daemon=True).start()
 
 
 if __name__ == "__main__":

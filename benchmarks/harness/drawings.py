@@ -1,15 +1,28 @@
 """The figures that studies share, as declarations: which column runs along which axis."""
 
+import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.harness.bench import Drawing
 from sae_gap.storage import results
 
 Rows = Sequence[results.Row]
 Lines = Sequence[Mapping[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A figure of a study.
+
+    Args:
+      draw: from rows, and from the published lines that they may be held against, to a figure or None.
+      cells: columns whose every combination of values has a figure of its own.
+    """
+
+    draw: Callable[[Rows, Lines], Any]
+    cells: tuple[str, ...] = ()
 
 
 def _curve(rows: Rows, lines: Lines, **options: Any) -> Any:
@@ -77,39 +90,15 @@ def cosines() -> dict[str, Drawing]:
     return {"matched_cosines": Drawing(draw, results.CELL)}
 
 
-def recovery(rows: Rows, lines: Lines) -> Any:
-    """Recovery in distribution against recovery out of it."""
-    from sae_gap import figures
+def plain(name: str, cells: tuple[str, ...] = ()) -> dict[str, Drawing]:
+    """A figure of `sae_gap.figures` that asks for rows alone, by its name."""
 
-    return figures.recovery(rows)
+    def draw(rows: Rows, lines: Lines) -> Any:
+        from sae_gap import figures
 
+        return getattr(figures, name)(rows)
 
-def by_seconds(rows: Rows, lines: Lines) -> Any:
-    """What each learner recovers against the seconds it takes."""
-    from sae_gap import figures
-
-    return figures.recovery_by_seconds(rows)
-
-
-def by_level(rows: Rows, lines: Lines) -> Any:
-    """What each learner recovers by the level of a feature in its tree and by its frequency."""
-    from sae_gap import figures
-
-    return figures.recovery_by_level(rows)
-
-
-def by_samples(rows: Rows, lines: Lines) -> Any:
-    """What each learner recovers over the number of latents and the samples for each."""
-    from sae_gap import figures
-
-    return figures.recovery_by_samples(rows)
-
-
-def budget(rows: Rows, lines: Lines) -> Any:
-    """What inference leaves of the gap against its cost."""
-    from sae_gap import figures
-
-    return figures.budget(rows)
+    return {name: Drawing(draw, cells)}
 
 
 def phase_maps() -> dict[str, Drawing]:
@@ -128,16 +117,4 @@ def phase_maps() -> dict[str, Drawing]:
     return {"phase_map": Drawing(draw, ("sparsity",))}
 
 
-__all__ = [
-    "along",
-    "budget",
-    "by_level",
-    "by_samples",
-    "by_seconds",
-    "cosines",
-    "inference_along",
-    "phase_maps",
-    "recovery",
-    "recovery_along",
-    "stairs",
-]
+__all__ = ["Drawing", "along", "cosines", "inference_along", "phase_maps", "plain", "recovery_along", "stairs"]

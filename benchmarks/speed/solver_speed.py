@@ -16,7 +16,7 @@ import dataclasses
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -61,33 +61,25 @@ HEADINGS = {
 }
 
 FLAGS = flags.FlagValues()
-_NUM_LATENTS = flags.DEFINE_list("num_latents", ["1000", "100", "10000"], "Numbers of latents.", flag_values=FLAGS)
-_SPARSITY = flags.DEFINE_list(
-    "sparsity", ["10", "2", "5", "20", "50", "100"], "Numbers of active latents a sample.", flag_values=FLAGS
+_LISTS = {
+    "num_latents": ("1000,100,10000", "Numbers of latents."),
+    "sparsity": ("10,2,5,20,50,100", "Numbers of active latents a sample."),
+    "num_samples": ("2500,1,100", "Numbers of samples coded at once."),
+    "lam": ("0.1,0.001,0.01,0.5", "Weights of the l1 norm."),
+    "lam_fraction": ("", "Weights as fractions of the median λ_max of the signals, instead of --lam."),
+    "solvers": (",".join(CODERS), "Solvers to time."),
+}
+for _name, (_default, _text) in _LISTS.items():
+    flags.DEFINE_list(_name, _default, _text, flag_values=FLAGS)
+flags.DEFINE_integer("repeats", 5, "Repeats, of which the fastest counts.", lower_bound=1, flag_values=FLAGS)
+cli.DEFINE_number("max_seconds", 10.0, "A peer that would take longer on a cell is skipped.", FLAGS, lower_bound=0)
+flags.DEFINE_enum(
+    "world", "paper", list(problems.WORLDS), "Atoms: independent, or in clusters at a cosine of about .5.", flag_values=FLAGS
 )
-_NUM_SAMPLES = flags.DEFINE_list("num_samples", ["2500", "1", "100"], "Numbers of samples coded at once.", flag_values=FLAGS)
-_LAM = flags.DEFINE_list("lam", ["0.1", "0.001", "0.01", "0.5"], "Weights of the l1 norm.", flag_values=FLAGS)
-_SOLVERS = flags.DEFINE_list("solvers", list(CODERS), "Solvers to time.", flag_values=FLAGS)
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Repeats, of which the fastest counts.", lower_bound=1, flag_values=FLAGS)
-_BUDGET = flags.DEFINE_float(
-    "max_seconds", 10.0, "A peer that would take longer on a cell is skipped.", lower_bound=0.0, flag_values=FLAGS
-)
-_WORLD = flags.DEFINE_enum(
-    "world", "paper", ["paper", "coherent"], "Atoms: independent, or in clusters at a cosine of about .5.", flag_values=FLAGS
-)
-_INPUT_DIM = flags.DEFINE_integer(
-    "input_dim", None, "Dimensions; by default those of the world.", lower_bound=1, flag_values=FLAGS
-)
-_FRACTION = flags.DEFINE_list(
-    "lam_fraction", [], "Weights as fractions of the median λ_max of the signals, instead of --lam.", flag_values=FLAGS
-)
-_DICTIONARY = flags.DEFINE_string(
-    "dictionary", None, "An .npy file (input_dim, num_latents) of your own, with --activations.", flag_values=FLAGS
-)
-_ACTIVATIONS = flags.DEFINE_string(
-    "activations", None, "An .npy file (n, input_dim) of your own, with --dictionary.", flag_values=FLAGS
-)
-_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
+flags.DEFINE_integer("input_dim", None, "Dimensions; by default those of the world.", lower_bound=1, flag_values=FLAGS)
+for _name, _shape in {"dictionary": "(input_dim, num_latents)", "activations": "(n, input_dim)"}.items():
+    flags.DEFINE_string(_name, None, f"An .npy file {_shape} of your own; give both or neither.", flag_values=FLAGS)
+flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
 
 
 def timed(coder: Coder, problem: Problem) -> Problem:
@@ -212,94 +204,57 @@ def measure(
     return rows, skipped
 
 
-def _numbers(name: str, values: list[str]) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(value) for value in values)
-    except ValueError:
-        raise cli.UsageError(f"--{name} must list numbers, such as 0.1,0.01, but it is {','.join(values)!r}.") from None
-    if not all(0 < value < float("inf") for value in numbers):
-        raise cli.UsageError(f"--{name} must list positive numbers, but it is {','.join(values)!r}.")
-    return numbers
-
-
 def _files() -> Files | None:
-    if (_DICTIONARY.value is None) != (_ACTIVATIONS.value is None):
+    if (FLAGS.dictionary is None) != (FLAGS.activations is None):
         raise cli.UsageError("--dictionary and --activations go together; give both or neither.")
-    if _DICTIONARY.value is None or _ACTIVATIONS.value is None:
-        return None
-    return problems.load(_ACTIVATIONS.value, _DICTIONARY.value)
+    return None if FLAGS.dictionary is None else problems.load(FLAGS.activations, FLAGS.dictionary)
 
 
 def _grid(files: Files | None) -> list[Cell]:
     """The cells that the flags ask for."""
-    lams, fractions = _numbers("lam", _LAM.value), _numbers("lam_fraction", _FRACTION.value)
-    if not lams:
-        raise cli.UsageError("--lam must list positive numbers, but it is ''.")
     axes: dict[str, tuple] = {
-        "num_latents": cli.parse_integers("num_latents", _NUM_LATENTS.value),
-        "sparsity": cli.parse_integers("sparsity", _SPARSITY.value),
-        "num_samples": cli.parse_integers("num_samples", _NUM_SAMPLES.value),
-        **({"lam": (0.0,), "lam_fraction": fractions} if fractions else {"lam": lams}),
+        name: cli.parse_integers(name, getattr(FLAGS, name), least=1) for name in ("num_latents", "sparsity", "num_samples")
     }
-    if min(axes["num_samples"]) < 1:
-        raise cli.UsageError("--num_samples must list numbers of 1 or more.")
+    fractions, name = FLAGS.lam_fraction, "lam_fraction" if FLAGS.lam_fraction else "lam"
+    weights = cli.parse_numbers(name, getattr(FLAGS, name))
+    if min(weights) <= 0:
+        raise cli.UsageError(f"--{name} must list positive numbers, but it is {weights}.")
+    axes |= {"lam": (0.0,), "lam_fraction": weights} if fractions else {"lam": weights}
     if files is not None:
-        axes |= {"num_latents": (files.dictionary.shape[1],), "sparsity": (0,), "world": ("own",)}
-        return problems.cells(axes)
-    grid = problems.cells(axes | {"world": (_WORLD.value,), "input_dim": (_INPUT_DIM.value,)})
-    try:
+        return problems.cells(axes | {"num_latents": (files.dictionary.shape[1],), "sparsity": (0,), "world": ("own",)})
+    grid = problems.cells(axes | {"world": (FLAGS.world,), "input_dim": (FLAGS.input_dim,)})
+    with cli.usage():
         for cell in grid:
             Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples))
-    except ValueError as error:
-        raise cli.UsageError(str(error)) from error
     return grid
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Every solver at the last of its efforts."""
-
-    def cell(row, name):
-        return f"{row[name]:.3g}" if isinstance(row.get(name), float) else row.get(name)
-
-    shown = [row for row in rows if row["effort"] == CODERS[row["method"]].efforts[-1]]
-    return tables.format_table([{name: cell(row, name) for name in HEADINGS} for row in shown], HEADINGS)
-
-
-def _measure_all(grid: Sequence[Cell], store: results.Store, files: Files | None) -> tuple[list[dict], list[str], list[dict]]:
-    """The rows of all cells, notes of what was skipped, and the rows of the first cell."""
-    provenance = results.provenance() | {"device": devices.describe()}
-    rows: list[dict] = []
-    notes: list[str] = []
-    base: list[dict] = []
-    for cell in grid:
-        new, skipped = measure(cell, _SOLVERS.value, _REPEATS.value, _BUDGET.value, files)
-        new = [row | provenance for row in new]
-        identity = results.key({"rows": new})
-        store.append([row | {"key": results.key(row), "job": identity} for row in new])
-        rows += new
-        base = base or new
-        notes += [note for note in skipped if note not in notes]
-    return rows, notes, base
-
-
 def main() -> None:
-    unknown = sorted(set(_SOLVERS.value) - set(CODERS))
-    if unknown or not _SOLVERS.value:
-        raise cli.UsageError(f"--solvers must list some of {', '.join(CODERS)}, but it is {','.join(_SOLVERS.value)!r}.")
+    unknown = sorted(set(FLAGS.solvers) - set(CODERS))
+    if unknown or not FLAGS.solvers:
+        raise cli.UsageError(f"--solvers must list some of {', '.join(CODERS)}, but it is {','.join(FLAGS.solvers)!r}.")
     files = _files()
     grid = _grid(files)
-    folder = cli.folder("results_dir", _RESULTS_DIR.value) / NAME
-    try:
-        folder.require_writable()
-    except ValueError as error:
-        raise cli.UsageError(str(error)) from error
-    store = results.Store(folder)
-    rows, notes, base = _measure_all(grid, store, files)
+    store = results.Store(cli.folder("results_dir", FLAGS.results_dir) / NAME)
+    with cli.usage():
+        store.folder.require_writable()
+    provenance = results.provenance() | {"device": devices.describe()}
+    parts, notes = [], dict[str, None]()
+    for cell in grid:
+        found, skipped = measure(cell, FLAGS.solvers, FLAGS.repeats, FLAGS.max_seconds, files)
+        parts.append([row | provenance for row in found])
+        job = results.key({"rows": parts[-1]})
+        store.append([row | {"key": results.key(row), "job": job} for row in parts[-1]])
+        notes |= dict.fromkeys(skipped)
+    rows = [row for part in parts for row in part]
     tables.write_table(store.folder, "summary.csv", [{name: row.get(name) for name in COLUMNS} for row in rows])
-    figure = figures.gap_by_seconds(base)
+    figure = figures.gap_by_seconds(parts[0])
     if figure is not None:
         figures.save(figure, store.folder, "time_accuracy")
-    sys.stdout.write(_table(rows) + "\n" + "".join(f"{note}\n" for note in notes))
+    # Every solver at the last of its efforts.
+    shown = [row for row in rows if row["effort"] == CODERS[row["method"]].efforts[-1]]
+    rounded = [{name: f"{value:.3g}" if isinstance(value, float) else value for name, value in row.items()} for row in shown]
+    sys.stdout.write(tables.format_table(rounded, HEADINGS) + "\n" + "".join(f"{note}\n" for note in notes))
 
 
 if __name__ == "__main__":

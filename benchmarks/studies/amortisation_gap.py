@@ -9,24 +9,22 @@ summary.csv, figures and a page under <results_dir>/amortisation_gap/ and prints
 """
 
 from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Drawing, Preset
+from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Preset
 from sae_gap.storage.results import CELL
 
 
 def _methods(source, p):
     kinds = (methods.own, methods.support, methods.frozen, methods.refined)
-    saes = [make(name, source, p) for make in kinds for name in methods.SAES]
-    return [methods.probe(), *saes, *methods.learned(p), methods.oracle(p)]
+    saes = [method for kind in kinds for method in kind(source, p)]
+    return [*methods.probe(), *saes, *methods.learned(p), *methods.oracle(p)]
 
 
 BENCH = Bench(
     "amortisation_gap",
+    "Amortisation gap",
     __doc__,
     _methods,
     {"smoke": SMOKE, "quick": Preset(), "paper": Preset(num_latents=WIDTHS)},
-    figures=drawings.stairs() | drawings.cosines() | {"recovery": Drawing(drawings.recovery, CELL)},
+    figures=drawings.stairs() | drawings.cosines() | drawings.plain("recovery", CELL),
     parts=True,
 )
-
-if __name__ == "__main__":
-    BENCH.run()

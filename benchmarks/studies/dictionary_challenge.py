@@ -9,8 +9,11 @@ options; matching pursuit's codes here are non-negative like all others. Writes 
   python -m sae_gap dictionary_challenge --num_latents=1000,2000 --num_samples=20000,100000 --stream --noise_db=20
 """
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Drawing, Preset
+import dataclasses
+
+from benchmarks.harness import drawings, learners, methods
+from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Knob, Preset
+from benchmarks.harness.preset import read_count
 from sae_gap.core import registry
 from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch
 from sae_gap.learners.spams_train_dl import SpamsTrainDL
@@ -25,42 +28,33 @@ def samples_seen(inferred: Inferred) -> dict[str, float]:
 
 
 def _methods(source, p):
-    rivals = [SpamsTrainDL(p.weight, **p.peer_options), SklearnMiniBatch(p.weight, **p.peer_options)]
-    saes = [methods.tuned(name, source, p) for name in registry.saes()]
+    length = {} if p.knobs["peer_steps"] is None else {"num_steps": p.knobs["peer_steps"]}
+    rivals = [SpamsTrainDL(p.lam, **length), SklearnMiniBatch(p.lam, **length)]
+    saes = [learners.tuned_sae(name, source, p) for name in registry.saes()]
     return [
         *methods.learned(p)[::-1],
-        methods.families(p),
+        *methods.families(p),
         *(methods.coded(learner.name, "peer", learner, p) for learner in rivals),
         *(methods.coded(f"sae_{learner.name}", "sae", learner, p) for learner in saes),
-        methods.oracle(p),
+        *methods.oracle(p),
     ]
 
 
 BENCH = Bench(
     "dictionary_challenge",
+    "Dictionary challenge",
     __doc__,
     _methods,
-    {"smoke": SMOKE, "quick": Preset(), "paper": Preset(num_latents=WIDTHS)},
-    figures={
-        "recovery_by_seconds": Drawing(drawings.by_seconds, (*CELL, "noise_db")),
-        "recovery_by_samples": Drawing(drawings.by_samples, ("sparsity", "noise_db")),
-    },
+    {"smoke": dataclasses.replace(SMOKE, knobs={"peer_steps": 10}), "quick": Preset(), "paper": Preset(num_latents=WIDTHS)},
+    figures=drawings.plain("recovery_by_seconds", (*CELL, "noise_db"))
+    | drawings.plain("recovery_by_samples", ("sparsity", "noise_db")),
     tables={
-        "Dictionaries": {
-            "cosine": "cosine",
-            "close": "cos > .9",
-            "mcc_id": "MCC ID",
-            "mcc_ood": "MCC OOD",
-            "mcc_paper_id": "MCC paper ID",
-            "mcc_paper_ood": "MCC paper OOD",
-            "support_f1_id": "F1 ID",
-            "support_f1_ood": "F1 OOD",
-            "samples_seen": "samples seen",
-            "fit_seconds": "fit s",
-        }
+        "Dictionaries": (
+            *("cosine", "close", "mcc_id", "mcc_ood", "mcc_paper_id", "mcc_paper_ood", "support_f1_id", "support_f1_ood"),
+            *("samples_seen", "fit_seconds"),
+        )
     },
-    metrics=(*METRICS, Metric("samples_seen", samples_seen)),
-    timed=True,
+    options={"metrics": (*METRICS, Metric("samples_seen", samples_seen)), "timed": True},
     slow=(
         "online_dl_families",
         "spams",
@@ -68,12 +62,5 @@ BENCH = Bench(
         *(f"sae_{name}" for name in ("jumprelu", "mp", "matryoshka", "lista_matryoshka", "gated")),
     ),
     without=("data",),
-    extra={
-        "visits": "Samples that online_dl codes for each latent; more find a harder dictionary.",
-        "sae_steps": "Gradient steps of an SAE, rounded up to whole epochs.",
-        "peer_steps": "Minibatches of spams and sklearn; by default each one's own.",
-    },
+    knobs={"peer_steps": Knob(None, "Minibatches of spams and sklearn; by default each one's own.", read_count)},
 )
-
-if __name__ == "__main__":
-    BENCH.run()

@@ -12,8 +12,9 @@ prints the table.
 import dataclasses
 from collections.abc import Callable
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import SMOKE, Bench, Drawing, Preset
+from benchmarks.harness import drawings, learners
+from benchmarks.harness.bench import SMOKE, Bench, Knob, Preset
+from sae_gap.core.checks import check_choice
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lista import LISTA
@@ -33,10 +34,15 @@ ITERATIONS = (1, 2, 5, 10, 20, 50, 100)
 # Where the dictionary comes from, by name.
 DICTIONARIES: dict[str, Callable[[Preset], Learner]] = {
     "oracle": lambda p: Oracle(),
-    "dl_fista": methods.dl_fista,
-    "online_dl": methods.online,
-    "spams": lambda p: SpamsTrainDL(p.weight, **p.peer_options),
+    "dl_fista": learners.dl_fista,
+    "online_dl": learners.online,
+    "spams": lambda p: SpamsTrainDL(p.lam),
 }
+
+
+def _known(name: str) -> str:
+    check_choice("the dictionary", name, DICTIONARIES)
+    return name
 
 
 def encoders(sparsity, lam):
@@ -47,15 +53,14 @@ def encoders(sparsity, lam):
 
 
 def _methods(source, p):
-    if p.dictionary not in DICTIONARIES:
-        raise ValueError(f"--dictionary {p.dictionary!r} is unknown; choose one of {', '.join(DICTIONARIES)}.")
-    base = DICTIONARIES[p.dictionary](p)
-    trained = encoders(source.sparsity, p.weight)
+    base = DICTIONARIES[p.knobs["dictionary"]](p)
+    trained = encoders(source.sparsity, p.lam)
     # An epoch of the paper's SAEs is long enough for two of these.
     epochs = max(1, round(0.4 * p.epochs))
-    amortised = Amortised(tuple(trained.values()), p.weight, base=base, num_steps=epochs)
-    published = Lista(base=base, lam=p.weight, num_steps=epochs)
-    product = 2 * source.input_dim * source.num_latents
+    amortised = Amortised(tuple(trained.values()), p.lam, base=base, num_steps=epochs)
+    published = Lista(base=base, lam=p.lam, num_steps=epochs)
+    width = source.num_latents if isinstance(base, Oracle) else source.width or source.num_latents
+    product = 2 * source.input_dim * width
 
     def costs(products):
         """Of the products with matrices for a sample, all else being small; a layer or an iteration is two, less the first."""
@@ -67,38 +72,31 @@ def _methods(source, p):
         for name, one in zip(trained, amortised.members, strict=True)
     ]
     # Its layers hold products of num_latents by num_latents.
-    full = costs(1 + (published.encoder.depth - 1) * (1 + source.num_latents / source.input_dim))
+    full = costs(1 + (published.encoder.depth - 1) * (1 + width / source.input_dim))
     found.append(Method("lista_published", "lista", published, published.encoder, {"inference": "lista_published", **full}))
     for kind in ("fista", "ista"):
-        steps = [Lasso(p.weight, tol=None, max_iterations=count, momentum=kind == "fista") for count in ITERATIONS]
+        steps = [Lasso(p.lam, tol=None, max_iterations=count, momentum=kind == "fista") for count in ITERATIONS]
         found += [Method(f"{kind}_{one.max_iterations}", kind, base, one, costs(2 * one.max_iterations - 1)) for one in steps]
     # The certified lasso and the pursuits take what a sample needs, which is not counted.
     pursuits = [OMP(source.sparsity), NonNegativePursuit(source.sparsity)]
     found += [Method(pursuit.name, pursuit.name, base, pursuit) for pursuit in pursuits]
-    return [*found, Method("lasso", "lasso", base, Lasso(p.weight))]
+    return [*found, Method("lasso", "lasso", base, Lasso(p.lam))]
 
 
 BENCH = Bench(
     "encoder_budget",
+    "Encoder budget",
     __doc__,
     _methods,
     {"smoke": dataclasses.replace(SMOKE, epochs=12), "quick": Preset()},
     varies=("dictionary", "flops"),
-    figures={"budget": Drawing(drawings.budget, ("dictionary", *CELL))},
+    figures=drawings.plain("budget", ("dictionary", *CELL)),
     tables={
-        "Encoders": {
-            "flops": "FLOPs",
-            "relative_gap_id": "relative gap ID",
-            "relative_gap_ood": "relative gap OOD",
-            "mcc_id": "MCC ID",
-            "mcc_ood": "MCC OOD",
-            "l0_id": "L0",
-            "encode_seconds": "encode s",
-        }
+        "Encoders": (
+            *("flops", "relative_gap_id", "relative_gap_ood", "mcc_id", "mcc_ood"),
+            *("l0_id", "encode_seconds"),
+        )
     },
     without=("data",),
-    extra={"dictionary": f"Where the dictionary comes from, one of {', '.join(DICTIONARIES)}."},
+    knobs={"dictionary": Knob("oracle", f"Where the dictionary comes from, one of {', '.join(DICTIONARIES)}.", _known)},
 )
-
-if __name__ == "__main__":
-    BENCH.run()

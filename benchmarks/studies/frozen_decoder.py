@@ -14,16 +14,14 @@ from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Preset
 
 
 def _methods(source, p):
-    saes = [
-        make(name, source, p)
-        for make in (methods.own, methods.support, methods.frozen, methods.refined)
-        for name in methods.SAES
-    ]
-    return [methods.probe(), *saes, *methods.learned(p), methods.softplus_adam(p), methods.oracle(p)]
+    kinds = (methods.own, methods.support, methods.frozen, methods.refined)
+    saes = [method for kind in kinds for method in kind(source, p)]
+    return [*methods.probe(), *saes, *methods.learned(p), *methods.softplus_adam(p), *methods.oracle(p)]
 
 
 BENCH = Bench(
     "frozen_decoder",
+    "Frozen decoder",
     __doc__,
     _methods,
     {
@@ -35,6 +33,3 @@ BENCH = Bench(
     parts=True,
     slow=("softplus_adam",),
 )
-
-if __name__ == "__main__":
-    BENCH.run()

@@ -9,30 +9,37 @@ taken at .1. A gap of codes that were found at a weight is to the optimum at tha
 
 import dataclasses
 
+from benchmarks import cli
 from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Preset
+from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Knob, Preset
+from sae_gap.core.checks import check_number
 
 LAMBDAS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 def _methods(source, p):
-    own = [methods.own(name, source, p) for name in methods.SAES]
-    frozen = [methods.frozen(name, source, p, lam=lam) for name in methods.SAES for lam in p.lam]
-    return [*own, *frozen, *(methods.oracle(p, lam=lam) for lam in p.lam)]
+    weights = p.knobs["lam"]
+    return [*methods.own(source, p), *methods.frozen(source, p, weights=weights), *methods.oracle(p, weights=weights)]
+
+
+def _weights(text):
+    weights = cli.parse_numbers("lam", text.split(","))
+    for lam in weights:
+        check_number("lam", lam, above=0, below=1e30)
+    return weights
 
 
 BENCH = Bench(
     "lambda_sensitivity",
+    "Sensitivity to λ",
     __doc__,
     _methods,
     {
-        "smoke": dataclasses.replace(SMOKE, lam=(0.01, 0.1, 1.0)),
-        "quick": Preset(lam=LAMBDAS),
-        "paper": Preset(num_latents=WIDTHS, lam=LAMBDAS),
+        "smoke": dataclasses.replace(SMOKE, knobs={"lam": (0.01, 0.1, 1.0)}),
+        "quick": Preset(),
+        "paper": Preset(num_latents=WIDTHS),
     },
     varies=("lam",),
+    knobs={"lam": Knob(LAMBDAS, "Weights of the l1 norm.", _weights)},
     figures=drawings.along("lam", ("mcc_ood", "l0_id"), logx=True, only="lasso"),
 )
-
-if __name__ == "__main__":
-    BENCH.run()

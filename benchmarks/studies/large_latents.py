@@ -12,17 +12,18 @@ memory is set by the dictionary. Whoever learns a dictionary can be named at the
 import dataclasses
 
 from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import INFERENCE, RECOVERY, SMOKE, Bench, Preset
+from benchmarks.harness.bench import SMOKE, Bench, Preset
 
 LEARNERS = ("sae_topk", "dl_fista", "online_dl")
 
 
 def _methods(source, p):
-    return [methods.probe(), methods.own("topk", source, p), *methods.learned(p), methods.oracle(p)]
+    return [*methods.probe(), *methods.own(source, p, names=("topk",)), *methods.learned(p), *methods.oracle(p)]
 
 
 BENCH = Bench(
     "large_latents",
+    "Large numbers of latents",
     __doc__,
     _methods,
     {
@@ -31,9 +32,5 @@ BENCH = Bench(
         "paper": Preset(num_latents=(1_000, 10_000, 100_000, 500_000, 1_000_000), num_samples=(1_000,)),
     },
     figures=drawings.recovery_along("num_latents"),
-    tables={"Recovery": RECOVERY, "Inference on ID": INFERENCE},
     slow=LEARNERS,
 )
-
-if __name__ == "__main__":
-    BENCH.run()

@@ -7,7 +7,7 @@ cosine, squared error, L0 and gap.
   python -m sae_gap learning_dynamics --preset=paper --num_latents=50,100,500,1000
 """
 
-from benchmarks.harness import drawings, methods
+from benchmarks.harness import drawings, learners, methods
 from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Preset
 from sae_gap.metrics import dictionary, gap, recovery
 
@@ -20,17 +20,15 @@ def _methods(source, p):
     def along(steps, last):
         return (*(step for step in steps if step < last), last)
 
-    saes = [methods.own(name, source, p, at=along(EPOCHS, p.epochs)) for name in methods.SAES]
-    online = methods.online(p)
-    learners = {
-        "dl_fista": (methods.dl_fista(p), along(ROUNDS, p.rounds)),
-        "online_dl": (online, along(online.landmarks[1:], online.num_steps)),
-    }
-    return [*saes, *(methods.coded(name, "dictionary_learning", one, p, at=at) for name, (one, at) in learners.items())]
+    online, dl_fista = learners.online(p), learners.dl_fista(p)
+    steps = {dl_fista: along(ROUNDS, p.rounds), online: along(online.landmarks[1:], online.num_steps)}
+    learned = [methods.coded(one.name, "dictionary_learning", one, p, at=at) for one, at in steps.items()]
+    return [*methods.own(source, p, at=along(EPOCHS, p.epochs)), *learned]
 
 
 BENCH = Bench(
     "learning_dynamics",
+    "Learning dynamics",
     __doc__,
     _methods,
     {
@@ -41,11 +39,10 @@ BENCH = Bench(
     varies=("step",),
     figures=drawings.along("step", ("cosine", "mse_id", "l0_id"), logx=True),
     tables={
-        "Along the fit": {"cosine": "cosine", "close": "cos > .9", "norm_ratio": "norm ratio", "mse_id": "MSE", "l0_id": "L0"}
-        | {"relative_gap_id": "relative gap", "mcc_ood": "MCC OOD", "fit_seconds": "fit s"}
+        "Along the fit": (
+            *("cosine", "close", "norm_ratio", "mse_id", "l0_id", "relative_gap_id", "mcc_ood"),
+            "fit_seconds",
+        )
     },
-    metrics=(recovery.METRIC, dictionary.METRIC, gap.METRIC),
+    options={"metrics": (recovery.METRIC, dictionary.METRIC, gap.METRIC)},
 )
-
-if __name__ == "__main__":
-    BENCH.run()

@@ -12,23 +12,17 @@ import dataclasses
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import INFERENCE, RECOVERY, SMOKE, WIDTHS, Bench, Preset
 
-SUPPORT = {
-    **{
-        f"support_{name}_{split}": f"{name} {split.upper()}"
-        for name in ("precision", "recall", "f1")
-        for split in ("id", "ood")
-    },
-    "support_l0_id": "L0 ID",
-}
+SUPPORT = (*(f"support_{name}_{split}" for name in ("precision", "recall", "f1") for split in ("id", "ood")), "support_l0_id")
 
 
 def _methods(source, p):
     kinds = (methods.own, methods.support, methods.least_squares, methods.frozen)
-    return [*(make(name, source, p) for make in kinds for name in methods.SAES), methods.oracle(p)]
+    return [*(method for kind in kinds for method in kind(source, p)), *methods.oracle(p)]
 
 
 BENCH = Bench(
     "support_recovery",
+    "Recovery of the support",
     __doc__,
     _methods,
     {
@@ -40,6 +34,3 @@ BENCH = Bench(
     tables={"Supports": SUPPORT, "Recovery": RECOVERY, "Inference on ID": INFERENCE},
     parts=True,
 )
-
-if __name__ == "__main__":
-    BENCH.run()

@@ -14,6 +14,7 @@ from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Preset
 
 BENCH = Bench(
     "vary_latents",
+    "Number of latents",
     __doc__,
     methods.everything,
     {
@@ -24,6 +25,3 @@ BENCH = Bench(
     figures=drawings.recovery_along("num_latents"),
     slow=("softplus_adam",),
 )
-
-if __name__ == "__main__":
-    BENCH.run()

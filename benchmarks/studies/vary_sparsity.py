@@ -13,6 +13,7 @@ from benchmarks.harness.bench import SMOKE, Bench, Preset
 
 BENCH = Bench(
     "vary_sparsity",
+    "Sparsity",
     __doc__,
     methods.everything,
     {
@@ -23,6 +24,3 @@ BENCH = Bench(
     figures=drawings.recovery_along("sparsity"),
     slow=("softplus_adam",),
 )
-
-if __name__ == "__main__":
-    BENCH.run()

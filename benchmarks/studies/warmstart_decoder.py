@@ -7,7 +7,7 @@ codes, beside the oracle. The paper scores each dictionary an update late; its c
   python -m sae_gap warmstart_decoder --preset=paper --protocol=paper --num_latents=50,100
 """
 
-from benchmarks.harness import drawings, methods
+from benchmarks.harness import drawings, learners, methods
 from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Preset
 
 ROUNDS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
@@ -18,14 +18,15 @@ def _methods(source, p):
     at = tuple(step for step in (PUBLISHED if p.protocol == "paper" else ROUNDS) if step <= p.rounds)
 
     def found(name, base, start, whose):
-        return methods.coded(name, "dictionary_learning", methods.dl_fista(p, base=base), p, at=at, start=start, base=whose)
+        return methods.coded(name, "dictionary_learning", learners.dl_fista(p, base=base), p, at=at, start=start, base=whose)
 
-    warm = [found(f"warm_dl_{name}", methods.sae(name, source, p), "warm", name) for name in methods.SAES]
-    return [found("cold_dl", None, "cold", "random"), *warm, methods.oracle(p)]
+    warm = [found(f"warm_dl_{name}", learners.sae(name, source, p), "warm", name) for name in methods.SAES]
+    return [found("cold_dl", None, "cold", "random"), *warm, *methods.oracle(p)]
 
 
 BENCH = Bench(
     "warmstart_decoder",
+    "Warm start from the decoder",
     __doc__,
     _methods,
     {
@@ -36,6 +37,3 @@ BENCH = Bench(
     varies=("step", "start", "base"),
     figures=drawings.along("step", ("mcc_ood", "cosine"), line="base", style="start", logx=True),
 )
-
-if __name__ == "__main__":
-    BENCH.run()

@@ -7,7 +7,7 @@ on the true dictionary. The gap is to the certified optimum at the same weight.
   python -m sae_gap warmstart_encoder --preset=paper --protocol=paper --num_latents=50,100,500,1000
 """
 
-from benchmarks.harness import drawings, methods
+from benchmarks.harness import drawings, learners, methods
 from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Preset
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.oracle import Oracle
@@ -18,11 +18,11 @@ ITERATIONS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 
 def _methods(source, p):
     def fista(count, start=None):
-        return Lasso(p.weight, start, tol=None, max_iterations=count, unit_atoms=p.protocol == "strict")
+        return Lasso(p.lam, start, tol=None, max_iterations=count, unit_atoms=p.protocol == "strict")
 
     found = []
     for name in methods.SAES:
-        sae = methods.sae(name, source, p)
+        sae = learners.sae(name, source, p)
         found += [Method(f"cold_{name}", "frozen", sae, fista(count)) for count in ITERATIONS]
         found += [Method(f"warm_{name}", "refined", sae, fista(count, sae.encoder)) for count in ITERATIONS]
     return [*found, *(Method("fista_oracle", "oracle", Oracle(), fista(count)) for count in ITERATIONS)]
@@ -30,6 +30,7 @@ def _methods(source, p):
 
 BENCH = Bench(
     "warmstart_encoder",
+    "Warm start from the encoder",
     __doc__,
     _methods,
     {
@@ -40,6 +41,3 @@ BENCH = Bench(
     varies=("iterations", "start"),
     figures=drawings.along("iterations", ("mcc_ood", "relative_gap_id"), style="start", logx=True),
 )
-
-if __name__ == "__main__":
-    BENCH.run()

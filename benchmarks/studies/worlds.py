@@ -13,14 +13,18 @@ absorption. Writes rows, summary.csv, a figure and a page under <results_dir>/wo
 """
 
 import dataclasses
+import functools
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import SMOKE, Bench, Drawing, Preset
+from benchmarks.harness import drawings, learners, methods
+from benchmarks.harness.bench import SMOKE, Bench, Knob, Preset
+from benchmarks.harness.preset import read_options
 from sae_gap.core import registry
 from sae_gap.data.recording import Source
 from sae_gap.data.worlds import World
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.learners.baselines import Random
+from sae_gap.learners.online.families import Families
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.metrics import absorption, atoms, detection, dictionary, explained
@@ -33,7 +37,7 @@ _TUNED_AT = 3**-0.5
 
 def _sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
     """A tuned SAE, in the units of the world's codes: penalties and thresholds go with them, rates of Adam do not."""
-    learner = methods.tuned(name, source, p)
+    learner = learners.tuned_sae(name, source, p)
     if not isinstance(source, World):
         return learner
     scale = source.magnitude / _TUNED_AT
@@ -47,21 +51,20 @@ def _sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
 
 def _methods(source: Source, p: Preset) -> list[Method]:
     saes = {name: _sae(name, source, p) for name in registry.saes()}
-    learners = {
-        "online_dl": ("dictionary_learning", methods.online(p)),
+    others = {
+        "online_dl": ("dictionary_learning", learners.online(p)),
         "random": ("baseline", Random()),
         "fista_oracle": ("oracle", Oracle(leading=True)),
     }
     return [
         *(Method(f"sae_{name}", "sae", learner, learner.encoder) for name, learner in saes.items()),
         *(methods.coded(f"frozen_{name}", "frozen", learner, p) for name, learner in saes.items()),
-        *(methods.coded(name, family, learner, p) for name, (family, learner) in learners.items()),
-        methods.families(p),
-        methods.pruned(p),
+        *(methods.coded(name, family, learner, p) for name, (family, learner) in others.items()),
+        *methods.families(p, pruned=True),
     ]
 
 
-_WORLD = Preset(world="synthsae", lam=(1.0,), visits=100)
+_WORLD = Preset(world="synthsae", lam=1.0, visits=100)
 # Two levels of children rather than three, as many latents as features; what two cores do in an hour.
 _STANDARD = dataclasses.replace(_WORLD, num_latents=(2_048,), num_samples=(100_000,), seeds=(0,), sae_steps=20_000)
 # A million samples are 60 visits, and 300 minibatches of the default size, too few: so smaller ones, whose critical rate is
@@ -72,55 +75,38 @@ _FULL = dataclasses.replace(
     num_latents=(16_384,),
     num_samples=(1_000_000,),
     visits=60,
-    online=(("rates", (0.3, 0.03, 0.005)), ("batch_size", 1_024), ("num_slots", 96)),
-    families=(("visits", 2), ("num_slots", 96), ("margin", 2.5)),
     sae_steps=200_000,
+    knobs={
+        "online": {"rates": (0.3, 0.03, 0.005), "batch_size": 1_024, "num_slots": 96},
+        "families": {"visits": 2, "num_slots": 96, "margin": 2.5},
+    },
 )
 BENCH = Bench(
     "worlds",
+    "Worlds with frequencies, correlation and hierarchy",
     __doc__,
     _methods,
     {
-        "smoke": dataclasses.replace(SMOKE, world="synthsae", num_latents=(64,), num_samples=(1_000,), lam=(1.0,)),
+        "smoke": dataclasses.replace(SMOKE, world="synthsae", num_latents=(64,), num_samples=(1_000,), lam=1.0),
         "quick": dataclasses.replace(_WORLD, num_latents=(512,), num_samples=(20_000,), sae_steps=5_000),
         "standard": _STANDARD,
         "paper": _STANDARD,
         "full": _FULL,
     },
-    figures={"recovery_by_level": Drawing(drawings.by_level, (*CELL, "noise_db"))},
+    figures=drawings.plain("recovery_by_level", (*CELL, "noise_db")),
     tables={
-        "Dictionaries": {
-            "atom_mcc": "MCC",
-            "close": "cos > .9",
-            "uniqueness": "unique",
-            "atom_mcc_roots": "roots",
-            "atom_mcc_children": "children",
-            "atom_mcc_grandchildren": "grandchildren",
-            "atom_mcc_great_grandchildren": "great-g.",
-            "atom_mcc_free": "free",
-            "atom_mcc_frequent": "frequent",
-            "atom_mcc_common": "common",
-            "atom_mcc_uncommon": "uncommon",
-            "atom_mcc_rare": "rare",
-            "fit_seconds": "fit s",
-        },
-        "Detection": {
-            "f1_id": "F1",
-            "precision_id": "P",
-            "recall_id": "R",
-            "cut_f1_id": "cut F1",
-            "cut_precision_id": "cut P",
-            "cut_recall_id": "cut R",
-            "cut_f1_ood": "cut F1 OOD",
-            "absorption_id": "absorption",
-            "r2_id": "R²",
-            "shrinkage_id": "shrinkage",
-            "fired_id": "L0",
-            "dead_id": "dead",
-        },
+        "Dictionaries": (
+            *("atom_mcc", "close", "uniqueness"),
+            *(f"atom_mcc_{level}" for level in ("roots", "children", "grandchildren", "great_grandchildren", "free")),
+            *(f"atom_mcc_{quartile}" for quartile in ("frequent", "common", "uncommon", "rare")),
+            "fit_seconds",
+        ),
+        "Detection": (
+            *("f1_id", "precision_id", "recall_id", "cut_f1_id", "cut_precision_id", "cut_recall_id", "cut_f1_ood"),
+            *("absorption_id", "r2_id", "shrinkage_id", "fired_id", "dead_id"),
+        ),
     },
-    metrics=tuple(topic.METRIC for topic in (dictionary, explained, atoms, detection, absorption)),
-    optimum=False,
+    options={"metrics": tuple(one.METRIC for one in (dictionary, explained, atoms, detection, absorption)), "optimum": False},
     slow=(
         "online_dl_families_pruned",
         *(f"frozen_{name}" for name in registry.saes()),
@@ -129,11 +115,8 @@ BENCH = Bench(
         "sae_lista_matryoshka",
     ),
     without=("data", "sparsity", "stream"),
-    extra={
-        "visits": "Samples that online_dl codes for each latent.",
-        "sae_steps": "Gradient steps of an SAE, rounded up to whole epochs.",
+    knobs={
+        name: Knob({}, f"Options of {kind.__name__}, such as num_slots=96.", functools.partial(read_options, kind))
+        for name, kind in {"online": OnlineDictionary, "families": Families}.items()
     },
 )
-
-if __name__ == "__main__":
-    BENCH.run()

@@ -26,7 +26,7 @@ class Column(NamedTuple):
       label: of an axis, or in a sentence.
       better: 1 if more of it is better, -1 if less, 0 if neither.
       perfect: its best value, where that is the same whatever the data.
-      heading: above a table; None takes the column's name.
+      heading: above a table; None takes the column's name, and an empty one keeps it out of tables.
     """
 
     label: str

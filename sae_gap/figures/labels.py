@@ -1,4 +1,4 @@
-"""What dictionaries, inferences, studies and columns are called and coloured, in the order in which they are drawn.
+"""What dictionaries, inferences and columns are called and coloured, in the order in which they are drawn.
 
 Learners, encoders and metrics carry their own labels and are looked up in their folders when first asked for, which loads JAX.
 """
@@ -38,29 +38,7 @@ _SOLVERS = {
     "spams_omp": Look("SPAMS OMP", "#44AA99"),
     "sklearn_omp": Look("scikit-learn OMP", "#888888"),
 }
-_STUDIES = {
-    "amortisation_gap": Look("Amortisation gap"),
-    "vary_latents": Look("Number of latents"),
-    "vary_samples": Look("Number of samples"),
-    "vary_sparsity": Look("Sparsity"),
-    "phase_transition": Look("Phase transition"),
-    "large_latents": Look("Large numbers of latents"),
-    "frozen_decoder": Look("Frozen decoder"),
-    "dict_quality": Look("Quality of the dictionary"),
-    "support_recovery": Look("Recovery of the support"),
-    "warmstart_encoder": Look("Warm start from the encoder"),
-    "warmstart_decoder": Look("Warm start from the decoder"),
-    "lambda_sensitivity": Look("Sensitivity to λ"),
-    "learning_dynamics": Look("Learning dynamics"),
-    "dictionary_challenge": Look("Dictionary challenge"),
-    "worlds": Look("Worlds with frequencies, correlation and hierarchy"),
-    "encoder_budget": Look("Encoder budget"),
-    "solver_speed": Look("Speed of solvers"),
-    "training_speed": Look("Speed of training"),
-    "learn_stream": Look("Learning from a stream"),
-    "measure_sae": Look("Your own SAE"),
-}
-_TABLES: dict[str, dict[str, Look]] = {"start": _STARTS, "columns": _COLUMNS, "solver": _SOLVERS, "study": _STUDIES}
+_TABLES: dict[str, dict[str, Look]] = {"start": _STARTS, "columns": _COLUMNS, "solver": _SOLVERS}
 # For names that are in no table; none of them is used there.
 _SPARE = ("#8C564B", "#1B9E9E", "#7570B3", "#A6761D", "#66A61E", "#4477AA")
 _SPLITS = {"_id": "in distribution", "_ood": "out of distribution"}
@@ -68,11 +46,11 @@ _SPLITS = {"_id": "in distribution", "_ood": "out of distribution"}
 _OTHERS = {
     "own_certificate": Column("certificate of the codes", -1),
     "samples_seen": Column("training samples seen", heading="samples seen"),
-    "fit_seconds": Column("seconds to fit", -1),
-    "encode_seconds": Column("seconds to encode", -1),
+    "fit_seconds": Column("seconds to fit", -1, heading="fit s"),
+    "encode_seconds": Column("seconds to encode", -1, heading="encode s"),
     "compile_seconds": Column("seconds to compile", -1),
     "fit_steps": Column("steps to fit", -1),
-    "flops": Column("floating-point operations a sample", -1),
+    "flops": Column("floating-point operations a sample", -1, heading="FLOPs"),
     "num_latents": Column("number of latents"),
     "width": Column("atoms learned"),
     "sparsity": Column("active latents a sample, k"),
@@ -94,7 +72,7 @@ _OTHERS = {
 
 
 def add(column: str, looks: Mapping[str, Look]) -> None:
-    """Adds the names of a column that are no learner's or encoder's, such as those of solvers or of studies, in their order."""
+    """Adds the names of a column that are no learner's or encoder's, such as those of solvers, in their order."""
     _TABLES.setdefault(column, {}).update(looks)
 
 
@@ -138,11 +116,14 @@ def label(name: Any, column: str = "dictionary") -> str:
 
     Args:
       name: a value of the column.
-      column: "dictionary", "inference", "start", "columns", "solver" or "study", or a column of numbers.
+      column: "dictionary", "inference", "start", "columns", or "solver", or a column of numbers.
     """
     if isinstance(name, int | float) and not isinstance(name, bool):
         return _COUNTED.get(column, f"{column.replace('_', ' ')} {{}}").format(_number(name))
     found = _find(name, column)
+    if found is None and column == "dictionary" and ":" in str(name):
+        learner, _, encoder = str(name).partition(":")
+        return f"{label(learner)}, {label(encoder, 'inference')}"
     return str(name).replace("_", " ") if found is None else found.label
 
 

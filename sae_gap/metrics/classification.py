@@ -228,6 +228,6 @@ METRIC = Metric(
     {
         "accuracy": Column("accuracy", 1, 1.0, "acc"),
         "auc": Column("AUC", 1, 1.0, "AUC"),
-        "base_rate": Column("share of the more frequent class"),
+        "base_rate": Column("share of the more frequent class", heading=""),
     },
 )

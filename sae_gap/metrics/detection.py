@@ -147,7 +147,7 @@ METRIC = Metric(
         for name, column in _SCORES.items()
     }
     | {
-        "detector_accuracy": Column("accuracy of detection", 1, 1.0),
+        "detector_accuracy": Column("accuracy of detection", 1, 1.0, ""),
         "fired": Column("latents that fire in a sample", heading="L0"),
         "dead": Column("latents that never fire", -1),
     },

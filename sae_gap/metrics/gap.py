@@ -286,6 +286,6 @@ METRIC = Metric(
         "gap": Column("amortisation gap", -1),
         "relative_gap": Column("relative amortisation gap", -1, heading="relative gap"),
         "certificate": Column("certificate of the optimum", -1),
-        "unconverged": Column("share of optima beyond their tolerance", -1, 0.0),
+        "unconverged": Column("share of optima beyond their tolerance", -1, 0.0, ""),
     },
 )

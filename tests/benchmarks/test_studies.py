@@ -1,27 +1,20 @@
 """Every study at smoke size: its rows, files and page, what its columns mean, and that what is there is not fitted again."""
 
 import csv
-import importlib
-import json
 import math
 import re
-import shutil
 
 import pytest
 
-from benchmarks import all as every
+from benchmarks import studies
 from benchmarks.report import pages
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.figures import decompose, tables
 from sae_gap.study import fitting
 from tests.conftest import FEW
 
-STUDIES = every.STUDIES
+STUDIES = studies.found()
 CERTIFIED = 1e-6
-
-
-def bench(name):
-    return importlib.import_module(f"benchmarks.{name}").BENCH
 
 
 def read(path):
@@ -29,9 +22,16 @@ def read(path):
         return list(csv.DictReader(file))
 
 
+def methods_of(name):
+    """The methods of a study that its smoke run shows, in the first of its settings."""
+    one = STUDIES[name]
+    preset = one.presets["smoke"]
+    found = one.methods(one.sources(preset)[0], preset)
+    return [method for method in found if name not in FEW or method.name in FEW[name].split(",")]
+
+
 def names_of(name):
-    """The methods of a study that its smoke run shows."""
-    return tuple(FEW[name].split(",")) if name in FEW else bench(name).names
+    return tuple(dict.fromkeys(method.name for method in methods_of(name)))
 
 
 SIZES = ("seed", "num_latents", "sparsity", "num_samples", "input_dim")
@@ -39,36 +39,30 @@ SIZES = ("seed", "num_latents", "sparsity", "num_samples", "input_dim")
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_row_for_every_method_seed_and_coordinate(smokes, name):
-    rows, one = smokes(name).rows, bench(name)
-    preset = one.presets["smoke"]
-    wanted, columns = [], {}
-    for source in one.sources(preset):
-        for method in (method for method in one.methods(source, preset) if method.name in names_of(name)):
-            columns[method.name] = sorted(method.coordinates)
-            values = [method.coordinates[column] for column in columns[method.name]]
-            size = [getattr(source, column) for column in SIZES]
-            wanted += [(*size, method.name, step, *values) for step in method.steps]
-    found = [
+    rows, one = smokes(name).rows, STUDIES[name]
+    sources, methods = one.sources(one.presets["smoke"]), methods_of(name)
+    columns = {method.name: sorted(method.coordinates) for method in methods}
+    wanted = [
         (
-            *(row[column] for column in SIZES),
-            row["method"],
-            row.get("step"),
-            *(row[column] for column in columns[row["method"]]),
+            *(getattr(source, column) for column in SIZES),
+            method.name,
+            step,
+            *(method.coordinates[c] for c in columns[method.name]),
         )
-        for row in rows
+        for source in sources
+        for method in methods
+        for step in method.steps
     ]
-    assert sorted(map(repr, found)) == sorted(map(repr, wanted))
+    found = [
+        (*(row[c] for c in SIZES), row["method"], row.get("step"), *(row[c] for c in columns[row["method"]])) for row in rows
+    ]
+    assert sorted(map(repr, found)) == sorted(map(repr, wanted)) and len(sources) >= 2
     assert len({row["key"] for row in rows}) == len(rows) and {row["study"] for row in rows} == {name}
-    assert len(one.sources(preset)) >= 2 == len(preset.seeds)
 
 
-@pytest.mark.parametrize("name", [name for name in STUDIES if bench(name).optimum])
+@pytest.mark.parametrize("name", [name for name, one in STUDIES.items() if one.options.get("optimum", True)])
 def test_certified_codes_have_no_gap_at_their_own_weight(smokes, name):
-    one = bench(name)
-    preset = one.presets["smoke"]
-    methods = {method.name for method in one.methods(one.sources(preset)[0], preset) if is_certified(method.encoder)} & {
-        *names_of(name)
-    }
+    methods = {method.name for method in methods_of(name) if is_certified(method.encoder)}
     rows = [row for row in smokes(name).rows if row["method"] in methods]
     assert {row["method"] for row in rows} == methods and (methods or name == "warmstart_encoder")
     for row in rows:
@@ -83,20 +77,16 @@ def is_certified(encoder):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_what_it_leaves(smokes, name):
-    smoke, one = smokes(name), bench(name)
+    smoke, one = smokes(name), STUDIES[name]
     names = {path.name for path in smoke.directory.iterdir()}
     pictures = {path for path in names if path.endswith((".png", ".pdf"))}
     assert {path.removesuffix(".png") for path in pictures if path.endswith(".png")} == {
         path.removesuffix(".pdf") for path in pictures if path.endswith(".pdf")
     }
-    assert (
-        {"rows.jsonl", "summary.csv", "README.md", "page.json", "report.html"}
-        <= names
-        <= pictures
-        | {*("rows.jsonl", "summary.csv", "README.md", "page.json", "report.html", "decomposition.csv", "published.csv")}
-    )
+    files = {"rows", "summary.csv", "README.md", "report.html", "page.json"}
+    assert files <= names <= files | pictures | {"decomposition.csv"}
     page = pages.read(smoke.directory).page
-    assert page.study == name and page.command.startswith(f"python -m benchmarks.{name}")
+    assert page.study == name and page.command.startswith(f"python -m sae_gap {name} ") and page.title == one.title
     assert {figure.file for figure in page.figures} == {path for path in pictures if path.endswith(".png")}
     assert all(figure.caption for figure in page.figures)
     assert {"seconds", "peak memory", "compilations", "models", "versions"} <= set(page.notes)
@@ -105,7 +95,7 @@ def test_what_it_leaves(smokes, name):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_summary_has_the_sizes_and_what_the_study_varies(smokes, name):
-    smoke, one = smokes(name), bench(name)
+    smoke, one = smokes(name), STUDIES[name]
     lines = read(smoke.directory / "summary.csv")
     columns = list(lines[0])
     assert columns[: 4 + len(one.varies)] == [*tables.BY, *one.varies]
@@ -221,66 +211,6 @@ def test_a_phase_has_the_dimensions_of_its_ratios(smokes):
     assert oracle[min(dims)] < oracle[max(dims)]
 
 
-BAD_FLAGS = {
-    "--preset=huge": "--preset 'huge' is unknown",
-    "--methods=nope": "--methods has 'nope'",
-    "--methods=": "--methods has no name",
-    "--num_latents=0": "num_latents must be a positive integer",
-    "--num_latents=many": "--num_latents must list integers",
-    "--num_latents=20,20": "--num_latents must list different integers",
-    "--sparsity=25": "sparsity",
-    "--num_samples=3": "num_samples must be at least 4",
-    "--seeds=-1": "seed must be an integer from 0",
-    "--lam=0": "--lam must be a number above 0",
-    "--lam=nan": "--lam must be a number above 0",
-    "--shard=2/2": "--shard must have 0 <= i < N",
-    "--nonsense=1": "nonsense",
-    "more": "'more' is not a flag",
-}
-
-
-@pytest.mark.parametrize("name", STUDIES)
-@pytest.mark.parametrize("flag", BAD_FLAGS)
-def test_bad_flags_are_one_sentence(name, flag, call, tmp_path):
-    code, out, err = call(name, "--preset=smoke", f"--results_dir={tmp_path / 'results'}", flag)
-    assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and BAD_FLAGS[flag].split()[0] in err
-    assert not (tmp_path / "results").exists()
-
-
-def damage(kind, lines):
-    """A file of rows that was not left by a run of this code, and what is said of it."""
-    if kind == "edited":
-        return [lines[0], lines[1].replace('"seed": 1', '"seed": 0'), *lines[2:]], "line 2, was edited after it was written"
-    if kind == "of an earlier form":
-        rows = [json.loads(line) for line in lines]
-        old = [json.dumps({name: value for name, value in row.items() if name != "checksum"}) + "\n" for row in rows]
-        return old, "line 1, is a row of an earlier form"
-    return [lines[0], "not a row\n", *lines[1:]], "line 2, is not a row of results"
-
-
-@pytest.mark.parametrize("name", STUDIES)
-@pytest.mark.parametrize("kind", ["edited", "of an earlier form", "torn"])
-def test_damaged_rows_are_one_sentence_with_file_and_line(smoke, name, kind, call, tmp_path):
-    found = (smoke.directory / "rows.jsonl").read_text().splitlines(keepends=True)
-    lines, message = damage(kind, found)
-    path = tmp_path / name / "rows.jsonl"
-    path.parent.mkdir()
-    path.write_text("".join(lines))
-    for flags in ([], ["--dry_run"]):
-        code, out, err = call(name, "--preset=smoke", f"--results_dir={tmp_path}", *flags)
-        assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and f"{path}, {message}" in err
-    assert [entry for entry in tmp_path.rglob("*") if entry.is_file()] == [path] and path.read_text() == "".join(lines)
-
-
-@pytest.mark.parametrize("name", STUDIES[1:])
-def test_rows_of_another_study_are_one_sentence(smoke, name, call, tmp_path):
-    (tmp_path / name).mkdir()
-    shutil.copy(smoke.directory / "rows.jsonl", tmp_path / name)
-    code, out, err = call(name, "--preset=smoke", f"--results_dir={tmp_path}")
-    assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err)
-    assert "holds rows of the study 'amortisation_gap'" in err and repr(name) in err
-
-
 def test_a_dry_run_says_what_is_missing_and_touches_nothing(smoke, call, tmp_path):
     options = ("--preset=smoke", "--dry_run")
     code, out, err = call("amortisation_gap", *options, f"--results_dir={tmp_path / 'empty'}")
@@ -307,11 +237,11 @@ def test_all_runs_the_studies_that_it_is_given(smokes, call, tmp_path):
         (["--studies="], "--studies has no name"),
         (["--studies=vary_latents", "--methods=nope"], "methods"),
         # The first of them could run.
-        (["--studies=vary_latents,large_latents"], "--preset 'smoke' is unknown"),
+        (["--studies=vary_latents,large_latents"], "--preset must be one of quick, paper"),
     ],
 )
 def test_all_refuses_before_the_first_study_runs(flags, message, call, monkeypatch, tmp_path):
-    monkeypatch.delitem(bench("large_latents").presets, "smoke")
+    monkeypatch.delitem(STUDIES["large_latents"].presets, "smoke")
     code, out, err = call("all", "--preset=smoke", f"--results_dir={tmp_path / 'results'}", *flags)
     assert (code, out) == (2, "") and message in err and len(err.splitlines()) == 1
     assert not (tmp_path / "results").exists()

@@ -18,7 +18,6 @@ from sae_gap.figures import labels
         (("lasso", "inference"), "certified lasso"),
         (("relu", "start"), "ReLU SAE"),
         (("warm", "start"), "warm start"),
-        (("vary_latents", "study"), "Number of latents"),
         (("new_idea",), "new idea"),
         ((1_000, "num_latents"), "1,000 latents"),
         ((0.05, "lam"), "λ = 0.05"),

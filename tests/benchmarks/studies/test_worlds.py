@@ -34,7 +34,7 @@ def finished(smokes):
 
 def test_a_row_says_which_world_it_is_of(finished):
     for row in finished.rows:
-        assert row["world"] == "synthsae roots=2 depth=2" and (row["num_features"], row["num_latents"]) == (64, 64)
+        assert row["world"] == "synthsae roots=2 depth=2" and row["num_latents"] == 64 and "width" not in row
         assert row["sparsity"] == named_world("synthsae", 64, seed=row["seed"]).sparsity and row["input_dim"] == 8
 
 
@@ -82,12 +82,15 @@ def test_methods_have_the_units_of_the_world():
 
 
 def test_a_narrow_dictionary_is_held_against_the_first_features(tmp_path, worlds):
-    flags = ("--preset=smoke", "--seeds=0", "--num_features=64", "--num_latents=16", "--methods=fista_oracle")
+    flags = ("--preset=smoke", "--seeds=0", "--num_latents=64", "--width=16", "--methods=fista_oracle")
     code, _, err = worlds(*flags, "--law=roots=3,scale_children=false", f"--results_dir={tmp_path}")
     assert (code, err) == (0, "")
     (oracle,) = Store(tmp_path / "worlds").rows()
     assert oracle["atom_mcc"] == pytest.approx(1) and oracle["cosine"] == pytest.approx(16 / 64)
-    assert oracle["world"] == "synthsae roots=3 depth=2 scale_children=False" and oracle["num_features"] == 64
+    assert oracle["world"] == "synthsae roots=3 depth=2 scale_children=False" and (oracle["num_latents"], oracle["width"]) == (
+        64,
+        16,
+    )
     assert "atom_mcc_free" not in oracle
 
 
@@ -98,14 +101,13 @@ def test_a_published_world_is_read_from_its_folder(tmp_path, worlds):
     flags = (
         "--preset=smoke",
         "--seeds=0",
-        "--num_latents=60",
         "--methods=fista_oracle",
         f"--results_dir={tmp_path / 'results'}",
     )
     code, _, err = worlds(*flags, f"--world_file={folder}")
     assert (code, err) == (0, "")
     (row,) = Store(tmp_path / "results" / "worlds").rows()
-    assert re.fullmatch("synthsae file=[0-9a-f]{16}", row["world"]) and row["num_features"] == 60
+    assert re.fullmatch("synthsae file=[0-9a-f]{16}", row["world"]) and row["num_latents"] == 60
     tensors = folder / "synthetic_model.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-9])
     refused(worlds(*flags, f"--world_file={folder}"), "is not a safetensors file that can be read")
@@ -124,24 +126,24 @@ def test_other_studies_take_a_world(tmp_path, call):
 def test_without_a_world_nothing_is_said_of_one():
     assert all(isinstance(source, Setting) for source in grid(vary_latents.BENCH.presets["smoke"]))
     (source,) = grid(Preset(world="correlated", num_latents=(50,), num_samples=(9,), seeds=(4,)))
-    assert source == named_world("correlated", 50, num_latents=50, num_samples=9, seed=4)
+    assert source == named_world("correlated", 50, num_samples=9, seed=4)
 
 
 @pytest.mark.parametrize(
-    ("flags", "latents", "features"),
+    ("flags", "num_latents", "width"),
     [
-        (["--world=hedging"], 1, 2),
-        (["--world=absorption", "--num_latents=3"], 3, 2),
-        (["--world=correlated", "--num_features=30"], 30, 30),
-        (["--num_latents=40"], 40, 40),
-        ([], 64, 64),
+        (["--world=hedging"], 2, 1),
+        (["--world=absorption", "--width=3"], 2, 3),
+        (["--world=correlated", "--num_latents=30"], 30, None),
+        (["--num_latents=40", "--width=80"], 40, 80),
+        ([], 64, None),
     ],
 )
-def test_a_world_has_its_own_size_unless_one_is_given(flags, latents, features, monkeypatch, worlds):
+def test_a_world_has_its_own_size_unless_one_is_given(flags, num_latents, width, monkeypatch, worlds):
     read = []
     monkeypatch.setattr(type(BENCH), "execute", lambda self, given: read.append(given))
     assert worlds("--preset=smoke", *flags) == (0, "", "")
-    assert {(source.num_latents, source.num_features) for source in read[0].sources} == {(latents, features)}
+    assert {(source.num_latents, source.width) for source in read[0].sources} == {(num_latents, width)}
 
 
 def refused(called, message):
@@ -151,8 +153,6 @@ def refused(called, message):
 
 BAD_FLAGS = {
     "--world=heaven": "world 'heaven' is unknown",
-    "--num_features=0": "num_features must be",
-    "--num_features=many": "num_features",
     "--law=roots=60": "60 trees with 2 levels of 4 children each do not fit the 64 features",
     "--law=most=1.5": "most must be a finite number above 0 and below 1",
     "--law=correlation=-0.2": "correlation must be a finite number of at least 0",
@@ -161,7 +161,7 @@ BAD_FLAGS = {
     "--sparsity=3": "sparsity",
     "--stream": "stream",
     "--data=mine.npz": "data",
-    "--visits=0": "--visits must be 1 or more",
+    "--visits=0": "visits",
 }
 
 
@@ -176,7 +176,7 @@ def test_bad_flags_are_one_sentence(flag, tmp_path, worlds):
     ("study", "flags", "message"),
     [
         ("vary_latents", ["--law=roots=2"], "--law is part of a world; give --world=synthsae with it"),
-        ("vary_latents", ["--num_features=20"], "--num_features is part of a world"),
+        ("worlds", ["--world=absorption", "--num_latents=3"], "this world has 2 features, not 3"),
         ("vary_latents", ["--world=synthsae", "--sparsity=3"], "--sparsity follows from its law in a world"),
         ("vary_latents", ["--world=synthsae", "--stream"], "--stream is how it is in a world"),
         ("vary_latents", ["--world=synthsae", "--data=mine.npz"], "--data takes its place in a world"),

@@ -1,0 +1,97 @@
+"""Any learner crossed with any encoder, by name: what is registered runs in every study, whether that lists it or not.
+
+`LEARNER:ENCODER` has the codes of the encoder on the learner's dictionary, `LEARNER` alone the certified lasso, and
+`sae_ENCODER` is a sparse autoencoder with its own codes. A dictionary that the study has itself is the study's.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from benchmarks.harness import methods
+from benchmarks.harness.preset import Preset
+from sae_gap.core import registry
+from sae_gap.data.recording import Source
+from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
+from sae_gap.learners import by_name
+from sae_gap.learners.amortised import Amortised
+from sae_gap.learners.learner import Learner
+from sae_gap.study.study import Method
+
+
+def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> Method:
+    """The method of a name that the study has not.
+
+    Args:
+      name: "LEARNER:ENCODER", "LEARNER" or "sae_ENCODER".
+      study: all methods of the study.
+      source: what has the sparsity and the dimension.
+      p: what has the weight and the lengths.
+
+    Raises:
+      ValueError: nothing of the name is registered, or it cannot be made of these.
+    """
+    left, crossed, right = name.partition(":")
+    common = {method.name: method for method in (*methods.everything(source, p), *methods.families(p, pruned=True))}
+    if not crossed and name in common:
+        return common[name]
+    learner = _learner(left.removeprefix("sae_"), study, common, source, p)
+    own = learner.encode
+    if crossed:
+        learner, encoder = _encoded(learner, right, source, p)
+        return Method(name, "frozen" if learner.family == "sae" else learner.family, learner, encoder, _inference(encoder, p))
+    if left.startswith("sae_") and own is not None:
+        return Method(name, "sae", learner, own)
+    return methods.coded(name, "frozen" if own is not None else learner.family, learner, p)
+
+
+def _inference(encoder: Encoder, p: Preset) -> dict[str, str]:
+    # The lasso of both protocols has one name.
+    return {"inference": "lasso"} if encoder == p.lasso() else {}
+
+
+def _learner(name: str, study: Sequence[Method], common: Mapping[str, Method], source: Source, p: Preset) -> Learner:
+    """The study's own learner of a name, or else a shared one, or else one that is made by convention."""
+    for known in (study, common.values()):
+        found = [method.learner for method in known if method.learner.name == name]
+        if found:
+            # What goes on from a dictionary has its name too.
+            return min(found, key=_depth)
+    if name in registry.saes():
+        options = {"sparsity": source.sparsity, "input_dim": source.input_dim, "num_steps": p.epochs}
+        return by_name.tuned_sae(name, **options)  # type: ignore[arg-type]
+    kind = registry.learners().get(name)
+    if kind is None:
+        raise ValueError(
+            f"--methods has {name!r}, which is no method of this study, no learner ({', '.join(registry.learners())}) and no "
+            f"SAE ({', '.join(registry.saes())})."
+        )
+    takes_steps = not kind.on_host and kind.step is not Learner.step
+    return _make(kind, source, p, num_steps=p.epochs if takes_steps else None)
+
+
+def _depth(learner: Learner) -> int:
+    return 0 if learner.base is None else 1 + _depth(learner.base)
+
+
+def _encoded(learner: Learner, name: str, source: Source, p: Preset) -> tuple[Learner, Encoder]:
+    """The learner and the encoder of a crossing; an encoder with parameters is trained on the learner's dictionary."""
+    if name == "lasso":
+        return learner, p.lasso()
+    if learner.encode is not None and learner.encode.name == name:
+        return learner, learner.encode
+    kind = registry.encoders().get(name)
+    if kind is None:
+        raise ValueError(f"--methods has {name!r} for an encoder; choose from {', '.join(registry.encoders())}.")
+    encoder = _make(kind, source, p, encoder=learner.encode)
+    if isinstance(encoder, AmortisedEncoder):
+        learner = Amortised((encoder,), p.lam, base=learner, num_steps=p.epochs)
+        return learner, learner.members[0]
+    return learner, encoder
+
+
+def _make(kind: Any, source: Source, p: Preset, **offered: Any) -> Any:
+    """An instance of a registered class, whose fields are filled by their names."""
+    try:
+        return registry.make(kind, k=source.sparsity, sparsity=source.sparsity, lam=p.lam, **offered)
+    except TypeError as error:
+        raise ValueError(f"{registry.name_of(kind)} cannot be made by its name alone ({error}); make it in Python.") from None

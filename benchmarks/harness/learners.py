@@ -1,0 +1,63 @@
+"""Learners at the lengths of a preset."""
+
+import math
+from typing import Any
+
+from benchmarks.harness.preset import Preset
+from sae_gap.data.recording import Source
+from sae_gap.learners import by_name
+from sae_gap.learners.dl_fista import DLFista
+from sae_gap.learners.learner import Learner
+from sae_gap.learners.online.families import Families
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.learners.online.pruned import Pruned
+from sae_gap.learners.softplus_adam import SoftplusAdam
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+
+# The published SAEs are renormalised every 50 epochs of 40 batches; epochs here may be few and long.
+_RENORMALISE_EVERY = 2_000
+
+
+def sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
+    """An SAE as the paper trains it."""
+    return by_name.sae(name, sparsity=source.sparsity, num_steps=p.epochs)
+
+
+def tuned_sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
+    """An SAE at its best, for a number of gradient steps rather than of epochs."""
+    assert source.input_dim is not None  # A setting fills it in.
+    steps_per_epoch = math.ceil(source.num_train / SparseAutoencoder.batch_size)
+    options: dict[str, Any] = {
+        "num_steps": math.ceil(p.sae_steps / steps_per_epoch),
+        "renormalise_every": max(1, round(_RENORMALISE_EVERY / steps_per_epoch)),
+    }
+    return by_name.tuned_sae(name, sparsity=source.sparsity, input_dim=source.input_dim, **options)
+
+
+def dl_fista(p: Preset, base: Learner | None = None) -> DLFista:
+    """DL-FISTA, fitted in the paper's protocol on the very split that it is scored on."""
+    return DLFista(p.lam, num_steps=p.rounds, split=_split(p), base=base)
+
+
+def online(p: Preset, **options: Any) -> OnlineDictionary:
+    """The suite's own dictionary learning, with the options of the knob `online` where a study has it."""
+    return OnlineDictionary(visits=p.visits, **p.knobs.get("online", {}), **options)
+
+
+def families(p: Preset) -> Families:
+    """The same with parents told from children, with the options of the knob `families`."""
+    return Families(base=online(p, incoherent=True), **p.knobs.get("families", {}))
+
+
+def pruned(p: Preset) -> Pruned:
+    """The quarter of the atoms of that with most energy."""
+    base = families(p)
+    return Pruned(num_slots=base.num_slots, base=base)
+
+
+def softplus_adam(p: Preset) -> SoftplusAdam:
+    return SoftplusAdam(p.lam, num_steps=p.blocks, split=_split(p))
+
+
+def _split(p: Preset) -> str:
+    return "id" if p.protocol == "paper" else "train"

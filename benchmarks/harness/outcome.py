@@ -1,0 +1,158 @@
+"""What a run of a study leaves beside its rows: summary.csv, the figures and the page, made from rows alone."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import studies
+from benchmarks.harness.preset import HEADINGS
+from benchmarks.report import pages, published
+from sae_gap.core import registry
+from sae_gap.figures import decompose, labels, tables
+from sae_gap.storage.folder import Folder
+from sae_gap.storage.results import CELL, Row
+
+if TYPE_CHECKING:
+    from benchmarks.harness.bench import Bench
+    from benchmarks.harness.command import Read
+
+_PARTS = ("encoder", "support", "frozen", "oracle", "values_part", "support_part", "amortisation_part", "dictionary_part")
+
+# What an earlier run may have left that this one does not write.
+_STALE = ("published.csv", "decomposition.csv", "README.md", "page.json", "report.html")
+
+
+def write_outcome(
+    bench: "Bench", rows: Sequence[Row], folder: Folder, read: "Read", notes: Mapping[str, str], comparable: bool
+) -> str:
+    """Writes summary.csv, the figures and the page, removes those of an earlier run, and returns the tables to print.
+
+    Args:
+      bench: the study.
+      rows: its rows.
+      folder: where to write.
+      read: the command line.
+      notes: what the run took.
+      comparable: whether to hold it against the published numbers.
+    """
+    conditions = _conditions(rows, bench.varies)
+    if "width" in conditions:
+        rows = [{"width": row["num_latents"]} | row for row in rows]
+    by = tuple(dict.fromkeys((*tables.BY, *bench.varies, *conditions)))
+    summary = tables.summarise(rows, by=by, methods=read.names)
+    for name in folder.names():
+        if name in _STALE or name.endswith((".png", ".pdf")):
+            folder.remove(name)
+    tables.write_table(folder, "summary.csv", summary)
+    rows = _told_apart(rows, {method.name for method in bench.methods(read.sources[0], read.preset)})
+    drawn = _draw(bench, rows, folder, conditions, published.published(bench.name) if comparable else [])
+    varied = [name for name in by if name != "method" and len({line[name] for line in summary}) > 1]
+    heads = {"method": "method"} | {name: HEADINGS.get(name, name.replace("_", " ")) for name in varied}
+    shown = [pages.Table(title, heads | _present(_headings(names), summary), summary) for title, names in bench.tables.items()]
+    unlisted = _unlisted(summary)
+    if unlisted:
+        shown.append(pages.Table("Further metrics", heads | _headings(unlisted), summary))
+    if bench.parts:
+        shown += _decompositions(rows, folder, heads, read.names, (*tables.BY, *conditions))
+    printed = [f"{title}\n{tables.format_table(table, columns)}" for title, columns, table in shown]
+    comparison = published.compare(summary, bench.name) if comparable else []
+    if comparison:
+        tables.write_table(folder, "published.csv", comparison)
+        printed.append(published.describe(comparison))
+        shown.append(published.table(comparison))
+    # A docstring without its command lines, which are indented.
+    about = "\n".join(line for line in bench.about.splitlines() if not line.startswith("  ")).strip()
+    finding = pages.first_sentence(drawn[0].caption) if drawn else ""
+    told = {**notes, **pages.provenance(rows[-1])}
+    pages.write(folder, pages.Page(bench.name, bench.title, about, read.command, finding, drawn, shown, told))
+    return "\n\n".join(printed)
+
+
+def _conditions(rows: Sequence[Row], varies: Sequence[str]) -> list[str]:
+    """The columns beside the cell and what methods vary that tell lines apart; a run without noise, say, has none for it."""
+    found = [name for name in ("noise_db", "stream") if any(row.get(name) not in (None, False) for row in rows)]
+    found += [name for name in ("world", "width") if len({row.get(name) for row in rows}) > 1]
+    cells, sized = ({tuple(row[name] for name in names) for row in rows} for names in (CELL, (*CELL, "input_dim")))
+    found += ["input_dim"] if len(sized) > len(cells) else []
+    return [name for name in found if name not in varies]
+
+
+def _told_apart(rows: Sequence[Row], own: set[str]) -> list[Row]:
+    """The rows, whose crossings on a dictionary that other methods have too go by both names: figures have a line for each."""
+    methods: dict[str, set[str]] = {}
+    for row in rows:
+        methods.setdefault(row["dictionary"], set()).add(row["method"])
+    shared = {name for name, found in methods.items() if len(found) > 1}
+    return [
+        row | {"dictionary": f"{row['dictionary']}:{row['inference']}"}
+        if row["dictionary"] in shared and row["method"] not in own
+        else row
+        for row in rows
+    ]
+
+
+def _draw(
+    bench: "Bench", rows: Sequence[Row], folder: Folder, conditions: Sequence[str], lines: Sequence[Mapping[str, Any]]
+) -> list[pages.Figure]:
+    """Writes each figure, one for each of its cells."""
+    # Importing matplotlib takes as long as everything else in --help.
+    from sae_gap import figures
+
+    drawn = []
+    for stem, drawing in bench.figures.items():
+        groups: dict[tuple[Any, ...], list[Row]] = {}
+        for row in rows:
+            groups.setdefault(tuple(row.get(name) for name in dict.fromkeys((*drawing.cells, *conditions))), []).append(row)
+        for cell, group in groups.items():
+            figure = drawing.draw(group, lines)
+            if figure is not None:
+                named = [value if isinstance(value, str) else f"{value:g}" for value in cell if value is not None]
+                suffix = "".join(f"_{value}" for value in named) if len(groups) > 1 else ""
+                name, _ = figures.save(figure, folder, f"{stem}{suffix}")
+                drawn.append(pages.Figure(name, figure.get_label()))
+    return drawn
+
+
+def _decompositions(
+    rows: Sequence[Row], folder: Folder, heads: Mapping[str, str], names: Sequence[str], by: Sequence[str]
+) -> list[pages.Table]:
+    """The parts of each score, all of them to a file and those of the MCC to a table."""
+    scores = [f"{stem}_{split}" for stem in ("mcc", "support_f1", "accuracy", "auc") for split in ("id", "ood")]
+    split = {score: tables.summarise(decompose.decompositions(rows, score), by=by, methods=names) for score in scores}
+    found = [{"metric": score} | line for score, lines in split.items() for line in lines]
+    if found:
+        tables.write_table(folder, "decomposition.csv", found)
+    if not split["mcc_ood"]:
+        return []
+    columns = _present({name: name.replace("_part", " part") for name in _PARTS}, split["mcc_ood"])
+    title = "Decomposition of MCC OOD: oracle - encoder = values part + support part + dictionary part"
+    return [pages.Table(title, {**heads, **columns}, split["mcc_ood"])]
+
+
+def _headings(names: Sequence[str]) -> dict[str, str]:
+    """The headings of metrics; "ID" is said where the table has the other split beside it."""
+    apart = {name for name in names if name.removesuffix("_id") + "_ood" in names}
+    return {name: labels.heading(name) if name in apart else labels.heading(name).removesuffix(" ID") for name in names}
+
+
+def _unlisted(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the tables of no study name: the columns of a metric that was dropped into its folder."""
+    listed = {_stem(name) for one in studies.found().values() for names in one.tables.values() for name in names}
+    columns = {name: column for metric in registry.metrics().values() for name, column in metric.columns.items()}
+    shown = {name for name, column in columns.items() if column.heading != "" and name not in listed}
+    return [name for name in (column.removesuffix("_mean") for column in summary[0]) if _stem(name) in shown]
+
+
+def _stem(name: str) -> str:
+    return name.removesuffix("_id").removesuffix("_ood")
+
+
+def _present(columns: Mapping[str, str], lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The columns that any line has a value for."""
+    return {
+        name: head
+        for name, head in columns.items()
+        if any(line.get(f"{name}_mean") is not None or line.get(name) is not None for line in lines)
+    }
+
+
+__all__ = ["write_outcome"]

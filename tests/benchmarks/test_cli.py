@@ -1,0 +1,106 @@
+"""What every binary shares: ends by signals and errors in one sentence, help with exit code 0, and flags that are checked."""
+
+import errno
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from benchmarks import cli
+
+ENDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
+WORK = ("-m", "sae_gap", "learning_dynamics", "--num_latents=200", "--methods=sae_mp")
+
+
+@pytest.mark.parametrize(
+    ("sent", "awaited", "before"),
+    [
+        # While it imports, and at work in a compiled loop.
+        (signal.SIGINT, " jax.version", ("-X", "importtime")),
+        (signal.SIGTERM, "1 jobs lacking: sae_mp", ()),
+    ],
+)
+def test_a_signal_ends_a_run_at_once(tmp_path, sent, awaited, before):
+    process = subprocess.Popen(
+        [sys.executable, *before, *WORK, f"--results_dir={tmp_path}"],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert any(awaited in line for line in process.stderr)
+    process.send_signal(sent)
+    _, said = process.communicate(timeout=30)
+    expected, word = ENDS[sent]
+    assert process.returncode == expected and said.endswith(f"{word}; the same command goes on from what is saved.\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (MemoryError(), "there is not enough memory"),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory\n  in a page\n  of lines"), "there is not enough memory"),
+        (OSError(errno.ENOSPC, "No space left on device"), "a file could not be read or written (No space left on device)"),
+        (PermissionError(errno.EACCES, "Denied", "a/b"), "a/b could not be read or written (Denied); mend that"),
+        (OSError("gs://a/b cannot be written (gone)."), "gs://a/b cannot be written (gone)."),
+        (cli.UsageError("give more."), "give more."),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence(tmp_path, call, monkeypatch, error, sentence):
+    def prepare(*sizes):
+        raise error
+
+    monkeypatch.setattr("benchmarks.speed.training_speed.prepare", prepare)
+    code, out, err = call("training_speed", f"--results_dir={tmp_path}")
+    assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(sentence)
+
+
+def test_a_fault_of_the_suite_keeps_its_traceback(call, monkeypatch):
+    monkeypatch.setattr("benchmarks.speed.training_speed.prepare", lambda *sizes: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        call("training_speed")
+
+
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_names_the_purpose_and_every_flag(call, word):
+    code, out, err = call("learn_stream", word)
+    assert (code, err) == (0, "") and out.startswith("How well, how fast") and "--num_latents: " in out
+    named = re.findall(r"^  --(?:\[no\])?([a-z_]+):", out, flags=re.MULTILINE)
+    assert {"every", "rates", "distributed", "coordinator", "num_processes", "process_id"} <= {*named}
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "-1", "2e30", "much", ""])
+def test_a_number_is_finite_and_within_its_bounds(value):
+    own = flags.FlagValues()
+    cli.DEFINE_number("every", 60.0, "Seconds.", own, lower_bound=0)
+    cli.take(["binary", "--every=0.5"], own)
+    assert own.every == 0.5
+    with pytest.raises(cli.UsageError, match=r"every.*; see --help\.$"):
+        cli.take(["binary", f"--every={value}"], own)
+
+
+def test_lists_and_shards_are_read():
+    assert cli.parse_integers("seeds", ["3", "-1"]) == (3, -1)
+    assert cli.parse_numbers("lam", ["0.1", "2"]) == (0.1, 2.0)
+    assert cli.parse_shard("2/3") == (2, 3)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda: cli.parse_integers("seeds", ["1.5"]),
+        lambda: cli.parse_integers("seeds", ["1", "1"]),
+        lambda: cli.parse_integers("seeds", []),
+        lambda: cli.parse_integers("seeds", ["0"], least=1),
+        lambda: cli.parse_numbers("lam", ["nan"]),
+        lambda: cli.parse_numbers("lam", ["0.1", "0.10"]),
+        *(lambda text=text: cli.parse_shard(text) for text in ("2/2", "-1/2", "0/0", "one", "0/1/2", "")),
+    ],
+)
+def test_lists_and_shards_that_cannot_be_are_refused(read):
+    with pytest.raises(cli.UsageError, match=r"^--\w+ must .*\.$"):
+        read()
