@@ -18,6 +18,7 @@ import textwrap
 import types
 import typing
 import urllib.parse
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy
@@ -59,12 +60,13 @@ def comments(source: str) -> dict[str, str]:
 def undocumented(name: str) -> list[str]:
     """The public names of a module, and the public members of its classes, that nothing is said about."""
     module = importlib.import_module(name)
-    source = inspect.getsource(module)
-    above = comments(source)
-    public = getattr(module, "__all__", None)
+    above, public = comments(inspect.getsource(module)), getattr(module, "__all__", None)
     faults = [] if module.__doc__ else [name]
-    for key, value in {**vars(module), **{key: getattr(module, key) for key in public or ()}}.items():
-        if key.startswith("_") if public is None else key not in public or key == "__version__":
+    for key in dict.fromkeys([*vars(module), *(public or ())]):
+        value = getattr(module, key)
+        # What a register finds in a module is what the module's own text is about.
+        found = key in ("METRIC", name.rpartition(".")[2].upper(), "__version__")
+        if found or (key.startswith("_") if public is None else key not in public):
             continue
         home = getattr(value, "__module__", name)
         if inspect.isclass(value) or inspect.isfunction(value):
@@ -79,13 +81,10 @@ def _silent(value: typing.Any) -> list[str]:
     """An object itself, and the public members that its class defines, where neither they nor a base have a docstring."""
     # A dataclass or a named tuple that has none writes one of its fields.
     text = value.__doc__ or ""
-    faults = [] if text and not text.startswith(f"{value.__name__}(") else [""]
-    if inspect.isclass(value):
-        for key, member in vars(value).items():
-            bare = getattr(member, "__func__", member)
-            if not key.startswith("_") and (inspect.isfunction(bare) or isinstance(member, property)):
-                faults += [] if inspect.getdoc(getattr(value, key)) else [f".{key}"]
-    return faults
+    members = {key: member for key, member in vars(value).items() if inspect.isclass(value) and not key.startswith("_")}
+    told = (types.FunctionType, property, classmethod, staticmethod)
+    silent = [key for key, member in members.items() if isinstance(member, told) and not inspect.getdoc(getattr(value, key))]
+    return [""] * (not text or text.startswith(f"{value.__name__}(")) + [f".{key}" for key in silent]
 
 
 class _Spelled:
@@ -155,6 +154,7 @@ def build(folder: Path, names: typing.Sequence[str] | None = None) -> None:
         file.write_text(pdoc.render.html_module(page, pages), encoding="utf-8")
     (folder / "index.html").write_text(pdoc.render.html_index(pages), encoding="utf-8")
     (folder / "search.js").write_text(pdoc.render.search_index(pages), encoding="utf-8")
+    unlink_hidden(folder)
 
 
 def _contents(submodules: typing.Sequence[typing.Any]) -> str:
@@ -195,22 +195,31 @@ class _Links(html.parser.HTMLParser):
         self.targets += [given[name] or "" for name in ("href", "src") if name in given]
 
 
-def broken(folder: Path) -> list[str]:
-    """Each link of the pages to a page, a file or an anchor that is not there."""
-    read = {}
-    for path in sorted(folder.rglob("*.html")):
-        read[path.resolve()] = _Links()
-        read[path.resolve()].feed(path.read_text(encoding="utf-8"))
-    faults = []
+def _dead_links(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Each page with a link to a page, a file or an anchor that is not there, and the link."""
+    read = {path.resolve(): _Links() for path in sorted(folder.rglob("*.html"))}
+    for path, links in read.items():
+        links.feed(path.read_text(encoding="utf-8"))
     for path, links in read.items():
         for target in links.targets:
             parts = urllib.parse.urlsplit(target)
-            if parts.scheme:
-                continue
             other = (path.parent / urllib.parse.unquote(parts.path)).resolve() if parts.path else path
-            missing = not other.exists() or (parts.fragment and other in read and parts.fragment not in read[other].anchors)
-            faults += [f"{path.relative_to(folder.resolve())}: {target}"] if missing else []
-    return faults
+            anchored = not parts.fragment or other not in read or parts.fragment in read[other].anchors
+            if not parts.scheme and not (other.exists() and anchored):
+                yield path, target
+
+
+def broken(folder: Path) -> list[str]:
+    """Each link of the pages to a page, a file or an anchor that is not there."""
+    return [f"{path.relative_to(folder.resolve())}: {target}" for path, target in _dead_links(folder)]
+
+
+def unlink_hidden(folder: Path) -> None:
+    """Takes away the links that pdoc makes of names in backticks whose members it hides, having no text of their own."""
+    for path, target in [*_dead_links(folder)]:
+        if "#" in target:
+            text = path.read_text(encoding="utf-8")
+            path.write_text(re.sub(f'<a href="{re.escape(target)}">(.*?)</a>', r"\1", text), encoding="utf-8")
 
 
 def main() -> None:

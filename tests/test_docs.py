@@ -108,6 +108,7 @@ def pages(tmp_path_factory):
         folder,
         [
             "sae_gap",
+            "sae_gap.core",
             "sae_gap.core.lasso_problem",
             "sae_gap.core.types",
             "sae_gap.solvers.coding",
@@ -123,15 +124,16 @@ def test_a_page_has_arguments_types_and_mathematics_and_needs_no_network(pages):
     for section in ("Arguments:", "Returns:", "Raises:"):
         assert f">{section}</h6>" in page
     assert re.search(r"<strong>chunk_size:</strong>\s+samples solved at once", page)
-    for text in (page, *((pages / f"sae_gap/{name}.html").read_text() for name in ("lasso", "types", "metrics/gap"))):
+    others = [(pages / f"sae_gap/{name}.html").read_text() for name in ("core/lasso_problem", "core/types", "metrics/gap")]
+    for text in (page, *others):
         assert "jaxlib._jax" not in text and "Union[jax" not in text
         assert "field number" not in text and "new instance of" not in text
         assert 'src="http' not in text and "<em>" not in text
     assert "ArrayLike" in page
     face = (pages / "sae_gap.html").read_text()
     assert re.search("½ ?‖y", face)
-    assert 'id="sparse_code"' in face and 'href="sae_gap/types.html"' in face
-    assert re.search("sae_gap.core.lasso_problem</a></code>:\\s+The lasso", face)
+    assert 'id="sparse_code"' in face and 'href="sae_gap/core.html"' in face
+    assert re.search("sae_gap.core.lasso_problem</a></code>:\\s+The lasso", (pages / "sae_gap/core.html").read_text())
     # Fields of a dataclass are told by its text.
     assert 'id="Setting.num_latents"' not in face and re.search(r"<strong>num_latents:</strong>\s+number of concepts", face)
 
@@ -140,10 +142,10 @@ def test_links_lead_somewhere_and_broken_ones_are_found(pages):
     assert reference.broken(pages) == []
     (pages / "more.html").write_text(
         '<a id="here" href="#here"></a><a href="index.html"></a><a href="gone.html"></a>'
-        '<a href="sae_gap/lasso.html#gone"></a><a href="#gone"></a><a href="https://example.org/gone"></a><img src="gone.png">'
+        '<a href="sae_gap/core.html#gone"></a><a href="#gone"></a><a href="https://example.org/gone"></a><img src="gone.png">'
     )
     assert reference.broken(pages) == [
-        f"more.html: {target}" for target in ("gone.html", "sae_gap/lasso.html#gone", "#gone", "gone.png")
+        f"more.html: {target}" for target in ("gone.html", "sae_gap/core.html#gone", "#gone", "gone.png")
     ]
 
 

@@ -30,6 +30,7 @@ class SklearnMiniBatch(Peer):
     packages = ("scikit-learn",)
 
     def estimator(self, start: Float[np.ndarray, "input_dim latent"]) -> Any:
+        """The estimator before its first minibatch."""
         # Its objective is the sum over samples of ½‖y - D z‖² + α‖z‖₁, so that α is λ as it is.
         coding: dict[str, Any] = {"fit_algorithm": "cd", "transform_algorithm": "lasso_cd", "positive_code": True}
         atoms = np.ascontiguousarray(start.T)

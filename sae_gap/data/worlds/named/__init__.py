@@ -19,6 +19,7 @@ def _found() -> dict[str, NamedWorld]:
     return {world.name: world for world in worlds}
 
 
+# The worlds that are found in this folder, by name.
 WORLDS: Mapping[str, NamedWorld] = _found()
 
 
