@@ -7,13 +7,13 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from sae_gap.storage.checkpoints import Checkpoint
 
 from sae_gap import Setting, Split, draw, fit_stream
 from sae_gap.core.types import Model
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary, lay
 from sae_gap.runtime import devices
+from sae_gap.storage.trees import Checkpoint
 
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 COLLECTIVE = re.compile(rf' = (.*?) ({KINDS})\(.*op_name="([^"]*)"')
@@ -54,7 +54,7 @@ def test_families_are_counted_alike(task):
 
 def test_a_pool_is_learned_from_alike(task):
     signals, truth, count = task.train.signals[:200], task.dictionary, 4
-    # Minibatches of 50 samples, which do not divide; atoms start anew in the first round of the two.
+    # Minibatches of 50 samples, which do not divide; wasted atoms restart in the first round of the two.
     learner = OnlineDictionary(num_steps=10, visits=4, batch_size=50, num_rounds=1)
     state = learner.init(Split(signals), num_latents=60, key=jax.random.key(0))
     # The only copies are among the last atoms, which the last device looks through.
@@ -92,7 +92,7 @@ def test_a_dictionary_is_split_by_its_latents(task):
     compare(one, many, 1e-5)
     found = [(kind, shape, name) for shape, kind, name in COLLECTIVE.findall(program.compiled.as_text())]
     wide = [each for each in found if "2048" in each[1]]
-    # What each of all latents is worth is compared once a round, where atoms start anew.
+    # What each of all latents is worth is compared once a round, where atoms restart.
     assert all("cond" in name and "," not in shape for _, shape, name in wide), wide
     with pytest.raises(ValueError, match="which 8 devices cannot share evenly"):
         fit_stream(
@@ -104,9 +104,9 @@ def test_a_dictionary_is_split_by_its_latents(task):
         )
 
 
-def test_a_stream_is_shared_and_goes_on_without_compiling_anew(task, tmp_path, caplog):
+def test_a_stream_is_shared_and_goes_on_without_compiling_again(task, tmp_path, caplog):
     signals = np.asarray(task.train.signals)
-    # In so few rounds no atom starts anew.
+    # In so few rounds no atom restarts.
     learner = OnlineDictionary(num_steps=4, batch_size=50, centred=True, num_rounds=1, replace=False)
     options = {"num_latents": 60, "key": jax.random.key(0), "num_samples": 200}
     asked = []
@@ -123,7 +123,7 @@ def test_a_stream_is_shared_and_goes_on_without_compiling_anew(task, tmp_path, c
             raise KilledError
 
     one = fit_stream(learner, source, mesh=mesh_of(1), **options)
-    save = Checkpoint(tmp_path / "stream.npz", every=0)
+    save = Checkpoint(tmp_path, every=0)
     with pytest.raises(KilledError):
         fit_stream(learner, source, mesh=mesh_of(8), checkpoint=save, watch=kill, **options)
     with jax.log_compiles():

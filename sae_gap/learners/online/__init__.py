@@ -1,1 +1,8 @@
-"""Dictionary learning from a stream of signals."""
+"""Dictionary learning from minibatches, of a pool or a stream, and what goes on from such a dictionary."""
+
+from sae_gap.learners.online.families import Families
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.learners.online.pruned import Pruned
+from sae_gap.learners.online.stream import fit_stream
+
+__all__ = ["Families", "OnlineDictionary", "Pruned", "fit_stream"]

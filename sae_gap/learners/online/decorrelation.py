@@ -1,8 +1,8 @@
-r"""Atoms that are more coherent than chance makes them, parted.
+"""Takes coherence out of pairs of atoms that are more coherent than chance makes them.
 
-Concepts are incoherent: in a high dimension two unit atoms of unrelated directions have a cosine of about `input_dim^-1/2`. A
-sparse code of concepts that occur together is shorter on atoms that are their sums, which explain the signals as well; but a
-parent's atom is then coherent with those of all its children, and these are with each other.
+Concepts are incoherent: two unit atoms of unrelated directions in m dimensions have a cosine of about m^-½. Where concepts
+occur together, a sparse code is shorter on atoms that are their sums, and such atoms are coherent: a parent's with each
+child's, and the children's with each other.
 """
 
 import jax.numpy as jnp
@@ -12,77 +12,73 @@ from jaxtyping import Array, Float
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import live_dims
 
-# Cosine from which a pair is coherent, and in units of what chance makes; the share of it that is taken out.
-COHERENT, CHANCES, WEIGHT = 0.3, 4, 0.5
+# A pair of atoms is coherent above this cosine, and above this many times the cosine that chance makes.
+COHERENT, CHANCES = 0.3, 4
+# The most of its coherence that an atom loses at once.
+WEIGHT = 0.5
 # Columns of the atoms' Gram matrix that are formed at once.
-_COLUMNS = 512
+GRAM_COLUMNS = 512
 
 
-def chance(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
-    """The cosine that unrelated atoms have by chance, `m^-1/2` in m dimensions; those that padding has added do not count."""
+def chance_cosine(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
+    """The cosine that unrelated atoms have by chance, `m^-½`; m leaves out dimensions that padding has added."""
     return jnp.maximum(jnp.sum(live_dims(dictionary.T)), 1).astype(dictionary.dtype) ** -0.5
 
 
-def coherent(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
-    """The cosine above which a pair of atoms is coherent, `max(COHERENT, CHANCES m^-1/2)` in m dimensions."""
-    return jnp.maximum(COHERENT, CHANCES * chance(dictionary))
+def coherent_cosine(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
+    """The cosine above which a pair of atoms is coherent, `max(COHERENT, CHANCES m^-½)`: never in 16 dimensions or fewer."""
+    return jnp.maximum(COHERENT, CHANCES * chance_cosine(dictionary))
 
 
-def part(dictionary: Float[Array, "input_dim num_latents"], weight: float = WEIGHT) -> Float[Array, "input_dim num_latents"]:
-    r"""Takes coherence out of coherent pairs of atoms, of which the less central moves.
+def decorrelate_atoms(
+    dictionary: Float[Array, "input_dim num_latents"], weight: float = WEIGHT
+) -> Float[Array, "input_dim num_latents"]:
+    """Decorrelates coherent atoms: of each pair the more central one stays, and the other moves.
 
-    What is taken out, by `take_out`, is `s_j = Σ_i c_ij d_i`, with `c_ij = d_i · d_j` where i and j are coherent and i is the
-    more central, that is, where its coherences add up to more: a parent's to more than a child's. Pairs are coherent above
-    `coherent(dictionary)`, so that in 16 dimensions or fewer none are.
+    With the coherences `c_ij = d_i · d_j` of coherent pairs, and 0 elsewhere, the more central atom has the larger `Σ_i c_ij`:
+    it is the parent, which is coherent with all its children. Atom j loses `s_j = Σ c_ij d_i` over the i more central than j,
+    by `subtract_shared`.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
-      weight: share of the coherence, at most.
+      weight: the most of its coherence that an atom loses.
 
     Returns:
       (input_dim, num_latents), of unit atoms.
     """
-    input_dim, num_latents = dictionary.shape
-    least = coherent(dictionary)
-    number = -(-num_latents // _COLUMNS)
-    size = -(-num_latents // number)
-    blocks = jnp.pad(jnp.arange(num_latents), (0, number * size - num_latents), constant_values=num_latents)
+    least = coherent_cosine(dictionary)
+    names = jnp.arange(dictionary.shape[1])
 
-    def coherences(block):
-        """Of all atoms with those of a block; none of an atom with itself, nor of those that pad the last block."""
-        cosine = dictionary.T @ jnp.take(dictionary, block, axis=1, mode="fill", fill_value=0)
-        return jnp.where((cosine > least) & (jnp.arange(num_latents)[:, None] != block), cosine, 0)
+    def coherences(name):
+        cosines = dictionary.T @ dictionary[:, name]
+        return jnp.where((cosines > least) & (names != name), cosines, 0)
 
-    blocks = blocks.reshape(number, size)
-    central = lax.map(lambda block: jnp.sum(coherences(block), axis=0), blocks).reshape(-1)
+    def shared(name):
+        return dictionary @ jnp.where(central > central[name], coherences(name), 0)
 
-    def excess(block):
-        much = coherences(block)
-        return dictionary @ jnp.where(central[:num_latents, None] > central[block], much, 0)
-
-    taken = jnp.moveaxis(lax.map(excess, blocks), 0, 1).reshape(input_dim, -1)[:, :num_latents]
-    return take_out(dictionary, taken, weight)
+    central = lax.map(lambda name: jnp.sum(coherences(name)), names, batch_size=GRAM_COLUMNS)
+    return subtract_shared(dictionary, lax.map(shared, names, batch_size=GRAM_COLUMNS).T, weight)
 
 
-def take_out(
+def subtract_shared(
     dictionary: Float[Array, "input_dim num_latents"], shared: Float[Array, "input_dim num_latents"], weight: float
 ) -> Float[Array, "input_dim num_latents"]:
-    r"""Takes what each atom shares with others out of it, `d_j ← unit(d_j - min(weight, d_j · s_j / ‖s_j‖²) s_j)`.
+    """Takes out of each atom what it shares with others, `d_j ← unit(d_j - min(weight, d_j · s_j / ‖s_j‖²) s_j)`.
 
-    Where those others are coherent with each other, their sum s_j counts many times what they share. The bound is the step that
-    leaves d_j orthogonal to s_j; a longer one would turn it the other way.
+    The bound is the step that leaves d_j orthogonal to s_j; a longer one would turn it the other way. It decides where the
+    others are coherent with each other, since their sum s_j then counts what they share many times.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
       shared: s_j in column j, zero where nothing is shared.
-      weight: share that is taken out, at most.
+      weight: the longest step.
 
     Returns:
-      (input_dim, num_latents), of unit atoms, but for those of which nothing is left, which are zero.
+      (input_dim, num_latents), of unit atoms; an atom of which nothing is left is zero.
     """
     squares = jnp.sum(shared**2, axis=0)
     most = jnp.sum(dictionary * shared, axis=0) / jnp.where(squares > 0, squares, 1)
     return unit_atoms(dictionary - jnp.minimum(weight, most) * shared)[0]
 
 
-__all__ = ["chance", "coherent", "part", "take_out"]
+__all__ = ["chance_cosine", "coherent_cosine", "decorrelate_atoms", "subtract_shared"]

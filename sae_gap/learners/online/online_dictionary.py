@@ -1,5 +1,6 @@
 """Dictionary learning at scale: annealed stochastic steps on codes from a reweighted pursuit."""
 
+import functools
 from typing import ClassVar
 
 import equinox as eqx
@@ -14,26 +15,40 @@ from sae_gap.core.registry import Look
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import Learner, live_dims, live_share
-from sae_gap.learners.online import renewal
-from sae_gap.learners.online.decorrelation import part
-from sae_gap.learners.online.gradient_sums import LEAST, Pulls, check_slots, pull, threshold
+from sae_gap.learners.online import gradient_sums, renewal
+from sae_gap.learners.online.decorrelation import decorrelate_atoms
+from sae_gap.learners.online.gradient_sums import GradientSums
 from sae_gap.runtime.sharding import LATENTS, SAMPLES, axis_size
 
-# What the running means keep at each minibatch.
-MEMORY = 0.9
 # Rates for samples that are visited again and again, and for those that are seen once.
 RATES, RATES_ONCE = (0.5, 0.1, 0.02), (0.5, 0.05, 0.01)
 # Half the amplitude of the average use.
 WEAK = 0.25
+# Share that running means keep at each minibatch. The energy of an atom keeps less: the few uses of a rare one should not be
+# divided by a mean that lags behind.
+MEMORY, ENERGY_MEMORY = 0.9, 0.7
+# Rounds from one restart of wasted atoms to the next, and likewise from one decorrelation to the next, a round later.
+PERIOD = 3
+# Shares of the fit between which wasted atoms restart, and coherent ones are decorrelated: once rates have fallen far enough
+# for atoms to settle, and while there is time for them to do so.
+RESTARTS, DECORRELATES = (0.4, 0.9), (0.3, 0.97)
+# Samples a latent, the last of a round, whose residuals wasted atoms may restart from.
+SEED_SAMPLES = 2
 
 
 class OnlineState(eqx.Module):
     """Where a fit stands after `round` rounds.
 
-    `energy` is the running sum over a minibatch of each atom's squared codes, and `forgotten` the share of its weights that
-    no minibatch has yet. `noise` and `amplitude` are root mean squares, of the residual's coordinates and of the active codes.
-    `change` is that of the last round, relative to the dictionary, and `live` the share of dimensions that any signal has.
-    `mean` is that of the signals, or zero where the learner is not `centred`.
+    Attributes:
+      dictionary: of unit atoms.
+      energy: each atom's squared codes, a running sum over a minibatch.
+      forgotten: the share of that sum's weights which no minibatch has yet.
+      noise, amplitude: running root mean squares, of the residual's coordinates and of the active codes.
+      change: of the dictionary in the last round, relative to the dictionary.
+      live: the share of dimensions in which any signal is not zero.
+      mean: of the signals, or zero where the learner is not `centred`.
+      round: rounds done.
+      key: for the order of the samples.
     """
 
     dictionary: Float[Array, "input_dim num_latents"]
@@ -73,13 +88,13 @@ class OnlineDictionary(Learner):
     it is `2 batch_size / K`, so .4 by default, however large the dictionary. Rare ones have a lower critical rate.
 
     Every third round between 40 % and 90 % of the fit, atoms that are copies of stronger ones, or whose codes are `weak` where
-    they are used at all, start anew from the largest residuals.
+    they are used at all, restart from the largest residuals.
 
     The same steps learn from a fixed pool, which they visit many times, and from a stream, of which they see each sample once:
-    see `visits` and `fit_stream`. An atom with weak codes holds to the few samples of a pool that it explains by chance; in a
-    stream there are none to hold to, so that it is only on its way, and to start it anew throws its way back. Nor is there a
-    chance fit that heat must shake off, hence the lower rates. One minibatch costs O(n · num_latents · input_dim), and memory
-    is set by it and the samples of a round.
+    see `visits` and `fit_stream`. In a pool an atom with weak codes holds on to the few samples that it explains by chance. In
+    a stream there are none to hold on to: such an atom is still on its way, and a restart discards its progress. Nor is there
+    a chance fit that heat must shake off, hence the lower rates. One minibatch costs O(n · num_latents · input_dim), and
+    memory is set by it and the samples of a round.
 
     Args:
       num_steps: rounds.
@@ -95,13 +110,13 @@ class OnlineDictionary(Learner):
       damping: of the step, which holds rarely used atoms back.
       num_rounds: rounds of the pursuit, each a product with the dictionary.
       num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that compressed sensing allows.
-      replace: whether atoms start anew.
-      weak: an atom starts anew if the mean square of its active codes is at most this share of that of all active codes. None
+      replace: whether wasted atoms restart.
+      weak: an atom restarts if the mean square of its active codes is at most this share of that of all active codes. None
         takes `WEAK`, or where each sample is seen once 0, so that only atoms that are never used do.
       centred: whether what is learned from is the signals less their mean, which is then the model's bias: of all signals, or
         of those that a stream has brought so far. Activations of a network have a mean of their own, which no atom should
         spend itself on; the mean of non-negative codes on a dictionary is signal, and stays.
-      incoherent: whether atoms that are more coherent than chance makes them are parted while they settle; see
+      incoherent: whether atoms that are more coherent than chance makes them are decorrelated while they settle; see
         `sae_gap.learners.online.decorrelation`.
       tol: relative change of the dictionary over a round at which a fit that is refining stops.
 
@@ -138,7 +153,8 @@ class OnlineDictionary(Learner):
     landmarks = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 
     def __check_init__(self):
-        check_size("num_steps", self.num_steps)
+        for name in ("num_steps", "num_rounds"):
+            check_size(name, getattr(self, name))
         if self.visits is not None:
             check_number("visits", self.visits, above=0, most=1e12)
         if self.batch_size is not None:
@@ -150,20 +166,19 @@ class OnlineDictionary(Learner):
         check_number("settle", self.settle, above=0, below=1)
         check_number("margin", self.margin, above=0)
         check_numbers("floors", self.floors, 2, above=0)
-        check_number("damping", self.damping, least=0)
-        check_size("num_rounds", self.num_rounds)
-        check_slots(self.num_slots)
+        for name in ("damping", "tol"):
+            check_number(name, getattr(self, name), least=0)
+        gradient_sums.check_slots(self.num_slots)
         for name in ("nonneg", "replace", "centred", "incoherent"):
             check_flag(name, getattr(self, name))
-        check_number("tol", self.tol, least=0)
 
     def work(self, num_samples, input_dim, num_latents):
-        visits = num_samples if self.visits is None else self.visits * max(num_latents, LEAST)
+        visits = num_samples if self.visits is None else gradient_sums.total_visits(self.visits, num_latents)
         return (self.num_rounds + 1.0) * visits * input_dim * num_latents
 
     def minibatches(self, num_samples: int, num_latents: int) -> tuple[int, int]:
         """Minibatches of a round, and samples to each."""
-        total = num_samples if self.visits is None else round(self.visits * max(num_latents, LEAST))
+        total = num_samples if self.visits is None else round(gradient_sums.total_visits(self.visits, num_latents))
         # As many minibatches of about the size as leave fewer samples over than there are minibatches.
         share = max(1, total // self.num_steps)
         size = min(self.batch_size or max(16, round(num_latents / 5)), share)
@@ -204,65 +219,8 @@ class OnlineDictionary(Learner):
           state: before the round.
           size: samples to a minibatch, where further rows of zeros make them divide among devices; None takes all rows.
         """
-        size = minibatches.shape[1] if size is None else size
-        if axis_size(SAMPLES) == 1:
-            return self._round(minibatches, state, size, None)
-        spare = -minibatches.shape[1] % axis_size(SAMPLES)
-        minibatches = jnp.pad(minibatches, ((0, 0), (0, spare), (0, 0)))
-
-        def run(learner, minibatches, state):
-            return learner._round(minibatches, state, size, SAMPLES)
-
-        specs = PartitionSpec(), PartitionSpec(None, SAMPLES), PartitionSpec()
-        # Loops begin with constants, which all devices share, and end with what is each device's own.
-        run_on_all = jax.shard_map(
-            run, in_specs=specs, out_specs=PartitionSpec(), axis_names=frozenset([SAMPLES]), check_vma=False
-        )
-        return run_on_all(self, minibatches, state)
-
-    def _round(self, minibatches, state: OnlineState, size: int, axis: str | None) -> OnlineState:
-        """The round of a device, which has some rows of every minibatch, in step with those along an axis of the mesh."""
-        count, rows, _ = minibatches.shape
-        num_latents = state.dictionary.shape[1]
-        if self.centred:
-            row = jnp.arange(rows) + (0 if axis is None else rows * lax.axis_index(axis))
-            minibatches = jnp.where((row < size)[:, None], minibatches - state.mean, 0)
-        progress = (state.round + jnp.arange(count) / count) / self.num_steps
-        done = (state.round + 1) / self.num_steps
-        due = (done > 0.4) & (done < 0.9) & (state.round % 3 == 0)
-        kept = min(count, max(1, 2 * num_latents // size))
-        most = min(max(1, num_latents // 20), kept * size)
-
-        def learn(carry, minibatch):
-            state, energy, uses, seeds = carry
-            turn, signals, progress = minibatch
-            sums, residual = self._sums(state, signals, progress)
-            if axis is not None:
-                sums = lax.psum(sums, axis)
-            if self.replace:
-                wanted = due & (turn >= count - kept)
-                seeds = lax.cond(wanted, renewal.collect, lambda seeds, _: seeds, seeds, residual)
-            return (self._advance(state, sums, size, progress), energy + sums.squares, uses + sums.uses, seeds), None
-
-        zeros = jnp.zeros(num_latents, minibatches.dtype)
-        begun = state, zeros, zeros, renewal.no_seeds(min(most, kept * rows), minibatches)
-        (new, energy, uses, seeds), _ = lax.scan(learn, begun, (jnp.arange(count), minibatches, progress))
-        change = jnp.linalg.norm(new.dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
-
-        def replaced(new):
-            whole = seeds if axis is None else renewal.merge(seeds, most, axis)
-            weak = (0.0 if self.visits is None else WEAK) if self.weak is None else self.weak
-            dictionary, fresh = renewal.renew(new.dictionary, energy, uses, whole, weak=weak, nonneg=self.nonneg, axis=axis)
-            moved = dictionary, jnp.where(fresh, jnp.mean(new.energy), new.energy)
-            return eqx.tree_at(lambda s: (s.dictionary, s.energy), new, moved)
-
-        if self.replace:
-            new = lax.cond(due, replaced, lambda new: new, new)
-        if self.incoherent:
-            parts = (done > 0.3) & (done < 0.97) & (state.round % 3 == 1)
-            dictionary = lax.cond(parts, part, lambda dictionary: dictionary, new.dictionary)
-            new = eqx.tree_at(lambda s: s.dictionary, new, dictionary)
-        return eqx.tree_at(lambda s: (s.change, s.round), new, (change, state.round + 1))
+        run = functools.partial(_round, minibatches.shape[1] if size is None else size)
+        return gradient_sums.by_samples(run, self, minibatches, state, dim=1)
 
     def done(self, state: OnlineState) -> Bool[Array, ""]:
         return (state.round > self.settle * self.num_steps) & (state.change < self.tol)
@@ -270,51 +228,96 @@ class OnlineDictionary(Learner):
     def model(self, state: OnlineState) -> Model:
         return Model(state.dictionary, state.mean)
 
-    def _sums(self, state: OnlineState, signals, progress) -> tuple[Pulls, Float[Array, "n input_dim"]]:
-        """What a minibatch tells of the dictionary, and its residual."""
-        floor = _between(self.floors[0], self.floors[0], self.floors[1], progress, self.settle)
-        least = threshold(state.noise, state.amplitude, self.margin, floor)
-        sums, residual, _ = pull(
-            signals,
-            state.dictionary,
-            least,
-            least,
-            num_slots=self.num_slots,
-            num_rounds=self.num_rounds,
-            nonneg=self.nonneg,
-        )
-        return sums, residual
-
-    def _advance(self, state: OnlineState, sums: Pulls, size: int, progress) -> OnlineState:
-        """The state after a minibatch of `size` samples."""
-        dictionary = state.dictionary
-        # Less memory than the other means have: the few uses of a rare atom should not be divided by a mean that lags behind.
-        energy = 0.7 * state.energy + 0.3 * sums.squares
-        forgotten = 0.7 * state.forgotten
-        typical = energy / (1 - forgotten)
-        rates = (RATES_ONCE if self.visits is None else RATES) if self.rates is None else self.rates
-        rate = _between(*rates, progress, self.settle)
-        curvature = typical + self.damping * jnp.mean(typical)
-        step = rate * sums.pull.T / jnp.where(curvature > 0, curvature, 1)
-        left = sums.lost / (size * len(dictionary))
-        noise = jnp.sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * left / state.live)
-        active = jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
-        amplitude = MEMORY * state.amplitude + (1 - MEMORY) * active
-        moved = (unit_atoms(dictionary + step)[0], energy, forgotten, noise, amplitude)
-        return eqx.tree_at(lambda s: (s.dictionary, s.energy, s.forgotten, s.noise, s.amplitude), state, moved)
-
 
 def lay(state: OnlineState) -> OnlineState:
-    """The state on the devices of the mesh of the context: by latents where it has an axis for them, else whole on each."""
+    """The state on the devices of the context's mesh: split by latents where it has an axis for them, else whole on each."""
     if axis_size(SAMPLES) * axis_size(LATENTS) == 1:
         return state
-    spread = LATENTS if axis_size(LATENTS) > 1 else None
+    latents = LATENTS if axis_size(LATENTS) > 1 else None
     specs = jax.tree.map(lambda leaf: PartitionSpec(), state)
-    own = PartitionSpec(None, spread), PartitionSpec(spread)
+    own = PartitionSpec(None, latents), PartitionSpec(latents)
     return lax.with_sharding_constraint(state, eqx.tree_at(lambda s: (s.dictionary, s.energy), specs, own))
 
 
-def _between(first, middle, last, progress, settle):
+def _round(size: int, learner: OnlineDictionary, minibatches, state: OnlineState, axes: tuple[str, ...]) -> OnlineState:
+    """The round of a device, which has some rows of each minibatch of `size` samples, in step with those along some axes."""
+    count, rows, _ = minibatches.shape
+    num_latents = state.dictionary.shape[1]
+    if learner.centred:
+        row = jnp.arange(rows) + rows * lax.axis_index(axes)
+        minibatches = jnp.where((row < size)[:, None], minibatches - state.mean, 0)
+    progress = (state.round + jnp.arange(count) / count) / learner.num_steps
+    restarts = _is_due(learner, state.round, RESTARTS, turn=0)
+    seeding = min(count, max(1, SEED_SAMPLES * num_latents // size))
+    most = renewal.most_restarts(num_latents, seeding * size)
+
+    def learn(carry, minibatch):
+        state, energy, uses, seeds = carry
+        turn, signals, progress = minibatch
+        sums, residual = _code(learner, state, signals, progress)
+        sums = lax.psum(sums, axes)
+        if learner.replace:
+            wanted = restarts & (turn >= count - seeding)
+            seeds = lax.cond(wanted, renewal.collect, lambda seeds, _: seeds, seeds, residual)
+        return (_advance(learner, state, sums, size, progress), energy + sums.squares, uses + sums.uses, seeds), None
+
+    zeros = jnp.zeros(num_latents, minibatches.dtype)
+    begun = state, zeros, zeros, renewal.empty_seeds(min(most, seeding * rows), minibatches)
+    (new, energy, uses, seeds), _ = lax.scan(learn, begun, (jnp.arange(count), minibatches, progress))
+    change = jnp.linalg.norm(new.dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
+
+    def restart(dictionary, running):
+        weak = (0.0 if learner.visits is None else WEAK) if learner.weak is None else learner.weak
+        whole = renewal.merge(seeds, most, axes)
+        dictionary, fresh = renewal.restart_wasted_atoms(
+            dictionary, energy, uses, whole, weak=weak, nonneg=learner.nonneg, axes=axes
+        )
+        return dictionary, jnp.where(fresh, jnp.mean(running), running)
+
+    dictionary, running = new.dictionary, new.energy
+    if learner.replace:
+        dictionary, running = lax.cond(restarts, restart, lambda *same: same, dictionary, running)
+    if learner.incoherent:
+        decorrelates = _is_due(learner, state.round, DECORRELATES, turn=1)
+        dictionary = lax.cond(decorrelates, decorrelate_atoms, lambda same: same, dictionary)
+    moved = dictionary, running, change, state.round + 1
+    return eqx.tree_at(lambda s: (s.dictionary, s.energy, s.change, s.round), new, moved)
+
+
+def _is_due(learner: OnlineDictionary, round, between: tuple[float, float], turn: int) -> Bool[Array, ""]:
+    """Whether a round is one of every `PERIOD` and ends between two shares of the fit."""
+    progress = (round + 1) / learner.num_steps
+    return (progress > between[0]) & (progress < between[1]) & (round % PERIOD == turn)
+
+
+def _code(learner: OnlineDictionary, state: OnlineState, signals, progress) -> tuple[GradientSums, Float[Array, "n input_dim"]]:
+    """What a minibatch tells of the dictionary, and its residual."""
+    early, late = learner.floors
+    floor = _anneal(early, early, late, progress, learner.settle)
+    least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, floor)
+    slots, rounds = learner.num_slots, learner.num_rounds
+    return gradient_sums.accumulate(
+        signals, state.dictionary, least, least, num_slots=slots, num_rounds=rounds, nonneg=learner.nonneg
+    )[:2]
+
+
+def _advance(learner: OnlineDictionary, state: OnlineState, sums: GradientSums, size: int, progress) -> OnlineState:
+    """The state after a minibatch of `size` samples."""
+    energy = ENERGY_MEMORY * state.energy + (1 - ENERGY_MEMORY) * sums.squares
+    forgotten = ENERGY_MEMORY * state.forgotten
+    typical = energy / (1 - forgotten)
+    rates = (RATES_ONCE if learner.visits is None else RATES) if learner.rates is None else learner.rates
+    curvature = typical + learner.damping * jnp.mean(typical)
+    step = _anneal(*rates, progress, learner.settle) * sums.gradient.T / jnp.where(curvature > 0, curvature, 1)
+    left = sums.error / (size * len(state.dictionary))
+    noise = jnp.sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * left / state.live)
+    active = jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
+    amplitude = MEMORY * state.amplitude + (1 - MEMORY) * active
+    moved = (unit_atoms(state.dictionary + step)[0], energy, forgotten, noise, amplitude)
+    return eqx.tree_at(lambda s: (s.dictionary, s.energy, s.forgotten, s.noise, s.amplitude), state, moved)
+
+
+def _anneal(first, middle, last, progress, settle):
     """Geometric from first to middle, which it reaches at `settle`, and from there to last."""
     early = first * (middle / first) ** (progress / settle)
     late = middle * (last / middle) ** ((progress - settle) / (1 - settle))
@@ -322,9 +325,12 @@ def _between(first, middle, last, progress, settle):
 
 
 def _order(key, round, num_samples: int, total: int) -> Int[Array, " total"]:
-    """Whom a round visits: all samples in a fresh order, more than once if there are too few, else the next of them in turn."""
+    """The samples of a round: all in a fresh order, more than once if there are too few, else the next of them in turn."""
     if total < num_samples:
         return (round * total + jnp.arange(total)) % num_samples
     passes = -(-total // num_samples)
     orders = lax.map(lambda key: jax.random.permutation(key, num_samples), jax.random.split(key, passes))
     return orders.reshape(-1)[:total]
+
+
+__all__ = ["RATES", "WEAK", "OnlineDictionary", "OnlineState", "lay"]

@@ -12,11 +12,15 @@ from sae_gap.core.registry import Look
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import Learner, live_share
-from sae_gap.learners.online.gradient_sums import check_slots, pull, scales, threshold, visited
+from sae_gap.learners.online import gradient_sums
+from sae_gap.learners.online.gradient_sums import num_visited
+
+# Samples coded for each latent, and the threshold in units of the residual's and of the active codes' root mean squares.
+VISITS, MARGIN, FLOOR = 3, 2.5, 0.18
 
 
 class PrunedState(eqx.Module):
-    """The base's unit atoms and bias, and the energy of each: the sum of its squared codes."""
+    """The base's unit atoms and bias, and the energy of each atom: the sum of its squared codes."""
 
     dictionary: Float[Array, "input_dim num_latents"]
     bias: Float[Array, " input_dim"]
@@ -24,18 +28,15 @@ class PrunedState(eqx.Module):
 
 
 class Pruned(Learner):
-    r"""Keeps the atoms of its base that carry the most energy, and drops the others.
+    r"""Keeps the atoms of its base that carry the most energy.
 
-    To a dictionary that is narrower than the signals have concepts, those that it lacks are noise, which blurs the atoms that
-    it learns. It is better learned whole and then cut. Samples are coded on all atoms as `OnlineDictionary` codes them, by
-    `pursue` at the threshold `max(margin σ, floor a)`; kept are the `round(share · num_latents)` atoms j of greatest
-    `Σ_i z_ij²`, at least one, in their order.
+    A dictionary that is narrower than the signals have concepts is better learned whole and then cut: while it is learned, the
+    concepts that it lacks are noise, which blurs its atoms. Samples are coded on all atoms as `OnlineDictionary` codes them, by
+    `pursue` at the threshold `max(2.5 σ, .18 a)`. The `round(share · num_latents)` atoms of greatest `Σ_i z_ij²` stay, at least
+    one, in their order.
 
     Args:
       share: of the atoms that is kept, above 0 and at most 1.
-      visits: samples coded for each latent, or for each of 500 where they are fewer; no more than there are.
-      margin: threshold in units of the residual's root mean square.
-      floor: least threshold in units of the active codes' root mean square.
       num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that compressed sensing allows.
       base: the learner whose dictionary it is; its codes are non-negative.
     """
@@ -44,9 +45,6 @@ class Pruned(Learner):
     looks: ClassVar = {"online_dl_families_pruned": Look("online DL, families, pruned", "#CC6677")}
 
     share: float = eqx.field(static=True, default=0.25)
-    visits: int | float = eqx.field(static=True, default=3)
-    margin: float = 2.5
-    floor: float = 0.18
     num_slots: int | None = eqx.field(static=True, default=None)
 
     side_by_side = False
@@ -55,26 +53,23 @@ class Pruned(Learner):
         if self.base is None:
             raise ValueError("pruning needs a base, the learner whose atoms are kept or dropped; give base.")
         check_number("share", self.share, above=0, most=1)
-        check_number("visits", self.visits, above=0, most=1e12)
-        check_number("margin", self.margin, above=0)
-        check_number("floor", self.floor, above=0)
-        check_slots(self.num_slots)
+        gradient_sums.check_slots(self.num_slots)
 
     @property
     def name(self):  # type: ignore[override]
         return "pruned" if self.base is None else f"{self.base.name}_pruned"
 
     def work(self, num_samples, input_dim, num_latents):
-        return 4.0 * visited(self.visits, num_samples, num_latents) * input_dim * num_latents
+        return 4.0 * num_visited(VISITS, num_samples, num_latents) * input_dim * num_latents
 
     def init(self, data: Split, *, num_latents, key, base=None):
         dictionary = unit_atoms(base.decoder)[0].astype(data.signals.dtype)
         bias, slots = jnp.asarray(base.bias, dictionary.dtype), self.num_slots
-        signals = data.signals[: visited(self.visits, len(data.signals), dictionary.shape[1])] - bias
+        signals = data.signals[: num_visited(VISITS, len(data.signals), dictionary.shape[1])] - bias
         live = live_share(data.signals)
-        noise, amplitude = scales(signals, dictionary, live, self.margin, self.floor, num_slots=slots)
-        least = threshold(noise, amplitude, self.margin, self.floor)
-        sums, _, _ = pull(signals, dictionary, least, least, num_slots=slots)
+        noise, amplitude = gradient_sums.initial_scales(signals, dictionary, live, MARGIN, FLOOR, num_slots=slots)
+        least = gradient_sums.threshold(noise, amplitude, MARGIN, FLOOR)
+        sums, _, _ = gradient_sums.accumulate(signals, dictionary, least, least, num_slots=slots)
         return PrunedState(dictionary, bias, sums.squares)
 
     def model(self, state):

@@ -1,4 +1,4 @@
-"""Atoms that start anew: which ones are wasted, and the samples that they start from."""
+"""Wasted atoms restart from the samples that the dictionary explains worst."""
 
 from typing import NamedTuple
 
@@ -8,21 +8,28 @@ from jaxtyping import Array, Bool, Float
 
 from sae_gap.encoders.encoder import unit_atoms
 
-# Atoms as alike as this are one atom found twice; seeds less alike than this are of different ones.
+# Cosine above which two atoms are one atom found twice, and above which two seeds belong to one concept.
 DUPLICATE, ALIKE = 0.7, 0.5
+# At most one atom of so many restarts at once.
+ONE_IN = 20
 # Columns of the atoms' Gram matrix that are formed at once.
 GRAM_COLUMNS = 256
 
 
 class Seeds(NamedTuple):
-    """The largest residuals seen, in falling order: their squared lengths, -1 where there is none yet, and themselves."""
+    """The largest residuals seen, in falling order, with their squared lengths: -1 where there is none yet."""
 
     squares: Float[Array, " some"]
     residuals: Float[Array, "some input_dim"]
 
 
-def no_seeds(most: int, like: Float[Array, "... input_dim"]) -> Seeds:
-    """Room for as many seeds as `most`."""
+def most_restarts(num_latents: int, num_samples: int) -> int:
+    """How many atoms restart at once, at most: each needs a sample to start from."""
+    return min(max(1, num_latents // ONE_IN), num_samples)
+
+
+def empty_seeds(most: int, like: Float[Array, "... input_dim"]) -> Seeds:
+    """Room for `most` seeds."""
     return Seeds(jnp.full(most, -1, like.dtype), jnp.zeros((most, like.shape[-1]), like.dtype))
 
 
@@ -33,15 +40,15 @@ def collect(seeds: Seeds, residuals: Float[Array, "n input_dim"]) -> Seeds:
     return Seeds(squares, jnp.concatenate([seeds.residuals, residuals])[chosen])
 
 
-def merge(seeds: Seeds, most: int, axis: str) -> Seeds:
-    """The largest of the seeds that the devices along an axis of the mesh have each collected, for all of them."""
+def merge(seeds: Seeds, most: int, axes: tuple[str, ...]) -> Seeds:
+    """The largest of the seeds that the devices along some axes of the mesh have collected; all devices get them."""
     own = len(seeds.squares)
-    squares, chosen = lax.top_k(lax.all_gather(seeds.squares, axis, tiled=True), most)
-    mine = chosen // own == lax.axis_index(axis)
-    return Seeds(squares, lax.psum(jnp.where(mine[:, None], seeds.residuals[chosen % own], 0), axis))
+    squares, chosen = lax.top_k(lax.all_gather(seeds.squares, axes, tiled=True), most)
+    mine = chosen // own == lax.axis_index(axes)
+    return Seeds(squares, lax.psum(jnp.where(mine[:, None], seeds.residuals[chosen % own], 0), axes))
 
 
-def renew(
+def restart_wasted_atoms(
     dictionary: Float[Array, "input_dim num_latents"],
     energy: Float[Array, " num_latents"],
     uses: Float[Array, " num_latents"],
@@ -49,25 +56,24 @@ def renew(
     *,
     weak: float,
     nonneg: bool,
-    axis: str | None = None,
+    axes: tuple[str, ...] = (),
 ) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"]]:
-    """Starts atoms that duplicate others or have only weak codes anew, from the seeds that differ.
+    """Restarts atoms that duplicate others, then those that have only weak codes.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
       energy: each atom's squared codes, summed over a round.
       uses: how many of these were not zero.
-      seeds: at most so many atoms start anew.
-      weak: the most that the mean square of an atom's codes that are not zero may be, as a share of that of all such codes,
-        where the codes count as weak; an atom that is never used has weak codes at any value.
+      seeds: where atoms restart from; no more of them do.
+      weak: codes are weak if their mean square is at most this share of that of all codes that are not zero; those of an atom
+        that is never used always are.
       nonneg: whether codes are non-negative; to signed ones opposite atoms are the same.
-      axis: of the mesh, over which the search for duplicates is split; the rest each device does for itself.
+      axes: of the mesh, over which the search for duplicates is split; the rest each device does for itself.
 
     Returns:
       The dictionary, and which atoms are new.
     """
-    likeness = (lambda cosines: cosines) if nonneg else jnp.abs
-    duplicate = _duplicates(dictionary, energy, likeness, axis)
+    duplicate = _duplicates(dictionary, energy, nonneg, axes)
     small = energy * jnp.sum(uses) <= weak * jnp.sum(energy) * uses
     return restart(dictionary, jnp.where(duplicate, -1, jnp.where(small, energy, jnp.inf)), seeds, nonneg=nonneg)
 
@@ -78,16 +84,16 @@ def restart(
     seeds: Seeds,
     *,
     nonneg: bool,
-    gains: bool = False,
+    must_gain: bool = False,
 ) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"]]:
-    """Starts the atoms of the least worth anew, from the seeds that differ; those of infinite worth stay.
+    """Restarts the atoms of least worth from the largest seeds that differ.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
-      worth: of each atom; the least of them take the largest seeds.
-      seeds: at most so many atoms start anew.
+      worth: of each atom; one of infinite worth stays.
+      seeds: where atoms restart from; no more of them do.
       nonneg: whether codes are non-negative; to signed ones opposite atoms are the same.
-      gains: whether an atom stays unless it is worth less than the square of its seed.
+      must_gain: whether an atom stays unless its worth is below the square of its seed.
 
     Returns:
       The dictionary, and which atoms are new.
@@ -95,34 +101,36 @@ def restart(
     num_latents = dictionary.shape[1]
     worst, places = lax.top_k(-worth, len(seeds.squares))
     atoms = unit_atoms(seeds.residuals.T)[0]
-    likeness = atoms.T @ atoms if nonneg else jnp.abs(atoms.T @ atoms)
-    alike = jnp.any(jnp.tril(likeness > ALIKE, -1), axis=1) | (seeds.squares <= 0)
-    # The usable seeds first, each for one of the worst atoms.
+    alike = jnp.any(jnp.tril(_likeness(atoms.T @ atoms, nonneg) > ALIKE, -1), axis=1) | (seeds.squares <= 0)
+    # Usable seeds come first, and each goes to one of the worst atoms.
     order = jnp.argsort(alike, stable=True)
     starts = (worst > -jnp.inf) & ~alike[order]
-    if gains:
+    if must_gain:
         starts &= -worst < seeds.squares[order]
+    # JAX drops what is assigned to num_latents, which is no atom.
     target = jnp.where(starts, places, num_latents)
     new = jnp.zeros(num_latents, bool).at[target].set(True, mode="drop")
     return dictionary.at[:, target].set(atoms[:, order], mode="drop"), new
 
 
-def _duplicates(dictionary, energy, likeness, axis: str | None) -> Bool[Array, " num_latents"]:
-    """Which atoms lie close to one of more energy, or of as much and named before."""
+def _likeness(cosines, nonneg: bool):
+    return cosines if nonneg else jnp.abs(cosines)
+
+
+def _duplicates(dictionary, energy, nonneg: bool, axes: tuple[str, ...]) -> Bool[Array, " num_latents"]:
+    """Which atoms lie close to one of more energy, or of equal energy and a smaller index. Each device looks at its share."""
     num_latents = dictionary.shape[1]
     names = jnp.arange(num_latents)
 
     def has_stronger(name):
-        close = likeness(dictionary.T @ dictionary[:, name]) > DUPLICATE
+        close = _likeness(dictionary.T @ dictionary[:, name], nonneg) > DUPLICATE
         stronger = (energy > energy[name]) | ((energy == energy[name]) & (names < name))
         return jnp.any(close & stronger)
 
-    if axis is None:
-        return lax.map(has_stronger, names, batch_size=GRAM_COLUMNS)
-    share = -(-num_latents // lax.axis_size(axis))
-    own = share * lax.axis_index(axis) + jnp.arange(share)
+    share = -(-num_latents // lax.axis_size(axes))
+    own = share * lax.axis_index(axes) + jnp.arange(share)
     found = lax.map(has_stronger, jnp.minimum(own, num_latents - 1), batch_size=GRAM_COLUMNS)
-    return lax.psum(jnp.zeros(num_latents, jnp.int32).at[own].set(found, mode="drop"), axis) > 0
+    return lax.psum(jnp.zeros(num_latents, jnp.int32).at[own].set(found, mode="drop"), axes) > 0
 
 
-__all__ = ["Seeds", "collect", "merge", "no_seeds", "renew", "restart"]
+__all__ = ["Seeds", "collect", "empty_seeds", "merge", "most_restarts", "restart", "restart_wasted_atoms"]

@@ -1,4 +1,4 @@
-"""Atoms that start anew: copies and idle ones, from the largest residuals that differ, however these were collected."""
+"""Atoms that restart: copies and idle ones, from the largest residuals that differ, however these were collected."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +12,13 @@ USES = jnp.asarray([10.0, 10.0, 10.0, 0.0])
 
 
 def seeds(most):
-    empty = renewal.no_seeds(most, RESIDUALS)
+    empty = renewal.empty_seeds(most, RESIDUALS)
     return renewal.collect(renewal.collect(empty, RESIDUALS[:3]), RESIDUALS[3:])
 
 
 def renew(names, energy, most=1, nonneg=True, weak=0.25):
     atoms = jnp.asarray(AXES[:, names])
-    new, fresh = renewal.renew(atoms, jnp.asarray(energy), USES, seeds(most), weak=weak, nonneg=nonneg)
+    new, fresh = renewal.restart_wasted_atoms(atoms, jnp.asarray(energy), USES, seeds(most), weak=weak, nonneg=nonneg)
     changed = (np.asarray(new) != np.asarray(atoms)).any(axis=0)
     np.testing.assert_array_equal(fresh, changed)
     return np.asarray(new)
@@ -30,16 +30,16 @@ def test_the_largest_residuals_are_collected_in_order():
     np.testing.assert_allclose(seeds(6).squares, [9, 6.25, 4, 1, -1, -1])
 
 
-def test_the_weaker_copy_starts_anew():
+def test_the_weaker_copy_restarts():
     new = renew([0, 0, 1, 2], [5.0, 4.0, 6.0, 1.0])
     np.testing.assert_allclose(new, AXES[:, [0, 4, 1, 2]])
 
 
-def test_without_copies_the_idle_start_anew():
+def test_without_copies_the_idle_restart():
     np.testing.assert_allclose(renew([0, 1, 2, 3], [5.0, 4.0, 6.0, 0.0]), AXES[:, [0, 1, 2, 4]])
 
 
-def test_where_no_code_counts_as_weak_only_the_never_used_start_anew():
+def test_where_no_code_counts_as_weak_only_the_never_used_restart():
     # Their mean squares: .05, .4, .6 and none, of .35 for all uses.
     energy = [0.5, 4.0, 6.0, 0.0]
     np.testing.assert_allclose(renew([0, 1, 2, 3], energy, most=4, weak=0.0), AXES[:, [0, 1, 2, 4]])
@@ -55,14 +55,16 @@ def test_where_a_seed_must_gain_each_atom_is_compared_with_its_own():
     """Seeds that differ have squares of 9, 4 and 1."""
     atoms = jnp.asarray(AXES[:, [0, 1, 2, 3]])
     for worth, fresh in (([5.0, 3.0, 8.0, jnp.inf], [1]), ([5.0, 3.0, 0.5, jnp.inf], [1, 2]), ([9.5, 9.0, 20.0, 9.0], [])):
-        new = renewal.restart(atoms, jnp.asarray(worth), seeds(4), nonneg=True, gains=True)[1]
+        new = renewal.restart(atoms, jnp.asarray(worth), seeds(4), nonneg=True, must_gain=True)[1]
         assert np.flatnonzero(new).tolist() == fresh
     assert renewal.restart(atoms, jnp.asarray([5.0, 3.0, 8.0, jnp.inf]), seeds(4), nonneg=True)[1].sum() == 3
 
 
 def test_room_that_no_residual_has_filled_starts_nothing():
     atoms = jnp.asarray(AXES[:, [0, 0, 0, 0]])
-    new, fresh = renewal.renew(atoms, jnp.ones(4), USES, renewal.no_seeds(2, RESIDUALS), weak=0.25, nonneg=True)
+    new, fresh = renewal.restart_wasted_atoms(
+        atoms, jnp.ones(4), USES, renewal.empty_seeds(2, RESIDUALS), weak=0.25, nonneg=True
+    )
     np.testing.assert_array_equal(new, atoms)
     assert not fresh.any()
 
@@ -70,5 +72,7 @@ def test_room_that_no_residual_has_filled_starts_nothing():
 @pytest.mark.parametrize("nonneg", [True, False])
 def test_opposite_atoms_are_copies_to_signed_codes_alone(nonneg):
     atoms = jnp.asarray(AXES[:, [0, 0, 1, 2]] * np.array([1, -1, 1, 1], "float32"))
-    _, fresh = renewal.renew(atoms, jnp.asarray([5.0, 4.0, 6.0, 1.0]), jnp.full(4, 10.0), seeds(1), weak=0.25, nonneg=nonneg)
+    _, fresh = renewal.restart_wasted_atoms(
+        atoms, jnp.asarray([5.0, 4.0, 6.0, 1.0]), jnp.full(4, 10.0), seeds(1), weak=0.25, nonneg=nonneg
+    )
     assert fresh.tolist() == [False, not nonneg, False, nonneg]

@@ -1,0 +1,307 @@
+"""The rules of families: a child decorrelated from its parent, and three repairs of families that this cannot mend.
+
+README.md beside this file has the problem, the equations, the schedule and a table of the thresholds. All atoms are treated at
+once, in arrays whose shapes do not depend on what is found. So the index `num_latents` stands for "no atom": JAX reads the last
+atom in its place, which is then ignored, and drops what is assigned to it.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.learners.online.cooccurrence import Cooccurrence, conditional
+from sae_gap.learners.online.decorrelation import chance_cosine, coherent_cosine, subtract_shared
+
+# i includes j if it is on in this share of j's uses, and more where i is on in many samples anyway.
+INCLUDES = 0.8
+# Uses of an atom from which it is judged.
+LEAST_USES = 6
+# Two atoms are apart if neither is on in this share of the other's uses.
+APART = 0.5
+# Members of a family that are looked at.
+MOST_MEMBERS = 8
+# Cosine, of a pair and on average, above which siblings share more than chance.
+SIBLINGS = 0.1
+# A parent is split only if its mean code beside its children is below this share of its mean code without them.
+SMALLER = 0.85
+# A parent that is without its children in no more than this share of its uses tells nothing by its own ray.
+ALONE = 0.05
+# A parent whose loading on the common factor is above this is that factor, and no child as well.
+PURE = 0.93
+# Mean loading on the common factor above which atoms are a family; that of p + c is .71 where p and c are of one length.
+LOADED = 0.6
+# Cosine above which an atom is the common factor that a family lacks.
+SAME = 0.9
+# Cosine above which an atom is replaced by the child that its parent had absorbed.
+NEAR = 0.5
+# u becomes the base of v if it is on in more than this share of v's uses.
+BASE = 0.6
+# An atom is idle, and free for another concept, below this share of the usual energy.
+IDLE = 0.1
+
+# A parent is used this much more often than its child, lest two atoms that are always on together be each other's parent.
+_MORE_USED = 1.02
+# Lengths that a member, a lost child and a swapped atom, of unit length, must have beside the common factor to be atoms.
+_LEAST_MEMBER, _LEAST_LOST, _LEAST_SWAPPED = 0.1, 0.2, 0.05
+# What keeps a common factor from being ill-posed: a ridge, the least cosine that divides, and the least squared loading.
+_RIDGE, _LEAST_COSINE, _LEAST_SQUARE = 0.01, 0.05, 0.01
+# Families that are solved for at once.
+_BATCH = 64
+
+
+def decorrelate_children(
+    dictionary: Float[Array, "input_dim num_latents"], counts: Cooccurrence, weight: float
+) -> Float[Array, "input_dim num_latents"]:
+    """Takes out of each atom what it shares with those that include it, by `subtract_shared` of `s_j = Σ_i (d_i · d_j) d_i`.
+
+    The sum is over the atoms i that include j, are used more often, and whose |cosine| with j is above chance. A negative
+    cosine counts as well: beside an atom `p + c_1` the other children may be learned as `c_k - c_1`. Once that is corrected,
+    the merged atom has smaller codes beside c_k than without it, by which `split_merged_parents` knows it.
+
+    Args:
+      dictionary: (input_dim, num_latents), of unit atoms.
+      counts: the co-occurrence of its atoms.
+      weight: the most of its coherence that an atom loses.
+
+    Returns:
+      (input_dim, num_latents), of unit atoms.
+    """
+    cosines = dictionary.T @ dictionary
+    uses = jnp.diagonal(counts.together)
+    above = includes(counts) & (uses[:, None] > uses) & (jnp.abs(cosines) > chance_cosine(dictionary))
+    return subtract_shared(dictionary, dictionary @ jnp.where(above, cosines, 0), weight)
+
+
+def rearrange(
+    dictionary: Float[Array, "input_dim num_latents"], counts: Cooccurrence, idle: Float[Array, " num_latents"]
+) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"]]:
+    """Repairs what no decorrelation can: parents that are a child as well, parents without an atom, and wrong bases.
+
+    Args:
+      dictionary: (input_dim, num_latents), of unit atoms.
+      counts: the co-occurrence of its atoms.
+      idle: `idle_energy`; atoms where it is finite are free for other concepts, the least first.
+
+    Returns:
+      The dictionary, and which atoms moved.
+    """
+    moved = jnp.zeros(dictionary.shape[1], bool)
+    dictionary, moved = split_merged_parents(dictionary, moved, counts, idle)
+    dictionary, moved = add_missing_parents(dictionary, moved, counts, idle)
+    return swap_bases(dictionary, moved, counts)
+
+
+def includes(counts: Cooccurrence) -> Bool[Array, "num_latents num_latents"]:
+    """Whether i includes j, in row i and column j: `1 - P(i | j) < (1 - INCLUDES) (1 - P(i))`, P(i) its share of all samples.
+
+    So an atom that is nearly always on includes none by that alone.
+    """
+    given, uses = conditional(counts)
+    least = 1 - (1 - INCLUDES) * (1 - uses / jnp.maximum(counts.number, 1))
+    return (given > least[:, None]) & (uses >= LEAST_USES)
+
+
+def parents(counts: Cooccurrence) -> Int[Array, " num_latents"]:
+    """Each atom's parent, the least used of those that include it and are used more often, or num_latents."""
+    uses = jnp.diagonal(counts.together)
+    fits = includes(counts) & (uses[:, None] > _MORE_USED * uses)
+    return jnp.where(jnp.any(fits, axis=0), jnp.argmin(jnp.where(fits, uses[:, None], jnp.inf), axis=0), len(uses))
+
+
+def split_merged_parents(dictionary, moved, counts: Cooccurrence, idle):
+    """Splits a parent that is one of its children as well, `v = p + c_1`.
+
+    Its other children c_k then lie along `p + c_k` less what that has of v. They share `p - c_1` and are apart, and v has
+    smaller codes beside them, about half where p and c_1 are of one length. If they share something else, as children of a
+    missing atom between v and them do, the codes of v are as large as ever. Where v is hardly ever alone there is nothing to
+    compare with, and it is split. The rays `p + c_k`, the mean signals where a child is on, and v itself have the common
+    factor p. It becomes the parent, and what the rays have beside it becomes the children.
+    """
+    num_latents = dictionary.shape[1]
+    given, uses = conditional(counts)
+    names = jnp.arange(num_latents)
+    parent = parents(counts)
+    cosines = dictionary.T @ dictionary
+    siblings = (parent[:, None] == parent) & (parent < num_latents) & (names[:, None] != names)
+    alike = siblings & _apart(given) & (cosines > SIBLINGS)
+    owner = jnp.where(jnp.any(alike, axis=0), parent, num_latents)
+    children = _members(owner)
+    is_child = children < num_latents
+
+    def over_children(values):
+        return jnp.zeros_like(uses).at[owner].add(values, mode="drop")
+
+    # The mean code of v in the uses of child k, weighted by z_k, is Σ z_v z_k / Σ z_k; it is zero in those without v.
+    codes = uses * counts.products[owner, names] / jnp.maximum(counts.sums, jnp.finfo(dictionary.dtype).tiny)
+    times, beside = over_children(counts.together[owner, names]), over_children(codes)
+    alone = 1 - over_children(uses) / jnp.maximum(uses, 1)
+    without = (counts.sums - beside) / jnp.maximum(uses - times, 1)
+    smaller = (beside / jnp.maximum(times, 1) < SMALLER * without) | (alone <= ALONE)
+
+    def split(v):
+        own = jnp.minimum(children[v], num_latents - 1)
+        pairs = is_child[v][:, None] & is_child[v] & ~jnp.eye(MOST_MEMBERS, dtype=bool)
+        shared = jnp.sum(jnp.where(pairs, cosines[own[:, None], own], 0)) / jnp.maximum(jnp.sum(pairs), 1)
+        rays = dictionary[:, own] * counts.products[own, own] + dictionary[:, v, None] * counts.products[v, own]
+        rays = unit_atoms(jnp.concatenate([rays, dictionary[:, v, None]], axis=1))[0]
+        exists = jnp.append(is_child[v], alone[v] > ALONE)
+        common, rest, length, loading = _common_factor(rays, rays.T @ rays, exists)
+        enough = (jnp.sum(exists) >= 3) & (shared > SIBLINGS) & smaller[v]
+        return enough & (loading[-1] <= PURE), common, rest, length
+
+    wanted, common, rest, length = lax.map(split, names, batch_size=_BATCH)
+    # Not a parent and its own parent at once.
+    wanted &= ~jnp.append(wanted, False)[parent]
+    at_child = jnp.where(wanted[:, None] & (length[:, :-1] > _LEAST_MEMBER), children, num_latents)
+    dictionary, moved = _assign(dictionary, moved, at_child, _unit_columns(rest[:, :, :-1]))
+    dictionary, moved = _assign(dictionary, moved, jnp.where(wanted, names, num_latents), common.T)
+    # The child that the parent was as well takes the atom nearest to it, or else an idle one.
+    lost, child = wanted & (alone > ALONE) & (length[:, -1] > _LEAST_LOST), _unit_columns(rest[:, :, -1:])
+    close = jnp.where(moved[:, None], -1, dictionary.T @ child)
+    spare = _idle_atoms(lost, jnp.where(moved, jnp.inf, idle))
+    at_lost = jnp.where(jnp.max(close, axis=0) > NEAR, jnp.argmax(close, axis=0), spare)
+    return _assign(dictionary, moved, _first_claims(jnp.where(lost, at_lost, num_latents)), child)
+
+
+def add_missing_parents(dictionary, moved, counts: Cooccurrence, idle):
+    """Gives a parent an atom that has none, since it is never on without a child, and each child's atom is `p + c_k`.
+
+    Such atoms are coherent and apart. Each follows the most central atom among itself and those it is coherent with: the one
+    whose coherences add up to most. The followers of an atom that follows itself are a family if their common factor p makes
+    up much of them; atoms that are each a little like one, and not like each other, are none. The factor takes the atom that
+    is p already, or else an idle one, and the members keep what they have beside it.
+    """
+    num_latents = dictionary.shape[1]
+    given, uses = conditional(counts)
+    names = jnp.arange(num_latents)
+    cosines = dictionary.T @ dictionary
+    able = (uses >= LEAST_USES) & ~moved
+    alike = able[:, None] & able & _apart(given) & (names[:, None] != names) & (cosines > coherent_cosine(dictionary))
+    central = jnp.sum(jnp.where(alike, cosines, 0), axis=0)
+    leader = jnp.argmax(jnp.where(alike | (names[:, None] == names), central[:, None], -1), axis=0)
+    leader = jnp.where(able & (leader[leader] == leader), leader, num_latents)
+    members = _members(leader)
+    is_member = members < num_latents
+
+    def find(v):
+        own = jnp.minimum(members[v], num_latents - 1)
+        common, rest, length, loading = _common_factor(dictionary[:, own], cosines[own[:, None], own], is_member[v])
+        # Fewer than three members have no triples, and hence the least loadings.
+        return jnp.sum(jnp.where(is_member[v], loading, 0)) > LOADED * jnp.sum(is_member[v]), common, rest, length
+
+    wanted, common, rest, length = lax.map(find, names, batch_size=_BATCH)
+    in_family = jnp.append(wanted, False)[leader]
+    close = jnp.where(moved[:, None], -1, dictionary.T @ common.T)
+    has = wanted & (jnp.max(close, axis=0) > SAME)
+    # An atom is the parent of one family, and of its own if it is in one.
+    near = jnp.argmax(close, axis=0)
+    near = _first_claims(jnp.where(has & ((leader[near] == names) | ~in_family[near]), near, num_latents))
+    claimed = jnp.zeros(num_latents, bool).at[near].set(True, mode="drop")
+    spare = _idle_atoms(wanted & ~has, jnp.where(moved | claimed | in_family, jnp.inf, idle))
+    at_parent = jnp.where(has, near, spare)
+    at_member = jnp.where((at_parent < num_latents)[:, None] & (length > _LEAST_MEMBER), members, num_latents)
+    # The parent comes last, since it may be one of the members.
+    dictionary, moved = _assign(dictionary, moved, at_member, _unit_columns(rest))
+    return _assign(dictionary, moved, at_parent, common.T)
+
+
+def swap_bases(dictionary, moved, counts: Cooccurrence):
+    """Makes u the base of v where v includes u and u is on in most uses of v: fewer atoms a sample then say the same.
+
+    The mean signal where u is on becomes u, and v what it has beside that.
+    """
+    num_latents = dictionary.shape[1]
+    given, uses = conditional(counts)
+    names = jnp.arange(num_latents)
+    can = includes(counts) & (given.T > BASE) & (uses[:, None] >= uses)
+    score = jnp.where(can & ~(moved[:, None] | moved), given * given.T, 0)
+    score = jnp.maximum(score, score.T)
+    # Each is the other's best partner, so that no atom is in two pairs; where each can be the base, the first becomes it.
+    u = jnp.argmax(score, axis=1)
+    swaps = (jnp.max(score, axis=1) > 0) & (u[u] == names) & can[names, u] & ~(can[u, names] & (u < names))
+    base = unit_atoms(dictionary[:, u] * counts.products[u, u] + dictionary * counts.products[names, u])[0]
+    rest = dictionary - jnp.sum(dictionary * base, axis=0) * base
+    swaps &= jnp.linalg.norm(rest, axis=0) > _LEAST_SWAPPED
+    dictionary, moved = _assign(dictionary, moved, jnp.where(swaps, u, num_latents), base)
+    return _assign(dictionary, moved, jnp.where(swaps, names, num_latents), unit_atoms(rest)[0])
+
+
+def usual_energy(squares: Float[Array, " num_latents"]) -> Float[Array, ""]:
+    """The median energy Σ z² of the atoms that have any; 0 where none has."""
+    return jnp.nan_to_num(jnp.nanmedian(jnp.where(squares > 0, squares, jnp.nan)))
+
+
+def idle_energy(squares: Float[Array, " num_latents"]) -> Float[Array, " num_latents"]:
+    """The energy of idle atoms, which have less than `IDLE` of the usual one; infinity for others."""
+    return jnp.where((squares > 0) & (squares >= IDLE * usual_energy(squares)), jnp.inf, squares)
+
+
+def _assign(dictionary, moved, places, atoms):
+    """Puts atoms, the columns, in their places, and marks these as moved; drops an atom whose place is num_latents."""
+    places = places.reshape(-1)
+    return dictionary.at[:, places].set(atoms, mode="drop"), moved.at[places].set(True, mode="drop")
+
+
+def _unit_columns(atoms: Float[Array, "families input_dim members"]) -> Float[Array, "input_dim columns"]:
+    """The atoms of all families at unit length, as columns."""
+    return unit_atoms(jnp.moveaxis(atoms, 0, 1).reshape(atoms.shape[1], -1))[0]
+
+
+def _apart(given):
+    """Which pairs are apart: neither is on in half of the other's uses."""
+    return jnp.maximum(given, given.T) < APART
+
+
+def _members(owner: Int[Array, " num_latents"]) -> Int[Array, "num_latents members"]:
+    """The first atoms that each atom owns, a row each, filled up with num_latents, the owner of those that have none."""
+    num_latents = len(owner)
+    order = jnp.argsort(owner, stable=True)
+    rank = jnp.arange(num_latents) - jnp.searchsorted(owner[order], owner[order])
+    return jnp.full((num_latents, MOST_MEMBERS), num_latents).at[owner[order], rank].set(order, mode="drop")
+
+
+def _first_claims(places: Int[Array, " num_latents"]) -> Int[Array, " num_latents"]:
+    """The places, with num_latents for those that an earlier one claims as well."""
+    names = jnp.arange(len(places))
+    first = jnp.full(len(places) + 1, len(places)).at[places].min(names)
+    return jnp.where(first[places] == names, places, len(places))
+
+
+def _idle_atoms(wanted, idle):
+    """An idle atom for each that wants one, as long as there are any; else num_latents."""
+    queue = jnp.argsort(idle)
+    turn = jnp.cumsum(wanted) - 1
+    return jnp.where(wanted & (idle[queue[turn]] < jnp.inf), queue[turn], len(idle))
+
+
+def _common_factor(rays, products, exists):
+    """The common factor p of unit rays, what each has beside it, how long that is, and the loadings on p.
+
+    Rays that have nothing but p in common have the products `r_j · r_k = a_j a_k`, with the loadings `a_j = r_j · p`. These
+    give a, and p is the combination `Σ_k β_k r_k` whose product with each r_j is a_j, by a solve with a ridge.
+    """
+    loading = _loadings(products, exists)
+    system = jnp.where(exists[:, None] & exists, products, 0) + jnp.diag(jnp.where(exists, _RIDGE, 1))
+    common = unit_atoms((rays @ jnp.linalg.solve(system, jnp.where(exists, loading, 0)))[:, None])[0]
+    rest = rays - common * (common.T @ rays)
+    return common[:, 0], rest, jnp.linalg.norm(rest, axis=0), loading
+
+
+def _loadings(products: Float[Array, "some some"], exists: Bool[Array, " some"]) -> Float[Array, " some"]:
+    """The a of products `p_jk = a_j a_k` off the diagonal: `a_j² = mean over k and l of p_jk p_jl / p_kl`."""
+    other = ~jnp.eye(len(exists), dtype=bool) & exists[:, None] & exists
+    triples = other[:, :, None] & other[:, None, :] & other[None]
+    ratios = products[:, :, None] * products[:, None, :] / jnp.maximum(products, _LEAST_COSINE)
+    squares = jnp.sum(jnp.where(triples, ratios, 0), axis=(1, 2)) / jnp.maximum(jnp.sum(triples, axis=(1, 2)), 1)
+    return jnp.sqrt(jnp.clip(squares, _LEAST_SQUARE, 1))
+
+
+__all__ = [
+    "decorrelate_children",
+    "idle_energy",
+    "includes",
+    "parents",
+    "rearrange",
+    "usual_energy",
+]

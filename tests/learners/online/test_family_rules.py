@@ -1,0 +1,338 @@
+"""The rules of families, on families whose codes and whose repair can be worked out on paper.
+
+A family has orthonormal concepts: a parent p and children c_1 … c_4, which are on with p one at a time. All tests have atoms of
+one shape, so that their program is compiled once: rows of zeros are no dimensions, and atoms that a test does not name are
+orthogonal to all others and used by themselves.
+"""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.learners.online import family_rules
+from sae_gap.learners.online.cooccurrence import Cooccurrence, drop_atoms
+
+ROWS, WIDTH = 200, 14
+# Unrelated directions, the last of which are left to the atoms that fill up.
+WIDE, NARROW = (
+    np.pad(np.linalg.qr(np.random.default_rng(0).standard_normal((dim, 28)))[0], ((0, ROWS - dim), (0, 0)))
+    for dim in (ROWS, 60)
+)
+HALF = 0.5**0.5
+
+
+@jax.jit
+def _rearrange(dictionary, counts):
+    found, moved = family_rules.rearrange(dictionary, counts, family_rules.idle_energy(jnp.diagonal(counts.products)))
+    return found, moved, drop_atoms(counts, moved)
+
+
+decorrelate = jax.jit(family_rules.decorrelate_children)
+swap = jax.jit(family_rules.swap_bases)
+
+
+def unit(atoms):
+    return atoms / np.linalg.norm(atoms, axis=0)
+
+
+def filled(atoms):
+    return np.concatenate([atoms, (WIDE if atoms[100:].any() else NARROW)[:, atoms.shape[1] - WIDTH :]], axis=1)
+
+
+def counted(codes, number=None):
+    """The counts of dense codes, beside 100 samples for each atom that fills up, among four times as many."""
+    spare = WIDTH - codes.shape[1]
+    codes = np.pad(codes, ((0, 100 * spare), (0, spare))).astype(np.float32)
+    codes[len(codes) - 100 * spare :, WIDTH - spare :] = 1.5 * np.tile(np.eye(spare), (100, 1))
+    on = (codes > 0).astype(np.float32)
+    number = 4 * len(codes) if number is None else number
+    return Cooccurrence(*map(jnp.asarray, (on.T @ on, codes.T @ codes, codes.sum(axis=0), np.float32(number))))
+
+
+def of_tables(together, number=1_000):
+    """The counts of codes that are all 1."""
+    spare = WIDTH - len(together)
+    table = jnp.asarray(np.pad(np.asarray(together, np.float32), (0, spare)) + np.diag([0] * len(together) + [60] * spare))
+    return Cooccurrence(table, table, jnp.diagonal(table), jnp.float32(number))
+
+
+def rearranged(atoms, codes, number=None):
+    """The atoms after the rules, and which of them moved; no atom that fills up does."""
+    found, moved, _ = _rearrange(jnp.asarray(filled(atoms), jnp.float32), counted(codes, number))
+    own = atoms.shape[1]
+    np.testing.assert_allclose(np.asarray(found)[:, ~moved], filled(atoms)[:, ~moved], atol=1e-6)
+    assert not moved[own:].any()
+    return np.asarray(found)[:, :own], np.flatnonzero(moved).tolist()
+
+
+def samples(*patterns, times=100):
+    return np.tile(np.array(patterns, float), (times, 1))
+
+
+def merged_family(frame=NARROW):
+    """Atoms `(p + c_1) / √2` and `unit(c_k + (p - c_1) / 2)`, an atom without a use, and the codes of `p + c_1 … p + c_4`."""
+    p, c = frame[:, 0], frame[:, 1:5].T
+    atoms = np.stack([HALF * (p + c[0]), *(unit(each + (p - c[0]) / 2) for each in c[1:]), frame[:, 5]], axis=1)
+    codes = samples([2 * HALF, 0, 0, 0, 0], *([HALF, *row, 0] for row in 1.5**0.5 * np.eye(3)))
+    np.testing.assert_allclose(codes[:4] @ atoms.T, [p + each for each in c], atol=1e-12)
+    return atoms, codes
+
+
+def repaired(frame=NARROW):
+    """What four rays `p + c_k` tell of their common factor and of what they have beside it: `4 p + Σ c` and `c_k - Σ c / 4`."""
+    p, c = frame[:, 0], frame[:, 1:5]
+    return unit(4 * p + c.sum(axis=1)), unit(c - c.mean(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("place", ["unused", "idle", "near", "none"])
+def test_a_parent_that_is_one_of_its_children_as_well_is_split(place):
+    """And the child that it was takes an atom near it, or else one without a use or of little, if there is any."""
+    atoms, codes = merged_family()
+    if place == "idle":
+        codes[:20, 4] = 0.5
+    if place in ("near", "none"):
+        codes = np.concatenate([codes, samples([0, 0, 0, 0, 1.5])])
+    if place == "near":
+        atoms[:, 4] = 0.7 * NARROW[:, 1] + 0.51**0.5 * NARROW[:, 5]
+    found, moved = rearranged(atoms, codes)
+    parent, children = repaired()
+    np.testing.assert_allclose(found[:, :4], np.column_stack([parent, children[:, 1:]]), atol=1e-5)
+    assert moved == [0, 1, 2, 3] + [4] * (place != "none")
+    if place != "none":
+        np.testing.assert_allclose(found[:, 4], children[:, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "case", ["not merged", "large codes", "on together", "not alike", "not included", "rare", "off", "one sibling"]
+)
+def test_a_parent_is_split_for_good_reasons_alone(case):
+    atoms, codes = merged_family()
+    number = None
+    if case == "not merged":
+        atoms[:, :4] = NARROW[:, [0, 2, 3, 4]]
+    elif case == "large codes":
+        # .92 of the code without children.
+        codes[codes[:, 0] < 1, 0] = 1.3
+    elif case == "on together":
+        codes = np.concatenate(
+            [samples([2 * HALF, 0, 0, 0, 0], times=300), samples(*([HALF, *row, 0] for row in 1 - np.eye(3)))]
+        )
+    elif case == "not alike":
+        # A mean cosine of .09.
+        atoms[:, 1:4] = unit(NARROW[:, 2:5] + (0.09 / 0.91) ** 0.5 * NARROW[:, 6:7])
+    elif case == "not included":
+        # The parent is on in 77 % of each child's uses.
+        codes = np.concatenate([codes, samples(*([0, *row, 0] for row in np.eye(3)), times=30)])
+    elif case == "rare":
+        codes = codes[:20]
+    elif case == "off":
+        # Off in 18 % of them, and of one size where it is on.
+        codes[codes[:, 0] > 0, 0] = 1
+        codes = np.concatenate([codes, samples(*([0, *row, 0] for row in np.eye(3)), times=22)])
+        number = 1e6
+    else:
+        codes = codes[codes[:, 2:4].sum(axis=1) == 0]
+    assert rearranged(atoms, codes, number)[1] == []
+
+
+@pytest.mark.parametrize(("cosine", "moves"), [(0.13, []), (0.2, [0, 1, 2, 3, 4])])
+def test_a_parent_that_is_the_common_factor_is_kept(cosine, moves):
+    """Children of some cosine, beside which all codes are .8: with rays `p + d_k`, p has a loading of 1 / √(1 + cosine)."""
+    atoms = np.column_stack([NARROW[:, 0], cosine**0.5 * NARROW[:, 5:6] + (1 - cosine) ** 0.5 * NARROW[:, 1:5]])
+    beside = [[0.8, *row] for row in 0.8 * np.eye(4)]
+    assert rearranged(atoms, samples([1, 0, 0, 0, 0], *beside))[1] == moves
+    # Where p is never alone, it is what the rays tell, whatever it was; and it was no child, which would want an atom.
+    unused = np.column_stack([atoms, NARROW[:, 6]])
+    found, moved = rearranged(unused, np.pad(samples(*beside), ((0, 0), (0, 1))))
+    np.testing.assert_allclose(found[:, 0], unit(4 * atoms[:, 0] + atoms[:, 1:].sum(axis=1)), atol=1e-5)
+    assert moved == [0, 1, 2, 3, 4]
+
+
+def test_of_many_children_the_first_are_looked_at():
+    p, first, c = NARROW[:, :1], NARROW[:, 1:2], NARROW[:, 2:11]
+    atoms = np.concatenate([unit(c + (p - first) / 2), HALF * (p + first)], axis=1)
+    codes = samples([0] * 9 + [2 * HALF], *([*row, HALF] for row in 1.5**0.5 * np.eye(9)))
+    found, moved = rearranged(atoms, codes)
+    assert moved == [*range(8), 9]
+    assert p[:, 0] @ found[:, 9] > 0.9
+
+
+def test_of_a_parent_and_its_own_parent_one_is_split_at_a_time():
+    """Atom 0 is always on, and one of 1, 2 and 3, which are alike; beside 1 one of 4, 5 and 6, which are alike."""
+    atoms = NARROW[:, :7].copy()
+    for some, shared in (([1, 2, 3], 7), ([4, 5, 6], 8)):
+        atoms[:, some] = unit(atoms[:, some] + 0.8 * NARROW[:, shared : shared + 1])
+    others = np.eye(6)
+    codes = samples(*([1, *others[i] + (others[j] if i == 0 else 0)] for i in range(3) for j in (3, 4, 5)))
+    assert rearranged(atoms, codes)[1] == [0, 1, 2, 3]
+
+
+def lone_children(frame, extra):
+    """Atoms `(p + c_k) / √2` and others beside them, and codes that use each of the four by itself."""
+    atoms = np.concatenate([HALF * (frame[:, :1] + frame[:, 1:5]), extra], axis=1)
+    return atoms, samples(*np.eye(4, atoms.shape[1]))
+
+
+@pytest.mark.parametrize(
+    "case", ["unused", "idle", "there", "there and on", "busy", "pair", "on together", "coherent by chance"]
+)
+def test_a_parent_without_an_atom_gets_one(case):
+    """One without a use or of little, if none is the parent already; but two atoms are no family, nor are those on together."""
+    frame = NARROW if case == "coherent by chance" else WIDE
+    parent, children = repaired(frame)
+    there = unit(parent + 0.4 * frame[:, 5])
+    atoms, codes = lone_children(frame, (there if "there" in case else frame[:, 5])[:, None])
+    if case == "idle":
+        codes[:20, 4] = 0.3
+    elif case == "there":
+        codes = np.concatenate([codes, samples([0, 0, 0, 0, 1])])
+    elif case == "there and on":
+        # In 60 % of the uses of its children it is not apart from them.
+        codes[:240, 4] = 1
+    elif case == "busy":
+        codes = np.concatenate([codes, samples([0, 0, 0, 0, 1])])
+    elif case == "pair":
+        codes[:, 2:4] = 0
+    elif case == "on together":
+        codes = samples(*([*row, 0] for row in 1 - np.eye(4)))
+    found, moved = rearranged(atoms, codes)
+    if case in ("unused", "idle", "there", "there and on"):
+        assert moved == [0, 1, 2, 3, 4]
+        # An atom that is there, and apart, is one more ray of the family.
+        np.testing.assert_allclose(found, np.column_stack([children, parent]), atol=0.4 if case == "there" else 1e-5)
+    else:
+        assert moved == []
+
+
+@pytest.mark.parametrize(("cosine", "moves"), [(0.45, []), (0.66, [0, 1, 2, 3, 4])])
+def test_atoms_that_are_alike_to_one_of_them_are_a_family_if_their_mean_loading_is_large(cosine, moves):
+    """Four atoms beside their common factor: loadings of 1 and four times the cosine, on average .56 or .73."""
+    around = cosine * WIDE[:, :1] + (1 - cosine**2) ** 0.5 * WIDE[:, 1:5]
+    assert rearranged(np.concatenate([WIDE[:, :1], around], axis=1), samples(*np.eye(5)))[1] == moves
+
+
+@pytest.mark.parametrize(("there", "unused", "moves"), [(0, 1, 5), (0, 2, 10), (1, 0, 5), (1, 1, 10)])
+def test_no_two_families_take_one_atom(there, unused, moves):
+    """The parent of the second may have an atom without a use, which the first may not take."""
+    first, second = (HALF * (WIDE[:, a : a + 1] + WIDE[:, a + 1 : a + 5]) for a in (0, 5))
+    parent = unit(second.sum(axis=1, keepdims=True) + 0.1 * WIDE[:, 10:11])
+    atoms = np.concatenate([first, second, parent[:, :there], WIDE[:, 11 : 11 + unused]], axis=1)
+    found, moved = rearranged(atoms, samples(*np.eye(8, atoms.shape[1])))
+    assert len(moved) == moves
+    assert ((WIDE[:, [0, 5]].T @ found).max(axis=1) > 0.85).sum() == moves // 5
+
+
+def test_an_atom_that_follows_a_follower_is_of_no_family():
+    """Three atoms around b, which is alike to c, around which there are more: only those around c are a family."""
+    c, b, *rest = WIDE[:, :12].T
+    b = 0.5 * c + 0.75**0.5 * b
+    # cos(a, b) = .54, cos(a, a') = .7 and cos(a, c) = .27, which is not coherent.
+    beside = 0.54 * b + (0.7 - 0.54**2) ** 0.5 * rest[0]
+    around_b = [beside + 0.3**0.5 * each for each in rest[1:4]]
+    around_c = [0.75 * c + (1 - 0.75**2) ** 0.5 * each for each in rest[4:9]]
+    atoms = unit(np.stack([*around_b, b, c, *around_c, rest[9]], axis=1))
+    assert rearranged(atoms, samples(*np.eye(10, 11)))[1] == list(range(3, 10))
+
+
+def test_bases_are_swapped_in_pairs():
+    """Atoms 0 and 2 include 1, which is more often with 2; 3 and 4 include each other alike; 5 and 6 are nearly the same."""
+    atoms = WIDE[:, :8].copy()
+    atoms[:, 6] = 0.01 * atoms[:, 6] + (1 - 1e-4) ** 0.5 * atoms[:, 5]
+    together = np.zeros((8, 8))
+    together[:3, :3] = [[100, 90, 90], [90, 90, 90], [90, 90, 95]]
+    together[3:5, 3:5] = [[100, 90], [90, 100]]
+    together[5:7, 5:7] = [[100, 80], [80, 80]]
+    counts = of_tables(together)
+    found, moved, left = _rearrange(jnp.asarray(filled(atoms), jnp.float32), counts)
+    wanted = filled(atoms)
+    for u, v in ((1, 2), (4, 3)):
+        # The mean signal where u is on, and what v has beside it.
+        wanted[:, u] = unit(together[u, u] * atoms[:, u] + together[u, v] * atoms[:, v])
+        wanted[:, v] = unit(atoms[:, v] - wanted[:, u] * (wanted[:, u] @ atoms[:, v]))
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert np.flatnonzero(moved).tolist() == [1, 2, 3, 4]
+    np.testing.assert_array_equal(left.together, np.asarray(counts.together) * ~moved * ~moved[:, None])
+    for taken in (1, 2):
+        found, _ = swap(jnp.asarray(filled(atoms), jnp.float32), jnp.arange(WIDTH) == taken, counts)
+        np.testing.assert_allclose(found[:, taken], atoms[:, taken], atol=1e-6)
+
+
+def test_a_child_is_decorrelated_from_what_includes_it():
+    """Seven pairs in 60 dimensions, where chance makes .13: uses of both, of the first, of the second, and their cosine."""
+    pairs = {
+        (50, 100, 50, 0.25): True,
+        (50, 100, 50, -0.25): True,
+        (50, 100, 50, 0.12): False,
+        # On in 76 % of the child's uses.
+        (38, 100, 50, 0.25): False,
+        # Of two that are used as often none is the child.
+        (95, 100, 100, 0.25): False,
+        (95, 101, 100, 0.25): True,
+        (5, 100, 5, 0.25): False,
+    }
+    atoms, together = NARROW[:, :WIDTH].copy(), np.zeros((WIDTH, WIDTH))
+    for i, (both, first, second, cosine) in enumerate(pairs):
+        together[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = [[first, both], [both, second]]
+        atoms[:, 2 * i + 1] = cosine * atoms[:, 2 * i] + (1 - cosine**2) ** 0.5 * atoms[:, 2 * i + 1]
+    wanted = atoms.copy()
+    for i, ((*_, cosine), moves) in enumerate(pairs.items()):
+        if moves:
+            wanted[:, 2 * i + 1] = unit(atoms[:, 2 * i + 1] - 0.5 * cosine * atoms[:, 2 * i])
+    np.testing.assert_allclose(decorrelate(jnp.asarray(atoms, jnp.float32), of_tables(together), 0.5), wanted, atol=1e-6)
+
+
+def test_what_many_that_include_an_atom_share_is_taken_out_once():
+    """Five atoms of cosine .7 with each other, each at .5 with the one that they include: at most all of it goes."""
+    above = 0.7**0.5 * NARROW[:, :1] + 0.3**0.5 * NARROW[:, 1:6]
+    # Their mean has a squared length of .7 + .3 / 5.
+    mean = above.mean(axis=1) / 0.76**0.5
+    child = 0.5 / 0.76**0.5 * mean + (1 - 0.25 / 0.76) ** 0.5 * NARROW[:, 6]
+    together = np.diag([100.0] * 5 + [50])
+    together[5, :5] = together[:5, 5] = 50
+    found = decorrelate(jnp.asarray(filled(np.column_stack([above, child])), jnp.float32), of_tables(together), 0.5)
+    np.testing.assert_allclose(found[:, :5].T @ found[:, 5], 0, atol=1e-5)
+
+
+def test_what_is_nearly_always_on_includes_nothing_by_that_alone():
+    """Of 100 samples; beside what is on in 90 of them are 45 of 50 uses by chance, beside what is on in 50 hardly."""
+    found = family_rules.includes(of_tables([[90, 45, 0], [45, 50, 49], [0, 49, 50]], number=100))
+    assert found[:3, :3].tolist() == [[False] * 3, [False, False, True], [False, True, False]]
+
+
+def test_a_parent_is_the_least_used_of_those_that_include_an_atom_and_are_used_more():
+    for uses, parent in ((101, WIDTH), (103, 0)):
+        assert family_rules.parents(of_tables([[uses, 100], [100, 100]]))[:2].tolist() == [WIDTH, parent]
+    assert family_rules.parents(of_tables([[300, 200, 100], [200, 200, 100], [100, 100, 100]]))[:3].tolist() == [WIDTH, 0, 1]
+
+
+def test_a_place_goes_to_the_first_that_claims_it():
+    assert family_rules._first_claims(jnp.array([4, 2, 4, 6, 2, 0])).tolist() == [4, 2, 6, 6, 6, 0]
+
+
+def test_idle_atoms_have_a_tenth_of_the_median_energy_of_those_that_have_any():
+    squares = jnp.array([0.0, 10.0, 0.0, 0.9, 12.0, 1.1, 0.0, 11.0, 0.0, 0.0])
+    wanted = [0, np.inf, 0, 0.9, np.inf, np.inf, 0, np.inf, 0, 0]
+    np.testing.assert_allclose(family_rules.idle_energy(squares), wanted)
+    np.testing.assert_array_equal(family_rules.idle_energy(jnp.zeros(3)), jnp.zeros(3))
+    assert float(family_rules.usual_energy(squares)) == pytest.approx(10)
+    assert float(family_rules.usual_energy(jnp.zeros(3))) == 0
+
+
+def test_loadings_are_those_of_one_common_factor():
+    loading = np.linspace(0.4, 0.9, 6)
+    products = np.outer(loading, loading)
+    np.fill_diagonal(products, 1)
+    exists = np.array([True, True, False, True, True, False])
+    found = family_rules._loadings(jnp.asarray(products, jnp.float32), jnp.asarray(exists))
+    np.testing.assert_allclose(np.asarray(found)[exists], loading[exists], rtol=1e-5)
+
+
+def test_the_page_of_mathematics_has_the_thresholds():
+    page = Path(family_rules.__file__).with_name("README.md").read_text()
+    table = dict(re.findall(r"^\| `([A-Z_]+)` \| ([\d.]+) \|", page, re.MULTILINE))
+    thresholds = {name: value for name, value in vars(family_rules).items() if name.isupper() and not name.startswith("_")}
+    assert {name: float(value) for name, value in table.items()} == thresholds and len(table) == 13
