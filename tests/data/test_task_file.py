@@ -1,6 +1,5 @@
 """A file is read whole or refused in one sentence."""
 
-import io
 import os
 import pathlib
 import pickle
@@ -8,10 +7,11 @@ import zipfile
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
-from sae_gap import load
+from sae_gap import Recording, load
 
 
 def leaves(task):
@@ -31,8 +31,10 @@ def test_a_file_gives_back_what_was_saved(tmp_path, task, arrays):
         assert found.width == 20 and found.seed == 0
 
 
-def test_a_path_may_be_a_string_and_the_seed_is_the_callers(tmp_path, arrays):
-    assert load(str(write(tmp_path / "task.npz", arrays)), seed=7).seed == 7
+def test_a_path_may_begin_at_home_and_the_seed_is_the_callers(tmp_path, arrays, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "task.npz", arrays)
+    assert load("~/task.npz", seed=7).seed == 7 and Recording("~/task.npz").path == tmp_path / "task.npz"
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.float16, np.float64, np.longdouble, ">f4", ">i2"])
@@ -97,32 +99,23 @@ def with_one(array, value):
 
 BAD_ARRAYS = {
     "no Y_train": (lambda a: without(a, "Y_train"), "has no array Y_train"),
-    "no Y_val": (lambda a: without(a, "Y_val"), "has no array Y_val"),
     "no Y_ood": (lambda a: without(a, "Y_ood"), "has no array Y_ood"),
-    "no arrays": (lambda a: {}, "has no array Y_train"),
     "no width": (lambda a: without(a, "Z", "A"), "how many atoms to learn is unknown; give width."),
     "a vector": (lambda a: a | {"Y_val": a["Y_val"][0]}, "must be a non-empty matrix, but its shape is (12,)."),
     "a scalar": (lambda a: a | {"A": np.float32(1)}, "must be a non-empty matrix, but its shape is ()."),
     "three axes": (lambda a: a | {"Z_ood": a["Z_ood"][None]}, "must be a non-empty matrix, but its shape is (1, 100, 20)."),
     "no rows": (lambda a: a | {"Y_ood": a["Y_ood"][:0]}, "must be a non-empty matrix, but its shape is (0, 12)."),
-    "no columns": (lambda a: a | {"Y_train": a["Y_train"][:, :0]}, "must be a non-empty matrix, but its shape is (100, 0)."),
     "NaN": (lambda a: a | {"Y_train": with_one(a["Y_train"], np.nan)}, "Y_train in "),
-    "infinity": (lambda a: a | {"Z_val": with_one(a["Z_val"], -np.inf)}, "Z_val in "),
     "too large": (lambda a: a | {"A": with_one(a["A"], 1e300)}, "has NaN or infinite values; "),
     "complex": (lambda a: a | {"Y_ood": a["Y_ood"] * 1j}, "must hold real numbers, but its type is complex64; "),
     "text": (lambda a: a | {"Y_ood": a["Y_ood"].astype(str)}, "must hold real numbers, but its type is <U"),
     "boolean": (lambda a: a | {"Z_train": a["Z_train"] > 0}, "must hold real numbers, but its type is bool; "),
-    "dates": (lambda a: a | {"A": a["A"].astype("M8[s]")}, "must hold real numbers, but its type is datetime64[s]; "),
-    "spans": (lambda a: a | {"Y_val": a["Y_val"].astype("m8[s]")}, "must hold real numbers, but its type is timedelta64[s]; "),
+    "float8": (lambda a: a | {"A": a["A"].astype(ml_dtypes.float8_e4m3fn)}, "must hold real numbers, but its type is |V1; "),
     "records": (lambda a: a | {"A": np.zeros((12, 20), "f4,i4")}, "must hold real numbers, but its type is [("),
-    "Y_val is narrow": (lambda a: a | {"Y_val": a["Y_val"][:, :-1]}, "has 11 columns but Y_train has 12; "),
     "Y_ood is narrow": (lambda a: a | {"Y_ood": a["Y_ood"][:, :-1]}, "has 11 columns but Y_train has 12; "),
     "A is transposed": (lambda a: a | {"A": a["A"].T}, "has 20 rows but the signals have 12 dimensions; "),
-    "A is narrow": (lambda a: a | {"A": a["A"][:, :-1]}, "disagrees on the number of latents"),
     "Z_ood is narrow": (lambda a: a | {"Z_ood": a["Z_ood"][:, :-1]}, "disagrees on the number of latents"),
-    "Z_train is short": (lambda a: a | {"Z_train": a["Z_train"][:-1]}, "has 99 rows but Y_train has 100; "),
     "Z_val is short": (lambda a: a | {"Z_val": a["Z_val"][:-1]}, "has 99 rows but Y_val has 100; "),
-    "Z_ood is short": (lambda a: a | {"Z_ood": a["Z_ood"][:-1]}, "has 99 rows but Y_ood has 100; "),
 }
 
 
@@ -144,14 +137,8 @@ def no_arrays(path):
     named(path, {f"Y_{name}.npy": b"not an array" for name in ("train", "val", "ood")})
 
 
-def torn_header(path):
-    named(path, {"Y_train.npy": b"\x93NUMPY\x01\x00\x76\x00{'descr': "})
-
-
-def more_than_memory(path):
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**9, 10**6)})
-    named(path, {"Y_train.npy": header.getvalue() + bytes(64)})
+def with_header(text):
+    return lambda path: named(path, {"Y_train.npy": b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(64)})
 
 
 def encrypted(path):
@@ -163,22 +150,20 @@ def encrypted(path):
     path.write_bytes(content)
 
 
-def one_array(path):
-    with path.open("wb") as file:
-        np.save(file, np.zeros((3, 3)))
-
-
+FORM = "{'descr': '<f8', 'fortran_order': False, 'shape': %s}"
 BAD_FILES = {
     "missing": (lambda path: None, "is not a file"),
     "directory": (lambda path: path.mkdir(), "is not a file"),
+    "pipe": (os.mkfifo, "is not a file"),
     "empty": (lambda path: path.write_bytes(b""), "is not an .npz file"),
-    "text": (lambda path: path.write_text("Y_train = 1"), "is not an .npz file"),
-    "one array": (one_array, "is not an .npz file"),
     "pickle": (lambda path: path.write_bytes(pickle.dumps({"Y_train": 1})), "is not an .npz file"),
     "no arrays in it": (no_arrays, "Y_train in "),
-    "torn header": (torn_header, "cannot be read"),
-    "more than memory": (more_than_memory, "cannot be read"),
-    "encrypted": (encrypted, "cannot be read"),
+    "torn header": (with_header(b"{'descr': "), "cannot be read as arrays"),
+    # NumPy raises a TokenError, an OverflowError and a MemoryError for these.
+    "open quotes": (with_header(b"{'descr': '''<f4"), "cannot be read as arrays"),
+    "a side beyond all": (with_header((FORM % "(10000000000000000000000, 2)").encode()), "cannot be read as arrays"),
+    "more than memory": (with_header((FORM % "(1000000000, 1000000)").encode()), "cannot be read as arrays"),
+    "encrypted": (encrypted, "cannot be read as arrays"),
 }
 
 
@@ -189,17 +174,13 @@ def test_what_is_no_archive_of_arrays_is_refused(tmp_path, case):
     assert message in refusal(tmp_path / "task.npz", width=20)
 
 
-def test_a_path_that_cannot_exist_is_refused(tmp_path):
-    assert "is not a file" in refusal(tmp_path / ("x" * 5_000))
-
-
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_damage_is_refused_wherever_it_is(tmp_path, save):
     small = {f"Y_{name}": np.random.default_rng(0).normal(size=(9, 4)) for name in ("train", "val", "ood")}
     path = write(tmp_path / "task.npz", small, save)
     whole = path.read_bytes()
     expected = leaves(load(path, width=8))
-    for place in range(0, len(whole), 11):
+    for place in range(0, len(whole), 23):
         path.write_bytes(whole[:place])
         refusal(path, width=8)
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
@@ -221,7 +202,7 @@ class Booby:
         return pathlib.Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("name", ["Y_train", "Y_ood", "Z_val", "A"])
+@pytest.mark.parametrize("name", ["Y_train", "A"])
 def test_pickled_objects_are_refused_and_never_loaded(tmp_path, arrays, name):
     trace = tmp_path / "trace"
     trap = np.empty((1, 1), object)
@@ -251,13 +232,3 @@ def test_a_pickle_in_the_place_of_an_array_is_never_loaded(tmp_path):
 )
 def test_bad_options_are_refused(tmp_path, arrays, options, message):
     assert message in refusal(write(tmp_path / "task.npz", arrays), **options)
-
-
-def test_a_file_that_may_not_be_read_is_refused(tmp_path, arrays, monkeypatch):
-    path = write(tmp_path / "task.npz", arrays)
-
-    def denied(*_, **__):
-        raise PermissionError(13, os.strerror(13))
-
-    monkeypatch.setattr(np, "load", denied)
-    assert "cannot be read as arrays ([Errno 13] Permission denied); " in refusal(path)
