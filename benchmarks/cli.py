@@ -175,13 +175,23 @@ def parse_numbers(name: str, values: Sequence[str], read: type = float, kind: st
     raise UsageError(f"--{name} must list different {kind}, but it is {','.join(values)!r}.")
 
 
+def require_one_of(name: str, values: Sequence[str], choices: Sequence[str]) -> None:
+    """Refuses a list flag that is empty or holds an unknown name."""
+    unknown = [value for value in values if value not in choices]
+    if unknown or not values:
+        raise UsageError(f"--{name} must list some of {', '.join(choices)}, but {', '.join(unknown) or 'none'} is there.")
+
+
 def read_matrix(name: str, path: str) -> Float[np.ndarray, "rows columns"]:
     """The finite matrix of floating-point numbers in the .npy file that a flag names, as float32.
 
     Raises:
       UsageError: the file cannot be read, or holds anything else.
     """
+    path = os.path.expanduser(path)
     try:
+        if not os.path.isfile(path):
+            raise OSError("it is not a file")
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"--{name} {path} cannot be read as a .npy file ({error}); write it by numpy.save.") from None

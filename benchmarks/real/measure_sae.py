@@ -18,6 +18,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,14 +27,12 @@ from absl import flags, logging
 from benchmarks import cli
 from benchmarks.real import measurement_page
 from sae_gap import measure
-from sae_gap.core.checks import check_seed
 from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.runtime import devices, distributed
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loading_report import load_report
 from sae_gap.storage import results
-from sae_gap.storage.folder import Folder
 
 # Above this FVU an SAE explains so little that something is wrong with how it was read, or with the activations.
 WRONG = 0.9
@@ -45,46 +44,46 @@ DICTIONARY = "dictionary.npy"
 AFFORDABLE = 2e12
 
 FLAGS = flags.FlagValues()
-_SAE = flags.DEFINE_list("sae", [], "Folders or files of weights of SAEs.", flag_values=FLAGS)
-_DICTIONARY = flags.DEFINE_list(
+flags.DEFINE_list("sae", [], "Folders or files of weights of SAEs.", flag_values=FLAGS)
+flags.DEFINE_list(
     "dictionary",
     [],
     "Files of decoders alone, .npy of (input_dim, num_latents), which fit the activations less their mean.",
     flag_values=FLAGS,
 )
-_ACTIVATIONS = flags.DEFINE_string(
+flags.DEFINE_string(
     "activations",
     None,
     "A file or folder of activations, one row a sample, on which the SAE was not trained, unless --held_out is given.",
     flag_values=FLAGS,
 )
-_KEY = flags.DEFINE_string("key", None, "Name of the array of activations in a file of several.", flag_values=FLAGS)
-_LAM = flags.DEFINE_float("lam", None, "Weight of the l1 norm, on unit atoms.", flag_values=FLAGS)
-_FRACTION = flags.DEFINE_float(
+flags.DEFINE_string("key", None, "Name of the array of activations in a file of several.", flag_values=FLAGS)
+flags.DEFINE_float("lam", None, "Weight of the l1 norm, on unit atoms.", flag_values=FLAGS)
+flags.DEFINE_float(
     "lam_fraction", None, "Weight of each sample, as a fraction of the one at which its code vanishes.", flag_values=FLAGS
 )
-_MATCH = flags.DEFINE_float(
+flags.DEFINE_float(
     "match_l0",
     None,
     "Mean L0 that the best codes are to have.  [the encoder's own; of a decoder alone a twelfth of the dimensions]",
     flag_values=FLAGS,
 )
-_CONTROLS = flags.DEFINE_list(
+flags.DEFINE_list(
     "controls",
     None,
     f"Control dictionaries, of {', '.join(measure.CONTROLS)}, or none.  [all that take minutes]",
     flag_values=FLAGS,
 )
-_HELD_OUT = flags.DEFINE_boolean(
+flags.DEFINE_boolean(
     "held_out",
     False,
     "Sum the gap over the held-out documents alone, for SAEs that benchmarks.real.train_real trained on the others.",
     flag_values=FLAGS,
 )
-_MAX_SAMPLES = flags.DEFINE_integer("max_samples", None, "Samples over which the gap is summed.  [all]", flag_values=FLAGS)
-_FRONT_SAMPLES = flags.DEFINE_integer("front_samples", 2_000, "Held-out samples that fronts are about.", flag_values=FLAGS)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the held-out documents and of the controls.", flag_values=FLAGS)
-_RESULTS_DIR = flags.DEFINE_string(
+flags.DEFINE_integer("max_samples", None, "Samples over which the gap is summed.  [all]", lower_bound=2, flag_values=FLAGS)
+flags.DEFINE_integer("front_samples", 2_000, "Held-out samples of the fronts.", lower_bound=2, flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Seed of the held-out documents and of the controls.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_string(
     "results_dir", "results", "Where the folder of this measurement goes; gs:// and s3:// are buckets.", flag_values=FLAGS
 )
 cli.define_distributed(FLAGS)
@@ -92,81 +91,62 @@ cli.define_distributed(FLAGS)
 
 def main() -> None:
     began = time.perf_counter()
-    folder, loaded, plan = _read()
+    folder = cli.folder("results_dir", FLAGS.results_dir) / measure.STUDY
+    _check_flags()
     try:
+        activations = open_activations(FLAGS.activations, key=FLAGS.key)
+        loaded, subjects = _subjects(activations)
+        plan = measure.Plan(
+            subjects,
+            activations,
+            lam=FLAGS.lam,
+            lam_fraction=FLAGS.lam_fraction,
+            l0=FLAGS.match_l0,
+            controls=_controls(subjects[0], activations),
+            held_out=FLAGS.held_out,
+            max_samples=FLAGS.max_samples,
+            front_samples=FLAGS.front_samples,
+            seed=FLAGS.seed,
+        )
         folder.require_writable()
         rows = loaded + measure.run(plan, results.Store(folder))
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
     if distributed.is_first():
-        _tell(folder, rows, plan.activations, began)
-
-
-def _read() -> tuple[Folder, list[results.Row], measure.Plan]:
-    """Where results go, how each SAE was read, and what is to be measured."""
-    folder = cli.folder("results_dir", _RESULTS_DIR.value) / measure.STUDY
-    try:
-        _check_flags()
-        activations = open_activations(_ACTIVATIONS.value or "", key=_KEY.value)
-        loaded, subjects = _subjects(activations)
-        plan = measure.Plan(
-            subjects,
-            activations,
-            lam=_LAM.value,
-            lam_fraction=_FRACTION.value,
-            l0=_MATCH.value,
-            controls=_controls(subjects[0], activations),
-            held_out=_HELD_OUT.value,
-            max_samples=_MAX_SAMPLES.value,
-            front_samples=_FRONT_SAMPLES.value,
-            seed=_SEED.value,
-        )
-    except ValueError as error:
-        raise cli.UsageError(str(error)) from error
-    return folder, loaded, plan
-
-
-def _tell(folder: Folder, rows: Sequence[results.Row], activations: Activations, began: float) -> None:
-    """Writes the page and prints its tables."""
-    notes = {
-        "activations": f"{activations.num_samples:,} of {activations.input_dim} dimensions, "
-        f"{'split by documents' if activations.documents is not None else 'split in contiguous blocks'}, "
-        f"the gap over {'those held out' if _HELD_OUT.value else 'all'}",
-        "seconds": f"{time.perf_counter() - began:.0f}",
-        "peak memory": f"{devices.peak_memory():.1f} GiB",
-    }
-    command = f"{cli.COMMAND}measure_sae {shlex.join(sys.argv[1:])}"
-    sys.stdout.write(measurement_page.write(folder, rows, command, notes) + "\n")
-    page = f"{folder}/report.html"
-    logging.info("%s; read %s", ", ".join(f"{name}: {note}" for name, note in notes.items()), page)
+        split = "split by documents" if activations.documents is not None else "split in contiguous blocks"
+        notes = {
+            "activations": f"{activations.num_samples:,} of {activations.input_dim} dimensions, {split}, "
+            f"the gap over {'those held out' if FLAGS.held_out else 'all'}",
+            "seconds": f"{time.perf_counter() - began:.0f}",
+            "peak memory": f"{devices.peak_memory():.1f} GiB",
+        }
+        command = f"{cli.COMMAND}measure_sae {shlex.join(sys.argv[1:])}"
+        sys.stdout.write(measurement_page.write(folder, rows, command, notes) + "\n")
+        logging.info("%s; read %s/report.html", ", ".join(f"{name}: {note}" for name, note in notes.items()), folder)
 
 
 def _check_flags() -> None:
-    if not (_SAE.value or _DICTIONARY.value) or not _ACTIVATIONS.value:
+    if not (FLAGS.sae or FLAGS.dictionary) or not FLAGS.activations:
         raise cli.UsageError("there is nothing to measure; give --activations and --sae or --dictionary.")
-    given = [flag.name for flag in (_LAM, _FRACTION, _MATCH) if flag.value is not None]
-    if len(given) > 1:
-        raise cli.UsageError(f"--{given[0]} and --{given[1]} both set the weight; give one of them.")
-    for flag in (_LAM, _FRACTION, _MATCH):
-        if flag.value is not None and not 0 < flag.value < math.inf:
-            raise cli.UsageError(f"--{flag.name} must be a positive number, but it is {flag.value}.")
-    for flag in (_MAX_SAMPLES, _FRONT_SAMPLES):
-        if flag.value is not None and flag.value < 2:
-            raise cli.UsageError(f"--{flag.name} must be 2 or more, but it is {flag.value}.")
-    check_seed(_SEED.value)
-    wrong = set(_CONTROLS.value or ()) - {*measure.CONTROLS, "none"}
-    if wrong:
-        raise cli.UsageError(f"--controls has {min(wrong)!r}; choose from {', '.join(measure.CONTROLS)}, or none.")
+    given: dict[str, Any] = {name: FLAGS[name].value for name in ("lam", "lam_fraction", "match_l0")}
+    weights = {name: value for name, value in given.items() if value is not None}
+    if len(weights) > 1:
+        raise cli.UsageError(f"--{' and --'.join(weights)} each set the weight; give one of them.")
+    for name, value in weights.items():
+        if not 0 < value < math.inf:
+            raise cli.UsageError(f"--{name} must be a positive number, but it is {value}.")
+    if FLAGS.controls and FLAGS.controls != ["none"]:
+        cli.require_one_of("controls", FLAGS.controls, [*measure.CONTROLS, "none"])
 
 
 def _controls(first: measure.Subject, activations: Activations) -> tuple[str, ...]:
-    if _CONTROLS.value is not None:
-        return tuple(dict.fromkeys(name for name in _CONTROLS.value if name != "none"))
+    if FLAGS.controls is not None:
+        return tuple(dict.fromkeys(name for name in FLAGS.controls if name != "none"))
     chosen = []
     for name, kind in measure.CONTROLS.items():
         if kind.work(activations.num_samples, first.input_dim, first.num_latents) > AFFORDABLE:
             logging.info("%s would take hours at this width and is left out; name it in --controls to run it.", name)
-        elif kind.fewest(first.num_latents) > activations.split(seed=_SEED.value)[0].num_samples:
+        elif kind.fewest(first.num_latents) > activations.split(seed=FLAGS.seed)[0].num_samples:
             logging.info("there are too few activations for as many atoms; the control %s is left out.", name)
         else:
             chosen.append(name)
@@ -175,20 +155,20 @@ def _controls(first: measure.Subject, activations: Activations) -> tuple[str, ..
 
 def _subjects(activations: Activations) -> tuple[list[results.Row], list[measure.Subject]]:
     """What is to be measured, and a row of each SAE that says how it was read."""
-    source = activations.split(seed=_SEED.value)[1] if _HELD_OUT.value else activations
+    source = activations.split(seed=FLAGS.seed)[1] if FLAGS.held_out else activations
     looked_at = source.take(measure.spread(source.num_samples, LOOKED_AT))
     measure.check_varies(looked_at)
     rows, subjects = [], []
-    paths = [*_SAE.value, *_DICTIONARY.value]
+    paths = [*FLAGS.sae, *FLAGS.dictionary]
     names = dict(zip(paths, _names(paths), strict=True))
     if len(names) < len(paths):
         raise cli.UsageError("one path is given twice; name each SAE and each dictionary once.")
-    for path in _SAE.value:
+    for path in FLAGS.sae:
         row, subject = _sae(path, names[path], looked_at)
         rows.append(row)
         subjects.append(subject)
-    mean = activations.mean() if _DICTIONARY.value else None
-    for path in _DICTIONARY.value:
+    mean = activations.mean() if FLAGS.dictionary else None
+    for path in FLAGS.dictionary:
         atoms = _read_dictionary(path, activations.input_dim)
         subjects.append(measure.of_model(names[path], Model(jnp.asarray(atoms), jnp.asarray(mean))))
     return rows, subjects
@@ -208,9 +188,7 @@ def _sae(path: str, name: str, looked_at: np.ndarray) -> tuple[results.Row, meas
             f"{path} leaves {found.fvu:.3g} of the variance of these activations unexplained, where their mean alone leaves 1: "
             f"{'; '.join(doubt.rstrip('.') for doubt in found.suspicions)}."
         )
-    kept = {column: getattr(found, column) for column in measurement_page.LOADED if column != "dictionary"}
-    row = {"kind": "load", "dictionary": name, **kept, "suspicions": list(found.suspicions)}
-    return row, measure.of_sae(name, sae)
+    return {"kind": "load", "dictionary": name, **found._asdict()}, measure.of_sae(name, sae)
 
 
 def _read_dictionary(path: str, input_dim: int) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What a measurement of one's own SAE leaves: summary.csv, figures, its page, and the same page as one self-contained file."""
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -91,66 +92,49 @@ def write(folder: Folder, rows: Sequence[results.Row], command: str, notes: Mapp
       The tables, to print.
     """
     for name in folder.names():
-        if name in ("summary.csv", "README.md", pages.FILE, "report.html") or name.endswith((".png", ".pdf")):
+        if name.endswith((".png", ".pdf")):
             folder.remove(name)
     fronts, gaps, atoms = measure.front_lines(rows), measure.gap_lines(rows), measure.atom_lines(rows)
-    loaded = [row for row in rows if row["kind"] == "load"]
-    # What both measure is of held-out samples in the one and of all in the other.
+    loaded, encoded = [row for row in rows if row["kind"] == "load"], [line for line in gaps if "gap" in line]
+    # Fronts and gaps both measure these, of held-out samples and of all.
     shared = {name for line in fronts for name in line} - {"dictionary"}
     renamed = [{f"gap_{name}" if name in shared else name: value for name, value in line.items()} for line in gaps]
     tables.write_table(folder, "summary.csv", _joined(fronts, renamed, atoms))
     drawn = []
-    for stem, figure in (
-        ("front", figures.front(rows)),
-        ("gap_parts", figures.gap_parts(_told(gaps, rows))),
-        ("coherence", figures.coherence(rows)),
-    ):
+    pictures = {"front": figures.front(rows), "gap_parts": figures.gap_parts(gaps), "coherence": figures.coherence(rows)}
+    for stem, figure in pictures.items():
         if figure is not None:
-            name, _ = figures.save(figure, folder, stem)
-            drawn.append(pages.Figure(name, figure.get_label()))
+            drawn.append(pages.Figure(figures.save(figure, folder, stem)[0], figure.get_label()))
     named = {
         "Reconstruction on held-out activations": (RECONSTRUCTION, fronts),
-        "The gap and its parts, as shares of the best objective": (GAP, [line for line in gaps if "gap" in line]),
-        "Supports: the encoder's beside the best": (SUPPORT, [line for line in gaps if "gap" in line]),
+        "The gap and its parts, as shares of the best objective": (GAP, encoded),
+        "Supports: the encoder's beside the best": (SUPPORT, encoded),
         "Atoms": (ATOMS, atoms),
         "Samples of the largest gaps": (WORST, measure.worst_lines(rows)),
         "As loaded": (LOADED, loaded),
     }
     shown = [_table(title, columns, lines) for title, (columns, lines) in named.items() if lines]
     finding = ". ".join(pages.first_sentence(figure.caption).rstrip(".").partition(": ")[0] for figure in drawn[:2]) + "."
-    told = (
-        dict(notes)
-        | pages.provenance(rows[-1])
-        | {f"{row['dictionary']}: {number}": text for row in loaded for number, text in enumerate(row["suspicions"], 1)}
-    )
+    doubts = {f"{row['dictionary']}: {number}": text for row in loaded for number, text in enumerate(row["suspicions"], 1)}
+    told = dict(notes) | pages.provenance(rows[-1]) | doubts
     pages.write(folder, pages.Page(measure.STUDY, "Your own SAE", ABOUT.strip(), command, finding, drawn, shown, told))
-    return "\n\n".join(
-        f"{title}\n{tables.format_table(table, columns)}" for title, columns, table in shown if title != "As loaded"
-    )
+    printed = [table for table in shown if table.title != "As loaded"]
+    return "\n\n".join(f"{table.title}\n{tables.format_table(table.lines, table.columns)}" for table in printed)
 
 
 def _table(title: str, columns: Mapping[str, str], lines: Sequence[Mapping[str, Any]]) -> pages.Table:
-    """Numbers that are not counts get their decimals by `_mean`, as means over seeds have."""
-    real = {name for name in columns if any(isinstance(line.get(name), float) for line in lines)}
-    shown = [
-        {f"{name}_mean" if name in real else name: line.get(name) for name in columns if any(name in line for line in lines)}
-        for line in lines
-    ]
+    """Numbers that are not counts get their decimals by `_mean`, as means over seeds do."""
     kept = {name: heading for name, heading in columns.items() if any(line.get(name) is not None for line in lines)}
-    return pages.Table(title, kept, shown)
-
-
-def _told(lines: Sequence[results.Row], rows: Sequence[results.Row]) -> list[results.Row]:
-    """Lines with the sizes that figures tell."""
-    sizes = {row["dictionary"]: {name: row.get(name) for name in ("input_dim", "seed")} for row in rows if row["kind"] == "gap"}
-    return [line | sizes[line["dictionary"]] for line in lines]
+    real = {name for name in kept if any(isinstance(line.get(name), float) for line in lines)}
+    return pages.Table(
+        title, kept, [{f"{name}_mean" if name in real else name: line.get(name) for name in kept} for line in lines]
+    )
 
 
 def _joined(*tables_of_lines: Sequence[results.Row]) -> list[results.Row]:
     """One line for each dictionary, with the columns of all."""
     found: dict[str, results.Row] = {}
-    for lines in tables_of_lines:
-        for line in lines:
-            found.setdefault(line["dictionary"], {}).update(line)
+    for line in itertools.chain(*tables_of_lines):
+        found.setdefault(line["dictionary"], {}).update(line)
     columns = dict.fromkeys(name for line in found.values() for name in line)
     return [{name: line.get(name) for name in columns} for line in found.values()]

@@ -16,13 +16,12 @@ Fitted models are kept under --models_dir, so that a run that was stopped goes o
 """
 
 import dataclasses
+import datetime
 import io
-import pathlib
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Container, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,6 +29,7 @@ from absl import flags, logging
 from jaxtyping import Array, Float
 
 from benchmarks import cli
+from benchmarks.real import training_flags
 from sae_gap.core import identity
 from sae_gap.core.types import Model, Task
 from sae_gap.data.activations import Activations, fetched
@@ -44,7 +44,7 @@ from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import RATES, WEAK, OnlineDictionary
 from sae_gap.measure import check_varies, describe_atoms, fvu
 from sae_gap.runtime import devices, distributed
-from sae_gap.saes.own import save_sae
+from sae_gap.saes.own import files_of
 from sae_gap.solvers import match_l0
 from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
@@ -66,51 +66,25 @@ METHODS = ("topk", "batchtopk", "jumprelu", "relu", "online_dl")
 # Only where they are asked for: what families go on from, and families, which take several times as long as the others.
 INCOHERENT, FAMILIES = "online_dl_incoherent", "online_dl_families"
 EVERY = (*METHODS, INCOHERENT, FAMILIES)
-# What tells the lines of the summary apart.
+# What tells the lines of the summary apart, and what they hold.
 CELL = ("method", "num_latents", "sparsity")
+METRICS = {"l0_own": "L0 own", "fvu_own": "FVU own", "fvu_own_refit": "refit", "l0_lasso": "L0 lasso"}
+METRICS |= {"fvu_lasso": "FVU lasso", "fvu_lasso_refit": "lasso refit", "fit_seconds": "fit s"}
 
 FLAGS = flags.FlagValues()
-_ACTIVATIONS = flags.DEFINE_string("activations", None, "File or folder of activations.", flag_values=FLAGS)
-_KEY = flags.DEFINE_string("key", None, "Name of the array, where there are several.", flag_values=FLAGS)
-_NUM_LATENTS = flags.DEFINE_integer("num_latents", 3072, "Width of the dictionaries.", lower_bound=1, flag_values=FLAGS)
-_SPARSITY = flags.DEFINE_integer("sparsity", 32, "Mean L0 to train and to compare at.", lower_bound=1, flag_values=FLAGS)
-_METHODS = flags.DEFINE_list("methods", list(METHODS), "What to train, of " + ", ".join(EVERY) + ".", flag_values=FLAGS)
-_EPOCHS = flags.DEFINE_integer("epochs", 8, "Epochs of an SAE.", lower_bound=1, flag_values=FLAGS)
-_BATCH = flags.DEFINE_integer("batch_size", 256, "Rows to a step of an SAE.", lower_bound=1, flag_values=FLAGS)
-_PENALTY = flags.DEFINE_float(
+training_flags.define(FLAGS)
+flags.DEFINE_list("methods", list(METHODS), "What to train, of " + ", ".join(EVERY) + ".", flag_values=FLAGS)
+flags.DEFINE_float(
     "penalty_scale",
     1.0,
     "Factor on the penalties of relu and jumprelu, lower for a larger mean L0: the longer they train, the sparser they become.",
     lower_bound=0,
     flag_values=FLAGS,
 )
-_VISITS = flags.DEFINE_float(
-    "visits",
-    150.0,
-    "Rows that online_dl sees for each latent; its families code more after it.",
-    lower_bound=1,
-    flag_values=FLAGS,
-)
-_SCORED = flags.DEFINE_integer("max_scored", 1000, "Held-out rows to score, evenly spaced.", lower_bound=2, flag_values=FLAGS)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the learners.", flag_values=FLAGS)
-_RESULTS_DIR = flags.DEFINE_string(
-    "results_dir", "results", "Where the folder of this benchmark goes; gs:// and s3:// are buckets.", flag_values=FLAGS
-)
-_MODELS_DIR = flags.DEFINE_string(
-    "models_dir", None, "Where fitted models are kept; by default models, beside this benchmark's folder.", flag_values=FLAGS
-)
+flags.DEFINE_float("visits", 150.0, "Rows that online_dl sees for each latent.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("max_scored", 1000, "Held-out rows to score, evenly spaced.", lower_bound=2, flag_values=FLAGS)
+flags.DEFINE_string("models_dir", None, "Where fitted models are kept.  [models, beside this folder]", flag_values=FLAGS)
 cli.define_distributed(FLAGS)
-
-
-class Read(NamedTuple):
-    """What a process is to work on: where results go, all activations with those held out, and the learners by their names."""
-
-    directory: Folder
-    models_dir: Folder
-    source: Recording
-    task: Task
-    held: Activations
-    learners: dict[str, Learner]
 
 
 def learner_of(
@@ -179,12 +153,8 @@ def score(model: Model, rows: Float[np.ndarray, "n input_dim"], sparsity: int) -
 
 def save(model: Model, folder: Folder) -> None:
     """Stores an SAE as SAELens does, and a dictionary alone as arrays of unit atoms and of the bias."""
-    if model.encode is not None:
-        with tempfile.TemporaryDirectory() as scratch:
-            save_sae(model, pathlib.Path(scratch) / "sae")
-            files = {path.name: path.read_bytes() for path in (pathlib.Path(scratch) / "sae").iterdir()}
-    else:
-        files = {"dictionary.npy": _npy(unit_atoms(model.decoder)[0]), "bias.npy": _npy(model.bias)}
+    arrays = {"dictionary": unit_atoms(model.decoder)[0], "bias": model.bias}
+    files = files_of(model) if model.encode is not None else {f"{name}.npy": _npy(array) for name, array in arrays.items()}
     for name, content in files.items():
         folder.write(name, content)
 
@@ -206,128 +176,92 @@ def variance_of(activations: Activations) -> float:
     return squares / activations.num_samples - float(np.sum((total / activations.num_samples) ** 2))
 
 
-def read() -> Read:
-    """Checks the flags and reads the rows of this process's devices.
+def scored(held: Activations) -> Float[np.ndarray, "n input_dim"]:
+    """The held-out rows that are scored, evenly spaced from the first to the last."""
+    return held.take(np.linspace(0, held.num_samples - 1, min(held.num_samples, FLAGS.max_scored)).astype(int))
+
+
+def learners_of(task: Task, variance: float) -> dict[str, Learner]:
+    """The learner of each method that the flags name.
 
     Raises:
-      cli.UsageError: a flag has a value that cannot be, or the activations cannot be read.
+      cli.UsageError: one cannot learn from these data.
     """
-    if _ACTIVATIONS.value is None:
-        raise cli.UsageError("--activations is needed: a file or a folder, such as make real writes.")
-    unknown = [name for name in _METHODS.value if name not in EVERY]
-    if unknown or not _METHODS.value:
-        raise cli.UsageError(f"--methods must list some of {', '.join(EVERY)}, but {', '.join(unknown) or 'none'} is there.")
-    if _SPARSITY.value >= _NUM_LATENTS.value:
-        raise cli.UsageError(f"--sparsity must be below the {_NUM_LATENTS.value} latents, but it is {_SPARSITY.value}.")
-    results_dir = cli.folder("results_dir", _RESULTS_DIR.value)
-    directory = results_dir / NAME
-    models_dir = results_dir / "models" if _MODELS_DIR.value is None else cli.folder("models_dir", _MODELS_DIR.value)
-    try:
-        path = fetched(_ACTIVATIONS.value)
-        source = Recording(path, _NUM_LATENTS.value, _SPARSITY.value, _SEED.value, HELD_OUT, _KEY.value)
-        train, held = source.activations().split(HELD_OUT)
-        task = source.task()
-        check_varies(held.take(scored(held)))
-    except ValueError as error:
-        raise cli.UsageError(str(error)) from error
-    variance = variance_of(train)
-    learners = {
-        name: learner_of(
-            name,
-            num_latents=_NUM_LATENTS.value,
-            sparsity=_SPARSITY.value,
-            input_dim=task.input_dim,
-            variance=variance,
-            epochs=_EPOCHS.value,
-            batch_size=_BATCH.value,
-            visits=_VISITS.value,
-            penalty_scale=_PENALTY.value,
-        )
-        for name in _METHODS.value
+    options: dict[str, Any] = {"num_latents": FLAGS.num_latents, "sparsity": FLAGS.sparsity}
+    options |= {
+        "epochs": max(1, round(FLAGS.epochs)),
+        "batch_size": FLAGS.batch_size,
+        "visits": FLAGS.visits,
+        "penalty_scale": FLAGS.penalty_scale,
     }
+    learners = {name: learner_of(name, input_dim=task.input_dim, variance=variance, **options) for name in FLAGS.methods}
     for name, learner in learners.items():
         lacking = learner.needs(task)
         if lacking is not None:
             raise cli.UsageError(f"--methods: {name} cannot be learned, since the data lack {lacking}; leave it out.")
-    logging.info("%d rows to learn from, %d held out", train.num_samples, held.num_samples)
-    return Read(directory, models_dir, source, task, held, learners)
+    return learners
+
+
+def keep(store: results.Store, key: str, row: results.Row, end: Fitted, rows: np.ndarray) -> None:
+    """Scores a model and stores its row."""
+    scores = score(end.model, rows, FLAGS.sparsity)
+    copies = describe_atoms(end.model.decoder).duplicates
+    row = row | scores | {"fit_seconds": end.seconds, "num_scored": len(rows), "duplicates": copies}
+    if copies > MANY * FLAGS.num_latents:
+        logging.warning("%s has %d atoms that are copies of others: it is narrower than it looks.", row["method"], copies)
+    l0 = scores.get("l0_own", FLAGS.sparsity)
+    if not 0.5 < l0 / FLAGS.sparsity < 2:
+        told = "%s has a mean L0 of %.1f where %d was asked for; train it again with another --penalty_scale."
+        logging.warning(told, row["method"], l0, FLAGS.sparsity)
+    made = {"device": devices.describe(), "date": datetime.datetime.now(datetime.UTC).isoformat()}
+    store.append([row | results.provenance() | made | {"key": key, "job": key}])
+
+
+def latest(rows: Sequence[results.Row], current: Container[str]) -> list[results.Row]:
+    """The rows of each cell by the options of this run, or else of its last run; each has found its own weight."""
+    chosen: dict[Any, Any] = {}
+    for row in sorted(rows, key=lambda row: (row["learner"] in current, row["date"])):
+        chosen[tuple(row[name] for name in CELL)] = row["learner"]
+    mine = [row for row in rows if row["learner"] == chosen[tuple(row[name] for name in CELL)]]
+    return [{name: value for name, value in row.items() if name != "lam"} for row in mine]
 
 
 def main() -> None:
-    directory, models_dir, source, task, held, learners = read()
+    training_flags.check(FLAGS, "methods", list(EVERY))
+    results_dir = cli.folder("results_dir", FLAGS.results_dir)
+    models_dir = results_dir / "models" if FLAGS.models_dir is None else cli.folder("models_dir", FLAGS.models_dir)
+    directory = results_dir / NAME
     try:
+        path = fetched(FLAGS.activations)
+        source = Recording(path, FLAGS.num_latents, FLAGS.sparsity, FLAGS.seed, HELD_OUT, FLAGS.key)
+        train, held = source.activations().split(HELD_OUT)
+        task, rows = source.task(), scored(held)
+        check_varies(rows)
+        learners = learners_of(task, variance_of(train))
         directory.require_writable()
-        store = results.Store(directory)
     except ValueError as error:
         raise cli.UsageError(str(error)) from error
-    models = Models(models_dir)
+    logging.info("%d rows to learn from, %d held out", train.num_samples, held.num_samples)
+    store, models, current = results.Store(directory), Models(models_dir), set()
     for name, learner in learners.items():
         began = time.process_time()
-        fitted = models.fit(learner, [source], [task], mesh=devices.mesh())[0]
-        logging.info("%s: %.0f s of the processor; fitted in %.0f s", name, time.process_time() - began, fitted.end.seconds)
-        fit = models.folder(learner, source)
-        same = results.key({"options": identity.describe(learner)})
-        row = {"study": NAME, "method": name, "fit": None if fit is None else fit.name, "learner": same} | source.asdict()
-        # The lasso's weight is sought on all rows that are scored, which are few: the first process does it.
+        end = models.fit(learner, [source], [task], mesh=devices.mesh())[0].end
+        logging.info("%s: %.0f s of the processor; fitted in %.0f s", name, time.process_time() - began, end.seconds)
+        fit, options = models.folder(learner, source), results.key({"options": identity.describe(learner)})
+        row = {"study": NAME, "method": name, "fit": None if fit is None else fit.name, "learner": options} | source.asdict()
+        key = results.key(row | {"scored": len(rows)})
+        current.add(options)
+        # What is scored is small: the first process does it.
         if distributed.is_first():
-            keep(store, directory / name, fitted.end, row, held)
+            save(end.model, directory / name)
+            if key not in store.keys():  # noqa: SIM118
+                keep(store, key, row, end, rows)
     if distributed.is_first():
-        tell(store, directory, source, held)
-
-
-def scored(held: Activations) -> np.ndarray:
-    """The numbers of the held-out rows that are scored.
-
-    They reach the last row, which `measure.spread` does not: rows that are kept, and the figures of RESULTS.md, are of these.
-    """
-    return np.linspace(0, held.num_samples - 1, min(held.num_samples, _SCORED.value)).astype(int)
-
-
-def keep(store: results.Store, folder: Folder, end: Fitted, row: results.Row, held: Activations) -> None:
-    """Stores a model, and its row of scores unless that is there."""
-    save(end.model, folder)
-    numbers = scored(held)
-    key, present = results.key(row | {"scored": len(numbers)}), store.keys()
-    if key in present:
-        return
-    scores = score(end.model, held.take(numbers), _SPARSITY.value)
-    copies = describe_atoms(end.model.decoder).duplicates
-    row |= scores | {"fit_seconds": end.seconds, "num_scored": len(numbers), "duplicates": copies}
-    if copies > MANY * _NUM_LATENTS.value:
-        logging.warning(
-            "%s has %d atoms that are copies of others; its dictionary is narrower than it looks.", row["method"], copies
-        )
-    if not 0.5 < scores.get("l0_own", _SPARSITY.value) / _SPARSITY.value < 2:
-        logging.warning(
-            "%s has a mean L0 of %.1f where %d was asked for; train it again with another --penalty_scale.",
-            row["method"],
-            scores["l0_own"],
-            _SPARSITY.value,
-        )
-    store.append([row | results.provenance() | {"device": devices.describe(), "key": key, "job": key}])
-
-
-def tell(store: results.Store, directory: Folder, source: Recording, held: Activations) -> None:
-    """Writes the summary of the rows of these activations, and prints it."""
-    data, count = source.asdict()["data"], len(scored(held))
-    found = _newest([row for row in store.rows() if row["data"] == data and row["num_scored"] == count])
-    metrics = ("l0_own", "fvu_own", "fvu_own_refit", "l0_lasso", "fvu_lasso", "fvu_lasso_refit", "fit_seconds")
-    summary = tables.summarise(found, by=CELL, metrics=metrics)
-    tables.write_table(directory, "summary.csv", summary)
-    labels = ("L0 own", "FVU own", "refit", "L0 lasso", "FVU lasso", "lasso refit", "fit s")
-    columns = {"method": "method", "num_latents": "latents"} | dict(zip(metrics, labels, strict=True))
-    sys.stdout.write(tables.format_table(summary, columns) + "\n")
-
-
-def _newest(rows: Sequence[results.Row]) -> list[results.Row]:
-    """The rows of each cell by the options and the code of its last run, one a seed; each has found its own weight."""
-    last = {tuple(row[name] for name in CELL): row.get("learner") for row in rows}
-    found = {}
-    for row in rows:
-        cell = tuple(row[name] for name in CELL)
-        if row.get("learner") == last[cell]:
-            found[(*cell, row["seed"])] = {name: value for name, value in row.items() if name != "lam"}
-    return list(found.values())
+        data = source.asdict()["data"]
+        alike = [row for row in store.rows() if (row["data"], row["num_scored"]) == (data, len(rows))]
+        summary = tables.summarise(latest(alike, current), by=CELL, metrics=list(METRICS))
+        tables.write_table(directory, "summary.csv", summary)
+        sys.stdout.write(tables.format_table(summary, {"method": "method", "num_latents": "latents", **METRICS}) + "\n")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def _gap_line(name: str, chunks: Sequence[Mapping[str, Any]]) -> Row:
         "dictionary": name,
         "samples": count,
         "num_latents": width,
-        "lam": chunks[0]["lam"],
+        **{column: chunks[0].get(column) for column in ("input_dim", "seed", "lam")},
         "optimum_l0": total("optimum_active") / count,
         "optimum_fvu": total("optimum_error") / variance if variance else None,
         "certificate": max(chunk["certificate"] for chunk in chunks),

@@ -52,9 +52,16 @@ def save_sae(
       ValueError: the model has no dictionary or no encoder, SAELens has no encoder like it, a weight is not finite, the
         metadata have no form in JSON, or the folder is taken or cannot be written to.
     """
+    check_path("folder", folder)
+    _write(Folder(folder), files_of(model, encoder=encoder, metadata=metadata))
+
+
+def files_of(
+    model: Model | SAE, *, encoder: Encoder | None = None, metadata: Mapping[str, Any] | None = None
+) -> dict[str, bytes]:
+    """The files that `save_sae` writes, by their names; the configuration comes last, and without it nothing is read."""
     if not isinstance(model, Model | SAE):
         raise TypeError(f"a model or a loaded SAE can be saved, but a {type(model).__name__} is neither; give one of them.")
-    check_path("folder", folder)
     if not isinstance(metadata, Mapping | None):
         raise ValueError(f"metadata must be a mapping, but they are a {type(metadata).__name__}; name each entry.")
     form, told = {"normalize_activations": "none", "reshape_activations": "none"}, dict(metadata or {})
@@ -82,7 +89,7 @@ def save_sae(
         raise ValueError(
             f"metadata must have a form in JSON ({brief(error)}); give numbers, texts, lists and mappings."
         ) from None
-    _write(Folder(folder), {saelens.WEIGHTS: save(arrays), saelens.CONFIG: f"{text}\n".encode()})
+    return {saelens.WEIGHTS: save(arrays), saelens.CONFIG: f"{text}\n".encode()}
 
 
 def as_saelens(model: Model, encoder: Encoder | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -174,7 +181,7 @@ def _trained(described: Config) -> AmortisedEncoder:
 
 
 def _write(folder: Folder, files: Mapping[str, bytes]) -> None:
-    """Writes the files, the configuration last: without it the folder is not read."""
+    """Writes the files in their order into a folder without any."""
     try:
         if folder.names():
             raise FileExistsError(0, "it is there already")

