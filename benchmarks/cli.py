@@ -3,6 +3,7 @@
 import contextlib
 import logging as python_logging
 import math
+import os
 import pathlib
 import sys
 import traceback

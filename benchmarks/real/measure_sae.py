@@ -93,7 +93,7 @@ def main() -> None:
     began = time.perf_counter()
     folder = cli.folder("results_dir", FLAGS.results_dir) / measure.STUDY
     _check_flags()
-    try:
+    with cli.usage():
         activations = open_activations(FLAGS.activations, key=FLAGS.key)
         loaded, subjects = _subjects(activations)
         plan = measure.Plan(
@@ -110,8 +110,6 @@ def main() -> None:
         )
         folder.require_writable()
         rows = loaded + measure.run(plan, results.Store(folder))
-    except ValueError as error:
-        raise cli.UsageError(str(error)) from error
     if distributed.is_first():
         split = "split by documents" if activations.documents is not None else "split in contiguous blocks"
         notes = {

@@ -117,11 +117,9 @@ flags.DEFINE_list("libraries", list(LIBRARIES), f"Whose SAEs to train, of {', '.
 def main() -> None:
     training_flags.check(FLAGS, "libraries", list(LIBRARIES))
     directory = cli.local_folder("results_dir", FLAGS.results_dir) / NAME
-    try:
+    with cli.usage():
         train, _ = open_activations(FLAGS.activations, key=FLAGS.key).split()
         rows = train.take(np.arange(train.num_samples))
-    except ValueError as error:
-        raise cli.UsageError(str(error)) from error
     taken = [name for name in FLAGS.libraries if (directory / name).exists()]
     if taken:
         raise cli.UsageError(f"{directory / taken[0]} is there already; remove it, or give another --results_dir.")

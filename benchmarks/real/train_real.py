@@ -231,7 +231,7 @@ def main() -> None:
     results_dir = cli.folder("results_dir", FLAGS.results_dir)
     models_dir = results_dir / "models" if FLAGS.models_dir is None else cli.folder("models_dir", FLAGS.models_dir)
     directory = results_dir / NAME
-    try:
+    with cli.usage():
         path = fetched(FLAGS.activations)
         source = Recording(path, FLAGS.num_latents, FLAGS.sparsity, FLAGS.seed, HELD_OUT, FLAGS.key)
         train, held = source.activations().split(HELD_OUT)
@@ -239,8 +239,6 @@ def main() -> None:
         check_varies(rows)
         learners = learners_of(task, variance_of(train))
         directory.require_writable()
-    except ValueError as error:
-        raise cli.UsageError(str(error)) from error
     logging.info("%d rows to learn from, %d held out", train.num_samples, held.num_samples)
     store, models, current = results.Store(directory), Models(models_dir), set()
     for name, learner in learners.items():

@@ -19,50 +19,40 @@ from sae_gap.study.fitting import fit
 LEAST_VISITS = 30
 
 
-class _Given(NamedTuple):
-    signals: Float[np.ndarray, "n input_dim"]
-    num_latents: int
-    key: PRNGKeyArray
-    watch: Callable[[float], None] | None
-
-
 class Control(NamedTuple):
     """A kind of dictionary.
 
     Attributes:
-      make: of training activations, with unit atoms.
+      make: given training activations, a number of atoms and a random key, a model with unit atoms.
       fewest: training samples that a number of atoms needs.
       work: multiply-adds that it takes to learn from so many samples, of so many dimensions, so many atoms, about.
     """
 
-    make: Callable[[_Given], Model]
+    make: Callable[[Float[np.ndarray, "n input_dim"], int, PRNGKeyArray], Model]
     fewest: Callable[[int], int] = lambda num_latents: 1
     work: Callable[[int, int, int], float] = lambda num_samples, input_dim, num_latents: 0.0
 
 
-def _random(given: _Given) -> Model:
+def _random(signals, num_latents, key):
     learner = Random()
-    return learner.model(learner.init(Split(jnp.asarray(given.signals)), num_latents=given.num_latents, key=given.key))
+    return learner.model(learner.init(Split(jnp.asarray(signals)), num_latents=num_latents, key=key))
 
 
-def _samples(given: _Given) -> Model:
-    mean = given.signals.mean(axis=0)
-    chosen = jax.random.choice(given.key, len(given.signals), (given.num_latents,), replace=False)
-    return Model(unit_atoms(jnp.asarray(given.signals[np.sort(np.asarray(chosen))] - mean).T)[0], jnp.asarray(mean))
+def _samples(signals, num_latents, key):
+    mean = signals.mean(axis=0)
+    chosen = jax.random.choice(key, len(signals), (num_latents,), replace=False)
+    return Model(unit_atoms(jnp.asarray(signals[np.sort(np.asarray(chosen))] - mean).T)[0], jnp.asarray(mean))
 
 
 def _learner(num_samples: int, num_latents: int) -> OnlineDictionary:
     return OnlineDictionary(centred=True, visits=max(LEAST_VISITS, num_samples / num_latents))
 
 
-def _online(given: _Given) -> Model:
-    learner = _learner(len(given.signals), given.num_latents)
-    split = Split(jnp.asarray(given.signals))
+def _online(signals, num_latents, key):
+    split = Split(jnp.asarray(signals))
     nothing = Split(split.signals[:1])
-    task = Task(split, nothing, nothing, width=given.num_latents)
-    watch = given.watch
-    told = None if watch is None else lambda _, step: watch(step / learner.num_steps)
-    return fit(learner, [task], [given.key], watch=told)[0].end.model
+    task = Task(split, nothing, nothing, width=num_latents)
+    return fit(_learner(len(signals), num_latents), [task], [key])[0].end.model
 
 
 def _online_work(num_samples: int, input_dim: int, num_latents: int) -> float:
@@ -78,13 +68,7 @@ CONTROLS = {
 }
 
 
-def control(
-    name: str,
-    signals: Float[np.ndarray, "n input_dim"],
-    num_latents: int,
-    seed: int = 0,
-    watch: Callable[[float], None] | None = None,
-) -> Model:
+def control(name: str, signals: Float[np.ndarray, "n input_dim"], num_latents: int, seed: int = 0) -> Model:
     """A control dictionary. Its bias is the mean of the training activations.
 
     "random" draws unit atoms at random, "samples" takes training activations less their mean for atoms, and "online_dl"
@@ -96,7 +80,6 @@ def control(
       signals: training activations, (n, input_dim), none of those that the control is measured on.
       num_latents: atoms.
       seed: of whatever is drawn.
-      watch: called with the share of a fit that is done.
 
     Returns:
       A model without an encoder.
@@ -106,7 +89,7 @@ def control(
     """
     check_control(name, len(signals), num_latents)
     check_unmasked("signals", signals)
-    return CONTROLS[name].make(_Given(np.asarray(signals, np.float32), num_latents, jax.random.key(seed), watch))
+    return CONTROLS[name].make(np.asarray(signals, np.float32), num_latents, jax.random.key(seed))
 
 
 def check_control(name: str, num_samples: int, num_latents: int) -> None:

@@ -11,7 +11,7 @@ the activations, about the mean of the very samples: 0 is perfect, and 1 is what
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -96,8 +96,6 @@ def measure_front(
     subject: Subject,
     activations: Float[np.ndarray, "n input_dim"],
     lams: Sequence[float],
-    *,
-    watch: Callable[[float], None] | None = None,
     **options: Any,
 ) -> Front:
     """The front of a dictionary, and the encoder's place beside it.
@@ -106,7 +104,6 @@ def measure_front(
       subject: what to measure.
       activations: (n, input_dim), all coded at each of the weights, `CHUNK` at a time.
       lams: weights, in any order; about the one that `match_l0` gives for the encoder's own L0.
-      watch: called with the share that is done.
       **options: of `sparse_code`, such as `tol`.
 
     Returns:
@@ -120,19 +117,16 @@ def measure_front(
     weights = sorted(lams, reverse=True)
     scores = [_Score(weight) for weight in weights]
     own = None if subject.encode is None else _Score(None)
-    starts = range(0, len(activations), CHUNK)
-    for number, start in enumerate(starts):
+    for start in range(0, len(activations), CHUNK):
         part = activations[start : start + CHUNK]
         target = devices.place(subject.target(part), devices.own_mesh())
         codes = None
-        for place, (weight, score) in enumerate(zip(weights, scores, strict=True)):
+        for weight, score in zip(weights, scores, strict=True):
             found = sparse_code(target, subject.dictionary, weight, nonneg=not subject.signed, init=codes, **options)
             codes = found.codes
             score.add(
                 subject, part, target, codes, float(jnp.max(jnp.where(found.objective > 0, found.gap / found.objective, 0)))
             )
-            if watch is not None:
-                watch((number + (place + 1) / len(scores)) / len(starts))
         if own is not None and subject.encode is not None:
             own.add(subject, part, target, subject.encode(target))
     points = [score.point(total, len(activations)) for score in scores]

@@ -33,12 +33,10 @@ def test_samples_are_distinct_samples(signals):
 
 
 def test_what_is_learned_beats_what_is_drawn(signals):
-    shares = []
-    learned = control("online_dl", signals, 20, watch=shares.append)
     errors = {}
-    for name, model in {"online_dl": learned, "random": control("random", signals, 20)}.items():
-        errors[name] = measure_front(of_model(name, model), signals, [0.1]).points[0].refit_fvu
-    assert errors["online_dl"] < 0.5 * errors["random"] and shares[-1] == 1
+    for name in ("online_dl", "random"):
+        errors[name] = measure_front(of_model(name, control(name, signals, 20)), signals, [0.1]).points[0].refit_fvu
+    assert errors["online_dl"] < 0.5 * errors["random"]
 
 
 def test_what_cannot_be_made_is_refused(signals):

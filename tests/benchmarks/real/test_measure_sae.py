@@ -122,7 +122,6 @@ BAD = {
     "no activations": (["--sae={mine}"], "nothing to measure"),
     "no sae there": (["--sae={folder}/none", "--activations={x}"], "neither a folder nor a file"),
     "no activations there": (["--sae={mine}", "--activations={folder}/none.npy"], "none.npy"),
-    "a character that cannot be printed": (["--sae={mine}\x07", "--activations={x}"], "cannot be printed"),
     "a name that is too long": (["--sae={mine}" + 5_000 * "x", "--activations={x}"], "check the path of the SAE"),
     "a sparsity that is none": (["--sae={mine}", "--activations={x}", "--match_l0=100"], "ask for at most 3"),
     "too few activations": (["--dictionary={D}", "--activations={few}", "--lam=1"], "only 1 is held out"),
@@ -140,12 +139,9 @@ BAD = {
     "other activations": (["--sae={mine}", "--activations={far}"], "unexplained, where their mean alone leaves 1"),
     "activations of another mean": (["--sae={mine}", "--activations={moved}"], "unexplained, where their mean alone leaves 1"),
     "turned": (["--dictionary={turned}", "--activations={x}"], "give its transpose"),
-    "not a matrix": (["--dictionary={x}", "--activations={x}"], "several arrays"),
-    "a zip file that is none": (["--dictionary={zip}", "--activations={x}"], "cannot be read as a .npy file"),
-    "a header that promises too much": (["--dictionary={promise}", "--activations={x}"], "cannot be read as a .npy file"),
-    "beyond single precision": (["--dictionary={huge}", "--activations={x}"], "NaN or infinite"),
+    "not a matrix": (["--dictionary={x}", "--activations={x}"], "does not hold one array"),
     "a pickle": (["--dictionary={pickle}", "--activations={x}"], "cannot be read as a .npy file"),
-    "integers": (["--dictionary={whole}", "--activations={x}"], "convert it to float32"),
+    "integers": (["--dictionary={whole}", "--activations={x}"], "does not hold one array of real numbers"),
     "NaN": (["--dictionary={nan}", "--activations={x}"], "NaN or infinite"),
 }
 
@@ -154,14 +150,11 @@ BAD = {
 def test_whatever_is_wrong_is_one_sentence_and_leaves_nothing(case, files, call, tmp_path):
     x = np.load(files / "x.npz")["activations"]
     arrays = {"narrow": x[:, :5], "far": 100 + x[::-1] ** 2, "turned": np.ones((20, 12)), "whole": np.ones((12, 20), int)}
-    arrays |= {"nan": np.full((12, 20), np.nan), "pickle": np.array([{}]), "huge": np.full((12, 20), 1e200)}
+    arrays |= {"nan": np.full((12, 20), np.nan), "pickle": np.array([{}])}
     arrays |= {"moved": x - 0.7, "few": x[:9], "wide": np.random.default_rng(0).normal(size=(12, 400))}
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array, allow_pickle=name == "pickle")
-    (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04 and nothing else")
-    header = str({"descr": "<f4", "fortran_order": False, "shape": (10**9, 10**9)}).encode() + b"\n"
-    (tmp_path / "promise.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
-    places = {name: str(tmp_path / f"{name}.npy") for name in [*arrays, "zip", "promise"]} | {"D": str(files / "D.npy")}
+    places = {name: str(tmp_path / f"{name}.npy") for name in [*arrays]} | {"D": str(files / "D.npy")}
     places |= {"mine": str(files / "mine"), "x": str(files / "x.npz"), "folder": str(files)}
     arguments, words = BAD[case]
     code, out, err = call(
