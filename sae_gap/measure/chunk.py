@@ -33,7 +33,7 @@ def measure_chunk(
 
     Args:
       subject: what to measure.
-      activations: of which the chunk is some.
+      activations: what the chunk is a part of.
       places: the numbers of its rows.
       mean: of all activations that the gap is summed over, (input_dim,).
       lam: the weight.

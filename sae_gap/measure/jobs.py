@@ -142,7 +142,7 @@ class _Jobs:
         return [row for chunk in chunks for row in self.stored(chunk)]
 
     def mean(self) -> Float[np.ndarray, " input_dim"]:
-        """The mean of the samples over which the gap is summed, of which each process reads a share."""
+        """The mean of the samples over which the gap is summed; each process reads a share of them."""
         plan = self.plan
         starts = _own(range(0, len(plan.places), CHUNK))
         own = {start: plan.summed.take(plan.places[start : start + CHUNK]).sum(axis=0, dtype=np.float64) for start in starts}

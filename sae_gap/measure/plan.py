@@ -1,8 +1,8 @@
-"""What to measure: SAEs, dictionaries and controls on activations, of which a part is held out.
+"""What to measure: SAEs, dictionaries and controls, on activations with a held-out part.
 
 Activations are read in chunks, and memory is set by a chunk. The gap, its parts and the overlap of supports are sums over all
-activations, or over the held-out documents. Fronts and controls are about the held-out part, of which at most `front_samples`
-are coded; controls learn from the other part.
+activations, or over the held-out documents. Fronts code at most `front_samples` of the held-out
+part; controls learn from the other part.
 """
 
 import dataclasses

@@ -4,10 +4,10 @@ Non-negative values are found by block principal pivoting: with P the latents th
 support, it solves `(D_PᵀD_P + μI) z_P = D_Pᵀy - λ` and exchanges at once all latents of P whose value is negative with all
 others whose correlation `d_jᵀ(y - D z)` exceeds λ, or only the last of these where whole exchanges lead nowhere. Where there
 are none, the values are the minimiser. The ridge μ is a few roundings of double precision; it lets supports hold dependent
-atoms, of which there must be some beyond input_dim, and costs at most `½μ‖z‖²`.
+atoms, as every support beyond input_dim does, and costs at most `½μ‖z‖²`.
 
 `encoders.on_support` has the same two problems compiled, for all samples at once, in single precision and to a tolerance,
-which suits the small dictionaries of a study. Here each sample is solved by itself, which suits wide dictionaries of which a
+which suits the small dictionaries of a study. Here each sample is solved by itself, which suits wide dictionaries where a
 sample uses few atoms: the time of a sample goes with its support and not with the width. Tests hold one against the other.
 
 References:

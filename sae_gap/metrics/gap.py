@@ -2,7 +2,7 @@
 
 FISTA does not minimise the squared error, so a refinement may raise it; the gap is therefore one of objectives, with squared
 error and L0 beside it. Signals are given less the decoder's bias throughout. A weight λ means the same on two dictionaries
-only if both have unit atoms, so `encoders.base.unit_atoms` comes first and `objective_gap` refuses anything else.
+only if both have unit atoms, so `encoders.encoder.unit_atoms` comes first and `objective_gap` refuses anything else.
 """
 
 from collections.abc import Callable
