@@ -16,7 +16,6 @@ References:
   Lawson & Hanson (1974), "Solving Least Squares Problems", chapter 23 (least-distance programming by NNLS).
 """
 
-import contextlib
 import itertools
 import sys
 from collections.abc import Callable, Iterator
@@ -43,11 +42,20 @@ MAX_ITERATIONS = 2_000
 ATOM_POWERS = 20
 SIGNAL_POWERS = {np.dtype(np.float32): (-12, 17), np.dtype(np.float64): (-20, 20)}
 
+_COLUMNS = (
+    "kind",
+    "problems",
+    "certified",
+    "worst error of the objective",
+    "most that the gap is above its claim",
+    "false claims",
+)
+
 FLAGS = flags.FlagValues()
-_PRESET = flags.DEFINE_enum("preset", "quick", list(PRESETS), "How many problems.", flag_values=FLAGS)
-_NUM_PROBLEMS = flags.DEFINE_integer("num_problems", None, "At least as many problems.", lower_bound=1, flag_values=FLAGS)
-_FIRST_SEED = flags.DEFINE_integer("first_seed", 0, "Seed of the first batch.", lower_bound=0, flag_values=FLAGS)
-_FLOAT64 = flags.DEFINE_boolean("float64", False, "Solve in double precision.", flag_values=FLAGS)
+flags.DEFINE_enum("preset", "quick", list(PRESETS), "How many problems.", flag_values=FLAGS)
+flags.DEFINE_integer("num_problems", None, "At least as many problems.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("first_seed", 0, "Seed of the first batch.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_boolean("float64", False, "Solve in double precision.", flag_values=FLAGS)
 
 
 class Batch(NamedTuple):
@@ -87,6 +95,10 @@ class Verdict(NamedTuple):
     faults: list[tuple[int, str]]
 
 
+def _same(rng, atoms, signals):
+    return atoms, signals
+
+
 def _coherent(rng, atoms, signals):
     return atoms + 4 * rng.normal(size=(len(atoms), 1)), signals
 
@@ -106,14 +118,12 @@ def _zeros(rng, atoms, signals):
 
 # What becomes of Gaussian atoms and signals.
 KINDS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
-    "gaussian": lambda rng, atoms, signals: (atoms, signals),
+    "gaussian": _same,
     "coherent": _coherent,
     "duplicate": _duplicate,
     "dependent": _dependent,
     "zeros": _zeros,
-    "scaled atoms": lambda rng, atoms, signals: (atoms, signals),
-    "weighted atoms": lambda rng, atoms, signals: (atoms, signals),
-    "scaled signals": lambda rng, atoms, signals: (atoms, signals),
+    **dict.fromkeys(("scaled atoms", "weighted atoms", "scaled signals"), _same),
 }
 
 
@@ -261,12 +271,12 @@ def batches(first_seed: int, num_problems: int, dtype: np.dtype) -> Iterator[tup
 
 
 def main() -> None:
-    count = PRESETS[_PRESET.value] if _NUM_PROBLEMS.value is None else _NUM_PROBLEMS.value
-    dtype = np.dtype(np.float64 if _FLOAT64.value else np.float32)
+    count = FLAGS.num_problems or PRESETS[FLAGS.preset]
+    dtype = np.dtype(np.float64 if FLAGS.float64 else np.float32)
     found: dict[str, list[Verdict]] = {}
     faults = []
-    with jax.enable_x64(True) if _FLOAT64.value else contextlib.nullcontext():
-        for seed, batch in batches(_FIRST_SEED.value, count, dtype):
+    with jax.enable_x64(FLAGS.float64):
+        for seed, batch in batches(FLAGS.first_seed, count, dtype):
             verdict = examine(batch)
             found.setdefault(batch.kind, []).append(verdict)
             about = f"{batch.kind}, {'non-negative' if batch.nonneg else 'signed'}, {batch.solver}"
@@ -275,22 +285,9 @@ def main() -> None:
     lines = []
     for kind, verdicts in found.items():
         certified, objective, gap = (np.concatenate([verdict[i] for verdict in verdicts]) for i in range(3))
-        lines.append(
-            {
-                "kind": kind,
-                "problems": len(certified),
-                "certified": f"{certified.mean():.2%}",
-                "objective": f"{objective.max():.1e}",
-                "gap": f"{gap.max():.1e}",
-                "false": sum(len(verdict.faults) for verdict in verdicts),
-            }
-        )
-    heads = {
-        "objective": "worst error of the objective",
-        "gap": "most that the gap is above its claim",
-        "false": "false claims",
-    }
-    sys.stdout.write(tables.format_table(lines, {name: heads.get(name, name) for name in lines[0]}) + "\n")
+        told = (kind, len(certified), f"{certified.mean():.2%}", f"{objective.max():.1e}", f"{gap.max():.1e}")
+        lines.append(dict(zip(_COLUMNS, (*told, sum(len(verdict.faults) for verdict in verdicts)), strict=True)))
+    sys.stdout.write(tables.format_table(lines, {name: name for name in _COLUMNS}) + "\n")
     sys.stdout.write("".join(f"{fault}\n" for fault in faults))
     if faults:
         sys.exit(1)

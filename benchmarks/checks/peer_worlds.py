@@ -33,13 +33,13 @@ TOLERANCE, SPREAD = 1e-5, 1.1
 _FEWEST = 30
 
 FLAGS = flags.FlagValues()
-_NUM_FEATURES = flags.DEFINE_integer("num_features", 2048, "Features of the world.", lower_bound=64, flag_values=FLAGS)
-_INPUT_DIM = flags.DEFINE_integer("input_dim", 256, "Dimension of its signals.", lower_bound=2, flag_values=FLAGS)
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 20_000, "Samples of each.", lower_bound=1_000, flag_values=FLAGS)
-_SEED = flags.DEFINE_integer("seed", 42, "Seed of the world.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_integer("num_latents", 2048, "Features of the world.", lower_bound=64, flag_values=FLAGS)
+flags.DEFINE_integer("input_dim", 256, "Dimension of its signals.", lower_bound=2, flag_values=FLAGS)
+flags.DEFINE_integer("num_samples", 20_000, "Samples of each.", lower_bound=1_000, flag_values=FLAGS)
+flags.DEFINE_integer("seed", 42, "Seed of the world.", lower_bound=0, flag_values=FLAGS)
 
 
-def make(num_features: int, input_dim: int, seed: int) -> Any:
+def make(num_latents: int, input_dim: int, seed: int) -> Any:
     """A `SyntheticModel` of SAELens with the law of SynthSAEBench; two thirds of its features are in trees of two levels."""
     from sae_lens import synthetic
     from sae_lens.synthetic.synthetic_model import (
@@ -50,7 +50,7 @@ def make(num_features: int, input_dim: int, seed: int) -> Any:
     )
 
     trees = synthetic.HierarchyConfig(
-        total_root_nodes=num_features // 32,
+        total_root_nodes=num_latents // 32,
         branching_factor=4,
         max_depth=2,
         mutually_exclusive_portion=1.0,
@@ -58,7 +58,7 @@ def make(num_features: int, input_dim: int, seed: int) -> Any:
         scale_children_by_parent=True,
     )
     config = SyntheticModelConfig(
-        num_features=num_features,
+        num_features=num_latents,
         hidden_dim=input_dim,
         firing_probability=synthetic.ZipfianFiringProbabilityConfig(exponent=0.5, max_prob=0.4, min_prob=5e-4),
         hierarchy=trees,
@@ -166,19 +166,19 @@ def main() -> None:
 
         # The library draws a bar of its steps there.
         with contextlib.redirect_stderr(io.StringIO()):
-            model = make(_NUM_FEATURES.value, _INPUT_DIM.value, _SEED.value)
+            model = make(FLAGS.num_latents, FLAGS.input_dim, FLAGS.seed)
     except ImportError as error:
         raise cli.UsageError(f"{error.name} is not installed; do so by pip install 'sae_gap[peer_saes]'.") from None
-    torch.manual_seed(_SEED.value)
+    torch.manual_seed(FLAGS.seed)
     with tempfile.TemporaryDirectory() as folder:
         model.save(folder)
-        world = published_world(pathlib.Path(folder), num_samples=_NUM_SAMPLES.value)
+        world = published_world(pathlib.Path(folder), num_samples=FLAGS.num_samples)
         stream, firing = WorldStream(world), firing_of(world.law)
-        signals, sparse = stream.samples(0, _NUM_SAMPLES.value)
+        signals, sparse = stream.samples(0, FLAGS.num_samples)
         codes, same = sparse.toarray(), constants(model, world)
-    theirs = np.concatenate([model.sample_with_features(1_000)[1].numpy() for _ in range(-(-_NUM_SAMPLES.value // 1_000))])
+    theirs = np.concatenate([model.sample_with_features(1_000)[1].numpy() for _ in range(-(-FLAGS.num_samples // 1_000))])
     spread = spreads(codes, theirs[: len(codes)], np.flatnonzero(firing.level == 0))
-    differences = scored(signals, codes, stream.atoms, stream.bias, _SEED.value)
+    differences = scored(signals, codes, stream.atoms, stream.bias, FLAGS.seed)
     wrong = [name for name, value in (same | differences).items() if not abs(value) <= TOLERANCE]
     wrong += [name for name, value in spread.items() if not value <= SPREAD]
     for title, found in (("constants", same), ("standard deviations of z-scores", spread), ("scores", differences)):

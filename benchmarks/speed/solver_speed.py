@@ -82,12 +82,7 @@ for _name, _shape in {"dictionary": "(input_dim, num_latents)", "activations": "
 flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
 
 
-def timed(coder: Coder, problem: Problem) -> Problem:
-    """The part of a problem that a coder is timed on."""
-    return problem if coder.at_most is None else problem.first(coder.at_most)
-
-
-def expect(coder: Coder, problem: Problem, effort: float, max_seconds: float) -> float:
+def expect(coder: Coder, problem: Problem, effort: float) -> float:
     """Seconds that a run will take, from runs on few samples."""
     times = []
     for count in (PROBE, 2 * PROBE):
@@ -96,11 +91,8 @@ def expect(coder: Coder, problem: Problem, effort: float, max_seconds: float) ->
         began = time.perf_counter()
         probe()
         times.append(time.perf_counter() - began)
-        if times[0] * max(1, len(problem.signals) / PROBE) <= max_seconds:
-            break
-    # What does not grow with the samples, such as a Gram matrix, is told apart by the second, where it matters.
-    slope = (times[-1] - times[0] if len(times) > 1 else times[0]) / PROBE
-    return times[0] + max(slope, 0) * max(0, len(problem.signals) - PROBE)
+    # By two, since some work does not grow with the samples, such as a Gram matrix.
+    return times[0] + max(times[1] - times[0], 0) * max(0, len(problem.signals) / PROBE - 1)
 
 
 def prepare(problem: Problem, names: Sequence[str], max_seconds: float) -> tuple[dict[tuple[str, float], Run], list[str]]:
@@ -109,11 +101,11 @@ def prepare(problem: Problem, names: Sequence[str], max_seconds: float) -> tuple
     skipped = []
     for name in names:
         coder = CODERS[name]
-        part = timed(coder, problem)
+        part = problem if coder.at_most is None else problem.first(coder.at_most)
         for effort in coder.efforts:
             try:
                 run = coder.prepare(part, effort)
-                expected = 0.0 if name == OURS else expect(coder, part, effort, max_seconds)
+                expected = 0.0 if name == OURS else expect(coder, part, effort)
             except ImportError as error:
                 skipped.append(f"{name} skipped: {error.name} is not installed")
                 break

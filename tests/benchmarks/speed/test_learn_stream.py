@@ -45,18 +45,24 @@ def test_where_all_are_distinct_the_nearest_are_the_best_assignment():
     truth = Stream(Setting(300, 3, 10, stream=True)).dictionary
     learned = truth[:, ::-1] + 0.1 * np.random.default_rng(0).normal(size=truth.shape).astype("float32")
     learned /= np.linalg.norm(learned, axis=0)
-    cosine, nearest = binary._nearest(learned, truth)
-    matched = match_atoms(learned, truth)
-    assert len(set(nearest)) == 300
-    np.testing.assert_array_equal(nearest, matched.learned)
-    np.testing.assert_allclose(cosine, np.abs(matched.cosine), atol=1e-6)
+    found, matched = binary.recovery(3 * learned, truth), np.abs(match_atoms(learned, truth).cosine)
+    assert found["distinct"] == 1 and found["close"] == np.mean(matched > 0.9)
+    assert found["cosine"] == pytest.approx(matched.mean(), abs=1e-6)
 
 
 @pytest.mark.parametrize(
     "flag",
     [
         *("--num_latents=0", "--num_latents=5", "--passes=0", "--num_samples=9", "--rounds=0", "--seed=-1", "many"),
-        *("--rates=0.5,x,0.1", "--rates=0.5,0.1", "--rates=0.5,0.1,-1", "--rates=0.5,0.1,nan"),
+        *(
+            "--rates=0.5,x,0.1",
+            "--rates=0.5,0.1",
+            "--rates=0.5,0.1,-1",
+            "--rates=0.5,0.1,nan",
+            "--every=nan",
+            "--every=inf",
+            "--every=-1",
+        ),
     ],
 )
 def test_bad_flags_are_one_sentence(flag, call, tmp_path):
