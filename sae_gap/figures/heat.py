@@ -220,10 +220,14 @@ def _in_words(scores: Mapping[str, np.ndarray], rivals: Sequence[str], value: st
         best = max(rivals, key=lambda name: (np.sum(scores[name] > _ENOUGH), scores[name].mean()))
         shares = {name: f"{np.sum(means > _ENOUGH)} of {len(means)}" for name, means in scores.items()}
         above = f"{metric} above {_ENOUGH} in {shares[best]} cells"
+        level = (
+            sum(shares[name] == shares[best] and np.allclose(scores[name].mean(), scores[best].mean()) for name in rivals) - 1
+        )
         if not np.any(scores[best] > _ENOUGH):
             finding = f"{metric} is above {_ENOUGH} in no cell; {best} comes closest with {style.number(scores[best].max())}"
         else:
-            finding = f"{best} recovers the most: {above}" if len(rivals) > 1 else f"{best} has {above}"
+            most = f"{best} and {level} more recover the most" if level else f"{best} recovers the most"
+            finding = f"{most}: {above}" if len(rivals) > 1 else f"{best} has {above}"
         return finding, f"Cells above {_ENOUGH}: {', '.join(f'{name} {share}' for name, share in shares.items())}"
     averages = {name: float(means.mean()) for name, means in scores.items()}
     best = max(rivals, key=lambda name: sign * averages[name])

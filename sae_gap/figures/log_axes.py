@@ -9,6 +9,9 @@ from matplotlib.axis import Axis, YAxis
 
 from sae_gap.figures.style import inches
 
+# Names are drawn to the letter, so that no figure reads the formulas of TeX.
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
 
 def round_ticks(axis: Axis, *, zero: bool = False) -> None:
     """Ticks of a log axis at 1, 2 and 5 of each decade, or at 1 alone where that would crowd them; at 0 too if it has one."""
@@ -41,7 +44,7 @@ def _tick(value: float) -> str:
         return f"{value:,.0f}" if value >= 1 and value == round(value) else f"{value:g}"
     power = math.floor(math.log10(value) + 1e-9)
     lead = round(value / 10.0**power)
-    return f"$10^{{{power}}}$" if lead == 1 else f"${lead}\\times10^{{{power}}}$"
+    return ("" if lead == 1 else f"{lead}×") + f"10{str(power).translate(_SUPERSCRIPTS)}"
 
 
 def log_axis(axes: Axes, which: str, values: Sequence[float]) -> None:

@@ -151,6 +151,8 @@ def test_a_heat_map_says_who_recovers_the_most_or_that_nobody_does():
     assert (
         finding(cells(("relu", (0.95, 0.99)), ("topk", (0.95, 0.2))))[0] == f"ReLU SAE recovers the most: {above} 2 of 2 cells"
     )
+    both = cells(("relu", (0.95, 0.2)), ("topk", (0.95, 0.2)))
+    assert finding(both)[0] == f"ReLU SAE and 1 more recover the most: {above} 1 of 2 cells"
     assert finding(cells(("relu", (0.95, 0.2))))[0] == f"ReLU SAE has {above} 1 of 2 cells"
     said = "Matched cosine is above 0.9 in no cell; TopK SAE comes closest with 0.70"
     assert finding(cells(("relu", (0.1, 0.2)), ("topk", (0.3, 0.7)), ("oracle", (0.95, 0.95))))[0] == said

@@ -29,6 +29,9 @@ def test_every_solver_is_a_line_through_its_points_in_its_colour():
     assert drawn == {} and {axes.get_xscale(), axes.get_yscale()} == {"log"}
     level = next(line for line in axes.lines if line.get_marker() != "o")
     np.testing.assert_allclose(level.get_ydata(), 1e-6)
+    # Powers of ten are written, not set by TeX, which the style does not read.
+    ticks = {label.get_text() for label in axes.get_yticklabels()}
+    assert "10⁻⁶" in ticks and not any("$" in tick for tick in ticks)
     assert {"working set", "SPAMS", "SPAMS in double"} <= {text.get_text() for text in axes.texts}
 
 
