@@ -19,7 +19,7 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.runtime import devices, sharding
-from sae_gap.solvers import coding, implicit, sparse_code
+from sae_gap.solvers import coding, implicit, sparse_code, working_set
 from sae_gap.study import fitting
 
 LAM = 0.05
@@ -105,13 +105,15 @@ def test_on_a_cpu_the_bits_are_those_of_one_device(problem, alone, latents):
     np.testing.assert_array_equal(sparse_code(signals, dictionary, LAM, sparse=True).codes.toarray(), alone.codes)
 
 
-def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alone):
+def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alone, monkeypatch):
     signals, dictionary = devices.place(problem[0], devices.mesh()), problem[1]
     weights = jnp.cos(jnp.arange(NUM_SAMPLES * NUM_LATENTS, dtype=jnp.float32)).reshape(NUM_SAMPLES, NUM_LATENTS)
 
+    # In chunks of three, which no device's four samples divide into.
+    monkeypatch.setattr(working_set, "default_chunk", lambda *shape: 3)
+
     def loss(signals, dictionary):
-        # In chunks of three, which no device's four samples divide into.
-        solution = sparse_code(signals, dictionary, LAM, solver="working_set", chunk_size=3)
+        solution = sparse_code(signals, dictionary, LAM, solver="working_set")
         return jnp.sum(weights * solution.codes) + jnp.sum(solution.objective), solution
 
     with jax.set_mesh(devices.mesh()):
@@ -132,7 +134,7 @@ def test_samples_that_do_not_divide_are_filled_up_with_zeros(traced):
     """Thirty samples, copied to all eight devices, of which each works on four; with a weight for each sample and atom."""
     problem = draw(1, (30, 8, 24), sparsity=2)
     signals = devices.place(problem[0], devices.mesh())
-    options = {"solver": "fista", "chunk_size": 3}
+    options = {"solver": "fista"}
     lam = np.full((30, 24), LAM, np.float32)
     alone = sparse_code(signals, problem[1], lam, **options)
     assert_solved(alone, alone, problem)
@@ -140,18 +142,6 @@ def test_samples_that_do_not_divide_are_filled_up_with_zeros(traced):
     assert isinstance(found.codes, scipy.sparse.csr_array) and found.codes.shape == (30, 24)
     np.testing.assert_allclose(found.codes.toarray(), alone.codes, atol=1e-5)
     np.testing.assert_allclose(found.objective, alone.objective, rtol=1e-5)
-
-
-def test_chunks_are_cut_within_the_samples_of_a_device():
-    layout = sharding.layout_of(devices.place(np.zeros((8, 1), np.float32), devices.mesh()), np.zeros((1, 1)))
-    for num_samples, chosen, want in (
-        (24, slice(1, 3), [1, 2, 4, 5, 7, 8, 10, 11, 13, 14, 16, 17, 19, 20, 22, 23]),
-        (3, slice(0, 2), [0, 1, 2, 0, 1, 2, 0, 1]),
-    ):
-        rows = sharding.rows_of_parts(jnp.arange(num_samples)[:, None], layout, chosen, num_samples)
-        np.testing.assert_array_equal(rows[:, 0], want)
-    row = jnp.ones((1, 2))
-    assert sharding.rows_of_parts(row, layout, chosen, 24) is row and sharding.rows_of_parts(None, layout, chosen, 24) is None
 
 
 def test_a_dictionary_over_several_devices_is_nowhere_whole(problem, alone, traced, monkeypatch):
@@ -225,7 +215,7 @@ def test_a_state_with_codes_lies_as_its_samples():
 
 def test_a_context_without_a_mesh_changes_nothing():
     batch = jnp.ones((4, 3))
-    assert sharding.split_batch(batch) is batch and sharding.lay(batch, batch) is batch
+    assert sharding.split_batch(batch) is batch and sharding.constrain(batch, batch) is batch
     assert sharding.layout_of(batch, batch) is None and sharding.axis_size(None) == 1
 
 

@@ -2,13 +2,12 @@
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sae_gap.core.checks import check_size
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Encoder, unit_atoms
-from sae_gap.solvers import matching_pursuit, orthogonal_matching_pursuit
+from sae_gap.solvers import nonneg_matching_pursuit, orthogonal_matching_pursuit
 
 # Floats of the orthonormal bases of the samples that are worked on at once.
 CHUNK = 2**24
@@ -72,4 +71,4 @@ class NonNegativePursuit(Encoder):
 
     def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         atoms, norms = unit_atoms(model.decoder)
-        return jnp.maximum(matching_pursuit(signals - model.bias, atoms, self.k, nonneg=True), 0) / norms
+        return nonneg_matching_pursuit(signals - model.bias, atoms, self.k) / norms

@@ -1,7 +1,7 @@
 """Devices: the mesh over all of them, where data lies on it, and how compilations are shared between runs.
 
-Samples are split over all devices, since every cost that grows is a sum or a map over them. A dictionary lies on every device
-whole, unless it is asked to be spread over several by its latents.
+Samples are sharded over all devices, since every cost that grows is a sum or a map over them. A dictionary lies whole on every
+device, unless `place_dictionary` shards its latents.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def mesh(latents: int = 1) -> Mesh:
     """All devices of all processes, on an axis `samples` and, if asked for, one of `latents`.
 
     Args:
-      latents: devices that a dictionary is spread over, see `place_dictionary`; as many as have room for it together.
+      latents: devices that share a dictionary, see `place_dictionary`; as many as have room for it together.
 
     Returns:
       The mesh, of `device_count / latents` parts of the samples.
@@ -47,7 +47,7 @@ def mesh(latents: int = 1) -> Mesh:
 
 
 def own_mesh() -> Mesh:
-    """The devices of this process on an axis `samples`; in a process by itself all."""
+    """The devices of this process on an axis `samples`; a single process has all."""
     return _of_samples(jax.local_devices())
 
 
@@ -61,12 +61,12 @@ def _of_samples(chosen: Sequence[jax.Device]) -> Mesh:
 
 
 def place(tree: Tree, mesh: Mesh) -> Tree:
-    """Puts the arrays of a tree on the devices of a mesh, split along their leading axis where it divides evenly.
+    """Puts the arrays of a tree on the devices of a mesh, sharded along their leading axis where it divides evenly.
 
-    Meant for a split, whose leading axis is its samples; other arrays may lie in a place that is slower, and give the same
-    results. An array whose leading axis does not divide is copied to every device, since leaving samples out or adding some
-    would change what is learned. Work on it is split all the same where that changes nothing: the coder fills the samples up
-    with zeros, and training splits its batches. With several processes, each must pass the same whole arrays.
+    Meant for a split, whose leading axis is its samples; any other array gives the same results, perhaps more slowly. An array
+    whose leading axis does not divide is copied to every device, since dropping or adding samples would change what is learned.
+    The work on it is still shared where that changes nothing: the coder pads the samples with zeros, and training shards its
+    batches. With several processes, each must pass the same whole arrays.
 
     Args:
       tree: arrays in any tree; leaves that are not arrays stay as they are.
@@ -76,15 +76,15 @@ def place(tree: Tree, mesh: Mesh) -> Tree:
       The tree with its arrays placed.
 
     Raises:
-      TypeError: `mesh` is none.
-      ValueError: it has no axis `samples`, or explicit ones.
+      TypeError: `mesh` is not a mesh.
+      ValueError: it has no axis `samples`, or explicit axes.
     """
     check_mesh(mesh, SAMPLES)
     return _put_all(tree, mesh, lambda leaf: _rows_of_each(leaf.shape, mesh))
 
 
 def _rows_of_each(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """Rows that divide are split."""
+    """The rows are sharded if they divide."""
     return PartitionSpec(SAMPLES) if shape and shape[0] % mesh.shape[SAMPLES] == 0 else PartitionSpec()
 
 
@@ -98,7 +98,7 @@ def _put_all(tree: Tree, mesh: Mesh, spec) -> Tree:
     def put_leaf(leaf):
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             return leaf
-        # One device needs no sharding, and an array tied to none lets a caller move it.
+        # One device needs no sharding, and a caller may move an uncommitted array.
         if mesh.size == 1:
             return jax.numpy.asarray(leaf)
         return put(leaf, NamedSharding(mesh, spec(leaf)))
@@ -107,9 +107,9 @@ def _put_all(tree: Tree, mesh: Mesh, spec) -> Tree:
 
 
 def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
-    """Puts an array on devices, those of other processes included, each of which must pass the same whole array.
+    """Puts an array on devices, also those of other processes; each process must pass the same whole array.
 
-    One that lies on the devices of several processes already is moved between them.
+    An array that lies on the devices of several processes already is moved between them.
     """
     if sharding.is_fully_addressable:
         return jax.device_put(array, sharding)
@@ -117,22 +117,22 @@ def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
         return jax.device_put(array, sharding)
     if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(put(jax.random.key_data(array), sharding), impl=jax.random.key_impl(array))
-    # Each process brings what its devices hold, and reads no more of a mapped file. `device_put` would send all of it around,
-    # to check that it is the same.
+    # Each process brings what its devices hold, and reads no more of a mapped file. `device_put` would send all of it around to
+    # check that it is the same.
     held = np.asarray(array)
     return jax.make_array_from_callback(held.shape, sharding, lambda index: held[index])
 
 
 def read_rows(take: Callable[[np.ndarray], np.ndarray], num_samples: int, width: int) -> Array:
-    """Rows in memory, in the default float type; of several processes each takes those that `place` gives to its own devices.
+    """Reads rows in the default float type; each of several processes reads those that `place` gives to its own devices.
 
     Args:
       take: gives the rows of some numbers, as `Activations.take` does.
-      num_samples: how many there are.
-      width: of a row.
+      num_samples: how many rows there are.
+      width: the width of a row.
 
     Returns:
-      The rows, (num_samples, width), on no device in particular, or over those of all processes.
+      The rows, (num_samples, width), uncommitted in one process, and sharded over the devices of several.
     """
     dtype, everywhere = jax.numpy.zeros(()).dtype, mesh()
     if everywhere.size == len(jax.local_devices()):
@@ -149,20 +149,20 @@ def read_rows(take: Callable[[np.ndarray], np.ndarray], num_samples: int, width:
 def place_dictionary(
     dictionary: Float[ArrayLike, "input_dim num_latents"], mesh: Mesh
 ) -> Float[Array, "input_dim num_latents"]:
-    """Spreads a dictionary that no device has room for over the axis `latents` of a mesh; `sparse_code` takes it as any other.
+    """Shards a dictionary that no device has room for over the axis `latents` of a mesh; `sparse_code` takes it as any other.
 
-    Each device has the correlations of its own atoms, and what crosses between devices are their leaders. On a CPU, whose
-    memory all of its devices share, `sparse_code` makes one whole of it again.
+    Each device correlates its own atoms, and only the leading ones cross between devices. On a CPU, whose devices share their
+    memory, `sparse_code` makes it whole again.
 
     Args:
       dictionary: (input_dim, num_latents).
-      mesh: the devices, from `mesh(latents=…)`; where that is 1 each has the whole dictionary.
+      mesh: the devices, from `mesh(latents=…)`; with one part each has the whole dictionary.
 
     Returns:
       The dictionary in place.
 
     Raises:
-      TypeError: `mesh` is none.
+      TypeError: `mesh` is not a mesh.
       ValueError: the axis does not divide the number of latents, the dictionary is no matrix, or the mesh has explicit axes.
     """
     check_mesh(mesh)

@@ -1,7 +1,7 @@
 """Where arrays lie on a mesh, and work that every device does on its own samples.
 
-Two axes go by name wherever the mesh is known by its context alone, as within `jax.jit` under `jax.set_mesh`: `SAMPLES`, and
-`LATENTS` where a dictionary is spread over several devices.
+The mesh has an axis `SAMPLES` and, for a dictionary sharded over several devices, an axis `LATENTS`. Within `jax.jit` it is the
+mesh of `jax.set_mesh`.
 """
 
 import contextlib
@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
@@ -23,7 +22,7 @@ SAMPLES, LATENTS = "samples", "latents"
 
 
 class Layout(NamedTuple):
-    """The axes of a mesh that samples are split over, and the one that the latents of the dictionary are, if any is."""
+    """The mesh axes that samples are sharded over, and the axis of the latents of the dictionary, if they are sharded."""
 
     mesh: Mesh | AbstractMesh
     samples: tuple[str, ...]
@@ -36,7 +35,7 @@ class Layout(NamedTuple):
 
 
 def check_mesh(mesh: Any, *axes: str) -> None:
-    """Raises a TypeError for what is no mesh, and a ValueError for a mesh that lacks one of some axes or has explicit ones."""
+    """Raises a TypeError for what is no mesh, and a ValueError for a mesh that lacks an axis or has explicit ones."""
     check_type("mesh", mesh, Mesh, "make it by sae_gap.runtime.devices.mesh()")
     for axis in axes:
         if axis not in mesh.axis_names:
@@ -54,11 +53,11 @@ def _check_auto(mesh: Mesh | AbstractMesh) -> None:
 def layout_of(signals: Any, dictionary: Any) -> Layout | None:
     """The layout of signals, `(n, input_dim)`, and of a dictionary, `(input_dim, num_latents)`.
 
-    Samples go over all axes that the latents do not take, whether they lie so already or are copied to every device. Of traced
-    arrays, whose place is not known, the mesh of the context tells.
+    Samples go over all axes that the latents do not take, whether they lie so already or are copied to every device. Traced
+    arrays have no place yet; for them the mesh of the context counts.
 
     Returns:
-      The layout, or None where there is one device, or it is not known how many.
+      The layout, or None where there is one device, or an unknown number.
 
     Raises:
       ValueError: the arrays lie on different devices, or their mesh has axes that are not of type Auto.
@@ -106,7 +105,7 @@ def _layout(mesh, latents: str | None) -> Layout:
     _check_auto(mesh)
     samples = tuple(axis for axis in mesh.axis_names if axis != latents)
     if not samples:
-        # Samples are split into one part, but they need an axis for that.
+        # Samples stay in one part, but `by_device` needs an axis for it.
         name = SAMPLES if latents != SAMPLES else f"all_{SAMPLES}"
         mesh = Mesh(mesh.devices[None], (name, *mesh.axis_names), axis_types=(AxisType.Auto,) * (1 + len(mesh.axis_names)))
         samples = (name,)
@@ -114,15 +113,15 @@ def _layout(mesh, latents: str | None) -> Layout:
 
 
 def by_device(function: Callable[..., PyTree], layout: Layout | None, per_sample: PyTree, *shared: PyTree) -> PyTree:
-    """`function(per_sample, *shared)`, by every device on its own samples, without a word to those that have others.
+    """`function(per_sample, *shared)`, run by every device on its own samples, with no exchange between samples.
 
-    Within `function` the mesh has the axis of the latents alone, which the compiler goes on to split.
+    Within `function` the mesh has the axis of the latents alone; the compiler shards along it.
 
     Args:
       function: maps arrays with samples as rows, and what all samples share, to arrays with the same samples as rows.
-      layout: of the samples; None calls the function as it is.
-      per_sample: arrays of n rows; where they do not divide, rows of zeros are added, and their results left out.
-      shared: arrays that every device has, but for the latents that its axis splits.
+      layout: that of the samples; None calls the function as it is.
+      per_sample: arrays of n rows. Where they do not divide, rows of zeros are added and their results dropped.
+      shared: arrays that every device has, but for sharded latents.
 
     Returns:
       What the function returns, of all samples.
@@ -139,36 +138,15 @@ def by_device(function: Callable[..., PyTree], layout: Layout | None, per_sample
         in_specs=(rows, *(PartitionSpec() for _ in shared)),
         out_specs=rows,
         axis_names=frozenset(layout.samples),
-        # Loops begin with constants, which all devices share, and end with what is each device's own.
+        # Loops begin with constants, which are the same on all devices, and end with values that are not.
         check_vma=False,
     )
     found = mapped(padded, *shared)
     return jax.tree.map(lambda a: a[:num_samples], found) if spare else found
 
 
-def rows_of_parts(array: Any, layout: Layout | None, chosen: slice, num_samples: int) -> Any:
-    """Some rows of every part of an array's samples, part after part; nothing has to move to another device.
-
-    Args:
-      array: `(n, width)`, a row for each sample; its first rows are repeated at the end where n does not divide into parts.
-        None, and an array with another number of rows, is returned as it is.
-      layout: of the samples, in as many parts; None is one part.
-      chosen: the rows of each part.
-      num_samples: n.
-
-    Returns:
-      The rows, (parts × chosen, width).
-    """
-    if array is None or array.shape[0] != num_samples:
-        return array
-    parts = 1 if layout is None else layout.num_parts
-    spare = -num_samples % parts
-    whole = array[np.arange(num_samples + spare) % num_samples] if spare else array
-    return whole.reshape(parts, -1, array.shape[1])[:, chosen].reshape(-1, array.shape[1])
-
-
 def place_rows(tree: PyTree, like: Array) -> PyTree:
-    """Arrays of a tree with their rows on the devices that have those of another array, if it lies on a mesh."""
+    """The arrays of a tree, their rows placed as the rows of `like`, if that lies on a mesh."""
     sharding = getattr(like, "sharding", None)
     if not isinstance(sharding, NamedSharding) or sharding.mesh.size == 1:
         return tree
@@ -176,10 +154,10 @@ def place_rows(tree: PyTree, like: Array) -> PyTree:
     return jax.tree.map(lambda leaf: jax.device_put(leaf, rows) if isinstance(leaf, jax.Array) else leaf, tree)
 
 
-def spread(array: Array, axis_name: str | None, dim: int | None) -> Array:
-    """An array with a dimension over an axis of the mesh of the context, or None whole on each of its devices.
+def shard(array: Array, axis_name: str | None, dim: int | None) -> Array:
+    """Shard dimension `dim` of an array over an axis of the mesh of the context; None copies the array to every device.
 
-    Without a name of an axis the array is left as it is.
+    Without an axis name the array is left as it is.
     """
     if axis_name is None:
         return array
@@ -187,36 +165,36 @@ def spread(array: Array, axis_name: str | None, dim: int | None) -> Array:
 
 
 def axis_size(axis_name: str | None) -> int:
-    """The parts that the compiler splits an axis of the mesh of the context into.
+    """The parts that the compiler shards an axis of the mesh of the context into.
 
-    It is 1 without a name, without that axis, and where each device works on its own part already.
+    There is one part without a name, without that axis, and within `by_device`, where each device has its own part already.
     """
     mesh: Any = jax.sharding.get_abstract_mesh()
     return 1 if axis_name not in mesh.axis_names or axis_name in mesh.manual_axes else mesh.shape[axis_name]
 
 
 def split_batch(batch: PyTree) -> PyTree:
-    """A batch whose samples, the rows, lie on all devices of the mesh of the context, for a training step.
+    """Shard the rows of a batch, its samples, over the mesh of the context, for a training step.
 
-    Gradients of a sum over the samples are then found by every device for its own, and meet. Without a mesh, or where the rows
-    do not divide, the batch is left as it is.
+    Every device then computes the gradients of its own samples, and one sum joins them. Without a mesh, or where the rows do
+    not divide, the batch is left as it is.
     """
     size = axis_size(SAMPLES)
-    return jax.tree.map(lambda array: array if size == 1 or len(array) % size else spread(array, SAMPLES, 0), batch)
+    return jax.tree.map(lambda array: array if size == 1 or len(array) % size else shard(array, SAMPLES, 0), batch)
 
 
-def lay(state: PyTree, data: PyTree, *, seeds: bool = False) -> PyTree:
-    """A state with what it has of each sample on the device of that sample, and all else on every device.
+def constrain(state: PyTree, data: PyTree, *, seeds: bool = False) -> PyTree:
+    """Constrain a training state: arrays with a row for each sample lie as the samples do, all others on every device.
 
-    Without it the compiler would choose, and choose otherwise in each program that the state passes through.
+    Otherwise the compiler would choose a place, and another one in each program that the state passes through.
 
     Args:
-      state: arrays; of each sample are those with as many rows as an array of the data.
+      state: arrays; one with as many rows as an array of the data has a row for each sample.
       data: arrays with samples as rows.
       seeds: whether all have an axis of seeds before that of the rows.
 
     Returns:
-      The state, the same but for its place; without a mesh in the context, as it is.
+      The state with its place constrained; without a mesh in the context, as it is.
     """
     size = axis_size(SAMPLES)
     lead = int(seeds)
@@ -230,7 +208,7 @@ def lay(state: PyTree, data: PyTree, *, seeds: bool = False) -> PyTree:
 
 
 def within(tree: PyTree) -> contextlib.AbstractContextManager:
-    """The context of the mesh that the arrays of a tree lie on, for what is traced in it; of one device, no context."""
+    """The context of the mesh that the arrays of a tree lie on, to trace in; on one device it sets no mesh."""
     for leaf in jax.tree.leaves(tree):
         sharding = getattr(leaf, "sharding", None)
         if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) and sharding.mesh.size > 1:
@@ -245,11 +223,10 @@ __all__ = [
     "axis_size",
     "by_device",
     "check_mesh",
-    "lay",
+    "constrain",
     "layout_of",
     "place_rows",
-    "rows_of_parts",
+    "shard",
     "split_batch",
-    "spread",
     "within",
 ]

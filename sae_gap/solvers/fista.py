@@ -1,4 +1,4 @@
-"""Accelerated proximal gradient: as published for a fixed number of iterations, and restarted until certified.
+"""Proximal gradient, with momentum (FISTA) or without (ISTA): as published for a fixed number of steps, or until certified.
 
 Gradients are taken in the factored form `(y - z Dᵀ) D`, which costs `2 input_dim num_latents` a sample where the Gram form
 costs `num_latents²`.
@@ -6,6 +6,7 @@ costs `num_latents²`.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -18,9 +19,9 @@ CHECK_EVERY = 10
 
 
 class _State(NamedTuple):
-    """Iterates of the certified solver, split as `code = anchor + step` with the residual of the anchor carried along.
+    """Iterates of the certified solver: a code is `anchor + step`, and `base` is the residual of the anchor.
 
-    A code near its optimum moves by less than its own roundoff; `step` and `base` keep those movements, without which float32
+    Near its optimum a code moves by less than its own roundoff. `step` and `base` keep those movements; without them float32
     could not certify a small weight.
     """
 
@@ -33,11 +34,6 @@ class _State(NamedTuple):
     gap: Float[Array, " n"]
     iterations: Int[Array, " n"]
     active: Bool[Array, " n"]
-
-
-def _rounded_product(left, right):
-    low = left.astype(jnp.bfloat16), right.astype(jnp.bfloat16)
-    return jnp.matmul(*low, preferred_element_type=jnp.float32).astype(left.dtype)
 
 
 def _next_momentum(momentum):
@@ -61,7 +57,6 @@ def fixed(
     iterations: Int[Array, ""] | int,
     nonneg: bool = True,
     momentum: bool = True,
-    bfloat16: bool = False,
 ) -> Float[Array, "n num_latents"]:
     """Exactly `iterations` steps of textbook FISTA, converged or not.
 
@@ -75,23 +70,22 @@ def fixed(
       init: `(n, num_latents)` codes to start from; None starts from zero.
       iterations: number of steps; may be traced.
       nonneg: whether codes are constrained to be non-negative.
-      momentum: False gives ISTA.
-      bfloat16: round the factors of every product to bfloat16; the sums keep their precision.
+      momentum: False gives ISTA, `x_i = z_i`.
 
     Returns:
       `(n, num_latents)` codes.
 
     References:
       Beck & Teboulle (2009), "A fast iterative shrinkage-thresholding algorithm", SIAM J. Imaging Sciences 2(1).
+      Daubechies, Defrise & De Mol (2004), "An iterative thresholding algorithm for linear inverse problems", CPAM 57(11).
     """
     lam = lasso_problem.expand_lam(lam, signals.shape[0], dictionary.shape[1])
     rate = _rate(dictionary)
-    multiply = _rounded_product if bfloat16 else lasso_problem.product
     start = jnp.zeros((signals.shape[0], dictionary.shape[1]), signals.dtype) if init is None else init
 
     def body(_, carry):
         codes, point, t = carry
-        pull = multiply(signals - multiply(point, dictionary.T), dictionary)
+        pull = lasso_problem.product(lasso_problem.residual(signals, dictionary, point), dictionary)
         new = lasso_problem.soft_threshold(point + rate * pull, rate * lam, nonneg=nonneg)
         t_new = _next_momentum(t) if momentum else t
         return new, new + (t - 1) / t_new * (new - codes), t_new
@@ -114,7 +108,7 @@ def solve(
 
     Momentum is dropped whenever it points uphill, `(x_i - z_{i+1}) · (z_{i+1} - z_i) > 0`. Every `CHECK_EVERY` iterations the
     gap is computed, and samples that meet `tol` are left as they are. Nothing is checked on the host, so this may be called
-    inside any transformation of JAX except reverse-mode differentiation, for which see `sae_gap.solvers.sparse_code`.
+    inside any transformation of JAX except reverse-mode differentiation; `sae_gap.solvers.sparse_code` has that.
 
     Args:
       signals: `(n, input_dim)`.
@@ -173,9 +167,7 @@ def solve(
         anchor, step, previous, base, t = lax.fori_loop(0, CHECK_EVERY, iterate, moving)
         new = check(state._replace(anchor=anchor, step=step, previous=previous, base=base, momentum=t), done + CHECK_EVERY)
         keep = state.active
-        kept = _State(
-            *(jnp.where(keep.reshape(keep.shape + (1,) * (a.ndim - 1)), a, b) for a, b in zip(new, state, strict=True))
-        )
+        kept = jax.tree.map(lambda a, b: jnp.where(keep.reshape(keep.shape + (1,) * (a.ndim - 1)), a, b), new, state)
         return done + CHECK_EVERY, kept
 
     zeros = jnp.zeros_like(start)

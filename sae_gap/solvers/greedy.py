@@ -1,4 +1,4 @@
-"""Greedy k-sparse coding: matching pursuit, and its orthogonal form that refits all chosen atoms."""
+"""Greedy k-sparse coding: non-negative matching pursuit, and orthogonal matching pursuit, which refits all chosen atoms."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -22,28 +22,15 @@ def _check(signals, dictionary, num_atoms):
         )
 
 
-def _choose(rest, atoms, taken, nonneg):
-    """The free atom of largest correlation with each residual, and that correlation."""
-    correlations = lasso_problem.product(rest, atoms)
-    appeal = jnp.where(taken, -jnp.inf, correlations if nonneg else jnp.abs(correlations))
-    best = jnp.argmax(appeal, axis=1)
-    return best, jnp.take_along_axis(correlations, best[:, None], axis=1)[:, 0]
-
-
-def matching_pursuit(
-    signals: Float[Array, "n input_dim"],
-    dictionary: Float[Array, "input_dim num_latents"],
-    num_atoms: int,
-    *,
-    nonneg: bool = False,
+def nonneg_matching_pursuit(
+    signals: Float[Array, "n input_dim"], dictionary: Float[Array, "input_dim num_latents"], num_atoms: int
 ) -> Float[Array, "n num_latents"]:
-    """`num_atoms` greedy steps, each `z_j = d_jᵀ r` on the free atom of largest `|d_jᵀ r|`, then `r ← r - z_j d_j`.
+    """`num_atoms` greedy steps: `z_j = max(d_jᵀ r, 0)` for the new atom of largest `d_jᵀ r`, then `r ← r - z_j d_j`.
 
     Args:
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`; atoms are scaled to unit norm first.
       num_atoms: k, the steps taken, each on a new atom.
-      nonneg: choose the largest correlation itself, and code zero where it is negative.
 
     Returns:
       `(n, num_latents)` coefficients of the *unit* atoms.
@@ -60,8 +47,9 @@ def matching_pursuit(
 
     def step(_, carry):
         rest, codes, taken = carry
-        best, value = _choose(rest, atoms, taken, nonneg)
-        value = jnp.maximum(value, 0) if nonneg else value
+        correlations = jnp.where(taken, -jnp.inf, lasso_problem.product(rest, atoms))
+        best = jnp.argmax(correlations, axis=1)
+        value = jnp.maximum(correlations[rows, best], 0)
         rest = rest - value[:, None] * atoms.T[best]
         return rest, codes.at[rows, best].set(value), taken.at[rows, best].set(True)
 
@@ -75,7 +63,7 @@ def orthogonal_matching_pursuit(
     """Matching pursuit that refits every chosen atom by least squares at each step.
 
     The residual is kept orthogonal to all chosen atoms, `r = y - Q Qᵀ y` with Q an orthonormal basis of their span, and the
-    codes solve `min_z ‖y - D_S z‖` on the final choice S. Atoms that depend on those chosen before get a zero code.
+    codes solve `min_z ‖y - D_S z‖` on the final choice S. Atoms that depend on those chosen before get a code of zero.
 
     Args:
       signals: `(n, input_dim)`.
@@ -104,7 +92,7 @@ def orthogonal_matching_pursuit(
 
     def step(i, carry):
         rest, basis, upper, chosen, taken = carry
-        best, _ = _choose(rest, atoms, taken, False)
+        best = jnp.argmax(jnp.where(taken, -jnp.inf, jnp.abs(lasso_problem.product(rest, atoms))), axis=1)
         atom = atoms.T[best]
         # Orthogonalising twice keeps the basis orthonormal to rounding.
         first = jnp.einsum("nkm,nm->nk", basis, atom, precision=lax.Precision.HIGHEST)
@@ -131,4 +119,4 @@ def orthogonal_matching_pursuit(
     return jnp.zeros(taken.shape, signals.dtype).at[rows[:, None], chosen].set(values)
 
 
-__all__ = ["matching_pursuit", "orthogonal_matching_pursuit"]
+__all__ = ["nonneg_matching_pursuit", "orthogonal_matching_pursuit"]

@@ -1,6 +1,5 @@
 """Many weights at once: a warm-started path, and the weight at which codes are as sparse as asked."""
 
-import inspect
 import math
 import time
 import warnings
@@ -15,10 +14,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap.core import lasso_problem
-from sae_gap.core.checks import as_real, check_flag, check_number, check_size, is_traced
+from sae_gap.core.checks import as_real, check_flag, check_number, is_traced
 from sae_gap.core.types import Solution
 from sae_gap.solvers.coding import sparse_code
 from sae_gap.solvers.problem import check_problem
+
+# Weights that `match_l0` tries.
+MOST_STEPS = 40
 
 
 def sparse_code_path(
@@ -68,31 +70,26 @@ def match_l0(
     dictionary: ArrayLike,
     target: float,
     *,
-    threshold: float = 0.0,
     accuracy: float = 0.01,
-    relative: bool = False,
     nonneg: bool = True,
-    max_steps: int = 40,
     max_seconds: float = 300.0,
     **options,
 ) -> tuple[Float[Array, ""], Solution]:
     """Find the weight at which codes have a given mean number of non-zero entries, as an encoder of that sparsity would.
 
-    Comes down from half of the largest `λ_max`, each weight from the codes of the last. The next weight is where the
-    line through the last two meets the target, of log L0 over log λ, but at least half of the last, since small weights cost
-    far more than large ones; once the target lies between two weights, so does the next. The mean L0 falls in steps of
-    `1 / n`, so the target is met within `accuracy` or one step, whichever is more.
+    Comes down from half of the largest `λ_max`, each weight from the codes of the last. A line of log L0 over log λ through the
+    last two weights predicts the next one, but it is at least half of the last, since small weights cost far more than large
+    ones. Once the target lies between two weights, so does the next. The mean L0 falls in steps of `1 / n`, so the target is
+    met within `accuracy` or one step, whichever is more.
 
     Args:
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`; as weights compare between unit atoms only, normalise it first.
       target: mean L0 wanted, above 0.
-      threshold: magnitude above which an entry counts.
       accuracy: largest relative deviation of the mean L0 from `target`.
-      relative: take the weight of each sample as one fraction of its own `λ_max`, and return that fraction.
       nonneg: whether codes are constrained to be non-negative.
-      max_steps: weights after which the closest one is returned, with a warning that says how far it is from the target.
-      max_seconds: seconds after which no further weight is begun, likewise.
+      max_seconds: seconds after which no further weight is begun, and the closest one is returned with a warning that says how
+        far it is from the target; so it is after `MOST_STEPS` weights.
       **options: further options of `sparse_code`, other than `init`.
 
     Returns:
@@ -103,17 +100,13 @@ def match_l0(
         dictionary, or `sparse_code` refuses an argument.
     """
     check_number("target", target, above=0)
-    check_number("threshold", threshold, least=0)
     check_number("accuracy", accuracy, least=0)
     check_number("max_seconds", max_seconds, least=0)
-    check_size("max_steps", max_steps)
-    for name, flag in (("relative", relative), ("nonneg", nonneg)):
-        check_flag(name, flag)
+    check_flag("nonneg", nonneg)
     _check_options(options)
     targets, atoms, _, _ = check_problem(signals, dictionary, 0.0)
-    highest = lasso_problem.lambda_max(targets, atoms, nonneg=nonneg)
-    top = 1.0 if relative else float(jnp.max(highest))
-    if float(jnp.max(highest)) == 0:
+    top = float(jnp.max(lasso_problem.lambda_max(targets, atoms, nonneg=nonneg)))
+    if top == 0:
         raise ValueError("every signal is orthogonal to the dictionary, so that all codes are zero at any weight.")
     allowed = max(accuracy * target, 1 / targets.shape[0])
     began = time.monotonic()
@@ -123,11 +116,11 @@ def match_l0(
     below: _Point | None = None
     best: tuple[float, float, Solution] | None = None
     log_lam = math.log(top / 2)
-    for step in range(1, max_steps + 1):
+    for step in range(1, MOST_STEPS + 1):
         lam = math.exp(log_lam)
-        solution = sparse_code(targets, atoms, lam * highest[:, None] if relative else lam, nonneg=nonneg, init=init, **options)
+        solution = sparse_code(targets, atoms, lam, nonneg=nonneg, init=init, **options)
         init = solution.codes
-        mean = float(jnp.mean(jnp.sum(jnp.abs(init) > float(threshold), axis=1)))
+        mean = float(jnp.mean(jnp.sum(init != 0, axis=1)))
         if best is None or abs(mean - target) < abs(best[1] - target):
             best = lam, mean, solution
         if abs(mean - target) <= allowed:
@@ -139,10 +132,10 @@ def match_l0(
             above = point
         if below is None and log_lam <= math.log(1e-6 * top):
             raise ValueError(f"no weight reaches a mean L0 of {target}: it is only {mean:g} at the smallest; lower the target.")
-        if step == max_steps or time.monotonic() - began > max_seconds or (below and above[0] - below[0] < 1e-6):
+        if step == MOST_STEPS or time.monotonic() - began > max_seconds or (below and above[0] - below[0] < 1e-6):
             warnings.warn(
                 f"the mean L0 is {best[1]:g} at the closest weight found, {best[0]:.4g}, and not {target:g}; "
-                "allow more max_steps or max_seconds, or a lower accuracy.",
+                "allow more max_seconds, or a lower accuracy.",
                 stacklevel=2,
             )
             break
@@ -152,14 +145,11 @@ def match_l0(
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    """Refuses what `sparse_code` does not take, or what makes no sense of several weights."""
+    """Refuses the options of `sparse_code` that make no sense of several weights."""
     if "init" in options:
         raise ValueError("init cannot be given, since each weight starts from the last; leave it out.")
     if options.get("sparse"):
         raise ValueError("sparse codes cannot be started from, as each weight is from the last; leave sparse out.")
-    known = [name for name, one in inspect.signature(sparse_code).parameters.items() if one.kind is one.KEYWORD_ONLY]
-    for name in options.keys() - set(known):
-        raise TypeError(f"{name!r} is no option of sparse_code; choose from {', '.join(known)}.")
 
 
 _Point = tuple[float, float]

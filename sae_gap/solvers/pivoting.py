@@ -8,7 +8,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class _Tableau(NamedTuple):
-    """`entering` is the slot that must enter next, whatever its ratio, or -1."""
+    """The swept Gram matrices and, in terms of t, the codes and correlations `value - t slope`; see `proceed`.
+
+    `banned` slots depend on the basis and stay out. `entering` is the slot that must enter next, whatever its ratio, or -1.
+    """
 
     pivots: Int[Array, ""]
     swept: Float[Array, "n slots slots"]
@@ -54,21 +57,24 @@ def proceed(
 
     The linear term of the other slots is first lowered to `b - t` with `t` so large that they stay at zero, and `t` is
     then taken to zero. On the way, optimality fails at one slot at a time: a basic code turns negative, or a non-basic
-    correlation positive. That slot is swept in or out of the basis, which changes the tableau by a matrix of rank one. The
-    first slot to fail is the violated one of largest ratio `value / slope`, the root in `t` of its code or correlation
+    correlation positive. That slot is swept in or out of the basis; with c its column of the tableau and p = c_k,
+
+        T_ij ← T_ij - c_i c_j / p,    T_ik = T_ki ← ± c_i / p,    T_kk ← -1 / p,    plus as slot k enters, minus as it leaves.
+
+    The first slot to fail is the violated one of largest ratio `value / slope`, the root in `t` of its code or correlation
     `value - t slope`.
 
-    A slot whose atom depends on those of the basis, up to rounding, takes the place of one: of the basic code that is the
-    first to vanish as the slot's own grows and the basis makes up for it. Where there is none, it is left out.
+    A slot whose atom depends on those of the basis, up to rounding, takes the place of another: of the code that vanishes first
+    as the slot's own grows and the basis makes up for it. Where there is none, the slot is left out.
 
     Args:
       swept: `(n, slots, slots)` Gram matrices, swept on the basis.
-      norms: `(n, slots)` squared norms of the slots' atoms, beside which dependence is told; of no matter on the basis.
+      norms: `(n, slots)` squared norms of the slots' atoms, the measure of dependence; unused on the basis.
       value: `(n, slots)` codes on the basis, and elsewhere the correlations with what the basis leaves, less the weight.
       slope: `(n, slots)`, 0 on the basis and elsewhere 1.
       basic: `(n, slots)` the basis.
-      scale: `(n,)` size of the linear terms, beside which rounding is told from a violation.
-      rank: largest number of independent atoms, beyond which none enters a basis but in the place of another.
+      scale: `(n,)` size of the linear terms; a violation is more than its rounding.
+      rank: largest number of independent atoms. A full basis takes in a slot only in the place of another.
       max_pivots: pivots after which the search is broken off; the codes are then feasible but not optimal.
 
     Returns:

@@ -1,83 +1,60 @@
 """The last digits: codes that single precision brought near the optimum, but whose certificate its rounding hides."""
 
-from typing import NamedTuple
-
 import numpy as np
 import scipy.linalg
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 # Changes of a support after which a sample is left as it came.
 STEPS = 32
-# What a correlation may exceed its weight by, relative to it, in double precision.
+# Share of its weight that a correlation may exceed it by in double precision.
 _EXCESS = 1e-10
 
 
-class Polished(NamedTuple):
-    """Codes of n signals with their certificates; see `Solution`. A sample that is not `converged` has what it came with."""
-
-    codes: Float[np.ndarray, "n num_latents"]
-    objective: Float[np.ndarray, " n"]
-    gap: Float[np.ndarray, " n"]
-    converged: Bool[np.ndarray, " n"]
-
-
 def polish(
-    signals: Float[np.ndarray, "n input_dim"],
+    signal: Float[np.ndarray, " input_dim"],
     atoms: Float[np.ndarray, "num_latents input_dim"],
-    row: Float[np.ndarray, "n 1"],
-    column: Float[np.ndarray, "rows num_latents"],
-    codes: Float[np.ndarray, "n num_latents"],
+    weight: Float[np.ndarray, " num_latents"],
+    support: Int[np.ndarray, " size"],
+    values: Float[np.ndarray, " size"],
     *,
-    tol: float,
     nonneg: bool,
-) -> Polished:
-    """Go on from codes near the optimum in double precision, one sample after the other, by an active-set method.
+) -> tuple[Int[np.ndarray, " new"], Float[np.ndarray, " new"], float, float]:
+    """Go on from codes near the optimum in double precision by an active-set method.
 
-    With S the support, each step solves `D_Sᵀ D_S z_S = D_Sᵀ y - λ_S sign(z_S)`, goes there as far as no sign changes,
-    and drops the code that vanishes on the way or, where none does, takes in the atom that most exceeds its weight. Where no
+    With S the support, each step solves `D_Sᵀ D_S z_S = D_Sᵀ y - λ_S sign(z_S)` and goes there as far as no sign changes. It
+    drops the code that vanishes on the way or, where none does, takes in the atom that most exceeds its weight. Where no
     atom does, the codes are the minimiser.
 
     Args:
-      signals: `(n, input_dim)`.
+      signal: `(input_dim,)`.
       atoms: `(num_latents, input_dim)`, in double precision.
-      row: `(n, 1)` weights of the samples.
-      column: `(1, num_latents)` factors on them, or `(n, num_latents)`.
-      codes: `(n, num_latents)`, whose type the result is rounded to.
-      tol: duality gap to reach, relative to the objective.
+      weight: `(num_latents,)`, λ.
+      support: the latents of the codes.
+      values: the codes, none of them zero; the result is rounded to their type.
       nonneg: whether codes are constrained to be non-negative.
 
     Returns:
-      The codes, rounded, with objectives and gaps of the rounded codes.
+      The support, the rounded codes on it, and their objective and duality gap.
 
     References:
       Osborne, Presnell & Turlach (2000), "A new approach to variable selection in least squares problems", IMA J. Numer. Anal.
     """
-    found, value, gap = codes.copy(), np.zeros(len(codes)), np.zeros(len(codes))
-    met = np.zeros(len(codes), bool)
-    weights = np.broadcast_to(row * column, codes.shape)
-    for i, code in enumerate(codes):
-        signal, weight = signals[i].astype(np.float64), weights[i].astype(np.float64)
-        support, values = _settle(signal, atoms, weight, code, nonneg=nonneg)
-        stored = values.astype(codes.dtype)
-        value[i], gap[i] = _certificate(signal, atoms, weight, support, values, stored, nonneg=nonneg)
-        met[i] = value[i] > 0 and gap[i] <= tol * value[i]
-        if met[i]:
-            found[i] = 0
-            found[i, support] = stored
-    return Polished(found, value.astype(codes.dtype), gap.astype(codes.dtype), met)
+    signal, weight = signal.astype(np.float64), weight.astype(np.float64)
+    support, exact = _settle(signal, atoms, weight, support, values.astype(np.float64), nonneg=nonneg)
+    stored = exact.astype(values.dtype)
+    # The residual of the exact codes is the dual candidate; see `lasso_problem.certificate`.
+    theta, rest = (signal - codes @ atoms[support] for codes in (exact, stored.astype(np.float64)))
+    pull = atoms @ theta
+    steep = pull if nonneg else np.abs(pull)
+    scale = np.min(np.divide(weight, steep, out=np.ones_like(steep), where=steep > weight))
+    linear = weight[support] @ np.abs(stored)
+    gap = 0.5 * np.sum((rest - scale * theta) ** 2) + linear - scale * (stored @ pull[support])
+    return support, stored, 0.5 * rest @ rest + linear, max(gap, 0.0)
 
 
-def _settle(
-    signal: Float[np.ndarray, " input_dim"],
-    atoms: Float[np.ndarray, "num_latents input_dim"],
-    weight: Float[np.ndarray, " num_latents"],
-    code: Float[np.ndarray, " num_latents"],
-    *,
-    nonneg: bool,
-) -> tuple[Int[np.ndarray, " size"], Float[np.ndarray, " size"]]:
+def _settle(signal, atoms, weight, support, values, *, nonneg):
     """The support and its values at the minimum, or as far as the steps and the independence of the atoms go."""
-    support = np.flatnonzero(code)
-    sign, size = np.sign(code[support]).astype(np.float64), np.abs(code[support]).astype(np.float64)
+    sign, size = np.sign(values), np.abs(values)
     for _ in range(STEPS):
         chosen = sign[:, None] * atoms[support]
         try:
@@ -92,11 +69,11 @@ def _settle(
             step = np.min(size[falls] / np.maximum(size[falls] - aim[falls], np.finfo(np.float64).tiny))
             size = size + step * (aim - size)
             kept = ~falls | (size > np.min(size[falls]))
-            if step == 0 and not kept[-1]:
-                # The atom that came in last is the one to go: only rounding told it from those that may stay out.
-                support, sign, size = support[kept], sign[kept], size[kept]
-                break
+            # The atom that came in last goes at once: only rounding told it from those that may stay out.
+            ended = step == 0 and not kept[-1]
             support, sign, size = support[kept], sign[kept], size[kept]
+            if ended:
+                break
             continue
         size = aim
         pull = atoms @ (signal - size @ chosen)
@@ -109,16 +86,4 @@ def _settle(
     return support, sign * size
 
 
-def _certificate(signal, atoms, weight, support, exact, stored, *, nonneg):
-    """The objective of the stored values and their duality gap, with the residual of the exact ones as the dual candidate."""
-    theta = signal - exact @ atoms[support]
-    rest = signal - stored.astype(np.float64) @ atoms[support]
-    pull = atoms @ theta
-    steep = pull if nonneg else np.abs(pull)
-    scale = np.min(np.divide(weight, steep, out=np.ones_like(steep), where=steep > weight))
-    linear = weight[support] @ np.abs(stored)
-    gap = 0.5 * np.sum((rest - scale * theta) ** 2) + linear - scale * (stored @ pull[support])
-    return 0.5 * rest @ rest + linear, max(gap, 0.0)
-
-
-__all__ = ["STEPS", "Polished", "polish"]
+__all__ = ["STEPS", "polish"]

@@ -1,17 +1,23 @@
 """The problem of the lasso as a caller states it: checked, and scaled to where every product is of order one."""
 
 import functools
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap.core import lasso_problem
 from sae_gap.core.checks import check_unmasked, check_vanishing, is_traced, shown
+from sae_gap.core.types import Solution
+
+# Atoms of order one correlate with signals of order one by far less.
+_LARGEST_ROW = 2.0**50
 
 
 def _holds(test, array) -> bool:
@@ -130,31 +136,69 @@ def _power_of_two(values):
 
 def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
     """Bring signals, and each atom if `equalise` or else the dictionary as a whole, to order one."""
-    signal_scale = _power_of_two(jnp.max(jnp.abs(signals), axis=1, keepdims=True))
-    overall = _power_of_two(jnp.max(jnp.abs(dictionary)))
+    peak = jnp.max(jnp.abs(signals), axis=1, keepdims=True)
+    # A signal of zeros has any scale; that of the largest keeps its weight beside those of the others.
+    signal_scale = _power_of_two(jnp.where(peak > 0, peak, jnp.max(peak)))
     if equalise:
         # By its largest entry first, as the squares of a small atom would vanish beside a large one.
-        peak = _power_of_two(jnp.max(jnp.abs(dictionary), axis=0, keepdims=True))
-        dictionary = dictionary / peak
-        # The factor makes atoms of unit norm, give or take rounding, keep their scale.
-        scale = _power_of_two(1.25 * jnp.linalg.norm(dictionary, axis=0, keepdims=True))
-        dictionary, atom_scale = dictionary / scale, peak * scale
+        atom_scale = _power_of_two(jnp.max(jnp.abs(dictionary), axis=0, keepdims=True))
+        # The factor lets atoms of unit norm, give or take rounding, keep their scale.
+        norm = _power_of_two(1.25 * jnp.linalg.norm(dictionary / atom_scale, axis=0, keepdims=True))
+        dictionary, atom_scale = dictionary / atom_scale / norm, atom_scale * norm
     else:
+        overall = _power_of_two(jnp.max(jnp.abs(dictionary)))
         dictionary, atom_scale = dictionary / overall, jnp.full((1, dictionary.shape[1]), overall)
-    # Each factor on its own is of order one where the weights are: a factor that overflows says nothing of the product.
-    # Divided one after the other behind a barrier: the compiler would divide by their product, which may overflow or vanish.
+    # Each factor is of order one where the weights are: a factor that overflows says nothing of the product.
+    # One division after the other behind a barrier: the compiler would divide by their product, which may overflow or vanish.
     if lam.shape[1] == 1:
+        overall = jnp.max(atom_scale)
         row, column = lax.optimization_barrier(lam / signal_scale) / overall, overall / atom_scale
     elif lam.shape[0] == 1:
-        # A column that is capped below must stay beyond the largest on every row.
-        top = jnp.max(signal_scale)
-        row, column = top / signal_scale, lax.optimization_barrier(lam / atom_scale) / top
+        overall = jnp.max(signal_scale)
+        row, column = overall / signal_scale, lax.optimization_barrier(lam / atom_scale) / overall
     else:
         row, column = jnp.ones((1, 1), lam.dtype), lax.optimization_barrier(lam / atom_scale) / signal_scale
-    # A weight beyond the largest forces a zero code either way, and must not turn into an infinity.
-    largest = jnp.finfo(signals.dtype).max ** 0.4
-    row, column = jnp.minimum(row, largest), jnp.minimum(column, largest)
+    # A row or a weight beyond any correlation forces zero codes, and must not turn into an infinity. The largest row becomes
+    # one, so that such a column forces them on the row of every sample.
+    row = jnp.minimum(row, _LARGEST_ROW)
+    top = _power_of_two(jnp.max(row))
+    row, column = row / top, jnp.minimum(column * top, jnp.finfo(signals.dtype).max ** 0.8)
     return Scaled(signals / signal_scale, dictionary, row, column, signal_scale, atom_scale)
 
 
-__all__ = ["Scaled", "check_problem", "scale_problem"]
+@jax.jit
+def scale_codes(codes, problem: Scaled):
+    """Codes in the units of the scaled problem; those of zero atoms are left out."""
+    return jnp.where(jnp.any(problem.dictionary != 0, axis=0), codes, 0) / problem.signal_scale * problem.atom_scale
+
+
+@jax.jit
+def unscale(found: Solution, problem: Scaled) -> Solution:
+    """The solution of a scaled problem in the units of the caller."""
+    # One scale after the other, since their quotient may overflow where a code of zero stays zero.
+    codes = lax.optimization_barrier(found.codes * problem.signal_scale) / problem.atom_scale
+    return _restore(found, codes, jnp.all(_representable(found.codes, codes), axis=1), problem.signal_scale[:, 0])
+
+
+def unscale_sparse(found: Solution, problem: Scaled) -> Solution:
+    """The same where the codes are a sparse array."""
+    given: Any = found.codes
+    scale = np.asarray(problem.signal_scale)[:, 0]
+    sample = np.repeat(np.arange(given.shape[0]), np.diff(given.indptr))
+    with np.errstate(over="ignore", under="ignore"):
+        values = given.data * scale[sample] / np.asarray(problem.atom_scale)[0, given.indices]
+    exact = np.ones(len(scale), bool)
+    exact[sample[~_representable(given.data, values)]] = False
+    return _restore(found, scipy.sparse.csr_array((values, given.indices, given.indptr), shape=given.shape), exact, scale)
+
+
+def _representable(scaled, codes):
+    """Whether a code, certified in the units of the scaled problem, neither overflows nor vanishes in those of the caller."""
+    return (scaled == 0) | ((abs(codes) >= jnp.finfo(codes.dtype).tiny) & (abs(codes) < math.inf))
+
+
+def _restore(found, codes, exact, scale):
+    return Solution(codes, found.objective * scale**2, found.gap * scale**2, found.iterations, found.converged & exact)
+
+
+__all__ = ["Scaled", "check_problem", "scale_codes", "scale_problem", "unscale", "unscale_sparse"]

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from sae_gap.core import lasso_problem
 from sae_gap.solvers import pivoting, slots
-from sae_gap.solvers.screening import leaders
+from sae_gap.solvers.atoms import leaders
 
 
 class Pursuit(NamedTuple):
@@ -23,24 +23,24 @@ class Pursuit(NamedTuple):
 def atom_rows(
     dictionary: Float[Array, "input_dim num_latents"], num_slots: int, num_parts: int = 1
 ) -> Float[Array, "num_padded input_dim"]:
-    """The atoms as rows, as `pursue` takes them, with rows of zeros that make whole blocks.
+    """The atoms as rows, padded with rows of zeros to whole blocks, as `pursue` takes them.
 
     Args:
       dictionary: `(input_dim, num_latents)`.
       num_slots: that of `pursue`.
-      num_parts: equal parts of the dictionary, as they lie on devices, of which each is padded by itself.
+      num_parts: equal parts of the dictionary, as they lie on devices; each is padded by itself.
 
     Returns:
       `(num_padded, input_dim)`.
     """
     parts = dictionary.T.reshape(num_parts, -1, dictionary.shape[0])
     padded = jnp.pad(parts, ((0, 0), (0, -parts.shape[1] % _num_blocks(num_slots)), (0, 0)))
-    # Whoever pursues in a loop would otherwise transpose at every turn of it.
+    # Without the barrier a loop of pursuits would transpose at every turn.
     return lax.optimization_barrier(padded.reshape(-1, dictionary.shape[0]))
 
 
 def unpadded(places: Int[Array, "..."], num_latents: int, num_padded: int, num_parts: int = 1) -> Int[Array, "..."]:
-    """The latents of some rows of atoms, as `atom_rows` has padded them."""
+    """The latents that some rows of `atom_rows` stand for."""
     own = num_padded // num_parts
     return places if num_parts == 1 else places // own * (num_latents // num_parts) + places % own
 
@@ -55,13 +55,12 @@ def pursue(
     num_rounds: int = 3,
     nonneg: bool = True,
 ) -> Pursuit:
-    """Approximately minimises `½‖y - D z‖² + t e Σ_j log(1 + |z_j| / e)`, a penalty that ends short of shrinking.
+    """Approximately minimises `½‖y - D z‖² + t e Σ_j log(1 + |z_j| / e)`, a penalty that hardly shrinks large codes.
 
-    A round admits the atoms whose correlation with the residual exceeds the threshold t, then solves, on those and the atoms
-    in use, the lasso with the weights `t e / (|z_j| + e)` at the codes of the round before, exactly. The first round is thus
-    a lasso at t, and each later one reduces the objective by majorising its concave penalty. A code well above e
-    is hardly shrunk; an atom enters as into a lasso at t. It costs a product with the dictionary and a solve on the slots a
-    round.
+    A round admits the atoms whose correlation with the residual exceeds the threshold t. On those and the atoms in use it
+    solves the lasso with the weights `t e / (|z_j| + e)` at the codes of the round before, exactly. The first round is thus a
+    lasso at t, and each later one lowers the objective by majorising its concave penalty. A round costs a product with the
+    dictionary and a solve on the slots.
 
     Args:
       signals: `(n, input_dim)`.
@@ -107,7 +106,7 @@ def pursue(
         gram = product("nwm,nvm->nwv", chosen, chosen)
         gram = jnp.where(filled[:, :, None] & filled[:, None, :], gram, eye)
         weight = limit * epsilon / (code + epsilon)
-        # Slots that stay empty, in units of the others: rounding is told by the largest term.
+        # Free slots have a term in the units of the others, since the largest term tells what is rounding.
         linear = jnp.where(filled, product("nwm,nm->nw", chosen, signals) - weight, -limit)
         code, _, _ = pivoting.solve(gram, linear, max_pivots=2 * num_slots)
         return places, sign, code, signals - product("nw,nwm->nm", code, chosen)

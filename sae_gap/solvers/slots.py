@@ -1,145 +1,132 @@
-"""The state of a batch of working sets: a few slots a sample, each holding an atom and its code."""
+"""The slots of a batch of samples: each holds an atom and its code, and a tableau holds the Gram matrix of a sample's slots."""
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sae_gap.core import lasso_problem
+from sae_gap.core.lasso_problem import product
 from sae_gap.runtime import sharding
-from sae_gap.solvers.screening import leaders
-from sae_gap.solvers.spread_atoms import Held, Problem, correlate, hold
+from sae_gap.solvers.atoms import Held, Problem, correlate, hold, leaders
 
-# The most violators that are let in in a round.
+# The most violators that enter in a round.
 MOST_CANDIDATES = 64
 
 
-class State(NamedTuple):
-    """One sample a row. Slot w holds the atom `sign[w] atoms[index[w]]` with coefficient `code[w] ≥ 0`.
+class Samples(NamedTuple):
+    """What belongs to each sample.
 
-    `basic` are the slots in use, and `swept` the Gram matrix of their atoms swept on all of them; see `pivoting`. `theta` is
-    the residual, to better than the precision of the codes, and the dual candidate. `candidate` names the leading violators,
-    as `-1 - j` where the correlation is negative, and `lead` what they exceed their weights by, -inf where there is none.
-    `size` is that of the linear terms, beside which rounding is told from a violation, `settled` counts the last rounds that
-    left the basis as it was, and `stale` tells that `swept` has more rounding than is good.
+    The weight of sample i and atom j is `row_i column_ij`; where `column` is None, all samples share that of the problem.
     """
 
     signals: Float[Array, "n input_dim"]
     row: Float[Array, "n 1"]
-    column: Float[Array, "n num_padded"] | None
+    column: Float[Array, "n _"] | None
+
+
+class State(NamedTuple):
+    """The working sets. Slot w of a sample holds the atom `sign[w] atoms[places[w]]` with the code `code[w] ≥ 0`.
+
+    Attributes:
+      samples: the signals and their weights.
+      places: the atoms of the slots.
+      sign: 1, or -1 where a slot holds the negative of its atom.
+      code: the codes.
+      basic: the slots of the basis; all others are free.
+      swept: the Gram matrix of the slots, swept on the basis; see `pivoting`.
+      theta: the residual, to better than the precision of the codes: the dual candidate.
+      candidate: the atoms that most violate optimality; `-1 - j` stands for the negative of atom j.
+      lead: by how much the correlation of a candidate exceeds its weight; -inf where there is no candidate.
+      scale: the factor that makes theta feasible.
+      slack: the part of the duality gap that the codes have, `Σ_w code_w (weight_w - scale a_wᵀ theta)`.
+      rounds: products with the dictionary so far.
+      settled: the last rounds that left the basis as it was.
+      done: whether a sample needs no round more.
+    """
+
+    samples: Samples
     places: Int[Array, "n slots"]
     sign: Float[Array, "n slots"]
     code: Float[Array, "n slots"]
-    weight: Float[Array, "n slots"]
     basic: Bool[Array, "n slots"]
     swept: Float[Array, "n slots slots"]
     theta: Float[Array, "n input_dim"]
     candidate: Int[Array, "n candidates"]
     lead: Float[Array, "n candidates"]
-    size: Float[Array, " n"]
     scale: Float[Array, " n"]
     slack: Float[Array, " n"]
     rounds: Int[Array, " n"]
     settled: Int[Array, " n"]
-    stale: Bool[Array, " n"]
     done: Bool[Array, " n"]
-    full: Bool[Array, " n"]
+
+    @property
+    def full(self) -> Bool[Array, " n"]:
+        """Whether no slot is free or, while the basis still changes, fewer than an eighth."""
+        free = jnp.sum(~self.basic, axis=1)
+        return jnp.where(self.settled > 0, free == 0, free < self.basic.shape[1] // 8)
 
 
-def start(
-    problem: Problem,
-    signals: Float[Array, "n input_dim"],
-    row: Float[Array, "n 1"],
-    column: Float[Array, "n num_latents"] | None,
-    init: Float[Array, "n num_latents"] | None,
-    num_slots: int,
-) -> State:
-    """Samples with empty slots, whose first candidates are the atoms of the largest codes of `init`."""
-    num_samples, dtype = signals.shape[0], signals.dtype
-    zeros = jnp.zeros((num_samples, num_slots), dtype)
-    none = jnp.zeros(num_samples, bool)
+def start(problem: Problem, samples: Samples, num_slots: int) -> State:
+    """Samples whose slots are all free, with no candidates yet."""
+    num_samples, dtype = samples.signals.shape[0], samples.signals.dtype
     count = num_candidates(problem, num_slots)
-    state = State(
-        signals=signals,
-        row=row,
-        column=None if column is None else _whole_blocks(problem, column),
+    zeros, none = jnp.zeros((num_samples, num_slots), dtype), jnp.zeros(num_samples, jnp.int32)
+    return State(
+        samples=samples,
         places=zeros.astype(jnp.int32),
         sign=zeros + 1,
         code=zeros,
-        weight=zeros,
         basic=zeros > 0,
         swept=jnp.broadcast_to(jnp.eye(num_slots, dtype=dtype), (num_samples, num_slots, num_slots)),
-        theta=signals,
+        theta=samples.signals,
         candidate=jnp.zeros((num_samples, count), jnp.int32),
         lead=jnp.full((num_samples, count), -jnp.inf, dtype),
-        size=jnp.sqrt(jnp.sum(signals**2, axis=1)),
         scale=zeros[:, 0],
         slack=zeros[:, 0],
-        rounds=jnp.zeros(num_samples, jnp.int32),
-        settled=jnp.zeros(num_samples, jnp.int32),
-        stale=none,
-        done=none,
-        full=none,
+        rounds=none,
+        settled=none,
+        done=none > 0,
     )
-    if init is None:
-        return state
+
+
+def propose(problem: Problem, state: State, init: Float[Array, "n num_latents"]) -> State:
+    """The atoms of the largest codes of `init` as the first candidates."""
+    count = state.candidate.shape[1]
     if problem.latents is None:
         given, chosen = lax.top_k(jnp.abs(init), min(count, init.shape[1]))
-        chosen = jnp.pad(chosen.astype(jnp.int32), ((0, 0), (0, count - chosen.shape[1])))
-        given = jnp.pad(given, ((0, 0), (0, count - given.shape[1])))
+        spare = ((0, 0), (0, count - chosen.shape[1]))
+        given, chosen = jnp.pad(given, spare), jnp.pad(chosen.astype(jnp.int32), spare)
     else:
-        # The largest of all would have to be sought on one device.
-        sizes = _whole_blocks(problem, jnp.abs(init))
+        # One device alone would have to sort the codes of all atoms.
+        sizes = whole_blocks(problem, jnp.abs(init))
         chosen = leaders(sizes, problem.num_blocks, count)
         given = jnp.take_along_axis(sizes, chosen, axis=1)
-    pull = correlate(hold(problem, chosen), signals)
-    excess = (pull if problem.nonneg else jnp.abs(pull)) - weights_at(problem, state, chosen)
+    pull = correlate(hold(problem, chosen), state.samples.signals, given > 0)
+    excess = (pull if problem.nonneg else jnp.abs(pull)) - weights_at(problem, state.samples, chosen)
     signed = chosen if problem.nonneg else jnp.where(pull < 0, -1 - chosen, chosen)
     return state._replace(candidate=signed, lead=jnp.where(given > 0, excess, -jnp.inf))
 
 
-def _whole_blocks(problem, values):
-    """Values of each sample for all atoms, those that fill up the blocks included."""
+def whole_blocks(problem: Problem, values: Float[Array, "n num_latents"]) -> Float[Array, "n num_padded"]:
+    """Values of each sample for all atoms, with zeros for the padding."""
     padded = jnp.pad(values, ((0, 0), (0, problem.atoms.shape[0] - values.shape[1])))
-    return sharding.spread(padded, problem.latents, 1)
-
-
-def empty(state: State) -> State:
-    """The samples with all slots empty, as at the start."""
-    eye = jnp.eye(state.code.shape[1], dtype=state.code.dtype)
-    return state._replace(
-        sign=jnp.ones_like(state.sign),
-        code=jnp.zeros_like(state.code),
-        basic=jnp.zeros_like(state.basic),
-        swept=jnp.broadcast_to(eye, state.swept.shape),
-        theta=state.signals,
-        settled=jnp.zeros_like(state.settled),
-        stale=jnp.zeros_like(state.stale),
-    )
+    return sharding.shard(padded, problem.latents, 1)
 
 
 def num_candidates(problem: Problem, num_slots: int) -> int:
-    """Violators that are looked for in a round: as many as half the slots, but not so many as to cost more than they bring."""
+    """Violators sought in a round: as many as half the slots, but no more than pay."""
     return min(num_slots // 2, MOST_CANDIDATES, problem.num_blocks)
 
 
 def widen(problem: Problem, state: State, num_slots: int) -> State:
-    """Add empty slots up to `num_slots`."""
-    spare = ((0, 0), (0, num_slots - state.code.shape[1]))
-    more = ((0, 0), (0, num_candidates(problem, num_slots) - state.candidate.shape[1]))
-    fresh = jnp.eye(num_slots, dtype=state.code.dtype).at[: state.code.shape[1], : state.code.shape[1]].set(0)
-    return state._replace(
-        places=jnp.pad(state.places, spare),
-        sign=jnp.pad(state.sign, spare, constant_values=1),
-        code=jnp.pad(state.code, spare),
-        weight=jnp.pad(state.weight, spare),
-        basic=jnp.pad(state.basic, spare),
-        swept=jnp.pad(state.swept, (*spare, spare[1])) + fresh,
-        candidate=jnp.pad(state.candidate, more),
-        lead=jnp.pad(state.lead, more, constant_values=-jnp.inf),
-        full=jnp.zeros_like(state.full),
-    )
+    """The same working sets with `num_slots` slots; the new ones are free."""
+
+    def within(wide, old):
+        return wide.at[tuple(slice(size) for size in old.shape)].set(old)
+
+    return jax.tree.map(within, start(problem, state.samples, num_slots), state)
 
 
 def merge(
@@ -149,10 +136,10 @@ def merge(
     candidate: Int[Array, "n candidates"],
     lead: Float[Array, "n candidates"],
 ) -> tuple[Int[Array, "n slots"], Float[Array, "n slots"], Float[Array, "n slots"], Bool[Array, "n slots candidates"]]:
-    """Keep the slots in use and fill the free ones with the leading violators, those whose lead is not -inf.
+    """Keep the slots in use, and fill free ones with the candidates whose lead is not -inf.
 
     Returns:
-      The atoms and signs of the slots, the lead of those that are new, and which candidate each of these holds.
+      The atoms and the signs of the slots, the lead of those that are new, and which candidate each of these holds.
     """
     atom = jnp.where(candidate < 0, -1 - candidate, candidate)
     repeated = jnp.any((atom[:, :, None] == places[:, None, :]) & used[:, None, :], axis=2)
@@ -169,41 +156,40 @@ def merge(
     return places, sign, fresh, holds
 
 
-def sweep(
+def border(
     problem: Problem,
     state: State,
     held: Held,
     sign: Float[Array, "n slots"],
     holds: Bool[Array, "n slots candidates"],
-) -> tuple[Float[Array, "n slots slots"], Float[Array, "n slots"]]:
-    """The Gram matrix of all slots, the new ones included, swept on the basis, and the squared norms of the atoms `held`.
+) -> Float[Array, "n slots slots"]:
+    """The tableau bordered by the new slots: the Gram matrix of all slots, swept on the basis.
 
     With B the basis, N the new slots and G the Gram matrix, it holds `-G_BB⁻¹`, `G_BB⁻¹ G_BN` and
-    `G_NN - G_NB G_BB⁻¹ G_BN`. An empty slot is orthogonal to all others.
+    `G_NN - G_NB G_BB⁻¹ G_BN`. A free slot is orthogonal to all others.
     """
     enter = holds.astype(state.code.dtype)
     atom = jnp.where(state.candidate < 0, -1 - state.candidate, state.candidate)
-    side = jnp.where(state.candidate < 0, -1, 1).astype(enter.dtype)
     if problem.gram is not None:
         among = problem.gram[held.places[:, :, None], atom[:, None, :]]
     else:
         new = hold(problem, atom, often=True)
         among = jnp.einsum("nwm,ncm->nwc", held.all(), new.all(), precision=lax.Precision.HIGHEST)
     if not problem.nonneg:
-        among = sign[:, :, None] * side[:, None, :] * among
+        among = sign[:, :, None] * jnp.where(state.candidate < 0, -1, 1).astype(enter.dtype)[:, None, :] * among
     both = state.basic[:, :, None] & state.basic[:, None, :]
     old = jnp.where(both, state.swept, 0)
-    solved = -lasso_problem.product(old, jnp.where(state.basic[:, :, None], among, 0))
+    solved = -product(old, jnp.where(state.basic[:, :, None], among, 0))
     # The columns of new slots are those of `solved`, whose rows off the basis are zero, and between two of them of `rest`.
-    rest = lasso_problem.product(jnp.swapaxes(enter - solved, 1, 2), among)
-    corner = lasso_problem.product(solved + lasso_problem.product(enter, 0.5 * rest), jnp.swapaxes(enter, 1, 2))
+    rest = product(jnp.swapaxes(enter - solved, 1, 2), among)
+    corner = product(solved + product(enter, 0.5 * rest), jnp.swapaxes(enter, 1, 2))
     filled = state.basic | jnp.any(holds, axis=2)
-    empty = jnp.where(filled[:, :, None], 0, jnp.eye(sign.shape[1], dtype=enter.dtype))
-    return old + corner + jnp.swapaxes(corner, 1, 2) + empty, problem.norms[held.places]
+    free = jnp.where(filled[:, :, None], 0, jnp.eye(sign.shape[1], dtype=enter.dtype))
+    return old + corner + jnp.swapaxes(corner, 1, 2) + free
 
 
 def refresh(problem: Problem, state: State) -> Float[Array, "n slots slots"]:
-    """The tableau with less rounding in it, of which every sweep leaves some: a step of Newton's for the inverse.
+    """The tableau with less of the rounding that sweeps leave in it: a step of Newton's for the inverse.
 
     With G the Gram matrix of the basis and X the inverse that the tableau holds, the error of `X + X (I - G X)` is the
     square of that of X.
@@ -220,21 +206,38 @@ def refresh(problem: Problem, state: State) -> Float[Array, "n slots slots"]:
     if not problem.nonneg:
         among = state.sign[:, :, None] * state.sign[:, None, :] * among
     inverse = jnp.where(both, -state.swept, 0)
-    left = jnp.eye(both.shape[1], dtype=inverse.dtype) - lasso_problem.product(jnp.where(both, among, 0), inverse)
-    step = lasso_problem.product(inverse, jnp.where(both, left, 0))
+    left = jnp.eye(both.shape[1], dtype=inverse.dtype) - product(jnp.where(both, among, 0), inverse)
+    step = product(inverse, jnp.where(both, left, 0))
     return jnp.where(both, state.swept - 0.5 * (step + jnp.swapaxes(step, 1, 2)), state.swept)
 
 
-def weights_at(problem: Problem, state: State, places: Int[Array, "n some"]) -> Float[Array, "n some"]:
-    """The weights of given atoms."""
-    if state.column is not None:
-        return state.row * jnp.take_along_axis(state.column, places, axis=1)
-    return state.row * problem.column[0, places]
+def weights_at(problem: Problem, samples: Samples, places: Int[Array, "n some"]) -> Float[Array, "n some"]:
+    """The weights of some atoms of each sample."""
+    if samples.column is not None:
+        return samples.row * jnp.take_along_axis(samples.column, places, axis=1)
+    return samples.row * problem.column[0, places]
 
 
 def dense(problem: Problem, state: State, num_latents: int) -> Float[Array, "n num_latents"]:
     """The codes of all atoms."""
     rows = jnp.arange(state.code.shape[0])[:, None]
-    codes = sharding.spread(jnp.zeros((state.code.shape[0], num_latents), state.code.dtype), problem.latents, 1)
-    # Slots may point at the padding, but never with a code.
-    return sharding.spread(codes.at[rows, state.places].add(state.sign * state.code, mode="drop"), problem.latents, 1)
+    codes = sharding.shard(jnp.zeros((state.code.shape[0], num_latents), state.code.dtype), problem.latents, 1)
+    # A slot may point at the padding, but never with a code.
+    return sharding.shard(codes.at[rows, state.places].add(state.sign * state.code, mode="drop"), problem.latents, 1)
+
+
+__all__ = [
+    "MOST_CANDIDATES",
+    "Samples",
+    "State",
+    "border",
+    "dense",
+    "merge",
+    "num_candidates",
+    "propose",
+    "refresh",
+    "start",
+    "weights_at",
+    "whole_blocks",
+    "widen",
+]

@@ -1,39 +1,36 @@
 """Exact working sets: a lasso on a handful of atoms a sample, grown by the atoms that violate optimality until none does.
 
-One product with the dictionary certifies every sample or finds its violators. Between two products each sample takes the newest
-violators into its slots and goes on to the optimum on these, by `pivoting`, from the basis that it has. Few samples need more
-than a handful of products. Work follows need: slots begin few and become more for the samples that fill them, up to as many
-as the dictionary has dimensions, and a sample that is done is worked on no more. The rare ones whose certificate is out of
-reach of the tableau's rounding are handed to FISTA.
+`README.md` in this folder has the mathematics. This module has the loop, as one compiled program; `blocks` runs the same rounds
+on the threads of a CPU.
 """
 
 import math
+from collections.abc import Callable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from sae_gap.core import lasso_problem
 from sae_gap.core.types import Solution
 from sae_gap.runtime import sharding
-from sae_gap.solvers import fista, pivoting, slots, spread_atoms
-from sae_gap.solvers.batching import by_groups, keep
-from sae_gap.solvers.screening import leaders
-from sae_gap.solvers.slots import State
-from sae_gap.solvers.spread_atoms import LANES, Problem
+from sae_gap.solvers import atoms, fista, pivoting, slots
+from sae_gap.solvers.atoms import LANES, Problem, hold
+from sae_gap.solvers.slots import Samples, State
 
-# Rounds that a doubling of the slots may take, before a sample is handed on.
+# Rounds that a doubling of the slots may take before a sample is handed on.
 ROUNDS = 12
 # Rounds without a change of the basis after which what is left of the gap is rounding.
 SETTLED = 3
-# What the codes of a tableau may miss of their weight before it is rid of its rounding.
+# Share of its weight that a correlation in the basis may be off by before the tableau is refreshed.
 STALE = 1e-4
-# What they may miss of it beside the signal, beyond which nothing of the tableau is worth mending.
+# Share of the signal that it may be off by before the working set begins anew.
 LOST = 0.1
 # Floats of the tableaus that are worked on at once.
 CACHE = 2**20
-# Within one compiled program, beyond this many slots FISTA takes over.
+# Within one compiled program, FISTA takes over beyond this many slots.
 LARGEST_SLOTS = 256
 
 
@@ -59,33 +56,30 @@ def default_chunk(input_dim: int, num_latents: int) -> int:
 
 
 def solve(
-    signals: Float[Array, "n input_dim"],
+    samples: Samples,
     dictionary: Float[Array, "input_dim num_latents"],
-    lam: Float[Array, "..."] | float,
+    column: Float[Array, "1 num_latents"] | None,
     init: Float[Array, "n num_latents"] | None = None,
     *,
     tol: Float[Array, ""] | float = 1e-6,
     max_iterations: Int[Array, ""] | int = 20_000,
     nonneg: bool = True,
-    atom_weights: Float[Array, "1 num_latents"] | None = None,
     latents: str | None = None,
 ) -> Solution:
     """Solve the lasso by exact working sets; atoms should be of about unit norm.
 
-    Like every solver's core it checks nothing on the host and may be called inside any transformation of JAX except
-    reverse-mode differentiation, for which see `sae_gap.solvers.sparse_code`.
+    Nothing is checked on the host, so this may be called inside any transformation of JAX except reverse-mode
+    differentiation; `sae_gap.solvers.sparse_code` has that.
 
     Args:
-      signals: `(n, input_dim)`.
+      samples: signals and weights.
       dictionary: `(input_dim, num_latents)`.
-      lam: scalar, `(n,)`, `(num_latents,)` or broadcasting to `(n, num_latents)`.
+      column: `(1, num_latents)` factors on the weights of all samples, None where samples have their own.
       init: `(n, num_latents)` codes whose largest entries open the working sets; None starts from zero.
       tol: duality gap to reach, relative to the objective.
-      max_iterations: rounds, and then iterations of FISTA for the samples left to it, after which a sample is given up.
+      max_iterations: rounds, and then iterations of FISTA for the samples left to it, before a sample is given up.
       nonneg: whether codes are constrained to be non-negative.
-      atom_weights: `(1, num_latents)` factors on `lam`, so that neither need be expanded to `(n, num_latents)`.
-      latents: the axis of the mesh of the context over which the latents of the dictionary are spread; None has them all on
-        every device.
+      latents: the mesh axis over which the latents of the dictionary are sharded; None has them all on every device.
 
     Returns:
       A `Solution`; its `iterations` count rounds, of one product each, plus the iterations of FISTA.
@@ -93,21 +87,13 @@ def solve(
     References:
       Johnson & Guestrin (2015), "Blitz: a principled meta-algorithm for scaling sparse optimization", ICML.
     """
-    num_samples, num_latents = signals.shape[0], dictionary.shape[1]
-    lam = lasso_problem.expand_lam(lam, num_samples, num_latents)
-    column = jnp.ones((1, num_latents), signals.dtype) if atom_weights is None else atom_weights
-    row, own = (lam, None) if lam.shape[1] == 1 else (jnp.ones((1, 1), signals.dtype), lam * column)
-    if own is not None and own.shape[0] == 1:
-        column, own = own, None
-    with_gram = latents is None and spread_atoms.wants_gram(num_latents, num_samples)
-    problem = spread_atoms.pose(
-        dictionary, column, tol=tol, limit=max_iterations, nonneg=nonneg, with_gram=with_gram, latents=latents
-    )
-    width, most = default_slots(*dictionary.shape), most_slots(*dictionary.shape)
-    width = min(width, most)
+    num_samples, num_latents = samples.signals.shape[0], dictionary.shape[1]
+    with_gram = latents is None and atoms.wants_gram(num_latents, num_samples)
+    problem = atoms.pose(dictionary, column, tol=tol, limit=max_iterations, nonneg=nonneg, with_gram=with_gram, latents=latents)
+    most = most_slots(*dictionary.shape)
+    width = min(default_slots(*dictionary.shape), most)
     group = _group(num_samples, width)
-    state = begin(problem, signals, jnp.broadcast_to(row, (num_samples, 1)), own, init, width)
-    state = _rounds(problem, state, group)
+    state = _rounds(problem, begin(problem, samples, init, width), group)
     found = _close(problem, state, num_latents)
     if width < most <= LARGEST_SLOTS:
 
@@ -116,24 +102,19 @@ def solve(
             return _close(problem, _rounds(problem, slots.widen(problem, state, most), size), num_latents)
 
         found = lax.cond(jnp.any(_open_yet(problem, found)), wider, lambda: found)
-    return _finish(problem, dictionary, state, found, group)
+    return _finish(problem, dictionary, state.samples, found, group)
 
 
-def begin(
-    problem: Problem,
-    signals: Float[Array, "n input_dim"],
-    row: Float[Array, "n 1"],
-    column: Float[Array, "n num_latents"] | None,
-    init: Float[Array, "n num_latents"] | None,
-    num_slots: int,
-) -> State:
-    """Samples with empty slots and their first candidates: the largest codes of `init`, or the atoms of largest correlation."""
-    state = slots.start(problem, signals, row, column, init, num_slots)
-    return state if init is not None else _measure(problem, state)
+def begin(problem: Problem, samples: Samples, init: Float[Array, "n num_latents"] | None, num_slots: int) -> State:
+    """Free slots and the first candidates: the atoms of the largest codes of `init`, or those of largest correlation."""
+    if samples.column is not None:
+        samples = samples._replace(column=slots.whole_blocks(problem, samples.column))
+    state = slots.start(problem, samples, num_slots)
+    return _measure(problem, state) if init is None else slots.propose(problem, state, init)
 
 
 def _group(num_samples, width):
-    """Samples to a batch: an eighth, so that work follows need, and no more than have their tableaus in cache together."""
+    """Samples in a batch: an eighth, so that work follows need, and no more than have their tableaus in cache together."""
     return min(-(-num_samples // 8), max(LANES, CACHE // width**2))
 
 
@@ -145,61 +126,58 @@ def certify(
     problem: Problem, state: State
 ) -> tuple[Float[Array, " n"], Float[Array, " n"], Int[Array, " n"], Bool[Array, " n"]]:
     """Objectives, duality gaps at `theta`, products spent, and whether the gaps are met; see `lasso_problem.certificate`."""
-    rest = state.signals - spread_atoms.combine(spread_atoms.hold(problem, state.places), state.sign * state.code)
-    value = 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(state.weight * state.code, axis=1)
+    signals, weight = state.samples.signals, slots.weights_at(problem, state.samples, state.places)
+    rest = signals - atoms.combine(hold(problem, state.places), state.sign * state.code)
+    value = 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(weight * state.code, axis=1)
     gap = 0.5 * jnp.sum((rest - state.scale[:, None] * state.theta) ** 2, axis=1) + state.slack
-    return value, gap, state.rounds - 1, lasso_problem.is_converged(state.signals, value, gap, problem.tol)
+    return value, gap, state.rounds - 1, lasso_problem.is_converged(signals, value, gap, problem.tol)
 
 
 def _close(problem, state, num_latents):
     return Solution(slots.dense(problem, state, num_latents), *certify(problem, state))
 
 
-def _finish(problem, dictionary, state, found, group):
+def _finish(problem, dictionary, samples, found, group):
     """Hand the samples that are left to FISTA, from where they are."""
 
     def step(part):
-        _, signals, row, column, found = part
+        _, samples, found = part
         solved = fista.solve(
-            signals,
+            samples.signals,
             dictionary,
-            (row * (problem.column if column is None else column))[:, : dictionary.shape[1]],
+            (samples.row * (problem.column if samples.column is None else samples.column))[:, : dictionary.shape[1]],
             found.codes,
             tol=problem.tol,
             max_iterations=problem.limit,
             nonneg=problem.nonneg,
         )
         solved = eqx.tree_at(lambda s: s.iterations, solved, found.iterations + solved.iterations)
-        return jnp.zeros_like(solved.converged), signals, row, column, solved
+        return jnp.zeros_like(solved.converged), samples, solved
 
-    tree = (_open_yet(problem, found), state.signals, state.row, state.column, found)
-    return by_groups(tree, lambda tree: tree[0], group, step)[4]
-
-
-def _reciprocal(weights):
-    """One over a weight; a zero weight, beside which every correlation is a violation, counts as very small."""
-    return 1 / jnp.maximum(weights, 1e-15)
+    return by_groups((_open_yet(problem, found), samples, found), lambda tree: tree[0], group, step)[2]
 
 
 def _measure(problem: Problem, state: State) -> State:
     """One product with the dictionary: certify every sample and find the atoms that most violate optimality."""
-    correlations = sharding.spread(lasso_problem.product(state.theta, problem.atoms.T), problem.latents, 1)
-    column = problem.column if state.column is None else state.column
+    samples = state.samples
+    correlations = sharding.shard(lasso_problem.product(state.theta, problem.atoms.T), problem.latents, 1)
+    column = problem.column if samples.column is None else samples.column
     pull = correlations if problem.nonneg else jnp.abs(correlations)
-    scores = jnp.maximum(pull * _reciprocal(state.row) * _reciprocal(column) - 1, 0)
-    candidate = leaders(scores, problem.num_blocks, state.candidate.shape[1])
+    # A weight of zero counts as very small here: beside it every correlation is a violation.
+    scores = jnp.maximum(pull * (1 / jnp.maximum(samples.row, 1e-20)) * (1 / jnp.maximum(column, 1e-15)) - 1, 0)
+    candidate = atoms.leaders(scores, problem.num_blocks, state.candidate.shape[1])
     lead = jnp.take_along_axis(correlations, candidate, axis=1)
-    limit = slots.weights_at(problem, state, candidate)
+    limit = slots.weights_at(problem, samples, candidate)
     scale = lasso_problem.dual_scale(lead, limit, nonneg=problem.nonneg)
     here = state.sign * jnp.take_along_axis(correlations, state.places, axis=1)
-    slack = jnp.sum(jnp.maximum(state.code * (state.weight - scale[:, None] * here), 0), axis=1)
+    weight = slots.weights_at(problem, samples, state.places)
+    slack = jnp.sum(jnp.maximum(state.code * (weight - scale[:, None] * here), 0), axis=1)
     energy = 0.5 * jnp.sum(state.theta**2, axis=1)
-    value = energy + jnp.sum(state.weight * state.code, axis=1)
+    value = energy + jnp.sum(weight * state.code, axis=1)
     gap = (1 - scale) ** 2 * energy + slack
     # Less than the tolerance, so that a gap recomputed from the rounded codes meets it too.
-    met = lasso_problem.is_converged(state.signals, value, gap, 0.9 * problem.tol)
+    met = lasso_problem.is_converged(samples.signals, value, gap, 0.9 * problem.tol)
     excess = (lead if problem.nonneg else jnp.abs(lead)) - limit
-    free = jnp.sum(~state.basic, axis=1)
     return state._replace(
         candidate=candidate if problem.nonneg else jnp.where(lead < 0, -1 - candidate, candidate),
         lead=jnp.where(excess > 0, excess, -jnp.inf),
@@ -207,52 +185,52 @@ def _measure(problem: Problem, state: State) -> State:
         slack=slack,
         rounds=state.rounds + 1,
         done=met | ~jnp.isfinite(gap) | (state.rounds >= problem.limit),
-        full=jnp.where(state.settled > 0, free == 0, free < state.basic.shape[1] // 8),
     )
 
 
 def _round(problem: Problem, state: State) -> State:
     """Take the violators in, solve every sample on its slots, then measure; finished samples keep what they have."""
-    late = jnp.any(pending(state) & state.stale)
-    swept = lax.cond(late, lambda: slots.refresh(problem, state), lambda: state.swept)
-    moved = state._replace(swept=swept)
+    samples, signals = state.samples, state.samples.signals
+    size = jnp.sqrt(jnp.sum(signals**2, axis=1))
     places, sign, lead, holds = slots.merge(state.places, state.sign, state.basic, state.candidate, state.lead)
     new = jnp.any(holds, axis=2)
-    held = spread_atoms.hold(problem, places, often=True)
-    swept, norms = slots.sweep(problem, moved, held, sign, holds)
-    value = jnp.where(state.basic, state.code, jnp.where(new, lead, -1))
-    slope = new.astype(value.dtype)
-    most = 4 * value.shape[1]
-    rank = problem.atoms.shape[1]
-    code, swept, basic = pivoting.proceed(swept, norms, value, slope, state.basic, state.size, rank=rank, max_pivots=most)
-    weight = slots.weights_at(problem, state, places)
-    theta = spread_atoms.residual(held, state.signals, sign * code)
-    # The roundoff of the pivots is removed by a step of refinement with freshly measured correlations. Theta follows it at full
-    # precision, even where it is below what a code can store.
-    wrong = jnp.where(basic, sign * spread_atoms.correlate(held, theta, basic) - weight, 0)
+    held = hold(problem, places, often=True)
+    code, swept, basic = pivoting.proceed(
+        slots.border(problem, state, held, sign, holds),
+        problem.norms[places],
+        jnp.where(state.basic, state.code, jnp.where(new, lead, -1)),
+        new.astype(lead.dtype),
+        state.basic,
+        size,
+        rank=problem.atoms.shape[1],
+        max_pivots=4 * lead.shape[1],
+    )
+    weight = slots.weights_at(problem, samples, places)
+    theta = atoms.residual(held, signals, sign * code)
+    # A step of refinement with freshly measured correlations removes the roundoff of the pivots. Theta follows it at full
+    # precision, even where the step is below what a code can store.
+    wrong = jnp.where(basic, sign * atoms.correlate(held, theta, basic) - weight, 0)
     worst = jnp.max(jnp.abs(wrong), axis=1)
     fix = jnp.where(basic, -jnp.sum(swept * wrong[:, :, None], axis=1), 0)
     fix = jnp.where(code + fix > 0, fix, -code)
-    theta = theta - spread_atoms.combine(held, sign * fix)
+    theta = theta - atoms.combine(held, sign * fix)
     code = jnp.maximum(code + fix, 0)
     stale = worst > STALE * jnp.max(jnp.where(basic, weight, 0), axis=1)
-    moved = state._replace(places=places, sign=sign, code=code, weight=weight)
-    same = jnp.all(basic == state.basic, axis=1) & ~state.stale
-    settled = jnp.where(same, state.settled + 1, 0)
-    moved = moved._replace(theta=theta, swept=swept, basic=basic, settled=settled, stale=stale)
+    settled = jnp.where(jnp.all(basic == state.basic, axis=1) & ~stale, state.settled + 1, 0)
+    moved = state._replace(places=places, sign=sign, code=code, basic=basic, swept=swept, theta=theta, settled=settled)
     # No optimum leaves more than the signal; a NaN is lost too.
-    sound = (worst <= LOST * state.size) & (jnp.sum(theta**2, axis=1) <= (1 + LOST) * state.size**2)
-    moved = keep(sound, moved, slots.empty(moved))
-    return keep(~pending(state), state, _measure(problem, moved))
+    sound = (worst <= LOST * size) & (jnp.sum(theta**2, axis=1) <= (1 + LOST) * size**2)
+    anew = slots.start(problem, samples, lead.shape[1])._replace(rounds=state.rounds)
+    moved = _measure(problem, keep(sound, moved, anew))
+    late = jnp.any(pending(moved) & sound & stale)
+    moved = moved._replace(swept=lax.cond(late, lambda: slots.refresh(problem, moved), lambda: moved.swept))
+    return keep(~pending(state), state, moved)
 
 
 def pending(state: State) -> Bool[Array, " n"]:
     """The samples that another round with as many slots may bring on."""
-    return ~(state.done | state.full) & (state.rounds <= _allowed(state)) & (state.settled < SETTLED)
-
-
-def _allowed(state: State) -> int:
-    return ROUNDS * max(2, (state.code.shape[1] - 1).bit_length() - 3)
+    allowed = ROUNDS * max(2, (state.code.shape[1] - 1).bit_length() - 3)
+    return ~(state.done | state.full) & (state.rounds <= allowed) & (state.settled < SETTLED)
 
 
 def _rounds(problem: Problem, state: State, group: int) -> State:
@@ -265,4 +243,53 @@ def advance(problem: Problem, state: State, least: Int[Array, ""]) -> State:
     return lax.while_loop(lambda s: jnp.sum(pending(s)) > least, lambda s: _round(problem, s), state)
 
 
-__all__ = ["advance", "begin", "certify", "default_chunk", "default_slots", "most_slots", "pending", "solve"]
+def keep(kept: Bool[Array, " n"], old: PyTree, new: PyTree) -> PyTree:
+    """The old rows where `kept`, and the new elsewhere."""
+    return jax.tree.map(lambda a, b: jnp.where(kept.reshape(kept.shape + (1,) * (a.ndim - 1)), a, b), old, new)
+
+
+def by_groups(
+    tree: PyTree, pending: Callable[[PyTree], Bool[Array, " n"]], group: int, step: Callable[[PyTree], PyTree]
+) -> PyTree:
+    """Apply `step` to the first `group` samples that are pending, gathered into a batch of their own, until none is.
+
+    A group as large as the batch is not gathered, which saves compiling that.
+
+    Args:
+      tree: arrays with samples as rows.
+      pending: which samples of a tree need another step; each must at some time not.
+      group: samples in a step.
+      step: maps a tree of `group` rows to one like it.
+
+    Returns:
+      The tree after all steps.
+    """
+
+    def body(tree):
+        wanted = pending(tree)
+        if group >= wanted.size:
+            return keep(~wanted, tree, step(tree))
+        chosen = jnp.nonzero(wanted, size=group, fill_value=0)[0]
+        part = step(jax.tree.map(lambda a: a[chosen], tree))
+        # Rows that only fill the batch are copies of sample 0, and must not overwrite what sample 0 has.
+        target = jnp.where(jnp.arange(group) < jnp.sum(wanted), chosen, wanted.size)
+        return jax.tree.map(lambda a, b: a.at[target].set(b, mode="drop"), tree, part)
+
+    def loop(tree):
+        return lax.while_loop(lambda tree: jnp.any(pending(tree)), body, tree)
+
+    # XLA hoists what does not change in a step out of a loop, even of one that takes no turn; out of a branch it does not.
+    return lax.cond(jnp.any(pending(tree)), loop, lambda tree: tree, tree)
+
+
+__all__ = [
+    "advance",
+    "begin",
+    "by_groups",
+    "certify",
+    "default_chunk",
+    "default_slots",
+    "most_slots",
+    "pending",
+    "solve",
+]

@@ -238,7 +238,7 @@ class Program:
             self._start = _compile(_start, self._learner, data, key, base, *self._static)
             shapes = eqx.filter_eval_shape(_start, self._learner, data, key, base, *self._static)
             begun = jax.tree.map(_blank, shapes, is_leaf=lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-            self._like = begun = sharding.lay(devices.replicate(begun, mesh), data, seeds=side_by_side)
+            self._like = begun = sharding.constrain(devices.replicate(begun, mesh), data, seeds=side_by_side)
             if self._num_steps:
                 self._advance = _compile(_advance, (self._learner, data, np.int32(0)), begun, side_by_side)
             self._end = _compile(_end, self._learner, begun[1], side_by_side)
@@ -336,7 +336,7 @@ def _start(
 ) -> tuple[Array, PyTree]:
     def start(data, key, base):
         begun = jnp.zeros((), jnp.int32), learner.init(data, num_latents=num_latents, key=key, **base)
-        return sharding.lay(begun, data)
+        return sharding.constrain(begun, data)
 
     return (jax.vmap(start) if side_by_side else start)(data, key, base)
 
@@ -346,7 +346,7 @@ def _advance(fixed: PyTree, begun: tuple[Array, PyTree], side_by_side: bool) -> 
     learner, data, stop = fixed
 
     def advance(data, begun):
-        return sharding.lay(_loop(learner, data, begun, stop), data)
+        return sharding.constrain(_loop(learner, data, begun, stop), data)
 
     return (jax.vmap(advance) if side_by_side else advance)(data, begun)
 

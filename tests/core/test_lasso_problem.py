@@ -87,6 +87,12 @@ def test_lambda_max_is_where_zero_becomes_optimal(nonneg):
     assert float(jnp.min(lasso_problem.certificate(signals, dictionary, zero, top * 0.9, nonneg=nonneg)[1])) > 0
 
 
+def test_lambda_max_is_zero_where_nothing_correlates():
+    against = -jnp.ones((1, 3))
+    assert lasso_problem.lambda_max(against, jnp.eye(3)).tolist() == [0]
+    assert lasso_problem.lambda_max(against, jnp.eye(3), nonneg=False).tolist() == [1]
+
+
 def test_is_converged_of_an_infinite_objective_says_no():
     infinite = jnp.array([jnp.inf, jnp.nan])
     assert not lasso_problem.is_converged(jnp.ones((2, 3)), infinite, infinite, 1e-6).any()

@@ -8,7 +8,7 @@ import pytest
 
 from sae_gap.core.types import Model
 from sae_gap.encoders.lista import LISTA
-from sae_gap.solvers import ista
+from sae_gap.solvers import fista
 
 LAM = 0.1
 
@@ -26,7 +26,7 @@ def test_an_untrained_network_is_ista(depth, factored):
     dictionary, bias, signals = problem()
     encoder = LISTA(depth, LAM, factored)
     model = Model(dictionary, bias, encoder.parameters(dictionary))
-    expected = ista.fixed(signals - bias, dictionary, LAM, iterations=depth)
+    expected = fista.fixed(signals - bias, dictionary, LAM, iterations=depth, momentum=False)
     np.testing.assert_allclose(eqx.filter_jit(encoder)(model, signals), expected, atol=1e-5)
 
 

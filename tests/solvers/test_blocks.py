@@ -24,6 +24,10 @@ def coherent(seed, num_samples, input_dim, num_latents, support, cluster=16):
     return signals.astype(np.float32), dictionary.T.astype(np.float32)
 
 
+# Dimensions and latents of most tests, since each shape is compiled anew: supports may outgrow the first slots.
+DIM, LATENTS = 40, 120
+
+
 def solve(signals, dictionary, lam, **options):
     return sae_gap.sparse_code(signals, dictionary, lam, solver="working_set", **options)
 
@@ -36,16 +40,18 @@ def never(*args, **options):
 def test_supports_of_every_size_are_exact_and_need_no_fista(monkeypatch, nonneg):
     monkeypatch.setattr(blocks, "_fista", never)
     rng = np.random.default_rng(0)
-    signals, dictionary = coherent(1, 60, 70, 220, 10)
-    # The first third is sparse on the atoms, the second has dense signals; each sample has its own weight.
-    signals[20:40] = rng.normal(size=(20, 70)) / 8
+    signals, dictionary = coherent(1, 60, DIM, LATENTS, 10)
+    # Two thirds are sparse on the atoms, the others have dense signals; each sample has its own weight.
+    signals[20:40] = rng.normal(size=(20, DIM)) / 8
     pull = signals @ dictionary
-    share = np.geomspace(1e-3, 0.9, 60)[rng.permutation(60)]
+    share = np.concatenate([np.geomspace(1e-3, 0.9, 20), np.geomspace(1e-3, 0.3, 20), np.geomspace(1e-3, 0.9, 20)])
     lam = share * np.max(pull if nonneg else np.abs(pull), axis=1)
     solution = solve(signals, dictionary, lam[:, None], nonneg=nonneg)
     assert bool(jnp.all(solution.converged))
     sizes = np.count_nonzero(solution.codes, axis=1)
-    assert sizes.max() > blocks.FEWEST_SLOTS and sizes.min() < 8, "the problem was to have supports beyond the first width"
+    assert sizes.max() > (20 if nonneg else blocks.FEWEST_SLOTS) and sizes.min() < 8, (
+        "the problem was to have supports beyond the first width"
+    )
     value, gap = score(signals, dictionary, solution.codes, lam[:, None], nonneg=nonneg)
     np.testing.assert_allclose(solution.objective, value, rtol=1e-5)
     # A certificate taken from rounded codes is off by their rounding beside the weight.
@@ -54,11 +60,11 @@ def test_supports_of_every_size_are_exact_and_need_no_fista(monkeypatch, nonneg)
 
 def test_a_weight_near_zero_is_non_negative_least_squares():
     rng = np.random.default_rng(3)
-    dictionary = rng.normal(size=(40, 120)).astype(np.float32) / np.float32(40**0.5)
-    signals = rng.normal(size=(12, 40)).astype(np.float32)
+    dictionary = rng.normal(size=(DIM, LATENTS)).astype(np.float32) / np.float32(DIM**0.5)
+    signals = rng.normal(size=(60, DIM)).astype(np.float32)
     signals -= np.minimum(0, (signals @ dictionary).min(axis=1, keepdims=True)) * dictionary.mean(axis=1)
     solution = solve(signals, dictionary, 1e-4)
-    for signal, codes in zip(signals, np.asarray(solution.codes), strict=True):
+    for signal, codes in zip(signals[:12], np.asarray(solution.codes), strict=False):
         exact, left = nnls(dictionary, signal)
         assert np.linalg.norm(signal - dictionary @ codes) <= left + 1e-4 * (1 + exact.sum())
 
@@ -76,19 +82,18 @@ def test_duplicate_and_dependent_atoms_are_no_obstacle():
         assert np.all(np.asarray(two.objective) <= np.asarray(one.objective) * (1 + 3e-6))
 
 
-@pytest.mark.parametrize("shape", [(1, 20, 50), (300, 20, 50), (90, 24, 2500)])
-def test_bits_do_not_depend_on_the_threads(shape):
-    num_samples, input_dim, num_latents = shape
-    signals, dictionary = coherent(4, num_samples, input_dim, num_latents, 5)
+@pytest.mark.parametrize("num_samples", [1, 300])
+def test_bits_do_not_depend_on_the_threads(num_samples):
+    signals, dictionary = coherent(4, num_samples, DIM, LATENTS, 5)
     lam = np.geomspace(1e-3, 0.3, num_samples)[:, None]
     alone = solve(signals, dictionary, lam, threads=1)
-    for threads in (2, 3, None):
+    for threads in (3, None):
         jax.tree.map(np.testing.assert_array_equal, solve(signals, dictionary, lam, threads=threads), alone)
 
 
 def test_each_sample_has_its_own_answer_in_whatever_company():
-    signals, dictionary = coherent(5, 300, 25, 80, 4)
-    lam = np.geomspace(3e-3, 0.5, 300)[np.random.default_rng(0).permutation(300)][:, None]
+    signals, dictionary = coherent(5, 300, DIM, LATENTS, 4)
+    lam = np.geomspace(1e-2, 0.5, 300)[np.random.default_rng(0).permutation(300)][:, None]
     together = solve(signals, dictionary, lam)
     value, _ = score(signals, dictionary, together.codes, lam)
     np.testing.assert_allclose(together.objective, value, rtol=1e-5)
@@ -174,7 +179,7 @@ def test_supports_beyond_the_first_slots_need_no_double_precision(monkeypatch):
 
     monkeypatch.setattr(blocks, "_pose", single)
     monkeypatch.setattr(blocks, "_widen", of_open_ones)
-    signals, dictionary = coherent(7, 60, 70, 220, 20)
+    signals, dictionary = coherent(7, 60, DIM, LATENTS, 20)
     solution = solve(signals, dictionary, 0.03 * np.max(signals @ dictionary, axis=1))
     assert ended and not any(ended), "a sample that is done is worked on no more"
     assert bool(jnp.all(solution.converged)) and int(jnp.sum(solution.codes > 0, axis=1).max()) > blocks.FEWEST_SLOTS
@@ -188,5 +193,5 @@ def test_no_work_is_done_on_what_fills_a_block_up(monkeypatch):
         return advance(problem, state, least)
 
     monkeypatch.setattr(blocks, "_advance", counted)
-    solve(*coherent(6, 5, 25, 80, 4), 0.05)
+    solve(*coherent(6, 5, DIM, LATENTS, 4), 0.05)
     assert begun and max(begun) <= 5 < min(blocks.SHAPES)

@@ -3,18 +3,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.solvers import screening
+from sae_gap.solvers import atoms
 
 
-@pytest.mark.parametrize(("rows", "num_blocks", "count", "x64"), [(7, 64, 16, False), (1, 32, 2, False), (33, 64, 8, True)])
+def test_the_largest_of_four_scores_leads():
+    found = atoms.leaders(jnp.asarray([[1.0, 4.0, 2.0, 3.0]]), num_blocks=2, count=2)
+    # Blocks are interleaved: 1 and 2 play off in the first, 4 and 3 in the second.
+    assert sorted(found[0].tolist()) == [1, 2]
+
+
+@pytest.mark.parametrize(("rows", "num_blocks", "count", "x64"), [(7, 64, 16, False), (33, 64, 8, True)])
 def test_leaders_are_the_largest_block_maxima_of_each_group(rows, num_blocks, count, x64):
     rng = np.random.default_rng(rows)
     scores = np.maximum(rng.normal(size=(5, rows * num_blocks)), 0)
     with jax.enable_x64(x64):
-        index = np.asarray(screening.leaders(jnp.asarray(scores, jnp.float64 if x64 else jnp.float32), num_blocks, count))
+        index = np.asarray(atoms.leaders(jnp.asarray(scores, jnp.float64 if x64 else jnp.float32), num_blocks, count))
     for row, chosen in zip(scores, index, strict=True):
-        groups = row.reshape(rows, num_blocks // screening.GROUPS, screening.GROUPS).max(0)
-        want = np.sort(groups, axis=0)[::-1][: count // screening.GROUPS].ravel()
+        groups = row.reshape(rows, num_blocks // atoms.GROUPS, atoms.GROUPS).max(0)
+        want = np.sort(groups, axis=0)[::-1][: count // atoms.GROUPS].ravel()
         # Positions ride in the lowest bits, so that near ties may be told apart wrongly.
         np.testing.assert_allclose(np.sort(row[chosen]), np.sort(want), rtol=1e-4)
         assert row[chosen].max() == pytest.approx(row.max(), rel=1e-4)
