@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import scipy.sparse
 from jax.sharding import NamedSharding, PartitionSpec
-from solvers.problems import draw, score
 
 from sae_gap.core.types import Split
 from sae_gap.encoders.topk import TopK
@@ -21,6 +20,7 @@ from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.runtime import devices, sharding
 from sae_gap.solvers import coding, implicit, sparse_code, working_set
 from sae_gap.study import fitting
+from tests.solvers.problems import draw, score
 
 LAM = 0.05
 SHAPE = NUM_SAMPLES, INPUT_DIM, NUM_LATENTS = 32, 16, 2048
