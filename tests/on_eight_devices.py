@@ -121,10 +121,10 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alon
     (signals_bar, dictionary_bar), solution = program(signals, dictionary)
     assert_solved(solution, alone, problem)
     assert solution.codes.sharding.spec == signals_bar.sharding.spec == PartitionSpec("samples")
-    # The cotangent of the dictionary is a sum over all samples; all else is a device's own.
+    # The cotangent of the dictionary is a sum over all samples, and the units of the weights are one number for all samples.
     shapes = [shape for _, shapes in collectives(program.as_text()) for shape in shapes]
     assert {name for name, _ in collectives(program.as_text())} == {"all-reduce"}
-    assert set(shapes) <= {(INPUT_DIM, NUM_LATENTS), (NUM_LATENTS, INPUT_DIM)} and len(shapes) <= 4
+    assert set(shapes) <= {(), (INPUT_DIM, NUM_LATENTS), (NUM_LATENTS, INPUT_DIM)} and len(shapes) <= 6
     want = implicit.pull_back(*problem, alone.codes, weights, jnp.ones(NUM_SAMPLES))
     for found, wanted in zip((signals_bar, dictionary_bar), want, strict=False):
         np.testing.assert_allclose(found, wanted, atol=1e-4 * float(jnp.max(jnp.abs(wanted))))
@@ -169,7 +169,7 @@ def test_a_dictionary_over_several_devices_is_nowhere_whole(problem, alone, trac
 
 
 def run(learner, data, num_latents=20):
-    program = fitting.Program(learner, data, jax.random.key(0), {}, num_latents)
+    program = fitting.Program(learner, data, jax.random.key(0), {}, num_latents, devices.mesh())
     model, steps, _ = program.run(data, jax.random.key(0), {}, watch=lambda steps: None)
     return model, int(steps), program
 
