@@ -11,8 +11,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy import sparse
+from scipy.optimize import linear_sum_assignment
 
-from sae_gap.core.assignment import assign
 from sae_gap.core.checks import as_real, check_unmasked
 from sae_gap.core.codes import Codes, SparseCodes, by_columns
 
@@ -60,6 +60,8 @@ class Match:
 def match_atoms(learned: Float[ArrayLike, "input_dim learned"], truth: Float[ArrayLike, "input_dim true"]) -> Match:
     """Pairs learned with true atoms by Hungarian assignment, `max_π Σ_j |cos(learned_π(j), truth_j)|`.
 
+    At 10,000 by 10,000 that takes a minute and 2 GB.
+
     Args:
       learned: learned dictionary, (input_dim, num_learned), atoms of any norm; a zero atom has cosine 0 with everything.
       truth: true dictionary, (input_dim, num_true). The widths may differ.
@@ -80,7 +82,7 @@ def match_atoms(learned: Float[ArrayLike, "input_dim learned"], truth: Float[Arr
         # No assignment is better, and the cosines of a million atoms with a million would not fit anywhere.
         return Match(np.arange(truth.shape[1]), np.any(truth != 0, axis=0).astype(np.float64))
     atoms, true_atoms = unit_columns(learned), unit_columns(truth)
-    rows, columns = assign(np.abs(true_atoms.T @ atoms))
+    rows, columns = linear_sum_assignment(np.abs(true_atoms.T @ atoms), maximize=True)
     partner = np.full(truth.shape[1], -1)
     partner[rows] = columns
     cosine = np.zeros(truth.shape[1])

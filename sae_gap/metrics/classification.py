@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from scipy import optimize, special
 
 from sae_gap.core import matching
-from sae_gap.core.codes import Codes
+from sae_gap.core.codes import Codes, by_columns
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import SCORED, Inferred, Metric
 
@@ -190,7 +190,8 @@ def measure(inferred: Inferred) -> dict[str, float]:
     labels = inferred.split(fitted_on).labels
     if labels is None or not _has_both(labels):
         return {}
-    codes = _active_in(inferred.codes[fitted_on], inferred.codes)
+    every = {name: by_columns(codes) for name, codes in inferred.codes.items()}
+    codes = _active_in(every[fitted_on], every)
     logistic = fit_logistic(codes[fitted_on], labels)
     latent = fit_latent(codes[fitted_on], labels)
     found = {}

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from sae_gap.core.codes import Codes, by_columns, gather, infer_in_chunks
 from sae_gap.core.matching import match_atoms
+from sae_gap.core.types import Split
 from sae_gap.metrics import gap, recovery, support
+from sae_gap.metrics.cuts import cuts
+from sae_gap.metrics.detection import count
 from sae_gap.solvers import sparse_code
 
 
@@ -27,7 +30,7 @@ def few(codes):
 
 
 @given(seed=st.integers(0, 1_000), share=st.sampled_from([0.0, 0.05, 0.3, 1.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_codes_are_the_dense_ones(seed, share):
     dense = dense_codes(seed, share=share)
     codes = Codes.from_dense(dense)
@@ -45,7 +48,7 @@ def test_codes_are_the_dense_ones(seed, share):
 
 
 @given(seed=st.integers(0, 1_000), share=st.sampled_from([0.0, 0.05, 1.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_a_sparse_array_is_the_same_codes(seed, share):
     dense = dense_codes(seed, share=share)
     sparse = scipy.sparse.csr_array(dense)
@@ -57,9 +60,11 @@ def test_a_sparse_array_is_the_same_codes(seed, share):
     assert by_columns(dense) is dense and by_columns(codes) is codes
 
 
-def test_metrics_take_a_sparse_array():
+@pytest.mark.parametrize("kind", ["array", "matrix"])
+@pytest.mark.parametrize("form", ["csr", "csc", "coo", "lil", "dok", "dia", "bsr"])
+def test_metrics_take_sparse_codes_of_any_format(form, kind):
     truth, codes = np.abs(dense_codes(0, n=40, share=0.4)), np.abs(dense_codes(1, n=40, share=0.4))
-    sparse, rng = scipy.sparse.csr_array(codes), np.random.default_rng(2)
+    sparse, rng = getattr(scipy.sparse, f"{form}_{kind}")(codes), np.random.default_rng(2)
     dictionary = rng.standard_normal((5, 12)).astype(np.float32)
     dictionary /= np.linalg.norm(dictionary, axis=0)
     signals = truth @ dictionary.T
@@ -73,12 +78,16 @@ def test_metrics_take_a_sparse_array():
         lambda z: gap.objective_gap(signals, dictionary, z, optimum, 0.1),
         lambda z: gap.mse(signals, dictionary, z),
         gap.l0,
+        cuts,
+        lambda z: count(np.arange(12), truth, z)[0].both,
+        lambda z: Split(signals, z).labels,
     ):
         assert score(sparse) == pytest.approx(score(codes), rel=1e-5)
+    assert recovery.mcc(sparse, sparse) == pytest.approx(1)
 
 
 @given(seed=st.integers(0, 1_000), size=st.integers(1, 9), share=st.sampled_from([0.0, 0.1, 1.0]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_gathered_chunks_are_the_whole(seed, size, share):
     dense = dense_codes(seed, share=share)
     codes = gather(dense[start : start + size] for start in range(0, len(dense), size))

@@ -55,7 +55,7 @@ def test_gap_does_not_cancel_in_float32():
 
 
 @given(st.integers(0, 10_000), st.floats(0.0, 2.0), st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_gap_is_non_negative(seed, lam, nonneg):
     signals, dictionary, codes = _problem(seed, nonneg=nonneg)
     gap = lasso_problem.certificate(signals, dictionary, codes, lam, nonneg=nonneg)[1]
@@ -63,7 +63,7 @@ def test_gap_is_non_negative(seed, lam, nonneg):
 
 
 @given(st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=2), st.floats(0, 3, width=32), st.booleans())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_soft_threshold_is_a_non_expansive_proximal_map(values, threshold, nonneg):
     x, y = (lasso_problem.soft_threshold(jnp.float32(v), threshold, nonneg=nonneg) for v in values)
     assert abs(float(x - y)) <= abs(values[0] - values[1]) * (1 + 1e-6) + 1e-6

@@ -10,6 +10,13 @@ from sae_gap.encoders.encoder import encode
 from sae_gap.encoders.pursuit import OMP, NonNegativePursuit
 
 
+def test_by_hand():
+    """On the axes a pursuit takes the largest coordinates, and the non-negative one no negative code."""
+    model, signals = Model(2 * jnp.eye(3), jnp.ones(3)), jnp.array([[3.0, 1.0, 2.0], [0.0, -1.0, -3.0]])
+    np.testing.assert_allclose(OMP(2)(model, signals), [[1, 0, 0.5], [0, -1, -2]], atol=1e-6)
+    np.testing.assert_allclose(NonNegativePursuit(2)(model, signals), [[1, 0, 0.5], [0, 0, 0]], atol=1e-6)
+
+
 @pytest.fixture(scope="module")
 def model(task):
     rng = np.random.default_rng(0)

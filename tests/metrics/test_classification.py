@@ -88,7 +88,7 @@ def test_auc_of_more_columns_than_are_ranked_at_once():
 
 
 @given(seed=st.integers(0, 1_000))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_auc_is_of_ranks_alone_and_flips_with_the_sign(seed):
     codes, labels = problem(seed, num_samples=40, num_latents=4, dtype=np.float64)
     areas = classification.roc_auc(codes, labels)

@@ -64,7 +64,7 @@ def test_gap_is_the_mean_difference_of_objectives():
 
 
 @given(seed=st.integers(0, 1_000), spread=st.floats(0, 2))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_no_feasible_code_beats_the_optimum(seed, spread):
     signals, dictionary, best, reference = problem()
     codes = np.maximum(best + spread * np.random.default_rng(seed).standard_normal(best.shape), 0)
@@ -80,7 +80,7 @@ def test_signed_codes_can_beat_a_non_negative_reference():
 
 
 @given(seed=st.integers(0, 1_000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_gap_does_not_depend_on_the_lengths_of_the_atoms(seed):
     signals, dictionary, best, reference = problem()
     rng = np.random.default_rng(seed)
