@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sae_gap import Setting, Split, Task
-from sae_gap.core.checks import check_seed, check_size
 
 
 @pytest.mark.parametrize(
@@ -41,11 +40,9 @@ def test_defaults_are_the_cell_of_the_headline():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        *(({name: value}, f"{name} must be a positive integer, but it is {value!r}")
-          for name in ("num_latents", "sparsity", "num_samples", "input_dim")
-          for value in (0, -1, 2.0, True, "7", math.nan)),
-        *(({"seed": value}, f"seed must be an integer from 0 to 2**32 - 1, but it is {value!r}.")
-          for value in (-1, 2**32, 0.0, None, False)),
+        *(({name: 0}, f"{name} must be a positive integer, but it is 0") for name in ("num_latents", "sparsity", "input_dim")),
+        ({"num_samples": True}, "num_samples must be a positive integer, but it is True"),
+        ({"seed": -1}, "seed must be an integer from 0 to 2**32 - 1, but it is -1."),
         ({"num_latents": 10}, "sparsity must be below num_latents, but it is 10 with 10 latents; "),
         ({"num_latents": 10, "sparsity": 11}, "sparsity must be below num_latents, but it is 11 with 10 latents; "),
         ({"num_samples": 3}, "num_samples must be at least 4 to be split in half, but it is 3."),
@@ -106,9 +103,3 @@ def test_labels_are_the_probe_target():
 def test_input_dim_of_a_task_is_that_of_its_signals():
     split = Split(jnp.zeros((4, 3)))
     assert Task(split, split, split).input_dim == 3
-
-
-@pytest.mark.parametrize("value", [1, 10**9])
-def test_sizes_pass(value):
-    check_size("width", value)
-    check_seed(value)

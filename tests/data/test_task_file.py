@@ -120,7 +120,7 @@ BAD_ARRAYS = {
 
 
 @pytest.mark.parametrize("case", BAD_ARRAYS)
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_bad_arrays_are_refused(tmp_path, arrays, case):
     spoil, message = BAD_ARRAYS[case]
     sentence = refusal(write(tmp_path / "task.npz", spoil(arrays)))
