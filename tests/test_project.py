@@ -58,7 +58,7 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch,
         exec(compile(block, name, "exec"), namespace)
     if name == "sae_gap/README.md":
         assert {row["method"] for row in namespace["rows"]} == {"sae_squared", "frozen_squared", "kmeans"}
-        assert "dead_ood" in capsys.readouterr().out
+        assert "effective_ood" in capsys.readouterr().out
 
 
 def anchors(text):
