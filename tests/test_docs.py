@@ -123,7 +123,7 @@ def test_a_page_has_arguments_types_and_mathematics_and_needs_no_network(pages):
     page = (pages / "sae_gap/solvers/coding.html").read_text()
     for section in ("Arguments:", "Returns:", "Raises:"):
         assert f">{section}</h6>" in page
-    assert re.search(r"<strong>chunk_size:</strong>\s+samples solved at once", page)
+    assert re.search(r"<strong>lam:</strong>\s+\w+", page)
     others = [(pages / f"sae_gap/{name}.html").read_text() for name in ("core/lasso_problem", "core/types", "metrics/gap")]
     for text in (page, *others):
         assert "jaxlib._jax" not in text and "Union[jax" not in text
