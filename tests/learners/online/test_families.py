@@ -177,11 +177,12 @@ def test_idle_atoms_restart_from_the_largest_residuals_where_families_are_rearra
 def test_an_atom_that_restarts_is_not_decorrelated_by_its_old_counts():
     """An idle atom was used with the first alone; the concept that takes its place shares a tenth with that one."""
     learner = Families(base=BASE, num_steps=9, num_slots=8)
-    eye = np.eye(200, dtype=np.float32)
+    # Rows of a full frame, since dimensions in which no atom is count as padding.
+    eye = np.linalg.qr(np.random.default_rng(0).standard_normal((200, 200)))[0].astype(np.float32)
     concept = np.sqrt(0.99) * eye[7] + 0.1 * eye[0]
     others = np.resize(5 * eye[[0, 2, 3, 4, 5]], (991, 200))
     signals = jnp.asarray(np.concatenate([[5 * (eye[0] + eye[1])] * 8, [20 * concept], others]))
-    state = begin(learner, signals, eye[:, :6])
+    state = begin(learner, signals, eye[:6].T)
     # A threshold above what the concept has of the first atom.
     known = 1e4 * jnp.asarray([1.0, 0, 1, 1, 1, 1]), jnp.asarray(1.2)
     found = take_step(learner, signals, eqx.tree_at(lambda s: (s.squares, s.noise), state, known))

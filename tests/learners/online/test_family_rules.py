@@ -107,7 +107,7 @@ def test_a_parent_that_is_one_of_its_children_as_well_is_split(place):
 
 
 @pytest.mark.parametrize(
-    "case", ["not merged", "large codes", "on together", "not alike", "not included", "rare", "off", "one sibling"]
+    "case", ["not merged", "large codes", "on together", "not alike", "not included", "rare", "off", "two rays", "two pairs"]
 )
 def test_a_parent_is_split_for_good_reasons_alone(case):
     atoms, codes = merged_family()
@@ -132,10 +132,16 @@ def test_a_parent_is_split_for_good_reasons_alone(case):
     elif case == "off":
         # Off in 18 % of them, and of one size where it is on.
         codes[codes[:, 0] > 0, 0] = 1
-        codes = np.concatenate([codes, samples(*([0, *row, 0] for row in np.eye(3)), times=22)])
+        codes = np.concatenate([codes, samples(*([0, *row, 0] for row in 1.5**0.5 * np.eye(3)), times=22)])
         number = 1e6
+    elif case == "two rays":
+        # Never alone, the parent has none itself.
+        codes = codes[codes[:, 1:3].sum(axis=1) > 0]
     else:
-        codes = codes[codes[:, 2:4].sum(axis=1) == 0]
+        # Four children, of which two are alike and the other two: by a mean cosine of .093, and a loading of .91.
+        atoms = NARROW[:, :5].copy()
+        atoms[:, [2, 4]] = 0.28 * atoms[:, [1, 3]] + (1 - 0.28**2) ** 0.5 * atoms[:, [2, 4]]
+        codes = samples([1, 0, 0, 0, 0], *([0.5, *row] for row in np.eye(4)))
     assert rearranged(atoms, codes, number)[1] == []
 
 
