@@ -35,27 +35,6 @@ class Match:
     learned: Int[np.ndarray, " true"]
     cosine: Float[np.ndarray, " true"]
 
-    def align(self, codes: Float[ArrayLike, "n learned"]) -> Float[np.ndarray, "n true"]:
-        """Codes in the order and with the signs of the true atoms; 0 for a true atom that has no partner.
-
-        Args:
-          codes: codes on the learned dictionary, (n, num_learned).
-
-        Returns:
-          One column per true atom, (n, num_true). Learned atoms that are nobody's partner are left out.
-
-        Raises:
-          ValueError: `codes` is not a finite matrix, or is too narrow for the match.
-        """
-        codes = as_matrix("codes", codes)
-        if codes.shape[1] <= self.learned.max():
-            raise ValueError(
-                f"codes have {codes.shape[1]} columns, but the match refers to learned atom {self.learned.max()}; "
-                "give codes on the dictionary that was matched."
-            )
-        sign = np.where(self.learned < 0, 0, np.where(self.cosine < 0, -1, 1)).astype(codes.dtype)
-        return codes[:, self.learned] * sign
-
 
 def match_atoms(learned: Float[ArrayLike, "input_dim learned"], truth: Float[ArrayLike, "input_dim true"]) -> Match:
     """Pairs learned with true atoms by Hungarian assignment, `max_π Σ_j |cos(learned_π(j), truth_j)|`.

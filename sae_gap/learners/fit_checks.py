@@ -1,6 +1,5 @@
 """What a fit asks of its arguments."""
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,30 +17,11 @@ def check_fit(learner: Any, tasks: Any, keys: Any, at: Any, bases: Any) -> None:
     check_type("learner", learner, Learner, "give one of those in sae_gap.learners")
     check_sequence("tasks", tasks, Task, "give what sae_gap.draw or sae_gap.load returns")
     for task in tasks:
-        signals = task.train.signals
-        if not hasattr(signals, "dtype") or not hasattr(signals, "shape"):
-            raise TypeError(f"the training signals of a task must be an array, but they are {shown(signals)}.")
-        if len(signals.shape) != 2 or 0 in signals.shape or not jnp.issubdtype(signals.dtype, jnp.floating):
-            raise ValueError(
-                "the training signals of a task must be a matrix (samples, input_dim) of float32, but they are "
-                f"{shown(signals)}."
-            )
-    shapes = [_shape(task) for task in tasks]
-    if len(set(shapes)) > 1:
-        other = next(shape for shape in shapes if shape != shapes[0])
-        raise ValueError(f"tasks must have one shape, but one has {shapes[0]} and another {other}; fit them apart.")
+        _check_signals(task.train.signals)
+    shapes = {(*(np.shape(getattr(task, name).signals) for name in SPLITS), task.width) for task in tasks}
+    if len(shapes) > 1:
+        raise ValueError(f"tasks must have one shape and one width, but have {sorted(shapes)}; fit them apart.")
     check_size("width", tasks[0].width)
-    for task in tasks:
-        signals = task.train.signals
-        # A mapped file was looked through when it was opened, and what lies on other hosts is theirs.
-        whole = isinstance(signals, np.ndarray | jax.Array) and not isinstance(signals, np.memmap)
-        if whole and getattr(signals, "is_fully_addressable", True) and not np.isfinite(signals).all():
-            raise ValueError("the training signals of a task have a NaN or an infinity; drop or mend those samples.")
-    if (
-        learner.base is not None
-        and "base" not in inspect.signature(learner.learn if learner.on_host else learner.init).parameters
-    ):
-        raise ValueError(f"{learner.name} goes on from no other learner's model, but has a base; leave it out.")
     if not isinstance(keys, Sequence | jax.Array) or isinstance(keys, str) or len(keys) != len(tasks):
         raise ValueError(f"keys must be {len(tasks)}, one for each task, but they are {shown(keys)}; see jax.random.key.")
     for key in keys:
@@ -49,13 +29,20 @@ def check_fit(learner: Any, tasks: Any, keys: Any, at: Any, bases: Any) -> None:
     check_steps(at)
     if bases is not None:
         check_sequence("bases", bases, Model, "give a model for each task")
-        if len(bases) != len(tasks):
-            raise ValueError(f"bases must be {len(tasks)}, one for each task, but they are {len(bases)}.")
-        if learner.base is None:
-            raise ValueError(f"{learner.name} goes on from no base, but bases are given; leave them out.")
-        for base in bases:
-            if not all(np.isfinite(part).all() for part in (base.decoder, base.bias)):
-                raise ValueError("the model of a base has a NaN or an infinity; fit it anew, or give another.")
+        if learner.base is None or len(bases) != len(tasks):
+            raise ValueError(f"bases must be one for each of {len(tasks)} tasks, of a learner that has a base; see its base.")
+
+
+def _check_signals(signals: Any) -> None:
+    array = hasattr(signals, "dtype") and hasattr(signals, "shape")
+    if not array or len(signals.shape) != 2 or 0 in signals.shape or not jnp.issubdtype(signals.dtype, jnp.floating):
+        raise ValueError(
+            f"the training signals of a task must be a matrix (samples, input_dim) of float32, but they are {shown(signals)}."
+        )
+    # A mapped file was looked through when it was opened, and what lies on other hosts is theirs.
+    whole = isinstance(signals, np.ndarray | jax.Array) and not isinstance(signals, np.memmap)
+    if whole and getattr(signals, "is_fully_addressable", True) and not np.isfinite(signals).all():
+        raise ValueError("the training signals of a task have a NaN or an infinity; drop or mend those samples.")
 
 
 def check_steps(at: Any) -> None:
@@ -64,12 +51,6 @@ def check_steps(at: Any) -> None:
         raise TypeError(f"at must be a list of steps, but it is {shown(at)}; give () for none.")
     for step in at:
         check_integer("at", step, least=0)
-
-
-def _shape(task: Task) -> str:
-    """What the tasks of a fit share, in words."""
-    sizes = ", ".join(f"{name} {np.shape(getattr(task, name).signals)}" for name in SPLITS)
-    return f"{sizes} and {task.width} atoms"
 
 
 def check_key(name: str, key: Any) -> None:

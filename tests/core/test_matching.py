@@ -87,9 +87,6 @@ def test_match_undoes_permutation_sign_and_scale(seed):
     match = matching.match_atoms(jnp.asarray(learned), jnp.asarray(truth))
     assert np.array_equal(order[match.learned], np.arange(12))
     np.testing.assert_allclose(match.cosine, sign[match.learned], atol=1e-7)
-    # Codes that reconstruct the same signals come back as the true ones, up to the scale of the atoms.
-    codes = rng.random((5, 12)).astype(np.float32)
-    np.testing.assert_array_equal(match.align(codes[:, order] * sign), codes)
 
 
 def test_the_true_dictionary_itself_is_matched_without_a_product():
@@ -107,14 +104,12 @@ def test_a_narrower_dictionary_leaves_true_atoms_without_partner():
     match = matching.match_atoms(truth[:, [2, 0]], truth)
     assert match.learned.tolist() == [1, -1, 0, -1]
     assert match.cosine.tolist() == [1, 0, 1, 0]
-    assert match.align(np.array([[5.0, 7.0]])).tolist() == [[7, 0, 5, 0]]
 
 
 def test_a_wider_dictionary_leaves_learned_atoms_over():
     truth = np.eye(4)
     match = matching.match_atoms(-np.hstack([truth, truth])[:, ::-1], truth[:, :2])
     assert match.cosine.tolist() == [-1, -1]
-    assert match.align(-np.arange(8.0)[None]).shape == (1, 2)
     assert len(set(match.learned)) == 2
 
 
@@ -156,8 +151,6 @@ def test_shapes_that_do_not_fit_are_refused():
         unwrap(matching.match_atoms)(np.ones((3, 2)), np.ones((4, 2)))
     with pytest.raises(ValueError, match="same samples"):
         unwrap(matching.correlations)(np.ones((3, 2)), np.ones((4, 2)))
-    with pytest.raises(ValueError, match="learned atom 2"):
-        matching.match_atoms(np.eye(3), np.eye(3)).align(np.ones((1, 2)))
     with pytest.raises(ValueError, match="3 booleans"):
         matching.as_labels(np.array([True]), 3)
     with pytest.raises(ValueError, match="int64"):

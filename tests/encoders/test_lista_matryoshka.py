@@ -72,4 +72,4 @@ def test_training_goes_through_the_step():
     with jax.enable_x64(True):
         model, signals = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (model, signals))
         given = model.encoder.affine.weight, model.dictionary
-        check_grads(loss, given, order=1, modes=["rev"], eps=1e-6, rtol=1e-4)
+        check_grads(jax.jit(loss), given, order=1, modes=["rev"], eps=1e-6, rtol=1e-4)

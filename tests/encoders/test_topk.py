@@ -35,8 +35,15 @@ def same_bits(found, expected):
     np.testing.assert_array_equal(np.asarray(found), expected)
 
 
-@pytest.mark.parametrize("k", [1, 3, 9, 19, 20, 21])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ties_go_to_the_lower_index():
+    values = jnp.array([[1.0, 2.0, 2.0, 2.0, 1.0], [1.0, 1.0, 1.0, 1.0, 1.0], [0.0, 3.0, 0.0, 0.0, 3.0]])
+    assert thin(values, 2).tolist() == [[0, 2, 2, 0, 0], [1, 1, 0, 0, 0], [0, 3, 0, 0, 3]]
+    assert thin(values, 4).tolist() == [[1, 2, 2, 2, 0], [1, 1, 1, 1, 0], [0, 3, 0, 0, 3]]
+
+
+@pytest.mark.parametrize(
+    ("k", "dtype"), [(1, np.float32), (9, np.float32), (9, np.float64), (20, np.float32), (21, np.float32)]
+)
 def test_against_a_sort(k, dtype):
     rng = np.random.default_rng(k)
     values = np.concatenate([rng.random((40, 20)), rng.lognormal(sigma=20, size=(40, 20))]).astype(dtype)
@@ -50,7 +57,7 @@ def test_against_a_sort(k, dtype):
 LEVELS = [0.0, np.finfo(np.float32).tiny, 0.5, np.nextafter(np.float32(0.5), np.float32(1)), 1.0, 3e38, np.inf]
 
 
-@pytest.mark.parametrize("k", [1, 4, 7])
+@pytest.mark.parametrize("k", [1, 4])
 @given(values=arrays.arrays(np.float32, (5, 8), elements=st.sampled_from([float(level) for level in LEVELS])))
 @settings(max_examples=15, deadline=None)
 def test_ties_zeros_and_extremes(k, values):
@@ -63,25 +70,18 @@ def test_any_non_negative_floats(values):
     same_bits(thin(jnp.asarray(values), 4), by_sorting(values, 4))
 
 
-def test_ties_go_to_the_lower_index():
-    values = jnp.array([[1.0, 2.0, 2.0, 2.0, 1.0], [1.0, 1.0, 1.0, 1.0, 1.0], [0.0, 3.0, 0.0, 0.0, 3.0]])
-    assert thin(values, 2).tolist() == [[0, 2, 2, 0, 0], [1, 1, 0, 0, 0], [0, 3, 0, 0, 3]]
-    assert thin(values, 4).tolist() == [[1, 2, 2, 2, 0], [1, 1, 1, 1, 0], [0, 3, 0, 0, 3]]
-
-
 BITS = """
 import jax, numpy as np
 from sae_gap.encoders.topk import keep_largest
 
 values = np.array([[-0.0, -0.0, -0.0, 1, 2, 3], [-0.0, 0, -0.0, 0, -0.0, 0], [-0.0] * 6, [1, 2, -0.0, 4, -0.0, 6]], np.float32)
-for k in range(1, 6):
+for k in (1, 3, 5):
     best = np.sort(values, axis=1)[:, -k:].min(axis=1, keepdims=True)
     np.testing.assert_array_equal(jax.jit(keep_largest, static_argnums=1)(values, k), np.where(values >= best, values, 0))
 spoilt = np.full((2, 6), np.nan, np.float32)
 spoilt[:, 0] = np.copysign(np.nan, np.float32(-1))
 spoilt[1, 3:] = 1, 2, 3
-for k in range(1, 6):
-    jax.block_until_ready(jax.jit(keep_largest, static_argnums=1)(spoilt, k))
+jax.block_until_ready(jax.jit(keep_largest, static_argnums=1)(spoilt, 3))
 """
 
 

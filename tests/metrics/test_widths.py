@@ -28,7 +28,7 @@ def scores(width):
     return {name: value for metric in METRICS for name, value in metric(one).items()}
 
 
-@pytest.mark.parametrize("width", [4, 6, 9])
+@pytest.mark.parametrize("width", [4, 9])
 def test_every_metric_is_that_of_the_atoms_that_are_there(width):
     found, share = scores(width), min(width, 6) / 6
     assert found["cosine"] == pytest.approx(share, abs=1e-6) and found["close"] == pytest.approx(share)
