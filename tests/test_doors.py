@@ -252,7 +252,7 @@ DOORS = {
     "tasks of two widths": (fit(tasks=[task(), task(num_latents=7)], keys=[KEY] * 2), "tasks must have one shape"),
     "a width that is none": (fit(tasks=[task(num_latents=0)]), "must be"),
     "a NaN to learn from": (learnt_from(jnp.full((4, 4), NAN)), "have a NaN or an infinity"),
-    "a list to learn from": (learnt_from([[1.0]]), "must be an array"),
+    "a list to learn from": (learnt_from([[1.0]]), "must be a matrix"),
     "nothing to learn from": (learnt_from(jnp.zeros((0, 4))), "must be a matrix"),
     "integers to learn from": (learnt_from(jnp.zeros((4, 4), jnp.int32)), "must be a matrix"),
     "too many keys": (fit(keys=[KEY, KEY]), "keys must be 1"),

@@ -15,6 +15,8 @@ import numpy as np
 
 from benchmarks.real.scores import relative, score
 from benchmarks.speed.problems import Problem
+from sae_gap.core.registry import Look
+from sae_gap.figures import labels
 from sae_gap.runtime import devices
 from sae_gap.solvers import orthogonal_matching_pursuit, sparse_code
 
@@ -27,12 +29,14 @@ class Coder(NamedTuple):
     """A way to code.
 
     Attributes:
+      look: its label and its colour.
       prepare: a function of a problem and an effort that returns the call to time.
       efforts: how hard it tries, from quick to exact: tolerances or numbers of iterations. Tables show the last.
       lasso: whether it minimises the lasso; a greedy coder has no gap, and is scored by its error and its L0.
       at_most: signals that are timed; None times all. Those of a coder that takes one at a time tell the time of the rest.
     """
 
+    look: Look
     prepare: Callable[[Problem, float], Run]
     efforts: tuple[float, ...]
     lasso: bool = True
@@ -235,21 +239,22 @@ def codes_of(result: Any) -> np.ndarray:
 
 OURS = "working_set"
 CODERS = {
-    OURS: Coder(functools.partial(ours, solver="working_set"), (1e-2, 1e-4, 1e-6)),
-    "fista": Coder(functools.partial(ours, solver="fista"), (1e-2, 1e-4, 1e-6)),
-    "plain_fista": Coder(plain_fista, (10, 30, 300, 100)),
-    "paper_fista": Coder(paper_fista, (100,)),
-    "spams": Coder(spams_lars, (0,)),
-    "spams_double": Coder(functools.partial(spams_lars, dtype=np.float64), (0,)),
-    "spams_certified": Coder(spams_certified, (TARGET,)),
-    "sklearn_cd": Coder(sklearn_cd, (1e-2, 1e-4, 1e-6)),
-    "sklearn_lars": Coder(sklearn_lars, (0,)),
-    "celer": Coder(celer, (1e-2, 1e-4, 1e-6), at_most=50),
-    "skglm": Coder(skglm, (1e-2, 1e-4, 1e-6), at_most=50),
-    "jaxopt": Coder(jaxopt, (1e-5,)),
-    "omp": Coder(omp, (0,), lasso=False),
-    "spams_omp": Coder(spams_omp, (0,), lasso=False),
-    "sklearn_omp": Coder(sklearn_omp, (0,), lasso=False),
+    OURS: Coder(Look("working set", "#000000"), functools.partial(ours, solver="working_set"), (1e-2, 1e-4, 1e-6)),
+    "fista": Coder(Look("FISTA", "#56B4E9"), functools.partial(ours, solver="fista"), (1e-2, 1e-4, 1e-6)),
+    "plain_fista": Coder(Look("plain FISTA", "#0072B2"), plain_fista, (10, 30, 300, 100)),
+    "paper_fista": Coder(Look("published FISTA", "#332288"), paper_fista, (100,)),
+    "spams": Coder(Look("SPAMS", "#117733"), spams_lars, (0,)),
+    "spams_double": Coder(Look("SPAMS in double", "#009E73"), functools.partial(spams_lars, dtype=np.float64), (0,)),
+    "spams_certified": Coder(Look("SPAMS certified", "#999933"), spams_certified, (TARGET,)),
+    "sklearn_cd": Coder(Look("scikit-learn CD", "#D55E00"), sklearn_cd, (1e-2, 1e-4, 1e-6)),
+    "sklearn_lars": Coder(Look("scikit-learn LARS", "#E69F00"), sklearn_lars, (0,)),
+    "celer": Coder(Look("celer", "#CC79A7"), celer, (1e-2, 1e-4, 1e-6), at_most=50),
+    "skglm": Coder(Look("skglm", "#AA4499"), skglm, (1e-2, 1e-4, 1e-6), at_most=50),
+    "jaxopt": Coder(Look("jaxopt", "#661100"), jaxopt, (1e-5,)),
+    "omp": Coder(Look("OMP", "#882255"), omp, (0,), lasso=False),
+    "spams_omp": Coder(Look("SPAMS OMP", "#44AA99"), spams_omp, (0,), lasso=False),
+    "sklearn_omp": Coder(Look("scikit-learn OMP", "#888888"), sklearn_omp, (0,), lasso=False),
 }
+labels.add("solver", {name: coder.look for name, coder in CODERS.items()})
 
 __all__ = ["CODERS", "OURS", "TARGET", "Coder", "Run", "codes_of"]

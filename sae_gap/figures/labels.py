@@ -21,24 +21,7 @@ _COLUMNS = {
     "renormed": Look("atoms of unit length", "#E69F00"),
     "oracle_norms": Look("atoms of true length", "#009E73"),
 }
-_SOLVERS = {
-    "working_set": Look("working set", "#000000"),
-    "fista": Look("FISTA", "#56B4E9"),
-    "plain_fista": Look("plain FISTA", "#0072B2"),
-    "paper_fista": Look("published FISTA", "#332288"),
-    "spams": Look("SPAMS", "#117733"),
-    "spams_double": Look("SPAMS in double", "#009E73"),
-    "spams_certified": Look("SPAMS certified", "#999933"),
-    "sklearn_cd": Look("scikit-learn CD", "#D55E00"),
-    "sklearn_lars": Look("scikit-learn LARS", "#E69F00"),
-    "celer": Look("celer", "#CC79A7"),
-    "skglm": Look("skglm", "#AA4499"),
-    "jaxopt": Look("jaxopt", "#661100"),
-    "omp": Look("OMP", "#882255"),
-    "spams_omp": Look("SPAMS OMP", "#44AA99"),
-    "sklearn_omp": Look("scikit-learn OMP", "#888888"),
-}
-_TABLES: dict[str, dict[str, Look]] = {"start": _STARTS, "columns": _COLUMNS, "solver": _SOLVERS}
+_TABLES: dict[str, dict[str, Look]] = {"start": _STARTS, "columns": _COLUMNS}
 # For names that are in no table; none of them is used there.
 _SPARE = ("#8C564B", "#1B9E9E", "#7570B3", "#A6761D", "#66A61E", "#4477AA")
 _SPLITS = {"_id": "in distribution", "_ood": "out of distribution"}

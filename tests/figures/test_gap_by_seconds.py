@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks.speed import coders
 from sae_gap import figures
 from sae_gap.figures import labels
 
@@ -49,7 +50,5 @@ def test_no_gap_is_no_figure_and_several_cells_are_refused():
 
 
 def test_solvers_have_colours_of_their_own():
-    from benchmarks.speed import coders
-
     assert len({labels.colour(name, "solver") for name in coders.CODERS}) == len(coders.CODERS)
     assert sorted(coders.CODERS, key=lambda name: labels.rank(name, "solver")) == [*coders.CODERS]
