@@ -55,7 +55,7 @@ def test_every_world_says_what_it_is():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("heaven",), "world must be one of absorption, correlated, hedging, synthsae, but it is 'heaven'"),
+        (("heaven",), "world must be one of .*absorption, .*, but it is 'heaven'"),
         ((["synthsae"],), "world must be one of"),
         (("synthsae", "64"), "num_latents must be a positive integer"),
         (("absorption", 5), "this world has 2 features, not 5"),
