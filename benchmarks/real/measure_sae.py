@@ -2,7 +2,7 @@
 
 Reads SAEs as SAELens, dictionary_learning, sparsify, Gemma Scope and this suite write them, or a decoder alone, and says how
 they were read. Then: the gap of the encoder in three parts, the front of variance unexplained against active latents, the
-same on control dictionaries, supports, the worst samples and the atoms. Writes rows.jsonl, summary.csv, figures, README.md
+same on control dictionaries, supports, the worst samples and the atoms. Writes rows, summary.csv, figures, README.md
 and report.html, one self-contained page, under <results_dir>/measure_sae/. A run that was stopped goes on with the same
 command.
 
@@ -77,7 +77,7 @@ flags.DEFINE_list(
 flags.DEFINE_boolean(
     "held_out",
     False,
-    "Sum the gap over the held-out documents alone, for SAEs that benchmarks.real.train_real trained on the others.",
+    "Sum the gap over the held-out documents alone, for SAEs that train_real trained on the others.",
     flag_values=FLAGS,
 )
 flags.DEFINE_integer("max_samples", None, "Samples over which the gap is summed.  [all]", lower_bound=2, flag_values=FLAGS)

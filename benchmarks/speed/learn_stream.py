@@ -2,7 +2,7 @@
 
 The samples are drawn while they are learned from, ten latents active in each unless said otherwise. A run that was stopped goes
 on where it was; --rounds stops one on purpose, to tell from a few rounds how long all would take. Prints a line, and writes it
-to rows.jsonl under <results_dir>/learn_stream/: seconds of a round and of all processors on it (the first compiles, and is
+to rows under <results_dir>/learn_stream/: seconds of a round and of all processors on it (the first compiles, and is
 apart), the most memory that the process has held, and the mean |cosine| of the true atoms with the nearest learned ones; where
 these are distinct, by the last column all of them, that is the cosine of the best assignment. All devices share the work; a CPU
 is one device, and XLA_FLAGS=--xla_force_host_platform_device_count=2 makes it two. With --distributed many processes share it:

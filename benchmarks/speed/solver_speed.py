@@ -3,7 +3,7 @@
 All solvers (`coders`) get the same float32 arrays in the same process, one after the other in every repeat, so that
 a slow spell of the machine falls on all alike; compilation is apart. Every code is scored in float64 by its objective and its
 duality gap (`scores`); a greedy coder, which does not minimise the lasso, by its error and L0 alone. The first value
-of each list is the base, and the other values vary one at a time (`problems`). Writes rows.jsonl, summary.csv and a
+of each list is the base, and the other values vary one at a time (`problems`). Writes rows, summary.csv and a
 figure of time against accuracy at the base under <results_dir>/solver_speed/, and prints the table.
 
   python -m sae_gap solver_speed --num_latents=1000,100,10000 --lam=0.1,0.01
