@@ -245,7 +245,8 @@ def main() -> None:
         figures.save(figure, store.folder, "time_accuracy")
     # Every solver at the last of its efforts.
     shown = [row for row in rows if row["effort"] == CODERS[row["method"]].efforts[-1]]
-    rounded = [{name: f"{value:.3g}" if isinstance(value, float) else value for name, value in row.items()} for row in shown]
+    values = [{name: row.get(name) for name in HEADINGS} for row in shown]
+    rounded = [{name: f"{value:.3g}" if isinstance(value, float) else value for name, value in row.items()} for row in values]
     sys.stdout.write(tables.format_table(rounded, HEADINGS) + "\n" + "".join(f"{note}\n" for note in notes))
 
 

@@ -94,7 +94,7 @@ BAD_FILES = {
     "of two widths": (np.ones((5, 4)), np.ones((3, 4)), "--activations has rows of 4 numbers and --dictionary columns of 5"),
     "with a NaN": (np.full((4, 4), np.nan), np.ones((3, 4)), "has NaN or infinite entries"),
     "not a matrix": (np.ones(4), np.ones((3, 4)), "must be a non-empty matrix"),
-    "of integers": (np.ones((4, 4), int), np.ones((3, 4)), "convert it to float32"),
+    "of integers": (np.ones((4, 4), int), np.ones((3, 4)), "does not hold one array of real numbers"),
     "an atom of zeros": (np.eye(4)[:, [0, 0]] * [1, 0], np.ones((3, 4)), "--dictionary has 1 columns of zeros"),
 }
 

@@ -66,11 +66,13 @@ def test_every_dictionary_is_coded_on_by_the_certified_lasso(rows):
 
 
 def test_the_table_names_every_method_and_fills_every_column(finished):
-    title, heading, _, *lines = finished.printed.rstrip().splitlines()
-    assert title == "Dictionaries" and all(labels.heading(name) in heading for name in BENCH.tables["Dictionaries"])
-    assert [line.split()[0] for line in lines] == list(METHODS)
-    assert not any(" - " in line or line.endswith("-") for line in lines) and all("100" in line for line in lines)
-    assert all(len(line) < 250 for line in lines)
+    # A table that is too wide goes on in a block below.
+    title, table = finished.printed.rstrip().split("\n", 1)
+    blocks = [block.splitlines() for block in table.split("\n\n")]
+    assert title == "Dictionaries" and [line.split()[0] for line in blocks[0][2:]] == list(METHODS)
+    headings = " ".join(block[0] for block in blocks)
+    assert all(labels.heading(name) in headings for name in BENCH.tables["Dictionaries"])
+    assert not any(" - " in line or line.endswith("-") for block in blocks for line in block[2:])
 
 
 def test_cells_of_a_grid_have_lines_and_figures_of_their_own(tmp_path, challenge):

@@ -110,7 +110,7 @@ def test_a_published_world_is_read_from_its_folder(tmp_path, worlds):
     assert re.fullmatch("synthsae file=[0-9a-f]{16}", row["world"]) and row["num_latents"] == 60
     tensors = folder / "synthetic_model.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-9])
-    refused(worlds(*flags, f"--world_file={folder}"), "is not a safetensors file that can be read")
+    refused(worlds(*flags, f"--world_file={folder}"), "cannot be read as a safetensors file")
 
 
 def test_other_studies_take_a_world(tmp_path, call):
@@ -152,12 +152,12 @@ def refused(called, message):
 
 
 BAD_FLAGS = {
-    "--world=heaven": "world 'heaven' is unknown",
+    "--world=heaven": "world must be one of absorption, correlated, hedging, synthsae",
     "--law=roots=60": "60 trees with 2 levels of 4 children each do not fit the 64 features",
     "--law=most=1.5": "most must be a finite number above 0 and below 1",
     "--law=correlation=-0.2": "correlation must be a finite number of at least 0",
     "--law=wings=2": "the law has 'wings=2'",
-    "--world_file=nowhere": "nowhere is not a folder",
+    "--world_file=nowhere": "nowhere has no synthetic_model_config.json",
     "--sparsity=3": "sparsity",
     "--stream": "stream",
     "--data=mine.npz": "data",
