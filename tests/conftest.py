@@ -37,10 +37,9 @@ _OLD = tuple(int(part) for part in metadata.version("jaxlib").split(".")[:2]) < 
 _ONE_PIECE = "--xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault("XLA_FLAGS", f"{_ONE_PIECE} --xla_cpu_use_fusion_emitters=false" if _OLD else _ONE_PIECE)
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    # Shared with the workers and with the processes that tests start, so that a program of one shape is compiled once in all;
-    # and by `tests.mutants` between the runs that it starts.
+    # Shared with the workers and with the processes that tests start, so that a program of one shape is compiled once in all.
     CACHE = tempfile.TemporaryDirectory(prefix="sae_gap-tests-", ignore_cleanup_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("SAE_GAP_TESTS_CACHE", CACHE.name)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
 
 
 # Tracing makes many objects that stay, and Python would look through them for garbage again and again.

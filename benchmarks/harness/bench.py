@@ -14,7 +14,7 @@ from benchmarks.harness import command, crossing
 from benchmarks.harness.drawings import Drawing
 from benchmarks.harness.dry_run import check_writable, plan
 from benchmarks.harness.outcome import write_outcome
-from benchmarks.harness.preset import SMOKE, WIDTHS, Knob, Preset, grid
+from benchmarks.harness.preset import Knob, Preset, grid
 from benchmarks.report import published
 from sae_gap.data.recording import Recording, Source
 from sae_gap.runtime import devices, distributed
@@ -138,6 +138,3 @@ def is_comparable(bench: Bench, read: command.Read) -> bool:
     fields = ("protocol", "lam", "seeds", "epochs", "rounds", "blocks", "input_dim", "noise_db", "width", "stream", "world")
     same = all(getattr(read.preset, name) == getattr(alike, name) for name in (*fields, "world_file"))
     return same and not any(isinstance(source, Recording) for source in read.sources)
-
-
-__all__ = ["INFERENCE", "RECOVERY", "SMOKE", "WIDTHS", "Bench", "Drawing", "Knob", "Preset"]

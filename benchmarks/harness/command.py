@@ -217,6 +217,3 @@ def _check_library(name: str, learner: Learner) -> None:
 def parse_noise(values: Sequence[str]) -> tuple[float | None, ...]:
     """Reads the values of --noise_db: different finite decibels, or none."""
     return tuple(None if value == "none" else cli.parse_numbers("noise_db", [value])[0] for value in values)
-
-
-__all__ = ["Read", "read_study", "study_flags"]

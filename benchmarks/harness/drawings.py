@@ -115,6 +115,3 @@ def phase_maps() -> dict[str, Drawing]:
         return figures.heat_map(placed, x="num_latents", y="ratio", value="mcc_ood", panel="dictionary", **options)
 
     return {"phase_map": Drawing(draw, ("sparsity",))}
-
-
-__all__ = ["Drawing", "along", "cosines", "inference_along", "phase_maps", "plain", "recovery_along", "stairs"]

@@ -153,6 +153,3 @@ def _present(columns: Mapping[str, str], lines: Sequence[Mapping[str, Any]]) -> 
         for name, head in columns.items()
         if any(line.get(f"{name}_mean") is not None or line.get(name) is not None for line in lines)
     }
-
-
-__all__ = ["write_outcome"]

@@ -129,6 +129,3 @@ def _source(preset: Preset, cell: dict[str, Any]) -> Source:
     if preset.world_file is None:
         return named_world(str(preset.world), **cell, **preset.law)
     return published_world(preset.world_file, **{name: cell[name] for name in ("num_samples", "noise_db", "width", "seed")})
-
-
-__all__ = ["HEADINGS", "LENGTHS", "SMOKE", "WIDTHS", "Knob", "Preset", "grid", "read_count", "read_options"]

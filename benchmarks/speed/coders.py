@@ -256,5 +256,3 @@ CODERS = {
     "sklearn_omp": Coder(Look("scikit-learn OMP", "#888888"), sklearn_omp, (0,), lasso=False),
 }
 labels.add("solver", {name: coder.look for name, coder in CODERS.items()})
-
-__all__ = ["CODERS", "OURS", "TARGET", "Coder", "Run", "codes_of"]

@@ -151,6 +151,3 @@ def load(activations: str, dictionary: str) -> Files:
     if zeros:
         raise cli.UsageError(f"--dictionary has {zeros} columns of zeros; remove them.")
     return files
-
-
-__all__ = ["WORLDS", "Cell", "Files", "Problem", "cells", "coherent", "draw", "load", "own", "paper"]

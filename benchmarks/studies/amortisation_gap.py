@@ -9,7 +9,8 @@ summary.csv, figures and a page under <results_dir>/amortisation_gap/ and prints
 """
 
 from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Preset
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
 from sae_gap.storage.results import CELL
 
 

@@ -11,7 +11,8 @@ unit atoms, so lengths change nothing; in "paper" the weight bears on the atoms 
 import dataclasses
 
 from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import INFERENCE, RECOVERY, SMOKE, WIDTHS, Bench, Preset
+from benchmarks.harness.bench import INFERENCE, RECOVERY, Bench
+from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
 
 
 def _methods(source, p):

@@ -12,8 +12,8 @@ options; matching pursuit's codes here are non-negative like all others. Writes 
 import dataclasses
 
 from benchmarks.harness import drawings, learners, methods
-from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Knob, Preset
-from benchmarks.harness.preset import read_count
+from benchmarks.harness.bench import Bench, Knob
+from benchmarks.harness.preset import SMOKE, WIDTHS, Preset, read_count
 from sae_gap.core import registry
 from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch
 from sae_gap.learners.spams_train_dl import SpamsTrainDL

@@ -13,7 +13,8 @@ import dataclasses
 from collections.abc import Callable
 
 from benchmarks.harness import drawings, learners
-from benchmarks.harness.bench import SMOKE, Bench, Knob, Preset
+from benchmarks.harness.bench import Bench, Knob
+from benchmarks.harness.preset import SMOKE, Preset
 from sae_gap.core.checks import check_choice
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso

@@ -10,7 +10,8 @@ and from its own; beside them the probe, dictionary learning and the oracle, at 
 import dataclasses
 
 from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Preset
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
 
 
 def _methods(source, p):

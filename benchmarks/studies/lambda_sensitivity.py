@@ -11,7 +11,8 @@ import dataclasses
 
 from benchmarks import cli
 from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Knob, Preset
+from benchmarks.harness.bench import Bench, Knob
+from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
 from sae_gap.core.checks import check_number
 
 LAMBDAS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)

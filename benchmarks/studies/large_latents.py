@@ -12,7 +12,8 @@ memory is set by the dictionary. Whoever learns a dictionary can be named at the
 import dataclasses
 
 from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import SMOKE, Bench, Preset
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.preset import SMOKE, Preset
 
 LEARNERS = ("sae_topk", "dl_fista", "online_dl")
 

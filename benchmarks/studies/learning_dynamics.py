@@ -8,7 +8,8 @@ cosine, squared error, L0 and gap.
 """
 
 from benchmarks.harness import drawings, learners, methods
-from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Preset
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
 from sae_gap.metrics import dictionary, gap, recovery
 
 # From the end of the first on, as the paper counts them from 0.

@@ -14,7 +14,8 @@ import math
 
 from benchmarks import cli
 from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import SMOKE, Bench, Knob, Preset
+from benchmarks.harness.bench import Bench, Knob
+from benchmarks.harness.preset import SMOKE, Preset
 from sae_gap.core.types import Setting
 
 RATIOS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)

@@ -10,7 +10,8 @@ the best codes on its dictionary, beside the oracle: precision, recall and F1 of
 import dataclasses
 
 from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import INFERENCE, RECOVERY, SMOKE, WIDTHS, Bench, Preset
+from benchmarks.harness.bench import INFERENCE, RECOVERY, Bench
+from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
 
 SUPPORT = (*(f"support_{name}_{split}" for name in ("precision", "recall", "f1") for split in ("id", "ood")), "support_l0_id")
 

@@ -10,7 +10,8 @@ the top at every size; what falls is what must learn its dictionary.
 import dataclasses
 
 from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Preset
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
 
 BENCH = Bench(
     "vary_latents",

@@ -9,7 +9,8 @@ Every method at 100 latents and 100 to 100,000 samples, half of them for trainin
 import dataclasses
 
 from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import SMOKE, Bench, Preset
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.preset import SMOKE, Preset
 
 BENCH = Bench(
     "vary_samples",

@@ -9,7 +9,8 @@ Every method at 1,000 latents and 2 to 100 of them active, in the dimension that
 import dataclasses
 
 from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import SMOKE, Bench, Preset
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.preset import SMOKE, Preset
 
 BENCH = Bench(
     "vary_sparsity",

@@ -8,7 +8,8 @@ codes, beside the oracle. The paper scores each dictionary an update late; its c
 """
 
 from benchmarks.harness import drawings, learners, methods
-from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Preset
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
 
 ROUNDS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 PUBLISHED = (0, 1, 4, 9, 19, 49, 99, 199, 499, 999)

@@ -8,7 +8,8 @@ on the true dictionary. The gap is to the certified optimum at the same weight.
 """
 
 from benchmarks.harness import drawings, learners, methods
-from benchmarks.harness.bench import SMOKE, WIDTHS, Bench, Preset
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.oracle import Oracle
 from sae_gap.study.study import Method

@@ -16,8 +16,8 @@ import dataclasses
 import functools
 
 from benchmarks.harness import drawings, learners, methods
-from benchmarks.harness.bench import SMOKE, Bench, Knob, Preset
-from benchmarks.harness.preset import read_options
+from benchmarks.harness.bench import Bench, Knob
+from benchmarks.harness.preset import SMOKE, Preset, read_options
 from sae_gap.core import registry
 from sae_gap.data.recording import Source
 from sae_gap.data.worlds import World

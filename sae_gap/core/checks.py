@@ -217,26 +217,3 @@ def as_real(name: str, values: Any, form: str) -> np.ndarray:
         raise ValueError(f"{name} must be {form}, but it is {kind}; give real numbers, such as float32.")
     # JAX takes neither the byte order of another machine nor a long double.
     return array.astype(np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("="), copy=False)
-
-
-__all__ = [
-    "as_real",
-    "check_callable",
-    "check_choice",
-    "check_flag",
-    "check_integer",
-    "check_number",
-    "check_numbers",
-    "check_path",
-    "check_seed",
-    "check_sequence",
-    "check_shard",
-    "check_size",
-    "check_static",
-    "check_type",
-    "check_unmasked",
-    "check_vanishing",
-    "is_integer",
-    "is_traced",
-    "shown",
-]

@@ -233,18 +233,3 @@ def _compact(values: np.ndarray, latents: np.ndarray, num_latents: int) -> Codes
     active = np.any(values != 0, axis=0)
     active[0] |= not active.any()
     return Codes(values[:, active], latents[active], num_latents)
-
-
-__all__ = [
-    "DENSE_LATENTS",
-    "DENSE_NUMBERS",
-    "Codes",
-    "SparseCodes",
-    "by_columns",
-    "by_rows",
-    "dense_chunks",
-    "gather",
-    "infer_in_chunks",
-    "join",
-    "shape_of",
-]

@@ -30,6 +30,3 @@ def describe(thing: Any) -> Any:
 def class_name(cls: type) -> str:
     """The name of a class with its top package, such as `sae_gap.TopK`."""
     return f"{cls.__module__.partition('.')[0]}.{cls.__qualname__}"
-
-
-__all__ = ["NUMERICS", "class_name", "describe", "precision"]

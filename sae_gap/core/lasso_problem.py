@@ -182,17 +182,3 @@ def lambda_max(
     """The smallest weight at which each sample's code is zero: `max_j d_jᵀ y`, or `max_j |d_jᵀ y|` for signed codes."""
     correlations = product(signals, dictionary)
     return jnp.max(correlations if nonneg else jnp.abs(correlations), axis=1, initial=0)
-
-
-__all__ = [
-    "certificate",
-    "dual_scale",
-    "expand_lam",
-    "is_converged",
-    "lambda_max",
-    "lipschitz",
-    "objective",
-    "product",
-    "residual",
-    "soft_threshold",
-]

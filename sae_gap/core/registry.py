@@ -115,19 +115,3 @@ def make(kind: Callable[..., Any], **offered: Any) -> Any:
     """An instance of a class, given those of the offered values that it has a field for; None leaves a default."""
     fields = inspect.signature(kind).parameters
     return kind(**{name: value for name, value in offered.items() if value is not None and name in fields})
-
-
-__all__ = [
-    "ClassName",
-    "Column",
-    "Look",
-    "classes",
-    "encoders",
-    "learners",
-    "looks_of",
-    "make",
-    "metrics",
-    "modules",
-    "name_of",
-    "saes",
-]

@@ -78,6 +78,3 @@ def _draw_samples(
     codes = np.zeros((n, len(active) if sparse_codes else setting.num_latents), values.dtype)
     np.put_along_axis(codes, places if sparse_codes else supports, values, axis=1)
     return signals.astype(values.dtype), Codes(codes, active, setting.num_latents)[:] if sparse_codes else codes
-
-
-__all__ = ["draw"]

@@ -73,6 +73,3 @@ def _distinct(n: int, k: int, size: int, rng: np.random.Generator, stream: bool 
     rows = max(1, _DRAWS_AT_ONCE // size)
     chunks = [rng.random((min(rows, n - start), size)) for start in range(0, n, rows)]
     return np.concatenate([chunk.argpartition(k - 1, axis=1)[:, :k] for chunk in chunks])
-
-
-__all__ = ["draw_dictionary", "draw_id_supports", "draw_ood_supports"]

@@ -55,6 +55,3 @@ class Stream:
         if self._noise:
             signals += dtype.type(self._noise) * rng.standard_normal(signals.shape, dtype)
         return signals
-
-
-__all__ = ["PIECE", "Stream"]

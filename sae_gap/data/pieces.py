@@ -15,6 +15,3 @@ def pieces_of(start: int, count: int, size: int) -> Iterator[tuple[int, slice, s
         taken = min(size - first, count - done)
         yield piece, slice(first, first + taken), slice(done, done + taken)
         done += taken
-
-
-__all__ = ["pieces_of"]

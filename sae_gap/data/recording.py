@@ -132,6 +132,3 @@ Source = Setting | Recording | World
 def task_of(source: Source) -> Task:
     """The data of a source, drawn or read."""
     return source.task() if isinstance(source, Recording) else draw(source)
-
-
-__all__ = ["Recording", "Source", "task_of"]

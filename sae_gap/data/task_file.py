@@ -108,6 +108,3 @@ def _check_shapes(path, arrays: Mapping[str, np.ndarray]) -> None:
                 f"Z_{name} in {path} has {len(arrays[f'Z_{name}'])} rows but Y_{name} has {len(arrays[f'Y_{name}'])}; "
                 "give one row of codes to each sample."
             )
-
-
-__all__ = ["load"]

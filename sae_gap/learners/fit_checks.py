@@ -59,6 +59,3 @@ def check_key(name: str, key: Any) -> None:
     older = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.shape == (2,)
     if not (typed or older):
         raise TypeError(f"{name} must be one random key, but it is {shown(key)}; give jax.random.key(0).")
-
-
-__all__ = ["check_fit", "check_key", "check_steps"]

@@ -99,6 +99,3 @@ def leave(code: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-__all__ = ["count", "from_first", "gather", "index", "is_first", "leave", "start", "wait", "whole"]

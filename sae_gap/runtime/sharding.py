@@ -214,19 +214,3 @@ def within(tree: PyTree) -> contextlib.AbstractContextManager:
         if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh) and sharding.mesh.size > 1:
             return jax.set_mesh(sharding.mesh)
     return contextlib.nullcontext()
-
-
-__all__ = [
-    "LATENTS",
-    "SAMPLES",
-    "Layout",
-    "axis_size",
-    "by_device",
-    "check_mesh",
-    "constrain",
-    "layout_of",
-    "place_rows",
-    "shard",
-    "split_batch",
-    "within",
-]

@@ -178,6 +178,3 @@ def _mask(size):
 
 def _tag(bits, position, size):
     return (bits & ~_mask(size)) | position
-
-
-__all__ = ["GROUPS", "LANES", "Held", "Problem", "combine", "correlate", "hold", "leaders", "pose", "residual", "wants_gram"]

@@ -25,6 +25,7 @@ from sae_gap.solvers.atoms import Problem, pose, wants_gram
 from sae_gap.solvers.polish import polish
 from sae_gap.solvers.slots import Samples, State
 
+# A block never has fewer slots than this.
 FEWEST_SLOTS = 32
 # Samples in flight at once, and floats of their tableaus and of their correlations with all atoms.
 IN_FLIGHT = 8_192
@@ -271,6 +272,3 @@ def _advance(problem, state, least):
 @functools.partial(jax.jit, static_argnames="nonneg")
 def _fista(signals, dictionary, lam, init, tol, max_iterations, *, nonneg):
     return fista.solve(signals, dictionary, lam, init, tol=tol, max_iterations=max_iterations, nonneg=nonneg)
-
-
-__all__ = ["solve"]

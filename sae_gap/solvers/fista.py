@@ -197,6 +197,3 @@ def _rate(dictionary):
     """Step size `1 / ‖D‖₂²`; an all-zero dictionary has no gradient, and any step will do."""
     constant = lasso_problem.lipschitz(dictionary)
     return jnp.where(constant > 0, 1 / jnp.where(constant > 0, constant, 1), 1).astype(dictionary.dtype)
-
-
-__all__ = ["CHECK_EVERY", "fixed", "solve"]

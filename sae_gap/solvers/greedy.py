@@ -117,6 +117,3 @@ def orthogonal_matching_pursuit(
     target = jnp.einsum("nkm,nm->nk", basis, signals, precision=lax.Precision.HIGHEST)
     values = lax.linalg.triangular_solve(upper, target[:, :, None], left_side=True, lower=False)[:, :, 0]
     return jnp.zeros(taken.shape, signals.dtype).at[rows[:, None], chosen].set(values)
-
-
-__all__ = ["nonneg_matching_pursuit", "orthogonal_matching_pursuit"]

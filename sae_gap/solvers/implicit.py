@@ -89,6 +89,3 @@ def pull_back(
     weight = objective_bar[:, None]
     dictionary_bar = lasso_problem.product(rest.T, u - weight * codes) - lasso_problem.product(image.T, codes)
     return image + weight * rest, dictionary_bar, weight * jnp.abs(codes) - jnp.sign(codes) * u
-
-
-__all__ = ["pull_back", "solve_on_support"]

@@ -171,6 +171,3 @@ def _between(above: _Point, below: _Point, target: float, step: int) -> float:
         return 0.5 * (above[0] + below[0])
     share = math.log(target / above[1]) / math.log(below[1] / above[1])
     return above[0] + min(max(share, 0.05), 0.95) * (below[0] - above[0])
-
-
-__all__ = ["match_l0", "sparse_code_path"]

@@ -161,6 +161,3 @@ def proceed(
     )
     last = lax.while_loop(unfinished, pivot, start)
     return jnp.where(last.basic, jnp.maximum(last.value, 0), 0), last.swept, last.basic
-
-
-__all__ = ["proceed", "solve"]

@@ -84,6 +84,3 @@ def _settle(signal, atoms, weight, support, values, *, nonneg):
             break
         support, sign, size = np.append(support, worst), np.append(sign, np.sign(pull[worst])), np.append(size, 0.0)
     return support, sign * size
-
-
-__all__ = ["STEPS", "polish"]

@@ -199,6 +199,3 @@ def _representable(scaled, codes):
 
 def _restore(found, codes, exact, scale):
     return Solution(codes, found.objective * scale**2, found.gap * scale**2, found.iterations, found.converged & exact)
-
-
-__all__ = ["Scaled", "check_problem", "scale_codes", "scale_problem", "unscale", "unscale_sparse"]

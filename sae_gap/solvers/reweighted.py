@@ -118,6 +118,3 @@ def pursue(
 
 def _num_blocks(num_slots: int) -> int:
     return 8 * num_slots
-
-
-__all__ = ["Pursuit", "atom_rows", "pursue", "unpadded"]

@@ -224,20 +224,3 @@ def dense(problem: Problem, state: State, num_latents: int) -> Float[Array, "n n
     codes = sharding.shard(jnp.zeros((state.code.shape[0], num_latents), state.code.dtype), problem.latents, 1)
     # A slot may point at the padding, but never with a code.
     return sharding.shard(codes.at[rows, state.places].add(state.sign * state.code, mode="drop"), problem.latents, 1)
-
-
-__all__ = [
-    "MOST_CANDIDATES",
-    "Samples",
-    "State",
-    "border",
-    "dense",
-    "merge",
-    "num_candidates",
-    "propose",
-    "refresh",
-    "start",
-    "weights_at",
-    "whole_blocks",
-    "widen",
-]

@@ -280,16 +280,3 @@ def by_groups(
 
     # XLA hoists what does not change in a step out of a loop, even of one that takes no turn; out of a branch it does not.
     return lax.cond(jnp.any(pending(tree)), loop, lambda tree: tree, tree)
-
-
-__all__ = [
-    "advance",
-    "begin",
-    "by_groups",
-    "certify",
-    "default_chunk",
-    "default_slots",
-    "most_slots",
-    "pending",
-    "solve",
-]

@@ -203,6 +203,3 @@ def _connect(url: str) -> Any:
         raise ValueError(f"{url} needs fsspec, gcsfs and s3fs; install them with pip install 'sae_gap[buckets]'.") from None
     except Exception as error:
         raise ValueError(f"{url} cannot be reached ({error}); check its name and your credentials.") from error
-
-
-__all__ = ["BucketError", "Folder"]

@@ -47,6 +47,3 @@ def read_header(file: IO[bytes]) -> Header:
     if any(side < 0 for side in shape):
         raise ValueError(f"its header gives the shape {shape}")
     return Header(shape, dtype, fortran, file.tell() - start)
-
-
-__all__ = ["Header", "read_header"]

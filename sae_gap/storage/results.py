@@ -193,6 +193,3 @@ def _revision(folder: Path) -> str | None:
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-__all__ = ["CELL", "SIZES", "Row", "Store", "key", "plain", "provenance", "version"]

@@ -176,6 +176,3 @@ def _restored(saved: np.ndarray, like) -> jax.Array:
     array = jax.random.wrap_key_data(jax.numpy.asarray(saved)) if _is_key(like) else saved
     # What is tied to no device stays so: a program is compiled anew for each array that is tied and was not.
     return devices.put(array, like.sharding) if getattr(like, "committed", False) else jax.numpy.asarray(array)
-
-
-__all__ = ["Checkpoint", "dump", "load", "read_note"]

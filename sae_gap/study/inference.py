@@ -93,6 +93,3 @@ class Inference:
         # No more dense codes than those of a chunk are ever held; a start is found anew for each.
         size = max(100, _CHUNK // self._width) if self._sparse else 100
         return infer_in_chunks(lambda chunk: encoder.infer(self.model, jnp.asarray(chunk)), signals, size, sparse=self._sparse)
-
-
-__all__ = ["Inference", "name_of"]

@@ -286,6 +286,3 @@ def _plain(name: str) -> str:
 
 def _file(step: int) -> str:
     return f"{step:06d}.safetensors"
-
-
-__all__ = ["Models"]

@@ -366,6 +366,3 @@ def _measure(study: Study, method: Method, inference: Inference, shared: dict[An
             logging.warning("%s: %d optima on %s missed their tolerance; see its certificate", method.name, missed, name)
     signs = {"reference": "signed" if method.encoder.signed else "non-negative"} if optimum else {}
     return measured | signs | {"encode_seconds": seconds}
-
-
-__all__ = ["Job", "jobs", "reference_of", "run"]

@@ -128,6 +128,3 @@ class Study:
                     "methods must have different names or coordinates, but they are "
                     f"{', '.join(str(name[0]) for name in names)}."
                 )
-
-
-__all__ = ["PROTOCOLS", "Method", "Study"]

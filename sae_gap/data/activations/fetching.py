@@ -61,6 +61,3 @@ def fetched(path: str | os.PathLike[str]) -> Path:
 
 def _digest(*texts: str) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
-
-
-__all__ = ["fetched"]

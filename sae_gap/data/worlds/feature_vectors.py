@@ -50,6 +50,3 @@ def push_apart(atoms: Float[np.ndarray, "N input_dim"], steps: int) -> Float[np.
         scale = np.sqrt(second / (1 - _BETAS[1] ** step)) + _EPSILON
         atoms -= _RATE / (1 - _BETAS[0] ** step) * first / scale
     return atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
-
-
-__all__ = ["atoms_of", "push_apart"]

@@ -116,6 +116,3 @@ def out_of_distribution(law: Law) -> Firing:
     redrawn = dataclasses.replace(law, folder=None, digest=None, roots=0, correlation=scale, rank=firing.factor.shape[1])
     factor, rest = correlate(redrawn, _OTHER_FACTOR)
     return dataclasses.replace(firing, factor=factor, rest=rest)
-
-
-__all__ = ["Firing", "base_rates", "compensated", "correlate", "firing_of", "out_of_distribution", "plant"]

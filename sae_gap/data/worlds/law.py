@@ -185,6 +185,3 @@ def parse_law(entries: Sequence[str]) -> dict[str, Any]:
         except (KeyError, ValueError):
             raise ValueError(f"the law has {shown(entry)}; {name} must be {wanted}.") from None
     return found
-
-
-__all__ = ["FEWEST", "LOUDEST", "Law", "parse_law"]

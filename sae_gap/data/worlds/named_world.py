@@ -21,6 +21,3 @@ class NamedWorld:
     name: str
     about: str
     options: Callable[[int | None], Mapping[str, Any]]
-
-
-__all__ = ["TOY", "NamedWorld"]

@@ -118,6 +118,3 @@ def _counts(law: Law) -> Float[np.ndarray, " N"]:
 def expected_l0(law: Law, num_latents: int) -> float:
     """Mean number of the first `num_latents` features that fire in a sample, measured on 2,048 samples."""
     return float(_counts(law)[min(num_latents, law.num_latents) - 1])
-
-
-__all__ = ["Sampler", "expected_l0"]

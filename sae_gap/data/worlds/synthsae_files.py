@@ -10,6 +10,7 @@ from jaxtyping import Float
 from sae_gap.data.worlds.law import FEWEST, LOUDEST
 from sae_gap.storage.tensor_files import Config, Tensors, read_json, read_safetensors
 
+# The files of a published world.
 FILES = _CONFIG, _TREES, _TENSORS = "synthetic_model_config.json", "hierarchy.json", "synthetic_model.safetensors"
 # Torch draws normal numbers in blocks of so many.
 _BLOCK = 16
@@ -179,6 +180,3 @@ def _nodes(found: Any, path: pathlib.Path) -> list[dict[str, Any]]:
     if not isinstance(found, list) or not all(isinstance(node, dict) for node in found):
         raise ValueError(f"{path} must hold lists of trees, from its entry roots on; download it again.")
     return found
-
-
-__all__ = ["digest", "read_atoms", "read_firing", "sizes", "torch_normal"]

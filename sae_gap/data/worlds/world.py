@@ -191,6 +191,3 @@ def published_world(folder: str | pathlib.Path, **options: Any) -> World:
     firing_of(world.law)
     atoms_of(world.law)
     return world
-
-
-__all__ = ["World", "WorldStream", "published_world"]

@@ -54,6 +54,3 @@ def conditional(counts: Cooccurrence) -> tuple[Float[Array, "num_latents num_lat
     uses = jnp.diagonal(counts.together)
     given = counts.together / jnp.maximum(uses, 1)
     return given - jnp.diag(jnp.diagonal(given)), uses
-
-
-__all__ = ["Cooccurrence", "add_samples", "conditional", "drop_atoms", "empty_counts"]

@@ -79,6 +79,3 @@ def subtract_shared(
     squares = jnp.sum(shared**2, axis=0)
     most = jnp.sum(dictionary * shared, axis=0) / jnp.where(squares > 0, squares, 1)
     return unit_atoms(dictionary - jnp.minimum(weight, most) * shared)[0]
-
-
-__all__ = ["chance_cosine", "coherent_cosine", "decorrelate_atoms", "subtract_shared"]

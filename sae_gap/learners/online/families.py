@@ -179,6 +179,3 @@ def _code(learner: Families, signals, state: FamiliesState, axes) -> tuple[Gradi
     own = renewal.collect(renewal.empty_seeds(renewal.most_restarts(num_latents, len(signals)), signals), residual)
     most = renewal.most_restarts(num_latents, len(signals) * lax.axis_size(axes))
     return *lax.psum((sums, counts), axes), renewal.merge(own, most, axes)
-
-
-__all__ = ["LARGEST", "Families", "FamiliesState"]

@@ -295,13 +295,3 @@ def _loadings(products: Float[Array, "some some"], exists: Bool[Array, " some"])
     ratios = products[:, :, None] * products[:, None, :] / jnp.maximum(products, _LEAST_COSINE)
     squares = jnp.sum(jnp.where(triples, ratios, 0), axis=(1, 2)) / jnp.maximum(jnp.sum(triples, axis=(1, 2)), 1)
     return jnp.sqrt(jnp.clip(squares, _LEAST_SQUARE, 1))
-
-
-__all__ = [
-    "decorrelate_children",
-    "idle_energy",
-    "includes",
-    "parents",
-    "rearrange",
-    "usual_energy",
-]

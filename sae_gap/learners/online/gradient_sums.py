@@ -191,16 +191,3 @@ def _add(sums: GradientSums, found: Pursuit) -> GradientSums:
         sums.uses.at[found.places].add((found.codes != 0).astype(sums.uses.dtype)),
         sums.error + jnp.sum(found.residual**2),
     )
-
-
-__all__ = [
-    "GradientSums",
-    "accumulate",
-    "by_samples",
-    "check_slots",
-    "initial_scales",
-    "num_visited",
-    "scales",
-    "threshold",
-    "total_visits",
-]

@@ -331,6 +331,3 @@ def _order(key, round, num_samples: int, total: int) -> Int[Array, " total"]:
     passes = -(-total // num_samples)
     orders = lax.map(lambda key: jax.random.permutation(key, num_samples), jax.random.split(key, passes))
     return orders.reshape(-1)[:total]
-
-
-__all__ = ["RATES", "WEAK", "OnlineDictionary", "OnlineState", "lay"]

@@ -76,6 +76,3 @@ class Pruned(Learner):
         num_latents = state.dictionary.shape[1]
         kept = lax.top_k(state.energy, max(1, round(self.share * num_latents)))[1]
         return Model(state.dictionary[:, jnp.sort(kept)], state.bias)
-
-
-__all__ = ["Pruned", "PrunedState"]

@@ -131,6 +131,3 @@ def _duplicates(dictionary, energy, nonneg: bool, axes: tuple[str, ...]) -> Bool
     own = share * lax.axis_index(axes) + jnp.arange(share)
     found = lax.map(has_stronger, jnp.minimum(own, num_latents - 1), batch_size=GRAM_COLUMNS)
     return lax.psum(jnp.zeros(num_latents, jnp.int32).at[own].set(found, mode="drop"), axes) > 0
-
-
-__all__ = ["Seeds", "collect", "empty_seeds", "merge", "most_restarts", "restart", "restart_wasted_atoms"]

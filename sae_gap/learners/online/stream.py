@@ -23,6 +23,7 @@ from sae_gap.runtime import devices, distributed
 from sae_gap.runtime.sharding import LATENTS, SAMPLES, check_mesh
 from sae_gap.storage.trees import Checkpoint
 
+# Signals of a stream: an array, or a function (start, count) -> rows.
 Source = Callable[[int, int], ArrayLike]
 
 
@@ -198,6 +199,3 @@ def _round(fixed: tuple[OnlineDictionary, jax.Array, int], state: OnlineState) -
         brought = jnp.sum(minibatches, axis=(0, 1)) / (len(minibatches) * size)
         state = eqx.tree_at(lambda s: s.mean, state, state.mean + (brought - state.mean) / (state.round + 1))
     return lay(learner.round(minibatches, state, size))
-
-
-__all__ = ["fit_stream"]

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from benchmarks.harness.bench import Preset
+from benchmarks.harness.preset import Preset
 from benchmarks.studies.amortisation_gap import BENCH
 from sae_gap import Setting, Store
 from sae_gap.encoders.lasso import Lasso

@@ -8,8 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from benchmarks.harness.bench import Preset
-from benchmarks.harness.preset import grid
+from benchmarks.harness.preset import Preset, grid
 from benchmarks.studies import vary_latents
 from benchmarks.studies.worlds import BENCH
 from sae_gap import Setting, Store, World
