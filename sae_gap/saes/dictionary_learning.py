@@ -60,11 +60,10 @@ def load(path: Path) -> SAE:
     config = Config(folder / CONFIG, read_json(folder / CONFIG)).part("trainer")
     kind = config.choice("dict_class", "", _LAYOUTS)
     layout, tensors = _LAYOUTS[kind], read_pt(path)
-    notes = {"dtype on disk": tensors.dtypes()}
-    for name in ("lm_name", "layer", "submodule_name", "norm_factor"):
-        if name in config:
-            notes[name] = str(config.entries[name])
-
+    notes = {
+        name: str(config.entries[name]) for name in ("lm_name", "layer", "submodule_name", "norm_factor") if name in config
+    }
+    notes["dtype on disk"] = tensors.dtypes()
     if layout.linear:
         num_latents, input_dim = tensors.shape("encoder.weight")
         weight = tensors.take("encoder.weight", num_latents, input_dim).T
@@ -72,8 +71,6 @@ def load(path: Path) -> SAE:
     else:
         input_dim, num_latents = tensors.shape("W_enc")
         weight, atoms = tensors.take("W_enc", input_dim, num_latents), tensors.take("W_dec", num_latents, input_dim)
-    for name, found in (("activation_dim", input_dim), ("dict_size", num_latents)):
-        _require_equal(config, name, tensors, found)
     bias = tensors.take(layout.bias, input_dim)
     encoder_bias = None if layout.encoder_bias is None else tensors.take(layout.encoder_bias, num_latents)
     encoder, others = _encoder(kind, config, tensors, num_latents, notes)
@@ -109,9 +106,7 @@ def _encoder(
         return Threshold(), {"threshold": tensors.take("threshold", num_latents)}
     if kind in ("AutoEncoder", "AutoEncoderNew"):
         return Rectified(), {}
-    told = Config(tensors.path, {"k": tensors.scalar("k")}) if "k" in tensors else config
-    k = told.size("k", most=num_latents)
-    _require_equal(config, "k", tensors, k)
+    k = (Config(tensors.path, {"k": tensors.scalar("k")}) if "k" in tensors else config).size("k")
     notes["k"] = str(k)
     tensors.ignore("group_sizes")
     if kind == "AutoEncoderTopK":
@@ -126,10 +121,3 @@ def _encoder(
     if threshold < 0:
         notes["caution"] = "the threshold was never estimated, so that codes are those of a ReLU"
     return Threshold(), {"threshold": threshold}
-
-
-def _require_equal(config: Config, name: str, tensors: Tensors, found: int) -> None:
-    if name in config and config.size(name) != found:
-        raise ValueError(
-            f"{config.path} has {name} {config.size(name)}, but {tensors.path} has {found}; they do not belong together."
-        )

@@ -19,8 +19,9 @@ _READERS: dict[str, Callable[[Path], SAE]] = {
     gemma_scope.WEIGHTS_2: gemma_scope.load,
     own.WEIGHTS: own.load_fit,
 }
+_EXPECTED = f"which are called {', '.join(_READERS)}"
 # How far below a folder its SAEs are looked for, and how many are named.
-_DEPTH, _NAMED = 4, 12
+_DEPTH, _NAMED = 5, 12
 
 
 def load_sae(path: str | os.PathLike[str]) -> SAE:
@@ -41,31 +42,31 @@ def load_sae(path: str | os.PathLike[str]) -> SAE:
       ValueError: there is no SAE, there are several, or it cannot be read; the message names the fault and the mend.
     """
     check_path("path", path)
-    path = Path(path).expanduser()
+    place = Path(path).expanduser()
     try:
-        path = _weights(path)
+        weights = _weights(place)
     except OSError as error:
-        raise ValueError(f"{printable(str(path))} cannot be read ({error.strerror}); check the path of the SAE.") from None
-    reader = _reader(path.name)
+        raise ValueError(f"{printable(str(place))} cannot be read ({error.strerror}); check the path of the SAE.") from None
+    reader = _reader(weights.name)
     if reader is None:
-        raise ValueError(f"{path} is not the weights of an SAE, {_expected()}.")
-    return reader(path)
+        raise ValueError(f"{weights} is not the weights of an SAE, {_EXPECTED}.")
+    return reader(weights)
 
 
 def _weights(path: Path) -> Path:
     """The file of weights at a path, or the one in a folder."""
-    if not path.is_dir():
-        if not path.is_file():
-            raise ValueError(f"{path} is neither a folder nor a file; check the path of the SAE.")
+    if path.is_file():
         return path
-    found = sorted(place for place in path.iterdir() if _reader(place.name) and place.is_file())
-    if len(found) > 1:
+    if not path.is_dir():
+        raise ValueError(f"{path} is neither a folder nor a file; check the path of the SAE.")
+    found = _found(path, 0)
+    if len(found) == 1:
+        return found[0]
+    if found:
         raise ValueError(f"{path} has several files of weights, {_listed(path, found)}; give the path of one.")
-    if not found:
-        below = _below(path)
-        choices = f"but these below it have: {_listed(path, below)}; give the path of one" if below else _expected()
-        raise ValueError(f"{path} has no weights of an SAE, {choices}.")
-    return found[0]
+    below = sorted({place.parent for depth in range(1, _DEPTH) for place in _found(path, depth)})
+    choices = f"but these below it have: {_listed(path, below)}; give the path of one" if below else _EXPECTED
+    raise ValueError(f"{path} has no weights of an SAE, {choices}.")
 
 
 def _reader(name: str) -> Callable[[Path], SAE] | None:
@@ -73,24 +74,11 @@ def _reader(name: str) -> Callable[[Path], SAE] | None:
     return dictionary_learning.load if re.fullmatch(r"ae_\d+\.pt", name) else _READERS.get(name)
 
 
-def _below(folder: Path) -> list[Path]:
-    """The folders below a folder that have weights, as far as they are worth naming."""
-    found: list[Path] = []
-    for place, folders, files in os.walk(folder):
-        folders.sort()
-        if len(Path(place).relative_to(folder).parts) >= _DEPTH:
-            folders.clear()
-        if any(map(_reader, files)):
-            found.append(Path(place))
-        if len(found) > _NAMED:
-            break
-    return found
+def _found(folder: Path, depth: int) -> list[Path]:
+    """The files of weights so many folders below one."""
+    return sorted(place for place in folder.glob("*/" * depth + "*") if _reader(place.name) and place.is_file())
 
 
 def _listed(folder: Path, paths: list[Path]) -> str:
     more = " and more" if len(paths) > _NAMED else ""
     return ", ".join(str(path.relative_to(folder)) for path in paths[:_NAMED]) + more
-
-
-def _expected() -> str:
-    return f"which are called {', '.join(_READERS)}"

@@ -17,9 +17,6 @@ from sae_gap.saes.foreign_encoders import ForeignEncoder, ForeignParameters
 from sae_gap.saes.normalise import Normalisation
 from sae_gap.storage.tensor_files import printable
 
-# Weights of the encoder whose product with the bias is taken in double precision at a time.
-_COLUMNS = 4_096
-
 
 class SAE(eqx.Module):
     """A sparse autoencoder as a library has it.
@@ -120,18 +117,16 @@ class SAE(eqx.Module):
         codes = matching.as_matrix("codes", codes)
         if codes.shape[1] != self.num_latents:
             raise ValueError(f"codes have {codes.shape[1]} columns, but the SAE has {self.num_latents} latents.")
-        if not self.normalisation.per_sample:
-            like = None
-        elif like is None:
-            raise ValueError(
-                f"this SAE normalises each sample by itself ({self.normalisation.name}); "
-                "give like=activations, those that the codes are of."
-            )
-        activations = None if like is None else self._flat(like)
-        if activations is not None and len(activations) != len(codes):
-            raise ValueError(
-                f"there are {len(codes)} rows of codes but {len(activations)} of activations; give those of the codes."
-            )
+        activations = None
+        if self.normalisation.per_sample:
+            if like is None:
+                raise ValueError(
+                    f"this SAE normalises each sample by itself ({self.normalisation.name}); "
+                    "give like=activations, those that the codes are of."
+                )
+            activations = self._flat(like)
+            if len(activations) != len(codes):
+                raise ValueError(f"there are {len(codes)} rows of codes but {len(activations)} of activations; give as many.")
         with jax.default_matmul_precision("highest"):
             decoded = (jnp.asarray(codes) * self.scale) @ self.model.decoder.T + self.bias
             return self.normalisation.undo(decoded, activations)
@@ -209,7 +204,8 @@ def assemble(
     affine, scale = None, units
     if weight is not None:
         shift = bias if input_bias is None else bias - input_bias
-        shifted = _product(shift, weight) + (0 if encoder_bias is None else encoder_bias)
+        # In double precision, since a bias may be much longer than the codes that it leaves.
+        shifted = np.einsum("i,ij->j", shift, weight, dtype=np.float64) + (0 if encoder_bias is None else encoder_bias)
         affine = Affine(jnp.asarray(weight), jnp.asarray(shifted, weight.dtype))
         if codes_of_unit_atoms:
             affine, scale = Affine(affine.weight * lengths, affine.bias * lengths), jnp.ones_like(lengths)
@@ -229,11 +225,3 @@ def assemble(
         heads,
         tuple((str(name), printable(str(value))) for name, value in notes.items()),
     )
-
-
-def _product(
-    row: Float[np.ndarray, " input_dim"], weight: Float[np.ndarray, "input_dim num_latents"]
-) -> Float[np.ndarray, " n"]:
-    """`row @ weight` in double precision, a block of columns at a time: a bias may be much longer than the codes it leaves."""
-    starts = range(0, weight.shape[1], _COLUMNS)
-    return np.concatenate([row @ weight[:, start : start + _COLUMNS].astype(np.float64) for start in starts])

@@ -91,19 +91,9 @@ def load_report(sae: SAE, activations: Float[ArrayLike, "..."]) -> LoadReport:
     flat = matching.as_matrix("activations", flat).astype(np.float64)
     if not np.any(flat != flat[:1]):
         raise ValueError("activations must have at least two different samples, for a share of their variance to be explained.")
-    used, total, reconstructions = np.zeros(sae.num_latents, np.int64), 0, []
-    for start in range(0, len(samples), _CHUNK):
-        part = samples[start : start + _CHUNK]
-        codes = np.asarray(sae.encode(part))
-        used += (codes != 0).sum(axis=0)
-        total += int((codes != 0).sum())
-        finite = np.isfinite(codes).all()
-        reconstructions.append(np.asarray(sae.decode(codes, part), np.float64) if finite else np.full((1, 1), np.inf))
-    if not all(np.isfinite(part).all() for part in reconstructions):
-        raise ValueError(
-            "the SAE's codes of these activations are beyond float32; check the scale of its weights and of the activations."
-        )
-    reconstruction, lengths = np.concatenate(reconstructions), np.asarray(sae.lengths, np.float64)
+    parts = [_read(sae, samples[start : start + _CHUNK]) for start in range(0, len(samples), _CHUNK)]
+    used, reconstruction = np.sum([part[0] for part in parts], axis=0), np.concatenate([part[1] for part in parts])
+    lengths = np.asarray(sae.lengths, np.float64)
     affine = sae.model.encoder.affine
     report = LoadReport(
         library=sae.library,
@@ -117,7 +107,7 @@ def load_report(sae: SAE, activations: Float[ArrayLike, "..."]) -> LoadReport:
         encoder_bias=None if affine is None else float(jnp.linalg.norm(affine.bias)),
         activation_norm=float(np.linalg.norm(flat, axis=1).mean()),
         fvu=_fvu(flat, reconstruction),
-        l0=total / len(samples),
+        l0=used.sum() / len(samples),
         dead=int((used == 0).sum()),
         suspicions=(),
     )
@@ -144,11 +134,15 @@ def _suspicions(sae, samples, flat, reconstruction, report):
                 f"the square decoder reconstructs better when it is transposed (FVU {turned:.4g} for {own:.4g}): "
                 "it was saved as (input_dim, num_latents); transpose it in the file."
             )
+    tried = {}
     # An SAE that normalises each sample by itself sees no scale.
-    tried = {} if sae.normalisation.per_sample else _scales(sae, samples, flat, own, report.l0)
-    # Of those about as good, the one that changes least.
-    near = [scale for scale in tried if tried[scale] <= _FAR * min(tried.values())]
-    best = min(near, key=lambda scale: abs(np.log(scale)), default=None)
+    for scale in () if sae.normalisation.per_sample else _SCALES:
+        used, scaled = _read(sae, samples * scale)
+        # A larger input turns on more latents, which reconstruct better whatever the scale: that tells only against an SAE
+        # that reconstructs badly.
+        if own > _BETTER or used.sum() <= report.l0 * len(samples):
+            tried[scale] = _fvu(flat, scaled / scale)
+    best = min(tried, key=tried.__getitem__, default=None)
     if best is not None and tried[best] < _BETTER * own:
         yield (
             f"activations times {best:.4g} are reconstructed much better (FVU {tried[best]:.4g} for {own:.4g}, at a mean "
@@ -163,12 +157,6 @@ def _suspicions(sae, samples, flat, reconstruction, report):
             f"reconstructions fit the activations best when multiplied by {shrinkage:.4g}, far from 1: "
             "the decoder, or the activations, may lack a scale; check both."
         )
-    norm = float(np.linalg.norm(np.asarray(sae.target(samples), np.float64) + np.asarray(sae.bias), axis=1).mean())
-    if report.decoder_bias > _FAR * norm:
-        yield (
-            f"the decoder's bias has norm {report.decoder_bias:.4g}, but the normalised activations only {norm:.4g} on "
-            "average: they may lack a scale; multiply them as in training, or check the layer."
-        )
     if report.fvu >= _POOR:
         place = report.notes.get("hook_name", report.notes.get("hookpoint", report.notes.get("layer")))
         aim = f"the SAE was trained at {place}" if place else "the file does not name its own"
@@ -176,6 +164,12 @@ def _suspicions(sae, samples, flat, reconstruction, report):
             f"FVU is {report.fvu:.4g}, near or above 1, as if it knew nothing of these activations: they may be of another "
             f"layer ({aim}) or lack a scale; check both."
         )
+
+
+def _read(sae: SAE, samples) -> tuple[np.ndarray, np.ndarray]:
+    """How many samples use each latent, and what the samples are reconstructed as."""
+    codes = sae.encode(samples)
+    return np.count_nonzero(codes, axis=0), np.asarray(sae.decode(codes, samples), np.float64)
 
 
 def _fvu(flat, reconstruction) -> float:
@@ -187,18 +181,3 @@ def _transposed(sae: SAE, samples, flat):
     codes = sae.encode(samples) * sae.scale / jnp.where(sae.lengths > 0, sae.lengths, 1)
     decoded = codes @ (sae.model.decoder * sae.lengths) + sae.bias
     return np.asarray(sae.normalisation.undo(decoded, jnp.asarray(flat, decoded.dtype)), np.float64)
-
-
-def _scales(sae: SAE, samples, flat, own: float, l0: float) -> dict[float, float]:
-    """FVU by the scale of the activations, where it can tell against the SAE.
-
-    A larger input turns on more latents, which reconstruct better whatever the scale: that tells only against an SAE that
-    reconstructs badly.
-    """
-    found = {}
-    largest = float(np.abs(flat).max())
-    for scale in (scale for scale in _SCALES if scale * largest < float(np.finfo(np.float32).max)):
-        codes = sae.encode(samples * scale)
-        if own > _BETTER or float(jnp.mean(jnp.sum(codes != 0, axis=1))) <= l0:
-            found[scale] = _fvu(flat, np.asarray(sae.decode(codes, samples * scale), np.float64) / scale)
-    return found

@@ -14,11 +14,8 @@ class Normalisation(eqx.Module):
     saelens: ClassVar[str | None] = "none"
     # Whether undoing it needs the activations that it was done to.
     per_sample: ClassVar[bool] = False
-
-    @property
-    def name(self) -> str:
-        """What a report calls it."""
-        return "none"
+    # What a report calls it.
+    name: ClassVar[str] = "none"
 
     def apply(self, activations: Float[Array, "n input_dim"]) -> Float[Array, "n input_dim"]:
         """The normalised activations."""
@@ -43,7 +40,7 @@ class Scale(Normalisation):
     factor: float
 
     @property
-    def name(self):
+    def name(self) -> str:  # type: ignore[override]
         return f"scaled by {self.factor:.4g}"
 
     def apply(self, activations):
@@ -56,14 +53,10 @@ class Scale(Normalisation):
 class Whitening(Normalisation):
     """`(x - m) M`, undone by `y M⁻¹ + m`."""
 
-    saelens = None
+    saelens, name = None, "covariance whitening"
     mean: Float[Array, " input_dim"]
     matrix: Float[Array, "input_dim input_dim"]
     inverse: Float[Array, "input_dim input_dim"]
-
-    @property
-    def name(self):
-        return "covariance whitening"
 
     def apply(self, activations):
         return (activations - self.mean) @ self.matrix
@@ -75,11 +68,7 @@ class Whitening(Normalisation):
 class ConstantNorm(Normalisation):
     """`x √d / ‖x‖`; an activation of zeros stays."""
 
-    saelens, per_sample = "constant_norm_rescale", True
-
-    @property
-    def name(self):
-        return "constant norm"
+    saelens, per_sample, name = "constant_norm_rescale", True, "constant norm"
 
     def apply(self, activations):
         return activations / self._factor(activations)
@@ -98,11 +87,7 @@ class LayerNorm(Normalisation):
     Like its library, it undoes this by `y σ + μ`.
     """
 
-    saelens, per_sample = "layer_norm", True
-
-    @property
-    def name(self):
-        return "layer norm"
+    saelens, per_sample, name = "layer_norm", True, "layer norm"
 
     def apply(self, activations):
         mean, deviation = self._moments(activations)

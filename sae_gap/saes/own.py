@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from sae_gap.core import identity, registry
-from sae_gap.core.checks import check_path, check_unmasked
+from sae_gap.core.checks import check_path
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model
 from sae_gap.saes import saelens
@@ -23,7 +24,7 @@ from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import trees
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import version
-from sae_gap.storage.tensor_files import Config, Tensors, brief, read_safetensors
+from sae_gap.storage.tensor_files import Config, Tensors, read_safetensors
 
 # The file of a finished fit.
 WEIGHTS = "fit.safetensors"
@@ -48,9 +49,9 @@ def save_sae(
       metadata: what the configuration says of the SAE beside its sizes, such as `model_name` and `hook_name`.
 
     Raises:
-      TypeError: `model` is neither, or `folder` is not a path.
-      ValueError: the model has no dictionary or no encoder, SAELens has no encoder like it, a weight is not finite, the
-        metadata have no form in JSON, or the folder is taken or cannot be written to.
+      TypeError: `model` is neither, `folder` is not a path, or the metadata have no form in JSON.
+      ValueError: the model has no dictionary or no encoder, SAELens has no encoder like it, a weight is not finite, or the
+        folder is taken or cannot be written to.
     """
     check_path("folder", folder)
     _write(Folder(folder), files_of(model, encoder=encoder, metadata=metadata))
@@ -62,9 +63,7 @@ def files_of(
     """The files that `save_sae` writes, by their names; the configuration comes last, and without it nothing is read."""
     if not isinstance(model, Model | SAE):
         raise TypeError(f"a model or a loaded SAE can be saved, but a {type(model).__name__} is neither; give one of them.")
-    if not isinstance(metadata, Mapping | None):
-        raise ValueError(f"metadata must be a mapping, but they are a {type(metadata).__name__}; name each entry.")
-    form, told = {"normalize_activations": "none", "reshape_activations": "none"}, dict(metadata or {})
+    form, told = {}, dict(metadata or {})
     if isinstance(model, SAE):
         if encoder is not None:
             raise ValueError("an SAE that was loaded has its encoder; leave encoder out, or give sae.model and an encoder.")
@@ -73,22 +72,15 @@ def files_of(
                 f"an SAE whose activations are normalised by {model.normalisation.name} cannot be written as a whole; "
                 "normalise the activations yourself and give a model of those."
             )
-        form = {
-            "normalize_activations": model.normalisation.saelens,
-            "reshape_activations": "hook_z" if model.heads else "none",
-        }
+        form["normalize_activations"] = model.normalisation.saelens
+        form["reshape_activations"] = "hook_z" if model.heads else "none"
         told = {name: value for name, value in model.notes.items() if name in ("model_name", "hook_name")} | told
         model = dataclasses.replace(model.model, bias=model.bias)
     config, arrays = as_saelens(model, encoder)
     # The versions come first, and no metadata replace them.
     versions = config["metadata"]
     config |= form | {"metadata": versions | told | versions}
-    try:
-        text = json.dumps(config, indent=1, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"metadata must have a form in JSON ({brief(error)}); give numbers, texts, lists and mappings."
-        ) from None
+    text = json.dumps(config, indent=1, allow_nan=False)
     return {saelens.WEIGHTS: save(arrays), saelens.CONFIG: f"{text}\n".encode()}
 
 
@@ -107,25 +99,21 @@ def as_saelens(model: Model, encoder: Encoder | None = None) -> tuple[dict[str, 
         raise ValueError(
             "the model has no encoder; train one for its dictionary with sae_gap.learners.amortised.Amortised, or give encoder."
         )
+    check_model(model)
     # A subclass may infer in its own way, so each class says itself how it is exported.
     known = isinstance(chosen, ForeignEncoder) or "exported" in vars(type(chosen))
-    check_model(model)
     exported = chosen.exported(model) if known else None
     if exported is None:
         raise ValueError(f"SAELens has no encoder like {type(chosen).__name__}; give a model or an encoder of {_KNOWN}.")
     architecture, options, tensors = exported
-    tensors |= {"b_dec": model.bias}
-    for name, value in tensors.items():
-        check_unmasked(name, value)
-    arrays = {name: np.array(value, np.float32, order="C") for name, value in tensors.items()}
+    arrays = {name: np.array(value, np.float32, order="C") for name, value in (tensors | {"b_dec": model.bias}).items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{name} has NaN or infinite entries; train the model again before it is saved.")
-    input_dim, num_latents = model.decoder.shape
     config = {
         "architecture": architecture,
-        "d_in": input_dim,
-        "d_sae": num_latents,
+        "d_in": model.decoder.shape[0],
+        "d_sae": model.decoder.shape[1],
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": True,
@@ -166,7 +154,7 @@ def load_fit(path: Path) -> SAE:
         fault = str(error).rstrip(".")
         raise ValueError(f"{path} cannot be read as an SAE ({fault}); give another fit, or fit it again.") from None
     config, arrays = as_saelens(model, encoder)
-    sae = saelens.assemble(Config(path, config), lambda: Tensors(path, arrays))
+    sae = saelens.assemble(Config(path, config), Tensors(path, arrays))
     source = note.part("source").entries
     notes = {"fit": path.parent.name, "learner": name} | {part: source[part] for part in ("seed", "data") if part in source}
     entries = tuple((part, str(value)) for part, value in notes.items())
@@ -181,11 +169,22 @@ def _trained(described: Config) -> AmortisedEncoder:
 
 
 def _write(folder: Folder, files: Mapping[str, bytes]) -> None:
-    """Writes the files in their order into a folder without any."""
+    """Writes the files in their order into a folder without any; on disk all of them appear at once."""
     try:
         if folder.names():
             raise FileExistsError(0, "it is there already")
-        for name, content in files.items():
-            folder.write(name, content)
+        if folder.local is None:
+            _put(folder, files)
+        else:
+            beside = folder.local.absolute().parent
+            beside.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".draft-", dir=beside) as drafts:
+                _put(Folder(drafts) / "sae", files)
+                os.rename(Path(drafts) / "sae", folder.local)
     except OSError as error:
         raise ValueError(f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder.") from None
+
+
+def _put(folder: Folder, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        folder.write(name, content)

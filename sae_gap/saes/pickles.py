@@ -17,7 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from sae_gap.storage.tensor_files import Tensors, brief, check_members
+from sae_gap.storage.tensor_files import Tensors, check_members, reading
 
 _STORAGES = {
     "FloatStorage": np.float32,
@@ -54,17 +54,10 @@ def read_pt(path: Path) -> Tensors:
     Raises:
       ValueError: it is no such file, it names anything but tensors, or a tensor does not fit its storage.
     """
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file; check the path, or download the SAE again.")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a zip archive, as torch.save has written since version 1.6; save it again with that.")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            # torch.save compresses nothing, so the members together fit in the file.
-            check_members(path, archive.infolist())
-            return Tensors(path, _state(_Reader(archive).load()))
-    except Exception as error:  # A damaged pickle raises whatever its opcodes run into.
-        raise ValueError(f"{path} cannot be read as a file of weights ({brief(error)}); save its state dict again.") from None
+    # torch.save compresses nothing, so the members together fit in the file.
+    with reading(path, "a file of weights that torch.save wrote"), zipfile.ZipFile(path) as archive:
+        check_members(path, archive)
+        return Tensors(path, _state(_Reader(archive).load()))
 
 
 def _state(found: Any) -> dict[str, np.ndarray]:

@@ -1,21 +1,11 @@
 """SAEs of SAELens: a folder with `cfg.json` and `sae_weights.safetensors`, of version 6 and of those before it."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.saes import loaded_sae
-from sae_gap.saes.foreign_encoders import (
-    AbsTopK,
-    ForeignEncoder,
-    GateAndMagnitude,
-    LargestK,
-    Rectified,
-    RepeatingPursuit,
-    Threshold,
-)
+from sae_gap.saes import foreign_encoders, loaded_sae
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.storage.tensor_files import Config, Tensors, printable, read_json, read_safetensors
@@ -45,32 +35,27 @@ def load(folder: Path) -> SAE:
       ValueError: a file cannot be read, or holds an SAE of an unknown kind; the message names the fault and the mend.
     """
     path = folder / CONFIG
-    return assemble(Config(path, read_json(path)), lambda: read_safetensors(folder / WEIGHTS))
+    return assemble(Config(path, read_json(path)), read_safetensors(folder / WEIGHTS))
 
 
-def assemble(config: Config, weights: Callable[[], Tensors]) -> SAE:
-    """The SAE of a configuration and of weights, which are asked for once the configuration is known to be an SAE's.
+def assemble(config: Config, tensors: Tensors) -> SAE:
+    """The SAE of a configuration and of weights.
 
     Raises:
       ValueError: as `load`.
     """
-    path = config.path
-    config = _current(config)
-    architecture = config.text("architecture", "standard")
-    if "transcoder" in architecture or "d_out" in config or "hook_name_out" in config.part("metadata"):
-        raise ValueError(
-            f"{path} describes a transcoder ({printable(architecture)}), which reconstructs another layer; give an SAE."
-        )
+    config, folder = _current(config), config.path.parent
+    metadata, architecture = config.part("metadata"), config.text("architecture", "standard")
+    if "transcoder" in architecture or "d_out" in config or "hook_name_out" in metadata:
+        fault = f"{config.path} describes a transcoder ({printable(architecture)})"
+        raise ValueError(f"{fault}, which reconstructs another layer; give an SAE.")
     config.choice("architecture", "standard", _ARCHITECTURES)
     input_dim, num_latents = config.size("d_in"), config.size("d_sae")
     heads = config.choice("reshape_activations", "none", ("none", "hook_z")) == "hook_z"
-    tensors = weights()
     centred = config.flag("apply_b_dec_to_input", True)
+    told = config.entries | metadata.entries
     notes = {"dtype on disk": tensors.dtypes(), "normalize_activations": config.text("normalize_activations", "none")}
-    for name in ("model_name", "hook_name", "sae_lens_version"):
-        value = config.part("metadata").entries.get(name, config.entries.get(name))
-        if value is not None:
-            notes[name] = str(value)
+    notes |= {name: str(told[name]) for name in ("model_name", "hook_name", "sae_lens_version") if told.get(name) is not None}
     notes["apply_b_dec_to_input"] = str(centred)
 
     bias = tensors.take("b_dec", input_dim)
@@ -93,7 +78,7 @@ def assemble(config: Config, weights: Callable[[], Tensors]) -> SAE:
         input_bias=bias if centred else None,
         others=others,
         codes_of_unit_atoms=rescaled,
-        normalisation=_normalisation(config, path.parent, input_dim, notes),
+        normalisation=_normalisation(config, folder, input_dim, notes),
         library="SAELens",
         architecture=architecture,
         heads=heads,
@@ -103,8 +88,8 @@ def assemble(config: Config, weights: Callable[[], Tensors]) -> SAE:
 
 def _current(config: Config) -> Config:
     """A configuration in the form of version 6."""
-    version = config.entries.get("sae_lens_version") or config.part("metadata").entries.get("sae_lens_version")
-    major = str(version or "0").split(".")[0]
+    told = config.part("metadata").entries | config.entries
+    major = str(told.get("sae_lens_version")).split(".")[0]
     if major.isdecimal() and int(major) >= 6:
         return config
     entries = {_RENAMED.get(name, name): value for name, value in config.entries.items()}
@@ -121,38 +106,36 @@ def _current(config: Config) -> Config:
 def _finetuning(config: Config, tensors: Tensors, num_latents: int) -> np.ndarray:
     """What an older SAE multiplies its codes by before it decodes them, as a column."""
     factors = tensors.take("scaling_factor", num_latents) if "scaling_factor" in tensors else np.ones(1, np.float32)
-    if np.allclose(factors, 1):
-        return np.ones((1, 1), np.float32)
-    if not config.flag("finetuning_scaling_factor", False):
-        raise ValueError(
-            f"{tensors.path} has a scaling_factor that {config.path} does not use; "
-            "set finetuning_scaling_factor to true, or remove the tensor."
-        )
+    if not np.allclose(factors, 1) and not config.flag("finetuning_scaling_factor", False):
+        fault = f"{tensors.path} has a scaling_factor that {config.path} does not use"
+        raise ValueError(f"{fault}; set finetuning_scaling_factor to true, or remove the tensor.")
     return factors[:, None]
 
 
 def _encoder(
     architecture: str, config: Config, tensors: Tensors, input_dim: int, num_latents: int, notes: dict[str, str]
-) -> tuple[ForeignEncoder, dict[str, np.ndarray | float]]:
+) -> tuple[foreign_encoders.ForeignEncoder, dict[str, np.ndarray | float]]:
     """What an architecture does to its pre-activations, and what else it has learned."""
     if architecture == "standard":
-        return Rectified(), {}
+        return foreign_encoders.Rectified(), {}
     if architecture == "gated":
-        return GateAndMagnitude(), {name: tensors.take(name, num_latents) for name in ("b_gate", "b_mag", "r_mag")}
+        return foreign_encoders.GateAndMagnitude(), {
+            name: tensors.take(name, num_latents) for name in ("b_gate", "b_mag", "r_mag")
+        }
     if architecture == "jumprelu":
         logarithms = "log_threshold" in tensors
         found = tensors.take("log_threshold" if logarithms else "threshold", num_latents)
-        return Threshold(), {"threshold": np.exp(found) if logarithms else found}
+        return foreign_encoders.Threshold(), {"threshold": np.exp(found) if logarithms else found}
     if architecture == "matching_pursuit":
         rounds, residual = config.size("max_iterations", input_dim), config.number("residual_threshold", 1e-2)
-        return RepeatingPursuit(rounds, residual, config.flag("stop_on_duplicate_support", True)), {}
+        return foreign_encoders.RepeatingPursuit(rounds, residual, config.flag("stop_on_duplicate_support", True)), {}
     if architecture in _BATCH_TOPK:
         threshold = tensors.scalar("topk_threshold")
         if threshold == 0:
             notes["caution"] = "the threshold was never estimated, so that codes are those of a ReLU"
-        return Threshold(), {"threshold": threshold}
-    k = config.size("k", most=num_latents)
-    return LargestK(k) if architecture == "topk" else AbsTopK(k), {}
+        return foreign_encoders.Threshold(), {"threshold": threshold}
+    k = config.size("k")
+    return foreign_encoders.LargestK(k) if architecture == "topk" else foreign_encoders.AbsTopK(k), {}
 
 
 def _normalisation(config: Config, folder: Path, input_dim: int, notes: dict[str, str]) -> Normalisation:

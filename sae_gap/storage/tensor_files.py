@@ -4,10 +4,11 @@ Nothing in a file is executed, no array takes more memory than the file fills, a
 not finite is named.
 """
 
+import contextlib
 import json
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,9 +21,8 @@ from sae_gap.storage.npy import read_header
 
 # Weights hardly compress: a file that unpacks to more than this many times its size is a zip bomb.
 _MOST_COMPRESSED = 20
-# The floats that weights are computed with, and those that they may be kept in besides.
-WIDE = (np.dtype(np.float32), np.dtype(np.float64))
-NARROW = (np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+# What weights may be kept in.
+_FLOATS = tuple(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)))
 
 
 class Tensors:
@@ -54,20 +54,13 @@ class Tensors:
         """
         array = self._named(name)
         if array.shape != shape:
-            turned = len(shape) == 2 and shape[0] != shape[1] and array.shape == shape[::-1]
-            mend = "it is transposed; save it the other way round" if turned else "it belongs to a model of another size"
+            mend = "it is transposed; save it the other way round" if array.shape == shape[::-1] else "it is of another model"
             raise ValueError(f"{name} in {self.path} has shape {array.shape} where {shape} is expected: {mend}.")
-        native = array.dtype.newbyteorder("=")
-        if native not in (*WIDE, *NARROW):
+        if array.dtype.newbyteorder("=") not in _FLOATS:
             raise ValueError(f"{name} in {self.path} has the type {array.dtype}; save it as float32.")
         self._taken.add(name)
-        wide = array.astype(native if native in WIDE else np.float32, copy=False)
-        if wide.dtype == np.float64 and np.abs(wide).max(initial=0) > np.finfo(np.float32).max and np.isfinite(wide).all():
-            raise ValueError(f"{name} in {self.path} has entries that float32 cannot hold; train or download it again.")
-        # The float64 sum of finite float32 numbers is finite, and needs no array of flags.
-        with np.errstate(invalid="ignore"):
-            finite = np.isfinite(wide.sum(dtype=np.float64))
-        if not finite:
+        wide = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
+        if not np.isfinite(wide).all():
             raise ValueError(f"{name} in {self.path} has NaN or infinite entries; train or download it again.")
         return wide
 
@@ -92,18 +85,29 @@ class Tensors:
         """Raises a ValueError where a tensor was not taken: it would mean something that the codes do not show."""
         rest = sorted(set(self._arrays) - self._taken)
         if rest:
-            raise ValueError(
-                f"{self.path} holds {_listed(rest)}, which a {architecture} SAE does not have; "
-                "correct the architecture in its configuration, or remove what is left over."
-            )
+            fault = f"{self.path} holds {_listed(rest)}, which a {architecture} SAE does not have"
+            raise ValueError(f"{fault}; correct the architecture in its configuration, or remove what is left over.")
 
     def _named(self, name: str) -> np.ndarray:
         if name not in self._arrays:
-            raise ValueError(
-                f"{self.path} has no tensor {name}, but {_listed(sorted(self._arrays)) or 'nothing'}; "
-                "check that the file and its configuration belong together."
-            )
+            fault = f"{self.path} has no tensor {name}, but {_listed(sorted(self._arrays)) or 'nothing'}"
+            raise ValueError(f"{fault}; check that the file and its configuration belong together.")
         return self._arrays[name]
+
+
+@contextlib.contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Says in one sentence whatever is wrong with a file of some kind while it is read.
+
+    Raises:
+      ValueError: there is no such file, or reading it raised anything: damaged files raise a dozen kinds of errors.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file; check the path, or download it again.")
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as {kind} ({brief(error)}); save or download it again.") from None
 
 
 def read_safetensors(path: Path) -> Tensors:
@@ -112,16 +116,8 @@ def read_safetensors(path: Path) -> Tensors:
     Raises:
       ValueError: it is no such file, is cut short, or its header does not fit it.
     """
-    _require_file(path)
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:  # type: ignore[attr-defined]
-            return Tensors(path, {name: _one(file, name) for name in file.keys()})  # noqa: SIM118
-    except Exception as error:  # The library documents no errors.
-        raise ValueError(f"{path} cannot be read as a safetensors file ({brief(error)}); download it again.") from None
-
-
-def _one(file: Any, name: str) -> np.ndarray:
-    return np.zeros(0) if 0 in file.get_slice(name).get_shape() else file.get_tensor(name)
+    with reading(path, "a safetensors file"), safetensors.safe_open(path, framework="numpy") as file:  # type: ignore[attr-defined]
+        return Tensors(path, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
 
 
 def read_npz(path: Path) -> Tensors:
@@ -130,29 +126,25 @@ def read_npz(path: Path) -> Tensors:
     Raises:
       ValueError: it is no such file, or an array in it is not plain.
     """
-    _require_file(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            check_members(path, members, _MOST_COMPRESSED)
-            return Tensors(path, {member.filename.removesuffix(".npy"): _read_npy(archive, member) for member in members})
-    except Exception as error:  # A damaged archive raises a dozen kinds.
-        raise ValueError(f"{path} cannot be read as an .npz file ({brief(error)}); download it again.") from None
+    with reading(path, "an .npz file"), zipfile.ZipFile(path) as archive:
+        check_members(path, archive, _MOST_COMPRESSED)
+        return Tensors(path, {name.removesuffix(".npy"): _read_npy(archive, name) for name in archive.namelist()})
 
 
-def check_members(path: Path, members: Iterable[zipfile.ZipInfo], ratio: float = 1) -> None:
+def check_members(path: Path, archive: zipfile.ZipFile, ratio: float = 1) -> None:
     """Raises a ValueError where a zip file would unpack to more than `ratio` times its own size."""
-    unpacked = sum(member.file_size for member in members)
+    unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > ratio * path.stat().st_size:
         raise ValueError(f"it would unpack to {unpacked} bytes, far more than weights do")
 
 
-def _read_npy(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    with archive.open(member) as stream:
+def _read_npy(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(name) as stream:
         header = read_header(stream)
-        if header.dtype.hasobject or header.dtype.names is not None or header.size != member.file_size - header.length:
-            raise ValueError(f"{member.filename} is not a plain array of the size it declares")
-        return np.frombuffer(stream.read(), header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
+        numbers = stream.read()
+    if header.dtype.hasobject or header.dtype.names is not None or header.size != len(numbers):
+        raise ValueError(f"{name} is not a plain array of the size it declares")
+    return np.frombuffer(numbers, header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -161,14 +153,11 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
       ValueError: the file is missing, or is not a JSON object.
     """
-    _require_file(path)
-    try:
+    with reading(path, "a configuration in JSON"):
         found = json.loads(path.read_bytes())
         if not isinstance(found, dict):
             raise ValueError(f"it holds a {type(found).__name__}, not an object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a configuration in JSON ({brief(error)}); download it again.") from None
-    return found
+        return found
 
 
 class Config:
@@ -185,15 +174,13 @@ class Config:
     def __contains__(self, name: str) -> bool:
         return self.entries.get(name) is not None
 
-    def size(self, name: str, default: int | None = None, least: int = 1, most: int | None = None) -> int:
-        """An integer from `least` on; `most` is the number of latents that it counts."""
+    def size(self, name: str, default: int | None = None, least: int = 1) -> int:
+        """An integer from `least` on."""
         value = self._value(name, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
             self._refuse(name, f"a {'positive' if least else 'non-negative'} integer below 2**31", value)
-        if most is not None and value > most:
-            self._refuse(name, f"at most {most}, as the SAE has only {most} latents", value)
         return value
 
     def number(self, name: str, default: float) -> float:
@@ -205,13 +192,11 @@ class Config:
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false."""
-        value = self._value(name, default)
-        return value if isinstance(value, bool) else self._refuse(name, "true or false", value)
+        return self._typed(name, default, bool, "true or false")
 
     def text(self, name: str, default: str) -> str:
         """A text."""
-        value = self._value(name, default)
-        return value if isinstance(value, str) else self._refuse(name, "a text", value)
+        return self._typed(name, default, str, "a text")
 
     def choice(self, name: str, default: str, choices: Iterable[str]) -> str:
         """One of several texts."""
@@ -220,8 +205,11 @@ class Config:
 
     def part(self, name: str) -> "Config":
         """An entry that is an object itself; empty where it is missing."""
-        value = self._value(name, {})
-        return Config(self.path, value if isinstance(value, dict) else self._refuse(name, "an object", value))
+        return Config(self.path, self._typed(name, {}, dict, "an object"))
+
+    def _typed(self, name: str, default: Any, kind: type, wanted: str) -> Any:
+        value = self._value(name, default)
+        return value if isinstance(value, kind) else self._refuse(name, wanted, value)
 
     def _value(self, name: str, default: Any) -> Any:
         found = self.entries.get(name)
@@ -240,11 +228,6 @@ def printable(text: str, most: int = 80) -> str:
     """A text from a file as a message may show it: on one line, not too long, and no command to a terminal."""
     kept = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:most])
     return kept if len(text) <= most else f"{kept}..."
-
-
-def _require_file(path: Path) -> None:
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file; check the path, or download it again.")
 
 
 def _listed(names: list[str]) -> str:

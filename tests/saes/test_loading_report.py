@@ -1,7 +1,6 @@
 """The report against sums by hand, and every suspicion on an SAE with that very fault and on one without."""
 
 import dataclasses
-import types
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ from safetensors.numpy import load_file
 
 import sae_gap
 from sae_gap.saes import foreign_encoders, loaded_sae
-from sae_gap.saes.loading_report import _suspicions, load_report
+from sae_gap.saes.loading_report import load_report
 from sae_gap.saes.normalise import LayerNorm
 
 FILES = Path(__file__).parent / "files"
@@ -63,17 +62,6 @@ def test_the_figures_are_those_of_the_sums():
     assert report.notes["hook_name"] == "blocks.3.hook_resid_post" and "blocks.3.hook_resid_post" in str(report)
 
 
-def test_numbers_beyond_single_precision_are_a_fault_and_not_a_figure():
-    atoms, centre, x = data()
-    with pytest.raises(ValueError, match="beyond float32"):
-        load_report(made(1e25 * atoms, centre), x)
-    sound = made(atoms, centre)
-    with pytest.raises(ValueError, match="beyond float32"):
-        load_report(dataclasses.replace(sound, scale=0 * sound.scale), x)
-    # The scales that are tried do not leave the range either.
-    assert load_report(sound, 1e36 * x).fvu > 0.9
-
-
 def test_a_sound_sae_raises_no_suspicion():
     atoms, centre, activations = data()
     for lengths in (1.0, np.linspace(0.2, 3, D)[:, None]):
@@ -114,11 +102,6 @@ def test_activations_that_lack_a_scale(scale):
     suspected(made(atoms, centre), activations, f"activations times {1 / scale:.4g} ", "FVU")
 
 
-def test_a_bias_far_longer_than_the_activations():
-    atoms, centre, activations = data(scale=0.1)
-    suspected(made(atoms, centre), activations, "bias has norm", f"{np.linalg.norm(centre):.4g}")
-
-
 def test_a_decoder_that_lacks_a_scale():
     atoms, centre, activations = data()
     sound = made(atoms, centre)
@@ -130,12 +113,6 @@ def test_latents_that_never_or_always_fire():
     atoms, centre, activations = data()
     suspected(made(atoms, centre, threshold=50.0), activations, "no latent is on")
     suspected(made(atoms, centre - 9 * atoms.sum(axis=0), threshold=0.0), activations, "more than half")
-
-
-def test_more_than_half_of_the_latents_are_too_many():
-    rows = np.eye(3)
-    told = next(_suspicions(None, rows, rows, rows, types.SimpleNamespace(l0=5.1, num_latents=10)))
-    assert told.startswith("on average 5.1 of 10 latents are on, more than half")
 
 
 def test_activations_of_another_layer():
