@@ -23,7 +23,7 @@ from sae_gap.runtime import devices, distributed
 from sae_gap.runtime.sharding import LATENTS, SAMPLES, check_mesh
 from sae_gap.storage.trees import Checkpoint
 
-# Signals of a stream: an array, or a function (start, count) -> rows.
+# What gives the rows of a stream: (start, count) -> rows.
 Source = Callable[[int, int], ArrayLike]
 
 
