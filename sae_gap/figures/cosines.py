@@ -54,9 +54,8 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("|cosine| of a learned atom with its matched true atom (1 is perfect)\ndot: median, bar: quartiles")
     finding = _finding({name: f"{share:.0%}" for name, share in sorted(shares.items(), key=lambda item: -item[1])})
-    style.head(figure, finding, rows)
     every = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-    style.caption(figure, finding, f"Atoms whose cosine with their true atom is above 0.9: {every}")
+    style.finish(figure, finding, rows, f"Atoms whose cosine with their true atom is above 0.9: {every}")
     return figure
 
 
@@ -80,9 +79,9 @@ def _label(dictionary: str, start: Any) -> str:
 def _half_violin(axes: Axes, place: int, cosines: np.ndarray, colour: str) -> None:
     # A histogram, unlike a kernel density, leaks nothing beyond the ends of [0, 1], where the best dictionaries pile up.
     counts, edges = np.histogram(cosines, bins=50 if cosines.size >= 300 else 25, range=(0, 1))
-    heights = 0.62 * counts / counts.max()
-    axes.stairs(place - heights, edges, baseline=place, fill=True, color=colour, alpha=0.45, linewidth=0, zorder=2)
-    axes.stairs(place - heights, edges, baseline=place, color=colour, linewidth=0.8, zorder=2)
+    tops = place - 0.62 * counts / counts.max()
+    axes.stairs(tops, edges, baseline=place, fill=True, color=colour, alpha=0.45, linewidth=0, zorder=2)
+    axes.stairs(tops, edges, baseline=place, color=colour, linewidth=0.8, zorder=2)
     low, median, high = np.quantile(cosines, (0.25, 0.5, 0.75))
     axes.plot([low, high], [place + 0.12] * 2, color=colour, linewidth=3, solid_capstyle="butt", zorder=3, clip_on=False)
     dot: dict[str, Any] = {"color": "white", "markeredgecolor": colour, "markersize": 5.5, "markeredgewidth": 1.6}

@@ -55,10 +55,9 @@ def budget(rows: style.Rows) -> Figure | None:
         panels[1].axhline(best_codes, color="black", linewidth=1, linestyle=style.DASHED, zorder=1, label=name)
     trained = [line for line in found if line["inference"] not in _UNTRAINED]
     finding = _finding(trained or found, "encoders" if trained else "budgets")
-    style.head(figure, finding, rows, deviation="whiskers")
-    style.foot(figure, panels[1].get_legend_handles_labels()[0])
-    every = ", ".join(f"{_name(line)} {line['relative_gap_ood_mean']:.1%}" for line in found)
-    style.caption(figure, finding, f"{labels.metric_label(metrics[0])}: {every}")
+    told = ", ".join(f"{_name(line)} {line['relative_gap_ood_mean']:.1%}" for line in found)
+    told = f"{labels.metric_label(metrics[0])}: {told}"
+    style.finish(figure, finding, rows, told, deviation="whiskers", handles=panels[1].get_legend_handles_labels()[0])
     return figure
 
 
@@ -67,12 +66,11 @@ def _line(axes: Axes, family: str, lines: Sequence[Mapping[str, Any]], metric: s
     x, y = [line["flops"] for line in lines], [line[f"{metric}_mean"] for line in lines]
     sd = [line[f"{metric}_sd"] or 0.0 for line in lines]
     of_gap = metric != "mcc_ood"
-    # On a log axis a whisker must not reach zero.
-    below = [min(size, 0.9 * mean) if of_gap else size for size, mean in zip(sd, y, strict=True)]
     colour, varied = labels.colour(family, "inference"), _VARIED.get(family, "")
     label = labels.label(family, "inference") + (f" ({_UNITS[varied]})" if varied else "")
     look: dict[str, Any] = {"color": colour, "marker": _MARKERS.get(family, "*"), "label": label}
-    axes.errorbar(x, y, [below, sd], elinewidth=0.8, markersize=5, linewidth=1, zorder=3 - (family in _UNTRAINED), **look)
+    whiskers = style.whiskers(y, sd, log=of_gap)
+    axes.errorbar(x, y, whiskers, elinewidth=0.8, markersize=5, linewidth=1, zorder=3 - (family in _UNTRAINED), **look)
     # Each curve's numbers on its outer side: a trained network lies below in the gap and above in the MCC.
     side = 1 if family in _UNTRAINED else -1
     up = side if of_gap else -side

@@ -188,11 +188,11 @@ class _Drawing:
             log_axes.log_axis(every[0], "x", [point[0] for line in self.lines for point in line.points])
         if self.logy:
             log_axes.log_axis(every[0], "y", [point[1] for line in [*self.lines, *self.flats] for point in line.points])
-        figure.supylabel(house.axis_label(self.y), fontsize=9)
         finding = self._finding()
-        house.head(figure, finding, self.rows, deviation="bands" if self.banded else "whiskers")
-        house.foot(figure, self._handles(overlaid), labels.metric_label(self.x))
-        house.caption(figure, finding, *(self._in_words(values) for values in self.panels))
+        told = [self._in_words(values) for values in self.panels]
+        sides = {"label": labels.metric_label(self.x), "side": house.axis_label(self.y)}
+        deviation, handles = "bands" if self.banded else "whiskers", self._handles(overlaid)
+        house.finish(figure, finding, self.rows, *told, deviation=deviation, handles=handles, **sides)
         return figure
 
     def _panel(self, values: tuple[Any, ...]) -> str:

@@ -122,7 +122,6 @@ def heat_map(
                     bounded = True
     scale.frame(every[0])
     figure.colorbar(colours, ax=every, label=style.axis_label(value), aspect=20 * down, pad=0.02)
-    figure.supylabel(labels.metric_label(y), fontsize=9)
     scores = {
         title: np.array([line[f"{value}_mean"] for line in found if _has(line, values)])
         for title, values in zip(titles, panels, strict=True)
@@ -130,9 +129,10 @@ def heat_map(
     # The oracle is no rival of what has to learn its dictionary.
     learned = [title for title, values in zip(titles, panels, strict=True) if values.get("dictionary") != "oracle"]
     finding, words = _in_words(scores, learned or titles, value)
-    style.head(figure, finding, rows, more="cells: means over seeds")
-    style.foot(figure, [Line2D([], [], label=bound_label, **_BOUND)] if bounded else [], labels.metric_label(x))
-    style.caption(figure, finding, words, f"Dashed: {bound_label}" if bounded else "")
+    dashed = f"Dashed: {bound_label}" if bounded else ""
+    handles = [Line2D([], [], label=bound_label, **_BOUND)] if bounded else []
+    options = {"more": "cells: means over seeds", "label": labels.metric_label(x), "side": labels.metric_label(y)}
+    style.finish(figure, finding, rows, words, dashed, handles=handles, **options)
     return figure
 
 

@@ -102,7 +102,8 @@ def label(name: Any, column: str = "dictionary") -> str:
       column: "dictionary", "inference", "start", "columns", or "solver", or a column of numbers.
     """
     if isinstance(name, int | float) and not isinstance(name, bool):
-        return _COUNTED.get(column, f"{column.replace('_', ' ')} {{}}").format(_number(name))
+        written = f"{name:,}" if isinstance(name, int) else f"{name:,.6g}"
+        return _COUNTED.get(column, f"{column.replace('_', ' ')} {{}}").format(written, s="" if name == 1 else "s")
     found = _find(name, column)
     if found is None and column == "dictionary" and ":" in str(name):
         learner, _, encoder = str(name).partition(":")
@@ -110,24 +111,20 @@ def label(name: Any, column: str = "dictionary") -> str:
     return str(name).replace("_", " ") if found is None else found.label
 
 
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
-
-
 # How a number of a column is said in a legend, above a panel or in a sentence.
 _COUNTED = {
-    "num_latents": "{} latents",
-    "width": "{} atoms learned",
-    "num_samples": "{} samples",
+    "num_latents": "{} latent{s}",
+    "width": "{} atom{s} learned",
+    "num_samples": "{} sample{s}",
     "sparsity": "k = {}",
     "input_dim": "m = {}",
     "lam": "λ = {}",
     "ratio": "c = {}",
     "noise_db": "{} dB",
-    "iterations": "{} iterations",
+    "iterations": "{} iteration{s}",
     "step": "step {}",
-    "depth": "{} layers",
-    "per_latent": "{} samples for each latent",
+    "depth": "{} layer{s}",
+    "per_latent": "{} sample{s} for each latent",
 }
 
 
@@ -156,33 +153,28 @@ def _find(name: Any, column: str) -> Look | None:
 
 def metric_label(metric: str) -> str:
     """What a column of numbers is called: `metric_label("mcc_ood")` is "MCC out of distribution"."""
-    stem, split = _split(metric)
-    found = _column(stem)
-    return f"{stem.replace('_', ' ') if found is None else found.label} {_SPLITS.get(split, '')}".strip()
+    return f"{_column(metric).label} {_SPLITS.get(_split(metric)[1], '')}".strip()
 
 
 def heading(metric: str) -> str:
     """What a column of numbers is called above a table: `heading("mcc_ood")` is "MCC OOD"."""
-    stem, split = _split(metric)
-    found = _column(stem)
-    named = None if found is None else found.heading
+    (stem, split), named = _split(metric), _column(metric).heading
     return f"{stem.replace('_', ' ') if named is None else named} {split[1:].upper()}".strip()
 
 
 def better(metric: str) -> int:
     """1 if more of a metric is better, -1 if less, 0 if neither or unknown."""
-    found = _column(_split(metric)[0])
-    return 0 if found is None else found.better
+    return _column(metric).better
 
 
 def perfect(metric: str) -> float | None:
     """The best value of a metric, or None where it depends on the data."""
-    found = _column(_split(metric)[0])
-    return None if found is None else found.perfect
+    return _column(metric).perfect
 
 
-def _column(stem: str) -> Column | None:
-    return _OTHERS.get(stem) or _metrics().get(stem)
+def _column(metric: str) -> Column:
+    stem, _ = _split(metric)
+    return _OTHERS.get(stem) or _metrics().get(stem) or Column(stem.replace("_", " "))
 
 
 def _split(metric: str) -> tuple[str, str]:

@@ -53,10 +53,8 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
     panels[0].set_ylabel(style.axis_label("atom_mcc"))
     handles = [Line2D([], [], label=labels.label(line["dictionary"]), **_look(place, line)) for place, line in enumerate(lines)]
     finding = _finding(lines, next(iter(shown.values())))
-    style.head(figure, finding, rows, deviation="whiskers")
-    style.foot(figure, handles)
     told = [f"{labels.label(line['dictionary'])}: {_in_words(line, every)}" for every in shown.values() for line in lines]
-    style.caption(figure, finding, *told)
+    style.finish(figure, finding, rows, *told, deviation="whiskers", handles=handles)
     return figure
 
 

@@ -58,9 +58,8 @@ def front(rows: style.Rows) -> Figure | None:
     _about(axes, shown)
     log_axes.log_axis(axes, "x", [row["l0"] for row in shown if row["l0"] > 0])
     log_axes.log_axis(axes, "y", [row[column] for row in shown for column in ("fvu", "refit_fvu") if row[column] > 0])
-    figure.supylabel("variance unexplained, FVU (0 is perfect)", fontsize=9)
+    axes.set(xlabel="mean number of active latents, L0", ylabel="variance unexplained, FVU (0 is perfect)")
     finding = _front_finding(groups)
-    style.head(figure, finding, shown, more=f"{shown[0]['samples']:,} held-out samples")
     handles = [Line2D([], [], color=colours[name], linewidth=1.5, label=_label(points[0])) for name, points in groups.items()]
     grey: dict[str, Any] = {"color": style.QUIET}
     handles.append(Line2D([], [], linewidth=1.5, marker="o", markersize=2.5, label="least squares on lasso supports", **grey))
@@ -69,9 +68,8 @@ def front(rows: style.Rows) -> Figure | None:
         point: dict[str, Any] = {"marker": "D", "linestyle": "none", "markersize": 6, "markeredgecolor": style.QUIET}
         handles.append(Line2D([], [], markerfacecolor=style.QUIET, label="encoder", **point))
         handles.append(Line2D([], [], markerfacecolor="white", label="encoder, values refitted", **point))
-    style.foot(figure, handles, "mean number of active latents, L0")
-    told = [_front_words(points) for points in groups.values()]
-    style.caption(figure, finding, "; ".join(told))
+    told, more = "; ".join(map(_front_words, groups.values())), f"{shown[0]['samples']:,} held-out samples"
+    style.finish(figure, finding, shown, told, more=more, handles=handles)
     return figure
 
 
@@ -173,15 +171,14 @@ def gap_parts(lines: style.Rows) -> Figure | None:
         f"the codes of {line['dictionary']} cost {100 * line['relative_gap']:.1f} % more than the best ones, "
         f"most of all for want of {_WANT[part]}: {100 * line[part]:.1f} %"
     )
-    style.head(figure, finding, shown, more=f"{shown[0]['samples']:,} samples")
     handles = [Patch(facecolor=colour, label=label) for label, colour in _PARTS.values()]
-    style.foot(figure, handles, "gap F(own codes) − F(best codes), % of F(best codes)")
+    axes.set_xlabel("gap F(own codes) − F(best codes), % of F(best codes)")
     told = [
         f"gap of {line['dictionary']} {100 * line['relative_gap']:.1f} %, scale {100 * line['scale_share']:.1f}, "
         f"values {100 * line['values_share']:.1f}, support {100 * line['support_share']:.1f}"
         for line in shown
     ]
-    style.caption(figure, finding, "; ".join(told))
+    style.finish(figure, finding, shown, "; ".join(told), more=f"{shown[0]['samples']:,} samples", handles=handles)
     return figure
 
 
@@ -208,18 +205,17 @@ def coherence(rows: style.Rows) -> Figure | None:
         axes.plot(share, row["coherence"], color=colours[row["dictionary"]], linewidth=1.5, zorder=2)
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 1.02)
-    figure.supylabel("largest |cosine| with another atom", fontsize=9)
+    axes.set_ylabel("largest |cosine| with another atom")
     first = shown[0]
     middle = first["coherence"][len(first["coherence"]) // 2]
     finding = (
         f"the median atom of {_label(first)} has another at a cosine of {middle:.2f}; "
         f"{first['duplicates']:,} have one that is nearly the same"
     )
-    style.head(figure, finding, shown)
     handles = [Line2D([], [], color=colours[name], linewidth=1.5, label=label) for name, label in labels.items()]
-    style.foot(figure, handles, "% of atoms, least coherent first")
+    axes.set_xlabel("% of atoms, least coherent first")
     told = [f"median of {_label(row)} {row['coherence'][len(row['coherence']) // 2]:.2f}" for row in shown]
-    style.caption(figure, finding, ", ".join(told))
+    style.finish(figure, finding, shown, ", ".join(told), handles=handles)
     return figure
 
 

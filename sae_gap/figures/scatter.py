@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from sae_gap.figures import labels, style, tables
+from sae_gap.figures import labels, style
 
 _OWN = ("the dictionary's own encoder", {"marker": "o", "markersize": 6.5})
 # Refinement and the lasso from zero reach one optimum: a wide hollow marker lets the other show inside it.
@@ -40,20 +40,16 @@ def recovery(rows: style.Rows, metric: str = "mcc") -> Figure | None:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
     """
     rows = list(rows)
-    first = style.first_rows(rows)
-    summary = tables.summarise(rows, by=("method",), metrics=(f"{metric}_id", f"{metric}_ood"))
-    found = [line for line in summary if line[f"{metric}_id_mean"] is not None and line[f"{metric}_ood_mean"] is not None]
+    found = style.methods(rows, (f"{metric}_id", f"{metric}_ood"))
     if not found:
         return None
     figure = Figure(figsize=(6.0, 6.1))
     axes = figure.add_subplot()
     points, used = style.Points(axes), {}
-    for line in found:
-        row, place = first[line["method"]], (line[f"{metric}_id_mean"], line[f"{metric}_ood_mean"])
-        across, up = line[f"{metric}_id_sd"] or 0.0, line[f"{metric}_ood_sd"] or 0.0
-        label, look = _marker(row)
+    for method in found:
+        (ident, ood), (across, up), (label, look) = method.means, method.sds, _marker(method.row)
         used[label] = style.mark(label, **look)
-        points.add(style.name_of(row), style.colour_of(row), place, (across, across), up, **look)
+        points.add(method.name, method.colour, (ident, ood), across, up, **look)
     for name, path in points.places.items():
         axes.plot(*zip(*path, strict=True), color=points.colours[name], linewidth=0.8, alpha=0.6, zorder=1)
     margin = 0.06 * np.ptp(points.whiskers) + 0.02
@@ -62,21 +58,17 @@ def recovery(rows: style.Rows, metric: str = "mcc") -> Figure | None:
     axes.set(xlim=limits, ylim=limits, aspect="equal")
     axes.set_xlabel(style.axis_label(f"{metric}_id"))
     axes.set_ylabel(style.axis_label(f"{metric}_ood"))
-    ends = {line["method"]: (line[f"{metric}_id_mean"], line[f"{metric}_ood_mean"]) for line in found}
-    told = {name: style.two_numbers(*pair) for name, pair in ends.items()}
+    told = [style.two_numbers(*method.means) for method in found]
     # What is written alike has not moved.
-    falls = {name: 0.0 if one == other else ends[name][0] - ends[name][1] for name, (one, other) in told.items()}
-    finding = _finding([fall > 0 for fall in falls.values()])
-    style.head(figure, finding, rows, deviation="whiskers")
-    style.foot(figure, list(used.values()))
-    points.write_names()
-    worst = max(falls, key=lambda name: falls[name])
-    name = f"{style.name_of(first[worst])} ({_marker(first[worst])[0]})"
+    falls = [0.0 if one == other else -np.diff(method.means)[0] for method, (one, other) in zip(found, told, strict=True)]
+    worst = int(np.argmax(falls))
+    name, (one, other) = f"{found[worst].name} ({_marker(found[worst].row)[0]})", told[worst]
     extreme = "falls the most" if falls[worst] > 0 else "rises the least"
-    one, other = told[worst]
     moved = f"stays at {one}" if one == other else f"goes from {one} to {other}"
-    whose = f"{extreme} for {name}: it" if len(falls) > 1 else f"of {name}"
-    style.caption(figure, finding, f"{labels.metric_label(metric)} {whose} {moved}")
+    words = f"{labels.metric_label(metric)} {f'{extreme} for {name}: it' if len(falls) > 1 else f'of {name}'} {moved}"
+    finding = _finding([fall > 0 for fall in falls])
+    style.finish(figure, finding, rows, words, deviation="whiskers", handles=list(used.values()))
+    points.write_names()
     return figure
 
 

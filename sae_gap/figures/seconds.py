@@ -1,10 +1,11 @@
 """What is bought with time: what a learner recovers, and how accurate a solver is."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from sae_gap.figures import labels, log_axes, style, tables
+from sae_gap.figures import labels, log_axes, style
 from sae_gap.storage.results import CELL
 
 _KINDS = {"dictionary_learning": ("dictionary learning", "s"), "peer": ("other libraries", "D")}
@@ -31,25 +32,21 @@ def recovery_by_seconds(rows: style.Rows) -> Figure | None:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
     """
     rows, metrics = list(rows), ("cosine", "mcc_ood")
-    first = style.first_rows(rows)
-    summary = tables.summarise(rows, by=("method",), metrics=("fit_seconds", *metrics))
-    found = [line for line in summary if None not in (line["fit_seconds_mean"], line["cosine_mean"], line["mcc_ood_mean"])]
-    learners = [line for line in found if first[line["method"]].get("dictionary") != "oracle"]
+    found = style.methods(rows, ("fit_seconds", *metrics))
+    learners = [method for method in found if method.row.get("dictionary") != "oracle"]
     if not learners:
         return None
     figure = Figure(figsize=(style.WIDTH, 7.6))
-    panels = [style.Points(axes) for axes in figure.subplots(2, 1, sharex=True)]
-    kinds = {line["method"]: _KINDS.get(str(first[line["method"]].get("family")), _REST) for line in learners}
-    for points, metric in zip(panels, metrics, strict=True):
-        for line in (line for line in found if line not in learners):
-            style.level(points.axes, line[f"{metric}_mean"], f"oracle {line[f'{metric}_mean']:.2f}")
-        for line in learners:
-            row, seconds, sd = first[line["method"]], line["fit_seconds_mean"], line["fit_seconds_sd"] or 0.0
-            place = seconds, line[f"{metric}_mean"]
-            # On a log axis a whisker must not reach zero.
-            across, up = (min(sd, 0.9 * seconds), sd), line[f"{metric}_sd"] or 0.0
-            look = {"marker": kinds[line["method"]][1], "markersize": 6}
-            points.add(style.name_of(row), style.colour_of(row), place, across, up, **look)
+    panels = [style.Points(axes, logx=True) for axes in figure.subplots(2, 1, sharex=True)]
+    kinds = [_KINDS.get(str(method.row.get("family")), _REST) for method in learners]
+    for which, (points, metric) in enumerate(zip(panels, metrics, strict=True), 1):
+        for method in found:
+            if method not in learners:
+                style.level(points.axes, method.means[which], f"oracle {method.means[which]:.2f}")
+        for method, (_, marker) in zip(learners, kinds, strict=True):
+            seconds, score = method.means[0], method.means[which]
+            look = {"marker": marker, "markersize": 6}
+            points.add(method.name, method.colour, (seconds, score), method.sds[0], method.sds[which], **look)
         points.axes.margins(y=0.12)
         points.axes.set_ylabel(style.axis_label(metric))
     ends = [x for points in panels for pair in points.whiskers for x, _ in pair]
@@ -58,27 +55,25 @@ def recovery_by_seconds(rows: style.Rows) -> Figure | None:
     axes.set(xscale="log", xlim=(min(ends) / margin, max(ends) * margin))
     log_axes.round_ticks(axes.xaxis)
     axes.set_xlabel("seconds to learn the dictionary, compilation apart")
-    every = [
-        f"{style.name_of(first[line['method']])} {style.number(line['cosine_mean'])} in {_seconds(line['fit_seconds_mean'])} s"
-        for line in learners
-    ]
-    best = max(learners, key=lambda line: line["cosine_mean"])
-    score = style.number(best["cosine_mean"])
-    name, spent = style.name_of(first[best["method"]]), _seconds(best["fit_seconds_mean"])
-    rivals = sum(style.number(line["cosine_mean"]) == score for line in learners) - 1
-    if len(learners) == 1:
-        finding = f"{name} recovers the dictionary to a cosine of {score} in {spent} s"
-    elif rivals:
-        finding = f"{name} and {rivals} more recover the most of the dictionary, to a cosine of {score}"
-    else:
-        finding = f"{name} recovers the most of the dictionary, in {spent} s"
-    style.head(figure, finding, rows, deviation="whiskers")
-    drawn = [kind for kind in (*_KINDS.values(), _REST) if kind in kinds.values()]
-    style.foot(figure, [style.mark(label, marker=marker, markersize=6) for label, marker in drawn])
+    words = [f"{method.name} {style.number(method.means[1])} in {_seconds(method.means[0])} s" for method in learners]
+    drawn = [kind for kind in (*_KINDS.values(), _REST) if kind in kinds]
+    handles = [style.mark(label, marker=marker, markersize=6) for label, marker in drawn]
+    told = f"{labels.metric_label('cosine')}: {', '.join(words)}"
+    style.finish(figure, _finding(learners), rows, told, deviation="whiskers", handles=handles)
     for points in panels:
         points.write_names()
-    style.caption(figure, finding, f"{labels.metric_label('cosine')}: {', '.join(every)}")
     return figure
+
+
+def _finding(learners: Sequence[style.Method]) -> str:
+    best = max(learners, key=lambda method: method.means[1])
+    spent, score = _seconds(best.means[0]), style.number(best.means[1])
+    rivals = sum(style.number(method.means[1]) == score for method in learners) - 1
+    if len(learners) == 1:
+        return f"{best.name} recovers the dictionary to a cosine of {score} in {spent} s"
+    if rivals:
+        return f"{best.name} and {rivals} more recover the most of the dictionary, to a cosine of {score}"
+    return f"{best.name} recovers the most of the dictionary, in {spent} s"
 
 
 def _seconds(seconds: float) -> str:
@@ -127,10 +122,10 @@ def gap_by_seconds(rows: style.Rows) -> Figure | None:
     else:
         best = min(rows, key=lambda row: row["relative_gap_max"])
         finding = f"No solver certifies every sample at 1e-6; {_solver(best)} comes closest, at {best['relative_gap_max']:.1e}"
-    style.head(figure, finding, rows, more=f"{rows[0]['world']} atoms, λ = {rows[0]['lam']:.3g}")
-    points.write_names()
     every = ", ".join(f"{_solver(row)} {row['relative_gap_max']:.1e} in {row['seconds']:.2g} s" for row in rows)
-    style.caption(figure, finding, f"Worst relative duality gap: {every}")
+    more = f"{rows[0]['world']} atoms, λ = {rows[0]['lam']:.3g}"
+    style.finish(figure, finding, rows, f"Worst relative duality gap: {every}", more=more)
+    points.write_names()
     return figure
 
 

@@ -67,15 +67,13 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
         axes.margins(y=0.08)
         beside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
         axes.annotate(f"oracle\n{oracle:.2f}", (1, oracle), (3, 0), **beside)
-    figure.supylabel(style.axis_label(metric), fontsize=9)
     finding = _finding(bars)
-    style.head(figure, finding, rows, deviation="whiskers")
     drawn = [step for step in _STEPS if any(step in _steps(bar) for bar in bars)]
     handles = [Patch(facecolor=_STEPS[step][1], label=_STEPS[step][0]) for step in drawn]
     if any(_is_down(bar[f"{step}_mean"]) for bar in bars for step in _steps(bar)):
         handles.append(Patch(facecolor="white", edgecolor=style.QUIET, hatch="////", label="a step down"))
-    style.foot(figure, handles)
-    style.caption(figure, f"{finding}: {labels.metric_label(metric)}, oracle {oracle:.2f}", "; ".join(map(_in_words, bars)))
+    told = f"{labels.metric_label(metric)}, oracle {oracle:.2f}", "; ".join(map(_in_words, bars))
+    style.finish(figure, finding, rows, *told, deviation="whiskers", handles=handles, side=style.axis_label(metric))
     return figure
 
 

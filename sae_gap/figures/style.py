@@ -2,9 +2,10 @@
 
 import functools
 import io
+import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
@@ -12,12 +13,11 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
-from sae_gap.figures import labels
+from sae_gap.figures import labels, tables
 from sae_gap.storage.folder import Folder
 
 # What figures are drawn from.
@@ -34,11 +34,17 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.titlesize": 8,
     "figure.constrained_layout.use": True,
+    "figure.labelsize": 9,
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "hatch.linewidth": 1.5,
+    "legend.borderpad": 0,
+    "legend.columnspacing": 1.5,
     "legend.fontsize": 8,
     "legend.frameon": False,
+    "legend.handlelength": 1.8,
+    "legend.handletextpad": 0.6,
+    "legend.title_fontsize": 9,
     # Type 42 keeps the text of a PDF selectable, as journals ask.
     "pdf.fonttype": 42,
     # Names are the user's, to the letter: a dollar sign in one begins no formula.
@@ -51,7 +57,6 @@ WIDTH = 6.4
 # Matplotlib's pattern of a dashed line.
 DASHED = (0, (4, 2))
 INK, QUIET = "#333333", "#555555"
-_LINE = 1.3
 # Numbers within this ratio of each other are level.
 LEVEL = 1.05
 
@@ -98,51 +103,69 @@ def save(figure: Figure, folder: str | os.PathLike[str] | Folder, stem: str) -> 
     return f"{stem}.png", f"{stem}.pdf"
 
 
-def head(figure: Figure, finding: str, rows: Sequence[Mapping[str, Any]], *, deviation: str = "", more: str = "") -> None:
-    """Writes the finding over the figure and, below it, what all rows share; both wrap where they are too long.
+def finish(
+    figure: Figure,
+    finding: str,
+    rows: Sequence[Mapping[str, Any]],
+    *told: str,
+    deviation: str = "",
+    more: str = "",
+    handles: Sequence[Any] = (),
+    label: str = "",
+    side: str = "",
+) -> None:
+    """Writes the finding over the figure and, below it, what all rows share; sets the caption and the legend.
 
     Args:
       figure: the figure; its layout leaves the room.
       finding: a sentence.
       rows: what is drawn.
+      told: further sentences of the caption, which tells a reader who cannot see the figure its finding with its numbers.
       deviation: what shows ± 1 sd over seeds, where there are several.
       more: what else the note says.
+      handles: of the legend below the figure.
+      label: of all x axes, between them and the legend.
+      side: a label of all y axes.
     """
     note = describe(rows)
     note += f"; {deviation}: ± 1 sd" if deviation and not note.endswith("1 seed") else ""
     note += f"; {more}" if more else ""
-    canvas = FigureCanvasAgg(figure)
-    pad, down = 6.0, 6.0
+    point, down = 1 / 72 / figure.get_figheight(), 6.0
     for text, size, weight, colour in ((_sentence(finding), 10, "bold", "black"), (note, 8, "normal", QUIET)):
-        artist = Annotation(
-            "",
-            (0, 1),
-            (pad, -down),
-            xycoords="figure fraction",
-            textcoords="offset points",
-            va="top",
-            fontsize=size,
-            fontweight=weight,
-            color=colour,
-            linespacing=_LINE,
-            annotation_clip=False,
-        )
-        figure.add_artist(artist)
-        artist.set_text(_wrapped(artist, text, figure.bbox.width - 2 * pad * figure.dpi / 72, canvas))
-        down += (artist.get_text().count("\n") + 1) * size * _LINE + 1
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - (down + 3) / 72 / figure.get_figheight()))  # type: ignore[union-attr, call-arg]
+        look: dict[str, Any] = {"fontsize": size, "fontweight": weight, "color": colour, "linespacing": 1.3}
+        artist = figure.text(6 / 72 / figure.get_figwidth(), 1 - down * point, "", va="top", **look)
+        _wrap(artist, text, figure.bbox.width - 12 * figure.dpi / 72)
+        down += artist.get_window_extent().height / figure.dpi * 72 + 4
+    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - down * point))  # type: ignore[union-attr, call-arg]
+    figure.set_label(" ".join(f"{_sentence(sentence).rstrip('.')}." for sentence in (finding, *told) if sentence))
+    foot = _legend(figure, handles, label) if handles or label else 0.0
+    if side:
+        figure.supylabel(side, y=(1 - down * point + foot) / 2)
 
 
-def _wrapped(artist: Annotation, text: str, width: float, canvas: FigureCanvasAgg) -> str:
-    lines: list[str] = []
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}" if lines else word
-        artist.set_text(longer)
-        if lines and artist.get_window_extent(canvas.get_renderer()).width <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return "\n".join(lines)
+def _wrap(artist: Text, text: str, width: float) -> None:
+    """Sets a text in lines of at most a width; matplotlib's own wrapping reads dollar signs as formulas."""
+    first, *words = text.split(" ")
+    artist.set_text(first)
+    for word in words:
+        before = artist.get_text()
+        artist.set_text(f"{before} {word}")
+        if artist.get_window_extent().width > width:
+            artist.set_text(f"{before}\n{word}")
+
+
+def _legend(figure: Figure, handles: Sequence[Any], label: str) -> float:
+    """Puts a legend below in as few rows as its width allows, with its columns even, and returns its share of the height."""
+    for rows in itertools.count(1):
+        columns = max(1, -(-len(handles) // rows))
+        # Handles fill columns downwards; read along the rows they should keep their order.
+        order = [handles[place] for column in range(columns) for place in range(column, len(handles), columns)]
+        legend = figure.legend(handles=order, loc="outside lower center", ncols=columns, title=label)
+        box = legend.get_window_extent()
+        if columns == 1 or box.width <= figure.bbox.width - 8 * figure.dpi / 72:
+            break
+        legend.remove()
+    return box.height / figure.bbox.height
 
 
 def describe(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -152,11 +175,6 @@ def describe(rows: Sequence[Mapping[str, Any]]) -> str:
     notes = [f"{value:,} {words[name]}" for name, value in shared.items() if value is not None]
     seeds = len({row.get("seed") for row in rows})
     return ", ".join([*notes, "1 seed" if seeds == 1 else f"{seeds} seeds"])
-
-
-def caption(figure: Figure, *sentences: str) -> None:
-    """Sets what a reader who cannot see the figure should know of it: the finding with its numbers."""
-    figure.set_label(" ".join(f"{_sentence(sentence).rstrip('.')}." for sentence in sentences if sentence))
 
 
 def _sentence(text: str) -> str:
@@ -197,9 +215,9 @@ def _number(value: float, form: str, *, signed: bool = False) -> str:
 
 def inches(texts: Iterable[str], size: float) -> float:
     """The width of the widest text."""
-    renderer = FigureCanvasAgg(Figure()).get_renderer()
-    font = FontProperties(size=size)
-    return max((renderer.get_text_width_height_descent(text, font, False)[0] / renderer.dpi for text in texts), default=0.0)
+    figure = Figure()
+    drawn = [figure.text(0, 0, text, fontsize=size) for text in texts]
+    return max((text.get_window_extent().width for text in drawn), default=0.0) / figure.dpi
 
 
 def axis_label(metric: str) -> str:
@@ -207,49 +225,6 @@ def axis_label(metric: str) -> str:
     best = labels.perfect(metric)
     label = labels.metric_label(metric)
     return label if best is None else f"{label} ({best:g} is perfect)"
-
-
-def foot(figure: Figure, handles: Sequence[Any] = (), label: str = "") -> None:
-    """Puts the label of all x axes and, below it, a legend under the figure; the layout, `head` being done, leaves the room.
-
-    The legend has as few rows as its width allows, with its columns even.
-    """
-    canvas, point = FigureCanvasAgg(figure), figure.dpi / 72
-    up = 4.0
-    for rows in range(1, len(handles) + 1):
-        columns = -(-len(handles) // rows)
-        # Handles fill columns downwards; read along the rows they should keep their order.
-        order = [handles[place] for column in range(columns) for place in range(column, len(handles), columns)]
-        look: dict[str, Any] = {
-            "columnspacing": 1.5,
-            "handlelength": 1.8,
-            "handletextpad": 0.6,
-            "borderpad": 0,
-            "borderaxespad": 0,
-        }
-        found = figure.legend(
-            handles=order, loc="lower center", bbox_to_anchor=(0.5, up / 72 / figure.get_figheight()), ncols=columns, **look
-        )
-        found.set_in_layout(False)
-        box = found.get_window_extent(canvas.get_renderer())
-        if box.width <= figure.bbox.width - 8 * point or columns == 1:
-            up += box.height / point + 5
-            break
-        found.remove()
-    if label:
-        below = Annotation(
-            "", (0.5, 0), (0, up), xycoords="figure fraction", textcoords="offset points", va="bottom", ha="center"
-        )
-        below.set(text=label, fontsize=9, annotation_clip=False)
-        figure.add_artist(below)
-        up += below.get_window_extent(canvas.get_renderer()).height / point + 4
-    engine: Any = figure.get_layout_engine()
-    top = sum(engine.get()["rect"][1::2])
-    bottom = up / 72 / figure.get_figheight()
-    engine.set(rect=(0, bottom, 1, top - bottom))
-    side = figure._supylabel  # type: ignore[attr-defined]
-    if side is not None:
-        side.set_y((bottom + top) / 2)
 
 
 def halo(colour: Any) -> list[Any]:
@@ -260,15 +235,15 @@ def halo(colour: Any) -> list[Any]:
 class Points:
     """Points with whiskers on one axes, in a colour a name, each name written once beside them."""
 
-    def __init__(self, axes: Axes):
-        self.axes = axes
+    def __init__(self, axes: Axes, *, logx: bool = False):
+        self.axes, self.logx = axes, logx
         self.places: dict[str, list[Point]] = {}
         self.colours: dict[str, str] = {}
         self.whiskers: list[tuple[Point, Point]] = []
 
-    def add(self, name: str, colour: str, place: Point, across: Point, up: float, **look: Any) -> None:
+    def add(self, name: str, colour: str, place: Point, across: float, up: float, **look: Any) -> None:
         """Draws a point, with whiskers so far to its left and right and so far up and down."""
-        (x, y), (left, right) = place, across
+        (x, y), (left, right) = place, whiskers(place[0], across, log=self.logx)
         self.axes.errorbar(x, y, up, [[left], [right]], color=colour, linewidth=0.8, zorder=2)
         self.axes.plot(x, y, linestyle="none", color=colour, zorder=3, **look)
         self.places.setdefault(name, []).append(place)
@@ -278,37 +253,32 @@ class Points:
     def write_names(self) -> None:
         """Writes each name at the nearest spot beside one of its points that is clear of all else; the layout must be done."""
         figure: Any = self.axes.figure
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        renderer, pixel = canvas.get_renderer(), figure.dpi / 72
-        to_pixels = self.axes.transData.transform
-        frame = self.axes.get_window_extent(renderer)
-        spots = to_pixels([place for path in self.places.values() for place in path])
-        taken = [Bbox([spot - 7 * pixel, spot + 7 * pixel]) for spot in spots]
+        FigureCanvasAgg(figure).draw()
+        pixel, frame, to_pixels = figure.dpi / 72, self.axes.get_window_extent(), self.axes.transData.transform
+        points = to_pixels([place for path in self.places.values() for place in path])
+        taken = [Bbox([point - 7 * pixel, point + 7 * pixel]) for point in points]
         taken += [Bbox(to_pixels(ends)).padded(pixel) for ends in self.whiskers]
-        taken += [text.get_window_extent(renderer) for text in self.axes.texts]
+        taken += [text.get_window_extent() for text in self.axes.texts]
         angles = np.deg2rad([0, 180, 90, 270, 45, 135, 225, 315])
         offsets = [(reach * np.cos(angle), reach * np.sin(angle)) for reach in (10, 16, 24, 34, 46, 60, 80) for angle in angles]
+
+        def clashes(box: Bbox) -> int:
+            return box.count_overlaps(taken) + 1_000 * (not (frame.contains(*box.min) and frame.contains(*box.max)))
+
         for name, path in self.places.items():
-            best: tuple[float, Annotation | None, Bbox] = (np.inf, None, frame)
-            for place, (right, up) in [(place, offset) for offset in offsets for place in path]:
-                text = self.axes.annotate(
-                    name, place, (right, up), textcoords="offset points", color=self.colours[name], zorder=6
-                )
-                text.set(ha="left" if right > 1 else "right" if right < -1 else "center", va="center", fontweight="bold")
-                text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8})
-                box = text.get_window_extent(renderer).padded(pixel)
-                outside = not (frame.contains(*box.min) and frame.contains(*box.max))
-                clashes = box.count_overlaps(taken) + 1_000 * outside
-                if clashes < best[0]:
-                    if best[1] is not None:
-                        best[1].remove()
-                    best = clashes, text, box
-                else:
-                    text.remove()
-                if clashes == 0:
-                    break
-            taken.append(best[2])
+            text = self.axes.annotate(name, path[0], (0, 0), textcoords="offset points", va="center", zorder=6)
+            text.set(color=self.colours[name], fontweight="bold")
+            text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8})
+            spots = [*itertools.product(offsets, path)]
+            least = np.argmin([clashes(_moved(text, *spot).padded(pixel)) for spot in spots])
+            taken.append(_moved(text, *spots[least]).padded(pixel))
+
+
+def _moved(text: Annotation, offset: Point, place: Point) -> Bbox:
+    """Moves a text to so many points from a place, and returns what it covers there."""
+    text.xy, right = place, offset[0]
+    text.set(position=offset, ha="left" if right > 1 else "right" if right < -1 else "center")
+    return text.get_window_extent()
 
 
 def level(axes: Axes, height: float, text: str = "", up: float = 3) -> None:
@@ -334,22 +304,38 @@ def mark(label: str, **look: Any) -> Line2D:
     return Line2D([], [], label=label, **({"linestyle": "none", "color": "#444444"} | look))
 
 
-def name_of(row: Mapping[str, Any]) -> str:
-    """What the dictionary of a row is called, or else its method."""
-    return labels.label(row.get("dictionary") or row["method"])
+class Method(NamedTuple):
+    """What a method reaches: means and deviations of metrics, and a row of it."""
+
+    row: Mapping[str, Any]
+    means: tuple[float, ...]
+    sds: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        """What its dictionary is called."""
+        return labels.label(self.row.get("dictionary") or self.row["method"])
+
+    @property
+    def colour(self) -> str:
+        """The colour of its dictionary."""
+        return labels.colour(self.row.get("dictionary") or self.row["method"])
 
 
-def colour_of(row: Mapping[str, Any]) -> str:
-    """The colour of the dictionary of a row, or else of its method."""
-    return labels.colour(row.get("dictionary") or row["method"])
+def methods(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[Method]:
+    """The methods that have all of the metrics; the deviation of a single seed is drawn as none."""
+    first = {row["method"]: row for row in reversed(rows)}
+    found = []
+    for line in tables.summarise(rows, by=("method",), metrics=metrics):
+        means, sds = (tuple(line[f"{metric}_{part}"] for metric in metrics) for part in ("mean", "sd"))
+        if None not in means:
+            found.append(Method(first[line["method"]], means, tuple(sd or 0.0 for sd in sds)))
+    return found
 
 
-def first_rows(rows: Iterable[Mapping[str, Any]]) -> dict[Any, Mapping[str, Any]]:
-    """A row of each method."""
-    first: dict[Any, Mapping[str, Any]] = {}
-    for row in rows:
-        first.setdefault(row["method"], row)
-    return first
+def whiskers(mean: Any, sd: Any, *, log: bool) -> np.ndarray:
+    """How far whiskers reach down and up; on a log axis they must not reach zero."""
+    return np.stack([np.minimum(sd, 0.9 * np.abs(mean)) if log else np.asarray(sd), np.asarray(sd)])
 
 
 def values_label(values: Mapping[str, Any], varied: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from .samples import SETTING, make_rows, words
 
 def finding(figure):
     """The sentence over a figure, with which its caption opens."""
-    said = next(artist.get_text().replace("\n", " ") for artist in figure.artists if artist.get_fontweight() == "bold")
+    said = next(text.get_text().replace("\n", " ") for text in figure.texts if text.get_fontweight() == "bold")
     assert figure.get_label().startswith(said.rstrip("."))
     return said, figure.get_label()[len(said) :].lstrip(".: ")
 
@@ -115,10 +115,10 @@ RELU, TOPK = ("relu", "cold"), ("topk", "cold")
         ({RELU: (0.1, 0.5), TOPK: (0.1, 0.8)}, "at 10 iterations is highest with TopK SAE: 0.80, 0.30 above ReLU SAE"),
         ({RELU: (0.1, 0.8), TOPK: (0.1, 0.8)}, "at 10 iterations is 0.80 with ReLU SAE, level with TopK SAE"),
         ({RELU: (0.1, 0.04), TOPK: (0.1, 0.035)}, "at 10 iterations is highest with ReLU SAE: 0.04, 1.1 times above TopK SAE"),
-        ({RELU: (0.1, 0.5)}, "with ReLU SAE goes from 0.10 at 1 iterations to 0.50 at 10 iterations"),
-        ({RELU: (0.5, 0.501)}, "with ReLU SAE stays at 0.50 from 1 iterations to 10 iterations"),
-        ({RELU: (0.011, 0.014)}, "with ReLU SAE goes from 0.011 at 1 iterations to 0.014 at 10 iterations"),
-        ({RELU: (0.5,)}, "with ReLU SAE is 0.50 at 1 iterations"),
+        ({RELU: (0.1, 0.5)}, "with ReLU SAE goes from 0.10 at 1 iteration to 0.50 at 10 iterations"),
+        ({RELU: (0.5, 0.501)}, "with ReLU SAE stays at 0.50 from 1 iteration to 10 iterations"),
+        ({RELU: (0.011, 0.014)}, "with ReLU SAE goes from 0.011 at 1 iteration to 0.014 at 10 iterations"),
+        ({RELU: (0.5,)}, "with ReLU SAE is 0.50 at 1 iteration"),
     ],
     ids=["ahead", "level", "ahead by little", "one that moves", "one that stays", "one that moves a little", "one point"],
 )

@@ -30,7 +30,7 @@ DRAWN = {
 @pytest.mark.parametrize("draw", DRAWN.values(), ids=DRAWN)
 def test_a_caption_opens_with_the_finding_and_tells_numbers(draw):
     figure = draw()
-    finding = next(artist for artist in figure.artists if artist.get_fontweight() == "bold")
+    finding = next(artist for artist in figure.texts if artist.get_fontweight() == "bold")
     caption = figure.get_label()
     assert caption.startswith(finding.get_text().replace("\n", " ")) and caption.endswith(".")
     assert any(letter.isdigit() for letter in caption)
