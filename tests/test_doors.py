@@ -166,7 +166,7 @@ def test_no_door_takes_what_is_no_finite_real_matrix(kind, tmp_path):
 
 def test_no_door_uncovers_what_a_mask_covers(tmp_path):
     from sae_gap.core.codes import Codes
-    from sae_gap.measure import control, fvu, lasso_on_support, refit, support_overlap
+    from sae_gap.measure import control, fvu, lasso_on_support, refit
     from sae_gap.saes.loading_report import load_report
     from sae_gap.solvers.greedy import nonneg_matching_pursuit
 
@@ -176,7 +176,6 @@ def test_no_door_uncovers_what_a_mask_covers(tmp_path):
     sae = sae_gap.load_sae(tmp_path / "sae")
     for door in (
         lambda: fvu(Y, masked(Y)),
-        lambda: support_overlap(masked(Z), Z),
         lambda: refit(Y, D, masked(Z > 0)),
         lambda: lasso_on_support(masked(Y), D, Z > 0, 0.1),
         lambda: control("random", masked(Y), 6, seed=0),

@@ -60,9 +60,6 @@ flags.DEFINE_string(
 flags.DEFINE_string("key", None, "Name of the array of activations in a file of several.", flag_values=FLAGS)
 flags.DEFINE_float("lam", None, "Weight of the l1 norm, on unit atoms.", flag_values=FLAGS)
 flags.DEFINE_float(
-    "lam_fraction", None, "Weight of each sample, as a fraction of the one at which its code vanishes.", flag_values=FLAGS
-)
-flags.DEFINE_float(
     "match_l0",
     None,
     "Mean L0 that the best codes are to have.  [the encoder's own; of a decoder alone a twelfth of the dimensions]",
@@ -100,7 +97,6 @@ def main() -> None:
             subjects,
             activations,
             lam=FLAGS.lam,
-            lam_fraction=FLAGS.lam_fraction,
             l0=FLAGS.match_l0,
             controls=_controls(subjects[0], activations),
             held_out=FLAGS.held_out,
@@ -126,7 +122,7 @@ def main() -> None:
 def _check_flags() -> None:
     if not (FLAGS.sae or FLAGS.dictionary) or not FLAGS.activations:
         raise cli.UsageError("there is nothing to measure; give --activations and --sae or --dictionary.")
-    given: dict[str, Any] = {name: FLAGS[name].value for name in ("lam", "lam_fraction", "match_l0")}
+    given: dict[str, Any] = {name: FLAGS[name].value for name in ("lam", "match_l0")}
     weights = {name: value for name, value in given.items() if value is not None}
     if len(weights) > 1:
         raise cli.UsageError(f"--{' and --'.join(weights)} each set the weight; give one of them.")

@@ -8,8 +8,6 @@ from sae_gap.measure.atom_statistics import Atoms, agreement, describe_atoms
 from sae_gap.measure.controls import CONTROLS, control
 from sae_gap.measure.front import Front, Point, check_varies, distances, fvu, measure_front
 from sae_gap.measure.jobs import STUDY, run
-from sae_gap.measure.overlap import Overlap, support_overlap
-from sae_gap.measure.parts import GapParts, GapSums, gap_parts, gap_sums
 from sae_gap.measure.plan import Plan, spread
 from sae_gap.measure.refit import lasso_on_support, refit
 from sae_gap.measure.subject import Subject, of_model, of_sae

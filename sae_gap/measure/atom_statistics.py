@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from sae_gap.core import matching
 from sae_gap.core.lasso_problem import product
@@ -50,27 +50,15 @@ def largest_cosines(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> Fl
       ValueError: the dictionary is not a finite, non-empty matrix.
     """
     atoms = unit_atoms(jnp.asarray(matching.as_matrix("dictionary", dictionary)))[0]
-    num_latents = atoms.shape[1]
-    size = max(1, min(num_latents, _COSINES // num_latents))
-    found = [_block(atoms, start, size) for start in range(0, num_latents, size)]
-    # The last block ends with the last atom, and so begins among those of the one before.
-    found[-1] = found[-1][-(num_latents - (len(found) - 1) * size) :]
+    size = max(1, _COSINES // atoms.shape[1])
+    found = [_largest(atoms, atoms[:, start : start + size], start) for start in range(0, atoms.shape[1], size)]
     return np.minimum(np.concatenate(found), 1)
 
 
-def _block(atoms: Float[Array, "input_dim num_latents"], start: int, size: int) -> Float[np.ndarray, " size"]:
-    return np.asarray(_largest(atoms, min(start, atoms.shape[1] - size), size))
-
-
-def _largest(atoms, start, size):
-    return _largest_from(atoms, jax.lax.dynamic_slice_in_dim(atoms, start, size, axis=1), start)
-
-
 @jax.jit
-def _largest_from(atoms, block, start):
-    cosines = jnp.abs(product(block.T, atoms))
-    own = start + jnp.arange(block.shape[1])
-    return jnp.max(cosines.at[jnp.arange(block.shape[1]), own].set(0), axis=1)
+def _largest(atoms, block, start):
+    places = jnp.arange(block.shape[1])
+    return jnp.max(jnp.abs(product(block.T, atoms)).at[places, start + places].set(0), axis=1)
 
 
 def describe_atoms(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> Atoms:

@@ -1,18 +1,25 @@
-"""The gap of one chunk of activations, as sums that those of other chunks add to."""
+"""The gap of one chunk of activations, as sums that those of other chunks add to, and the parts of the gap that they make.
 
+An encoder that shrinks all of its codes alike, or that was never trained to shrink them as the l1 norm does, has a large gap
+for a trivial reason. So the gap `F(z_e) - F(z*)` is split along three codes that each improve on the one before,
+
+  F(z_e) - F(z*) = [F(z_e) - F(a z_e)] + [F(a z_e) - F(z_s)] + [F(z_s) - F(z*)],
+
+with `a ≥ 0` the one best scale of all codes, and `z_s` the best values on each sample's own support.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.core import lasso_problem
+from sae_gap.core.types import Solution
 from sae_gap.data.activations import Activations
-from sae_gap.measure.overlap import support_overlap
-from sae_gap.measure.parts import gap_sums
 from sae_gap.measure.refit import lasso_on_support
 from sae_gap.measure.subject import Subject
-from sae_gap.measure.summary import pack
 from sae_gap.runtime import devices
 from sae_gap.solvers import sparse_code
 
@@ -25,9 +32,7 @@ def measure_chunk(
     activations: Activations,
     places: Int[np.ndarray, " n"],
     mean: Float[np.ndarray, " input_dim"],
-    *,
     lam: float,
-    lam_fraction: float | None = None,
 ) -> dict[str, Any]:
     """What the best codes of some activations are and, where there is an encoder, what its own cost above them.
 
@@ -37,50 +42,36 @@ def measure_chunk(
       places: the numbers of its rows.
       mean: of all activations that the gap is summed over, (input_dim,).
       lam: the weight.
-      lam_fraction: the weight of each sample as a fraction of its own λ_max; None takes `lam` for all.
 
     Returns:
       Columns of a row of kind "gap", which `gap_lines` sums.
     """
     x = activations.take(places)
     target, nonneg = devices.place(subject.target(x), devices.own_mesh()), not subject.signed
-    weight: Any = jnp.full((len(x), 1), lam, target.dtype)
-    if lam_fraction is not None:
-        weight = lam_fraction * lasso_problem.lambda_max(target, subject.dictionary, nonneg=nonneg)[:, None]
-    best = sparse_code(target, subject.dictionary, weight, nonneg=nonneg)
+    best = sparse_code(target, subject.dictionary, lam, nonneg=nonneg)
     certificates = np.asarray(best.gap) / np.where(np.asarray(best.objective) > 0, best.objective, 1)
+    used = np.asarray(best.codes) != 0
     found: dict[str, Any] = {
         "samples": len(x),
-        "optimum_active": int(np.count_nonzero(best.codes)),
+        "optimum_active": int(used.sum()),
         "optimum_error": _squares(x - np.asarray(subject.decode(best.codes, x))),
         "variance": _squares(x - mean),
         "certificate": float(certificates.max()),
         "unconverged": int(np.count_nonzero(~np.asarray(best.converged))),
-        "used": pack(np.any(np.asarray(best.codes) != 0, axis=0)),
+        "used": pack(used.any(axis=0)),
     }
-    if subject.encode is not None:
-        found |= _encoded(subject, activations, places, x, target, weight, best)
-    return found
-
-
-def _encoded(subject: Subject, activations: Activations, places, x, target, weight, best) -> dict[str, Any]:
-    """What an encoder's codes add."""
-    assert subject.encode is not None
+    if subject.encode is None:
+        return found
     codes = subject.encode(target)
-    fitted = lasso_problem.product(codes, subject.dictionary.T)
-    support = lasso_on_support(target, subject.dictionary, codes != 0, weight, nonneg=not subject.signed)
-    sums = gap_sums(target, fitted, codes, weight, support, best)
-    own = lasso_problem.objective(target, subject.dictionary, codes, weight)
+    fired = np.asarray(codes) != 0
+    support = lasso_on_support(target, subject.dictionary, fired, lam, nonneg=nonneg)
+    found |= gap_sums(target, subject.dictionary, codes, lam, support, best) | overlap(fired, used)
+    found |= {"active": int(fired.sum()), "error": _squares(x - np.asarray(subject.decode(codes, x)))}
+    own = lasso_problem.objective(target, subject.dictionary, codes, lam)
     gaps = np.asarray(own, np.float64) - np.asarray(best.objective, np.float64)
-    worst = np.argsort(-gaps, kind="stable")[:WORST]
-    documents = activations.documents
-    overlap = support_overlap(codes, best.codes)
-    return {
-        **{f"sum_{name}": value for name, value in sums._asdict().items() if name != "samples"},
-        "active": int(np.count_nonzero(codes)),
-        "error": _squares(x - np.asarray(subject.decode(codes, x))),
-        **{name: float(getattr(overlap, name).sum()) for name in ("jaccard", "precision", "recall")},
-        "fired": pack(overlap.fired),
+    worst, documents = np.argsort(-gaps, kind="stable")[:WORST], activations.documents
+    return found | {
+        "fired": pack(fired.any(axis=0)),
         "worst_index": [int(places[sample]) for sample in worst],
         "worst_document": None if documents is None else [int(documents[places[sample]]) for sample in worst],
         "worst_gap": [float(gaps[sample]) for sample in worst],
@@ -88,8 +79,107 @@ def _encoded(subject: Subject, activations: Activations, places, x, target, weig
     }
 
 
+def gap_sums(
+    target: Float[Array, "n input_dim"],
+    dictionary: Float[Array, "input_dim num_latents"],
+    codes: Float[Array, "n num_latents"],
+    lam: float,
+    support: Solution,
+    optimum: Solution,
+) -> dict[str, float]:
+    """The sums that the parts of the gap need, over some samples, in float64.
+
+    Args:
+      target: y, (n, input_dim).
+      dictionary: D, unit atoms, (input_dim, num_latents).
+      codes: z_e, (n, num_latents).
+      lam: the weight.
+      support: z_s, the best codes on the support of z_e.
+      optimum: z*.
+
+    Returns:
+      Columns of sums of `½‖y‖²` (energy), `⟨y, D z_e⟩` (pull), `‖D z_e‖²` (spread), `λ‖z_e‖₁` (penalty), and of the objectives
+      and duality gaps of z_s and z*.
+    """
+    y, fit = np.asarray(target, np.float64), np.asarray(lasso_problem.product(codes, dictionary.T), np.float64)
+    sums = {"energy": 0.5 * np.sum(y**2), "pull": np.sum(y * fit), "spread": np.sum(fit**2)}
+    sums["penalty"] = lam * np.abs(np.asarray(codes)).sum(dtype=np.float64)
+    for name, solution in {"support": support, "optimum": optimum}.items():
+        sums[name] = np.asarray(solution.objective).sum(dtype=np.float64)
+        sums[f"{name}_certificate"] = np.asarray(solution.gap).sum(dtype=np.float64)
+    return {f"sum_{name}": float(value) for name, value in sums.items()}
+
+
+def overlap(fired: ArrayLike, used: ArrayLike) -> dict[str, float]:
+    """Sums over samples of how far the encoder's support E and that of the optimum O agree.
+
+    Two empty supports agree fully; an empty one and another do not at all.
+
+    Args:
+      fired: E, (n, num_latents).
+      used: O, (n, num_latents).
+
+    Returns:
+      Sums of `|E ∩ O|` over `|E ∪ O|` (jaccard), `|E|` (precision) and `|O|` (recall).
+    """
+    own, best = np.asarray(fired), np.asarray(used)
+    both, either = (own & best).sum(axis=1), (own | best).sum(axis=1)
+    sizes = {"jaccard": either, "precision": own.sum(axis=1), "recall": best.sum(axis=1)}
+    shares = {name: np.where(size > 0, both / np.maximum(size, 1), either == 0) for name, size in sizes.items()}
+    return {name: float(share.sum()) for name, share in shares.items()}
+
+
+def gap_parts(sums: Mapping[str, float], samples: int) -> dict[str, float]:
+    """The gap and its parts, which sum to it, as means over samples and as shares of F(z*).
+
+    The objective of scaled codes is `Σ F(a z_e) = Σ ½‖y‖² - a Σ⟨y, D z_e⟩ + ½ a² Σ‖D z_e‖² + a Σ λ‖z_e‖₁`, least at
+    `a = max(0, (Σ⟨y, D z_e⟩ - Σ λ‖z_e‖₁) / Σ‖D z_e‖²)`.
+
+    What is certified: `relative_gap` lies below the true one by at most `optimum_slack`, `values_share` below the true one by
+    at most `support_slack`, and `support_share` may be above by `support_slack` or below by `optimum_slack`. The scale has a
+    closed form.
+
+    Args:
+      sums: over all samples, as `gap_sums` names them.
+      samples: how many.
+
+    Returns:
+      Columns: `gap`, the mean of F(z_e) - F(z*), and the `scale` a; and as shares of F(z*) `relative_gap`, what the scale gains
+      (`scale_share`), what the best values on the own support gain beyond it (`values_share`), what the optimum gains beyond
+      them (`support_share`), and the duality gaps of z_s and z* (`support_slack`, `optimum_slack`).
+    """
+    energy, pull, spread, penalty = (sums[f"sum_{name}"] for name in ("energy", "pull", "spread", "penalty"))
+    support, optimum = sums["sum_support"], sums["sum_optimum"]
+
+    def objective(scale: float) -> float:
+        return energy - scale * pull + 0.5 * scale**2 * spread + scale * penalty
+
+    scale = max(0.0, (pull - penalty) / spread) if spread > 0 else 1.0
+    own, scaled, unit = objective(1.0), objective(scale), optimum or samples
+    return {
+        "gap": (own - optimum) / samples,
+        "scale": scale,
+        "relative_gap": (own - optimum) / unit,
+        "scale_share": (own - scaled) / unit,
+        "values_share": (scaled - support) / unit,
+        "support_share": (support - optimum) / unit,
+        "support_slack": sums["sum_support_certificate"] / unit,
+        "optimum_slack": sums["sum_optimum_certificate"] / unit,
+    }
+
+
+def pack(flags: Bool[np.ndarray, " num_latents"]) -> str:
+    """Flags as hexadecimal digits, four to each, for a row to hold."""
+    return np.packbits(flags).tobytes().hex()
+
+
+def unpack(text: str, count: int) -> Bool[np.ndarray, " count"]:
+    """The first `count` flags that `pack` wrote."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count).astype(bool)
+
+
 def _squares(values: Float[np.ndarray, "n input_dim"]) -> float:
     return float(np.sum(np.square(values, dtype=np.float64)))
 
 
-__all__ = ["measure_chunk"]
+__all__ = ["gap_parts", "measure_chunk", "pack", "unpack"]

@@ -113,53 +113,38 @@ def measure_front(
       ValueError: the activations do not vary, or an argument does not fit.
     """
     check_varies(activations)
-    total = float(np.sum((activations - activations.mean(axis=0, dtype=np.float64)) ** 2, dtype=np.float64))
     weights = sorted(lams, reverse=True)
-    scores = [_Score(weight) for weight in weights]
-    own = None if subject.encode is None else _Score(None)
+    sums, certificates, own = np.zeros((len(weights), 4)), np.zeros(len(weights)), np.zeros(4)
     for start in range(0, len(activations), CHUNK):
-        part = activations[start : start + CHUNK]
-        target = devices.place(subject.target(part), devices.own_mesh())
+        x = activations[start : start + CHUNK]
+        target = devices.place(subject.target(x), devices.own_mesh())
         codes = None
-        for weight, score in zip(weights, scores, strict=True):
+        for place, weight in enumerate(weights):
             found = sparse_code(target, subject.dictionary, weight, nonneg=not subject.signed, init=codes, **options)
             codes = found.codes
-            score.add(
-                subject, part, target, codes, float(jnp.max(jnp.where(found.objective > 0, found.gap / found.objective, 0)))
-            )
-        if own is not None and subject.encode is not None:
-            own.add(subject, part, target, subject.encode(target))
-    points = [score.point(total, len(activations)) for score in scores]
-    return Front(tuple(sorted(points, key=lambda point: point.l0)), None if own is None else own.point(total, len(activations)))
+            relative = float(jnp.max(jnp.where(found.objective > 0, found.gap / found.objective, 0)))
+            sums[place] += _sums(subject, x, target, codes)
+            certificates[place] = max(certificates[place], relative)
+        if subject.encode is not None:
+            own += _sums(subject, x, target, subject.encode(target))
+    total = float(np.sum((activations - activations.mean(axis=0, dtype=np.float64)) ** 2, dtype=np.float64))
+    units = np.array([len(activations), total, len(activations), total])
+    points = [
+        Point._make([weight, *(part / units).tolist(), certificate])
+        for weight, part, certificate in zip(weights, sums, certificates.tolist(), strict=True)
+    ]
+    mine = None if subject.encode is None else Point(None, *(own / units).tolist())
+    return Front(tuple(sorted(points, key=lambda point: point.l0)), mine)
 
 
-class _Score:
-    """Sums over samples of what makes a point."""
-
-    def __init__(self, lam: float | None):
-        self.lam = lam
-        self.active = self.refit_active = 0
-        self.error = self.refit_error = 0.0
-        self.certificate: float | None = None
-
-    def add(self, subject, activations, target, codes, certificate=None):
-        again = refit(target, subject.dictionary, codes != 0, nonneg=not subject.signed)
-        self.active += int(np.count_nonzero(codes))
-        self.refit_active += int(np.count_nonzero(again))
-        self.error += _error(subject, activations, codes)
-        self.refit_error += _error(subject, activations, jnp.asarray(again))
-        if certificate is not None:
-            self.certificate = max(certificate, self.certificate or 0.0)
-
-    def point(self, total, n):
-        return Point(
-            self.lam, self.active / n, self.error / total, self.refit_active / n, self.refit_error / total, self.certificate
-        )
-
-
-def _error(subject: Subject, activations, codes) -> float:
-    rest = activations - np.asarray(subject.decode(codes, activations))
-    return float(np.sum(rest.astype(np.float64) ** 2))
+def _sums(subject: Subject, x, target, codes) -> Float[np.ndarray, " 4"]:
+    """Non-zero codes and squared error, summed over samples; and both after least squares on the supports."""
+    again = jnp.asarray(refit(target, subject.dictionary, codes != 0, nonneg=not subject.signed))
+    found = []
+    for values in (codes, again):
+        rest = x - np.asarray(subject.decode(values, x))
+        found += [float(np.count_nonzero(values)), float(np.sum(rest.astype(np.float64) ** 2))]
+    return np.array(found)
 
 
 class Distances(NamedTuple):

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sae_gap.core import lasso_problem
 from sae_gap.measure.atom_statistics import agreement, describe_atoms
 from sae_gap.measure.chunk import measure_chunk
 from sae_gap.measure.controls import control
@@ -106,17 +105,13 @@ class _Jobs:
     def front(self, subject: Subject) -> list[Row]:
         """The weight of a subject, and its front around it."""
         plan, x = self.plan, self.plan.scored
-        settings = {"lam": plan.lam, "fraction": plan.lam_fraction, "l0": plan.l0, "samples": plan.front_samples}
+        settings = {"lam": plan.lam, "l0": plan.l0, "samples": plan.front_samples}
 
         def measure() -> list[Row]:
             target = subject.target(x)
             own = None if subject.encode is None else float(np.count_nonzero(subject.encode(target)) / len(x))
-            if plan.lam is not None:
-                weight: Row = {"lam": plan.lam}
-            elif plan.lam_fraction is not None:
-                top = lasso_problem.lambda_max(target, subject.dictionary, nonneg=not subject.signed)
-                weight = {"lam": plan.lam_fraction * float(jnp.median(top))}
-            else:
+            weight: Row = {"lam": plan.lam}
+            if plan.lam is None:
                 wanted = plan.l0 or own or USUAL * subject.input_dim
                 weight = find_weight(subject, target, min(wanted, DENSEST * subject.input_dim))
             return [{"kind": "weight", **weight, "own_l0": own, **subject.columns}, *_points(subject, x, weight["lam"])]
@@ -125,29 +120,24 @@ class _Jobs:
 
     def gap(self, subject: Subject, front: Sequence[Row], watch: Callable[[int], Any]) -> list[Row]:
         """The gap of a subject on every chunk; each process measures chunks of its own."""
-        plan, fraction = self.plan, self.plan.lam_fraction
+        plan = self.plan
         lam = next(row["lam"] for row in front if row["kind"] == "weight")
-        shared: Row = {"kind": "gap", "subject": _print(subject), "total": len(plan.places), "held_out": plan.held_out}
-        shared |= {"lam": fraction or lam, "fraction": fraction is not None}
+        shared: Row = {
+            "kind": "gap",
+            "subject": _print(subject),
+            "total": len(plan.places),
+            "held_out": plan.held_out,
+            "lam": lam,
+        }
         chunks = [shared | {"start": start, "count": count} for start, count in _chunks(plan, subject)]
-        absent = [chunk for chunk in _own(chunks) if not self.stored(chunk)]
-        watch(len(_own(chunks)) - len(absent))
-        mean = self.mean() if any(distributed.gather(bool(absent))) else np.zeros(0)
-        for chunk in absent:
-            places = plan.places[chunk["start"] : chunk["start"] + chunk["count"]]
-            found = measure_chunk(subject, plan.summed, places, mean, lam=lam, lam_fraction=fraction)
-            self.keep(chunk, [{"kind": "gap", "lam": lam, "lam_fraction": fraction, **found, **subject.columns}])
+        for chunk in _own(chunks):
+            if not self.stored(chunk):
+                places = plan.places[chunk["start"] : chunk["start"] + chunk["count"]]
+                found = measure_chunk(subject, plan.summed, places, plan.mean, lam)
+                self.keep(chunk, [{"kind": "gap", "lam": lam, **found, **subject.columns}])
             watch(1)
         distributed.wait("gap")
         return [row for chunk in chunks for row in self.stored(chunk)]
-
-    def mean(self) -> Float[np.ndarray, " input_dim"]:
-        """The mean of the samples over which the gap is summed; each process reads a share of them."""
-        plan = self.plan
-        starts = _own(range(0, len(plan.places), CHUNK))
-        own = {start: plan.summed.take(plan.places[start : start + CHUNK]).sum(axis=0, dtype=np.float64) for start in starts}
-        sums = {start: part for share in distributed.gather(own) for start, part in share.items()}
-        return sum((sums[start] for start in sorted(sums)), np.zeros(plan.summed.input_dim)) / len(plan.places)
 
     def control(self, name: str) -> list[Row]:
         """A control of the width of the first subject, as sparse as the middle of its front."""

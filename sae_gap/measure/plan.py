@@ -14,10 +14,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sae_gap.core import lasso_problem
-from sae_gap.core.checks import check_number
 from sae_gap.data.activations import Activations
 from sae_gap.measure.controls import check_control
-from sae_gap.measure.front import check_varies
+from sae_gap.measure.front import CHUNK, check_varies
 from sae_gap.measure.subject import Subject, digest
 
 # Rows by which a file of activations is told from another.
@@ -34,7 +33,6 @@ class Plan:
       subjects: SAEs and dictionaries; the first sets the width and the sparsity of the controls.
       activations: all of them.
       lam: the weight; None finds it.
-      lam_fraction: the weight of each sample as a fraction of its own λ_max; None finds one weight for all.
       l0: the mean L0 at which a weight is sought; None takes the encoder's own.
       controls: names of control dictionaries.
       held_out: whether the gap is summed over the held-out part alone, as an SAE needs that was trained on the other.
@@ -46,7 +44,6 @@ class Plan:
     subjects: Sequence[Subject]
     activations: Activations
     lam: float | None = None
-    lam_fraction: float | None = None
     l0: float | None = None
     controls: Sequence[str] = ()
     held_out: bool = False
@@ -76,6 +73,13 @@ class Plan:
         return spread(self.summed.num_samples, self.max_samples or self.summed.num_samples)
 
     @functools.cached_property
+    def mean(self) -> Float[np.ndarray, " input_dim"]:
+        """Of the samples whose gap is summed."""
+        starts = range(0, len(self.places), CHUNK)
+        sums = (self.summed.take(self.places[start : start + CHUNK]).sum(axis=0, dtype=np.float64) for start in starts)
+        return sum(sums, np.zeros(self.summed.input_dim)) / len(self.places)
+
+    @functools.cached_property
     def print(self) -> str:
         """What tells these activations from others."""
         rows = self.activations.take(spread(self.activations.num_samples, _PRINT))
@@ -95,8 +99,6 @@ class Plan:
                 "which has no variance to explain; give some hundreds."
             )
         check_varies(self.scored)
-        if self.lam_fraction is not None:
-            check_number("lam_fraction", self.lam_fraction, above=0, below=1)
         for subject in self.subjects if self.lam is not None else ():
             target = subject.target(self.scored)
             top = float(jnp.max(lasso_problem.lambda_max(target, subject.dictionary, nonneg=not subject.signed)))

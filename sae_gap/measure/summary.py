@@ -1,25 +1,13 @@
 """What the rows of a measurement say, a line for each SAE, dictionary and control."""
 
-import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 
+from sae_gap.measure.chunk import gap_parts, unpack
 from sae_gap.measure.front import distances
-from sae_gap.measure.parts import GapSums, gap_parts
 from sae_gap.storage.results import Row
-
-
-def pack(flags: Bool[np.ndarray, " num_latents"]) -> str:
-    """Flags as hexadecimal digits, four to each, for a row to hold."""
-    return np.packbits(flags).tobytes().hex()
-
-
-def unpack(text: str, count: int) -> Bool[np.ndarray, " count"]:
-    """The first `count` flags that `pack` wrote."""
-    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count).astype(bool)
 
 
 def gap_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
@@ -57,19 +45,10 @@ def _gap_line(name: str, chunks: Sequence[Mapping[str, Any]]) -> Row:
     if "fired" not in chunks[0]:
         return line | {"unused": int((~used).sum())}
     fired = np.any([unpack(chunk["fired"], width) for chunk in chunks], axis=0)
-    parts = gap_parts(functools.reduce(GapSums.plus, map(_sums, chunks)))
-    unit = parts.optimum or 1.0
     return line | {
         "l0": total("active") / count,
         "fvu": total("error") / variance if variance else None,
-        "gap": parts.gap,
-        "scale": parts.scale,
-        "relative_gap": parts.gap / unit,
-        "scale_share": parts.scale_part / unit,
-        "values_share": parts.values_part / unit,
-        "support_share": parts.support_part / unit,
-        "support_slack": parts.support_certificate / unit,
-        "optimum_slack": parts.optimum_certificate / unit,
+        **gap_parts({column: total(column) for column in chunks[0] if column.startswith("sum_")}, count),
         **{column: total(column) / count for column in ("jaccard", "precision", "recall")},
         "fired_only": int((fired & ~used).sum()),
         "used_only": int((used & ~fired).sum()),
@@ -77,25 +56,17 @@ def _gap_line(name: str, chunks: Sequence[Mapping[str, Any]]) -> Row:
     }
 
 
-def _sums(chunk: Mapping[str, Any]) -> GapSums:
-    return GapSums(chunk["samples"], *(chunk[f"sum_{field}"] for field in GapSums._fields[1:]))
-
-
 def worst_lines(rows: Iterable[Mapping[str, Any]], most: int = 10) -> list[Row]:
     """The samples of the largest gaps of each encoder: `index`, `document`, `gap`, and `relative_gap` to their own optimum."""
     lines = []
     for name, chunks in _by_subject(rows, "gap").items():
-        found = [
-            {
-                "dictionary": name,
-                "index": index,
-                "document": None if chunk["worst_document"] is None else chunk["worst_document"][place],
-                "gap": chunk["worst_gap"][place],
-                "relative_gap": chunk["worst_relative_gap"][place],
-            }
-            for chunk in chunks
-            for place, index in enumerate(chunk.get("worst_index", ()))
-        ]
+        found = []
+        for chunk in chunks if "worst_index" in chunks[0] else ():
+            columns = {column: chunk[f"worst_{column}"] for column in ("index", "document", "gap", "relative_gap")}
+            columns["document"] = columns["document"] or [None] * len(columns["index"])
+            found += [
+                {"dictionary": name} | dict(zip(columns, one, strict=True)) for one in zip(*columns.values(), strict=True)
+            ]
         lines += sorted(found, key=lambda line: (-line["gap"], line["index"]))[:most]
     return lines
 
@@ -147,18 +118,12 @@ def atom_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     agreed = {(row["dictionary"], row["other"]): row["cosine"] for row in rows if row["kind"] == "agreement"}
     found = {name: row for name, (row, *_) in _by_subject(rows, "atoms").items()}
     first = next(iter(found), None)
-    return [
-        {
-            "dictionary": name,
-            "num_latents": row["num_latents"],
-            "dead": row["dead"],
-            "duplicates": row["duplicates"],
-            "coherence_median": row["coherence"][50] if row["coherence"] else None,
-            "coherence_95": row["coherence"][95] if row["coherence"] else None,
-            "agreement": agreed.get((first, name)),
-        }
-        for name, row in found.items()
-    ]
+    lines = []
+    for name, row in found.items():
+        median, high = (row["coherence"][place] if row["coherence"] else None for place in (50, 95))
+        told = {column: row[column] for column in ("dictionary", "num_latents", "dead", "duplicates")}
+        lines.append(told | {"coherence_median": median, "coherence_95": high, "agreement": agreed.get((first, name))})
+    return lines
 
 
 def _by_subject(rows: Iterable[Mapping[str, Any]], kind: str) -> dict[str, list[Mapping[str, Any]]]:
@@ -169,4 +134,4 @@ def _by_subject(rows: Iterable[Mapping[str, Any]], kind: str) -> dict[str, list[
     return found
 
 
-__all__ = ["atom_lines", "front_lines", "gap_lines", "pack", "unpack", "worst_lines"]
+__all__ = ["atom_lines", "front_lines", "gap_lines", "worst_lines"]

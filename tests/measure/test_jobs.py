@@ -13,7 +13,6 @@ from sae_gap.data.activations import open_activations
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.measure import jobs as module
-from sae_gap.measure.summary import pack, unpack
 
 LAM = 0.25
 
@@ -184,7 +183,6 @@ def test_another_sae_other_activations_or_another_weight_are_measured_anew(plan,
         ({"controls": ["pca"]}, "choose from"),
         ({"l0": 4.0}, "at most 3"),
         ({"lam": 1e3}, "lam is 1000, which is not below .* λ_max of the samples on 'mine'"),
-        ({"lam": None, "lam_fraction": 1.0}, "lam_fraction must be"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is(plan, model, tmp_path, change, message):
@@ -193,14 +191,6 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(plan, model, tmp_
     with pytest.raises(ValueError, match=message):
         measure.run(dataclasses.replace(plan, subjects=subjects, **change), Store(tmp_path))
     assert not any(tmp_path.iterdir())
-
-
-def test_activations_that_are_all_alike_are_said_to_be(plan, tmp_path):
-    # A mean of many 0.1 in float64 is not 0.1, and what is left of them is no variance.
-    np.save(tmp_path / "alike.npy", np.full((300, plan.activations.input_dim), 0.1, np.float32))
-    with pytest.raises(ValueError, match="all activations are alike"):
-        alike = dataclasses.replace(plan, activations=open_activations(tmp_path / "alike.npy"), lam=None)
-        measure.run(alike, Store(tmp_path / "rows"))
 
 
 def test_a_sample_of_which_nothing_is_left_has_no_gap(model, activations, tmp_path):
@@ -233,19 +223,6 @@ def test_where_codes_are_never_as_many_as_wanted_half_of_them_are():
     assert found["l0"] == pytest.approx((codes > found["lam"]).sum(axis=1).mean(), abs=0.02)
 
 
-def test_a_fraction_is_of_each_samples_own_largest_weight(plan, model, activations, tmp_path):
-    found = measure.run(dataclasses.replace(plan, lam=None, lam_fraction=0.3), Store(tmp_path))
-    (line,) = measure.gap_lines(found)
-    expected = measure.of_model("mine", model)
-    x = activations.take(np.arange(300))
-    top = np.asarray((x - model.bias) @ expected.dictionary).max(axis=1)
-    from sae_gap import amortisation_gap
-
-    gap = amortisation_gap(model, x, 0.3 * top[:, None])
-    assert line["gap"] == pytest.approx(gap.gap.mean(), rel=1e-4)
-    assert line["optimum_l0"] == pytest.approx(np.count_nonzero(gap.optimum.codes) / 300, rel=0.01)
-
-
 def test_a_decoder_alone_and_its_controls(model, activations, tmp_path):
     alone = measure.of_model("atoms", Model(model.dictionary, model.bias))
     plan = measure.Plan([alone], activations, l0=2.0, controls=("random", "samples"))
@@ -272,22 +249,8 @@ def test_a_control_beside_signed_codes_has_signed_codes(model, activations, tmp_
     assert seen == [True, True]
 
 
-def test_two_saes_agree_as_far_as_their_atoms_do(model, activations, tmp_path):
-    twin = measure.of_model("twin", dataclasses.replace(model, dictionary=model.dictionary[:, ::-1]))
-    plan = measure.Plan([measure.of_model("mine", model), twin], activations, lam=LAM, max_samples=100)
-    found = measure.run(plan, Store(tmp_path))
-    assert measure.atom_lines(found)[1]["agreement"] == pytest.approx(1) and len(measure.gap_lines(found)) == 2
-
-
 def test_an_encoder_that_fires_nearly_everything_is_held_to_what_a_sparse_code_can_be(model, activations, tmp_path):
     dense = measure.of_model("dense", dataclasses.replace(model, encode=TopK(19)))
     found = measure.run(measure.Plan([dense], activations, max_samples=100), Store(tmp_path))
     (weight,) = (row for row in found if row["kind"] == "weight")
     assert weight["wanted_l0"] == pytest.approx(model.dictionary.shape[0] / 4) and weight["own_l0"] > weight["wanted_l0"]
-
-
-def test_flags_survive_their_packing():
-    for count in (1, 7, 8, 21):
-        flags = np.random.default_rng(count).random(count) < 0.5
-        np.testing.assert_array_equal(unpack(pack(flags), count), flags)
-        assert len(pack(flags)) == 2 * -(-count // 8)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sae_gap.measure import atom_lines, front_lines, gap_lines, worst_lines
-from sae_gap.measure.summary import pack
+from sae_gap.measure.chunk import pack
 
 
 def point(name, l0, fvu, codes="lasso", **others):
