@@ -18,7 +18,6 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -45,44 +44,17 @@ AFFORDABLE = 2e12
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_list("sae", [], "Folders or files of weights of SAEs.", flag_values=FLAGS)
-flags.DEFINE_list(
-    "dictionary",
-    [],
-    "Files of decoders alone, .npy of (input_dim, num_latents), which fit the activations less their mean.",
-    flag_values=FLAGS,
-)
-flags.DEFINE_string(
-    "activations",
-    None,
-    "A file or folder of activations, one row a sample, on which the SAE was not trained, unless --held_out is given.",
-    flag_values=FLAGS,
-)
+flags.DEFINE_list("dictionary", [], "Decoders alone: .npy files of (input_dim, num_latents).", flag_values=FLAGS)
+flags.DEFINE_string("activations", None, "File or folder of activations, one row a sample.", flag_values=FLAGS)
 flags.DEFINE_string("key", None, "Name of the array of activations in a file of several.", flag_values=FLAGS)
 flags.DEFINE_float("lam", None, "Weight of the l1 norm, on unit atoms.", flag_values=FLAGS)
-flags.DEFINE_float(
-    "match_l0",
-    None,
-    "Mean L0 that the best codes are to have.  [the encoder's own; of a decoder alone a twelfth of the dimensions]",
-    flag_values=FLAGS,
-)
-flags.DEFINE_list(
-    "controls",
-    None,
-    f"Control dictionaries, of {', '.join(measure.CONTROLS)}, or none.  [all that take minutes]",
-    flag_values=FLAGS,
-)
-flags.DEFINE_boolean(
-    "held_out",
-    False,
-    "Sum the gap over the held-out documents alone, for SAEs that train_real trained on the others.",
-    flag_values=FLAGS,
-)
+flags.DEFINE_float("match_l0", None, "Mean L0 of the best codes.  [the encoder's; else dimensions / 12]", flag_values=FLAGS)
+flags.DEFINE_list("controls", None, f"Of {', '.join(measure.CONTROLS)}, or none.  [all that take minutes]", flag_values=FLAGS)
+flags.DEFINE_boolean("held_out", False, "Sum the gap over those documents alone that train_real held out.", flag_values=FLAGS)
 flags.DEFINE_integer("max_samples", None, "Samples over which the gap is summed.  [all]", lower_bound=2, flag_values=FLAGS)
 flags.DEFINE_integer("front_samples", 2_000, "Held-out samples of the fronts.", lower_bound=2, flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of the held-out documents and of the controls.", lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_string(
-    "results_dir", "results", "Where the folder of this measurement goes; gs:// and s3:// are buckets.", flag_values=FLAGS
-)
+flags.DEFINE_string("results_dir", "results", "Where the folder of this measurement goes.", flag_values=FLAGS)
 cli.define_distributed(FLAGS)
 
 
@@ -122,12 +94,10 @@ def main() -> None:
 def _check_flags() -> None:
     if not (FLAGS.sae or FLAGS.dictionary) or not FLAGS.activations:
         raise cli.UsageError("there is nothing to measure; give --activations and --sae or --dictionary.")
-    given: dict[str, Any] = {name: FLAGS[name].value for name in ("lam", "match_l0")}
-    weights = {name: value for name, value in given.items() if value is not None}
-    if len(weights) > 1:
-        raise cli.UsageError(f"--{' and --'.join(weights)} each set the weight; give one of them.")
-    for name, value in weights.items():
-        if not 0 < value < math.inf:
+    if FLAGS.lam is not None and FLAGS.match_l0 is not None:
+        raise cli.UsageError("--lam and --match_l0 each set the weight; give one of them.")
+    for name, value in {"lam": FLAGS.lam, "match_l0": FLAGS.match_l0}.items():
+        if value is not None and not 0 < value < math.inf:
             raise cli.UsageError(f"--{name} must be a positive number, but it is {value}.")
     if FLAGS.controls and FLAGS.controls != ["none"]:
         cli.require_one_of("controls", FLAGS.controls, [*measure.CONTROLS, "none"])
@@ -152,15 +122,12 @@ def _subjects(activations: Activations) -> tuple[list[results.Row], list[measure
     source = activations.split(seed=FLAGS.seed)[1] if FLAGS.held_out else activations
     looked_at = source.take(measure.spread(source.num_samples, LOOKED_AT))
     measure.check_varies(looked_at)
-    rows, subjects = [], []
     paths = [*FLAGS.sae, *FLAGS.dictionary]
     names = dict(zip(paths, _names(paths), strict=True))
     if len(names) < len(paths):
         raise cli.UsageError("one path is given twice; name each SAE and each dictionary once.")
-    for path in FLAGS.sae:
-        row, subject = _sae(path, names[path], looked_at)
-        rows.append(row)
-        subjects.append(subject)
+    read = [_sae(path, names[path], looked_at) for path in FLAGS.sae]
+    rows, subjects = [row for row, _ in read], [subject for _, subject in read]
     mean = activations.mean() if FLAGS.dictionary else None
     for path in FLAGS.dictionary:
         atoms = _read_dictionary(path, activations.input_dim)
@@ -189,9 +156,8 @@ def _read_dictionary(path: str, input_dim: int) -> np.ndarray:
     atoms = cli.read_matrix("dictionary", path)
     if atoms.shape[0] != input_dim:
         turned = "; it looks transposed, so give its transpose" if atoms.shape[1] == input_dim else "; give one of that layer"
-        raise cli.UsageError(
-            f"--dictionary {path} must be of shape ({input_dim}, num_latents), but it is {atoms.shape}{turned}."
-        )
+        fault = f"--dictionary {path} must be of shape ({input_dim}, num_latents), but it is {atoms.shape}"
+        raise cli.UsageError(f"{fault}{turned}.")
     return atoms
 
 
@@ -201,12 +167,10 @@ def _names(paths: Sequence[str]) -> list[str]:
     A file of atoms is its own name, unless it is called `dictionary.npy`, as `train_real` calls one in its folder.
     That of a control is no name for what is the user's own.
     """
-    parts = [pathlib.Path(path).absolute() for path in paths]
-    alone = [path.suffix == ".npy" and path.name != DICTIONARY for path in parts]
-    parts = [
-        path.with_suffix("") if itself else path.parent if os.path.isfile(path) else path
-        for itself, path in zip(alone, parts, strict=True)
-    ]
+    parts = []
+    for path in (pathlib.Path(path).absolute() for path in paths):
+        alone = path.suffix == ".npy" and path.name != DICTIONARY
+        parts.append(path.with_suffix("") if alone else path.parent if os.path.isfile(path) else path)
     for depth in range(1, max(len(path.parts) for path in parts) + 1):
         names = ["/".join(path.parts[-depth:]) for path in parts]
         if len(set(names)) == len(names) and not set(names) & set(measure.CONTROLS):

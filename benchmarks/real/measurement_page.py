@@ -17,66 +17,21 @@ duality gap certifies, and the dictionary against cheap ones of the same width.
 FVU is the squared error over the squared distance of the activations from their mean, both summed over samples and dimensions
 in the activations' own units: 0 is perfect, 1 is the mean alone. At an equal number of latents the lasso itself reconstructs
 worse than an encoder that keeps its values, since the l1 norm shrinks them; least squares on the lasso's supports is what an
-encoder should be held against. A gap in the lasso's objective is split in what one scale of all codes removes, what better
-values on the encoder's own support remove, and what another support does.
+encoder should be held against. The columns are those of summary.csv: "front" is the certified lasso at the same L0, "refit" is
+after least squares on the supports, and the ratios are to the front of least squares. A gap in the lasso's objective is split
+in what one scale of all codes removes, what better values on the encoder's own support remove, and what another support does.
 
 A better reconstruction is not better features: nothing here says what a latent means.
 """
-RECONSTRUCTION = {
-    "dictionary": "dictionary",
-    "l0": "L0",
-    "fvu": "FVU, encoder",
-    "refit_fvu": "FVU, encoder refitted",
-    "at_l0": "at L0",
-    "front_fvu": "FVU, lasso",
-    "front_refit_fvu": "FVU, lasso refitted",
-    "fvu_ratio": "FVU / front",
-    "l0_ratio": "L0 / front",
-    "refit_fvu_ratio": "refitted FVU / front",
-    "certificate": "certificate",
-}
-GAP = {
-    "dictionary": "encoder",
-    "samples": "samples",
-    "lam": "λ",
-    "l0": "L0",
-    "optimum_l0": "L0 of the best",
-    "relative_gap": "relative gap",
-    "scale": "best scale",
-    "scale_share": "scale part",
-    "values_share": "values part",
-    "support_share": "support part",
-    "support_slack": "slack on the support",
-    "optimum_slack": "slack of the best",
-}
-SUPPORT = {
-    "dictionary": "encoder",
-    "jaccard": "Jaccard",
-    "precision": "precision",
-    "recall": "recall",
-    "fired_only": "fired, never best",
-    "used_only": "best, never fired",
-    "unused": "neither",
-}
-ATOMS = {
-    "dictionary": "dictionary",
-    "num_latents": "atoms",
-    "dead": "zero",
-    "duplicates": "nearly twice",
-    "coherence_median": "coherence, median",
-    "coherence_95": "95 %",
-    "agreement": "agreement with the first",
-}
-WORST = {"dictionary": "encoder", "index": "sample", "document": "document", "gap": "gap", "relative_gap": "relative gap"}
-LOADED = {
-    "dictionary": "SAE",
-    "library": "library",
-    "architecture": "architecture",
-    "normalisation": "normalisation",
-    "fvu": "FVU",
-    "l0": "L0",
-    "dead": "dead latents",
-}
+# The columns of each table, by the names that they have in summary.csv.
+FRONT = "dictionary l0 fvu refit_fvu at_l0 front_fvu front_refit_fvu fvu_ratio l0_ratio refit_fvu_ratio certificate"
+GAP = (
+    "dictionary samples lam l0 optimum_l0 relative_gap scale scale_share values_share support_share support_slack optimum_slack"
+)
+SUPPORT = "dictionary jaccard precision recall fired_only used_only unused"
+ATOMS = "dictionary num_latents dead duplicates coherence_median coherence_95 agreement"
+WORST = "dictionary index document gap relative_gap"
+LOADED = "dictionary library architecture normalisation fvu l0 dead"
 
 
 def write(folder: Folder, rows: Sequence[results.Row], command: str, notes: Mapping[str, str]) -> str:
@@ -100,34 +55,34 @@ def write(folder: Folder, rows: Sequence[results.Row], command: str, notes: Mapp
     shared = {name for line in fronts for name in line} - {"dictionary"}
     renamed = [{f"gap_{name}" if name in shared else name: value for name, value in line.items()} for line in gaps]
     tables.write_table(folder, "summary.csv", _joined(fronts, renamed, atoms))
-    drawn = []
     pictures = {"front": figures.front(rows), "gap_parts": figures.gap_parts(gaps), "coherence": figures.coherence(rows)}
-    for stem, figure in pictures.items():
-        if figure is not None:
-            drawn.append(pages.Figure(figures.save(figure, folder, stem)[0], figure.get_label()))
-    named = {
-        "Reconstruction on held-out activations": (RECONSTRUCTION, fronts),
-        "The gap and its parts, as shares of the best objective": (GAP, encoded),
-        "Supports: the encoder's beside the best": (SUPPORT, encoded),
-        "Atoms": (ATOMS, atoms),
-        "Samples of the largest gaps": (WORST, measure.worst_lines(rows)),
-        "As loaded": (LOADED, loaded),
-    }
-    shown = [_table(title, columns, lines) for title, (columns, lines) in named.items() if lines]
+    made = {stem: figure for stem, figure in pictures.items() if figure is not None}
+    drawn = [pages.Figure(figures.save(figure, folder, stem)[0], figure.get_label()) for stem, figure in made.items()]
+    shown = [
+        _table("Reconstruction on held-out activations", FRONT, fronts),
+        _table("The gap and its parts, as shares of the best objective", GAP, encoded),
+        _table("Supports: the encoder's beside the best", SUPPORT, encoded),
+        _table("Atoms", ATOMS, atoms),
+        _table("Samples of the largest gaps", WORST, measure.worst_lines(rows)),
+    ]
+    shown = [table for table in shown if table.lines]
+    told = "\n\n".join(f"{table.title}\n{tables.format_table(table.lines, table.columns)}" for table in shown)
+    if loaded:
+        shown.append(_table("As loaded", LOADED, loaded))
     finding = ". ".join(pages.first_sentence(figure.caption).rstrip(".").partition(": ")[0] for figure in drawn[:2]) + "."
     doubts = {f"{row['dictionary']}: {number}": text for row in loaded for number, text in enumerate(row["suspicions"], 1)}
-    told = dict(notes) | pages.provenance(rows[-1]) | doubts
-    pages.write(folder, pages.Page(measure.STUDY, "Your own SAE", ABOUT.strip(), command, finding, drawn, shown, told))
-    printed = [table for table in shown if table.title != "As loaded"]
-    return "\n\n".join(f"{table.title}\n{tables.format_table(table.lines, table.columns)}" for table in printed)
+    notes = dict(notes) | pages.provenance(rows[-1]) | doubts
+    pages.write(folder, pages.Page(measure.STUDY, "Your own SAE", ABOUT.strip(), command, finding, drawn, shown, notes))
+    return told
 
 
-def _table(title: str, columns: Mapping[str, str], lines: Sequence[Mapping[str, Any]]) -> pages.Table:
+def _table(title: str, names: str, lines: Sequence[Mapping[str, Any]]) -> pages.Table:
     """Numbers that are not counts get their decimals by `_mean`, as means over seeds do."""
-    kept = {name: heading for name, heading in columns.items() if any(line.get(name) is not None for line in lines)}
+    kept = [name for name in names.split() if any(line.get(name) is not None for line in lines)]
+    headings = {name: name.replace("_", " ").replace("l0", "L0").replace("fvu", "FVU").replace("lam", "λ") for name in kept}
     real = {name for name in kept if any(isinstance(line.get(name), float) for line in lines)}
     return pages.Table(
-        title, kept, [{f"{name}_mean" if name in real else name: line.get(name) for name in kept} for line in lines]
+        title, headings, [{f"{name}_mean" if name in real else name: line.get(name) for name in kept} for line in lines]
     )
 
 

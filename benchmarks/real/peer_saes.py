@@ -48,12 +48,8 @@ def _saelens(rows: np.ndarray, steps: int, folder: pathlib.Path) -> None:
 
     sizes: dict[str, Any] = {"d_in": rows.shape[1], "d_sae": FLAGS.num_latents, "k": FLAGS.sparsity}
     sae = TopKTrainingSAE(TopKTrainingSAEConfig(**sizes))
-    config = SAETrainerConfig(
-        total_training_samples=steps * FLAGS.batch_size,
-        train_batch_size_samples=FLAGS.batch_size,
-        lr_end=3e-5,
-        lr_warm_up_steps=steps // 10,
-    )
+    length = {"total_training_samples": steps * FLAGS.batch_size, "train_batch_size_samples": FLAGS.batch_size}
+    config = SAETrainerConfig(**length, lr_end=3e-5, lr_warm_up_steps=steps // 10)
     provider = (torch.from_numpy(batch) for batch in batches(rows, steps, FLAGS.batch_size, FLAGS.seed))
     SAETrainer(config, sae, provider).fit().save_inference_model(folder)
 
@@ -62,18 +58,10 @@ def _dictionary_learning(rows: np.ndarray, steps: int, folder: pathlib.Path) -> 
     import torch
     from dictionary_learning.trainers.top_k import TopKTrainer
 
-    trainer = TopKTrainer(
-        steps,
-        rows.shape[1],
-        FLAGS.num_latents,
-        FLAGS.sparsity,
-        layer=0,
-        lm_name="activations",
-        warmup_steps=steps // 10,
-        threshold_start_step=steps // 10,
-        seed=FLAGS.seed,
-        device="cpu",
-    )
+    warm = steps // 10
+    named: dict[str, Any] = {"layer": 0, "lm_name": "activations", "seed": FLAGS.seed, "device": "cpu"}
+    rates = {"warmup_steps": warm, "threshold_start_step": warm}
+    trainer = TopKTrainer(steps, rows.shape[1], FLAGS.num_latents, FLAGS.sparsity, **named, **rates)
     for step, batch in enumerate(batches(rows, steps, FLAGS.batch_size, FLAGS.seed)):
         trainer.update(step, torch.from_numpy(batch))
     folder.mkdir(parents=True)

