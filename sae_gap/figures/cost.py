@@ -31,8 +31,7 @@ def budget(rows: style.Rows) -> Figure | None:
     """
     rows = list(rows)
     metrics = ("relative_gap_ood", "mcc_ood")
-    by = ("inference", "depth", "iterations", "flops")
-    summary = tables.summarise(rows, by=by, metrics=metrics)
+    summary = tables.summarise(rows, by=("inference", "depth", "iterations", "flops"), metrics=metrics)
     found = [line for line in summary if line["flops"] and line["relative_gap_ood_mean"] is not None]
     if not found:
         return None
@@ -47,8 +46,7 @@ def budget(rows: style.Rows) -> Figure | None:
     panels[0].set(xscale="log", yscale="log", ylabel=labels.metric_label(metrics[0]))
     log_axes.round_ticks(panels[0].xaxis)
     log_axes.round_ticks(panels[0].yaxis)
-    panels[1].set_xlabel(labels.metric_label("flops"))
-    panels[1].set_ylabel(style.axis_label(metrics[1]))
+    panels[1].set(xlabel=labels.metric_label("flops"), ylabel=style.axis_label(metrics[1]))
     best_codes = next((line["mcc_ood_mean"] for line in summary if line["inference"] == "lasso" and not line["flops"]), None)
     if best_codes is not None:
         name = labels.label("lasso", "inference")
@@ -64,20 +62,17 @@ def budget(rows: style.Rows) -> Figure | None:
 def _line(axes: Axes, family: str, lines: Sequence[Mapping[str, Any]], metric: str) -> None:
     """A line through what a family of inferences reaches, with what it varies written beside each point."""
     x, y = [line["flops"] for line in lines], [line[f"{metric}_mean"] for line in lines]
-    sd = [line[f"{metric}_sd"] or 0.0 for line in lines]
-    of_gap = metric != "mcc_ood"
+    of_gap, untrained = metric == "relative_gap_ood", family in _UNTRAINED
+    whiskers = style.whiskers(y, [line[f"{metric}_sd"] or 0.0 for line in lines], log=of_gap)
     colour, varied = labels.colour(family, "inference"), _VARIED.get(family, "")
     label = labels.label(family, "inference") + (f" ({_UNITS[varied]})" if varied else "")
     look: dict[str, Any] = {"color": colour, "marker": _MARKERS.get(family, "*"), "label": label}
-    whiskers = style.whiskers(y, sd, log=of_gap)
-    axes.errorbar(x, y, whiskers, elinewidth=0.8, markersize=5, linewidth=1, zorder=3 - (family in _UNTRAINED), **look)
+    axes.errorbar(x, y, whiskers, elinewidth=0.8, markersize=5, linewidth=1, zorder=2 if untrained else 3, **look)
     # Each curve's numbers on its outer side: a trained network lies below in the gap and above in the MCC.
-    side = 1 if family in _UNTRAINED else -1
-    up = side if of_gap else -side
-    placed: dict[str, Any] = {"ha": "left" if side > 0 else "right", "va": "bottom" if up > 0 else "top", "fontsize": 7}
-    for line, place in zip(lines, zip(x, y, strict=True), strict=True):
-        text = "" if line.get(varied) is None else str(line[varied])
-        mark = axes.annotate(text, place, (5 * side, 5 * up), textcoords="offset points", color=colour, **placed)
+    right, up = (5 if untrained else -5), (5 if untrained == of_gap else -5)
+    placed: dict[str, Any] = {"ha": "left" if untrained else "right", "va": "bottom" if up > 0 else "top", "fontsize": 7}
+    for line, place in zip(lines if varied else (), zip(x, y, strict=True), strict=False):
+        mark = axes.annotate(line[varied], place, (right, up), textcoords="offset points", color=colour, **placed)
         mark.set_path_effects(style.halo("white"))
 
 

@@ -20,17 +20,9 @@ _LOOKS = (("-", "o"), ((0, (4, 2)), "s"), ((0, (1, 1.5)), "^"), ((0, (5, 1.5, 1,
 # Above this many points to a line whiskers would run together, so that a band shows the deviation.
 _BANDED = 12
 _ACROSS = 3
-_MARKERS = "os^DvPXp<>h*"
 # What one may choose, so that a line counts at its best x and not at its last.
 _CHOSEN = ("lam",)
-_PUBLISHED: dict[str, Any] = {
-    "linestyle": "none",
-    "marker": "o",
-    "markersize": 6.5,
-    "markerfacecolor": "none",
-    "markeredgewidth": 0.8,
-}
-
+_PUBLISHED: dict[str, Any] = {"marker": "o", "markersize": 6.5, "markerfacecolor": "none", "markeredgewidth": 0.8}
 
 # x, mean and deviation.
 _Point = tuple[float, float, float | None]
@@ -175,13 +167,11 @@ class _Drawing:
         every = house.panels(figure, titles, across)
         overlaid = False
         for axes, values in zip(every, self.panels, strict=True):
-            for line in (line for line in self.flats if line.panel == values):
-                level = {"color": self._colour(line), "linestyle": house.DASHED}
-                axes.axhline(line.points[0][1], zorder=1, linewidth=1, **level)
-            mine = [line for line in self.lines if line.panel == values]
-            for line in mine:
+            for line in self._of(self.flats, values):
+                axes.axhline(line.points[0][1], color=self._colour(line), linestyle=house.DASHED, linewidth=1, zorder=1)
+            for line in self._of(self.lines, values):
                 self._line(axes, line)
-            for point, line in self._published(values, mine, published):
+            for point, line in self._published(values, published):
                 self._overlay(axes, point, self._colour(line))
                 overlaid = True
         if self.logx:
@@ -195,6 +185,10 @@ class _Drawing:
         house.finish(figure, finding, self.rows, *told, deviation=deviation, handles=handles, **sides)
         return figure
 
+    @staticmethod
+    def _of(lines: Sequence[_Line], panel: tuple[Any, ...]) -> list[_Line]:
+        return [line for line in lines if line.panel == panel]
+
     def _panel(self, values: tuple[Any, ...]) -> str:
         """What tells a panel from the others."""
         named = [dict(zip(self.panelled, other, strict=True)) for other in self.panels]
@@ -205,45 +199,44 @@ class _Drawing:
         return self.colours[line.values[self.leading]]
 
     def _marker(self, value: Any) -> str:
-        return _MARKERS[list(self.colours).index(value) % len(_MARKERS)]
+        return house.MARKERS[list(self.colours).index(value) % len(house.MARKERS)]
 
     def _line(self, axes: Axes, line: _Line) -> None:
         dash, marker = "-", self._marker(line.values[self.leading])
         if self.dashed:
             dash, marker = self.looks[tuple(line.values[name] for name in self.dashed)]
-        x, y = (np.array([point[place] for point in line.points], float) for place in (0, 1))
-        sd = np.array([point[2] or 0.0 for point in line.points])
-        # On a log axis a whisker must not reach zero.
-        below = np.minimum(sd, 0.9 * np.abs(y)) if self.logy else sd
+        x, y, sd = np.array([(place, mean, sd or 0.0) for place, mean, sd in line.points], float).T
+        below, above = whiskers = house.whiskers(y, sd, log=self.logy)
         look: dict[str, Any] = {"color": self._colour(line), "linestyle": dash, "linewidth": 1.2, "zorder": 3}
         if self.banded:
-            axes.fill_between(x, y - below, y + sd, color=self._colour(line), alpha=0.18, linewidth=0, zorder=2)
+            axes.fill_between(x, y - below, y + above, color=self._colour(line), alpha=0.18, linewidth=0, zorder=2)
             axes.plot(x, y, **look)
         else:
-            axes.errorbar(x, y, np.array([below, sd]), marker=marker, markersize=4, elinewidth=0.8, **look)
+            axes.errorbar(x, y, whiskers, marker=marker, markersize=4, elinewidth=0.8, **look)
 
     def _published(
-        self, values: tuple[Any, ...], lines: Sequence[_Line], published: Sequence[Mapping[str, Any]]
+        self, values: tuple[Any, ...], published: Sequence[Mapping[str, Any]]
     ) -> Iterator[tuple[Mapping[str, Any], _Line]]:
         """Each published point that one line of the panel shares its coordinates with, and that line."""
         rows = [row for row in self.rows if tuple(row.get(name) for name in self.panelled) == values]
         reach = [row[self.x] for row in rows]
         for point in published:
             place, mean = point.get(self.x), point.get(f"{self.y}_mean")
-            if place is None or mean is None or not min(reach) <= place <= max(reach):
-                continue
             named = [name for name in (*_SIZES, *self.panelled) if name != self.x and point.get(name) is not None]
-            if any(point[name] not in {row.get(name) for row in rows} for name in named):
-                continue
-            alike = [line for line in lines if all(point.get(name) in (None, line.values[name]) for name in self.lined)]
-            if len(alike) == 1:
+            shared = all(any(row.get(name) == point[name] for row in rows) for name in named)
+            alike = [
+                line
+                for line in self._of(self.lines, values)
+                if all(point.get(name) in (None, line.values[name]) for name in self.lined)
+            ]
+            if None not in (place, mean) and min(reach) <= place <= max(reach) and shared and len(alike) == 1:
                 yield point, alike[0]
 
     def _overlay(self, axes: Axes, point: Mapping[str, Any], colour: Any) -> None:
-        x, sd, mean = point[self.x], point.get(f"{self.y}_sd") or 0.0, point[f"{self.y}_mean"]
-        below = min(sd, 0.9 * abs(mean)) if self.logy else sd
-        axes.errorbar(x, mean, [[below], [sd]], color=colour, elinewidth=0.6, linestyle="none", alpha=0.5, zorder=4)
-        axes.plot(x, mean, color=colour, zorder=4, gid="published", **_PUBLISHED)
+        x, mean, sd = point[self.x], point[f"{self.y}_mean"], point.get(f"{self.y}_sd") or 0.0
+        whiskers = house.whiskers([mean], [sd], log=self.logy)
+        axes.errorbar(x, mean, whiskers, color=colour, elinewidth=0.6, linestyle="none", alpha=0.5, zorder=4)
+        axes.plot(x, mean, color=colour, linestyle="none", zorder=4, gid="published", **_PUBLISHED)
 
     def _handles(self, overlaid: bool) -> list[Line2D]:
         handles = []
@@ -280,13 +273,15 @@ class _Drawing:
 
         Lines that stop before the last x of all are no rivals, and nor is the oracle.
         """
-        lines = [line for line in self.lines if line.panel == panel]
+        lines = self._of(self.lines, panel)
         rivals = [line for line in lines if line.values.get("dictionary") not in (*self.levels, "oracle")] or lines
         last = max(line.points[-1][0] for line in rivals)
         ends = [(line, self._end(line)) for line in rivals if self.x in _CHOSEN or line.points[-1][0] == last]
         ends.sort(key=lambda end: -self._sign * end[1][1])
-        firsts = {end[0].values[self.leading]: end for end in reversed(ends)}
-        return [end for end in ends if len(firsts) == 1 or end is firsts[end[0].values[self.leading]]]
+        best: dict[Any, tuple[_Line, _Point]] = {}
+        for line, end in ends:
+            best.setdefault(line.values[self.leading], (line, end))
+        return ends if len(best) == 1 else [*best.values()]
 
     def _finding(self) -> str:
         metric, word = labels.metric_label(self.y), "lowest" if self._sign < 0 else "highest"
@@ -341,11 +336,9 @@ class _Drawing:
         """The ends of all lines, or of the best one where there are several panels."""
         ends = self._ends(panel)
         at = "" if self.x in _CHOSEN else f"at {labels.label(ends[0][1][0], self.x)}"
-        told = ends[:1]
-        if len(self.panels) == 1:
-            told = [(line, self._end(line)) for line in self.lines]
-            told = [(line, end) for line, end in told if at == "" or end[0] == ends[0][1][0]]
-        told = told + [(line, line.points[0]) for line in self.flats if line.panel == panel]
+        every = [(line, self._end(line)) for line in self.lines]
+        told = [(line, end) for line, end in every if not at or end[0] == ends[0][1][0]] if len(self.panels) == 1 else ends[:1]
+        told = told + [(line, line.points[0]) for line in self._of(self.flats, panel)]
         words = ", ".join(f"{self._name(line)} {house.spread(*end[1:])}" for line, end in told)
         where = ", ".join(part for part in (self._panel(panel), at) if part)
         return f"{where}: {words}" if where else words

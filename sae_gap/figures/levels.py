@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -13,7 +14,6 @@ from sae_gap.figures import labels, style, tables
 _LEVELS = ("roots", "children", "grandchildren", "great_grandchildren", "level_4", "level_5", "level_6", "free")
 _QUARTILES = ("frequent", "common", "uncommon", "rare")
 _PANELS = {"level of the feature in its tree": _LEVELS, "frequency of the feature, by quartile": _QUARTILES}
-_MARKERS = "os^DvPXp<>h*"
 
 
 @style.styled
@@ -31,61 +31,57 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
     """
     rows = list(rows)
     tables.summarise(rows, by=("method",), metrics=())
-    first: dict[tuple[Any, Any], Mapping[str, Any]] = {}
-    for row in rows:
-        if row.get("dictionary") is not None:
-            first.setdefault((row["dictionary"], row.get("seed")), row)
+    first = {(row["dictionary"], row.get("seed")): row for row in reversed(rows) if row.get("dictionary") is not None}
     there = {name for row in rows for name, value in row.items() if value is not None}
-    groups = {title: [name for name in every if _column(name) in there] for title, every in _PANELS.items()}
-    metrics = [_column(name) for every in groups.values() for name in every]
-    lines = tables.summarise(first.values(), by=("dictionary",), metrics=metrics)
-    lines.sort(key=lambda line: labels.rank(line["dictionary"]))
+    groups = {title: [name for name in every if f"atom_mcc_{name}" in there] for title, every in _PANELS.items()}
+    shown = {title: every for title, every in groups.items() if every}
+    metrics = [f"atom_mcc_{name}" for every in shown.values() for name in every]
+    lines = tables.summarise([*first.values()][::-1], by=("dictionary",), metrics=metrics)
     lines = [line for line in lines if any(line[f"{metric}_mean"] is not None for metric in metrics)]
+    lines.sort(key=lambda line: labels.rank(line["dictionary"]))
     if not lines:
         return None
     figure = Figure(figsize=(style.WIDTH, 4.2))
-    shown = {title: every for title, every in groups.items() if every}
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False).ravel()
     for axes, (title, every) in zip(panels, shown.items(), strict=True):
         _panel(axes, lines, every)
         axes.set_title(title, loc="left")
-    panels[0].set_ylim(0, 1.03)
-    panels[0].set_ylabel(style.axis_label("atom_mcc"))
+    panels[0].set(ylim=(0, 1.03), ylabel=style.axis_label("atom_mcc"))
+    told = [f"{labels.label(line['dictionary'])}: {_in_words(line, every)}" for every in shown.values() for line in lines]
     handles = [Line2D([], [], label=labels.label(line["dictionary"]), **_look(place, line)) for place, line in enumerate(lines)]
     finding = _finding(lines, next(iter(shown.values())))
-    told = [f"{labels.label(line['dictionary'])}: {_in_words(line, every)}" for every in shown.values() for line in lines]
     style.finish(figure, finding, rows, *told, deviation="whiskers", handles=handles)
     return figure
 
 
 def _panel(axes: Axes, lines: Sequence[Mapping[str, Any]], every: Sequence[str]) -> None:
     for place, line in enumerate(lines):
-        found = [(x, line[f"{_column(name)}_mean"], line[f"{_column(name)}_sd"] or 0.0) for x, name in enumerate(every)]
-        points = [point for point in found if point[1] is not None]
-        if points:
-            x, y, sd = zip(*points, strict=True)
-            axes.errorbar(x, y, sd, elinewidth=0.8, zorder=3, **_look(place, line))
+        known = _means(line, every)
+        x = [every.index(name) for name in known]
+        sd = [line[f"atom_mcc_{name}_sd"] or 0.0 for name in known]
+        axes.errorbar(x, [*known.values()], sd, elinewidth=0.8, zorder=3, **_look(place, line))
     axes.set_xticks(range(len(every)), [_in_lines(_said(name)) for name in every])
     axes.set_xlim(-0.3, len(every) - 0.7)
 
 
+def _means(line: Mapping[str, Any], every: Sequence[str]) -> dict[str, float]:
+    """The scores of those groups that a dictionary has one of."""
+    found = {name: line[f"atom_mcc_{name}_mean"] for name in every}
+    return {name: mean for name, mean in found.items() if mean is not None}
+
+
 def _look(place: int, line: Mapping[str, Any]) -> dict[str, Any]:
     colour = labels.colour(line["dictionary"])
-    return {"color": colour, "marker": _MARKERS[place % len(_MARKERS)], "markersize": 4, "linewidth": 1.2}
+    return {"color": colour, "marker": style.MARKERS[place % len(style.MARKERS)], "markersize": 4, "linewidth": 1.2}
 
 
 def _finding(lines: Sequence[Mapping[str, Any]], every: Sequence[str]) -> str:
-    def scores(line: Mapping[str, Any]) -> dict[str, float]:
-        found = {name: line[f"{_column(name)}_mean"] for name in every}
-        return {name: value for name, value in found.items() if value is not None}
-
-    scored = [line for line in lines if scores(line)]
+    scored = [line for line in lines if _means(line, every)]
     rivals = [line for line in scored if line["dictionary"] not in ("oracle", "random")] or scored
-    best = max(rivals, key=lambda line: sum(scores(line).values()) / len(scores(line)))
-    known = scores(best)
+    best = max(rivals, key=lambda line: np.mean([*_means(line, every).values()]))
+    known, name = _means(best, every), labels.label(best["dictionary"])
     worst, most = min(known, key=lambda name: known[name]), max(known, key=lambda name: known[name])
     low, high = style.number(known[worst]), style.number(known[most])
-    name = labels.label(best["dictionary"])
     if low == high:
         what = _noun(worst) if len(known) == 1 else f"features of every {'frequency' if worst in _QUARTILES else 'level'}"
         return f"{name} recovers {what} to a cosine of {low}"
@@ -97,11 +93,7 @@ def _noun(name: str) -> str:
 
 
 def _in_words(line: Mapping[str, Any], every: Sequence[str]) -> str:
-    return ", ".join(f"{_said(name)} {style.number(line[f'{_column(name)}_mean'])}" for name in every)
-
-
-def _column(name: str) -> str:
-    return f"atom_mcc_{name}"
+    return ", ".join(f"{_said(name)} {style.number(line[f'atom_mcc_{name}_mean'])}" for name in every)
 
 
 def _in_lines(label: str) -> str:

@@ -49,16 +49,15 @@ def _tick(value: float) -> str:
 
 def log_axis(axes: Axes, which: str, values: Sequence[float]) -> None:
     """Makes an axis logarithmic; zero, if it is among the values, has its place half a decade left of the least other one."""
-    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis, set_scale = (axes.xaxis, axes.set_xscale) if which == "x" else (axes.yaxis, axes.set_yscale)
     positive = [value for value in values if value > 0]
-    setter = axes.set_xscale if which == "x" else axes.set_yscale
-    if not positive:
-        return
-    if min(values) <= 0:
-        setter("symlog", linthresh=min(positive), linscale=0.5)
-    else:
-        setter("log")
-    round_ticks(axis, zero=min(values) <= 0)
+    if positive:
+        zero = len(positive) < len(values)
+        if zero:
+            set_scale("symlog", linthresh=min(positive), linscale=0.5)
+        else:
+            set_scale("log")
+        round_ticks(axis, zero=zero)
 
 
 def log_edges(centres: Sequence[float]) -> list[float]:

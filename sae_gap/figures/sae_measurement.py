@@ -1,10 +1,9 @@
 """One's own SAE in three figures: its place beside the fronts, the parts of its gap, and how alike its atoms are."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -20,6 +19,8 @@ _PARTS = {
 }
 _WANT = {"scale_share": "another scale", "values_share": "better values", "support_share": "another support"}
 _DUPLICATE = 0.95
+# The look of an encoder's own codes.
+_OWN: dict[str, Any] = {"marker": "D", "linestyle": "none", "markeredgecolor": style.QUIET}
 
 
 @style.styled
@@ -35,65 +36,69 @@ def front(rows: style.Rows) -> Figure | None:
     shown = [row for row in rows if row["kind"] == "front"]
     if not shown:
         return None
-    groups = _grouped(shown)
-    colours = _colours(shown)
     figure = Figure(figsize=(style.WIDTH, 4.8))
     axes = figure.add_subplot()
-    covers = _covers(groups)
-    for name, points in groups.items():
-        lasso = _lasso(points)
-        look: dict[str, Any] = {"color": colours[name], "zorder": 2}
+    fronts = _fronts(shown)
+    for place, front in enumerate(fronts):
+        look: dict[str, Any] = {"color": front.colour, "zorder": 2}
         # What lies beneath its like is drawn broader, and shows as a rim.
-        rim = 3 * covers[name]
-        axes.plot(*_path(lasso, "l0", "fvu"), linestyle=style.DASHED, linewidth=0.9 + rim, **look)
-        axes.plot(*_path(lasso, "refit_l0", "refit_fvu"), marker="o", markersize=2.5 + rim, linewidth=1.5 + rim, **look)
-        for row in (row for row in points if row["codes"] == "own" and row["l0"] > 0):
-            axes.plot(
-                [row["l0"], row["refit_l0"]], [row["fvu"], row["refit_fvu"]], color=colours[name], linewidth=0.8, zorder=4
-            )
-            big: dict[str, Any] = {"marker": "D", "markersize": 7 + rim, "linestyle": "none", "markeredgecolor": colours[name]}
-            axes.plot(row["l0"], row["fvu"], markerfacecolor=colours[name], zorder=6, **big)
-            axes.plot(row["refit_l0"], row["refit_fvu"], markerfacecolor="white", zorder=5, **big)
+        rim = 3 * sum(_alike(front, later) for later in fronts[place + 1 :])
+        axes.plot(*_path(front.lasso, "l0", "fvu"), linestyle=style.DASHED, linewidth=0.9 + rim, **look)
+        axes.plot(*_path(front.lasso, "refit_l0", "refit_fvu"), marker="o", markersize=2.5 + rim, linewidth=1.5 + rim, **look)
+        own = front.own
+        if own is not None and own["l0"] > 0:
+            ends = [own["l0"], own["refit_l0"]], [own["fvu"], own["refit_fvu"]]
+            axes.plot(*ends, color=front.colour, linewidth=0.8, zorder=4)
+            for x, y, face, zorder in zip(*ends, (front.colour, "white"), (6, 5), strict=True):
+                axes.plot(
+                    x, y, markersize=7 + rim, markerfacecolor=face, zorder=zorder, **_OWN | {"markeredgecolor": front.colour}
+                )
     axes.axhline(1, color=style.QUIET, linewidth=0.6, linestyle=style.DASHED, zorder=1)
-    _about(axes, shown)
+    # To the L0 of what is the user's own: a front of random atoms begins where hardly any is active.
+    mine = [row["l0"] for row in shown if row["role"] != "control" and row["l0"] > 0]
+    if mine:
+        axes.set_xlim(0.6 * min(mine), 1.7 * max(mine))
     log_axes.log_axis(axes, "x", [row["l0"] for row in shown if row["l0"] > 0])
     log_axes.log_axis(axes, "y", [row[column] for row in shown for column in ("fvu", "refit_fvu") if row[column] > 0])
     axes.set(xlabel="mean number of active latents, L0", ylabel="variance unexplained, FVU (0 is perfect)")
-    finding = _front_finding(groups)
-    handles = [Line2D([], [], color=colours[name], linewidth=1.5, label=_label(points[0])) for name, points in groups.items()]
-    grey: dict[str, Any] = {"color": style.QUIET}
-    handles.append(Line2D([], [], linewidth=1.5, marker="o", markersize=2.5, label="least squares on lasso supports", **grey))
-    handles.append(Line2D([], [], linewidth=0.9, linestyle=style.DASHED, label="certified lasso", **grey))
-    if any(row["codes"] == "own" for row in shown):
-        point: dict[str, Any] = {"marker": "D", "linestyle": "none", "markersize": 6, "markeredgecolor": style.QUIET}
-        handles.append(Line2D([], [], markerfacecolor=style.QUIET, label="encoder", **point))
-        handles.append(Line2D([], [], markerfacecolor="white", label="encoder, values refitted", **point))
-    told, more = "; ".join(map(_front_words, groups.values())), f"{shown[0]['samples']:,} held-out samples"
-    style.finish(figure, finding, shown, told, more=more, handles=handles)
+    handles = [_line(front.label, front.colour) for front in fronts]
+    handles.append(_line("least squares on lasso supports", style.QUIET, marker="o", markersize=2.5))
+    handles.append(_line("certified lasso", style.QUIET, linewidth=0.9, linestyle=style.DASHED))
+    if any(front.own for front in fronts):
+        handles.append(style.mark("encoder", markersize=6, markerfacecolor=style.QUIET, **_OWN))
+        handles.append(style.mark("encoder, values refitted", markersize=6, markerfacecolor="white", **_OWN))
+    told, more = "; ".join(map(_front_words, fronts)), f"{shown[0]['samples']:,} held-out samples"
+    style.finish(figure, _front_finding(fronts), shown, told, more=more, handles=handles)
     return figure
 
 
-def _lasso(points: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The points of a front, by ascending L0."""
-    return sorted((row for row in points if row["codes"] == "lasso"), key=lambda row: row["l0"])
+class _Front(NamedTuple):
+    """The points of a dictionary: those of the lasso by ascending L0, and its encoder's if it has one."""
+
+    label: str
+    colour: str
+    lasso: list[Mapping[str, Any]]
+    own: Mapping[str, Any] | None
+
+    @property
+    def middle(self) -> Mapping[str, Any]:
+        return self.lasso[len(self.lasso) // 2]
 
 
-def _covers(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, int]:
-    """How many fronts that are drawn later lie on each one, as far as an eye can tell."""
-    paths = {name: np.array(_path(_lasso(points), "refit_l0", "refit_fvu")) for name, points in groups.items()}
-    order = list(paths)
+def _fronts(rows: Sequence[Mapping[str, Any]]) -> list[_Front]:
+    fronts = []
+    for name, colour in _colours(rows).items():
+        points = [row for row in rows if row["dictionary"] == name]
+        lasso = sorted((row for row in points if row["codes"] == "lasso"), key=lambda row: row["l0"])
+        own = next((row for row in points if row["codes"] == "own"), None)
+        fronts.append(_Front(_label(points[0]), colour, lasso, own))
+    return fronts
 
-    def alike(one: np.ndarray, other: np.ndarray) -> bool:
-        return one.shape == other.shape and bool(np.allclose(one, other, rtol=0.01))
 
-    return {name: sum(alike(paths[name], paths[later]) for later in order[place + 1 :]) for place, name in enumerate(order)}
-
-
-def _about(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Keeps to the L0 of what is the user's own: a front of random atoms begins where hardly any is active."""
-    mine = [row["l0"] for row in rows if row["role"] != "control" and row["l0"] > 0]
-    if mine:
-        axes.set_xlim(0.6 * min(mine), 1.7 * max(mine))
+def _alike(one: _Front, other: _Front) -> bool:
+    """Whether two fronts lie on each other, as far as an eye can tell."""
+    first, second = (np.array(_path(front.lasso, "refit_l0", "refit_fvu")) for front in (one, other))
+    return first.shape == second.shape and bool(np.allclose(first, second, rtol=0.01))
 
 
 def _label(row: Mapping[str, Any]) -> str:
@@ -101,38 +106,28 @@ def _label(row: Mapping[str, Any]) -> str:
     return labels.label(row["dictionary"]) if row["role"] == "control" else row["dictionary"]
 
 
+def _line(label: str, colour: str, **look: Any) -> Line2D:
+    return style.mark(label, color=colour, **{"linestyle": "-", "linewidth": 1.5} | look)
+
+
 def _path(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> tuple[list[float], list[float]]:
     kept = [row for row in rows if row[x] > 0 and row[y] > 0]
     return [row[x] for row in kept], [row[y] for row in kept]
 
 
-def _own(points: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    return next((row for row in points if row["codes"] == "own"), None)
-
-
-def _nearest(points: Sequence[Mapping[str, Any]], l0: float) -> Mapping[str, Any]:
-    return min((row for row in points if row["codes"] == "lasso"), key=lambda row: abs(row["l0"] - l0))
-
-
-def _middle(points: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    lasso = _lasso(points)
-    return lasso[len(lasso) // 2]
-
-
-def _front_finding(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    for points in groups.values():
-        own = _own(points)
+def _front_finding(fronts: Sequence[_Front]) -> str:
+    for label, _, lasso, own in fronts:
         if own is not None:
-            best = _nearest(points, own["l0"])
-            mine = f"with {own['l0']:.3g} latents {_label(own)} leaves {own['fvu']:.3f} of the variance unexplained"
+            best = min(lasso, key=lambda row: abs(row["l0"] - own["l0"]))
+            mine = f"with {own['l0']:.3g} latents {label} leaves {own['fvu']:.3f} of the variance unexplained"
             return f"{mine}, where {best['l0']:.3g} of its dictionary could leave {best['refit_fvu']:.3f}"
-    best = _middle(next(iter(groups.values())))
-    return f"with {best['l0']:.3g} latents {_label(best)} can leave {best['refit_fvu']:.3f} of the variance unexplained"
+    best = fronts[0].middle
+    return f"with {best['l0']:.3g} latents {fronts[0].label} can leave {best['refit_fvu']:.3f} of the variance unexplained"
 
 
-def _front_words(points: Sequence[Mapping[str, Any]]) -> str:
-    own, best = _own(points), _middle(points)
-    text = f"at L0 {best['l0']:.1f} on {_label(best)}: lasso {best['fvu']:.3f}, refitted {best['refit_fvu']:.3f}"
+def _front_words(front: _Front) -> str:
+    own, best = front.own, front.middle
+    text = f"at L0 {best['l0']:.1f} on {front.label}: lasso {best['fvu']:.3f}, refitted {best['refit_fvu']:.3f}"
     return text if own is None else f"{text}, encoder {own['fvu']:.3f}, refitted {own['refit_fvu']:.3f}"
 
 
@@ -195,35 +190,25 @@ def coherence(rows: style.Rows) -> Figure | None:
     shown = [row for row in rows if row["kind"] == "atoms" and row["coherence"]]
     if not shown:
         return None
-    colours, labels = _colours(shown), {row["dictionary"]: _label(row) for row in shown}
+    colours = _colours(shown)
     figure = Figure(figsize=(style.WIDTH, 4.0))
     axes = figure.add_subplot()
     axes.axhline(_DUPLICATE, color=style.QUIET, linewidth=0.8, linestyle=style.DASHED, zorder=1)
     axes.annotate("nearly the same atom", (0, _DUPLICATE), (4, -3), textcoords="offset points", va="top", color=style.QUIET)
     for row in shown:
-        share = [100 * place / (len(row["coherence"]) - 1) for place in range(len(row["coherence"]))]
+        share = np.linspace(0, 100, len(row["coherence"]))
         axes.plot(share, row["coherence"], color=colours[row["dictionary"]], linewidth=1.5, zorder=2)
-    axes.set_xlim(0, 100)
-    axes.set_ylim(0, 1.02)
-    axes.set_ylabel("largest |cosine| with another atom")
-    first = shown[0]
-    middle = first["coherence"][len(first["coherence"]) // 2]
+    axes.set(xlim=(0, 100), ylim=(0, 1.02))
+    axes.set(xlabel="% of atoms, least coherent first", ylabel="largest |cosine| with another atom")
+    medians = [f"{row['coherence'][len(row['coherence']) // 2]:.2f}" for row in shown]
     finding = (
-        f"the median atom of {_label(first)} has another at a cosine of {middle:.2f}; "
-        f"{first['duplicates']:,} have one that is nearly the same"
+        f"the median atom of {_label(shown[0])} has another at a cosine of {medians[0]}; "
+        f"{shown[0]['duplicates']:,} have one that is nearly the same"
     )
-    handles = [Line2D([], [], color=colours[name], linewidth=1.5, label=label) for name, label in labels.items()]
-    axes.set_xlabel("% of atoms, least coherent first")
-    told = [f"median of {_label(row)} {row['coherence'][len(row['coherence']) // 2]:.2f}" for row in shown]
-    style.finish(figure, finding, shown, ", ".join(told), handles=handles)
+    handles = [_line(_label(row), colours[row["dictionary"]]) for row in shown]
+    told = ", ".join(f"median of {_label(row)} {median}" for row, median in zip(shown, medians, strict=True))
+    style.finish(figure, finding, shown, told, handles=handles)
     return figure
-
-
-def _grouped(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        found.setdefault(row["dictionary"], []).append(row)
-    return found
 
 
 def _colours(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -49,8 +49,7 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
     if not bars:
         return None
     bars.sort(key=lambda bar: labels.rank(bar["dictionary"]))
-    down = -(-len(bars) // _ACROSS)
-    across = -(-len(bars) // down)
+    across, down = style.layout(len(bars), _ACROSS)
     figure = Figure(figsize=(style.WIDTH, 1.3 + 3.0 * down if down > 1 else 4.3))
     panels = figure.subplots(down, 1, sharey=True, squeeze=False)[:, 0]
     oracle = float(np.mean([bar["oracle_mean"] for bar in bars]))
@@ -107,13 +106,10 @@ def _stairs(axes: Axes, place: int, bar: Mapping[str, Any]) -> None:
     steps = _steps(bar)
     width, level = 0.94 / len(steps), 0.0
     for offset, part in enumerate(steps):
-        left = place + (offset - len(steps) / 2) * width
-        colour = _STEPS[part][1]
-        size, sd = bar[f"{part}_mean"], bar[f"{part}_sd"]
-        face: dict[str, Any] = (
-            {"facecolor": "white", "edgecolor": colour, "hatch": "////"} if _is_down(size) else {"color": colour}
-        )
-        axes.bar(left, size, width, level, align="edge", zorder=2, **face)
+        left, size, sd = place + (offset - len(steps) / 2) * width, bar[f"{part}_mean"], bar[f"{part}_sd"]
+        colour, hatch = _STEPS[part][1], "////" if _is_down(size) else None
+        face, edge = ("white", colour) if hatch else (colour, "none")
+        axes.bar(left, size, width, level, align="edge", zorder=2, facecolor=face, edgecolor=edge, hatch=hatch)
         top = level + size
         reach = 2 if offset < len(steps) - 1 else 1
         axes.plot([left, left + reach * width], [top, top], color=style.INK, linewidth=0.8, zorder=3)

@@ -56,6 +56,7 @@ STYLE: dict[Any, Any] = {
 WIDTH = 6.4
 # Matplotlib's pattern of a dashed line.
 DASHED = (0, (4, 2))
+MARKERS = "os^DvPXp<>h*"
 INK, QUIET = "#333333", "#555555"
 # Numbers within this ratio of each other are level.
 LEVEL = 1.05
@@ -91,9 +92,9 @@ def save(figure: Figure, folder: str | os.PathLike[str] | Folder, stem: str) -> 
     Raises:
       OSError: the folder cannot be written to.
     """
-    caption = str(figure.get_label()) or None
+    caption = str(figure.get_label())
     described: dict[str, dict[str, str | None]] = {
-        "png": {"Software": None} | ({"Description": caption} if caption else {}),
+        "png": {"Software": None, "Description": caption},
         "pdf": {"Creator": None, "Producer": None, "CreationDate": None, "Subject": caption},
     }
     for ending, metadata in described.items():
@@ -286,6 +287,12 @@ def level(axes: Axes, height: float, text: str = "", up: float = 3) -> None:
     axes.axhline(height, color="black", linewidth=1, linestyle=DASHED, zorder=1)
     name = axes.annotate(text, (1, height), (0, up), xycoords=("axes fraction", "data"), textcoords="offset points")
     name.set(ha="right", va="bottom" if up > 0 else "top")
+
+
+def layout(count: int, most: int) -> tuple[int, int]:
+    """How many of a number of panels stand side by side, at most so many, and in how many rows, as even as may be."""
+    down = -(-count // max(1, most))
+    return -(-count // down), down
 
 
 def panels(figure: Figure, titles: Sequence[str], across: int) -> list[Axes]:

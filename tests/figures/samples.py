@@ -15,14 +15,7 @@ SCORES = {
     "jumprelu": ((0.25, 0.32), (0.24, 0.30)),
     "mp": ((0.43, 0.35), (0.41, 0.39)),
 }
-SETTING = {
-    "num_latents": 100,
-    "sparsity": 10,
-    "num_samples": 5_000,
-    "input_dim": 47,
-    "lam": 0.1,
-    "protocol": "strict",
-}
+SETTING = {"num_latents": 100, "sparsity": 10, "num_samples": 5_000, "input_dim": 47, "lam": 0.1, "protocol": "strict"}
 
 
 def make_rows(seeds=(0, 1, 2), saes=tuple(SCORES), spread=0.02, support=True, **setting):
@@ -45,6 +38,12 @@ def make_rows(seeds=(0, 1, 2), saes=tuple(SCORES), spread=0.02, support=True, **
         row["cosines"] = None if family == "probe" else list(np.linspace(max(0, 2 * ident - 1.0), min(1, ident + 0.1), 50))
         rows.append(row)
     return rows
+
+
+def row(dictionary, inference=None, **values):
+    """A row of a method that is named after its dictionary and inference."""
+    told = {"method": f"{dictionary} {inference}", "dictionary": dictionary, "inference": inference, "seed": 0}
+    return SETTING | told | values
 
 
 def choose(rows, **values):

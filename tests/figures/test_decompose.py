@@ -1,29 +1,17 @@
 """The parts of the distance to the oracle: paired within a cell, and summing to it."""
 
-import itertools
-
 import pytest
 
 from sae_gap.figures.decompose import decompositions
+
+from .samples import SETTING, row
 
 # Sums of different powers of two, so that each part tells which scores it is the difference of.
 SCORES = {("topk", "own"): 1.0, ("topk", "support"): 3.0, ("topk", "lasso"): 7.0, ("oracle", "lasso"): 15.0}
 
 
-def make_rows(**values):
-    cell = {
-        "num_latents": 100,
-        "sparsity": 10,
-        "num_samples": 5_000,
-        "input_dim": 47,
-        "lam": 0.1,
-        "protocol": "strict",
-        "seed": 0,
-    }
-    return [
-        cell | {"method": f"m{place}", "dictionary": dictionary, "inference": inference, "mcc_ood": score} | values
-        for place, ((dictionary, inference), score) in enumerate(SCORES.items())
-    ]
+def make_rows():
+    return [row(dictionary, inference, mcc_ood=score) for (dictionary, inference), score in SCORES.items()]
 
 
 def without(rows, **values):
@@ -32,26 +20,11 @@ def without(rows, **values):
 
 def test_the_parts_are_the_differences_and_sum_to_the_distance():
     (found,) = decompositions(make_rows())
-    assert found == {
-        "method": "m0",
-        "dictionary": "topk",
-        "num_latents": 100,
-        "sparsity": 10,
-        "num_samples": 5_000,
-        "input_dim": 47,
-        "noise_db": None,
-        "width": None,
-        "stream": None,
-        "seed": 0,
-        "encoder": 1.0,
-        "support": 3.0,
-        "frozen": 7.0,
-        "oracle": 15.0,
-        "values_part": 2.0,
-        "support_part": 4.0,
-        "amortisation_part": 6.0,
-        "dictionary_part": 8.0,
-    }
+    sizes = {name: SETTING[name] for name in ("num_latents", "sparsity", "num_samples", "input_dim")}
+    scores = {"encoder": 1.0, "support": 3.0, "frozen": 7.0, "oracle": 15.0}
+    parts = {"values_part": 2.0, "support_part": 4.0, "amortisation_part": 6.0, "dictionary_part": 8.0}
+    cell = sizes | {"noise_db": None, "width": None, "stream": None, "seed": 0}
+    assert found == {"method": "topk own", "dictionary": "topk"} | cell | scores | parts
 
 
 def test_without_the_support_two_parts_are_left():
@@ -62,31 +35,16 @@ def test_without_the_support_two_parts_are_left():
 
 @pytest.mark.parametrize("missing", [("topk", "own"), ("topk", "lasso"), ("oracle", "lasso")])
 def test_an_incomplete_cell_is_left_out(missing):
-    assert decompositions(without(make_rows(), dictionary=missing[0], inference=missing[1])) == []
-    assert (
-        decompositions(
-            [row | {"mcc_ood": None} if (row["dictionary"], row["inference"]) == missing else row for row in make_rows()]
-        )
-        == []
-    )
+    place = [*SCORES].index(missing)
+    assert decompositions([row for other, row in enumerate(make_rows()) if other != place]) == []
+    assert decompositions([row | {"mcc_ood": None} if other == place else row for other, row in enumerate(make_rows())]) == []
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"num_latents": 50},
-        {"sparsity": 5},
-        {"num_samples": 100},
-        {"input_dim": 48},
-        {"noise_db": 20.0},
-        {"protocol": "paper"},
-        {"lam": 0.2},
-        {"seed": 1},
-        {"study": "other"},
-        {"data": "abc"},
-        {"stream": True},
-    ],
-)
+CHANGES = {"num_latents": 50, "sparsity": 5, "num_samples": 100, "input_dim": 48, "noise_db": 20.0, "protocol": "paper"}
+CHANGES |= {"lam": 0.2, "seed": 1, "study": "other", "data": "abc", "stream": True}
+
+
+@pytest.mark.parametrize("change", [{name: value} for name, value in CHANGES.items()], ids=CHANGES)
 def test_rows_are_paired_within_their_cell_alone(change):
     rows = make_rows()
     for place in range(4):
@@ -99,14 +57,8 @@ def test_rows_are_paired_within_their_cell_alone(change):
 
 def test_warm_starts_and_changed_atoms_are_no_part_of_it():
     rows = make_rows()
-    others = [
-        row | {"method": f"other {place}", "mcc_ood": 99.0} | change
-        for place, (row, change) in enumerate(
-            itertools.product(
-                [row for row in rows if row["inference"] == "lasso"], ({"start": "warm"}, {"columns": "renormed"})
-            )
-        )
-    ]
+    changes = ({"start": "warm"}, {"columns": "renormed"})
+    others = [row | {"mcc_ood": 99.0} | change for row in rows if row["inference"] == "lasso" for change in changes]
     assert decompositions(others + rows) == decompositions(rows)
     named = [row | {"start": "cold", "columns": "learned"} if row["inference"] == "lasso" else row for row in rows]
     assert decompositions(named) == decompositions(rows)
@@ -126,6 +78,6 @@ def test_the_most_iterations_of_fista_stand_for_the_lasso_where_there_is_none():
 
 
 def test_two_rows_of_one_place_are_refused():
-    for row in make_rows():
+    for again in make_rows():
         with pytest.raises(ValueError, match="twice"):
-            decompositions([*make_rows(), row])
+            decompositions([*make_rows(), again])

@@ -5,7 +5,7 @@ import pytest
 from sae_gap import figures
 from sae_gap.figures import style
 
-from .samples import SETTING, make_rows, words
+from .samples import make_rows, row, words
 
 
 def finding(figure):
@@ -13,13 +13,6 @@ def finding(figure):
     said = next(text.get_text().replace("\n", " ") for text in figure.texts if text.get_fontweight() == "bold")
     assert figure.get_label().startswith(said.rstrip("."))
     return said, figure.get_label()[len(said) :].lstrip(".: ")
-
-
-def methods(*ends):
-    return [
-        SETTING | {"method": f"m{place}", "dictionary": name, "inference": "own", "seed": 0, "mcc_id": ident, "mcc_ood": ood}
-        for place, (name, ident, ood) in enumerate(ends)
-    ]
 
 
 FALLEN, RISEN, STILL = ("relu", 0.9, 0.4), ("topk", 0.5, 0.7), ("oracle", 0.984, 0.981)
@@ -38,19 +31,14 @@ WORST = "MCC falls the most for ReLU SAE (the dictionary's own encoder): it goes
     ids=["one falls", "all fall", "none falls", "one that rises", "one that falls"],
 )
 def test_recovery_says_how_many_fall_and_which_the_most(ends, said, told):
-    found = finding(figures.recovery(methods(*ends)))
+    found = finding(figures.recovery([row(name, "own", mcc_id=ident, mcc_ood=ood) for name, ident, ood in ends]))
     assert found == (f"{said} out of distribution", told.format("the dictionary's own encoder"))
 
 
 def stairs(**scores):
-    table = [("oracle", "lasso", 0.9)]
-    table += [(name, kind, score) for name, pair in scores.items() for kind, score in zip(("own", "lasso"), pair, strict=True)]
-    return figures.decomposition(
-        [
-            SETTING | {"method": f"m{place}", "dictionary": name, "inference": kind, "seed": 0, "mcc_ood": score}
-            for place, (name, kind, score) in enumerate(table)
-        ]
-    )
+    pairs = {name: zip(("own", "lasso"), pair, strict=True) for name, pair in scores.items()}
+    rows = [row(name, kind, mcc_ood=score) for name, pair in pairs.items() for kind, score in pair]
+    return figures.decomposition([row("oracle", "lasso", mcc_ood=0.9), *rows])
 
 
 def test_the_stairs_say_who_holds_most_and_whether_anything_is_to_be_held():
@@ -73,18 +61,13 @@ def test_the_stairs_say_who_holds_most_and_whether_anything_is_to_be_held():
     ids=["one is ahead", "one", "all level", "two level", "three level"],
 )
 def test_the_best_dictionary_is_named_beside_the_next(found, said):
-    rows = [
-        SETTING | {"method": name, "dictionary": name, "seed": 0, "cosines": [1.0] * count + [0.5] * (4 - count)}
-        for name, count in found.items()
-    ]
+    rows = [row(name, cosines=[1.0] * count + [0.5] * (4 - count)) for name, count in found.items()]
     assert finding(figures.matched_cosines(rows))[0] == said
 
 
 def learners(*scores):
-    rows = [
-        SETTING | {"method": name, "dictionary": name, "seed": 0, "cosine": score, "mcc_ood": 0.5, "fit_seconds": seconds}
-        for name, score, seconds in zip(("relu", "topk", "mp"), scores, (1, 10, 100), strict=False)
-    ]
+    three = zip(("relu", "topk", "mp"), scores, (1, 10, 100), strict=False)
+    rows = [row(name, cosine=score, mcc_ood=0.5, fit_seconds=seconds) for name, score, seconds in three]
     return finding(figures.recovery_by_seconds(rows))[0]
 
 
@@ -98,8 +81,7 @@ def test_the_best_learner_is_ahead_level_or_alone():
 def along(lines, metric="mcc_ood", **options):
     """What is said of lines of a dictionary and a start over two sizes."""
     rows = [
-        SETTING
-        | {"method": f"{name}{start}", "dictionary": name, "start": start, "iterations": count, "seed": 0, metric: score}
+        row(name, start=start, iterations=count, **{metric: score})
         for (name, start), scores in lines.items()
         for count, score in zip((1, 10), scores, strict=False)
     ]
@@ -139,7 +121,7 @@ def test_panels_are_counted_by_who_is_ahead_and_without_the_oracles_own():
 
 def cells(*scores, metric="cosine"):
     rows = [
-        {"method": name, "dictionary": name, "num_latents": width, "ratio": 1, "seed": 0, metric: score}
+        row(name, num_latents=width, ratio=1, **{metric: score})
         for name, pair in scores
         for width, score in zip((10, 20), pair, strict=True)
     ]
@@ -163,10 +145,8 @@ def test_a_heat_map_says_who_recovers_the_most_or_that_nobody_does():
 def test_an_encoder_is_closest_of_several_or_close_alone():
     def budget(**gaps):
         rows = [
-            SETTING
-            | {"method": name, "dictionary": "oracle", "inference": name, "seed": 0, "flops": 100 * (place + 1)}
-            | {"relative_gap_ood": gap, "mcc_ood": 0.5}
-            for place, (name, gap) in enumerate(gaps.items())
+            row("oracle", name, flops=100 * place, relative_gap_ood=gap, mcc_ood=0.5)
+            for place, (name, gap) in enumerate(gaps.items(), 1)
         ]
         return finding(figures.budget(rows))[0]
 
@@ -177,8 +157,7 @@ def test_an_encoder_is_closest_of_several_or_close_alone():
 
 def test_levels_that_are_recovered_alike_are_not_told_apart():
     def levels(**scores):
-        row = {"num_latents": 64, "seed": 0, "method": "a", "dictionary": "topk"}
-        return finding(figures.recovery_by_level([row | {f"atom_mcc_{name}": score for name, score in scores.items()}]))[0]
+        return finding(figures.recovery_by_level([row("topk", **{f"atom_mcc_{name}": at for name, at in scores.items()})]))[0]
 
     assert levels(roots=0.9, children=0.5) == "TopK SAE recovers roots to a cosine of 0.90 and children to 0.50"
     assert levels(roots=0.9, children=0.9) == "TopK SAE recovers features of every level to a cosine of 0.90"

@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from sae_gap.core import registry
 from sae_gap.figures import labels
 
 
@@ -53,9 +52,3 @@ def test_a_spare_colour_is_the_same_in_every_process_and_no_one_elses():
     code = "from sae_gap.figures import labels; print(labels.colour('new_idea'))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
     assert found == labels.colour("new_idea") not in {labels.colour(name) for name in labels._dictionaries()}
-
-
-def test_names_of_other_columns_are_added():
-    labels.add("solver", {"mine": registry.Look("my solver", "#000001")})
-    assert (labels.label("mine", "solver"), labels.colour("mine", "solver")) == ("my solver", "#000001")
-    labels._TABLES["solver"].pop("mine")

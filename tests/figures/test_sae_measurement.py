@@ -60,18 +60,13 @@ def test_fronts_that_lie_on_each_other_are_all_to_be_seen():
     assert first > second > third == widths("one", "two", shift=2.0)[0] == widths("one", "two", shift=2.0)[1]
 
 
-LINE = {
-    "dictionary": "my_sae",
-    "samples": 500,
-    "relative_gap": 0.3,
-    "scale_share": 0.1,
-    "values_share": 0.15,
-    "support_share": 0.05,
-}
+SHARES = {"scale_share": 0.1, "values_share": 0.15, "support_share": 0.05}
 
 
 def test_the_parts_are_bars_that_end_at_the_gap():
-    figure = figures.gap_parts([LINE | SIZES, {"dictionary": "D", **SIZES}])
+    figure = figures.gap_parts(
+        [SIZES | SHARES | {"dictionary": "my_sae", "samples": 500, "relative_gap": 0.3}, SIZES | {"dictionary": "D"}]
+    )
     bars = figure.axes[0].patches
     assert [bar.get_width() for bar in bars] == pytest.approx([10, 15, 5])
     assert bars[-1].get_x() + bars[-1].get_width() == pytest.approx(30)
