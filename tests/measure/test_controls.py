@@ -46,8 +46,3 @@ def test_what_cannot_be_made_is_refused(signals):
         control("samples", signals[:5], 6)
     with pytest.raises(ValueError, match="6 atoms need 1 training samples"):
         control("random", signals[:0], 6)
-
-
-def test_what_a_control_takes_is_known_beforehand():
-    assert CONTROLS["random"].work(10, 10, 10) == 0 and CONTROLS["online_dl"].work(10**6, 2304, 16_384) > 1e12
-    assert CONTROLS["samples"].fewest(7) == 7 and CONTROLS["random"].fewest(7) == CONTROLS["online_dl"].fewest(7) == 1

@@ -55,11 +55,6 @@ def test_points_are_those_of_scikit_learn_and_of_scipy(monkeypatch):
     assert found.own.refit_fvu < found.own.fvu and found.own.refit_l0 <= found.own.l0
 
 
-def test_a_dictionary_alone_has_no_place_of_its_own():
-    x, model = problem()
-    assert measure_front(of_model("mine", Model(model.dictionary, model.bias)), x, [0.1]).own is None
-
-
 def test_the_certificate_is_the_largest_of_all_chunks(monkeypatch):
     monkeypatch.setattr(front, "CHUNK", 11)
     x, model = problem()
@@ -78,8 +73,6 @@ def test_fvu_is_one_for_the_mean():
         fvu(x, x[:3])
     with pytest.raises(ValueError, match="no variance"):
         fvu(np.ones((3, 2)), np.zeros((3, 2)))
-    with pytest.raises(ValueError, match="no variance"):
-        measure_front(of_model("mine", problem()[1]), np.ones((3, 8), np.float32), [0.1])
 
 
 def test_distances_from_a_power_law_are_exact():

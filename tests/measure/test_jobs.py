@@ -143,34 +143,22 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_rows(plan, rows, tmp_path, m
     assert measure.run(plan, Store(tmp_path)) == whole
 
 
-def test_two_seeds_in_one_folder_are_two_measurements(plan, tmp_path):
-    store, few = Store(tmp_path), dataclasses.replace(plan, max_samples=64)
-    for seed in (0, 1):
-        own = dataclasses.replace(few, seed=seed, held_out=True)
-        found = measure.run(own, store)
-        x = own.activations.split(seed=seed)[1]
-        expected = measure.measure_front(own.subjects[0], x.take(np.arange(x.num_samples)), [LAM])
-        (mine,) = (row for row in found if row["kind"] == "front" and row["lam"] == LAM)
-        assert mine["fvu"] == pytest.approx(expected.points[0].fvu, rel=1e-4)
-        assert {row["seed"] for row in found} == {seed}
-    assert len({row["fvu"] for row in store.rows() if row["kind"] == "front" and row["lam"] == LAM}) == 2
-
-
 def test_another_sae_other_activations_or_another_weight_are_measured_anew(plan, model, tmp_path):
     store = Store(tmp_path)
     measure.run(plan, store)
     count = len(store.rows())
     other = dataclasses.replace(model, encode=TopK(3))
-    np.save(tmp_path / "y.npy", 2 * plan.activations.take(np.arange(300)))
-    x = {"activations": plan.activations.take(np.arange(300)), "documents": np.repeat(np.arange(10), 30)}
-    np.savez(tmp_path / "other_documents.npz", **x)
-    for changed in (
-        dataclasses.replace(plan, activations=open_activations(tmp_path / "other_documents.npz")),
-        dataclasses.replace(plan, subjects=[measure.of_model("mine", other)]),
-        dataclasses.replace(plan, activations=open_activations(tmp_path / "y.npy")),
-        dataclasses.replace(plan, lam=2 * LAM),
+    x = plan.activations.take(np.arange(300))
+    np.save(tmp_path / "y.npy", 2 * x)
+    np.savez(tmp_path / "other_documents.npz", activations=x, documents=np.repeat(np.arange(10), 30))
+    for change in (
+        {"activations": open_activations(tmp_path / "other_documents.npz")},
+        {"activations": open_activations(tmp_path / "y.npy")},
+        {"subjects": [measure.of_model("mine", other)]},
+        {"lam": 2 * LAM},
+        {"seed": 1},
     ):
-        measure.run(changed, store)
+        measure.run(dataclasses.replace(plan, **change), store)
         assert len(store.rows()) > count
         count = len(store.rows())
 
@@ -237,16 +225,6 @@ def test_a_decoder_alone_and_its_controls(model, activations, tmp_path):
     assert lines["atoms"]["agreement"] is None and 0 < lines["random"]["agreement"] < 1
     weights = {row["dictionary"]: row["wanted_l0"] for row in found if row["kind"] == "weight"}
     assert weights["random"] == weights["samples"] == pytest.approx(2, abs=0.2)
-
-
-def test_a_control_beside_signed_codes_has_signed_codes(model, activations, tmp_path, monkeypatch):
-    seen, measured = [], module.measure_front
-    monkeypatch.setattr(
-        module, "measure_front", lambda subject, *args, **told: seen.append(subject.signed) or measured(subject, *args, **told)
-    )
-    alone = dataclasses.replace(measure.of_model("atoms", Model(model.dictionary, model.bias)), signed=True)
-    measure.run(measure.Plan([alone], activations, l0=2.0, controls=("random",), max_samples=20), Store(tmp_path))
-    assert seen == [True, True]
 
 
 def test_an_encoder_that_fires_nearly_everything_is_held_to_what_a_sparse_code_can_be(model, activations, tmp_path):

@@ -49,13 +49,6 @@ def test_non_negative_values_meet_the_conditions_of_a_minimum():
     assert 0 < np.count_nonzero(codes) < np.count_nonzero(on)
 
 
-def test_atoms_that_are_twice_there_count_once():
-    signals, dictionary, on = draw(size=8)
-    again = refit(signals, np.hstack([dictionary, 3 * dictionary]), np.hstack([on, on]))
-    once = errors(signals, dictionary, refit(signals, dictionary, on))
-    np.testing.assert_allclose(errors(signals, np.hstack([dictionary, 3 * dictionary]), again), once, rtol=1e-5)
-
-
 @pytest.mark.parametrize("size", [12, 45])
 def test_signed_values_are_the_least_squares(size):
     signals, dictionary, on = draw(size=size)

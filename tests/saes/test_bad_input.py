@@ -77,9 +77,6 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path, tensors, drop, words):
         ("standard", {"d_in": None}, ("d_in", "None")),
         ("standard", {"apply_b_dec_to_input": "yes"}, ("apply_b_dec_to_input", "true or false")),
         ("standard", {"architecture": "sorcery"}, ("sorcery", "matching_pursuit")),
-        ("standard", {"architecture": "temporal"}, ("temporal",)),
-        ("standard", {"architecture": "transcoder\n" + "x" * 10_000}, ("transcoder",)),
-        ("standard", {"architecture": "jumprelu_skip_transcoder"}, ("transcoder",)),
         ("standard", {"d_out": 6}, ("transcoder",)),
         ("standard", {"architecture": 3}, ("architecture", "text")),
         ("standard", {"normalize_activations": "sphere"}, ("sphere", "layer_norm")),
@@ -105,11 +102,8 @@ def test_a_configuration_that_does_not_fit_is_named(tmp_path, case, entries, wor
         ("sparsify/layers.0", "cfg.json", {"skip_connection": True}, ("skip",)),
         ("sparsify/layers.0", "cfg.json", {"activation": "softmax"}, ("softmax",)),
         ("sparsify/groupmax", "cfg.json", {"k": 5}, ("12 latents", "5 groups")),
-        ("sparsify/layers.0", "cfg.json", {"num_latents": 13}, ("(12, 6)", "(13, 6)")),
         ("gemma_scope/second", "config.json", {"hf_hook_point_out": "elsewhere"}, ("transcoder", "elsewhere")),
-        ("gemma_scope/second", "config.json", {"architecture": "softmax"}, ("softmax",)),
         ("dictionary_learning/topk", "config.json", {"trainer": {"dict_class": "CrossCoder"}}, ("CrossCoder",)),
-        ("dictionary_learning/topk", "config.json", {"trainer": None}, ("dict_class",)),
         ("dictionary_learning/topk", "config.json", {"trainer": {"dict_class": "AutoEncoder"}}, ("no tensor bias",)),
     ],
 )
@@ -125,16 +119,6 @@ def test_what_a_file_says_of_itself_is_shown_on_one_line_and_a_strange_version_i
     notes = sae_gap.load_sae(folder).notes
     assert notes["hook_name"].startswith("blocks.0\N{REPLACEMENT CHARACTER}") and all(map(str.isprintable, notes.values()))
     assert max(map(len, notes.values())) < 100
-
-
-def test_a_skip_connection_is_refused_by_its_tensor(tmp_path):
-    folder = copy(tmp_path, "sparsify/layers.0")
-    edit(folder, {"W_skip": np.zeros((6, 6), np.float32)}, name="sae.safetensors")
-    refused(folder, "W_skip", "skip connection")
-    shutil.rmtree(folder)
-    folder = copy(tmp_path, "gemma_scope/second")
-    edit(folder, {"affine_skip_connection": np.zeros((6, 6), np.float32)}, name="params.safetensors")
-    refused(folder, "skip")
 
 
 @pytest.mark.parametrize(
@@ -155,13 +139,15 @@ def test_what_is_no_configuration(tmp_path, content):
     refused(folder, "cfg.json")
 
 
-def test_a_configuration_that_is_not_there(tmp_path):
-    folder = copy(tmp_path, "saelens/standard")
-    (folder / "cfg.json").unlink()
-    refused(folder, "cfg.json", "not a file")
+def test_a_skip_connection_is_refused_by_its_tensor(tmp_path):
+    folder = copy(tmp_path, "sparsify/layers.0")
+    edit(folder, {"W_skip": np.zeros((6, 6), np.float32)}, name="sae.safetensors")
+    refused(folder, "W_skip", "skip connection")
 
 
 def test_a_path_without_an_sae(tmp_path):
+    (copy(tmp_path, "saelens/standard") / "cfg.json").unlink()
+    refused(tmp_path / "sae", "cfg.json", "not a file")
     refused(tmp_path / "nowhere", "nowhere", "neither a folder nor a file")
     (tmp_path / "empty").mkdir()
     refused(tmp_path / "empty", "sae_weights.safetensors", "ae.pt")

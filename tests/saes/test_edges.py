@@ -1,7 +1,6 @@
 """What no library's file shows: dead atoms, activations of zeros, older options."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -74,19 +73,11 @@ def test_an_older_flag_of_normalisation(tmp_path, flag):
     assert ("caution" in sae.notes) == flag
 
 
-@pytest.mark.parametrize(("factor", "word"), [(-1.0, "positive"), ("two", "number"), (0, "positive")])
-def test_a_scaler_that_cannot_be(tmp_path, factor, word):
+def test_a_scaler_that_cannot_be(tmp_path):
     folder, _ = changed(tmp_path, "scaled")
-    (folder / "activation_scaler.json").write_text(json.dumps({"scaling_factor": factor}))
-    with pytest.raises(ValueError, match=word):
+    (folder / "activation_scaler.json").write_text(json.dumps({"scaling_factor": -1.0}))
+    with pytest.raises(ValueError, match="positive"):
         sae_gap.load_sae(folder)
-
-
-def test_a_threshold_that_was_never_estimated_is_noted(tmp_path):
-    folder, held = changed(tmp_path, "batchtopk_checkpoint_as_they_are", {"topk_threshold": np.zeros((), np.float64)})
-    sae, x = sae_gap.load_sae(folder), activations()
-    assert "never estimated" in sae.notes["caution"]
-    np.testing.assert_allclose(sae.encode(x), np.maximum((x - held["b_dec"]) @ held["W_enc"] + held["b_enc"], 0), atol=1e-5)
 
 
 def test_signed_codes_are_held_against_a_signed_optimum():
@@ -132,37 +123,26 @@ def test_a_pursuit_stops_once_little_is_left():
     np.testing.assert_allclose(codes, [[3, 0, 0], [3, 2, 0]])
 
 
-def test_true_is_no_size():
-    assert Config(Path("c"), {"k": 3.0}).size("k") == 3
-    for wrong in (True, 0, 2**31, 2.5, "3"):
-        with pytest.raises(ValueError, match="positive integer"):
-            Config(Path("c"), {"k": wrong}).size("k")
-
-
 def test_columns_that_come_first_in_an_archive_are_read_as_they_are(tmp_path):
     weights = np.arange(12.0).reshape(3, 4)
     np.savez(tmp_path / "params.npz", W_enc=np.asfortranarray(weights))
     np.testing.assert_array_equal(read_npz(tmp_path / "params.npz").take("W_enc", 3, 4), weights)
 
 
-def test_numbers_of_another_machine_are_read_and_those_that_jax_lacks_refused():
-    held = Tensors(Path("w"), {"big": np.array([1.5, -2], ">f4"), "long": np.ones(2, np.longdouble)})
+def test_tensors_and_entries_of_other_types():
+    held = Tensors(Path("w"), {"big": np.array([1.5, -2], ">f4"), "whole": np.ones(2, int)})
     found = held.take("big", 2)
     np.testing.assert_array_equal(found, [1.5, -2])
     assert found.dtype == np.dtype("float32") and found.dtype.isnative
-    with pytest.raises(ValueError, match=r"long in w has the type .*; save it as float32"):
-        held.take("long", 2)
+    with pytest.raises(ValueError, match=r"whole in w has the type .*; save it as float32"):
+        held.take("whole", 2)
+    assert Config(Path("c"), {"k": 3.0}).size("k") == 3
+    for wrong in (True, 0, 2**31, 2.5, "3"):
+        with pytest.raises(ValueError, match="positive integer"):
+            Config(Path("c"), {"k": wrong}).size("k")
 
 
-def test_a_home_is_a_path_and_a_pipe_is_no_file(tmp_path, monkeypatch):
+def test_a_home_is_a_path(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     sae_gap.save_sae(example("relu"), "~/mine")
     assert (tmp_path / "mine").is_dir() and sae_gap.load_sae("~/mine").architecture == "standard"
-    os.mkfifo(tmp_path / "ae.pt")
-    for place in (tmp_path / "ae.pt", "/dev/null"):
-        with pytest.raises(ValueError, match="neither a folder nor a file"):
-            sae_gap.load_sae(place)
-    (tmp_path / "mine" / "cfg.json").unlink()
-    os.mkfifo(tmp_path / "mine" / "cfg.json")
-    with pytest.raises(ValueError, match=r"cfg\.json is not a file"):
-        sae_gap.load_sae(tmp_path / "mine")

@@ -1,6 +1,5 @@
 """Files from an enemy: nothing in them is executed, and none takes memory that it does not fill."""
 
-import io
 import json
 import pickle
 import struct
@@ -69,9 +68,7 @@ def refused(path, *words, read=read_pt):
 EXECUTED = {
     "posix.system": b"cposix\nsystem\n(X\x01\x00\x00\x00xtR.",
     "builtins.eval": b"cbuiltins\neval\n(X\x01\x00\x00\x00xtR.",
-    "torch.load": b"ctorch\nload\n(X\x01\x00\x00\x00xtR.",
     "torch.storage._load_from_bytes": b"ctorch.storage\n_load_from_bytes\n(tR.",
-    "collections.namedtuple": b"ccollections\nnamedtuple\n(tR.",
     "numpy.zeros": b"cnumpy\nzeros\n(tR.",
     "posix.popen": b"\x80\x04\x8c\x05posix\x8c\x05popen\x93.",
     "posix.fork": b"(iposix\nfork\n.",
@@ -200,16 +197,6 @@ def npz(path, members, compression=zipfile.ZIP_STORED):
 )
 def test_what_is_no_archive_of_arrays(tmp_path, members, compression, words):
     refused(npz(tmp_path / "params.npz", members, compression), *words, read=sae_gap.load_sae)
-
-
-def test_arrays_of_objects_are_never_unpickled(tmp_path):
-    buffer = io.BytesIO()
-    np.savez(buffer, W_enc=np.array([{"a": 1}], object))
-    path = tmp_path / "params.npz"
-    path.write_bytes(buffer.getvalue())
-    refused(path, "not a plain array", read=sae_gap.load_sae)
-    path.write_bytes(buffer.getvalue()[:-40])
-    refused(path, read=sae_gap.load_sae)
 
 
 def test_a_compressed_archive_of_weights_is_as_good(tmp_path):

@@ -84,12 +84,6 @@ def test_a_square_decoder_that_was_saved_transposed():
     assert not any("transpose" in suspicion for suspicion in load_report(sound, activations).suspicions)
 
 
-def test_a_dictionary_that_is_its_own_transpose_is_not_suspected():
-    _, centre, activations = data()
-    report = load_report(made(np.eye(D), centre), activations)
-    assert not any("transpose" in suspicion for suspicion in report.suspicions)
-
-
 def test_more_latents_at_a_larger_scale_do_not_tell_against_a_fair_sae():
     atoms, centre, activations = data()
     report = load_report(made(atoms, np.zeros(D), threshold=1.3), activations - centre)
@@ -144,12 +138,3 @@ def test_activations_by_heads_and_those_that_say_nothing():
     for bad, word in ((np.ones((4, 6)), "two different samples"), (np.ones((4, 5)), "columns"), (np.ones(6), "matrix")):
         with pytest.raises(ValueError, match=word):
             load_report(sae, bad + np.arange(4)[:, None] * (bad.shape[-1] == 5) if bad.ndim == 2 else bad)
-
-
-def test_a_dead_atom_is_no_fault():
-    atoms, centre, activations = data()
-    atoms = atoms.copy()
-    atoms[3] = 0
-    sae = made(atoms, centre)
-    report = load_report(sae, activations)
-    assert report.atom_lengths[0] == 0 and report.dead == 1 and np.isfinite(report.fvu)
