@@ -7,7 +7,6 @@ the others wait, and all read the rows from the store.
 import dataclasses
 import datetime
 import functools
-import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -59,20 +58,19 @@ def run(plan: Plan, store: results.Store, *, show_progress: bool = True) -> list
     """
     plan.check()
     jobs, rows = _Jobs(plan, store), []
-    pairs = [pair for pair in itertools.combinations(plan.subjects, 2) if pair[0].dictionary.shape == pair[1].dictionary.shape]
+    first, *others = plan.subjects
     chunks = sum(len(_own(_chunks(plan, subject))) for subject in plan.subjects)
     with progress.bar(len(plan.subjects) + chunks + len(plan.controls), STUDY, shown=show_progress) as line:
         for subject in plan.subjects:
             front = jobs.front(subject)
-            rows += front + jobs.once({"kind": "atoms", "subject": _print(subject)}, functools.partial(_atoms, subject))
             line.update(1)
-            rows += jobs.gap(subject, front, line.update)
+            rows += front + jobs.gap(subject, front, line.update)
         for name in plan.controls:
             rows += jobs.control(name)
             line.update(1)
-        for one, other in pairs:
-            settings = {"kind": "agreement", "subject": _print(one), "other": _print(other)}
-            rows += jobs.once(settings, functools.partial(_agreement, one, other))
+        for other in (other for other in others if other.dictionary.shape == first.dictionary.shape):
+            settings = {"kind": "agreement", "subject": _print(first), "other": _print(other)}
+            rows += jobs.once(settings, functools.partial(_agreement, first, other))
     return rows
 
 
@@ -103,7 +101,7 @@ class _Jobs:
         self.store.append({"key": results.key({"job": job, "part": part})} | common | row for part, row in enumerate(measured))
 
     def front(self, subject: Subject) -> list[Row]:
-        """The weight of a subject, and its front around it."""
+        """The weight of a subject, its front around it, and its atoms."""
         plan, x = self.plan, self.plan.scored
         settings = {"lam": plan.lam, "l0": plan.l0, "samples": plan.front_samples}
 
@@ -114,7 +112,8 @@ class _Jobs:
             if plan.lam is None:
                 wanted = plan.l0 or own or USUAL * subject.input_dim
                 weight = find_weight(subject, target, min(wanted, DENSEST * subject.input_dim))
-            return [{"kind": "weight", **weight, "own_l0": own, **subject.columns}, *_points(subject, x, weight["lam"])]
+            weight = {"kind": "weight", **weight, "own_l0": own, **subject.columns}
+            return [weight, *_points(subject, x, weight["lam"]), *_atoms(subject)]
 
         return self.once({"kind": "front", "subject": _print(subject)} | settings, measure)
 

@@ -119,13 +119,12 @@ def _encoder(
     if architecture == "standard":
         return foreign_encoders.Rectified(), {}
     if architecture == "gated":
-        return foreign_encoders.GateAndMagnitude(), {
-            name: tensors.take(name, num_latents) for name in ("b_gate", "b_mag", "r_mag")
-        }
+        found: dict[str, np.ndarray | float] = {name: tensors.take(name, num_latents) for name in ("b_gate", "b_mag", "r_mag")}
+        return foreign_encoders.GateAndMagnitude(), found
     if architecture == "jumprelu":
         logarithms = "log_threshold" in tensors
-        found = tensors.take("log_threshold" if logarithms else "threshold", num_latents)
-        return foreign_encoders.Threshold(), {"threshold": np.exp(found) if logarithms else found}
+        kept = tensors.take("log_threshold" if logarithms else "threshold", num_latents)
+        return foreign_encoders.Threshold(), {"threshold": np.exp(kept) if logarithms else kept}
     if architecture == "matching_pursuit":
         rounds, residual = config.size("max_iterations", input_dim), config.number("residual_threshold", 1e-2)
         return foreign_encoders.RepeatingPursuit(rounds, residual, config.flag("stop_on_duplicate_support", True)), {}
