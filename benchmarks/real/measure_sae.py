@@ -45,12 +45,14 @@ AFFORDABLE = 2e12
 FLAGS = flags.FlagValues()
 flags.DEFINE_list("sae", [], "Folders or files of weights of SAEs.", flag_values=FLAGS)
 flags.DEFINE_list("dictionary", [], "Decoders alone: .npy files of (input_dim, num_latents).", flag_values=FLAGS)
-flags.DEFINE_string("activations", None, "File or folder of activations, one row a sample.", flag_values=FLAGS)
+flags.DEFINE_string("activations", None, "File or folder of activations that no SAE was trained on.", flag_values=FLAGS)
 flags.DEFINE_string("key", None, "Name of the array of activations in a file of several.", flag_values=FLAGS)
 flags.DEFINE_float("lam", None, "Weight of the l1 norm, on unit atoms.", flag_values=FLAGS)
 flags.DEFINE_float("match_l0", None, "Mean L0 of the best codes.  [the encoder's; else dimensions / 12]", flag_values=FLAGS)
 flags.DEFINE_list("controls", None, f"Of {', '.join(measure.CONTROLS)}, or none.  [all that take minutes]", flag_values=FLAGS)
-flags.DEFINE_boolean("held_out", False, "Sum the gap over those documents alone that train_real held out.", flag_values=FLAGS)
+flags.DEFINE_boolean(
+    "held_out", False, "Sum the gap over what train_real held out, for SAEs that it trained.", flag_values=FLAGS
+)
 flags.DEFINE_integer("max_samples", None, "Samples over which the gap is summed.  [all]", lower_bound=2, flag_values=FLAGS)
 flags.DEFINE_integer("front_samples", 2_000, "Held-out samples of the fronts.", lower_bound=2, flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of the held-out documents and of the controls.", lower_bound=0, flag_values=FLAGS)
