@@ -160,7 +160,7 @@ class _Drawing:
         return any(len(line.points) > _BANDED for line in self.lines)
 
     def draw(self, published: Sequence[Mapping[str, Any]]) -> Figure:
-        titles = [self._panel(values) for values in self.panels]
+        titles = [*self.titles.values()]
         across = max(1, min(len(titles), _ACROSS, int((house.WIDTH - 0.6) / (house.inches(titles, 8) + 0.1))))
         tall = (2.6 if across < _ACROSS else 2.0) * -(-len(titles) // across)
         figure = Figure(figsize=(house.WIDTH, 4.4 if len(titles) == 1 else 1.6 + tall))
@@ -189,11 +189,12 @@ class _Drawing:
     def _of(lines: Sequence[_Line], panel: tuple[Any, ...]) -> list[_Line]:
         return [line for line in lines if line.panel == panel]
 
-    def _panel(self, values: tuple[Any, ...]) -> str:
+    @functools.cached_property
+    def titles(self) -> dict[tuple[Any, ...], str]:
         """What tells a panel from the others."""
-        named = [dict(zip(self.panelled, other, strict=True)) for other in self.panels]
-        told = dict(zip(self.panelled, values, strict=True))
-        return "" if len(named) == 1 else house.values_label(told, house.varied(named, self.panelled))
+        named = [dict(zip(self.panelled, panel, strict=True)) for panel in self.panels]
+        titles = house.titles(named, self.panelled) if len(named) > 1 else [""]
+        return dict(zip(self.panels, titles, strict=True))
 
     def _colour(self, line: _Line) -> Any:
         return self.colours[line.values[self.leading]]
@@ -340,5 +341,5 @@ class _Drawing:
         told = [(line, end) for line, end in every if not at or end[0] == ends[0][1][0]] if len(self.panels) == 1 else ends[:1]
         told = told + [(line, line.points[0]) for line in self._of(self.flats, panel)]
         words = ", ".join(f"{self._name(line)} {house.spread(*end[1:])}" for line, end in told)
-        where = ", ".join(part for part in (self._panel(panel), at) if part)
+        where = ", ".join(part for part in (self.titles[panel], at) if part)
         return f"{where}: {words}" if where else words

@@ -97,8 +97,7 @@ def heat_map(
         return None
     panels = [dict(values) for values in dict.fromkeys(tuple((name, line[name]) for name in panelled) for line in found)]
     panels.sort(key=lambda values: [labels.rank(entry, name) for name, entry in values.items()])
-    told = style.varied(panels, panelled)
-    titles = [style.values_label(values, told) for values in panels]
+    titles = style.titles(panels, panelled)
     scale = _Scale([(line[x], line[y]) for line in found])
     colours = matplotlib.cm.ScalarMappable(_norm([line[mean] for line in found], value), "viridis")
 

@@ -46,11 +46,7 @@ _OTHERS = {
     "step": Column("step of the fit"),
     "ratio": Column("c, for c k ln(d / k) input dimensions"),
     "per_latent": Column("training samples for each latent"),
-    "dictionary": Column("dictionary"),
-    "inference": Column("inference"),
-    "start": Column("start"),
     "columns": Column("atoms"),
-    "seed": Column("seed"),
 }
 
 

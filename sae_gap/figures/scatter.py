@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style
+from sae_gap.figures.points import Points, methods
 
 _OWN = ("the dictionary's own encoder", {"marker": "o", "markersize": 6.5})
 # Refinement and the lasso from zero reach one optimum: a wide hollow marker lets the other show inside it.
@@ -40,12 +41,12 @@ def recovery(rows: style.Rows, metric: str = "mcc") -> Figure | None:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
     """
     rows = list(rows)
-    found = style.methods(rows, (f"{metric}_id", f"{metric}_ood"))
+    found = methods(rows, (f"{metric}_id", f"{metric}_ood"))
     if not found:
         return None
     figure = Figure(figsize=(6.0, 6.1))
     axes = figure.add_subplot()
-    points, used = style.Points(axes), {}
+    points, used = Points(axes), {}
     for method in found:
         (ident, ood), (across, up), (label, look) = method.means, method.sds, _marker(method.row)
         used[label] = style.mark(label, **look)

@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, log_axes, style
+from sae_gap.figures.points import Method, Points, methods
 from sae_gap.storage.results import CELL
 
 _KINDS = {"dictionary_learning": ("dictionary learning", "s"), "peer": ("other libraries", "D")}
@@ -32,12 +33,12 @@ def recovery_by_seconds(rows: style.Rows) -> Figure | None:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
     """
     rows, metrics = list(rows), ("cosine", "mcc_ood")
-    found = style.methods(rows, ("fit_seconds", *metrics))
+    found = methods(rows, ("fit_seconds", *metrics))
     learners = [method for method in found if method.row.get("dictionary") != "oracle"]
     if not learners:
         return None
     figure = Figure(figsize=(style.WIDTH, 7.6))
-    panels = [style.Points(axes, logx=True) for axes in figure.subplots(2, 1, sharex=True)]
+    panels = [Points(axes, logx=True) for axes in figure.subplots(2, 1, sharex=True)]
     kinds = [_KINDS.get(str(method.row.get("family")), _REST) for method in learners]
     for which, (points, metric) in enumerate(zip(panels, metrics, strict=True), 1):
         for method in found:
@@ -65,7 +66,7 @@ def recovery_by_seconds(rows: style.Rows) -> Figure | None:
     return figure
 
 
-def _finding(learners: Sequence[style.Method]) -> str:
+def _finding(learners: Sequence[Method]) -> str:
     best = max(learners, key=lambda method: method.means[1])
     spent, score = _seconds(best.means[0]), style.number(best.means[1])
     rivals = sum(style.number(method.means[1]) == score for method in learners) - 1
@@ -102,7 +103,7 @@ def gap_by_seconds(rows: style.Rows) -> Figure | None:
         raise ValueError(f"rows differ in {', '.join(mixed)}; draw one cell at a time.")
     figure = Figure(figsize=(style.WIDTH, 4.6))
     axes = figure.add_subplot()
-    points = style.Points(axes)
+    points = Points(axes)
     for name in dict.fromkeys(row["method"] for row in rows):
         mine = [(row["seconds"], max(row["relative_gap_max"], _LEAST)) for row in rows if row["method"] == name]
         # By accuracy: times are noisy, and a line ordered by them would run back and forth.

@@ -5,19 +5,17 @@ import io
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Annotation, Text
-from matplotlib.transforms import Bbox
+from matplotlib.text import Text
 
-from sae_gap.figures import labels, tables
+from sae_gap.figures import labels
 from sae_gap.storage.folder import Folder
 
 # What figures are drawn from.
@@ -233,55 +231,6 @@ def halo(colour: Any) -> list[Any]:
     return [patheffects.withStroke(linewidth=2, foreground=colour)]
 
 
-class Points:
-    """Points with whiskers on one axes, in a colour a name, each name written once beside them."""
-
-    def __init__(self, axes: Axes, *, logx: bool = False):
-        self.axes, self.logx = axes, logx
-        self.places: dict[str, list[Point]] = {}
-        self.colours: dict[str, str] = {}
-        self.whiskers: list[tuple[Point, Point]] = []
-
-    def add(self, name: str, colour: str, place: Point, across: float, up: float, **look: Any) -> None:
-        """Draws a point, with whiskers so far to its left and right and so far up and down."""
-        (x, y), (left, right) = place, whiskers(place[0], across, log=self.logx)
-        self.axes.errorbar(x, y, up, [[left], [right]], color=colour, linewidth=0.8, zorder=2)
-        self.axes.plot(x, y, linestyle="none", color=colour, zorder=3, **look)
-        self.places.setdefault(name, []).append(place)
-        self.colours[name] = colour
-        self.whiskers += [((x - left, y), (x + right, y)), ((x, y - up), (x, y + up))]
-
-    def write_names(self) -> None:
-        """Writes each name at the nearest spot beside one of its points that is clear of all else; the layout must be done."""
-        figure: Any = self.axes.figure
-        FigureCanvasAgg(figure).draw()
-        pixel, frame, to_pixels = figure.dpi / 72, self.axes.get_window_extent(), self.axes.transData.transform
-        points = to_pixels([place for path in self.places.values() for place in path])
-        taken = [Bbox([point - 7 * pixel, point + 7 * pixel]) for point in points]
-        taken += [Bbox(to_pixels(ends)).padded(pixel) for ends in self.whiskers]
-        taken += [text.get_window_extent() for text in self.axes.texts]
-        angles = np.deg2rad([0, 180, 90, 270, 45, 135, 225, 315])
-        offsets = [(reach * np.cos(angle), reach * np.sin(angle)) for reach in (10, 16, 24, 34, 46, 60, 80) for angle in angles]
-
-        def clashes(box: Bbox) -> int:
-            return box.count_overlaps(taken) + 1_000 * (not (frame.contains(*box.min) and frame.contains(*box.max)))
-
-        for name, path in self.places.items():
-            text = self.axes.annotate(name, path[0], (0, 0), textcoords="offset points", va="center", zorder=6)
-            text.set(color=self.colours[name], fontweight="bold")
-            text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8})
-            spots = [*itertools.product(offsets, path)]
-            least = np.argmin([clashes(_moved(text, *spot).padded(pixel)) for spot in spots])
-            taken.append(_moved(text, *spots[least]).padded(pixel))
-
-
-def _moved(text: Annotation, offset: Point, place: Point) -> Bbox:
-    """Moves a text to so many points from a place, and returns what it covers there."""
-    text.xy, right = place, offset[0]
-    text.set(position=offset, ha="left" if right > 1 else "right" if right < -1 else "center")
-    return text.get_window_extent()
-
-
 def level(axes: Axes, height: float, text: str = "", up: float = 3) -> None:
     """A dashed line across, such as the oracle's score, with its name at its right end."""
     axes.axhline(height, color="black", linewidth=1, linestyle=DASHED, zorder=1)
@@ -311,38 +260,15 @@ def mark(label: str, **look: Any) -> Line2D:
     return Line2D([], [], label=label, **({"linestyle": "none", "color": "#444444"} | look))
 
 
-class Method(NamedTuple):
-    """What a method reaches: means and deviations of metrics, and a row of it."""
-
-    row: Mapping[str, Any]
-    means: tuple[float, ...]
-    sds: tuple[float, ...]
-
-    @property
-    def name(self) -> str:
-        """What its dictionary is called."""
-        return labels.label(self.row.get("dictionary") or self.row["method"])
-
-    @property
-    def colour(self) -> str:
-        """The colour of its dictionary."""
-        return labels.colour(self.row.get("dictionary") or self.row["method"])
-
-
-def methods(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[Method]:
-    """The methods that have all of the metrics; the deviation of a single seed is drawn as none."""
-    first = {row["method"]: row for row in reversed(rows)}
-    found = []
-    for line in tables.summarise(rows, by=("method",), metrics=metrics):
-        means, sds = (tuple(line[f"{metric}_{part}"] for metric in metrics) for part in ("mean", "sd"))
-        if None not in means:
-            found.append(Method(first[line["method"]], means, tuple(sd or 0.0 for sd in sds)))
-    return found
-
-
 def whiskers(mean: Any, sd: Any, *, log: bool) -> np.ndarray:
     """How far whiskers reach down and up; on a log axis they must not reach zero."""
     return np.stack([np.minimum(sd, 0.9 * np.abs(mean)) if log else np.asarray(sd), np.asarray(sd)])
+
+
+def titles(groups: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
+    """What panels are called, by the columns in which they differ."""
+    told = varied(groups, columns)
+    return [values_label(group, told) for group in groups]
 
 
 def values_label(values: Mapping[str, Any], varied: Iterable[str]) -> str:

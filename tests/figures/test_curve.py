@@ -92,8 +92,6 @@ def test_the_finding_compares_the_ends_of_the_lines():
     # 0.2 + 0.4 + 0.1 + 0.1 - 0.01 + 0.01 * 5 / 3, with mp ahead of topk by 0.2; the oracle is no rival.
     assert "MCC out of distribution at 100 iterations is highest with MP SAE: 0.81, 0.20 above TopK SAE" in words(one)
     assert "oracle 0.98" in one.get_label() and "MP SAE, warm start 0.81 ± 0.02" in one.get_label()
-    both = figures.curve(make_warm(), **WARM, panel="num_latents")
-    assert "MCC out of distribution at 100 iterations is highest with MP SAE in 2 of 2 panels" in words(both)
     gap = figures.curve(make_warm((100,)), "iterations", "gap_ood", style="start", logy=True)
     assert any("is lowest with MP SAE: 2.0e−07, 10 times below TopK SAE" in text for text in words(gap))
 
