@@ -39,12 +39,15 @@ class Counting(Encoder):
     def origin(self):
         return self.start
 
+    def __call__(self, model, signals):
+        return self.gain * (signals @ model.dictionary)
+
     def infer(self, model, signals, begun=None):
         self.calls.append((float(signals[0, 0]), begun))
         if self.compiles:
             # A function that is new is compiled anew.
             jax.jit(lambda signals: signals + len(self.calls))(signals).block_until_ready()
-        return Coded(self.gain * (signals @ model.dictionary))
+        return Coded(self(model, signals))
 
 
 @pytest.fixture(autouse=True)
