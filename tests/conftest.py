@@ -299,6 +299,15 @@ FEW = dict.fromkeys(("vary_samples", "vary_sparsity"), "raw,linear_probe,sae_top
 FEW |= {"vary_latents": "raw,pca,linear_probe,sae_topk,online_dl,softplus_adam,fista_oracle"}
 FEW |= {"worlds": "sae_topk,frozen_topk,random,fista_oracle"}
 FEW |= {"phase_transition": "linear_probe,sae_topk,fista_oracle"}
+FEW |= {"dictionary_challenge": "online_dl,dl_fista,spams,sklearn,sae_topk,sae_batchtopk,fista_oracle"}
+# Of studies whose second size would compile all that the headline has anew.
+SMALL = ("dict_quality", "frozen_decoder", "support_recovery")
+
+
+def smoke_flags(name):
+    """The flags of the smoke run of a study."""
+    small = ("--num_latents=20",) if name in SMALL else ()
+    return ("--preset=smoke", f"--methods={FEW.get(name, 'all')}", *small)
 
 
 @pytest.fixture(scope="session")
@@ -320,7 +329,7 @@ def smokes(tmp_path_factory):
             out = printed.read()
             if not out:
                 options = (f"--results_dir={results}", f"--models_dir={folder / 'models'}")
-                code, out, err = call_binary(name, "--preset=smoke", f"--methods={FEW.get(name, 'all')}", *arguments, *options)
+                code, out, err = call_binary(name, *smoke_flags(name), *arguments, *options)
                 assert (code, err) == (0, ""), err
                 printed.write(out)
         directory = results / name

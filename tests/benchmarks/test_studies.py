@@ -1,6 +1,7 @@
 """Every study at smoke size: its rows, files and page, what its columns mean, and that what is there is not fitted again."""
 
 import csv
+import dataclasses
 import math
 import re
 
@@ -11,7 +12,7 @@ from benchmarks.report import pages
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.figures import decompose, tables
 from sae_gap.study import fitting
-from tests.conftest import FEW
+from tests.conftest import FEW, SMALL, smoke_flags
 
 STUDIES = studies.found()
 CERTIFIED = 1e-6
@@ -22,10 +23,14 @@ def read(path):
         return list(csv.DictReader(file))
 
 
+def preset_of(name):
+    preset = STUDIES[name].presets["smoke"]
+    return dataclasses.replace(preset, num_latents=(20,)) if name in SMALL else preset
+
+
 def methods_of(name):
     """The methods of a study that its smoke run shows, in the first of its settings."""
-    one = STUDIES[name]
-    preset = one.presets["smoke"]
+    one, preset = STUDIES[name], preset_of(name)
     found = one.methods(one.sources(preset)[0], preset)
     return [method for method in found if name not in FEW or method.name in FEW[name].split(",")]
 
@@ -40,7 +45,7 @@ SIZES = ("seed", "num_latents", "sparsity", "num_samples", "input_dim")
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_row_for_every_method_seed_and_coordinate(smokes, name):
     rows, one = smokes(name).rows, STUDIES[name]
-    sources, methods = one.sources(one.presets["smoke"]), methods_of(name)
+    sources, methods = one.sources(preset_of(name)), methods_of(name)
     columns = {method.name: sorted(method.coordinates) for method in methods}
     wanted = [
         (
@@ -114,8 +119,7 @@ def test_a_second_run_fits_nothing_and_prints_the_same(smokes, name, call, monke
     fitted = []
     run = fitting.Program.run
     monkeypatch.setattr(fitting.Program, "run", lambda self, *given: fitted.append(self._num_steps) or run(self, *given))
-    methods = f"--methods={FEW.get(name, 'all')}"
-    options = ("--preset=smoke", methods, f"--results_dir={tmp_path}", f"--models_dir={smoke.models}")
+    options = (*smoke_flags(name), f"--results_dir={tmp_path}", f"--models_dir={smoke.models}")
     code, out, err = call(name, *options)
     assert (code, err) == (0, "") and not any(fitted)
     # Other results from the same models: all but the seconds.
