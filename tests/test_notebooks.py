@@ -127,7 +127,7 @@ def test_opened_alone_its_first_cell_installs_the_suite_from_the_address(alone, 
     empty.mkdir()
     # An interpreter that has all but the suite: the editable install of this checkout is taken off.
     (site / "sitecustomize.py").write_text(
-        "import os, sys\nsys.path[:] = [each for each in sys.path if not os.path.exists(os.path.join(each, 'pyproject.toml'))]\n"
+        "import os, sys\nsys.path[:] = [each for each in sys.path if not os.path.exists(each + '/pyproject.toml')]\n"
     )
     leave = shutil.ignore_patterns(".*", "results", "build", "dist", "*.egg-info", "__pycache__", "tests")
     shutil.copytree(ROOT, tmp_path / "tree", ignore=leave)
