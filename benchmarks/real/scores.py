@@ -47,6 +47,3 @@ def feasible(pull: np.ndarray, lam: np.ndarray | float, *, nonneg: bool) -> np.n
 def relative(value: np.ndarray, gap: np.ndarray) -> np.ndarray:
     """The gaps as shares of the objectives."""
     return gap / np.maximum(value, 1e-300)
-
-
-__all__ = ["feasible", "relative", "score"]

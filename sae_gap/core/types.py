@@ -137,8 +137,6 @@ class Split(eqx.Module):
     """Samples of one split. `codes` and `labels` are None where the truth is unknown.
 
     Codes of very many latents are `Codes`, and those of a world a sparse array.
-
-    `labels` is the probe target, true where latent 0 exceeds one half.
     """
 
     signals: Float[Array, "n input_dim"]

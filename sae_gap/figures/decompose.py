@@ -81,6 +81,3 @@ def _role(row: Mapping[str, Any]) -> tuple[str, tuple[int, Any]]:
     if inference == "fista":
         return "lasso", (0, row.get("iterations") or 0)
     return (inference, (1, 0)) if inference in ("own", "support", "lasso") else ("", (0, 0))
-
-
-__all__ = ["decompositions"]

@@ -176,6 +176,3 @@ def _column(metric: str) -> Column:
 def _split(metric: str) -> tuple[str, str]:
     suffix = next((suffix for suffix in _SPLITS if metric.endswith(suffix)), "")
     return metric.removesuffix(suffix), suffix
-
-
-__all__ = ["add", "better", "colour", "heading", "label", "metric_label", "perfect", "rank"]

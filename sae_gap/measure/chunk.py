@@ -180,6 +180,3 @@ def unpack(text: str, count: int) -> Bool[np.ndarray, " count"]:
 
 def _squares(values: Float[np.ndarray, "n input_dim"]) -> float:
     return float(np.sum(np.square(values, dtype=np.float64)))
-
-
-__all__ = ["gap_parts", "measure_chunk", "pack", "unpack"]

@@ -102,6 +102,3 @@ def check_control(name: str, num_samples: int, num_latents: int) -> None:
             f"{num_latents} atoms need {fewest} training samples, but there are {num_samples}; "
             f"leave the control {name} out, or give more activations."
         )
-
-
-__all__ = ["CONTROLS", "Control", "check_control", "control"]

@@ -201,6 +201,3 @@ def _atoms(subject: Subject) -> list[Row]:
 def _agreement(one: Subject, other: Subject) -> list[Row]:
     cosine = agreement(other.dictionary, one.dictionary)
     return [{"kind": "agreement", "other": other.name, "cosine": cosine, **one.columns}]
-
-
-__all__ = ["STUDY", "find_weight", "run"]

@@ -1,8 +1,8 @@
 """What to measure: SAEs, dictionaries and controls, on activations with a held-out part.
 
 Activations are read in chunks, and memory is set by a chunk. The gap, its parts and the overlap of supports are sums over all
-activations, or over the held-out documents. Fronts code at most `front_samples` of the held-out
-part; controls learn from the other part.
+activations, or over the held-out documents. Fronts code at most `front_samples` of the held-out part; controls learn from the
+other part.
 """
 
 import dataclasses
@@ -120,6 +120,3 @@ class Plan:
 def spread(count: int, most: int) -> Int[np.ndarray, " chosen"]:
     """At most so many indices below `count`, evenly spread, each once."""
     return np.arange(count) if most >= count else np.arange(most) * count // most
-
-
-__all__ = ["DENSEST", "Plan", "spread"]

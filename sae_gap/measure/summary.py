@@ -132,6 +132,3 @@ def _by_subject(rows: Iterable[Mapping[str, Any]], kind: str) -> dict[str, list[
         if row["kind"] == kind:
             found.setdefault(row["dictionary"], []).append(row)
     return found
-
-
-__all__ = ["atom_lines", "front_lines", "gap_lines", "worst_lines"]

@@ -3,8 +3,7 @@
 A fit has a folder of its own, named after all that decides it: the learner with its hyper-parameters, its version and its
 bases, the source with its seed, the precision and the kind of device. In it lie models along the fit, `<step>.safetensors`;
 the last one, `fit.safetensors`, and after it `fit.json`, which says that the fit has ended; and while it lasts the state that a
-killed fit goes on from, `state.safetensors`. What is damaged
-or belongs elsewhere is noticed and fitted again.
+killed fit goes on from, `state.safetensors`. What is damaged or belongs elsewhere is noticed and fitted again.
 """
 
 import dataclasses
