@@ -137,7 +137,7 @@ def DEFINE_number(  # noqa: N802
     return flags.DEFINE(parser, name, default, help, flag_values, serializer=flags.ArgumentSerializer())
 
 
-def folder(name: str, value: str) -> Folder:
+def folder(value: str) -> Folder:
     """The folder that a flag names, on disk or in a bucket."""
     with usage():
         return Folder(value)
@@ -145,7 +145,7 @@ def folder(name: str, value: str) -> Folder:
 
 def local_folder(name: str, value: str) -> pathlib.Path:
     """The folder on this machine that a flag names."""
-    found = folder(name, value).local
+    found = folder(value).local
     if found is None:
         raise UsageError(f"--{name} must be a folder of this machine, but it is {value!r}.")
     return found

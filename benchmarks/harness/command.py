@@ -82,7 +82,7 @@ def study_flags(bench: Any) -> flags.FlagValues:
     define(flags.DEFINE_boolean, "stream", False, "Whether all samples are for training, with at most 2500 more to score on.")
     text = "Methods to run: names as in the table, LEARNER:ENCODER, LEARNER, sae_ENCODER, or all; by default all but slow ones."
     define(flags.DEFINE_list, "methods", None, text)
-    define(cli.DEFINE_number, "lam", None, f"Weight of the l1 norm.  [{quick.lam:g}]", lower_bound=1e-30, upper_bound=1e30)
+    define(cli.DEFINE_number, "lam", None, f"Weight of the l1 norm.  [{quick.lam:g}]", lower_bound=1e-30)
     for name, text in LENGTHS.items():
         define(flags.DEFINE_integer, name, None, f"{text}  [{getattr(quick, name)}]", lower_bound=1)
     define(flags.DEFINE_string, "world", None, f"A world in the place of the paper's model: {', '.join(WORLDS)}.")
@@ -119,8 +119,8 @@ def read_study(bench: Any, arguments: Sequence[str] | None = None) -> Read:
         # Whatever a method refuses is refused before anything runs.
         for method in bench.study(preset, names=names, sources=sources).methods(sources[0]):
             _check_library(method.name, method.learner)
-    results_dir = cli.folder("results_dir", given["results_dir"])
-    models_dir = cli.folder("models_dir", given["models_dir"]) if "models_dir" in given else results_dir / "models"
+    results_dir = cli.folder(given["results_dir"])
+    models_dir = cli.folder(given["models_dir"]) if "models_dir" in given else results_dir / "models"
     typed = shlex.join(sys.argv[1:] if arguments is None else arguments)
     shard = cli.parse_shard(given["shard"])
     dry_run = given.get("dry_run", False)

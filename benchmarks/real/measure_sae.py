@@ -62,7 +62,7 @@ cli.define_distributed(FLAGS)
 
 def main() -> None:
     began = time.perf_counter()
-    folder = cli.folder("results_dir", FLAGS.results_dir) / measure.STUDY
+    folder = cli.folder(FLAGS.results_dir) / measure.STUDY
     _check_flags()
     with cli.usage():
         activations = open_activations(FLAGS.activations, key=FLAGS.key)

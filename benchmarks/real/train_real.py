@@ -215,8 +215,8 @@ def latest(rows: Sequence[results.Row], current: Container[str]) -> list[results
 
 def main() -> None:
     training_flags.check(FLAGS, "methods", list(EVERY))
-    results_dir = cli.folder("results_dir", FLAGS.results_dir)
-    models_dir = results_dir / "models" if FLAGS.models_dir is None else cli.folder("models_dir", FLAGS.models_dir)
+    results_dir = cli.folder(FLAGS.results_dir)
+    models_dir = results_dir / "models" if FLAGS.models_dir is None else cli.folder(FLAGS.models_dir)
     directory = results_dir / NAME
     with cli.usage():
         path = fetched(FLAGS.activations)

@@ -53,7 +53,7 @@ def line(study: str, comparison: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main() -> None:
-    folder = cli.folder("results_dir", FLAGS.results_dir)
+    folder = cli.folder(FLAGS.results_dir)
     studies = [name for name in (published.HEADLINE, *published.STUDIES) if (folder / name).exists(_FILE)]
     if not studies:
         raise cli.UsageError(f"no study under {folder} was held against the paper; run one with --protocol=paper.")

@@ -40,7 +40,7 @@ def collect(folder: str | os.PathLike[str] | Folder, place: str = "") -> list[pa
 
 
 def main() -> None:
-    folder = cli.folder("results_dir", FLAGS.results_dir)
+    folder = cli.folder(FLAGS.results_dir)
     output = pathlib.Path(FLAGS.output) if FLAGS.output else None
     try:
         entries = collect(folder)

@@ -99,7 +99,7 @@ def recovery(learned: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 
 
 def main() -> None:
-    store = results.Store(cli.folder("results_dir", FLAGS.results_dir) / NAME)
+    store = results.Store(cli.folder(FLAGS.results_dir) / NAME)
     rates = None if FLAGS.rates is None else tuple(cli.parse_numbers("rates", [rate])[0] for rate in FLAGS.rates)
     num_samples, num_steps = FLAGS.num_samples, FLAGS.num_steps
     with cli.usage():

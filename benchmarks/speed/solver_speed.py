@@ -227,7 +227,7 @@ def main() -> None:
         raise cli.UsageError(f"--solvers must list some of {', '.join(CODERS)}, but it is {','.join(FLAGS.solvers)!r}.")
     files = _files()
     grid = _grid(files)
-    store = results.Store(cli.folder("results_dir", FLAGS.results_dir) / NAME)
+    store = results.Store(cli.folder(FLAGS.results_dir) / NAME)
     with cli.usage():
         store.folder.require_writable()
     provenance = results.provenance() | {"device": devices.describe()}

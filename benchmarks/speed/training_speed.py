@@ -57,7 +57,7 @@ def prepare(name: str, num_latents: int, num_seeds: int, num_steps: int):
 def main() -> None:
     widths, counts = (cli.parse_integers(name, getattr(FLAGS, name), least=1) for name in ("num_latents", "num_seeds"))
     cells = list(itertools.product(SAES, widths, counts))
-    store = results.Store(cli.folder("results_dir", FLAGS.results_dir) / NAME)
+    store = results.Store(cli.folder(FLAGS.results_dir) / NAME)
     with cli.usage():
         store.folder.require_writable()
         timers = [prepare(*cell, FLAGS.num_steps) for cell in cells]

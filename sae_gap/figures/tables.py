@@ -17,7 +17,7 @@ BY = ("method", *CELL)
 # Rows that differ in one of these are different experiments: a mean over them would pass for a mean over seeds.
 _CONDITIONS = ("study", "protocol", "data", "world", "scored", "lam", "stream", *SIZES)
 # The first job of a shape pays the compilation for all its seeds, so its mean over seeds says nothing.
-_NOT_METRICS = {*_CONDITIONS, "key", "job", "job_rows", "schema", "seed", "compile_seconds"}
+_NOT_METRICS = {*_CONDITIONS, "key", "job", "seed", "compile_seconds"}
 _NOT_METRICS |= {"padded_dim", "depth", "iterations", "step", "flops"}
 _ORDER = (
     *("mcc", "mcc_paper", "cosine", "close", "support_f1", "support_precision", "support_recall", "accuracy", "auc"),

@@ -45,8 +45,6 @@ class Learner(eqx.Module):
     side_by_side: ClassVar[bool] = True
     # Whether `learn` does it all in Python, on the host, in the place of `init`, `step` and `model`.
     on_host: ClassVar[bool] = False
-    # Libraries beside the suite's own whose versions decide what is learned, by the names that they are installed under.
-    packages: ClassVar[tuple[str, ...]] = ()
     # Steps at which a stored fit keeps its model, whoever asked for the fit, so that a study along the fit need not repeat it.
     landmarks: ClassVar[tuple[int, ...]] = ()
 

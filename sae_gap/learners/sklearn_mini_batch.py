@@ -27,7 +27,6 @@ class SklearnMiniBatch(Peer):
     num_steps: int = eqx.field(static=True, default=1_000, kw_only=True)
 
     module = "sklearn.decomposition"
-    packages = ("scikit-learn",)
 
     def estimator(self, start: Float[np.ndarray, "input_dim latent"]) -> Any:
         """The estimator before its first minibatch."""

@@ -23,7 +23,6 @@ class SpamsTrainDL(Peer):
     num_steps: int = eqx.field(static=True, default=5_000, kw_only=True)
 
     module = "spams"
-    packages = ("spams-bin",)
 
     def dictionary(self, signals, start, rng):
         # Mode 2 is ½‖y - D z‖² + λ‖z‖₁, samples are columns, and the default of numThreads is every core.

@@ -11,7 +11,7 @@ from .samples import SETTING
 
 
 def row(method, seed, **values):
-    kept = {"key": f"{method}{seed}", "job": method, "job_rows": 1, "study": "amortisation_gap", "method": method, "seed": seed}
+    kept = {"key": f"{method}{seed}", "job": method, "study": "amortisation_gap", "method": method, "seed": seed}
     return SETTING | kept | {"revision": "abc", "compile_seconds": 3.0, "converged": True, "cosines": [1.0]} | values
 
 

@@ -38,7 +38,6 @@ class FamiliesState(eqx.Module):
       noise, amplitude: root mean squares over the last round, of the residual's coordinates and of the active codes; before the
         first round those of a few samples.
       live: the share of dimensions in which any signal is not zero.
-      change: of the dictionary in the last round, relative to the dictionary.
       round: rounds done.
     """
 
@@ -48,7 +47,6 @@ class FamiliesState(eqx.Module):
     noise: Float[Array, ""]
     amplitude: Float[Array, ""]
     live: Float[Array, ""]
-    change: Float[Array, ""]
     round: Int[Array, ""]
 
 
@@ -129,8 +127,7 @@ class Families(Learner):
         noise, amplitude = gradient_sums.initial_scales(
             signals - bias, dictionary, live, self.margin, self.floor, num_slots=self.num_slots, epsilon=EPSILON
         )
-        change, round = jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32)
-        return FamiliesState(dictionary, bias, squares, noise, amplitude, live, change, round)
+        return FamiliesState(dictionary, bias, squares, noise, amplitude, live, jnp.zeros((), jnp.int32))
 
     def step(self, data: Split, state: FamiliesState) -> FamiliesState:
         num_samples = len(data.signals)
@@ -158,11 +155,10 @@ class Families(Learner):
         rearranges = (state.round % PERIOD == 0) & (state.round < self.num_steps - LAST)
         dictionary, counts, moved = lax.cond(rearranges, rearrange, solve, state.dictionary, counts)
         dictionary = family_rules.decorrelate_children(dictionary, counts, self.weight)
-        change = jnp.linalg.norm(dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
         # An atom that moved counts as used until its uses are known.
         squares = jnp.where(moved, family_rules.usual_energy(squares), squares)
         noise, amplitude = gradient_sums.scales(sums, number, len(dictionary), state.live)
-        return FamiliesState(dictionary, state.bias, squares, noise, amplitude, state.live, change, state.round + 1)
+        return FamiliesState(dictionary, state.bias, squares, noise, amplitude, state.live, state.round + 1)
 
     def model(self, state):
         return Model(state.dictionary, state.bias)

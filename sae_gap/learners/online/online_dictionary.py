@@ -229,7 +229,7 @@ class OnlineDictionary(Learner):
         return Model(state.dictionary, state.mean)
 
 
-def lay(state: OnlineState) -> OnlineState:
+def shard_state(state: OnlineState) -> OnlineState:
     """The state on the devices of the context's mesh: split by latents where it has an axis for them, else whole on each."""
     if axis_size(SAMPLES) * axis_size(LATENTS) == 1:
         return state

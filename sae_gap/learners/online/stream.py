@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sae_gap.core.checks import as_real, check_size, check_type, shown
 from sae_gap.core.types import Model, Split
 from sae_gap.learners.fit_checks import check_key
-from sae_gap.learners.online.online_dictionary import OnlineDictionary, OnlineState, lay
+from sae_gap.learners.online.online_dictionary import OnlineDictionary, OnlineState, shard_state
 from sae_gap.runtime import devices, distributed
 from sae_gap.runtime.sharding import LATENTS, SAMPLES, check_mesh
 from sae_gap.storage.trees import Checkpoint
@@ -189,7 +189,7 @@ def _start(
     learner: OnlineDictionary, block: Float[Array, "count rows input_dim"], size: int, num_latents: int, key: PRNGKeyArray
 ) -> OnlineState:
     signals = block[:, :size].reshape(-1, block.shape[2])
-    return lay(learner.init(Split(signals), num_latents=num_latents, key=key))
+    return shard_state(learner.init(Split(signals), num_latents=num_latents, key=key))
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -198,4 +198,4 @@ def _round(fixed: tuple[OnlineDictionary, jax.Array, int], state: OnlineState) -
     if learner.centred:
         brought = jnp.sum(minibatches, axis=(0, 1)) / (len(minibatches) * size)
         state = eqx.tree_at(lambda s: s.mean, state, state.mean + (brought - state.mean) / (state.round + 1))
-    return lay(learner.round(minibatches, state, size))
+    return shard_state(learner.round(minibatches, state, size))
