@@ -55,7 +55,8 @@ def test_a_row_for_every_method_and_seed(rows):
     assert {row["samples_seen"] for row in rows} == {100} and not any(row.get("stream") for row in rows)
     steps = {row["method"]: row["fit_steps"] for row in rows}
     # Of two batches each, so that there are a hundred gradient steps.
-    assert {steps[name] for name in RUN if name in SAES} == {50} and (steps["dl_fista"], steps["spams"], steps["sklearn"]) == (5, 10, 10)
+    assert {steps[name] for name in RUN if name in SAES} == {50}
+    assert (steps["dl_fista"], steps["spams"], steps["sklearn"]) == (5, 10, 10)
 
 
 def test_every_dictionary_is_coded_on_by_the_certified_lasso(rows):
