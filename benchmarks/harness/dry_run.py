@@ -3,8 +3,8 @@
 from benchmarks.harness.preset import HEADINGS
 from sae_gap.storage import results
 from sae_gap.storage.results import CELL
+from sae_gap.study.job import Job, jobs
 from sae_gap.study.models import Models
-from sae_gap.study.runner import Job, jobs
 from sae_gap.study.study import Study
 
 

@@ -304,7 +304,7 @@ class Program:
             if save is not None and due:
                 save.store(begun, now - clock, step=done)
                 saved = time.perf_counter()
-            # Neither who watches nor the disk is the learner's.
+            # Time spent on reports and saves is not the learner's.
             clock += time.perf_counter() - now
         model = jax.block_until_ready(self.end(begun))
         return model, begun[0], time.perf_counter() - clock

@@ -29,7 +29,7 @@ from sae_gap.metrics.metric import Metric
 from sae_gap.runtime import progress
 from sae_gap.solvers import sparse_code
 from sae_gap.storage import results
-from sae_gap.study import models, runner
+from sae_gap.study import job, models, runner
 from sae_gap.study.inference import Inference
 from tests.tiny import METHODS, NAMES, SAE, SETTING, make, timeless
 
@@ -248,7 +248,7 @@ def rows_of(store):
 def test_a_second_run_adds_nothing_and_fits_nothing(finished, monkeypatch):
     rows, store = finished
     content = rows_of(store)
-    monkeypatch.setattr(runner, "_score", fail)
+    monkeypatch.setattr(runner, "score", fail)
     monkeypatch.setattr(Models, "fit", fail)
     assert run(make(), Store(store.folder)) == rows
     assert rows_of(store) == content and len(content) == 3
@@ -261,7 +261,7 @@ def test_models_are_kept_beside_the_rows_unless_one_says_otherwise(finished):
 
 
 def keys_of(a_study):
-    return {key for job in runner.jobs(a_study) for key in job.keys.values()}
+    return {key for one in job.jobs(a_study) for key in one.keys.values()}
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_a_metric_with_another_version_changes_every_key():
 
 def test_rows_of_another_study_are_refused(finished, monkeypatch):
     _, store = finished
-    monkeypatch.setattr(runner, "_score", fail)
+    monkeypatch.setattr(runner, "score", fail)
     with pytest.raises(ValueError, match=r"holds rows of the study 'tiny', where 'other' .*; move that folder away .*\.$"):
         run(dataclasses.replace(make(), name="other"), store)
 
@@ -390,13 +390,13 @@ def test_a_shard_may_be_told_to_the_run(finished, tmp_path):
 
 
 def test_a_shard_beyond_the_jobs_does_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "_score", fail)
+    monkeypatch.setattr(runner, "score", fail)
     assert run(make(), Store(tmp_path), (5, 6)) == []
 
 
 @pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0), (3, 2), (0.0, 2), ("0", "2")])
 def test_a_shard_outside_its_count_is_refused(tmp_path, monkeypatch, shard):
-    monkeypatch.setattr(runner, "_score", fail)
+    monkeypatch.setattr(runner, "score", fail)
     with pytest.raises(ValueError, match=r"^shard must be \(index, count\) with 0 <= index < count, but it is \(.*\)\.$"):
         run(make(), Store(tmp_path), shard)
 
@@ -502,7 +502,7 @@ def test_a_killed_run_ends_with_the_rows_of_one_left_alone(finished, tmp_path):
 
 
 def test_keys_are_the_same_in_every_process():
-    described = runner._identity(make(), SETTING.asdict(), METHODS[2]) | {"step": None}
+    described = job._identity(make(), SETTING.asdict(), METHODS[2]) | {"step": None}
     assert json.loads(json.dumps(described)) == described
     assert results.key(described) in keys_of(make())
     assert described["encoder"]["class"] == "sae_gap.Lasso"
