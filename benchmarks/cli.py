@@ -56,7 +56,7 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues, about: str | No
     try:
         take(sys.argv, flag_values)
         devices.enable_compilation_cache()
-        if "distributed" in flag_values and flag_values["distributed"].value:
+        if "distributed" in flag_values:
             _join(flag_values)
         main()
     except UsageError as error:
@@ -103,6 +103,11 @@ def define_distributed(flag_values: flags.FlagValues) -> None:
 
 
 def _join(flag_values: flags.FlagValues) -> None:
+    if not flag_values["distributed"].value:
+        given = [name for name in ("coordinator", "num_processes", "process_id") if flag_values[name].value is not None]
+        if given:
+            raise UsageError(f"--{given[0]} goes with --distributed; give both or neither.")
+        return
     try:
         distributed.start(**{name: flag_values[name].value for name in ("coordinator", "num_processes", "process_id")})
     except ValueError as error:
@@ -154,7 +159,8 @@ def local_folder(name: str, value: str) -> pathlib.Path:
 def parse_shard(text: str) -> tuple[int, int]:
     """Reads `i/N`, the i-th of N shards, counted from 0."""
     index, slash, count = text.partition("/")
-    if not (index.isdigit() and slash and count.isdigit() and int(index) < int(count)):
+    numbers = (index + count).isascii() and index.isdigit() and count.isdigit()
+    if not (slash and numbers and int(index) < int(count)):
         raise UsageError(f"--shard must read i/N with 0 <= i < N, such as 0/4, but it is {text!r}.")
     return int(index), int(count)
 

@@ -14,6 +14,7 @@ import threading
 from pathlib import Path
 
 import sae_gap
+from sae_gap.core.registry import BrokenFileError
 
 # What is asked for most goes by a shorter name too.
 ALIASES = {"bench": "amortisation_gap", "measure": "measure_sae"}
@@ -40,7 +41,7 @@ def is_study(path: Path) -> bool:
 def listing() -> str:
     """What `sae-gap --help` prints: each binary with the sentence that its text opens with."""
     shorter = {name: f" (also: {alias})" for alias, name in ALIASES.items()}
-    texts = {name: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "" for name, path in binaries().items()}
+    texts = {name: _docstring(path) for name, path in binaries().items()}
     lines = [f"  {name:<22}{text.partition(chr(10))[0]}{shorter.get(name, '')}" for name, text in texts.items()]
     return "\n".join(
         (
@@ -51,6 +52,13 @@ def listing() -> str:
             *lines,
         )
     )
+
+
+def _docstring(path: Path) -> str:
+    try:
+        return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    except SyntaxError as error:
+        return f"(cannot be read: line {error.lineno}, {error.msg})"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -77,10 +85,14 @@ def main(arguments: list[str] | None = None) -> None:
     sys.path.insert(0, str(home()))
     sys.argv = [name, *rest]
     module = ".".join(known[name].relative_to(home()).with_suffix("").parts)
-    if is_study(known[name]):
-        importlib.import_module(module).BENCH.run()
-    else:
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        if is_study(known[name]):
+            importlib.import_module(module).BENCH.run()
+        else:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except BrokenFileError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
 
 
 def _end_on_signals() -> None:

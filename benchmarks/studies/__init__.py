@@ -1,11 +1,10 @@
 """The studies, one file each: a file that is dropped in is found by its `BENCH`, and runs by `sae-gap NAME`."""
 
-import importlib
-import pkgutil
 from typing import Any
+
+from sae_gap.core.registry import modules
 
 
 def found() -> dict[str, Any]:
     """Every study by its name."""
-    modules = [importlib.import_module(f"{__name__}.{found.name}") for found in pkgutil.iter_modules(__path__)]
-    return {module.BENCH.name: module.BENCH for module in modules if hasattr(module, "BENCH")}
+    return {module.BENCH.name: module.BENCH for module in modules(__name__) if hasattr(module, "BENCH")}

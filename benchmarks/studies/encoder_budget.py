@@ -55,6 +55,8 @@ def encoders(sparsity, lam):
 
 def _methods(source, p):
     base = DICTIONARIES[p.knobs["dictionary"]](p)
+    if isinstance(base, Oracle) and source.width is not None:
+        raise ValueError("--width is of a dictionary that is learned; give --dictionary=online_dl with it, or leave it out.")
     trained = encoders(source.sparsity, p.lam)
     # An epoch of the paper's SAEs is long enough for two of these.
     epochs = max(1, round(0.4 * p.epochs))

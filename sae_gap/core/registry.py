@@ -59,10 +59,25 @@ def looks_of(kind: type) -> dict[str, Look]:
     return own.get("looks", {}) | {name: Look(own.get("label", name.replace("_", " ")), own.get("colour", ""))}
 
 
+class BrokenFileError(ValueError):
+    """A file of a folder that is a register cannot be imported; the message is a sentence that names it."""
+
+
 def modules(package: str) -> Iterator[ModuleType]:
-    """The modules of a package and of the packages in it, imported."""
+    """The modules of a package and of the packages in it, imported.
+
+    Raises:
+      BrokenFileError: one cannot be imported.
+    """
     for found in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
-        yield importlib.import_module(found.name)
+        try:
+            yield importlib.import_module(found.name)
+        except BrokenFileError:
+            raise
+        except Exception as error:
+            file = found.name.replace(".", "/") + ".py"
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            raise BrokenFileError(f"{file} cannot be imported ({reason}); mend it or move it away.") from error
 
 
 def _unique(found: Iterator[tuple[str, Any]]) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def _encoder(
         return Threshold(), {"threshold": tensors.take("threshold", num_latents)}
     if kind in ("AutoEncoder", "AutoEncoderNew"):
         return Rectified(), {}
-    k = (Config(tensors.path, {"k": tensors.scalar("k")}) if "k" in tensors else config).size("k")
+    k = (Config(tensors.path, {"k": tensors.scalar("k")}) if "k" in tensors else config).size("k", most=num_latents)
     notes["k"] = str(k)
     tensors.ignore("group_sizes")
     if kind == "AutoEncoderTopK":

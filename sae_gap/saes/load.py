@@ -42,7 +42,7 @@ def load_sae(path: str | os.PathLike[str]) -> SAE:
       ValueError: there is no SAE, there are several, or it cannot be read; the message names the fault and the mend.
     """
     check_path("path", path)
-    place = Path(path).expanduser()
+    place = Path(os.path.expanduser(path))
     try:
         weights = _weights(place)
     except OSError as error:

@@ -211,7 +211,7 @@ def assemble(
             affine, scale = Affine(affine.weight * lengths, affine.bias * lengths), jnp.ones_like(lengths)
     columns = {name: jnp.broadcast_to(jnp.asarray(value, units.dtype), units.shape) for name, value in (others or {}).items()}
     parameters = ForeignParameters(affine, scale, columns)
-    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(parameters)):
+    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((parameters, jnp.asarray(bias)))):
         # A NaN would be held below every threshold, and read as a latent that is off.
         raise ValueError(f"the {library} SAE has weights whose products overflow {dictionary.dtype}; train it again.")
     return SAE(

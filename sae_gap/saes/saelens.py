@@ -133,7 +133,7 @@ def _encoder(
         if threshold == 0:
             notes["caution"] = "the threshold was never estimated, so that codes are those of a ReLU"
         return foreign_encoders.Threshold(), {"threshold": threshold}
-    k = config.size("k")
+    k = config.size("k", most=num_latents)
     return foreign_encoders.LargestK(k) if architecture == "topk" else foreign_encoders.AbsTopK(k), {}
 
 

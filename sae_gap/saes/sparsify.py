@@ -32,7 +32,7 @@ def load(folder: Path) -> SAE:
     input_dim = config.size("d_in")
     # A width of 0 stands for a multiple of the dimensions.
     num_latents = config.size("num_latents", 0, least=0) or input_dim * config.size("expansion_factor", 32)
-    k = config.size("k", 32)
+    k = config.size("k", 32, most=num_latents)
     activation = config.choice("activation", "topk", ("topk", "groupmax"))
     # An older option, which ranks by magnitude.
     signed = config.flag("signed", False)

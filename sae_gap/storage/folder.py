@@ -42,7 +42,7 @@ class Folder:
         check_path("directory", path)
         text = os.fspath(path)
         self._bucket = _connect(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) else None
-        self._text = text.rstrip("/") if self._bucket else str(Path(text).expanduser())
+        self._text = text.rstrip("/") if self._bucket else str(Path(os.path.expanduser(text)))
 
     def __str__(self) -> str:
         return self._text

@@ -174,13 +174,14 @@ class Config:
     def __contains__(self, name: str) -> bool:
         return self.entries.get(name) is not None
 
-    def size(self, name: str, default: int | None = None, least: int = 1) -> int:
-        """An integer from `least` on."""
+    def size(self, name: str, default: int | None = None, least: int = 1, most: int = 2**31 - 1) -> int:
+        """An integer from `least` to `most`."""
         value = self._value(name, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value < 2**31:
-            self._refuse(name, f"a {'positive' if least else 'non-negative'} integer below 2**31", value)
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            limit = "below 2**31" if most == 2**31 - 1 else f"of at most {most}"
+            self._refuse(name, f"a {'positive' if least else 'non-negative'} integer {limit}", value)
         return value
 
     def number(self, name: str, default: float) -> float:

@@ -40,14 +40,21 @@ def score(study: Study, job: Job, tasks: Sequence[Task], outcomes: Sequence[Fit]
             kept = origins | {name_of(reference_of(study, method)) for method in shown}
             for place, step in wanted:
                 method = job.methods[place]
-                rows.append(
+                place_of_row = (
                     {"key": job.keys[description["seed"], place, step], "job": job.name, "study": study.name}
                     | {"method": method.name, "family": method.family}
                     | method.coordinates
                     | ({} if step is None else {"step": step})
                     | {"protocol": study.protocol, "lam": reference_of(study, method).lam}
                     | description
-                    | _measure(study, method, inference, shared)
+                )
+                measured = _measure(study, method, inference, shared)
+                taken = sorted(place_of_row.keys() & measured.keys())
+                if taken:
+                    raise ValueError(f"a metric gives {taken[0]!r}, which tells rows apart; rename the metric's column.")
+                rows.append(
+                    place_of_row
+                    | measured
                     | {"fit_steps": fitted.step, "fit_seconds": fitted.seconds, "compile_seconds": outcome.compile_seconds}
                     | {"learner": identity.describe(method.learner), "encoder": identity.describe(method.encoder)}
                     | {"fit_device": outcome.device}
@@ -80,7 +87,11 @@ def _measure(study: Study, method: Method, inference: Inference, shared: dict[An
     scored = Inferred(inference.task, inference.model, codes, optimum, reference.lam, study.protocol, shared)
     measured: dict[str, Any] = {}
     for metric in study.metrics:
-        measured |= metric(scored)
+        found = metric(scored)
+        taken = sorted(measured.keys() & found.keys())
+        if taken:
+            raise ValueError(f"the metric {metric.name!r} gives {taken[0]!r}, as another metric does; rename one of the two.")
+        measured |= found
     for split in SCORED:
         own = inferred[split].certified
         if own is not None:

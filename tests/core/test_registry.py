@@ -100,3 +100,17 @@ def test_everything_has_a_label_and_dictionaries_a_colour_of_their_own():
         assert all("label" in vars(kind) for kind in named if kind.__name__ not in ("Linear", "Lookup"))
     learned = [name for name in labels._dictionaries() if name not in ("random", "samples")]
     assert len({labels.colour(name) for name in learned}) == len(learned)
+
+
+@pytest.mark.parametrize("text", ["def f(:", "import nothing_of_this_name", "1 / 0"])
+def test_a_file_that_cannot_be_imported_is_named(tmp_path, monkeypatch, text):
+    package = tmp_path / "broken_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "bad.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        registry.BrokenFileError, match=r"^broken_package/bad\.py cannot be imported \(.+\); mend it or move it"
+    ):
+        list(registry.modules("broken_package"))
+    sys.modules.pop("broken_package", None)

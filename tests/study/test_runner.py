@@ -205,6 +205,17 @@ def test_metrics_are_the_studys(tmp_path):
     assert rows[0]["seen"] == ["id", "ood", "train"] and rows[0]["optima"] == ["id", "ood"] and "mse_id" not in rows[0]
 
 
+@pytest.mark.parametrize(
+    ("columns", "fault"),
+    [({"mse_id": 1.0}, "the metric 'mine' gives 'mse_id', as another metric does"), ({"seed": 7.0}, "a metric gives 'seed'")],
+)
+def test_a_metric_overwrites_nothing(tmp_path, columns, fault):
+    mine = Metric("mine", lambda inferred: columns, {})
+    with pytest.raises(ValueError, match=fault):
+        run(make(SETTING, methods=METHODS[3:], metrics=(*METRICS, mine)), Store(tmp_path))
+    assert not (tmp_path / "rows").exists()
+
+
 def test_a_stream_is_scored_on_held_out_samples_alone(tmp_path, caplog):
     def splits(inferred):
         return {"seen": sorted(inferred.codes)}

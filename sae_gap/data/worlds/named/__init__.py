@@ -1,11 +1,10 @@
 """Worlds by name, one a file: the `NamedWorld` that a module of this folder defines is found, and `--world=NAME` draws it."""
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
 from sae_gap.core.checks import check_choice, check_size
+from sae_gap.core.registry import modules
 from sae_gap.data.worlds.named_world import NamedWorld
 from sae_gap.data.worlds.world import World
 
@@ -14,8 +13,7 @@ SCALED = "synthsae"
 
 
 def _found() -> dict[str, NamedWorld]:
-    modules = [importlib.import_module(f"{__name__}.{module.name}") for module in pkgutil.iter_modules(__path__)]
-    worlds = [thing for module in modules for thing in vars(module).values() if isinstance(thing, NamedWorld)]
+    worlds = [thing for module in modules(__name__) for thing in vars(module).values() if isinstance(thing, NamedWorld)]
     return {world.name: world for world in worlds}
 
 
