@@ -34,7 +34,10 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
     common = {method.name: method for method in (*methods.everything(source, p), *methods.families(p, pruned=True))}
     if not crossed and name in common:
         return common[name]
-    learner = _learner(left.removeprefix("sae_"), study, common, source, p)
+    sae = left.removeprefix("sae_")
+    if sae != left and sae in registry.learners():
+        raise ValueError(f"--methods has {name!r}, but {sae} is no SAE; write {name.removeprefix('sae_')}.")
+    learner = _learner(sae if sae in registry.saes() else left, study, common, source, p)
     own = learner.encode
     if crossed:
         learner, encoder = _encoded(learner, right, source, p)

@@ -117,3 +117,8 @@ def test_a_dictionary_of_another_width_is_scored_against_the_truth(width, call, 
     assert rows["oracle_norms_topk", width]["norm_ratio"] == pytest.approx(min(width, 20) / 20, abs=1e-5)
     with (tmp_path / "dict_quality" / "summary.csv").open(newline="") as file:
         assert {line["width"] for line in csv.DictReader(file)} == {"20", str(width)}
+
+
+def test_a_learner_is_no_sae(call, tmp_path):
+    code, out, err = call("amortisation_gap", "--preset=smoke", "--methods=sae_online_dl", f"--results_dir={tmp_path / 'none'}")
+    assert (code, out) == (2, "") and err == "--methods has 'sae_online_dl', but online_dl is no SAE; write online_dl.\n"
