@@ -148,11 +148,11 @@ def folder(value: str) -> Folder:
         return Folder(value)
 
 
-def local_folder(name: str, value: str) -> pathlib.Path:
-    """The folder on this machine that a flag names."""
+def local_folder(value: str) -> pathlib.Path:
+    """The folder on this machine that --results_dir names."""
     found = folder(value).local
     if found is None:
-        raise UsageError(f"--{name} must be a folder of this machine, but it is {value!r}.")
+        raise UsageError(f"--results_dir must be a folder of this machine, but it is {value!r}.")
     return found
 
 

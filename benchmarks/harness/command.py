@@ -5,7 +5,7 @@ import itertools
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
@@ -22,6 +22,9 @@ from sae_gap.learners.learner import Learner
 from sae_gap.learners.peer import Peer
 from sae_gap.storage.folder import Folder
 from sae_gap.study.study import PROTOCOLS
+
+if TYPE_CHECKING:
+    from benchmarks.harness.bench import Bench
 
 # The axes of the grid, all lists of integers but for the noise.
 _AXES = {
@@ -60,7 +63,7 @@ class Read:
     command: str
 
 
-def study_flags(bench: Any) -> flags.FlagValues:
+def study_flags(bench: "Bench") -> flags.FlagValues:
     """The flags of a study; its knobs take the place of flags of the same name."""
     found, quick = flags.FlagValues(), bench.presets["quick"]
 
@@ -97,7 +100,7 @@ def study_flags(bench: Any) -> flags.FlagValues:
     return found
 
 
-def read_study(bench: Any, arguments: Sequence[str] | None = None) -> Read:
+def read_study(bench: "Bench", arguments: Sequence[str] | None = None) -> Read:
     """Checks the parsed flags of a study.
 
     Args:
@@ -107,7 +110,8 @@ def read_study(bench: Any, arguments: Sequence[str] | None = None) -> Read:
     Raises:
       cli.UsageError: a flag has a value that the study cannot run with.
     """
-    given = {name: bench.flags[name].value for name in bench.flags if bench.flags[name].value not in (None, False)}
+    values = {name: bench.flags[name].value for name in bench.flags}
+    given: dict[str, Any] = {name: value for name, value in values.items() if value not in (None, False)}
     with cli.usage():
         check_choice("--preset", given["preset"], bench.presets)
         check_choice("--protocol", given["protocol"], PROTOCOLS)
@@ -127,7 +131,7 @@ def read_study(bench: Any, arguments: Sequence[str] | None = None) -> Read:
     return Read(preset, sources, names, results_dir, models_dir, shard, dry_run, f"{cli.COMMAND}{bench.name} {typed}".strip())
 
 
-def _changed(bench: Any, preset: Preset, given: Mapping[str, Any]) -> Preset:
+def _changed(bench: "Bench", preset: Preset, given: Mapping[str, Any]) -> Preset:
     """A preset as the flags have it."""
     changes: dict[str, Any] = {name: given[name] for name in ("protocol", "stream", *LENGTHS) if name in given}
     if "lam" in given and "lam" not in bench.knobs:
@@ -145,7 +149,7 @@ def _changed(bench: Any, preset: Preset, given: Mapping[str, Any]) -> Preset:
     return dataclasses.replace(preset, **changes, **_world(bench, preset, given), knobs=knobs)
 
 
-def _world(bench: Any, preset: Preset, given: Mapping[str, Any]) -> dict[str, Any]:
+def _world(bench: "Bench", preset: Preset, given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a preset that say which world, where one is asked for."""
     told = {name: given[name] for name in ("world", "law", "world_file") if name in given}
     if not told and preset.world is None:
@@ -188,7 +192,7 @@ def _recordings(preset: Preset, given: Mapping[str, Any]) -> list[Recording]:
     return sources
 
 
-def _names(bench: Any, preset: Preset, sources: Sequence[Source], given: Sequence[str] | None) -> list[str]:
+def _names(bench: "Bench", preset: Preset, sources: Sequence[Source], given: Sequence[str] | None) -> list[str]:
     """The methods to run: those of the study in its order, then crossings."""
     own = list(dict.fromkeys(method.name for method in bench.methods(sources[0], preset)))
     if given is None:

@@ -5,7 +5,6 @@
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from benchmarks.harness import methods
 from benchmarks.harness.preset import Preset
@@ -59,17 +58,16 @@ def _learner(name: str, study: Sequence[Method], common: Mapping[str, Method], s
         if found:
             # What goes on from a dictionary has its name too.
             return min(found, key=_depth)
-    if name in registry.saes():
-        options = {"sparsity": source.sparsity, "input_dim": source.input_dim, "num_steps": p.epochs}
-        return by_name.tuned_sae(name, **options)  # type: ignore[arg-type]
     kind = registry.learners().get(name)
-    if kind is None:
+    if kind is None and name not in registry.saes():
         raise ValueError(
             f"--methods has {name!r}, which is no method of this study, no learner ({', '.join(registry.learners())}) and no "
             f"SAE ({', '.join(registry.saes())})."
         )
-    takes_steps = not kind.on_host and kind.step is not Learner.step
-    return _make(kind, source, p, num_steps=p.epochs if takes_steps else None)
+    # Steps on the host are minibatches, not epochs, and their number is the learner's own.
+    steps = None if kind is not None and kind.on_host else p.epochs
+    options = {"sparsity": source.sparsity, "input_dim": source.input_dim, "lam": p.lam, "num_steps": steps}
+    return by_name.learner(name, **options)  # type: ignore[arg-type]
 
 
 def _depth(learner: Learner) -> int:
@@ -82,19 +80,10 @@ def _encoded(learner: Learner, name: str, source: Source, p: Preset) -> tuple[Le
         return learner, p.lasso()
     if learner.encode is not None and learner.encode.name == name:
         return learner, learner.encode
-    kind = registry.encoders().get(name)
-    if kind is None:
+    if name not in registry.encoders():
         raise ValueError(f"--methods has {name!r} for an encoder; choose from {', '.join(registry.encoders())}.")
-    encoder = _make(kind, source, p, encoder=learner.encode)
+    encoder = by_name.encoder(name, sparsity=source.sparsity, lam=p.lam, own=learner.encode)
     if isinstance(encoder, AmortisedEncoder):
         learner = Amortised((encoder,), p.lam, base=learner, num_steps=p.epochs)
         return learner, learner.members[0]
     return learner, encoder
-
-
-def _make(kind: Any, source: Source, p: Preset, **offered: Any) -> Any:
-    """An instance of a registered class, whose fields are filled by their names."""
-    try:
-        return registry.make(kind, k=source.sparsity, sparsity=source.sparsity, lam=p.lam, **offered)
-    except TypeError as error:
-        raise ValueError(f"{registry.name_of(kind)} cannot be made by its name alone ({error}); make it in Python.") from None

@@ -39,8 +39,8 @@ def recovery_along(x: str) -> dict[str, Drawing]:
     return {score: Drawing(functools.partial(_curve, x=x, y=score, logx=True)) for score in scores}
 
 
-def inference_along(x: str, metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing]:
-    """A score of each dictionary along a size, a panel a dictionary and a line a kind of inference."""
+def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing]:
+    """A score of each dictionary along the number of latents, a panel a dictionary and a line a kind of inference."""
 
     def draw(rows: Rows, lines: Lines) -> Any:
         cold = [row for row in rows if row.get("start") != "warm"]
@@ -49,7 +49,9 @@ def inference_along(x: str, metric: str = "mcc_ood", *, style: str) -> dict[str,
             kinds.setdefault(row["dictionary"], set()).add(row.get(style))
         # A dictionary of one kind has nothing to compare.
         compared = [row for row in cold if len(kinds[row["dictionary"]]) > 1]
-        return _curve(compared, lines, x=x, y=metric, line=("dictionary", style), panel="dictionary", style=style, logx=True)
+        return _curve(
+            compared, lines, x="num_latents", y=metric, line=("dictionary", style), panel="dictionary", style=style, logx=True
+        )
 
     return {f"{metric}_by_{style}": Drawing(draw)}
 

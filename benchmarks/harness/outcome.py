@@ -77,7 +77,7 @@ def _conditions(rows: Sequence[Row], varies: Sequence[str]) -> list[str]:
 
 
 def _told_apart(rows: Sequence[Row], own: set[str]) -> list[Row]:
-    """The rows, whose crossings on a dictionary that other methods have too go by both names: figures have a line for each."""
+    """The rows. A crossing whose dictionary other methods share is renamed learner:encoder."""
     methods: dict[str, set[str]] = {}
     for row in rows:
         methods.setdefault(row["dictionary"], set()).add(row["method"])

@@ -122,7 +122,7 @@ def _controls(first: measure.Subject, activations: Activations) -> tuple[str, ..
 def _subjects(activations: Activations) -> tuple[list[results.Row], list[measure.Subject]]:
     """What is to be measured, and a row of each SAE that says how it was read."""
     source = activations.split(seed=FLAGS.seed)[1] if FLAGS.held_out else activations
-    looked_at = source.take(measure.spread(source.num_samples, LOOKED_AT))
+    looked_at = source.take(measure.evenly_spaced(source.num_samples, LOOKED_AT))
     measure.check_varies(looked_at)
     paths = [*FLAGS.sae, *FLAGS.dictionary]
     names = dict(zip(paths, _names(paths), strict=True))

@@ -104,7 +104,7 @@ flags.DEFINE_list("libraries", list(LIBRARIES), f"Whose SAEs to train, of {', '.
 
 def main() -> None:
     training_flags.check(FLAGS, "libraries", list(LIBRARIES))
-    directory = cli.local_folder("results_dir", FLAGS.results_dir) / NAME
+    directory = cli.local_folder(FLAGS.results_dir) / NAME
     with cli.usage():
         train, _ = open_activations(FLAGS.activations, key=FLAGS.key).split()
         rows = train.take(np.arange(train.num_samples))

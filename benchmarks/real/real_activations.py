@@ -158,7 +158,7 @@ def _read_model(folder: pathlib.Path, layer: int, window: int):
 def main() -> None:
     from pydoc_data.topics import topics
 
-    results_dir = cli.local_folder("results_dir", FLAGS.results_dir)
+    results_dir = cli.local_folder(FLAGS.results_dir)
     forward, tokenizer = _read_model(_model_dir(), FLAGS.layer, FLAGS.window)
     names = sorted(topics)
     texts = [tokenizer.encode(topics[name], add_special_tokens=False).ids for name in names]

@@ -32,6 +32,6 @@ BENCH = Bench(
         "paper": Preset(num_latents=WIDTHS),
     },
     varies=("columns",),
-    figures=drawings.cosines() | drawings.inference_along("num_latents", style="columns"),
+    figures=drawings.cosines() | drawings.inference_along(style="columns"),
     tables={"Recovery": RECOVERY, "Columns": ("cosine", "close", "angle", "norm_ratio"), "Inference on ID": INFERENCE},
 )

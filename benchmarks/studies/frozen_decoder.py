@@ -30,7 +30,7 @@ BENCH = Bench(
         "quick": Preset(num_latents=(50, 100)),
         "paper": Preset(num_latents=WIDTHS),
     },
-    figures=drawings.stairs() | drawings.inference_along("num_latents", style="inference"),
+    figures=drawings.stairs() | drawings.inference_along(style="inference"),
     parts=True,
     slow=("softplus_adam",),
 )

@@ -31,7 +31,7 @@ BENCH = Bench(
         "quick": Preset(num_latents=(50, 100)),
         "paper": Preset(num_latents=WIDTHS),
     },
-    figures=drawings.stairs("support_f1_ood") | drawings.inference_along("num_latents", "support_f1_ood", style="inference"),
+    figures=drawings.stairs("support_f1_ood") | drawings.inference_along("support_f1_ood", style="inference"),
     tables={"Supports": SUPPORT, "Recovery": RECOVERY, "Inference on ID": INFERENCE},
     parts=True,
 )

@@ -120,7 +120,7 @@ class Setting:
     def asdict(self) -> dict[str, Any]:
         """What tells settings apart, as rows and keys have it."""
         values = dataclasses.asdict(self)
-        # What few settings have is not said of the others, so that their keys are those they have always had.
+        # Rare options appear only where set, so that other settings keep their keys.
         defaults = {"stream": False, "padded_dim": None, "width": None}
         return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
 

@@ -4,7 +4,6 @@ All samples at once and compiled; `sae_gap.measure.refit` says when to take its 
 """
 
 import dataclasses
-import functools
 from typing import Any
 
 import equinox as eqx
@@ -93,11 +92,9 @@ def code_on_support(
     codes: Float[Array, "n num_latents"],
     on: Bool[Array, "n num_latents"],
     lam: Float[ArrayLike, "..."],
-    *,
-    nonneg: bool = True,
     **options: Any,
 ) -> Solution:
-    """`argmin_z ½‖y - D z‖² + λ‖z‖₁` with `z_j = 0` off the support, over `z ≥ 0` if `nonneg`.
+    """`argmin_z ½‖y - D z‖² + λ‖z‖₁` over `z ≥ 0`, with `z_j = 0` off the support.
 
     Args:
       target: what the codes fit, (n, input_dim).
@@ -105,20 +102,19 @@ def code_on_support(
       codes: to start from, (n, num_latents).
       on: the supports, (n, num_latents).
       lam: weight of the l1 norm, a scalar or one for each sample, (n, 1).
-      nonneg: whether codes are non-negative.
       **options: of `sparse_code`, such as `tol`.
 
     Returns:
       The codes with their objective and gap in the problem on the support.
     """
-    weights, init = _restrict(codes, on, jnp.asarray(lam, target.dtype), nonneg)
-    return sparse_code(target, dictionary, weights, nonneg=nonneg, init=init, **options)
+    weights, init = _restrict(codes, on, jnp.asarray(lam, target.dtype))
+    return sparse_code(target, dictionary, weights, init=init, **options)
 
 
-@functools.partial(jax.jit, static_argnames="nonneg")
-def _restrict(codes, on, lam, nonneg):
+@jax.jit
+def _restrict(codes, on, lam):
     begun = jnp.where(on, codes, 0)
-    return jnp.where(on, lam, FORBIDDEN).astype(codes.dtype), begun.clip(0) if nonneg else begun
+    return jnp.where(on, lam, FORBIDDEN).astype(codes.dtype), begun.clip(0)
 
 
 class LeastSquares(Encoder):

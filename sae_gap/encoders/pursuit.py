@@ -50,7 +50,7 @@ class OMP(Encoder):
 
 
 class NonNegativePursuit(Encoder):
-    """k greedy steps, each with the unused atom of largest correlation, whose code that is, or zero where it is negative.
+    """k greedy steps, each with the unused atom of largest correlation; its code is that correlation, or zero if negative.
 
     Args:
       k: steps.

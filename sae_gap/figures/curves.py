@@ -340,6 +340,6 @@ class _Drawing:
         every = [(line, self._end(line)) for line in self.lines]
         told = [(line, end) for line, end in every if not at or end[0] == ends[0][1][0]] if len(self.panels) == 1 else ends[:1]
         told = told + [(line, line.points[0]) for line in self._of(self.flats, panel)]
-        words = ", ".join(f"{self._name(line)} {house.spread(*end[1:])}" for line, end in told)
+        words = ", ".join(f"{self._name(line)} {house.format_sd(*end[1:])}" for line, end in told)
         where = ", ".join(part for part in (self.titles[panel], at) if part)
         return f"{where}: {words}" if where else words

@@ -33,15 +33,14 @@ def counting_bound(row: Mapping[str, Any]) -> float | None:
 
 
 @style.styled
-def recovery_by_samples(rows: style.Rows, metric: str = "cosine") -> Figure | None:
+def recovery_by_samples(rows: style.Rows) -> Figure | None:
     """What each learner recovers, over the number of latents and the training samples for each: a panel a learner.
 
     The dashed line is the counting bound, `sae_gap.figures.counting_bound`.
 
     Args:
-      rows: rows of one sparsity and noise; the coordinates, `num_latents`, `input_dim`, `sparsity`, `samples_seen` and the
-        metric are read. The oracle's are left out.
-      metric: a column of the rows of which more is better and 1 is perfect.
+      rows: rows of one sparsity and noise; the coordinates, `num_latents`, `input_dim`, `sparsity`, `samples_seen` and
+        `cosine` are read. The oracle's are left out.
 
     Returns:
       The figure, or None where there are not two cells to compare.
@@ -53,7 +52,7 @@ def recovery_by_samples(rows: style.Rows, metric: str = "cosine") -> Figure | No
     known = [{**row, "per_latent": row["samples_seen"] / row["num_latents"]} for row in known]
     panel = ("dictionary", "inference", "start", "columns")
     return heat_map(
-        known, "num_latents", "per_latent", metric, panel=panel, bound=counting_bound, bound_label="the counting bound"
+        known, "num_latents", "per_latent", "cosine", panel=panel, bound=counting_bound, bound_label="the counting bound"
     )
 
 

@@ -102,7 +102,7 @@ def _alike(one: _Front, other: _Front) -> bool:
 
 
 def _label(row: Mapping[str, Any]) -> str:
-    """Controls have names of the suite, and all else that of the user, to the letter."""
+    """Controls have the suite's labels; everything else keeps the user's name."""
     return labels.label(row["dictionary"]) if row["role"] == "control" else row["dictionary"]
 
 

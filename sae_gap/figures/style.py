@@ -192,7 +192,7 @@ def two_numbers(one: float, other: float) -> tuple[str, str]:
     return (f"{one:.2g}", f"{other:.2g}") if texts[0] == texts[1] and high >= LEVEL * low > 0 else texts
 
 
-def spread(mean: float | None, sd: float | None) -> str:
+def format_sd(mean: float | None, sd: float | None) -> str:
     """A mean with its deviation, where it has one, to the same decimals."""
     if mean is None or sd is None:
         return number(mean)

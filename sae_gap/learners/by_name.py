@@ -9,19 +9,20 @@ from sae_gap.learners.learner import Learner
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
 
-def encoder(name: str, *, sparsity: int, lam: float = 0.1) -> Encoder:
+def encoder(name: str, *, sparsity: int, lam: float = 0.1, own: Encoder | None = None) -> Encoder:
     """An encoder of `sae_gap.encoders`.
 
     Args:
       name: its name.
       sparsity: of an encoder with a field `k` or `sparsity`.
       lam: of an encoder with a field `lam`.
+      own: the encoder whose support it refits, of one with a field `encoder`.
 
     Raises:
-      ValueError: no encoder has the name, or it needs more, such as the encoder whose support it refits.
+      ValueError: no encoder has the name, or it needs more.
     """
     check_choice("encoder", name, registry.encoders())
-    return _make(registry.encoders()[name], name, k=sparsity, sparsity=sparsity, lam=lam)
+    return _make(registry.encoders()[name], name, k=sparsity, sparsity=sparsity, lam=lam, encoder=own)
 
 
 def learner(name: str, *, sparsity: int, input_dim: int, lam: float = 0.1, num_steps: int | None = None) -> Learner:

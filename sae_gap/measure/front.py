@@ -12,7 +12,7 @@ the activations, about the mean of the very samples: 0 is perfect, and 1 is what
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -96,7 +96,6 @@ def measure_front(
     subject: Subject,
     activations: Float[np.ndarray, "n input_dim"],
     lams: Sequence[float],
-    **options: Any,
 ) -> Front:
     """The front of a dictionary, and the encoder's place beside it.
 
@@ -104,7 +103,6 @@ def measure_front(
       subject: what to measure.
       activations: (n, input_dim), all coded at each of the weights, `CHUNK` at a time.
       lams: weights, in any order; about the one that `match_l0` gives for the encoder's own L0.
-      **options: of `sparse_code`, such as `tol`.
 
     Returns:
       The front.
@@ -120,7 +118,7 @@ def measure_front(
         target = devices.place(subject.target(x), devices.own_mesh())
         codes = None
         for place, weight in enumerate(weights):
-            found = sparse_code(target, subject.dictionary, weight, nonneg=not subject.signed, init=codes, **options)
+            found = sparse_code(target, subject.dictionary, weight, nonneg=not subject.signed, init=codes)
             codes = found.codes
             relative = float(jnp.max(jnp.where(found.objective > 0, found.gap / found.objective, 0)))
             sums[place] += _sums(subject, x, target, codes)

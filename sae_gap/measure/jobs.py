@@ -20,7 +20,7 @@ from sae_gap.measure.atom_statistics import agreement, describe_atoms
 from sae_gap.measure.chunk import measure_chunk
 from sae_gap.measure.controls import control
 from sae_gap.measure.front import CHUNK, SPREAD, measure_front
-from sae_gap.measure.plan import DENSEST, Plan, spread
+from sae_gap.measure.plan import DENSEST, Plan, evenly_spaced
 from sae_gap.measure.subject import Subject, of_model
 from sae_gap.runtime import distributed, progress
 from sae_gap.solvers import match_l0
@@ -69,7 +69,7 @@ def run(plan: Plan, store: results.Store, *, show_progress: bool = True) -> list
             rows += jobs.control(name)
             line.update(1)
         for other in (other for other in others if other.dictionary.shape == first.dictionary.shape):
-            settings = {"kind": "agreement", "subject": _print(first), "other": _print(other)}
+            settings = {"kind": "agreement", "subject": _fingerprint(first), "other": _fingerprint(other)}
             rows += jobs.once(settings, functools.partial(_agreement, first, other))
     return rows
 
@@ -87,7 +87,9 @@ class _Jobs:
         return self.stored(settings)
 
     def name(self, settings: Row) -> str:
-        return results.key({"study": STUDY, "form": FORM, "activations": self.plan.print, "seed": self.plan.seed} | settings)
+        return results.key(
+            {"study": STUDY, "form": FORM, "activations": self.plan.fingerprint, "seed": self.plan.seed} | settings
+        )
 
     def stored(self, settings: Row) -> list[Row]:
         name = self.name(settings)
@@ -95,7 +97,7 @@ class _Jobs:
 
     def keep(self, settings: Row, measured: Sequence[Row]) -> None:
         job, date = self.name(settings), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        common = {"study": STUDY, "job": job, "activations": self.plan.print, "seed": self.plan.seed, "date": date}
+        common = {"study": STUDY, "job": job, "activations": self.plan.fingerprint, "seed": self.plan.seed, "date": date}
         common |= results.provenance() | {"device": jax.devices()[0].device_kind}
         common |= {"jax_x64": bool(jax.config.values["jax_enable_x64"])}
         self.store.append({"key": results.key({"job": job, "part": part})} | common | row for part, row in enumerate(measured))
@@ -115,7 +117,7 @@ class _Jobs:
             weight = {"kind": "weight", **weight, "own_l0": own, **subject.columns}
             return [weight, *_points(subject, x, weight["lam"]), *_atoms(subject)]
 
-        return self.once({"kind": "front", "subject": _print(subject)} | settings, measure)
+        return self.once({"kind": "front", "subject": _fingerprint(subject)} | settings, measure)
 
     def gap(self, subject: Subject, front: Sequence[Row], watch: Callable[[int], Any]) -> list[Row]:
         """The gap of a subject on every chunk; each process measures chunks of its own."""
@@ -123,7 +125,7 @@ class _Jobs:
         lam = next(row["lam"] for row in front if row["kind"] == "weight")
         shared: Row = {
             "kind": "gap",
-            "subject": _print(subject),
+            "subject": _fingerprint(subject),
             "total": len(plan.places),
             "held_out": plan.held_out,
             "lam": lam,
@@ -146,14 +148,14 @@ class _Jobs:
 
         def measure() -> list[Row]:
             train = plan.parts[0]
-            pool = train.take(spread(train.num_samples, max(first.num_latents, POOL // first.input_dim)))
+            pool = train.take(evenly_spaced(train.num_samples, max(first.num_latents, POOL // first.input_dim)))
             model = control(name, pool, first.num_latents, plan.seed)
             subject = dataclasses.replace(of_model(name, model), signed=first.signed, role="control")
             weight = find_weight(subject, subject.target(x), l0)
             rows: list[Row] = [{"kind": "weight", **weight, "pool": len(pool), **subject.columns}]
             return [*rows, *_points(subject, x, weight["lam"]), *_atoms(subject), *_agreement(first, subject)]
 
-        settings = {"kind": "control", "control": name, "first": _print(first), "l0": l0, "samples": plan.front_samples}
+        settings = {"kind": "control", "control": name, "first": _fingerprint(first), "l0": l0, "samples": plan.front_samples}
         return self.once(settings, measure)
 
 
@@ -189,7 +191,7 @@ def _points(subject: Subject, x: Float[np.ndarray, "n input_dim"], lam: float) -
     return [{**told, "codes": codes, **point._asdict()} for codes, point in named]
 
 
-def _print(subject: Subject) -> list[str]:
+def _fingerprint(subject: Subject) -> list[str]:
     """What tells the rows of a subject from those of others: its numbers, and the name that the rows hold."""
     return [subject.name, subject.identity]
 

@@ -20,7 +20,7 @@ from sae_gap.measure.front import CHUNK, check_varies
 from sae_gap.measure.subject import Subject, digest
 
 # Rows by which a file of activations is told from another.
-_PRINT = 256
+_FINGERPRINT_ROWS = 256
 # A lasso code of more non-zeros than this share of the dimensions is no sparse code; an encoder that fires more is held to it.
 DENSEST = 1 / 4
 
@@ -60,7 +60,7 @@ class Plan:
     def scored(self) -> Float[np.ndarray, "n input_dim"]:
         """The held-out samples that fronts are about, evenly spread."""
         held = self.parts[1]
-        return held.take(spread(held.num_samples, self.front_samples))
+        return held.take(evenly_spaced(held.num_samples, self.front_samples))
 
     @property
     def summed(self) -> Activations:
@@ -70,7 +70,7 @@ class Plan:
     @functools.cached_property
     def places(self) -> Int[np.ndarray, " samples"]:
         """The numbers of those rows of `summed` that are taken."""
-        return spread(self.summed.num_samples, self.max_samples or self.summed.num_samples)
+        return evenly_spaced(self.summed.num_samples, self.max_samples or self.summed.num_samples)
 
     @functools.cached_property
     def mean(self) -> Float[np.ndarray, " input_dim"]:
@@ -80,9 +80,9 @@ class Plan:
         return sum(sums, np.zeros(self.summed.input_dim)) / len(self.places)
 
     @functools.cached_property
-    def print(self) -> str:
+    def fingerprint(self) -> str:
         """What tells these activations from others."""
-        rows = self.activations.take(spread(self.activations.num_samples, _PRINT))
+        rows = self.activations.take(evenly_spaced(self.activations.num_samples, _FINGERPRINT_ROWS))
         documents = [] if self.activations.documents is None else [self.activations.documents]
         return digest([np.array([self.activations.num_samples, self.activations.input_dim]), rows, *documents])
 
@@ -117,6 +117,6 @@ class Plan:
             check_control(name, train.num_samples, self.subjects[0].num_latents)
 
 
-def spread(count: int, most: int) -> Int[np.ndarray, " chosen"]:
+def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
     """At most so many indices below `count`, evenly spread, each once."""
     return np.arange(count) if most >= count else np.arange(most) * count // most

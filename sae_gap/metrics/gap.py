@@ -145,8 +145,7 @@ def objective_gap(
     Args:
       signals: less the bias, (n, input_dim).
       dictionary: unit or zero atoms, (input_dim, num_latents).
-      codes: the encoder's in that frame, (n, num_latents). The code of a zero atom is taken for zero, its length, whatever it
-        was before.
+      codes: the encoder's in that frame, (n, num_latents). Codes of zero atoms count as zero.
       reference: solution of the lasso for the same signals, dictionary and weight.
       lam: the weight, a scalar or one for each sample, (n,).
 

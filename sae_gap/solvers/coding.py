@@ -58,8 +58,8 @@ def sparse_code(
       max_iterations: iterations after which a sample is given up and reported as not converged.
       init: `(n, num_latents)` codes to start from; None starts from zero.
       solver: one of `SOLVERS`.
-      threads: blocks of samples that `working_set` works on at once on a CPU, whatever their number with the same result, bit
-        by bit; None takes one for each core.
+      threads: blocks of samples that `working_set` works on at once on a CPU; the result does not depend on their number, to
+        the bit. None takes one for each core.
       sparse: whether `Solution.codes` is a `scipy.sparse.csr_array`, (n, num_latents), so that codes of a million latents or
         of 100,000 samples fit in memory; not within a transformation of JAX.
 

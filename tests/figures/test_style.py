@@ -71,5 +71,5 @@ def test_a_change_has_a_sign_unless_it_rounds_to_nothing():
 
 
 def test_a_deviation_has_the_decimals_of_its_mean():
-    assert style.spread(0.87, 0.003) == "0.87 ± 0.00" and style.spread(2e-7, 3e-8) == "2.0e−07 ± 3.0e−08"
-    assert style.spread(0.87, None) == "0.87"
+    assert style.format_sd(0.87, 0.003) == "0.87 ± 0.00" and style.format_sd(2e-7, 3e-8) == "2.0e−07 ± 3.0e−08"
+    assert style.format_sd(0.87, None) == "0.87"

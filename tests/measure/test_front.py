@@ -61,7 +61,7 @@ def test_the_certificate_is_the_largest_of_all_chunks(monkeypatch):
     # Signals that are the bias need no codes, and so are exact.
     easy = np.tile(np.asarray(model.bias), (11, 1))
     orders = np.concatenate([x[:11], easy]), np.concatenate([easy, x[:11]])
-    first, last = (measure_front(of_model("mine", model), order, [0.3], tol=1e-2).points[0].certificate for order in orders)
+    first, last = (measure_front(of_model("mine", model), order, [0.3]).points[0].certificate for order in orders)
     assert first == pytest.approx(last, rel=1e-3) and first > 0
 
 

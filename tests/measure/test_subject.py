@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sae_gap.core.types import Model
-from sae_gap.measure import of_model, of_sae, spread
+from sae_gap.measure import evenly_spaced, of_model, of_sae
 from sae_gap.measure.subject import digest
 from sae_gap.saes import foreign_encoders, loaded_sae
 
@@ -59,6 +59,6 @@ def test_digests_tell_shapes_types_and_bytes_apart():
 
 
 def test_what_is_spread_is_even_and_each_once():
-    np.testing.assert_array_equal(spread(10, 3), [0, 3, 6])
-    np.testing.assert_array_equal(spread(3, 10), [0, 1, 2])
-    assert len(set(spread(1_000, 999))) == 999 and spread(1_000, 999).max() < 1_000
+    np.testing.assert_array_equal(evenly_spaced(10, 3), [0, 3, 6])
+    np.testing.assert_array_equal(evenly_spaced(3, 10), [0, 1, 2])
+    assert len(set(evenly_spaced(1_000, 999))) == 999 and evenly_spaced(1_000, 999).max() < 1_000
