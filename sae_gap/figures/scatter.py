@@ -67,7 +67,7 @@ def recovery(rows: style.Rows, metric: str = "mcc") -> Figure | None:
     extreme = "falls the most" if falls[worst] > 0 else "rises the least"
     moved = f"stays at {one}" if one == other else f"goes from {one} to {other}"
     words = f"{labels.metric_label(metric)} {f'{extreme} for {name}: it' if len(falls) > 1 else f'of {name}'} {moved}"
-    finding = _finding([fall > 0 for fall in falls])
+    finding = _finding([bool(fall > 0) for fall in falls])
     style.finish(figure, finding, rows, words, deviation="whiskers", handles=list(used.values()))
     points.write_names()
     return figure

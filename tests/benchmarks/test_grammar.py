@@ -95,7 +95,9 @@ def test_the_weight_of_the_command_line_is_that_of_codes_and_of_what_they_are_he
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_takes_a_width(name):
-    found = read(name, "--preset=smoke", "--width=40")
+    # The true dictionary has a width of its own.
+    learned = ("--dictionary=online_dl",) if name == "encoder_budget" else ()
+    found = read(name, "--preset=smoke", "--width=40", *learned)
     assert {source.width for source in found.sources} == {40}
     assert len(found.sources) == len(read(name, "--preset=smoke").sources)
 
@@ -199,3 +201,8 @@ def test_conditions_of_one_size_have_lines_and_figures_of_their_own(flag, call, 
     column = flag[2:].partition("=")[0]
     lines = (tmp_path / "vary_latents" / "summary.csv").read_text().splitlines()
     assert column in lines[0].split(",") and len(lines) == 1 + 2 * 2 and {"raw", "fista_oracle"} < set(out.split())
+
+
+def test_a_width_of_the_true_dictionary_is_refused():
+    with pytest.raises(cli.UsageError, match="--width is of a dictionary that is learned"):
+        read("encoder_budget", "--preset=smoke", "--width=40")
