@@ -1,4 +1,4 @@
-"""Opens files and folders of activations by their headers, and saves an .npz file of one's own."""
+"""Opens files and folders of activations by their headers, or an array, and saves an .npz file of one's own."""
 
 import os
 import pathlib
@@ -13,7 +13,7 @@ from sae_gap.data.activations.array_files import read_npy, read_npz, read_safete
 from sae_gap.data.activations.arrow_files import read_arrow
 from sae_gap.data.activations.fetching import fetched
 from sae_gap.data.activations.rows import Activations
-from sae_gap.data.activations.tables import ACTIVATIONS, DOCUMENTS, RefusedError, Table
+from sae_gap.data.activations.tables import ACTIVATIONS, DOCUMENTS, RefusedError, Table, as_table, in_memory
 
 # The reader of each kind of file by its ending; it takes the path and the name of the array, if one is given.
 READERS: dict[str, Callable[[pathlib.Path, str | None], Table]] = {
@@ -25,7 +25,12 @@ READERS: dict[str, Callable[[pathlib.Path, str | None], Table]] = {
 }
 
 
-def open_activations(path: str | pathlib.Path, *, key: str | None = None) -> Activations:
+def open_activations(
+    source: str | pathlib.Path | Float[np.ndarray, "..."],
+    *,
+    key: str | None = None,
+    documents: Int[np.ndarray, " n"] | None = None,
+) -> Activations:
     """Opens activations, rows of one vector each, without reading them.
 
     A file is .npy, .npz, .safetensors, .arrow or .parquet; the last two need the extra `arrow`. A folder holds files of one of
@@ -36,9 +41,13 @@ def open_activations(path: str | pathlib.Path, *, key: str | None = None) -> Act
     Otherwise an array or a column `documents` may name them, or beside `x.npy` the file `x.documents.npy`: an integer for each
     row. A number that occurs in several files of a folder is one document.
 
+    An array in memory is taken as one in a file would be, and is not copied.
+
     Args:
-      path: a file, a folder or, with the extra `buckets`, a URL such as gs:// or s3://, copied into the user's cache.
-      key: the name of the array or of the column; None takes `activations`, or the only one there is.
+      source: a file, a folder or, with the extra `buckets`, a URL such as gs:// or s3://, copied into the user's cache; or an
+        array, (n, input_dim) or (documents, tokens, input_dim).
+      key: the name of the array or of the column in a file; None takes `activations`, or the only one there is.
+      documents: of an array in memory, an integer for each row or for each of its documents.
 
     Returns:
       The activations.
@@ -46,9 +55,15 @@ def open_activations(path: str | pathlib.Path, *, key: str | None = None) -> Act
     Raises:
       ValueError: the file is not there, does not hold activations or is damaged, or its reader is not installed.
     """
-    check_path("path", path)
+    if hasattr(source, "shape") and not isinstance(source, str):
+        if key is not None:
+            raise ValueError(f"an array in memory has no name; leave out the key {key!r}.")
+        return _of_array(source, documents)
+    if documents is not None:
+        raise ValueError("a file names its own documents; leave them out, or give the array itself.")
+    check_path("path", source)
     check_type("key", key, (str, type(None)), "give the name of an array")
-    path = fetched(path)
+    path = fetched(source)  # type: ignore[arg-type]
     if os.path.isdir(path):
         files = _inside(path)
     elif os.path.isfile(path):
@@ -56,13 +71,19 @@ def open_activations(path: str | pathlib.Path, *, key: str | None = None) -> Act
     else:
         raise ValueError(f"{path} is neither a file nor a folder; give the path of activations.")
     tables = [_open(file, key) for file in files]
-    _check_alike(path, tables)
+    _check_alike(path, files, tables)
     counted = 0
     for place, table in enumerate(tables):
         if table.counted and table.documents is not None:
             tables[place] = table._replace(documents=table.documents + counted)
             counted += int(table.documents.max()) + 1
     return Activations(tuple(tables), np.array([[0, sum(table.num_rows for table in tables)]]))
+
+
+def _of_array(values: Any, documents: Any) -> Activations:
+    named = None if documents is None else in_memory(as_real("documents", documents, "a vector of integers"))
+    table = as_table("the array", in_memory(as_real("the array", values, "rows of floating-point numbers")), named)
+    return Activations((table,), np.array([[0, table.num_rows]]))
 
 
 def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
@@ -91,18 +112,18 @@ def _open(path: pathlib.Path, key: str | None) -> Table:
         raise ValueError(f"{path} cannot be read as activations ({reason}); write it again.") from error
 
 
-def _check_alike(path: pathlib.Path, tables: Sequence[Table]) -> None:
+def _check_alike(path: pathlib.Path, files: Sequence[pathlib.Path], tables: Sequence[Table]) -> None:
     first = tables[0]
-    for table in tables:
+    for file, table in zip(files, tables, strict=True):
         for what, one, other in (
-            ("files of one kind", first.path.suffix, table.path.suffix),
+            ("files of one kind", files[0].suffix, file.suffix),
             ("one width", first.width, table.width),
             ("documents in all files or in none", first.documents is not None, table.documents is not None),
             ("documents in one form", first.counted, table.counted),
         ):
             if one != other:
                 raise ValueError(
-                    f"{path} must hold {what}, but it is {one} in {first.path.name} and {other} in {table.path.name}; "
+                    f"{path} must hold {what}, but it is {one} in {files[0].name} and {other} in {file.name}; "
                     "move one of them to another folder."
                 )
 

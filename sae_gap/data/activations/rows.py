@@ -1,4 +1,4 @@
-"""Rows of files, read in chunks or picked by number, and split by the documents that they come from."""
+"""Rows of files or of an array, read in chunks or picked by number, and split by the documents that they come from."""
 
 import dataclasses
 import functools
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sae_gap.core.checks import as_real, check_number, check_seed, check_size
+from sae_gap.data.activations.massive import Massive, find_massive, norms
 from sae_gap.data.activations.tables import Table
 
 # Contiguous blocks that stand for documents where the files name none.
@@ -20,11 +21,13 @@ SPAN, NEAR = 4_096, 16
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Activations:
-    """Rows of one or several files, or the part of them that `split` chose. Opened by `open_activations`."""
+    """Rows of one or several files or of an array, or a part of them. Opened by `open_activations`."""
 
     _tables: tuple[Table, ...]
     # (runs, 2): where each run of rows begins and ends, counted through all files.
     _runs: Int[np.ndarray, "runs 2"]
+    # The rows that massive ones were left out of, by which a split draws its documents.
+    _whole: "Activations | None" = None
 
     @property
     def num_samples(self) -> int:
@@ -38,8 +41,8 @@ class Activations:
 
     @property
     def files(self) -> tuple[pathlib.Path, ...]:
-        """The files that hold the rows, in order."""
-        return tuple(table.path for table in self._tables)
+        """The files that hold the rows, in order; none where they are an array in memory."""
+        return tuple(table.path for table in self._tables if isinstance(table.path, pathlib.Path))
 
     @functools.cached_property
     def documents(self) -> Int[np.ndarray, " num_samples"] | None:
@@ -48,6 +51,20 @@ class Activations:
             return None
         whole = np.concatenate([table.documents for table in self._tables])
         return np.concatenate([whole[start:stop] for start, stop in self._runs])
+
+    @functools.cached_property
+    def massive(self) -> Massive:
+        """The rows whose norm is beyond `massive.FACTOR` times the median norm. All rows are read for it, in chunks."""
+        if self._whole is not None:
+            return Massive(np.zeros(0, int), np.zeros(0))
+        return find_massive(np.concatenate([norms(chunk) for chunk in self.chunks(SPAN)]))
+
+    def without_massive(self) -> "Activations":
+        """The rows that are not massive. Split, they fall into the parts that they are in where massive ones are kept."""
+        if not len(self.massive.rows):
+            return self
+        kept = self._where(np.delete(np.arange(self.num_samples), self.massive.rows))
+        return dataclasses.replace(kept, _whole=self)
 
     def chunks(self, size: int) -> Iterator[Float[np.ndarray, "rows input_dim"]]:
         """All rows in order, as float32, `size` at a time and fewer at the end.
@@ -102,12 +119,19 @@ class Activations:
         """
         check_number("held_out", held_out, above=0, below=1)
         check_seed(seed)
+        held = (self if self._whole is None else self._whole)._drawn(held_out, seed)
+        if self._whole is not None:
+            held = np.delete(held, self._whole.massive.rows)
+        return self._where(np.flatnonzero(~held)), self._where(np.flatnonzero(held))
+
+    def _drawn(self, held_out: float, seed: int) -> Bool[np.ndarray, " num_samples"]:
+        """Which rows are held out."""
         documents = self.documents
         if documents is None:
             documents = np.arange(self.num_samples) * min(BLOCKS, self.num_samples) // self.num_samples
         names, member, sizes = np.unique(documents, return_inverse=True, return_counts=True)
         if len(names) < 2:
-            raise ValueError(f"{self.files[0]} holds one document alone; give several, some of which can be held out.")
+            raise ValueError(f"{self._tables[0].path} holds one document alone; give several, some of which can be held out.")
         left, held = held_out * self.num_samples, np.zeros(len(names), bool)
         order = np.random.default_rng(seed).permutation(len(names))
         for name in order:
@@ -117,11 +141,11 @@ class Activations:
         if held.all() or not held.any():
             smallest = order[np.argmin(sizes[order])]
             held[smallest] = not held[smallest]
-        return self._where(~held[member]), self._where(held[member])
+        return held[member]
 
-    def _where(self, chosen: Bool[np.ndarray, " num_samples"]) -> "Activations":
+    def _where(self, chosen: Int[np.ndarray, " rows"]) -> "Activations":
         """The chosen rows, as the runs in which they lie."""
-        places = self._places(np.flatnonzero(chosen))
+        places = self._places(chosen)
         edges = np.flatnonzero(np.diff(places) != 1)
         starts, ends = places[np.concatenate([[0], edges + 1])], places[np.concatenate([edges, [len(places) - 1]])]
         return Activations(self._tables, np.stack([starts, ends + 1], axis=1))

@@ -1,4 +1,4 @@
-"""What every kind of file comes to: a table of rows that is read in pieces, with the document of each row."""
+"""What every kind of file, and an array, comes to: a table of rows that is read in pieces, with the document of each row."""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -25,9 +25,12 @@ class Array(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The rows of a file. `counted` marks documents that the file does not name, numbered from zero."""
+    """The rows of a file or, where `path` is only a word for messages, of an array in memory.
 
-    path: pathlib.Path
+    `counted` marks documents that the file does not name, numbered from zero.
+    """
+
+    path: pathlib.Path | str
     num_rows: int
     width: int
     read: Callable[[int, int], np.ndarray]
@@ -69,11 +72,11 @@ def choose(path: pathlib.Path, names: Sequence[str], key: str | None) -> str:
     raise RefusedError(f"{path} holds no activations; save them as {ACTIVATIONS}.")
 
 
-def as_table(path: pathlib.Path, array: Array, documents: Array | None = None, *, counted: bool = False) -> Table:
+def as_table(path: pathlib.Path | str, array: Array, documents: Array | None = None, *, counted: bool = False) -> Table:
     """A table of an array of rows, or of documents of equally many rows.
 
     Args:
-      path: the file.
+      path: the file, or what messages call an array in memory.
       array: (rows, width), or (documents, tokens, width), whose tokens become the rows.
       documents: an integer for each row or, with three axes, for each document; None where the file names none.
       counted: whether `documents` are numbered from zero rather than named by the file.
@@ -105,7 +108,7 @@ def as_table(path: pathlib.Path, array: Array, documents: Array | None = None, *
     return Table(path, count * length, width, rows, np.repeat(named, length), documents is None)
 
 
-def read_documents(path: pathlib.Path, documents: Array, count: int) -> Int[np.ndarray, " count"]:
+def read_documents(path: pathlib.Path | str, documents: Array, count: int) -> Int[np.ndarray, " count"]:
     """The documents that a file names; they are read only if their number is right."""
     if documents.shape != (count,) or documents.dtype.kind not in "iu":
         raise RefusedError(

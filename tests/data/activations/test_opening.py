@@ -323,3 +323,37 @@ def test_what_is_saved_is_read_and_a_write_that_fails_leaves_nothing(tmp_path, m
             save_activations(tmp_path / "new" / "x.npz", **spoilt)
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["x.npz"]
     assert open_activations(tmp_path / "new" / "x.npz").num_samples == 60
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_an_array_in_memory_is_read_as_one_in_a_file_and_not_copied(dtype):
+    rows = ROWS.astype(dtype)
+    found = open_activations(rows, documents=DOCUMENTS)
+    np.testing.assert_array_equal(found.take(np.arange(60)[::-1]), rows[::-1].astype(np.float32))
+    np.testing.assert_array_equal(found.documents, DOCUMENTS)
+    assert found.files == () and np.shares_memory(found._tables[0].read(0, 60), rows)
+    for documents, names in ((None, np.arange(6)), ([5, 5, 1, 2, 3, 4], [5, 5, 1, 2, 3, 4])):
+        found = open_activations(rows.reshape(6, 10, 5), documents=documents)
+        np.testing.assert_array_equal(found.documents, np.repeat(names, 10))
+        assert found.split()[1].num_samples == 10
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        (ROWS.astype(int), {}, "the array must hold floating-point numbers, but they are int64"),
+        (ROWS[0], {}, r"its shape is \(5,\)"),
+        (np.full((3, 2), np.nan, np.float32), {}, "row 0 of the array has a NaN"),
+        (ROWS, {"documents": DOCUMENTS[1:]}, "the documents of the array must be 60 integers"),
+        (ROWS, {"key": "a"}, "has no name; leave out the key 'a'"),
+        (ROWS, {"documents": np.zeros(60, int)}, "the array holds one document alone"),
+    ],
+)
+def test_an_array_that_is_wrong_is_refused(values, options, message):
+    with pytest.raises(ValueError, match=message):
+        open_activations(values, **options).split()[0].mean()
+
+
+def test_documents_beside_a_file_are_refused(tmp_path):
+    np.save(tmp_path / "x.npy", ROWS)
+    assert "a file names its own documents" in refusal(tmp_path / "x.npy", documents=DOCUMENTS)

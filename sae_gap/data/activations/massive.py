@@ -1,0 +1,72 @@
+"""Massive rows: the few whose norm is far beyond that of all others.
+
+Transformers give some tokens, such as the first of a text, a norm of hundreds of times what is usual. Squared, one of them
+outweighs ten thousand others, and so it sets the variance and the atoms that are learned.
+
+References:
+  Sun et al. (2024), "Massive activations in large language models".
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+if TYPE_CHECKING:
+    from sae_gap.data.activations.rows import Activations
+
+# Norms of a layer's other rows stay within a few times their median. Unlike the mean, the median does not move with the few
+# that are massive, and a multiple of it does not depend on the scale of the model.
+FACTOR = 10
+# Row numbers that are written out.
+_SHOWN = 3
+
+
+class Massive(NamedTuple):
+    """The massive rows among others.
+
+    Attributes:
+      rows: their numbers, ascending.
+      ratios: the norm of each over the median norm of all rows.
+    """
+
+    rows: Int[np.ndarray, " massive"]
+    ratios: Float[np.ndarray, " massive"]
+
+
+def norms(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
+    """The l2 norm of each row, in float64, where squares of float32 have room."""
+    return np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+
+
+def find_massive(norms: Float[np.ndarray, " n"]) -> Massive:
+    """The rows of norm `‖y‖ > FACTOR · median ‖y‖`; none where the median is zero, as of sparse signals that are mostly off."""
+    median = np.median(norms)
+    rows = np.flatnonzero(norms > FACTOR * median) if median > 0 else np.zeros(0, int)
+    return Massive(rows, norms[rows] / median)
+
+
+def describe(activations: "Activations") -> str:
+    """How many rows are massive, which, how large, and whether they begin their documents, in a sentence."""
+    rows, ratios = activations.massive
+    if not len(rows):
+        return f"no row is longer than {FACTOR} times the median norm"
+    listed = ", ".join(f"{row:,}" for row in rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")
+    low, high = (f"{ratio:,.0f}" for ratio in (ratios.min(), ratios.max()))
+    one = len(rows) == 1
+    size = low if low == high else f"{low} to {high}"
+    told = f"{len(rows):,} of {activations.num_samples:,} rows {'is' if one else 'are'} massive, "
+    told += f"{size} times as long as the median row: {'number' if one else 'numbers'} {listed}"
+    return told + _standing(activations, rows)
+
+
+def _standing(activations: "Activations", rows: Int[np.ndarray, " massive"]) -> str:
+    if activations.documents is None:
+        return ""
+    _, starts = np.unique(activations.documents, return_index=True)
+    first = int(np.isin(rows, starts).sum())
+    if not first:
+        return ", none of them the first of its document"
+    if first < len(rows):
+        return f", {first:,} of them the first of their document"
+    return ", the first of its document" if first == 1 else ", all of them the first of their document"

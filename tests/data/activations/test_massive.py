@@ -1,0 +1,77 @@
+"""Massive rows are found by the median, described, and left out without moving any other row to another part."""
+
+import numpy as np
+import pytest
+
+from sae_gap.data.activations import massive, open_activations
+
+# 200 unit rows, ten to a document.
+UNIT = np.random.default_rng(0).normal(size=(200, 6))
+UNIT = (UNIT / np.linalg.norm(UNIT, axis=1, keepdims=True)).astype(np.float32)
+DOCUMENTS = np.arange(200) // 10
+
+
+def with_massive(lengths):
+    """The unit rows, those of some numbers scaled."""
+    rows = UNIT.copy()
+    for row, length in lengths.items():
+        rows[row] *= length
+    return open_activations(rows, documents=DOCUMENTS)
+
+
+def test_the_few_are_found_however_large_they_are_and_hardly_anything_else_moves():
+    # The median is 1: half the rows would have to be massive to move it. A mean would rise to 10⁶ and hide the second.
+    found = with_massive({30: 400, 31: 10.1, 77: 9.9, 190: 1e8}).massive
+    np.testing.assert_array_equal(found.rows, [30, 31, 190])
+    np.testing.assert_allclose(found.ratios, [400, 10.1, 1e8], rtol=1e-5)
+
+
+def test_squares_beyond_float32_are_still_told():
+    assert list(with_massive({3: 1e30}).massive.rows) == [3]
+
+
+def test_rows_that_are_mostly_zero_have_no_massive_ones():
+    rows = np.zeros((9, 4), np.float32)
+    rows[0] = 1
+    assert not len(open_activations(rows).massive.rows)
+
+
+@pytest.mark.parametrize("documents", [DOCUMENTS, None])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_split_draws_the_same_documents_with_and_without_them(documents, seed):
+    rows = UNIT.copy()
+    # Enough to change which documents bring the share nearest.
+    rows[[*range(100, 108), 0, 51]] *= 500
+    whole = open_activations(rows, documents=documents)
+    lean = whole.without_massive()
+    assert lean.num_samples == 190 and not len(lean.massive.rows) and lean.without_massive() is lean
+    for kept, part in zip(lean.split(0.22, seed), whole.split(0.22, seed), strict=True):
+        everything = part.take(np.arange(part.num_samples))
+        np.testing.assert_array_equal(
+            kept.take(np.arange(kept.num_samples)), everything[np.linalg.norm(everything, axis=1) < 2]
+        )
+        if documents is not None:
+            assert set(kept.documents) <= set(part.documents)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "sentence"),
+    [
+        ({}, "no row is longer than 10 times the median norm"),
+        ({30: 400}, "1 of 200 rows is massive, 400 times as long as the median row: number 30, the first of its document"),
+        (
+            {30: 400, 50: 310, 0: 20, 110: 90},
+            "4 of 200 rows are massive, 20 to 400 times as long as the median row: numbers 0, 30, 50, ..., all of them "
+            "the first of their document",
+        ),
+        (
+            {30: 400, 51: 300},
+            "2 of 200 rows are massive, 300 to 400 times as long as the median row: numbers 30, 51, 1 of them the first of "
+            "their document",
+        ),
+    ],
+)
+def test_a_sentence_tells_how_many_which_how_large_and_where(lengths, sentence):
+    activations = with_massive(lengths)
+    assert massive.describe(activations) == sentence
+    assert activations.without_massive().num_samples == 200 - len(lengths)
