@@ -80,7 +80,7 @@ def inferred(name):
     encoder = registry.make(registry.encoders()[name], k=2, lam=0.05, **WITH.get(name, {}))
     bare, signals = model()
     trained = isinstance(encoder, AmortisedEncoder)
-    parameters = encoder.parameters(bare.dictionary) if trained else Affine.create(bare.dictionary)
+    parameters = encoder.parameters(bare.dictionary, jax.random.key(0)) if trained else Affine.create(bare.dictionary)
     if name == "lookup":
         parameters = LookupParameters(signals, signals @ bare.dictionary)
     given = Model(bare.dictionary, bare.bias, parameters)

@@ -44,7 +44,7 @@ class BatchTopK(AmortisedEncoder):
         check_size("k", self.k)
         check_number("rate", self.rate, above=0, most=1)
 
-    def parameters(self, weight):
+    def parameters(self, weight, key):
         return BatchTopKParameters(Affine.create(weight), jnp.zeros((), weight.dtype))
 
     def __call__(self, model, signals):

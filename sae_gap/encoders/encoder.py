@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from sae_gap.core import matching
 from sae_gap.core.checks import as_real, check_static, check_type, check_vanishing, shown
@@ -141,8 +141,13 @@ class AmortisedEncoder(Encoder):
     # None where it is for dictionaries that are given. RESULTS.md tells how the tuned values were found.
     recipe: ClassVar[Recipe | None] = Recipe()
 
-    def parameters(self, weight: Float[Array, "input_dim num_latents"]) -> Any:
-        """The initial `Model.encoder`, given the encoder's initial weights."""
+    def parameters(self, weight: Float[Array, "input_dim num_latents"], key: PRNGKeyArray) -> Any:
+        """The initial `Model.encoder`, whose shapes it keeps.
+
+        Args:
+          weight: the encoder's initial weights, drawn with the dictionary or the dictionary itself.
+          key: to draw whatever else starts at random.
+        """
         return Affine.create(weight)
 
     def with_penalty(
@@ -189,8 +194,12 @@ def rectangle(x: jax.Array) -> jax.Array:
     return (jnp.abs(x) < 0.5).astype(x.dtype)
 
 
-def check_model(model: Model) -> None:
-    """Refuses a model that cannot be measured: whose dictionary, bias or affine maps are not of one shape, or not finite.
+def check_model(model: Model, encode: Any = None) -> None:
+    """Refuses a model that cannot be measured: whose dictionary, bias or encoder do not fit each other, or are not finite.
+
+    Args:
+      model: with a dictionary.
+      encode: what infers, whose parameters must have the shapes that it starts with; None takes `model.encode`.
 
     Raises:
       TypeError: it is no `Model`.
@@ -207,14 +216,24 @@ def check_model(model: Model) -> None:
         )
     for part in jax.tree.leaves(model.encoder, is_leaf=lambda part: isinstance(part, Affine)):
         if isinstance(part, Affine):
-            weight = matching.as_matrix("the encoder's weight", part.weight)
-            matching.as_matrix("the encoder's bias", np.atleast_2d(np.asarray(part.bias)))
-            if weight.shape != atoms.shape:
-                turned = "transpose it, as a PyTorch encoder's is the other way round" if weight.T.shape == atoms.shape else ""
-                raise ValueError(
-                    f"the encoder's weight must have the shape of the dictionary, {atoms.shape}, but it has {weight.shape}; "
-                    f"{turned or 'give the weight that belongs to this dictionary'}."
-                )
+            as_floats("the encoder's weight", part.weight)
+            as_floats("the encoder's bias", part.bias)
+    encode = model.encode if encode is None else encode
+    if isinstance(encode, AmortisedEncoder):
+        blank = jax.ShapeDtypeStruct(atoms.shape, jnp.zeros(()).dtype)
+        initial = eqx.filter_eval_shape(encode.parameters, blank, jax.random.key(0))
+        if jax.tree.structure(initial) == jax.tree.structure(model.encoder):  # type: ignore[operator]
+            jax.tree.map_with_path(_check_shape, initial, model.encoder)
+
+
+def _check_shape(path: Any, initial: jax.ShapeDtypeStruct, found: Any) -> None:
+    shape = np.shape(found)
+    if shape != initial.shape:
+        turned = "transpose it, as a PyTorch encoder's is the other way round" if shape[::-1] == initial.shape else ""
+        raise ValueError(
+            f"the encoder's {jax.tree_util.keystr(path)[1:]} must have the shape {initial.shape} for this dictionary, but it "
+            f"has {shape}; {turned or 'give the parameters that belong to this dictionary'}."
+        )
 
 
 def as_floats(name: str, values: Float[ArrayLike, "..."]) -> Float[Array, "..."]:

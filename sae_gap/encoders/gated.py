@@ -33,7 +33,7 @@ class Gated(AmortisedEncoder):
     recipe = Recipe(penalty=0.5)
     reads = GatedParameters
 
-    def parameters(self, weight):
+    def parameters(self, weight, key):
         zeros = jnp.zeros(weight.shape[1], weight.dtype)
         return GatedParameters(Affine.create(weight), zeros, zeros)
 

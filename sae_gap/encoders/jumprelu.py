@@ -38,7 +38,7 @@ class JumpReLU(AmortisedEncoder):
         check_number("threshold", self.threshold, above=0)
         check_number("bandwidth", self.bandwidth, above=0)
 
-    def parameters(self, weight):
+    def parameters(self, weight, key):
         return JumpReLUParameters(Affine.create(weight), jnp.full(weight.shape[1], jnp.log(self.threshold), weight.dtype))
 
     def __call__(self, model, signals):

@@ -57,7 +57,7 @@ class LISTA(AmortisedEncoder):
         if self.threshold is not None:
             check_number("threshold", self.threshold, least=0)
 
-    def parameters(self, weight):
+    def parameters(self, weight, key):
         rate = (1 / lipschitz(weight)).astype(weight.dtype)
         num_latents = weight.shape[1]
 

@@ -37,7 +37,7 @@ class MatchingPursuit(AmortisedEncoder):
     def signed(self):
         return True
 
-    def parameters(self, weight):
+    def parameters(self, weight, key):
         return None
 
     def __call__(self, model, signals):

@@ -99,7 +99,9 @@ class Amortised(Learner):
     def init(self, data, *, num_latents, key, base=None):
         dictionary, _ = unit_atoms(base.decoder)
         codes = sparse_code(data.signals - base.bias, dictionary, self.lam).codes
-        parameters = tuple(encoder.parameters(dictionary) for encoder in self.encoders)
+        # A split takes 0 and 1.
+        keys = (jax.random.fold_in(key, 2 + place) for place in range(len(self.encoders)))
+        parameters = tuple(encoder.parameters(dictionary, own) for encoder, own in zip(self.encoders, keys, strict=True))
         optimiser = self._optimiser(len(data.signals)).init(parameters)
         return AmortisedState(Model(dictionary, base.bias, parameters), codes, optimiser, key)
 

@@ -68,7 +68,7 @@ class Lista(Learner):
 
     def init(self, data, *, num_latents, key, base=None):
         dictionary, _ = unit_atoms(base.decoder)
-        model = Model(dictionary, base.bias, self.encoder.parameters(dictionary))
+        model = Model(dictionary, base.bias, self.encoder.parameters(dictionary, jax.random.fold_in(key, 2)))
         return ListaState(model, self._optimiser().init(model.encoder), key)
 
     def step(self, data: Split, state: ListaState) -> ListaState:

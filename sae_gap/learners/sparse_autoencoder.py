@@ -78,12 +78,15 @@ class SparseAutoencoder(Learner):
 
     def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> SAEState:
         input_dim = data.signals.shape[1]
+        # A split takes 0 and 1.
+        parameters_key = jax.random.fold_in(key, 2)
         weights_key, key = jax.random.split(key)
         live, share = live_dims(data.signals), live_share(data.signals)
         bound = input_dim**-0.5
         weight = jax.random.uniform(weights_key, (input_dim, num_latents), data.signals.dtype, minval=-bound, maxval=bound)
         weight = jnp.where(live[:, None], weight / jnp.sqrt(share), 0)
-        model = Model(unit_atoms(weight)[0], jnp.zeros(input_dim, weight.dtype), self.encoder.parameters(weight))
+        parameters = self.encoder.parameters(weight, parameters_key)
+        model = Model(unit_atoms(weight)[0], jnp.zeros(input_dim, weight.dtype), parameters)
         return SAEState(model, self._optimiser().init(model), jnp.zeros((), jnp.int32), share, key)
 
     def step(self, data: Split, state: SAEState) -> SAEState:

@@ -83,7 +83,7 @@ def amortisation_gap(
     References:
       Cremer, Li & Duvenaud (2018), "Inference suboptimality in variational autoencoders", ICML.
     """
-    check_model(model)
+    check_model(model, encode)
     encode = model.encode if encode is None else encode
     if (lam is None) == (lam_fraction is None):
         raise ValueError("give the weight of the l1 norm either by lam or by lam_fraction.")

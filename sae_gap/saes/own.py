@@ -99,7 +99,7 @@ def as_saelens(model: Model, encoder: Encoder | None = None) -> tuple[dict[str, 
         raise ValueError(
             "the model has no encoder; train one for its dictionary with sae_gap.learners.amortised.Amortised, or give encoder."
         )
-    check_model(model)
+    check_model(model, encoder)
     # A subclass may infer in its own way, so each class says itself how it is exported.
     known = isinstance(chosen, ForeignEncoder) or "exported" in vars(type(chosen))
     exported = chosen.exported(model) if known else None
@@ -148,7 +148,7 @@ def load_fit(path: Path) -> SAE:
         encoder = _trained(described)
         weight = jax.ShapeDtypeStruct(read_safetensors(path).shape(".dictionary"), jnp.zeros(()).dtype)
         bias = jax.ShapeDtypeStruct(weight.shape[:1], weight.dtype)
-        blank = Model(weight, bias, eqx.filter_eval_shape(encoder.parameters, weight))  # type: ignore[arg-type]
+        blank = Model(weight, bias, eqx.filter_eval_shape(encoder.parameters, weight, jax.random.key(0)))  # type: ignore[arg-type]
         model = trees.load(content, blank)
     except ValueError as error:
         fault = str(error).rstrip(".")

@@ -80,6 +80,6 @@ def test_each_part_trains_what_it_should():
 
 def test_the_start_is_a_rectified_affine_map():
     weight = jnp.asarray(np.random.default_rng(0).normal(size=(4, 6)))
-    model = Model(weight, jnp.zeros(4), Gated().parameters(weight))
+    model = Model(weight, jnp.zeros(4), Gated().parameters(weight, jax.random.key(0)))
     signals = problem()[1]
     np.testing.assert_allclose(Gated()(model, signals), np.maximum(signals @ weight, 0), rtol=1e-5)

@@ -86,7 +86,7 @@ def test_the_bandwidth_may_be_traced():
 
 def test_the_initial_threshold_and_window_are_the_published_ones():
     weight = jnp.arange(6.0).reshape(2, 3)
-    parameters = JumpReLU().parameters(weight)
+    parameters = JumpReLU().parameters(weight, jax.random.key(0))
     np.testing.assert_allclose(np.exp(parameters.log_threshold), 1e-3, rtol=1e-5)
     assert parameters.log_threshold.shape == (3,) and parameters.log_threshold.dtype == weight.dtype
     np.testing.assert_array_equal(parameters.affine.weight, weight)

@@ -25,7 +25,7 @@ def problem(seed=0, n=12, input_dim=5, num_latents=9):
 def test_an_untrained_network_is_ista(depth, factored):
     dictionary, bias, signals = problem()
     encoder = LISTA(depth, LAM, factored)
-    model = Model(dictionary, bias, encoder.parameters(dictionary))
+    model = Model(dictionary, bias, encoder.parameters(dictionary, jax.random.key(0)))
     expected = fista.fixed(signals - bias, dictionary, LAM, iterations=depth, momentum=False)
     np.testing.assert_allclose(eqx.filter_jit(encoder)(model, signals), expected, atol=1e-5)
 
@@ -35,7 +35,8 @@ def test_layers_have_their_own_parameters(factored):
     dictionary, bias, signals = problem()
     encoder, depth = LISTA(4, LAM, factored), 4
     rng = np.random.default_rng(1)
-    parameters = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape), encoder.parameters(dictionary))
+    initial = encoder.parameters(dictionary, jax.random.key(0))
+    parameters = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape), initial)
     target, codes = np.asarray(signals - bias), np.zeros((12, 9))
     for layer in range(depth):
         weight, threshold = np.asarray(parameters.weight[layer]), np.asarray(parameters.threshold[layer])
@@ -49,9 +50,9 @@ def test_layers_have_their_own_parameters(factored):
 
 def test_the_factored_form_has_no_square_matrix():
     dictionary = problem()[0]
-    shapes = {leaf.shape for leaf in jax.tree.leaves(LISTA(3).parameters(dictionary))}
+    shapes = {leaf.shape for leaf in jax.tree.leaves(LISTA(3).parameters(dictionary, jax.random.key(0)))}
     assert shapes == {(3, 5, 9), (3, 9)}
-    assert LISTA(3, factored=False).parameters(dictionary).recurrence.shape == (2, 9, 9)
+    assert LISTA(3, factored=False).parameters(dictionary, jax.random.key(0)).recurrence.shape == (2, 9, 9)
     assert LISTA().depth == 16 and LISTA().factored
 
 

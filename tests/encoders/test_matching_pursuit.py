@@ -152,4 +152,4 @@ def test_the_gradient_is_that_of_finite_differences():
 
 
 def test_there_is_nothing_to_train_but_the_dictionary():
-    assert MatchingPursuit(3).parameters(jnp.ones((5, 12))) is None
+    assert MatchingPursuit(3).parameters(jnp.ones((5, 12)), jax.random.key(0)) is None

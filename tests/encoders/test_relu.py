@@ -46,6 +46,6 @@ def test_the_penalty_pulls_active_latents_down():
 
 def test_the_initial_parameters_are_the_given_weights_without_a_bias():
     weight = jnp.arange(6.0).reshape(2, 3)
-    parameters = ReLU().parameters(weight)
+    parameters = ReLU().parameters(weight, jax.random.key(0))
     np.testing.assert_array_equal(parameters.weight, weight)
     assert parameters.bias.tolist() == [0, 0, 0]

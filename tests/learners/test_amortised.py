@@ -129,7 +129,7 @@ def test_over_a_learner_on_the_host_both_are_stored(setting, task, tmp_path, pee
         Amortised((ReLU(),), base=base, num_steps=3)
     ]
     optima = sparse_code(task.train.signals - found.bias, found.dictionary, 0.1).codes
-    before = [encoder.parameters(found.dictionary) for encoder in learner.encoders]
+    before = [encoder.parameters(found.dictionary, jax.random.key(0)) for encoder in learner.encoders]
     start = dataclasses.replace(found, encoder=tuple(before))
     for member in learner.members:
         distance = [float(jnp.mean((encode(member, model, task.train.signals) - optima) ** 2)) for model in (start, found)]

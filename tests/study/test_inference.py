@@ -18,7 +18,7 @@ from sae_gap.study.inference import Inference
 
 @pytest.fixture
 def model(task):
-    return Model(task.dictionary, jnp.zeros(12), TopK(3).parameters(task.dictionary), encode=TopK(3))
+    return Model(task.dictionary, jnp.zeros(12), TopK(3).parameters(task.dictionary, jax.random.key(0)), encode=TopK(3))
 
 
 class Calls(list):

@@ -104,7 +104,7 @@ def test_operations_are_those_that_the_compiler_counts(task):
     input_dim, num_latents = task.dictionary.shape
     for depth in (1, 2):
         encoder = LISTA(depth)
-        model = Model(task.dictionary, task.id.signals[0] * 0, encoder.parameters(task.dictionary))
+        model = Model(task.dictionary, task.id.signals[0] * 0, encoder.parameters(task.dictionary, jax.random.key(0)))
         counted = jax.jit(encoder.__call__).lower(model, task.id.signals).compile().cost_analysis()["flops"]
         expected = flops(input_dim, num_latents)[f"lista_{depth}"] * len(task.id.signals)
         # Beside the products there are additions and comparisons, each as many as there are codes or less.
