@@ -41,7 +41,7 @@ from sae_gap.figures import tables
 from sae_gap.learners import by_name
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.families import Families
-from sae_gap.learners.online.online_dictionary import RATES, WEAK, OnlineDictionary
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure import check_varies, describe_atoms, fvu
 from sae_gap.runtime import devices, distributed
 from sae_gap.saes.own import files_of
@@ -54,10 +54,6 @@ from sae_gap.study.models import Models
 NAME = "train_real"
 # As much as `Activations.split` holds out unless told otherwise.
 HELD_OUT = 0.1
-# Of online_dl on activations, which leave more residual than the paper's world and use their atoms less evenly: larger, hence
-# colder, minibatches in fewer rounds, a threshold that leaves about as many codes as are compared, slots for twice as many, and
-# rates and renewal as for a pool: rows are read more than once.
-ROUNDS, BATCH_PER_LATENT, MARGIN = 100, 1.43, 4.0
 # Share of atoms that may be copies of others before that is said.
 MANY = 0.01
 # Rows whose variance is summed at once.
@@ -101,19 +97,8 @@ def learner_of(
     penalties on the number of codes with all of it; `penalty_scale` is a factor on either.
     """
     if name in ("online_dl", INCOHERENT, FAMILIES):
-        slots = 4 * -(-sparsity // 2)
-        online = OnlineDictionary(
-            num_steps=ROUNDS,
-            visits=visits,
-            batch_size=round(BATCH_PER_LATENT * num_latents),
-            rates=RATES,
-            margin=MARGIN,
-            weak=WEAK,
-            num_slots=slots,
-            centred=True,
-            incoherent=name != "online_dl",
-        )
-        return Families(margin=MARGIN, num_slots=slots, base=online) if name == FAMILIES else online
+        online = OnlineDictionary.for_activations(num_latents, sparsity, visits=visits, incoherent=name != "online_dl")
+        return Families(margin=online.margin, num_slots=online.num_slots, base=online) if name == FAMILIES else online
     scale = (3 * variance / sparsity) ** 0.5
     learner = by_name.tuned_sae(name, sparsity=sparsity, input_dim=input_dim, num_steps=epochs, batch_size=batch_size)
     encoder, penalty = learner.encoder, penalty_scale * learner.penalty * scale

@@ -1,6 +1,7 @@
 """Dictionary learning at scale: annealed stochastic steps on codes from a reweighted pursuit."""
 
 import functools
+import math
 from typing import ClassVar
 
 import equinox as eqx
@@ -171,6 +172,25 @@ class OnlineDictionary(Learner):
         gradient_sums.check_slots(self.num_slots)
         for name in ("nonneg", "replace", "centred", "incoherent"):
             check_flag(name, getattr(self, name))
+
+    @classmethod
+    def for_activations(cls, num_latents: int, sparsity: float, *, visits: float = 150.0, **options) -> "OnlineDictionary":
+        """The options that suit a network's activations, from which the same rows are learned more than once.
+
+        Activations leave more residual than the paper's world and use their atoms less evenly. So minibatches are larger, and
+        hence colder, the threshold is higher, the mean is taken off, and a sample has slots for twice the latents that are
+        asked for: time grows with the slots, and those that compressed sensing allows are many more. RESULTS.md tells how the
+        values were found.
+
+        Args:
+          num_latents: width of the dictionary.
+          sparsity: mean L0 at which the dictionary is to be used.
+          visits: samples coded in the whole fit, for each latent.
+          **options: further options, in the place of these.
+        """
+        chosen = {"visits": visits, "batch_size": round(1.43 * num_latents), "rates": RATES, "margin": 4.0, "weak": WEAK}
+        chosen |= {"num_slots": 4 * math.ceil(sparsity / 2), "centred": True}
+        return cls(**(chosen | options))
 
     def work(self, num_samples, input_dim, num_latents):
         visits = num_samples if self.visits is None else gradient_sums.total_visits(self.visits, num_latents)
