@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 from sae_gap.core.checks import check_choice, check_number, check_size
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.types import Model, Split
+from sae_gap.data.activations import massive
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import Learner, live_dims
 from sae_gap.solvers import fista
@@ -74,7 +75,7 @@ class DLFista(Learner):
         return 2 * self.num_iterations / 9 * super().work(num_samples, input_dim, num_latents)
 
     def select(self, task):
-        return Split(getattr(task, self.split).signals)
+        return Split(massive.scale_down(getattr(task, self.split).signals))
 
     def init(self, data, *, num_latents, key, base=None):
         signals = data.signals

@@ -1,5 +1,6 @@
 """Fitting: a seed's bits are its own, side by side agrees, and a learner sees what it selects and nothing else."""
 
+import dataclasses
 import time
 from typing import ClassVar
 
@@ -185,3 +186,19 @@ def test_a_float_does_not_change_the_program(tasks):
     stop = np.floor(10 * abs(float(tasks[0].train.signals[0, 0])))
     assert [float(model.bias[0]) for model in found] == [min(np.ceil(stop / rate), 8) * rate for rate in rates]
     assert len(Counter.traced) == 1
+
+
+@pytest.mark.parametrize("name", ["sae", "dl_fista", "softplus_adam"])
+def test_a_massive_row_is_learned_from_as_one_of_the_median_norm(name, task):
+    signals = np.array(task.train.signals)
+    row = 9
+    usual, given = signals.copy(), signals.copy()
+    given[row] *= 300
+    median = np.median(np.linalg.norm(given, axis=1))
+    usual[row] *= median / np.linalg.norm(usual[row])
+    found, expected = (
+        leaves(fit(LEARNERS[name], [dataclasses.replace(task, train=Split(jnp.asarray(rows)))], keys(0))[0].end.model)
+        for rows in (given, usual)
+    )
+    for array, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(array, other, atol=1e-4)

@@ -9,8 +9,11 @@ References:
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from absl import logging
+from jaxtyping import Array, Float, Int
 
 if TYPE_CHECKING:
     from sae_gap.data.activations.rows import Activations
@@ -44,6 +47,39 @@ def find_massive(norms: Float[np.ndarray, " n"]) -> Massive:
     median = np.median(norms)
     rows = np.flatnonzero(norms > FACTOR * median) if median > 0 else np.zeros(0, int)
     return Massive(rows, norms[rows] / median)
+
+
+def scale_down(signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_dim"]:
+    """What a learner sees of signals: `to_median`, which gives each massive row the say of one ordinary row."""
+    median = median_norm(signals)
+    # Signals without massive rows are not copied.
+    if not bool(_is_massive(signals, median).any()):
+        return signals
+    logging.log_first_n(logging.WARNING, "rows of more than %d median norms count as of the median norm in learning", 1, FACTOR)
+    return to_median(signals, median)
+
+
+def median_norm(signals: Float[Array, "n input_dim"]) -> Float[Array, ""]:
+    """The median of the l2 norms of rows."""
+    return _module(signals).median(_lengths(signals))
+
+
+def to_median(signals: Float[Array, "... input_dim"], median: Float[Array, ""]) -> Float[Array, "... input_dim"]:
+    """Massive rows `y ← y · median / ‖y‖`; all others keep their bits."""
+    module, scale = _module(signals), median / _module(signals).maximum(_lengths(signals), median)
+    return module.where(_is_massive(signals, median)[..., None], signals * scale[..., None], signals)
+
+
+def _is_massive(signals, median):
+    return (_lengths(signals) > FACTOR * median) & (median > 0)
+
+
+def _lengths(signals):
+    return _module(signals).linalg.norm(signals, axis=-1)
+
+
+def _module(signals):
+    return jnp if isinstance(signals, jax.Array) else np
 
 
 def describe(activations: "Activations") -> str:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from sae_gap.core.checks import as_real, check_size, check_type, shown
 from sae_gap.core.types import Model, Split
+from sae_gap.data.activations import massive
 from sae_gap.learners.fit_checks import check_key
 from sae_gap.learners.online.online_dictionary import OnlineDictionary, OnlineState, shard_state
 from sae_gap.runtime import devices, distributed
@@ -42,7 +43,8 @@ def fit_stream(
 
     A round's samples are fetched while those of the round before are learned from, and no more than these two are held; more
     rounds (`OnlineDictionary.num_steps`) make them smaller. `visits` has no say here: each sample is seen once, up to a last
-    few that fill no minibatch.
+    few that fill no minibatch. Massive samples, of more than ten times the median norm, are scaled down to it, as `fit`
+    does; the median is that of the first round.
 
     Several devices share each minibatch: each codes its own samples, and one all-reduce adds up what they tell of the
     dictionary. With several processes each makes the same call, and its source is asked for the rows of its own devices alone.
@@ -92,7 +94,8 @@ def fit_stream(
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool, jax.set_mesh(mesh):
         upcoming = pool.submit(fetch, 0)
-        state, spent = _start(learner, upcoming.result(), size, num_latents, key), 0.0
+        median = _median_norm(upcoming.result(), size)
+        state, spent = _start(learner, upcoming.result(), size, median, num_latents, key), 0.0
         if checkpoint is not None:
             data, seed = _fingerprint(upcoming.result(), size), jax.random.key_data(key).tolist()
             checkpoint = checkpoint.named(f"{num_latents} of {num_samples} samples {data}, key {seed}, {learner}")
@@ -106,7 +109,7 @@ def fit_stream(
             turn += 1
             if turn < learner.num_steps:
                 upcoming = pool.submit(fetch, turn)
-            state = _round((learner, block, size), state)
+            state = _round((learner, block, size, median), state)
             now = time.perf_counter()
             # Clocks differ, and all processes must save the same round.
             if checkpoint is not None and distributed.from_first(now - saved > checkpoint.every):
@@ -185,16 +188,27 @@ def _fingerprint(block: Float[Array, "count rows input_dim"], size: int) -> Arra
 
 
 @eqx.filter_jit
+def _median_norm(block: Float[Array, "count rows input_dim"], size: int) -> Float[Array, ""]:
+    return massive.median_norm(block[:, :size].reshape(-1, block.shape[2]))
+
+
+@eqx.filter_jit
 def _start(
-    learner: OnlineDictionary, block: Float[Array, "count rows input_dim"], size: int, num_latents: int, key: PRNGKeyArray
+    learner: OnlineDictionary,
+    block: Float[Array, "count rows input_dim"],
+    size: int,
+    median: Float[Array, ""],
+    num_latents: int,
+    key: PRNGKeyArray,
 ) -> OnlineState:
-    signals = block[:, :size].reshape(-1, block.shape[2])
+    signals = massive.to_median(block[:, :size].reshape(-1, block.shape[2]), median)
     return shard_state(learner.init(Split(signals), num_latents=num_latents, key=key))
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _round(fixed: tuple[OnlineDictionary, jax.Array, int], state: OnlineState) -> OnlineState:
-    learner, minibatches, size = fixed
+def _round(fixed: tuple[OnlineDictionary, jax.Array, int, jax.Array], state: OnlineState) -> OnlineState:
+    learner, minibatches, size, median = fixed
+    minibatches = massive.to_median(minibatches, median)
     if learner.centred:
         brought = jnp.sum(minibatches, axis=(0, 1)) / (len(minibatches) * size)
         state = eqx.tree_at(lambda s: s.mean, state, state.mean + (brought - state.mean) / (state.round + 1))

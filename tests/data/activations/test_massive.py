@@ -1,5 +1,6 @@
 """Massive rows are found by the median, described, and left out without moving any other row to another part."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -75,3 +76,17 @@ def test_a_sentence_tells_how_many_which_how_large_and_where(lengths, sentence):
     activations = with_massive(lengths)
     assert massive.describe(activations) == sentence
     assert activations.without_massive().num_samples == 200 - len(lengths)
+
+
+@pytest.mark.parametrize("module", [np, jnp])
+def test_a_learner_sees_massive_rows_at_the_median_norm_and_the_very_same_array_without_any(module):
+    usual = module.asarray(2 * UNIT)
+    assert massive.scale_down(usual) is usual
+    rows = module.asarray(2 * UNIT * np.where(np.arange(200) == 5, 300, np.where(np.arange(200) == 6, 9, 1))[:, None])
+    seen = np.asarray(massive.scale_down(rows))
+    assert seen.dtype == rows.dtype
+    np.testing.assert_allclose(seen[5], 2 * UNIT[5], rtol=1e-5)
+    others = np.arange(200) != 5
+    np.testing.assert_array_equal(seen[others], np.asarray(rows)[others])
+    sparse = module.asarray(UNIT * (np.arange(200) < 50)[:, None])
+    assert massive.scale_down(sparse) is sparse

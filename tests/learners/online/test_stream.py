@@ -124,3 +124,13 @@ def test_the_same_samples_in_another_order_are_another_stream():
     assert found != int(stream._fingerprint(block[::-1], 3)) and found != int(stream._fingerprint(block[:, :, ::-1], 3))
     # The rows that fill a minibatch up are none of its samples.
     assert found == int(stream._fingerprint(block.at[:, 3].set(0), 3))
+
+
+def test_a_massive_sample_counts_as_one_of_the_median_norm_of_the_first_round(signals):
+    given, tamed = signals[:400].copy(), signals[:400].copy()
+    first = given[: 400 // SHORT.num_steps]
+    for row in (7, 390):
+        given[row] *= 300
+        tamed[row] *= np.median(np.linalg.norm(first, axis=1)) / np.linalg.norm(tamed[row])
+    found, expected = (np.asarray(fit_stream(SHORT, rows, **OPTIONS).dictionary) for rows in (given, tamed))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
