@@ -6,10 +6,9 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 # Flags of the benchmark: `make bench ARGS=--preset=smoke`.
 ARGS ?= --preset=quick
-# What `make real` measures at the end, as flags of measure_sae: the documents that were held out of training, and no control online_dl,
-# since that dictionary is measured itself.
+# What `make real` measures at the end, as flags of measure_sae: no control online_dl, since that dictionary is measured itself.
 MEASURE ?= --sae=$(REAL)/topk,$(REAL)/batchtopk,$(REAL)/jumprelu,$(REAL)/relu --dictionary=$(REAL)/online_dl/dictionary.npy \
-	--held_out --max_samples=5000 --controls=random,samples
+	--controls=random,samples
 REAL := results/train_real
 
 VENV := .venv

@@ -1,16 +1,17 @@
 """Is it the encoder or the dictionary? Your own SAE on your own activations, measured with certificates.
 
 Reads SAEs as SAELens, dictionary_learning, sparsify, Gemma Scope and this suite write them, or a decoder alone, and says how
-they were read. Then: the gap of the encoder in three parts, the front of variance unexplained against active latents, the
-same on control dictionaries, supports, the worst samples and the atoms. Writes rows, summary.csv, figures, README.md
-and report.html, one self-contained page, under <results_dir>/measure_sae/. A run that was stopped goes on with the same
-command.
+they were read. Then it says whether the loading, the encoder or the dictionary is at fault, with figures and their intervals:
+how much better the best codes are at the encoder's own L0, and what the dictionary is worth beside control dictionaries. All is
+scored on the same rows of held-out documents. Writes rows, summary.csv, figures, README.md and report.html, one
+self-contained page, under <results_dir>/measure_sae/. A run that was stopped goes on with the same command.
 
   python -m sae_gap measure_sae --sae=FOLDER --activations=activations.npy
   python -m sae_gap measure_sae --sae=FIRST,SECOND --activations=FOLDER --controls=random,samples,online_dl
   python -m sae_gap measure_sae --dictionary=D.npy --activations=activations.npz --match_l0=32
 """
 
+import dataclasses
 import math
 import os
 import pathlib
@@ -30,13 +31,11 @@ from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.runtime import devices, distributed
 from sae_gap.saes.load import load_sae
-from sae_gap.saes.loading_report import load_report
+from sae_gap.saes.loading_report import LoadReport, load_report
 from sae_gap.storage import results
 
 # Above this FVU an SAE explains so little that something is wrong with how it was read, or with the activations.
 WRONG = 0.9
-# Samples that an SAE is looked over on before anything is measured.
-LOOKED_AT = 4_096
 # What `train_real` calls the atoms of a dictionary without an encoder.
 DICTIONARY = "dictionary.npy"
 # Multiply-adds that a control may take to learn unless it is asked for by name: ten minutes on two cores.
@@ -50,11 +49,8 @@ flags.DEFINE_string("key", None, "Name of the array of activations in a file of 
 flags.DEFINE_float("lam", None, "Weight of the l1 norm, on unit atoms.", flag_values=FLAGS)
 flags.DEFINE_float("match_l0", None, "Mean L0 of the best codes.  [the encoder's; else dimensions / 12]", flag_values=FLAGS)
 flags.DEFINE_list("controls", None, f"Of {', '.join(measure.CONTROLS)}, or none.  [all that take minutes]", flag_values=FLAGS)
-flags.DEFINE_boolean(
-    "held_out", False, "Sum the gap over what train_real held out, for SAEs that it trained.", flag_values=FLAGS
-)
-flags.DEFINE_integer("max_samples", None, "Samples over which the gap is summed.  [all]", lower_bound=2, flag_values=FLAGS)
-flags.DEFINE_integer("front_samples", 2_000, "Held-out samples of the fronts.", lower_bound=2, flag_values=FLAGS)
+flags.DEFINE_integer("samples", 5_000, "Rows of held-out documents to score, at most.", lower_bound=2, flag_values=FLAGS)
+flags.DEFINE_boolean("anyway", False, "Measure an SAE even if it explains next to nothing.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of the held-out documents and of the controls.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_string("results_dir", "results", "Where the folder of this measurement goes.", flag_values=FLAGS)
 cli.define_distributed(FLAGS)
@@ -66,25 +62,16 @@ def main() -> None:
     _check_flags()
     with cli.usage():
         activations = open_activations(FLAGS.activations, key=FLAGS.key)
-        loaded, subjects = _subjects(activations)
-        plan = measure.Plan(
-            subjects,
-            activations,
-            lam=FLAGS.lam,
-            l0=FLAGS.match_l0,
-            controls=_controls(subjects[0], activations),
-            held_out=FLAGS.held_out,
-            max_samples=FLAGS.max_samples,
-            front_samples=FLAGS.front_samples,
-            seed=FLAGS.seed,
-        )
+        plan = measure.Plan((), activations, lam=FLAGS.lam, l0=FLAGS.match_l0, samples=FLAGS.samples, seed=FLAGS.seed)
+        subjects, loaded = _subjects(plan)
+        plan = dataclasses.replace(plan, subjects=subjects, loaded=loaded, controls=_controls(subjects[0], activations))
         folder.require_writable()
-        rows = loaded + measure.run(plan, results.Store(folder))
+        rows = measure.run(plan, results.Store(folder))
     if distributed.is_first():
-        split = "split by documents" if activations.documents is not None else "split in contiguous blocks"
+        held = "documents" if activations.documents is not None else "contiguous blocks"
         notes = {
-            "activations": f"{activations.num_samples:,} of {activations.input_dim} dimensions, {split}, "
-            f"the gap over {'those held out' if FLAGS.held_out else 'all'}",
+            "activations": f"{activations.num_samples:,} of {activations.input_dim} dimensions; "
+            f"{len(plan.places):,} rows of held-out {held} are scored",
             "seconds": f"{time.perf_counter() - began:.0f}",
             "peak memory": f"{devices.peak_memory():.1f} GiB",
         }
@@ -119,25 +106,23 @@ def _controls(first: measure.Subject, activations: Activations) -> tuple[str, ..
     return tuple(chosen)
 
 
-def _subjects(activations: Activations) -> tuple[list[results.Row], list[measure.Subject]]:
-    """What is to be measured, and a row of each SAE that says how it was read."""
-    source = activations.split(seed=FLAGS.seed)[1] if FLAGS.held_out else activations
-    looked_at = source.take(measure.evenly_spaced(source.num_samples, LOOKED_AT))
-    measure.check_varies(looked_at)
+def _subjects(plan: measure.Plan) -> tuple[list[measure.Subject], dict[str, LoadReport]]:
+    """What is to be measured, and how each SAE was read."""
+    looked_at = plan.scored
     paths = [*FLAGS.sae, *FLAGS.dictionary]
     names = dict(zip(paths, _names(paths), strict=True))
     if len(names) < len(paths):
         raise cli.UsageError("one path is given twice; name each SAE and each dictionary once.")
-    read = [_sae(path, names[path], looked_at) for path in FLAGS.sae]
-    rows, subjects = [row for row, _ in read], [subject for _, subject in read]
-    mean = activations.mean() if FLAGS.dictionary else None
+    read = {names[path]: _sae(path, names[path], looked_at) for path in FLAGS.sae}
+    subjects, loaded = [subject for subject, _ in read.values()], {name: report for name, (_, report) in read.items()}
+    mean = plan.activations.mean() if FLAGS.dictionary else None
     for path in FLAGS.dictionary:
-        atoms = _read_dictionary(path, activations.input_dim)
+        atoms = _read_dictionary(path, plan.activations.input_dim)
         subjects.append(measure.of_model(names[path], Model(jnp.asarray(atoms), jnp.asarray(mean))))
-    return rows, subjects
+    return subjects, loaded
 
 
-def _sae(path: str, name: str, looked_at: np.ndarray) -> tuple[results.Row, measure.Subject]:
+def _sae(path: str, name: str, looked_at: np.ndarray) -> tuple[measure.Subject, LoadReport]:
     sae = load_sae(path)
     if sae.input_dim != looked_at.shape[1]:
         raise cli.UsageError(
@@ -146,12 +131,12 @@ def _sae(path: str, name: str, looked_at: np.ndarray) -> tuple[results.Row, meas
         )
     found = load_report(sae, looked_at)
     logging.info("%s, as loaded\n%s", name, found)
-    if not found.fvu <= WRONG:
+    if not found.fvu <= WRONG and not FLAGS.anyway:
         raise cli.UsageError(
             f"{path} leaves {found.fvu:.3g} of the variance of these activations unexplained, where their mean alone leaves 1: "
-            f"{'; '.join(doubt.rstrip('.') for doubt in found.suspicions)}."
+            f"{'; '.join(doubt.rstrip('.') for doubt in found.suspicions)}; --anyway measures it all the same."
         )
-    return {"kind": "load", "dictionary": name, **found._asdict()}, measure.of_sae(name, sae)
+    return measure.of_sae(name, sae), found
 
 
 def _read_dictionary(path: str, input_dim: int) -> np.ndarray:

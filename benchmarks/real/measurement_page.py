@@ -11,23 +11,23 @@ from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
 
 ABOUT = """
-Is it the encoder or the dictionary? The encoder's codes are held against the best codes on the very same dictionary, which a
-duality gap certifies, and the dictionary against cheap ones of the same width.
+The encoder's codes are held against the best codes on the very same dictionary, which a duality gap certifies, and the
+dictionary against cheap ones of the same width. All figures are of the same rows, of documents that controls did not learn
+from. Intervals are of 95 %, over documents drawn again.
 
 FVU is the squared error over the squared distance of the activations from their mean, both summed over samples and dimensions
-in the activations' own units: 0 is perfect, 1 is the mean alone. At an equal number of latents the lasso itself reconstructs
-worse than an encoder that keeps its values, since the l1 norm shrinks them; least squares on the lasso's supports is what an
-encoder should be held against. The columns are those of summary.csv: "front" is the certified lasso at the same L0, "refit" is
-after least squares on the supports, and the ratios are to the front of least squares. A gap in the lasso's objective is split
-in what one scale of all codes removes, what better values on the encoder's own support remove, and what another support does.
+in the activations' own units: 0 is perfect, 1 is the mean alone. The explained share is 1 - FVU. At an equal number of latents
+the lasso itself reconstructs worse than an encoder that keeps its values, since the l1 norm shrinks them; least squares on the
+lasso's supports is what an encoder should be held against. In the tables "front" is the certified lasso at the same L0, and
+"refit" is after least squares on the supports. A gap in the lasso's objective is split in what one scale of all codes
+removes, what better values on the encoder's own support remove, and what another support does.
 
 A better reconstruction is not better features: nothing here says what a latent means.
 """
 # The columns of each table, by the names that they have in summary.csv.
-FRONT = "dictionary l0 fvu refit_fvu at_l0 front_fvu front_refit_fvu fvu_ratio l0_ratio refit_fvu_ratio certificate"
-GAP = (
-    "dictionary samples lam l0 optimum_l0 relative_gap scale scale_share values_share support_share support_slack optimum_slack"
-)
+RANKING = "dictionary percent_explained own_l0 encoder_loses encoder_interval over_online_dl over_interval"
+FRONT = "dictionary l0 fvu refit_fvu at_l0 front_fvu front_refit_fvu refit_fvu_ratio certificate"
+GAP = "dictionary lam l0 optimum_l0 relative_gap scale scale_share values_share support_share optimum_slack"
 SUPPORT = "dictionary jaccard precision recall fired_only used_only unused"
 ATOMS = "dictionary num_latents dead duplicates coherence_median coherence_95 agreement"
 WORST = "dictionary index document gap relative_gap"
@@ -39,41 +39,77 @@ def write(folder: Folder, rows: Sequence[results.Row], command: str, notes: Mapp
 
     Args:
       folder: where to.
-      rows: of the measurement, and those of kind "load".
+      rows: of the measurement.
       command: what was run.
       notes: what a reader should know of the run.
 
     Returns:
-      The tables, to print.
+      What looks wrong, the tables and, last, the verdict, to print.
     """
     for name in folder.names():
         if name.endswith((".png", ".pdf")):
             folder.remove(name)
     fronts, gaps, atoms = measure.front_lines(rows), measure.gap_lines(rows), measure.atom_lines(rows)
     loaded, encoded = [row for row in rows if row["kind"] == "load"], [line for line in gaps if "gap" in line]
-    # Fronts and gaps both measure these, of held-out samples and of all.
-    shared = {name for line in fronts for name in line} - {"dictionary"}
-    renamed = [{f"gap_{name}" if name in shared else name: value for name, value in line.items()} for line in gaps]
-    tables.write_table(folder, "summary.csv", _joined(fronts, renamed, atoms))
+    tables.write_table(folder, "summary.csv", _joined(fronts, gaps, atoms))
     pictures = {"front": figures.front(rows), "gap_parts": figures.gap_parts(gaps), "coherence": figures.coherence(rows)}
     made = {stem: figure for stem, figure in pictures.items() if figure is not None}
     drawn = [pages.Figure(figures.save(figure, folder, stem)[0], figure.get_label()) for stem, figure in made.items()]
     shown = [
-        _table("Reconstruction on held-out activations", FRONT, fronts),
+        _table("Reconstruction", FRONT, fronts),
         _table("The gap and its parts, as shares of the best objective", GAP, encoded),
         _table("Supports: the encoder's beside the best", SUPPORT, encoded),
         _table("Atoms", ATOMS, atoms),
         _table("Samples of the largest gaps", WORST, measure.worst_lines(rows)),
     ]
     shown = [table for table in shown if table.lines]
-    told = "\n\n".join(f"{table.title}\n{tables.format_table(table.lines, table.columns)}" for table in shown)
-    if loaded:
-        shown.append(_table("As loaded", LOADED, loaded))
-    finding = ". ".join(pages.first_sentence(figure.caption).rstrip(".").partition(": ")[0] for figure in drawn[:2]) + "."
-    doubts = {f"{row['dictionary']}: {number}": text for row in loaded for number, text in enumerate(row["suspicions"], 1)}
-    notes = dict(notes) | pages.provenance(rows[-1]) | doubts
-    pages.write(folder, pages.Page(measure.STUDY, "Your own SAE", ABOUT.strip(), command, finding, drawn, shown, notes))
-    return told
+    ranked, lists, sentence = _verdict(rows)
+    doubts = [f"{row['dictionary']}: {doubt}" for row in loaded for doubt in row["suspicions"]]
+    wrong = f"What looks wrong:\n\n{_listed(doubts)}" if doubts else ""
+    told = [wrong, *map(_printed, shown), *lists, *map(_printed, ranked), sentence]
+    shown += [_table("As loaded", LOADED, loaded)] if loaded else []
+    page = pages.Page(
+        measure.STUDY,
+        "Your own SAE: is it the loading, the encoder or the dictionary?",
+        ABOUT.strip(),
+        command,
+        "\n\n".join(filter(None, [wrong, sentence, *lists])),
+        drawn,
+        shown,
+        dict(notes) | pages.provenance(rows[-1]),
+        ranked,
+    )
+    pages.write(folder, page)
+    return "\n\n".join(filter(None, told))
+
+
+def _verdict(rows: Sequence[results.Row]) -> tuple[list[pages.Table], list[str], str]:
+    """What the measurement says: a table of several SAEs, a list of what is said of each, and a sentence that sums it up."""
+    verdicts = measure.verdict(rows)
+    if len(verdicts) == 1:
+        return [], [_listed(str(verdicts[0]).splitlines())], ""
+    ordered, sentence = measure.ranking(rows)
+    lines: list[results.Row] = []
+    for one in ordered:
+        line: results.Row = {"dictionary": one.dictionary, "percent_explained": 100 * one.explained, "own_l0": one.own_l0}
+        for names, found in {
+            ("encoder_loses", "encoder_interval"): one.encoder,
+            ("over_online_dl", "over_interval"): one.learned,
+        }.items():
+            values = (None, None) if found is None else (100 * found.more, f"{100 * found.low:.1f} to {100 * found.high:.1f}")
+            line |= dict(zip(names, values, strict=True))
+        lines.append(line)
+    title = f"Dictionaries by what their best codes explain at L0 {ordered[0].common_l0:.1f}; differences in points of 100"
+    lists = [f"{one.dictionary}:\n\n{_listed(str(one).splitlines())}" for one in ordered]
+    return [_table(title, RANKING, lines)], lists, sentence
+
+
+def _listed(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _printed(table: pages.Table) -> str:
+    return f"{table.title}\n{tables.format_table(table.lines, table.columns)}"
 
 
 def _table(title: str, names: str, lines: Sequence[Mapping[str, Any]]) -> pages.Table:

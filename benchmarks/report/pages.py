@@ -61,6 +61,7 @@ class Page:
       figures: in order.
       tables: in order.
       notes: what a reader should know of the run (time, memory, versions), by name.
+      answers: tables that stand before the figures.
     """
 
     study: str
@@ -71,6 +72,7 @@ class Page:
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    answers: Sequence[Table] = ()
 
 
 class Entry(NamedTuple):
@@ -124,7 +126,8 @@ def read(folder: str | os.PathLike[str] | Folder, place: str = "") -> Entry:
     folder = Folder(folder)
     try:
         found = json.loads(folder.read(FILE))
-        parts = {"figures": [Figure(*one) for one in found["figures"]], "tables": [Table(*one) for one in found["tables"]]}
+        parts: dict[str, Any] = {"figures": [Figure(*one) for one in found["figures"]]}
+        parts |= {name: [Table(*one) for one in found[name]] for name in ("tables", "answers")}
         page = Page(**found | parts)
         return Entry(page, _images(folder, page), place)
     except (OSError, KeyError, TypeError, ValueError) as error:

@@ -119,8 +119,8 @@ def _front_finding(fronts: Sequence[_Front]) -> str:
     for label, _, lasso, own in fronts:
         if own is not None:
             best = min(lasso, key=lambda row: abs(row["l0"] - own["l0"]))
-            mine = f"with {own['l0']:.3g} latents {label} leaves {own['fvu']:.3f} of the variance unexplained"
-            return f"{mine}, where {best['l0']:.3g} of its dictionary could leave {best['refit_fvu']:.3f}"
+            mine = f"with {own['l0']:.3g} latents {label} leaves {own['refit_fvu']:.3f} of the variance unexplained"
+            return f"{mine}, where {best['l0']:.3g} of its dictionary could leave {best['refit_fvu']:.3f}, by least squares"
     best = fronts[0].middle
     return f"with {best['l0']:.3g} latents {fronts[0].label} can leave {best['refit_fvu']:.3f} of the variance unexplained"
 

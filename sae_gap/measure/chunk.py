@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.core import lasso_problem
 from sae_gap.core.types import Solution
-from sae_gap.data.activations import Activations
 from sae_gap.measure.refit import lasso_on_support
 from sae_gap.measure.subject import Subject
 from sae_gap.runtime import devices
@@ -29,24 +28,25 @@ WORST = 10
 
 def measure_chunk(
     subject: Subject,
-    activations: Activations,
-    places: Int[np.ndarray, " n"],
+    x: Float[np.ndarray, "n input_dim"],
     mean: Float[np.ndarray, " input_dim"],
     lam: float,
+    rows: Int[np.ndarray, " n"],
+    documents: Int[np.ndarray, " n"] | None,
 ) -> dict[str, Any]:
     """What the best codes of some activations are and, where there is an encoder, what its own cost above them.
 
     Args:
       subject: what to measure.
-      activations: what the chunk is a part of.
-      places: the numbers of its rows.
+      x: the activations, (n, input_dim).
       mean: of all activations that the gap is summed over, (input_dim,).
       lam: the weight.
+      rows: the number of each, by which the worst are told.
+      documents: that of each, where they are named.
 
     Returns:
       Columns of a row of kind "gap", which `gap_lines` sums.
     """
-    x = activations.take(places)
     target, nonneg = devices.place(subject.target(x), devices.own_mesh()), not subject.signed
     best = sparse_code(target, subject.dictionary, lam, nonneg=nonneg)
     certificates = np.asarray(best.gap) / np.where(np.asarray(best.objective) > 0, best.objective, 1)
@@ -69,11 +69,11 @@ def measure_chunk(
     found |= {"active": int(fired.sum()), "error": _squares(x - np.asarray(subject.decode(codes, x)))}
     own = lasso_problem.objective(target, subject.dictionary, codes, lam)
     gaps = np.asarray(own, np.float64) - np.asarray(best.objective, np.float64)
-    worst, documents = np.argsort(-gaps, kind="stable")[:WORST], activations.documents
+    worst = np.argsort(-gaps, kind="stable")[:WORST]
     return found | {
         "fired": pack(fired.any(axis=0)),
-        "worst_index": [int(places[sample]) for sample in worst],
-        "worst_document": None if documents is None else [int(documents[places[sample]]) for sample in worst],
+        "worst_index": rows[worst].tolist(),
+        "worst_document": None if documents is None else documents[worst].tolist(),
         "worst_gap": [float(gaps[sample]) for sample in worst],
         "worst_relative_gap": [float(gaps[sample] / (best.objective[sample] or 1)) for sample in worst],
     }

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from sae_gap.core.checks import check_unmasked
 from sae_gap.measure.refit import refit
@@ -27,8 +27,8 @@ from sae_gap.solvers import sparse_code
 
 # Weights of a front, in units of the one at which codes are as sparse as wanted.
 SPREAD = (2.0, 1.4, 1.0, 0.7, 0.5)
-# Samples coded at once.
-CHUNK = 2_000
+# Samples coded at once, at least and at most, and their codes in floats.
+LEAST, CHUNK, CODES = 64, 2_000, 2**24
 
 
 class Point(NamedTuple):
@@ -41,6 +41,8 @@ class Point(NamedTuple):
       refit_l0: mean number of non-zero codes after least squares, which may set some to zero.
       refit_fvu: after least squares on the support.
       certificate: largest duality gap of a sample relative to its objective; None for an encoder's own codes.
+      errors: squared error of the codes, summed over the samples of each document.
+      refit_errors: the same after least squares on the support.
     """
 
     lam: float | None
@@ -48,7 +50,9 @@ class Point(NamedTuple):
     fvu: float
     refit_l0: float
     refit_fvu: float
-    certificate: float | None = None
+    certificate: float | None
+    errors: tuple[float, ...]
+    refit_errors: tuple[float, ...]
 
 
 class Front(NamedTuple):
@@ -96,13 +100,15 @@ def measure_front(
     subject: Subject,
     activations: Float[np.ndarray, "n input_dim"],
     lams: Sequence[float],
+    documents: Int[np.ndarray, " n"] | None = None,
 ) -> Front:
     """The front of a dictionary, and the encoder's place beside it.
 
     Args:
       subject: what to measure.
-      activations: (n, input_dim), all coded at each of the weights, `CHUNK` at a time.
+      activations: (n, input_dim), all coded at each of the weights, a chunk at a time.
       lams: weights, in any order; about the one that `match_l0` gives for the encoder's own L0.
+      documents: of each activation, counted from 0, for `errors`; None takes all for one document.
 
     Returns:
       The front.
@@ -111,54 +117,56 @@ def measure_front(
       ValueError: the activations do not vary, or an argument does not fit.
     """
     check_varies(activations)
-    weights = sorted(lams, reverse=True)
-    sums, certificates, own = np.zeros((len(weights), 4)), np.zeros(len(weights)), np.zeros(4)
-    for start in range(0, len(activations), CHUNK):
-        x = activations[start : start + CHUNK]
+    member = np.zeros(len(activations), int) if documents is None else documents
+    weights, count = sorted(lams, reverse=True), int(member.max()) + 1
+    sums, certificates = [_Sums(count) for _ in weights], [0.0] * len(weights)
+    own = None if subject.encode is None else _Sums(count)
+    for part in chunks(len(activations), subject.num_latents):
+        x = activations[part]
         target = devices.place(subject.target(x), devices.own_mesh())
         codes = None
         for place, weight in enumerate(weights):
             found = sparse_code(target, subject.dictionary, weight, nonneg=not subject.signed, init=codes)
             codes = found.codes
             relative = float(jnp.max(jnp.where(found.objective > 0, found.gap / found.objective, 0)))
-            sums[place] += _sums(subject, x, target, codes)
+            sums[place].add(subject, x, target, codes, member[part])
             certificates[place] = max(certificates[place], relative)
-        if subject.encode is not None:
-            own += _sums(subject, x, target, subject.encode(target))
+        if own is not None:
+            own.add(subject, x, target, subject.encode(target), member[part])  # type: ignore[misc]
     total = float(np.sum((activations - activations.mean(axis=0, dtype=np.float64)) ** 2, dtype=np.float64))
-    units = np.array([len(activations), total, len(activations), total])
-    points = [
-        Point._make([weight, *(part / units).tolist(), certificate])
-        for weight, part, certificate in zip(weights, sums, certificates.tolist(), strict=True)
-    ]
-    mine = None if subject.encode is None else Point(None, *(own / units).tolist())
+    told = zip(sums, weights, certificates, strict=True)
+    points = [each.point(weight, certificate, len(activations), total) for each, weight, certificate in told]
+    mine = None if own is None else own.point(None, None, len(activations), total)
     return Front(tuple(sorted(points, key=lambda point: point.l0)), mine)
 
 
-def _sums(subject: Subject, x, target, codes) -> Float[np.ndarray, " 4"]:
-    """Non-zero codes and squared error, summed over samples; and both after least squares on the supports."""
-    again = jnp.asarray(refit(target, subject.dictionary, codes != 0, nonneg=not subject.signed))
-    found = []
-    for values in (codes, again):
-        rest = x - np.asarray(subject.decode(values, x))
-        found += [float(np.count_nonzero(values)), float(np.sum(rest.astype(np.float64) ** 2))]
-    return np.array(found)
+def chunks(samples: int, num_latents: int) -> list[slice]:
+    """The slices in which so many samples are coded."""
+    size = max(LEAST, min(CHUNK, CODES // num_latents))
+    return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
 
 
-class Distances(NamedTuple):
-    """How far a point is from a front, as ratios that are 1 on it; None where the front does not reach so far.
+class _Sums:
+    """Non-zero codes over all samples and squared errors by document, as coded and after least squares on the supports."""
 
-    Attributes:
-      fvu_ratio: the point's FVU over that of the front at an equal L0.
-      l0_ratio: the point's L0 over that of the front at an equal FVU.
-    """
+    def __init__(self, documents: int):
+        self.active, self.errors = [0, 0], np.zeros((2, documents))
 
-    fvu_ratio: float | None
-    l0_ratio: float | None
+    def add(self, subject: Subject, x, target, codes, member) -> None:
+        again = jnp.asarray(refit(target, subject.dictionary, codes != 0, nonneg=not subject.signed))
+        for place, values in enumerate((codes, again)):
+            rest = np.sum(np.square(x - np.asarray(subject.decode(values, x)), dtype=np.float64), axis=1)
+            self.active[place] += int(np.count_nonzero(values))
+            self.errors[place] += np.bincount(member, rest, len(self.errors[0]))
+
+    def point(self, lam: float | None, certificate: float | None, samples: int, variance: float) -> Point:
+        (l0, refit_l0), (fvu, refit_fvu) = np.array(self.active) / samples, self.errors.sum(axis=1) / variance
+        errors, again = (tuple(each.tolist()) for each in self.errors)
+        return Point(lam, float(l0), float(fvu), float(refit_l0), float(refit_fvu), certificate, errors, again)
 
 
-def distances(front: Sequence[tuple[float, float]], l0: float, fvu: float) -> Distances:
-    """The vertical and the horizontal distance of a point from a front, which is interpolated linearly in log L0 and log FVU.
+def l0_ratio(front: Sequence[tuple[float, float]], l0: float, fvu: float) -> float | None:
+    """The L0 of a point over that of a front at an equal FVU. The front is interpolated linearly in log L0 and log FVU.
 
     Args:
       front: pairs of L0 and FVU, in any order; those with a zero are left out.
@@ -166,22 +174,13 @@ def distances(front: Sequence[tuple[float, float]], l0: float, fvu: float) -> Di
       fvu: of the point.
 
     Returns:
-      Two ratios.
+      The ratio, 1 on the front; None where the front does not reach so far. Of several places, the sparsest counts.
     """
     logs = sorted((math.log(x), math.log(y)) for x, y in front if x > 0 and y > 0)
     if not (l0 > 0 and fvu > 0):
-        return Distances(None, None)
-    x, y = math.log(l0), math.log(fvu)
-    level = next(_crossings(logs, x), None)
-    # Of several places with one FVU, the sparsest counts.
-    place = next(_crossings([(b, a) for a, b in logs], y), None)
-    return Distances(None if level is None else math.exp(y - level), None if place is None else math.exp(x - place))
-
-
-def _crossings(points: Sequence[tuple[float, float]], at: float):
-    """The second coordinates where the line through the points has the first one, in the order of the points."""
-    if len(points) == 1 and points[0][0] == at:
-        yield points[0][1]
-    for (a, b), (c, d) in itertools.pairwise(points):
-        if min(a, c) <= at <= max(a, c):
-            yield b if a == c else b + (d - b) * (at - a) / (c - a)
+        return None
+    y = math.log(fvu)
+    for (a, b), (c, d) in itertools.pairwise(logs):
+        if min(b, d) <= y <= max(b, d):
+            return l0 / math.exp(a if b == d else a + (c - a) * (y - b) / (d - b))
+    return None

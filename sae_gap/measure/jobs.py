@@ -7,34 +7,34 @@ the others wait, and all read the rows from the store.
 import dataclasses
 import datetime
 import functools
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from sae_gap.measure.atom_statistics import agreement, describe_atoms
 from sae_gap.measure.chunk import measure_chunk
 from sae_gap.measure.controls import control
-from sae_gap.measure.front import CHUNK, SPREAD, measure_front
+from sae_gap.measure.front import SPREAD, chunks, measure_front
 from sae_gap.measure.plan import DENSEST, Plan, evenly_spaced
 from sae_gap.measure.subject import Subject, of_model
-from sae_gap.runtime import distributed, progress
-from sae_gap.solvers import match_l0
+from sae_gap.runtime import devices, distributed, progress
+from sae_gap.solvers import match_l0, sparse_code
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
 
 # The name of the study in its rows.
 STUDY = "measure_sae"
 # Raised whenever a row comes to hold something else, so that earlier rows are measured again.
-FORM = 1
-# Samples on which the weight is found.
+FORM = 2
+# Samples on which a weight is found, before it is corrected on all.
 MATCHED = 500
-# Codes of a chunk, and activations that controls learn from, in floats.
-CODES, POOL = 2**24, 2**27
+# Activations that controls learn from, in floats.
+POOL = 2**27
 # Mean L0, as a share of the dimensions, at which a dictionary without an encoder is measured.
 USUAL = 1 / 12
 
@@ -50,23 +50,26 @@ def run(plan: Plan, store: results.Store, *, show_progress: bool = True) -> list
       show_progress: whether to show a line of progress on a terminal or in a notebook.
 
     Returns:
-      The rows of the plan, whether measured now or before. Their `kind` says what they hold: "weight", "front", "gap" (one a
-      chunk, to be summed by `gap_lines`), "atoms" or "agreement".
+      The rows of the plan, whether measured now or before. Their `kind` says what they hold: "documents" (of the scored
+      samples), "load", "weight", "front", "gap" (one a chunk, to be summed by `gap_lines`), "atoms" or "agreement".
 
     Raises:
       ValueError: activations cannot be read, or something does not fit; the message says how to mend it.
     """
     plan.check()
-    jobs, rows = _Jobs(plan, store), []
+    jobs = _Jobs(plan, store)
     first, *others = plan.subjects
-    chunks = sum(len(_own(_chunks(plan, subject))) for subject in plan.subjects)
-    with progress.bar(len(plan.subjects) + chunks + len(plan.controls), STUDY, shown=show_progress) as line:
+    parts = sum(len(_own(_parts(plan, subject))) for subject in plan.subjects)
+    rows = jobs.documents()
+    common: float | None = None
+    with progress.bar(len(plan.subjects) + parts + len(plan.controls), STUDY, shown=show_progress) as line:
         for subject in plan.subjects:
-            front = jobs.front(subject)
+            front = jobs.front(subject, common)
+            common = common or _weight(front)["common_l0"]
             line.update(1)
-            rows += front + jobs.gap(subject, front, line.update)
+            rows += jobs.load(subject) + front + jobs.gap(subject, front, line.update)
         for name in plan.controls:
-            rows += jobs.control(name)
+            rows += jobs.control(name, common)  # type: ignore[arg-type]
             line.update(1)
         for other in (other for other in others if other.dictionary.shape == first.dictionary.shape):
             settings = {"kind": "agreement", "subject": _fingerprint(first), "other": _fingerprint(other)}
@@ -88,7 +91,14 @@ class _Jobs:
 
     def name(self, settings: Row) -> str:
         return results.key(
-            {"study": STUDY, "form": FORM, "activations": self.plan.fingerprint, "seed": self.plan.seed} | settings
+            {
+                "study": STUDY,
+                "form": FORM,
+                "activations": self.plan.fingerprint,
+                "seed": self.plan.seed,
+                "samples": self.plan.samples,
+            }
+            | settings
         )
 
     def stored(self, settings: Row) -> list[Row]:
@@ -102,81 +112,128 @@ class _Jobs:
         common |= {"jax_x64": bool(jax.config.values["jax_enable_x64"])}
         self.store.append({"key": results.key({"job": job, "part": part})} | common | row for part, row in enumerate(measured))
 
-    def front(self, subject: Subject) -> list[Row]:
-        """The weight of a subject, its front around it, and its atoms."""
-        plan, x = self.plan, self.plan.scored
-        settings = {"lam": plan.lam, "l0": plan.l0, "samples": plan.front_samples}
+    def documents(self) -> list[Row]:
+        """How many of the scored samples each document has, and their squared distance from the mean of all."""
+        plan = self.plan
 
         def measure() -> list[Row]:
-            target = subject.target(x)
-            own = None if subject.encode is None else float(np.count_nonzero(subject.encode(target)) / len(x))
-            weight: Row = {"lam": plan.lam}
-            if plan.lam is None:
-                wanted = plan.l0 or own or USUAL * subject.input_dim
-                weight = find_weight(subject, target, min(wanted, DENSEST * subject.input_dim))
-            weight = {"kind": "weight", **weight, "own_l0": own, **subject.columns}
-            return [weight, *_points(subject, x, weight["lam"]), *_atoms(subject)]
+            far = np.sum(np.square(plan.scored - plan.mean), axis=1)
+            members, named = plan.members
+            counts, variance = np.bincount(members), np.bincount(members, far)
+            return [{"kind": "documents", "named": named, "samples": counts.tolist(), "variance": variance.tolist()}]
 
+        return self.once({"kind": "documents"}, measure)
+
+    def load(self, subject: Subject) -> list[Row]:
+        """What was said of an SAE as it was loaded."""
+        if subject.name not in self.plan.loaded:
+            return []
+        row: Row = {"kind": "load", **self.plan.loaded[subject.name]._asdict(), **subject.columns}
+        return self.once({"subject": _fingerprint(subject), "report": results.key(row)}, lambda: [row])
+
+    def front(self, subject: Subject, common: float | None) -> list[Row]:
+        """The weights of a subject, its front around that of the gap, and its atoms.
+
+        Args:
+          subject: what to measure.
+          common: mean L0 at which dictionaries are compared; None for the first, which sets it.
+        """
+        plan, x = self.plan, self.plan.scored
+
+        def measure() -> list[Row]:
+            own = None if subject.encode is None else _own_l0(subject, x)
+            densest = DENSEST * subject.input_dim
+            find = functools.cache(lambda l0: find_weight(subject, x, min(l0, densest)))
+            shared = common or plan.l0 or own or (USUAL * subject.input_dim if plan.lam is None else None)
+            own_lam = find(own) if own else None
+            common_lam: float = find(shared) if shared else plan.lam  # type: ignore[assignment]
+            lam: float = plan.lam or (common_lam if plan.l0 else own_lam or common_lam)
+            points = _points(subject, x, {lam * share for share in SPREAD} | {own_lam or lam, common_lam}, plan.members[0])
+            reached = {row["lam"]: row["l0"] for row in points if row["codes"] == "lasso"}
+            weight = {"lam": lam, "l0": reached[lam], "own_l0": own, "own_lam": own_lam}
+            weight |= {"common_l0": shared or reached[lam], "common_lam": common_lam}
+            return [{"kind": "weight", **weight, **subject.columns}, *points, *_atoms(subject)]
+
+        settings = {"lam": plan.lam, "l0": plan.l0, "common": common}
         return self.once({"kind": "front", "subject": _fingerprint(subject)} | settings, measure)
 
     def gap(self, subject: Subject, front: Sequence[Row], watch: Callable[[int], Any]) -> list[Row]:
         """The gap of a subject on every chunk; each process measures chunks of its own."""
-        plan = self.plan
-        lam = next(row["lam"] for row in front if row["kind"] == "weight")
-        shared: Row = {
-            "kind": "gap",
-            "subject": _fingerprint(subject),
-            "total": len(plan.places),
-            "held_out": plan.held_out,
-            "lam": lam,
-        }
-        chunks = [shared | {"start": start, "count": count} for start, count in _chunks(plan, subject)]
-        for chunk in _own(chunks):
-            if not self.stored(chunk):
-                places = plan.places[chunk["start"] : chunk["start"] + chunk["count"]]
-                found = measure_chunk(subject, plan.summed, places, plan.mean, lam)
-                self.keep(chunk, [{"kind": "gap", "lam": lam, **found, **subject.columns}])
+        plan, lam = self.plan, _weight(front)["lam"]
+        shared: Row = {"kind": "gap", "subject": _fingerprint(subject), "lam": lam}
+        parts = [(part, shared | {"start": part.start, "stop": part.stop}) for part in _parts(plan, subject)]
+        held = plan.parts[1]
+        numbers, documents = held.numbers, held.documents
+        for part, settings in _own(parts):
+            if not self.stored(settings):
+                rows = plan.places[part]
+                named = None if documents is None else documents[rows]
+                found = measure_chunk(subject, plan.scored[part], plan.mean, lam, numbers[rows], named)
+                self.keep(settings, [{"kind": "gap", "lam": lam, **found, **subject.columns}])
             watch(1)
         distributed.wait("gap")
-        return [row for chunk in chunks for row in self.stored(chunk)]
+        return [row for _, settings in parts for row in self.stored(settings)]
 
-    def control(self, name: str) -> list[Row]:
-        """A control of the width of the first subject, as sparse as the middle of its front."""
+    def control(self, name: str, common: float) -> list[Row]:
+        """A control of the width of the first subject, at the L0 at which dictionaries are compared."""
         plan, first, x = self.plan, self.plan.subjects[0], self.plan.scored
-        l0s = sorted(row["l0"] for row in self.front(first) if row["kind"] == "front" and row["codes"] == "lasso")
-        l0 = l0s[len(l0s) // 2]
 
         def measure() -> list[Row]:
             train = plan.parts[0]
             pool = train.take(evenly_spaced(train.num_samples, max(first.num_latents, POOL // first.input_dim)))
             model = control(name, pool, first.num_latents, plan.seed)
             subject = dataclasses.replace(of_model(name, model), signed=first.signed, role="control")
-            weight = find_weight(subject, subject.target(x), l0)
-            rows: list[Row] = [{"kind": "weight", **weight, "pool": len(pool), **subject.columns}]
-            return [*rows, *_points(subject, x, weight["lam"]), *_atoms(subject), *_agreement(first, subject)]
+            lam = find_weight(subject, x, min(common, DENSEST * subject.input_dim))
+            points = _points(subject, x, {lam * share for share in SPREAD}, plan.members[0])
+            weight = {"lam": lam, "common_l0": common, "common_lam": lam, "pool": len(pool)}
+            return [{"kind": "weight", **weight, **subject.columns}, *points, *_atoms(subject), *_agreement(first, subject)]
 
-        settings = {"kind": "control", "control": name, "first": _fingerprint(first), "l0": l0, "samples": plan.front_samples}
+        settings = {"kind": "control", "control": name, "first": _fingerprint(first), "common": common}
         return self.once(settings, measure)
 
 
-def find_weight(subject: Subject, target: Float[Array, "n input_dim"], l0: float) -> dict[str, float]:
-    """The weight at which codes have about a mean L0, or half of it where they never have as many, and their L0 there."""
-    few = target[:: max(1, len(target) // MATCHED)][:MATCHED]
-    options: dict[str, Any] = {"nonneg": not subject.signed, "accuracy": 0.02, "max_seconds": 120.0}
+def find_weight(subject: Subject, x: Float[np.ndarray, "n input_dim"], l0: float) -> float:
+    """The weight at which the best codes of activations have about a mean L0, or half of it where they never have as many.
+
+    It is found on `MATCHED` of the activations, and corrected by the mean L0 of all along the slope that those have.
+    """
+    few, nonneg = subject.target(x[evenly_spaced(len(x), MATCHED)]), not subject.signed
+    options: dict[str, Any] = {"nonneg": nonneg, "accuracy": 0.005, "max_seconds": 120.0}
     with warnings.catch_warnings():
-        # The row tells how far it is from the target.
+        # The front tells how far it is from what was wanted.
         warnings.simplefilter("ignore", UserWarning)
         try:
-            lam, found = match_l0(few, subject.dictionary, l0, **options)
+            wanted, (weight, found) = l0, match_l0(few, subject.dictionary, l0, **options)
         except ValueError:
-            lam, found = match_l0(few, subject.dictionary, l0 / 2, **options)
-    return {"lam": float(lam), "l0": float(jnp.mean(jnp.sum(found.codes != 0, axis=1))), "wanted_l0": l0}
+            wanted, (weight, found) = l0 / 2, match_l0(few, subject.dictionary, l0 / 2, **options)
+    lam = float(weight)
+    if len(few) == len(x):
+        return lam
+    less = sparse_code(few, subject.dictionary, 0.9 * lam, nonneg=nonneg, init=found.codes)
+    here, there = (max(float(np.count_nonzero(each.codes)), 1.0) for each in (found, less))
+    slope = math.log(there / here) / -math.log(0.9)
+    active = 0
+    for part in chunks(len(x), subject.num_latents):
+        target = devices.place(subject.target(x[part]), devices.own_mesh())
+        active += int(np.count_nonzero(sparse_code(target, subject.dictionary, lam, nonneg=nonneg).codes))
+    # Where codes hardly grow with less weight, no weight corrects them.
+    return lam * (active / len(x) / wanted) ** (1 / slope) if active and slope > 0.1 else lam
 
 
-def _chunks(plan: Plan, subject: Subject) -> list[tuple[int, int]]:
-    """Where each chunk of the gap starts, and how many samples it has."""
-    size, total = max(64, min(CHUNK, CODES // subject.num_latents)), len(plan.places)
-    return [(start, min(size, total - start)) for start in range(0, total, size)]
+def _own_l0(subject: Subject, x: Float[np.ndarray, "n input_dim"]) -> float:
+    """The mean L0 of the encoder's codes."""
+    parts = chunks(len(x), subject.num_latents)
+    return sum(int(np.count_nonzero(subject.encode(subject.target(x[part])))) for part in parts) / len(x)  # type: ignore[misc]
+
+
+def _weight(rows: Sequence[Row]) -> Row:
+    """The row of the weights."""
+    return next(row for row in rows if row["kind"] == "weight")
+
+
+def _parts(plan: Plan, subject: Subject) -> list[slice]:
+    """The chunks of the gap."""
+    return chunks(len(plan.places), subject.num_latents)
 
 
 def _own(parts: Sequence[Any]) -> Sequence[Any]:
@@ -184,8 +241,8 @@ def _own(parts: Sequence[Any]) -> Sequence[Any]:
     return parts[distributed.index() :: distributed.count()]
 
 
-def _points(subject: Subject, x: Float[np.ndarray, "n input_dim"], lam: float) -> list[Row]:
-    front = measure_front(subject, x, [lam * share for share in SPREAD])
+def _points(subject: Subject, x: Float[np.ndarray, "n input_dim"], lams: Iterable[float], members: np.ndarray) -> list[Row]:
+    front = measure_front(subject, x, sorted(lams), members)
     named = [("lasso", point) for point in front.points] + ([] if front.own is None else [("own", front.own)])
     told = {"kind": "front", "samples": len(x), **subject.columns}
     return [{**told, "codes": codes, **point._asdict()} for codes, point in named]

@@ -1,13 +1,12 @@
-"""What to measure: SAEs, dictionaries and controls, on activations with a held-out part.
+"""What to measure: SAEs, dictionaries and controls, all on the same rows of held-out documents.
 
-Activations are read in chunks, and memory is set by a chunk. The gap, its parts and the overlap of supports are sums over all
-activations, or over the held-out documents. Fronts code at most `front_samples` of the held-out part; controls learn from the
-other part.
+Fronts, gaps and verdicts score at most `samples` rows of the held-out part of the activations; controls learn from the other
+part.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,9 +14,11 @@ from jaxtyping import Float, Int
 
 from sae_gap.core import lasso_problem
 from sae_gap.data.activations import Activations
+from sae_gap.data.activations.rows import BLOCKS
 from sae_gap.measure.controls import check_control
-from sae_gap.measure.front import CHUNK, check_varies
+from sae_gap.measure.front import check_varies
 from sae_gap.measure.subject import Subject, digest
+from sae_gap.saes.loading_report import LoadReport
 
 # Rows by which a file of activations is told from another.
 _FINGERPRINT_ROWS = 256
@@ -25,20 +26,23 @@ _FINGERPRINT_ROWS = 256
 DENSEST = 1 / 4
 
 
+# Fewer documents than these say too little of how much documents differ.
+_FEW_DOCUMENTS = 10
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What to measure, and how.
 
     Args:
-      subjects: SAEs and dictionaries; the first sets the width and the sparsity of the controls.
+      subjects: SAEs and dictionaries; the first sets the width of the controls and the L0 at which dictionaries are compared.
       activations: all of them.
-      lam: the weight; None finds it.
-      l0: the mean L0 at which a weight is sought; None takes the encoder's own.
+      lam: the weight of the gap; None finds it.
+      l0: the mean L0 at which the gap's weight is sought and dictionaries are compared; None takes the encoder's own.
       controls: names of control dictionaries.
-      held_out: whether the gap is summed over the held-out part alone, as an SAE needs that was trained on the other.
-      max_samples: samples over which the gap is summed, evenly spread; None takes all.
-      front_samples: held-out samples that fronts are about, at most.
+      samples: held-out samples to score, at most.
       seed: of the split, and of whatever controls draw.
+      loaded: by name, what `load_report` says of SAEs on the scored samples.
     """
 
     subjects: Sequence[Subject]
@@ -46,10 +50,9 @@ class Plan:
     lam: float | None = None
     l0: float | None = None
     controls: Sequence[str] = ()
-    held_out: bool = False
-    max_samples: int | None = None
-    front_samples: int = 2_000
+    samples: int = 5_000
     seed: int = 0
+    loaded: Mapping[str, LoadReport] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def parts(self) -> tuple[Activations, Activations]:
@@ -57,27 +60,41 @@ class Plan:
         return self.activations.split(seed=self.seed)
 
     @functools.cached_property
-    def scored(self) -> Float[np.ndarray, "n input_dim"]:
-        """The held-out samples that fronts are about, evenly spread."""
-        held = self.parts[1]
-        return held.take(evenly_spaced(held.num_samples, self.front_samples))
-
-    @property
-    def summed(self) -> Activations:
-        """The activations whose gap is summed."""
-        return self.parts[1] if self.held_out else self.activations
+    def places(self) -> Int[np.ndarray, " n"]:
+        """The numbers, within the held-out part, of the rows that are scored, evenly spread."""
+        return evenly_spaced(self.parts[1].num_samples, self.samples)
 
     @functools.cached_property
-    def places(self) -> Int[np.ndarray, " samples"]:
-        """The numbers of those rows of `summed` that are taken."""
-        return evenly_spaced(self.summed.num_samples, self.max_samples or self.summed.num_samples)
+    def scored(self) -> Float[np.ndarray, "n input_dim"]:
+        """The held-out samples that are scored.
+
+        Raises:
+          ValueError: they do not vary.
+        """
+        held = self.parts[1]
+        if held.num_samples < 2:
+            raise ValueError(
+                f"of {self.activations.num_samples} activations only {held.num_samples} is held out, "
+                "which has no variance to explain; give some hundreds."
+            )
+        found = held.take(self.places)
+        check_varies(found)
+        return found
+
+    @functools.cached_property
+    def members(self) -> tuple[Int[np.ndarray, " n"], bool]:
+        """The document of each scored sample, counted from 0, and True; or contiguous blocks where hardly any are named."""
+        documents, count = self.parts[1].documents, len(self.places)
+        if documents is not None:
+            names, member = np.unique(documents[self.places], return_inverse=True)
+            if len(names) >= _FEW_DOCUMENTS:
+                return member, True
+        return np.arange(count) * min(BLOCKS, count) // count, False
 
     @functools.cached_property
     def mean(self) -> Float[np.ndarray, " input_dim"]:
-        """Of the samples whose gap is summed."""
-        starts = range(0, len(self.places), CHUNK)
-        sums = (self.summed.take(self.places[start : start + CHUNK]).sum(axis=0, dtype=np.float64) for start in starts)
-        return sum(sums, np.zeros(self.summed.input_dim)) / len(self.places)
+        """Of the scored samples."""
+        return self.scored.mean(axis=0, dtype=np.float64)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -92,13 +109,6 @@ class Plan:
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"two of the SAEs, dictionaries and controls are called {twice!r}; give each a name of its own.")
-        train, held = self.parts
-        if held.num_samples < 2:
-            raise ValueError(
-                f"of {self.activations.num_samples} activations only {held.num_samples} is held out, "
-                "which has no variance to explain; give some hundreds."
-            )
-        check_varies(self.scored)
         for subject in self.subjects if self.lam is not None else ():
             target = subject.target(self.scored)
             top = float(jnp.max(lasso_problem.lambda_max(target, subject.dictionary, nonneg=not subject.signed)))
@@ -114,7 +124,7 @@ class Plan:
                 f"ask for at most {densest:g}."
             )
         for name in self.controls:
-            check_control(name, train.num_samples, self.subjects[0].num_latents)
+            check_control(name, self.parts[0].num_samples, self.subjects[0].num_latents)
 
 
 def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sae_gap.measure.chunk import gap_parts, unpack
-from sae_gap.measure.front import distances
+from sae_gap.measure.front import l0_ratio
 from sae_gap.storage.results import Row
 
 
@@ -23,7 +23,7 @@ def gap_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
       (`support_slack`, `optimum_slack`), the best `scale`, the overlap of supports (`jaccard`, `precision`, `recall`, means
       over samples), and how many latents are `fired_only` by the encoder, `used_only` by the optimum, and `unused` by either.
     """
-    return [_gap_line(name, chunks) for name, chunks in _by_subject(rows, "gap").items()]
+    return [_gap_line(name, chunks) for name, chunks in by_subject(rows, "gap").items()]
 
 
 def _gap_line(name: str, chunks: Sequence[Mapping[str, Any]]) -> Row:
@@ -59,7 +59,7 @@ def _gap_line(name: str, chunks: Sequence[Mapping[str, Any]]) -> Row:
 def worst_lines(rows: Iterable[Mapping[str, Any]], most: int = 10) -> list[Row]:
     """The samples of the largest gaps of each encoder: `index`, `document`, `gap`, and `relative_gap` to their own optimum."""
     lines = []
-    for name, chunks in _by_subject(rows, "gap").items():
+    for name, chunks in by_subject(rows, "gap").items():
         found = []
         for chunk in chunks if "worst_index" in chunks[0] else ():
             columns = {column: chunk[f"worst_{column}"] for column in ("index", "document", "gap", "relative_gap")}
@@ -72,51 +72,49 @@ def worst_lines(rows: Iterable[Mapping[str, Any]], most: int = 10) -> list[Row]:
 
 
 def front_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """Reconstruction of each subject, and how far each encoder is from each front.
+    """Reconstruction of each subject, and how far each encoder is from the best codes.
 
     Args:
-      rows: rows of a measurement; those of kind "front" are read.
+      rows: rows of a measurement; those of kinds "front" and "weight" are read.
 
     Returns:
-      A line for each subject: of an encoder its `l0`, `fvu` and `refit_fvu`; and at an equal L0 (that of the first encoder,
-      for a subject without one) `front_fvu` of the certified lasso and `front_refit_fvu` of least squares on its supports.
-      For an encoder `fvu_ratio` and `l0_ratio` hold its codes as they are, and `refit_fvu_ratio` and `refit_l0_ratio` its
-      refitted codes, against the front of least squares on its own dictionary: 1 is on it, and None out of its range.
+      A line for each subject: of an encoder its `l0`, `fvu` and `refit_fvu`; and of the best codes at that L0 (for a subject
+      without an encoder, at the one at which dictionaries are compared) their `at_l0`, `front_fvu`, and `front_refit_fvu`
+      after least squares on their supports. `fvu_ratio` and `refit_fvu_ratio` hold the encoder's codes, as they are and
+      refitted, against the latter, and `l0_ratio` its refitted codes against the L0 at which the front leaves as much
+      unexplained: 1 is on the front, and None out of its range.
     """
-    fronts = _by_subject(rows, "front")
-    own = {name: next((row for row in points if row["codes"] == "own"), None) for name, points in fronts.items()}
-    first = next((row for row in own.values() if row is not None), None)
+    fronts, weights = by_subject(rows := list(rows), "front"), by_subject(rows, "weight")
     lines = []
     for name, points in fronts.items():
         lasso = [row for row in points if row["codes"] == "lasso"]
-        at = own[name] or first
-        l0 = at["l0"] if at is not None else sorted(row["l0"] for row in lasso)[len(lasso) // 2]
-        plain = [(row["l0"], row["fvu"]) for row in lasso]
-        fitted = [(row["refit_l0"], row["refit_fvu"]) for row in lasso]
-        line: Row = {"dictionary": name, "role": lasso[0]["role"], "samples": lasso[0]["samples"], "at_l0": l0}
-        line |= {"front_fvu": _level(plain, l0), "front_refit_fvu": _level(fitted, l0)}
+        best, mine = matched(points, weights[name][0]), next((row for row in points if row["codes"] == "own"), None)
+        line: Row = {"dictionary": name, "role": best["role"], "samples": best["samples"], "at_l0": best["l0"]}
+        line |= {"front_fvu": best["fvu"], "front_refit_fvu": best["refit_fvu"]}
         line["certificate"] = max(row["certificate"] for row in lasso)
-        mine = own[name]
         if mine is not None:
             line |= {column: mine[column] for column in ("l0", "fvu", "refit_l0", "refit_fvu")}
-            line |= distances(fitted, mine["l0"], mine["fvu"])._asdict()
-            again = distances(fitted, mine["refit_l0"], mine["refit_fvu"])
-            line |= {f"refit_{column}": value for column, value in again._asdict().items()}
+            line |= {f"{kind}_ratio": _ratio(mine[kind], best["refit_fvu"]) for kind in ("fvu", "refit_fvu")}
+            line["l0_ratio"] = l0_ratio([(row["l0"], row["refit_fvu"]) for row in lasso], mine["l0"], mine["refit_fvu"])
         lines.append(line)
     return lines
 
 
-def _level(front: Sequence[tuple[float, float]], l0: float) -> float | None:
-    """The FVU of a front at an L0."""
-    ratio = distances(front, l0, 1.0).fvu_ratio
-    return None if ratio is None else 1 / ratio
+def matched(points: Iterable[Mapping[str, Any]], weight: Mapping[str, Any], level: str = "own") -> Mapping[str, Any]:
+    """The point of the best codes at a level: "own" is the encoder's L0, where there is one, and "common" that of all."""
+    lam = weight.get(f"{level}_lam") or weight["common_lam"]
+    return next(row for row in points if row["lam"] == lam)
+
+
+def _ratio(one: float, other: float) -> float | None:
+    return one / other if other > 0 else None
 
 
 def atom_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Coherence, near-duplicates and dead atoms of each dictionary, and its agreement with the first one of its width."""
     rows = list(rows)
     agreed = {(row["dictionary"], row["other"]): row["cosine"] for row in rows if row["kind"] == "agreement"}
-    found = {name: row for name, (row, *_) in _by_subject(rows, "atoms").items()}
+    found = {name: row for name, (row, *_) in by_subject(rows, "atoms").items()}
     first = next(iter(found), None)
     lines = []
     for name, row in found.items():
@@ -126,7 +124,8 @@ def atom_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     return lines
 
 
-def _by_subject(rows: Iterable[Mapping[str, Any]], kind: str) -> dict[str, list[Mapping[str, Any]]]:
+def by_subject(rows: Iterable[Mapping[str, Any]], kind: str) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows of a kind, by the name of their dictionary."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         if row["kind"] == kind:

@@ -22,7 +22,7 @@ OWN = {"l0": 8.0, "fvu": 0.2, "refit_l0": 7.9, "refit_fvu": 0.15}
 
 def test_the_front_names_what_the_encoder_leaves_and_what_it_could():
     figure = figures.front([*points("my_sae", "sae", own=OWN), *points("random", "control", 3.0)])
-    assert "with 8 latents my_sae leaves 0.200" in figure.get_label().replace("With", "with")
+    assert "with 8 latents my_sae leaves 0.150" in figure.get_label().replace("With", "with")
     assert "could leave 0.125" in figure.get_label()
     axes = figure.axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")

@@ -9,7 +9,8 @@ from sklearn.linear_model import Lasso as SklearnLasso
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
-from sae_gap.measure import distances, front, fvu, measure_front, of_model
+from sae_gap.measure import front, fvu, measure_front, of_model
+from sae_gap.measure.front import l0_ratio
 
 
 def problem(seed=0, n=30, dim=8, width=14):
@@ -31,7 +32,8 @@ def test_points_are_those_of_scikit_learn_and_of_scipy(monkeypatch):
     monkeypatch.setattr(front, "CHUNK", 11)
     x, model = problem()
     subject = of_model("mine", model)
-    found = measure_front(subject, x, [0.1, 0.5])
+    documents = np.arange(30) // 10
+    found = measure_front(subject, x, [0.1, 0.5], documents)
     dictionary = np.asarray(model.dictionary, float)
     unit, target = dictionary / np.linalg.norm(dictionary, axis=0), np.asarray(x - model.bias, float)
     for point in found.points:
@@ -43,6 +45,8 @@ def test_points_are_those_of_scikit_learn_and_of_scipy(monkeypatch):
         assert point.l0 == pytest.approx((codes > 0).sum(1).mean())
         assert point.fvu == pytest.approx(unexplained(x, codes @ unit.T + np.asarray(model.bias)), rel=1e-3)
         assert point.refit_fvu == pytest.approx(unexplained(x, again @ unit.T + np.asarray(model.bias)), rel=1e-3)
+        rest = np.square(x - (again @ unit.T + np.asarray(model.bias))).sum(axis=1)
+        assert point.refit_errors == pytest.approx(rest.reshape(3, 10).sum(axis=1), rel=1e-3) and len(point.errors) == 3
         assert point.refit_fvu < point.fvu and 0 <= point.certificate <= 1.1e-6
     assert [point.lam for point in found.points] == [0.5, 0.1] and found.points[0].l0 < found.points[1].l0
     own = np.asarray(model.encode(model, jnp.asarray(x)))
@@ -75,21 +79,10 @@ def test_fvu_is_one_for_the_mean():
         fvu(np.ones((3, 2)), np.zeros((3, 2)))
 
 
-def test_distances_from_a_power_law_are_exact():
+def test_the_distance_from_a_power_law_is_exact_and_none_out_of_its_range():
     # FVU = 2 / L0, which is a line in logarithms.
     curve = [(4.0, 0.5), (1.0, 2.0), (16.0, 0.125)]
-    assert distances(curve, 8.0, 0.5) == pytest.approx((2.0, 2.0))
-    assert distances(curve, 2.0, 1.0) == pytest.approx((1.0, 1.0))
-    assert distances(curve, 10.0, 1.0).l0_ratio == pytest.approx(5.0)
-
-
-def test_distances_out_of_range_are_none():
-    curve = [(2.0, 0.4), (8.0, 0.1)]
-    assert distances(curve, 1.0, 0.2) == (None, pytest.approx(0.25))
-    assert distances(curve, 4.0, 0.9) == (pytest.approx(4.5), None)
-    for l0, error in ((0.0, 0.2), (4.0, 0.0)):
-        assert distances(curve, l0, error) == (None, None)
-    assert distances([], 1.0, 1.0) == (None, None) and distances([(3.0, 0.0)], 3.0, 1.0) == (None, None)
-    assert distances([(3.0, 0.5)], 3.0, 1.0) == (pytest.approx(2.0), None)
+    assert [l0_ratio(curve, *at) for at in ((8.0, 0.5), (2.0, 1.0), (10.0, 1.0))] == pytest.approx([2, 1, 5])
+    assert l0_ratio(curve, 4.0, 2.5) is None and l0_ratio(curve, 0.0, 1.0) is None and l0_ratio([(3.0, 0.0)], 3.0, 1.0) is None
     # Of a curve that rises again, the sparsest place counts.
-    assert distances([(1.0, 0.4), (2.0, 0.1), (4.0, 0.4)], 8.0, 0.2).l0_ratio == pytest.approx(8 / 2**0.5)
+    assert l0_ratio([(1.0, 0.4), (2.0, 0.1), (4.0, 0.4)], 8.0, 0.2) == pytest.approx(8 / 2**0.5)

@@ -12,6 +12,7 @@ from sae_gap.core.types import Model
 from sae_gap.data.activations import open_activations
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
+from sae_gap.measure import front
 from sae_gap.measure import jobs as module
 
 LAM = 0.25
@@ -48,8 +49,9 @@ def kinds(rows):
     return [row["kind"] for row in rows]
 
 
-def test_the_gap_is_that_of_scikit_learn_over_all_samples(rows, model, activations):
-    x = np.asarray(activations.take(np.arange(300)), float)
+def test_the_gap_is_that_of_scikit_learn_on_held_out_documents(rows, model, activations):
+    held = activations.split(seed=0)[1]
+    x = np.asarray(held.take(np.arange(held.num_samples)), float)
     dictionary, target = np.asarray(model.dictionary, float), x - np.asarray(model.bias, float)
     unit, norms = dictionary / np.linalg.norm(dictionary, axis=0), np.linalg.norm(dictionary, axis=0)
     codes = np.asarray(model.encode(model, jnp.asarray(x, jnp.float32)), float) * norms
@@ -61,12 +63,13 @@ def test_the_gap_is_that_of_scikit_learn_over_all_samples(rows, model, activatio
 
     (line,) = measure.gap_lines(rows)
     gaps, variance = objective(codes) - objective(best), np.square(x - x.mean(axis=0)).sum()
-    assert line["samples"] == 300 and line["lam"] == LAM
+    count = len(x)
+    assert line["samples"] == count == 30 and line["lam"] == LAM
     assert line["gap"] == pytest.approx(gaps.mean(), rel=1e-4)
     assert line["relative_gap"] == pytest.approx(gaps.mean() / objective(best).mean(), rel=1e-4)
     shares = (line["scale_share"], line["values_share"], line["support_share"])
     assert sum(shares) == pytest.approx(line["relative_gap"]) and min(shares) > 0
-    assert line["l0"] == (codes > 0).sum() / 300 and line["optimum_l0"] == pytest.approx((best > 0).sum() / 300)
+    assert line["l0"] == (codes > 0).sum() / count and line["optimum_l0"] == pytest.approx((best > 0).sum() / count)
     assert line["fvu"] == pytest.approx(np.square(target - codes @ unit.T).sum() / variance, rel=1e-4)
     assert line["optimum_fvu"] == pytest.approx(np.square(target - best @ unit.T).sum() / variance, rel=1e-3)
     fired, used = (codes > 0).any(axis=0), (best > 0).any(axis=0)
@@ -76,42 +79,40 @@ def test_the_gap_is_that_of_scikit_learn_over_all_samples(rows, model, activatio
     assert line["jaccard"] == pytest.approx((both / ((codes > 0) | (best > 0)).sum(axis=1)).mean())
     worst = measure.worst_lines(rows, most=4)
     order = np.argsort(-gaps)[:4]
-    assert [one["index"] for one in worst] == list(order) and [one["document"] for one in worst] == list(order // 10)
+    # By their numbers among all.
+    assert [one["index"] for one in worst] == held.numbers[order].tolist()
+    assert [one["document"] for one in worst] == held.documents[order].tolist() == [one["index"] // 10 for one in worst]
     assert [one["gap"] for one in worst] == pytest.approx(gaps[order], rel=1e-4)
     assert [one["relative_gap"] for one in worst] == pytest.approx((gaps / objective(best))[order], rel=1e-4)
 
 
-def test_the_front_is_about_whole_documents_held_out(rows, plan):
+def test_fronts_gaps_and_verdicts_are_of_the_same_samples_and_have_one_fvu(rows, plan):
     _, held = plan.activations.split(seed=0)
     x = held.take(np.arange(held.num_samples))
     expected = measure.measure_front(plan.subjects[0], x, [LAM * share for share in (2, 1.4, 1, 0.7, 0.5)])
     points = [row for row in rows if row["kind"] == "front" and row["codes"] == "lasso"]
-    assert [row["fvu"] for row in points] == pytest.approx([point.fvu for point in expected.points], rel=1e-5)
-    (line,) = measure.front_lines(rows)
-    assert (line["fvu"], line["refit_fvu"]) == pytest.approx((expected.own.fvu, expected.own.refit_fvu), rel=1e-5)
-    fitted = [(point.refit_l0, point.refit_fvu) for point in expected.points]
-    assert line["fvu_ratio"] == pytest.approx(measure.distances(fitted, line["l0"], line["fvu"]).fvu_ratio, rel=1e-4)
-    assert line["samples"] == held.num_samples and line["fvu_ratio"] > 1
+    found = {row["lam"]: row["fvu"] for row in points}
+    for point in expected.points:
+        assert found[point.lam] == pytest.approx(point.fvu, rel=1e-4)
+    (line,), (gap,), (verdict,) = measure.front_lines(rows), measure.gap_lines(rows), measure.verdict(rows)
+    codes = plan.subjects[0].encode(plan.subjects[0].target(x))
+    own = measure.fvu(x, plan.subjects[0].decode(codes, x))
+    assert line["fvu"] == pytest.approx(own) and gap["fvu"] == pytest.approx(own) and 1 - verdict.own_explained == line["fvu"]
+    assert gap["optimum_fvu"] == pytest.approx(found[LAM], rel=1e-4)
+    assert verdict.encoder.one == pytest.approx(1 - line["front_refit_fvu"]) and line["fvu_ratio"] > 1
+    assert verdict.encoder.other == pytest.approx(1 - line["refit_fvu"])
+    assert line["samples"] == gap["samples"] == verdict.samples == held.num_samples and verdict.documents == "30 blocks"
 
 
-def test_the_gap_of_an_sae_trained_on_the_others_is_over_held_out_documents_alone(plan, model, activations, tmp_path):
-    store = Store(tmp_path)
-    found = measure.run(dataclasses.replace(plan, held_out=True), store)
-    _, held = activations.split(seed=0)
-    x = held.take(np.arange(held.num_samples))
-    (line,) = measure.gap_lines(found)
-    codes = model.encode(model, jnp.asarray(x))
-    rest = x - np.asarray(codes @ model.dictionary.T + model.bias)
-    assert line["samples"] == held.num_samples < activations.num_samples
-    assert line["fvu"] == pytest.approx(np.square(rest).sum() / np.square(x - x.mean(axis=0)).sum(), rel=1e-4)
-    assert {one["document"] for one in measure.worst_lines(found)} <= set(held.documents.tolist())
-    # Over all samples it is another measurement, though its front is the same.
-    (whole,) = measure.gap_lines(measure.run(plan, store))
-    assert whole["samples"] == activations.num_samples and whole["fvu"] != line["fvu"]
+def test_fewer_samples_are_spread_over_the_documents(plan, tmp_path):
+    found = measure.run(dataclasses.replace(plan, samples=10), Store(tmp_path))
+    assert {row["samples"] for row in found if row["kind"] in ("front", "gap")} == {10}
+    assert len({one["document"] for one in measure.worst_lines(found)}) == 3
 
 
 def test_chunks_change_nothing(rows, plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CODES", 2_000)
+    monkeypatch.setattr(front, "LEAST", 10)
+    monkeypatch.setattr(front, "CODES", 0)
     chunked = measure.run(plan, Store(tmp_path))
     assert kinds(chunked).count("gap") == 3 and kinds(rows).count("gap") == 1
     (one,), (whole,) = measure.gap_lines(chunked), measure.gap_lines(rows)
@@ -122,7 +123,8 @@ def test_chunks_change_nothing(rows, plan, tmp_path, monkeypatch):
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_rows(plan, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CODES", 2_000)
+    monkeypatch.setattr(front, "LEAST", 10)
+    monkeypatch.setattr(front, "CODES", 0)
     measured, measure_chunk = [], module.measure_chunk
 
     def stopping(*given, **told):
@@ -135,7 +137,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_rows(plan, rows, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         measure.run(plan, Store(tmp_path))
     before = Store(tmp_path).keys()
-    assert len(before) == 7 + 1 + 1
+    # The documents, the weights, five points, one at the encoder's L0 and its own, the atoms, and a chunk.
+    assert len(before) == 1 + 1 + 7 + 1 + 1
     monkeypatch.setattr(module, "measure_chunk", measure_chunk)
     whole = measure.run(plan, Store(tmp_path))
     assert before < Store(tmp_path).keys() and kinds(whole).count("gap") == 3
@@ -182,22 +185,39 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(plan, model, tmp_
 
 
 def test_a_sample_of_which_nothing_is_left_has_no_gap(model, activations, tmp_path):
-    x = activations.take(np.arange(8))
-    x[:3] = np.asarray(model.bias)
-    np.savez(tmp_path / "x.npz", activations=x, documents=np.arange(8) // 2)
+    x = activations.take(np.arange(80))
+    x[np.arange(80) % 8 < 3] = np.asarray(model.bias)
+    np.savez(tmp_path / "x.npz", activations=x, documents=np.arange(80) // 8)
     plan = measure.Plan([measure.of_model("mine", model)], open_activations(tmp_path / "x.npz"), lam=LAM)
     found = measure.worst_lines(measure.run(plan, Store(tmp_path / "rows")))
-    assert len(found) == 8 and [line["relative_gap"] for line in found if line["index"] < 3] == [0, 0, 0]
+    assert len(found) == 8 and [line["relative_gap"] for line in found if line["index"] % 8 < 3] == [0, 0, 0]
 
 
 def test_the_weight_makes_the_best_codes_as_sparse_as_the_encoders(plan, tmp_path):
-    found = measure.run(dataclasses.replace(plan, lam=None, max_samples=100), Store(tmp_path))
+    found = measure.run(dataclasses.replace(plan, lam=None), Store(tmp_path))
     (line,) = measure.gap_lines(found)
     (weight,) = (row for row in found if row["kind"] == "weight")
-    assert line["samples"] == 100 and line["l0"] == 2 and weight["wanted_l0"] == 2
-    assert abs(weight["l0"] - 2) < 0.1 and abs(line["optimum_l0"] - 2) < 0.4 and line["lam"] == weight["lam"]
-    found = measure.run(dataclasses.replace(plan, lam=None, l0=1.0, max_samples=100), Store(tmp_path))
-    assert abs(measure.gap_lines(found)[0]["optimum_l0"] - 1) < 0.3
+    assert line["l0"] == weight["own_l0"] == weight["common_l0"] == 2 and line["lam"] == weight["lam"] == weight["own_lam"]
+    assert line["optimum_l0"] == weight["l0"] == pytest.approx(2, abs=1 / 30 + 1e-9)
+    # A weight of another L0 is that of the gap and of dictionaries; the encoder is held to its own.
+    found = measure.run(dataclasses.replace(plan, lam=None, l0=1.0), Store(tmp_path))
+    (weight,) = (row for row in found if row["kind"] == "weight")
+    assert abs(measure.gap_lines(found)[0]["optimum_l0"] - 1) < 0.05 and weight["lam"] == weight["common_lam"]
+    (verdict,) = measure.verdict(found)
+    assert abs(verdict.l0 - 2) < 0.05 and abs(verdict.reached_l0[0] - 1) < 0.05
+
+
+def test_a_weight_found_on_few_samples_is_corrected_by_all(monkeypatch):
+    """Codes of orthonormal atoms are those above the weight, so that the weight of an L0 is a quantile of them."""
+    monkeypatch.setattr(module, "MATCHED", 40)
+    rng = np.random.default_rng(0)
+    frame = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    codes = rng.uniform(0, 2, (2_000, 8))
+    subject = measure.of_model("frame", Model(jnp.asarray(frame, jnp.float32), jnp.zeros(8)))
+    x = (codes @ frame.T).astype(np.float32)
+    few = codes[:: 2_000 // 40]
+    exact, off = np.quantile(codes, 1 - 2 / 8), np.quantile(few, 1 - 2 / 8)
+    assert abs(module.find_weight(subject, x, 2.0) - exact) < 0.4 * abs(off - exact)
 
 
 def test_where_codes_are_never_as_many_as_wanted_half_of_them_are():
@@ -206,9 +226,8 @@ def test_where_codes_are_never_as_many_as_wanted_half_of_them_are():
     frame = np.linalg.qr(rng.standard_normal((8, 6)))[0]
     codes = rng.uniform(1, 2, (100, 6)) * (rng.random((100, 6)).argsort(axis=1) < 3)
     subject = measure.of_model("frame", Model(jnp.asarray(frame, jnp.float32), jnp.zeros(8)))
-    found = module.find_weight(subject, jnp.asarray(codes @ frame.T, jnp.float32), 4.0)
-    assert found["wanted_l0"] == 4 and found["l0"] == pytest.approx(2, rel=0.03)
-    assert found["l0"] == pytest.approx((codes > found["lam"]).sum(axis=1).mean(), abs=0.02)
+    lam = module.find_weight(subject, (codes @ frame.T).astype(np.float32), 4.0)
+    assert (codes > lam).sum(axis=1).mean() == pytest.approx(2, abs=0.03)
 
 
 def test_a_decoder_alone_and_its_controls(model, activations, tmp_path):
@@ -216,19 +235,20 @@ def test_a_decoder_alone_and_its_controls(model, activations, tmp_path):
     plan = measure.Plan([alone], activations, l0=2.0, controls=("random", "samples"))
     found = measure.run(plan, Store(tmp_path))
     (line,) = measure.gap_lines(found)
-    assert line["samples"] == 300 and "gap" not in line and line["optimum_fvu"] < 0.5 and measure.worst_lines(found) == []
+    assert line["samples"] == 30 and "gap" not in line and line["optimum_fvu"] < 0.5 and measure.worst_lines(found) == []
     fronts = {line["dictionary"]: line for line in measure.front_lines(found)}
     assert list(fronts) == ["atoms", "random", "samples"]
     assert fronts["random"]["role"] == "control" and "fvu_ratio" not in fronts["atoms"]
     assert fronts["atoms"]["front_refit_fvu"] < fronts["random"]["front_refit_fvu"]
     lines = {line["dictionary"]: line for line in measure.atom_lines(found)}
     assert lines["atoms"]["agreement"] is None and 0 < lines["random"]["agreement"] < 1
-    weights = {row["dictionary"]: row["wanted_l0"] for row in found if row["kind"] == "weight"}
-    assert weights["random"] == weights["samples"] == pytest.approx(2, abs=0.2)
+    assert all(line["at_l0"] == pytest.approx(2, abs=0.05) for line in fronts.values())
 
 
 def test_an_encoder_that_fires_nearly_everything_is_held_to_what_a_sparse_code_can_be(model, activations, tmp_path):
     dense = measure.of_model("dense", dataclasses.replace(model, encode=TopK(19)))
-    found = measure.run(measure.Plan([dense], activations, max_samples=100), Store(tmp_path))
+    found = measure.run(measure.Plan([dense], activations), Store(tmp_path))
     (weight,) = (row for row in found if row["kind"] == "weight")
-    assert weight["wanted_l0"] == pytest.approx(model.dictionary.shape[0] / 4) and weight["own_l0"] > weight["wanted_l0"]
+    (verdict,) = measure.verdict(found)
+    assert verdict.l0 == pytest.approx(model.dictionary.shape[0] / 4, abs=0.05) and weight["own_l0"] > verdict.l0
+    assert "the nearest that was reached to its own" in str(verdict)

@@ -52,6 +52,11 @@ class Activations:
         whole = np.concatenate([table.documents for table in self._tables])
         return np.concatenate([whole[start:stop] for start, stop in self._runs])
 
+    @property
+    def numbers(self) -> Int[np.ndarray, " num_samples"]:
+        """The number of each row among all rows of its files."""
+        return np.concatenate([np.arange(start, stop) for start, stop in self._runs])
+
     @functools.cached_property
     def massive(self) -> Massive:
         """The rows whose norm is beyond `massive.FACTOR` times the median norm. All rows are read for it, in chunks."""

@@ -11,6 +11,7 @@ from matplotlib import image
 
 import sae_gap
 from benchmarks.real import measure_sae as binary
+from sae_gap import measure
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
@@ -61,11 +62,10 @@ def test_what_it_leaves(done):
         lines = {line["dictionary"]: line for line in csv.DictReader(file)}
     assert list(lines) == ["mine", "other", "random", "samples"]
     for name, l0 in (("mine", 2), ("other", 3)):
-        assert float(lines[name]["gap_l0"]) == l0 and int(lines[name]["gap_samples"]) == 300
-        # Beside the ratio to the front stands the FVU that it is of, on the held-out samples, and not that of all.
-        (own,) = (row for row in rows(results) if row["kind"] == "front" and (row["dictionary"], row["codes"]) == (name, "own"))
-        assert float(lines[name]["fvu"]) == own["fvu"] != float(lines[name]["gap_fvu"])
-        assert int(lines[name]["samples"]) == own["samples"] == 30
+        assert float(lines[name]["l0"]) == l0 and int(lines[name]["samples"]) == 30
+        # As it was loaded it has the same FVU.
+        (load,) = (row for row in rows(results) if row["kind"] == "load" and row["dictionary"] == name)
+        assert load["fvu"] == pytest.approx(float(lines[name]["fvu"]))
         ratio = float(lines[name]["fvu"]) / float(lines[name]["front_refit_fvu"])
         assert ratio == pytest.approx(float(lines[name]["fvu_ratio"]))
         shares = [float(lines[name][f"{part}_share"]) for part in ("scale", "values", "support")]
@@ -74,7 +74,13 @@ def test_what_it_leaves(done):
     assert float(lines["other"]["agreement"]) == pytest.approx(1) and lines["random"]["relative_gap"] == ""
     for title in ("Reconstruction", "The gap and its parts", "Supports", "Atoms", "Samples of the largest gaps"):
         assert title in out
+    # The verdict is the last that is said, and on the page it stands before all else.
+    ordered, sentence = measure.ranking(rows(results))
+    assert out.endswith(f"{sentence}\n") and all(line in out for one in ordered for line in str(one).splitlines())
+    assert max(map(len, out.partition("Loading:")[0].splitlines())) <= 120
     page = (folder / "report.html").read_text()
+    places = [page.index(word) for word in ("<h1", "the best beyond doubt", "Loading: ", "<caption", "<img", "Reconstruction")]
+    assert places == sorted(places)
     assert page.count("<img") == 3 and "not better features" in page and "https://" not in page and "http://" not in page
     assert "not better features" in (folder / "README.md").read_text()
 
@@ -89,14 +95,25 @@ def test_the_same_command_measures_nothing_again(done, call, monkeypatch):
 
 def test_a_decoder_alone(files, call, tmp_path):
     arguments = (f"--dictionary={files / 'D.npy'}", f"--activations={files / 'x.npz'}", "--match_l0=2", "--controls=none")
-    code, out, err = call("measure_sae", *arguments, "--held_out", "--max_samples=20", f"--results_dir={tmp_path}")
+    code, out, err = call("measure_sae", *arguments, "--samples=20", f"--results_dir={tmp_path}")
     assert [row["samples"] for row in rows(tmp_path) if row["kind"] == "gap"] == [20]
     assert code == 0 and "The gap" not in out and "front refit FVU" in out, err
-    assert {row["dictionary"] for row in rows(tmp_path)} == {"D"}
+    assert "Encoder: there is none" in out and "Loading" not in out and "only 20 rows of 20 blocks were scored" in out
+    assert {row["dictionary"] for row in rows(tmp_path) if row["kind"] != "documents"} == {"D"}
     # Codes are of the activations less their mean, of which no code at all explains nothing.
     front = [row["fvu"] for row in rows(tmp_path) if row["kind"] == "front"]
     assert len(front) > 3 and 0 < min(front) < max(front) < 1
     assert "gap_parts.png" not in {path.name for path in (tmp_path / "measure_sae").iterdir()}
+
+
+def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, call, tmp_path):
+    x = np.load(files / "x.npz")
+    np.savez(tmp_path / "moved.npz", activations=x["activations"] - 0.7, documents=x["documents"])
+    arguments = (f"--sae={files / 'mine'}", f"--activations={tmp_path / 'moved.npz'}", "--controls=none", "--anyway")
+    code, out, err = call("measure_sae", *arguments, f"--results_dir={tmp_path}")
+    assert code == 0 and out.startswith("What looks wrong:\n\n- mine: ") and "Loading: suspicious, because" in out, err
+    page = (tmp_path / "measure_sae" / "report.html").read_text()
+    assert page.index("What looks wrong") < page.index("Loading: suspicious") < page.index("<img")
 
 
 TOGETHER = ("--distributed", "--coordinator=localhost:{port}", "--num_processes=2", "--process_id={process}")
@@ -132,12 +149,12 @@ BAD = {
         ["--sae={mine}", "--activations={x}", "--controls=pca"],
         "but pca is there",
     ),
-    "too few samples": (["--sae={mine}", "--activations={x}", "--max_samples=1"], "max_samples"),
+    "too few samples": (["--sae={mine}", "--activations={x}", "--samples=1"], "samples"),
     "seed": (["--sae={mine}", "--activations={x}", "--seed=-1"], "seed"),
     "twice": (["--sae={mine},{mine}", "--activations={x}"], "given twice"),
     "other width": (["--sae={mine}", "--activations={narrow}"], "12 dimensions"),
     "other activations": (["--sae={mine}", "--activations={far}"], "unexplained, where their mean alone leaves 1"),
-    "activations of another mean": (["--sae={mine}", "--activations={moved}"], "unexplained, where their mean alone leaves 1"),
+    "activations of another mean": (["--sae={mine}", "--activations={moved}"], "--anyway measures it all the same"),
     "turned": (["--dictionary={turned}", "--activations={x}"], "give its transpose"),
     "not a matrix": (["--dictionary={x}", "--activations={x}"], "does not hold one array"),
     "a pickle": (["--dictionary={pickle}", "--activations={x}"], "cannot be read as a .npy file"),

@@ -109,7 +109,7 @@ def cells_of(markdown):
 def test_what_is_written_is_read_back_and_written_anew(tmp_path):
     write(tmp_path)
     entry = pages.read(tmp_path)
-    assert dataclasses.replace(entry.page, figures=[], tables=[]) == page(figures=[], tables=[])
+    assert dataclasses.replace(entry.page, figures=[], tables=[]) == page(figures=[], tables=[], answers=[])
     assert [tuple(one) for one in entry.page.tables] == [tuple(one) for one in page().tables]
     assert base64.b64decode(entry.images["stairs.png"].partition(",")[2]) == (tmp_path / "stairs.png").read_bytes()
     assert pages.render([entry]) == (tmp_path / "report.html").read_text()

@@ -1,0 +1,258 @@
+"""The answer of a measurement: is it the loading, the encoder or the dictionary?
+
+Reconstructions are compared after least squares on the supports of both sides, since an encoder that shrinks its values alike
+has still chosen the right latents, and at an equal mean L0. A comparison is the difference of the shares of variance that two
+codes explain of the same samples,
+
+  Δ = Σ_i (e_i - f_i) / Σ_i v_i,
+
+with e_i and f_i the squared errors and v_i the squared distance from the mean, summed over the samples of document i. Its
+interval of 95 % holds the middle of Δ over documents drawn again with replacement, the same ones for both sides; the weights λ
+of the lasso and the mean stay as they are.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from sae_gap.measure.summary import by_subject, gap_lines, matched
+
+# The control that a dictionary is judged by.
+LEARNED = "online_dl"
+# Draws of the bootstrap.
+DRAWS = 2_000
+# Fewer samples than these make an interval wide.
+FEW = 500
+# An L0 that differs from the wanted one by more than this share is told.
+_OFF = 0.02
+
+
+class Comparison(NamedTuple):
+    """The shares of variance that two codes explain, and their difference with its interval of 95 %.
+
+    Attributes:
+      one: explained by the first.
+      other: explained by the second.
+      low: of the interval of `one - other`.
+      high: of the interval.
+    """
+
+    one: float
+    other: float
+    low: float
+    high: float
+
+    @property
+    def more(self) -> float:
+        """How much more the first explains."""
+        return self.one - self.other
+
+    @property
+    def sign(self) -> int:
+        """1 where the first explains more beyond doubt, -1 where it explains less, 0 where the interval holds zero."""
+        return int(self.low > 0) - int(self.high < 0)
+
+    def __str__(self) -> str:
+        sign = self.sign or 1
+        numbers = [100 * sign * value for value in (self.more, self.low, self.high)]
+        decimals = 1 if max(map(abs, numbers)) >= 0.1 else 2
+        # Rounded zero has no sign.
+        size, *ends = (f"{round(number, decimals) + 0:.{decimals}f}" for number in numbers)
+        low, high = ends[::sign]
+        return f"{size} points{('', ' more', ' less')[self.sign]} ({low} to {high})"
+
+
+def compare(one: ArrayLike, other: ArrayLike, variance: ArrayLike) -> Comparison:
+    """Compares two codes by a bootstrap over documents with a fixed seed.
+
+    Args:
+      one: squared error of the first in each document, (documents,).
+      other: that of the second.
+      variance: squared distance from the mean in each document.
+
+    Returns:
+      The comparison.
+    """
+    errors, far = np.array([one, other], np.float64), np.asarray(variance, np.float64)
+    count = len(far)
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), DRAWS)
+    more = (drawn @ (errors[1] - errors[0])) / np.maximum(drawn @ far, np.finfo(float).tiny)
+    explained = 1 - errors.sum(axis=1) / far.sum()
+    return Comparison(*explained.tolist(), *np.percentile(more, (2.5, 97.5)).tolist())
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a measurement says of an SAE or a dictionary; as a text, lines to be quoted.
+
+    Attributes:
+      dictionary: its name.
+      samples: scored.
+      documents: that they are of or, where hardly any are named, blocks, in words.
+      suspicions: what looked wrong when it was loaded; None where nobody looked.
+      own_l0: mean L0 of the encoder; None where there is none.
+      l0: mean L0 of the best codes that it is held against.
+      encoder: those codes against its own, both after least squares on their supports.
+      own_explained: by its own codes as they are.
+      gap: its line of `gap_lines`.
+      common_l0: L0 at which dictionaries were to be compared.
+      reached_l0: mean L0 of the best codes of this dictionary there, and of the learned one.
+      explained: by the best codes there.
+      learned: those against the same on the dictionary that `online_dl` learned; None where it was left out.
+      atoms: of this dictionary and of the learned one.
+    """
+
+    dictionary: str
+    samples: int
+    documents: str
+    suspicions: Sequence[str] | None
+    own_l0: float | None
+    l0: float | None
+    encoder: Comparison | None
+    own_explained: float | None
+    gap: Mapping[str, Any]
+    common_l0: float
+    reached_l0: tuple[float, ...]
+    explained: float
+    learned: Comparison | None
+    atoms: tuple[int, ...]
+
+    @property
+    def lines(self) -> dict[str, str]:
+        """The sentences, by what they judge."""
+        found = {} if self.suspicions is None else {"Loading": self._loading()}
+        found["Encoder"] = self._encoder()
+        if self.encoder is not None:
+            found["Values"] = self._values()
+        found["Dictionary"] = self._dictionary()
+        if self.samples < FEW:
+            found["Samples"] = f"only {self.samples} rows of {self.documents} were scored, so intervals are wide"
+        return found
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}: {sentence}" for name, sentence in self.lines.items())
+
+    def _loading(self) -> str:
+        if not self.suspicions:
+            return "fine"
+        first, *rest = self.suspicions
+        return f"suspicious, because {first.rstrip('.')}" + (f" (and {len(rest)} more)" if rest else "")
+
+    def _encoder(self) -> str:
+        found = self.encoder
+        if self.own_l0 is None:
+            return "there is none, only a decoder"
+        if found is None or self.l0 is None:
+            return "it fires no latent on these activations"
+        at = f"at its own L0 ({self.own_l0:.1f})"
+        if abs(self.l0 - self.own_l0) > _OFF * self.own_l0:
+            at = f"at L0 {self.l0:.1f}, the nearest that was reached to its own ({self.own_l0:.1f}),"
+        one, other = _share(found.one), _share(found.other)
+        if found.sign > 0:
+            return f"better codes {at} explain {one} of the variance where its own explain {other}: {found}"
+        return f"no loss; the best codes {at} explain {one} of the variance, its own {other}: {found}"
+
+    def _values(self) -> str:
+        line = self.gap
+        told = f"its codes as they are, without least squares on the supports, explain {_share(self.own_explained or 0)}"
+        if line["optimum_l0"] < 1:
+            nearly = f"the best codes at the weight in use, {line['lam']:.3g}, are nearly empty (L0 {line['optimum_l0']:.2f})"
+            return f"{told}; {nearly}, so no share of a gap is told"
+        told += f"; its lasso objective is {_percent(line['relative_gap'])} above the certified optimum"
+        if line["scale_share"] > 0.0005:
+            shrunk = _percent(line["scale_share"]).removesuffix(" %")
+            told += f", of which {shrunk} is shrinkage that one scale ({line['scale']:.2f}) removes"
+        return told
+
+    def _dictionary(self) -> str:
+        found, own, at = self.learned, _share(self.explained), f"L0 {self.common_l0:.1f}"
+        if abs(self.reached_l0[0] - self.common_l0) > _OFF * self.common_l0:
+            at = f"L0 {self.reached_l0[0]:.1f}, the nearest that was reached to {self.common_l0:.1f}"
+        if found is None:
+            missing = f"not held against a learned one, since {LEARNED} was left out of the controls; name it there to have it"
+            return f"{missing}. Its best codes at {at} explain {own} of the variance"
+        kind = {1: "better than", -1: "worse than", 0: "no different from"}[found.sign]
+        rival = LEARNED if self.atoms[0] == self.atoms[1] else f"{LEARNED}, {self.atoms[1]:,} atoms to its {self.atoms[0]:,}"
+        at = f"the same {at}"
+        if abs(self.reached_l0[1] - self.reached_l0[0]) > _OFF * self.reached_l0[0]:
+            at = f"another L0, {self.reached_l0[0]:.1f} for {self.reached_l0[1]:.1f}"
+        return f"{kind} one learned from the same activations ({rival}) at {at}: {own} for {_share(found.other)}, {found}"
+
+
+def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
+    """What a measurement says, from its rows alone.
+
+    Args:
+      rows: of `run`.
+
+    Returns:
+      A verdict for each SAE and dictionary, none for a control.
+    """
+    rows = list(rows)
+    documents = next(row for row in rows if row["kind"] == "documents")
+    variance = documents["variance"]
+    fronts, weights, loads = (by_subject(rows, kind) for kind in ("front", "weight", "load"))
+    gaps = {line["dictionary"]: line for line in gap_lines(rows)}
+    common = {name: matched(points, weights[name][0], "common") for name, points in fronts.items()}
+    rival = common.get(LEARNED)
+    found = []
+    for name, points in fronts.items():
+        if points[0]["role"] == "control":
+            continue
+        weight, here = weights[name][0], common[name]
+        own = next((row for row in points if row["codes"] == "own"), None)
+        best = matched(points, weight, "own") if own is not None and own["l0"] > 0 else None
+        found.append(
+            Verdict(
+                dictionary=name,
+                samples=sum(documents["samples"]),
+                documents=f"{len(variance)} {'documents' if documents['named'] else 'blocks'}",
+                suspicions=loads[name][0]["suspicions"] if name in loads else None,
+                own_l0=None if own is None else own["l0"],
+                l0=None if best is None else best["l0"],
+                encoder=None if best is None else compare(best["refit_errors"], own["refit_errors"], variance),  # type: ignore[index]
+                own_explained=None if own is None else 1 - own["fvu"],
+                gap=gaps[name],
+                common_l0=weight["common_l0"],
+                reached_l0=(here["l0"],) if rival is None else (here["l0"], rival["l0"]),
+                explained=1 - here["refit_fvu"],
+                learned=None if rival is None else compare(here["refit_errors"], rival["refit_errors"], variance),
+                atoms=(here["num_latents"],) if rival is None else (here["num_latents"], rival["num_latents"]),
+            )
+        )
+    return found
+
+
+def ranking(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Verdict], str]:
+    """Several SAEs and dictionaries by what their best codes explain at one common L0, the best first.
+
+    Args:
+      rows: of `run`, on two or more.
+
+    Returns:
+      Their verdicts in order, and a sentence that names the best and whether its lead over the second is beyond doubt.
+    """
+    rows = list(rows)
+    ordered = sorted(verdict(rows), key=lambda each: -each.explained)
+    first, second = ordered[:2]
+    fronts, weights = by_subject(rows, "front"), by_subject(rows, "weight")
+    one, other = (matched(fronts[each.dictionary], weights[each.dictionary][0], "common") for each in (first, second))
+    documents = next(row for row in rows if row["kind"] == "documents")
+    lead = compare(one["refit_errors"], other["refit_errors"], documents["variance"])
+    best = f"the dictionary of {first.dictionary} is the best" if lead.sign else "no dictionary is the best beyond doubt"
+    return ordered, (
+        f"At L0 {first.common_l0:.1f} {best}: the best codes of {first.dictionary} explain {_share(lead.one)} of the variance, "
+        f"those of {second.dictionary} {_share(lead.other)}: {lead}, an interval that "
+        f"{'does not hold' if lead.sign else 'holds'} zero."
+    )
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.0f} %" if value >= 0.095 else f"{100 * value:.1f} %"
