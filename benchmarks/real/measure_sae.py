@@ -28,7 +28,7 @@ from benchmarks import cli
 from benchmarks.real import measurement_page
 from sae_gap import measure
 from sae_gap.core.types import Model
-from sae_gap.data.activations import Activations, open_activations
+from sae_gap.data.activations import Activations, massive, open_activations
 from sae_gap.runtime import devices, distributed
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loading_report import LoadReport, load_report
@@ -50,6 +50,9 @@ flags.DEFINE_float("lam", None, "Weight of the l1 norm, on unit atoms.", flag_va
 flags.DEFINE_float("match_l0", None, "Mean L0 of the best codes.  [the encoder's; else dimensions / 12]", flag_values=FLAGS)
 flags.DEFINE_list("controls", None, f"Of {', '.join(measure.CONTROLS)}, or none.  [all that take minutes]", flag_values=FLAGS)
 flags.DEFINE_integer("samples", 5_000, "Rows of held-out documents to score, at most.", lower_bound=2, flag_values=FLAGS)
+flags.DEFINE_enum(
+    "massive", "drop", ("drop", "keep"), "What becomes of rows beyond ten times the median norm.", flag_values=FLAGS
+)
 flags.DEFINE_boolean("anyway", False, "Measure an SAE even if it explains next to nothing.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of the held-out documents and of the controls.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_string("results_dir", "results", "Where the folder of this measurement goes.", flag_values=FLAGS)
@@ -62,9 +65,20 @@ def main() -> None:
     _check_flags()
     with cli.usage():
         activations = open_activations(FLAGS.activations, key=FLAGS.key)
-        plan = measure.Plan((), activations, lam=FLAGS.lam, l0=FLAGS.match_l0, samples=FLAGS.samples, seed=FLAGS.seed)
+        plan = measure.Plan(
+            (),
+            activations,
+            lam=FLAGS.lam,
+            l0=FLAGS.match_l0,
+            samples=FLAGS.samples,
+            keep_massive=FLAGS.massive == "keep",
+            seed=FLAGS.seed,
+        )
+        if len(activations.massive.rows):
+            told = "are kept" if plan.keep_massive else "are left out; --massive=keep keeps them"
+            logging.info("%s; they %s.", massive.describe(activations), told)
         subjects, loaded = _subjects(plan)
-        plan = dataclasses.replace(plan, subjects=subjects, loaded=loaded, controls=_controls(subjects[0], activations))
+        plan = dataclasses.replace(plan, subjects=subjects, loaded=loaded, controls=_controls(subjects[0], plan.kept))
         folder.require_writable()
         rows = measure.run(plan, results.Store(folder))
     if distributed.is_first():
@@ -115,7 +129,7 @@ def _subjects(plan: measure.Plan) -> tuple[list[measure.Subject], dict[str, Load
         raise cli.UsageError("one path is given twice; name each SAE and each dictionary once.")
     read = {names[path]: _sae(path, names[path], looked_at) for path in FLAGS.sae}
     subjects, loaded = [subject for subject, _ in read.values()], {name: report for name, (_, report) in read.items()}
-    mean = plan.activations.mean() if FLAGS.dictionary else None
+    mean = plan.kept.mean() if FLAGS.dictionary else None
     for path in FLAGS.dictionary:
         atoms = _read_dictionary(path, plan.activations.input_dim)
         subjects.append(measure.of_model(names[path], Model(jnp.asarray(atoms), jnp.asarray(mean))))

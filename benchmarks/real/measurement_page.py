@@ -25,7 +25,7 @@ removes, what better values on the encoder's own support remove, and what anothe
 A better reconstruction is not better features: nothing here says what a latent means.
 """
 # The columns of each table, by the names that they have in summary.csv.
-RANKING = "dictionary percent_explained own_l0 encoder_loses encoder_interval over_online_dl over_interval"
+RANKING = "dictionary percent_explained own_l0 encoder_loses over_online_dl"
 FRONT = "dictionary l0 fvu refit_fvu at_l0 front_fvu front_refit_fvu refit_fvu_ratio certificate"
 GAP = "dictionary lam l0 optimum_l0 relative_gap scale scale_share values_share support_share optimum_slack"
 SUPPORT = "dictionary jaccard precision recall fired_only used_only unused"
@@ -92,16 +92,16 @@ def _verdict(rows: Sequence[results.Row]) -> tuple[list[pages.Table], list[str],
     lines: list[results.Row] = []
     for one in ordered:
         line: results.Row = {"dictionary": one.dictionary, "percent_explained": 100 * one.explained, "own_l0": one.own_l0}
-        for names, found in {
-            ("encoder_loses", "encoder_interval"): one.encoder,
-            ("over_online_dl", "over_interval"): one.learned,
-        }.items():
-            values = (None, None) if found is None else (100 * found.more, f"{100 * found.low:.1f} to {100 * found.high:.1f}")
-            line |= dict(zip(names, values, strict=True))
+        line |= {name: _points(found) for name, found in {"encoder_loses": one.encoder, "over_online_dl": one.learned}.items()}
         lines.append(line)
     title = f"Dictionaries by what their best codes explain at L0 {ordered[0].common_l0:.1f}; differences in points of 100"
     lists = [f"{one.dictionary}:\n\n{_listed(str(one).splitlines())}" for one in ordered]
     return [_table(title, RANKING, lines)], lists, sentence
+
+
+def _points(found: measure.Comparison | None) -> str | None:
+    """A difference in points, with its interval."""
+    return None if found is None else f"{100 * found.more:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
 
 
 def _listed(lines: Sequence[str]) -> str:

@@ -67,7 +67,8 @@ def front(rows: style.Rows) -> Figure | None:
     if any(front.own for front in fronts):
         handles.append(style.mark("encoder", markersize=6, markerfacecolor=style.QUIET, **_OWN))
         handles.append(style.mark("encoder, values refitted", markersize=6, markerfacecolor="white", **_OWN))
-    told, more = "; ".join(map(_front_words, fronts)), f"{shown[0]['samples']:,} held-out samples"
+    l0 = next((front.own["l0"] for front in fronts if front.own is not None), fronts[0].middle["l0"])
+    told, more = "; ".join(_front_words(front, l0) for front in fronts), f"{shown[0]['samples']:,} held-out samples"
     style.finish(figure, _front_finding(fronts), shown, told, more=more, handles=handles)
     return figure
 
@@ -79,6 +80,10 @@ class _Front(NamedTuple):
     colour: str
     lasso: list[Mapping[str, Any]]
     own: Mapping[str, Any] | None
+
+    def near(self, l0: float) -> Mapping[str, Any]:
+        """The point of the lasso whose L0 is nearest."""
+        return min(self.lasso, key=lambda row: abs(row["l0"] - l0))
 
     @property
     def middle(self) -> Mapping[str, Any]:
@@ -116,17 +121,20 @@ def _path(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> tuple[list[float
 
 
 def _front_finding(fronts: Sequence[_Front]) -> str:
-    for label, _, lasso, own in fronts:
+    for front in fronts:
+        label, own = front.label, front.own
         if own is not None:
-            best = min(lasso, key=lambda row: abs(row["l0"] - own["l0"]))
+            best = front.near(own["l0"])
             mine = f"with {own['l0']:.3g} latents {label} leaves {own['refit_fvu']:.3f} of the variance unexplained"
             return f"{mine}, where {best['l0']:.3g} of its dictionary could leave {best['refit_fvu']:.3f}, by least squares"
     best = fronts[0].middle
     return f"with {best['l0']:.3g} latents {fronts[0].label} can leave {best['refit_fvu']:.3f} of the variance unexplained"
 
 
-def _front_words(front: _Front) -> str:
-    own, best = front.own, front.middle
+def _front_words(front: _Front, l0: float) -> str:
+    """At the L0 of its encoder or, where there is none, at another."""
+    own = front.own
+    best = front.near(l0 if own is None else own["l0"])
     text = f"at L0 {best['l0']:.1f} on {front.label}: lasso {best['fvu']:.3f}, refitted {best['refit_fvu']:.3f}"
     return text if own is None else f"{text}, encoder {own['fvu']:.3f}, refitted {own['refit_fvu']:.3f}"
 

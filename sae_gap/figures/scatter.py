@@ -66,7 +66,8 @@ def recovery(rows: style.Rows, metric: str = "mcc") -> Figure | None:
     name, (one, other) = f"{found[worst].name} ({_marker(found[worst].row)[0]})", told[worst]
     extreme = "falls the most" if falls[worst] > 0 else "rises the least"
     moved = f"stays at {one}" if one == other else f"goes from {one} to {other}"
-    words = f"{labels.metric_label(metric)} {f'{extreme} for {name}: it' if len(falls) > 1 else f'of {name}'} {moved}"
+    several = len(falls) > 1 and one != other
+    words = f"{labels.metric_label(metric)} {f'{extreme} for {name}: it' if several else f'of {name}'} {moved}"
     finding = _finding([bool(fall > 0) for fall in falls])
     style.finish(figure, finding, rows, words, deviation="whiskers", handles=list(used.values()))
     points.write_names()
@@ -78,7 +79,7 @@ def _finding(fallen: Sequence[bool]) -> str:
     if count == 1:
         return f"The method recovers {'less' if below else 'no less'} out of distribution"
     if below == count:
-        return f"All {count} methods recover less out of distribution"
+        return f"{'Both' if count == 2 else f'All {count}'} methods recover less out of distribution"
     share = f"{below} of {count} methods" if below else "No method"
     return f"{share} recover{'s' if below < 2 else ''} less out of distribution"
 

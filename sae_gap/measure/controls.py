@@ -59,12 +59,12 @@ def _online_work(num_samples: int, input_dim: int, num_latents: int) -> float:
     return _learner(num_samples, num_latents).work(num_samples, input_dim, num_latents)
 
 
-# The dictionaries that a subject is held against, by name. A new one is a function here and a line; its label and colour are in
-# `sae_gap.figures.labels`.
+# The dictionaries that a subject is held against, by name, the best first. A new one is a function here and a line; its label
+# and colour are in `sae_gap.figures.labels`.
 CONTROLS = {
-    "random": Control(_random),
-    "samples": Control(_samples, fewest=lambda num_latents: num_latents),
     "online_dl": Control(_online, work=_online_work),
+    "samples": Control(_samples, fewest=lambda num_latents: num_latents),
+    "random": Control(_random),
 }
 
 

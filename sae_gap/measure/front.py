@@ -26,7 +26,7 @@ from sae_gap.runtime import devices
 from sae_gap.solvers import sparse_code
 
 # Weights of a front, in units of the one at which codes are as sparse as wanted.
-SPREAD = (2.0, 1.4, 1.0, 0.7, 0.5)
+SPREAD = (2.0, 1.4, 1.0, 0.7)
 # Samples coded at once, at least and at most, and their codes in floats.
 LEAST, CHUNK, CODES = 64, 2_000, 2**24
 
@@ -119,8 +119,8 @@ def measure_front(
     check_varies(activations)
     member = np.zeros(len(activations), int) if documents is None else documents
     weights, count = sorted(lams, reverse=True), int(member.max()) + 1
-    sums, certificates = [_Sums(count) for _ in weights], [0.0] * len(weights)
-    own = None if subject.encode is None else _Sums(count)
+    sums, certificates = [Sums(count) for _ in weights], [0.0] * len(weights)
+    own = None if subject.encode is None else Sums(count)
     for part in chunks(len(activations), subject.num_latents):
         x = activations[part]
         target = devices.place(subject.target(x), devices.own_mesh())
@@ -146,13 +146,14 @@ def chunks(samples: int, num_latents: int) -> list[slice]:
     return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
 
 
-class _Sums:
+class Sums:
     """Non-zero codes over all samples and squared errors by document, as coded and after least squares on the supports."""
 
     def __init__(self, documents: int):
         self.active, self.errors = [0, 0], np.zeros((2, documents))
 
     def add(self, subject: Subject, x, target, codes, member) -> None:
+        """Adds some samples by their documents."""
         again = jnp.asarray(refit(target, subject.dictionary, codes != 0, nonneg=not subject.signed))
         for place, values in enumerate((codes, again)):
             rest = np.sum(np.square(x - np.asarray(subject.decode(values, x)), dtype=np.float64), axis=1)
@@ -160,6 +161,7 @@ class _Sums:
             self.errors[place] += np.bincount(member, rest, len(self.errors[0]))
 
     def point(self, lam: float | None, certificate: float | None, samples: int, variance: float) -> Point:
+        """What the sums come to."""
         (l0, refit_l0), (fvu, refit_fvu) = np.array(self.active) / samples, self.errors.sum(axis=1) / variance
         errors, again = (tuple(each.tolist()) for each in self.errors)
         return Point(lam, float(l0), float(fvu), float(refit_l0), float(refit_fvu), certificate, errors, again)

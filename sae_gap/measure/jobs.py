@@ -16,10 +16,11 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
+from sae_gap.data.activations.massive import describe
 from sae_gap.measure.atom_statistics import agreement, describe_atoms
 from sae_gap.measure.chunk import measure_chunk
 from sae_gap.measure.controls import control
-from sae_gap.measure.front import SPREAD, chunks, measure_front
+from sae_gap.measure.front import SPREAD, Sums, chunks, measure_front
 from sae_gap.measure.plan import DENSEST, Plan, evenly_spaced
 from sae_gap.measure.subject import Subject, of_model
 from sae_gap.runtime import devices, distributed, progress
@@ -97,6 +98,7 @@ class _Jobs:
                 "activations": self.plan.fingerprint,
                 "seed": self.plan.seed,
                 "samples": self.plan.samples,
+                "keep_massive": self.plan.keep_massive,
             }
             | settings
         )
@@ -113,14 +115,16 @@ class _Jobs:
         self.store.append({"key": results.key({"job": job, "part": part})} | common | row for part, row in enumerate(measured))
 
     def documents(self) -> list[Row]:
-        """How many of the scored samples each document has, and their squared distance from the mean of all."""
+        """How many of the scored samples each document has, their squared distance from the mean of all, and massive rows."""
         plan = self.plan
 
         def measure() -> list[Row]:
             far = np.sum(np.square(plan.scored - plan.mean), axis=1)
             members, named = plan.members
             counts, variance = np.bincount(members), np.bincount(members, far)
-            return [{"kind": "documents", "named": named, "samples": counts.tolist(), "variance": variance.tolist()}]
+            found = {"named": named, "samples": counts.tolist(), "variance": variance.tolist()}
+            massive = describe(plan.activations) if len(plan.activations.massive.rows) else None
+            return [{"kind": "documents", **found, "massive": massive, "massive_kept": plan.keep_massive}]
 
         return self.once({"kind": "documents"}, measure)
 
@@ -152,7 +156,8 @@ class _Jobs:
             reached = {row["lam"]: row["l0"] for row in points if row["codes"] == "lasso"}
             weight = {"lam": lam, "l0": reached[lam], "own_l0": own, "own_lam": own_lam}
             weight |= {"common_l0": shared or reached[lam], "common_lam": common_lam}
-            return [{"kind": "weight", **weight, **subject.columns}, *points, *_atoms(subject)]
+            massive = _with_massive(subject, plan, own_lam or common_lam, points) if len(plan.left_out) else []
+            return [{"kind": "weight", **weight, **subject.columns}, *points, *_atoms(subject), *massive]
 
         settings = {"lam": plan.lam, "l0": plan.l0, "common": common}
         return self.once({"kind": "front", "subject": _fingerprint(subject)} | settings, measure)
@@ -246,6 +251,22 @@ def _points(subject: Subject, x: Float[np.ndarray, "n input_dim"], lams: Iterabl
     named = [("lasso", point) for point in front.points] + ([] if front.own is None else [("own", front.own)])
     told = {"kind": "front", "samples": len(x), **subject.columns}
     return [{**told, "codes": codes, **point._asdict()} for codes, point in named]
+
+
+def _with_massive(subject: Subject, plan: Plan, lam: float, points: Sequence[Row]) -> list[Row]:
+    """What the scored samples leave unexplained together with massive rows, after least squares on the supports."""
+    x = plan.left_out
+    target = subject.target(x)
+    codes = {"lasso": sparse_code(target, subject.dictionary, lam, nonneg=not subject.signed).codes}
+    codes |= {} if subject.encode is None else {"own": subject.encode(target)}
+    every = np.concatenate([plan.scored, x]).astype(np.float64)
+    variance, found = float(np.sum(np.square(every - every.mean(axis=0)))), {}
+    for name, values in codes.items():
+        sums = Sums(1)
+        sums.add(subject, x, target, values, np.zeros(len(x), int))
+        without = next(row for row in points if row["codes"] == name and (name == "own" or row["lam"] == lam))
+        found[f"{name}_fvu"] = (sum(without["refit_errors"]) + float(sums.errors[1].sum())) / variance
+    return [{"kind": "massive", "rows": len(x), **found, **subject.columns}]
 
 
 def _fingerprint(subject: Subject) -> list[str]:

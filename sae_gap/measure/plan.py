@@ -41,6 +41,7 @@ class Plan:
       l0: the mean L0 at which the gap's weight is sought and dictionaries are compared; None takes the encoder's own.
       controls: names of control dictionaries.
       samples: held-out samples to score, at most.
+      keep_massive: whether rows beyond ten times the median norm are looked at, learned from and scored like others.
       seed: of the split, and of whatever controls draw.
       loaded: by name, what `load_report` says of SAEs on the scored samples.
     """
@@ -51,13 +52,29 @@ class Plan:
     l0: float | None = None
     controls: Sequence[str] = ()
     samples: int = 5_000
+    keep_massive: bool = False
     seed: int = 0
     loaded: Mapping[str, LoadReport] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
+    def kept(self) -> Activations:
+        """The activations without massive rows, unless these are kept."""
+        return self.activations if self.keep_massive else self.activations.without_massive()
+
+    @functools.cached_property
     def parts(self) -> tuple[Activations, Activations]:
         """The activations that controls learn from, and those held out."""
-        return self.activations.split(seed=self.seed)
+        return self.kept.split(seed=self.seed)
+
+    @functools.cached_property
+    def left_out(self) -> Float[np.ndarray, "n input_dim"]:
+        """Massive rows of held-out documents: the share of them that is scored of the others, and one at least."""
+        if self.kept is self.activations:
+            return np.zeros((0, self.activations.input_dim), np.float32)
+        held, massive = self.activations.split(seed=self.seed)[1], self.activations.massive.rows
+        rows = np.flatnonzero(np.isin(held.numbers, self.activations.numbers[massive]))
+        most = -(-len(rows) * len(self.places) // self.parts[1].num_samples)
+        return held.take(rows[evenly_spaced(len(rows), most)])
 
     @functools.cached_property
     def places(self) -> Int[np.ndarray, " n"]:

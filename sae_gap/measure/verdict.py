@@ -103,6 +103,9 @@ class Verdict:
       explained: by the best codes there.
       learned: those against the same on the dictionary that `online_dl` learned; None where it was left out.
       atoms: of this dictionary and of the learned one.
+      massive: of all activations, in words; None where no row is massive.
+      with_massive: FVU of the best codes and of its own, without and with massive rows of the held-out documents; empty where
+        these hold none, or are kept.
     """
 
     dictionary: str
@@ -119,6 +122,8 @@ class Verdict:
     explained: float
     learned: Comparison | None
     atoms: tuple[int, ...]
+    massive: str | None = None
+    with_massive: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def lines(self) -> dict[str, str]:
@@ -128,12 +133,18 @@ class Verdict:
         if self.encoder is not None:
             found["Values"] = self._values()
         found["Dictionary"] = self._dictionary()
+        if self.massive is not None:
+            found["Massive rows"] = self._massive()
         if self.samples < FEW:
             found["Samples"] = f"only {self.samples} rows of {self.documents} were scored, so intervals are wide"
         return found
 
     def __str__(self) -> str:
         return "\n".join(f"{name}: {sentence}" for name, sentence in self.lines.items())
+
+    def _massive(self) -> str:
+        told = [f"{words} {one:.3g} without and {other:.3g} with them" for words, (one, other) in self.with_massive.items()]
+        return f"{self.massive}; FVU of {', of '.join(told)}" if told else str(self.massive)
 
     def _loading(self) -> str:
         if not self.suspicions:
@@ -198,6 +209,8 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
     gaps = {line["dictionary"]: line for line in gap_lines(rows)}
     common = {name: matched(points, weights[name][0], "common") for name, points in fronts.items()}
     rival = common.get(LEARNED)
+    told = documents["massive"] and f"{documents['massive']}; they are {'kept' if documents['massive_kept'] else 'left out'}"
+    massive = by_subject(rows, "massive")
     found = []
     for name, points in fronts.items():
         if points[0]["role"] == "control":
@@ -205,6 +218,7 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
         weight, here = weights[name][0], common[name]
         own = next((row for row in points if row["codes"] == "own"), None)
         best = matched(points, weight, "own") if own is not None and own["l0"] > 0 else None
+        codes = {"the best codes at the same weight": (best or here, "lasso_fvu"), "its own": (own, "own_fvu")}
         found.append(
             Verdict(
                 dictionary=name,
@@ -221,6 +235,12 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
                 explained=1 - here["refit_fvu"],
                 learned=None if rival is None else compare(here["refit_errors"], rival["refit_errors"], variance),
                 atoms=(here["num_latents"],) if rival is None else (here["num_latents"], rival["num_latents"]),
+                massive=told,
+                with_massive={
+                    words: (row["refit_fvu"], massive[name][0][column])
+                    for words, (row, column) in codes.items()
+                    if name in massive and row is not None
+                },
             )
         )
     return found

@@ -23,8 +23,8 @@ WORST = "MCC falls the most for ReLU SAE (the dictionary's own encoder): it goes
     ("ends", "said", "told"),
     [
         ((FALLEN, RISEN, STILL), "1 of 3 methods recovers less", WORST),
-        ((FALLEN, ("topk", 0.7, 0.5)), "All 2 methods recover less", WORST),
-        ((RISEN, STILL), "No method recovers less", "MCC rises the least for oracle ({}): it stays at 0.98."),
+        ((FALLEN, ("topk", 0.7, 0.5)), "Both methods recover less", WORST),
+        ((RISEN, STILL), "No method recovers less", "MCC of oracle ({}) stays at 0.98."),
         ((RISEN,), "The method recovers no less", "MCC of TopK SAE ({}) goes from 0.50 to 0.70."),
         ((FALLEN,), "The method recovers less", "MCC of ReLU SAE ({}) goes from 0.90 to 0.40."),
     ],

@@ -14,6 +14,7 @@ from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.measure import front
 from sae_gap.measure import jobs as module
+from sae_gap.solvers import sparse_code
 
 LAM = 0.25
 
@@ -89,7 +90,7 @@ def test_the_gap_is_that_of_scikit_learn_on_held_out_documents(rows, model, acti
 def test_fronts_gaps_and_verdicts_are_of_the_same_samples_and_have_one_fvu(rows, plan):
     _, held = plan.activations.split(seed=0)
     x = held.take(np.arange(held.num_samples))
-    expected = measure.measure_front(plan.subjects[0], x, [LAM * share for share in (2, 1.4, 1, 0.7, 0.5)])
+    expected = measure.measure_front(plan.subjects[0], x, [LAM * share for share in (2, 1.4, 1, 0.7)])
     points = [row for row in rows if row["kind"] == "front" and row["codes"] == "lasso"]
     found = {row["lam"]: row["fvu"] for row in points}
     for point in expected.points:
@@ -108,6 +109,32 @@ def test_fewer_samples_are_spread_over_the_documents(plan, tmp_path):
     found = measure.run(dataclasses.replace(plan, samples=10), Store(tmp_path))
     assert {row["samples"] for row in found if row["kind"] in ("front", "gap")} == {10}
     assert len({one["document"] for one in measure.worst_lines(found)}) == 3
+
+
+def test_massive_rows_are_left_out_unless_they_are_kept_and_said_to_be_there(plan, model, activations, tmp_path):
+    x = activations.take(np.arange(300))
+    held = np.unique(activations.split(seed=0)[1].documents)
+    massive = np.array([50, held[0] * 10, held[1] * 10 + 3])
+    x[massive] = 300 * x[massive] + 5
+    loud = open_activations(x, documents=activations.documents)
+    found = measure.run(dataclasses.replace(plan, activations=loud), Store(tmp_path))
+    (verdict,), (weight,) = measure.verdict(found), (row for row in found if row["kind"] == "weight")
+    assert verdict.samples == 28 and not {one["index"] for one in measure.worst_lines(found)} & {*massive.tolist()}
+    assert "3 of 300 rows are massive" in str(verdict) and "left out" in str(verdict)
+    # Of the scored rows and those of the held-out part.
+    every = np.concatenate([np.delete(x.reshape(30, 10, -1)[held].reshape(30, -1), [0, 13], axis=0), x[massive[1:]]])
+    subject = plan.subjects[0]
+    target = subject.target(every)
+    codes = {
+        "its own": subject.encode(target),
+        "the best codes at the same weight": sparse_code(target, subject.dictionary, weight["own_lam"]).codes,
+    }
+    for name, values in codes.items():
+        again = measure.refit(target, subject.dictionary, values != 0)
+        assert verdict.with_massive[name][1] == pytest.approx(measure.fvu(every, subject.decode(again, every)), rel=1e-3)
+    assert verdict.with_massive["its own"][0] == pytest.approx(1 - verdict.encoder.other)
+    (kept,) = measure.verdict(measure.run(dataclasses.replace(plan, activations=loud, keep_massive=True), Store(tmp_path)))
+    assert kept.samples == 30 and "they are kept" in str(kept) and not kept.with_massive
 
 
 def test_chunks_change_nothing(rows, plan, tmp_path, monkeypatch):
@@ -137,8 +164,8 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_rows(plan, rows, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         measure.run(plan, Store(tmp_path))
     before = Store(tmp_path).keys()
-    # The documents, the weights, five points, one at the encoder's L0 and its own, the atoms, and a chunk.
-    assert len(before) == 1 + 1 + 7 + 1 + 1
+    # The documents, the weights, four points, one at the encoder's L0 and its own, the atoms, and a chunk.
+    assert len(before) == 1 + 1 + 6 + 1 + 1
     monkeypatch.setattr(module, "measure_chunk", measure_chunk)
     whole = measure.run(plan, Store(tmp_path))
     assert before < Store(tmp_path).keys() and kinds(whole).count("gap") == 3
