@@ -223,7 +223,7 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
             Verdict(
                 dictionary=name,
                 samples=sum(documents["samples"]),
-                documents=f"{len(variance)} {'documents' if documents['named'] else 'blocks'}",
+                documents=f"{len(variance)} {'documents' if documents['named'] else 'contiguous blocks'}",
                 suspicions=loads[name][0]["suspicions"] if name in loads else None,
                 own_l0=None if own is None else own["l0"],
                 l0=None if best is None else best["l0"],

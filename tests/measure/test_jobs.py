@@ -102,7 +102,9 @@ def test_fronts_gaps_and_verdicts_are_of_the_same_samples_and_have_one_fvu(rows,
     assert gap["optimum_fvu"] == pytest.approx(found[LAM], rel=1e-4)
     assert verdict.encoder.one == pytest.approx(1 - line["front_refit_fvu"]) and line["fvu_ratio"] > 1
     assert verdict.encoder.other == pytest.approx(1 - line["refit_fvu"])
-    assert line["samples"] == gap["samples"] == verdict.samples == held.num_samples and verdict.documents == "30 blocks"
+    assert (
+        line["samples"] == gap["samples"] == verdict.samples == held.num_samples and verdict.documents == "30 contiguous blocks"
+    )
 
 
 def test_fewer_samples_are_spread_over_the_documents(plan, tmp_path):

@@ -98,7 +98,9 @@ def test_a_decoder_alone(files, call, tmp_path):
     code, out, err = call("measure_sae", *arguments, "--samples=20", f"--results_dir={tmp_path}")
     assert [row["samples"] for row in rows(tmp_path) if row["kind"] == "gap"] == [20]
     assert code == 0 and "The gap" not in out and "front refit FVU" in out, err
-    assert "Encoder: there is none" in out and "Loading" not in out and "only 20 rows of 20 blocks were scored" in out
+    assert (
+        "Encoder: there is none" in out and "Loading" not in out and "only 20 rows of 20 contiguous blocks were scored" in out
+    )
     assert {row["dictionary"] for row in rows(tmp_path) if row["kind"] != "documents"} == {"D"}
     # Codes are of the activations less their mean, of which no code at all explains nothing.
     front = [row["fvu"] for row in rows(tmp_path) if row["kind"] == "front"]
