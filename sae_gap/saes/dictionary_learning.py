@@ -87,7 +87,7 @@ def load(path: Path) -> SAE:
         bias=bias,
         weight=weight,
         encoder_bias=encoder_bias,
-        input_bias=bias if layout.centred else None,
+        centred=layout.centred,
         others=others,
         library="dictionary_learning",
         architecture=kind,

@@ -32,6 +32,7 @@ class SAE(eqx.Module):
       normalisation: what is done to activations before they are encoded.
       library: which wrote it.
       architecture: what that library calls it.
+      centred: whether the encoder takes the decoder's bias from its input.
       heads: whether activations may come as (n, heads, head_dim), which are then laid side by side.
     """
 
@@ -42,6 +43,7 @@ class SAE(eqx.Module):
     normalisation: Normalisation
     library: str = eqx.field(static=True)
     architecture: str = eqx.field(static=True)
+    centred: bool = eqx.field(static=True, default=False)
     heads: bool = eqx.field(static=True, default=False)
     # Pairs, since a mapping has no hash, and what is static must have one.
     entries: tuple[tuple[str, str], ...] = eqx.field(static=True, default=())
@@ -166,7 +168,7 @@ def assemble(
     bias: Float[np.ndarray, " input_dim"],
     weight: Float[np.ndarray, "input_dim num_latents"] | None,
     encoder_bias: Float[np.ndarray, " num_latents"] | None = None,
-    input_bias: Float[np.ndarray, " input_dim"] | None = None,
+    centred: bool = False,
     others: Mapping[str, Float[np.ndarray, "..."] | float] | None = None,
     codes_of_unit_atoms: bool = False,
     normalisation: Normalisation | None = None,
@@ -177,8 +179,8 @@ def assemble(
 ) -> SAE:
     """An SAE from what every library has, in that library's units.
 
-    The encoder computes `p = (x̂ - b_in) W + c` of normalised activations x̂ and the decoder `z A + b`; on the target `y = x̂ - b`
-    that is `p = y W + c + (b - b_in) W`.
+    Of normalised activations x̂ the encoder computes `p = (x̂ - b) W + c` where it is centred, and `x̂ W + c` elsewhere, and the
+    decoder `z A + b`. On the target `y = x̂ - b` that is `p = y W + c` or `y W + c + b W`.
 
     Args:
       encoder: what is done to p.
@@ -186,7 +188,7 @@ def assemble(
       bias: b, what the decoder adds, (input_dim,).
       weight: W, (input_dim, num_latents); None for an encoder without one.
       encoder_bias: c, (num_latents,); None for zeros.
-      input_bias: b_in, what the encoder takes from its input, (input_dim,); None for zeros.
+      centred: whether the encoder takes b from its input.
       others: what else the encoder has learned, a number for each latent or one for all.
       codes_of_unit_atoms: whether the library multiplies p by the lengths of the atoms, and has codes of unit atoms then.
       normalisation: of the activations; None for none.
@@ -203,9 +205,9 @@ def assemble(
     lengths = jnp.where(jnp.any(dictionary != 0, axis=0), units, 0)
     affine, scale = None, units
     if weight is not None:
-        shift = bias if input_bias is None else bias - input_bias
         # In double precision, since a bias may be much longer than the codes that it leaves.
-        shifted = np.einsum("i,ij->j", shift, weight, dtype=np.float64) + (0 if encoder_bias is None else encoder_bias)
+        shift = 0 if centred else np.einsum("i,ij->j", bias, weight, dtype=np.float64)
+        shifted = shift + (np.zeros(weight.shape[1]) if encoder_bias is None else encoder_bias)
         affine = Affine(jnp.asarray(weight), jnp.asarray(shifted, weight.dtype))
         if codes_of_unit_atoms:
             affine, scale = Affine(affine.weight * lengths, affine.bias * lengths), jnp.ones_like(lengths)
@@ -222,6 +224,7 @@ def assemble(
         Normalisation() if normalisation is None else normalisation,
         library,
         architecture,
+        centred,
         heads,
         tuple((str(name), printable(str(value))) for name, value in notes.items()),
     )

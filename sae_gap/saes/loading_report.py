@@ -1,7 +1,15 @@
-"""What was loaded, and whether it fits the activations: most mistakes in loading an SAE pass silently, and show here."""
+"""What was loaded, and whether it fits the activations: most mistakes in loading an SAE pass silently, and show here.
 
+A mistake is found by other readings of the same SAE, such as one with its decoder negated: one that reconstructs much better
+tells what went wrong. What no reading mends shows in what training leaves at none: a mean of the errors, a gain for all
+reconstructions, and latents without which the error is smaller.
+"""
+
+import dataclasses
+from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -9,17 +17,34 @@ from jaxtyping import Float
 
 from sae_gap.core import matching
 from sae_gap.core.checks import check_unmasked
+from sae_gap.encoders.encoder import Affine
+from sae_gap.saes.foreign_encoders import Rectified
 from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation
 
 # Samples that are coded at a time.
 _CHUNK = 1_024
-# Samples that other scales and the transposed dictionary are tried on.
-_TRIED = 512
+# Samples that other readings are tried on.
+_TRIED = 256
+# A wrong reading leaves at most this share of its error once it is put right; a right one loses by any change, but for a bias
+# that fits the very samples, and a scale that turns on more latents.
+_BETTER, _BETTER_FITTED, _BETTER_SCALED = 0.85, 0.75, 0.5
+# Where one gain and one vector for all reconstructions leave a fraction of a reading's error, they tell more than the reading.
+_WORSE = 2.0
 _SCALES = tuple(2.0**power for power in range(-8, 9) if power)
-# A reading that is wrong leaves a fraction of the error once it is put right; one that is right loses by any change.
-_BETTER = 0.5
-_POOR = 0.9
+# At an FVU below the first nothing is left to mend; above the second more latents mend nothing else; above the third, an SAE
+# knows next to nothing of the activations.
+_GOOD, _BAD, _POOR = 1e-3, 0.5, 0.9
+# The gain of reconstructions is 1 after training, within this factor; the penalty of a ReLU SAE shrinks its codes by more.
+_GAIN, _SHRUNK = 1.3, 2.0
+# L0 is within this factor of k.
 _FAR = 2.0
+# Atoms whose cosine is above it are one; a healthy dictionary has a few such pairs.
+_SAME, _FEW, _RARE = 0.95, 3, 0.05
+# Atoms that are held against all.
+_COMPARED = 1_024
+# Latents that worsen the reconstruction by so many standard deviations may be so many, or this share of those in use.
+_SURE, _HARMFUL, _SHARE = 3.0, 2, 0.01
 
 
 class LoadReport(NamedTuple):
@@ -111,59 +136,208 @@ def load_report(sae: SAE, activations: Float[ArrayLike, "..."]) -> LoadReport:
         dead=int((used == 0).sum()),
         suspicions=(),
     )
-    found = _suspicions(sae, samples[:_TRIED], flat[:_TRIED], reconstruction[:_TRIED], report)
+    found = _suspicions(sae, samples, flat, reconstruction, report)
     return report._replace(suspicions=tuple(found))
 
 
-def _suspicions(sae, samples, flat, reconstruction, report):
-    """Each suspicion as a sentence; `samples` are as given, `flat` as matrices, both of the same few."""
-    own = _fvu(flat, reconstruction)
-    if report.l0 == 0:
-        yield "no latent is on in any sample: activations may be far smaller than in training; scale them, or check the layer."
-    elif report.l0 > 0.5 * report.num_latents:
-        yield (
-            f"on average {report.l0:.4g} of {report.num_latents} latents are on, more than half: activations may be far larger "
-            "than in training, or a threshold is missing; scale them, or check the file."
-        )
+def _suspicions(sae: SAE, samples, flat, reconstruction, report: LoadReport) -> Iterator[str]:
+    """Each suspicion as a sentence; `samples` are as given, `flat` as matrices."""
+    yield from _of_atoms(sae)
+    yield from _of_activity(sae, report)
     if "caution" in report.notes:
         yield f"{report.notes['caution']}; see that the file is whole and the activations as it wants them."
-    if sae.input_dim == sae.num_latents:
-        turned = _fvu(flat, _transposed(sae, samples, flat))
-        if turned < _BETTER * own:
-            yield (
-                f"the square decoder reconstructs better when it is transposed (FVU {turned:.4g} for {own:.4g}): "
-                "it was saved as (input_dim, num_latents); transpose it in the file."
-            )
-    tried = {}
-    # An SAE that normalises each sample by itself sees no scale.
-    for scale in () if sae.normalisation.per_sample else _SCALES:
-        used, scaled = _read(sae, samples * scale)
-        # A larger input turns on more latents, which reconstruct better whatever the scale: that tells only against an SAE
-        # that reconstructs badly.
-        if own > _BETTER or used.sum() <= report.l0 * len(samples):
-            tried[scale] = _fvu(flat, scaled / scale)
-    best = min(tried, key=tried.__getitem__, default=None)
-    if best is not None and tried[best] < _BETTER * own:
+    if report.fvu < _GOOD:
+        return
+    place = report.notes.get("hook_name", report.notes.get("hookpoint", report.notes.get("layer")))
+    aim = f"the SAE was trained at {place}" if place else "the file does not name its own"
+    better = _best_reading(sae, samples[:_TRIED], flat[:_TRIED], aim)
+    if better is not None:
+        yield better
+    else:
+        yield from _of_errors(sae, samples[:_CHUNK], flat, reconstruction, report.fvu, aim)
+
+
+def _of_atoms(sae: SAE) -> Iterator[str]:
+    """What the weights alone show."""
+    affine = sae.model.encoder.affine
+    zero = np.asarray(sae.lengths) == 0 if affine is None else np.asarray((sae.lengths == 0) | ~jnp.any(affine.weight, axis=0))
+    if zero.any():
         yield (
-            f"activations times {best:.4g} are reconstructed much better (FVU {tried[best]:.4g} for {own:.4g}, at a mean "
-            f"norm of {report.activation_norm * best:.4g} for {report.activation_norm:.4g}): scale them as in training."
+            f"{zero.sum()} of {sae.num_latents} latents have an atom or encoder weights of zeros: pruned ones may; otherwise "
+            "save or download the file again."
         )
-    # The a of the least squares of `x - mean ≈ a (x̂ - mean)`.
-    centred = reconstruction - reconstruction.mean(axis=0)
-    power = float(np.square(centred).sum())
-    shrinkage = float(((flat - flat.mean(axis=0)) * centred).sum()) / power if power > 0 else 1.0
-    if not 1 / _FAR < shrinkage < _FAR:
+    chosen = np.linspace(0, sae.num_latents - 1, min(_COMPARED, sae.num_latents)).astype(int)
+    atoms = np.asarray(sae.model.decoder)
+    cosines = atoms[:, chosen].T @ atoms
+    cosines[np.arange(len(chosen)), chosen] = 0
+    twins = int((cosines.max(axis=1) > _SAME).sum())
+    if twins > max(_FEW, _RARE * len(chosen)):
         yield (
-            f"reconstructions fit the activations best when multiplied by {shrinkage:.4g}, far from 1: "
-            "the decoder, or the activations, may lack a scale; check both."
+            f"{twins / len(chosen):.0%} of the atoms have a twin (a cosine above {_SAME}): check that the file is whole, "
+            "or train with fewer latents."
         )
-    if report.fvu >= _POOR:
-        place = report.notes.get("hook_name", report.notes.get("hookpoint", report.notes.get("layer")))
-        aim = f"the SAE was trained at {place}" if place else "the file does not name its own"
+    biases = _biases(sae)
+    shift = 0 if affine is None or sae.centred else 1e-5 * float(jnp.linalg.norm(affine.bias))
+    if biases and all(float(jnp.linalg.norm(bias)) <= shift for bias in biases.values()):
+        yield "the encoder's bias is zero throughout, although training moves it: check that it was saved."
+
+
+def _of_activity(sae: SAE, report: LoadReport) -> Iterator[str]:
+    """What the number of active latents shows."""
+    k = getattr(sae.model.encode, "k", None) or report.notes.get("k")
+    most = min(0.5 * report.num_latents, report.input_dim)
+    if report.l0 == 0:
+        yield "no latent is on in any sample: activations may be far smaller than in training; scale them, or check the layer."
+    elif report.l0 > most:
         yield (
-            f"FVU is {report.fvu:.4g}, near or above 1, as if it knew nothing of these activations: they may be of another "
+            f"on average {report.l0:.4g} of {report.num_latents} latents are on, more than a sparse code has in "
+            f"{report.input_dim} dimensions: activations may be far larger than in training, or a threshold is missing; scale "
+            "them, or check the file."
+        )
+    elif k is not None and not 1 / _FAR < report.l0 / float(k) < _FAR:
+        yield (
+            f"on average {report.l0:.4g} latents are on, but k is {k}: the encoder's bias or threshold, or the scale of the "
+            "activations, may not be that of training; check them."
+        )
+
+
+def _of_errors(sae: SAE, samples, flat, reconstruction, own: float, aim: str) -> Iterator[str]:
+    """What training would have mended."""
+    gain, _ = _gain(flat, reconstruction)
+    if not 1 / _GAIN < gain < (_SHRUNK if isinstance(sae.model.encode, Rectified) else _GAIN):
+        yield (
+            f"reconstructions fit the activations best when multiplied by {gain:.4g}, far from 1: "
+            "the decoder, the encoder or the activations may lack a scale; check them."
+        )
+    without = _fvu(flat, reconstruction + (flat - reconstruction).mean(axis=0))
+    if without < _BETTER_FITTED * own:
+        yield (
+            f"all reconstructions are off by one vector (FVU {without:.4g} without it for {own:.4g}): a bias in the "
+            "file is wrong, or the activations are of another layer or centred in another way; check both."
+        )
+    harmful, used = _harmful(sae, samples)
+    if harmful > max(_HARMFUL, _SHARE * used):
+        yield (
+            f"{harmful} of {used} latents in use make the reconstruction worse: encoder and decoder may have them in another "
+            "order or sign or be of different SAEs, or the activations be of another layer; check them."
+        )
+    if own >= _POOR:
+        yield (
+            f"FVU is {own:.4g}, near or above 1, as if it knew nothing of these activations: they may be of another "
             f"layer ({aim}) or lack a scale; check both."
         )
+
+
+def _harmful(sae: SAE, samples) -> tuple[int, int]:
+    """How many latents there are without which the squared error would surely be smaller, and how many in use.
+
+    Without latent j, an error r of a sample is `r + z_j d_j`, and half its square larger by `z_j r · d_j + z_j² / 2`.
+    """
+    target = sae.target(samples)
+    codes = sae.encode_target(target)
+    with jax.default_matmul_precision("highest"):
+        worth = (target - codes @ sae.model.decoder.T) @ sae.model.decoder * codes + codes**2 / 2
+    harmful = worth.sum(axis=0) < -_SURE * jnp.linalg.norm(worth, axis=0)
+    return int(harmful.sum()), int(jnp.any(codes != 0, axis=0).sum())
+
+
+def _gain(flat, reconstruction) -> tuple[float, float]:
+    """The a of the least squares of `x - mean ≈ a (x̂ - mean)`, and the FVU that they leave."""
+    signals, centred = flat - flat.mean(axis=0), reconstruction - reconstruction.mean(axis=0)
+    power = float(np.square(centred).sum())
+    gain = float((signals * centred).sum()) / power if power > 0 else 1.0
+    return gain, _fvu(signals, gain * centred)
+
+
+class _Reading(NamedTuple):
+    """The same SAE read in another way, of activations that are multiplied by `scale`.
+
+    One that reconstructs better than by the factor `better` tells a mistake: the sentence on it ends with `mend`.
+    """
+
+    how: str
+    mend: str
+    sae: SAE
+    scale: float = 1
+    better: float = _BETTER
+
+
+def _best_reading(sae: SAE, samples, flat, aim: str) -> str | None:
+    """The other reading that reconstructs best, as a sentence, if it does much better than this one."""
+    used, reconstruction = _read(sae, samples)
+    own, (gain, fitted), found = _fvu(flat, reconstruction), _gain(flat, reconstruction), []
+    most = min(_POOR, _WORSE * fitted) if gain > 0 else _POOR
+    for reading in _readings(sae, samples, aim):
+        on, scaled = _read(reading.sae, samples * reading.scale)
+        fvu = _fvu(flat, scaled / reading.scale)
+        # More latents reconstruct better in any reading: that tells only against an SAE that reconstructs badly.
+        more = on.sum() > used.sum()
+        better = min(reading.better, _BETTER_SCALED) if more else reading.better
+        if fvu < min(most, better * own) and (not more or own > _BAD):
+            found.append((fvu, reading.how, reading.mend))
+    if not found:
+        return None
+    fvu, how, mend = min(found)
+    return f"activations {how} are reconstructed much better (FVU {fvu:.4g} for {own:.4g}): {mend}."
+
+
+def _readings(sae: SAE, samples, aim: str) -> Iterator[_Reading]:
+    affine, decoder = sae.model.encoder.affine, sae.model.decoder
+    sign, layout, told = "correct the sign in the file", "transpose it in the file", "correct that in the configuration"
+    yield _Reading("with the decoder negated", sign, _altered(sae, decoder=-decoder))
+    yield _Reading("with the decoder's bias negated", sign, _altered(sae, bias=-sae.bias))
+    yield _Reading("times -1", "give them with the other sign", sae, scale=-1)
+    if affine is not None:
+        yield _Reading("with the encoder's weights negated", sign, _altered(sae, weight=-affine.weight))
+        yield _Reading("with encoder and decoder negated", sign, _altered(sae, weight=-affine.weight, decoder=-decoder))
+        yield _Reading("with the encoder's bias negated", sign, _altered(sae, flip=-1))
+        how = f"with the decoder's bias {'not ' if sae.centred else ''}subtracted from the encoder's input"
+        yield _Reading(how, told, _altered(sae, centred=not sae.centred))
+    if sae.input_dim == sae.num_latents:
+        turned = (decoder * sae.lengths).T / jnp.where(sae.lengths > 0, sae.lengths, 1)
+        yield _Reading("with the square decoder transposed", layout, _altered(sae, decoder=turned))
+        if affine is not None:
+            yield _Reading("with the square encoder transposed", layout, _altered(sae, weight=affine.weight.T))
+    # A bias that the mean of the errors moves until there is none.
+    bias = jnp.mean(dataclasses.replace(sae, bias=jnp.zeros_like(sae.bias)).target(samples), axis=0)
+    mend = f"the file's is wrong, or the activations are of another layer ({aim}) or centred in another way; check both"
+    for _ in range(4):
+        fitted = _altered(sae, bias=bias)
+        yield _Reading("with a decoder's bias of their mean", mend, fitted, better=_BETTER_FITTED)
+        target = fitted.target(samples)
+        bias = bias + jnp.mean(target - fitted.encode_target(target) @ decoder.T, axis=0)
+    for other in (Normalisation(), LayerNorm(), ConstantNorm()):
+        if type(other) is not type(sae.normalisation):
+            changed = dataclasses.replace(sae, normalisation=other)
+            yield _Reading(f"with the normalisation {other.name}", told, changed, better=_BETTER_SCALED)
+    # An SAE that normalises each sample by itself sees no scale.
+    norm = float(np.linalg.norm(samples.reshape(len(samples), -1), axis=1).mean())
+    for scale in () if sae.normalisation.per_sample else _SCALES:
+        mend = f"scale them as in training, to a mean norm of about {norm * scale:.4g} for {norm:.4g}"
+        yield _Reading(f"times {scale:.4g}", mend, sae, scale, _BETTER_SCALED)
+
+
+def _altered(sae: SAE, *, decoder=None, weight=None, bias=None, flip: float = 1, centred: bool | None = None) -> SAE:
+    """The SAE of other weights; `flip` multiplies the encoder's bias."""
+    bias = sae.bias if bias is None else bias
+    centred = sae.centred if centred is None else centred
+    parameters = sae.model.encoder
+    if parameters.affine is not None:
+        weight = parameters.affine.weight if weight is None else weight
+        biases = {name: flip * value for name, value in _biases(sae).items()}
+        offset = biases.pop("") + (0 if centred else bias @ weight)
+        parameters = dataclasses.replace(parameters, affine=Affine(weight, offset), others=parameters.others | biases)
+    model = dataclasses.replace(sae.model, dictionary=sae.model.decoder if decoder is None else decoder, encoder=parameters)
+    return dataclasses.replace(sae, model=model, bias=bias, centred=centred)
+
+
+def _biases(sae: SAE) -> dict[str, jax.Array]:
+    """The encoder's biases as its library has them, by name: the affine map's is without one."""
+    affine, others = sae.model.encoder.affine, sae.model.encoder.others
+    if affine is None:
+        return {}
+    own = affine.bias if sae.centred else affine.bias - sae.bias @ affine.weight
+    return {"": own} | {name: value for name, value in others.items() if name.startswith("b_")}
 
 
 def _read(sae: SAE, samples) -> tuple[np.ndarray, np.ndarray]:
@@ -174,10 +348,3 @@ def _read(sae: SAE, samples) -> tuple[np.ndarray, np.ndarray]:
 
 def _fvu(flat, reconstruction) -> float:
     return float(np.square(flat - reconstruction).sum() / max(np.square(flat - flat.mean(axis=0)).sum(), np.finfo(float).tiny))
-
-
-def _transposed(sae: SAE, samples, flat):
-    """The reconstruction from the SAE's own codes on its square dictionary, transposed."""
-    codes = sae.encode(samples) * sae.scale / jnp.where(sae.lengths > 0, sae.lengths, 1)
-    decoded = codes @ (sae.model.decoder * sae.lengths) + sae.bias
-    return np.asarray(sae.normalisation.undo(decoded, jnp.asarray(flat, decoded.dtype)), np.float64)

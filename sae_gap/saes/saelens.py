@@ -75,7 +75,7 @@ def assemble(config: Config, tensors: Tensors) -> SAE:
         bias=np.zeros_like(bias) if pursuit and not centred else bias,
         weight=weight,
         encoder_bias=encoder_bias,
-        input_bias=bias if centred else None,
+        centred=centred,
         others=others,
         codes_of_unit_atoms=rescaled,
         normalisation=_normalisation(config, folder, input_dim, notes),

@@ -49,7 +49,7 @@ def load(folder: Path) -> SAE:
         bias=bias,
         weight=weight,
         encoder_bias=encoder_bias,
-        input_bias=bias,
+        centred=True,
         library="sparsify",
         architecture="signed topk" if signed else activation,
         notes={"dtype on disk": tensors.dtypes(), "hookpoint": folder.resolve().name, "k": str(k)},

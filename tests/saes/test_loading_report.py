@@ -3,6 +3,8 @@
 import dataclasses
 from pathlib import Path
 
+import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -26,14 +28,15 @@ def data(seed=0, n=1_300, scale=1.0):
 
 
 def made(atoms, centre, *, lengths=1.0, threshold=0.5, notes=None, normalisation=None):
-    """An SAE with a threshold, whose codes are those of `data`; its atoms may have any lengths."""
+    """An SAE with a threshold, whose codes are 1.2 z - 0.3 for those of `data`; its atoms may have any lengths."""
     return loaded_sae.assemble(
         foreign_encoders.Threshold(),
         others={"threshold": threshold},
         atoms=np.asarray(atoms * lengths, np.float32),
         bias=np.asarray(centre, np.float32),
-        weight=np.asarray(atoms.T / np.ravel(lengths), np.float32),
-        input_bias=np.asarray(centre, np.float32),
+        weight=np.asarray(1.2 * atoms.T / np.ravel(lengths), np.float32),
+        encoder_bias=np.asarray(-0.3 / lengths * np.ones((len(atoms), 1)), np.float32)[:, 0],
+        centred=True,
         normalisation=normalisation,
         library="test",
         architecture="jumprelu",
@@ -76,12 +79,64 @@ def suspected(sae, activations, *words):
     return found
 
 
-def test_a_square_decoder_that_was_saved_transposed():
+def spoilt(sae, part, change):
+    """The SAE with one of its arrays changed; `_altered` keeps the encoder's map of the input while another bias is put in."""
+    return eqx.tree_at(
+        {
+            "decoder": lambda sae: sae.model.dictionary,
+            "weight": lambda sae: sae.model.encoder.affine.weight,
+            "offset": lambda sae: sae.model.encoder.affine.bias,
+            "bias": lambda sae: sae.bias,
+        }[part],
+        sae,
+        replace_fn=change,
+    )
+
+
+SPOILT = {
+    "a square decoder transposed": ("decoder", jnp.transpose, "square decoder transposed"),
+    "a square encoder transposed": ("weight", jnp.transpose, "square encoder transposed"),
+    "decoder negated": ("decoder", jnp.negative, "the decoder negated"),
+    "encoder negated": ("weight", jnp.negative, "the encoder's weights negated"),
+    "encoder's bias negated": ("offset", jnp.negative, "the encoder's bias negated"),
+    "encoder's bias zero": ("offset", jnp.zeros_like, "the encoder's bias is zero"),
+    "decoder's bias negated": ("bias", jnp.negative, "the decoder's bias negated"),
+    "decoder's bias zero": ("bias", jnp.zeros_like, "a decoder's bias of their mean"),
+    "decoder too long": ("decoder", lambda atoms: 2 * atoms, "multiplied by 0.49"),
+    "latents in another order": (
+        "decoder",
+        lambda atoms: atoms.at[:, :4].set(jnp.roll(atoms[:, :4], 1, axis=1)),
+        "4 of 12 latents",
+    ),
+    "zero atoms": ("weight", lambda weight: weight.at[:, :3].set(0), "3 of 12 latents"),
+    "twins": ("decoder", lambda atoms: atoms.at[:, :6].set(atoms[:, 6:]), "100% of the atoms have a twin"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_weights_that_were_spoilt(case):
+    part, change, words = SPOILT[case]
+    atoms, centre, activations = data()
+    suspected(spoilt(made(atoms, centre), part, change), activations, words)
+
+
+def test_a_bias_that_is_subtracted_or_not_against_the_configuration():
     atoms, centre, activations = data()
     sound = made(atoms, centre)
-    turned = dataclasses.replace(sound, model=dataclasses.replace(sound.model, dictionary=sound.model.decoder.T))
-    suspected(turned, activations, "transpose")
-    assert not any("transpose" in suspicion for suspicion in load_report(sound, activations).suspicions)
+    shift = sound.bias @ sound.model.encoder.affine.weight
+    # The same weights, said not to be centred, and the reverse.
+    loose = spoilt(dataclasses.replace(sound, centred=False), "offset", lambda offset: offset + shift)
+    suspected(loose, activations, "bias subtracted from the encoder's input", "configuration")
+    tight = spoilt(dataclasses.replace(sound, centred=True), "offset", lambda offset: offset - shift)
+    suspected(tight, activations, "bias not subtracted from the encoder's input")
+    # Of an SAE that is not centred, its bias is as it should be.
+    assert load_report(dataclasses.replace(sound, centred=False), activations).suspicions == ()
+
+
+def test_latents_in_use_are_as_many_as_k_says():
+    atoms, centre, activations = data()
+    suspected(made(atoms, centre, notes={"k": "9"}), activations, "k is 9")
+    assert load_report(made(atoms, centre, notes={"k": "4"}), activations).suspicions == ()
 
 
 def test_more_latents_at_a_larger_scale_do_not_tell_against_a_fair_sae():
@@ -96,23 +151,16 @@ def test_activations_that_lack_a_scale(scale):
     suspected(made(atoms, centre), activations, f"activations times {1 / scale:.4g} ", "FVU")
 
 
-def test_a_decoder_that_lacks_a_scale():
-    atoms, centre, activations = data()
-    sound = made(atoms, centre)
-    short = dataclasses.replace(sound, model=dataclasses.replace(sound.model, dictionary=sound.model.decoder / 4))
-    suspected(short, activations, "multiplied by 4")
-
-
 def test_latents_that_never_or_always_fire():
     atoms, centre, activations = data()
     suspected(made(atoms, centre, threshold=50.0), activations, "no latent is on")
-    suspected(made(atoms, centre - 9 * atoms.sum(axis=0), threshold=0.0), activations, "more than half")
+    suspected(made(atoms, centre - 9 * atoms.sum(axis=0), threshold=0.0), activations, "more than a sparse code has")
 
 
 def test_activations_of_another_layer():
     atoms, centre, _ = data()
     other = data(seed=5)[2]
-    suspected(made(atoms, centre, notes={"hook_name": "blocks.3"}), other, "another layer", "blocks.3", "FVU is")
+    suspected(made(atoms, centre, notes={"hook_name": "blocks.3"}), other, "another layer", "blocks.3", "FVU")
 
 
 def test_what_the_file_says_is_missing_is_said():
