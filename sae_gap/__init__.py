@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from sae_gap.data.worlds import WorldStream as WorldStream
     from sae_gap.data.worlds import published_world as published_world
     from sae_gap.learners.online.stream import fit_stream as fit_stream
+    from sae_gap.measure.atom_statistics import agreement as agreement
+    from sae_gap.measure.front import fvu as fvu
+    from sae_gap.measure.learned import LearnedDictionary as LearnedDictionary
+    from sae_gap.measure.learned import learn as learn
     from sae_gap.metrics.gap import amortisation_gap as amortisation_gap
     from sae_gap.metrics.recovery import mcc as mcc
     from sae_gap.metrics.recovery import mcc_paper as mcc_paper
@@ -47,6 +51,9 @@ _HOMES = {
     "sae_gap.study.fitting": ("fit",),
     "sae_gap.learners.online.stream": ("fit_stream",),
     "sae_gap.core.matching": ("match_atoms",),
+    "sae_gap.measure.atom_statistics": ("agreement",),
+    "sae_gap.measure.front": ("fvu",),
+    "sae_gap.measure.learned": ("LearnedDictionary", "learn"),
     "sae_gap.metrics.gap": ("amortisation_gap",),
     "sae_gap.metrics.recovery": ("mcc", "mcc_paper"),
     "sae_gap.storage.results": ("Store",),

@@ -64,6 +64,8 @@ OPTIONS = {
     **dict.fromkeys(("lam", "damping", "weight", "weight_decay", "penalty", "improvement", "max_iterations"), WEIGHT),
     **dict.fromkeys(("least_updates", "threshold", "tol", "num_steps"), WEIGHT),
     **dict.fromkeys(("nonneg", "replace", "centred", "incoherent", "leading", "factored", "unit_atoms", "momentum"), FLAG),
+    "frozen": (1, True),
+    "schedule": ("linear", None),
     "rates": ((0.5, 0.1, 0), (0.5, 0.1), 0.1),
     "weak": (-0.1, 1),
     "share": (0, 1.1),

@@ -6,11 +6,14 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from sae_gap.core.checks import check_number, check_size, check_type
+from sae_gap.core.checks import check_choice, check_flag, check_number, check_size, check_type
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import AmortisedEncoder, unit_atoms
 from sae_gap.learners.learner import Learner, batches, live_dims, live_share
 from sae_gap.runtime import sharding
+
+# How the rate goes along a fit.
+SCHEDULES = ("constant", "cosine")
 
 
 class SAEState(eqx.Module):
@@ -39,6 +42,10 @@ class SparseAutoencoder(Learner):
       weight_decay: of AdamW, on every parameter.
       penalty: weight of the encoder's penalty.
       renormalise_every: epochs between renormalisations; the first follows epoch 0.
+      base: whose dictionary, bias and, if it has one, encoder it starts from; None starts at random.
+      schedule: of the rate: "constant", or "cosine", which rises over a twentieth of the steps and falls to zero along half
+        a cosine.
+      frozen: whether the dictionary and the bias stay as the base has them, so that the encoder alone is trained for them.
 
     References:
       Barin Pacela et al. (2026), arXiv:2603.28744, appendix. Loshchilov & Hutter (2019), "Decoupled weight decay".
@@ -53,6 +60,8 @@ class SparseAutoencoder(Learner):
     weight_decay: float = 1e-2
     penalty: float = 1e-4
     renormalise_every: int = eqx.field(static=True, default=50)
+    schedule: str = eqx.field(static=True, default="constant")
+    frozen: bool = eqx.field(static=True, default=False)
 
     # Epochs 0, 10, 20, ... as the paper counts them, from the end of the first.
     landmarks = (1, 11, 21, 51, 101, 201, 301, 401)
@@ -64,6 +73,10 @@ class SparseAutoencoder(Learner):
         check_number("learning_rate", self.learning_rate, above=0)
         for name in ("weight_decay", "penalty"):
             check_number(name, getattr(self, name), least=0)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_flag("frozen", self.frozen)
+        if self.frozen and self.base is None:
+            raise ValueError("a frozen dictionary needs a base, the learner whose dictionary it is; give base.")
 
     @property
     def name(self):  # type: ignore[override]
@@ -73,10 +86,13 @@ class SparseAutoencoder(Learner):
     def encode(self):
         return self.encoder
 
-    def _optimiser(self):
-        return optax.adamw(self.learning_rate, b1=0.9, b2=0.999, weight_decay=self.weight_decay)
+    def _optimiser(self, num_samples: int):
+        total, rate = self.num_steps * -(-num_samples // self.batch_size), self.learning_rate
+        if self.schedule == "cosine":
+            rate = optax.warmup_cosine_decay_schedule(0.0, rate, max(1, total // 20), total)
+        return optax.adamw(rate, b1=0.9, b2=0.999, weight_decay=self.weight_decay)
 
-    def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> SAEState:
+    def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray, base: Model | None = None) -> SAEState:
         input_dim = data.signals.shape[1]
         # A split takes 0 and 1.
         parameters_key = jax.random.fold_in(key, 2)
@@ -85,30 +101,36 @@ class SparseAutoencoder(Learner):
         bound = input_dim**-0.5
         weight = jax.random.uniform(weights_key, (input_dim, num_latents), data.signals.dtype, minval=-bound, maxval=bound)
         weight = jnp.where(live[:, None], weight / jnp.sqrt(share), 0)
-        parameters = self.encoder.parameters(weight, parameters_key)
-        model = Model(unit_atoms(weight)[0], jnp.zeros(input_dim, weight.dtype), parameters)
-        return SAEState(model, self._optimiser().init(model), jnp.zeros((), jnp.int32), share, key)
+        if base is None:
+            parameters = self.encoder.parameters(weight, parameters_key)
+            model = Model(unit_atoms(weight)[0], jnp.zeros(input_dim, weight.dtype), parameters)
+        else:
+            atoms = unit_atoms(base.decoder)[0]
+            parameters = self.encoder.parameters(atoms, parameters_key) if base.encoder is None else base.encoder
+            model = Model(atoms, base.bias, parameters)
+        return SAEState(model, self._optimiser(len(data.signals)).init(model), jnp.zeros((), jnp.int32), share, key)
 
     def step(self, data: Split, state: SAEState) -> SAEState:
         shuffle_key, key = jax.random.split(state.key)
-        epoch = batches(shuffle_key, len(data.signals), self.batch_size)
+        epoch, rule = batches(shuffle_key, len(data.signals), self.batch_size), self._optimiser(len(data.signals))
 
         def train_step(carry, batch):
             indices, weights = batch
             signals, weights = sharding.split_batch((data.signals[indices], weights))
             model, optimiser = carry
-            return self._update(model, optimiser, signals, weights, state.live), None
+            return self._update(rule, model, optimiser, signals, weights, state.live), None
 
         (model, optimiser), _ = jax.lax.scan(train_step, (state.model, state.optimiser), epoch)
         renormalise = state.epoch % self.renormalise_every == 0
-        dictionary = jnp.where(renormalise, unit_atoms(model.decoder)[0], model.decoder)
-        model = eqx.tree_at(lambda model: model.dictionary, model, dictionary)
+        if not self.frozen:
+            dictionary = jnp.where(renormalise, unit_atoms(model.decoder)[0], model.decoder)
+            model = eqx.tree_at(lambda model: model.dictionary, model, dictionary)
         return SAEState(model, optimiser, state.epoch + 1, state.live, key)
 
     def model(self, state: SAEState) -> Model:
         return state.model
 
-    def _update(self, model: Model, optimiser: PyTree, signals, weights, live):
+    def _update(self, rule: optax.GradientTransformation, model: Model, optimiser: PyTree, signals, weights, live):
         def loss(model):
             # Squared errors are means over padded dimensions as well, and smaller for it; Adam minds their ratio alone.
             losses, seen = self.encoder.loss(model, signals, self.penalty * live)
@@ -120,5 +142,7 @@ class SparseAutoencoder(Learner):
         # a radial gradient shows in the norms of an l1-penalised dictionary.
         radial = jnp.sum(slope * atoms, axis=0)
         gradient = eqx.tree_at(lambda model: model.dictionary, gradient, slope - radial * atoms)
-        updates, optimiser = self._optimiser().update(gradient, optimiser, model)
+        updates, optimiser = rule.update(gradient, optimiser, model)
+        if self.frozen:
+            updates = eqx.tree_at(lambda model: (model.dictionary, model.bias), updates, replace_fn=jnp.zeros_like)
         return self.encoder.observe(optax.apply_updates(model, updates), seen), optimiser

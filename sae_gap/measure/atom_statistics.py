@@ -1,6 +1,6 @@
 """A dictionary by itself, without any truth: how alike its atoms are, which are dead, and whether two learners agree."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from sae_gap.core import matching
 from sae_gap.core.lasso_problem import product
+from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import unit_atoms
 
 # Above this largest |cosine| an atom is nearly another one.
@@ -82,14 +83,14 @@ def describe_atoms(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> Ato
     )
 
 
-def agreement(left: Float[ArrayLike, "input_dim num_latents"], right: Float[ArrayLike, "input_dim num_latents"]) -> float:
+def agreement(left: Any, right: Any) -> float:
     """Mean matched |cosine| of two dictionaries of one width, `max_π mean_j |cos(left_π(j), right_j)|`.
 
     Two seeds of one learner that agree have found something in the data; agreement of one with the truth it cannot tell.
 
     Args:
-      left: (input_dim, num_latents).
-      right: (input_dim, num_latents).
+      left: atoms as columns, (input_dim, num_latents), or what has some: a `Model`, an `SAE`, or what `learn` returned.
+      right: the same.
 
     Returns:
       The mean, in [0, 1].
@@ -97,6 +98,12 @@ def agreement(left: Float[ArrayLike, "input_dim num_latents"], right: Float[Arra
     Raises:
       ValueError: a dictionary is not a finite, non-empty matrix, or their shapes differ.
     """
+    left, right = _atoms_of(left), _atoms_of(right)
     if np.shape(left) != np.shape(right):
         raise ValueError(f"two dictionaries must have one shape to agree, but have {np.shape(left)} and {np.shape(right)}.")
     return float(np.abs(matching.match_atoms(left, right).cosine).mean())
+
+
+def _atoms_of(source: Any) -> Any:
+    model = getattr(source, "model", source)
+    return model.decoder if isinstance(model, Model) else source

@@ -1,0 +1,313 @@
+"""The front door: a dictionary of one's own activations that codes, scores, compares and becomes an SAE."""
+
+import dataclasses
+import math
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+from absl import logging
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
+
+from sae_gap.core.checks import check_choice, check_number, check_seed, check_size
+from sae_gap.core.codes import by_rows
+from sae_gap.core.types import Model, Split, Task
+from sae_gap.data.activations import Activations, open_activations
+from sae_gap.data.activations.massive import describe
+from sae_gap.encoders.encoder import Affine
+from sae_gap.encoders.topk import TopK
+from sae_gap.learners.learner import Learner
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.measure.atom_statistics import agreement
+from sae_gap.measure.front import check_varies, fvu
+from sae_gap.measure.plan import evenly_spaced
+from sae_gap.measure.refit import refit as least_squares
+from sae_gap.runtime import progress
+from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.own import save_sae
+from sae_gap.solvers import match_l0, sparse_code
+from sae_gap.study.fitting import Fitted, fit
+
+# What may become of massive rows.
+MASSIVE = ("drop", "keep")
+# Rows that are coded at once, and those that a weight is found on.
+CHUNK, MATCHED = 1_024, 500
+# Floats of the rows that are learned from, which lie in memory together.
+POOL = 2**29
+# Of the encoder's training.
+RATE, BATCH, STEPS = 3e-3, 256, 2_000
+
+Rows = Activations | ArrayLike | str | os.PathLike[str]
+
+
+class Export(NamedTuple):
+    """An SAE that was made of a dictionary, and what its encoder costs on the rows that `learn` held out.
+
+    Attributes:
+      model: with the encoder.
+      seconds: that training took.
+      l0: mean L0 of the encoder's codes.
+      fvu: of the encoder's codes.
+      best_fvu: of least squares on the certified supports at that L0, on the dictionary that was learned.
+    """
+
+    model: Model
+    seconds: float
+    l0: float
+    fvu: float
+    best_fvu: float
+
+    def __repr__(self) -> str:
+        return (
+            f"{self.model.encode} trained in {self.seconds:.0f} s. Of the variance of held-out activations its codes leave "
+            f"{self.fvu:.3f}, and certified codes at its L0 of {self.l0:.1f} leave {self.best_fvu:.3f}."
+        )
+
+
+class LearnedDictionary:
+    """What `learn` returns: unit atoms D and a bias b, for codes `z ≥ 0` with `x ≈ b + D z`.
+
+    Attributes:
+      model: the dictionary and the bias, without an encoder.
+      l0: mean L0 that codes have unless another is asked for.
+      train: the rows that it was learned from.
+      held_out: those that it was not.
+      seconds: that learning took.
+      certificate: of the last call of `encode`: the largest duality gap of a row, relative to its objective. No codes score
+        lower in the lasso by more than this share. None before the first call.
+    """
+
+    def __init__(self, model: Model, l0: float, train: Activations, held_out: Activations, seconds: float):
+        self.model, self.l0, self.train, self.held_out, self.seconds = model, l0, train, held_out, seconds
+        self.certificate: float | None = None
+        self._weights: dict[float, float] = {}
+
+    @property
+    def atoms(self) -> Float[np.ndarray, "input_dim width"]:
+        """D."""
+        return np.asarray(self.model.decoder)
+
+    @property
+    def bias(self) -> Float[np.ndarray, " input_dim"]:
+        """b, the mean of the rows that were learned from."""
+        return np.asarray(self.model.bias)
+
+    @property
+    def width(self) -> int:
+        """The number of atoms."""
+        return self.model.decoder.shape[1]
+
+    def lam(self, l0: float | None = None) -> float:
+        """The weight λ of the l1 norm at which the rows that were learned from have a mean L0.
+
+        It is found once for each L0, on evenly spaced rows, so that the codes of a row do not depend on its company.
+
+        Args:
+          l0: mean number of latents in use; None takes that of `learn`.
+
+        Raises:
+          ValueError: no weight reaches it.
+        """
+        l0 = self.l0 if l0 is None else l0
+        check_number("l0", l0, above=0, below=min(self.atoms.shape))
+        if l0 not in self._weights:
+            rows = self.train.take(evenly_spaced(self.train.num_samples, MATCHED))
+            self._weights[l0] = float(match_l0(rows - self.bias, self.model.decoder, l0)[0])
+        return self._weights[l0]
+
+    def encode(
+        self, activations: Rows, l0: float | None = None, *, refit: bool = True, show_progress: bool = True
+    ) -> scipy.sparse.csr_array:
+        """Sparse codes: the support of the certified lasso at `lam(l0)`, with its values or those of least squares.
+
+        The l1 norm shrinks values. Least squares on the lasso's own support, over `z ≥ 0`, undoes that, and may set some to
+        zero. `certificate` then holds what proves the lasso's optimum.
+
+        Args:
+          activations: what `learn` takes.
+          l0: mean L0 of the lasso on the rows that were learned from; None takes that of `learn`.
+          refit: whether the values are those of least squares; False gives the lasso's own.
+          show_progress: whether to show a line of progress on a terminal or in a notebook.
+
+        Returns:
+          Codes, (n, width), a row for each of the activations, massive ones too.
+        """
+        rows, lam, parts, worst = self._opened(activations), self.lam(l0), [], 0.0
+        with progress.bar(rows.num_samples, "encode", unit="rows", shown=show_progress) as line:
+            for chunk in rows.chunks(CHUNK):
+                target = jnp.asarray(chunk) - self.model.bias
+                found = sparse_code(target, self.model.decoder, lam)
+                relative = found.gap / jnp.maximum(found.objective, jnp.finfo(found.gap.dtype).tiny)
+                worst = max(worst, float(jnp.max(relative)))
+                codes = least_squares(target, self.model.decoder, found.codes != 0) if refit else np.asarray(found.codes)
+                parts.append(scipy.sparse.csr_array(codes))
+                line.update(len(chunk))
+        self.certificate = worst
+        return scipy.sparse.vstack(parts, format="csr")
+
+    def decode(self, codes: ArrayLike | scipy.sparse.sparray) -> Float[np.ndarray, "n input_dim"]:
+        """`b + D z`, of dense or sparse codes, (n, width)."""
+        rows = by_rows(codes) if scipy.sparse.issparse(codes) else np.asarray(codes)
+        return rows @ self.atoms.T + self.bias
+
+    def fvu(self, activations: Rows | None = None, l0: float | None = None, *, massive: str = "drop") -> float:
+        """The fraction of variance unexplained by `decode(encode(activations, l0))`; see `sae_gap.fvu`.
+
+        Args:
+          activations: what `learn` takes; None takes the rows that `learn` held out.
+          l0: as `encode` has it.
+          massive: "drop" leaves massive rows out and says so, "keep" counts them.
+        """
+        rows = _screened(self.held_out if activations is None else self._opened(activations), massive)
+        return fvu(_all(rows), self.decode(self.encode(rows, l0)))
+
+    def sae(self, k: int | None = None, *, epochs: int | None = None, frozen: bool = True, seed: int = 0) -> Export:
+        """A TopK SAE that starts from this dictionary and is trained on the rows that it was learned from.
+
+        The encoder starts as `z = top_k(a Dᵀ(x - b))`, with the a of least squares, and is trained on the squared error of
+        signals that are scaled to a mean square of 1.
+
+        Args:
+          k: latents in use; None takes the L0 of `learn`.
+          epochs: passes over the rows; None takes as many as make 2,000 steps.
+          frozen: whether the dictionary stays as it is; False trains it too, which reconstructs better.
+          seed: of the order of the rows.
+
+        Returns:
+          The SAE, and what it costs.
+        """
+        k = round(self.l0) if k is None else k
+        encoder = TopK(k)
+        centred = _pool(self.train) - self.bias
+        scale = float(np.sqrt(np.mean(centred**2)))
+        signals = centred / scale
+        none = jnp.zeros_like(self.model.bias)
+        start = Model(self.model.decoder, none, Affine.create(self.model.decoder))
+        few = signals[evenly_spaced(len(signals), MATCHED)]
+        first = encoder(start, few) @ self.model.decoder.T
+        gain = jnp.sum(few * first) / jnp.sum(first**2)
+        start = dataclasses.replace(start, encoder=Affine.create(gain * self.model.decoder))
+        epochs = math.ceil(STEPS * BATCH / len(signals)) if epochs is None else epochs
+        options = {"learning_rate": RATE, "weight_decay": 0.0, "batch_size": BATCH, "num_steps": epochs, "schedule": "cosine"}
+        # Of its base only the model is asked for, which is `start`.
+        learner = SparseAutoencoder(encoder, **options, frozen=frozen, base=OnlineDictionary())
+        found = _fit(learner, signals, self.width, seed, bases=[start])
+        model = found.model
+        affine = Affine(model.encoder.weight, scale * model.encoder.bias)
+        model = Model(model.decoder, self.model.bias + scale * model.bias, affine, encoder)
+        x = _all(self.held_out)
+        codes = encoder(model, jnp.asarray(x))
+        l0 = float(jnp.mean(jnp.sum(codes != 0, axis=1)))
+        left = fvu(x, codes @ model.decoder.T + model.bias)
+        return Export(model, found.seconds, l0, left, self.fvu(self.held_out, l0, massive="keep"))
+
+    def save(self, folder: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None, **options: Any) -> Export:
+        """Writes the SAE that `sae(**options)` makes, in the form that SAELens loads.
+
+        Args:
+          folder: to be made; see `sae_gap.save_sae`.
+          metadata: what the configuration says of the SAE, such as `model_name` and `hook_name`.
+          **options: of `sae`.
+
+        Returns:
+          The SAE, and what its encoder costs.
+        """
+        made = self.sae(**options)
+        save_sae(made.model, folder, metadata=metadata)
+        return made
+
+    def agreement(self, other: "LearnedDictionary | SAE | Model | ArrayLike") -> float:
+        """The mean matched |cosine| with the atoms of another dictionary of this shape; see `sae_gap.agreement`."""
+        return agreement(self, other)
+
+    def _opened(self, activations: Rows) -> Activations:
+        rows = _opened(activations)
+        if rows.input_dim != len(self.bias):
+            raise ValueError(f"the dictionary has {len(self.bias)} dimensions, but the activations {rows.input_dim}.")
+        return rows
+
+    def __repr__(self) -> str:
+        return f"<{self.width} atoms of {len(self.bias)} dimensions, learned from {self.train.num_samples:,} activations>"
+
+
+def learn(
+    activations: Rows,
+    width: int,
+    l0: float,
+    *,
+    seed: int = 0,
+    documents: Int[ArrayLike, " n"] | None = None,
+    massive: str = "drop",
+    visits: float = 150.0,
+    show_progress: bool = True,
+) -> LearnedDictionary:
+    """Learns a dictionary of activations by `online_dl`, with the options of `OnlineDictionary.for_activations`.
+
+    A tenth of the documents is held out, the same ones whatever the seed; see `Activations.split`. Rows beyond what 2 GiB hold
+    are thinned evenly.
+
+    Args:
+      activations: rows, (n, input_dim) or (documents, tokens, input_dim), a path of a file or folder of them, or what
+        `open_activations` returns.
+      width: atoms.
+      l0: mean L0 at which the dictionary is to be used.
+      seed: of what is learned.
+      documents: the document of each row of an array.
+      massive: "drop" leaves rows beyond ten times the median norm out, "keep" learns from them too; either way they are named.
+      visits: rows that are coded in the whole fit, for each atom: time grows with it, and a quarter still does well.
+      show_progress: whether to show a line of progress on a terminal or in a notebook.
+
+    Returns:
+      The dictionary.
+
+    Raises:
+      TypeError: an argument is not of the type that it should be of.
+      ValueError: the activations cannot be read, or an argument does not fit.
+    """
+    check_size("width", width)
+    check_seed(seed)
+    rows = _screened(_opened(activations, documents), massive)
+    check_number("l0", l0, above=0, below=min(width, rows.input_dim))
+    train, held_out = rows.split()
+    signals = _pool(train)
+    check_varies(signals)
+    found = _fit(OnlineDictionary.for_activations(width, l0, visits=visits), signals, width, seed)
+    return LearnedDictionary(found.model, l0, train, held_out, found.seconds)
+
+
+def _fit(learner: Learner, signals: Float[np.ndarray, "n input_dim"], width: int, seed: int, **options: Any) -> Fitted:
+    # Nothing is scored.
+    train, nothing = Split(signals), Split(signals[:1])
+    return fit(learner, [Task(train, nothing, nothing, width=int(width))], [jax.random.key(seed)], **options)[0].end
+
+
+def _pool(train: Activations) -> Float[np.ndarray, "n input_dim"]:
+    """The rows that are learned from, evenly spaced."""
+    return train.take(evenly_spaced(train.num_samples, max(1, POOL // train.input_dim)))
+
+
+def _all(rows: Activations) -> Float[np.ndarray, "n input_dim"]:
+    return rows.take(np.arange(rows.num_samples))
+
+
+def _opened(activations: Rows, documents: Int[ArrayLike, " n"] | None = None) -> Activations:
+    if isinstance(activations, Activations) and documents is None:
+        return activations
+    if isinstance(activations, str | os.PathLike):
+        activations = pathlib.Path(activations)
+    return open_activations(activations, documents=documents)
+
+
+def _screened(activations: Activations, policy: str) -> Activations:
+    """The rows that a policy leaves, once massive ones are named."""
+    check_choice("massive", policy, MASSIVE)
+    if len(activations.massive.rows):
+        logging.warning("%s; %s", describe(activations), "left out" if policy == "drop" else "kept")
+    return activations.without_massive() if policy == "drop" else activations
