@@ -87,9 +87,10 @@ class SparseAutoencoder(Learner):
         return self.encoder
 
     def _optimiser(self, num_samples: int):
-        total, rate = self.num_steps * -(-num_samples // self.batch_size), self.learning_rate
-        if self.schedule == "cosine":
-            rate = optax.warmup_cosine_decay_schedule(0.0, rate, max(1, total // 20), total)
+        total = max(2, self.num_steps * -(-num_samples // self.batch_size))
+        share = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(1, total // 20), total)
+        cosine = self.schedule == "cosine"
+        rate = (lambda step: self.learning_rate * share(step)) if cosine else self.learning_rate
         return optax.adamw(rate, b1=0.9, b2=0.999, weight_decay=self.weight_decay)
 
     def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray, base: Model | None = None) -> SAEState:

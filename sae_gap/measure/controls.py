@@ -23,40 +23,40 @@ class Control(NamedTuple):
     """A kind of dictionary.
 
     Attributes:
-      make: given training activations, a number of atoms and a random key, a model with unit atoms.
+      make: given training activations, a number of atoms, a mean L0 and a random key, a model with unit atoms.
       fewest: training samples that a number of atoms needs.
       work: multiply-adds that it takes to learn from so many samples, of so many dimensions, so many atoms, about.
     """
 
-    make: Callable[[Float[np.ndarray, "n input_dim"], int, PRNGKeyArray], Model]
+    make: Callable[[Float[np.ndarray, "n input_dim"], int, float, PRNGKeyArray], Model]
     fewest: Callable[[int], int] = lambda num_latents: 1
     work: Callable[[int, int, int], float] = lambda num_samples, input_dim, num_latents: 0.0
 
 
-def _random(signals, num_latents, key):
+def _random(signals, num_latents, l0, key):
     learner = Random()
     return learner.model(learner.init(Split(jnp.asarray(signals)), num_latents=num_latents, key=key))
 
 
-def _samples(signals, num_latents, key):
+def _samples(signals, num_latents, l0, key):
     mean = signals.mean(axis=0)
     chosen = jax.random.choice(key, len(signals), (num_latents,), replace=False)
     return Model(unit_atoms(jnp.asarray(signals[np.sort(np.asarray(chosen))] - mean).T)[0], jnp.asarray(mean))
 
 
-def _learner(num_samples: int, num_latents: int) -> OnlineDictionary:
-    return OnlineDictionary(centred=True, visits=max(LEAST_VISITS, num_samples / num_latents))
+def _learner(num_samples: int, num_latents: int, l0: float) -> OnlineDictionary:
+    return OnlineDictionary.for_activations(num_latents, l0, visits=max(LEAST_VISITS, num_samples / num_latents))
 
 
-def _online(signals, num_latents, key):
+def _online(signals, num_latents, l0, key):
     split = Split(jnp.asarray(signals))
     nothing = Split(split.signals[:1])
     task = Task(split, nothing, nothing, width=num_latents)
-    return fit(_learner(len(signals), num_latents), [task], [key])[0].end.model
+    return fit(_learner(len(signals), num_latents, l0), [task], [key])[0].end.model
 
 
 def _online_work(num_samples: int, input_dim: int, num_latents: int) -> float:
-    return _learner(num_samples, num_latents).work(num_samples, input_dim, num_latents)
+    return _learner(num_samples, num_latents, l0=1).work(num_samples, input_dim, num_latents)
 
 
 # The dictionaries that a subject is held against, by name, the best first. A new one is a function here and a line; its label
@@ -68,7 +68,7 @@ CONTROLS = {
 }
 
 
-def control(name: str, signals: Float[np.ndarray, "n input_dim"], num_latents: int, seed: int = 0) -> Model:
+def control(name: str, signals: Float[np.ndarray, "n input_dim"], num_latents: int, l0: float, seed: int = 0) -> Model:
     """A control dictionary. Its bias is the mean of the training activations.
 
     "random" draws unit atoms at random, "samples" takes training activations less their mean for atoms, and "online_dl"
@@ -79,6 +79,7 @@ def control(name: str, signals: Float[np.ndarray, "n input_dim"], num_latents: i
       name: one of `CONTROLS`.
       signals: training activations, (n, input_dim), none of those that the control is measured on.
       num_latents: atoms.
+      l0: mean L0 at which the dictionary is to be used.
       seed: of whatever is drawn.
 
     Returns:
@@ -89,7 +90,7 @@ def control(name: str, signals: Float[np.ndarray, "n input_dim"], num_latents: i
     """
     check_control(name, len(signals), num_latents)
     check_unmasked("signals", signals)
-    return CONTROLS[name].make(np.asarray(signals, np.float32), num_latents, jax.random.key(seed))
+    return CONTROLS[name].make(np.asarray(signals, np.float32), num_latents, l0, jax.random.key(seed))
 
 
 def check_control(name: str, num_samples: int, num_latents: int) -> None:

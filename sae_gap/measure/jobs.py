@@ -186,7 +186,7 @@ class _Jobs:
         def measure() -> list[Row]:
             train = plan.parts[0]
             pool = train.take(evenly_spaced(train.num_samples, max(first.num_latents, POOL // first.input_dim)))
-            model = control(name, pool, first.num_latents, plan.seed)
+            model = control(name, pool, first.num_latents, common, plan.seed)
             subject = dataclasses.replace(of_model(name, model), signed=first.signed, role="control")
             lam = find_weight(subject, x, min(common, DENSEST * subject.input_dim))
             points = _points(subject, x, {lam * share for share in SPREAD}, plan.members[0])

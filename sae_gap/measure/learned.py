@@ -3,8 +3,8 @@
 import dataclasses
 import math
 import os
-import pathlib
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse
 from absl import logging
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from sae_gap.core.checks import check_choice, check_number, check_seed, check_size
 from sae_gap.core.codes import by_rows
@@ -22,23 +22,31 @@ from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.activations.massive import describe
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
+from sae_gap.figures import tables
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.measure.atom_statistics import agreement
-from sae_gap.measure.front import check_varies, fvu
-from sae_gap.measure.plan import evenly_spaced
+from sae_gap.measure.front import check_varies, fvu, measure_front
+from sae_gap.measure.jobs import find_weight, run
+from sae_gap.measure.plan import Plan, evenly_spaced
 from sae_gap.measure.refit import refit as least_squares
+from sae_gap.measure.subject import of_model
+from sae_gap.measure.summary import front_lines
+from sae_gap.measure.verdict import Comparison, compare_dictionaries
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.own import save_sae
 from sae_gap.solvers import match_l0, sparse_code
+from sae_gap.storage.results import Row, Store
 from sae_gap.study.fitting import Fitted, fit
 
 # What may become of massive rows.
 MASSIVE = ("drop", "keep")
-# Rows that are coded at once, and those that a weight is found on.
-CHUNK, MATCHED = 1_024, 500
+# What rows of a measurement call it.
+LEARNED = "learned"
+# Rows that are coded at once, those that a weight is found on, and those that are scored.
+CHUNK, MATCHED, SCORED = 1_024, 500, 5_000
 # Floats of the rows that are learned from, which lie in memory together.
 POOL = 2**29
 # Of the encoder's training.
@@ -69,6 +77,32 @@ class Export(NamedTuple):
             f"{self.model.encode} trained in {self.seconds:.0f} s. Of the variance of held-out activations its codes leave "
             f"{self.fvu:.3f}, and certified codes at its L0 of {self.l0:.1f} leave {self.best_fvu:.3f}."
         )
+
+
+class Report(NamedTuple):
+    """What `LearnedDictionary.report` found.
+
+    Attributes:
+      fronts: a line for the dictionary and each control, as `sae_gap.measure.front_lines` has them.
+      best: the name of the best control; None without controls.
+      lead: what the dictionary explains, held against that.
+      rows: all that was measured.
+    """
+
+    fronts: list[Row]
+    best: str | None
+    lead: Comparison | None
+    rows: list[Row]
+
+    def __repr__(self) -> str:
+        names = {"dictionary": "dictionary", "at_l0": "L0", "front_fvu": "FVU, lasso", "front_refit_fvu": "FVU, least squares"}
+        shown = [{name: f"{v:.3f}" if isinstance(v := line[name], float) else v for name in names} for line in self.fronts]
+        own = self.fronts[0]
+        told = f"At L0 {own['at_l0']:.1f} it explains {100 * (1 - own['front_refit_fvu']):.1f} % of the variance"
+        told += f" of {own['samples']:,} rows"
+        if self.lead is not None:
+            told += f", the best control, {self.best}, {100 * self.lead.other:.1f} %: {self.lead}"
+        return f"{tables.format_table(shown, names)}\n\n{told}."
 
 
 class LearnedDictionary:
@@ -158,15 +192,50 @@ class LearnedDictionary:
         return rows @ self.atoms.T + self.bias
 
     def fvu(self, activations: Rows | None = None, l0: float | None = None, *, massive: str = "drop") -> float:
-        """The fraction of variance unexplained by `decode(encode(activations, l0))`; see `sae_gap.fvu`.
+        """The fraction of variance unexplained by certified codes of a mean L0, after least squares on their supports.
+
+        It is `report`'s figure: the weight is found on the very rows that are scored, so that figures at one L0 compare.
 
         Args:
           activations: what `learn` takes; None takes the rows that `learn` held out.
-          l0: as `encode` has it.
+          l0: mean L0; None takes that of `learn`.
           massive: "drop" leaves massive rows out and says so, "keep" counts them.
         """
+        x = self._scored(activations, massive)[1]
+        subject, l0 = of_model(LEARNED, self.model), self.l0 if l0 is None else l0
+        return measure_front(subject, x, [find_weight(subject, x, l0)]).points[0].refit_fvu
+
+    def report(
+        self,
+        activations: Rows | None = None,
+        l0: float | None = None,
+        *,
+        controls: Sequence[str] = ("random", "samples"),
+        massive: str = "drop",
+        show_progress: bool = True,
+    ) -> Report:
+        """What `measure_sae` says of the dictionary, on at most 5,000 rows, evenly spread.
+
+        Args:
+          activations: what `learn` takes; None takes the rows that `learn` held out.
+          l0: mean L0 at which dictionaries are compared; None takes that of `learn`.
+          controls: dictionaries of the same width to compare it with, which learn from the rows that it was learned from.
+          massive: "drop" leaves massive rows out and says so, "keep" counts them.
+          show_progress: whether to show a line of progress on a terminal or in a notebook.
+        """
+        rows = self._scored(activations, massive)[0]
+        subject = of_model(LEARNED, self.model)
+        plan = Plan([subject], self.train, l0=self.l0 if l0 is None else l0, controls=controls, held_out=rows)
+        with tempfile.TemporaryDirectory() as folder:
+            found = run(plan, Store(folder), show_progress=show_progress)
+        fronts = front_lines(found)
+        best = min(fronts[1:], key=lambda line: line["front_refit_fvu"], default=None)
+        lead = None if best is None else compare_dictionaries(found, LEARNED, best["dictionary"])
+        return Report(fronts, None if best is None else best["dictionary"], lead, found)
+
+    def _scored(self, activations: Rows | None, massive: str) -> tuple[Activations, Float[np.ndarray, "n input_dim"]]:
         rows = _screened(self.held_out if activations is None else self._opened(activations), massive)
-        return fvu(_all(rows), self.decode(self.encode(rows, l0)))
+        return rows, rows.take(evenly_spaced(rows.num_samples, SCORED))
 
     def sae(self, k: int | None = None, *, epochs: int | None = None, frozen: bool = True, seed: int = 0) -> Export:
         """A TopK SAE that starts from this dictionary and is trained on the rows that it was learned from.
@@ -195,18 +264,24 @@ class LearnedDictionary:
         gain = jnp.sum(few * first) / jnp.sum(first**2)
         start = dataclasses.replace(start, encoder=Affine.create(gain * self.model.decoder))
         epochs = math.ceil(STEPS * BATCH / len(signals)) if epochs is None else epochs
-        options = {"learning_rate": RATE, "weight_decay": 0.0, "batch_size": BATCH, "num_steps": epochs, "schedule": "cosine"}
+        options: dict[str, Any] = {
+            "learning_rate": RATE,
+            "weight_decay": 0.0,
+            "batch_size": BATCH,
+            "num_steps": epochs,
+            "schedule": "cosine",
+        }
         # Of its base only the model is asked for, which is `start`.
         learner = SparseAutoencoder(encoder, **options, frozen=frozen, base=OnlineDictionary())
         found = _fit(learner, signals, self.width, seed, bases=[start])
         model = found.model
         affine = Affine(model.encoder.weight, scale * model.encoder.bias)
         model = Model(model.decoder, self.model.bias + scale * model.bias, affine, encoder)
-        x = _all(self.held_out)
+        x = self._scored(None, "keep")[1]
         codes = encoder(model, jnp.asarray(x))
         l0 = float(jnp.mean(jnp.sum(codes != 0, axis=1)))
         left = fvu(x, codes @ model.decoder.T + model.bias)
-        return Export(model, found.seconds, l0, left, self.fvu(self.held_out, l0, massive="keep"))
+        return Export(model, found.seconds, l0, left, self.fvu(None, l0, massive="keep"))
 
     def save(self, folder: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None, **options: Any) -> Export:
         """Writes the SAE that `sae(**options)` makes, in the form that SAELens loads.
@@ -243,7 +318,7 @@ def learn(
     l0: float,
     *,
     seed: int = 0,
-    documents: Int[ArrayLike, " n"] | None = None,
+    documents: ArrayLike | None = None,
     massive: str = "drop",
     visits: float = 150.0,
     show_progress: bool = True,
@@ -284,7 +359,7 @@ def learn(
 
 def _fit(learner: Learner, signals: Float[np.ndarray, "n input_dim"], width: int, seed: int, **options: Any) -> Fitted:
     # Nothing is scored.
-    train, nothing = Split(signals), Split(signals[:1])
+    train, nothing = (Split(jnp.asarray(part)) for part in (signals, signals[:1]))
     return fit(learner, [Task(train, nothing, nothing, width=int(width))], [jax.random.key(seed)], **options)[0].end
 
 
@@ -293,16 +368,11 @@ def _pool(train: Activations) -> Float[np.ndarray, "n input_dim"]:
     return train.take(evenly_spaced(train.num_samples, max(1, POOL // train.input_dim)))
 
 
-def _all(rows: Activations) -> Float[np.ndarray, "n input_dim"]:
-    return rows.take(np.arange(rows.num_samples))
-
-
-def _opened(activations: Rows, documents: Int[ArrayLike, " n"] | None = None) -> Activations:
+def _opened(activations: Rows, documents: ArrayLike | None = None) -> Activations:
     if isinstance(activations, Activations) and documents is None:
         return activations
-    if isinstance(activations, str | os.PathLike):
-        activations = pathlib.Path(activations)
-    return open_activations(activations, documents=documents)
+    source: Any = activations if isinstance(activations, str | os.PathLike) else np.asarray(activations)
+    return open_activations(source, documents=None if documents is None else np.asarray(documents))
 
 
 def _screened(activations: Activations, policy: str) -> Activations:

@@ -36,13 +36,14 @@ class Plan:
 
     Args:
       subjects: SAEs and dictionaries; the first sets the width of the controls and the L0 at which dictionaries are compared.
-      activations: all of them.
+      activations: all of them or, with `held_out`, those that controls learn from.
       lam: the weight of the gap; None finds it.
       l0: the mean L0 at which the gap's weight is sought and dictionaries are compared; None takes the encoder's own.
       controls: names of control dictionaries.
       samples: held-out samples to score, at most.
       keep_massive: whether rows beyond ten times the median norm are looked at, learned from and scored like others.
       seed: of the split, and of whatever controls draw.
+      held_out: what is scored; None holds a tenth of the activations out.
       loaded: by name, what `load_report` says of SAEs on the scored samples.
     """
 
@@ -54,6 +55,7 @@ class Plan:
     samples: int = 5_000
     keep_massive: bool = False
     seed: int = 0
+    held_out: Activations | None = None
     loaded: Mapping[str, LoadReport] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
@@ -64,15 +66,20 @@ class Plan:
     @functools.cached_property
     def parts(self) -> tuple[Activations, Activations]:
         """The activations that controls learn from, and those held out."""
-        return self.kept.split(seed=self.seed)
+        if self.held_out is None:
+            return self.kept.split(seed=self.seed)
+        return self.kept, self.held_out if self.keep_massive else self.held_out.without_massive()
 
     @functools.cached_property
     def left_out(self) -> Float[np.ndarray, "n input_dim"]:
-        """Massive rows of held-out documents: the share of them that is scored of the others, and one at least."""
-        if self.kept is self.activations:
+        """Massive rows of what is held out: the share of them that is scored of the others, and one at least."""
+        if self.keep_massive:
             return np.zeros((0, self.activations.input_dim), np.float32)
-        held, massive = self.activations.split(seed=self.seed)[1], self.activations.massive.rows
-        rows = np.flatnonzero(np.isin(held.numbers, self.activations.numbers[massive]))
+        if self.held_out is None:
+            held, massive = self.activations.split(seed=self.seed)[1], self.activations.massive.rows
+            rows = np.flatnonzero(np.isin(held.numbers, self.activations.numbers[massive]))
+        else:
+            held, rows = self.held_out, self.held_out.massive.rows
         most = -(-len(rows) * len(self.places) // self.parts[1].num_samples)
         return held.take(rows[evenly_spaced(len(rows), most)])
 

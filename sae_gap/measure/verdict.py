@@ -246,6 +246,14 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
     return found
 
 
+def compare_dictionaries(rows: Iterable[Mapping[str, Any]], one: str, other: str) -> Comparison:
+    """What the best codes on two dictionaries, named as in the rows of `run`, explain at the common L0."""
+    rows = list(rows)
+    fronts, weights = by_subject(rows, "front"), by_subject(rows, "weight")
+    best, rival = (matched(fronts[name], weights[name][0], "common")["refit_errors"] for name in (one, other))
+    return compare(best, rival, next(row["variance"] for row in rows if row["kind"] == "documents"))
+
+
 def ranking(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Verdict], str]:
     """Several SAEs and dictionaries by what their best codes explain at one common L0, the best first.
 
@@ -258,10 +266,7 @@ def ranking(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Verdict], str]:
     rows = list(rows)
     ordered = sorted(verdict(rows), key=lambda each: -each.explained)
     first, second = ordered[:2]
-    fronts, weights = by_subject(rows, "front"), by_subject(rows, "weight")
-    one, other = (matched(fronts[each.dictionary], weights[each.dictionary][0], "common") for each in (first, second))
-    documents = next(row for row in rows if row["kind"] == "documents")
-    lead = compare(one["refit_errors"], other["refit_errors"], documents["variance"])
+    lead = compare_dictionaries(rows, first.dictionary, second.dictionary)
     best = f"the dictionary of {first.dictionary} is the best" if lead.sign else "no dictionary is the best beyond doubt"
     return ordered, (
         f"At L0 {first.common_l0:.1f} {best}: the best codes of {first.dictionary} explain {_share(lead.one)} of the variance, "

@@ -115,7 +115,8 @@ def test_epochs_of_training_against_one_written_by_hand(name, schedule, frozen):
     expected = train(signals, start, orders, *BY_HAND[name], renormalise_every=2, rate=rate, frozen=frozen)
     for epoch, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         for place, (parameter, other, initial) in enumerate(zip(ours, theirs, start, strict=True)):
-            np.testing.assert_allclose(parameter, other, rtol=0, atol=1e-10)
+            # Optax keeps the step of a schedule in single precision.
+            np.testing.assert_allclose(parameter, other, rtol=0, atol=1e-10 if schedule == "constant" else 1e-8)
             assert (np.abs(parameter - initial).max() > 4e-4) == (not frozen or place > 1)
         lengths = np.linalg.norm(ours[0], axis=0)
         assert np.allclose(lengths, 1, rtol=0, atol=1e-12) == (frozen or epoch % 2 == 0)

@@ -15,17 +15,17 @@ def signals(task):
 
 @pytest.mark.parametrize("name", CONTROLS)
 def test_atoms_have_unit_length_and_the_bias_is_the_mean(name, signals):
-    model = control(name, signals, 20)
+    model = control(name, signals, 20, 3)
     np.testing.assert_allclose(np.linalg.norm(model.dictionary, axis=0), 1, rtol=1e-5)
     np.testing.assert_allclose(model.bias, signals.mean(axis=0), rtol=1e-4)
     assert model.dictionary.shape == (signals.shape[1], 20) and model.encode is None
-    same, other = control(name, signals, 20), control(name, signals, 20, seed=1)
+    same, other = control(name, signals, 20, 3), control(name, signals, 20, 3, seed=1)
     np.testing.assert_array_equal(model.dictionary, same.dictionary)
     assert np.abs(np.asarray(model.dictionary - other.dictionary)).max() > 0.01
 
 
 def test_samples_are_distinct_samples(signals):
-    atoms = np.asarray(control("samples", signals, 30).dictionary)
+    atoms = np.asarray(control("samples", signals, 30, 3).dictionary)
     centred = signals - signals.mean(axis=0)
     cosines = (centred / np.linalg.norm(centred, axis=1, keepdims=True)) @ atoms
     assert len(set(cosines.argmax(axis=0))) == 30
@@ -35,14 +35,14 @@ def test_samples_are_distinct_samples(signals):
 def test_what_is_learned_beats_what_is_drawn(signals):
     errors = {}
     for name in ("online_dl", "random"):
-        errors[name] = measure_front(of_model(name, control(name, signals, 20)), signals, [0.1]).points[0].refit_fvu
+        errors[name] = measure_front(of_model(name, control(name, signals, 20, 3)), signals, [0.1]).points[0].refit_fvu
     assert errors["online_dl"] < 0.5 * errors["random"]
 
 
 def test_what_cannot_be_made_is_refused(signals):
     with pytest.raises(ValueError, match="choose from random, samples, online_dl"):
-        control("pca", signals, 4)
+        control("pca", signals, 4, 3)
     with pytest.raises(ValueError, match="6 atoms need 6 training samples"):
-        control("samples", signals[:5], 6)
+        control("samples", signals[:5], 6, 3)
     with pytest.raises(ValueError, match="6 atoms need 1 training samples"):
-        control("random", signals[:0], 6)
+        control("random", signals[:0], 6, 3)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -174,7 +174,7 @@ class OnlineDictionary(Learner):
             check_flag(name, getattr(self, name))
 
     @classmethod
-    def for_activations(cls, num_latents: int, sparsity: float, *, visits: float = 150.0, **options) -> "OnlineDictionary":
+    def for_activations(cls, num_latents: int, sparsity: float, *, visits: float = 150.0, **options: Any) -> "OnlineDictionary":
         """The options that suit a network's activations, from which the same rows are learned more than once.
 
         Activations leave more residual than the paper's world and use their atoms less evenly. So minibatches are larger, and
@@ -188,7 +188,13 @@ class OnlineDictionary(Learner):
           visits: samples coded in the whole fit, for each latent.
           **options: further options, in the place of these.
         """
-        chosen = {"visits": visits, "batch_size": round(1.43 * num_latents), "rates": RATES, "margin": 4.0, "weak": WEAK}
+        chosen: dict[str, Any] = {
+            "visits": visits,
+            "batch_size": round(1.43 * num_latents),
+            "rates": RATES,
+            "margin": 4.0,
+            "weak": WEAK,
+        }
         chosen |= {"num_slots": 4 * math.ceil(sparsity / 2), "centred": True}
         return cls(**(chosen | options))
 

@@ -1,0 +1,125 @@
+"""The front door, on a task whose dictionary is known: what it codes, scores and writes, by SciPy and by hand."""
+
+import numpy as np
+import pytest
+import scipy.optimize
+
+import sae_gap
+from sae_gap import Setting
+
+WIDTH, L0 = 40, 3
+
+
+@pytest.fixture(scope="module")
+def task():
+    return sae_gap.draw(Setting(num_latents=WIDTH, sparsity=L0, num_samples=4_000, input_dim=30))
+
+
+@pytest.fixture(scope="module")
+def activations(task):
+    """With a mean of their own and two massive rows."""
+    x = np.array(task.train.signals) + 2
+    x[[5, 700]] *= 300
+    return x
+
+
+@pytest.fixture(scope="module")
+def learned(activations):
+    return sae_gap.learn(activations, WIDTH, L0, visits=40)
+
+
+@pytest.fixture(scope="module")
+def fresh(task):
+    return np.asarray(task.id.signals)[:300] + 2
+
+
+def test_it_finds_the_dictionary_whatever_the_massive_rows(task, activations, learned):
+    kept = sae_gap.learn(activations, WIDTH, L0, visits=40, massive="keep")
+    assert learned.train.num_samples + learned.held_out.num_samples == len(activations) - 2
+    assert kept.train.num_samples + kept.held_out.num_samples == len(activations)
+    for dictionary in (learned, kept):
+        assert dictionary.agreement(np.asarray(task.dictionary)) > 0.9
+
+
+def test_the_same_seed_gives_the_same_bits_from_a_file_and_another_agrees(tmp_path, activations, learned):
+    np.save(tmp_path / "x.npy", activations)
+    again, other = (sae_gap.learn(str(tmp_path / "x.npy"), WIDTH, L0, visits=40, seed=seed) for seed in (0, 1))
+    np.testing.assert_array_equal(again.atoms, learned.atoms)
+    assert 0.95 < learned.agreement(other) < 1 - 1e-6
+    assert sae_gap.agreement(learned, other.model) == pytest.approx(learned.agreement(other), abs=1e-6)
+
+
+def test_codes_are_the_certified_lasso_and_least_squares_on_its_support(learned, fresh):
+    y, lam = fresh.astype(float) - learned.bias, learned.lam()
+    lasso, codes = learned.encode(fresh, refit=False), learned.encode(fresh)
+    assert learned.certificate < 1e-5
+    values = lasso.toarray().astype(float)
+    assert values.min() == 0 and np.count_nonzero(values, axis=1).mean() == pytest.approx(L0, rel=0.1)
+    # No direction lowers ½‖y - D z‖² + λ Σz: its slope is zero where z > 0 and not negative elsewhere.
+    slope = lam - (y - values @ learned.atoms.T) @ learned.atoms
+    assert np.abs(slope[values > 0]).max() < 1e-3 * lam and slope.min() > -1e-3 * lam
+    for target, row, own in zip(y[:20], values, codes.toarray(), strict=False):
+        best = np.zeros(WIDTH)
+        # SciPy crashes on a matrix without columns.
+        if row.any():
+            best[row > 0] = scipy.optimize.nnls(learned.atoms[:, row > 0].astype(float), target)[0]
+        np.testing.assert_allclose(own, best, atol=1e-4)
+
+
+def test_the_codes_of_a_row_do_not_depend_on_its_company(learned, fresh):
+    together = learned.encode(fresh).toarray()
+    np.testing.assert_allclose(learned.encode(fresh[7:8]).toarray()[0], together[7], atol=1e-4)
+
+
+def test_its_fvu_is_that_of_the_report(learned, fresh):
+    report = learned.report(fresh)
+    assert {line["dictionary"] for line in report.fronts} == {"learned", "random", "samples"}
+    assert learned.fvu(fresh) == pytest.approx(report.fronts[0]["front_refit_fvu"], rel=1e-4)
+    assert report.best == "samples" and report.lead.low > 0 and "samples" in repr(report)
+    # By the codes at the weight of the rows that were learned from, which have about this L0.
+    x, rebuilt = fresh.astype(float), learned.decode(learned.encode(fresh))
+    by_hand = np.sum((x - rebuilt) ** 2) / np.sum((x - x.mean(axis=0)) ** 2)
+    assert learned.fvu(fresh) == pytest.approx(by_hand, rel=0.15)
+    assert learned.fvu(l0=2 * L0) < learned.fvu() < learned.fvu(l0=L0 / 2)
+
+
+def test_massive_rows_are_left_out_of_a_score_unless_they_are_kept(learned, fresh):
+    spoilt = np.concatenate([fresh, 12 * fresh[:1]])
+    assert learned.fvu(spoilt) == pytest.approx(learned.fvu(fresh), rel=1e-6)
+    assert learned.fvu(spoilt, massive="keep") != pytest.approx(learned.fvu(fresh), rel=0.01)
+    assert learned.encode(spoilt).shape == (301, WIDTH)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(tmp_path, learned, fresh, frozen):
+    made = learned.save(tmp_path / "sae", frozen=frozen, epochs=20)
+    sae = sae_gap.load_sae(tmp_path / "sae")
+    codes = sae.encode(fresh)
+    np.testing.assert_allclose(codes, made.model.encode(made.model, fresh), atol=1e-5)
+    assert np.count_nonzero(codes, axis=1).max() == L0
+    assert (learned.agreement(sae) > 1 - 1e-5) == frozen
+    held = learned.held_out.take(np.arange(learned.held_out.num_samples))
+    assert sae_gap.fvu(held, sae.decode(sae.encode(held))) == pytest.approx(made.fvu, rel=1e-4)
+    # Codes of an encoder cannot beat the best ones on the same dictionary.
+    assert not frozen or made.fvu > made.best_fvu
+    assert f"{made.fvu:.3f}" in repr(made)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda x, d: sae_gap.learn(x, 0, L0), "width"),
+        (lambda x, d: sae_gap.learn(x, WIDTH, 31), "l0"),
+        (lambda x, d: sae_gap.learn(x, WIDTH, L0, seed=-1), "seed"),
+        (lambda x, d: sae_gap.learn(x, WIDTH, L0, massive="clip"), "massive"),
+        (lambda x, d: sae_gap.learn(np.ones((50, 30), np.float32), WIDTH, L0), "alike"),
+        (lambda x, d: sae_gap.learn("nowhere.npy", WIDTH, L0), "neither a file nor a folder"),
+        (lambda x, d: d.encode(x[:, :29]), "30 dimensions"),
+        (lambda x, d: d.encode(x, l0=0), "l0"),
+        (lambda x, d: d.agreement(np.ones((30, 5), np.float32)), "one shape"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_sentence(activations, learned, call, match):
+    with pytest.raises(ValueError, match=match) as error:
+        call(activations, learned)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
