@@ -102,6 +102,9 @@ class Report(NamedTuple):
         told += f" of {own['samples']:,} rows"
         if self.lead is not None:
             told += f", the best control, {self.best}, {100 * self.lead.other:.1f} %: {self.lead}"
+        for row in self.rows:
+            if row["kind"] == "massive" and row["dictionary"] == LEARNED:
+                told += f". With {row['rows']} massive rows its FVU is {row['lasso_fvu']:.3f}"
         return f"{tables.format_table(shown, names)}\n\n{told}."
 
 
@@ -201,7 +204,7 @@ class LearnedDictionary:
           l0: mean L0; None takes that of `learn`.
           massive: "drop" leaves massive rows out and says so, "keep" counts them.
         """
-        x = self._scored(activations, massive)[1]
+        x = self._scored(activations, massive)
         subject, l0 = of_model(LEARNED, self.model), self.l0 if l0 is None else l0
         return measure_front(subject, x, [find_weight(subject, x, l0)]).points[0].refit_fvu
 
@@ -223,9 +226,17 @@ class LearnedDictionary:
           massive: "drop" leaves massive rows out and says so, "keep" counts them.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
         """
-        rows = self._scored(activations, massive)[0]
-        subject = of_model(LEARNED, self.model)
-        plan = Plan([subject], self.train, l0=self.l0 if l0 is None else l0, controls=controls, held_out=rows)
+        rows = self.held_out if activations is None else self._opened(activations)
+        _screened(rows, massive)
+        plan = Plan(
+            [of_model(LEARNED, self.model)],
+            self.train,
+            l0=self.l0 if l0 is None else l0,
+            controls=controls,
+            samples=SCORED,
+            keep_massive=massive == "keep",
+            held_out=rows,
+        )
         with tempfile.TemporaryDirectory() as folder:
             found = run(plan, Store(folder), show_progress=show_progress)
         fronts = front_lines(found)
@@ -233,9 +244,9 @@ class LearnedDictionary:
         lead = None if best is None else compare_dictionaries(found, LEARNED, best["dictionary"])
         return Report(fronts, None if best is None else best["dictionary"], lead, found)
 
-    def _scored(self, activations: Rows | None, massive: str) -> tuple[Activations, Float[np.ndarray, "n input_dim"]]:
+    def _scored(self, activations: Rows | None, massive: str) -> Float[np.ndarray, "n input_dim"]:
         rows = _screened(self.held_out if activations is None else self._opened(activations), massive)
-        return rows, rows.take(evenly_spaced(rows.num_samples, SCORED))
+        return rows.take(evenly_spaced(rows.num_samples, SCORED))
 
     def sae(self, k: int | None = None, *, epochs: int | None = None, frozen: bool = True, seed: int = 0) -> Export:
         """A TopK SAE that starts from this dictionary and is trained on the rows that it was learned from.
@@ -277,7 +288,7 @@ class LearnedDictionary:
         model = found.model
         affine = Affine(model.encoder.weight, scale * model.encoder.bias)
         model = Model(model.decoder, self.model.bias + scale * model.bias, affine, encoder)
-        x = self._scored(None, "keep")[1]
+        x = self._scored(None, "keep")
         codes = encoder(model, jnp.asarray(x))
         l0 = float(jnp.mean(jnp.sum(codes != 0, axis=1)))
         left = fvu(x, codes @ model.decoder.T + model.bias)

@@ -40,7 +40,7 @@ def test_what_is_learned_beats_what_is_drawn(signals):
 
 
 def test_what_cannot_be_made_is_refused(signals):
-    with pytest.raises(ValueError, match="choose from random, samples, online_dl"):
+    with pytest.raises(ValueError, match="choose from online_dl, samples, random"):
         control("pca", signals, 4, 3)
     with pytest.raises(ValueError, match="6 atoms need 6 training samples"):
         control("samples", signals[:5], 6, 3)

@@ -72,10 +72,11 @@ def test_the_codes_of_a_row_do_not_depend_on_its_company(learned, fresh):
 
 
 def test_its_fvu_is_that_of_the_report(learned, fresh):
-    report = learned.report(fresh)
+    report = learned.report(np.concatenate([fresh, 300 * fresh[:1]]))
     assert {line["dictionary"] for line in report.fronts} == {"learned", "random", "samples"}
     assert learned.fvu(fresh) == pytest.approx(report.fronts[0]["front_refit_fvu"], rel=1e-4)
     assert report.best == "samples" and report.lead.low > 0 and "samples" in repr(report)
+    assert "With 1 massive row" in repr(report)
     # By the codes at the weight of the rows that were learned from, which have about this L0.
     x, rebuilt = fresh.astype(float), learned.decode(learned.encode(fresh))
     by_hand = np.sum((x - rebuilt) ** 2) / np.sum((x - x.mean(axis=0)) ** 2)
