@@ -46,7 +46,7 @@ def _saelens(rows: np.ndarray, steps: int, folder: pathlib.Path) -> None:
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
-    sizes: dict[str, Any] = {"d_in": rows.shape[1], "d_sae": FLAGS.num_latents, "k": FLAGS.sparsity}
+    sizes: dict[str, Any] = {"d_in": rows.shape[1], "d_sae": FLAGS.width, "k": FLAGS.sparsity}
     sae = TopKTrainingSAE(TopKTrainingSAEConfig(**sizes))
     length = {"total_training_samples": steps * FLAGS.batch_size, "train_batch_size_samples": FLAGS.batch_size}
     config = SAETrainerConfig(**length, lr_end=3e-5, lr_warm_up_steps=steps // 10)
@@ -61,7 +61,7 @@ def _dictionary_learning(rows: np.ndarray, steps: int, folder: pathlib.Path) -> 
     warm = steps // 10
     named: dict[str, Any] = {"layer": 0, "lm_name": "activations", "seed": FLAGS.seed, "device": "cpu"}
     rates = {"warmup_steps": warm, "threshold_start_step": warm}
-    trainer = TopKTrainer(steps, rows.shape[1], FLAGS.num_latents, FLAGS.sparsity, **named, **rates)
+    trainer = TopKTrainer(steps, rows.shape[1], FLAGS.width, FLAGS.sparsity, **named, **rates)
     for step, batch in enumerate(batches(rows, steps, FLAGS.batch_size, FLAGS.seed)):
         trainer.update(step, torch.from_numpy(batch))
     folder.mkdir(parents=True)
@@ -74,8 +74,8 @@ def _sparsify(rows: np.ndarray, steps: int, folder: pathlib.Path) -> None:
     from sparsify import SparseCoder
     from sparsify.config import SparseCoderConfig
 
-    sae = SparseCoder(rows.shape[1], SparseCoderConfig(num_latents=FLAGS.num_latents, k=FLAGS.sparsity))
-    optimiser = torch.optim.Adam(sae.parameters(), lr=2e-4 / (FLAGS.num_latents / 2**14) ** 0.5)
+    sae = SparseCoder(rows.shape[1], SparseCoderConfig(num_latents=FLAGS.width, k=FLAGS.sparsity))
+    optimiser = torch.optim.Adam(sae.parameters(), lr=2e-4 / (FLAGS.width / 2**14) ** 0.5)
     warm = max(1, steps // 10)
     rate = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))

@@ -10,6 +10,9 @@ rows) of
   lasso        the certified lasso on the same dictionary, at the λ whose codes are as sparse as was asked
   refit        the least squares on the lasso's supports
 
+Massive rows, of more than ten times the median norm, are left out of learning and of these figures; --massive=keep learns from
+them as from rows of the median norm. Either way columns `with massive rows` hold the FVU where held-out ones count.
+
 Fitted models are kept under --models_dir, so that a run that was stopped goes on.
 
   python -m sae_gap train_real --activations=results/real_activations/minilm_layer3.npz
@@ -17,6 +20,7 @@ Fitted models are kept under --models_dir, so that a run that was stopped goes o
 
 import dataclasses
 import datetime
+import functools
 import io
 import sys
 import time
@@ -27,12 +31,13 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags, logging
 from jaxtyping import Array, Float
+from tqdm import tqdm
 
 from benchmarks import cli
 from benchmarks.real import training_flags
 from sae_gap.core import identity
 from sae_gap.core.types import Model, Task
-from sae_gap.data.activations import Activations, fetched
+from sae_gap.data.activations import Activations, fetched, massive
 from sae_gap.data.recording import Recording
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.jumprelu import JumpReLU
@@ -43,9 +48,9 @@ from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure import check_varies, describe_atoms, fvu
-from sae_gap.runtime import devices, distributed
+from sae_gap.runtime import devices, distributed, progress
 from sae_gap.saes.own import files_of
-from sae_gap.solvers import match_l0
+from sae_gap.solvers import match_l0, sparse_code
 from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
 from sae_gap.study.fitting import Fitted
@@ -66,6 +71,8 @@ EVERY = (*METHODS, INCOHERENT, FAMILIES)
 CELL = ("method", "num_latents", "sparsity")
 METRICS = {"l0_own": "L0 own", "fvu_own": "FVU own", "fvu_own_refit": "refit", "l0_lasso": "L0 lasso"}
 METRICS |= {"fvu_lasso": "FVU lasso", "fvu_lasso_refit": "lasso refit", "fit_seconds": "fit s"}
+# Where a held-out row is massive.
+WITH_MASSIVE = {"fvu_own_massive": "FVU own with massive rows", "fvu_lasso_massive": "FVU lasso with massive rows"}
 
 FLAGS = flags.FlagValues()
 training_flags.define(FLAGS)
@@ -74,6 +81,7 @@ PENALTY_SCALE = "Factor on the penalties of relu and jumprelu, which become the 
 flags.DEFINE_float("penalty_scale", 1.0, PENALTY_SCALE, lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_float("visits", 150.0, "Rows that online_dl sees for each latent.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("max_scored", 1000, "Held-out rows to score, evenly spaced.", lower_bound=2, flag_values=FLAGS)
+flags.DEFINE_enum("massive", "drop", ["drop", "keep"], "Whether to learn from massive rows.", flag_values=FLAGS)
 flags.DEFINE_string("models_dir", None, "Where fitted models are kept.  [models, beside this folder]", flag_values=FLAGS)
 cli.define_distributed(FLAGS)
 
@@ -81,7 +89,7 @@ cli.define_distributed(FLAGS)
 def learner_of(
     name: str,
     *,
-    num_latents: int,
+    width: int,
     sparsity: int,
     input_dim: int,
     variance: float,
@@ -97,7 +105,7 @@ def learner_of(
     penalties on the number of codes with all of it; `penalty_scale` is a factor on either.
     """
     if name in ("online_dl", INCOHERENT, FAMILIES):
-        online = OnlineDictionary.for_activations(num_latents, sparsity, visits=visits, incoherent=name != "online_dl")
+        online = OnlineDictionary.for_activations(width, sparsity, visits=visits, incoherent=name != "online_dl")
         return Families(margin=online.margin, num_slots=online.num_slots, base=online) if name == FAMILIES else online
     scale = (3 * variance / sparsity) ** 0.5
     learner = by_name.tuned_sae(name, sparsity=sparsity, input_dim=input_dim, num_steps=epochs, batch_size=batch_size)
@@ -108,8 +116,18 @@ def learner_of(
     return dataclasses.replace(learner, encoder=encoder, penalty=penalty)
 
 
-def score(model: Model, rows: Float[np.ndarray, "n input_dim"], sparsity: int) -> dict[str, float]:
-    """The FVU of a model's own codes, if it has an encoder, and of the lasso's, before and after least squares."""
+def score(
+    model: Model, rows: Float[np.ndarray, "n input_dim"], sparsity: int, massive: Float[np.ndarray, "m input_dim"], share: float
+) -> dict[str, float]:
+    """The FVU of a model's own codes, if it has an encoder, and of the lasso's, before and after least squares.
+
+    Args:
+      model: what was learned.
+      rows: held-out rows without massive ones.
+      sparsity: the mean L0 of the lasso's codes.
+      massive: the massive ones.
+      share: of all held-out rows that are not massive, those in `rows`; massive ones weigh so much beside them.
+    """
     signals = devices.place(jnp.asarray(rows), devices.own_mesh())
     found: dict[str, float] = {}
 
@@ -119,14 +137,25 @@ def score(model: Model, rows: Float[np.ndarray, "n input_dim"], sparsity: int) -
     def refitted(model: Model, codes: Float[Array, "n num_latents"]) -> float:
         return unexplained(model, least_squares(signals - model.bias, model.decoder, codes != 0))
 
+    def with_massive(model: Model, codes: Float[Array, "n num_latents"], others: Float[Array, "m num_latents"]) -> float:
+        every, weights = np.concatenate([rows, massive]).astype(np.float64), np.repeat([1, share], [len(rows), len(massive)])
+        left = np.asarray(every - jnp.concatenate([codes, others]) @ model.decoder.T - model.bias)
+        centred = every - np.average(every, axis=0, weights=weights)
+        return float(weights @ (left**2).sum(axis=1) / (weights @ (centred**2).sum(axis=1)))
+
     if model.encode is not None:
         codes = model.encode(model, signals)
+        if len(massive):
+            found["fvu_own_massive"] = with_massive(model, codes, model.encode(model, jnp.asarray(massive)))
         found |= {"l0_own": float(jnp.mean(jnp.sum(codes != 0, axis=1))), "fvu_own": unexplained(model, codes)}
         found["fvu_own_refit"] = refitted(model, codes)
     unit = dataclasses.replace(model, dictionary=unit_atoms(model.decoder)[0])
     lam, solution = match_l0(signals - unit.bias, unit.decoder, sparsity)
     relative = solution.gap / jnp.maximum(solution.objective, jnp.finfo(solution.gap.dtype).tiny)
     found |= {"lam": float(lam), "l0_lasso": float(jnp.mean(jnp.sum(solution.codes != 0, axis=1)))}
+    if len(massive):
+        others = sparse_code(jnp.asarray(massive) - unit.bias, unit.decoder, lam).codes
+        found["fvu_lasso_massive"] = with_massive(unit, solution.codes, others)
     found |= {"fvu_lasso": unexplained(unit, solution.codes), "certificate": float(jnp.max(relative))}
     return found | {"fvu_lasso_refit": refitted(unit, solution.codes)}
 
@@ -163,7 +192,7 @@ def learners_of(task: Task, variance: float) -> dict[str, Learner]:
       cli.UsageError: one cannot learn from these data.
     """
     options: dict[str, Any] = {
-        name: FLAGS[name].value for name in ("num_latents", "sparsity", "batch_size", "visits", "penalty_scale")
+        name: FLAGS[name].value for name in ("width", "sparsity", "batch_size", "visits", "penalty_scale")
     }
     options |= {"epochs": max(1, round(FLAGS.epochs)), "input_dim": task.input_dim, "variance": variance}
     learners = {name: learner_of(name, **options) for name in FLAGS.methods}
@@ -174,12 +203,14 @@ def learners_of(task: Task, variance: float) -> dict[str, Learner]:
     return learners
 
 
-def keep(store: results.Store, key: str, row: results.Row, end: Fitted, rows: np.ndarray) -> None:
+def keep(
+    store: results.Store, key: str, row: results.Row, end: Fitted, rows: np.ndarray, massive: np.ndarray, share: float
+) -> None:
     """Scores a model and stores its row."""
-    scores = score(end.model, rows, FLAGS.sparsity)
+    scores = score(end.model, rows, FLAGS.sparsity, massive, share)
     copies = describe_atoms(end.model.decoder).duplicates
     row = row | scores | {"fit_seconds": end.seconds, "num_scored": len(rows), "duplicates": copies}
-    if copies > MANY * FLAGS.num_latents:
+    if copies > MANY * FLAGS.width:
         logging.warning("%s has %d atoms that are copies of others: it is narrower than it looks.", row["method"], copies)
     l0 = scores.get("l0_own", FLAGS.sparsity)
     if not 0.5 < l0 / FLAGS.sparsity < 2:
@@ -187,6 +218,12 @@ def keep(store: results.Store, key: str, row: results.Row, end: Fitted, rows: np
         logging.warning(told, row["method"], l0, FLAGS.sparsity)
     made = {"device": devices.describe(), "date": datetime.datetime.now(datetime.UTC).isoformat()}
     store.append([row | results.provenance() | made | {"key": key, "job": key}])
+
+
+def show(line: tqdm, learner: Learner, fitted: Learner, place: int, steps: int) -> None:
+    """Moves a line of progress to the steps of its learner; its bases go before."""
+    if fitted is learner:
+        line.update(steps - line.n)
 
 
 def latest(rows: Sequence[results.Row], current: Container[str]) -> list[results.Row]:
@@ -203,19 +240,25 @@ def main() -> None:
     results_dir = cli.folder(FLAGS.results_dir)
     models_dir = results_dir / "models" if FLAGS.models_dir is None else cli.folder(FLAGS.models_dir)
     directory = results_dir / NAME
+    keeps = FLAGS.massive == "keep"
     with cli.usage():
         path = fetched(FLAGS.activations)
-        source = Recording(path, FLAGS.num_latents, FLAGS.sparsity, FLAGS.seed, HELD_OUT, FLAGS.key)
-        train, held = source.activations().split(HELD_OUT)
-        task, rows = source.task(), scored(held)
+        source = Recording(path, FLAGS.width, FLAGS.sparsity, FLAGS.seed, HELD_OUT, FLAGS.key, keep_massive=keeps)
+        whole = source.activations()
+        (_, held), (train, lean) = whole.split(HELD_OUT), whole.without_massive().split(HELD_OUT)
+        task, rows = source.task(), scored(lean)
         check_varies(rows)
         learners = learners_of(task, variance_of(train))
         directory.require_writable()
-    logging.info("%d rows to learn from, %d held out", train.num_samples, held.num_samples)
+    if keeps and len(whole.massive.rows):
+        logging.warning("kept, and learned from as of the median norm: %s", massive.describe(whole))
+    logging.info("%d rows to learn from, %d held out", len(task.train.signals), len(task.id.signals))
     store, models, current = results.Store(directory), Models(models_dir), set()
-    for name, learner in learners.items():
+    for place, (name, learner) in enumerate(learners.items(), 1):
         began = time.process_time()
-        end = models.fit(learner, [source], [task], mesh=devices.mesh())[0].end
+        with progress.bar(learner.num_steps, f"{name} ({place} of {len(learners)})", unit="step") as line:
+            watch = None if line.disable else functools.partial(show, line, learner)
+            end = models.fit(learner, [source], [task], mesh=devices.mesh(), watch=watch)[0].end
         logging.info("%s: %.0f s of the processor; fitted in %.0f s", name, time.process_time() - began, end.seconds)
         fit, options = models.folder(learner, source), results.key({"options": identity.describe(learner)})
         row = {"study": NAME, "method": name, "fit": None if fit is None else fit.name, "learner": options} | source.asdict()
@@ -225,13 +268,14 @@ def main() -> None:
         if distributed.is_first():
             save(end.model, directory / name)
             if key not in store.keys():  # noqa: SIM118
-                keep(store, key, row, end, rows)
+                keep(store, key, row, end, rows, held.take(held.massive.rows), len(rows) / lean.num_samples)
     if distributed.is_first():
         data = source.asdict()["data"]
         alike = [row for row in store.rows() if (row["data"], row["num_scored"]) == (data, len(rows))]
-        summary = tables.summarise(latest(alike, current), by=CELL, metrics=list(METRICS))
+        metrics = METRICS | {name: heading for name, heading in WITH_MASSIVE.items() if any(name in row for row in alike)}
+        summary = tables.summarise(latest(alike, current), by=CELL, metrics=list(metrics))
         tables.write_table(directory, "summary.csv", summary)
-        sys.stdout.write(tables.format_table(summary, {"method": "method", "num_latents": "latents", **METRICS}) + "\n")
+        sys.stdout.write(tables.format_table(summary, {"method": "method", "num_latents": "latents", **metrics}) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ these are distinct, by the last column all of them, that is the cosine of the be
 is one device, and XLA_FLAGS=--xla_force_host_platform_device_count=2 makes it two. With --distributed many processes share it:
 processors are those of all, and the memory is that of the process which held most.
 
-  python -m sae_gap learn_stream --num_latents=30000 --num_samples=3600000 --passes=2 --rates=0.3,0.04,0.01
-  python -m sae_gap learn_stream --num_latents=1000 --num_samples=100000
-  python -m sae_gap learn_stream --num_latents=100000 --num_samples=12000000 --passes=2 --rounds=3
+  python -m sae_gap learn_stream --width=30000 --num_samples=3600000 --passes=2 --rates=0.3,0.04,0.01
+  python -m sae_gap learn_stream --width=1000 --num_samples=100000
+  python -m sae_gap learn_stream --width=100000 --num_samples=12000000 --passes=2 --rounds=3
 """
 
 import statistics
@@ -46,7 +46,7 @@ COLUMNS = {
 
 FLAGS = flags.FlagValues()
 _COUNTS: dict[str, tuple[int | None, str]] = {
-    "num_latents": (1_000, "Width of the dictionary."),
+    "width": (1_000, "Latents of the samples, and atoms to learn."),
     "sparsity": (10, "Active latents of a sample."),
     "num_samples": (120_000, "Different samples of the stream."),
     "passes": (1, "How often the stream is gone through."),
@@ -103,7 +103,7 @@ def main() -> None:
     rates = None if FLAGS.rates is None else tuple(cli.parse_numbers("rates", [rate])[0] for rate in FLAGS.rates)
     num_samples, num_steps = FLAGS.num_samples, FLAGS.num_steps
     with cli.usage():
-        setting = Setting(FLAGS.num_latents, FLAGS.sparsity, num_samples, FLAGS.seed, stream=True)
+        setting = Setting(FLAGS.width, FLAGS.sparsity, num_samples, FLAGS.seed, stream=True)
         stream = Stream(setting)
         if num_samples * FLAGS.passes < num_steps:
             raise ValueError(f"--num_samples={num_samples} are too few for --num_steps={num_steps} rounds.")

@@ -20,7 +20,7 @@ from sae_gap.core.checks import check_callable, check_flag, check_sequence
 from sae_gap.core.types import Model, Task
 from sae_gap.learners.fit_checks import check_fit
 from sae_gap.learners.learner import Learner
-from sae_gap.runtime import devices, distributed, sharding
+from sae_gap.runtime import devices, distributed, progress, sharding
 from sae_gap.runtime.cores import cores
 from sae_gap.storage.trees import Checkpoint
 
@@ -69,7 +69,7 @@ class Fit:
 def fit(
     learner: Learner,
     tasks: Sequence[Task],
-    keys: Sequence[PRNGKeyArray],
+    keys: Sequence[int | PRNGKeyArray],
     *,
     at: Sequence[int] = (),
     bases: Sequence[Model] | None = None,
@@ -77,6 +77,7 @@ def fit(
     checkpoints: Sequence[Checkpoint] | None = None,
     keep: Callable[[int, Fitted], None] | None = None,
     watch: Callable[[int, int], None] | None = None,
+    show_progress: bool = True,
     mesh: Mesh | None = None,
 ) -> list[Fit]:
     """Fits a learner to each task, with its own key; the tasks share their shapes.
@@ -91,13 +92,14 @@ def fit(
     Args:
       learner: what to fit.
       tasks: one for each seed, of equal shapes.
-      keys: one for each task.
+      keys: one for each task; an integer i stands for `jax.random.key(i)`.
       at: steps whose models are kept, beside the last.
       bases: the models of the learner's base, one for each task; None fits them here.
       side_by_side: whether seeds are vmapped; None does so off the CPU, where the learner allows it.
       checkpoints: one for each task; side by side, the first is that of all. A learner on the host has no use for them.
       keep: called with the number of a task and each model that is kept, as soon as it is there.
       watch: called now and then with the number of a task and the steps that it has taken.
+      show_progress: whether to show a line of progress on a terminal or in a notebook.
       mesh: the devices to fit on, see `devices.mesh`; None takes those of this process. If it spans processes, all of them call
         this alike.
 
@@ -108,7 +110,7 @@ def fit(
       TypeError: an argument is not of the class that it should be of.
       ValueError: there is no task, tasks differ in their shapes or are not finite, or there are more or fewer keys than tasks.
     """
-    check_fit(learner, tasks, keys, at, bases)
+    keys = check_fit(learner, tasks, keys, at, bases)
     for name, call in (("keep", keep), ("watch", watch)):
         if call is not None:
             check_callable(name, call, "(number of a task, ...) -> None")
@@ -119,7 +121,8 @@ def fit(
         if len(checkpoints) != len(tasks):
             raise ValueError(f"checkpoints must be {len(tasks)}, one for each task, but they are {len(checkpoints)}.")
     if learner.base is not None and bases is None:
-        bases = [one.end.model for one in fit(learner.base, tasks, keys, side_by_side=side_by_side, mesh=mesh)]
+        own = fit(learner.base, tasks, keys, side_by_side=side_by_side, show_progress=show_progress, mesh=mesh)
+        bases = [one.end.model for one in own]
     # What trained the base is of no use to what goes on from its numbers, and would compile anew for each kind.
     given = [{"base": dataclasses.replace(model, encode=None)} for model in bases] if bases is not None else [{} for _ in tasks]
     num_latents = int(tasks[0].width)
@@ -157,12 +160,22 @@ def fit(
     # Thread-local JAX configuration is not inherited.
     precise = bool(jax.config.values["jax_enable_x64"])
 
+    line = progress.bar(len(inputs) * learner.num_steps, learner.name, unit="step", shown=show_progress)
+    taken = [0] * len(inputs)
+
+    def watched(place: int, steps: int) -> None:
+        taken[place] = steps
+        line.n = sum(taken)
+        line.refresh()
+        if watch is not None:
+            watch(place, steps)
+
     def run(place: int):
-        told = None if watch is None else functools.partial(watch, place)
+        told = None if watch is None and line.disable else functools.partial(watched, place)
         with jax.enable_x64(precise), core:
             return program.run(*inputs[place], at, saves[place], functools.partial(kept, place), told)
 
-    with concurrent.futures.ThreadPoolExecutor(at_once(mesh)) as pool:
+    with line, concurrent.futures.ThreadPoolExecutor(at_once(mesh)) as pool:
         ended = list(pool.map(run, range(len(inputs))))
     fits, device = [], devices.describe()
     for place, (model, count, spent) in enumerate(ended):

@@ -157,6 +157,7 @@ class Models:
             checkpoints=saves,
             keep=keep,
             watch=watch,
+            show_progress=False,
             mesh=mesh,
         )
         if saves is None:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import io
 import threading
 import time
 
@@ -207,6 +208,30 @@ def test_whoever_watches_sees_growing_steps(tasks, monkeypatch, side_by_side):
     for place in (0,) if side_by_side else (0, 1):
         assert seen[place] == sorted(set(seen[place])) and seen[place][0] == 1 and seen[place][-1] == 20 and 7 in seen[place]
     assert all(map(same_bits, ends(found), ends(fit(Walk(num_steps=20), tasks, KEYS, side_by_side=side_by_side))))
+
+
+def test_an_integer_is_the_key_of_that_seed(tasks, along):
+    for seeds in (range(2), np.arange(2)):
+        assert all(map(same_bits, ends(fit(SAE, tasks, seeds)), ends(along)))
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_fit_shows_its_steps_at_a_terminal_and_nowhere_else(tasks, monkeypatch):
+    monkeypatch.setattr(fitting, "_REPORT_EVERY", 0.0)
+    for stderr, options, shown in (
+        (Terminal(), {}, True),
+        (Terminal(), {"show_progress": False}, False),
+        (io.StringIO(), {}, False),
+    ):
+        monkeypatch.setattr("sys.stderr", stderr)
+        found = fit(Walk(num_steps=20), tasks, KEYS, **options)
+        assert ("walk" in stderr.getvalue() and "40.0/40" in stderr.getvalue()) == shown
+        assert shown or not stderr.getvalue()
+    assert steps(found) == [20, 20]
 
 
 class KilledError(Exception):

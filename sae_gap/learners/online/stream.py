@@ -18,9 +18,9 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sae_gap.core.checks import as_real, check_size, check_type, shown
 from sae_gap.core.types import Model, Split
 from sae_gap.data.activations import massive
-from sae_gap.learners.fit_checks import check_key
+from sae_gap.learners.fit_checks import as_key
 from sae_gap.learners.online.online_dictionary import OnlineDictionary, OnlineState, shard_state
-from sae_gap.runtime import devices, distributed
+from sae_gap.runtime import devices, distributed, progress
 from sae_gap.runtime.sharding import LATENTS, SAMPLES, check_mesh
 from sae_gap.storage.trees import Checkpoint
 
@@ -33,11 +33,12 @@ def fit_stream(
     source: Source | np.ndarray,
     *,
     num_latents: int,
-    key: PRNGKeyArray,
+    key: int | PRNGKeyArray,
     num_samples: int | None = None,
     checkpoint: Checkpoint | None = None,
     mesh: Mesh | None = None,
     watch: Callable[[OnlineState], None] | None = None,
+    show_progress: bool = True,
 ) -> Model:
     """Learns a dictionary from a stream: an array on disk, or whatever gives samples when asked.
 
@@ -62,11 +63,12 @@ def fit_stream(
         `count` samples from number `start` on, the same ones whenever it is asked. Samples should come shuffled: those of the
         first round are the first atoms, as far as they go.
       num_latents: width of the dictionary.
-      key: starts the dictionary.
+      key: starts the dictionary; an integer i stands for `jax.random.key(i)`.
       num_samples: length of the stream; None takes that of an array.
       checkpoint: where to save the state now and then, and to go on from; removed at the end.
       mesh: the devices, on an axis `samples` and perhaps one `latents`; None takes all, `devices.mesh()`.
       watch: called with the state after every round, which the next one uses up.
+      show_progress: whether to show a line of progress on a terminal or in a notebook.
 
     Returns:
       The model, on a device of this process.
@@ -76,7 +78,7 @@ def fit_stream(
       ValueError: the source does not give what was asked for, or not enough of it for `num_steps` rounds.
     """
     check_type("learner", learner, OnlineDictionary, "give sae_gap.learners.online.OnlineDictionary()")
-    check_key("key", key)
+    key = as_key("key", key)
     check_type("checkpoint", checkpoint, (Checkpoint, type(None)), "give sae_gap.storage.trees.Checkpoint(folder)")
     mesh = devices.mesh() if mesh is None else mesh
     check_mesh(mesh, SAMPLES)
@@ -92,7 +94,8 @@ def fit_stream(
     count, size = learner.minibatches(num_samples, num_latents)
     fetch = functools.partial(_fetch, _checked(source), count, size, mesh)
 
-    with concurrent.futures.ThreadPoolExecutor(1) as pool, jax.set_mesh(mesh):
+    line = progress.bar(learner.num_steps, learner.name, unit="round", shown=show_progress)
+    with line, concurrent.futures.ThreadPoolExecutor(1) as pool, jax.set_mesh(mesh):
         upcoming = pool.submit(fetch, 0)
         median = _median_norm(upcoming.result(), size)
         state, spent = _start(learner, upcoming.result(), size, median, num_latents, key), 0.0
@@ -102,6 +105,7 @@ def fit_stream(
             state, spent = checkpoint.load(state) or (state, spent)
         saved = now = time.perf_counter()
         began, turn = now - spent, int(state.round)
+        line.update(turn)
         if turn:
             upcoming = pool.submit(fetch, turn)
         while turn < learner.num_steps and not bool(learner.done(state)):
@@ -115,6 +119,7 @@ def fit_stream(
             if checkpoint is not None and distributed.from_first(now - saved > checkpoint.every):
                 checkpoint.store(state, now - began, step=turn)
                 saved = now
+            line.update()
             if watch is not None:
                 watch(state)
     if checkpoint is not None:

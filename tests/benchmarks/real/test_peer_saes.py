@@ -35,7 +35,7 @@ FAULTS = {
     "no flag": ([], "--activations is needed"),
     "no file": (["--activations=nowhere.npy"], "neither a file nor a folder"),
     "library": (["--activations={file}", "--libraries=saelens,mine"], "but mine is there"),
-    "sparsity": (["--activations={file}", "--num_latents=8", "--sparsity=8"], "--sparsity must be below the 8 latents"),
+    "sparsity": (["--activations={file}", "--width=8", "--sparsity=8"], "--sparsity must be below the 8 atoms"),
     "taken": (["--activations={file}", "--libraries=sparsify"], "is there already"),
     "not installed": (["--activations={file}", "--libraries=saelens"], "pip install 'sae_gap[peer_saes]'"),
 }

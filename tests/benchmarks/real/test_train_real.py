@@ -29,7 +29,7 @@ def file(tmp_path_factory):
     return path
 
 
-OPTIONS = (f"--num_latents={LATENTS}", f"--sparsity={K}", "--epochs=2", "--visits=2", "--max_scored=50")
+OPTIONS = (f"--width={LATENTS}", f"--sparsity={K}", "--epochs=2", "--visits=2", "--max_scored=50")
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,8 @@ def test_scores_are_those_of_numpy():
     rows = rng.normal(size=(40, DIM)).astype(np.float32)
     weight, bias = rng.normal(size=(DIM, LATENTS)).astype(np.float32), rng.normal(size=DIM).astype(np.float32)
     model = Model(jnp.asarray(weight * 2), jnp.asarray(bias), Affine.create(jnp.asarray(weight)), encode=TopK(K))
-    found = train_real.score(model, rows, K)
+    found = train_real.score(model, rows, K, rows[:0], 1.0)
+    assert not found.keys() & train_real.WITH_MASSIVE
     before = np.maximum((rows - bias) @ weight, 0)
     codes = np.where(before >= np.sort(before, axis=1)[:, -K, None], before, 0)
     variance = ((rows - rows.mean(axis=0)) ** 2).sum()
@@ -132,7 +133,7 @@ def test_scores_are_those_of_numpy():
 
 @pytest.mark.parametrize("name", ["relu", "jumprelu", "topk"])
 def test_the_unit_of_the_activations_does_not_matter_to_the_options(name):
-    options = {"num_latents": 16, "sparsity": 5, "input_dim": 8, "epochs": 1, "batch_size": 4, "visits": 1}
+    options = {"width": 16, "sparsity": 5, "input_dim": 8, "epochs": 1, "batch_size": 4, "visits": 1}
     small, large = (train_real.learner_of(name, variance=variance, **options) for variance in (5 / 3, 100 * 5 / 3))
     tuned = train_real.by_name.tuned_sae(name, sparsity=5, input_dim=8, num_steps=1, batch_size=4)
     assert jax.tree.leaves(small) == pytest.approx(jax.tree.leaves(tuned))
@@ -158,8 +159,32 @@ def test_atoms_that_are_copies_are_counted_and_told(tmp_path, call, caplog):
     assert f"online_dl has {copies} atoms that are copies of others" in caplog.text
 
 
+@pytest.mark.parametrize("massive", ["drop", "keep"])
+def test_massive_rows_are_told_and_stand_beside_the_figures(file, call, tmp_path, massive, caplog):
+    rows = open_activations(file).take(np.arange(600))
+    usual = rows.copy()
+    rows[::60] *= 300
+    save_activations(tmp_path / "x.npz", rows, np.arange(600) // 30)
+    flags = (f"--activations={tmp_path / 'x.npz'}", f"--results_dir={tmp_path}", f"--massive={massive}", *OPTIONS)
+    code, out, _ = call("train_real", *flags, "--methods=topk")
+    row = rows_in(tmp_path)["topk"]
+    assert code == 0 and "FVU own with massive rows" in out
+    assert "10 of 600 rows are massive, " in caplog.text and "all of them the first of their document" in caplog.text
+    assert row["num_samples"] == {"drop": 590, "keep": 600}[massive]
+    held = open_activations(rows, documents=np.arange(600) // 30).split()[1].take(np.arange(60)).astype(float)
+    large = np.linalg.norm(held, axis=1) > 10 * np.median(np.linalg.norm(usual, axis=1))
+    lean = held[~large]
+    chosen = np.concatenate([lean[np.linspace(0, len(lean) - 1, 50).astype(int)], held[large]])
+    weights = np.where(np.arange(len(chosen)) < 50, len(lean) / 50, 1)
+    sae = load_sae(tmp_path / "train_real" / "topk")
+    errors = ((chosen - np.asarray(sae.reconstruct(jnp.asarray(chosen, jnp.float32)))) ** 2).sum(axis=1)
+    spread = ((chosen - weights @ chosen / weights.sum()) ** 2).sum(axis=1)
+    assert row["fvu_own_massive"] == pytest.approx(weights @ errors / (weights @ spread), rel=1e-3)
+    assert large.any() and row["fvu_lasso_massive"] > 0
+
+
 def test_families_go_on_from_online_dl_with_its_margin_and_its_slots():
-    options = {"num_latents": 16, "sparsity": 5, "input_dim": 8, "variance": 1.0, "epochs": 1, "batch_size": 4, "visits": 7}
+    options = {"width": 16, "sparsity": 5, "input_dim": 8, "variance": 1.0, "epochs": 1, "batch_size": 4, "visits": 7}
     names = ("online_dl", train_real.INCOHERENT, train_real.FAMILIES)
     alone, incoherent, families = (train_real.learner_of(name, **options) for name in names)
     assert families.base == incoherent == dataclasses.replace(alone, incoherent=True) and not alone.incoherent
@@ -169,7 +194,7 @@ def test_families_go_on_from_online_dl_with_its_margin_and_its_slots():
 
 FAULTS = {
     "families": (
-        [f"--methods={train_real.FAMILIES}", "--num_latents=16385"],
+        [f"--methods={train_real.FAMILIES}", "--width=16385"],
         "the data lack a width of at most 16,384 latents",
     ),
     "no file": (["--activations=nowhere.npy"], "neither a file nor a folder"),

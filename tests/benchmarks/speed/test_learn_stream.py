@@ -9,7 +9,7 @@ from benchmarks.speed import learn_stream as binary
 from sae_gap import Setting, Store, match_atoms
 from sae_gap.data.paper_stream import Stream
 
-SMALL = ("--num_latents=20", "--sparsity=2", "--num_samples=500", "--passes=2", "--num_steps=10", "--every=0")
+SMALL = ("--width=20", "--sparsity=2", "--num_samples=500", "--passes=2", "--num_steps=10", "--every=0")
 
 
 def test_a_run_that_was_stopped_goes_on_and_says_what_it_found(call, tmp_path, monkeypatch):
@@ -53,7 +53,7 @@ def test_where_all_are_distinct_the_nearest_are_the_best_assignment():
 @pytest.mark.parametrize(
     "flag",
     [
-        *("--num_latents=0", "--num_latents=5", "--passes=0", "--num_samples=9", "--rounds=0", "--seed=-1", "many"),
+        *("--width=0", "--width=5", "--passes=0", "--num_samples=9", "--rounds=0", "--seed=-1", "many"),
         *(
             "--rates=0.5,x,0.1",
             "--rates=0.5,0.1",

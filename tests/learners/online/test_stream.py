@@ -12,7 +12,7 @@ from sae_gap.storage.trees import Checkpoint
 
 LEARNER = OnlineDictionary(num_steps=40)
 SHORT = OnlineDictionary(num_steps=4, batch_size=50, num_rounds=1, replace=False)
-OPTIONS = {"num_latents": 40, "key": jax.random.key(0)}
+OPTIONS = {"num_latents": 40, "key": 0}
 
 
 @pytest.fixture(scope="module")
