@@ -25,7 +25,7 @@ removes, what better values on the encoder's own support remove, and what anothe
 A better reconstruction is not better features: nothing here says what a latent means.
 """
 # The columns of each table, by the names that they have in summary.csv.
-RANKING = "dictionary percent_explained own_l0 encoder_loses over_online_dl"
+RANKING = "dictionary at_l0 percent_explained own_l0 encoder_loses over_online_dl"
 FRONT = "dictionary l0 fvu refit_fvu at_l0 front_fvu front_refit_fvu refit_fvu_ratio certificate"
 GAP = "dictionary lam l0 optimum_l0 relative_gap scale scale_share values_share support_share optimum_slack"
 SUPPORT = "dictionary jaccard precision recall fired_only used_only unused"
@@ -91,8 +91,12 @@ def _verdict(rows: Sequence[results.Row]) -> tuple[list[pages.Table], list[str],
     ordered, sentence = measure.ranking(rows)
     lines: list[results.Row] = []
     for one in ordered:
-        line: results.Row = {"dictionary": one.dictionary, "percent_explained": 100 * one.explained, "own_l0": one.own_l0}
-        line |= {name: _points(found) for name, found in {"encoder_loses": one.encoder, "over_online_dl": one.learned}.items()}
+        line: results.Row = {"dictionary": one.dictionary, "at_l0": one.reached_l0[0], "percent_explained": 100 * one.explained}
+        line["own_l0"] = one.own_l0
+        line |= {
+            name: _points(found)
+            for name, found in {"encoder_loses": one.encoder if one.judged else None, "over_online_dl": one.learned}.items()
+        }
         lines.append(line)
     title = f"Dictionaries by what their best codes explain at L0 {ordered[0].common_l0:.1f}; differences in points of 100"
     lists = [f"{one.dictionary}:\n\n{_listed(str(one).splitlines())}" for one in ordered]

@@ -155,7 +155,7 @@ class _Jobs:
             points = _points(subject, x, {lam * share for share in SPREAD} | {own_lam or lam, common_lam}, plan.members[0])
             reached = {row["lam"]: row["l0"] for row in points if row["codes"] == "lasso"}
             weight = {"lam": lam, "l0": reached[lam], "own_l0": own, "own_lam": own_lam}
-            weight |= {"common_l0": shared or reached[lam], "common_lam": common_lam}
+            weight |= {"common_l0": common or reached[common_lam], "common_lam": common_lam}
             massive = _with_massive(subject, plan, own_lam or common_lam, points) if len(plan.left_out) else []
             return [{"kind": "weight", **weight, **subject.columns}, *points, *_atoms(subject), *massive]
 

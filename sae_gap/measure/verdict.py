@@ -98,7 +98,7 @@ class Verdict:
       encoder: those codes against its own, both after least squares on their supports.
       own_explained: by its own codes as they are.
       gap: its line of `gap_lines`.
-      common_l0: L0 at which dictionaries were to be compared.
+      common_l0: L0 at which dictionaries are compared, that of the best codes of the first.
       reached_l0: mean L0 of the best codes of this dictionary there, and of the learned one.
       explained: by the best codes there.
       learned: those against the same on the dictionary that `online_dl` learned; None where it was left out.
@@ -124,6 +124,11 @@ class Verdict:
     atoms: tuple[int, ...]
     massive: str | None = None
     with_massive: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def judged(self) -> bool:
+        """Whether its encoder was held against codes of its own L0."""
+        return self.own_l0 is not None and self.l0 is not None and _alike(self.l0, self.own_l0)
 
     @property
     def lines(self) -> dict[str, str]:
@@ -158,13 +163,14 @@ class Verdict:
             return "there is none, only a decoder"
         if found is None or self.l0 is None:
             return "it fires no latent on these activations"
-        at = f"at its own L0 ({self.own_l0:.1f})"
-        if abs(self.l0 - self.own_l0) > _OFF * self.own_l0:
-            at = f"at L0 {self.l0:.1f}, the nearest that was reached to its own ({self.own_l0:.1f}),"
         one, other = _share(found.one), _share(found.other)
-        if found.sign > 0:
+        at = f"at its own L0 ({self.own_l0:.1f})"
+        if not self.judged:
+            at = f"at L0 {self.l0:.1f} (its own, {self.own_l0:.1f}, was not reached)"
+        if found.sign > 0 and (self.judged or self.l0 < self.own_l0):
             return f"better codes {at} explain {one} of the variance where its own explain {other}: {found}"
-        return f"no loss; the best codes {at} explain {one} of the variance, its own {other}: {found}"
+        kind = "no loss" if self.judged else "not judged"
+        return f"{kind}; the best codes {at} explain {one} of the variance, its own {other}: {found}"
 
     def _values(self) -> str:
         line = self.gap
@@ -180,15 +186,15 @@ class Verdict:
 
     def _dictionary(self) -> str:
         found, own, at = self.learned, _share(self.explained), f"L0 {self.common_l0:.1f}"
-        if abs(self.reached_l0[0] - self.common_l0) > _OFF * self.common_l0:
-            at = f"L0 {self.reached_l0[0]:.1f}, the nearest that was reached to {self.common_l0:.1f}"
+        if not _alike(self.reached_l0[0], self.common_l0):
+            at = f"L0 {self.reached_l0[0]:.1f} ({self.common_l0:.1f} was not reached)"
         if found is None:
             missing = f"not held against a learned one, since {LEARNED} was left out of the controls; name it there to have it"
             return f"{missing}. Its best codes at {at} explain {own} of the variance"
         kind = {1: "better than", -1: "worse than", 0: "no different from"}[found.sign]
         rival = LEARNED if self.atoms[0] == self.atoms[1] else f"{LEARNED}, {self.atoms[1]:,} atoms to its {self.atoms[0]:,}"
         at = f"the same {at}"
-        if abs(self.reached_l0[1] - self.reached_l0[0]) > _OFF * self.reached_l0[0]:
+        if not _alike(*self.reached_l0):
             at = f"another L0, {self.reached_l0[0]:.1f} for {self.reached_l0[1]:.1f}"
         return f"{kind} one learned from the same activations ({rival}) at {at}: {own} for {_share(found.other)}, {found}"
 
@@ -268,11 +274,19 @@ def ranking(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Verdict], str]:
     first, second = ordered[:2]
     lead = compare_dictionaries(rows, first.dictionary, second.dictionary)
     best = f"the dictionary of {first.dictionary} is the best" if lead.sign else "no dictionary is the best beyond doubt"
+    named = [
+        each.dictionary if _alike(each.reached_l0[0], each.common_l0) else f"{each.dictionary} (at L0 {each.reached_l0[0]:.1f})"
+        for each in (first, second)
+    ]
     return ordered, (
-        f"At L0 {first.common_l0:.1f} {best}: the best codes of {first.dictionary} explain {_share(lead.one)} of the variance, "
-        f"those of {second.dictionary} {_share(lead.other)}: {lead}, an interval that "
-        f"{'does not hold' if lead.sign else 'holds'} zero."
+        f"At L0 {first.common_l0:.1f} {best}: the best codes of {named[0]} explain {_share(lead.one)} of the variance, "
+        f"those of {named[1]} {_share(lead.other)}: {lead}, an interval that {'does not hold' if lead.sign else 'holds'} zero."
     )
+
+
+def _alike(one: float, other: float) -> bool:
+    """Whether two L0 are near enough to be compared at."""
+    return abs(one - other) <= _OFF * other
 
 
 def _share(value: float) -> str:

@@ -85,7 +85,7 @@ def test_the_culprit_is_found(rows):
     assert shrunk.own_explained < shrunk.encoder.other - 0.1
     assert shrunk.gap["scale_share"] == pytest.approx(shrunk.gap["relative_gap"], rel=0.05) and "is shrinkage" in str(shrunk)
     # All dictionaries are compared at the L0 of the first.
-    assert {each.common_l0 for each in found.values()} == {3}
+    assert {each.common_l0 for each in found.values()} == {encoder.l0}
     assert all(l0 == pytest.approx(3, rel=0.02) for each in found.values() for l0 in each.reached_l0)
 
 
@@ -97,6 +97,11 @@ def test_several_are_ranked_and_a_lead_that_may_be_none_is_told(rows):
     _, sentence = measure.ranking([row for row in rows if row.get("dictionary") != "shrunk"])
     assert "of bad_encoder is the best" in sentence and "those of bad_dictionary" in sentence
     assert sentence.endswith("does not hold zero.")
+    sparser = [
+        row | {"l0": row["l0"] / 2} if row.get("dictionary") == "bad_dictionary" and row["kind"] == "front" else row
+        for row in rows
+    ]
+    assert "bad_dictionary (at L0 1.5)" in measure.ranking([row for row in sparser if row.get("dictionary") != "shrunk"])[1]
 
 
 def test_what_was_not_measured_is_said():
@@ -119,9 +124,12 @@ def test_what_was_not_measured_is_said():
     )
     lines = told.lines
     assert lines["Loading"] == "suspicious, because it lacks a scale (and 1 more)"
-    assert "at L0 144.0, the nearest that was reached to its own (200.0)" in lines["Encoder"]
+    # More is explained with fewer latents, but less of it would say nothing.
+    assert "better codes at L0 144.0 (its own, 200.0, was not reached)" in lines["Encoder"]
+    worse = dataclasses.replace(told, encoder=Comparison(0.7, 0.8, -0.15, -0.05))
+    assert worse.lines["Encoder"].startswith("not judged; the best codes at L0 144.0") and not worse.judged
     assert "explain 70.0 %" in lines["Values"] and "nearly empty (L0 0.40)" in lines["Values"]
-    assert "was left out of the controls" in lines["Dictionary"] and "L0 144.0" in lines["Dictionary"]
+    assert "was left out of the controls" in lines["Dictionary"] and "L0 144.0 (200.0 was not reached)" in lines["Dictionary"]
     assert lines["Samples"] == "only 300 rows of 30 documents were scored, so intervals are wide"
     alone = dataclasses.replace(told, suspicions=None, own_l0=None, l0=None, encoder=None, samples=500).lines
     assert list(alone) == ["Encoder", "Dictionary"] and alone["Encoder"] == "there is none, only a decoder"
