@@ -28,7 +28,7 @@ def files(task, tmp_path_factory):
     rng = np.random.default_rng(0)
     atoms = np.asarray(task.dictionary) + 0.2 * rng.normal(size=task.dictionary.shape)
     bias = rng.normal(size=len(atoms)).astype(np.float32)
-    weight = Affine(jnp.asarray(atoms, jnp.float32), jnp.zeros(atoms.shape[1]))
+    weight = Affine(jnp.asarray(atoms, jnp.float32), jnp.full(atoms.shape[1], 1e-3))
     model = Model(jnp.asarray(2 * atoms, jnp.float32), jnp.asarray(bias), weight, TopK(2))
     model = dataclasses.replace(model, encoder=Affine(0.13 * weight.weight, weight.bias))
     sae_gap.save_sae(model, folder / "mine")
