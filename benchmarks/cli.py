@@ -5,6 +5,7 @@ import logging as python_logging
 import math
 import os
 import pathlib
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -68,7 +69,7 @@ def run(main: Callable[[], None], flag_values: flags.FlagValues, about: str | No
         )
         _stop(told if error.strerror else str(error))
     except Exception as error:
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        if isinstance(error, MemoryError) or re.search("RESOURCE_EXHAUSTED|[Oo]ut of memory", str(error)):
             _stop("there is not enough memory for a run of this size; lower num_latents or num_samples.")
         if distributed.count() > 1:
             # At its end Python would wait for the other processes, which wait for this one.

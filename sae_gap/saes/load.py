@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sae_gap.core.checks import check_path
-from sae_gap.saes import dictionary_learning, gemma_scope, own, saelens, sparsify
+from sae_gap.saes import dictionary_learning, gemma_scope, hub, own, saelens, sparsify
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage.tensor_files import printable
 
@@ -24,7 +24,7 @@ _EXPECTED = f"which are called {', '.join(_READERS)}"
 _DEPTH, _NAMED = 5, 12
 
 
-def load_sae(path: str | os.PathLike[str]) -> SAE:
+def load_sae(path: str | os.PathLike[str], sae_id: str | None = None) -> SAE:
     """A published SAE, with its own encode and decode and a model on unit atoms; nothing in its files is executed.
 
     Reads SAELens (`sae_weights.safetensors`), dictionary_learning (`ae.pt`), sparsify (`sae.safetensors`) and Gemma Scope
@@ -32,7 +32,9 @@ def load_sae(path: str | os.PathLike[str]) -> SAE:
     results/models/).
 
     Args:
-      path: the folder of one SAE, or the file of its weights with its configuration beside it; `~` is your home.
+      path: the folder of one SAE, or the file of its weights with its configuration beside it; `~` is your home. With `sae_id`
+        the release of one in the local cache of the Hugging Face hub, which `hub.cached` describes.
+      sae_id: which SAE of a release; None for a path.
 
     Returns:
       The SAE.
@@ -42,7 +44,7 @@ def load_sae(path: str | os.PathLike[str]) -> SAE:
       ValueError: there is no SAE, there are several, or it cannot be read; the message names the fault and the mend.
     """
     check_path("path", path)
-    place = Path(os.path.expanduser(path))
+    place = Path(os.path.expanduser(path)) if sae_id is None else hub.cached(str(path), sae_id)
     try:
         weights = _weights(place)
     except OSError as error:

@@ -208,7 +208,7 @@ def assemble(
         # In double precision, since a bias may be much longer than the codes that it leaves.
         shift = 0 if centred else np.einsum("i,ij->j", bias, weight, dtype=np.float64)
         shifted = shift + (np.zeros(weight.shape[1]) if encoder_bias is None else encoder_bias)
-        affine = Affine(jnp.asarray(weight), jnp.asarray(shifted, weight.dtype))
+        affine = Affine(jnp.asarray(weight), jnp.asarray(shifted, units.dtype))
         if codes_of_unit_atoms:
             affine, scale = Affine(affine.weight * lengths, affine.bias * lengths), jnp.ones_like(lengths)
     columns = {name: jnp.broadcast_to(jnp.asarray(value, units.dtype), units.shape) for name, value in (others or {}).items()}

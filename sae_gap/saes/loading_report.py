@@ -27,11 +27,11 @@ _CHUNK = 1_024
 # Samples that other readings are tried on.
 _TRIED = 256
 # A wrong reading leaves at most this share of its error once it is put right; a right one loses by any change, but for a bias
-# that fits the very samples, and a scale that turns on more latents.
-_BETTER, _BETTER_FITTED, _BETTER_SCALED = 0.85, 0.75, 0.5
+# or a scale that fits the very samples, and for more latents that are on.
+_BETTER, _BETTER_FITTED, _BETTER_MORE = 0.85, 0.75, 0.5
 # Where one gain and one vector for all reconstructions leave a fraction of a reading's error, they tell more than the reading.
 _WORSE = 2.0
-_SCALES = tuple(2.0**power for power in range(-8, 9) if power)
+_SCALES = (0.01, 0.1, 10.0, 100.0, *(2.0**power for power in range(-8, 9) if power))
 # At an FVU below the first nothing is left to mend; above the second more latents mend nothing else; above the third, an SAE
 # knows next to nothing of the activations.
 _GOOD, _BAD, _POOR = 1e-3, 0.5, 0.9
@@ -272,12 +272,12 @@ def _best_reading(sae: SAE, samples, flat, aim: str) -> str | None:
         fvu = _fvu(flat, scaled / reading.scale)
         # More latents reconstruct better in any reading: that tells only against an SAE that reconstructs badly.
         more = on.sum() > used.sum()
-        better = min(reading.better, _BETTER_SCALED) if more else reading.better
+        better = min(reading.better, _BETTER_MORE) if more else reading.better
         if fvu < min(most, better * own) and (not more or own > _BAD):
-            found.append((fvu, reading.how, reading.mend))
+            found.append((fvu / reading.better, fvu, reading.how, reading.mend))
     if not found:
         return None
-    fvu, how, mend = min(found)
+    _, fvu, how, mend = min(found)
     return f"activations {how} are reconstructed much better (FVU {fvu:.4g} for {own:.4g}): {mend}."
 
 
@@ -309,12 +309,12 @@ def _readings(sae: SAE, samples, aim: str) -> Iterator[_Reading]:
     for other in (Normalisation(), LayerNorm(), ConstantNorm()):
         if type(other) is not type(sae.normalisation):
             changed = dataclasses.replace(sae, normalisation=other)
-            yield _Reading(f"with the normalisation {other.name}", told, changed, better=_BETTER_SCALED)
+            yield _Reading(f"with the normalisation {other.name}", told, changed, better=_BETTER_MORE)
     # An SAE that normalises each sample by itself sees no scale.
     norm = float(np.linalg.norm(samples.reshape(len(samples), -1), axis=1).mean())
     for scale in () if sae.normalisation.per_sample else _SCALES:
         mend = f"scale them as in training, to a mean norm of about {norm * scale:.4g} for {norm:.4g}"
-        yield _Reading(f"times {scale:.4g}", mend, sae, scale, _BETTER_SCALED)
+        yield _Reading(f"times {scale:.4g}", mend, sae, scale, _BETTER_FITTED)
 
 
 def _altered(sae: SAE, *, decoder=None, weight=None, bias=None, flip: float = 1, centred: bool | None = None) -> SAE:

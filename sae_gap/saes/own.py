@@ -30,6 +30,7 @@ from sae_gap.storage.tensor_files import Config, Tensors, read_safetensors
 WEIGHTS = "fit.safetensors"
 # The first version whose configuration has this form.
 _VERSION = "6.0.0"
+_FITTED = "fit an encoder for it by sae_gap.learn(activations).save(folder)"
 _KNOWN = "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Gated and SAELens's own matching pursuit"
 
 
@@ -96,12 +97,12 @@ def as_saelens(model: Model, encoder: Encoder | None = None) -> tuple[dict[str, 
     """
     chosen: Any = model.encode if encoder is None else encoder
     if chosen is None:
-        raise ValueError(
-            "the model has no encoder; train one for its dictionary with sae_gap.learners.amortised.Amortised, or give encoder."
-        )
+        raise ValueError(f"the model is a dictionary alone, which is no SAE; {_FITTED}, or give encoder.")
     check_model(model, encoder)
     # A subclass may infer in its own way, so each class says itself how it is exported.
     known = isinstance(chosen, ForeignEncoder) or "exported" in vars(type(chosen))
+    if known and model.encoder is None:
+        raise ValueError(f"the model has no parameters that {type(chosen).__name__} could read; {_FITTED}.")
     exported = chosen.exported(model) if known else None
     if exported is None:
         raise ValueError(f"SAELens has no encoder like {type(chosen).__name__}; give a model or an encoder of {_KNOWN}.")

@@ -22,7 +22,8 @@ from sae_gap.storage.npy import read_header
 # Weights hardly compress: a file that unpacks to more than this many times its size is a zip bomb.
 _MOST_COMPRESSED = 20
 # What weights may be kept in.
-_FLOATS = tuple(map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)))
+_EIGHT_BITS = {"F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn), "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2)}
+_FLOATS = (*map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)), *_EIGHT_BITS.values())
 
 
 class Tensors:
@@ -117,7 +118,14 @@ def read_safetensors(path: Path) -> Tensors:
       ValueError: it is no such file, is cut short, or its header does not fit it.
     """
     with reading(path, "a safetensors file"), safetensors.safe_open(path, framework="numpy") as file:  # type: ignore[attr-defined]
-        return Tensors(path, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        kinds = {name: _EIGHT_BITS.get(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
+        # NumPy has no types of eight bits, which the library would look for there.
+        raw = dict(safetensors.deserialize(path.read_bytes())) if any(kinds.values()) else {}
+        return Tensors(path, {name: _array(raw[name], kind) if kind else file.get_tensor(name) for name, kind in kinds.items()})
+
+
+def _array(part: Mapping[str, Any], kind: np.dtype) -> np.ndarray:
+    return np.frombuffer(part["data"], kind).reshape(part["shape"])
 
 
 def read_npz(path: Path) -> Tensors:

@@ -44,6 +44,7 @@ def test_a_signal_ends_a_run_at_once(tmp_path, sent, awaited, before):
     [
         (MemoryError(), "there is not enough memory"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory\n  in a page\n  of lines"), "there is not enough memory"),
+        (RuntimeError("INTERNAL: Out of memory while trying to allocate"), "there is not enough memory"),
         (OSError(errno.ENOSPC, "No space left on device"), "a file could not be read or written (No space left on device)"),
         (PermissionError(errno.EACCES, "Denied", "a/b"), "a/b could not be read or written (Denied); mend that"),
         (OSError("gs://a/b cannot be written (gone)."), "gs://a/b cannot be written (gone)."),

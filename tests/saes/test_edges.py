@@ -2,9 +2,12 @@
 
 import json
 import shutil
+import struct
+import warnings
 from pathlib import Path
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -31,6 +34,25 @@ def changed(tmp_path, case, tensors=None, **entries):
 
 def activations(n=24, d=6):
     return np.random.default_rng(3).normal(size=(n, d)).astype(np.float32) + 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("F8_E4M3", ml_dtypes.float8_e4m3fn), ("F8_E5M2", ml_dtypes.float8_e5m2), ("F64", np.float64)]
+)
+def test_weights_of_eight_or_sixty_four_bits_are_read_as_they_are(tmp_path, kind, dtype):
+    folder, held = changed(tmp_path, "standard")
+    narrow = {name: array.astype(dtype) for name, array in held.items()}
+    header, content = {}, b""
+    for name, array in narrow.items():
+        end = len(content) + array.nbytes
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [len(content), end]}
+        content += array.tobytes()
+    text = json.dumps(header).encode()
+    (folder / "sae_weights.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sae = sae_gap.load_sae(folder)
+    np.testing.assert_array_equal(sae.model.encoder.affine.weight, narrow["W_enc"].astype(np.float32))
 
 
 @pytest.mark.parametrize("case", ["standard", "topk", "topk_rescaled", "abstopk_rescaled", "jumprelu", "gated", "pursuit"])

@@ -99,7 +99,7 @@ def test_a_normalisation_that_a_folder_cannot_hold_is_refused(tmp_path):
 def test_a_model_needs_a_dictionary_and_an_encoder_that_saelens_has(tmp_path):
     model, folder = example("relu"), tmp_path / "sae"
     bare = dataclasses.replace(model, encode=None)
-    refused(lambda: sae_gap.save_sae(bare, folder), "no encoder", "Amortised")
+    refused(lambda: sae_gap.save_sae(bare, folder), "dictionary alone", "sae_gap.learn")
     refused(lambda: sae_gap.save_sae(dataclasses.replace(model, dictionary=None), folder), "no dictionary")
     refused(lambda: sae_gap.save_sae(bare, folder, encoder=Lasso(0.1)), "Lasso", "TopK")
     refused(lambda: sae_gap.save_sae(bare, folder, encoder=MatchingPursuit(3)), "MatchingPursuit")
@@ -113,7 +113,9 @@ def test_a_model_needs_a_dictionary_and_an_encoder_that_saelens_has(tmp_path):
     threshold = dataclasses.replace(bare, encoder=BatchTopKParameters(model.encoder, jnp.asarray(0.1)))
     refused(lambda: sae_gap.save_sae(threshold, folder, encoder=ListaMatryoshka(3)), "ListaMatryoshka")
     refused(lambda: sae_gap.save_sae(bare, folder, encoder=lambda model, signals: signals), "function")
-    refused(lambda: sae_gap.save_sae(dataclasses.replace(bare, encoder=None), folder, encoder=TopK(3)), "reads Affine")
+    refused(
+        lambda: sae_gap.save_sae(dataclasses.replace(bare, encoder=None), folder, encoder=TopK(3)), "no parameters that TopK"
+    )
     refused(lambda: sae_gap.save_sae(loaded("saelens/topk"), folder, encoder=TopK(3)), "leave encoder out")
     spoilt = dataclasses.replace(model, bias=model.bias.at[2].set(jnp.nan))
     refused(lambda: sae_gap.save_sae(spoilt, folder), "bias", "finite")

@@ -1,0 +1,63 @@
+"""Published SAEs in the cache of the Hugging Face hub, where SAELens and `hf download` put them; nothing is downloaded."""
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+from sae_gap.storage.tensor_files import printable
+
+
+def cached(release: str, sae_id: str) -> Path:
+    """The folder of an SAE in the cache.
+
+    The cache is `HF_HUB_CACHE`, `HF_HOME/hub` or `~/.cache/huggingface/hub`, the first that is set.
+
+    Args:
+      release: a repository `org/name`, a name in SAELens's table where `sae_lens` is installed, or the `name` of a repository
+        in the cache.
+      sae_id: the SAE's name in that table, or its path in the repository.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: the release is not known, or the SAE is not in the cache; the message says how to get it.
+    """
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
+    repository, inside = _of_saelens(release, sae_id) or (release, sae_id)
+    if "/" not in repository:
+        found = [path.name.split("--")[1] for path in sorted(cache.glob(f"models--*--{repository}"))]
+        if len(found) != 1:
+            fault = f"{printable(release)} names {len(found)} repositories in {cache}, and no release of an installed SAELens"
+            raise ValueError(f"{fault}; give the repository as org/name.")
+        repository = f"{found[0]}/{repository}"
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    revision = folder / "refs" / "main"
+    place = folder / "snapshots" / (revision.read_text().strip() if revision.is_file() else "main") / inside
+    if not place.exists():
+        get = f"hf download {printable(repository)} --include '{printable(inside)}/*'"
+        raise ValueError(f"{printable(inside)} of {printable(repository)} is not in {cache}; get it by {get}.")
+    return place
+
+
+def _of_saelens(release: str, sae_id: str) -> tuple[str, str] | None:
+    """The repository and the path of an SAE in the table of an installed SAELens, which is read and not imported."""
+    package = importlib.util.find_spec("sae_lens")
+    if package is None or not package.submodule_search_locations:
+        return None
+    import yaml  # type: ignore[import-untyped]
+
+    table = Path(package.submodule_search_locations[0]) / "pretrained_saes.yaml"
+    # The whole table takes seconds to parse.
+    block = re.search(rf"^{re.escape(release)}:\n(?:[ -].*\n|\n)*", table.read_text("utf-8"), re.MULTILINE)
+    if block is None:
+        return None
+    listed = yaml.safe_load(block[0])[release]
+    paths = {entry["id"]: entry["path"] for entry in listed["saes"]}
+    if sae_id not in paths:
+        raise ValueError(
+            f"{printable(release)} has no SAE {printable(sae_id)}, but {', '.join(list(paths)[:12])}; give one of them."
+        )
+    return listed["repo_id"], paths[sae_id]
