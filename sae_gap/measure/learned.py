@@ -52,7 +52,7 @@ POOL = 2**29
 # Of the encoder's training.
 RATE, BATCH, STEPS = 3e-3, 256, 2_000
 
-Rows = Activations | ArrayLike | str | os.PathLike[str]
+_Rows = Activations | ArrayLike | str | os.PathLike[str]
 
 
 class Export(NamedTuple):
@@ -160,7 +160,7 @@ class LearnedDictionary:
         return self._weights[l0]
 
     def encode(
-        self, activations: Rows, l0: float | None = None, *, refit: bool = True, show_progress: bool = True
+        self, activations: _Rows, l0: float | None = None, *, refit: bool = True, show_progress: bool = True
     ) -> scipy.sparse.csr_array:
         """Sparse codes: the support of the certified lasso at `lam(l0)`, with its values or those of least squares.
 
@@ -194,7 +194,7 @@ class LearnedDictionary:
         rows = by_rows(codes) if scipy.sparse.issparse(codes) else np.asarray(codes)
         return rows @ self.atoms.T + self.bias
 
-    def fvu(self, activations: Rows | None = None, l0: float | None = None, *, massive: str = "drop") -> float:
+    def fvu(self, activations: _Rows | None = None, l0: float | None = None, *, massive: str = "drop") -> float:
         """The fraction of variance unexplained by certified codes of a mean L0, after least squares on their supports.
 
         It is `report`'s figure: the weight is found on the very rows that are scored, so that figures at one L0 compare.
@@ -210,7 +210,7 @@ class LearnedDictionary:
 
     def report(
         self,
-        activations: Rows | None = None,
+        activations: _Rows | None = None,
         l0: float | None = None,
         *,
         controls: Sequence[str] = ("random", "samples"),
@@ -244,7 +244,7 @@ class LearnedDictionary:
         lead = None if best is None else compare_dictionaries(found, LEARNED, best["dictionary"])
         return Report(fronts, None if best is None else best["dictionary"], lead, found)
 
-    def _scored(self, activations: Rows | None, massive: str) -> Float[np.ndarray, "n input_dim"]:
+    def _scored(self, activations: _Rows | None, massive: str) -> Float[np.ndarray, "n input_dim"]:
         rows = _screened(self.held_out if activations is None else self._opened(activations), massive)
         return rows.take(evenly_spaced(rows.num_samples, SCORED))
 
@@ -313,7 +313,7 @@ class LearnedDictionary:
         """The mean matched |cosine| with the atoms of another dictionary of this shape; see `sae_gap.agreement`."""
         return agreement(self, other)
 
-    def _opened(self, activations: Rows) -> Activations:
+    def _opened(self, activations: _Rows) -> Activations:
         rows = _opened(activations)
         if rows.input_dim != len(self.bias):
             raise ValueError(f"the dictionary has {len(self.bias)} dimensions, but the activations {rows.input_dim}.")
@@ -324,7 +324,7 @@ class LearnedDictionary:
 
 
 def learn(
-    activations: Rows,
+    activations: _Rows,
     width: int,
     l0: float,
     *,
@@ -379,7 +379,7 @@ def _pool(train: Activations) -> Float[np.ndarray, "n input_dim"]:
     return train.take(evenly_spaced(train.num_samples, max(1, POOL // train.input_dim)))
 
 
-def _opened(activations: Rows, documents: ArrayLike | None = None) -> Activations:
+def _opened(activations: _Rows, documents: ArrayLike | None = None) -> Activations:
     if isinstance(activations, Activations) and documents is None:
         return activations
     source: Any = activations if isinstance(activations, str | os.PathLike) else np.asarray(activations)
