@@ -141,19 +141,18 @@ def load_report(sae: SAE, activations: Float[ArrayLike, "..."]) -> LoadReport:
 
 
 def _suspicions(sae: SAE, samples, flat, reconstruction, report: LoadReport) -> Iterator[str]:
-    """Each suspicion as a sentence; `samples` are as given, `flat` as matrices."""
+    """Each suspicion as a sentence, the one that tells most first; `samples` are as given, `flat` as matrices."""
+    place = report.notes.get("hook_name", report.notes.get("hookpoint", report.notes.get("layer")))
+    aim = f"the SAE was trained at {place}" if place else "the file does not name its own"
+    good = report.fvu < _GOOD
+    better = None if good else _best_reading(sae, samples[:_TRIED], flat[:_TRIED], aim)
+    if better is not None:
+        yield better
     yield from _of_atoms(sae)
     yield from _of_activity(sae, report)
     if "caution" in report.notes:
         yield f"{report.notes['caution']}; see that the file is whole and the activations as it wants them."
-    if report.fvu < _GOOD:
-        return
-    place = report.notes.get("hook_name", report.notes.get("hookpoint", report.notes.get("layer")))
-    aim = f"the SAE was trained at {place}" if place else "the file does not name its own"
-    better = _best_reading(sae, samples[:_TRIED], flat[:_TRIED], aim)
-    if better is not None:
-        yield better
-    else:
+    if better is None and not good:
         yield from _of_errors(sae, samples[:_CHUNK], flat, reconstruction, report.fvu, aim)
 
 
