@@ -77,8 +77,6 @@ WITH_MASSIVE = {"fvu_own_massive": "FVU own with massive rows", "fvu_lasso_massi
 FLAGS = flags.FlagValues()
 training_flags.define(FLAGS)
 flags.DEFINE_list("methods", list(METHODS), "What to train, of " + ", ".join(EVERY) + ".", flag_values=FLAGS)
-PENALTY_SCALE = "Factor on the penalties of relu and jumprelu, which become the sparser the longer they train."
-flags.DEFINE_float("penalty_scale", 1.0, PENALTY_SCALE, lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_float("visits", 150.0, "Rows that online_dl sees for each latent.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("max_scored", 1000, "Held-out rows to score, evenly spaced.", lower_bound=2, flag_values=FLAGS)
 flags.DEFINE_enum("massive", "drop", ["drop", "keep"], "Whether to learn from massive rows.", flag_values=FLAGS)
@@ -96,24 +94,24 @@ def learner_of(
     epochs: int,
     batch_size: int,
     visits: float,
-    penalty_scale: float = 1.0,
 ) -> Learner:
     """How a method learns from activations of this many dimensions and this total variance about their mean.
 
     The tuned penalties and thresholds of the SAEs hold where codes are as large as the paper's, uniform on (0, 1). So many such
     codes of unit atoms make a variance of sparsity / 3; thresholds and l1 penalties grow with the root of what is more, and
-    penalties on the number of codes with all of it; `penalty_scale` is a factor on either.
+    penalties on the number of codes with all of it. From there the penalty of relu and jumprelu is steered to the sparsity.
     """
     if name in ("online_dl", INCOHERENT, FAMILIES):
         online = OnlineDictionary.for_activations(width, sparsity, visits=visits, incoherent=name != "online_dl")
         return Families(margin=online.margin, num_slots=online.num_slots, base=online) if name == FAMILIES else online
     scale = (3 * variance / sparsity) ** 0.5
     learner = by_name.tuned_sae(name, sparsity=sparsity, input_dim=input_dim, num_steps=epochs, batch_size=batch_size)
-    encoder, penalty = learner.encoder, penalty_scale * learner.penalty * scale
+    encoder, penalty = learner.encoder, learner.penalty * scale
     if isinstance(encoder, JumpReLU):
         encoder = dataclasses.replace(encoder, threshold=encoder.threshold * scale, bandwidth=encoder.bandwidth * scale)
         penalty *= scale
-    return dataclasses.replace(learner, encoder=encoder, penalty=penalty)
+    l0 = float(sparsity) if name in ("relu", "jumprelu") else None
+    return dataclasses.replace(learner, encoder=encoder, penalty=penalty, l0=l0)
 
 
 def score(
@@ -191,9 +189,7 @@ def learners_of(task: Task, variance: float) -> dict[str, Learner]:
     Raises:
       cli.UsageError: one cannot learn from these data.
     """
-    options: dict[str, Any] = {
-        name: FLAGS[name].value for name in ("width", "sparsity", "batch_size", "visits", "penalty_scale")
-    }
+    options: dict[str, Any] = {name: FLAGS[name].value for name in ("width", "sparsity", "batch_size", "visits")}
     options |= {"epochs": max(1, round(FLAGS.epochs)), "input_dim": task.input_dim, "variance": variance}
     learners = {name: learner_of(name, **options) for name in FLAGS.methods}
     for name, learner in learners.items():
@@ -212,10 +208,6 @@ def keep(
     row = row | scores | {"fit_seconds": end.seconds, "num_scored": len(rows), "duplicates": copies}
     if copies > MANY * FLAGS.width:
         logging.warning("%s has %d atoms that are copies of others: it is narrower than it looks.", row["method"], copies)
-    l0 = scores.get("l0_own", FLAGS.sparsity)
-    if not 0.5 < l0 / FLAGS.sparsity < 2:
-        told = "%s has a mean L0 of %.1f where %d was asked for; train it again with another --penalty_scale."
-        logging.warning(told, row["method"], l0, FLAGS.sparsity)
     made = {"device": devices.describe(), "date": datetime.datetime.now(datetime.UTC).isoformat()}
     store.append([row | results.provenance() | made | {"key": key, "job": key}])
 

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.core.checks import check_choice, check_flag, check_number, check_size, check_type
@@ -16,14 +17,31 @@ from sae_gap.runtime import sharding
 SCHEDULES = ("constant", "cosine")
 
 
+# Share of a fit over which the L0 aimed at falls to the one asked for, and share that the running mean keeps of a batch's.
+APPROACH, NEWEST = 0.8, 0.05
+# Of a steered penalty: the factor that it starts with, and how far a step moves its logarithm, in shares of the steps before it
+# and of this head start of the fit. A latent that a large early penalty has closed does not open again.
+GENTLE, GAIN, HEAD_START = 0.01, 30.0, 0.05
+
+
+class Steering(eqx.Module):
+    """How a penalty is steered: the logarithm of its factor, the running mean L0, that of the first batch, and steps done."""
+
+    log_factor: Float[Array, ""]
+    mean: Float[Array, ""]
+    first: Float[Array, ""]
+    done: Int[Array, ""]
+
+
 class SAEState(eqx.Module):
-    """`live` is the share of dimensions that any signal has."""
+    """`live` is the share of dimensions that any signal has; `steering` is None where the penalty stays."""
 
     model: Model
     optimiser: PyTree
     epoch: Int[Array, ""]
     live: Float[Array, ""]
     key: PRNGKeyArray
+    steering: Steering | None = None
 
 
 class SparseAutoencoder(Learner):
@@ -34,6 +52,15 @@ class SparseAutoencoder(Learner):
     are rescaled to unit norm every `renormalise_every` epochs. Each epoch visits every sample once in a fresh order, the
     last batch being smaller.
 
+    With `l0`, the penalty is steered so that so many latents of a sample are active on average, whatever it starts from. At
+    step t of T let L be the running mean L0 of batches, r the L0 aimed at, which falls geometrically from that of the first
+    batch to `l0` at t = .8 T, and e = log(L / r), within ±1. Then
+
+        log f ← log f + 30 e / (t + T / 20),   weight of the penalty = penalty · f · exp(e),   f = .01 at the start.
+
+    L0 is that of training samples; samples of another kind have another. Thresholds of JumpReLU hardly come down again, so that
+    its L0 is met to about 15 %, that of ReLU to 3 %.
+
     Args:
       encoder: what to train, with its sparsity penalty P.
       num_steps: epochs.
@@ -42,6 +69,7 @@ class SparseAutoencoder(Learner):
       weight_decay: of AdamW, on every parameter.
       penalty: weight of the encoder's penalty.
       renormalise_every: epochs between renormalisations; the first follows epoch 0.
+      l0: mean L0 to end at, of an encoder that has a penalty; None keeps the penalty.
       base: whose dictionary, bias and, if it has one, encoder it starts from; None starts at random.
       schedule: of the rate: "constant", or "cosine", which rises over a twentieth of the steps and falls to zero along half
         a cosine.
@@ -60,6 +88,7 @@ class SparseAutoencoder(Learner):
     weight_decay: float = 1e-2
     penalty: float = 1e-4
     renormalise_every: int = eqx.field(static=True, default=50)
+    l0: float | None = None
     schedule: str = eqx.field(static=True, default="constant")
     frozen: bool = eqx.field(static=True, default=False)
 
@@ -73,6 +102,10 @@ class SparseAutoencoder(Learner):
         check_number("learning_rate", self.learning_rate, above=0)
         for name in ("weight_decay", "penalty"):
             check_number(name, getattr(self, name), least=0)
+        if self.l0 is not None:
+            check_number("l0", self.l0, above=0)
+            if type(self.encoder).with_penalty is AmortisedEncoder.with_penalty:
+                raise ValueError(f"{type(self.encoder).__name__} has no penalty that l0 could steer; leave l0 out.")
         check_choice("schedule", self.schedule, SCHEDULES)
         check_flag("frozen", self.frozen)
         if self.frozen and self.base is None:
@@ -109,7 +142,9 @@ class SparseAutoencoder(Learner):
             atoms = unit_atoms(base.decoder)[0]
             parameters = self.encoder.parameters(atoms, parameters_key) if base.encoder is None else base.encoder
             model = Model(atoms, base.bias, parameters)
-        return SAEState(model, self._optimiser(len(data.signals)).init(model), jnp.zeros((), jnp.int32), share, key)
+        zero, count = jnp.zeros((), weight.dtype), jnp.zeros((), jnp.int32)
+        steering = None if self.l0 is None else Steering(zero + jnp.log(GENTLE), zero, zero, count)
+        return SAEState(model, self._optimiser(len(data.signals)).init(model), count, share, key, steering)
 
     def step(self, data: Split, state: SAEState) -> SAEState:
         shuffle_key, key = jax.random.split(state.key)
@@ -118,23 +153,42 @@ class SparseAutoencoder(Learner):
         def train_step(carry, batch):
             indices, weights = batch
             signals, weights = sharding.split_batch((data.signals[indices], weights))
-            model, optimiser = carry
-            return self._update(rule, model, optimiser, signals, weights, state.live), None
+            model, optimiser, steering = carry
+            penalty: ArrayLike = self.penalty
+            if steering is not None:
+                active = jnp.sum(weights * jnp.sum(self.encoder(model, signals) != 0, axis=1))
+                steering, factor = self._steer(steering, active, self.num_steps * len(epoch[0]))
+                penalty = penalty * factor
+            return (*self._update(rule, model, optimiser, signals, weights, penalty * state.live), steering), None
 
-        (model, optimiser), _ = jax.lax.scan(train_step, (state.model, state.optimiser), epoch)
+        carry = state.model, state.optimiser, state.steering
+        (model, optimiser, steering), _ = jax.lax.scan(train_step, carry, epoch)
         renormalise = state.epoch % self.renormalise_every == 0
         if not self.frozen:
             dictionary = jnp.where(renormalise, unit_atoms(model.decoder)[0], model.decoder)
             model = eqx.tree_at(lambda model: model.dictionary, model, dictionary)
-        return SAEState(model, optimiser, state.epoch + 1, state.live, key)
+        return SAEState(model, optimiser, state.epoch + 1, state.live, key, steering)
 
     def model(self, state: SAEState) -> Model:
         return state.model
 
-    def _update(self, rule: optax.GradientTransformation, model: Model, optimiser: PyTree, signals, weights, live):
+    def _steer(self, steering: Steering, active, total: int) -> tuple[Steering, Float[Array, ""]]:
+        """The state after a batch of this mean L0, of `total` batches in all, and the factor on the penalty."""
+        assert self.l0 is not None
+        begins = steering.done == 0
+        first = jnp.where(begins, active, steering.first)
+        mean = jnp.where(begins, active, steering.mean + NEWEST * (active - steering.mean))
+        least = jnp.finfo(mean.dtype).tiny
+        left = jnp.maximum(0, 1 - steering.done / (APPROACH * total))
+        aimed = self.l0 * (jnp.maximum(first, least) / self.l0) ** left
+        error = jnp.clip(jnp.log(jnp.maximum(mean, least) / aimed), -1, 1)
+        log_factor = steering.log_factor + GAIN / (steering.done + HEAD_START * total) * error
+        return Steering(log_factor, mean, first, steering.done + 1), jnp.exp(log_factor + error)
+
+    def _update(self, rule: optax.GradientTransformation, model: Model, optimiser: PyTree, signals, weights, penalty):
         def loss(model):
             # Squared errors are means over padded dimensions as well, and smaller for it; Adam minds their ratio alone.
-            losses, seen = self.encoder.loss(model, signals, self.penalty * live)
+            losses, seen = self.encoder.loss(model, signals, penalty)
             return jnp.sum(weights * losses), seen
 
         gradient, seen = jax.grad(loss, has_aux=True)(model)

@@ -1,12 +1,14 @@
 """Training of sparse autoencoders against the same training written out by hand, parameter by parameter."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap import Model, Split, fit
+from sae_gap import Model, Setting, Split, draw, fit
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.gated import Gated
@@ -16,6 +18,7 @@ from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
+from sae_gap.learners import by_name
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
@@ -172,3 +175,18 @@ def test_training_lowers_the_loss(task, name):
     assert loss(learner, model, signals) < bar * loss(learner, start, signals)
     assert fitted.end.step == 60 and model.encode == learner.encoder
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model))
+
+
+@pytest.mark.parametrize(("name", "within"), [("relu", 0.05), ("jumprelu", 0.15)])
+def test_the_l0_asked_for_is_reached_whatever_the_penalty_starts_from(name, within):
+    drawn = draw(Setting(40, 4, 2_000))
+    tuned = by_name.tuned_sae(name, sparsity=4, input_dim=drawn.input_dim, num_steps=150)
+    for factor in (0.1, 10):
+        (fitted,) = fit(dataclasses.replace(tuned, penalty=factor * tuned.penalty, l0=4.0), [drawn], [0])
+        codes = fitted.end.model.encode(fitted.end.model, drawn.id.signals)
+        assert float(jnp.mean(jnp.sum(codes != 0, axis=1))) == pytest.approx(4, rel=within)
+
+
+def test_an_encoder_without_a_penalty_is_not_steered():
+    with pytest.raises(ValueError, match="TopK has no penalty that l0 could steer"):
+        SparseAutoencoder(TopK(K), l0=2.0)
