@@ -27,7 +27,6 @@ import time
 from collections.abc import Container, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from absl import flags, logging
 from jaxtyping import Array, Float
@@ -35,22 +34,20 @@ from tqdm import tqdm
 
 from benchmarks import cli
 from benchmarks.real import training_flags
+from sae_gap import measure
 from sae_gap.core import identity
 from sae_gap.core.types import Model, Task
 from sae_gap.data.activations import Activations, fetched, massive
 from sae_gap.data.recording import Recording
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.jumprelu import JumpReLU
-from sae_gap.encoders.on_support import least_squares
 from sae_gap.figures import tables
 from sae_gap.learners import by_name
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.measure import check_varies, describe_atoms, fvu
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.saes.own import files_of
-from sae_gap.solvers import match_l0, sparse_code
 from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
 from sae_gap.study.fitting import Fitted
@@ -78,7 +75,7 @@ FLAGS = flags.FlagValues()
 training_flags.define(FLAGS)
 flags.DEFINE_list("methods", list(METHODS), "What to train, of " + ", ".join(EVERY) + ".", flag_values=FLAGS)
 flags.DEFINE_float("visits", 150.0, "Rows that online_dl sees for each latent.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_integer("max_scored", 1000, "Held-out rows to score, evenly spaced.", lower_bound=2, flag_values=FLAGS)
+flags.DEFINE_integer("samples", 5_000, "Held-out rows to score, at most.", lower_bound=2, flag_values=FLAGS)
 flags.DEFINE_enum("massive", "drop", ["drop", "keep"], "Whether to learn from massive rows.", flag_values=FLAGS)
 flags.DEFINE_string("models_dir", None, "Where fitted models are kept.  [models, beside this folder]", flag_values=FLAGS)
 cli.define_distributed(FLAGS)
@@ -115,47 +112,27 @@ def learner_of(
 
 
 def score(
-    model: Model, rows: Float[np.ndarray, "n input_dim"], sparsity: int, massive: Float[np.ndarray, "m input_dim"], share: float
-) -> dict[str, float]:
-    """The FVU of a model's own codes, if it has an encoder, and of the lasso's, before and after least squares.
+    model: Model, rows: Float[np.ndarray, "n input_dim"], sparsity: int, massive: Float[np.ndarray, "m input_dim"]
+) -> dict[str, Any]:
+    """The FVU of a model's own codes, if it has an encoder, and of the lasso's, as `measure_sae` takes them.
 
     Args:
       model: what was learned.
       rows: held-out rows without massive ones.
       sparsity: the mean L0 of the lasso's codes.
-      massive: the massive ones.
-      share: of all held-out rows that are not massive, those in `rows`; massive ones weigh so much beside them.
+      massive: the massive ones that belong to them.
     """
-    signals = devices.place(jnp.asarray(rows), devices.own_mesh())
-    found: dict[str, float] = {}
-
-    def unexplained(model: Model, codes: Float[Array, "n num_latents"]) -> float:
-        return fvu(rows, codes @ model.decoder.T + model.bias)
-
-    def refitted(model: Model, codes: Float[Array, "n num_latents"]) -> float:
-        return unexplained(model, least_squares(signals - model.bias, model.decoder, codes != 0))
-
-    def with_massive(model: Model, codes: Float[Array, "n num_latents"], others: Float[Array, "m num_latents"]) -> float:
-        every, weights = np.concatenate([rows, massive]).astype(np.float64), np.repeat([1, share], [len(rows), len(massive)])
-        left = np.asarray(every - jnp.concatenate([codes, others]) @ model.decoder.T - model.bias)
-        centred = every - np.average(every, axis=0, weights=weights)
-        return float(weights @ (left**2).sum(axis=1) / (weights @ (centred**2).sum(axis=1)))
-
-    if model.encode is not None:
-        codes = model.encode(model, signals)
-        if len(massive):
-            found["fvu_own_massive"] = with_massive(model, codes, model.encode(model, jnp.asarray(massive)))
-        found |= {"l0_own": float(jnp.mean(jnp.sum(codes != 0, axis=1))), "fvu_own": unexplained(model, codes)}
-        found["fvu_own_refit"] = refitted(model, codes)
-    unit = dataclasses.replace(model, dictionary=unit_atoms(model.decoder)[0])
-    lam, solution = match_l0(signals - unit.bias, unit.decoder, sparsity)
-    relative = solution.gap / jnp.maximum(solution.objective, jnp.finfo(solution.gap.dtype).tiny)
-    found |= {"lam": float(lam), "l0_lasso": float(jnp.mean(jnp.sum(solution.codes != 0, axis=1)))}
+    subject = measure.of_model("learned", model)
+    lam = measure.find_weight(subject, rows, sparsity)
+    (best,), own = measure.measure_front(subject, rows, [lam])
+    found: dict[str, Any] = {"lam": lam, "l0_lasso": best.l0, "fvu_lasso": best.fvu, "fvu_lasso_refit": best.refit_fvu}
+    found["certificate"] = best.certificate
+    if own is not None:
+        found |= {"l0_own": own.l0, "fvu_own": own.fvu, "fvu_own_refit": own.refit_fvu}
     if len(massive):
-        others = sparse_code(jnp.asarray(massive) - unit.bias, unit.decoder, lam).codes
-        found["fvu_lasso_massive"] = with_massive(unit, solution.codes, others)
-    found |= {"fvu_lasso": unexplained(unit, solution.codes), "certificate": float(jnp.max(relative))}
-    return found | {"fvu_lasso_refit": refitted(unit, solution.codes)}
+        (best,), own = measure.measure_front(subject, np.concatenate([rows, massive]), [lam])
+        found |= {"fvu_lasso_massive": best.fvu} | ({} if own is None else {"fvu_own_massive": own.fvu})
+    return found
 
 
 def save(model: Model, folder: Folder) -> None:
@@ -178,11 +155,6 @@ def variance_of(activations: Activations) -> float:
     return sum(float(np.sum((chunk - mean) ** 2)) for chunk in activations.chunks(CHUNK)) / activations.num_samples
 
 
-def scored(held: Activations) -> Float[np.ndarray, "n input_dim"]:
-    """The held-out rows that are scored, evenly spaced from the first to the last."""
-    return held.take(np.linspace(0, held.num_samples - 1, min(held.num_samples, FLAGS.max_scored)).astype(int))
-
-
 def learners_of(task: Task, variance: float) -> dict[str, Learner]:
     """The learner of each method that the flags name.
 
@@ -199,12 +171,10 @@ def learners_of(task: Task, variance: float) -> dict[str, Learner]:
     return learners
 
 
-def keep(
-    store: results.Store, key: str, row: results.Row, end: Fitted, rows: np.ndarray, massive: np.ndarray, share: float
-) -> None:
+def keep(store: results.Store, key: str, row: results.Row, end: Fitted, rows: np.ndarray, massive: np.ndarray) -> None:
     """Scores a model and stores its row."""
-    scores = score(end.model, rows, FLAGS.sparsity, massive, share)
-    copies = describe_atoms(end.model.decoder).duplicates
+    scores = score(end.model, rows, FLAGS.sparsity, massive)
+    copies = measure.describe_atoms(end.model.decoder).duplicates
     row = row | scores | {"fit_seconds": end.seconds, "num_scored": len(rows), "duplicates": copies}
     if copies > MANY * FLAGS.width:
         logging.warning("%s has %d atoms that are copies of others: it is narrower than it looks.", row["method"], copies)
@@ -237,10 +207,11 @@ def main() -> None:
         path = fetched(FLAGS.activations)
         source = Recording(path, FLAGS.width, FLAGS.sparsity, FLAGS.seed, HELD_OUT, FLAGS.key, keep_massive=keeps)
         whole = source.activations()
-        (_, held), (train, lean) = whole.split(HELD_OUT), whole.without_massive().split(HELD_OUT)
-        task, rows = source.task(), scored(lean)
-        check_varies(rows)
-        learners = learners_of(task, variance_of(train))
+        # The rows that `measure_sae` scores too.
+        plan = measure.Plan((), whole, samples=FLAGS.samples)
+        task, rows = source.task(), plan.scored
+        measure.check_varies(rows)
+        learners = learners_of(task, variance_of(plan.parts[0]))
         directory.require_writable()
     if keeps and len(whole.massive.rows):
         logging.warning("kept, and learned from as of the median norm: %s", massive.describe(whole))
@@ -260,7 +231,7 @@ def main() -> None:
         if distributed.is_first():
             save(end.model, directory / name)
             if key not in store.keys():  # noqa: SIM118
-                keep(store, key, row, end, rows, held.take(held.massive.rows), len(rows) / lean.num_samples)
+                keep(store, key, row, end, rows, plan.left_out)
     if distributed.is_first():
         data = source.asdict()["data"]
         alike = [row for row in store.rows() if (row["data"], row["num_scored"]) == (data, len(rows))]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 from scipy.optimize import nnls
 
 from benchmarks.real import train_real
@@ -29,7 +30,7 @@ def file(tmp_path_factory):
     return path
 
 
-OPTIONS = (f"--width={LATENTS}", f"--sparsity={K}", "--epochs=2", "--visits=2", "--max_scored=50")
+OPTIONS = (f"--width={LATENTS}", f"--sparsity={K}", "--epochs=2", "--visits=2", "--samples=50")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_every_method_is_trained_stored_and_scored(done, file, call):
     rows = rows_in(results)
     learned = {"online_dl"}
     assert set(rows) == {"topk", "jumprelu", *learned} and all(name in out for name in rows)
-    scored = held.take(np.linspace(0, 59, 50).astype(int)).astype(float)
+    scored = held.take(np.arange(50) * 60 // 50).astype(float)
     variance = ((scored - scored.mean(axis=0)) ** 2).sum()
     for name, row in rows.items():
         if name in learned:
@@ -116,7 +117,7 @@ def test_scores_are_those_of_numpy():
     rows = rng.normal(size=(40, DIM)).astype(np.float32)
     weight, bias = rng.normal(size=(DIM, LATENTS)).astype(np.float32), rng.normal(size=DIM).astype(np.float32)
     model = Model(jnp.asarray(weight * 2), jnp.asarray(bias), Affine.create(jnp.asarray(weight)), encode=TopK(K))
-    found = train_real.score(model, rows, K, rows[:0], 1.0)
+    found = train_real.score(model, rows, K, rows[:0])
     assert not found.keys() & train_real.WITH_MASSIVE
     before = np.maximum((rows - bias) @ weight, 0)
     codes = np.where(before >= np.sort(before, axis=1)[:, -K, None], before, 0)
@@ -126,7 +127,7 @@ def test_scores_are_those_of_numpy():
     rest = 0.0
     for row, code in zip(rows - bias, codes, strict=True):
         atoms = weight[:, code > 0]
-        rest += ((row - atoms @ np.linalg.lstsq(atoms, row, rcond=None)[0]) ** 2).sum()
+        rest += scipy.optimize.nnls(atoms, row)[1] ** 2
     assert found["fvu_own_refit"] == pytest.approx(rest / variance, rel=1e-4)
     assert abs(found["l0_lasso"] - K) <= max(0.01 * K, 1 / 40)
 
@@ -173,12 +174,13 @@ def test_massive_rows_are_told_and_stand_beside_the_figures(file, call, tmp_path
     held = open_activations(rows, documents=np.arange(600) // 30).split()[1].take(np.arange(60)).astype(float)
     large = np.linalg.norm(held, axis=1) > 10 * np.median(np.linalg.norm(usual, axis=1))
     lean = held[~large]
-    chosen = np.concatenate([lean[np.linspace(0, len(lean) - 1, 50).astype(int)], held[large]])
-    weights = np.where(np.arange(len(chosen)) < 50, len(lean) / 50, 1)
+    # As large a share of massive rows as of others.
+    most = -(-large.sum() * 50 // len(lean))
+    chosen = np.concatenate([lean[np.arange(50) * len(lean) // 50], held[large][np.arange(most) * large.sum() // most]])
     sae = load_sae(tmp_path / "train_real" / "topk")
-    errors = ((chosen - np.asarray(sae.reconstruct(jnp.asarray(chosen, jnp.float32)))) ** 2).sum(axis=1)
-    spread = ((chosen - weights @ chosen / weights.sum()) ** 2).sum(axis=1)
-    assert row["fvu_own_massive"] == pytest.approx(weights @ errors / (weights @ spread), rel=1e-3)
+    errors = (chosen - np.asarray(sae.reconstruct(jnp.asarray(chosen, jnp.float32)))) ** 2
+    spread = (chosen - chosen.mean(axis=0)) ** 2
+    assert row["fvu_own_massive"] == pytest.approx(errors.sum() / spread.sum(), rel=1e-3)
     assert large.any() and row["fvu_lasso_massive"] > 0
 
 
