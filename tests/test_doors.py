@@ -180,7 +180,7 @@ def test_no_door_uncovers_what_a_mask_covers(tmp_path):
         lambda: fvu(Y, masked(Y)),
         lambda: refit(Y, D, masked(Z > 0)),
         lambda: lasso_on_support(masked(Y), D, Z > 0, 0.1),
-        lambda: control("random", masked(Y), 6, seed=0),
+        lambda: control("random", masked(Y), 6, 2, seed=0),
         lambda: Codes.from_dense(masked(Z)),
         lambda: nonneg_matching_pursuit(masked(Y), D, 2),
         lambda: sae.encode(masked(Y)),

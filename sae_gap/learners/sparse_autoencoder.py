@@ -59,7 +59,7 @@ class SparseAutoencoder(Learner):
         log f ← log f + 30 e / (t + T / 20),   weight of the penalty = penalty · f · exp(e),   f = .01 at the start.
 
     L0 is that of training samples; samples of another kind have another. Thresholds of JumpReLU hardly come down again, so that
-    its L0 is met to about 15 %, that of ReLU to 3 %.
+    its L0 is met to about 20 %, that of ReLU to 3 %.
 
     Args:
       encoder: what to train, with its sparsity penalty P.

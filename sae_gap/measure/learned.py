@@ -49,8 +49,8 @@ LEARNED = "learned"
 CHUNK, MATCHED, SCORED = 1_024, 500, 5_000
 # Floats of the rows that are learned from, which lie in memory together.
 POOL = 2**29
-# Of the encoder's training.
-RATE, BATCH, STEPS = 3e-3, 256, 2_000
+# Of the encoder's training. A dictionary that is trained along wants a lower rate.
+RATE, RATE_ALONG, BATCH, STEPS = 3e-3, 1e-3, 256, 2_000
 
 _Rows = Activations | ArrayLike | str | os.PathLike[str]
 
@@ -276,7 +276,7 @@ class LearnedDictionary:
         start = dataclasses.replace(start, encoder=Affine.create(gain * self.model.decoder))
         epochs = math.ceil(STEPS * BATCH / len(signals)) if epochs is None else epochs
         options: dict[str, Any] = {
-            "learning_rate": RATE,
+            "learning_rate": RATE if frozen else RATE_ALONG,
             "weight_decay": 0.0,
             "batch_size": BATCH,
             "num_steps": epochs,

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from absl import logging
 from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -20,6 +21,7 @@ from sae_gap.learners.online import gradient_sums, renewal
 from sae_gap.learners.online.decorrelation import decorrelate_atoms
 from sae_gap.learners.online.gradient_sums import GradientSums
 from sae_gap.runtime.sharding import LATENTS, SAMPLES, axis_size
+from sae_gap.solvers.working_set import default_slots
 
 # Rates for samples that are visited again and again, and for those that are seen once.
 RATES, RATES_ONCE = (0.5, 0.1, 0.02), (0.5, 0.05, 0.01)
@@ -33,6 +35,8 @@ PERIOD = 3
 # Shares of the fit between which wasted atoms restart, and coherent ones are decorrelated: once rates have fallen far enough
 # for atoms to settle, and while there is time for them to do so.
 RESTARTS, DECORRELATES = (0.4, 0.9), (0.3, 0.97)
+# Slots from which on their cost is told.
+MANY_SLOTS = 64
 # Samples a latent, the last of a round, whose residuals wasted atoms may restart from.
 SEED_SAMPLES = 2
 
@@ -210,6 +214,16 @@ class OnlineDictionary(Learner):
         size = min(self.batch_size or max(16, round(num_latents / 5)), share)
         count = max(1, round(share / size))
         return count, share // count
+
+    def select(self, task):
+        slots = default_slots(task.input_dim, max(1, task.width))
+        if self.num_slots is None and slots >= MANY_SLOTS:
+            logging.warning(
+                "online_dl keeps %d slots for the latents of a sample, and its time grows with them; where fewer are in use, "
+                "OnlineDictionary.for_activations(num_latents, l0) is many times faster.",
+                slots,
+            )
+        return super().select(task)
 
     def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> OnlineState:
         signals, dtype = data.signals, data.signals.dtype
