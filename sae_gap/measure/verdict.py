@@ -178,7 +178,8 @@ class Verdict:
         if line["optimum_l0"] < 1:
             nearly = f"the best codes at the weight in use, {line['lam']:.3g}, are nearly empty (L0 {line['optimum_l0']:.2f})"
             return f"{told}; {nearly}, so no share of a gap is told"
-        told += f"; its lasso objective is {_percent(line['relative_gap'])} above the certified optimum"
+        certificate = f"(duality gap {line['optimum_slack']:.0e} of it)"
+        told += f"; its lasso objective is {_percent(line['relative_gap'])} above the certified optimum {certificate}"
         if line["scale_share"] > 0.0005:
             shrunk = _percent(line["scale_share"]).removesuffix(" %")
             told += f", of which {shrunk} is shrinkage that one scale ({line['scale']:.2f}) removes"

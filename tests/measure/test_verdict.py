@@ -66,7 +66,7 @@ def rows(tmp_path_factory):
     store = sae_gap.Store(tmp_path_factory.mktemp("rows"))
     with pytest.MonkeyPatch.context() as patched:
         # A learner that finds the truth.
-        patched.setitem(CONTROLS, LEARNED, Control(lambda signals, num_latents, key: Model(task.dictionary, bias)))
+        patched.setitem(CONTROLS, LEARNED, Control(lambda signals, num_latents, l0, key: Model(task.dictionary, bias)))
         measure.run(measure.Plan(subjects, activations, controls=(LEARNED,)), store)
     # A page is made of rows as they are stored.
     return sae_gap.Store(store.folder).rows()
