@@ -56,6 +56,8 @@ from sae_gap.study.models import Models
 NAME = "train_real"
 # As much as `Activations.split` holds out unless told otherwise.
 HELD_OUT = 0.1
+# Raised whenever a row comes to hold something else, so that models are scored again.
+FORM = 2
 # Share of atoms that may be copies of others before that is said.
 MANY = 0.01
 # Rows whose variance is summed at once.
@@ -225,7 +227,7 @@ def main() -> None:
         logging.info("%s: %.0f s of the processor; fitted in %.0f s", name, time.process_time() - began, end.seconds)
         fit, options = models.folder(learner, source), results.key({"options": identity.describe(learner)})
         row = {"study": NAME, "method": name, "fit": None if fit is None else fit.name, "learner": options} | source.asdict()
-        key = results.key(row | {"scored": len(rows)})
+        key = results.key(row | {"scored": len(rows), "form": FORM})
         current.add(options)
         # What is scored is small: the first process does it.
         if distributed.is_first():

@@ -127,7 +127,7 @@ def read(folder: str | os.PathLike[str] | Folder, place: str = "") -> Entry:
     try:
         found = json.loads(folder.read(FILE))
         parts: dict[str, Any] = {"figures": [Figure(*one) for one in found["figures"]]}
-        parts |= {name: [Table(*one) for one in found[name]] for name in ("tables", "answers")}
+        parts |= {name: [Table(*one) for one in found.get(name, ())] for name in ("tables", "answers")}
         page = Page(**found | parts)
         return Entry(page, _images(folder, page), place)
     except (OSError, KeyError, TypeError, ValueError) as error:

@@ -175,6 +175,10 @@ class AmortisedEncoder(Encoder):
         """The model after a training step, with what its batch left behind: statistics that no gradient trains."""
         return model
 
+    def raised(self, model: Model, change: Float[ArrayLike, ""]) -> Model:
+        """The model with its thresholds times exp(change), of an encoder that has some: how training steers its L0."""
+        return model
+
     def preactivations(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         """`(y - b) W + c`."""
         return self.learned(model)(signals - model.bias)

@@ -50,6 +50,9 @@ class JumpReLU(AmortisedEncoder):
         codes, active = _jump(hidden, jnp.exp(parameters.log_threshold), self.bandwidth)
         return codes, jnp.sum(active, axis=1)
 
+    def raised(self, model, change):
+        return eqx.tree_at(lambda model: model.encoder.log_threshold, model, replace_fn=lambda own: own + change)
+
     def exported(self, model):
         parameters = self.learned(model)
         tensors = {"W_enc": parameters.affine.weight, "b_enc": parameters.affine.bias, "W_dec": model.decoder.T}

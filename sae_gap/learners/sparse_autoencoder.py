@@ -15,13 +15,13 @@ from sae_gap.runtime import sharding
 
 # How the rate goes along a fit.
 SCHEDULES = ("constant", "cosine")
-
-
-# Share of a fit over which the L0 aimed at falls to the one asked for, and share that the running mean keeps of a batch's.
+# Share of a fit over which the L0 aimed at falls to the one asked for, and weight of the newest batch in the running mean L0.
 APPROACH, NEWEST = 0.8, 0.05
 # Of a steered penalty: the factor that it starts with, and how far a step moves its logarithm, in shares of the steps before it
 # and of this head start of the fit. A latent that a large early penalty has closed does not open again.
 GENTLE, GAIN, HEAD_START = 0.01, 30.0, 0.05
+# How far a step moves the logarithm of all thresholds, in units of the error.
+NUDGE = 0.02
 
 
 class Steering(eqx.Module):
@@ -58,8 +58,8 @@ class SparseAutoencoder(Learner):
 
         log f ← log f + 30 e / (t + T / 20),   weight of the penalty = penalty · f · exp(e),   f = .01 at the start.
 
-    L0 is that of training samples; samples of another kind have another. Thresholds of JumpReLU hardly come down again, so that
-    its L0 is met to about 20 %, that of ReLU to 3 %.
+    Thresholds, of an encoder that has some, are also multiplied by exp(.02 e), since their own gradient hears of few values. L0
+    is that of training samples; samples of another kind have another. It takes some thousand steps to settle.
 
     Args:
       encoder: what to train, with its sparsity penalty P.
@@ -155,11 +155,14 @@ class SparseAutoencoder(Learner):
             signals, weights = sharding.split_batch((data.signals[indices], weights))
             model, optimiser, steering = carry
             penalty: ArrayLike = self.penalty
+            error = None
             if steering is not None:
                 active = jnp.sum(weights * jnp.sum(self.encoder(model, signals) != 0, axis=1))
-                steering, factor = self._steer(steering, active, self.num_steps * len(epoch[0]))
+                steering, factor, error = self._steer(steering, active, self.num_steps * len(epoch[0]))
                 penalty = penalty * factor
-            return (*self._update(rule, model, optimiser, signals, weights, penalty * state.live), steering), None
+            model, optimiser = self._update(rule, model, optimiser, signals, weights, penalty * state.live)
+            model = model if error is None else self.encoder.raised(model, NUDGE * error)
+            return (model, optimiser, steering), None
 
         carry = state.model, state.optimiser, state.steering
         (model, optimiser, steering), _ = jax.lax.scan(train_step, carry, epoch)
@@ -172,8 +175,8 @@ class SparseAutoencoder(Learner):
     def model(self, state: SAEState) -> Model:
         return state.model
 
-    def _steer(self, steering: Steering, active, total: int) -> tuple[Steering, Float[Array, ""]]:
-        """The state after a batch of this mean L0, of `total` batches in all, and the factor on the penalty."""
+    def _steer(self, steering: Steering, active, total: int) -> tuple[Steering, Float[Array, ""], Float[Array, ""]]:
+        """The state after a batch of this mean L0, of `total` batches in all, the factor on the penalty, and e."""
         assert self.l0 is not None
         begins = steering.done == 0
         first = jnp.where(begins, active, steering.first)
@@ -183,7 +186,10 @@ class SparseAutoencoder(Learner):
         aimed = self.l0 * (jnp.maximum(first, least) / self.l0) ** left
         error = jnp.clip(jnp.log(jnp.maximum(mean, least) / aimed), -1, 1)
         log_factor = steering.log_factor + GAIN / (steering.done + HEAD_START * total) * error
-        return Steering(log_factor, mean, first, steering.done + 1), jnp.exp(log_factor + error)
+        moved = Steering(log_factor, mean, first, steering.done + 1)
+        # In double precision a mean over a batch of single precision is double.
+        moved = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, steering)
+        return moved, jnp.exp(moved.log_factor + error).astype(moved.mean.dtype), error.astype(moved.mean.dtype)
 
     def _update(self, rule: optax.GradientTransformation, model: Model, optimiser: PyTree, signals, weights, penalty):
         def loss(model):

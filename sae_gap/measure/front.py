@@ -19,7 +19,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from sae_gap.core.checks import check_unmasked
+from sae_gap.core.matching import as_matrix
 from sae_gap.measure.refit import refit
 from sae_gap.measure.subject import Subject
 from sae_gap.runtime import devices
@@ -69,6 +69,8 @@ class Front(NamedTuple):
 
 def check_varies(activations: Float[np.ndarray, "n input_dim"]) -> None:
     """Raises a ValueError where all activations are alike, bit for bit: rounding of their mean would hide it."""
+    if len(activations) == 1:
+        raise ValueError("one activation alone has no variance to explain; give some hundreds.")
     if np.all(activations == activations[:1]):
         raise ValueError("all activations are alike, so that there is no variance to explain; give activations that differ.")
 
@@ -86,14 +88,16 @@ def fvu(activations: Float[ArrayLike, "n input_dim"], reconstruction: Float[Arra
     Raises:
       ValueError: the shapes differ, or the activations do not vary.
     """
-    check_unmasked("activations", activations)
-    check_unmasked("reconstruction", reconstruction)
-    x, approximation = np.asarray(activations, np.float64), np.asarray(reconstruction, np.float64)
+    x = as_matrix("activations", activations).astype(np.float64)
+    approximation = as_matrix("reconstruction", reconstruction).astype(np.float64)
     if x.shape != approximation.shape:
         raise ValueError(f"activations and reconstruction must have one shape, but have {x.shape} and {approximation.shape}.")
     check_varies(x)
-    total = float(np.sum((x - x.mean(axis=0)) ** 2))
-    return float(np.sum((x - approximation) ** 2)) / total
+    with np.errstate(over="ignore", under="ignore"):
+        total, left = (float(np.sum(rest**2)) for rest in (x - x.mean(axis=0), x - approximation))
+    if not (0 < total < math.inf and left < math.inf):
+        raise ValueError("the squares of these activations are beyond float64; scale both arrays.")
+    return left / total
 
 
 def measure_front(

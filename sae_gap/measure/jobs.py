@@ -31,7 +31,7 @@ from sae_gap.storage.results import Row
 # The name of the study in its rows.
 STUDY = "measure_sae"
 # Raised whenever a row comes to hold something else, so that earlier rows are measured again.
-FORM = 2
+FORM = 3
 # Samples on which a weight is found, before it is corrected on all.
 MATCHED = 500
 # Activations that controls learn from, in floats.
@@ -52,7 +52,7 @@ def run(plan: Plan, store: results.Store, *, show_progress: bool = True) -> list
 
     Returns:
       The rows of the plan, whether measured now or before. Their `kind` says what they hold: "documents" (of the scored
-      samples), "load", "weight", "front", "gap" (one a chunk, to be summed by `gap_lines`), "atoms" or "agreement".
+      samples), "load", "weight", "front", "massive", "gap" (one a chunk, to be summed by `gap_lines`), "atoms" or "agreement".
 
     Raises:
       ValueError: activations cannot be read, or something does not fit; the message says how to mend it.
@@ -123,7 +123,8 @@ class _Jobs:
             members, named = plan.members
             counts, variance = np.bincount(members), np.bincount(members, far)
             found = {"named": named, "samples": counts.tolist(), "variance": variance.tolist()}
-            massive = describe(plan.activations) if len(plan.activations.massive.rows) else None
+            looked_at = plan.activations if plan.held_out is None else plan.held_out
+            massive = describe(looked_at) if len(looked_at.massive.rows) else None
             return [{"kind": "documents", **found, "massive": massive, "massive_kept": plan.keep_massive}]
 
         return self.once({"kind": "documents"}, measure)

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
@@ -15,8 +14,9 @@ from absl import logging
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core.checks import check_choice, check_number, check_seed, check_size
+from sae_gap.core.checks import check_choice, check_number, check_seed, check_sequence, check_size, check_unmasked
 from sae_gap.core.codes import by_rows
+from sae_gap.core.matching import as_matrix
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.activations.massive import describe
@@ -29,14 +29,14 @@ from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.measure.atom_statistics import agreement
 from sae_gap.measure.front import check_varies, fvu, measure_front
 from sae_gap.measure.jobs import find_weight, run
-from sae_gap.measure.plan import Plan, evenly_spaced
+from sae_gap.measure.plan import DENSEST, Plan, evenly_spaced
 from sae_gap.measure.refit import refit as least_squares
 from sae_gap.measure.subject import of_model
 from sae_gap.measure.summary import front_lines
 from sae_gap.measure.verdict import Comparison, compare_dictionaries
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.own import save_sae
+from sae_gap.saes.own import as_metadata, check_free, save_sae
 from sae_gap.solvers import match_l0, sparse_code
 from sae_gap.storage.results import Row, Store
 from sae_gap.study.fitting import Fitted, fit
@@ -73,8 +73,9 @@ class Export(NamedTuple):
     best_fvu: float
 
     def __repr__(self) -> str:
+        k = getattr(self.model.encode, "k", None)
         return (
-            f"{self.model.encode} trained in {self.seconds:.0f} s. Of the variance of held-out activations its codes leave "
+            f"TopK(k={k}) trained in {self.seconds:.0f} s. Of the variance of held-out activations its codes leave "
             f"{self.fvu:.3f}, and certified codes at its L0 of {self.l0:.1f} leave {self.best_fvu:.3f}."
         )
 
@@ -104,7 +105,7 @@ class Report(NamedTuple):
             told += f", the best control, {self.best}, {100 * self.lead.other:.1f} %: {self.lead}"
         for row in self.rows:
             if row["kind"] == "massive" and row["dictionary"] == LEARNED:
-                told += f". With {row['rows']} massive rows its FVU is {row['lasso_fvu']:.3f}"
+                told += f". With {row['rows']} massive row{'s' * (row['rows'] > 1)} its FVU is {row['lasso_fvu']:.3f}"
         return f"{tables.format_table(shown, names)}\n\n{told}."
 
 
@@ -152,8 +153,7 @@ class LearnedDictionary:
         Raises:
           ValueError: no weight reaches it.
         """
-        l0 = self.l0 if l0 is None else l0
-        check_number("l0", l0, above=0, below=min(self.atoms.shape))
+        l0 = self._sparsity(l0)
         if l0 not in self._weights:
             rows = self.train.take(evenly_spaced(self.train.num_samples, MATCHED))
             self._weights[l0] = float(match_l0(rows - self.bias, self.model.decoder, l0)[0])
@@ -191,7 +191,9 @@ class LearnedDictionary:
 
     def decode(self, codes: ArrayLike | scipy.sparse.sparray) -> Float[np.ndarray, "n input_dim"]:
         """`b + D z`, of dense or sparse codes, (n, width)."""
-        rows = by_rows(codes) if scipy.sparse.issparse(codes) else np.asarray(codes)
+        rows = by_rows(codes) if scipy.sparse.issparse(codes) else as_matrix("codes", codes)
+        if rows.shape[1] != self.width:
+            raise ValueError(f"codes must have {self.width} columns, one for each atom, but they have {rows.shape[1]}.")
         return rows @ self.atoms.T + self.bias
 
     def fvu(self, activations: _Rows | None = None, l0: float | None = None, *, massive: str = "drop") -> float:
@@ -205,8 +207,10 @@ class LearnedDictionary:
           massive: "drop" leaves massive rows out and says so, "keep" counts them.
         """
         x = self._scored(activations, massive)
-        subject, l0 = of_model(LEARNED, self.model), self.l0 if l0 is None else l0
-        return measure_front(subject, x, [find_weight(subject, x, l0)]).points[0].refit_fvu
+        subject, l0 = of_model(LEARNED, self.model), self._sparsity(l0)
+        (point,), _ = measure_front(subject, x, [find_weight(subject, x, l0)])
+        _require_reached(point.l0, l0, len(x))
+        return point.refit_fvu
 
     def report(
         self,
@@ -226,12 +230,13 @@ class LearnedDictionary:
           massive: "drop" leaves massive rows out and says so, "keep" counts them.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
         """
+        check_sequence("controls", controls, str, "give names such as ('random', 'samples')") if controls else None
         rows = self.held_out if activations is None else self._opened(activations)
         _screened(rows, massive)
         plan = Plan(
             [of_model(LEARNED, self.model)],
             self.train,
-            l0=self.l0 if l0 is None else l0,
+            l0=self._sparsity(l0),
             controls=controls,
             samples=SCORED,
             keep_massive=massive == "keep",
@@ -240,9 +245,15 @@ class LearnedDictionary:
         with tempfile.TemporaryDirectory() as folder:
             found = run(plan, Store(folder), show_progress=show_progress)
         fronts = front_lines(found)
+        _require_reached(fronts[0]["at_l0"], self._sparsity(l0), fronts[0]["samples"])
         best = min(fronts[1:], key=lambda line: line["front_refit_fvu"], default=None)
         lead = None if best is None else compare_dictionaries(found, LEARNED, best["dictionary"])
         return Report(fronts, None if best is None else best["dictionary"], lead, found)
+
+    def _sparsity(self, l0: float | None) -> float:
+        l0 = self.l0 if l0 is None else l0
+        _check_l0(l0, *self.atoms.shape)
+        return l0
 
     def _scored(self, activations: _Rows | None, massive: str) -> Float[np.ndarray, "n input_dim"]:
         rows = _screened(self.held_out if activations is None else self._opened(activations), massive)
@@ -256,14 +267,18 @@ class LearnedDictionary:
 
         Args:
           k: latents in use; None takes the L0 of `learn`.
-          epochs: passes over the rows; None takes as many as make 2,000 steps.
+          epochs: passes over the rows; None takes as many as make 2,000 steps, and at least one.
           frozen: whether the dictionary stays as it is; False trains it too, which reconstructs better.
           seed: of the order of the rows.
 
         Returns:
           The SAE, and what it costs.
         """
-        k = round(self.l0) if k is None else k
+        k = round(self.l0) or 1 if k is None else k
+        check_size("k", k)
+        _check_l0(k, *self.atoms.shape)
+        if epochs is not None:
+            check_size("epochs", epochs)
         encoder = TopK(k)
         centred = _pool(self.train) - self.bias
         scale = float(np.sqrt(np.mean(centred**2)))
@@ -305,6 +320,8 @@ class LearnedDictionary:
         Returns:
           The SAE, and what its encoder costs.
         """
+        check_free(folder)
+        as_metadata(metadata)
         made = self.sae(**options)
         save_sae(made.model, folder, metadata=metadata)
         return made
@@ -343,7 +360,7 @@ def learn(
       activations: rows, (n, input_dim) or (documents, tokens, input_dim), a path of a file or folder of them, or what
         `open_activations` returns.
       width: atoms.
-      l0: mean L0 at which the dictionary is to be used.
+      l0: mean L0 at which the dictionary is to be used, at most a quarter of the dimensions.
       seed: of what is learned.
       documents: the document of each row of an array.
       massive: "drop" leaves rows beyond ten times the median norm out, "keep" learns from them too; either way they are named.
@@ -360,18 +377,31 @@ def learn(
     check_size("width", width)
     check_seed(seed)
     rows = _screened(_opened(activations, documents), massive)
-    check_number("l0", l0, above=0, below=min(width, rows.input_dim))
+    _check_l0(l0, rows.input_dim, width)
     train, held_out = rows.split()
     signals = _pool(train)
     check_varies(signals)
-    found = _fit(OnlineDictionary.for_activations(width, l0, visits=visits), signals, width, seed)
+    learner = OnlineDictionary.for_activations(width, l0, visits=visits)
+    found = _fit(learner, signals, width, seed, show_progress=show_progress)
     return LearnedDictionary(found.model, l0, train, held_out, found.seconds)
+
+
+def _check_l0(l0: float, input_dim: int, width: int) -> None:
+    """Codes of more latents than a quarter of the dimensions are not sparse, and no measurement takes them."""
+    check_number("l0", l0, above=0, most=min(DENSEST * input_dim, width - 1))
+
+
+def _require_reached(reached: float, l0: float, samples: int) -> None:
+    if abs(reached - l0) > max(0.05 * l0, 1 / samples):
+        raise ValueError(
+            f"no weight gives codes of a mean L0 of {l0:g} on these activations, only of {reached:.3g}; ask for less."
+        )
 
 
 def _fit(learner: Learner, signals: Float[np.ndarray, "n input_dim"], width: int, seed: int, **options: Any) -> Fitted:
     # Nothing is scored.
     train, nothing = (Split(jnp.asarray(part)) for part in (signals, signals[:1]))
-    return fit(learner, [Task(train, nothing, nothing, width=int(width))], [jax.random.key(seed)], **options)[0].end
+    return fit(learner, [Task(train, nothing, nothing, width=int(width))], [seed], **options)[0].end
 
 
 def _pool(train: Activations) -> Float[np.ndarray, "n input_dim"]:
@@ -380,8 +410,12 @@ def _pool(train: Activations) -> Float[np.ndarray, "n input_dim"]:
 
 
 def _opened(activations: _Rows, documents: ArrayLike | None = None) -> Activations:
-    if isinstance(activations, Activations) and documents is None:
+    if isinstance(activations, Activations):
+        if documents is not None:
+            raise ValueError("opened activations name their own documents; leave documents out.")
         return activations
+    check_unmasked("activations", activations)
+    check_unmasked("documents", documents)
     source: Any = activations if isinstance(activations, str | os.PathLike) else np.asarray(activations)
     return open_activations(source, documents=None if documents is None else np.asarray(documents))
 

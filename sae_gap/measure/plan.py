@@ -26,6 +26,8 @@ _FINGERPRINT_ROWS = 256
 DENSEST = 1 / 4
 
 
+# Held-out samples without which nothing is judged.
+FEWEST = 10
 # Fewer documents than these say too little of how much documents differ.
 _FEW_DOCUMENTS = 10
 
@@ -96,12 +98,9 @@ class Plan:
           ValueError: they do not vary.
         """
         held = self.parts[1]
-        if held.num_samples < 2:
-            raise ValueError(
-                f"of {self.activations.num_samples} activations only {held.num_samples} is held out, "
-                "which has no variance to explain; give some hundreds."
-            )
         found = held.take(self.places)
+        if len(found) < FEWEST:
+            raise ValueError(f"{len(found)} held-out activations are too few to judge by; give some hundreds.")
         check_varies(found)
         return found
 
@@ -123,9 +122,13 @@ class Plan:
     @functools.cached_property
     def fingerprint(self) -> str:
         """What tells these activations from others."""
-        rows = self.activations.take(evenly_spaced(self.activations.num_samples, _FINGERPRINT_ROWS))
-        documents = [] if self.activations.documents is None else [self.activations.documents]
-        return digest([np.array([self.activations.num_samples, self.activations.input_dim]), rows, *documents])
+        arrays = []
+        for part in (self.activations, self.held_out):
+            if part is not None:
+                arrays += [np.array([part.num_samples, part.input_dim])]
+                arrays += [part.take(evenly_spaced(part.num_samples, _FINGERPRINT_ROWS))]
+                arrays += [] if part.documents is None else [part.documents]
+        return digest(arrays)
 
     def check(self) -> None:
         """Raises a ValueError where a fault would show only after minutes, or as figures of another thing."""

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 from sae_gap.measure.summary import by_subject, gap_lines, matched
 
 # The control that a dictionary is judged by.
-LEARNED = "online_dl"
+RIVAL = "online_dl"
 # Draws of the bootstrap.
 DRAWS = 2_000
 # Fewer samples than these make an interval wide.
@@ -58,7 +58,8 @@ class Comparison(NamedTuple):
     def __str__(self) -> str:
         sign = self.sign or 1
         numbers = [100 * sign * value for value in (self.more, self.low, self.high)]
-        decimals = 1 if max(map(abs, numbers)) >= 0.1 else 2
+        # An end that is not zero is not shown as one.
+        decimals = 1 if max(map(abs, numbers)) >= 0.1 and (not self.sign or min(map(abs, numbers)) >= 0.05) else 2
         # Rounded zero has no sign.
         size, *ends = (f"{round(number, decimals) + 0:.{decimals}f}" for number in numbers)
         low, high = ends[::sign]
@@ -166,7 +167,7 @@ class Verdict:
         one, other = _share(found.one), _share(found.other)
         at = f"at its own L0 ({self.own_l0:.1f})"
         if not self.judged:
-            at = f"at L0 {self.l0:.1f} (its own, {self.own_l0:.1f}, was not reached)"
+            at = f"at L0 {self.l0:.1f} (its own, {self.own_l0:.1f}, is beyond what sparse codes have)"
         if found.sign > 0 and (self.judged or self.l0 < self.own_l0):
             return f"better codes {at} explain {one} of the variance where its own explain {other}: {found}"
         kind = "no loss" if self.judged else "not judged"
@@ -181,8 +182,10 @@ class Verdict:
         certificate = f"(duality gap {line['optimum_slack']:.0e} of it)"
         told += f"; its lasso objective is {_percent(line['relative_gap'])} above the certified optimum {certificate}"
         if line["scale_share"] > 0.0005:
-            shrunk = _percent(line["scale_share"]).removesuffix(" %")
-            told += f", of which {shrunk} is shrinkage that one scale ({line['scale']:.2f}) removes"
+            share, scale = _percent(line["scale_share"]), line["scale"]
+            # The lasso shrinks its codes; half of them and less is no longer for that.
+            why = "" if scale < 0.5 else ", since the lasso shrinks its own" if scale < 1 else ", which the encoder shrinks"
+            told += f"; {share} go once all codes are multiplied by {scale:.2f}{why}"
         return told
 
     def _dictionary(self) -> str:
@@ -190,13 +193,16 @@ class Verdict:
         if not _alike(self.reached_l0[0], self.common_l0):
             at = f"L0 {self.reached_l0[0]:.1f} ({self.common_l0:.1f} was not reached)"
         if found is None:
-            missing = f"not held against a learned one, since {LEARNED} was left out of the controls; name it there to have it"
+            missing = f"not held against a learned one, since {RIVAL} was left out of the controls; name it there to have it"
             return f"{missing}. Its best codes at {at} explain {own} of the variance"
         kind = {1: "better than", -1: "worse than", 0: "no different from"}[found.sign]
-        rival = LEARNED if self.atoms[0] == self.atoms[1] else f"{LEARNED}, {self.atoms[1]:,} atoms to its {self.atoms[0]:,}"
+        rival = RIVAL if self.atoms[0] == self.atoms[1] else f"{RIVAL}, {self.atoms[1]:,} atoms to its {self.atoms[0]:,}"
         at = f"the same {at}"
         if not _alike(*self.reached_l0):
             at = f"another L0, {self.reached_l0[0]:.1f} for {self.reached_l0[1]:.1f}"
+            # More latents explain more by themselves.
+            if found.sign == int(self.reached_l0[0] > self.reached_l0[1]) - int(self.reached_l0[0] < self.reached_l0[1]):
+                kind = "not judged against"
         return f"{kind} one learned from the same activations ({rival}) at {at}: {own} for {_share(found.other)}, {found}"
 
 
@@ -215,7 +221,7 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
     fronts, weights, loads = (by_subject(rows, kind) for kind in ("front", "weight", "load"))
     gaps = {line["dictionary"]: line for line in gap_lines(rows)}
     common = {name: matched(points, weights[name][0], "common") for name, points in fronts.items()}
-    rival = common.get(LEARNED)
+    rival = common.get(RIVAL)
     told = documents["massive"] and f"{documents['massive']}; they are {'kept' if documents['massive_kept'] else 'left out'}"
     massive = by_subject(rows, "massive")
     found = []
@@ -274,7 +280,8 @@ def ranking(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Verdict], str]:
     ordered = sorted(verdict(rows), key=lambda each: -each.explained)
     first, second = ordered[:2]
     lead = compare_dictionaries(rows, first.dictionary, second.dictionary)
-    best = f"the dictionary of {first.dictionary} is the best" if lead.sign else "no dictionary is the best beyond doubt"
+    sure = lead.sign and first.reached_l0[0] <= 1.02 * second.reached_l0[0]
+    best = f"the dictionary of {first.dictionary} is the best" if sure else "no dictionary is the best beyond doubt"
     named = [
         each.dictionary if _alike(each.reached_l0[0], each.common_l0) else f"{each.dictionary} (at L0 {each.reached_l0[0]:.1f})"
         for each in (first, second)

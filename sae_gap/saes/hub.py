@@ -30,7 +30,8 @@ def cached(release: str, sae_id: str) -> Path:
     if "/" not in repository:
         found = [path.name.split("--")[1] for path in sorted(cache.glob(f"models--*--{repository}"))]
         if len(found) != 1:
-            fault = f"{printable(release)} names {len(found)} repositories in {cache}, and no release of an installed SAELens"
+            many = f"{len(found)} repositories" if found else "no repository"
+            fault = f"{printable(release)} names {many} in {cache}, and no release of an installed SAELens"
             raise ValueError(f"{fault}; give the repository as org/name.")
         repository = f"{found[0]}/{repository}"
     folder = cache / f"models--{repository.replace('/', '--')}"

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap.core import matching
-from sae_gap.core.checks import check_unmasked
+from sae_gap.core.checks import check_type, check_unmasked
 from sae_gap.encoders.encoder import Affine
 from sae_gap.saes.foreign_encoders import Rectified
 from sae_gap.saes.loaded_sae import SAE
@@ -110,8 +110,11 @@ def load_report(sae: SAE, activations: Float[ArrayLike, "..."]) -> LoadReport:
     Raises:
       ValueError: there are not two different samples, they have another width than the SAE, or are not finite.
     """
+    check_type("sae", sae, SAE, "give what sae_gap.load_sae returns")
     check_unmasked("activations", activations)
     samples = np.asarray(activations)
+    if samples.ndim == 3 and not sae.heads:
+        samples = samples.reshape(-1, samples.shape[2])
     flat = samples.reshape(len(samples), -1) if sae.heads and samples.ndim == 3 else samples
     flat = matching.as_matrix("activations", flat).astype(np.float64)
     if not np.any(flat != flat[:1]):
@@ -202,12 +205,16 @@ def _of_activity(sae: SAE, report: LoadReport) -> Iterator[str]:
 
 def _of_errors(sae: SAE, samples, flat, reconstruction, own: float, aim: str) -> Iterator[str]:
     """What training would have mended."""
-    gain, _ = _gain(flat, reconstruction)
-    if not 1 / _GAIN < gain < (_SHRUNK if isinstance(sae.model.encode, Rectified) else _GAIN):
-        yield (
-            f"reconstructions fit the activations best when multiplied by {gain:.4g}, far from 1: "
-            "the decoder, the encoder or the activations may lack a scale; check them."
-        )
+    gain, fitted = _gain(flat, reconstruction)
+    healthy = 1 / _GAIN < gain < (_SHRUNK if isinstance(sae.model.encode, Rectified) else _GAIN)
+    scaled = (
+        f"reconstructions fit the activations best when multiplied by {gain:.4g}, far from 1: "
+        "the decoder, the encoder or the activations may lack a scale; check them."
+    )
+    # Where the error stays without it, the gain is a symptom.
+    cured = fitted < min(_BAD, _BETTER * own)
+    if not healthy and cured:
+        yield scaled
     without = _fvu(flat, reconstruction + (flat - reconstruction).mean(axis=0))
     if without < _BETTER_FITTED * own:
         yield (
@@ -220,11 +227,13 @@ def _of_errors(sae: SAE, samples, flat, reconstruction, own: float, aim: str) ->
             f"{harmful} of {used} latents in use make the reconstruction worse: encoder and decoder may have them in another "
             "order or sign or be of different SAEs, or the activations be of another layer; check them."
         )
-    if own >= _POOR:
+    if own >= _POOR or (own >= _BAD and not healthy and not cured):
         yield (
-            f"FVU is {own:.4g}, near or above 1, as if it knew nothing of these activations: they may be of another "
-            f"layer ({aim}) or lack a scale; check both."
+            f"FVU is {own:.4g}, as if it knew little of these activations, and no scale mends it: they may be of another "
+            f"layer ({aim}), or encoder and decoder of different SAEs; check both."
         )
+    elif not healthy and not cured:
+        yield scaled
 
 
 def _harmful(sae: SAE, samples) -> tuple[int, int]:

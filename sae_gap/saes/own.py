@@ -15,7 +15,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from sae_gap.core import identity, registry
-from sae_gap.core.checks import check_path
+from sae_gap.core.checks import check_path, check_type
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model
 from sae_gap.saes import saelens
@@ -54,7 +54,7 @@ def save_sae(
       ValueError: the model has no dictionary or no encoder, SAELens has no encoder like it, a weight is not finite, or the
         folder is taken or cannot be written to.
     """
-    check_path("folder", folder)
+    check_free(folder)
     _write(Folder(folder), files_of(model, encoder=encoder, metadata=metadata))
 
 
@@ -64,7 +64,7 @@ def files_of(
     """The files that `save_sae` writes, by their names; the configuration comes last, and without it nothing is read."""
     if not isinstance(model, Model | SAE):
         raise TypeError(f"a model or a loaded SAE can be saved, but a {type(model).__name__} is neither; give one of them.")
-    form, told = {}, dict(metadata or {})
+    form, told = {}, as_metadata(metadata)
     if isinstance(model, SAE):
         if encoder is not None:
             raise ValueError("an SAE that was loaded has its encoder; leave encoder out, or give sae.model and an encoder.")
@@ -169,11 +169,30 @@ def _trained(described: Config) -> AmortisedEncoder:
     return kinds[chosen](**({"k": described.size("k")} if "k" in described else {}))
 
 
+def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a configuration is to say of an SAE, or a TypeError where it has no form in JSON."""
+    check_type("metadata", metadata, (Mapping, type(None)), "give a mapping such as {'hook_name': '...'}")
+    told = dict(metadata or {})
+    try:
+        json.dumps(told)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"metadata have no form in JSON ({error}); give plain strings and numbers of Python.") from None
+    return told
+
+
+def check_free(folder: str | os.PathLike[str]) -> None:
+    """Raises a ValueError where an SAE cannot be written to a folder, since files are in it already."""
+    check_path("folder", folder)
+    try:
+        if Folder(folder).names():
+            raise FileExistsError(0, "it is there already")
+    except OSError as error:
+        raise ValueError(f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder.") from None
+
+
 def _write(folder: Folder, files: Mapping[str, bytes]) -> None:
     """Writes the files in their order into a folder without any; on disk all of them appear at once."""
     try:
-        if folder.names():
-            raise FileExistsError(0, "it is there already")
         if folder.local is None:
             _put(folder, files)
         else:

@@ -161,7 +161,10 @@ def fit(
     precise = bool(jax.config.values["jax_enable_x64"])
 
     line = progress.bar(len(inputs) * learner.num_steps, learner.name, unit="step", shown=show_progress)
-    taken = [0] * len(inputs)
+    taken, shows = [0] * len(inputs), not line.disable
+    if devices.spans_processes(mesh):
+        # A watched loop pauses, and all processes must pause alike.
+        shows = distributed.from_first(shows)
 
     def watched(place: int, steps: int) -> None:
         taken[place] = steps
@@ -171,7 +174,7 @@ def fit(
             watch(place, steps)
 
     def run(place: int):
-        told = None if watch is None and line.disable else functools.partial(watched, place)
+        told = None if watch is None and not shows else functools.partial(watched, place)
         with jax.enable_x64(precise), core:
             return program.run(*inputs[place], at, saves[place], functools.partial(kept, place), told)
 

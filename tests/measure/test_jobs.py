@@ -214,12 +214,12 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(plan, model, tmp_
 
 
 def test_a_sample_of_which_nothing_is_left_has_no_gap(model, activations, tmp_path):
-    x = activations.take(np.arange(80))
-    x[np.arange(80) % 8 < 3] = np.asarray(model.bias)
-    np.savez(tmp_path / "x.npz", activations=x, documents=np.arange(80) // 8)
+    x = activations.take(np.arange(160))
+    x[np.arange(160) % 16 < 6] = np.asarray(model.bias)
+    np.savez(tmp_path / "x.npz", activations=x, documents=np.arange(160) // 16)
     plan = measure.Plan([measure.of_model("mine", model)], open_activations(tmp_path / "x.npz"), lam=LAM)
     found = measure.worst_lines(measure.run(plan, Store(tmp_path / "rows")))
-    assert len(found) == 8 and [line["relative_gap"] for line in found if line["index"] % 8 < 3] == [0, 0, 0]
+    assert len(found) == 10 and all(line["relative_gap"] == 0 for line in found if line["index"] % 16 < 6)
 
 
 def test_the_weight_makes_the_best_codes_as_sparse_as_the_encoders(plan, tmp_path):
@@ -285,4 +285,18 @@ def test_an_encoder_that_fires_nearly_everything_is_held_to_what_a_sparse_code_c
     (verdict,) = measure.verdict(found)
     assert verdict.l0 == pytest.approx(model.dictionary.shape[0] / 4, abs=0.05) and weight["own_l0"] > verdict.l0
     # There its dictionary is compared, and its encoder is not judged.
-    assert "was not reached" in str(verdict) and verdict.common_l0 == verdict.l0
+    assert "is beyond what sparse codes have" in str(verdict) and verdict.common_l0 == verdict.l0
+
+
+def test_what_is_scored_tells_a_measurement_from_another(model, activations, tmp_path):
+    """Held-out rows of two kinds in one store, and massive ones among them."""
+    train, held = activations.split()
+    x = held.take(np.arange(held.num_samples))
+    found = []
+    for rows in (x, np.concatenate([x * 0.1, 300 * x[:1]])):
+        plan = measure.Plan([measure.of_model("mine", model)], train, lam=LAM, held_out=open_activations(rows))
+        found.append(measure.run(plan, Store(tmp_path)))
+    first, second = (measure.front_lines(rows)[0]["fvu"] for rows in found)
+    assert first != pytest.approx(second, rel=0.01)
+    told = [next(row["massive"] for row in rows if row["kind"] == "documents") for rows in found]
+    assert told[0] is None and "1 of 31 rows is massive" in told[1]

@@ -1,5 +1,7 @@
 """The front door, on a task whose dictionary is known: what it codes, scores and writes, by SciPy and by hand."""
 
+import os
+
 import numpy as np
 import pytest
 import scipy.optimize
@@ -76,7 +78,7 @@ def test_its_fvu_is_that_of_the_report(learned, fresh):
     assert {line["dictionary"] for line in report.fronts} == {"learned", "random", "samples"}
     assert learned.fvu(fresh) == pytest.approx(report.fronts[0]["front_refit_fvu"], rel=1e-4)
     assert report.best == "samples" and report.lead.low > 0 and "samples" in repr(report)
-    assert "With 1 massive row" in repr(report)
+    assert "With 1 massive row its FVU is" in repr(report)
     # By the codes at the weight of the rows that were learned from, which have about this L0.
     x, rebuilt = fresh.astype(float), learned.decode(learned.encode(fresh))
     by_hand = np.sum((x - rebuilt) ** 2) / np.sum((x - x.mean(axis=0)) ** 2)
@@ -93,7 +95,7 @@ def test_massive_rows_are_left_out_of_a_score_unless_they_are_kept(learned, fres
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(tmp_path, learned, fresh, frozen):
-    made = learned.save(tmp_path / "sae", frozen=frozen, epochs=20)
+    made = learned.save(tmp_path / "sae", frozen=frozen)
     sae = sae_gap.load_sae(tmp_path / "sae")
     codes = sae.encode(fresh)
     np.testing.assert_allclose(codes, made.model.encode(made.model, fresh), atol=1e-5)
@@ -101,9 +103,18 @@ def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(tmp_path, l
     assert (learned.agreement(sae) > 1 - 1e-5) == frozen
     held = learned.held_out.take(np.arange(learned.held_out.num_samples))
     assert sae_gap.fvu(held, sae.decode(sae.encode(held))) == pytest.approx(made.fvu, rel=1e-4)
+    # The start leaves .18 and one epoch .16.
+    assert made.fvu < 0.08
     # Codes of an encoder cannot beat the best ones on the same dictionary.
     assert not frozen or made.fvu > made.best_fvu
     assert f"{made.fvu:.3f}" in repr(made)
+
+
+def test_the_unit_of_the_activations_does_not_matter(activations, learned):
+    """Neither to the dictionary nor to the encoder that is trained for it, whose bias is in that unit."""
+    scaled = sae_gap.learn(1000 * activations, WIDTH, L0, visits=40)
+    assert scaled.agreement(learned) > 1 - 1e-3
+    assert scaled.sae(epochs=5).fvu == pytest.approx(learned.sae(epochs=5).fvu, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +128,18 @@ def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(tmp_path, l
         (lambda x, d: sae_gap.learn("nowhere.npy", WIDTH, L0), "neither a file nor a folder"),
         (lambda x, d: d.encode(x[:, :29]), "30 dimensions"),
         (lambda x, d: d.encode(x, l0=0), "l0"),
+        (lambda x, d: d.fvu(x, l0=8), "l0"),
+        (lambda x, d: d.report(x, l0=0), "l0"),
+        (lambda x, d: d.fvu(d.bias + np.linspace(1, 2, 40)[:, None] * d.atoms[:, 0], l0=5), "no weight"),
+        (lambda x, d: d.decode(np.ones((3, 7), np.float32)), "40 columns"),
+        (lambda x, d: d.sae(k=31), "l0"),
+        (lambda x, d: d.sae(epochs=0), "epochs"),
+        (lambda x, d: d.sae(seed=-1), "seed"),
+        (lambda x, d: d.save(os.getcwd()), "there already"),
+        (lambda x, d: sae_gap.learn(np.ma.masked_greater(x, 3), WIDTH, L0), "mask"),
+        (lambda x, d: sae_gap.learn(d.train, WIDTH, L0, documents=np.zeros(3)), "documents"),
+        (lambda x, d: sae_gap.fvu(x.reshape(40, 50, 30), x.reshape(40, 50, 30)), "matrix"),
+        (lambda x, d: sae_gap.fvu(np.full_like(x, np.nan), x), "finite"),
         (lambda x, d: d.agreement(np.ones((30, 5), np.float32)), "one shape"),
     ],
 )

@@ -11,7 +11,7 @@ import sae_gap
 from sae_gap import measure
 from sae_gap.core.types import Model
 from sae_gap.measure.controls import CONTROLS, Control
-from sae_gap.measure.verdict import LEARNED, Comparison, Verdict
+from sae_gap.measure.verdict import RIVAL, Comparison, Verdict
 from sae_gap.solvers import sparse_code
 
 
@@ -34,6 +34,7 @@ def test_the_interval_is_that_of_every_draw_of_few_documents():
         (Comparison(0.935, 0.948, -0.017, -0.009), "1.3 points less (0.9 to 1.7)"),
         (Comparison(0.93, 0.93, -0.002, 0.001), "0.0 points (-0.2 to 0.1)"),
         (Comparison(0.9304, 0.93, 0.0003, 0.0005), "0.04 points more (0.03 to 0.05)"),
+        (Comparison(0.932, 0.93, 0.0001, 0.004), "0.20 points more (0.01 to 0.40)"),
     ],
 )
 def test_a_difference_is_told_in_points(comparison, text):
@@ -66,8 +67,8 @@ def rows(tmp_path_factory):
     store = sae_gap.Store(tmp_path_factory.mktemp("rows"))
     with pytest.MonkeyPatch.context() as patched:
         # A learner that finds the truth.
-        patched.setitem(CONTROLS, LEARNED, Control(lambda signals, num_latents, l0, key: Model(task.dictionary, bias)))
-        measure.run(measure.Plan(subjects, activations, controls=(LEARNED,)), store)
+        patched.setitem(CONTROLS, RIVAL, Control(lambda signals, num_latents, l0, key: Model(task.dictionary, bias)))
+        measure.run(measure.Plan(subjects, activations, controls=(RIVAL,)), store)
     # A page is made of rows as they are stored.
     return sae_gap.Store(store.folder).rows()
 
@@ -83,7 +84,7 @@ def test_the_culprit_is_found(rows):
     # Nothing is lost by its choice of latents, and much by the scale of its codes alone.
     assert shrunk.encoder.more == pytest.approx(0, abs=2e-3) and "Encoder: no loss" in str(shrunk)
     assert shrunk.own_explained < shrunk.encoder.other - 0.1
-    assert shrunk.gap["scale_share"] == pytest.approx(shrunk.gap["relative_gap"], rel=0.05) and "is shrinkage" in str(shrunk)
+    assert shrunk.gap["scale_share"] == pytest.approx(shrunk.gap["relative_gap"], rel=0.05) and "which the encoder shrinks" in str(shrunk)
     # All dictionaries are compared at the L0 of the first.
     assert {each.common_l0 for each in found.values()} == {encoder.l0}
     assert all(l0 == pytest.approx(3, rel=0.02) for each in found.values() for l0 in each.reached_l0)
@@ -125,7 +126,7 @@ def test_what_was_not_measured_is_said():
     lines = told.lines
     assert lines["Loading"] == "suspicious, because it lacks a scale (and 1 more)"
     # More is explained with fewer latents, but less of it would say nothing.
-    assert "better codes at L0 144.0 (its own, 200.0, was not reached)" in lines["Encoder"]
+    assert "better codes at L0 144.0 (its own, 200.0, is beyond what sparse codes have)" in lines["Encoder"]
     worse = dataclasses.replace(told, encoder=Comparison(0.7, 0.8, -0.15, -0.05))
     assert worse.lines["Encoder"].startswith("not judged; the best codes at L0 144.0") and not worse.judged
     assert "explain 70.0 %" in lines["Values"] and "nearly empty (L0 0.40)" in lines["Values"]

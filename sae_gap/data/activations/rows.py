@@ -150,6 +150,8 @@ class Activations:
 
     def _where(self, chosen: Int[np.ndarray, " rows"]) -> "Activations":
         """The chosen rows, as the runs in which they lie."""
+        if not len(chosen):
+            raise ValueError("no row is left on one side of the split, since all of its documents' are massive; keep them.")
         places = self._places(chosen)
         edges = np.flatnonzero(np.diff(places) != 1)
         starts, ends = places[np.concatenate([[0], edges + 1])], places[np.concatenate([edges, [len(places) - 1]])]
