@@ -143,7 +143,7 @@ BAD = {
     "no activations there": (["--sae={mine}", "--activations={folder}/none.npy"], "none.npy"),
     "a name that is too long": (["--sae={mine}" + 5_000 * "x", "--activations={x}"], "check the path of the SAE"),
     "a sparsity that is none": (["--sae={mine}", "--activations={x}", "--match_l0=100"], "ask for at most 3"),
-    "too few activations": (["--dictionary={D}", "--activations={few}", "--lam=1"], "only 1 is held out"),
+    "too few activations": (["--dictionary={D}", "--activations={few}", "--lam=1"], "too few to judge by"),
     "too few training samples": (["--dictionary={wide}", "--activations={x}", "--controls=samples"], "leave the control"),
     "two weights": (["--sae={mine}", "--activations={x}", "--lam=1", "--match_l0=2"], "each set the weight; give one of them"),
     "negative weight": (["--sae={mine}", "--activations={x}", "--lam=-1"], "--lam must be a positive number"),
