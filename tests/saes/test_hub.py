@@ -52,5 +52,5 @@ def test_what_is_not_in_the_cache_is_said_with_the_command_that_gets_it(cache):
         sae_gap.load_sae("some/saes-of-two", "layer_4")
     with pytest.raises(ValueError, match="hf download other/saes"):
         sae_gap.load_sae("other/saes", "layer_4")
-    with pytest.raises(ValueError, match=r"saes names 0 repositories .* give the repository as org/name\.$"):
+    with pytest.raises(ValueError, match=r"saes names no repository .* give the repository as org/name\.$"):
         sae_gap.load_sae("saes", "layer_4")
