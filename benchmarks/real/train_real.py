@@ -101,7 +101,7 @@ def learner_of(
     penalties on the number of codes with all of it. From there the penalty of relu and jumprelu is steered to the sparsity.
     """
     if name in ("online_dl", INCOHERENT, FAMILIES):
-        online = OnlineDictionary.for_activations(width, sparsity, visits=visits, incoherent=name != "online_dl")
+        online = OnlineDictionary.for_activations(width, sparsity, input_dim, visits=visits, incoherent=name != "online_dl")
         return Families(margin=online.margin, num_slots=online.num_slots, base=online) if name == FAMILIES else online
     scale = (3 * variance / sparsity) ** 0.5
     learner = by_name.tuned_sae(name, sparsity=sparsity, input_dim=input_dim, num_steps=epochs, batch_size=batch_size)

@@ -44,19 +44,19 @@ def _samples(signals, num_latents, l0, key):
     return Model(unit_atoms(jnp.asarray(signals[np.sort(np.asarray(chosen))] - mean).T)[0], jnp.asarray(mean))
 
 
-def _learner(num_samples: int, num_latents: int, l0: float) -> OnlineDictionary:
-    return OnlineDictionary.for_activations(num_latents, l0, visits=max(LEAST_VISITS, num_samples / num_latents))
+def _learner(num_samples: int, input_dim: int, num_latents: int, l0: float) -> OnlineDictionary:
+    return OnlineDictionary.for_activations(num_latents, l0, input_dim, visits=max(LEAST_VISITS, num_samples / num_latents))
 
 
 def _online(signals, num_latents, l0, key):
     split = Split(jnp.asarray(signals))
     nothing = Split(split.signals[:1])
     task = Task(split, nothing, nothing, width=num_latents)
-    return fit(_learner(len(signals), num_latents, l0), [task], [key])[0].end.model
+    return fit(_learner(len(signals), signals.shape[1], num_latents, l0), [task], [key])[0].end.model
 
 
 def _online_work(num_samples: int, input_dim: int, num_latents: int) -> float:
-    return _learner(num_samples, num_latents, l0=1).work(num_samples, input_dim, num_latents)
+    return _learner(num_samples, input_dim, num_latents, l0=1).work(num_samples, input_dim, num_latents)
 
 
 # The dictionaries that a subject is held against, by name, the best first. A new one is a function here and a line; its label

@@ -381,7 +381,7 @@ def learn(
     train, held_out = rows.split()
     signals = _pool(train)
     check_varies(signals)
-    learner = OnlineDictionary.for_activations(width, l0, visits=visits)
+    learner = OnlineDictionary.for_activations(width, l0, rows.input_dim, visits=visits)
     found = _fit(learner, signals, width, seed, show_progress=show_progress)
     return LearnedDictionary(found.model, l0, train, held_out, found.seconds)
 

@@ -43,6 +43,12 @@ def test_it_finds_the_dictionary_whatever_the_massive_rows(task, activations, le
         assert dictionary.agreement(np.asarray(task.dictionary)) > 0.9
 
 
+def test_few_dimensions_are_learned_too():
+    """In 24 dimensions four times a residual's root mean square is most of its norm: such a threshold leaves .23."""
+    crowded = sae_gap.draw(Setting(num_latents=50, sparsity=5, num_samples=1_800))
+    assert crowded.input_dim == 24 and sae_gap.learn(crowded.train.signals, 50, 5, visits=30).fvu() < 0.1
+
+
 def test_the_same_seed_gives_the_same_bits_from_a_file_and_another_agrees(tmp_path, activations, learned):
     np.save(tmp_path / "x.npy", activations)
     again, other = (sae_gap.learn(str(tmp_path / "x.npy"), WIDTH, L0, visits=40, seed=seed) for seed in (0, 1))

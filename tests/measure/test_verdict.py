@@ -84,7 +84,9 @@ def test_the_culprit_is_found(rows):
     # Nothing is lost by its choice of latents, and much by the scale of its codes alone.
     assert shrunk.encoder.more == pytest.approx(0, abs=2e-3) and "Encoder: no loss" in str(shrunk)
     assert shrunk.own_explained < shrunk.encoder.other - 0.1
-    assert shrunk.gap["scale_share"] == pytest.approx(shrunk.gap["relative_gap"], rel=0.05) and "which the encoder shrinks" in str(shrunk)
+    assert shrunk.gap["scale_share"] == pytest.approx(
+        shrunk.gap["relative_gap"], rel=0.05
+    ) and "which the encoder shrinks" in str(shrunk)
     # All dictionaries are compared at the L0 of the first.
     assert {each.common_l0 for each in found.values()} == {encoder.l0}
     assert all(l0 == pytest.approx(3, rel=0.02) for each in found.values() for l0 in each.reached_l0)

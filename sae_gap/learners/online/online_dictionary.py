@@ -178,17 +178,20 @@ class OnlineDictionary(Learner):
             check_flag(name, getattr(self, name))
 
     @classmethod
-    def for_activations(cls, num_latents: int, sparsity: float, *, visits: float = 150.0, **options: Any) -> "OnlineDictionary":
+    def for_activations(
+        cls, num_latents: int, sparsity: float, input_dim: int, *, visits: float = 150.0, **options: Any
+    ) -> "OnlineDictionary":
         """The options that suit a network's activations, from which the same rows are learned more than once.
 
         Activations leave more residual than the paper's world and use their atoms less evenly. So minibatches are larger, and
-        hence colder, the threshold is higher, the mean is taken off, and a sample has slots for twice the latents that are
-        asked for: time grows with the slots, and those that compressed sensing allows are many more. RESULTS.md tells how the
-        values were found.
+        hence colder, and the threshold is higher, up to half of a residual's norm, `½ √input_dim σ`, beyond which hardly an
+        atom reaches it. The mean is taken off, and a sample has slots for twice the latents that are asked for: time grows with
+        the slots, and those that compressed sensing allows are many more. RESULTS.md tells how the values were found.
 
         Args:
           num_latents: width of the dictionary.
           sparsity: mean L0 at which the dictionary is to be used.
+          input_dim: of the activations.
           visits: samples coded in the whole fit, for each latent.
           **options: further options, in the place of these.
         """
@@ -196,7 +199,7 @@ class OnlineDictionary(Learner):
             "visits": visits,
             "batch_size": round(1.43 * num_latents),
             "rates": RATES,
-            "margin": 4.0,
+            "margin": min(4.0, math.sqrt(input_dim) / 2),
             "weak": WEAK,
         }
         chosen |= {"num_slots": 4 * math.ceil(sparsity / 2), "centred": True}
@@ -220,7 +223,7 @@ class OnlineDictionary(Learner):
         if self.num_slots is None and slots >= MANY_SLOTS:
             logging.warning(
                 "online_dl keeps %d slots for the latents of a sample, and its time grows with them; where fewer are in use, "
-                "OnlineDictionary.for_activations(num_latents, l0) is many times faster.",
+                "OnlineDictionary.for_activations(num_latents, l0, input_dim) is many times faster.",
                 slots,
             )
         return super().select(task)

@@ -256,5 +256,5 @@ def test_the_cost_of_slots_that_nobody_asked_for_is_told(caplog):
     OnlineDictionary().select(task)
     assert "for_activations" in caplog.text
     caplog.clear()
-    OnlineDictionary.for_activations(400, 8).select(task)
+    OnlineDictionary.for_activations(400, 8, 200).select(task)
     assert not caplog.text
