@@ -16,7 +16,7 @@ from sae_gap.runtime import sharding
 # How the rate goes along a fit.
 SCHEDULES = ("constant", "cosine")
 # Share of a fit over which the L0 aimed at falls to the one asked for, and weight of the newest batch in the running mean L0.
-APPROACH, NEWEST = 0.8, 0.05
+APPROACH, NEWEST = 0.3, 0.05
 # Of a steered penalty: the factor that it starts with, and how far a step moves its logarithm, in shares of the steps before it
 # and of this head start of the fit. A latent that a large early penalty has closed does not open again.
 GENTLE, GAIN, HEAD_START = 0.01, 30.0, 0.05
@@ -54,7 +54,7 @@ class SparseAutoencoder(Learner):
 
     With `l0`, the penalty is steered so that so many latents of a sample are active on average, whatever it starts from. At
     step t of T let L be the running mean L0 of batches, r the L0 aimed at, which falls geometrically from that of the first
-    batch to `l0` at t = .8 T, and e = log(L / r), within ±1. Then
+    batch to `l0` at t = .3 T, and e = log(L / r), within ±1. Then
 
         log f ← log f + 30 e / (t + T / 20),   weight of the penalty = penalty · f · exp(e),   f = .01 at the start.
 

@@ -561,9 +561,10 @@ def test_a_learner_that_fails_leaves_the_models_of_the_others(tmp_path, monkeypa
 def test_a_line_of_progress_ends_full(tmp_path, monkeypatch):
     lines = []
 
-    def bar(total, what, **options):
-        lines.append(tqdm(total=total, file=io.StringIO(), mininterval=0))
-        return lines[-1]
+    def bar(total, what, *, shown, **options):
+        line = tqdm(total=total, file=io.StringIO(), mininterval=0)
+        lines.extend([line] if shown else [])
+        return line
 
     monkeypatch.setattr(progress, "bar", bar)
     run(make(), Store(tmp_path))
