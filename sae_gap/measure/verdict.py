@@ -231,7 +231,10 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
         weight, here = weights[name][0], common[name]
         own = next((row for row in points if row["codes"] == "own"), None)
         best = matched(points, weight, "own") if own is not None and own["l0"] > 0 else None
-        codes = {"the best codes at the same weight": (best or here, "lasso_fvu"), "its own": (own, "own_fvu")}
+        codes = {
+            "the best codes at one weight, where massive rows use many latents,": (best or here, "lasso_fvu"),
+            "its own": (own, "own_fvu"),
+        }
         found.append(
             Verdict(
                 dictionary=name,

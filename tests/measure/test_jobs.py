@@ -129,7 +129,9 @@ def test_massive_rows_are_left_out_unless_they_are_kept_and_said_to_be_there(pla
     target = subject.target(every)
     codes = {
         "its own": subject.encode(target),
-        "the best codes at the same weight": sparse_code(target, subject.dictionary, weight["own_lam"]).codes,
+        "the best codes at one weight, where massive rows use many latents,": sparse_code(
+            target, subject.dictionary, weight["own_lam"]
+        ).codes,
     }
     for name, values in codes.items():
         again = measure.refit(target, subject.dictionary, values != 0)
