@@ -63,7 +63,7 @@ class Export(NamedTuple):
       seconds: that training took.
       l0: mean L0 of the encoder's codes.
       fvu: of the encoder's codes.
-      best_fvu: of least squares on the certified supports at that L0, on the dictionary that was learned.
+      best_fvu: of least squares on the certified supports at an L0 of k, on the dictionary that was learned.
     """
 
     model: Model
@@ -76,7 +76,7 @@ class Export(NamedTuple):
         k = getattr(self.model.encode, "k", None)
         return (
             f"TopK(k={k}) trained in {self.seconds:.0f} s. Of the variance of held-out activations its codes leave "
-            f"{self.fvu:.3f}, and certified codes at its L0 of {self.l0:.1f} leave {self.best_fvu:.3f}."
+            f"{self.fvu:.3f} at an L0 of {self.l0:.1f}, and certified codes at {k} leave {self.best_fvu:.3f}."
         )
 
 
@@ -279,6 +279,8 @@ class LearnedDictionary:
         _check_l0(k, *self.atoms.shape)
         if epochs is not None:
             check_size("epochs", epochs)
+        # What cannot be reached is refused before an encoder is trained.
+        best = self.fvu(None, k, massive="keep")
         encoder = TopK(k)
         centred = _pool(self.train) - self.bias
         scale = float(np.sqrt(np.mean(centred**2)))
@@ -307,7 +309,7 @@ class LearnedDictionary:
         codes = encoder(model, jnp.asarray(x))
         l0 = float(jnp.mean(jnp.sum(codes != 0, axis=1)))
         left = fvu(x, codes @ model.decoder.T + model.bias)
-        return Export(model, found.seconds, l0, left, self.fvu(None, l0, massive="keep"))
+        return Export(model, found.seconds, l0, left, best)
 
     def save(self, folder: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None, **options: Any) -> Export:
         """Writes the SAE that `sae(**options)` makes, in the form that SAELens loads.
