@@ -40,7 +40,7 @@ def test_it_finds_the_dictionary_whatever_the_massive_rows(task, activations, le
     assert learned.train.num_samples + learned.held_out.num_samples == len(activations) - 2
     assert kept.train.num_samples + kept.held_out.num_samples == len(activations)
     for dictionary in (learned, kept):
-        assert dictionary.agreement(np.asarray(task.dictionary)) > 0.9
+        assert dictionary.agreement(np.asarray(task.dictionary)) > 0.85
 
 
 def test_few_dimensions_are_learned_too():
@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_bits_from_a_file_and_another_agrees(tmp_pa
     np.save(tmp_path / "x.npy", activations)
     again, other = (sae_gap.learn(str(tmp_path / "x.npy"), WIDTH, L0, visits=40, seed=seed) for seed in (0, 1))
     np.testing.assert_array_equal(again.atoms, learned.atoms)
-    assert 0.95 < learned.agreement(other) < 1 - 1e-6
+    assert 0.9 < learned.agreement(other) < 1 - 1e-6
     assert sae_gap.agreement(learned, other.model) == pytest.approx(learned.agreement(other), abs=1e-6)
 
 
