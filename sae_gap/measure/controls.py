@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
 from sae_gap.core.checks import check_unmasked
-from sae_gap.core.types import Model, Split, Task
+from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.baselines import Random
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.study.fitting import fit
+from sae_gap.measure.training import fit_signals
 
 # Activations that the learner codes for each atom, each of them more than once where there are fewer.
 LEAST_VISITS = 30
@@ -49,10 +49,7 @@ def _learner(num_samples: int, input_dim: int, num_latents: int, l0: float) -> O
 
 
 def _online(signals, num_latents, l0, key):
-    split = Split(jnp.asarray(signals))
-    nothing = Split(split.signals[:1])
-    task = Task(split, nothing, nothing, width=num_latents)
-    return fit(_learner(len(signals), signals.shape[1], num_latents, l0), [task], [key])[0].end.model
+    return fit_signals(_learner(len(signals), signals.shape[1], num_latents, l0), signals, num_latents, key).model
 
 
 def _online_work(num_samples: int, input_dim: int, num_latents: int) -> float:

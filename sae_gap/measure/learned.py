@@ -1,7 +1,5 @@
 """The front door: a dictionary of one's own activations that codes, scores, compares and becomes an SAE."""
 
-import dataclasses
-import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,15 +15,11 @@ from jaxtyping import Float
 from sae_gap.core.checks import check_choice, check_number, check_seed, check_sequence, check_size, check_unmasked
 from sae_gap.core.codes import by_rows
 from sae_gap.core.matching import as_matrix
-from sae_gap.core.types import Model, Split, Task
+from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.activations.massive import describe
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.topk import TopK
 from sae_gap.figures import tables
-from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.measure.atom_statistics import agreement
 from sae_gap.measure.front import check_varies, fvu, measure_front
 from sae_gap.measure.jobs import find_weight, run
@@ -33,13 +27,13 @@ from sae_gap.measure.plan import DENSEST, Plan, evenly_spaced
 from sae_gap.measure.refit import refit as least_squares
 from sae_gap.measure.subject import of_model
 from sae_gap.measure.summary import front_lines
+from sae_gap.measure.training import fit_signals, topk_sae
 from sae_gap.measure.verdict import Comparison, compare_dictionaries
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.own import as_metadata, check_free, save_sae
 from sae_gap.solvers import match_l0, sparse_code
 from sae_gap.storage.results import Row, Store
-from sae_gap.study.fitting import Fitted, fit
 
 # What may become of massive rows.
 MASSIVE = ("drop", "keep")
@@ -49,8 +43,6 @@ LEARNED = "learned"
 CHUNK, MATCHED, SCORED = 1_024, 500, 5_000
 # Floats of the rows that are learned from, which lie in memory together.
 POOL = 2**29
-# Of the encoder's training. A dictionary that is trained along wants a lower rate.
-RATE, RATE_ALONG, BATCH, STEPS = 3e-3, 1e-3, 256, 2_000
 
 _Rows = Activations | ArrayLike | str | os.PathLike[str]
 
@@ -281,32 +273,10 @@ class LearnedDictionary:
             check_size("epochs", epochs)
         # What cannot be reached is refused before an encoder is trained.
         best = self.fvu(None, k, massive="keep")
-        encoder = TopK(k)
-        centred = _pool(self.train) - self.bias
-        scale = float(np.sqrt(np.mean(centred**2)))
-        signals = centred / scale
-        none = jnp.zeros_like(self.model.bias)
-        start = Model(self.model.decoder, none, Affine.create(self.model.decoder))
-        few = signals[evenly_spaced(len(signals), MATCHED)]
-        first = encoder(start, few) @ self.model.decoder.T
-        gain = jnp.sum(few * first) / jnp.sum(first**2)
-        start = dataclasses.replace(start, encoder=Affine.create(gain * self.model.decoder))
-        epochs = math.ceil(STEPS * BATCH / len(signals)) if epochs is None else epochs
-        options: dict[str, Any] = {
-            "learning_rate": RATE if frozen else RATE_ALONG,
-            "weight_decay": 0.0,
-            "batch_size": BATCH,
-            "num_steps": epochs,
-            "schedule": "cosine",
-        }
-        # Of its base only the model is asked for, which is `start`.
-        learner = SparseAutoencoder(encoder, **options, frozen=frozen, base=OnlineDictionary())
-        found = _fit(learner, signals, self.width, seed, bases=[start])
+        found = topk_sae(self.model, _pool(self.train), k, epochs=epochs, frozen=frozen, seed=seed)
         model = found.model
-        affine = Affine(model.encoder.weight, scale * model.encoder.bias)
-        model = Model(model.decoder, self.model.bias + scale * model.bias, affine, encoder)
         x = self._scored(None, "keep")
-        codes = encoder(model, jnp.asarray(x))
+        codes = model.encode(model, jnp.asarray(x))  # type: ignore[misc]
         l0 = float(jnp.mean(jnp.sum(codes != 0, axis=1)))
         left = fvu(x, codes @ model.decoder.T + model.bias)
         return Export(model, found.seconds, l0, left, best)
@@ -384,7 +354,7 @@ def learn(
     signals = _pool(train)
     check_varies(signals)
     learner = OnlineDictionary.for_activations(width, l0, rows.input_dim, visits=visits)
-    found = _fit(learner, signals, width, seed, show_progress=show_progress)
+    found = fit_signals(learner, signals, width, seed, show_progress=show_progress)
     return LearnedDictionary(found.model, l0, train, held_out, found.seconds)
 
 
@@ -398,12 +368,6 @@ def _require_reached(reached: float, l0: float, samples: int) -> None:
         raise ValueError(
             f"no weight gives codes of a mean L0 of {l0:g} on these activations, only of {reached:.3g}; ask for less."
         )
-
-
-def _fit(learner: Learner, signals: Float[np.ndarray, "n input_dim"], width: int, seed: int, **options: Any) -> Fitted:
-    # Nothing is scored.
-    train, nothing = (Split(jnp.asarray(part)) for part in (signals, signals[:1]))
-    return fit(learner, [Task(train, nothing, nothing, width=int(width))], [seed], **options)[0].end
 
 
 def _pool(train: Activations) -> Float[np.ndarray, "n input_dim"]:
