@@ -1,0 +1,1 @@
+"""A language model to record activations from and to put reconstructions back into."""

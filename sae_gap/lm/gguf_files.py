@@ -1,0 +1,125 @@
+"""Language models of the Llama family from GGUF files, as llama.cpp writes them.
+
+Such a file keeps the rotary pairs of queries and keys side by side, which is how `sae_gap.lm.llama` turns them.
+"""
+
+import os
+import pathlib
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from sae_gap.core.checks import check_path
+from sae_gap.lm.llama import Block, LanguageModel, Shape
+
+# The tensor of a block that each of its parameters is.
+NAMES = {
+    "attention_norm": "attn_norm",
+    "query": "attn_q",
+    "key": "attn_k",
+    "value": "attn_v",
+    "output": "attn_output",
+    "mlp_norm": "ffn_norm",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+}
+_KEYS = {
+    "num_blocks": "block_count",
+    "num_heads": "attention.head_count",
+    "num_kv_heads": "attention.head_count_kv",
+    "epsilon": "attention.layer_norm_rms_epsilon",
+    "context": "context_length",
+}
+
+
+def read_model(path: str | pathlib.Path) -> tuple[LanguageModel, dict[str, Any]]:
+    """A model of the architecture `llama`, in float32 whatever its quantisation, and what else its file says.
+
+    Args:
+      path: a GGUF file.
+
+    Returns:
+      The model, and the fields of the file by their names.
+
+    Raises:
+      ValueError: there is no such file, it is damaged, its model is of another architecture, or `gguf` is not installed or cannot
+        read its quantisation.
+    """
+    check_path("path", path)
+    path = pathlib.Path(os.path.expanduser(path))
+    gguf = _library()
+    if not path.is_file():
+        raise ValueError(f"{path} is no file; give a GGUF file.")
+    try:
+        reader = gguf.GGUFReader(path)
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as GGUF ({_short(error)}); download it again.") from error
+    kind = fields.get("general.architecture")
+    if kind != "llama":
+        raise ValueError(f"{path} holds a model of the architecture {kind!r}, of which only 'llama' can be run; give another.")
+    scaling = fields.get("llama.rope.scaling.type", "none")
+    if scaling != "none" or "llama.expert_count" in fields:
+        what = "experts" if "llama.expert_count" in fields else f"positions scaled by {scaling!r}"
+        raise ValueError(f"{path} holds a Llama with {what}, which is not implemented; give one without.")
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+
+    def read(name: str) -> np.ndarray:
+        tensor = tensors.pop(name)
+        try:
+            found = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+        except Exception as error:
+            fault = f"{path} has {name} in {tensor.tensor_type.name}, which gguf cannot read ({_short(error)})"
+            raise ValueError(f"{fault}; quantise it as Q8_0.") from error
+        if not np.isfinite(found).all():
+            raise ValueError(f"{path} has values in {name} that are not finite; download it again.")
+        return found
+
+    try:
+        sizes = {name: fields[f"llama.{key}"] for name, key in _KEYS.items()}
+        model = _assemble(read, fields, **sizes)
+    except KeyError as error:
+        raise ValueError(f"{path} lacks {error}, which a Llama has; download it again.") from error
+    if tensors:
+        raise ValueError(f"{path} has tensors that a plain Llama has not, such as {min(tensors)}; give another model.")
+    return model, fields
+
+
+def _assemble(read, fields, *, num_blocks, num_heads, num_kv_heads, epsilon, context) -> LanguageModel:
+    def stacked(name: str) -> jnp.ndarray:
+        # A file keeps the rows that give each output.
+        return jnp.asarray(np.stack([read(f"blk.{block}.{name}.weight").T for block in range(num_blocks)]))
+
+    embedding = read("token_embd.weight")
+    blocks = Block(**{part: stacked(name) for part, name in NAMES.items()})
+    size = fields.get("llama.rope.dimension_count", blocks.query.shape[2] // num_heads)
+    frequencies = fields.get("llama.rope.freq_base", 10_000.0) ** (-np.arange(0, size, 2) / size)
+    return LanguageModel(
+        embedding=jnp.asarray(embedding),
+        blocks=blocks,
+        norm=jnp.asarray(read("output_norm.weight")),
+        head=_optional(read, "output.weight"),
+        frequencies=jnp.asarray(frequencies / _optional(read, "rope_freqs.weight", 1.0), jnp.float32),
+        shape=Shape(num_heads, num_kv_heads, epsilon, context),
+    )
+
+
+def _optional(read, name: str, default: Any = None) -> Any:
+    try:
+        return jnp.asarray(read(name))
+    except KeyError:
+        return default
+
+
+def _library():
+    try:
+        import gguf
+    except ImportError:
+        raise ValueError("language models are read by the library gguf; pip install 'sae_gap[real]'.") from None
+    return gguf
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__

@@ -1,0 +1,166 @@
+"""A language model of the Llama family as a pure function of its parameters, cut open after any block.
+
+With h the residual stream, a block is
+
+  h ← h + W_o attention(R(W_q n), R(W_k n), W_v n),  n = norm(h; g_a)
+  h ← h + W_d (silu(W_g n) ⊙ W_u n),                 n = norm(h; g_f)
+
+where `norm(h; g) = g ⊙ h / sqrt(mean(h²) + ε)`, attention is causal with each key and value shared by several heads, and R
+turns the pair of coordinates (2i, 2i + 1) of a head at position p by the angle `p θ^(-2i/size)`. The logits are `E norm(h; g)`.
+
+References:
+  Touvron et al. (2023), "LLaMA". Su et al. (2021), "RoFormer". Ainslie et al. (2023), "GQA".
+"""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from sae_gap.core.lasso_problem import product
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Sizes and constants of a model.
+
+    Attributes:
+      num_heads: heads of queries.
+      num_kv_heads: heads of keys and values, which divide those.
+      epsilon: ε of the norms.
+      context: tokens that the model was made to read at once.
+    """
+
+    num_heads: int
+    num_kv_heads: int
+    epsilon: float
+    context: int
+
+
+class Block(eqx.Module):
+    """The parameters of one block, or those of all blocks with a leading axis. Matrices map a row to a row, `x @ W`."""
+
+    attention_norm: Float[Array, "*blocks dim"]
+    query: Float[Array, "*blocks dim heads_size"]
+    key: Float[Array, "*blocks dim kv_size"]
+    value: Float[Array, "*blocks dim kv_size"]
+    output: Float[Array, "*blocks heads_size dim"]
+    mlp_norm: Float[Array, "*blocks dim"]
+    gate: Float[Array, "*blocks dim hidden"]
+    up: Float[Array, "*blocks dim hidden"]
+    down: Float[Array, "*blocks hidden dim"]
+
+
+class LanguageModel(eqx.Module):
+    """The parameters of a model.
+
+    Attributes:
+      embedding: (vocabulary, dim).
+      blocks: of all blocks, stacked.
+      norm: g of the last norm.
+      head: E, (vocabulary, dim); None where it is the embedding.
+      frequencies: the angle by which each pair of coordinates turns from one position to the next, (size / 2,).
+      shape: sizes and constants.
+    """
+
+    embedding: Float[Array, "vocabulary dim"]
+    blocks: Block
+    norm: Float[Array, " dim"]
+    head: Float[Array, "vocabulary dim"] | None
+    frequencies: Float[Array, " pairs"]
+    shape: Shape = eqx.field(static=True)
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks.attention_norm)
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the residual stream."""
+        return self.embedding.shape[1]
+
+
+class Windows(eqx.Module):
+    """Texts side by side, in rows of one length.
+
+    Attributes:
+      tokens: numbers of tokens, (rows, length).
+      segments: which text each token is of, (rows, length); a token sees those of its own text alone. -1 is padding.
+      positions: place of each token within its text, (rows, length).
+    """
+
+    tokens: Int[Array, "rows length"]
+    segments: Int[Array, "rows length"]
+    positions: Int[Array, "rows length"]
+
+
+def embed(model: LanguageModel, windows: Windows) -> Float[Array, "rows length dim"]:
+    """The residual stream before the first block."""
+    return model.embedding[windows.tokens]
+
+
+@eqx.filter_jit
+def run_blocks(
+    model: LanguageModel, hidden: Float[Array, "rows length dim"], windows: Windows, start: int, stop: int
+) -> Float[Array, "rows length dim"]:
+    """The residual stream after block `stop - 1`, given that before block `start`.
+
+    Args:
+      model: the model.
+      hidden: the residual stream before block `start`; `embed` gives that before block 0.
+      windows: the texts.
+      start: the first block to run, counted from 0.
+      stop: the block to end before.
+    """
+    angles = windows.positions[..., None] * model.frequencies
+    turn = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    places = jnp.arange(windows.tokens.shape[1])
+    seen = (places[:, None] >= places) & (windows.segments[:, :, None] == windows.segments[:, None])
+
+    def step(hidden, block):
+        normed = _norm(hidden, block.attention_norm, model.shape.epsilon)
+        hidden = hidden + product(_attend(normed, block, model.shape, turn, seen), block.output)
+        normed = _norm(hidden, block.mlp_norm, model.shape.epsilon)
+        return hidden + product(jax.nn.silu(product(normed, block.gate)) * product(normed, block.up), block.down), None
+
+    part = jax.tree.map(lambda leaf: leaf[start:stop], model.blocks)
+    return jax.lax.scan(step, hidden, part)[0]
+
+
+@eqx.filter_jit
+def log_probabilities(model: LanguageModel, hidden: Float[Array, "*rows dim"]) -> Float[Array, "*rows vocabulary"]:
+    """The log-probabilities of the next token, in nats, from the residual stream after the last block."""
+    head = model.embedding if model.head is None else model.head
+    return jax.nn.log_softmax(product(_norm(hidden, model.norm, model.shape.epsilon), head.T), axis=-1)
+
+
+def _norm(hidden, gain, epsilon):
+    return gain * hidden * jax.lax.rsqrt(jnp.mean(hidden**2, axis=-1, keepdims=True) + epsilon)
+
+
+def _attend(normed, block, shape, turn, seen):
+    """The outputs of all heads, (rows, length, heads * size)."""
+    rows, length, _ = normed.shape
+    query, key, value = (
+        product(normed, weight).reshape(rows, length, heads, -1)
+        for weight, heads in (
+            (block.query, shape.num_heads),
+            (block.key, shape.num_kv_heads),
+            (block.value, shape.num_kv_heads),
+        )
+    )
+    # Consecutive heads of queries share one of keys and values.
+    query = _turned(query, turn).reshape(rows, length, shape.num_kv_heads, -1, query.shape[-1])
+    key, exact = _turned(key, turn), jax.lax.Precision.HIGHEST
+    scores = jnp.einsum("bqkgd,bskd->bkgqs", query, key, precision=exact) / key.shape[-1] ** 0.5
+    weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf), axis=-1)
+    return jnp.einsum("bkgqs,bskd->bqkgd", weights, value, precision=exact).reshape(rows, length, -1)
+
+
+def _turned(heads, turn):
+    cos, sin = turn
+    even, odd = heads[..., ::2], heads[..., 1::2]
+    return jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(heads.shape)
