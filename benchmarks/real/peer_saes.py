@@ -8,7 +8,7 @@ width; rates warm up over a tenth of the steps.
 
 The libraries bring PyTorch: install them in an environment of its own, by pip install 'sae_gap[peer_saes]'.
 
-  python -m sae_gap peer_saes --activations=results/real_activations/minilm_layer3.npz
+  python -m sae_gap peer_saes --activations=results/record/SmolLM2-135M-Instruct.Q4_1-bbc/block10
 """
 
 import json

@@ -15,7 +15,7 @@ them as from rows of the median norm. Either way columns `with massive rows` hol
 
 Fitted models are kept under --models_dir, so that a run that was stopped goes on.
 
-  python -m sae_gap train_real --activations=results/real_activations/minilm_layer3.npz
+  python -m sae_gap train_real --activations=results/record/SmolLM2-135M-Instruct.Q4_1-bbc/block10
 """
 
 import dataclasses
