@@ -37,7 +37,7 @@ from benchmarks.real import training_flags
 from sae_gap import measure
 from sae_gap.core import identity
 from sae_gap.core.types import Model, Task
-from sae_gap.data.activations import Activations, fetched, massive
+from sae_gap.data.activations import fetched, massive
 from sae_gap.data.recording import Recording
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.jumprelu import JumpReLU
@@ -60,9 +60,7 @@ HELD_OUT = 0.1
 FORM = 2
 # Share of atoms that may be copies of others before that is said.
 MANY = 0.01
-# Rows whose variance is summed at once.
-CHUNK = 4_096
-METHODS = ("topk", "batchtopk", "jumprelu", "relu", "online_dl")
+METHODS = ("topk", "batchtopk", "jumprelu", "matryoshka", "relu", "online_dl")
 # Only where they are asked for: what families go on from, and families, which take several times as long as the others.
 INCOHERENT, FAMILIES = "online_dl_incoherent", "online_dl_families"
 EVERY = (*METHODS, INCOHERENT, FAMILIES)
@@ -89,22 +87,23 @@ def learner_of(
     width: int,
     sparsity: int,
     input_dim: int,
-    variance: float,
     epochs: int,
     batch_size: int,
     visits: float,
 ) -> Learner:
-    """How a method learns from activations of this many dimensions and this total variance about their mean.
+    """How a method learns from activations of this many dimensions.
 
-    The tuned penalties and thresholds of the SAEs hold where codes are as large as the paper's, uniform on (0, 1). So many such
-    codes of unit atoms make a variance of sparsity / 3; thresholds and l1 penalties grow with the root of what is more, and
-    penalties on the number of codes with all of it. From there the penalty of relu and jumprelu is steered to the sparsity.
+    SAEs learn from standardised rows, whose total variance is input_dim. Their tuned penalties and thresholds hold where codes
+    are as large as the paper's, uniform on (0, 1). So many such codes of unit atoms make a variance of sparsity / 3; thresholds
+    and l1 penalties grow with the root of what is more, and penalties on the number of codes with all of it. From there the
+    penalty of relu and jumprelu is steered to the sparsity.
     """
     if name in ("online_dl", INCOHERENT, FAMILIES):
         online = OnlineDictionary.for_activations(width, sparsity, input_dim, visits=visits, incoherent=name != "online_dl")
         return Families(margin=online.margin, num_slots=online.num_slots, base=online) if name == FAMILIES else online
-    scale = (3 * variance / sparsity) ** 0.5
-    learner = by_name.tuned_sae(name, sparsity=sparsity, input_dim=input_dim, num_steps=epochs, batch_size=batch_size)
+    scale = (3 * input_dim / sparsity) ** 0.5
+    trained: dict[str, Any] = {"num_steps": epochs, "batch_size": batch_size, "schedule": "cosine", "standardised": True}
+    learner = by_name.tuned_sae(name, sparsity=sparsity, input_dim=input_dim, weight_decay=0.0, **trained)
     encoder, penalty = learner.encoder, learner.penalty * scale
     if isinstance(encoder, JumpReLU):
         encoder = dataclasses.replace(encoder, threshold=encoder.threshold * scale, bandwidth=encoder.bandwidth * scale)
@@ -151,20 +150,14 @@ def _npy(array: Array) -> bytes:
     return content.getvalue()
 
 
-def variance_of(activations: Activations) -> float:
-    """The total variance about the mean, in float64, of rows that are read in chunks."""
-    mean = activations.mean().astype(np.float64)
-    return sum(float(np.sum((chunk - mean) ** 2)) for chunk in activations.chunks(CHUNK)) / activations.num_samples
-
-
-def learners_of(task: Task, variance: float) -> dict[str, Learner]:
+def learners_of(task: Task) -> dict[str, Learner]:
     """The learner of each method that the flags name.
 
     Raises:
       cli.UsageError: one cannot learn from these data.
     """
     options: dict[str, Any] = {name: FLAGS[name].value for name in ("width", "sparsity", "batch_size", "visits")}
-    options |= {"epochs": max(1, round(FLAGS.epochs)), "input_dim": task.input_dim, "variance": variance}
+    options |= {"epochs": max(1, round(FLAGS.epochs)), "input_dim": task.input_dim}
     learners = {name: learner_of(name, **options) for name in FLAGS.methods}
     for name, learner in learners.items():
         lacking = learner.needs(task)
@@ -213,7 +206,7 @@ def main() -> None:
         plan = measure.Plan((), whole, samples=FLAGS.samples)
         task, rows = source.task(), plan.scored
         measure.check_varies(rows)
-        learners = learners_of(task, variance_of(plan.parts[0]))
+        learners = learners_of(task)
         directory.require_writable()
     if keeps and len(whole.massive.rows):
         logging.warning("kept, and learned from as of the median norm: %s", massive.describe(whole))

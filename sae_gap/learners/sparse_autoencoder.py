@@ -1,5 +1,7 @@
 """Sparse autoencoders: one training loop, whatever the encoder."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.core.checks import check_choice, check_flag, check_number, check_size, check_type
 from sae_gap.core.types import Model, Split
-from sae_gap.encoders.encoder import AmortisedEncoder, unit_atoms
+from sae_gap.encoders.encoder import Affine, AmortisedEncoder, unit_atoms
 from sae_gap.learners.learner import Learner, batches, live_dims, live_share
 from sae_gap.runtime import sharding
 
@@ -34,7 +36,10 @@ class Steering(eqx.Module):
 
 
 class SAEState(eqx.Module):
-    """`live` is the share of dimensions that any signal has; `steering` is None where the penalty stays."""
+    """`live` is the share of dimensions that any signal has; `steering` is None where the penalty stays.
+
+    `model` is of the standardised signals `(y - mean) / unit`, if the learner is.
+    """
 
     model: Model
     optimiser: PyTree
@@ -42,6 +47,8 @@ class SAEState(eqx.Module):
     live: Float[Array, ""]
     key: PRNGKeyArray
     steering: Steering | None = None
+    mean: Float[Array, " input_dim"] | None = None
+    unit: Float[Array, ""] | None = None
 
 
 class SparseAutoencoder(Learner):
@@ -74,6 +81,10 @@ class SparseAutoencoder(Learner):
       schedule: of the rate: "constant", or "cosine", which rises over a twentieth of the steps and falls to zero along half
         a cosine.
       frozen: whether the dictionary and the bias stay as the base has them, so that the encoder alone is trained for them.
+      standardised: whether it learns from `(y - mean) / unit`, with the mean of the training signals and the root mean square
+        about it. Where the mean is a large share of a network's activations, most latents of an SAE die otherwise. The model is
+        of the signals themselves: its atoms are as long as the unit, and the affine maps of its encoder take it off. It takes
+        no base.
 
     References:
       Barin Pacela et al. (2026), arXiv:2603.28744, appendix. Loshchilov & Hutter (2019), "Decoupled weight decay".
@@ -91,6 +102,7 @@ class SparseAutoencoder(Learner):
     l0: float | None = None
     schedule: str = eqx.field(static=True, default="constant")
     frozen: bool = eqx.field(static=True, default=False)
+    standardised: bool = eqx.field(static=True, default=False)
 
     # Epochs 0, 10, 20, ... as the paper counts them, from the end of the first.
     landmarks = (1, 11, 21, 51, 101, 201, 301, 401)
@@ -108,6 +120,9 @@ class SparseAutoencoder(Learner):
                 raise ValueError(f"{type(self.encoder).__name__} has no penalty that l0 could steer; leave l0 out.")
         check_choice("schedule", self.schedule, SCHEDULES)
         check_flag("frozen", self.frozen)
+        check_flag("standardised", self.standardised)
+        if self.standardised and self.base is not None:
+            raise ValueError("a base is in the units of the signals; leave standardised out.")
         if self.frozen and self.base is None:
             raise ValueError("a frozen dictionary needs a base, the learner whose dictionary it is; give base.")
 
@@ -127,7 +142,11 @@ class SparseAutoencoder(Learner):
         return optax.adamw(rate, b1=0.9, b2=0.999, weight_decay=self.weight_decay)
 
     def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray, base: Model | None = None) -> SAEState:
-        input_dim = data.signals.shape[1]
+        signals, mean, unit = data.signals, None, None
+        input_dim = signals.shape[1]
+        if self.standardised:
+            mean = jnp.mean(signals, axis=0)
+            unit = jnp.sqrt(jnp.mean((signals - mean) ** 2))
         # A split takes 0 and 1.
         parameters_key = jax.random.fold_in(key, 2)
         weights_key, key = jax.random.split(key)
@@ -144,7 +163,7 @@ class SparseAutoencoder(Learner):
             model = Model(atoms, base.bias, parameters)
         zero, count = jnp.zeros((), weight.dtype), jnp.zeros((), jnp.int32)
         steering = None if self.l0 is None else Steering(zero + jnp.log(GENTLE), zero, zero, count)
-        return SAEState(model, self._optimiser(len(data.signals)).init(model), count, share, key, steering)
+        return SAEState(model, self._optimiser(len(data.signals)).init(model), count, share, key, steering, mean, unit)
 
     def step(self, data: Split, state: SAEState) -> SAEState:
         shuffle_key, key = jax.random.split(state.key)
@@ -153,6 +172,8 @@ class SparseAutoencoder(Learner):
         def train_step(carry, batch):
             indices, weights = batch
             signals, weights = sharding.split_batch((data.signals[indices], weights))
+            if state.unit is not None:
+                signals = (signals - state.mean) / state.unit
             model, optimiser, steering = carry
             penalty: ArrayLike = self.penalty
             error = None
@@ -170,10 +191,18 @@ class SparseAutoencoder(Learner):
         if not self.frozen:
             dictionary = jnp.where(renormalise, unit_atoms(model.decoder)[0], model.decoder)
             model = eqx.tree_at(lambda model: model.dictionary, model, dictionary)
-        return SAEState(model, optimiser, state.epoch + 1, state.live, key, steering)
+        return SAEState(model, optimiser, state.epoch + 1, state.live, key, steering, state.mean, state.unit)
 
     def model(self, state: SAEState) -> Model:
-        return state.model
+        if state.unit is None:
+            return state.model
+        model, unit = state.model, state.unit
+
+        def unscaled(part):
+            return Affine(part.weight / unit, part.bias) if isinstance(part, Affine) else part
+
+        encoder = jax.tree.map(unscaled, model.encoder, is_leaf=lambda part: isinstance(part, Affine))
+        return dataclasses.replace(model, dictionary=unit * model.decoder, bias=state.mean + unit * model.bias, encoder=encoder)
 
     def _steer(self, steering: Steering, active, total: int) -> tuple[Steering, Float[Array, ""], Float[Array, ""]]:
         """The state after a batch of this mean L0, of `total` batches in all, the factor on the penalty, and e."""

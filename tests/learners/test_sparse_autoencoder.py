@@ -126,6 +126,26 @@ def test_epochs_of_training_against_one_written_by_hand(name, schedule, frozen):
     assert len({tuple(order) for order in orders}) == 3
 
 
+@pytest.mark.parametrize("name", ["jumprelu", "gated", "lista_matryoshka", "mp"])
+def test_standardised_training_is_that_of_standardised_signals_in_their_own_unit(name):
+    with jax.enable_x64(True):
+        signals = 1e3 * np.random.default_rng(0).normal(size=(NUM_SAMPLES, INPUT_DIM)) + 5e3
+        mean = signals.mean(axis=0)
+        unit = np.sqrt(((signals - mean) ** 2).mean())
+        codes, reconstructions = [], []
+        for standardised, seen in ((True, signals), (False, (signals - mean) / unit)):
+            learner = by_name.sae(name, sparsity=2, num_steps=2, standardised=standardised)
+            state = learner.init(Split(jnp.asarray(seen)), num_latents=NUM_LATENTS, key=jax.random.key(0))
+            for _ in range(2):
+                state = learner.step(Split(jnp.asarray(seen)), state)
+            model = learner.model(state)
+            codes.append(np.asarray(learner.encoder(model, seen)))
+            reconstructions.append(np.asarray(codes[-1] @ model.decoder.T + model.bias))
+        assert codes[0].any()
+        np.testing.assert_allclose(*codes, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(reconstructions[0], unit * reconstructions[1] + mean, rtol=1e-9)
+
+
 def test_a_base_gives_the_start():
     """Its dictionary on unit atoms, its bias, and its encoder, or where it has none that of its unit atoms."""
     rng = np.random.default_rng(0)

@@ -4,7 +4,6 @@ import csv
 import dataclasses
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -132,17 +131,18 @@ def test_scores_are_those_of_numpy():
     assert abs(found["l0_lasso"] - K) <= max(0.01 * K, 1 / 40)
 
 
-@pytest.mark.parametrize("name", ["relu", "jumprelu", "topk"])
-def test_the_unit_of_the_activations_does_not_matter_to_the_options(name):
-    options = {"width": 16, "sparsity": 5, "input_dim": 8, "epochs": 1, "batch_size": 4, "visits": 1}
-    small, large = (train_real.learner_of(name, variance=variance, **options) for variance in (5 / 3, 100 * 5 / 3))
-    tuned = train_real.by_name.tuned_sae(name, sparsity=5, input_dim=8, num_steps=1, batch_size=4)
-    assert jax.tree.leaves(dataclasses.replace(small, l0=None)) == pytest.approx(jax.tree.leaves(tuned))
-    assert large.penalty == pytest.approx(small.penalty * {"relu": 10, "jumprelu": 100, "topk": 1}[name])
-    assert small.l0 == (None if name == "topk" else 5)
-    if name == "jumprelu":
-        assert large.encoder.threshold == pytest.approx(10 * small.encoder.threshold)
-        assert large.encoder.bandwidth == pytest.approx(10 * small.encoder.bandwidth)
+@pytest.mark.parametrize(("name", "power"), [("relu", 1), ("jumprelu", 2), ("topk", 0)])
+def test_options_follow_the_size_of_codes(name, power):
+    # A unit variance in each dimension is that of 3 input_dim / 12 = 1 and = 100 times the paper's codes.
+    for input_dim, size in ((4, 1), (400, 10)):
+        options = {"width": 16, "sparsity": 12, "input_dim": input_dim, "epochs": 1, "batch_size": 4, "visits": 1}
+        found = train_real.learner_of(name, **options)
+        tuned = train_real.by_name.tuned_sae(name, sparsity=12, input_dim=input_dim)
+        assert found.penalty == pytest.approx(tuned.penalty * size**power)
+        assert found.l0 == (12 if power else None)
+        if name == "jumprelu":
+            assert found.encoder.threshold == pytest.approx(tuned.encoder.threshold * size)
+            assert found.encoder.bandwidth == pytest.approx(tuned.encoder.bandwidth * size)
 
 
 def test_atoms_that_are_copies_are_counted_and_told(tmp_path, call, caplog):
@@ -185,7 +185,7 @@ def test_massive_rows_are_told_and_stand_beside_the_figures(file, call, tmp_path
 
 
 def test_families_go_on_from_online_dl_with_its_margin_and_its_slots():
-    options = {"width": 16, "sparsity": 5, "input_dim": 8, "variance": 1.0, "epochs": 1, "batch_size": 4, "visits": 7}
+    options = {"width": 16, "sparsity": 5, "input_dim": 8, "epochs": 1, "batch_size": 4, "visits": 7}
     names = ("online_dl", train_real.INCOHERENT, train_real.FAMILIES)
     alone, incoherent, families = (train_real.learner_of(name, **options) for name in names)
     assert families.base == incoherent == dataclasses.replace(alone, incoherent=True) and not alone.incoherent
