@@ -46,7 +46,7 @@ def write_lm(path, *, quantised=(), tied=True, frequencies=False, seed=0, **fiel
     from tokenizers import pre_tokenizers
 
     rng, dim, hidden, size = np.random.default_rng(seed), LM["dim"], LM["hidden"], LM["dim"] // LM["heads"]
-    merges = ["t h", "th e", "Ġ the", "i n"]
+    merges = ["t h", "th e", "Ġ the", "i n", "1 2"]
     tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(merge.replace(" ", "") for merge in merges)]
     shapes = {"token_embd": (len(tokens), dim), "output_norm": (dim,)} | ({} if tied else {"output": (len(tokens), dim)})
     shapes |= {"rope_freqs": (size // 2,)} if frequencies else {}

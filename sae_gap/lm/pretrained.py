@@ -51,7 +51,7 @@ def load_lm(path: str | os.PathLike[str] | None = None, tokenizer: str | os.Path
       ValueError: a file is missing, damaged or of another kind, its tokenizer is of a kind that is not known here, or a library
         or the package is not installed.
     """
-    path = _installed() if path is None else path
+    path = installed() if path is None else path
     model, fields = read_model(path)
     path = pathlib.Path(os.path.expanduser(path))
     with path.open("rb") as file:
@@ -68,7 +68,8 @@ def load_lm(path: str | os.PathLike[str] | None = None, tokenizer: str | os.Path
     return LM(path.stem, model, found, digest.hexdigest()[:16])
 
 
-def _installed() -> pathlib.Path:
+def installed() -> pathlib.Path:
+    """The GGUF file of the package."""
     # The package is found, not imported: it would import libraries that are not needed.
     spec = importlib.util.find_spec(PACKAGE)
     folders = (spec and spec.submodule_search_locations) or ()

@@ -70,6 +70,13 @@ def test_a_killed_run_goes_on_to_the_same_bytes(lm, texts, tmp_path, monkeypatch
     record(lm, texts, tmp_path / "whole", **options)
     whole, write = content(tmp_path / "whole"), Folder.write
     assert sum(name.startswith("block0") for name in whole) >= 6
+    asked, run = [], recording.run_blocks
+
+    def watched(*arguments):
+        asked.append(arguments[3:])
+        return run(*arguments)
+
+    monkeypatch.setattr(recording, "run_blocks", watched)
     # Killed before each of its files in turn; what was written before stays, and is not written again.
     for many in (1, 3, 4, 5, 8):
         left = [many]
@@ -89,6 +96,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(lm, texts, tmp_path, monkeypatch
         monkeypatch.setattr(Folder, "write", write)
         record(lm, texts, tmp_path / str(many), **options)
         assert content(tmp_path / str(many)) == whole
+    # Other pieces of the model might round otherwise.
+    assert {*asked} == {(0, 1), (1, 2)}
 
 
 def test_what_is_there_is_not_run_again_and_layers_are_added(lm, texts, tmp_path, monkeypatch):

@@ -1,0 +1,139 @@
+"""The model against NumPy in float64, written the long way from the tensors of its file, and what files are refused."""
+
+import gguf
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.lm import gguf_files
+from sae_gap.lm.llama import Windows, embed, log_probabilities, run_blocks
+from tests import tiny
+from tests.tiny import LM
+
+TOKENS = np.random.default_rng(1).integers(0, 256, 11)
+SIZE = LM["dim"] // LM["heads"]
+
+
+def windows(*rows):
+    tokens = jnp.asarray(rows)
+    return Windows(tokens, jnp.zeros_like(tokens), jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape))
+
+
+def norm(row, gain):
+    return gain * row / np.sqrt(np.mean(row**2) + 1e-5)
+
+
+def turned(head, position, divisors):
+    """The pairs of a head as complex numbers, each turned by its angle."""
+    found = head.copy()
+    for i in range(SIZE // 2):
+        turn = np.exp(1j * position * 100.0 ** (-2 * i / SIZE) / divisors[i]) * (head[2 * i] + 1j * head[2 * i + 1])
+        found[2 * i], found[2 * i + 1] = turn.real, turn.imag
+    return found
+
+
+def states(tensors, tokens):
+    """The residual stream after each number of blocks, and the logits, one position and one head at a time."""
+    weights = {name.removesuffix(".weight"): array.astype(np.float64) for name, array in tensors.items()}
+    divisors = weights.get("rope_freqs", np.ones(SIZE // 2))
+    hidden = [weights["token_embd"][token] for token in tokens]
+    found = [np.array(hidden)]
+    for block in range(LM["blocks"]):
+        own = {name.removeprefix(f"blk.{block}."): array for name, array in weights.items() if f"blk.{block}." in name}
+        normed = [norm(row, own["attn_norm"]) for row in hidden]
+        after = []
+        for position in range(len(tokens)):
+            heads = []
+            for head in range(LM["heads"]):
+                mine = slice(head * SIZE, (head + 1) * SIZE)
+                shared = head // (LM["heads"] // LM["kv_heads"])
+                theirs = slice(shared * SIZE, (shared + 1) * SIZE)
+                query = turned((own["attn_q"] @ normed[position])[mine], position, divisors)
+                keys = [turned((own["attn_k"] @ normed[s])[theirs], s, divisors) for s in range(position + 1)]
+                scores = np.exp([query @ key / np.sqrt(SIZE) for key in keys])
+                values = [(own["attn_v"] @ normed[s])[theirs] for s in range(position + 1)]
+                heads.append(sum(score * value for score, value in zip(scores / scores.sum(), values, strict=True)))
+            row = hidden[position] + own["attn_output"] @ np.concatenate(heads)
+            inner, gate = norm(row, own["ffn_norm"]), own["ffn_gate"] @ norm(row, own["ffn_norm"])
+            after.append(row + own["ffn_down"] @ (gate / (1 + np.exp(-gate)) * (own["ffn_up"] @ inner)))
+        hidden = after
+        found.append(np.array(hidden))
+    head = weights.get("output", weights["token_embd"])
+    return found, np.array([head @ norm(row, weights["output_norm"]) for row in hidden])
+
+
+KINDS = {
+    "plain": {},
+    "as SmolLM2 is": {
+        "quantised": {"token_embd": gguf.GGMLQuantizationType.Q8_0, "attn_q": gguf.GGMLQuantizationType.Q4_1}
+        | {"ffn_down": gguf.GGMLQuantizationType.Q4_1}
+    },
+    "a head of its own and divided angles": {"tied": False, "frequencies": True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_and_log_probabilities_are_those_of_the_equations(tmp_path, kind):
+    tensors = tiny.write_lm(tmp_path / "tiny.gguf", **KINDS[kind])
+    model, fields = gguf_files.read_model(tmp_path / "tiny.gguf")
+    assert (model.num_blocks, model.dim, model.shape.context) == (LM["blocks"], LM["dim"], LM["context"])
+    assert fields["tokenizer.ggml.pre"] == "smollm"
+    expected, logits = states(tensors, TOKENS)
+    batch = windows(TOKENS)
+    hidden = embed(model, batch)
+    # One block after the other is the same as all at once.
+    for block in range(LM["blocks"]):
+        hidden = run_blocks(model, hidden, batch, block, block + 1)
+        np.testing.assert_allclose(hidden[0], expected[block + 1], atol=1e-4)
+    together = run_blocks(model, embed(model, batch), batch, 0, LM["blocks"])
+    np.testing.assert_allclose(together, hidden, atol=1e-5)
+    wanted = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(log_probabilities(model, hidden[0]), wanted, atol=1e-4)
+
+
+def test_a_token_sees_none_of_what_comes_later(tmp_path):
+    tiny.write_lm(tmp_path / "tiny.gguf")
+    model, _ = gguf_files.read_model(tmp_path / "tiny.gguf")
+    other = np.where(np.arange(11) < 6, TOKENS, 3)
+    batch = windows(TOKENS, other)
+    one, two = np.asarray(run_blocks(model, embed(model, batch), batch, 0, LM["blocks"]))
+    np.testing.assert_array_equal(one[:6], two[:6])
+    assert np.abs(one[6:] - two[6:]).max(axis=1).min() > 0.01
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-2_000])
+
+
+def of_a_kind_that_gguf_cannot_read(path):
+    """Q8_0 by another number: the tensors stay where they are, and their kind is one that has no way to be read."""
+    tiny.write_lm(path, quantised={"ffn_up": gguf.GGMLQuantizationType.Q8_0})
+    reader = gguf.GGUFReader(path, "r+")
+    for tensor in reader.tensors:
+        if tensor.tensor_type == gguf.GGMLQuantizationType.Q8_0:
+            tensor.field.parts[4][0] = gguf.GGMLQuantizationType.Q8_1
+    reader.data.flush()
+
+
+FAULTS = {
+    "another architecture": (
+        lambda path: tiny.write_lm(path, architecture="gpt2"),
+        "architecture 'gpt2', of which only",
+    ),
+    "scaled positions": (lambda path: tiny.write_lm(path, **{"llama.rope.scaling.type": "yarn"}), "positions scaled by 'yarn'"),
+    "cut short": (cut_short, "cannot be read as GGUF"),
+    "no GGUF": (lambda path: path.write_text("This is a poem."), "cannot be read as GGUF"),
+    "its quantisation": (of_a_kind_that_gguf_cannot_read, "in Q8_1, which gguf cannot read"),
+    "no file": (lambda path: path.unlink(), "is no file; give a GGUF file"),
+}
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_what_cannot_be_run_is_said_in_a_sentence(tmp_path, case):
+    path = tmp_path / "tiny.gguf"
+    tiny.write_lm(path)
+    spoil, message = FAULTS[case]
+    spoil(path)
+    with pytest.raises(ValueError, match=message) as error:
+        gguf_files.read_model(path)
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
