@@ -13,31 +13,20 @@ self-contained page, under <results_dir>/measure_sae/. A run that was stopped go
 
 import dataclasses
 import math
-import os
-import pathlib
 import shlex
 import sys
 import time
-from collections.abc import Sequence
 
-import jax.numpy as jnp
-import numpy as np
 from absl import flags, logging
 
 from benchmarks import cli
 from benchmarks.real import measurement_page
+from benchmarks.real import subjects as subjects_of
 from sae_gap import measure
-from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations, massive, open_activations
 from sae_gap.runtime import devices, distributed
-from sae_gap.saes.load import load_sae
-from sae_gap.saes.loading_report import LoadReport, load_report
 from sae_gap.storage import results
 
-# Above this FVU an SAE explains so little that something is wrong with how it was read, or with the activations.
-WRONG = 0.9
-# What `train_real` calls the atoms of a dictionary without an encoder.
-DICTIONARY = "dictionary.npy"
 # Multiply-adds that a control may take to learn unless it is asked for by name: ten minutes on two cores.
 AFFORDABLE = 2e12
 
@@ -77,7 +66,7 @@ def main() -> None:
         if len(activations.massive.rows):
             told = "are kept" if plan.keep_massive else "are left out; --massive=keep keeps them"
             logging.info("%s; they %s.", massive.describe(activations), told)
-        subjects, loaded = _subjects(plan)
+        subjects, loaded = subjects_of.read(FLAGS.sae, FLAGS.dictionary, plan.scored, plan.kept.mean, anyway=FLAGS.anyway)
         plan = dataclasses.replace(plan, subjects=subjects, loaded=loaded, controls=_controls(subjects[0], plan.kept))
         folder.require_writable()
         rows = measure.run(plan, results.Store(folder))
@@ -118,65 +107,6 @@ def _controls(first: measure.Subject, activations: Activations) -> tuple[str, ..
         else:
             chosen.append(name)
     return tuple(chosen)
-
-
-def _subjects(plan: measure.Plan) -> tuple[list[measure.Subject], dict[str, LoadReport]]:
-    """What is to be measured, and how each SAE was read."""
-    looked_at = plan.scored
-    paths = [*FLAGS.sae, *FLAGS.dictionary]
-    names = dict(zip(paths, _names(paths), strict=True))
-    if len(names) < len(paths):
-        raise cli.UsageError("one path is given twice; name each SAE and each dictionary once.")
-    read = {names[path]: _sae(path, names[path], looked_at) for path in FLAGS.sae}
-    subjects, loaded = [subject for subject, _ in read.values()], {name: report for name, (_, report) in read.items()}
-    mean = plan.kept.mean() if FLAGS.dictionary else None
-    for path in FLAGS.dictionary:
-        atoms = _read_dictionary(path, plan.activations.input_dim)
-        subjects.append(measure.of_model(names[path], Model(jnp.asarray(atoms), jnp.asarray(mean))))
-    return subjects, loaded
-
-
-def _sae(path: str, name: str, looked_at: np.ndarray) -> tuple[measure.Subject, LoadReport]:
-    sae = load_sae(path)
-    if sae.input_dim != looked_at.shape[1]:
-        raise cli.UsageError(
-            f"{path} is an SAE of {sae.input_dim} dimensions, but the activations have {looked_at.shape[1]}; "
-            "give those of the layer that it was trained on."
-        )
-    found = load_report(sae, looked_at)
-    logging.info("%s, as loaded\n%s", name, found)
-    if not found.fvu <= WRONG and not FLAGS.anyway:
-        raise cli.UsageError(
-            f"{path} leaves {found.fvu:.3g} of the variance of these activations unexplained, where their mean alone leaves 1: "
-            f"{'; '.join(doubt.rstrip('.') for doubt in found.suspicions)}; --anyway measures it all the same."
-        )
-    return measure.of_sae(name, sae), found
-
-
-def _read_dictionary(path: str, input_dim: int) -> np.ndarray:
-    atoms = cli.read_matrix("dictionary", path)
-    if atoms.shape[0] != input_dim:
-        turned = "; it looks transposed, so give its transpose" if atoms.shape[1] == input_dim else "; give one of that layer"
-        fault = f"--dictionary {path} must be of shape ({input_dim}, num_latents), but it is {atoms.shape}"
-        raise cli.UsageError(f"{fault}{turned}.")
-    return atoms
-
-
-def _names(paths: Sequence[str]) -> list[str]:
-    """A name for each path: its last part that is not the file of the weights, or as much of it as tells them apart.
-
-    A file of atoms is its own name, unless it is called `dictionary.npy`, as `train_real` calls one in its folder.
-    That of a control is no name for what is the user's own.
-    """
-    parts = []
-    for path in (pathlib.Path(path).absolute() for path in paths):
-        alone = path.suffix == ".npy" and path.name != DICTIONARY
-        parts.append(path.with_suffix("") if alone else path.parent if os.path.isfile(path) else path)
-    for depth in range(1, max(len(path.parts) for path in parts) + 1):
-        names = ["/".join(path.parts[-depth:]) for path in parts]
-        if len(set(names)) == len(names) and not set(names) & set(measure.CONTROLS):
-            return names
-    return list(paths)
 
 
 if __name__ == "__main__":

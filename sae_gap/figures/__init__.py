@@ -21,6 +21,7 @@ _HOME = {
     "gap_parts": "sae_measurement",
     "heat_map": "heat",
     "matched_cosines": "cosines",
+    "ood_drop": "probing",
     "recovery": "scatter",
     "recovery_by_level": "levels",
     "recovery_by_samples": "heat",

@@ -1,4 +1,4 @@
-"""Reading the label off the codes: an unregularised logistic probe, and the best single latent.
+"""Reading the label off the codes: a logistic probe, unregularised unless asked, and the best single latent.
 
 Fitting and scoring are apart, so that the two protocols differ only in the split that is fitted: as published it is the ID
 split that is also scored, which makes the ID score a training score; strictly it is the training split.
@@ -39,17 +39,18 @@ class LatentProbe(NamedTuple):
     sign: int
 
 
-def fit_logistic(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) -> LogisticProbe:
-    """Fits an unregularised logistic regression with an intercept.
+def fit_logistic(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"], strength: float = 0.0) -> LogisticProbe:
+    """Fits a logistic regression with an intercept.
 
-    `min_{w, b} (1/n) Σ_i log(1 + exp(-s_i (w·z_i + b)))` with s_i = ±1, by L-BFGS from zero until the largest gradient entry
-    is below 1e-4. Where the optimum is flat or does not exist, the start, the tolerance and so the scale of the codes decide
-    between probes that fit equally well. These can differ widely off the fitted distribution, on latents that say little
-    within it; the AUC of `fit_latent` has no such freedom.
+    `min_{w, b} (1/n) Σ_i log(1 + exp(-s_i (w·z_i + b))) + ½ μ ‖w‖²` with s_i = ±1, by L-BFGS from zero until the largest
+    gradient entry is below 1e-4. Without a penalty and where the optimum is flat or does not exist, the start, the tolerance
+    and so the scale of the codes decide between probes that fit equally well. These can differ widely off the fitted
+    distribution, on latents that say little within it; the AUC of `fit_latent` has no such freedom.
 
     Args:
       codes: (n, num_latents).
       labels: (n,), booleans.
+      strength: μ ≥ 0, of the l2 penalty; scikit-learn's `C` is 1 / (n μ).
 
     Returns:
       The probe. If only one class is present it answers that class always.
@@ -67,10 +68,11 @@ def fit_logistic(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " 
         return LogisticProbe(np.zeros(codes.shape[1]), signs[0])
 
     def loss(parameters):
-        margins = signs * (codes @ parameters[:-1].astype(codes.dtype) + parameters[-1])
+        weights = parameters[:-1]
+        margins = signs * (codes @ weights.astype(codes.dtype) + parameters[-1])
         residuals = -signs * special.expit(-margins) / len(signs)
-        gradient = np.append(residuals.astype(codes.dtype) @ codes, residuals.sum())
-        return np.logaddexp(0, -margins).mean(), gradient
+        gradient = np.append(residuals.astype(codes.dtype) @ codes + strength * weights, residuals.sum())
+        return np.logaddexp(0, -margins).mean() + 0.5 * strength * weights @ weights, gradient
 
     fitted = optimize.minimize(
         loss,

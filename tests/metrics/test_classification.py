@@ -183,3 +183,11 @@ def test_codes_by_their_active_columns_measure_as_the_dense_ones(protocol, const
     expected = measured(dense)
     assert expected["auc_ood"] != 0.5 and set(expected) >= {"accuracy_id", "accuracy_ood", "auc_id"}
     assert measured({name: Codes.from_dense(codes) for name, codes in dense.items()}) == pytest.approx(expected)
+
+
+def test_penalised_probe_against_scikit_learn():
+    codes, labels = problem(5, dtype=np.float64)
+    peer = LogisticRegression(C=0.3, tol=1e-8).fit(codes, labels)
+    probe = classification.fit_logistic(codes, labels, strength=1 / (0.3 * len(labels)))
+    np.testing.assert_allclose(probe.weights, peer.coef_[0], atol=5e-3)
+    assert probe.intercept == pytest.approx(peer.intercept_[0], abs=5e-3)

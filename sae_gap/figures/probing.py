@@ -1,0 +1,66 @@
+"""What probes lose out of distribution, a line for each of the codes that they read."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from sae_gap.figures import labels, style
+
+# By the columns that a probe reads.
+_PROBES = {"dense": ("#0072B2", "o"), "k=1": ("#D55E00", "s"), "k=5": ("#E69F00", "^"), "k=20": ("#009E73", "D")}
+_CODES = {"own": "own codes", "own_refit": "least squares on own", "lasso": "lasso", "lasso_refit": "least squares on lasso"}
+
+
+@style.styled
+def ood_drop(lines: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """The drop of each kind of probe on each kind of codes, with intervals of 95 % over pairs.
+
+    Args:
+      lines: of `sae_gap.measure.probing.overall`.
+      rows: what they are of.
+
+    Returns:
+      The figure.
+    """
+    places = list(dict.fromkeys((line["dictionary"], line["codes"]) for line in lines))
+    figure = Figure(figsize=(style.WIDTH, 1.6 + 0.24 * len(places)))
+    axes = figure.add_subplot()
+    shown = {line["probe"] for line in lines}
+    for line in lines:
+        colour, marker = _PROBES[line["probe"]]
+        up = places.index((line["dictionary"], line["codes"])) + 0.17 * ([*_PROBES].index(line["probe"]) - 1.5)
+        axes.errorbar(line["drop"], up, xerr=line["drop_half"], color=colour, linewidth=0.8, zorder=2)
+        axes.plot(line["drop"], up, linestyle="none", marker=marker, markersize=3.5, color=colour, zorder=3)
+    for place in range(1, len(places)):
+        if places[place][0] != places[place - 1][0]:
+            axes.axhline(place - 0.5, color=style.QUIET, linewidth=0.5, zorder=1)
+    axes.axvline(0, color=style.QUIET, linewidth=0.6, linestyle=style.DASHED, zorder=1)
+    axes.set_yticks(range(len(places)), [_name(*place) for place in places])
+    axes.set_ylim(len(places) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.set_xlabel("AUC lost on rows with both concepts, where training had none (0 is no loss)")
+    handles = [
+        style.mark(
+            "all columns" if name == "dense" else f"{name[2:]} latents".replace("1 latents", "1 latent"), color=c, marker=m
+        )
+        for name, (c, m) in _PROBES.items()
+        if name in shown
+    ]
+    told = [f"{_name(line['dictionary'], line['codes'])}, {line['probe']}: {line['drop']:.3f}" for line in lines]
+    more = f"{lines[0]['pairs']} pairs of concepts, intervals of 95 % over pairs"
+    style.finish(figure, _finding(lines), rows, "; ".join(told), more=more, handles=handles)
+    return figure
+
+
+def _name(dictionary: str, codes: str) -> str:
+    return "activations" if codes == "activations" else f"{labels.label(dictionary)}: {_CODES[codes]}"
+
+
+def _finding(lines: Sequence[Mapping[str, Any]]) -> str:
+    ordered = sorted(lines, key=lambda line: line["drop"])
+    told = [
+        f"{line['drop']:.3f} with {_name(line['dictionary'], line['codes'])} ({line['probe']})"
+        for line in (ordered[0], ordered[-1])
+    ]
+    return f"probes lose from {told[0]} to {told[1]} of AUC where two concepts first meet"

@@ -1,0 +1,134 @@
+"""Concepts, cells and probes: what is withheld is withheld, and drops are those that a drawn world has by construction."""
+
+import functools
+
+import numpy as np
+import pytest
+import scipy.sparse
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sae_gap.measure import probing
+from sae_gap.measure.probing import cells, summary
+
+
+def drawn(count=4_000, seed=0):
+    """Tokens of 40 documents and 200 words, and two independent concepts: of the word, and of the document."""
+    rng = np.random.default_rng(seed)
+    words = np.array([f" {a}{b}" for a in "abcdefghij" for b in "klmnopqrstuvwxyzabcd"])
+    documents = np.sort(rng.integers(40, size=count))
+    tokens = probing.Tokens(rng.choice(words, count), documents, np.array(["even", "odd"])[documents % 2])
+    return tokens, probing.concept("letters:abcd", tokens), probing.concept("topic:odd", tokens)
+
+
+def test_concepts_are_read_off_the_letters_and_the_document():
+    texts = ["The", " bed", " walk", "ing", " walked", ",", " U", ".", " dogs", "S"]
+    documents = np.array([0] * 9 + [1])
+    tokens = probing.Tokens(np.array(texts), documents, np.array(["x"] * 9 + ["y"]))
+
+    def texts_of(name):
+        found = probing.concept(name, tokens)
+        return [np.array(texts)[found.defined & (found.has == has)].tolist() for has in (True, False)]
+
+    # A word that goes on is not known by its token, and another document does not go on.
+    assert texts_of("letters:bu") == [[" bed", " U"], [" walked", " dogs"]]
+    assert texts_of("suffix:ed") == [[" walked"], [" bed", " U", " dogs"]]
+    assert texts_of("capital") == [["The", " U", "S"], [" bed", " walk", "ing", " walked", " dogs"]]
+    assert texts_of("space") == [[" bed", " walk", " walked", " U", " dogs"], ["The", "ing", "S"]]
+    assert texts_of("topic:y")[0] == ["S"] and "," not in texts_of("topic:x")[0]
+    assert tokens.words.tolist()[:2] == ["the", "bed"]
+    for name, words in {"suffix": "is no concept", "letters:A": "is no concept", "topic:z": "choose from x, y"}.items():
+        with pytest.raises(ValueError, match=words):
+            probing.concept(name, tokens)
+    with pytest.raises(ValueError, match="write two different concepts as A\\+B"):
+        probing.read_pair("capital+capital")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_withheld_cell_never_trains_and_no_document_or_word_is_on_both_sides(seed):
+    tokens, a, b = drawn()
+    split = probing.split_cells(a, b, tokens, seed)
+    assert not np.any(a.has[split.train["withheld"]] & b.has[split.train["withheld"]])
+    tested = np.concatenate([*split.test.values()])
+    for rows in split.train.values():
+        assert not {*tokens.documents[rows]} & {*tokens.documents[tested]}
+        assert not {*tokens.words[rows]} & {*tokens.words[tested]}
+        assert a.has[rows].mean() == 0.5 and len({*rows}) == len(rows) == len(split.train["all"])
+    for name, rows in split.test.items():
+        assert np.all(a.has[rows] == (name[0] == "1")) and np.all(b.has[rows] == (name[1] == "1"))
+    assert len({len(rows) for rows in split.test.values()}) == 1
+    counts = np.unique(2 * a.has[split.train["all"]] + b.has[split.train["all"]], return_counts=True)[1]
+    assert len({*counts}) == 1
+
+
+def test_words_may_be_shared_where_none_decides_and_small_cells_are_refused():
+    tokens, a, b = drawn()
+    split = probing.split_cells(a._replace(of_words=False), b, tokens, 0)
+    assert {*tokens.words[split.train["all"]]} & {*tokens.words[split.test["11"]]}
+    rare = a._replace(has=a.has & (np.arange(len(a.has)) < 300))
+    with pytest.raises(ValueError, match=r"the cells of letters:abcd\+topic:odd are too small"):
+        probing.split_cells(rare, b, tokens, 0)
+
+
+def test_rows_are_chosen_evenly_over_cells_and_words(monkeypatch):
+    monkeypatch.setattr(cells, "WORD_ROWS", 10)
+    tokens, a, b = drawn()
+    rows = probing.choose_rows([(a, b)], tokens, 400)
+    sizes = [inside[rows].sum() for inside in cells.cells(a, b).values()]
+    assert 396 < len(rows) <= 400 and len({*sizes}) == 1 and (np.diff(rows) > 0).all()
+    every = probing.choose_rows([(a, b)], tokens, 10_000)
+    assert np.unique(tokens.words[every], return_counts=True)[1].tolist() == [10] * 200
+
+
+def test_dense_probe_against_scikit_learn():
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(300, 20)) * np.arange(1, 21), rng.random(300) < 0.5
+    x[:, 0] += labels
+    probe = probing.fit_dense(x, labels, c=0.1)
+    peer = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=1e-8)).fit(x, labels)
+    np.testing.assert_allclose(probe.decide(x), peer.decision_function(x), atol=5e-3)
+
+
+def test_latents_are_ranked_as_sae_probes_ranks_them():
+    rng = np.random.default_rng(1)
+    codes, labels = rng.random((200, 30)) * (rng.random((200, 30)) < 0.2) * np.arange(30), rng.random(200) < 0.5
+    scaled = codes / (np.abs(codes).sum(axis=0) / ((codes != 0).sum(axis=0) + 1e-6) + 1e-6)
+    ranked = np.argsort(-np.abs(scaled[labels].mean(axis=0) - scaled[~labels].mean(axis=0)))
+    sparse = scipy.sparse.csr_array(codes)
+    probe = probing.fit_sparse(sparse, labels, 5)
+    assert probe.latents.tolist() == ranked[:5].tolist()
+    np.testing.assert_allclose(probe.decide(sparse), probe.decide(codes))
+
+
+def test_drops_are_those_of_the_dictionary():
+    """With atoms of A and of B nothing drops; an atom of A without B says nothing where B is."""
+    tokens, a, b = drawn()
+    split, rng = probing.split_cells(a, b, tokens, 0), np.random.default_rng(0)
+    noise = rng.random((len(a.has), 5)) * (rng.random((len(a.has), 5)) < 0.1)
+    size = 1 + rng.random((len(a.has), 3))
+    apart = np.column_stack([noise, a.has * size[:, 0], b.has * size[:, 1]])
+    merged = np.column_stack([noise, (a.has & ~b.has) * size[:, 0], (a.has & b.has) * size[:, 1], b.has * size[:, 2]])
+
+    found = probing.score_pair(apart, a.has, split, functools.partial(probing.fit_sparse, k=1))
+    assert probing.fit_sparse(apart[split.train["withheld"]], a.has[split.train["withheld"]], 1).latents.tolist() == [5]
+    assert found["auc_ood"] == found["all_auc_ood"] == found["auc_id"] == 1 and found["accuracy_drop"] == 0
+    found = probing.score_pair(merged, a.has, split, functools.partial(probing.fit_sparse, k=2))
+    assert probing.fit_sparse(merged[split.train["withheld"]], a.has[split.train["withheld"]], 1).latents.tolist() == [5]
+    assert found["auc_id"] == found["all_auc_ood"] == 1 and found["drop"] == pytest.approx(0.5, abs=0.1)
+    assert found["accuracy_ood"] == 0.5
+
+
+def test_differences_are_paired_over_pairs():
+    def row(dictionary, pair, seed, drop):
+        scores = dict.fromkeys(summary.SCORES, 0.5) | {"drop": drop}
+        return scores | {"dictionary": dictionary, "codes": "own", "probe": "dense", "pair": pair, "seed": seed}
+
+    rows = [row("mine", pair, seed, drop) for pair, drop in {"p": 0.1, "q": 0.5, "r": 0.3}.items() for seed in (0, 1)]
+    rows += [row("other", each["pair"], each["seed"], each["drop"] + 0.2 + 0.1 * each["seed"]) for each in rows]
+    mine, other = probing.overall(rows, "mine")
+    assert mine["drop"] == pytest.approx(0.3) and mine["more_drop"] == 0
+    # Student's t of two degrees of freedom, and a deviation of 0.2.
+    assert mine["drop_half"] == pytest.approx(4.3027 * 0.2 / 3**0.5, rel=1e-4)
+    assert other["more_drop"] == pytest.approx(0.25) and other["more_drop_half"] == pytest.approx(0, abs=1e-9)
+    assert summary.interval([0.5]) == (0.5, None)
