@@ -194,15 +194,15 @@ class SparseAutoencoder(Learner):
         return SAEState(model, optimiser, state.epoch + 1, state.live, key, steering, state.mean, state.unit)
 
     def model(self, state: SAEState) -> Model:
-        if state.unit is None:
+        if state.unit is None or state.mean is None:
             return state.model
-        model, unit = state.model, state.unit
+        model, mean, unit = state.model, state.mean, state.unit
 
         def unscaled(part):
             return Affine(part.weight / unit, part.bias) if isinstance(part, Affine) else part
 
         encoder = jax.tree.map(unscaled, model.encoder, is_leaf=lambda part: isinstance(part, Affine))
-        return dataclasses.replace(model, dictionary=unit * model.decoder, bias=state.mean + unit * model.bias, encoder=encoder)
+        return dataclasses.replace(model, dictionary=unit * model.decoder, bias=mean + unit * model.bias, encoder=encoder)
 
     def _steer(self, steering: Steering, active, total: int) -> tuple[Steering, Float[Array, ""], Float[Array, ""]]:
         """The state after a batch of this mean L0, of `total` batches in all, the factor on the penalty, and e."""
