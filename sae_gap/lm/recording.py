@@ -36,6 +36,7 @@ SHARD = 16_384
 FORM = 1
 # Documents that are cut into tokens at once.
 _AT_ONCE = 256
+_DAMAGED = "the recording {} is damaged ({}); remove it and record again."
 
 
 class Recorded(NamedTuple):
@@ -180,8 +181,8 @@ def open_recording(folder: str | os.PathLike[str] | Folder) -> Recorded:
     folder = Folder(folder)
     if not folder.exists("recording.json"):
         raise ValueError(f"{folder} holds no recording.json; give a folder that record wrote.")
+    about = _about(folder)
     try:
-        about = json.loads(folder.read("recording.json"))
         with np.load(io.BytesIO(folder.read("tokens.npz")), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file}
         names = tuple(arrays.pop("names").tolist())
@@ -189,7 +190,15 @@ def open_recording(folder: str | os.PathLike[str] | Folder) -> Recorded:
         about = {name: about[name] for name in ("model", "identity", "context", "layers", "dtype")}
         return Recorded(folder, **about | {"layers": tuple(about["layers"])}, **arrays, names=names, topics=topics)
     except Exception as error:
-        raise ValueError(f"the recording {folder} is damaged ({error}); remove it and record again.") from error
+        raise ValueError(_DAMAGED.format(folder, error)) from error
+
+
+def _about(folder: Folder) -> dict[str, Any]:
+    try:
+        found = json.loads(folder.read("recording.json"))
+        return found | {"layers": [*map(int, found["layers"])]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(_DAMAGED.format(folder, error)) from error
 
 
 def _draw(lm: LM, texts: Texts, tokens: int | None, seed: int) -> tuple[list[int], list[np.ndarray]]:
@@ -224,7 +233,7 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
 def _begin(folder: Folder, about: dict[str, Any], layers: Sequence[int], content: bytes) -> None:
     """Writes what is recorded; raises a ValueError where the folder holds another recording."""
     if folder.exists("recording.json"):
-        known = json.loads(folder.read("recording.json"))
+        known = _about(folder)
         layers = [*layers, *known.pop("layers")]
         different = [f"{name} {known.get(name)}, not {value}" for name, value in about.items() if known.get(name) != value]
         if different:

@@ -38,10 +38,11 @@ def content(folder):
 
 
 def alone(lm, tokens, layer):
-    """The residual stream of a window by itself."""
-    row = np.asarray(tokens, np.int32)[None]
-    own = llama.Windows(*(np.asarray(part, np.int32) for part in (row, 0 * row, np.arange(row.size)[None])))
-    return np.asarray(llama.run_blocks(lm.model, llama.embed(lm.model, own), own, 0, layer + 1))[0]
+    """The residual stream of a window by itself, at the end of a row: positions and what is seen count from its start."""
+    row, real = np.zeros((1, 16), np.int32), np.arange(16) >= 16 - len(tokens)
+    row[0, real] = tokens
+    own = llama.Windows(row, np.where(real, 0, -1)[None], np.maximum(np.arange(16) - 16 + len(tokens), 0)[None])
+    return np.asarray(llama.run_blocks(lm.model, llama.embed(lm.model, own), own, 0, layer + 1))[0, real]
 
 
 def test_each_row_is_that_of_its_token_in_its_own_window(lm, texts, tmp_path):
@@ -168,6 +169,7 @@ def test_texts_without_tokens_and_folders_without_a_recording_are_refused(lm, tm
         record(lm, Texts(("",), ("empty",), None), tmp_path, layers=(0,), context=16)
     with pytest.raises(ValueError, match=r"holds no recording\.json; give a folder that record wrote\.$"):
         open_recording(tmp_path)
-    (tmp_path / "recording.json").write_text(json.dumps({"model": "x"}))
-    with pytest.raises(ValueError, match=r"is damaged .*; remove it and record again\.$"):
-        open_recording(tmp_path)
+    for about in ("{", "[]", json.dumps({"model": "x"}), json.dumps({"layers": [0]})):
+        (tmp_path / "recording.json").write_text(about)
+        with pytest.raises(ValueError, match=r"is damaged .*; remove it and record again\.$"):
+            open_recording(tmp_path)
