@@ -92,11 +92,11 @@ class _Front(NamedTuple):
 
 def _fronts(rows: Sequence[Mapping[str, Any]]) -> list[_Front]:
     fronts = []
-    for name, colour in _colours(rows).items():
+    for name, colour in colours_of(rows).items():
         points = [row for row in rows if row["dictionary"] == name]
         lasso = sorted((row for row in points if row["codes"] == "lasso"), key=lambda row: row["l0"])
         own = next((row for row in points if row["codes"] == "own"), None)
-        fronts.append(_Front(_label(points[0]), colour, lasso, own))
+        fronts.append(_Front(name_of(points[0]), colour, lasso, own))
     return fronts
 
 
@@ -106,7 +106,7 @@ def _alike(one: _Front, other: _Front) -> bool:
     return first.shape == second.shape and bool(np.allclose(first, second, rtol=0.01))
 
 
-def _label(row: Mapping[str, Any]) -> str:
+def name_of(row: Mapping[str, Any]) -> str:
     """Controls have the suite's labels; everything else keeps the user's name."""
     return labels.label(row["dictionary"]) if row["role"] == "control" else row["dictionary"]
 
@@ -198,7 +198,7 @@ def coherence(rows: style.Rows) -> Figure | None:
     shown = [row for row in rows if row["kind"] == "atoms" and row["coherence"]]
     if not shown:
         return None
-    colours = _colours(shown)
+    colours = colours_of(shown)
     figure = Figure(figsize=(style.WIDTH, 4.0))
     axes = figure.add_subplot()
     axes.axhline(_DUPLICATE, color=style.QUIET, linewidth=0.8, linestyle=style.DASHED, zorder=1)
@@ -210,16 +210,16 @@ def coherence(rows: style.Rows) -> Figure | None:
     axes.set(xlabel="% of atoms, least coherent first", ylabel="largest |cosine| with another atom")
     medians = [f"{row['coherence'][len(row['coherence']) // 2]:.2f}" for row in shown]
     finding = (
-        f"the median atom of {_label(shown[0])} has another at a cosine of {medians[0]}; "
+        f"the median atom of {name_of(shown[0])} has another at a cosine of {medians[0]}; "
         f"{shown[0]['duplicates']:,} have one that is nearly the same"
     )
-    handles = [_line(_label(row), colours[row["dictionary"]]) for row in shown]
-    told = ", ".join(f"median of {_label(row)} {median}" for row, median in zip(shown, medians, strict=True))
+    handles = [_line(name_of(row), colours[row["dictionary"]]) for row in shown]
+    told = ", ".join(f"median of {name_of(row)} {median}" for row, median in zip(shown, medians, strict=True))
     style.finish(figure, finding, shown, told, handles=handles)
     return figure
 
 
-def _colours(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def colours_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """SAEs by their order, controls by their names."""
     roles = {row["dictionary"]: row["role"] for row in rows}
     mine = [name for name, role in roles.items() if role != "control"]

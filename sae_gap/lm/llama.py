@@ -82,6 +82,11 @@ class LanguageModel(eqx.Module):
         """Dimension of the residual stream."""
         return self.embedding.shape[1]
 
+    @property
+    def unembedding(self) -> Float[Array, "vocabulary dim"]:
+        """E."""
+        return self.embedding if self.head is None else self.head
+
 
 class Windows(eqx.Module):
     """Texts side by side, in rows of one length.
@@ -131,10 +136,15 @@ def run_blocks(
 
 
 @eqx.filter_jit
+def features(model: LanguageModel, hidden: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
+    """The last norm of the residual stream after the last block, which the unembedding takes to the logits."""
+    return _norm(hidden, model.norm, model.shape.epsilon)
+
+
+@eqx.filter_jit
 def log_probabilities(model: LanguageModel, hidden: Float[Array, "*rows dim"]) -> Float[Array, "*rows vocabulary"]:
     """The log-probabilities of the next token, in nats, from the residual stream after the last block."""
-    head = model.embedding if model.head is None else model.head
-    return jax.nn.log_softmax(product(_norm(hidden, model.norm, model.shape.epsilon), head.T), axis=-1)
+    return jax.nn.log_softmax(product(features(model, hidden), model.unembedding.T), axis=-1)
 
 
 def _norm(hidden, gain, epsilon):

@@ -1,0 +1,306 @@
+"""What a reconstruction costs downstream, in nats: it stands in for a layer's activations, and the model runs on from there.
+
+With p the model's distribution of the next token and q that of the model whose residual stream was replaced, each token t
+with target v has
+
+  CE = -log q(v),   ΔCE = log p(v) - log q(v),   KL = Σ_u p(u) (log p(u) - log q(u)).
+
+The logits are linear in the features f that the unembedding E multiplies, so that the sum over the vocabulary is taken once,
+of the clean model alone:
+
+  KL = log Z_q - log Z_p - ē · (f_q - f_p),   ē = Σ_u p(u) E_u,   log Z = log Σ_u exp(E_u · f).
+
+A score of a reconstruction is then a run of the blocks behind the layer and one product with E, a few hundred tokens at a time.
+
+References:
+  Gao et al. (2024), "Scaling and evaluating sparse autoencoders". Karvonen et al. (2025), "SAEBench".
+"""
+
+import functools
+from collections.abc import Callable, Collection, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int
+
+from sae_gap.core.checks import check_choice
+from sae_gap.core.lasso_problem import product
+from sae_gap.core.matching import as_matrix
+from sae_gap.data.activations.massive import find_massive, norms
+from sae_gap.lm import llama
+from sae_gap.lm.llama import LanguageModel, Windows
+from sae_gap.measure.front import fvu
+from sae_gap.storage.results import Row
+
+# Tokens whose logits lie in memory at once.
+CHUNK = 256
+# Places of a window that are not averaged over, for want of context.
+FIRST = 8
+
+
+class Network(NamedTuple):
+    """A model that is cut open at a layer: all that is needed to put reconstructions there.
+
+    Attributes:
+      before: windows to the residual stream at the layer, (rows, length, dim).
+      after: that stream and the windows to the features of the logits, (rows, length, features).
+      unembedding: E; the logits are `features @ E.T`, (vocabulary, features).
+    """
+
+    before: Callable[[Windows], Float[ArrayLike, "rows length dim"]]
+    after: Callable[[Float[Array, "rows length dim"], Windows], Float[ArrayLike, "rows length features"]]
+    unembedding: Float[ArrayLike, "vocabulary features"]
+
+
+class Nats(NamedTuple):
+    """What each scored token costs, in nats.
+
+    Attributes:
+      ce: the cross-entropy of the next token, (tokens,).
+      kl: the divergence from the clean model to this one, (tokens,).
+    """
+
+    ce: Float[np.ndarray, " tokens"]
+    kl: Float[np.ndarray, " tokens"]
+
+
+class Downstream:
+    """A model on some texts, run once without a change; then it scores any reconstruction of the residual stream at a layer.
+
+    A row is a token of the windows that is no padding, in the order of batches, rows and places. All are replaced by their
+    reconstruction except massive rows, which keep their activation unless `massive` is "keep", and special tokens. What is
+    averaged are the replaced rows at place `first` of their window and later whose next token is in the same window.
+
+    Args:
+      network: the model, cut open.
+      batches: the texts; one shape for all compiles once.
+      documents: a number for each row that tells the documents, (rows,); None takes each window for one.
+      first: the first place of a window that is averaged.
+      special: tokens that are neither replaced nor averaged.
+      massive: "drop" leaves rows beyond ten times the median norm as they are; "keep" takes them for rows like others.
+
+    Attributes:
+      activations: the clean residual stream, (rows, dim).
+      documents: of each row, counted from 0, (rows,).
+      replaced: which rows a reconstruction replaces, (rows,).
+      scored: which are averaged, (rows,).
+      massive: which are massive, whether kept or not, (rows,).
+      clean: what the tokens cost without a change; its divergence is zero.
+
+    Raises:
+      ValueError: no token is scored, or there is not a document for each row.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        batches: Sequence[Windows],
+        *,
+        documents: Int[ArrayLike, " rows"] | None = None,
+        first: int = FIRST,
+        special: Collection[int] = (),
+        massive: str = "drop",
+    ):
+        check_choice("massive", massive, ("drop", "keep"))
+        self._network, self._batches = network, list(batches)
+        self._real = [np.asarray(windows.segments) >= 0 for windows in batches]
+        tokens, positions, following = (np.concatenate(parts) for parts in zip(*map(_rows, batches), strict=True))
+        hidden = [np.asarray(network.before(windows), np.float32) for windows in batches]
+        self.activations: Float[np.ndarray, "rows dim"] = self._gathered(hidden)
+        named = _numbered(batches) if documents is None else np.asarray(documents)
+        if named.shape != tokens.shape:
+            raise ValueError(f"documents must be {len(tokens)} integers, one for each token, but there are {named.size}.")
+        self.documents: Int[np.ndarray, " rows"] = np.unique(named, return_inverse=True)[1]
+        self.massive: Bool[np.ndarray, " rows"] = np.isin(np.arange(len(tokens)), find_massive(norms(self.activations)).rows)
+        self._ordinary = ~np.isin(tokens, list(special))
+        self.replaced: Bool[np.ndarray, " rows"] = self._ordinary & ~(self.massive & (massive == "drop"))
+        self.scored: Bool[np.ndarray, " rows"] = self.replaced & (positions >= first) & (following >= 0)
+        if not self.scored.any():
+            raise ValueError(f"no token from place {first} of its window on has a next one; give longer texts.")
+        self._targets = following[self.scored]
+        self._features = self._run(hidden)
+        self._log_z, logits, self._expected = self._read_out(self._features, expected=True)
+        self.clean = Nats(self._log_z - logits, np.zeros(len(logits)))
+
+    @classmethod
+    def of_model(cls, model: LanguageModel, batches: Sequence[Windows], layer: int, **options) -> "Downstream":
+        """Of a model of this suite, cut open after the block `layer`, counted from 0; `options` are those of the class."""
+        if not 0 <= layer < model.num_blocks:
+            raise ValueError(f"layer must be from 0 to {model.num_blocks - 1}, a block of the model, but it is {layer}.")
+
+        def after(hidden, windows):
+            return llama.features(model, llama.run_blocks(model, hidden, windows, layer + 1, model.num_blocks))
+
+        def before(windows):
+            return llama.run_blocks(model, llama.embed(model, windows), windows, 0, layer + 1)
+
+        return cls(Network(before, after, model.unembedding), batches, **options)
+
+    @property
+    def tokens(self) -> Int[np.ndarray, " documents"]:
+        """How many tokens of each document are averaged."""
+        return self.by_document(np.ones(len(self._targets))).astype(int)
+
+    def by_document(self, nats: Float[ArrayLike, " tokens"]) -> Float[np.ndarray, " documents"]:
+        """The sums over the scored tokens of each document."""
+        return np.bincount(self.documents[self.scored], np.asarray(nats), self.documents.max() + 1)
+
+    @functools.cached_property
+    def zero(self) -> Nats:
+        """What the tokens cost where all rows are zero, massive and special ones too, as SAEBench and SAELens ablate."""
+        return self._nats(np.zeros_like(self.activations))
+
+    @functools.cached_property
+    def mean(self) -> Nats:
+        """What they cost where the replaced rows are the mean of all of them."""
+        return self.nats(np.broadcast_to(self._centre, self.activations.shape))
+
+    @functools.cached_property
+    def _centre(self) -> Float[np.ndarray, " dim"]:
+        return self.activations[self.replaced].mean(axis=0, dtype=np.float64)
+
+    @property
+    def variance(self) -> Float[np.ndarray, " documents"]:
+        """The squared distance of the replaced rows of each document from the mean of all of them."""
+        return self._squares(self.activations - self._centre)
+
+    def errors(self, reconstruction: Float[ArrayLike, "rows dim"]) -> Float[np.ndarray, " documents"]:
+        """The squared error of the replaced rows of each document."""
+        return self._squares(self.activations - self._checked(reconstruction))
+
+    def nats(self, reconstruction: Float[ArrayLike, "rows dim"]) -> Nats:
+        """What each scored token costs with a reconstruction in the place of the replaced rows.
+
+        Args:
+          reconstruction: of all rows of `activations`, in their units; what stands in rows that are not replaced is not read.
+
+        Returns:
+          Cross-entropy and divergence of each, (tokens,).
+
+        Raises:
+          ValueError: it is of another shape, or not finite.
+        """
+        return self._nats(np.where(self.replaced[:, None], self._checked(reconstruction), self.activations))
+
+    def score(self, reconstruction: Float[ArrayLike, "rows dim"]) -> Row:
+        """All scores of a reconstruction.
+
+        Args:
+          reconstruction: as for `nats`.
+
+        Returns:
+          Means over scored tokens, in nats: `ce`, `delta_ce` above the clean one, `kl`. Scores, 1 for a perfect reconstruction
+          and 0 for an ablation: `ce_score` and `kl_score` by zeros, as SAEBench and SAELens have them, `ce_score_mean` and
+          `kl_score_mean` by the mean. What `explained` says of the replaced rows and, with the ending `_massive`, of all but
+          special tokens. Sums by document: `ce_sums`, `kl_sums`, `errors`.
+        """
+        found, guess = self.nats(reconstruction), self._checked(reconstruction)
+        ce, kl, clean = found.ce.mean(), found.kl.mean(), self.clean.ce.mean()
+        row: Row = {"ce": ce, "delta_ce": ce - clean, "kl": kl}
+        for ending, ablated in {"": self.zero, "_mean": self.mean}.items():
+            row[f"ce_score{ending}"] = (ablated.ce.mean() - ce) / (ablated.ce.mean() - clean)
+            row[f"kl_score{ending}"] = 1 - kl / ablated.kl.mean()
+        row |= explained(self.activations[self.replaced], guess[self.replaced])
+        with_massive = explained(self.activations[self._ordinary], guess[self._ordinary])
+        row |= {f"{name}_massive": value for name, value in with_massive.items()}
+        sums = {"ce_sums": self.by_document(found.ce), "kl_sums": self.by_document(found.kl)}
+        return {name: float(value) for name, value in row.items()} | sums | {"errors": self.errors(reconstruction)}
+
+    def _nats(self, rows) -> Nats:
+        features = self._run(self._spread(rows))
+        log_z, logits, _ = self._read_out(features)
+        kl = log_z - self._log_z - np.sum(self._expected * (features - self._features), axis=1, dtype=np.float64)
+        return Nats(log_z - logits, kl)
+
+    def _run(self, hidden):
+        """The features of the scored tokens, given the residual stream of each batch."""
+        runs = zip(hidden, self._batches, strict=True)
+        found = [np.asarray(self._network.after(jnp.asarray(each), windows), np.float32) for each, windows in runs]
+        return self._gathered(found)[self.scored]
+
+    def _read_out(self, features, *, expected: bool = False):
+        """What `_log_normaliser` says of each scored token."""
+        head, parts = jnp.asarray(self._network.unembedding), []
+        for start in range(0, len(features), CHUNK):
+            part, targets = features[start : start + CHUNK], self._targets[start : start + CHUNK]
+            short = CHUNK - len(part)
+            whole = jnp.asarray(np.pad(part, ((0, short), (0, 0)))), jnp.asarray(np.pad(targets, (0, short)))
+            parts.append([np.asarray(each)[: len(part)] for each in _log_normaliser(head, *whole, expected=expected)])
+        log_z, logits, means = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return log_z.astype(np.float64), logits.astype(np.float64), means
+
+    def _gathered(self, values: Sequence[Float[np.ndarray, "rows length dim"]]):
+        """The rows of all batches, without padding."""
+        return np.concatenate([value[real] for value, real in zip(values, self._real, strict=True)])
+
+    def _spread(self, rows):
+        """Rows in the places of their batches, zeros for padding."""
+        ends = np.cumsum([np.count_nonzero(real) for real in self._real])
+        for real, part in zip(self._real, np.split(rows, ends[:-1]), strict=True):
+            whole = np.zeros((*real.shape, rows.shape[1]), np.float32)
+            whole[real] = part
+            yield whole
+
+    def _checked(self, reconstruction):
+        guess = as_matrix("reconstruction", reconstruction)
+        if guess.shape != self.activations.shape:
+            raise ValueError(f"the reconstruction must be of shape {self.activations.shape}, but it is {guess.shape}.")
+        return guess
+
+    def _squares(self, rows):
+        squares = np.sum(np.square(rows, dtype=np.float64), axis=1) * self.replaced
+        return np.bincount(self.documents, squares, self.documents.max() + 1)
+
+
+def explained(x: Float[np.ndarray, "n dim"], guess: Float[np.ndarray, "n dim"]) -> dict[str, float]:
+    """How well rows are reconstructed, by the definitions of several libraries, which differ.
+
+    Args:
+      x: the rows.
+      guess: their reconstructions x̂.
+
+    Returns:
+      `fvu`: `Σ‖x - x̂‖² / Σ‖x - x̄‖²`, which sparsify has too; 1 less it is the explained variance of the newest SAELens.
+      `ev_saelens_legacy`: the mean over rows of `1 - ‖x - x̂‖² / ‖x - x̄‖²`, in which rows near the mean weigh most.
+      `ev_saebench`: `1 - Σ‖x - x̂‖² / Σ‖x‖²`, variance about zero, of which the mean explains a part.
+      `ev_dictionary_learning`: `1 - Var(x - x̂) / Var(x)`, which forgives a constant error.
+    """
+    rest, centred = (
+        np.square(each, dtype=np.float64).sum(axis=1) for each in (x - guess, x - x.mean(axis=0, dtype=np.float64))
+    )
+    error = (x - guess).astype(np.float64)
+    return {
+        "fvu": fvu(x, guess),
+        "ev_saelens_legacy": float(np.mean(1 - rest / centred)),
+        "ev_saebench": 1 - float(rest.sum() / np.square(x, dtype=np.float64).sum()),
+        "ev_dictionary_learning": 1 - float(np.square(error - error.mean(axis=0)).sum() / centred.sum()),
+    }
+
+
+@functools.partial(jax.jit, static_argnames="expected")
+def _log_normaliser(head, features, targets, *, expected):
+    """The logarithm of Z, the target's logit and, if asked for, the mean row of E under the distribution of the next token."""
+    logits = product(features, head.T)
+    log_z = jax.nn.logsumexp(logits, axis=1)
+    means = product(jnp.exp(logits - log_z[:, None]), head) if expected else features[:, :0]
+    return log_z, jnp.sum(features * head[targets], axis=1), means
+
+
+def _rows(windows: Windows):
+    """Of each token that is no padding: itself, its place, and the next one of its window or -1."""
+    tokens, segments, positions = (np.asarray(part) for part in (windows.tokens, windows.segments, windows.positions))
+    following = np.full(tokens.shape, -1, tokens.dtype)
+    # A window ends where another text begins, or the same one begins anew.
+    same = (segments[:, 1:] == segments[:, :-1]) & (positions[:, 1:] == positions[:, :-1] + 1)
+    following[:, :-1] = np.where(same, tokens[:, 1:], -1)
+    real = segments >= 0
+    return tokens[real], positions[real], following[real]
+
+
+def _numbered(batches: Sequence[Windows]) -> Int[np.ndarray, " rows"]:
+    """A number for each window."""
+    starts = [np.asarray(windows.positions)[np.asarray(windows.segments) >= 0] == 0 for windows in batches]
+    return np.cumsum(np.concatenate(starts))

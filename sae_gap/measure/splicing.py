@@ -1,0 +1,264 @@
+"""How many nats are lost to an encoder's values, to its support and to the dictionary.
+
+Of one dictionary, several codes of the same rows are put back into the model: the encoder's own (own), least squares on its
+support (own_refit), the certified lasso (lasso), least squares on its support (lasso_refit), and orthogonal matching pursuit
+(omp). With L(·) the loss of each, the lasso at the L0 of the encoder, an encoder's loss is the sum of
+
+  values part      L(own) - L(own_refit)
+  support part     L(own_refit) - L(lasso_refit)
+  dictionary part  L(lasso_refit) - L(lasso_refit on the best dictionary at hand)
+  rest             L(lasso_refit on the best dictionary at hand).
+
+The best dictionary is that whose lasso_refit has the least divergence at the asked L0 nearest the encoder's. An encoder
+whose L0 is above a quarter of the dimensions is not split. Intervals of 95 % are of a bootstrap over documents, paired, as in
+`sae_gap.measure.verdict`.
+"""
+
+import dataclasses
+import datetime
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from sae_gap.core.types import Model
+from sae_gap.encoders.pursuit import OMP
+from sae_gap.measure.downstream import Downstream
+from sae_gap.measure.front import chunks
+from sae_gap.measure.jobs import find_weight
+from sae_gap.measure.plan import DENSEST
+from sae_gap.measure.refit import refit
+from sae_gap.measure.subject import Subject
+from sae_gap.measure.verdict import compare
+from sae_gap.runtime import devices, progress
+from sae_gap.solvers import sparse_code
+from sae_gap.storage import results
+from sae_gap.storage.results import Row
+
+# The name of the study in its rows.
+STUDY = "downstream"
+# Raised whenever a row comes to hold something else.
+FORM = 1
+CODES = ("own", "own_refit", "lasso", "lasso_refit", "omp")
+# What is split: its name, the column of its sums by document, and that of what they are divided by.
+LOSSES = {"kl": ("kl_sums", "tokens"), "ce": ("ce_sums", "tokens"), "fvu": ("errors", "variance")}
+PARTS = ("values", "support", "dictionary")
+# An L0 within this share of one that is asked for is taken for it.
+ALIKE = 0.01
+
+
+class Candidate(NamedTuple):
+    """A dictionary that is made when something has to be measured of it.
+
+    Attributes:
+      name: what rows call it.
+      identity: tells it from others.
+      encoder: whether it has one.
+      make: gives it.
+    """
+
+    name: str
+    identity: Any
+    encoder: bool
+    make: Callable[[], Subject]
+
+
+class Coded(NamedTuple):
+    """What some codes of all rows make of them.
+
+    Attributes:
+      guess: the reconstruction, (rows, dim).
+      active: the number of non-zero codes of each row, (rows,).
+    """
+
+    guess: Float[np.ndarray, "rows dim"]
+    active: Int[np.ndarray, " rows"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Splicing:
+    """What to put back into a model, and where the rows go.
+
+    Args:
+      downstream: the model on some texts.
+      identity: tells the model, the layer and the texts from others.
+      store: a row for each dictionary, codes and L0 is written to it as soon as it is measured.
+      l0: mean L0s at which dictionaries are compared.
+      codes: of `CODES`.
+    """
+
+    downstream: Downstream
+    identity: str
+    store: results.Store
+    l0: Sequence[float]
+    codes: Sequence[str] = CODES
+
+    def run(self, candidates: Sequence[Candidate], *, show_progress: bool = True) -> list[Row]:
+        """Measures all of them, or reads what is stored.
+
+        Args:
+          candidates: dictionaries, with an encoder or without.
+          show_progress: whether to show a line of progress.
+
+        Returns:
+          Rows of kind "clean" (one, of the model without a change) and "score".
+        """
+        rows = [self._once({"kind": "clean"}, lambda: [("", self._clean())], [""])[0]]
+        with progress.bar(len(candidates) * (1 + len(self.l0)), STUDY, shown=show_progress) as line:
+            own: list[tuple[Candidate, Row]] = []
+            for candidate in candidates:
+                found = self._own(candidate)
+                own += [(candidate, found[0])] if found else []
+                rows += found
+                line.update(1)
+            for candidate in candidates:
+                for level in self.l0:
+                    rows += self._best(candidate, level)
+                    line.update(1)
+            for candidate, row in own:
+                best = _best_at(rows, row["near"])
+                names = {candidate.name, *([] if best is None else [best["dictionary"]])}
+                names -= {known["dictionary"] for known in _refitted(rows) if known["level"] == row["level"]}
+                # Codes denser than that are not sparse, and those that fire nothing have no match.
+                if 0 < row["level"] <= DENSEST * row["input_dim"]:
+                    for each in (each for each in candidates if each.name in names):
+                        rows += self._best(each, row["level"])
+        return rows
+
+    def _own(self, candidate: Candidate) -> list[Row]:
+        """The encoder's codes, if there is one, and those refitted."""
+        wanted = [name for name in ("own", "own_refit") if name in self.codes and candidate.encoder]
+
+        def measure() -> Iterator[tuple[str, Row]]:
+            subject = candidate.make()
+            coded = _coded(subject, self.downstream.activations, subject.encode, refitted="own_refit" in wanted)
+            level = self._l0(coded["own"])
+            near = min(self.l0, key=lambda asked: max(asked, level) / min(asked, level)) if level else self.l0[0]
+            level = near if abs(level - near) <= ALIKE * near else level
+            for name in wanted:
+                yield name, self._scored(subject, coded[name], name, level) | {"near": near}
+
+        return self._once({"kind": "score", "subject": candidate.identity, "levels": list(self.l0)}, measure, wanted)
+
+    def _best(self, candidate: Candidate, level: float) -> list[Row]:
+        """The certified codes at a mean L0, those refitted, and the pursuit."""
+        wanted = [name for name in ("lasso", "lasso_refit", "omp") if name in self.codes]
+
+        def measure() -> Iterator[tuple[str, Row]]:
+            return self._measure_best(candidate.make(), level, wanted)
+
+        return self._once({"kind": "score", "subject": candidate.identity, "level": level}, measure, wanted)
+
+    def _measure_best(self, subject: Subject, level: float, wanted: Sequence[str]) -> Iterator[tuple[str, Row]]:
+        x = self.downstream.activations
+        if "omp" in wanted:
+            k = min(max(1, round(level)), subject.input_dim)
+            pursue = functools.partial(OMP(k), Model(subject.dictionary, jnp.zeros(subject.input_dim)))
+            yield "omp", self._scored(subject, _coded(subject, x, pursue)["own"], "omp", level)
+        if "lasso" in wanted or "lasso_refit" in wanted:
+            lam = find_weight(subject, x[self.downstream.replaced], level)
+            certificates: list[float] = []
+
+            def encode(target):
+                found = sparse_code(target, subject.dictionary, lam, nonneg=not subject.signed)
+                certificates.append(float(jnp.max(jnp.where(found.objective > 0, found.gap / found.objective, 0))))
+                return found.codes
+
+            coded = _coded(subject, x, encode, refitted=True)
+            for name, key in {"lasso": "own", "lasso_refit": "own_refit"}.items():
+                if name in wanted:
+                    told = {"lam": lam, "certificate": max(certificates)}
+                    yield name, self._scored(subject, coded[key], name, level) | told
+
+    def _scored(self, subject: Subject, coded: Coded, codes: str, level: float) -> Row:
+        told: Row = {"kind": "score", **subject.columns, "codes": codes, "level": level, "l0": self._l0(coded)}
+        return told | self.downstream.score(coded.guess)
+
+    def _l0(self, coded: Coded) -> float:
+        return float(coded.active[self.downstream.replaced].mean())
+
+    def _clean(self) -> Row:
+        down = self.downstream
+        row: Row = {"kind": "clean", "tokens": down.tokens, "variance": down.variance, "ce": down.clean.ce.mean()}
+        row |= {"ce_sums": down.by_document(down.clean.ce), "rows": len(down.activations), "massive": int(down.massive.sum())}
+        for name, found in {"zero": down.zero, "mean": down.mean}.items():
+            row |= {f"ce_{name}": found.ce.mean(), f"kl_{name}": found.kl.mean()}
+        return row
+
+    def _once(self, settings: Row, measure: Callable[[], Iterable[tuple[str, Row]]], names: Sequence[str]) -> list[Row]:
+        """The rows of these names, measured and stored one by one unless they are there."""
+        jobs = {
+            name: results.key(settings | {"study": STUDY, "form": FORM, "of": self.identity, "codes": name}) for name in names
+        }
+        if not set(jobs.values()) <= self.store.keys():
+            made = results.provenance() | {"device": jax.devices()[0].device_kind}
+            made["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+            for name, row in measure():
+                self.store.append([{"study": STUDY, "key": jobs[name], "job": jobs[name]} | made | row])
+        stored = {row["job"]: row for row in self.store.rows()}
+        return [stored[job] for job in jobs.values()]
+
+
+def _coded(subject: Subject, x: Float[np.ndarray, "rows dim"], encode, *, refitted: bool = False) -> dict[str, Coded]:
+    """What the codes of rows are worth as they are (own) and after least squares on their supports (own_refit)."""
+    found: dict[str, list[Coded]] = {}
+    for part in chunks(len(x), subject.num_latents):
+        target = devices.place(subject.target(x[part]), devices.own_mesh())
+        codes = encode(target)
+        every = {"own": np.asarray(codes)}
+        if refitted:
+            every["own_refit"] = refit(target, subject.dictionary, every["own"] != 0, nonneg=not subject.signed)
+        for name, values in every.items():
+            coded = Coded(np.asarray(subject.decode(jnp.asarray(values), x[part])), np.count_nonzero(values, axis=1))
+            found.setdefault(name, []).append(coded)
+    return {name: Coded(*map(np.concatenate, zip(*parts, strict=True))) for name, parts in found.items()}
+
+
+def _refitted(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row.get("codes") == "lasso_refit"]
+
+
+def _best_at(rows: Iterable[Mapping[str, Any]], level: float) -> Mapping[str, Any] | None:
+    """The row of refitted certified codes at an L0 whose divergence is least, None where there is none."""
+    return min((row for row in _refitted(rows) if row["level"] == level), key=lambda row: row["kl"], default=None)
+
+
+def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """What each encoder's loss is made of.
+
+    Args:
+      rows: of `Splicing.run`.
+
+    Returns:
+      A line for each encoder and each of `LOSSES`, where own, own_refit and lasso_refit were measured: the `loss`; the mean L0
+      of these codes (`l0`, `refit_l0`, `lasso_l0`) and of those on the `best` dictionary (`best_l0`); `total`, above the clean
+      model; the parts that sum to it, `values_part`, `support_part`, `dictionary_part` and `rest`; and the ends of the interval
+      of each of the first three, `<part>_low` and `<part>_high`.
+    """
+    rows = list(rows)
+    clean = next(row for row in rows if row["kind"] == "clean")
+    scored = {(row["dictionary"], row["level"], row["codes"]): row for row in rows if row["kind"] == "score"}
+    lines: list[Row] = []
+    for (name, level, codes), own in scored.items():
+        best = _best_at(rows, own["near"]) if codes == "own" else None
+        if best is None:
+            continue
+        places = [(name, level, "own_refit"), (name, level, "lasso_refit"), (best["dictionary"], level, "lasso_refit")]
+        steps = [own, *(scored[place] for place in places if place in scored)]
+        if len(steps) < 4:
+            continue
+        told = {"dictionary": name, "best": best["dictionary"]}
+        told |= dict(zip(("l0", "refit_l0", "lasso_l0", "best_l0"), (row["l0"] for row in steps), strict=True))
+        for loss, (column, unit) in LOSSES.items():
+            base = sum(clean["ce_sums"]) if loss == "ce" else 0.0
+            values = [(sum(row[column]) - base) / sum(clean[unit]) for row in steps]
+            line: Row = told | {"loss": loss, "total": values[0], "rest": values[3]}
+            for part, worse, better in zip(PARTS, steps[:3], steps[1:], strict=True):
+                found = compare(better[column], worse[column], clean[unit])
+                line |= {f"{part}_part": found.more, f"{part}_low": found.low, f"{part}_high": found.high}
+            lines.append(line)
+    return lines

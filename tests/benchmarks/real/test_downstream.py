@@ -1,0 +1,84 @@
+"""The binary on a recording of a tiny model: what it leaves, that it goes on, and one sentence for whatever is wrong."""
+
+import csv
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib import image
+
+import sae_gap
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine
+from sae_gap.encoders.topk import TopK
+from sae_gap.lm.recording import record
+from sae_gap.lm.texts import Texts
+from sae_gap.measure import splicing
+from tests import tiny
+
+WORDS = ("the", "cat", "in", "hat", "sat", "on", "12", "mats", "near", "inn")
+
+
+@pytest.fixture(scope="module")
+def made(call, tmp_path_factory):
+    """A finished run on an SAE of random atoms and of an encoder that is their transpose, with a control."""
+    folder, rng = tmp_path_factory.mktemp("downstream"), np.random.default_rng(0)
+    lm = tiny.tiny_lm(folder)
+    texts = [" ".join(rng.choice(WORDS, 24)) for _ in range(20)]
+    found = record(lm, Texts(tuple(texts), tuple(map(str, range(20))), None), folder / "r", layers=(1,), context=32)
+    mean = jnp.asarray(found.activations(1).mean())
+    atoms = jnp.asarray(rng.normal(size=(lm.model.dim, 96)) / lm.model.dim**0.5, jnp.float32)
+    model = Model(atoms, mean, Affine(atoms, -mean @ atoms), TopK(4))
+    sae_gap.save_sae(model, folder / "mine", metadata={"hook_name": "blocks.1.hook_resid_post"})
+    sae_gap.save_sae(model, folder / "before", metadata={"hook_name": "blocks.1.hook_resid_pre"})
+    sae_gap.save_sae(model, folder / "mlp", metadata={"hook_name": "blocks.1.hook_mlp_out"})
+    np.save(folder / "D.npy", np.asarray(atoms))
+    np.save(folder / "narrow.npy", np.asarray(atoms)[1:])
+    arguments = (f"--recording={folder / 'r'}", "--layer=1", f"--model={folder / 'tiny.gguf'}", "--l0=4,8", "--tokens=100")
+    arguments += (f"--results_dir={folder / 'results'}",)
+    mine = (*arguments, f"--sae={folder / 'mine'}", "--controls=samples")
+    code, out, err = call("downstream", *mine)
+    assert code == 0, err
+    return SimpleNamespace(folder=folder, lm=lm, found=found, arguments=arguments, mine=mine, out=out)
+
+
+def test_what_it_leaves(made, call, monkeypatch):
+    results = made.folder / "results" / "downstream"
+    assert {path.name for path in results.iterdir()} == {"rows", "summary.csv", "splits.csv", "front.png", "front.pdf"}
+    assert image.imread(results / "front.png").std() > 0.01
+    with (results / "summary.csv").open(newline="") as file:
+        lines = {(line["dictionary"], line["codes"], line["level"]): line for line in csv.DictReader(file)}
+    best = [(name, codes, l0) for name in ("mine", "samples") for codes in ("lasso", "lasso_refit", "omp") for l0 in "48"]
+    assert set(lines) == {("mine", "own", "4"), ("mine", "own_refit", "4"), *best}
+    assert float(lines["mine", "own", "4"]["l0"]) == 4
+    with (results / "splits.csv").open(newline="") as file:
+        assert [line["loss"] for line in csv.DictReader(file)] == ["kl", "ce", "fvu"]
+    assert max(map(len, made.out.splitlines())) <= 120 and "values part" in made.out
+    # What is scored was held out, of which there is a tenth.
+    clean = sae_gap.Store(results).rows()
+    (clean,) = (row for row in clean if row["kind"] == "clean")
+    held = np.unique(made.found.activations(1).split()[1].documents)
+    assert len(clean["tokens"]) == len(held) == 2
+    assert clean["rows"] == np.isin(made.found.documents, held).sum()
+    # The same command measures nothing again.
+    monkeypatch.setattr(splicing, "_coded", None)
+    code, again, err = call("downstream", *made.mine)
+    assert code == 0 and again == made.out, err
+
+
+def test_what_is_wrong_is_told_in_a_sentence(made, call):
+    folder = made.folder
+    tiny.write_lm(folder / "other.gguf", seed=1)
+    atoms = f"--dictionary={folder / 'D.npy'}"
+    for wrong, told in (
+        ((), "there is nothing to measure; give --recording and --sae or --dictionary."),
+        ((f"--sae={folder / 'before'}",), "blocks.1.hook_resid_pre, not behind block 1; give its own as --layer."),
+        ((f"--sae={folder / 'mlp'}",), "mlp was trained at blocks.1.hook_mlp_out; give an SAE of the residual stream."),
+        ((f"--dictionary={folder / 'narrow.npy'}",), "(64, num_latents), but it is (63, 96); give one of that layer."),
+        ((atoms, "--layer=2"), "block 2 is not in"),
+        ((atoms, "--l0=17"), "--l0 17 is more than a quarter of the dimensions; ask for at most 16."),
+        ((atoms, f"--model={folder / 'other.gguf'}"), "is of another model than other; give --model that of tiny."),
+    ):
+        code, out, err = call("downstream", *made.arguments, *wrong)
+        assert code == 2 and told in err and err.count("\n") == 1 and not out, err

@@ -1,0 +1,146 @@
+"""Losses downstream against NumPy the long way, the scores of libraries by hand, and what is replaced and averaged."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.lm import llama
+from sae_gap.lm.llama import Windows
+from sae_gap.measure import downstream
+from sae_gap.measure.downstream import Downstream, Network, explained
+
+# Two rows of eight places: a text of five tokens with one of two, and one of six. 0 is a special token.
+SEGMENTS = np.array([[0, 0, 0, 0, 0, 1, 1, -1], [0, 0, 0, 0, 0, 0, -1, -1]])
+POSITIONS = np.array([[0, 1, 2, 3, 4, 0, 1, 0], [0, 1, 2, 3, 4, 5, 0, 0]])
+TOKENS = np.array([[3, 1, 4, 1, 5, 2, 6, 0], [2, 0, 5, 3, 4, 6, 0, 0]])
+REAL = SEGMENTS >= 0
+DIM, VOCABULARY = 5, 7
+RNG = np.random.default_rng(0)
+EMBEDDING, UNEMBEDDING = RNG.normal(size=(2, VOCABULARY, DIM)).astype(np.float32)
+MIX = RNG.normal(size=(DIM, DIM)).astype(np.float32)
+
+
+def windows(rows=slice(None)):
+    return Windows(*(jnp.asarray(part[rows], jnp.int32) for part in (TOKENS, SEGMENTS, POSITIONS)))
+
+
+def before(batch):
+    # The first token of each text is massive.
+    return EMBEDDING[batch.tokens] * np.where(batch.positions == 0, 1_000, 1)[..., None]
+
+
+def after(hidden, batch):
+    """A token and half of the one before it, whichever text that is of: what is put at one place is felt at the next."""
+    return jnp.tanh(hidden @ MIX + 0.5 * jnp.roll(hidden, 1, axis=1) / 10)
+
+
+NETWORK = Network(before, after, UNEMBEDDING)
+
+
+def log_probabilities(hidden):
+    logits = (np.tanh(hidden @ MIX + 0.5 * np.roll(hidden, 1, axis=1) / 10) @ UNEMBEDDING.T).astype(np.float64)
+    return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+
+
+def expected(guess, scored, replaced):
+    """Cross-entropy and divergence the long way."""
+    clean = np.where(REAL[..., None], before(windows()), 0)
+    spliced = clean.copy()
+    spliced[REAL] = np.where(replaced[:, None], guess, clean[REAL])
+    p, q = log_probabilities(clean), log_probabilities(spliced)
+    ce, kl = [], []
+    for row, place in np.argwhere(REAL)[scored]:
+        ce.append(-q[row, place, TOKENS[row, place + 1]])
+        kl.append(np.sum(np.exp(p[row, place]) * (p[row, place] - q[row, place])))
+    return np.array(ce), np.array(kl)
+
+
+@pytest.mark.parametrize("massive", ["drop", "keep"])
+def test_nats_are_those_of_numpy(massive, monkeypatch):
+    monkeypatch.setattr(downstream, "CHUNK", 4)
+    found = Downstream(NETWORK, [windows([0]), windows([1])], first=1, special=(0,), massive=massive)
+    positions, tokens = POSITIONS[REAL], TOKENS[REAL]
+    np.testing.assert_array_equal(found.massive, positions == 0)
+    replaced = (tokens != 0) & ((positions > 0) | (massive == "keep"))
+    np.testing.assert_array_equal(found.replaced, replaced)
+    # The last token of each text has no next one within it.
+    scored = replaced & (positions > 0) & ~np.isin(np.arange(13), [4, 6, 12])
+    np.testing.assert_array_equal(found.scored, scored)
+    np.testing.assert_array_equal(found.tokens, [3, 0, 3])
+    guess = RNG.normal(size=found.activations.shape).astype(np.float32)
+    for rows, nats, every in (
+        (guess, found.nats(guess), replaced),
+        (0 * guess, found.zero, np.ones(13, bool)),
+        (np.tile(found.activations[replaced].mean(axis=0), (13, 1)), found.mean, replaced),
+        (found.activations, found.clean, replaced),
+    ):
+        ce, kl = expected(rows, scored, every)
+        np.testing.assert_allclose(nats.ce, ce, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(nats.kl, kl, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(found.nats(found.activations).kl, 0)
+    score, nats = found.score(guess), found.nats(guess)
+    ce, clean, zero, mean = (each.ce.mean() for each in (nats, found.clean, found.zero, found.mean))
+    assert score["delta_ce"] == pytest.approx(ce - clean)
+    assert score["ce_score"] == pytest.approx((zero - ce) / (zero - clean))
+    assert score["ce_score_mean"] == pytest.approx((mean - ce) / (mean - clean))
+    assert score["kl_score"] == pytest.approx((found.zero.kl.mean() - nats.kl.mean()) / found.zero.kl.mean())
+    np.testing.assert_allclose(score["kl_sums"], [nats.kl[:3].sum(), 0, nats.kl[3:].sum()])
+    errors = np.sum((guess - found.activations) ** 2, axis=1) * replaced
+    np.testing.assert_allclose(score["errors"], [errors[:5].sum(), errors[5:7].sum(), errors[7:].sum()], rtol=1e-6)
+    assert score["fvu"] == pytest.approx(sum(score["errors"]) / found.variance.sum(), rel=1e-5)
+    rows = tokens != 0
+    assert score["fvu_massive"] == pytest.approx(explained(found.activations[rows], guess[rows])["fvu"])
+
+
+def test_explained_variance_by_each_definition():
+    # The mean is (1, 0), each row is 1 or 2 from it, and every error but the last is the same.
+    x = np.array([[0.0, 0], [2, 0], [1, 2], [1, -2]], np.float32)
+    guess = x + np.array([[1, 0], [1, 0], [1, 0], [0, 0]], np.float32)
+    found = explained(x, guess)
+    assert found["fvu"] == pytest.approx(3 / 10)
+    assert found["ev_saelens_legacy"] == pytest.approx((0 + 0 + 3 / 4 + 1) / 4)
+    assert found["ev_saebench"] == pytest.approx(1 - 3 / 14)
+    assert found["ev_dictionary_learning"] == pytest.approx(1 - 0.75 / 10)
+
+
+def tiny_model():
+    """Three random blocks with two heads of queries to one of keys."""
+    rng, dim, hidden, blocks = np.random.default_rng(1), 8, 12, 3
+
+    def draw(*shape):
+        return jnp.asarray(rng.normal(size=shape) / shape[-2] ** 0.5, jnp.float32)
+
+    matrices = {"query": (dim, dim), "key": (dim, 4), "value": (dim, 4), "output": (dim, dim)}
+    matrices |= {"gate": (dim, hidden), "up": (dim, hidden), "down": (hidden, dim)}
+    parts = {name: draw(blocks, *shape) for name, shape in matrices.items()}
+    block = llama.Block(attention_norm=jnp.ones((blocks, dim)), mlp_norm=jnp.ones((blocks, dim)), **parts)
+    shape = llama.Shape(num_heads=2, num_kv_heads=1, epsilon=1e-5, context=16)
+    return llama.LanguageModel(draw(VOCABULARY, dim), block, 1 + draw(1, dim)[0], None, jnp.asarray([1.0, 0.1]), shape)
+
+
+def test_a_model_of_the_suite_is_cut_open_after_the_block():
+    model, batch = tiny_model(), windows()
+    found = Downstream.of_model(model, [batch], 1, first=0)
+    hidden = np.array(llama.run_blocks(model, llama.embed(model, batch), batch, 0, 2))
+    np.testing.assert_allclose(found.activations, hidden[REAL], rtol=1e-5)
+    guess = found.activations + RNG.normal(size=found.activations.shape).astype(np.float32)
+    hidden[REAL] = guess
+    ends = [llama.run_blocks(model, start, batch, first, 3) for start, first in ((llama.embed(model, batch), 0), (hidden, 2))]
+    p, q = (np.asarray(llama.log_probabilities(model, end), np.float64)[REAL][found.scored] for end in ends)
+    nats = found.nats(guess)
+    np.testing.assert_allclose(nats.kl, np.sum(np.exp(p) * (p - q), axis=1), atol=1e-5)
+    following = np.roll(TOKENS, -1, axis=1)[REAL][found.scored]
+    np.testing.assert_allclose(nats.ce, -np.take_along_axis(q, following[:, None], 1)[:, 0], rtol=1e-5)
+    with pytest.raises(ValueError, match=r"layer must be from 0 to 2, a block of the model, but it is 3\.$"):
+        Downstream.of_model(model, [batch], 3)
+
+
+def test_what_cannot_be_scored():
+    with pytest.raises(ValueError, match="give longer texts"):
+        Downstream(NETWORK, [windows()])
+    with pytest.raises(ValueError, match=r"documents must be 13 integers, one for each token, but there are 2\.$"):
+        Downstream(NETWORK, [windows()], first=1, documents=[0, 1])
+    found = Downstream(NETWORK, [windows()], first=1, documents=np.repeat([7, 9], [7, 6]))
+    np.testing.assert_array_equal(found.tokens, [3, 4])
+    with pytest.raises(ValueError, match=r"must be of shape \(13, 5\), but it is \(12, 5\)"):
+        found.nats(found.activations[1:])

@@ -1,0 +1,102 @@
+"""The split of a loss: that its parts sum to it, what each is on cases whose truth is known, and that it goes on."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sae_gap
+from sae_gap import measure
+from sae_gap.core.types import Model
+from sae_gap.lm.llama import Windows
+from sae_gap.measure import splicing
+from sae_gap.measure.downstream import Downstream, Network
+from sae_gap.measure.splicing import Candidate, Splicing, split_lines
+from sae_gap.solvers import sparse_code
+
+ROWS, LENGTH, DIM = 12, 16, 16
+
+
+@pytest.fixture(scope="module")
+def spliced():
+    """A network whose residual stream is a sparse sum of known atoms, and whose logits are linear in it."""
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(DIM, 20)).astype(np.float32)
+    atoms /= np.linalg.norm(atoms, axis=0)
+    codes = rng.uniform(1, 2, (ROWS, LENGTH, 20)) * (rng.random((ROWS, LENGTH, 20)).argsort(axis=2) < 2)
+    stream = (codes @ atoms.T).astype(np.float32)
+    network = Network(lambda _: stream, lambda hidden, _: hidden, rng.normal(size=(30, DIM)).astype(np.float32))
+    tokens, positions = rng.integers(0, 30, (ROWS, LENGTH)), np.tile(np.arange(LENGTH), (ROWS, 1))
+    windows = Windows(*(jnp.asarray(part, jnp.int32) for part in (tokens, 0 * tokens, positions)))
+    return SimpleNamespace(atoms=atoms, downstream=Downstream(network, [windows], first=2))
+
+
+def candidate(name, atoms, encode=None):
+    subject = measure.of_model(name, Model(jnp.asarray(atoms), jnp.zeros(DIM), encode=encode))
+    return Candidate(name, subject.identity, encode is not None, lambda: dataclasses.replace(subject))
+
+
+def shrunk(lam):
+    """The support of the lasso, with half its values."""
+    return lambda model, signals: sparse_code(signals, model.dictionary, lam).codes / 2
+
+
+def run(spliced, folder, *candidates, **options):
+    found = Splicing(spliced.downstream, "this", sae_gap.Store(folder), (1, 2), **options)
+    return found.run(candidates, show_progress=False)
+
+
+def test_parts_sum_to_the_loss_and_name_what_is_at_fault(spliced, tmp_path, monkeypatch):
+    random = np.random.default_rng(1).normal(size=(DIM, 20)).astype(np.float32) / DIM**0.5
+    candidates = [candidate("values", spliced.atoms, shrunk(0.3)), candidate("atoms", random, shrunk(0.7))]
+    candidates += [candidate("true", spliced.atoms), candidate("dense", random, shrunk(0.01))]
+    rows = run(spliced, tmp_path, *candidates)
+    scored = {(row["dictionary"], row["codes"], row["level"]): row for row in rows if row["kind"] == "score"}
+    for row in scored.values():
+        if row["codes"].startswith("lasso"):
+            assert row["certificate"] < 1.1e-6
+            assert row["l0"] == pytest.approx(row["level"], rel=0.05)
+    down = spliced.downstream
+    # No sparse codes are as dense as those of the last.
+    lines = {(line["dictionary"], line["loss"]): line for line in split_lines(rows)}
+    assert set(lines) == {(name, loss) for name in ("values", "atoms") for loss in ("kl", "ce", "fvu")}
+    for (name, loss), line in lines.items():
+        parts = [line[f"{part}_part"] for part in splicing.PARTS]
+        assert sum(parts) + line["rest"] == pytest.approx(line["total"])
+        (own,) = (row for row in scored.values() if (row["dictionary"], row["codes"]) == (name, "own"))
+        total = {"kl": own["kl"], "ce": own["ce"] - down.clean.ce.mean(), "fvu": own["fvu"]}[loss]
+        assert line["total"] == pytest.approx(total)
+        for part in splicing.PARTS:
+            assert line[f"{part}_low"] <= line[f"{part}_part"] <= line[f"{part}_high"]
+    # Its support is that of the lasso, on the true atoms: only values are lost.
+    one, other = lines["values", "kl"], lines["atoms", "kl"]
+    assert one["values_low"] > 0 and one["support_part"] == pytest.approx(0, abs=0.02 * one["total"])
+    assert one["dictionary_part"] == pytest.approx(0, abs=1e-6)
+    assert other["best"] in ("true", "values") and other["dictionary_low"] > 0
+    # What is stored is not measured again.
+    monkeypatch.setattr(splicing, "_coded", None)
+    again = run(spliced, tmp_path, *candidates)
+    assert [row["key"] for row in again] == [row["key"] for row in rows]
+
+
+def test_a_run_that_was_killed_goes_on_with_what_is_missing(spliced, tmp_path, monkeypatch):
+    one = candidate("values", spliced.atoms, shrunk(0.3))
+    score, calls = Downstream.score, []
+
+    def killed(self, guess):
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return score(self, guess)
+
+    monkeypatch.setattr(Downstream, "score", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(spliced, tmp_path, one)
+    stored = sae_gap.Store(tmp_path).keys()
+    # The clean model, the encoder's codes, and the pursuit.
+    assert len(stored) == 4
+    assert stored < {row["key"] for row in run(spliced, tmp_path, one)}
+    # Without those, there is nothing to split.
+    assert split_lines(run(spliced, tmp_path, one, codes=("omp",))) == []
