@@ -12,17 +12,19 @@ regression on all columns or on the 1, 5 or 20 latents that tell the classes apa
   lasso         the certified lasso on the same dictionary, at a mean L0 of --l0
   lasso_refit   least squares on the lasso's supports
 
-All rows are of documents that `train_real` holds out, unless --documents=all. Writes rows, summary.csv and a figure under
-<results_dir>/probe_real/; a run that was stopped goes on with the same command.
+All rows are of documents that `train_real` holds out, unless --documents=all. --sets=shifts probes the last tokens of the
+texts of the package sae-probes too, trained on its sets and scored on their shifted ones. Writes rows, pairs.csv, sets.csv and
+figures under <results_dir>/probe_real/; a run that was stopped goes on with the same command.
 
   python -m sae_gap probe_real --recording=FOLDER --layer=10 --sae=FIRST,SECOND --dictionary=D.npy
 """
 
 import dataclasses
 import functools
+import io
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags, logging
@@ -32,7 +34,8 @@ from benchmarks.real import subjects
 from sae_gap import figures, measure
 from sae_gap.data.activations import Activations
 from sae_gap.figures import tables
-from sae_gap.lm.pretrained import load_lm
+from sae_gap.lm.last_tokens import last_tokens
+from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.measure import probing
 from sae_gap.measure.subject import digest
@@ -52,7 +55,7 @@ POOL = 2**27
 # Concepts of words: each meets a topic, and these meet each other.
 WORDS = ("capital", "letters:abc", "suffix:s", "letters:stu", "suffix:ed")
 MEETINGS = ("letters:abc+capital", "capital+suffix:s", "suffix:s+letters:stu", "letters:stu+suffix:s")
-# What the tables show, of the columns of summary.csv.
+# What the tables show, of the columns of the CSV files.
 SHOWN = {
     "auc_ood": "AUC out of distribution",
     "more_auc_ood": "AUC out of distribution, less that of the first SAE's own codes",
@@ -76,6 +79,13 @@ flags.DEFINE_list("seeds", ["0", "1", "2"], "Of splits and draws of rows.", flag
 flags.DEFINE_enum(
     "documents", "held_out", ("held_out", "all"), "Which to probe; all where SAEs learned from others.", flag_values=FLAGS
 )
+flags.DEFINE_enum(
+    "sets",
+    "none",
+    ("none", "shifts", "all"),
+    "Sets of the package sae-probes to probe too: the 8 that have shifted texts, or all 113.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_integer("rows", 16_000, "Rows to code, at most.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_boolean("anyway", False, "Probe an SAE even if it explains next to nothing.", flag_values=FLAGS)
 flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
@@ -87,13 +97,12 @@ def usual_pairs(topics: Sequence[str]) -> list[str]:
     return [f"{one}+{other}" for pair in met for one, other in (pair, pair[::-1])] + list(MEETINGS)
 
 
-def tokens_of(recorded: Recorded) -> probing.Tokens:
+def tokens_of(recorded: Recorded, lm: LM) -> probing.Tokens:
     """The tokens of a recording in letters.
 
     Raises:
       cli.UsageError: the model is another than the recorded one.
     """
-    lm = load_lm(FLAGS.model, FLAGS.tokenizer)
     if lm.identity != recorded.identity:
         raise cli.UsageError(f"{FLAGS.recording} was recorded from another model than {lm.name}; give that one as --model.")
     numbers, place = np.unique(recorded.tokens, return_inverse=True)
@@ -102,31 +111,66 @@ def tokens_of(recorded: Recorded) -> probing.Tokens:
     return probing.Tokens(texts[place], recorded.documents, topics)
 
 
-class Rows:
-    """The rows that are probed: their concepts, their activations and the splits of every pair and seed."""
+class Probed(NamedTuple):
+    """What is probed: activations, and for each task which rows have its concept and how each seed splits them.
 
-    def __init__(self, tokens: probing.Tokens, held: Activations, names: Sequence[str], seeds: Sequence[int], most: int):
-        assert held.documents is not None
-        # Massive rows are left out of what is probed, but end a word as others do.
-        whole = np.flatnonzero(np.isin(tokens.documents, held.documents))
-        tokens, places = tokens.at(whole), np.searchsorted(whole, held.numbers)
-        known = {name: probing.concept(name, tokens).at(places) for pair in names for name in probing.read_pair(pair)}
-        tokens = tokens.at(places)
-        pairs = {name: (known[one], known[other]) for name in names for one, other in (probing.read_pair(name),)}
-        chosen = probing.choose_rows(list(pairs.values()), tokens, most)
-        self.x = held.take(chosen)
-        self.has: dict[str, np.ndarray] = {}
-        self.splits: dict[tuple[str, int], probing.Split] = {}
-        for name, (a, b) in pairs.items():
-            try:
-                splits = [probing.split_cells(a.at(chosen), b.at(chosen), tokens.at(chosen), seed) for seed in seeds]
-            except ValueError as error:
-                logging.warning("%s", error)
-                continue
-            self.has[name] = a.has[chosen]
-            self.splits |= {(name, seed): split for seed, split in zip(seeds, splits, strict=True)}
-        if not self.splits:
-            raise ValueError("no pair has cells that are large enough; give more documents.")
+    Attributes:
+      x: (n, input_dim).
+      has: by task, (n,).
+      splits: by task and seed.
+    """
+
+    x: np.ndarray
+    has: dict[str, np.ndarray]
+    splits: dict[tuple[str, int], probing.Split]
+
+
+def of_pairs(tokens: probing.Tokens, held: Activations, names: Sequence[str], seeds: Sequence[int], most: int) -> Probed:
+    """At most so many rows for pairs of concepts; a pair whose cells are too small is told and left out."""
+    assert held.documents is not None
+    # Massive rows are left out of what is probed, but end a word as others do.
+    whole = np.flatnonzero(np.isin(tokens.documents, held.documents))
+    tokens, places = tokens.at(whole), np.searchsorted(whole, held.numbers)
+    known = {name: probing.concept(name, tokens).at(places) for pair in names for name in probing.read_pair(pair)}
+    tokens = tokens.at(places)
+    pairs = {name: (known[one], known[other]) for name in names for one, other in (probing.read_pair(name),)}
+    chosen = probing.choose_rows(list(pairs.values()), tokens, most)
+    found = Probed(held.take(chosen), {}, {})
+    for name, (a, b) in pairs.items():
+        try:
+            splits = [probing.split_cells(a.at(chosen), b.at(chosen), tokens.at(chosen), seed) for seed in seeds]
+        except ValueError as error:
+            logging.warning("%s", error)
+            continue
+        found.has[name] = a.has[chosen]
+        found.splits.update({(name, seed): split for seed, split in zip(seeds, splits, strict=True)})
+    if not found.splits:
+        raise ValueError("no pair has cells that are large enough; give more documents.")
+    return found
+
+
+def of_sets(lm: LM, folder: Folder, seeds: Sequence[int]) -> Probed:
+    """The last tokens of the texts of sae-probes; activations are kept in a folder."""
+    sets = [probing.read_set(name, *files) for name, files in probing.find_sets(every=FLAGS.sets == "all").items()]
+    parts, starts = [], np.cumsum([0, *(len(each.labels) for each in sets)])
+    with progress.bar(len(sets), "texts") as line:
+        for each in sets:
+            name = f"{results.key({'lm': lm.identity, 'layer': FLAGS.layer, 'texts': digest([np.array(each.texts)])})}.npy"
+            if not folder.exists(name):
+                content = io.BytesIO()
+                np.save(content, last_tokens(lm, each.texts, FLAGS.layer))
+                folder.write(name, content.getvalue())
+            parts.append(np.load(io.BytesIO(folder.read(name)), allow_pickle=False))
+            line.update(1)
+    found = Probed(np.concatenate(parts), {}, {})
+    for each, start in zip(sets, starts, strict=False):
+        found.has[each.name] = np.zeros(len(found.x), bool)
+        found.has[each.name][start : start + len(each.labels)] = each.labels
+        for seed in seeds:
+            train, test = each.split(seed)
+            moved = ({kind: rows + start for kind, rows in part.items()} for part in (train, test))
+            found.splits[each.name, seed] = probing.Split(*moved)
+    return found
 
 
 def controls(train: Activations, width: int) -> list[measure.Subject]:
@@ -138,10 +182,10 @@ def controls(train: Activations, width: int) -> list[measure.Subject]:
     return [dataclasses.replace(subject, role="control") for subject in made]
 
 
-def probe(store: results.Store, rows: Rows, tried: Sequence[measure.Subject], seeds: Sequence[int]) -> list[results.Row]:
+def probe(store: results.Store, probed: Probed, tried: Sequence[measure.Subject], seeds: Sequence[int]) -> list[results.Row]:
     """Probes the activations and every dictionary, but for what the store has; returns the rows of this run."""
-    wanted = [(pair, seed) for pair in rows.has for seed in seeds]
-    data = {"study": NAME, "form": FORM, "rows": digest([rows.x])}
+    wanted = [(pair, seed) for pair in probed.has for seed in seeds]
+    data = {"study": NAME, "form": FORM, "rows": digest([probed.x])}
     known = {row["job"] for row in store.rows()}
     keys: list[str] = []
     with progress.bar(len(wanted) * (1 + len(tried)), NAME) as line:
@@ -153,10 +197,10 @@ def probe(store: results.Store, rows: Rows, tried: Sequence[measure.Subject], se
             features = None
             for (pair, seed), job in jobs.items():
                 if job not in known:
-                    features = features_of(subject, rows.x) if features is None else features
-                    split = rows.splits[pair, seed]
+                    features = features_of(subject, probed.x) if features is None else features
+                    split = probed.splits[pair, seed]
                     found = [
-                        told | about | probing.score_pair(values, rows.has[pair], split, fit) | about_split(split)
+                        told | about | probing.score_pair(values, probed.has[pair], split, fit) | about_split(split)
                         for about, values, fit in features
                     ]
                     places = [{"study": NAME, "job": job, "key": f"{job}-{place}"} for place in range(len(found))]
@@ -192,25 +236,23 @@ def features_of(subject: measure.Subject | None, x: np.ndarray) -> list[tuple[di
     return found
 
 
-def report(folder: Folder, rows: Sequence[results.Row], baseline: str) -> str:
-    """Writes summary.csv and the figure, and returns the tables."""
+def report(folder: Folder, rows: Sequence[results.Row], baseline: str, name: str, titles: Mapping[str, str]) -> str:
+    """Writes the table of means as CSV and its figure, and returns what is printed of it."""
     lines = probing.overall(rows, baseline)
-    tables.write_table(folder, "summary.csv", lines)
-    figures.save(figures.ood_drop(lines, rows), folder, "ood_drop")
+    tables.write_table(folder, f"{name}.csv", lines)
+    figures.save(figures.ood_drop(lines, rows, name), folder, f"{name}_drop")
     probes = {line["probe"]: line["probe"] for line in lines}
     told = []
-    for score, title in SHOWN.items():
+    for score, title in titles.items():
         cells: dict[tuple[str, str], results.Row] = {}
         for line in (line for line in lines if line[score] is not None):
-            place = line["dictionary"], line["codes"]
-            half = "" if line[f"{score}_half"] is None else f" ± {line[f'{score}_half']:.3f}"
-            cells.setdefault(place, dict(zip(("dictionary", "codes"), place, strict=True)))[line["probe"]] = (
-                f"{line[score]:.3f}{half}"
-            )
+            place, half = (line["dictionary"], line["codes"]), line[f"{score}_half"]
+            cell = cells.setdefault(place, {"dictionary": place[0], "codes": place[1]})
+            cell[line["probe"]] = f"{line[score]:.3f}" + ("" if half is None else f" ± {half:.3f}")
         if cells:
             columns = {"dictionary": "dictionary", "codes": "codes"} | probes
             told.append(f"{title}\n{tables.format_table(list(cells.values()), columns)}")
-    return "\n\n".join([*told, f"Means over {lines[0]['pairs']} pairs of concepts, ± half their intervals of 95 %."])
+    return "\n\n".join([*told, f"Means over {lines[0]['pairs']} {name}, ± half their intervals of 95 %."])
 
 
 def main() -> None:
@@ -225,13 +267,18 @@ def main() -> None:
         plan = measure.Plan((), recorded.activations(FLAGS.layer))
         names = FLAGS.pairs or usual_pairs(sorted({*(recorded.topics or ())}))
         probed = plan.parts[1] if FLAGS.documents == "held_out" else plan.kept
-        rows = Rows(tokens_of(recorded), probed, names, seeds, FLAGS.rows)
+        lm = load_lm(FLAGS.model, FLAGS.tokenizer)
+        tasks = {"pairs": of_pairs(tokens_of(recorded, lm), probed, names, seeds, FLAGS.rows)}
         tried, _ = subjects.read(FLAGS.sae, FLAGS.dictionary, plan.scored, plan.parts[0].mean, anyway=FLAGS.anyway)
         tried += controls(plan.parts[0], tried[0].num_latents)
         folder.require_writable()
-    logging.info("%d rows of %d pairs; %d dictionaries", len(rows.x), len(rows.has), len(tried))
-    store = results.Store(folder)
-    sys.stdout.write(report(folder, probe(store, rows, tried, seeds), tried[0].name) + "\n")
+        if FLAGS.sets != "none":
+            tasks["sets"] = of_sets(lm, folder / "texts", seeds)
+    for name, task in tasks.items():
+        logging.info("%d rows of %d %s; %d dictionaries", len(task.x), len(task.has), name, len(tried))
+        rows = probe(results.Store(folder), task, tried, seeds)
+        titles = SHOWN if name == "pairs" else {"auc_id": "AUC on texts of the set"} | SHOWN
+        sys.stdout.write(report(folder, rows, tried[0].name, name, titles) + "\n\n")
 
 
 if __name__ == "__main__":

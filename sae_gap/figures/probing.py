@@ -13,12 +13,13 @@ _CODES = {"own": "own codes", "own_refit": "least squares on own", "lasso": "las
 
 
 @style.styled
-def ood_drop(lines: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """The drop of each kind of probe on each kind of codes, with intervals of 95 % over pairs.
+def ood_drop(lines: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], tasks: str = "pairs") -> Figure:
+    """The drop of each kind of probe on each kind of codes, with intervals of 95 % over tasks.
 
     Args:
       lines: of `sae_gap.measure.probing.overall`.
       rows: what they are of.
+      tasks: what the tasks are called.
 
     Returns:
       The figure.
@@ -39,7 +40,7 @@ def ood_drop(lines: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any
     axes.set_yticks(range(len(places)), [_name(*place) for place in places])
     axes.set_ylim(len(places) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("AUC lost on rows with both concepts, where training had none (0 is no loss)")
+    axes.set_xlabel("AUC lost out of distribution (0 is no loss)")
     handles = [
         style.mark(
             "all columns" if name == "dense" else f"{name[2:]} latents".replace("1 latents", "1 latent"), color=c, marker=m
@@ -48,7 +49,7 @@ def ood_drop(lines: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any
         if name in shown
     ]
     told = [f"{_name(line['dictionary'], line['codes'])}, {line['probe']}: {line['drop']:.3f}" for line in lines]
-    more = f"{lines[0]['pairs']} pairs of concepts, intervals of 95 % over pairs"
+    more = f"{lines[0]['pairs']} {tasks}, intervals of 95 % over {tasks}"
     style.finish(figure, _finding(lines), rows, "; ".join(told), more=more, handles=handles)
     return figure
 
@@ -63,4 +64,4 @@ def _finding(lines: Sequence[Mapping[str, Any]]) -> str:
         f"{line['drop']:.3f} with {_name(line['dictionary'], line['codes'])} ({line['probe']})"
         for line in (ordered[0], ordered[-1])
     ]
-    return f"probes lose from {told[0]} to {told[1]} of AUC where two concepts first meet"
+    return f"probes lose from {told[0]} to {told[1]} of AUC out of distribution"

@@ -1,6 +1,7 @@
 """Concepts, cells and probes: what is withheld is withheld, and drops are those that a drawn world has by construction."""
 
 import functools
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sae_gap.measure import probing
 from sae_gap.measure.probing import cells, summary
+from tests import tiny
 
 
 def drawn(count=4_000, seed=0):
@@ -132,3 +134,40 @@ def test_differences_are_paired_over_pairs():
     assert mine["drop_half"] == pytest.approx(4.3027 * 0.2 / 3**0.5, rel=1e-4)
     assert other["more_drop"] == pytest.approx(0.25) and other["more_drop_half"] == pytest.approx(0, abs=1e-9)
     assert summary.interval([0.5]) == (0.5, None)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """The data of the package sae-probes."""
+    monkeypatch.syspath_prepend(tmp_path)
+    return tiny.write_text_sets(tmp_path)
+
+
+def test_sets_of_sae_probes_are_split_by_class_and_hold_shifted_texts_out(package):
+    assert [*probing.find_sets()] == ["1_old"] and [*probing.find_sets(every=True)] == ["1_old", "2_odd"]
+    old, odd = (probing.read_set(name, *files) for name, files in probing.find_sets(every=True).items())
+    assert old.texts[:2] == ("0, then", "1, then") and old.texts[-3:] == ("x", "y", "z")
+    assert old.labels[:4].tolist() == [True, False, False, True] and len(odd.texts) == 1_500 and not odd.shifted.any()
+    split = old.split(0)
+    assert {kind: len(rows) for kind, rows in split.train.items()} == {"all": 36}
+    assert {cell: len(rows) for cell, rows in split.test.items()} == {"10": 12, "00": 12, "11": 1, "01": 2}
+    assert old.labels[split.train["all"]].mean() == 0.5 and not {*split.train["all"]} & {*split.test["10"]}
+
+    found = probing.score_pair(old.labels[:, None] * 1.0, old.labels, split, probing.fit_dense)
+    assert found["auc_id"] == found["auc_ood"] == 1 and found["drop"] == 0
+    assert {*probing.score_pair(odd.labels[:, None] * 1.0, odd.labels, odd.split(0), probing.fit_dense)} == {
+        "auc_id",
+        "accuracy_id",
+    }
+
+
+def test_a_package_that_is_missing_or_damaged_is_named(package, monkeypatch):
+    (package / "OOD data" / "1_old_OOD.csv.zst").write_bytes(b"not zstandard")
+    with pytest.raises(ValueError, match="cannot be read"):
+        probing.read_set("1_old", *probing.find_sets()["1_old"])
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(ValueError, match="read by the library zstandard"):
+        probing.find_sets()
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="sae_probes is not installed"):
+        probing.find_sets()

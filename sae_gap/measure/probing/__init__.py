@@ -9,19 +9,23 @@ from sae_gap.measure.probing.codings import code
 from sae_gap.measure.probing.concepts import Concept, Tokens, concept, read_pair
 from sae_gap.measure.probing.probes import fit_dense, fit_sparse, score_pair
 from sae_gap.measure.probing.summary import overall
+from sae_gap.measure.probing.text_sets import TextSet, find_sets, read_set
 
 __all__ = [
     "CELLS",
     "Concept",
     "Split",
+    "TextSet",
     "Tokens",
     "choose_rows",
     "code",
     "concept",
+    "find_sets",
     "fit_dense",
     "fit_sparse",
     "overall",
     "read_pair",
+    "read_set",
     "score_pair",
     "split_cells",
 ]

@@ -7,7 +7,7 @@ References:
   Kantamneni et al. (2025), "Are sparse autoencoders useful? A case study in sparse probing" (the ranking of the latents).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,6 +74,9 @@ def score_pair(
 ) -> dict[str, float]:
     """The probe trained without the cell and trained with it, both scored on the same rows.
 
+    Where a split withholds nothing, as that of a `TextSet`, the one probe is scored on the rows under "11" and "01", if there
+    are any, and on the others.
+
     Args:
       features: of all rows, (n, columns), a dense or a sparse array.
       has: which rows have the concept.
@@ -83,19 +86,23 @@ def score_pair(
     Returns:
       `auc_ood` and `accuracy_ood` of the probe that never saw the cell, on rows with the other concept; `auc_id` and
       `accuracy_id` on rows without it; the same of the reference, `all_auc_ood` and so on; and `drop`, `all_auc_ood - auc_ood`,
-      and `accuracy_drop`.
+      and `accuracy_drop`. Where nothing is withheld the drop is `auc_id - auc_ood`.
     """
     found: dict[str, float] = {}
-    for kind, prefix in {"withheld": "", "all": "all_"}.items():
+    withheld = "withheld" in split.train
+    for kind, prefix in ({"withheld": "", "all": "all_"} if withheld else {"all": ""}).items():
         rows = split.train[kind]
         probe = fit(features[rows], has[rows])
         for side, (positive, negative) in SIDES.items():
             tested = np.concatenate([split.test[positive], split.test[negative]])
-            decided = probe.decide(features[tested])
-            found[f"{prefix}auc_{side}"] = float(roc_auc(decided[:, None], has[tested])[0])
-            found[f"{prefix}accuracy_{side}"] = float(np.mean((decided > 0) == has[tested]))
-    drops: Mapping[str, str] = {"drop": "auc_ood", "accuracy_drop": "accuracy_ood"}
-    return found | {name: found[f"all_{score}"] - found[score] for name, score in drops.items()}
+            if len(tested):
+                decided = probe.decide(features[tested])
+                found[f"{prefix}auc_{side}"] = float(roc_auc(decided[:, None], has[tested])[0])
+                found[f"{prefix}accuracy_{side}"] = float(np.mean((decided > 0) == has[tested]))
+    for name, score in {"drop": "auc", "accuracy_drop": "accuracy"}.items():
+        if f"{score}_ood" in found:
+            found[name] = found[f"all_{score}_ood" if withheld else f"{score}_id"] - found[f"{score}_ood"]
+    return found
 
 
 def _fit(features: Any, latents: Int[np.ndarray, " some"] | None, labels: Bool[np.ndarray, " n"], c: float) -> Probe:

@@ -1,7 +1,7 @@
 """What probes lose out of distribution, over pairs of concepts, and how codes and dictionaries differ in it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import scipy.special
@@ -31,24 +31,34 @@ def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
     for row in rows:
         groups.setdefault(tuple(row[name] for name in CELL), {}).setdefault(row["pair"], []).append(row)
     means = {
-        group: {score: {pair: float(np.mean([row[score] for row in own])) for pair, own in pairs.items()} for score in SCORES}
+        group: {score: dict(_by_pair(pairs, score)) for score in SCORES if next(_by_pair(pairs, score), None)}
         for group, pairs in groups.items()
     }
     lines = []
     for group, scores in means.items():
         line: Row = dict(zip(CELL, group, strict=True)) | {"pairs": len(groups[group])}
-        for score, values in scores.items():
-            line[score], line[f"{score}_half"] = interval(list(values.values()))
-        other = means.get((baseline, "own", group[2]))
+        for score in SCORES:
+            line[score], line[f"{score}_half"] = interval(list(scores.get(score, {}).values()))
+        other = means.get((baseline, "own", group[2]), {})
         for score in ("auc_ood", "drop", "accuracy_drop"):
-            differences = [] if other is None else [values - other[score][pair] for pair, values in scores[score].items()]
-            line[f"more_{score}"], line[f"more_{score}_half"] = interval(differences) if differences else (None, None)
+            differences = [value - other[score][pair] for pair, value in scores.get(score, {}).items() if score in other]
+            line[f"more_{score}"], line[f"more_{score}_half"] = interval(differences)
         lines.append(line)
     return lines
 
 
-def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """The mean, and half of its interval of 95 % by Student's law; None for a single value."""
+def _by_pair(pairs: Mapping[str, Sequence[Row]], score: str) -> Iterator[tuple[str, float]]:
+    """The mean over seeds of each pair that has the score."""
+    for pair, rows in pairs.items():
+        values = [row[score] for row in rows if row.get(score) is not None]
+        if values:
+            yield pair, float(np.mean(values))
+
+
+def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """The mean, and half of its interval of 95 % by Student's law; None for a single value, and both for none."""
     count = len(values)
+    if not count:
+        return None, None
     half = scipy.special.stdtrit(count - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(count) if count > 1 else None
     return float(np.mean(values)), None if half is None else float(half)

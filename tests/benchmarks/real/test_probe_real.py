@@ -38,22 +38,28 @@ def options(tmp_path_factory):
     )
 
 
-def test_from_a_recording_to_a_table_and_on_with_more_seeds(options, call, tmp_path, monkeypatch, caplog):
+def test_from_a_recording_to_a_table_and_on(options, call, tmp_path, monkeypatch, caplog):
+    monkeypatch.syspath_prepend(tmp_path)
+    tiny.write_text_sets(tmp_path)
+    options += ("--sets=shifts",)
     code, out, err = call("probe_real", *options, f"--results_dir={tmp_path}")
     assert code == 0, err
     # What cannot be probed is said, and the rest goes on.
     assert "the cells of letters:x+space are too small" in caplog.text
     folder = tmp_path / "probe_real"
     rows = sae_gap.Store(folder).rows()
-    assert {row["pair"] for row in rows} == {"topic:x+capital", "capital+topic:x"}
+    assert {row["pair"] for row in rows} == {"topic:x+capital", "capital+topic:x", "1_old"}
     codes = 4 * (4 + 2 + 2)
-    assert len(rows) == 2 * 2 * (1 + codes)
-    with open(folder / "summary.csv", newline="") as file:
-        lines = [*csv.DictReader(file)]
-    assert len(lines) == 1 + codes and [line["dictionary"] for line in lines[:2]] == ["activations", "mine"]
+    assert len(rows) == 3 * 2 * (1 + codes)
+    for name in ("pairs", "sets"):
+        with open(folder / f"{name}.csv", newline="") as file:
+            lines = [*csv.DictReader(file)]
+        assert len(lines) == 1 + codes and [line["dictionary"] for line in lines[:2]] == ["activations", "mine"]
     assert max(map(len, out.splitlines())) <= 120 and "Means over 2 pairs" in out
-    assert image.imread(folder / "ood_drop.png").std() > 0.01
+    assert image.imread(folder / "pairs_drop.png").std() > 0.01
 
+    # Nothing is coded again, and no text is run.
+    monkeypatch.setattr(probe_real, "last_tokens", lambda *_: pytest.fail("the texts were run before"))
     monkeypatch.setattr(probing, "code", lambda *_: pytest.fail("it was coded before"))
     assert call("probe_real", *options, f"--results_dir={tmp_path}")[:2] == (0, out)
 

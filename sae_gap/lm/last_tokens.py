@@ -1,0 +1,39 @@
+"""What a language model has at the end of a text: the residual stream at its last token, as probes of whole texts read it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from sae_gap.core.checks import check_integer
+from sae_gap.lm.llama import embed, run_blocks
+from sae_gap.lm.pretrained import LM
+from sae_gap.lm.windows import cut, pack
+
+
+def last_tokens(lm: LM, texts: Sequence[str], layer: int, context: int = 128) -> Float[np.ndarray, "texts dim"]:
+    """The residual stream after a block at the last token of each text.
+
+    Args:
+      lm: the model.
+      texts: of a token or more each.
+      layer: the block, counted from 0.
+      context: tokens to run, the last of each text.
+
+    Returns:
+      A row for each text, (texts, dim), float32.
+
+    Raises:
+      ValueError: a text has no token, or there is no such block.
+    """
+    check_integer("layer", layer, least=0, most=lm.model.num_blocks - 1)
+    lists = [tokens[-context:] for tokens in lm.tokenise(texts)]
+    lengths = np.array([len(tokens) for tokens in lists])
+    if not lengths.all():
+        raise ValueError(f"text {int(np.argmin(lengths))} has no token; leave it out.")
+    found = np.empty((len(lists), lm.model.dim), np.float32)
+    for batch in pack(cut(lists, context), context):
+        hidden = np.asarray(run_blocks(lm.model, embed(lm.model, batch.windows), batch.windows, 0, layer + 1))
+        ends = (batch.documents >= 0) & (batch.places == lengths[batch.documents] - 1)
+        found[batch.documents[ends]] = hidden[ends]
+    return found
