@@ -15,6 +15,7 @@ from jaxtyping import Bool
 
 from sae_gap.measure.probing.cells import TRAIN, Split
 
+# The package whose sets are read, and what installs it: of the packages that it asks for none is needed.
 PACKAGE, INSTALL = "sae_probes", "pip install --no-deps sae-probes"
 # Texts of a set that are looked at, and those that train, as sae-probes has them.
 MOST, TRAINED = 1_500, 1_024
