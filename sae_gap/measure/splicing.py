@@ -136,13 +136,18 @@ class Splicing:
         def measure() -> Iterator[tuple[str, Row]]:
             subject = candidate.make()
             coded = _coded(subject, self.downstream.activations, subject.encode, refitted="own_refit" in wanted)
-            level = self._l0(coded["own"])
-            near = min(self.l0, key=lambda asked: max(asked, level) / min(asked, level)) if level else self.l0[0]
-            level = near if abs(level - near) <= ALIKE * near else level
             for name in wanted:
-                yield name, self._scored(subject, coded[name], name, level) | {"near": near}
+                yield name, self._scored(subject, coded[name], name, self._l0(coded["own"]))
 
-        return self._once({"kind": "score", "subject": candidate.identity, "levels": list(self.l0)}, measure, wanted)
+        return [row | self._placed(row["level"]) for row in self._once(self._settings(candidate), measure, wanted)]
+
+    def _placed(self, level: float) -> Row:
+        """The asked L0 nearest that of an encoder, by their ratio, and the one at which it is split."""
+        near = min(self.l0, key=lambda asked: max(asked, level) / min(asked, level)) if level else self.l0[0]
+        return {"near": near, "level": near if abs(level - near) <= ALIKE * near else level}
+
+    def _settings(self, candidate: Candidate) -> Row:
+        return {"kind": "score", "subject": candidate.identity}
 
     def _best(self, candidate: Candidate, level: float) -> list[Row]:
         """The certified codes at a mean L0, those refitted, and the pursuit."""
@@ -151,7 +156,7 @@ class Splicing:
         def measure() -> Iterator[tuple[str, Row]]:
             return self._measure_best(candidate.make(), level, wanted)
 
-        return self._once({"kind": "score", "subject": candidate.identity, "level": level}, measure, wanted)
+        return self._once(self._settings(candidate) | {"level": level}, measure, wanted)
 
     def _measure_best(self, subject: Subject, level: float, wanted: Sequence[str]) -> Iterator[tuple[str, Row]]:
         x = self.downstream.activations

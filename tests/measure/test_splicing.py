@@ -43,8 +43,8 @@ def shrunk(lam):
     return lambda model, signals: sparse_code(signals, model.dictionary, lam).codes / 2
 
 
-def run(spliced, folder, *candidates, **options):
-    found = Splicing(spliced.downstream, "this", sae_gap.Store(folder), (1, 2), **options)
+def run(spliced, folder, *candidates, l0=(1, 2), **options):
+    found = Splicing(spliced.downstream, "this", sae_gap.Store(folder), l0, **options)
     return found.run(candidates, show_progress=False)
 
 
@@ -79,6 +79,7 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(spliced, tmp_path, monk
     monkeypatch.setattr(splicing, "_coded", None)
     again = run(spliced, tmp_path, *candidates)
     assert [row["key"] for row in again] == [row["key"] for row in rows]
+    assert len(run(spliced, tmp_path, *candidates, l0=(2,))) < len(rows)
 
 
 def test_a_run_that_was_killed_goes_on_with_what_is_missing(spliced, tmp_path, monkeypatch):
