@@ -12,6 +12,9 @@ regression on all columns or on the 1, 5 or 20 latents that tell the classes apa
   lasso         the certified lasso on the same dictionary, at a mean L0 of --l0
   lasso_refit   least squares on the lasso's supports
 
+Read the AUC before the drop: codes that tell little of A have little to lose. The cell is withheld from probes alone;
+dictionaries learned from activations of all kinds, without labels.
+
 All rows are of documents that `train_real` holds out, unless --documents=all. --sets=shifts probes the last tokens of the
 texts of the package sae-probes too, trained on its sets and scored on their shifted ones. Writes rows, pairs.csv, sets.csv and
 figures under <results_dir>/probe_real/; a run that was stopped goes on with the same command.

@@ -24,20 +24,22 @@ def ood_drop(lines: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any
     Returns:
       The figure.
     """
-    places = list(dict.fromkeys((line["dictionary"], line["codes"]) for line in lines))
+    lines = [line for line in lines if line["drop"] is not None]
+    places = {(line["dictionary"], line["codes"]): _name(line) for line in lines}
+    order = [*places]
     figure = Figure(figsize=(style.WIDTH, 1.6 + 0.24 * len(places)))
     axes = figure.add_subplot()
     shown = {line["probe"] for line in lines}
     for line in lines:
         colour, marker = _PROBES[line["probe"]]
-        up = places.index((line["dictionary"], line["codes"])) + 0.17 * ([*_PROBES].index(line["probe"]) - 1.5)
+        up = order.index((line["dictionary"], line["codes"])) + 0.17 * ([*_PROBES].index(line["probe"]) - 1.5)
         axes.errorbar(line["drop"], up, xerr=line["drop_half"], color=colour, linewidth=0.8, zorder=2)
         axes.plot(line["drop"], up, linestyle="none", marker=marker, markersize=3.5, color=colour, zorder=3)
     for place in range(1, len(places)):
-        if places[place][0] != places[place - 1][0]:
+        if order[place][0] != order[place - 1][0]:
             axes.axhline(place - 0.5, color=style.QUIET, linewidth=0.5, zorder=1)
     axes.axvline(0, color=style.QUIET, linewidth=0.6, linestyle=style.DASHED, zorder=1)
-    axes.set_yticks(range(len(places)), [_name(*place) for place in places])
+    axes.set_yticks(range(len(places)), [*places.values()])
     axes.set_ylim(len(places) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("AUC lost out of distribution (0 is no loss)")
@@ -48,20 +50,28 @@ def ood_drop(lines: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any
         for name, (c, m) in _PROBES.items()
         if name in shown
     ]
-    told = [f"{_name(line['dictionary'], line['codes'])}, {line['probe']}: {line['drop']:.3f}" for line in lines]
+    told = [f"{_name(line)}, {line['probe']}: {line['drop']:.3f}" for line in lines]
     more = f"{lines[0]['pairs']} {tasks}, intervals of 95 % over {tasks}"
     style.finish(figure, _finding(lines), rows, "; ".join(told), more=more, handles=handles)
     return figure
 
 
-def _name(dictionary: str, codes: str) -> str:
-    return "activations" if codes == "activations" else f"{labels.label(dictionary)}: {_CODES[codes]}"
+def _name(line: Mapping[str, Any]) -> str:
+    """Controls have the suite's labels; everything else keeps the user's name."""
+    if line["codes"] not in _CODES:
+        return line["codes"]
+    name = labels.label(line["dictionary"]) if line["role"] == "control" else line["dictionary"]
+    return f"{name}: {_CODES[line['codes']]}"
 
 
 def _finding(lines: Sequence[Mapping[str, Any]]) -> str:
-    ordered = sorted(lines, key=lambda line: line["drop"])
-    told = [
-        f"{line['drop']:.3f} with {_name(line['dictionary'], line['codes'])} ({line['probe']})"
-        for line in (ordered[0], ordered[-1])
-    ]
-    return f"probes lose from {told[0]} to {told[1]} of AUC out of distribution"
+    """What the best codes on the first SAE's dictionary change, or else what probes of the activations lose."""
+    changed = [line for line in lines if line["codes"] == "lasso_refit" and line["more_drop_half"] is not None]
+    own = [line for line in lines if line["codes"] == "own"]
+    best = [line for line in changed if own and line["dictionary"] == own[0]["dictionary"] and line["probe"] == "dense"]
+    if best:
+        line = best[0]
+        told = f"the best codes on the dictionary of {line['dictionary']} change what dense probes lose out of distribution by"
+        return f"{told} {line['more_drop']:+.3f} ± {line['more_drop_half']:.3f} of AUC"
+    line = next(line for line in lines if line["probe"] == "dense")
+    return f"dense probes of the {_name(line)} lose {line['drop']:.3f} of AUC out of distribution"

@@ -124,7 +124,14 @@ def test_drops_are_those_of_the_dictionary():
 def test_differences_are_paired_over_pairs():
     def row(dictionary, pair, seed, drop):
         scores = dict.fromkeys(summary.SCORES, 0.5) | {"drop": drop}
-        return scores | {"dictionary": dictionary, "codes": "own", "probe": "dense", "pair": pair, "seed": seed}
+        return scores | {
+            "dictionary": dictionary,
+            "role": "sae",
+            "codes": "own",
+            "probe": "dense",
+            "pair": pair,
+            "seed": seed,
+        }
 
     rows = [row("mine", pair, seed, drop) for pair, drop in {"p": 0.1, "q": 0.5, "r": 0.3}.items() for seed in (0, 1)]
     rows += [row("other", each["pair"], each["seed"], each["drop"] + 0.2 + 0.1 * each["seed"]) for each in rows]

@@ -9,7 +9,7 @@ import scipy.special
 from sae_gap.storage.results import Row
 
 # What tells the lines apart.
-CELL = ("dictionary", "codes", "probe")
+CELL = ("dictionary", "role", "codes", "probe")
 SCORES = ("auc_id", "all_auc_ood", "auc_ood", "drop", "accuracy_drop")
 
 
@@ -20,8 +20,8 @@ def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
     of Student's law: it tells how far other pairs of concepts may differ, and is None where there is one pair.
 
     Args:
-      rows: of `score_pair`, with the columns `pair`, `seed`, `dictionary`, `codes` and `probe`.
-      baseline: the dictionary whose own codes the others are held against.
+      rows: of `score_pair`, with the columns `pair` and `seed` and those of `CELL`.
+      baseline: the SAE whose own codes the others are held against.
 
     Returns:
       A line for each dictionary, codes and probe, in the order of the rows: the mean of each score and `<score>_half`, half its
@@ -39,7 +39,7 @@ def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
         line: Row = dict(zip(CELL, group, strict=True)) | {"pairs": len(groups[group])}
         for score in SCORES:
             line[score], line[f"{score}_half"] = interval(list(scores.get(score, {}).values()))
-        other = means.get((baseline, "own", group[2]), {})
+        other = means.get((baseline, "sae", "own", group[-1]), {})
         for score in ("auc_ood", "drop", "accuracy_drop"):
             differences = [value - other[score][pair] for pair, value in scores.get(score, {}).items() if score in other]
             line[f"more_{score}"], line[f"more_{score}_half"] = interval(differences)
