@@ -11,7 +11,8 @@ from sae_gap.measure.downstream import Downstream, Network, explained
 
 # Two rows of eight places: a text of five tokens with one of two, and one of six. 0 is a special token.
 SEGMENTS = np.array([[0, 0, 0, 0, 0, 1, 1, -1], [0, 0, 0, 0, 0, 0, -1, -1]])
-POSITIONS = np.array([[0, 1, 2, 3, 4, 0, 1, 0], [0, 1, 2, 3, 4, 5, 0, 0]])
+# Places of padding go on, as if there were a next token.
+POSITIONS = np.array([[0, 1, 2, 3, 4, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6, 7]])
 TOKENS = np.array([[3, 1, 4, 1, 5, 2, 6, 0], [2, 0, 5, 3, 4, 6, 0, 0]])
 REAL = SEGMENTS >= 0
 DIM, VOCABULARY = 5, 7
