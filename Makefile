@@ -6,12 +6,6 @@ PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
 # Flags of the benchmark: `make bench ARGS=--preset=smoke`.
 ARGS ?= --preset=quick
-# What `make real` measures at the end, as flags of measure_sae: no control online_dl, since that dictionary is measured itself.
-MEASURE ?= --sae=$(REAL)/topk,$(REAL)/batchtopk,$(REAL)/jumprelu,$(REAL)/relu --dictionary=$(REAL)/online_dl/dictionary.npy \
-	--controls=random,samples
-REAL := results/train_real
-RECORDED := results/record/SmolLM2-135M-Instruct.Q4_1-bbc
-
 VENV := .venv
 # Never a script of the venv: scripts hold an absolute path, which breaks when the checkout is moved or renamed.
 RUN := $(VENV)/bin/python -m
@@ -45,9 +39,7 @@ report: $(VENV)/.ready
 	$(RUN) sae_gap report
 
 real: $(VENV)/.ready-real
-	$(RUN) sae_gap record --layers=10 --tokens=200000
-	$(RUN) sae_gap train_real --activations=$(RECORDED)/block10
-	$(RUN) sae_gap measure_sae --activations=$(RECORDED)/block10 $(MEASURE)
+	$(RUN) sae_gap real $(ARGS)
 
 docs: $(VENV)/.ready-docs
 	$(VENV)/bin/python notebooks/reference.py build/docs

@@ -36,7 +36,7 @@ def usage() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def run(main: Callable[[], None], flag_values: flags.FlagValues, about: str | None = None) -> NoReturn:
+def run(main: Callable[[], object], flag_values: flags.FlagValues, about: str | None = None) -> NoReturn:
     """Runs a binary: `--help` exits with 0, a `UsageError` or a bad flag with one sentence and 2.
 
     Args:

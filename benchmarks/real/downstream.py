@@ -39,6 +39,7 @@ from sae_gap.measure.subject import digest
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
 
+NAME = STUDY
 # Floats of the activations that controls learn from.
 POOL = 2**27
 PUBLISHED = pathlib.Path(__file__).parents[1] / "report" / "published_downstream.csv"
@@ -64,7 +65,7 @@ flags.DEFINE_integer("seed", 0, "Of the held-out documents and of the controls."
 flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
 
 
-def main() -> None:
+def main() -> list[Row]:
     folder = cli.folder(FLAGS.results_dir) / STUDY
     if not FLAGS.recording or not (FLAGS.sae or FLAGS.dictionary):
         raise cli.UsageError("there is nothing to measure; give --recording and --sae or --dictionary.")
@@ -89,6 +90,7 @@ def main() -> None:
         logging.info("%s; they are %s.", massive.describe(activations), "replaced" if plan.keep_massive else "left as they are")
     rows = Splicing(downstream, identity, results.Store(folder), l0, FLAGS.codes).run(candidates)
     sys.stdout.write(write(folder, rows))
+    return rows
 
 
 def _documents(recorded: Recorded, plan: measure.Plan) -> list[int]:
@@ -118,7 +120,8 @@ def _special(tokenizer: Any) -> list[int]:
 def _candidates(plan: measure.Plan, l0: Sequence[int]) -> list[Candidate]:
     """What is to be measured: SAEs, dictionaries and controls of the width of the first."""
     train = plan.parts[0]
-    subjects, loaded = subjects_of.read(FLAGS.sae, FLAGS.dictionary, plan.scored, train.mean, anyway=FLAGS.anyway)
+    options = {"controls": FLAGS.controls, "anyway": FLAGS.anyway}
+    subjects, loaded = subjects_of.read(FLAGS.sae, FLAGS.dictionary, plan.scored, train.mean, **options)
     for name, report in loaded.items():
         _check_place(name, report.notes.get("hook_name", report.notes.get("hookpoint", "")))
     found = [

@@ -66,7 +66,10 @@ def main() -> None:
         if len(activations.massive.rows):
             told = "are kept" if plan.keep_massive else "are left out; --massive=keep keeps them"
             logging.info("%s; they %s.", massive.describe(activations), told)
-        subjects, loaded = subjects_of.read(FLAGS.sae, FLAGS.dictionary, plan.scored, plan.kept.mean, anyway=FLAGS.anyway)
+        options = {"controls": measure.CONTROLS, "anyway": FLAGS.anyway}
+        subjects, loaded = subjects_of.read(FLAGS.sae, FLAGS.dictionary, plan.scored, plan.kept.mean, **options)
+        for name, report in loaded.items():
+            logging.info("%s, as loaded\n%s", name, report)
         plan = dataclasses.replace(plan, subjects=subjects, loaded=loaded, controls=_controls(subjects[0], plan.kept))
         folder.require_writable()
         rows = measure.run(plan, results.Store(folder))

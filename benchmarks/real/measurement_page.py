@@ -56,18 +56,18 @@ def write(folder: Folder, rows: Sequence[results.Row], command: str, notes: Mapp
     made = {stem: figure for stem, figure in pictures.items() if figure is not None}
     drawn = [pages.Figure(figures.save(figure, folder, stem)[0], figure.get_label()) for stem, figure in made.items()]
     shown = [
-        _table("Reconstruction", FRONT, fronts),
-        _table("The gap and its parts, as shares of the best objective", GAP, encoded),
-        _table("Supports: the encoder's beside the best", SUPPORT, encoded),
-        _table("Atoms", ATOMS, atoms),
-        _table("Samples of the largest gaps", WORST, measure.worst_lines(rows)),
+        table("Reconstruction", FRONT, fronts),
+        table("The gap and its parts, as shares of the best objective", GAP, encoded),
+        table("Supports: the encoder's beside the best", SUPPORT, encoded),
+        table("Atoms", ATOMS, atoms),
+        table("Samples of the largest gaps", WORST, measure.worst_lines(rows)),
     ]
     shown = [table for table in shown if table.lines]
     ranked, lists, sentence = _verdict(rows)
     doubts = [f"{row['dictionary']}: {doubt}" for row in loaded for doubt in row["suspicions"]]
     wrong = f"What looks wrong:\n\n{_listed(doubts)}" if doubts else ""
     told = [wrong, *map(_printed, shown), *lists, *map(_printed, ranked), sentence]
-    shown += [_table("As loaded", LOADED, loaded)] if loaded else []
+    shown += [table("As loaded", LOADED, loaded)] if loaded else []
     page = pages.Page(
         measure.STUDY,
         "Your own SAE: is it the loading, the encoder or the dictionary?",
@@ -100,7 +100,7 @@ def _verdict(rows: Sequence[results.Row]) -> tuple[list[pages.Table], list[str],
         lines.append(line)
     title = f"Dictionaries by what their best codes explain at L0 {ordered[0].common_l0:.1f}; differences in points of 100"
     lists = [f"{one.dictionary}:\n\n{_listed(str(one).splitlines())}" for one in ordered]
-    return [_table(title, RANKING, lines)], lists, sentence
+    return [table(title, RANKING, lines)], lists, sentence
 
 
 def _points(found: measure.Comparison | None) -> str | None:
@@ -116,7 +116,7 @@ def _printed(table: pages.Table) -> str:
     return f"{table.title}\n{tables.format_table(table.lines, table.columns)}"
 
 
-def _table(title: str, names: str, lines: Sequence[Mapping[str, Any]]) -> pages.Table:
+def table(title: str, names: str, lines: Sequence[Mapping[str, Any]]) -> pages.Table:
     """Numbers that are not counts get their decimals by `_mean`, as means over seeds do."""
     kept = [name for name in names.split() if any(line.get(name) is not None for line in lines)]
     headings = {name: name.replace("_", " ").replace("l0", "L0").replace("fvu", "FVU").replace("lam", "λ") for name in kept}

@@ -258,7 +258,7 @@ def report(folder: Folder, rows: Sequence[results.Row], baseline: str, name: str
     return "\n\n".join([*told, f"Means over {lines[0]['pairs']} {name}, ± half their intervals of 95 %."])
 
 
-def main() -> None:
+def main() -> dict[str, list[results.Row]]:
     if not FLAGS.recording or not (FLAGS.sae or FLAGS.dictionary):
         raise cli.UsageError("there is nothing to probe; give --recording and --sae or --dictionary.")
     if FLAGS.controls != ["none"]:
@@ -268,20 +268,26 @@ def main() -> None:
     with cli.usage():
         recorded = open_recording(FLAGS.recording)
         plan = measure.Plan((), recorded.activations(FLAGS.layer))
-        names = FLAGS.pairs or usual_pairs(sorted({*(recorded.topics or ())}))
         probed = plan.parts[1] if FLAGS.documents == "held_out" else plan.kept
+        documents = np.unique(recorded.documents[probed.numbers])
+        names = FLAGS.pairs or usual_pairs(
+            sorted({recorded.topics[document] for document in documents} if recorded.topics else ())
+        )
         lm = load_lm(FLAGS.model, FLAGS.tokenizer)
         tasks = {"pairs": of_pairs(tokens_of(recorded, lm), probed, names, seeds, FLAGS.rows)}
-        tried, _ = subjects.read(FLAGS.sae, FLAGS.dictionary, plan.scored, plan.parts[0].mean, anyway=FLAGS.anyway)
+        options = {"controls": FLAGS.controls, "anyway": FLAGS.anyway}
+        tried, _ = subjects.read(FLAGS.sae, FLAGS.dictionary, plan.scored, plan.parts[0].mean, **options)
         tried += controls(plan.parts[0], tried[0].num_latents)
         folder.require_writable()
         if FLAGS.sets != "none":
             tasks["sets"] = of_sets(lm, folder / "texts", seeds)
+    found = {}
     for name, task in tasks.items():
         logging.info("%d rows of %d %s; %d dictionaries", len(task.x), len(task.has), name, len(tried))
-        rows = probe(results.Store(folder), task, tried, seeds)
+        found[name] = rows = probe(results.Store(folder), task, tried, seeds)
         titles = SHOWN if name == "pairs" else {"auc_id": "AUC on texts of the set"} | SHOWN
         sys.stdout.write(report(folder, rows, tried[0].name, name, titles) + "\n\n")
+    return found
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from absl import flags, logging
 
 from benchmarks import cli
 from sae_gap.lm.pretrained import load_lm
-from sae_gap.lm.recording import record
+from sae_gap.lm.recording import Recorded, record
 from sae_gap.lm.texts import read_texts
 from sae_gap.runtime import devices
 
@@ -41,7 +41,7 @@ flags.DEFINE_integer("seed", 0, "Draws the order of the documents.", lower_bound
 flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
 
 
-def main() -> None:
+def main() -> Recorded:
     layers = cli.parse_integers("layers", FLAGS.layers, least=0)
     results_dir = cli.folder(FLAGS.results_dir)
     with cli.usage():
@@ -53,6 +53,7 @@ def main() -> None:
         found = record(lm, texts, folder, layers, FLAGS.context, FLAGS.dtype, FLAGS.tokens, FLAGS.seed)
     told = f"{folder} holds {len(found.tokens):,} tokens of {len(found.names):,} documents, after blocks "
     logging.info("%s%s; peak memory %.2f GiB", told, ", ".join(map(str, found.layers)), devices.peak_memory())
+    return found
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jaxtyping import Float
 
 from benchmarks import cli
@@ -27,6 +26,7 @@ def read(
     x: Float[np.ndarray, "n input_dim"],
     mean: Callable[[], Float[np.ndarray, " input_dim"]],
     *,
+    controls: Collection[str] = (),
     anyway: bool = False,
 ) -> tuple[list[measure.Subject], dict[str, LoadReport]]:
     """What --sae and --dictionary name, SAEs first.
@@ -36,6 +36,7 @@ def read(
       dictionaries: .npy files of (input_dim, num_latents).
       x: activations that SAEs are tried on, (n, input_dim).
       mean: gives the bias of dictionaries, (input_dim,), where there is one.
+      controls: names that none of them takes.
       anyway: whether to take an SAE that explains next to nothing.
 
     Returns:
@@ -45,7 +46,7 @@ def read(
       cli.UsageError: one cannot be read, is of another width, or explains next to nothing.
     """
     paths = [*saes, *dictionaries]
-    named = dict(zip(paths, names(paths), strict=True))
+    named = dict(zip(paths, names(paths, controls), strict=True))
     if len(named) < len(paths):
         raise cli.UsageError("one path is given twice; name each SAE and each dictionary once.")
     found = {named[path]: _sae(path, named[path], x, anyway) for path in saes}
@@ -64,7 +65,6 @@ def _sae(path: str, name: str, x: np.ndarray, anyway: bool) -> tuple[measure.Sub
             "give those of the layer that it was trained on."
         )
     found = load_report(sae, x)
-    logging.info("%s, as loaded\n%s", name, found)
     if not found.fvu <= WRONG and not anyway:
         raise cli.UsageError(
             f"{path} leaves {found.fvu:.3g} of the variance of these activations unexplained, where their mean alone leaves 1: "
@@ -82,11 +82,11 @@ def _dictionary(path: str, input_dim: int) -> np.ndarray:
     return atoms
 
 
-def names(paths: Sequence[str]) -> list[str]:
+def names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
     """A name for each path: its last part that is not the file of the weights, or as much of it as tells them apart.
 
     A file of atoms is its own name, unless it is called `dictionary.npy`, as `train_real` calls one in its folder.
-    That of a control is no name for what is the user's own.
+    One that is taken, as by a control, is no name for what is the user's own.
     """
     parts = []
     for path in (pathlib.Path(path).absolute() for path in paths):
@@ -94,6 +94,6 @@ def names(paths: Sequence[str]) -> list[str]:
         parts.append(path.with_suffix("") if alone else path.parent if os.path.isfile(path) else path)
     for depth in range(1, max((len(path.parts) for path in parts), default=0) + 1):
         found = ["/".join(path.parts[-depth:]) for path in parts]
-        if len(set(found)) == len(found) and not set(found) & set(measure.CONTROLS):
+        if len(set(found)) == len(found) and not set(found) & {*taken}:
             return found
     return list(paths)

@@ -58,6 +58,8 @@ NAME = "train_real"
 HELD_OUT = 0.1
 # Raised whenever a row comes to hold something else, so that models are scored again.
 FORM = 2
+# Of SAEs: at 1e-3 and at 3e-3 a TopK SAE of 2,304 latents was left with an FVU of .207 and .197 after 400,000 rows, for .191.
+RATE = 2e-3
 # Share of atoms that may be copies of others before that is said.
 MANY = 0.01
 METHODS = ("topk", "batchtopk", "jumprelu", "matryoshka", "relu", "online_dl")
@@ -104,6 +106,7 @@ def learner_of(
     scale = (3 * input_dim / sparsity) ** 0.5
     trained: dict[str, Any] = {"num_steps": epochs, "batch_size": batch_size, "schedule": "cosine", "standardised": True}
     learner = by_name.tuned_sae(name, sparsity=sparsity, input_dim=input_dim, weight_decay=0.0, **trained)
+    learner = dataclasses.replace(learner, learning_rate=RATE)
     encoder, penalty = learner.encoder, learner.penalty * scale
     if isinstance(encoder, JumpReLU):
         encoder = dataclasses.replace(encoder, threshold=encoder.threshold * scale, bandwidth=encoder.bandwidth * scale)
@@ -192,7 +195,7 @@ def latest(rows: Sequence[results.Row], current: Container[str]) -> list[results
     return [{name: value for name, value in row.items() if name != "lam"} for row in mine]
 
 
-def main() -> None:
+def main() -> Folder:
     training_flags.check(FLAGS, "methods", list(EVERY))
     results_dir = cli.folder(FLAGS.results_dir)
     models_dir = results_dir / "models" if FLAGS.models_dir is None else cli.folder(FLAGS.models_dir)
@@ -234,6 +237,7 @@ def main() -> None:
         summary = tables.summarise(latest(alike, current), by=CELL, metrics=list(metrics))
         tables.write_table(directory, "summary.csv", summary)
         sys.stdout.write(tables.format_table(summary, {"method": "method", "num_latents": "latents", **metrics}) + "\n")
+    return directory
 
 
 if __name__ == "__main__":

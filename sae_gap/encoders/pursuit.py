@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float
 
-from sae_gap.core.checks import check_size
+from sae_gap.core.checks import check_flag, check_size
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Encoder, unit_atoms
 from sae_gap.solvers import nonneg_matching_pursuit, orthogonal_matching_pursuit
@@ -16,8 +16,11 @@ CHUNK = 2**24
 class OMP(Encoder):
     """k greedy steps, each with the atom of largest |correlation| and a least-squares fit of all atoms chosen so far.
 
+    With `nonneg` each step takes the atom of largest correlation, and codes that end up negative are set to zero.
+
     Args:
       k: atoms in each code, at most input_dim.
+      nonneg: whether codes are non-negative.
 
     References:
       Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit", Asilomar.
@@ -28,25 +31,28 @@ class OMP(Encoder):
     rank = 13
 
     k: int = eqx.field(static=True, default=10)
+    nonneg: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         check_size("k", self.k)
+        check_flag("nonneg", self.nonneg)
 
     @property
     def signed(self):
-        return True
+        return not self.nonneg
 
     def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         atoms, norms = unit_atoms(model.decoder)
 
-        def code(signal):
-            return orthogonal_matching_pursuit(signal[None], atoms, self.k)[0]
+        def pursue(target):
+            codes = orthogonal_matching_pursuit(target, atoms, self.k, nonneg=self.nonneg)
+            return codes.clip(0) if self.nonneg else codes
 
         size = max(1, CHUNK // (max(1, self.k) * len(atoms)))
         target = signals - model.bias
         if len(signals) <= size:
-            return orthogonal_matching_pursuit(target, atoms, self.k) / norms
-        return jax.lax.map(code, target, batch_size=size) / norms
+            return pursue(target) / norms
+        return jax.lax.map(lambda one: pursue(one[None])[0], target, batch_size=size) / norms
 
 
 class NonNegativePursuit(Encoder):

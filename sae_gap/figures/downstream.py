@@ -89,11 +89,11 @@ def _others(axes: Axes, published: Sequence[Mapping[str, Any]], metric: str) -> 
 
 
 def _finding(rows: Sequence[Mapping[str, Any]]) -> str:
-    best = [row for row in rows if row["codes"] == "lasso_refit"]
+    best = sorted((row for row in rows if row["codes"] in ("lasso_refit", "omp")), key=lambda row: row["kl"])
     for own in rows:
         if own["codes"] == "own":
             same = [row for row in best if (row["dictionary"], row["level"]) == (own["dictionary"], own["level"])]
             cost = f"with {own['l0']:.3g} latents {own['dictionary']} costs {own['kl']:.3f} nats"
-            return f"{cost}, where certified codes of its dictionary cost {same[0]['kl']:.3f}" if same else cost
+            return f"{cost}, where the best codes of its dictionary cost {same[0]['kl']:.3f}" if same else cost
     least = min(best or rows, key=lambda row: row["kl"])
     return f"{name_of(least)} costs {least['kl']:.3f} nats with {least['l0']:.3g} latents"

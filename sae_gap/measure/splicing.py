@@ -1,15 +1,17 @@
 """How many nats are lost to an encoder's values, to its support and to the dictionary.
 
 Of one dictionary, several codes of the same rows are put back into the model: the encoder's own (own), least squares on its
-support (own_refit), the certified lasso (lasso), least squares on its support (lasso_refit), and orthogonal matching pursuit
-(omp). With L(·) the loss of each, the lasso at the L0 of the encoder, an encoder's loss is the sum of
+support (own_refit), the certified lasso (lasso), least squares on its support (lasso_refit), and on that of an orthogonal
+matching pursuit (omp). With L(·) the loss of each, the lasso at the L0 of the encoder, an encoder's loss is the sum of
 
   values part      L(own) - L(own_refit)
-  support part     L(own_refit) - L(lasso_refit)
-  dictionary part  L(lasso_refit) - L(lasso_refit on the best dictionary at hand)
-  rest             L(lasso_refit on the best dictionary at hand).
+  support part     L(own_refit) - L(best)
+  dictionary part  L(best) - L(best on the best dictionary at hand)
+  rest             L(best on the best dictionary at hand)
 
-The best dictionary is that whose lasso_refit has the least divergence at the asked L0 nearest the encoder's. An encoder
+where best is lasso_refit or omp, whichever has the smaller divergence. Neither finds the best support of all, so that the
+support part is at least as large as told. The best dictionary is that whose best codes have the least divergence at the asked
+L0 nearest the encoder's. An encoder
 whose L0 is above a quarter of the dimensions is not split. Intervals of 95 % are of a bootstrap over documents, paired, as in
 `sae_gap.measure.verdict`.
 """
@@ -42,11 +44,15 @@ from sae_gap.storage.results import Row
 # The name of the study in its rows.
 STUDY = "downstream"
 # Raised whenever a row comes to hold something else.
-FORM = 1
+FORM = 2
 CODES = ("own", "own_refit", "lasso", "lasso_refit", "omp")
 # What is split: its name, the column of its sums by document, and that of what they are divided by.
 LOSSES = {"kl": ("kl_sums", "tokens"), "ce": ("ce_sums", "tokens"), "fvu": ("errors", "variance")}
 PARTS = ("values", "support", "dictionary")
+# Codes that are the best there are for a dictionary, of which the better ones count.
+BEST = ("lasso_refit", "omp")
+# The largest L0 of a pursuit: its time grows with the square, and beyond takes longer than all else.
+MOST_PURSUED = 64
 # An L0 within this share of one that is asked for is taken for it.
 ALIKE = 0.01
 
@@ -120,7 +126,7 @@ class Splicing:
                     rows += self._best(candidate, level)
                     line.update(1)
             for candidate, row in own:
-                best = _best_at(rows, row["near"])
+                best = best_at(rows, row["near"])
                 names = {candidate.name, *([] if best is None else [best["dictionary"]])}
                 names -= {known["dictionary"] for known in _refitted(rows) if known["level"] == row["level"]}
                 # Codes denser than that are not sparse, and those that fire nothing have no match.
@@ -152,6 +158,8 @@ class Splicing:
     def _best(self, candidate: Candidate, level: float) -> list[Row]:
         """The certified codes at a mean L0, those refitted, and the pursuit."""
         wanted = [name for name in ("lasso", "lasso_refit", "omp") if name in self.codes]
+        if level > MOST_PURSUED and "omp" in wanted:
+            wanted.remove("omp")
 
         def measure() -> Iterator[tuple[str, Row]]:
             return self._measure_best(candidate.make(), level, wanted)
@@ -161,9 +169,9 @@ class Splicing:
     def _measure_best(self, subject: Subject, level: float, wanted: Sequence[str]) -> Iterator[tuple[str, Row]]:
         x = self.downstream.activations
         if "omp" in wanted:
-            k = min(max(1, round(level)), subject.input_dim)
-            pursue = functools.partial(OMP(k), Model(subject.dictionary, jnp.zeros(subject.input_dim)))
-            yield "omp", self._scored(subject, _coded(subject, x, pursue)["own"], "omp", level)
+            pursuit = OMP(max(1, round(level)), nonneg=not subject.signed)
+            pursue = functools.partial(pursuit, Model(subject.dictionary, jnp.zeros(subject.input_dim)))
+            yield "omp", self._scored(subject, _coded(subject, x, pursue, refitted=True)["own_refit"], "omp", level)
         if "lasso" in wanted or "lasso_refit" in wanted:
             lam = find_weight(subject, x[self.downstream.replaced], level)
             certificates: list[float] = []
@@ -224,23 +232,25 @@ def _coded(subject: Subject, x: Float[np.ndarray, "rows dim"], encode, *, refitt
 
 
 def _refitted(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [row for row in rows if row.get("codes") == "lasso_refit"]
+    return [row for row in rows if row.get("codes") in BEST]
 
 
-def _best_at(rows: Iterable[Mapping[str, Any]], level: float) -> Mapping[str, Any] | None:
-    """The row of refitted certified codes at an L0 whose divergence is least, None where there is none."""
-    return min((row for row in _refitted(rows) if row["level"] == level), key=lambda row: row["kl"], default=None)
+def best_at(rows: Iterable[Mapping[str, Any]], level: float, dictionary: str | None = None) -> Mapping[str, Any] | None:
+    """The row of the best codes at an L0, on one dictionary or on all, whose divergence is least; None where there is none."""
+    found = (row for row in _refitted(rows) if row["level"] == level and dictionary in (None, row["dictionary"]))
+    return min(found, key=lambda row: row["kl"], default=None)
 
 
 def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """What each encoder's loss is made of.
+    """What each encoder's loss is made of, by the divergence's choice of the best codes and the best dictionary.
 
     Args:
       rows: of `Splicing.run`.
 
     Returns:
-      A line for each encoder and each of `LOSSES`, where own, own_refit and lasso_refit were measured: the `loss`; the mean L0
-      of these codes (`l0`, `refit_l0`, `lasso_l0`) and of those on the `best` dictionary (`best_l0`); `total`, above the clean
+      A line for each encoder and each of `LOSSES`, where own, own_refit and one of `BEST` were measured: the `loss`; the mean
+      L0 of these codes (`l0`, `refit_l0`, `own_best_l0`) and of those on the `best` dictionary (`best_l0`); which of `BEST`
+      they are, on its own dictionary (`own_best_codes`) and on the best (`best_codes`); `total`, above the clean
       model; the parts that sum to it, `values_part`, `support_part`, `dictionary_part` and `rest`; and the ends of the interval
       of each of the first three, `<part>_low` and `<part>_high`.
     """
@@ -249,15 +259,17 @@ def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     scored = {(row["dictionary"], row["level"], row["codes"]): row for row in rows if row["kind"] == "score"}
     lines: list[Row] = []
     for (name, level, codes), own in scored.items():
-        best = _best_at(rows, own["near"]) if codes == "own" else None
-        if best is None:
+        at = best_at(rows, own["near"]) if codes == "own" else None
+        if at is None:
             continue
-        places = [(name, level, "own_refit"), (name, level, "lasso_refit"), (best["dictionary"], level, "lasso_refit")]
-        steps = [own, *(scored[place] for place in places if place in scored)]
+        best = at["dictionary"]
+        found_steps = [own, scored.get((name, level, "own_refit")), best_at(rows, level, name), best_at(rows, level, best)]
+        steps = [step for step in found_steps if step is not None]
         if len(steps) < 4:
             continue
-        told = {"dictionary": name, "best": best["dictionary"]}
-        told |= dict(zip(("l0", "refit_l0", "lasso_l0", "best_l0"), (row["l0"] for row in steps), strict=True))
+        told: Row = {"dictionary": name, "best": best, "level": level}
+        told |= {"own_best_codes": steps[2]["codes"], "best_codes": steps[3]["codes"]}
+        told |= dict(zip(("l0", "refit_l0", "own_best_l0", "best_l0"), (row["l0"] for row in steps), strict=True))
         for loss, (column, unit) in LOSSES.items():
             base = sum(clean["ce_sums"]) if loss == "ce" else 0.0
             values = [(sum(row[column]) - base) / sum(clean[unit]) for row in steps]

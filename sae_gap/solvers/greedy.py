@@ -58,7 +58,11 @@ def nonneg_matching_pursuit(
 
 
 def orthogonal_matching_pursuit(
-    signals: Float[Array, "n input_dim"], dictionary: Float[Array, "input_dim num_latents"], num_atoms: int
+    signals: Float[Array, "n input_dim"],
+    dictionary: Float[Array, "input_dim num_latents"],
+    num_atoms: int,
+    *,
+    nonneg: bool = False,
 ) -> Float[Array, "n num_latents"]:
     """Matching pursuit that refits every chosen atom by least squares at each step.
 
@@ -69,6 +73,8 @@ def orthogonal_matching_pursuit(
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`; atoms are scaled to unit norm first.
       num_atoms: k, at most input_dim.
+      nonneg: whether each step takes the atom of largest correlation, and not of largest |correlation|. The least squares are
+        the same, so that some codes may be negative all the same.
 
     Returns:
       `(n, num_latents)` coefficients of the *unit* atoms.
@@ -92,7 +98,8 @@ def orthogonal_matching_pursuit(
 
     def step(i, carry):
         rest, basis, upper, chosen, taken = carry
-        best = jnp.argmax(jnp.where(taken, -jnp.inf, jnp.abs(lasso_problem.product(rest, atoms))), axis=1)
+        correlations = lasso_problem.product(rest, atoms)
+        best = jnp.argmax(jnp.where(taken, -jnp.inf, correlations if nonneg else jnp.abs(correlations)), axis=1)
         atom = atoms.T[best]
         # Orthogonalising twice keeps the basis orthonormal to rounding.
         first = jnp.einsum("nkm,nm->nk", basis, atom, precision=lax.Precision.HIGHEST)

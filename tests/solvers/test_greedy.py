@@ -4,7 +4,7 @@ import pytest
 from sklearn.linear_model import orthogonal_mp
 
 from sae_gap.core.types import Model
-from sae_gap.encoders.pursuit import NonNegativePursuit
+from sae_gap.encoders.pursuit import OMP, NonNegativePursuit
 from sae_gap.solvers import nonneg_matching_pursuit, orthogonal_matching_pursuit
 
 from .problems import draw
@@ -40,6 +40,22 @@ def test_orthogonal_form_equals_scikit_learn(steps):
     codes = orthogonal_matching_pursuit(jnp.asarray(signals), jnp.asarray(dictionary), steps)
     want = orthogonal_mp(dictionary.astype(float), signals.T.astype(float), n_nonzero_coefs=steps).T
     np.testing.assert_allclose(codes, want, atol=1e-4)
+
+
+def test_the_non_negative_form_takes_the_largest_correlation_and_clips():
+    signals, dictionary = draw(2)
+    found = OMP(3, nonneg=True)(Model(jnp.asarray(dictionary), jnp.zeros(len(dictionary))), jnp.asarray(signals))
+    for signal, code in zip(signals.astype(float), np.asarray(found), strict=True):
+        chosen, rest = [], signal
+        for _ in range(3):
+            pull = rest @ dictionary
+            pull[chosen] = -np.inf
+            chosen.append(int(np.argmax(pull)))
+            values = np.linalg.lstsq(dictionary[:, chosen].astype(float), signal, rcond=None)[0]
+            rest = signal - dictionary[:, chosen] @ values
+        want = np.zeros(dictionary.shape[1])
+        want[chosen] = values.clip(0)
+        np.testing.assert_allclose(code, want, atol=1e-4)
 
 
 def test_dependent_and_zero_atoms():

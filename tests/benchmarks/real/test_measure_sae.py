@@ -201,7 +201,7 @@ def test_names_tell_paths_apart(tmp_path):
     assert subjects.names([str(tmp_path / "a/x"), str(tmp_path / "b/x/ae.pt")]) == ["a/x", "b/x"]
     assert subjects.names([str(tmp_path / "d/dictionary.npy")]) == ["d"]
     # A control is called so, and its rows are apart from those of the user's own.
-    assert subjects.names(["/home/random"]) == ["home/random"]
+    assert subjects.names(["/home/random"], ["random"]) == ["home/random"]
 
 
 def test_controls_that_take_hours_or_lack_samples_are_left_out_unless_named(monkeypatch):
