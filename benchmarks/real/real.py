@@ -189,7 +189,7 @@ def encoder_share(rows: Sequence[Row], splits: Sequence[Row], best: Row) -> str:
     )
     shares = [100 * (line["values_part"] + line["support_part"]) / line["total"] for line in splits if line["loss"] == "kl"]
     return (
-        f"**The encoder.** Of the {best['total']:.3f} nats of KL that the best SAE, {best['dictionary']}, loses at L0 "
+        f"Of the {best['total']:.3f} nats of KL that the best SAE, {best['dictionary']}, loses at L0 "
         f"{best['l0']:.0f}, {share:.0f} % ({low:.0f} to {high:.0f}) are its encoder's, {other:.0f} % its dictionary's beside "
         f"{best['best']}, and {rest:.0f} % no dictionary here saves; over all SAEs the encoder's share is {min(shares):.0f} to "
         f"{max(shares):.0f} %."
@@ -203,7 +203,7 @@ def best_dictionary(rows: Sequence[Row]) -> str:
     refitted = [row for name in names if (row := best_at(rows, FLAGS.sparsity, name)) is not None]
     best, *others = sorted(refitted, key=lambda row: row["kl"])
     found = compare(best["kl_sums"], others[0]["kl_sums"], clean["tokens"])
-    told = f"**The dictionary.** At an L0 of {FLAGS.sparsity} the best dictionary is {best['dictionary']}: its best codes "
+    told = f"At an L0 of {FLAGS.sparsity} the best dictionary is {best['dictionary']}: its best codes "
     told += f"leave an FVU of {best['fvu']:.3f} and a KL of {best['kl']:.3f} nats, {found.more:.3f} "
     return told + f"({found.low:.3f} to {found.high:.3f}) less than those of the next, {others[0]['dictionary']}."
 
@@ -222,7 +222,7 @@ def probing_agrees(rows: Sequence[Row], best: Row) -> str:
     more = dictionary["more_drop"]
     agrees = "agrees" if more + half < 0 else "disagrees" if more - half > 0 else "cannot tell"
     return (
-        f"**Probing.** Probing out of distribution {agrees}: probes of five latents of {best['dictionary']}'s own codes lose "
+        f"Probing out of distribution {agrees}: probes of five latents of {best['dictionary']}'s own codes lose "
         f"{_with_half(own, 'drop')} of AUC where two concepts meet anew; certified codes on the same dictionary change that by "
         f"{_with_half(inference, 'more_drop')}, and those on {best['best']} by {_with_half(dictionary, 'more_drop')}."
     )

@@ -61,12 +61,11 @@ def front(rows: style.Rows, published: Sequence[Mapping[str, Any]] = (), source:
         for codes, (label, look) in _CODES.items()
         if codes in used
     ]
-    if published:
-        handles.append(style.mark(source, color=_OTHERS, linestyle="-", linewidth=0.8))
-    told = "; ".join(
-        f"{row['dictionary']}, {_CODES[row['codes']][0]}, L0 {row['l0']:.1f}: FVU {row['fvu']:.3f}, KL {row['kl']:.3f}"
-        for row in shown
-    )
+    for kind in dict.fromkeys(point["dictionary"] for point in published):
+        sizes = sorted({point["num_latents"] for point in published if point["dictionary"] == kind})
+        text = f"{labels.label(kind)}, {' and '.join(f'{size:,}' for size in sizes)} latents; {source}"
+        handles.append(style.mark(text, color=_OTHERS, linestyle=_style(kind), linewidth=0.8))
+    told = "Diamonds are encoders, lines the best codes on each dictionary. " + (f"In grey {source}." if published else "")
     style.finish(figure, _finding(shown), shown, told, handles=handles, label="mean number of active latents, L0")
     return figure
 
@@ -75,17 +74,13 @@ def _others(axes: Axes, published: Sequence[Mapping[str, Any]], metric: str) -> 
     lines: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for point in published:
         lines.setdefault((point["dictionary"], point["num_latents"]), []).append(point)
-    for (name, size), points in lines.items():
+    for (name, _), points in lines.items():
         place = [point["l0"] for point in points], [point[metric] for point in points]
-        axes.plot(*place, color=_OTHERS, linewidth=0.8, linestyle="-" if name == "topk" else style.DASHED, zorder=1)
-        # Both sizes of a kind lie close together; that of the larger one is below.
-        first = min(range(len(points)), key=lambda at: points[at]["l0"])
-        up = 2 if size == min(other for kind, other in lines if kind == name) else -2
-        text = f"{labels.label(name)} {size:,}"
-        spot = place[0][first], place[1][first]
-        axes.annotate(
-            text, spot, (2, up), textcoords="offset points", fontsize=7, color=style.QUIET, va="bottom" if up > 0 else "top"
-        )
+        axes.plot(*place, color=_OTHERS, linewidth=0.8, linestyle=_style(name), zorder=1)
+
+
+def _style(kind: str) -> Any:
+    return "-" if kind == "topk" else style.DASHED
 
 
 def _finding(rows: Sequence[Mapping[str, Any]]) -> str:
