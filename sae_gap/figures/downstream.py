@@ -31,7 +31,7 @@ def front(rows: style.Rows, published: Sequence[Mapping[str, Any]] = (), source:
     Args:
       rows: of `sae_gap.measure.splicing`; those of kind "score" are read.
       published: of other models, each a `dictionary` of `num_latents` with its `l0`, `fvu` and `kl`; drawn in grey.
-      source: what the legend says of them.
+      source: what the caption says of them.
 
     Returns:
       The figure, or None where there is nothing to draw.
@@ -62,10 +62,10 @@ def front(rows: style.Rows, published: Sequence[Mapping[str, Any]] = (), source:
         if codes in used
     ]
     for kind in dict.fromkeys(point["dictionary"] for point in published):
-        sizes = sorted({point["num_latents"] for point in published if point["dictionary"] == kind})
-        text = f"{labels.label(kind)}, {' and '.join(f'{size:,}' for size in sizes)} latents; {source}"
-        handles.append(style.mark(text, color=_OTHERS, linestyle=_style(kind), linewidth=0.8))
-    told = "Diamonds are encoders, lines the best codes on each dictionary. " + (f"In grey {source}." if published else "")
+        handles.append(style.mark(f"{labels.label(kind)} elsewhere", color=_OTHERS, linestyle=_style(kind), linewidth=0.8))
+    sizes = " and ".join(f"{size:,}" for size in sorted({point["num_latents"] for point in published}))
+    told = "Diamonds are encoders, lines codes on their dictionaries"
+    told += f"; grey is {source}, with {sizes} latents" if published else ""
     style.finish(figure, _finding(shown), shown, told, handles=handles, label="mean number of active latents, L0")
     return figure
 
