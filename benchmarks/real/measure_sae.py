@@ -31,8 +31,7 @@ from sae_gap.storage import results
 AFFORDABLE = 2e12
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_list("sae", [], "Folders or files of weights of SAEs.", flag_values=FLAGS)
-flags.DEFINE_list("dictionary", [], "Decoders alone: .npy files of (input_dim, num_latents).", flag_values=FLAGS)
+subjects_of.define(FLAGS)
 flags.DEFINE_string("activations", None, "File or folder of activations that no SAE was trained on.", flag_values=FLAGS)
 flags.DEFINE_string("key", None, "Name of the array of activations in a file of several.", flag_values=FLAGS)
 flags.DEFINE_float("lam", None, "Weight of the l1 norm, on unit atoms.", flag_values=FLAGS)
@@ -42,7 +41,6 @@ flags.DEFINE_integer("samples", 5_000, "Rows of held-out documents to score, at 
 flags.DEFINE_enum(
     "massive", "drop", ("drop", "keep"), "What becomes of rows beyond ten times the median norm.", flag_values=FLAGS
 )
-flags.DEFINE_boolean("anyway", False, "Measure an SAE even if it explains next to nothing.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of the held-out documents and of the controls.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_string("results_dir", "results", "Where the folder of this measurement goes.", flag_values=FLAGS)
 cli.define_distributed(FLAGS)
@@ -94,13 +92,12 @@ def _check_flags() -> None:
     for name, value in {"lam": FLAGS.lam, "match_l0": FLAGS.match_l0}.items():
         if value is not None and not 0 < value < math.inf:
             raise cli.UsageError(f"--{name} must be a positive number, but it is {value}.")
-    if FLAGS.controls and FLAGS.controls != ["none"]:
-        cli.require_one_of("controls", FLAGS.controls, [*measure.CONTROLS, "none"])
+    subjects_of.controls(FLAGS.controls or ())
 
 
 def _controls(first: measure.Subject, activations: Activations) -> tuple[str, ...]:
     if FLAGS.controls is not None:
-        return tuple(dict.fromkeys(name for name in FLAGS.controls if name != "none"))
+        return tuple(subjects_of.controls(FLAGS.controls))
     chosen = []
     for name, kind in measure.CONTROLS.items():
         if kind.work(activations.num_samples, first.input_dim, first.num_latents) > AFFORDABLE:

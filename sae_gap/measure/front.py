@@ -20,6 +20,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from sae_gap.core.matching import as_matrix
+from sae_gap.core.types import Solution
 from sae_gap.measure.refit import refit
 from sae_gap.measure.subject import Subject
 from sae_gap.runtime import devices
@@ -132,9 +133,8 @@ def measure_front(
         for place, weight in enumerate(weights):
             found = sparse_code(target, subject.dictionary, weight, nonneg=not subject.signed, init=codes)
             codes = found.codes
-            relative = float(jnp.max(jnp.where(found.objective > 0, found.gap / found.objective, 0)))
             sums[place].add(subject, x, target, codes, member[part])
-            certificates[place] = max(certificates[place], relative)
+            certificates[place] = max(certificates[place], certificate(found))
         if own is not None:
             own.add(subject, x, target, subject.encode(target), member[part])  # type: ignore[misc]
     total = float(np.sum((activations - activations.mean(axis=0, dtype=np.float64)) ** 2, dtype=np.float64))
@@ -142,6 +142,11 @@ def measure_front(
     points = [each.point(weight, certificate, len(activations), total) for each, weight, certificate in told]
     mine = None if own is None else own.point(None, None, len(activations), total)
     return Front(tuple(sorted(points, key=lambda point: point.l0)), mine)
+
+
+def certificate(found: Solution) -> float:
+    """The largest duality gap of a sample relative to its objective."""
+    return float(jnp.max(jnp.where(found.objective > 0, found.gap / found.objective, 0)))
 
 
 def chunks(samples: int, num_latents: int) -> list[slice]:

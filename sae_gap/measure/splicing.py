@@ -25,19 +25,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
 
 from sae_gap.core.types import Model
 from sae_gap.encoders.pursuit import OMP
+from sae_gap.measure.coding import Coding, code, code_lasso
 from sae_gap.measure.downstream import Downstream
-from sae_gap.measure.front import chunks
 from sae_gap.measure.jobs import find_weight
 from sae_gap.measure.plan import DENSEST
-from sae_gap.measure.refit import refit
 from sae_gap.measure.subject import Subject
 from sae_gap.measure.verdict import compare
-from sae_gap.runtime import devices, progress
-from sae_gap.solvers import sparse_code
+from sae_gap.runtime import progress
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
 
@@ -71,18 +68,6 @@ class Candidate(NamedTuple):
     identity: Any
     encoder: bool
     make: Callable[[], Subject]
-
-
-class Coded(NamedTuple):
-    """What some codes of all rows make of them.
-
-    Attributes:
-      guess: the reconstruction, (rows, dim).
-      active: the number of non-zero codes of each row, (rows,).
-    """
-
-    guess: Float[np.ndarray, "rows dim"]
-    active: Int[np.ndarray, " rows"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +126,8 @@ class Splicing:
 
         def measure() -> Iterator[tuple[str, Row]]:
             subject = candidate.make()
-            coded = _coded(subject, self.downstream.activations, subject.encode, refitted="own_refit" in wanted)
+            x, refitted = self.downstream.activations, "own_refit" in wanted
+            coded = code(subject, x, subject.encode, "own", refitted=refitted)  # type: ignore[arg-type]
             for name in wanted:
                 yield name, self._scored(subject, coded[name], name, self._l0(coded["own"]))
 
@@ -171,28 +157,20 @@ class Splicing:
         if "omp" in wanted:
             pursuit = OMP(max(1, round(level)), nonneg=not subject.signed)
             pursue = functools.partial(pursuit, Model(subject.dictionary, jnp.zeros(subject.input_dim)))
-            yield "omp", self._scored(subject, _coded(subject, x, pursue, refitted=True)["own_refit"], "omp", level)
+            yield "omp", self._scored(subject, code(subject, x, pursue, "omp")["omp_refit"], "omp", level)
         if "lasso" in wanted or "lasso_refit" in wanted:
             lam = find_weight(subject, x[self.downstream.replaced], level)
-            certificates: list[float] = []
-
-            def encode(target):
-                found = sparse_code(target, subject.dictionary, lam, nonneg=not subject.signed)
-                certificates.append(float(jnp.max(jnp.where(found.objective > 0, found.gap / found.objective, 0))))
-                return found.codes
-
-            coded = _coded(subject, x, encode, refitted=True)
-            for name, key in {"lasso": "own", "lasso_refit": "own_refit"}.items():
+            coded, certificate = code_lasso(subject, x, lam)
+            for name, coding in coded.items():
                 if name in wanted:
-                    told = {"lam": lam, "certificate": max(certificates)}
-                    yield name, self._scored(subject, coded[key], name, level) | told
+                    yield name, self._scored(subject, coding, name, level) | {"lam": lam, "certificate": certificate}
 
-    def _scored(self, subject: Subject, coded: Coded, codes: str, level: float) -> Row:
+    def _scored(self, subject: Subject, coded: Coding, codes: str, level: float) -> Row:
         told: Row = {"kind": "score", **subject.columns, "codes": codes, "level": level, "l0": self._l0(coded)}
         return told | self.downstream.score(coded.guess)
 
-    def _l0(self, coded: Coded) -> float:
-        return float(coded.active[self.downstream.replaced].mean())
+    def _l0(self, coded: Coding) -> float:
+        return float(np.diff(coded.codes.indptr)[self.downstream.replaced].mean())
 
     def _clean(self) -> Row:
         down = self.downstream
@@ -214,21 +192,6 @@ class Splicing:
                 self.store.append([{"study": STUDY, "key": jobs[name], "job": jobs[name]} | made | row])
         stored = {row["job"]: row for row in self.store.rows()}
         return [stored[job] for job in jobs.values()]
-
-
-def _coded(subject: Subject, x: Float[np.ndarray, "rows dim"], encode, *, refitted: bool = False) -> dict[str, Coded]:
-    """What the codes of rows are worth as they are (own) and after least squares on their supports (own_refit)."""
-    found: dict[str, list[Coded]] = {}
-    for part in chunks(len(x), subject.num_latents):
-        target = devices.place(subject.target(x[part]), devices.own_mesh())
-        codes = encode(target)
-        every = {"own": np.asarray(codes)}
-        if refitted:
-            every["own_refit"] = refit(target, subject.dictionary, every["own"] != 0, nonneg=not subject.signed)
-        for name, values in every.items():
-            coded = Coded(np.asarray(subject.decode(jnp.asarray(values), x[part])), np.count_nonzero(values, axis=1))
-            found.setdefault(name, []).append(coded)
-    return {name: Coded(*map(np.concatenate, zip(*parts, strict=True))) for name, parts in found.items()}
 
 
 def _refitted(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -76,7 +76,7 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(spliced, tmp_path, monk
     assert one["dictionary_part"] == pytest.approx(0, abs=1e-6)
     assert other["best"] in ("true", "values") and other["dictionary_low"] > 0
     # What is stored is not measured again.
-    monkeypatch.setattr(splicing, "_coded", None)
+    monkeypatch.setattr(splicing, "code", None)
     again = run(spliced, tmp_path, *candidates)
     assert [row["key"] for row in again] == [row["key"] for row in rows]
     assert len(run(spliced, tmp_path, *candidates, l0=(2,))) < len(rows)

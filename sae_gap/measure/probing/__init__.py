@@ -5,7 +5,6 @@ measured against the same probe trained on as many rows with the cell among them
 """
 
 from sae_gap.measure.probing.cells import CELLS, Split, choose_rows, split_cells
-from sae_gap.measure.probing.codings import code
 from sae_gap.measure.probing.concepts import Concept, Tokens, concept, read_pair
 from sae_gap.measure.probing.probes import fit_dense, fit_sparse, score_pair
 from sae_gap.measure.probing.summary import overall
@@ -18,7 +17,6 @@ __all__ = [
     "TextSet",
     "Tokens",
     "choose_rows",
-    "code",
     "concept",
     "find_sets",
     "fit_dense",

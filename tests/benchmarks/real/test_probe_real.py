@@ -15,6 +15,7 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.lm.recording import record
 from sae_gap.lm.texts import Texts
 from sae_gap.measure import probing
+from sae_gap.measure.probing import cells
 from tests import tiny
 
 
@@ -30,16 +31,16 @@ def options(tmp_path_factory):
     atoms /= np.linalg.norm(atoms, axis=0)
     x = sae_gap.open_activations(folder / "recording" / "block1")
     sae_gap.save_sae(Model(atoms, x.mean(), Affine(atoms, np.zeros(80, np.float32)), TopK(12)), folder / "mine")
-    np.save(folder / "D.npy", atoms)
     return (
         *(f"--recording={folder / 'recording'}", "--layer=1", f"--model={folder / 'tiny.gguf'}", f"--sae={folder / 'mine'}"),
-        *(f"--dictionary={folder / 'D.npy'}", "--controls=random", "--l0=6", "--documents=all"),
-        *("--pairs=topic:x+capital,capital+topic:x,letters:x+space", "--seeds=0,1", "--rows=1000", "--anyway"),
+        *("--controls=random", "--l0=6", "--documents=all", "--seeds=0,1", "--rows=400", "--anyway"),
+        "--pairs=topic:x+capital,capital+topic:x,letters:x+space",
     )
 
 
 def test_from_a_recording_to_a_table_and_on(options, call, tmp_path, monkeypatch, caplog):
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(cells, "FEWEST", 5)
     tiny.write_text_sets(tmp_path)
     options += ("--sets=shifts",)
     code, out, err = call("probe_real", *options, f"--results_dir={tmp_path}")
@@ -49,7 +50,7 @@ def test_from_a_recording_to_a_table_and_on(options, call, tmp_path, monkeypatch
     folder = tmp_path / "probe_real"
     rows = sae_gap.Store(folder).rows()
     assert {row["pair"] for row in rows} == {"topic:x+capital", "capital+topic:x", "1_old"}
-    codes = 4 * (4 + 2 + 2)
+    codes = 4 * (4 + 2)
     assert len(rows) == 3 * 2 * (1 + codes)
     for name in ("pairs", "sets"):
         with open(folder / f"{name}.csv", newline="") as file:
@@ -60,7 +61,7 @@ def test_from_a_recording_to_a_table_and_on(options, call, tmp_path, monkeypatch
 
     # Nothing is coded again, and no text is run.
     monkeypatch.setattr(probe_real, "last_tokens", lambda *_: pytest.fail("the texts were run before"))
-    monkeypatch.setattr(probing, "code", lambda *_: pytest.fail("it was coded before"))
+    monkeypatch.setattr(probe_real, "code", lambda *_: pytest.fail("it was coded before"))
     assert call("probe_real", *options, f"--results_dir={tmp_path}")[:2] == (0, out)
 
 
