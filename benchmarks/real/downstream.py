@@ -33,7 +33,7 @@ from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.measure.controls import check_control
 from sae_gap.measure.downstream import FIRST, Downstream
-from sae_gap.measure.splicing import CODES, PARTS, STUDY, Candidate, Splicing, split_lines
+from sae_gap.measure.splicing import CODES, PARTS, STUDY, Candidate, Splicing, over_documents, split_lines
 from sae_gap.measure.subject import digest
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
@@ -53,7 +53,7 @@ flags.DEFINE_list("codes", list(CODES), f"Of {', '.join(CODES)}.", flag_values=F
 flags.DEFINE_integer("tokens", 8_192, "Held-out tokens to run: whole documents, about.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("first", FIRST, "First place of a window that is averaged.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_enum("massive", "drop", ("drop", "keep"), "Whether massive rows are replaced and averaged.", flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Of the held-out documents and of the controls.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Draws which of the held-out documents are run.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
 
 
@@ -66,7 +66,8 @@ def main() -> list[Row]:
     with cli.usage():
         recorded = open_recording(FLAGS.recording)
         activations = recorded.activations(FLAGS.layer)
-        plan = measure.Plan((), activations, keep_massive=FLAGS.massive == "keep", seed=FLAGS.seed)
+        # The split of `train_real`, whatever the seed: what its SAEs learned from is not scored.
+        plan = measure.Plan((), activations, keep_massive=FLAGS.massive == "keep")
         if max(l0) > (densest := activations.input_dim // 4):
             raise ValueError(f"--l0 {max(l0)} is more than a quarter of the dimensions; ask for at most {densest}.")
         candidates = _candidates(plan, l0)
@@ -79,7 +80,8 @@ def main() -> list[Row]:
     logging.info("%s run, %d averaged; clean loss %.3f nats", told, downstream.scored.sum(), downstream.clean.ce.mean())
     if len(activations.massive.rows):
         logging.info("%s; they are %s.", massive.describe(activations), "replaced" if plan.keep_massive else "left as they are")
-    rows = Splicing(downstream, identity, results.Store(folder), l0, FLAGS.codes).run(candidates)
+    with cli.usage():
+        rows = Splicing(downstream, identity, results.Store(folder), l0, FLAGS.codes).run(candidates)
     sys.stdout.write(write(folder, rows))
     return rows
 
@@ -114,6 +116,9 @@ def _candidates(plan: measure.Plan, l0: Sequence[int]) -> list[Candidate]:
     controls = subjects_of.controls(FLAGS.controls)
     options = {"controls": controls, "anyway": FLAGS.anyway}
     subjects, loaded = subjects_of.read(FLAGS.sae, FLAGS.dictionary, plan.scored, train.mean, **options)
+    narrowest = min(subjects, key=lambda each: each.num_latents)
+    if max(l0) >= narrowest.num_latents:
+        raise cli.UsageError(f"{narrowest.name} has {narrowest.num_latents} atoms; ask for less than that as --l0.")
     for name, report in loaded.items():
         _check_place(name, report.notes.get("hook_name", report.notes.get("hookpoint", "")))
     found = [
@@ -123,7 +128,7 @@ def _candidates(plan: measure.Plan, l0: Sequence[int]) -> list[Candidate]:
     width, at = subjects[0].num_latents, l0[len(l0) // 2]
     for name in controls:
         check_control(name, train.num_samples, width)
-        identity = [name, width, at, FLAGS.seed, plan.fingerprint, subjects[0].signed]
+        identity = [name, width, at, plan.fingerprint, subjects[0].signed]
         make = functools.cache(functools.partial(subjects_of.control, name, plan, subjects[0], at))
         found.append(Candidate(name, identity, encoder=False, make=make))
     return found
@@ -167,7 +172,7 @@ def write(folder: Any, rows: Sequence[Row]) -> str:
     splits = split_lines(rows)
     if splits:
         tables.write_table(folder, "splits.csv", splits)
-        texts += ["What each encoder's loss is made of, with intervals of 95 % over documents", _splits(splits)]
+        texts += [f"What each encoder's loss is made of, with intervals of 95 % {over_documents(clean)}", _splits(splits)]
     return "\n\n".join(texts) + "\n"
 
 

@@ -261,7 +261,8 @@ def main() -> dict[str, list[results.Row]]:
     found = {}
     for name, task in tasks.items():
         logging.info("%d rows of %d %s; %d dictionaries", len(task.x), len(task.has), name, len(tried))
-        found[name] = rows = probe(results.Store(folder), task, tried, seeds)
+        with cli.usage():
+            found[name] = rows = probe(results.Store(folder), task, tried, seeds)
         titles = SHOWN if name == "pairs" else {"auc_id": "AUC on texts of the set"} | SHOWN
         sys.stdout.write(report(folder, rows, tried[0].name, name, titles) + "\n\n")
     return found

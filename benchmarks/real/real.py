@@ -28,7 +28,7 @@ from benchmarks.report import pages
 from sae_gap import figures
 from sae_gap.figures import downstream as downstream_figures
 from sae_gap.measure import probing
-from sae_gap.measure.splicing import best_at, split_lines
+from sae_gap.measure.splicing import best_at, over_documents, split_lines
 from sae_gap.measure.verdict import compare
 from sae_gap.runtime import devices
 from sae_gap.storage.folder import Folder
@@ -86,7 +86,7 @@ PROBE = "k=5"
 ALIKE = 0.1
 SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_mean certificate"
 DROPS = "dictionary codes probe auc_ood auc_ood_half drop drop_half more_drop more_drop_half"
-SPLIT = "dictionary own_best_codes l0 loss total values_part support_part dictionary_part rest best"
+SPLIT = "dictionary own_best_codes l0 own_best_l0 best_l0 loss total values_part support_part dictionary_part rest best"
 LOSSES = {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}
 
 FLAGS = flags.FlagValues()
@@ -105,6 +105,8 @@ def main() -> None:
     preset, place = PRESETS[FLAGS.preset], f"{FLAGS.results_dir}/{NAME}/{FLAGS.preset}"
     folder = cli.folder(place)
     cli.require_one_of("methods", FLAGS.methods, train_real.EVERY)
+    if not {*FLAGS.methods} - {*train_real.DICTIONARIES}:
+        raise cli.UsageError(f"--methods={','.join(FLAGS.methods)} trains no SAE to compare; add one, such as topk.")
     seconds: dict[str, float] = {}
 
     def run(stage: ModuleType, **given: Any) -> Any:
@@ -138,9 +140,13 @@ def main() -> None:
     subjects |= {"sae": ",".join(saes), "dictionary": ",".join(learned)}
     levels = sorted({int(level) for level in preset.l0.split(",")} | {FLAGS.sparsity})
     spliced = run(downstream, **subjects, l0=",".join(map(str, levels)), tokens=preset.run)
-    probed = run(probe_real, **subjects, l0=FLAGS.sparsity, rows=preset.probed, seeds=preset.seeds, documents=preset.documents)[
-        "pairs"
-    ]
+    options = {"l0": FLAGS.sparsity, "rows": preset.probed, "seeds": preset.seeds, "documents": preset.documents}
+    try:
+        probed = run(probe_real, **subjects, **options)["pairs"]
+    except cli.UsageError as error:
+        # Text may be too little for any pair of concepts, and what was measured before stands.
+        logging.warning("%s", error)
+        probed, seconds[probe_real.NAME] = [], 0.0
     command = f"{cli.COMMAND}{NAME} {' '.join(sys.argv[1:])}".strip()
     notes = {f"minutes of {name}": f"{spent / 60:.1f}" for name, spent in seconds.items()}
     notes |= {"minutes": f"{sum(seconds.values()) / 60:.1f}", "peak memory": f"{devices.peak_memory():.1f} GiB"}
@@ -154,11 +160,12 @@ def write(folder: Folder, spliced: Sequence[Row], probed: Sequence[Row], command
     # At an L0 much larger any SAE loses less.
     alike = [line for line in divergences if abs(line["l0"] - FLAGS.sparsity) <= ALIKE * FLAGS.sparsity]
     best = min(alike or divergences, key=lambda line: line["total"])
-    told = "\n\n".join([encoder_share(spliced, splits, best), best_dictionary(spliced), probing_agrees(probed, best)])
     lines = probing.overall(probed, best["dictionary"])
+    agrees = probing_agrees(lines, best) if lines else "Probing was left out, since no pair of concepts has enough text."
+    told = "\n\n".join([encoder_share(spliced, splits, best), best_dictionary(spliced), agrees])
     pictures = {
         "front": downstream_figures.front(spliced, downstream.published(), downstream.SOURCE),
-        "pairs_drop": figures.ood_drop(lines, probed, "pairs"),
+        "pairs_drop": figures.ood_drop(lines, probed, "pairs") if lines else None,
     }
     drawn = [pages.Figure(figures.save(one, folder, stem)[0], one.get_label()) for stem, one in pictures.items() if one]
     clean = next(row for row in spliced if row["kind"] == "clean")
@@ -183,16 +190,17 @@ def encoder_share(rows: Sequence[Row], splits: Sequence[Row], best: Row) -> str:
         next(row for row in rows if (row.get("dictionary"), row.get("codes"), row.get("level")) == place)
         for place in ((best["dictionary"], codes, best["level"]) for codes in ("own", best["own_best_codes"]))
     )
-    found = compare(refitted["kl_sums"], own["kl_sums"], clean["tokens"])
-    share, low, high, other, rest = (
-        100 * value / best["total"] for value in (found.more, found.low, found.high, best["dictionary_part"], best["rest"])
-    )
+    # Of the loss of the very documents that are drawn.
+    found = compare(refitted["kl_sums"], own["kl_sums"], own["kl_sums"])
+    parts = (best[part] / best["total"] for part in ("dictionary_part", "rest"))
+    share, low, high, other, rest = (100 * value for value in (found.more, found.low, found.high, *parts))
+    beside = "the best here" if best["best"] == best["dictionary"] else f"beside {best['best']}"
     shares = [100 * (line["values_part"] + line["support_part"]) / line["total"] for line in splits if line["loss"] == "kl"]
     return (
-        f"Of the {best['total']:.3f} nats of KL that the best SAE, {best['dictionary']}, loses at L0 "
-        f"{best['l0']:.0f}, {share:.0f} % ({low:.0f} to {high:.0f}) are its encoder's, {other:.0f} % its dictionary's beside "
-        f"{best['best']}, and {rest:.0f} % no dictionary here saves; over all SAEs the encoder's share is {min(shares):.0f} to "
-        f"{max(shares):.0f} %."
+        f"Of the {best['total']:.3f} nats of KL that the best SAE, {best['dictionary']}, loses at L0 {best['l0']:.0f}, "
+        f"{share:.0f} % ({low:.0f} to {high:.0f}, {over_documents(clean)}) are its encoder's, {other:.0f} % its "
+        f"dictionary's, {beside}, and {rest:.0f} % no dictionary here saves; over all SAEs, each at its own L0, the encoder's "
+        f"share is {min(shares):.0f} to {max(shares):.0f} %."
     )
 
 
@@ -205,26 +213,24 @@ def best_dictionary(rows: Sequence[Row]) -> str:
     found = compare(best["kl_sums"], others[0]["kl_sums"], clean["tokens"])
     told = f"At an L0 of {FLAGS.sparsity} the best dictionary is {best['dictionary']}: its best codes "
     told += f"leave an FVU of {best['fvu']:.3f} and a KL of {best['kl']:.3f} nats, {found.more:.3f} "
-    return told + f"({found.low:.3f} to {found.high:.3f}) less than those of the next, {others[0]['dictionary']}."
+    interval = f"({found.low:.3f} to {found.high:.3f}, {over_documents(clean)})"
+    return f"{told}{interval} less than those of the next, {others[0]['dictionary']}."
 
 
-def probing_agrees(rows: Sequence[Row], best: Row) -> str:
+def probing_agrees(overall: Sequence[Row], best: Row) -> str:
     """Whether sparse probes lose less out of distribution with better codes, and with the better dictionary."""
-    lines = {
-        (line["dictionary"], line["codes"]): line
-        for line in probing.overall(rows, best["dictionary"])
-        if line["probe"] == PROBE
-    }
+    lines = {(line["dictionary"], line["codes"]): line for line in overall if line["probe"] == PROBE}
     own = lines[best["dictionary"], "own"]
     inference, dictionary = (lines[name, "lasso_refit"] for name in (best["dictionary"], best["best"]))
     # A run of one pair has no intervals.
     half = dictionary["more_drop_half"] or math.inf
     more = dictionary["more_drop"]
+    elsewhere = "" if dictionary is inference else f", and those on {best['best']} by {_with_half(dictionary, 'more_drop')}"
     agrees = "agrees" if more + half < 0 else "disagrees" if more - half > 0 else "cannot tell"
     return (
         f"Probing out of distribution {agrees}: probes of five latents of {best['dictionary']}'s own codes lose "
-        f"{_with_half(own, 'drop')} of AUC where two concepts meet anew; certified codes on the same dictionary change that by "
-        f"{_with_half(inference, 'more_drop')}, and those on {best['best']} by {_with_half(dictionary, 'more_drop')}."
+        f"{_with_half(own, 'drop')} of AUC where two concepts meet anew; certified codes of L0 {FLAGS.sparsity} on the same "
+        f"dictionary change that by {_with_half(inference, 'more_drop')}{elsewhere}."
     )
 
 

@@ -66,6 +66,8 @@ METHODS = ("topk", "batchtopk", "jumprelu", "matryoshka", "relu", "online_dl")
 # Only where they are asked for: what families go on from, and families, which take several times as long as the others.
 INCOHERENT, FAMILIES = "online_dl_incoherent", "online_dl_families"
 EVERY = (*METHODS, INCOHERENT, FAMILIES)
+# What has no encoder.
+DICTIONARIES = ("online_dl", INCOHERENT, FAMILIES)
 # What tells the lines of the summary apart, and what they hold.
 CELL = ("method", "num_latents", "sparsity")
 METRICS = {"l0_own": "L0 own", "fvu_own": "FVU own", "fvu_own_refit": "refit", "l0_lasso": "L0 lasso"}
@@ -100,7 +102,7 @@ def learner_of(
     and l1 penalties grow with the root of what is more, and penalties on the number of codes with all of it. From there the
     penalty of relu and jumprelu is steered to the sparsity.
     """
-    if name in ("online_dl", INCOHERENT, FAMILIES):
+    if name in DICTIONARIES:
         online = OnlineDictionary.for_activations(width, sparsity, input_dim, visits=visits, incoherent=name != "online_dl")
         return Families(margin=online.margin, num_slots=online.num_slots, base=online) if name == FAMILIES else online
     scale = (3 * input_dim / sparsity) ** 0.5

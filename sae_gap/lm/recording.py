@@ -81,6 +81,9 @@ class Recorded(NamedTuple):
         found = open_activations(str(place)) if place.exists("00000.npy") else None
         if found is None or found.num_samples != len(self.tokens):
             raise ValueError(f"the recording {self.folder} has not ended; run the same again to go on.")
+        # By them rows are held out.
+        if found.documents is None or not np.array_equal(found.documents, self.documents):
+            raise ValueError(_DAMAGED.format(self.folder, f"the documents of block {layer} are not those of its tokens"))
         return found
 
     def require(self, lm: LM) -> None:
@@ -190,6 +193,8 @@ def open_recording(folder: str | os.PathLike[str] | Folder) -> Recorded:
     try:
         with np.load(io.BytesIO(folder.read("tokens.npz")), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file}
+        if _digest(arrays) != about["text"]:
+            raise ValueError("tokens.npz is not what recording.json tells")
         names = tuple(arrays.pop("names").tolist())
         topics = tuple(arrays.pop("topics").tolist()) if "topics" in arrays else None
         about = {name: about[name] for name in ("model", "identity", "context", "layers", "dtype")}

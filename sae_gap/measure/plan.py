@@ -29,7 +29,7 @@ DENSEST = 1 / 4
 # Held-out samples without which nothing is judged.
 FEWEST = 10
 # Fewer documents than these say too little of how much documents differ.
-_FEW_DOCUMENTS = 10
+FEW_DOCUMENTS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,7 @@ class Plan:
         documents, count = self.parts[1].documents, len(self.places)
         if documents is not None:
             names, member = np.unique(documents[self.places], return_inverse=True)
-            if len(names) >= _FEW_DOCUMENTS:
+            if len(names) >= FEW_DOCUMENTS:
                 return member, True
         return np.arange(count) * min(BLOCKS, count) // count, False
 

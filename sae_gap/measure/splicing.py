@@ -31,7 +31,7 @@ from sae_gap.encoders.pursuit import OMP
 from sae_gap.measure.coding import Coding, code, code_lasso
 from sae_gap.measure.downstream import Downstream
 from sae_gap.measure.jobs import find_weight
-from sae_gap.measure.plan import DENSEST
+from sae_gap.measure.plan import DENSEST, FEW_DOCUMENTS
 from sae_gap.measure.subject import Subject
 from sae_gap.measure.verdict import compare
 from sae_gap.runtime import progress
@@ -155,7 +155,7 @@ class Splicing:
     def _measure_best(self, subject: Subject, level: float, wanted: Sequence[str]) -> Iterator[tuple[str, Row]]:
         x = self.downstream.activations
         if "omp" in wanted:
-            pursuit = OMP(max(1, round(level)), nonneg=not subject.signed)
+            pursuit = OMP(min(max(1, round(level)), subject.num_latents), nonneg=not subject.signed)
             pursue = functools.partial(pursuit, Model(subject.dictionary, jnp.zeros(subject.input_dim)))
             yield "omp", self._scored(subject, code(subject, x, pursue, "omp")["omp_refit"], "omp", level)
         if "lasso" in wanted or "lasso_refit" in wanted:
@@ -202,6 +202,12 @@ def best_at(rows: Iterable[Mapping[str, Any]], level: float, dictionary: str | N
     """The row of the best codes at an L0, on one dictionary or on all, whose divergence is least; None where there is none."""
     found = (row for row in _refitted(rows) if row["level"] == level and dictionary in (None, row["dictionary"]))
     return min(found, key=lambda row: row["kl"], default=None)
+
+
+def over_documents(clean: Mapping[str, Any]) -> str:
+    """What intervals are over, by the row of the model without a change; few documents hardly tell how others differ."""
+    count = int(np.count_nonzero(clean["tokens"]))
+    return f"over {'only ' if count < FEW_DOCUMENTS else ''}{count} document{'s' if count > 1 else ''}"
 
 
 def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:

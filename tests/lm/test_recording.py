@@ -140,6 +140,22 @@ def test_what_float16_cannot_hold_is_refused(lm, texts, tmp_path):
     record(loud, texts, tmp_path / "single", layers=(0,), context=16, dtype="float32")
 
 
+def test_tokens_or_documents_of_other_rows_are_refused(lm, texts, tmp_path):
+    """By documents rows are held out, so none may be taken for another."""
+    found = record(lm, texts, tmp_path, layers=(0,), context=16)
+    for file in (tmp_path / "block0").glob("*.documents.npy"):
+        file.unlink()
+    with pytest.raises(ValueError, match=r"damaged \(the documents of block 0 are not those of its tokens\); remove it and"):
+        found.activations(0)
+    with np.load(tmp_path / "tokens.npz") as file:
+        arrays = dict(file)
+    np.savez(tmp_path / "tokens.npz", **arrays | {"tokens": arrays["tokens"][::-1]})
+    with pytest.raises(
+        ValueError, match=r"damaged \(tokens\.npz is not what recording\.json tells\); remove it and record again"
+    ):
+        open_recording(tmp_path)
+
+
 REFUSED = {
     "layer": ({"layers": (3,)}, "a layer must be an integer of at least 0 and of at most 2"),
     "no layer": ({"layers": ()}, "layers must have at least one entry"),

@@ -35,6 +35,7 @@ def made(call, tmp_path_factory):
     sae_gap.save_sae(model, folder / "mlp", metadata={"hook_name": "blocks.1.hook_mlp_out"})
     np.save(folder / "D.npy", np.asarray(atoms))
     np.save(folder / "narrow.npy", np.asarray(atoms)[1:])
+    np.save(folder / "few.npy", np.asarray(atoms)[:, :8])
     arguments = (f"--recording={folder / 'r'}", "--layer=1", f"--model={folder / 'tiny.gguf'}", "--l0=4", "--tokens=100")
     arguments += (f"--results_dir={folder / 'results'}",)
     mine = (*arguments, f"--sae={folder / 'mine'}", "--controls=samples")
@@ -67,6 +68,17 @@ def test_what_it_leaves(made, call, monkeypatch):
     assert code == 0 and again == made.out, err
 
 
+def test_no_seed_scores_what_train_real_learned_from(made, call):
+    """Another seed draws the same held-out documents, of which both runs take all."""
+    code, _, err = call("downstream", *made.mine, "--seed=1", "--codes=own", f"--results_dir={made.folder / 'seeded'}")
+    assert code == 0, err
+    losses = []
+    for folder in ("results", "seeded"):
+        rows = sae_gap.Store(made.folder / folder / "downstream").rows()
+        losses += [row["ce"] for row in rows if row["kind"] == "clean"]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+
+
 def test_what_is_wrong_is_told_in_a_sentence(made, call):
     folder = made.folder
     tiny.write_lm(folder / "other.gguf", seed=1)
@@ -77,6 +89,7 @@ def test_what_is_wrong_is_told_in_a_sentence(made, call):
         ((f"--sae={folder / 'mlp'}",), "mlp was trained at blocks.1.hook_mlp_out; give an SAE of the residual stream."),
         ((f"--dictionary={folder / 'narrow.npy'}",), "(64, num_latents), but it is (63, 96); give one of that layer."),
         ((atoms, "--layer=2"), "block 2 is not in"),
+        ((f"--dictionary={folder / 'few.npy'}", "--l0=8"), "few has 8 atoms; ask for less than that as --l0."),
         ((atoms, "--l0=17"), "--l0 17 is more than a quarter of the dimensions; ask for at most 16."),
         ((atoms, f"--model={folder / 'other.gguf'}"), "is of another model than other; give that of tiny as model."),
     ):
