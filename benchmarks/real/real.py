@@ -85,7 +85,7 @@ PROBE = "k=5"
 # SAEs within this share of the L0 that was asked for are compared.
 ALIKE = 0.1
 SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_mean certificate"
-DROPS = "dictionary codes probe auc_ood auc_ood_half drop drop_half more_drop more_drop_half"
+DROPS = "dictionary codes probe auc_ood auc_ood_half drop drop_half more_drop more_drop_half more_auc_ood more_auc_ood_half"
 SPLIT = "dictionary own_best_codes l0 own_best_l0 best_l0 loss total values_part support_part dictionary_part rest best"
 LOSSES = {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}
 
@@ -225,12 +225,18 @@ def probing_agrees(overall: Sequence[Row], best: Row) -> str:
     # A run of one pair has no intervals.
     half = dictionary["more_drop_half"] or math.inf
     more = dictionary["more_drop"]
-    elsewhere = "" if dictionary is inference else f", and those on {best['best']} by {_with_half(dictionary, 'more_drop')}"
-    agrees = "agrees" if more + half < 0 else "disagrees" if more - half > 0 else "cannot tell"
+    # Codes that tell little of a concept have little to lose.
+    helps = more + half < 0 and dictionary["more_auc_ood"] > 0
+    agrees = "agrees" if helps else "disagrees" if more - half > 0 else "cannot tell"
+
+    def change(line: Row) -> str:
+        return f"{_with_half(line, 'more_drop')} (and the AUC itself by {_with_half(line, 'more_auc_ood')})"
+
+    elsewhere = "" if dictionary is inference else f", and those on {best['best']} by {change(dictionary)}"
     return (
-        f"Probing out of distribution {agrees}: probes of five latents of {best['dictionary']}'s own codes lose "
-        f"{_with_half(own, 'drop')} of AUC where two concepts meet anew; certified codes of L0 {FLAGS.sparsity} on the same "
-        f"dictionary change that by {_with_half(inference, 'more_drop')}{elsewhere}."
+        f"Probing out of distribution {agrees}: probes of five latents of {best['dictionary']}'s own codes have an AUC of "
+        f"{_with_half(own, 'auc_ood')} where two concepts meet anew, and lose {_with_half(own, 'drop')} there; certified codes "
+        f"of L0 {FLAGS.sparsity} on the same dictionary change that loss by {change(inference)}{elsewhere}."
     )
 
 

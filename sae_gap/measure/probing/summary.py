@@ -17,7 +17,8 @@ def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
     """Means over pairs, and paired differences from the baseline's own codes by the same kind of probe.
 
     A pair counts once, by its mean over seeds. Half an interval of 95 % is `t s / √n` with s the deviation over n pairs and t
-    of Student's law: it tells how far other pairs of concepts may differ, and is None where there is one pair.
+    of Student's law: it tells how far other pairs of concepts may differ, and is None where there is one pair. It takes pairs
+    for independent, so that where they share concepts it is somewhat narrow.
 
     Args:
       rows: of `score_pair`, with the columns `pair` and `seed` and those of `CELL`.

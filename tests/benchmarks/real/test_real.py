@@ -38,3 +38,23 @@ def test_the_interval_of_a_share_is_that_of_the_ratio(more, beside):
 def test_methods_without_an_encoder_are_refused_before_anything_is_recorded(call, tmp_path):
     code, _, err = call("real", "--methods=online_dl", f"--results_dir={tmp_path}")
     assert (code, err) == (2, "--methods=online_dl trains no SAE to compare; add one, such as topk.\n")
+
+
+@pytest.mark.parametrize(
+    ("more_drop", "more_auc", "agrees"),
+    [(-0.2, 0.1, "agrees"), (-0.2, -0.1, "cannot tell"), (-0.05, 0.1, "cannot tell"), (0.2, -0.1, "disagrees")],
+)
+def test_probing_agrees_with_a_better_dictionary_only_where_probes_are_no_worse(more_drop, more_auc, agrees):
+    """A dictionary that tells nothing of a concept loses nothing either."""
+    names = ("auc_ood", "drop", "more_drop", "more_auc_ood")
+    of = {("topk", "own"): (0.8, 0.3, 0, 0), ("topk", "lasso_refit"): (0.8, 0.3, 0, 0)}
+    of["d", "lasso_refit"] = (0.8 + more_auc, 0.3 + more_drop, more_drop, more_auc)
+    overall = [
+        {"dictionary": place[0], "codes": place[1], "probe": real.PROBE}
+        | dict(zip(names, values, strict=True))
+        | {f"{name}_half": 0.1 for name in names}
+        for place, values in of.items()
+    ]
+    told = real.probing_agrees(overall, {"dictionary": "topk", "best": "d"})
+    assert told.startswith(f"Probing out of distribution {agrees}: ")
+    assert f"those on d by {more_drop:.3f} ± 0.100 (and the AUC itself by {more_auc:.3f} ± 0.100)." in told
