@@ -106,7 +106,7 @@ def write_text_sets(folder):
     kinds = ["1_old.csv,Binary Classification", "2_odd.csv,Binary Classification", "3_other.csv,Regression"]
     files = {
         "probing_datasets_MASTER": ["Dataset save name,Data type", *(f"cleaned_data/{kind}" for kind in kinds)],
-        "cleaned_data/1_old": ["prompt,target", *(f'"{i}, then",{"no" if i % 3 else "yes"}' for i in range(90))],
+        "cleaned_data/1_old": ["prompt,target", *(f'"{i}, then",{"no" if i % 3 else "yes"}' for i in (*range(90), 5, 6))],
         "cleaned_data/2_odd": ["prompt,target", *(f"{i},{i % 2}" for i in range(2_000))],
         "OOD data/1_old_OOD": ["target,prompt", "yes,x", "no,y", "no,z"],
     }

@@ -122,6 +122,13 @@ def test_at_most_so_many_tokens_of_whole_documents_in_an_order_that_the_seed_dra
     assert other.names != every.names and {*other.names} == {*every.names}
 
 
+def test_a_text_that_comes_again_is_recorded_once(lm, texts, tmp_path):
+    """Of two alike, one might be held out and the other learned from."""
+    twice = Texts(tuple(text for text in texts.texts if text)[:3] * 2, tuple("abcdef"), None)
+    found = record(lm, twice, tmp_path, layers=(0,), context=16)
+    assert sorted("abcdef".index(name) % 3 for name in found.names) == [0, 1, 2]
+
+
 def test_the_windows_of_documents_point_at_their_rows(lm, texts, tmp_path):
     found = record(lm, texts, tmp_path, layers=(0,), context=16)
     seen = []

@@ -155,6 +155,7 @@ def test_sets_of_sae_probes_are_split_by_class_and_hold_shifted_texts_out(packag
     old, odd = (probing.read_set(name, *files) for name, files in probing.find_sets(every=True).items())
     assert old.texts[:2] == ("0, then", "1, then") and old.texts[-3:] == ("x", "y", "z")
     assert old.labels[:4].tolist() == [True, False, False, True] and len(odd.texts) == 1_500 and not odd.shifted.any()
+    assert len({*old.texts}) == len(old.texts) == 90 + 3
     split = old.split(0)
     assert {kind: len(rows) for kind, rows in split.train.items()} == {"all": 36}
     assert {cell: len(rows) for cell, rows in split.test.items()} == {"10": 12, "00": 12, "11": 1, "01": 2}

@@ -74,7 +74,7 @@ def find_sets(*, every: bool = False) -> dict[str, tuple[pathlib.Path, pathlib.P
 
 
 def read_set(name: str, file: pathlib.Path, shifted: pathlib.Path | None) -> TextSet:
-    """Reads a set: its first `MOST` texts, and all of the shifted one.
+    """Reads a set: its first `MOST` texts, and all of the shifted one, each text once, lest it both trains and tests.
 
     Raises:
       ValueError: a file cannot be read, or `zstandard` is not installed.
@@ -84,8 +84,10 @@ def read_set(name: str, file: pathlib.Path, shifted: pathlib.Path | None) -> Tex
     for path, most in ((file, MOST), (shifted, None)):
         rows = [] if path is None else _read(path)
         classes = sorted({row["target"] for row in rows})
-        texts += [row["prompt"] for row in rows[:most]]
-        labels.append(np.array([row["target"] == classes[-1] for row in rows[:most]], bool))
+        first = {row["prompt"]: row["target"] for row in reversed(rows[:most])}
+        found = dict.fromkeys(row["prompt"] for row in rows[:most])
+        texts += found
+        labels.append(np.array([first[text] == classes[-1] for text in found], bool))
     moved = np.repeat([False, True], [len(each) for each in labels])
     return TextSet(name, tuple(texts), np.concatenate(labels), moved)
 
