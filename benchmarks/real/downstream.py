@@ -41,6 +41,7 @@ from sae_gap.storage.results import Row
 NAME = STUDY
 PUBLISHED = pathlib.Path(__file__).parents[1] / "report" / "published_downstream.csv"
 SOURCE = "another model: SmolLM2-135M base, bf16, by EleutherAI"
+NAMES = {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}
 COLUMNS = {"l0": "L0", "fvu": "FVU", "kl": "KL", "delta_ce": "ΔCE", "kl_score": "KL score"}
 COLUMNS |= {"ce_score": "CE score", "ce_score_mean": "by mean", "certificate": "certificate"}
 
@@ -177,10 +178,9 @@ def write(folder: Any, rows: Sequence[Row]) -> str:
 
 
 def _splits(lines: Sequence[Row]) -> str:
-    names = {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}
     shown = []
     for line in lines:
-        row: Row = {"of": line["dictionary"], "loss": names[line["loss"]], "total": f"{line['total']:.3f}"}
+        row: Row = {"of": line["dictionary"], "loss": NAMES[line["loss"]], "total": f"{line['total']:.3f}"}
         for part in PARTS:
             row[part] = f"{line[f'{part}_part']:.3f} ({line[f'{part}_low']:.3f}, {line[f'{part}_high']:.3f})"
         shown.append(row | {"rest": f"{line['rest']:.3f}", "best": line["best"]})

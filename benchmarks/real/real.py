@@ -87,7 +87,6 @@ ALIKE = 0.1
 SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_mean certificate"
 DROPS = "dictionary codes probe auc_ood auc_ood_half drop drop_half more_drop more_drop_half more_auc_ood more_auc_ood_half"
 SPLIT = "dictionary own_best_codes l0 own_best_l0 best_l0 loss total values_part support_part dictionary_part rest best"
-LOSSES = {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_enum("preset", "quick", list(PRESETS), "How much to record, learn and score.", flag_values=FLAGS)
@@ -173,7 +172,9 @@ def write(folder: Folder, spliced: Sequence[Row], probed: Sequence[Row], command
     title = f"Scores in nats above a clean loss of {clean['ce']:.3f}"
     drops = [line for line in lines if line["probe"] in ("dense", PROBE)]
     tables = [
-        table("What the loss of each SAE is made of", SPLIT, [line | {"loss": LOSSES[line["loss"]]} for line in splits]),
+        table(
+            "What the loss of each SAE is made of", SPLIT, [line | {"loss": downstream.NAMES[line["loss"]]} for line in splits]
+        ),
         table(title, SCORES, scored),
         table("AUC out of distribution, what is lost to it, and how that differs from the best SAE's own codes", DROPS, drops),
     ]

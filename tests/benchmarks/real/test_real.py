@@ -1,10 +1,137 @@
-"""The sentences of the page, on rows whose answer is known."""
+"""The page: on a tiny model its three sentences say what NumPy makes of the stored rows, and on rows whose answer is known."""
+
+import json
+import re
+import string
 
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
-from benchmarks.real import real
+import sae_gap
+from benchmarks.real import downstream, probe_real, real, record, train_real
+from sae_gap import figures, measure
+from sae_gap.lm import recording
+from sae_gap.measure import splicing
+from sae_gap.measure.probing import cells
 from sae_gap.measure.splicing import split_lines
+from sae_gap.study.models import Models
+from tests import tiny
+
+L0 = 4
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    """A model and letters of two topics."""
+    folder, rng = tmp_path_factory.mktemp("real"), np.random.default_rng(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tiny.LM, "context", 256)
+        tiny.write_lm(folder / "tiny.gguf")
+    for number in range(40):
+        file = folder / "text" / "xy"[number % 2] / f"{number}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(rng.choice([*string.ascii_letters], 60)))
+    named = (f"--model={folder / 'tiny.gguf'}", f"--text={folder / 'text'}", f"--results_dir={folder / 'results'}")
+    return folder / "results" / "real" / "smoke", (*named, "--preset=smoke", "--layer=1", f"--sparsity={L0}")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(cells, "FEWEST", 3)
+    preset = real.Preset(None, width=80, epochs=1, visits=2, l0=str(L0), run=240, probed=240, seeds="0", documents="all")
+    monkeypatch.setitem(real.PRESETS, "smoke", preset)
+    # The search for λ, and what these write, have tests of their own.
+    for module in (measure, splicing):
+        monkeypatch.setattr(module, "find_weight", weight)
+    monkeypatch.setattr(downstream, "write", lambda *_: "")
+    monkeypatch.setattr(probe_real, "report", lambda *_: "")
+    stages = [each.FLAGS for each in (record, train_real, downstream, probe_real)]
+    saved = [flagsaver.save_flag_values(each) for each in stages]
+    yield
+    for each, values in zip(stages, saved, strict=True):
+        flagsaver.restore_flag_values(values, each)
+
+
+def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
+    folder, arguments = options
+    code, out, err = call("real", *arguments, "--methods=topk,online_dl")
+    assert code == 0, err
+    page = json.loads((folder / "page.json").read_text())
+    assert page["finding"] == out.strip() and len(page["figures"]) == 2 and (folder / "report.html").exists()
+    encoder, dictionary, probing = out.strip().split("\n\n")
+    rows = sae_gap.Store(folder / "downstream").rows()
+    (clean,) = (row for row in rows if row["kind"] == "clean")
+    tokens = np.array(clean["tokens"])
+    # Of the rows at the L0 that was trained at, the sums of KL over documents.
+    sums = {(row["dictionary"], row["codes"]): np.array(row["kl_sums"]) for row in rows if row.get("level") == L0}
+    drawn = np.random.default_rng(0).multinomial(len(tokens), np.full(len(tokens), 1 / len(tokens)), 2_000)
+
+    def mean(nats, over=tokens):
+        """With its interval over documents drawn again."""
+        some = drawn @ nats / (drawn @ over)
+        return [np.sum(nats) / over.sum(), *np.percentile(some, (2.5, 97.5))]
+
+    best = {
+        name: min((sums[name, codes] for codes in ("lasso_refit", "omp")), key=np.sum)
+        for name in ("topk", "online_dl", "samples", "random")
+    }
+    least, second, *_ = sorted(best, key=lambda name: best[name].sum())
+    (own,) = (row for row in rows if row.get("codes") == "own")
+    assert own["dictionary"] == "topk" and own["l0"] == pytest.approx(L0, abs=0.01)
+    lost = sums["topk", "own"]
+    share, *interval = mean(lost - best["topk"], over=lost)
+    parts = [share, *interval, np.sum(best["topk"] - best[least]) / lost.sum(), best[least].sum() / lost.sum()]
+    share, low, high, *others = 100 * np.array(parts)
+    told = [mean(lost)[0], L0, share, low, high, len(tokens), *others, share, share]
+    assert numbers(encoder) == pytest.approx(told, abs=0.51) and f"beside {least}, and" in encoder
+    assert numbers(encoder)[0] == pytest.approx(told[0], abs=0.001)
+
+    (at,) = (row for row in rows if row.get("level") == L0 and np.array_equal(row.get("kl_sums"), best[least]))
+    told = [L0, at["fvu"], mean(best[least])[0], *mean(best[second] - best[least]), len(tokens)]
+    assert numbers(dictionary) == pytest.approx(told, abs=0.001)
+    assert f"best dictionary is {least}:" in dictionary and dictionary.endswith(f"of the next, {second}.")
+
+    probed = sae_gap.Store(folder / "probe_real").rows()
+    pairs = sorted({row["pair"] for row in probed})
+    assert pairs == ["capital+topic:x", "topic:x+capital"]
+
+    def of(score, name, codes):
+        """A score of probes of five latents, for each pair."""
+        chosen = {row["pair"]: row for row in probed if (row["dictionary"], row["codes"], row["probe"]) == (name, codes, "k=5")}
+        return np.array([score(chosen[pair]) for pair in pairs])
+
+    def auc(row):
+        return row["auc_ood"]
+
+    def drop(row):
+        return row["all_auc_ood"] - row["auc_ood"]
+
+    values = [of(auc, "topk", "own"), of(drop, "topk", "own")]
+    for name in ("topk", least):
+        values += [of(score, name, "lasso_refit") - of(score, "topk", "own") for score in (drop, auc)]
+    # Student's t of one degree of freedom.
+    told = [number for each in values for number in (each.mean(), 12.7062 * each.std(ddof=1) / 2**0.5)]
+    assert numbers(probing) == pytest.approx([*told[:4], L0, *told[4:]], abs=0.001)
+
+    # The same command fits, runs and codes nothing again.
+    for module, name in ((recording, "run_blocks"), (splicing, "code"), (probe_real, "code"), (Models, "_fit")):
+        monkeypatch.setattr(module, name, None)
+    monkeypatch.setattr(figures, "save", lambda figure, folder, stem: (f"{stem}.png",))
+    assert call("real", *arguments, "--methods=topk,online_dl")[:2] == (0, out)
+    again = json.loads((folder / "page.json").read_text())
+    for name in ("finding", "figures", "tables", "about"):
+        assert again[name] == page[name]
+
+
+def weight(subject, x, l0):
+    """A λ that some latents of each row exceed."""
+    correlations = np.asarray(subject.target(x)) @ np.asarray(subject.dictionary)
+    return float(np.quantile(correlations, 1 - l0 / subject.num_latents))
+
+
+def numbers(sentence):
+    return [float(number) for number in re.findall(r"(?<![\w])-?\d+(?:\.\d+)?", sentence.replace("L0", "").replace("five", ""))]
 
 
 def rows_of(kl, tokens=(100, 300, 50), shares=(1.0, 2.0, 4.0)):
