@@ -120,10 +120,15 @@ def main() -> None:
         return found
 
     recorded = run(record, layers=FLAGS.layer, tokens=preset.tokens, model=FLAGS.model, text=FLAGS.text)
+    width = FLAGS.width or preset.width
+    # Beyond it `downstream` takes no codes for sparse.
+    most = min(width - 1, recorded.activations(FLAGS.layer).input_dim // 4)
+    if FLAGS.sparsity > most:
+        raise cli.UsageError(f"--sparsity {FLAGS.sparsity} is too much for this width and this model; ask for at most {most}.")
     trained = run(
         train_real,
         activations=f"{recorded.folder}/block{FLAGS.layer}",
-        width=FLAGS.width or preset.width,
+        width=width,
         sparsity=FLAGS.sparsity,
         methods=",".join(FLAGS.methods),
         epochs=preset.epochs,
@@ -137,7 +142,7 @@ def main() -> None:
     # What has been learned here is measured whatever it is worth.
     subjects["anyway"] = True
     subjects |= {"sae": ",".join(saes), "dictionary": ",".join(learned)}
-    levels = sorted({int(level) for level in preset.l0.split(",")} | {FLAGS.sparsity})
+    levels = sorted({level for level in map(int, preset.l0.split(",")) if level <= most} | {FLAGS.sparsity})
     spliced = run(downstream, **subjects, l0=",".join(map(str, levels)), tokens=preset.run)
     options = {"l0": FLAGS.sparsity, "rows": preset.probed, "seeds": preset.seeds, "documents": preset.documents}
     try:
@@ -158,7 +163,9 @@ def write(folder: Folder, spliced: Sequence[Row], probed: Sequence[Row], command
     divergences = [line for line in splits if line["loss"] == "kl"]
     # At an L0 much larger any SAE loses less.
     alike = [line for line in divergences if abs(line["l0"] - FLAGS.sparsity) <= ALIKE * FLAGS.sparsity]
-    best = min(alike or divergences, key=lambda line: line["total"])
+    best = min(alike or divergences, key=lambda line: line["total"], default=None)
+    if best is None:
+        raise cli.UsageError("no SAE has sparse codes, so that no loss can be split; train other methods, or wider or longer.")
     lines = probing.overall(probed, best["dictionary"])
     agrees = probing_agrees(lines, best) if lines else "Probing was left out, since no pair of concepts has enough text."
     told = "\n\n".join([encoder_share(spliced, splits, best), best_dictionary(spliced), agrees])
@@ -176,8 +183,10 @@ def write(folder: Folder, spliced: Sequence[Row], probed: Sequence[Row], command
             "What the loss of each SAE is made of", SPLIT, [line | {"loss": downstream.NAMES[line["loss"]]} for line in splits]
         ),
         table(title, SCORES, scored),
-        table("AUC out of distribution, what is lost to it, and how that differs from the best SAE's own codes", DROPS, drops),
     ]
+    if drops:
+        title = "AUC out of distribution, what is lost to it, and how that differs from the best SAE's own codes"
+        tables.append(table(title, DROPS, drops))
     notes = dict(notes) | pages.provenance(scored[-1])
     page = pages.Page(NAME, "A real language model: encoder or dictionary?", ABOUT.strip(), command, told, drawn, tables, notes)
     pages.write(folder, page)

@@ -124,6 +124,20 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
         assert again[name] == page[name]
 
 
+def test_what_a_small_model_and_little_text_allow(options, small, call, monkeypatch):
+    """L0s of the preset beyond a quarter of the dimensions are left out, and what cannot be probed is told."""
+    folder, arguments = options
+    monkeypatch.setattr(cells, "FEWEST", 1_000)
+    monkeypatch.setitem(real.PRESETS, "smoke", real.PRESETS["smoke"]._replace(l0=f"{L0},17"))
+    code, out, err = call("real", *arguments, "--methods=topk,online_dl")
+    assert code == 0, err
+    assert out.strip().split("\n\n")[2] == "Probing was left out, since no pair of concepts has enough text."
+    page = json.loads((folder / "page.json").read_text())
+    assert (len(page["figures"]), len(page["tables"])) == (1, 2)
+    code, _, err = call("real", *arguments, "--methods=topk", "--width=17", "--sparsity=17")
+    assert code == 2 and err.endswith("--sparsity 17 is too much for this width and this model; ask for at most 16.\n")
+
+
 def weight(subject, x, l0):
     """A λ that some latents of each row exceed."""
     correlations = np.asarray(subject.target(x)) @ np.asarray(subject.dictionary)
