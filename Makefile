@@ -4,7 +4,7 @@
 PYTHON ?= python3
 # Exact versions to install; `make clean test CONSTRAINTS=` takes the newest that pyproject.toml allows instead.
 CONSTRAINTS ?= constraints.txt
-# Flags of the benchmark: `make bench ARGS=--preset=smoke`.
+# Flags of `make bench`, `make studies` and `make real`: `make bench ARGS=--preset=smoke`.
 ARGS ?= --preset=quick
 VENV := .venv
 # Never a script of the venv: scripts hold an absolute path, which breaks when the checkout is moved or renamed.
@@ -20,7 +20,7 @@ help:
 	@echo 'make bench    the headline benchmark (ARGS=--preset=smoke for a trial of under a minute)'
 	@echo 'make studies  every study (ARGS=--preset=smoke for a trial, ARGS=--dry_run to see what would run)'
 	@echo 'make report   one page of all results, results/report.html'
-	@echo 'make real     a real language model: record SmolLM2-135M, train SAEs on it, measure them (most of an hour)'
+	@echo 'make real     SAEs of a real language model, SmolLM2-135M, from recording to a page (ARGS=--preset=smoke for a trial)'
 	@echo 'make docs     the reference of the library, build/docs/index.html'
 	@echo 'make test     all tests (.venv/bin/python -m pytest tests/core runs some)'
 	@echo 'make lint     ruff, mypy, and the order of imports'
