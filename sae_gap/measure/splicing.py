@@ -131,7 +131,8 @@ class Splicing:
             for name in wanted:
                 yield name, self._scored(subject, coded[name], name, self._l0(coded["own"]))
 
-        return [row | self._placed(row["level"]) for row in self._once(self._settings(candidate), measure, wanted)]
+        found = self._once(self._settings(candidate), measure, wanted)
+        return [row | self._placed(row["level"]) | {"dictionary": candidate.name} for row in found]
 
     def _placed(self, level: float) -> Row:
         """The asked L0 nearest that of an encoder, by their ratio, and the one at which it is split."""
@@ -150,7 +151,9 @@ class Splicing:
         def measure() -> Iterator[tuple[str, Row]]:
             return self._measure_best(candidate.make(), level, wanted)
 
-        return self._once(self._settings(candidate) | {"level": level}, measure, wanted)
+        found = self._once(self._settings(candidate) | {"level": level}, measure, wanted)
+        # What is stored may have had another name.
+        return [row | {"dictionary": candidate.name} for row in found]
 
     def _measure_best(self, subject: Subject, level: float, wanted: Sequence[str]) -> Iterator[tuple[str, Row]]:
         x = self.downstream.activations
@@ -207,7 +210,9 @@ def best_at(rows: Iterable[Mapping[str, Any]], level: float, dictionary: str | N
 def over_documents(clean: Mapping[str, Any]) -> str:
     """What intervals are over, by the row of the model without a change; few documents hardly tell how others differ."""
     count = int(np.count_nonzero(clean["tokens"]))
-    return f"over {'only ' if count < FEW_DOCUMENTS else ''}{count} document{'s' if count > 1 else ''}"
+    if count == 1:
+        return "of a single document, so no interval"
+    return f"over {'only ' if count < FEW_DOCUMENTS else ''}{count} documents"
 
 
 def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:

@@ -35,7 +35,8 @@ def spliced():
 
 def candidate(name, atoms, encode=None):
     subject = measure.of_model(name, Model(jnp.asarray(atoms), jnp.zeros(DIM), encode=encode))
-    return Candidate(name, subject.identity, encode is not None, lambda: dataclasses.replace(subject))
+    # Functions of one body have one identity, whatever they close over.
+    return Candidate(name, [subject.identity, name], encode is not None, lambda: dataclasses.replace(subject))
 
 
 def shrunk(lam):
@@ -80,6 +81,10 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(spliced, tmp_path, monk
     again = run(spliced, tmp_path, *candidates)
     assert [row["key"] for row in again] == [row["key"] for row in rows]
     assert len(run(spliced, tmp_path, *candidates, l0=(2,))) < len(rows)
+    # A path that is named otherwise changes names alone.
+    renamed = [each._replace(name=f"a/{each.name}") for each in candidates]
+    for line, other in zip(split_lines(rows), split_lines(run(spliced, tmp_path, *renamed)), strict=True):
+        assert other == line | {name: f"a/{line[name]}" for name in ("dictionary", "best")}
 
 
 def test_a_run_that_was_killed_goes_on_with_what_is_missing(spliced, tmp_path, monkeypatch):
@@ -101,3 +106,9 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(spliced, tmp_path, m
     assert stored < {row["key"] for row in run(spliced, tmp_path, one)}
     # Without those, there is nothing to split.
     assert split_lines(run(spliced, tmp_path, one, codes=("omp",))) == []
+
+
+def test_what_intervals_are_over():
+    """Documents without a scored token say nothing of how others differ."""
+    told = [splicing.over_documents({"tokens": [0, *[7] * count]}) for count in (1, 9, 10)]
+    assert told == ["of a single document, so no interval", "over only 9 documents", "over 10 documents"]
