@@ -293,9 +293,7 @@ def _rows(windows: Windows):
     """Of each token that is no padding: itself, its place, and the next one of its window or -1."""
     tokens, segments, positions = (np.asarray(part) for part in (windows.tokens, windows.segments, windows.positions))
     following = np.full(tokens.shape, -1, tokens.dtype)
-    # A window ends where another text begins, or the same one begins anew.
-    same = (segments[:, 1:] == segments[:, :-1]) & (positions[:, 1:] == positions[:, :-1] + 1)
-    following[:, :-1] = np.where(same, tokens[:, 1:], -1)
+    following[:, :-1] = np.where(segments[:, 1:] == segments[:, :-1], tokens[:, 1:], -1)
     real = segments >= 0
     return tokens[real], positions[real], following[real]
 

@@ -101,6 +101,16 @@ def test_a_token_sees_none_of_what_comes_later(tmp_path):
     assert np.abs(one[6:] - two[6:]).max(axis=1).min() > 0.01
 
 
+def test_texts_that_share_a_row_do_not_see_each_other(tmp_path):
+    tiny.write_lm(tmp_path / "tiny.gguf")
+    model, _ = gguf_files.read_model(tmp_path / "tiny.gguf")
+    second = np.arange(11) >= 6
+    parts = (jnp.asarray(part)[None] for part in (TOKENS, second.astype(int), np.arange(11) - 6 * second))
+    batch, other = Windows(*parts), windows(TOKENS[6:])
+    one, two = (run_blocks(model, embed(model, each), each, 0, LM["blocks"])[0] for each in (batch, other))
+    np.testing.assert_allclose(one[6:], two, atol=1e-4)
+
+
 def cut_short(path):
     path.write_bytes(path.read_bytes()[:-2_000])
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import nnls
 
 import sae_gap
 from sae_gap import measure
@@ -15,6 +16,7 @@ from sae_gap.measure import splicing
 from sae_gap.measure.downstream import Downstream, Network
 from sae_gap.measure.splicing import Candidate, Splicing, split_lines
 from sae_gap.solvers import sparse_code
+from sae_gap.solvers.greedy import orthogonal_matching_pursuit
 
 ROWS, LENGTH, DIM = 12, 16, 16
 
@@ -85,6 +87,31 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(spliced, tmp_path, monk
     renamed = [each._replace(name=f"a/{each.name}") for each in candidates]
     for line, other in zip(split_lines(rows), split_lines(run(spliced, tmp_path, *renamed)), strict=True):
         assert other == line | {name: f"a/{line[name]}" for name in ("dictionary", "best")}
+
+
+def test_the_best_codes_are_those_of_least_divergence_at_the_very_l0():
+    places = (("a", "omp", 4, 0.5, 0.1), ("a", "lasso_refit", 4, 0.4, 0.2), ("a", "own", 4, 0.1, 0), ("b", "omp", 4, 0.3, 0.3))
+    places += (("b", "lasso_refit", 2, 0.2, 0), ("b", "lasso_refit", 8, 0.1, 0))
+    rows = [dict(zip(("dictionary", "codes", "level", "kl", "fvu"), place, strict=True)) for place in places]
+    assert splicing.best_at(rows, 4) == rows[3] and splicing.best_at(rows, 4, "a") == rows[1]
+    assert splicing.best_at(rows, 3) is None
+
+
+def test_an_encoder_is_split_at_its_own_l0_and_beside_the_asked_one_of_nearest_ratio(spliced, tmp_path):
+    found = Splicing(spliced.downstream, "this", sae_gap.Store(tmp_path), (16, 64))
+    assert found._placed(34) == {"near": 64, "level": 34}
+    assert found._placed(16.1) == {"near": 16, "level": 16}
+
+
+def test_a_pursuit_of_codes_without_sign_has_values_of_non_negative_least_squares(spliced, tmp_path):
+    atoms = np.random.default_rng(1).normal(size=(DIM, 60)).astype(np.float32)
+    atoms /= np.linalg.norm(atoms, axis=0)
+    one, x = candidate("atoms", atoms), spliced.downstream.activations
+    pursued = np.asarray(orthogonal_matching_pursuit(jnp.asarray(x), jnp.asarray(atoms), 6, nonneg=True))
+    assert np.any(pursued < 0)
+    found = Splicing(spliced.downstream, "this", sae_gap.Store(tmp_path), (6,), ("omp",)).run([one], show_progress=False)
+    rests = [nnls(atoms[:, code != 0], row)[1] ** 2 for row, code in zip(x, pursued, strict=True)]
+    assert found[1]["fvu"] == pytest.approx(sum(rests) / spliced.downstream.variance.sum(), rel=1e-4)
 
 
 def test_a_run_that_was_killed_goes_on_with_what_is_missing(spliced, tmp_path, monkeypatch):
