@@ -160,10 +160,7 @@ def main() -> None:
 def write(folder: Folder, spliced: Sequence[Row], probed: Sequence[Row], command: str, notes: Mapping[str, str]) -> str:
     """Writes the page, and returns the three sentences that answer."""
     splits = split_lines(spliced)
-    divergences = [line for line in splits if line["loss"] == "kl"]
-    # At an L0 much larger any SAE loses less.
-    alike = [line for line in divergences if abs(line["l0"] - FLAGS.sparsity) <= ALIKE * FLAGS.sparsity]
-    best = min(alike or divergences, key=lambda line: line["total"], default=None)
+    best = best_sae(splits)
     if best is None:
         raise cli.UsageError("no SAE has sparse codes, so that no loss can be split; train other methods, or wider or longer.")
     lines = probing.overall(probed, best["dictionary"])
@@ -191,6 +188,14 @@ def write(folder: Folder, spliced: Sequence[Row], probed: Sequence[Row], command
     page = pages.Page(NAME, "A real language model: encoder or dictionary?", ABOUT.strip(), command, told, drawn, tables, notes)
     pages.write(folder, page)
     return told
+
+
+def best_sae(splits: Sequence[Row]) -> Row | None:
+    """How the KL of the SAE that loses least is split: of those near the L0 that was asked for, if any is."""
+    divergences = [line for line in splits if line["loss"] == "kl"]
+    # At an L0 much larger any SAE loses less.
+    alike = [line for line in divergences if abs(line["l0"] - FLAGS.sparsity) <= ALIKE * FLAGS.sparsity]
+    return min(alike or divergences, key=lambda line: line["total"], default=None)
 
 
 def encoder_share(rows: Sequence[Row], splits: Sequence[Row], best: Row) -> str:

@@ -176,6 +176,13 @@ def test_the_interval_of_a_share_is_that_of_the_ratio(more, beside):
     assert f"loses at L0 32, 25 % (25 to 25, over only 3 documents) are its encoder's, {beside} % no dictionary" in told
 
 
+def test_the_best_sae_is_one_at_the_l0_that_was_asked_for_if_any_is():
+    real.FLAGS(["real"])
+    lines = [{"loss": "kl", "l0": l0, "total": total} for l0, total in ((50.0, 0.5), (34.0, 0.9), (30.0, 0.8), (28.0, 0.6))]
+    lines.append({"loss": "fvu", "l0": 32.0, "total": 0.1})
+    assert real.best_sae(lines) == lines[2] and real.best_sae(lines[:1]) == lines[0]
+
+
 def test_methods_without_an_encoder_are_refused_before_anything_is_recorded(call, tmp_path):
     code, _, err = call("real", "--methods=online_dl", f"--results_dir={tmp_path}")
     assert (code, err) == (2, "--methods=online_dl trains no SAE to compare; add one, such as topk.\n")
