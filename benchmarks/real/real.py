@@ -211,11 +211,12 @@ def encoder_share(rows: Sequence[Row], splits: Sequence[Row], best: Row) -> str:
     share, low, high, other, rest = (100 * value for value in (found.more, found.low, found.high, *parts))
     beside = "the best here" if best["best"] == best["dictionary"] else f"beside {best['best']}"
     shares = [100 * (line["values_part"] + line["support_part"]) / line["total"] for line in splits if line["loss"] == "kl"]
+    others = f"; over all SAEs, each at its own L0, the encoder's share is {min(shares):.0f} to {max(shares):.0f} %"
+    others = others if len(shares) > 1 else ""
     return (
         f"Of the {best['total']:.3f} nats of KL that the best SAE, {best['dictionary']}, loses at L0 {best['l0']:.0f}, "
         f"{share:.0f} % ({low:.0f} to {high:.0f}, {over_documents(clean)}) are its encoder's, {other:.0f} % its "
-        f"dictionary's, {beside}, and {rest:.0f} % no dictionary here saves; over all SAEs, each at its own L0, the encoder's "
-        f"share is {min(shares):.0f} to {max(shares):.0f} %."
+        f"dictionary's, {beside}, and {rest:.0f} % no dictionary here saves{others}."
     )
 
 

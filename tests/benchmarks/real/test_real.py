@@ -83,7 +83,7 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
     share, *interval = mean(lost - best["topk"], over=lost)
     parts = [share, *interval, np.sum(best["topk"] - best[least]) / lost.sum(), best[least].sum() / lost.sum()]
     share, low, high, *others = 100 * np.array(parts)
-    told = [mean(lost)[0], L0, share, low, high, len(tokens), *others, share, share]
+    told = [mean(lost)[0], L0, share, low, high, len(tokens), *others]
     assert numbers(encoder) == pytest.approx(told, abs=0.51) and f"beside {least}, and" in encoder
     assert numbers(encoder)[0] == pytest.approx(told[0], abs=0.001)
 
@@ -174,6 +174,11 @@ def test_the_interval_of_a_share_is_that_of_the_ratio(more, beside):
     splits = split_lines(rows)
     told = real.encoder_share(rows, splits, next(line for line in splits if line["loss"] == "kl"))
     assert f"loses at L0 32, 25 % (25 to 25, over only 3 documents) are its encoder's, {beside} % no dictionary" in told
+    assert told.endswith("no dictionary here saves.")
+    # With another SAE, whose encoder loses half.
+    rows = rows_of(KL | more | {("relu", "own"): 2.0, ("relu", "own_refit"): 1.5, ("relu", "omp"): 1.0})
+    told = real.encoder_share(rows, splits := split_lines(rows), next(line for line in splits if line["loss"] == "kl"))
+    assert told.endswith("no dictionary here saves; over all SAEs, each at its own L0, the encoder's share is 25 to 50 %.")
 
 
 def test_the_best_sae_is_one_at_the_l0_that_was_asked_for_if_any_is():
