@@ -39,7 +39,9 @@ def made(call, tmp_path_factory):
     arguments = (f"--recording={folder / 'r'}", "--layer=1", f"--model={folder / 'tiny.gguf'}", "--l0=4", "--tokens=100")
     arguments += (f"--results_dir={folder / 'results'}",)
     mine = (*arguments, f"--sae={folder / 'mine'}", "--controls=samples")
-    code, out, err = call("downstream", *mine)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splicing, "find_weight", tiny.weight)
+        code, out, err = call("downstream", *mine)
     assert code == 0, err
     return SimpleNamespace(folder=folder, lm=lm, found=found, arguments=arguments, mine=mine, out=out)
 

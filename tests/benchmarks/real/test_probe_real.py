@@ -9,6 +9,7 @@ from matplotlib import image
 
 import sae_gap
 from benchmarks.real import probe_real
+from sae_gap import measure
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
@@ -41,6 +42,7 @@ def options(tmp_path_factory):
 def test_from_a_recording_to_a_table_and_on(options, call, tmp_path, monkeypatch, caplog):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(cells, "FEWEST", 5)
+    monkeypatch.setattr(measure, "find_weight", tiny.weight)
     tiny.write_text_sets(tmp_path)
     options += ("--sets=shifts",)
     code, out, err = call("probe_real", *options, f"--results_dir={tmp_path}")

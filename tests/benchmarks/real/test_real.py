@@ -43,7 +43,7 @@ def small(monkeypatch):
     monkeypatch.setitem(real.PRESETS, "smoke", preset)
     # The search for λ, and what these write, have tests of their own.
     for module in (measure, splicing):
-        monkeypatch.setattr(module, "find_weight", weight)
+        monkeypatch.setattr(module, "find_weight", tiny.weight)
     monkeypatch.setattr(downstream, "write", lambda *_: "")
     monkeypatch.setattr(probe_real, "report", lambda *_: "")
     stages = [each.FLAGS for each in (record, train_real, downstream, probe_real)]
@@ -136,12 +136,6 @@ def test_what_a_small_model_and_little_text_allow(options, small, call, monkeypa
     assert (len(page["figures"]), len(page["tables"])) == (1, 2)
     code, _, err = call("real", *arguments, "--methods=topk", "--width=17", "--sparsity=17")
     assert code == 2 and err.endswith("--sparsity 17 is too much for this width and this model; ask for at most 16.\n")
-
-
-def weight(subject, x, l0):
-    """A λ that some latents of each row exceed."""
-    correlations = np.asarray(subject.target(x)) @ np.asarray(subject.dictionary)
-    return float(np.quantile(correlations, 1 - l0 / subject.num_latents))
 
 
 def numbers(sentence):
