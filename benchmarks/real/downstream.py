@@ -48,10 +48,12 @@ COLUMNS |= {"ce_score": "CE score", "ce_score_mean": "by mean", "certificate": "
 FLAGS = flags.FlagValues()
 subjects_of.define_recording(FLAGS)
 subjects_of.define(FLAGS)
-flags.DEFINE_list("controls", [], f"Of {', '.join(measure.CONTROLS)}.  [none]", flag_values=FLAGS)
+flags.DEFINE_list("controls", [], f"Control dictionaries, of {', '.join(measure.CONTROLS)}.  [none]", flag_values=FLAGS)
 flags.DEFINE_list("l0", ["16", "32", "64", "128"], "Mean L0s at which dictionaries are compared.", flag_values=FLAGS)
-flags.DEFINE_list("codes", list(CODES), f"Of {', '.join(CODES)}.", flag_values=FLAGS)
-flags.DEFINE_integer("tokens", 8_192, "Held-out tokens to run: whole documents, about.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_list("codes", list(CODES), f"Codes to put back, of {', '.join(CODES)}.", flag_values=FLAGS)
+flags.DEFINE_integer(
+    "tokens", 8_192, "Held-out tokens to run, rounded up to whole documents.", lower_bound=1, flag_values=FLAGS
+)
 flags.DEFINE_integer("first", FIRST, "First place of a window that is averaged.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_enum("massive", "drop", ("drop", "keep"), "Whether massive rows are replaced and averaged.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Draws which of the held-out documents are run.", lower_bound=0, flag_values=FLAGS)

@@ -1,22 +1,22 @@
 """Probes out of distribution on a real model: do better codes, or a better dictionary, close the drop?
 
-Two concepts of tokens, A and B, are exact: letters of a word, or the topic of its document. A probe of A learns from rows of
-which none has A and B, and is scored on rows that all have B, from documents and, where words decide, of words that it never
-saw. The drop is what it loses there beside the same probe that learned from as many rows with A and B among them.
+Concepts of tokens are exact: letters of a word, or the topic of its document. A probe of concept A learns from rows of which
+none has both A and B. It is scored on rows that all have B, from documents that it never saw and, where letters decide, of
+words that it never saw. The drop is what it loses there beside a probe that learned from as many rows with A and B among them.
 
-Probed are the activations, the reconstructions of each dictionary by each of its codes, and the codes themselves, by logistic
-regression on all columns or on the 1, 5 or 20 latents that tell the classes apart best:
+Probes are logistic regressions. Dense ones read the activations, or what a dictionary reconstructs of them; sparse ones read
+the 1, 5 or 20 latents that tell the classes apart best. Each dictionary has these codes:
 
   own           the SAE's own codes
   own_refit     least squares on their supports
   lasso         the certified lasso on the same dictionary, at a mean L0 of --l0
   lasso_refit   least squares on the lasso's supports
 
-Read the AUC before the drop: codes that tell little of A have little to lose. The cell is withheld from probes alone;
-dictionaries learned from activations of all kinds, without labels.
+Read the AUC before the drop: codes that tell little of A have little to lose. Rows of A and B are withheld from the probes
+alone; the dictionaries learned from them too, without labels.
 
-All rows are of documents that `train_real` holds out, unless --documents=all. --sets=shifts probes the last tokens of the
-texts of the package sae-probes too, trained on its sets and scored on their shifted ones. Writes rows, pairs.csv, sets.csv and
+All rows are of documents that `train_real` holds out, unless --documents=all. --sets=shifts also probes the last tokens of the
+text sets of the package sae-probes, trained on each set and scored on its shifted texts. Writes rows, pairs.csv, sets.csv and
 figures under <results_dir>/probe_real/; a run that was stopped goes on with the same command.
 
   python -m sae_gap probe_real --recording=FOLDER --layer=10 --sae=FIRST,SECOND --dictionary=D.npy
@@ -69,12 +69,18 @@ SHOWN = {
 FLAGS = flags.FlagValues()
 subjects.define_recording(FLAGS)
 subjects.define(FLAGS)
-flags.DEFINE_list("controls", ["samples", "random"], f"Of {', '.join(measure.CONTROLS)}, or none.", flag_values=FLAGS)
+flags.DEFINE_list(
+    "controls", ["samples", "random"], f"Control dictionaries, of {', '.join(measure.CONTROLS)}, or none.", flag_values=FLAGS
+)
 cli.DEFINE_number("l0", 32.0, "Mean L0 of the lasso.", FLAGS, lower_bound=1)
 flags.DEFINE_list("pairs", None, "Pairs A+B, such as topic:sport+capital.  [some of words and topics]", flag_values=FLAGS)
-flags.DEFINE_list("seeds", ["0", "1", "2"], "Of splits and draws of rows.", flag_values=FLAGS)
+flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of the splits into training and test rows.", flag_values=FLAGS)
 flags.DEFINE_enum(
-    "documents", "held_out", ("held_out", "all"), "Which to probe; all where SAEs learned from others.", flag_values=FLAGS
+    "documents",
+    "held_out",
+    ("held_out", "all"),
+    "Which documents to probe; take all if no SAE learned from them.",
+    flag_values=FLAGS,
 )
 flags.DEFINE_enum(
     "sets",

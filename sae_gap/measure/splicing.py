@@ -1,19 +1,23 @@
 """How many nats are lost to an encoder's values, to its support and to the dictionary.
 
-Of one dictionary, several codes of the same rows are put back into the model: the encoder's own (own), least squares on its
-support (own_refit), the certified lasso (lasso), least squares on its support (lasso_refit), and on that of an orthogonal
-matching pursuit (omp). With L(·) the loss of each, the lasso at the L0 of the encoder, an encoder's loss is the sum of
+The reconstructions by several codes of the same rows are put back into the model, on each dictionary:
+
+  own          the encoder's codes
+  own_refit    least squares on their supports
+  lasso        the certified lasso, at the L0 of the encoder
+  lasso_refit  least squares on its supports
+  omp          least squares on the supports of orthogonal matching pursuit, at the L0 of the encoder
+
+With L(·) the loss of each, an encoder's loss is the sum of
 
   values part      L(own) - L(own_refit)
   support part     L(own_refit) - L(best)
   dictionary part  L(best) - L(best on the best dictionary at hand)
   rest             L(best on the best dictionary at hand)
 
-where best is lasso_refit or omp, whichever has the smaller divergence. Neither finds the best support of all, so that the
-support part is at least as large as told. The best dictionary is that whose best codes have the least divergence at the asked
-L0 nearest the encoder's. An encoder
-whose L0 is above a quarter of the dimensions is not split. Intervals of 95 % are of a bootstrap over documents, paired, as in
-`sae_gap.measure.verdict`.
+where best is lasso_refit or omp, whichever has the smaller divergence. Better supports than both may exist. The best dictionary
+is that whose best codes have the least divergence at the asked L0 nearest the encoder's. An encoder whose L0 is above a quarter
+of the dimensions is not split. Intervals of 95 % come from a paired bootstrap over documents, as in `sae_gap.measure.verdict`.
 """
 
 import dataclasses

@@ -27,12 +27,19 @@ def options(tmp_path_factory):
     folder, rng = tmp_path_factory.mktemp("real"), np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tiny.LM, "context", 256)
-        tiny.write_lm(folder / "tiny.gguf")
+        tiny.tiny_lm(folder).tokenizer.save(str(folder / "tokenizer.json"))
+        # Its own tokenizer is of a kind that is not known.
+        tiny.write_lm(folder / "tiny.gguf", pre="llama-bpe")
     for number in range(40):
         file = folder / "text" / "xy"[number % 2] / f"{number}.txt"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(rng.choice([*string.ascii_letters], 60)))
-    named = (f"--model={folder / 'tiny.gguf'}", f"--text={folder / 'text'}", f"--results_dir={folder / 'results'}")
+    named = (
+        f"--model={folder / 'tiny.gguf'}",
+        f"--tokenizer={folder / 'tokenizer.json'}",
+        f"--text={folder / 'text'}",
+        f"--results_dir={folder / 'results'}",
+    )
     return folder / "results" / "real" / "smoke", (*named, "--preset=smoke", "--layer=1", f"--sparsity={L0}")
 
 
