@@ -43,7 +43,7 @@ PUBLISHED = pathlib.Path(__file__).parents[1] / "report" / "published_downstream
 SOURCE = "another model: SmolLM2-135M base, bf16, by EleutherAI"
 NAMES = {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}
 COLUMNS = {"l0": "L0", "fvu": "FVU", "kl": "KL", "delta_ce": "ΔCE", "kl_score": "KL score"}
-COLUMNS |= {"ce_score": "CE score", "ce_score_mean": "by mean", "certificate": "certificate"}
+COLUMNS |= {"ce_score": "CE score", "ce_score_mean": "CE score (mean)", "certificate": "certificate"}
 
 FLAGS = flags.FlagValues()
 subjects_of.define_recording(FLAGS)

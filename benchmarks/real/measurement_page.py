@@ -116,10 +116,14 @@ def _printed(table: pages.Table) -> str:
     return f"{table.title}\n{tables.format_table(table.lines, table.columns)}"
 
 
+# Words of the names of columns as headings have them.
+_TERMS = {"l0": "L0", "fvu": "FVU", "lam": "λ", "kl": "KL", "ce": "CE", "auc": "AUC", "ood": "OOD", "level": "asked L0"}
+
+
 def table(title: str, names: str, lines: Sequence[Mapping[str, Any]]) -> pages.Table:
     """Numbers that are not counts get their decimals by `_mean`, as means over seeds do."""
     kept = [name for name in names.split() if any(line.get(name) is not None for line in lines)]
-    headings = {name: name.replace("_", " ").replace("l0", "L0").replace("fvu", "FVU").replace("lam", "λ") for name in kept}
+    headings = {name: " ".join(_TERMS.get(word, word) for word in name.split("_")).replace("delta CE", "ΔCE") for name in kept}
     real = {name for name in kept if any(isinstance(line.get(name), float) for line in lines)}
     return pages.Table(
         title, headings, [{f"{name}_mean" if name in real else name: line.get(name) for name in kept} for line in lines]

@@ -191,7 +191,7 @@ def write(folder: Folder, spliced: Sequence[Row], probed: Sequence[Row], command
         table(title, SCORES, scored),
     ]
     if drops:
-        title = "AUC out of distribution, what is lost to it, and how that differs from the best SAE's own codes"
+        title = "AUC out of distribution (OOD), the drop there, and how much more each is than for the best SAE's own codes"
         tables.append(table(title, DROPS, drops))
     notes = dict(notes) | pages.provenance(scored[-1])
     page = pages.Page(NAME, "A real language model: encoder or dictionary?", ABOUT.strip(), command, told, drawn, tables, notes)
