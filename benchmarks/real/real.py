@@ -239,7 +239,8 @@ def best_dictionary(rows: Sequence[Row]) -> str:
     told = f"At an L0 of {FLAGS.sparsity} the best dictionary is {best['dictionary']}: its best codes "
     told += f"leave an FVU of {best['fvu']:.3f} and a KL of {best['kl']:.3f} nats, {found.more:.3f} "
     interval = f"({found.low:.3f} to {found.high:.3f}, {over_documents(clean)})"
-    return f"{told}{interval} less than those of the next, {others[0]['dictionary']}."
+    apart = "" if found.low > 0 else ", from which it cannot be told"
+    return f"{told}{interval} less than those of the next, {others[0]['dictionary']}{apart}."
 
 
 def probing_agrees(overall: Sequence[Row], best: Row) -> str:
