@@ -58,7 +58,7 @@ NAME = "train_real"
 HELD_OUT = 0.1
 # Raised whenever a row comes to hold something else, so that models are scored again.
 FORM = 2
-# Of SAEs: at 1e-3 and at 3e-3 a TopK SAE of 2,304 latents was left with an FVU of .207 and .197 after 400,000 rows, for .191.
+# Of all SAEs: their tuned rates are those of the paper's world and of fits without a schedule.
 RATE = 2e-3
 # Share of atoms that may be copies of others before that is said.
 MANY = 0.01

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from sae_gap.core.checks import check_path
+from sae_gap.data.activations.arrow_files import read_arrow_table
+from sae_gap.data.activations.tables import RefusedError
 from sae_gap.lm.gguf_files import brief
 
 # The package whose BBC news (Greene and Cunningham, 2006) is read where no text is named.
@@ -58,7 +60,7 @@ def read_texts(source: str | os.PathLike[str] | None = None) -> Texts:
     elif path.suffix in _READERS:
         try:
             found = [_document(path, number, row) for number, row in enumerate(_READERS[path.suffix](path), 1)]
-        except _FaultError:
+        except RefusedError:
             raise
         except Exception as error:
             raise ValueError(f"{path} cannot be read as documents ({brief(error)}); write it again.") from error
@@ -72,10 +74,6 @@ def read_texts(source: str | os.PathLike[str] | None = None) -> Texts:
     if any(topic is not None for topic in topics):
         raise ValueError(f"{names[topics.index(None)]} in {path} has no topic, but others have; give it one, or none of them.")
     return Texts(texts, names, None)
-
-
-class _FaultError(ValueError):
-    """A fault of a document in a whole sentence."""
 
 
 def _installed() -> pathlib.Path:
@@ -111,9 +109,9 @@ def _decoded(path: pathlib.Path) -> str:
 def _document(path: pathlib.Path, number: int, row: Any) -> tuple[str, str, str | None]:
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
-        raise _FaultError(f"document {number} of {path} has no string `text`; give it one.")
+        raise RefusedError(f"document {number} of {path} has no string `text`; give it one.")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise _FaultError(f"document {number} of {path} has half of a surrogate pair, which is no letter; leave it out.")
+        raise RefusedError(f"document {number} of {path} has half of a surrogate pair, which is no letter; leave it out.")
     topics = [str(row[name]) for name in TOPICS if row.get(name) is not None]
     return str(number), text, topics[0] if topics else None
 
@@ -125,18 +123,10 @@ def _lines(path: pathlib.Path) -> Iterator[Any]:
 
 def _columns(path: pathlib.Path) -> Iterator[Any]:
     try:
-        import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise _FaultError(f"{path} needs pyarrow; install it with pip install 'sae_gap[arrow]'.") from None
-    if path.suffix == ".parquet":
-        table = pyarrow.parquet.read_table(path)
-    else:
-        source = pyarrow.memory_map(str(path))
-        try:
-            table = pyarrow.ipc.open_stream(source).read_all()
-        except pyarrow.ArrowInvalid:
-            table = pyarrow.ipc.open_file(source).read_all()
+        raise RefusedError(f"{path} needs pyarrow; install it with pip install 'sae_gap[arrow]'.") from None
+    table = pyarrow.parquet.read_table(path) if path.suffix == ".parquet" else read_arrow_table(path)
     kept = [name for name in ("text", *TOPICS) if name in table.column_names]
     yield from table.select(kept).to_pylist()
 

@@ -9,6 +9,17 @@ import numpy as np
 from sae_gap.data.activations.tables import DOCUMENTS, Array, RefusedError, Table, as_table, choose, in_memory, read_documents
 
 
+def read_arrow_table(path: pathlib.Path) -> Any:
+    """The `pyarrow.Table` of a file in the format of Arrow's streams or of its files."""
+    import pyarrow
+
+    source = pyarrow.memory_map(str(path))
+    try:
+        return pyarrow.ipc.open_stream(source).read_all()
+    except pyarrow.ArrowInvalid:
+        return pyarrow.ipc.open_file(source).read_all()
+
+
 def read_arrow(path: pathlib.Path, key: str | None) -> Table:
     """The rows of a column of lists of numbers, or of documents, which are lists of such lists, of any length."""
     try:
@@ -24,11 +35,7 @@ def read_arrow(path: pathlib.Path, key: str | None) -> Table:
         def column(piece: int, name: str):
             return file.read_row_group(piece, columns=[name]).column(0).combine_chunks()
     else:
-        source = pyarrow.memory_map(str(path))
-        try:
-            table = pyarrow.ipc.open_stream(source).read_all()
-        except pyarrow.ArrowInvalid:
-            table = pyarrow.ipc.open_file(source).read_all()
+        table = read_arrow_table(path)
         batches = table.to_batches()
         schema, sizes = table.schema, [batch.num_rows for batch in batches]
 

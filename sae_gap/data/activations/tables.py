@@ -13,7 +13,7 @@ ACTIVATIONS, DOCUMENTS = "activations", "documents"
 
 
 class RefusedError(ValueError):
-    """A file that does not hold activations, in a whole sentence; other errors of readers mean that the file is damaged."""
+    """A fault of a file in a whole sentence; other errors of readers mean that the file is damaged."""
 
 
 class Array(NamedTuple):
