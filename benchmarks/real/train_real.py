@@ -1,10 +1,11 @@
 """SAEs and dictionaries learned from activations of your own, and what their held-out rows are reconstructed with.
 
-Trains the suite's SAEs and `online_dl`, and `online_dl_incoherent` and `online_dl_families` where asked, on activations that
-`sae_gap.open_activations` reads, on the part that `Activations.split` gives for training, as `measure_sae` splits
-them too, so that what it measures with is held out here. Each is stored in <results_dir>/train_real/. On held-out rows it
-then asks, at one mean L0, for the share of variance unexplained (FVU, squared error over the variance about the mean of those
-rows) of
+Trains the suite's SAEs and `online_dl` on activations that `sae_gap.open_activations` reads, on the part that
+`Activations.split` gives for training, as `measure_sae` splits them too, so that what it measures with is held out here.
+Where asked, it also trains SAEs that start from the dictionary of `online_dl`, such as `topk_from_online_dl`; `lista_topk`,
+TopK with a step of LISTA; and `online_dl_incoherent` and `online_dl_families`. Each is stored in <results_dir>/train_real/.
+On held-out rows it then asks, at one mean L0, for the share of variance unexplained (FVU, squared error over the variance
+about the mean of those rows) of
 
   own          the SAE's own codes, and the least squares on their supports
   lasso        the certified lasso on the same dictionary, at the λ whose codes are as sparse as was asked
@@ -18,7 +19,6 @@ Fitted models are kept under --models_dir, so that a run that was stopped goes o
   python -m sae_gap train_real --activations=results/record/SmolLM2-135M-Instruct.Q4_1-bbc/block10
 """
 
-import dataclasses
 import datetime
 import functools
 import io
@@ -40,7 +40,7 @@ from sae_gap.core.types import Model, Task
 from sae_gap.data.activations import fetched, massive
 from sae_gap.data.recording import Recording
 from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.encoders.jumprelu import JumpReLU
+from sae_gap.encoders.lista_topk import LISTATopK
 from sae_gap.figures import tables
 from sae_gap.learners import by_name
 from sae_gap.learners.learner import Learner
@@ -50,7 +50,6 @@ from sae_gap.runtime import devices, distributed, progress
 from sae_gap.saes.own import files_of
 from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
-from sae_gap.study.fitting import Fitted
 from sae_gap.study.models import Models
 
 NAME = "train_real"
@@ -58,14 +57,15 @@ NAME = "train_real"
 HELD_OUT = 0.1
 # Raised whenever a row comes to hold something else, so that models are scored again.
 FORM = 2
-# Of all SAEs: their tuned rates are those of the paper's world and of fits without a schedule.
-RATE = 2e-3
 # Share of atoms that may be copies of others before that is said.
 MANY = 0.01
 METHODS = ("topk", "batchtopk", "jumprelu", "matryoshka", "relu", "online_dl")
 # Only where they are asked for: what families go on from, and families, which take several times as long as the others.
 INCOHERENT, FAMILIES = "online_dl_incoherent", "online_dl_families"
-EVERY = (*METHODS, INCOHERENT, FAMILIES)
+# What an SAE is called that starts from the dictionary of `online_dl`.
+FROM = "_from_online_dl"
+STARTED = tuple(name + FROM for name in ("topk", "batchtopk", "jumprelu", "lista_topk"))
+EVERY = (*METHODS, "lista_topk", *STARTED, INCOHERENT, FAMILIES)
 # What has no encoder.
 DICTIONARIES = ("online_dl", INCOHERENT, FAMILIES)
 # What tells the lines of the summary apart, and what they hold.
@@ -95,26 +95,14 @@ def learner_of(
     batch_size: int,
     visits: float,
 ) -> Learner:
-    """How a method learns from activations of this many dimensions.
-
-    SAEs learn from standardised rows, whose total variance is input_dim. Their tuned penalties and thresholds hold where codes
-    are as large as the paper's, uniform on (0, 1). So many such codes of unit atoms make a variance of sparsity / 3; thresholds
-    and l1 penalties grow with the root of what is more, and penalties on the number of codes with all of it. From there the
-    penalty of relu and jumprelu is steered to the sparsity.
-    """
+    """How a method learns from activations of this many dimensions."""
+    online = OnlineDictionary.for_activations(
+        width, sparsity, input_dim, visits=visits, incoherent=name in (INCOHERENT, FAMILIES)
+    )
     if name in DICTIONARIES:
-        online = OnlineDictionary.for_activations(width, sparsity, input_dim, visits=visits, incoherent=name != "online_dl")
         return Families(margin=online.margin, num_slots=online.num_slots, base=online) if name == FAMILIES else online
-    scale = (3 * input_dim / sparsity) ** 0.5
-    trained: dict[str, Any] = {"num_steps": epochs, "batch_size": batch_size, "schedule": "cosine", "standardised": True}
-    learner = by_name.tuned_sae(name, sparsity=sparsity, input_dim=input_dim, weight_decay=0.0, **trained)
-    learner = dataclasses.replace(learner, learning_rate=RATE)
-    encoder, penalty = learner.encoder, learner.penalty * scale
-    if isinstance(encoder, JumpReLU):
-        encoder = dataclasses.replace(encoder, threshold=encoder.threshold * scale, bandwidth=encoder.bandwidth * scale)
-        penalty *= scale
-    l0 = float(sparsity) if name in ("relu", "jumprelu") else None
-    return dataclasses.replace(learner, encoder=encoder, penalty=penalty, l0=l0)
+    trained: dict[str, Any] = {"num_steps": epochs, "batch_size": batch_size, "base": online if name.endswith(FROM) else None}
+    return by_name.sae_for_activations(name.removesuffix(FROM), sparsity=sparsity, input_dim=input_dim, **trained)
 
 
 def score(
@@ -142,7 +130,12 @@ def score(
 
 
 def save(model: Model, folder: Folder) -> None:
-    """Stores an SAE as SAELens does, and a dictionary alone as arrays of unit atoms and of the bias."""
+    """Stores an SAE as SAELens does, and a dictionary alone as arrays of unit atoms and of the bias.
+
+    An SAE that SAELens has no form for stays where it was fitted, in a folder that `load_sae` reads as well.
+    """
+    if isinstance(model.encode, LISTATopK):
+        return
     arrays = {"dictionary": unit_atoms(model.decoder)[0], "bias": model.bias}
     files = files_of(model) if model.encode is not None else {f"{name}.npy": _npy(array) for name, array in arrays.items()}
     for name, content in files.items():
@@ -171,11 +164,10 @@ def learners_of(task: Task) -> dict[str, Learner]:
     return learners
 
 
-def keep(store: results.Store, key: str, row: results.Row, end: Fitted, rows: np.ndarray, massive: np.ndarray) -> None:
+def keep(store: results.Store, key: str, row: results.Row, model: Model, rows: np.ndarray, massive: np.ndarray) -> None:
     """Scores a model and stores its row."""
-    scores = score(end.model, rows, FLAGS.sparsity, massive)
-    copies = measure.describe_atoms(end.model.decoder).duplicates
-    row = row | scores | {"fit_seconds": end.seconds, "num_scored": len(rows), "duplicates": copies}
+    copies = measure.describe_atoms(model.decoder).duplicates
+    row = row | score(model, rows, FLAGS.sparsity, massive) | {"num_scored": len(rows), "duplicates": copies}
     if copies > MANY * FLAGS.width:
         logging.warning("%s has %d atoms that are copies of others: it is narrower than it looks.", row["method"], copies)
     made = {"device": devices.describe(), "date": datetime.datetime.now(datetime.UTC).isoformat()}
@@ -225,13 +217,16 @@ def main() -> Folder:
         logging.info("%s: %.0f s of the processor; fitted in %.0f s", name, time.process_time() - began, end.seconds)
         fit, options = models.folder(learner, source), results.key({"options": identity.describe(learner)})
         row = {"study": NAME, "method": name, "fit": None if fit is None else fit.name, "learner": options} | source.asdict()
+        seconds = end.seconds
+        if learner.base is not None:
+            seconds += models.fit(learner.base, [source], [task], mesh=devices.mesh())[0].end.seconds
         key = results.key(row | {"scored": len(rows), "form": FORM})
         current.add(options)
         # What is scored is small: the first process does it.
         if distributed.is_first():
             save(end.model, directory / name)
             if key not in store.keys():  # noqa: SIM118
-                keep(store, key, row, end, rows, plan.left_out)
+                keep(store, key, row | {"fit_seconds": seconds}, end.model, rows, plan.left_out)
     if distributed.is_first():
         data = source.asdict()["data"]
         alike = [row for row in store.rows() if (row["data"], row["num_scored"]) == (data, len(rows))]

@@ -1,12 +1,18 @@
 """Encoders and learners by their names, made from what every study knows: a sparsity, a weight and a length."""
 
+import dataclasses
 from typing import Any
 
 from sae_gap.core import registry
 from sae_gap.core.checks import check_choice
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
+from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+
+# Of SAEs on activations: tuned rates are those of the paper's world and of fits without a schedule. Where the dictionary is
+# learned already, training along wants a lower one, and an encoder alone a higher.
+RATE, RATE_ALONG, RATE_ALONE = 2e-3, 1e-3, 3e-3
 
 
 def encoder(name: str, *, sparsity: int, lam: float = 0.1, own: Encoder | None = None) -> Encoder:
@@ -69,6 +75,35 @@ def tuned_sae(name: str, *, sparsity: int, input_dim: int, **options: Any) -> Sp
     tuned = _encoder(name, sparsity, tuned=True)
     assert tuned.recipe is not None
     return SparseAutoencoder(tuned, learning_rate=tuned.recipe.rate, penalty=tuned.recipe.penalty / input_dim, **options)
+
+
+def sae_for_activations(
+    name: str, *, sparsity: int, input_dim: int, base: Learner | None = None, **options: Any
+) -> SparseAutoencoder:
+    """A sparse autoencoder with the options that suit a network's activations.
+
+    It learns from standardised rows, whose total variance is input_dim, at a rate that warms up and falls along a cosine. Tuned
+    penalties and thresholds hold where codes are as large as the paper's, uniform on (0, 1). So many such codes of unit atoms
+    make a variance of sparsity / 3; thresholds and l1 penalties grow with the root of what is more, and penalties on the number
+    of codes with all of it. From there a penalty is steered to the sparsity.
+
+    Args:
+      name: of its encoder.
+      sparsity: mean L0 to train at.
+      input_dim: of the activations.
+      base: whose dictionary it starts from; None starts at random.
+      options: of `SparseAutoencoder`, in the place of these.
+    """
+    learner = tuned_sae(name, sparsity=sparsity, input_dim=input_dim, base=base)
+    scale = (3 * input_dim / sparsity) ** 0.5
+    encoder, penalty = learner.encoder, learner.penalty * scale
+    if isinstance(encoder, JumpReLU):
+        encoder = dataclasses.replace(encoder, threshold=encoder.threshold * scale, bandwidth=encoder.bandwidth * scale)
+        penalty *= scale
+    chosen: dict[str, Any] = {"schedule": "cosine", "standardised": True, "weight_decay": 0.0, "batch_size": 256}
+    rate = RATE if base is None else RATE_ALONE if options.get("frozen") else RATE_ALONG
+    chosen |= {"learning_rate": rate, "l0": float(sparsity) if penalty else None}
+    return dataclasses.replace(learner, encoder=encoder, penalty=penalty, **(chosen | options))
 
 
 def _encoder(name: str, sparsity: int, tuned: bool = False) -> AmortisedEncoder:

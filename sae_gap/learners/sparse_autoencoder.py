@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from sae_gap.core.checks import check_choice, check_flag, check_number, check_size, check_type
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import Affine, AmortisedEncoder, unit_atoms
+from sae_gap.encoders.topk import keep_largest
 from sae_gap.learners.learner import Learner, batches, live_dims, live_share
 from sae_gap.runtime import sharding
 
@@ -24,6 +25,8 @@ APPROACH, NEWEST = 0.3, 0.05
 GENTLE, GAIN, HEAD_START = 0.01, 30.0, 0.05
 # How far a step moves the logarithm of all thresholds, in units of the error.
 NUDGE = 0.02
+# Signals that the gain of a first encoder is found on.
+FEW = 500
 
 
 class Steering(eqx.Module):
@@ -83,8 +86,10 @@ class SparseAutoencoder(Learner):
       frozen: whether the dictionary and the bias stay as the base has them, so that the encoder alone is trained for them.
       standardised: whether it learns from `(y - mean) / unit`, with the mean of the training signals and the root mean square
         about it. Where the mean is a large share of a network's activations, most latents of an SAE die otherwise. The model is
-        of the signals themselves: its atoms are as long as the unit, and the affine maps of its encoder take it off. It takes
-        no base.
+        of the signals themselves: its atoms are as long as the unit, and the affine maps of its encoder take it off. Of a base
+        it takes the dictionary D and the bias b alone. Its encoder then starts as `a Dᵀ(y - b)`, with the a for which the
+        largest of these, as many as the encoder keeps, leave the least squared error: tied encoders without it overshoot by as
+        much as atoms are coherent.
 
     References:
       Barin Pacela et al. (2026), arXiv:2603.28744, appendix. Loshchilov & Hutter (2019), "Decoupled weight decay".
@@ -121,8 +126,6 @@ class SparseAutoencoder(Learner):
         check_choice("schedule", self.schedule, SCHEDULES)
         check_flag("frozen", self.frozen)
         check_flag("standardised", self.standardised)
-        if self.standardised and self.base is not None:
-            raise ValueError("a base is in the units of the signals; leave standardised out.")
         if self.frozen and self.base is None:
             raise ValueError("a frozen dictionary needs a base, the learner whose dictionary it is; give base.")
 
@@ -157,6 +160,11 @@ class SparseAutoencoder(Learner):
         if base is None:
             parameters = self.encoder.parameters(weight, parameters_key)
             model = Model(unit_atoms(weight)[0], jnp.zeros(input_dim, weight.dtype), parameters)
+        elif mean is not None and unit is not None:
+            atoms, bias = unit_atoms(base.decoder)[0], (base.bias - mean) / unit
+            few = (signals[:: -(-len(signals) // FEW)] - mean) / unit - bias
+            gain = self._gain(atoms, few)
+            model = Model(atoms, bias, self.encoder.parameters(gain * atoms, parameters_key))
         else:
             atoms = unit_atoms(base.decoder)[0]
             parameters = self.encoder.parameters(atoms, parameters_key) if base.encoder is None else base.encoder
@@ -203,6 +211,13 @@ class SparseAutoencoder(Learner):
 
         encoder = jax.tree.map(unscaled, model.encoder, is_leaf=lambda part: isinstance(part, Affine))
         return dataclasses.replace(model, dictionary=unit * model.decoder, bias=mean + unit * model.bias, encoder=encoder)
+
+    def _gain(self, atoms, targets) -> Float[Array, ""]:
+        """The a of `a z` that fits the targets best, with z the codes of a tied encoder that are to be kept."""
+        kept = getattr(self.encoder, "k", None) if self.l0 is None else max(1, round(self.l0))
+        codes = jax.nn.relu(targets @ atoms)
+        guess = (codes if kept is None else keep_largest(codes, kept)) @ atoms.T
+        return jnp.sum(targets * guess) / jnp.maximum(jnp.sum(guess**2), jnp.finfo(guess.dtype).tiny)
 
     def _steer(self, steering: Steering, active, total: int) -> tuple[Steering, Float[Array, ""], Float[Array, ""]]:
         """The state after a batch of this mean L0, of `total` batches in all, the factor on the penalty, and e."""

@@ -1,5 +1,7 @@
 """The front door: a dictionary of one's own activations that codes, scores, compares and becomes an SAE."""
 
+import dataclasses
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,6 +14,7 @@ from absl import logging
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from sae_gap.core import registry
 from sae_gap.core.checks import check_choice, check_number, check_seed, check_sequence, check_size, check_unmasked
 from sae_gap.core.codes import by_rows
 from sae_gap.core.matching import as_matrix
@@ -19,6 +22,7 @@ from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.activations.massive import describe
 from sae_gap.figures import tables
+from sae_gap.learners import by_name
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.atom_statistics import agreement
 from sae_gap.measure.front import check_varies, fvu, measure_front
@@ -27,11 +31,11 @@ from sae_gap.measure.plan import DENSEST, Plan, evenly_spaced
 from sae_gap.measure.refit import refit as least_squares
 from sae_gap.measure.subject import of_model
 from sae_gap.measure.summary import front_lines
-from sae_gap.measure.training import fit_signals, topk_sae
+from sae_gap.measure.training import fit_signals
 from sae_gap.measure.verdict import Comparison, compare_dictionaries
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.own import as_metadata, check_free, save_sae
+from sae_gap.saes.own import as_metadata, check_form, check_free, save_sae
 from sae_gap.solvers import match_l0, sparse_code
 from sae_gap.storage.results import Row, Store
 
@@ -41,6 +45,8 @@ MASSIVE = ("drop", "keep")
 LEARNED = "learned"
 # Rows that are coded at once, those that a weight is found on, and those that are scored.
 CHUNK, MATCHED, SCORED = 1_024, 500, 5_000
+# Steps of an SAE unless its epochs are told.
+STEPS = 2_000
 # Floats of the rows that are learned from, which lie in memory together.
 POOL = 2**29
 
@@ -52,6 +58,7 @@ class Export(NamedTuple):
 
     Attributes:
       model: with the encoder.
+      k: latents that were asked for.
       seconds: that training took.
       l0: mean L0 of the encoder's codes.
       fvu: of the encoder's codes.
@@ -59,16 +66,16 @@ class Export(NamedTuple):
     """
 
     model: Model
+    k: int
     seconds: float
     l0: float
     fvu: float
     best_fvu: float
 
     def __repr__(self) -> str:
-        k = getattr(self.model.encode, "k", None)
         return (
-            f"TopK(k={k}) trained in {self.seconds:.0f} s. Of the variance of held-out activations its codes leave "
-            f"{self.fvu:.3f} at an L0 of {self.l0:.1f}, and certified codes at {k} leave {self.best_fvu:.3f}."
+            f"Trained in {self.seconds:.0f} s. Of the variance of held-out activations its codes leave {self.fvu:.3f} at an "
+            f"L0 of {self.l0:.1f}, and certified codes at {self.k} leave {self.best_fvu:.3f}."
         )
 
 
@@ -251,17 +258,27 @@ class LearnedDictionary:
         rows = _screened(self.held_out if activations is None else self._opened(activations), massive)
         return rows.take(evenly_spaced(rows.num_samples, SCORED))
 
-    def sae(self, k: int | None = None, *, epochs: int | None = None, frozen: bool = True, seed: int = 0) -> Export:
-        """A TopK SAE that starts from this dictionary and is trained on the rows that it was learned from.
+    def sae(
+        self,
+        k: int | None = None,
+        *,
+        encoder: str = "topk",
+        epochs: int | None = None,
+        frozen: bool = True,
+        seed: int = 0,
+        show_progress: bool = True,
+    ) -> Export:
+        """An SAE that starts from this dictionary and is trained on the rows that it was learned from.
 
-        The encoder starts as `z = top_k(a Dᵀ(x - b))`, with the a of least squares, and is trained on the squared error of
-        signals that are scaled to a mean square of 1.
+        The encoder starts as `a Dᵀ(x - b)`, with the a of least squares; see `SparseAutoencoder` and its `standardised`.
 
         Args:
           k: latents in use; None takes the L0 of `learn`.
+          encoder: the name of one that an SAE has, such as "topk", "batchtopk", "jumprelu" or "lista_topk".
           epochs: passes over the rows; None takes as many as make 2,000 steps, and at least one.
           frozen: whether the dictionary stays as it is; False trains it too, which reconstructs better.
           seed: of the order of the rows.
+          show_progress: whether to show a line of progress on a terminal or in a notebook.
 
         Returns:
           The SAE, and what it costs.
@@ -273,19 +290,33 @@ class LearnedDictionary:
             check_size("epochs", epochs)
         # What cannot be reached is refused before an encoder is trained.
         best = self.fvu(None, k, massive="keep")
-        found = topk_sae(self.model, _pool(self.train), k, epochs=epochs, frozen=frozen, seed=seed)
+        rows = _pool(self.train)
+        # Of its base only the model is asked for, which is this one.
+        chosen: dict[str, Any] = {"base": OnlineDictionary(), "frozen": frozen}
+        learner = by_name.sae_for_activations(encoder, sparsity=k, input_dim=len(self.bias), **chosen)
+        steps = math.ceil(STEPS * learner.batch_size / len(rows)) if epochs is None else epochs
+        learner = dataclasses.replace(learner, num_steps=steps)
+        found = fit_signals(learner, rows, self.width, seed, bases=[self.model], show_progress=show_progress)
         model = found.model
         x = self._scored(None, "keep")
         codes = model.encode(model, jnp.asarray(x))  # type: ignore[misc]
         l0 = float(jnp.mean(jnp.sum(codes != 0, axis=1)))
         left = fvu(x, codes @ model.decoder.T + model.bias)
-        return Export(model, found.seconds, l0, left, best)
+        return Export(model, k, found.seconds, l0, left, best)
 
-    def save(self, folder: str | os.PathLike[str], *, metadata: Mapping[str, Any] | None = None, **options: Any) -> Export:
+    def save(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        encoder: str = "topk",
+        metadata: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> Export:
         """Writes the SAE that `sae(**options)` makes, in the form that SAELens loads.
 
         Args:
           folder: to be made; see `sae_gap.save_sae`.
+          encoder: that of `sae`, one that SAELens has.
           metadata: what the configuration says of the SAE, such as `model_name` and `hook_name`.
           **options: of `sae`.
 
@@ -294,7 +325,9 @@ class LearnedDictionary:
         """
         check_free(folder)
         as_metadata(metadata)
-        made = self.sae(**options)
+        check_choice("encoder", encoder, registry.saes())
+        check_form(registry.saes()[encoder])
+        made = self.sae(encoder=encoder, **options)
         save_sae(made.model, folder, metadata=metadata)
         return made
 

@@ -85,6 +85,21 @@ def files_of(
     return {saelens.WEIGHTS: save(arrays), saelens.CONFIG: f"{text}\n".encode()}
 
 
+def check_form(kind: type) -> None:
+    """Raises a ValueError where SAELens has no encoder like one of this class."""
+    if not _is_known(kind):
+        raise _unknown(kind)
+
+
+def _is_known(kind: type) -> bool:
+    # A subclass may infer in its own way, so each class says itself how it is exported.
+    return issubclass(kind, ForeignEncoder) or "exported" in vars(kind)
+
+
+def _unknown(kind: type) -> ValueError:
+    return ValueError(f"SAELens has no encoder like {kind.__name__}; give a model or an encoder of {_KNOWN}.")
+
+
 def as_saelens(model: Model, encoder: Encoder | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The configuration and the tensors by which SAELens infers as a model does.
 
@@ -99,13 +114,12 @@ def as_saelens(model: Model, encoder: Encoder | None = None) -> tuple[dict[str, 
     if chosen is None:
         raise ValueError(f"the model is a dictionary alone, which is no SAE; {_FITTED}, or give encoder.")
     check_model(model, encoder)
-    # A subclass may infer in its own way, so each class says itself how it is exported.
-    known = isinstance(chosen, ForeignEncoder) or "exported" in vars(type(chosen))
+    known = _is_known(type(chosen))
     if known and model.encoder is None:
         raise ValueError(f"the model has no parameters that {type(chosen).__name__} could read; {_FITTED}.")
     exported = chosen.exported(model) if known else None
     if exported is None:
-        raise ValueError(f"SAELens has no encoder like {type(chosen).__name__}; give a model or an encoder of {_KNOWN}.")
+        raise _unknown(type(chosen))
     architecture, options, tensors = exported
     arrays = {name: np.array(value, np.float32, order="C") for name, value in (tensors | {"b_dec": model.bias}).items()}
     for name, array in arrays.items():

@@ -126,7 +126,7 @@ def test_epochs_of_training_against_one_written_by_hand(name, schedule, frozen):
     assert len({tuple(order) for order in orders}) == 3
 
 
-@pytest.mark.parametrize("name", ["jumprelu", "gated", "lista_matryoshka", "mp"])
+@pytest.mark.parametrize("name", ["jumprelu", "gated", "lista_matryoshka", "lista_topk", "mp"])
 def test_standardised_training_is_that_of_standardised_signals_in_their_own_unit(name):
     with jax.enable_x64(True):
         signals = 1e3 * np.random.default_rng(0).normal(size=(NUM_SAMPLES, INPUT_DIM)) + 5e3
@@ -158,6 +158,29 @@ def test_a_base_gives_the_start():
         np.testing.assert_allclose(model.decoder, unit, rtol=1e-6)
         np.testing.assert_array_equal(model.bias, bias)
         np.testing.assert_allclose(model.encoder.weight, weight, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "l0"), [("batchtopk", None), ("jumprelu", 2.0)])
+def test_a_standardised_sae_starts_from_a_dictionary_with_the_gain_of_least_squares(name, l0):
+    rng = np.random.default_rng(0)
+    # So coherent that a tied encoder overshoots.
+    atoms = rng.normal(size=(6, 9)) + 2
+    signals = rng.normal(size=(40, 6)) * 30 + 7
+    data, encoder = Split(jnp.asarray(signals, jnp.float32)), by_name.encoder(name, sparsity=K)
+    learner = SparseAutoencoder(encoder, base=Oracle(), standardised=True, l0=l0)
+    base = Model(jnp.asarray(atoms, jnp.float32), jnp.full(6, 5.0))
+    model = learner.model(learner.init(data, num_latents=9, key=jax.random.key(0), base=base))
+    mean = signals.mean(axis=0)
+    unit, directions = np.sqrt(((signals - mean) ** 2).mean()), atoms / np.linalg.norm(atoms, axis=0)
+    np.testing.assert_allclose(model.decoder, unit * directions, rtol=1e-4)
+    np.testing.assert_allclose(model.bias, base.bias, rtol=1e-5)
+    hidden = np.maximum((signals - 5) @ directions, 0)
+    guess = (hidden * largest(hidden)) @ directions.T
+    gain = (guess * (signals - 5)).sum() / (guess**2).sum()
+    assert gain < 0.9
+    # Codes are in atoms as long as the unit.
+    np.testing.assert_allclose(model.encoder.affine.weight, gain * directions / unit, rtol=1e-3)
+    assert not np.asarray(model.encoder.affine.bias).any()
 
 
 def test_the_start_is_uniform_and_tied(task):

@@ -99,13 +99,13 @@ def test_massive_rows_are_left_out_of_a_score_unless_they_are_kept(learned, fres
     assert learned.encode(spoilt).shape == (301, WIDTH)
 
 
-@pytest.mark.parametrize("frozen", [True, False])
-def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(tmp_path, learned, fresh, frozen):
-    made = learned.save(tmp_path / "sae", frozen=frozen)
+@pytest.mark.parametrize(("encoder", "frozen"), [("topk", True), ("topk", False), ("batchtopk", False)])
+def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(tmp_path, learned, fresh, encoder, frozen):
+    made = learned.save(tmp_path / "sae", encoder=encoder, frozen=frozen)
     sae = sae_gap.load_sae(tmp_path / "sae")
     codes = sae.encode(fresh)
     np.testing.assert_allclose(codes, made.model.encode(made.model, fresh), atol=1e-5)
-    assert np.count_nonzero(codes, axis=1).max() == L0
+    assert (np.count_nonzero(codes, axis=1).max() == L0) == (encoder == "topk")
     assert (learned.agreement(sae) > 1 - 1e-5) == frozen
     held = learned.held_out.take(np.arange(learned.held_out.num_samples))
     assert sae_gap.fvu(held, sae.decode(sae.encode(held))) == pytest.approx(made.fvu, rel=1e-4)
@@ -140,6 +140,8 @@ def test_the_unit_of_the_activations_does_not_matter(activations, learned):
         (lambda x, d: d.decode(np.ones((3, 7), np.float32)), "40 columns"),
         (lambda x, d: d.sae(k=31), "l0"),
         (lambda x, d: d.sae(epochs=0), "epochs"),
+        (lambda x, d: d.sae(encoder="lasso"), "sae must be one of"),
+        (lambda x, d: d.save("nowhere", encoder="lista_topk"), "SAELens has no encoder like LISTATopK"),
         (lambda x, d: d.sae(seed=-1), "seed"),
         (lambda x, d: d.save(os.getcwd()), "there already"),
         (lambda x, d: sae_gap.learn(np.ma.masked_greater(x, 3), WIDTH, L0), "mask"),

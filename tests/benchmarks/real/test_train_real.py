@@ -34,7 +34,7 @@ OPTIONS = (f"--width={LATENTS}", f"--sparsity={K}", "--epochs=2", "--visits=2", 
 
 @pytest.fixture(scope="module")
 def done(file, call, tmp_path_factory):
-    methods = "--methods=topk,jumprelu,online_dl"
+    methods = "--methods=topk,jumprelu,online_dl,topk_from_online_dl"
     options = (f"--activations={file}", f"--results_dir={tmp_path_factory.mktemp('results')}", *OPTIONS, methods)
     code, out, err = call("train_real", *options)
     assert code == 0, err
@@ -52,7 +52,7 @@ def test_every_method_is_trained_stored_and_scored(done, file, call):
     train, held = open_activations(file).split()
     rows = rows_in(results)
     learned = {"online_dl"}
-    assert set(rows) == {"topk", "jumprelu", *learned} and all(name in out for name in rows)
+    assert set(rows) == {"topk", "jumprelu", "topk_from_online_dl", *learned} and all(name in out for name in rows)
     scored = held.take(np.arange(50) * 60 // 50).astype(float)
     variance = ((scored - scored.mean(axis=0)) ** 2).sum()
     for name, row in rows.items():
@@ -191,6 +191,14 @@ def test_families_go_on_from_online_dl_with_its_margin_and_its_slots():
     assert families.base == incoherent == dataclasses.replace(alone, incoherent=True) and not alone.incoherent
     assert (families.margin, families.num_slots, alone.num_slots) == (alone.margin, 12, 12)
     assert (alone.visits, alone.centred) == (7, True)
+
+
+def test_an_sae_from_a_dictionary_goes_on_from_online_dl_itself():
+    options = {"width": 16, "sparsity": 5, "input_dim": 8, "epochs": 1, "batch_size": 4, "visits": 7}
+    for name in train_real.STARTED:
+        found, alone = (train_real.learner_of(each, **options) for each in (name, name.removesuffix(train_real.FROM)))
+        assert found.base == train_real.learner_of("online_dl", **options) and alone.base is None
+        assert found.encoder == alone.encoder and found.learning_rate < alone.learning_rate
 
 
 FAULTS = {
