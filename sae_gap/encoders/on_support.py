@@ -1,9 +1,10 @@
 """The best values on the support that another encoder chose: what its choice of latents costs, apart from its magnitudes.
 
-All samples at once and compiled; `sae_gap.measure.refit` says when to take its values instead, sample by sample.
+All samples at once and compiled; `sae_gap.measure.refit` says when to take its values instead.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -169,6 +170,8 @@ def least_squares(
     regulariser μ, a few roundoffs of the trace, is felt along none but those that the type cannot tell from dependence. In
     float32 that begins at condition numbers of several hundred, which few supports have whose size is not input_dim.
 
+    The time of a sample goes with its support: its atoms are gathered in as many slots as hold it.
+
     Args:
       signals: (n, input_dim).
       dictionary: (input_dim, num_latents), atoms of any norm; one of zeros counts as off.
@@ -182,25 +185,34 @@ def least_squares(
     scale = jnp.where(scale > 0, scale, 1)
     atoms = dictionary / scale
     on = on & jnp.any(atoms != 0, axis=0)
-    slots = min(input_dim, num_latents)
+    most = min(input_dim, num_latents)
+    # Half of them, a quarter, …, down to some 16.
+    slots = [most >> halvings for halvings in reversed(range(max(1, most.bit_length() - 4)))]
+
+    def beyond(signals, on):
+        small = jnp.sum(on, axis=1) <= most
+        zeros = jnp.zeros(on.shape, signals.dtype)
+        few = jax.lax.cond(jnp.any(small), lambda: _few(signals, on & small[:, None], atoms, most), lambda: zeros)
+        return few + _many(signals, on & ~small[:, None], atoms)
+
+    gathered = [functools.partial(_few, atoms=atoms, slots=count) for count in slots]
 
     def chunk(part):
-        signals, on = part
-        small = jnp.sum(on, axis=1) <= slots
-        zeros = jnp.zeros(on.shape, signals.dtype)
-        few = jax.lax.cond(jnp.any(small), lambda: _few(signals, atoms, on & small[:, None], slots), lambda: zeros)
-        many = jax.lax.cond(jnp.all(small), lambda: zeros, lambda: _many(signals, atoms, on & ~small[:, None]))
-        return few + many
+        width = jnp.searchsorted(jnp.asarray(slots), jnp.max(jnp.sum(part[1], axis=1)))
+        return jax.lax.switch(width, [*gathered, beyond], *part)
 
     size = max(1, min(len(signals), CHUNK // (input_dim * num_latents)))
     count = -(-len(signals) // size)
     spare = ((0, count * size - len(signals)), (0, 0))
-    parts = [jnp.pad(array, spare).reshape(count, size, -1) for array in (signals, on)]
+    given = [jnp.pad(array, spare) for array in (signals, on)]
+    # The work of a chunk follows its largest support, so that supports of like sizes share one.
+    order = jnp.argsort(jnp.sum(given[1], axis=1))
+    parts = [array[order].reshape(count, size, -1) for array in given]
     codes = jax.lax.map(chunk, tuple(parts)).reshape(count * size, num_latents)
-    return codes[: len(signals)] / scale
+    return codes[jnp.argsort(order)[: len(signals)]] / scale
 
 
-def _few(signals, atoms, on, slots):
+def _few(signals, on, atoms, slots):
     """Supports of at most so many atoms, gathered."""
     chosen = jax.lax.top_k(on.astype(jnp.float32), slots)[1]
     filled = jnp.take_along_axis(on, chosen, axis=1)
@@ -218,7 +230,7 @@ def _few(signals, atoms, on, slots):
     return jnp.zeros(on.shape, signals.dtype).at[rows, chosen].set(jnp.where(filled, codes, 0))
 
 
-def _many(signals, atoms, on):
+def _many(signals, on, atoms):
     """Supports of more atoms than there are dimensions."""
     weights = on.astype(signals.dtype)
     gram = jnp.einsum("nj,mj,lj->nml", weights, atoms, atoms, precision=jax.lax.Precision.HIGHEST, optimize=[(0, 1), (0, 1)])

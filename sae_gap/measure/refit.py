@@ -6,9 +6,9 @@ others whose correlation `d_jᵀ(y - D z)` exceeds λ. Where there are none, the
 do not end is left to SciPy. The ridge μ is a few roundings of double precision; it lets supports hold dependent
 atoms, as every support beyond input_dim does, and costs at most `½μ‖z‖²`.
 
-`encoders.on_support` has the same two problems compiled, for all samples at once, in single precision and to a tolerance,
-which suits the small dictionaries of a study. Here each sample is solved by itself, which suits wide dictionaries where a
-sample uses few atoms: the time of a sample goes with its support and not with the width. Tests hold one against the other.
+`encoders.on_support` has the same two problems compiled, for all samples at once, in single precision: its lasso is solved to
+a tolerance, in a time that goes with the width, and its least squares are signed before they are clamped. Here each sample is
+solved by itself, in a time that goes with its support alone. Tests hold one against the other.
 
 References:
   Portugal, Júdice & Vicente (1994), "A comparison of block pivoting and interior-point algorithms for linear least squares

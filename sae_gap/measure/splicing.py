@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import encode
 from sae_gap.encoders.pursuit import OMP
 from sae_gap.measure.coding import Coding, code, code_lasso
 from sae_gap.measure.downstream import Downstream
@@ -163,7 +164,7 @@ class Splicing:
         x = self.downstream.activations
         if "omp" in wanted:
             pursuit = OMP(min(max(1, round(level)), subject.num_latents), nonneg=not subject.signed)
-            pursue = functools.partial(pursuit, Model(subject.dictionary, jnp.zeros(subject.input_dim)))
+            pursue = functools.partial(encode, pursuit, Model(subject.dictionary, jnp.zeros(subject.input_dim)))
             yield "omp", self._scored(subject, code(subject, x, pursue, "omp")["omp_refit"], "omp", level)
         if "lasso" in wanted or "lasso_refit" in wanted:
             lam = find_weight(subject, x[self.downstream.replaced], level)

@@ -152,6 +152,19 @@ def test_the_least_norm_solution_below_at_and_above_the_dimension(task, signals,
     assert not found[~on].any()
 
 
+def test_samples_of_all_sizes_of_support_in_any_order(monkeypatch):
+    """Slots are 20 or 40, and beyond; several samples share a chunk."""
+    monkeypatch.setattr(on_support, "CHUNK", 3 * 40 * 60)
+    rng = np.random.default_rng(0)
+    sizes = np.array([41, 0, 20, 60, 1, 40, 21, 45, 19, 3, 38])
+    on = np.argsort(rng.random((len(sizes), 60)), axis=1) < sizes[:, None]
+    y, d = rng.normal(size=(len(sizes), 40)), rng.normal(size=(40, 60))
+    with jax.enable_x64(True):
+        found = np.asarray(least_squares(jnp.asarray(y), jnp.asarray(d), jnp.asarray(on)))
+    expected = by_lstsq(y, d, on)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+
+
 def test_a_pair_of_equal_atoms_shares_its_code_and_a_dead_atom_has_none(signals):
     atoms = np.random.default_rng(3).normal(size=(12, 6))
     atoms[:, 5], atoms[:, 2] = atoms[:, 4], 0
