@@ -184,10 +184,12 @@ def parse_numbers(name: str, values: Sequence[str], read: type = float, kind: st
 
 
 def require_one_of(name: str, values: Sequence[str], choices: Sequence[str]) -> None:
-    """Refuses a list flag that is empty or holds an unknown name."""
+    """Refuses a list flag that is empty, or holds an unknown name or one twice."""
     unknown = [value for value in values if value not in choices]
     if unknown or not values:
         raise UsageError(f"--{name} must list some of {', '.join(choices)}, but {', '.join(unknown) or 'none'} is there.")
+    if len(set(values)) < len(values):
+        raise UsageError(f"--{name} must list each name once, but it is {','.join(values)!r}.")
 
 
 def read_matrix(name: str, path: str) -> Float[np.ndarray, "rows columns"]:

@@ -40,14 +40,14 @@ def define_recording(flag_values: flags.FlagValues) -> None:
 
 
 def controls(names: Sequence[str]) -> list[str]:
-    """The control dictionaries that --controls names, each once; `none` names none.
+    """The control dictionaries that --controls names; `none` names none.
 
     Raises:
-      cli.UsageError: one is unknown.
+      cli.UsageError: one is unknown or named twice.
     """
     if names:
         cli.require_one_of("controls", names, [*measure.CONTROLS, "none"])
-    return list(dict.fromkeys(name for name in names if name != "none"))
+    return [name for name in names if name != "none"]
 
 
 def control(name: str, plan: measure.Plan, first: measure.Subject, l0: float) -> measure.Subject:

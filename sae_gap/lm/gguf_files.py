@@ -7,11 +7,13 @@ import os
 import pathlib
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sae_gap.core.checks import check_path
-from sae_gap.lm.llama import Block, LanguageModel, Shape
+from sae_gap.data.activations.tables import RefusedError
+from sae_gap.lm.llama import Block, LanguageModel, Shape, Windows, embed, log_probabilities, run_blocks
 
 # The tensor of a block that each of its parameters is.
 NAMES = {
@@ -72,16 +74,21 @@ def read_model(path: str | os.PathLike[str]) -> tuple[LanguageModel, dict[str, A
             found = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
         except Exception as error:
             fault = f"{path} has {name} in {tensor.tensor_type.name}, which gguf cannot read ({brief(error)})"
-            raise ValueError(f"{fault}; quantise it as Q8_0.") from error
+            raise RefusedError(f"{fault}; quantise it as Q8_0.") from error
         if not np.isfinite(found).all():
-            raise ValueError(f"{path} has values in {name} that are not finite; download it again.")
+            raise RefusedError(f"{path} has values in {name} that are not finite; download it again.")
         return found
 
     try:
         sizes = {name: fields[f"llama.{key}"] for name, key in _KEYS.items()}
         model = _assemble(read, fields, **sizes)
+        jax.eval_shape(_run, model)
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}, which a Llama has; download it again.") from error
+    except RefusedError:
+        raise
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} has sizes that are not those of a Llama ({brief(error)}); download it again.") from error
     if tensors:
         raise ValueError(f"{path} has tensors that a plain Llama has not, such as {min(tensors)}; give another model.")
     return model, fields
@@ -104,6 +111,12 @@ def _assemble(read, fields, *, num_blocks, num_heads, num_kv_heads, epsilon, con
         frequencies=jnp.asarray(frequencies / _optional(read, "rope_freqs.weight", 1.0), jnp.float32),
         shape=Shape(num_heads, num_kv_heads, epsilon, context),
     )
+
+
+def _run(model: LanguageModel) -> jax.Array:
+    """The model on one token: shapes that do not fit each other end here."""
+    token = Windows(*np.zeros((3, 1, 1), np.int32))
+    return log_probabilities(model, run_blocks(model, embed(model, token), token, 0, model.num_blocks))
 
 
 def _optional(read, name: str, default: Any = None) -> Any:

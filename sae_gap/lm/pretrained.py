@@ -62,7 +62,8 @@ def load_lm(path: str | os.PathLike[str] | None = None, tokenizer: str | os.Path
         check_path("tokenizer", tokenizer)
         found, content = _of_json(pathlib.Path(os.path.expanduser(tokenizer)))
         digest.update(content)
-    most, size = model.embedding.shape[0], found.get_vocab_size()
+    # Numbers may have gaps.
+    most, size = len(model.embedding), 1 + max(found.get_vocab().values(), default=0)
     if size > most:
         raise ValueError(f"the tokenizer has {size} tokens, but the model of {path} has {most}; give the model's own.")
     return LM(path.stem, model, found, digest.hexdigest()[:16])

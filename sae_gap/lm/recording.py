@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from sae_gap.core.checks import check_choice, check_integer, check_seed, check_sequence, check_size
+from sae_gap.core.checks import check_choice, check_integer, check_seed, check_sequence, check_size, check_type
 from sae_gap.data.activations import Activations, open_activations
+from sae_gap.lm.gguf_files import brief
 from sae_gap.lm.llama import embed, run_blocks
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.texts import Texts
@@ -30,6 +31,8 @@ from sae_gap.lm.windows import Batch, Piece, batch_rows, cut, fill, pack
 from sae_gap.runtime import progress
 from sae_gap.storage.folder import Folder
 
+# What rows may be kept in.
+DTYPES = ("float16", "float32")
 # Tokens that a shard has room for.
 SHARD = 16_384
 # Raised whenever the same recording comes to hold other rows.
@@ -142,7 +145,7 @@ def record(
         check_integer("a layer", layer, least=0, most=lm.model.num_blocks - 1)
     layers = sorted({*map(int, layers)})
     check_integer("context", context, least=2, most=lm.model.shape.context)
-    check_choice("dtype", dtype, ("float16", "float32"))
+    check_choice("dtype", dtype, DTYPES)
     check_seed(seed)
     if tokens is not None:
         check_size("tokens", tokens)
@@ -195,20 +198,29 @@ def open_recording(folder: str | os.PathLike[str] | Folder) -> Recorded:
             arrays = {name: file[name] for name in file}
         if _digest(arrays) != about["text"]:
             raise ValueError("tokens.npz is not what recording.json tells")
+        places = np.arange(len(arrays["documents"])) - np.searchsorted(arrays["documents"], arrays["documents"])
+        if not np.array_equal(arrays["positions"], places % about["context"]):
+            raise ValueError(f"its windows are not of {about['context']} tokens")
         names = tuple(arrays.pop("names").tolist())
         topics = tuple(arrays.pop("topics").tolist()) if "topics" in arrays else None
         about = {name: about[name] for name in ("model", "identity", "context", "layers", "dtype")}
         return Recorded(folder, **about | {"layers": tuple(about["layers"])}, **arrays, names=names, topics=topics)
     except Exception as error:
-        raise ValueError(_DAMAGED.format(folder, error)) from error
+        raise ValueError(_DAMAGED.format(folder, brief(error))) from error
 
 
 def _about(folder: Folder) -> dict[str, Any]:
     try:
         found = json.loads(folder.read("recording.json"))
-        return found | {"layers": [*map(int, found["layers"])]}
+        for name in ("model", "identity"):
+            check_type(name, found[name], str, "give a name")
+        check_integer("context", found["context"], least=2)
+        check_choice("dtype", found["dtype"], DTYPES)
+        for layer in found["layers"]:
+            check_integer("a layer", layer, least=0)
+        return found
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(_DAMAGED.format(folder, error)) from error
+        raise ValueError(_DAMAGED.format(folder, brief(error))) from error
 
 
 def _draw(lm: LM, texts: Texts, tokens: int | None, seed: int) -> tuple[list[int], list[np.ndarray]]:
@@ -279,8 +291,10 @@ def _run(lm, shard, context, layers, dtype, firsts, num_rows) -> dict[int, np.nd
         for layer in layers:
             hidden, start = run_blocks(lm.model, hidden, batch.windows, start, layer + 1), layer + 1
             values = np.asarray(hidden)[real]
-            if (largest := np.abs(values).max()) > np.finfo(dtype).max:
-                raise ValueError(f"after block {layer} activations reach {largest:,.0f}, beyond {dtype}; record as float32.")
+            # A NaN is no smaller than anything.
+            if not (largest := np.abs(values).max()) <= np.finfo(dtype).max:
+                mend = "record as float32" if np.isfinite(largest) else "give another model"
+                raise ValueError(f"after block {layer} activations reach {largest:,.0f}, beyond {dtype}; {mend}.")
             found[layer][rows] = values
     return found
 

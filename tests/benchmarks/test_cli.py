@@ -98,6 +98,7 @@ def test_lists_and_shards_are_read():
         lambda: cli.parse_integers("seeds", []),
         lambda: cli.parse_integers("seeds", ["0"], least=1),
         lambda: cli.parse_numbers("lam", ["nan"]),
+        lambda: cli.require_one_of("methods", ["topk", "topk"], ["topk", "relu"]),
         lambda: cli.parse_numbers("lam", ["0.1", "0.10"]),
         *(lambda text=text: cli.parse_shard(text) for text in ("2/2", "-1/2", "0/0", "one", "0/1/2", "")),
     ],

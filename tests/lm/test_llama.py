@@ -125,6 +125,13 @@ def of_a_kind_that_gguf_cannot_read(path):
     reader.data.flush()
 
 
+def of_other_heads(path):
+    """Three heads of keys, which four of queries cannot share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tiny.LM, "kv_heads", 3)
+        tiny.write_lm(path)
+
+
 FAULTS = {
     "another architecture": (
         lambda path: tiny.write_lm(path, architecture="gpt2"),
@@ -134,6 +141,7 @@ FAULTS = {
     "cut short": (cut_short, "cannot be read as GGUF"),
     "no GGUF": (lambda path: path.write_text("This is a poem."), "cannot be read as GGUF"),
     "its quantisation": (of_a_kind_that_gguf_cannot_read, "in Q8_1, which gguf cannot read"),
+    "its heads": (of_other_heads, r"has sizes that are not those of a Llama \(.*\); download it again"),
     "no file": (lambda path: path.unlink(), "is no file; give a GGUF file"),
 }
 

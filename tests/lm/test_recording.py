@@ -145,6 +145,9 @@ def test_what_float16_cannot_hold_is_refused(lm, texts, tmp_path):
     with pytest.raises(ValueError, match=r"^after block 0 activations reach [\d,]+, beyond float16; record as float32\.$"):
         record(loud, texts, tmp_path / "half", layers=(0,), context=16)
     record(loud, texts, tmp_path / "single", layers=(0,), context=16, dtype="float32")
+    loud = lm._replace(model=lm.model.__class__(**{**vars(lm.model), "embedding": lm.model.embedding * np.nan}))
+    with pytest.raises(ValueError, match=r"^after block 0 activations reach nan, beyond float32; give another model\.$"):
+        record(loud, texts, tmp_path / "nan", layers=(0,), context=16, dtype="float32")
 
 
 def test_tokens_or_documents_of_other_rows_are_refused(lm, texts, tmp_path):
@@ -196,3 +199,18 @@ def test_texts_without_tokens_and_folders_without_a_recording_are_refused(lm, tm
         (tmp_path / "recording.json").write_text(about)
         with pytest.raises(ValueError, match=r"is damaged .*; remove it and record again\.$"):
             open_recording(tmp_path)
+
+
+EDITED = {"context": ("16", -16, 0, 8), "dtype": ("int8", 16), "model": (3,), "identity": (None,), "layers": ("0", [-1], 0)}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in EDITED.items() for value in values])
+def test_a_recording_that_was_edited_by_hand_is_damaged(lm, texts, tmp_path_factory, name, value):
+    folder = tmp_path_factory.getbasetemp() / "edited"
+    if not folder.exists():
+        record(lm, texts, folder, layers=(0,), context=16)
+    about = (folder / "recording.json").read_text()
+    (folder / "recording.json").write_text(json.dumps(json.loads(about) | {name: value}))
+    with pytest.raises(ValueError, match=r"is damaged \(.*[^.]\); remove it and record again\.$"):
+        open_recording(folder)
+    (folder / "recording.json").write_text(about)

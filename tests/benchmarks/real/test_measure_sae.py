@@ -214,5 +214,5 @@ def test_controls_that_take_hours_or_lack_samples_are_left_out_unless_named(monk
 
     assert chosen(85) == ("online_dl", "samples", "random") and chosen(86) == ("online_dl", "random")
     assert chosen(10**6) == ("random",)
-    monkeypatch.setattr(binary, "FLAGS", SimpleNamespace(controls=["online_dl", "none", "online_dl"]))
+    monkeypatch.setattr(binary, "FLAGS", SimpleNamespace(controls=["online_dl", "none"]))
     assert chosen(10**6) == ("online_dl",)
