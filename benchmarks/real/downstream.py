@@ -1,9 +1,9 @@
 """What does a reconstruction cost the model, in nats: the encoder's values, its support, or the dictionary?
 
-On held-out documents of a recording, reconstructions of a layer's activations are put back into the model that was recorded,
-and the loss of the next token and the divergence KL(model ‖ spliced) are taken. Each dictionary has its encoder's own codes,
-least squares on their support, the certified lasso at the same L0, least squares on its support, and orthogonal matching
-pursuit. So the loss splits into what the values, the support and the dictionary cost. Massive rows keep their activation.
+Puts reconstructions of a layer's activations back into the model that was recorded, on held-out documents, and takes the loss
+of the next token and the divergence KL(model ‖ spliced). Each dictionary is scored with the codes of the certified lasso, with
+least squares on their support, and with orthogonal matching pursuit; an SAE also with its own codes and with least squares on
+their support. The differences tell what the values, the support and the dictionary cost. Massive rows keep their activation.
 Writes rows, summary.csv, splits.csv and a figure under <results_dir>/downstream/. A run that was stopped goes on with the same
 command.
 
@@ -54,8 +54,8 @@ flags.DEFINE_list("codes", list(CODES), f"Codes to put back, of {', '.join(CODES
 flags.DEFINE_integer(
     "tokens", 8_192, "Held-out tokens to run, rounded up to whole documents.", lower_bound=1, flag_values=FLAGS
 )
-flags.DEFINE_integer("first", FIRST, "First place of a window that is averaged.", lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_enum("massive", "drop", ("drop", "keep"), "Whether massive rows are replaced and averaged.", flag_values=FLAGS)
+flags.DEFINE_integer("first", FIRST, "Tokens at the start of a window that are not averaged.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_enum("massive", "drop", ("drop", "keep"), "Whether to replace and average massive rows too.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Draws which of the held-out documents are run.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
 

