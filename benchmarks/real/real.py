@@ -139,8 +139,9 @@ def main() -> None:
         samples=1_000,
         seed=FLAGS.seed,
     )
-    saes = [str(trained / name) for name in FLAGS.methods if (trained / name).exists("cfg.json")]
-    learned = [f"{trained / name}/dictionary.npy" for name in FLAGS.methods if (trained / name).exists("dictionary.npy")]
+    # Quoted, as a path may have a comma.
+    saes = [f'"{trained / name}"' for name in FLAGS.methods if (trained / name).exists("cfg.json")]
+    learned = [f'"{trained / name}/dictionary.npy"' for name in FLAGS.methods if (trained / name).exists("dictionary.npy")]
     subjects = {
         "recording": recorded.folder,
         "layer": FLAGS.layer,

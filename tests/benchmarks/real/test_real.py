@@ -38,9 +38,9 @@ def options(tmp_path_factory):
         f"--model={folder / 'tiny.gguf'}",
         f"--tokenizer={folder / 'tokenizer.json'}",
         f"--text={folder / 'text'}",
-        f"--results_dir={folder / 'results'}",
+        f"--results_dir={folder / 'with, comma'}",
     )
-    return folder / "results" / "real" / "smoke", (*named, "--preset=smoke", "--layer=1", f"--sparsity={L0}")
+    return folder / "with, comma" / "real" / "smoke", (*named, "--preset=smoke", "--layer=1", f"--sparsity={L0}")
 
 
 @pytest.fixture
