@@ -25,6 +25,7 @@ TRIAL = {"NUM_LATENTS": 20, "SPARSITY": 3, "NUM_SAMPLES": 200, "NUM_SEEDS": 2, "
 # Where its world has the shapes of its family, every learner is compiled once for both.
 OF_ONE = {
     "absorption": {"NUM_LATENTS": 5, "INPUT_DIM": 64, "FAMILY_SAMPLES": 200, "VISITS": 1},
+    "better_sae": {"LAYER": 1, "CONTEXT": 32, "NUM_SAMPLES": 3_000, "EPOCHS": 1},
     "language_model": {"LAYER": 1, "LATER": 2, "CONTEXT": 32, "NUM_SAMPLES": 3_000, "EPOCHS": 1},
 }
 # What runs for longer than it is compiled.
@@ -100,6 +101,7 @@ def test_the_form_holds_the_sizes_and_the_rest_of_the_cell_is_that_of_every_note
 def test_there_is_one_to_run():
     assert [path.stem for path in NOTEBOOKS] == [
         "absorption",
+        "better_sae",
         "dictionary_learning",
         "language_model",
         "quickstart",

@@ -7,7 +7,7 @@ in three sentences. A run that was stopped goes on with the same command.
 
   make real
   make real ARGS=--preset=smoke
-  python -m sae_gap real --preset=paper --layer=20 --width=4608 --seed=1 --results_dir=results/block20
+  python -m sae_gap real --preset=paper --layer=20 --width=18432 --seed=1 --results_dir=results/block20
 """
 
 import contextlib
@@ -66,7 +66,7 @@ class Preset(NamedTuple):
 PRESETS = {
     "smoke": Preset(24_000, 512, 1, 20, "32", 1_024, 2_000, "0", "all"),
     "quick": Preset(200_000, 3_072, 3, 75, "32,128", 4_096, 12_000, "0,1", "all"),
-    "paper": Preset(None, 18_432, 3, 75, "16,32,64,128", 16_384, 24_000, "0,1,2", "held_out"),
+    "paper": Preset(None, 4_608, 2, 75, "16,32,64,128", 8_192, 24_000, "0,1,2", "held_out"),
 }
 ABOUT = """
 A reconstruction of the residual stream takes the place of the activations of held-out documents, and the rest of the model runs
