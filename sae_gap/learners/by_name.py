@@ -100,7 +100,13 @@ def sae_for_activations(
     if isinstance(encoder, JumpReLU):
         encoder = dataclasses.replace(encoder, threshold=encoder.threshold * scale, bandwidth=encoder.bandwidth * scale)
         penalty *= scale
-    chosen: dict[str, Any] = {"schedule": "cosine", "standardised": True, "weight_decay": 0.0, "batch_size": 256}
+    chosen: dict[str, Any] = {
+        "schedule": "cosine",
+        "standardised": True,
+        "weight_decay": 0.0,
+        "batch_size": 256,
+        "renormalise_every": None,
+    }
     rate = RATE if base is None else RATE_ALONE if options.get("frozen") else RATE_ALONG
     chosen |= {"learning_rate": rate, "l0": float(sparsity) if penalty else None}
     return dataclasses.replace(learner, encoder=encoder, penalty=penalty, **(chosen | options))

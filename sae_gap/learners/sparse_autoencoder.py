@@ -78,7 +78,8 @@ class SparseAutoencoder(Learner):
       learning_rate: of AdamW.
       weight_decay: of AdamW, on every parameter.
       penalty: weight of the encoder's penalty.
-      renormalise_every: epochs between renormalisations; the first follows epoch 0.
+      renormalise_every: epochs between renormalisations; the first follows epoch 0. None renormalises after every step, which
+        an epoch of thousands of steps needs.
       l0: mean L0 to end at, of an encoder that has a penalty; None keeps the penalty.
       base: whose dictionary, bias and, if it has one, encoder it starts from; None starts at random.
       schedule: of the rate: "constant", or "cosine", which rises over a twentieth of the steps and falls to zero along half
@@ -103,7 +104,7 @@ class SparseAutoencoder(Learner):
     learning_rate: float = 5e-4
     weight_decay: float = 1e-2
     penalty: float = 1e-4
-    renormalise_every: int = eqx.field(static=True, default=50)
+    renormalise_every: int | None = eqx.field(static=True, default=50)
     l0: float | None = None
     schedule: str = eqx.field(static=True, default="constant")
     frozen: bool = eqx.field(static=True, default=False)
@@ -115,7 +116,8 @@ class SparseAutoencoder(Learner):
     def __check_init__(self):
         check_type("encoder", self.encoder, AmortisedEncoder, "give one that a sparse autoencoder trains, such as TopK(10)")
         for name in ("num_steps", "batch_size", "renormalise_every"):
-            check_size(name, getattr(self, name))
+            if name != "renormalise_every" or self.renormalise_every is not None:
+                check_size(name, getattr(self, name))
         check_number("learning_rate", self.learning_rate, above=0)
         for name in ("weight_decay", "penalty"):
             check_number(name, getattr(self, name), least=0)
@@ -191,14 +193,14 @@ class SparseAutoencoder(Learner):
                 penalty = penalty * factor
             model, optimiser = self._update(rule, model, optimiser, signals, weights, penalty * state.live)
             model = model if error is None else self.encoder.raised(model, NUDGE * error)
+            if self.renormalise_every is None and not self.frozen:
+                model = _unit(model)
             return (model, optimiser, steering), None
 
         carry = state.model, state.optimiser, state.steering
         (model, optimiser, steering), _ = jax.lax.scan(train_step, carry, epoch)
-        renormalise = state.epoch % self.renormalise_every == 0
-        if not self.frozen:
-            dictionary = jnp.where(renormalise, unit_atoms(model.decoder)[0], model.decoder)
-            model = eqx.tree_at(lambda model: model.dictionary, model, dictionary)
+        if self.renormalise_every is not None and not self.frozen:
+            model = jax.lax.cond(state.epoch % self.renormalise_every == 0, _unit, lambda model: model, model)
         return SAEState(model, optimiser, state.epoch + 1, state.live, key, steering, state.mean, state.unit)
 
     def model(self, state: SAEState) -> Model:
@@ -251,3 +253,9 @@ class SparseAutoencoder(Learner):
         if self.frozen:
             updates = eqx.tree_at(lambda model: (model.dictionary, model.bias), updates, replace_fn=jnp.zeros_like)
         return self.encoder.observe(optax.apply_updates(model, updates), seen), optimiser
+
+
+def _unit(model: Model) -> Model:
+    squares = jnp.sum(model.decoder**2, axis=0)
+    scale = jax.lax.rsqrt(jnp.where(squares > 0, squares, 1))
+    return eqx.tree_at(lambda model: model.dictionary, model, scale * model.decoder)
