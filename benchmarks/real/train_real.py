@@ -1,11 +1,11 @@
 """SAEs and dictionaries learned from activations of your own, and what their held-out rows are reconstructed with.
 
-Trains the suite's SAEs and `online_dl` on activations that `sae_gap.open_activations` reads, on the part that
-`Activations.split` gives for training, as `measure_sae` splits them too, so that what it measures with is held out here.
-Where asked, it also trains SAEs that start from the dictionary of `online_dl`, such as `topk_from_online_dl`; `lista_topk`,
-TopK with a step of LISTA; and `online_dl_incoherent` and `online_dl_families`. Each is stored in <results_dir>/train_real/.
-On held-out rows it then asks, at one mean L0, for the share of variance unexplained (FVU, squared error over the variance
-about the mean of those rows) of
+Trains the suite's SAEs, one of them from the dictionary of `online_dl` (`topk_from_online_dl`), and `online_dl` itself on
+activations that `sae_gap.open_activations` reads, on the part that `Activations.split` gives for training, as `measure_sae`
+splits them too, so that what it measures with is held out here. Where asked, it also trains other SAEs from that dictionary;
+`lista_topk`, TopK with a step of LISTA; and `online_dl_incoherent` and `online_dl_families`. Each is stored in
+<results_dir>/train_real/. On held-out rows it then asks, at one mean L0, for the share of variance unexplained (FVU, squared
+error over the variance about the mean of those rows) of
 
   own          the SAE's own codes, and the least squares on their supports
   lasso        the certified lasso on the same dictionary, at the λ whose codes are as sparse as was asked
@@ -59,13 +59,13 @@ HELD_OUT = 0.1
 FORM = 2
 # Share of atoms that may be copies of others before that is said.
 MANY = 0.01
-METHODS = ("topk", "batchtopk", "jumprelu", "matryoshka", "relu", "online_dl")
+METHODS = ("topk", "topk_from_online_dl", "batchtopk", "jumprelu", "matryoshka", "relu", "online_dl")
 # Only where they are asked for: what families go on from, and families, which take several times as long as the others.
 INCOHERENT, FAMILIES = "online_dl_incoherent", "online_dl_families"
 # What an SAE is called that starts from the dictionary of `online_dl`.
 FROM = "_from_online_dl"
 STARTED = tuple(name + FROM for name in ("topk", "batchtopk", "jumprelu", "lista_topk"))
-EVERY = (*METHODS, "lista_topk", *STARTED, INCOHERENT, FAMILIES)
+EVERY = (*dict.fromkeys((*METHODS, "lista_topk", *STARTED)), INCOHERENT, FAMILIES)
 # What has no encoder.
 DICTIONARIES = ("online_dl", INCOHERENT, FAMILIES)
 # What tells the lines of the summary apart, and what they hold.
