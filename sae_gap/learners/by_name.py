@@ -10,9 +10,9 @@ from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
-# Of SAEs on activations: tuned rates are those of the paper's world and of fits without a schedule. Where the dictionary is
-# learned already, training along wants a lower one, and an encoder alone a higher.
-RATE, RATE_ALONG, RATE_ALONE = 2e-3, 1e-3, 3e-3
+# Of SAEs on activations, from a random start or from a dictionary: tuned rates are those of the paper's world and of fits
+# without a schedule.
+RATE = 2e-3
 
 
 def encoder(name: str, *, sparsity: int, lam: float = 0.1, own: Encoder | None = None) -> Encoder:
@@ -100,15 +100,8 @@ def sae_for_activations(
     if isinstance(encoder, JumpReLU):
         encoder = dataclasses.replace(encoder, threshold=encoder.threshold * scale, bandwidth=encoder.bandwidth * scale)
         penalty *= scale
-    chosen: dict[str, Any] = {
-        "schedule": "cosine",
-        "standardised": True,
-        "weight_decay": 0.0,
-        "batch_size": 256,
-        "renormalise_every": None,
-    }
-    rate = RATE if base is None else RATE_ALONE if options.get("frozen") else RATE_ALONG
-    chosen |= {"learning_rate": rate, "l0": float(sparsity) if penalty else None}
+    chosen: dict[str, Any] = {"schedule": "cosine", "standardised": True, "renormalise_every": None}
+    chosen |= {"learning_rate": RATE, "weight_decay": 0.0, "batch_size": 256, "l0": float(sparsity) if penalty else None}
     return dataclasses.replace(learner, encoder=encoder, penalty=penalty, **(chosen | options))
 
 
