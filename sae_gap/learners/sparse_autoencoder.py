@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from sae_gap.core.checks import check_choice, check_flag, check_number, check_size, check_type
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import Affine, AmortisedEncoder, unit_atoms
-from sae_gap.encoders.topk import keep_largest
 from sae_gap.learners.learner import Learner, batches, live_dims, live_share
 from sae_gap.runtime import sharding
 
@@ -216,9 +215,10 @@ class SparseAutoencoder(Learner):
 
     def _gain(self, atoms, targets) -> Float[Array, ""]:
         """The a of `a z` that fits the targets best, with z the codes of a tied encoder that are to be kept."""
-        kept = getattr(self.encoder, "k", None) if self.l0 is None else max(1, round(self.l0))
         codes = jax.nn.relu(targets @ atoms)
-        guess = (codes if kept is None else keep_largest(codes, kept)) @ atoms.T
+        kept = getattr(self.encoder, "k", atoms.shape[1]) if self.l0 is None else self.l0
+        ranks = jnp.argsort(jnp.argsort(-codes, axis=1), axis=1)
+        guess = jnp.where(ranks < kept, codes, 0) @ atoms.T
         return jnp.sum(targets * guess) / jnp.maximum(jnp.sum(guess**2), jnp.finfo(guess.dtype).tiny)
 
     def _steer(self, steering: Steering, active, total: int) -> tuple[Steering, Float[Array, ""], Float[Array, ""]]:

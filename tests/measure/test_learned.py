@@ -99,7 +99,7 @@ def test_massive_rows_are_left_out_of_a_score_unless_they_are_kept(learned, fres
     assert learned.encode(spoilt).shape == (301, WIDTH)
 
 
-@pytest.mark.parametrize(("encoder", "frozen"), [("topk", True), ("topk", False), ("batchtopk", False)])
+@pytest.mark.parametrize(("encoder", "frozen"), [("topk", True), ("topk", False), ("batchtopk", False), ("jumprelu", False)])
 def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(tmp_path, learned, fresh, encoder, frozen):
     made = learned.save(tmp_path / "sae", encoder=encoder, frozen=frozen)
     sae = sae_gap.load_sae(tmp_path / "sae")
