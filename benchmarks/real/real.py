@@ -105,8 +105,9 @@ def main() -> None:
     preset, place = PRESETS[FLAGS.preset], f"{FLAGS.results_dir}/{NAME}/{FLAGS.preset}"
     folder = cli.folder(place)
     cli.require_one_of("methods", FLAGS.methods, train_real.EVERY)
-    if not {*FLAGS.methods} - {*train_real.DICTIONARIES}:
-        raise cli.UsageError(f"--methods={','.join(FLAGS.methods)} trains no SAE to compare; add one, such as topk.")
+    if not any(map(train_real.is_stored, FLAGS.methods)):
+        fault = f"--methods={','.join(FLAGS.methods)} trains no SAE that SAELens has a form for"
+        raise cli.UsageError(f"{fault}; add one, such as topk.")
     seconds: dict[str, float] = {}
 
     def run(stage: ModuleType, **given: Any) -> Any:

@@ -1,11 +1,11 @@
 """SAEs and dictionaries learned from activations of your own, and what their held-out rows are reconstructed with.
 
-Trains the suite's SAEs, one of them from the dictionary of `online_dl` (`topk_from_online_dl`), and `online_dl` itself on
-activations that `sae_gap.open_activations` reads, on the part that `Activations.split` gives for training, as `measure_sae`
-splits them too, so that what it measures with is held out here. Where asked, it also trains other SAEs from that dictionary;
-`lista_topk`, TopK with a step of LISTA; and `online_dl_incoherent` and `online_dl_families`. Each is stored in
-<results_dir>/train_real/. On held-out rows it then asks, at one mean L0, for the share of variance unexplained (FVU, squared
-error over the variance about the mean of those rows) of
+Trains SAEs and `online_dl` on activations that `sae_gap.open_activations` reads, on the part that `Activations.split` gives
+for training, as `measure_sae` splits them too, so that what it measures with is held out here. `--methods` takes any SAE of
+the suite by its name, the same from the dictionary of `online_dl` with `_from_online_dl` after its name, and three
+dictionaries. Each is stored in <results_dir>/train_real/; of an SAE that SAELens has no form for, such as `lista_topk`, the
+dictionary is. On held-out rows it then asks, at one mean L0, for the share of variance unexplained (FVU, squared error over
+the variance about the mean of those rows) of
 
   own          the SAE's own codes, and the least squares on their supports
   lasso        the certified lasso on the same dictionary, at the λ whose codes are as sparse as was asked
@@ -19,12 +19,13 @@ Fitted models are kept under --models_dir, so that a run that was stopped goes o
   python -m sae_gap train_real --activations=results/record/SmolLM2-135M-Instruct.Q4_1-bbc/block10
 """
 
+import dataclasses
 import datetime
 import functools
 import io
 import sys
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,19 +36,18 @@ from tqdm import tqdm
 from benchmarks import cli
 from benchmarks.real import training_flags
 from sae_gap import measure
-from sae_gap.core import identity
+from sae_gap.core import identity, registry
 from sae_gap.core.types import Model, Task
 from sae_gap.data.activations import fetched, massive
 from sae_gap.data.recording import Recording
 from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.encoders.lista_topk import LISTATopK
 from sae_gap.figures import tables
 from sae_gap.learners import by_name
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.runtime import devices, distributed, progress
-from sae_gap.saes.own import files_of
+from sae_gap.saes.own import files_of, has_form
 from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
 from sae_gap.study.models import Models
@@ -60,14 +60,17 @@ FORM = 2
 # Share of atoms that may be copies of others before that is said.
 MANY = 0.01
 METHODS = ("topk", "topk_from_online_dl", "batchtopk", "jumprelu", "matryoshka", "relu", "online_dl")
-# Only where they are asked for: what families go on from, and families, which take several times as long as the others.
-INCOHERENT, FAMILIES = "online_dl_incoherent", "online_dl_families"
+# What has no encoder: how each is learned, given `online_dl`. Families take several times as long as the others.
+DICTIONARIES: dict[str, Callable[[OnlineDictionary], Learner]] = {
+    "online_dl": lambda online: online,
+    "online_dl_incoherent": lambda online: dataclasses.replace(online, incoherent=True),
+    "online_dl_families": lambda online: Families(
+        margin=online.margin, num_slots=online.num_slots, base=dataclasses.replace(online, incoherent=True)
+    ),
+}
 # What an SAE is called that starts from the dictionary of `online_dl`.
 FROM = "_from_online_dl"
-STARTED = tuple(name + FROM for name in ("topk", "batchtopk", "jumprelu", "lista_topk"))
-EVERY = (*dict.fromkeys((*METHODS, "lista_topk", *STARTED)), INCOHERENT, FAMILIES)
-# What has no encoder.
-DICTIONARIES = ("online_dl", INCOHERENT, FAMILIES)
+EVERY = (*(name + start for start in ("", FROM) for name in registry.saes()), *DICTIONARIES)
 # What tells the lines of the summary apart, and what they hold.
 CELL = ("method", "num_latents", "sparsity")
 METRICS = {"l0_own": "L0 own", "fvu_own": "FVU own", "fvu_own_refit": "refit", "l0_lasso": "L0 lasso"}
@@ -77,7 +80,8 @@ WITH_MASSIVE = {"fvu_own_massive": "FVU own with massive rows", "fvu_lasso_massi
 
 FLAGS = flags.FlagValues()
 training_flags.define(FLAGS)
-flags.DEFINE_list("methods", list(METHODS), "What to train, of " + ", ".join(EVERY) + ".", flag_values=FLAGS)
+NAMES = f"{', '.join(registry.saes())}, each also with {FROM} after it, and {', '.join(DICTIONARIES)}"
+flags.DEFINE_list("methods", list(METHODS), f"What to train, of {NAMES}.", flag_values=FLAGS)
 flags.DEFINE_float("visits", 150.0, "Rows that online_dl sees for each latent.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("samples", 5_000, "Held-out rows to score, at most.", lower_bound=2, flag_values=FLAGS)
 flags.DEFINE_enum("massive", "drop", ["drop", "keep"], "Whether to learn from massive rows.", flag_values=FLAGS)
@@ -96,13 +100,16 @@ def learner_of(
     visits: float,
 ) -> Learner:
     """How a method learns from activations of this many dimensions."""
-    online = OnlineDictionary.for_activations(
-        width, sparsity, input_dim, visits=visits, incoherent=name in (INCOHERENT, FAMILIES)
-    )
+    online = OnlineDictionary.for_activations(width, sparsity, input_dim, visits=visits)
     if name in DICTIONARIES:
-        return Families(margin=online.margin, num_slots=online.num_slots, base=online) if name == FAMILIES else online
+        return DICTIONARIES[name](online)
     trained: dict[str, Any] = {"num_steps": epochs, "batch_size": batch_size, "base": online if name.endswith(FROM) else None}
     return by_name.sae_for_activations(name.removesuffix(FROM), sparsity=sparsity, input_dim=input_dim, **trained)
+
+
+def is_stored(name: str) -> bool:
+    """Whether a method trains an SAE that SAELens has a form for."""
+    return name not in DICTIONARIES and has_form(registry.saes()[name.removesuffix(FROM)])
 
 
 def score(
@@ -130,14 +137,10 @@ def score(
 
 
 def save(model: Model, folder: Folder) -> None:
-    """Stores an SAE as SAELens does, and a dictionary alone as arrays of unit atoms and of the bias.
-
-    An SAE that SAELens has no form for stays where it was fitted, in a folder that `load_sae` reads as well.
-    """
-    if isinstance(model.encode, LISTATopK):
-        return
+    """Stores an SAE as SAELens does; a dictionary alone, or of an SAE that SAELens has no form for, as unit atoms and bias."""
     arrays = {"dictionary": unit_atoms(model.decoder)[0], "bias": model.bias}
-    files = files_of(model) if model.encode is not None else {f"{name}.npy": _npy(array) for name, array in arrays.items()}
+    known = model.encode is not None and has_form(type(model.encode))
+    files = files_of(model) if known else {f"{name}.npy": _npy(array) for name, array in arrays.items()}
     for name, content in files.items():
         folder.write(name, content)
 

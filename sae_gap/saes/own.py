@@ -85,19 +85,18 @@ def files_of(
     return {saelens.WEIGHTS: save(arrays), saelens.CONFIG: f"{text}\n".encode()}
 
 
+def has_form(kind: type) -> bool:
+    """Whether SAELens has an encoder like one of this class."""
+    if issubclass(kind, ForeignEncoder):
+        return kind.architecture is not None
+    # A subclass may infer in its own way, so each class says itself how it is exported.
+    return "exported" in vars(kind)
+
+
 def check_form(kind: type) -> None:
     """Raises a ValueError where SAELens has no encoder like one of this class."""
-    if not _is_known(kind):
-        raise _unknown(kind)
-
-
-def _is_known(kind: type) -> bool:
-    # A subclass may infer in its own way, so each class says itself how it is exported.
-    return issubclass(kind, ForeignEncoder) or "exported" in vars(kind)
-
-
-def _unknown(kind: type) -> ValueError:
-    return ValueError(f"SAELens has no encoder like {kind.__name__}; give a model or an encoder of {_KNOWN}.")
+    if not has_form(kind):
+        raise ValueError(f"SAELens has no encoder like {kind.__name__}; give a model or an encoder of {_KNOWN}.")
 
 
 def as_saelens(model: Model, encoder: Encoder | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -114,13 +113,10 @@ def as_saelens(model: Model, encoder: Encoder | None = None) -> tuple[dict[str, 
     if chosen is None:
         raise ValueError(f"the model is a dictionary alone, which is no SAE; {_FITTED}, or give encoder.")
     check_model(model, encoder)
-    known = _is_known(type(chosen))
-    if known and model.encoder is None:
+    check_form(type(chosen))
+    if model.encoder is None:
         raise ValueError(f"the model has no parameters that {type(chosen).__name__} could read; {_FITTED}.")
-    exported = chosen.exported(model) if known else None
-    if exported is None:
-        raise _unknown(type(chosen))
-    architecture, options, tensors = exported
+    architecture, options, tensors = chosen.exported(model)
     arrays = {name: np.array(value, np.float32, order="C") for name, value in (tensors | {"b_dec": model.bias}).items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
@@ -178,7 +174,7 @@ def load_fit(path: Path) -> SAE:
 
 def _trained(described: Config) -> AmortisedEncoder:
     """The encoder of a description. Of its hyper-parameters inference asks for k alone."""
-    kinds = {identity.class_name(kind): kind for kind in registry.saes().values() if "exported" in vars(kind)}
+    kinds = {identity.class_name(kind): kind for kind in registry.saes().values() if has_form(kind)}
     chosen = described.choice("class", "", kinds)
     return kinds[chosen](**({"k": described.size("k")} if "k" in described else {}))
 
