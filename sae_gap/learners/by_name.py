@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from sae_gap.core import registry
-from sae_gap.core.checks import check_choice
+from sae_gap.core.checks import check_choice, check_number
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.learners.learner import Learner
@@ -94,15 +94,17 @@ def sae_for_activations(
       base: whose dictionary it starts from; None starts at random.
       options: of `SparseAutoencoder`, in the place of these.
     """
+    check_number("sparsity", sparsity, above=0)
     learner = tuned_sae(name, sparsity=sparsity, input_dim=input_dim, base=base)
     scale = (3 * input_dim / sparsity) ** 0.5
     encoder, penalty = learner.encoder, learner.penalty * scale
     if isinstance(encoder, JumpReLU):
         encoder = dataclasses.replace(encoder, threshold=encoder.threshold * scale, bandwidth=encoder.bandwidth * scale)
         penalty *= scale
-    chosen: dict[str, Any] = {"schedule": "cosine", "standardised": True, "renormalise_every": None}
-    chosen |= {"learning_rate": RATE, "weight_decay": 0.0, "batch_size": 256, "l0": float(sparsity) if penalty else None}
-    return dataclasses.replace(learner, encoder=encoder, penalty=penalty, **(chosen | options))
+    chosen: dict[str, Any] = {"encoder": encoder, "penalty": penalty, "l0": float(sparsity) if penalty else None}
+    chosen |= {"schedule": "cosine", "standardised": True, "renormalise_every": None}
+    chosen |= {"learning_rate": RATE, "weight_decay": 0.0, "batch_size": 256}
+    return dataclasses.replace(learner, **(chosen | options))
 
 
 def _encoder(name: str, sparsity: int, tuned: bool = False) -> AmortisedEncoder:

@@ -294,7 +294,7 @@ class LearnedDictionary:
         # Of its base only the model is asked for, which is this one.
         chosen: dict[str, Any] = {"base": OnlineDictionary(), "frozen": frozen}
         learner = by_name.sae_for_activations(encoder, sparsity=k, input_dim=len(self.bias), **chosen)
-        steps = math.ceil(STEPS * learner.batch_size / len(rows)) if epochs is None else epochs
+        steps = math.ceil(STEPS / math.ceil(len(rows) / learner.batch_size)) if epochs is None else epochs
         learner = dataclasses.replace(learner, num_steps=steps)
         found = fit_signals(learner, rows, self.width, seed, bases=[self.model], show_progress=show_progress)
         model = found.model

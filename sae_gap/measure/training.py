@@ -23,5 +23,5 @@ def fit_signals(
       seed: of the fit, an integer or a random key.
       **options: of `fit`.
     """
-    train, nothing = (Split(jnp.asarray(part)) for part in (signals, signals[:1]))
+    train, nothing = (Split(jnp.asarray(part, float)) for part in (signals, signals[:1]))
     return fit(learner, [Task(train, nothing, nothing, width=int(width))], [seed], **options)[0].end

@@ -48,6 +48,21 @@ def test_what_a_study_knows_is_given_to_whom_it_concerns():
         )
 
 
+def test_penalties_on_activations_grow_with_the_variance_of_the_codes():
+    """Of 27 standardised dimensions at an L0 of 3 the codes' variance is 27, where the paper's is 1."""
+    given = {"sparsity": 3, "input_dim": 27}
+    for name, factor in {"relu": 27**0.5, "gated": 27**0.5, "jumprelu": 27.0, "topk": 1.0}.items():
+        tuned, found = by_name.tuned_sae(name, **given), by_name.sae_for_activations(name, **given)
+        assert found.penalty == pytest.approx(factor * tuned.penalty)
+        assert found.l0 == (None if name == "topk" else 3) and found.base is None
+    jumprelu = by_name.sae_for_activations("jumprelu", **given).encoder
+    assert (jumprelu.threshold, jumprelu.bandwidth) == pytest.approx((0.1 * 27**0.5,) * 2)
+    own = {"encoder": ReLU(), "penalty": 0.5, "l0": 2.0, "learning_rate": 1e-4, "standardised": False, "base": Oracle()}
+    assert by_name.sae_for_activations("relu", **given, **own) == SparseAutoencoder(
+        schedule="cosine", weight_decay=0.0, batch_size=256, renormalise_every=None, **own
+    )
+
+
 @pytest.mark.parametrize(
     ("make", "fault"),
     [
@@ -56,6 +71,7 @@ def test_what_a_study_knows_is_given_to_whom_it_concerns():
         (lambda: by_name.learner("sae_nothing", sparsity=3, input_dim=4), "sae must be one of"),
         (lambda: by_name.learner("families", sparsity=3, input_dim=4), "need a base"),
         (lambda: by_name.sae("lista", sparsity=3), "sae must be one of"),
+        (lambda: by_name.sae_for_activations("relu", sparsity=0, input_dim=4), "sparsity must be"),
     ],
 )
 def test_names_of_nothing_and_what_needs_more_are_refused(make, fault):

@@ -177,7 +177,10 @@ def test_a_standardised_sae_starts_from_a_dictionary_with_the_gain_of_least_squa
     data, encoder = Split(jnp.asarray(signals, jnp.float32)), by_name.encoder(name, sparsity=K)
     learner = SparseAutoencoder(encoder, base=Oracle(), standardised=True, l0=l0)
     base = Model(jnp.asarray(atoms, jnp.float32), jnp.full(6, 5.0))
-    model = learner.model(learner.init(data, num_latents=9, key=jax.random.key(0), base=base))
+    # As `fit` has them, whose floats are arrays of a compiled program.
+    learner = jax.tree.map(jnp.asarray, learner)
+    start = eqx.filter_jit(lambda own: own.model(own.init(data, num_latents=9, key=jax.random.key(0), base=base)))
+    model = start(learner)
     mean = signals.mean(axis=0)
     unit, directions = np.sqrt(((signals - mean) ** 2).mean()), atoms / np.linalg.norm(atoms, axis=0)
     np.testing.assert_allclose(model.decoder, unit * directions, rtol=1e-4)

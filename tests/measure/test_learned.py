@@ -2,12 +2,16 @@
 
 import os
 
+import jax
 import numpy as np
 import pytest
 import scipy.optimize
 
 import sae_gap
 from sae_gap import Setting
+from sae_gap.encoders.topk import TopK
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.measure.training import fit_signals
 
 WIDTH, L0 = 40, 3
 
@@ -114,6 +118,28 @@ def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(tmp_path, l
     # Codes of an encoder cannot beat the best ones on the same dictionary.
     assert not frozen or made.fvu > made.best_fvu
     assert f"{made.fvu:.3f}" in repr(made)
+
+
+def test_in_double_precision_rows_of_single_are_learned_from_in_double(activations):
+    with jax.enable_x64(True):
+        found = fit_signals(SparseAutoencoder(TopK(L0), num_steps=1), activations[:100], WIDTH, 0)
+        assert found.model.decoder.dtype == np.float64
+
+
+def test_an_sae_takes_2000_steps_unless_its_epochs_are_told(monkeypatch, activations, learned):
+    """Of 35 rows an epoch is a step of a batch that is not full, and of some 3,600 it is 15."""
+    found = []
+
+    def none(learner, rows, *_, **__):
+        found.append(learner.num_steps * -(-len(rows) // learner.batch_size))
+        raise NotImplementedError
+
+    few = sae_gap.open_activations(activations[:35])
+    monkeypatch.setattr("sae_gap.measure.learned.fit_signals", none)
+    for dictionary in (learned, sae_gap.LearnedDictionary(learned.model, L0, few, learned.held_out, 0)):
+        with pytest.raises(NotImplementedError):
+            dictionary.sae()
+    assert min(found) >= 2_000 and max(found) < 2_015
 
 
 def test_the_unit_of_the_activations_does_not_matter(activations, learned):
