@@ -144,6 +144,9 @@ class AmortisedEncoder(Encoder):
     def parameters(self, weight: Float[Array, "input_dim num_latents"], key: PRNGKeyArray) -> Any:
         """The initial `Model.encoder`, whose shapes it keeps.
 
+        Each `Affine` in it is a map of signals, or of what is left of them, and nothing else is: training on standardised
+        signals takes their unit off these alone.
+
         Args:
           weight: the encoder's initial weights, drawn with the dictionary or the dictionary itself.
           key: to draw whatever else starts at random.

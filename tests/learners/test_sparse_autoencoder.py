@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sae_gap import Model, Setting, Split, draw, fit
+from sae_gap.core import registry
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.gated import Gated
@@ -134,7 +135,7 @@ def test_epochs_of_training_against_one_written_by_hand(name, schedule, frozen, 
     assert len({tuple(order) for order in orders}) == 3
 
 
-@pytest.mark.parametrize("name", ["jumprelu", "gated", "lista_matryoshka", "lista_topk", "mp"])
+@pytest.mark.parametrize("name", registry.saes())
 def test_standardised_training_is_that_of_standardised_signals_in_their_own_unit(name):
     with jax.enable_x64(True):
         signals = 1e3 * np.random.default_rng(0).normal(size=(NUM_SAMPLES, INPUT_DIM)) + 5e3
