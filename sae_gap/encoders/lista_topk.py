@@ -30,7 +30,7 @@ class LISTATopK(AmortisedEncoder):
 
     name = "lista_topk"
     label = "LISTA-TopK"
-    colour = "#661100"
+    colour = "#E7298A"
     rank = 8
     reads = LISTATopKParameters
 
