@@ -164,6 +164,13 @@ def test_samples_of_all_sizes_of_support_in_any_order(monkeypatch):
     expected = by_lstsq(y, d, on)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
 
+    # What a chunk costs: those of the supports by their sizes, the last of which has none below the dimension.
+    slots, few = [], on_support._few
+    monkeypatch.setattr(on_support, "_few", lambda *args, **named: slots.append(named["slots"]) or few(*args, **named))
+    with jax.disable_jit():
+        least_squares(jnp.asarray(y), jnp.asarray(d), jnp.asarray(on))
+    assert slots == [20, 20, 40]
+
 
 def test_a_pair_of_equal_atoms_shares_its_code_and_a_dead_atom_has_none(signals):
     atoms = np.random.default_rng(3).normal(size=(12, 6))
