@@ -16,6 +16,7 @@ from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lista import LISTA
 from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
+from sae_gap.encoders.lista_topk import LISTATopK
 from sae_gap.encoders.lookup import Lookup
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
@@ -65,6 +66,7 @@ OPTIONS = {
     **dict.fromkeys(("least_updates", "threshold", "tol", "num_steps"), WEIGHT),
     **dict.fromkeys(("nonneg", "replace", "centred", "incoherent", "leading", "factored", "unit_atoms", "momentum"), FLAG),
     "frozen": (1, True),
+    "standardised": FLAG,
     "schedule": ("linear", None),
     "rates": ((0.5, 0.1, 0), (0.5, 0.1), 0.1),
     "weak": (-0.1, 1),
@@ -85,7 +87,7 @@ OPTIONS = {
 MADE = [
     *((kind, {}) for kind in (OnlineDictionary, DLFista, SoftplusAdam, LinearProbe, Oracle, PCA, Raw)),
     *((kind, {}) for kind in (TopK, BatchTopK, MatryoshkaBatchTopK, ListaMatryoshka, JumpReLU, LISTA, MatchingPursuit, OMP)),
-    *((kind, {}) for kind in (NonNegativePursuit, Lasso, Lookup)),
+    *((kind, {}) for kind in (LISTATopK, NonNegativePursuit, Lasso, Lookup)),
     *((kind, {"encoder": TopK(3)}) for kind in (SparseAutoencoder, OnSupport, LeastSquares)),
     *((kind, {"base": Oracle()}) for kind in (Lista, Families, Pruned, Surgery)),
     (Amortised, {"encoders": (TopK(3),), "base": Oracle()}),
