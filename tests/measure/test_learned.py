@@ -9,6 +9,7 @@ import scipy.optimize
 
 import sae_gap
 from sae_gap import Setting
+from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.measure.training import fit_signals
@@ -126,20 +127,24 @@ def test_in_double_precision_rows_of_single_are_learned_from_in_double(activatio
         assert found.model.decoder.dtype == np.float64
 
 
-def test_an_sae_takes_2000_steps_unless_its_epochs_are_told(monkeypatch, activations, learned):
+def test_an_sae_is_trained_as_it_is_told_and_else_for_2000_steps(monkeypatch, activations, learned):
     """Of 35 rows an epoch is a step of a batch that is not full, and of some 3,600 it is 15."""
     found = []
 
-    def none(learner, rows, *_, **__):
-        found.append(learner.num_steps * -(-len(rows) // learner.batch_size))
+    def none(learner, rows, width, seed, **_):
+        found.append((learner, learner.num_steps * -(-len(rows) // learner.batch_size), width, seed))
         raise NotImplementedError
 
     few = sae_gap.open_activations(activations[:35])
     monkeypatch.setattr("sae_gap.measure.learned.fit_signals", none)
     for dictionary in (learned, sae_gap.LearnedDictionary(learned.model, L0, few, learned.held_out, 0)):
-        with pytest.raises(NotImplementedError):
-            dictionary.sae()
-    assert min(found) >= 2_000 and max(found) < 2_015
+        for told in ({}, {"k": 2, "encoder": "batchtopk", "epochs": 3, "frozen": False, "seed": 4}):
+            with pytest.raises(NotImplementedError):
+                dictionary.sae(**told)
+    assert all(2_000 <= steps < 2_015 for _, steps, *_ in found[::2])
+    for learner, steps, width, seed in found[1::2]:
+        assert (learner.encoder, learner.frozen, width, seed) == (BatchTopK(2), False, WIDTH, 4)
+        assert learner.num_steps == 3 and steps < 2_000
 
 
 def test_the_unit_of_the_activations_does_not_matter(activations, learned):
