@@ -140,7 +140,8 @@ def _candidates(plan: measure.Plan, l0: Sequence[int]) -> list[Candidate]:
 def _check_place(name: str, hook: str) -> None:
     """Refuses an SAE that says that it is of another place than the one behind the block."""
     place = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)|(?:model\.)?layers\.(\d+)", hook)
-    if hook and place is None:
+    # sparsify names the folder alone, which may be called anything.
+    if "." in hook and place is None:
         raise cli.UsageError(f"{name} was trained at {hook}; give an SAE of the residual stream.")
     if place is not None and int(place[1] or place[3]) - (place[2] == "pre") != FLAGS.layer:
         raise cli.UsageError(f"{name} was trained at {hook}, not behind block {FLAGS.layer}; give its own as --layer.")

@@ -9,6 +9,8 @@ import pytest
 from matplotlib import image
 
 import sae_gap
+from benchmarks import cli
+from benchmarks.real import downstream
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
@@ -97,3 +99,10 @@ def test_what_is_wrong_is_told_in_a_sentence(made, call):
     ):
         code, out, err = call("downstream", *made.arguments, *wrong)
         assert code == 2 and told in err and err.count("\n") == 1 and not out, err
+
+
+def test_a_folder_of_sparsify_may_be_called_anything():
+    """Where it is not called after a module, its name tells no place."""
+    downstream._check_place("mine", "mine")
+    with pytest.raises(cli.UsageError, match="mine was trained at layers"):
+        downstream._check_place("mine", "layers.3.mlp")
