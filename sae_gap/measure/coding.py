@@ -3,16 +3,20 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sae_gap.measure.front import certificate, chunks
 from sae_gap.measure.refit import refit
 from sae_gap.measure.subject import Subject
 from sae_gap.runtime import devices
-from sae_gap.solvers import sparse_code
+from sae_gap.solvers import pursuit_order, sparse_code
+
+# Floats of the orthonormal bases of the activations that are pursued at once.
+BASES = 2**24
 
 
 class Coding(NamedTuple):
@@ -84,3 +88,47 @@ def code_lasso(subject: Subject, x: Float[np.ndarray, "n input_dim"], lam: float
         return found.codes
 
     return code(subject, x, encode, "lasso"), max(certificates)
+
+
+def pursued(subject: Subject, x: Float[np.ndarray, "n input_dim"], steps: int) -> Int[np.ndarray, "n steps"]:
+    """The atoms that orthogonal matching pursuit chooses for activations, in order.
+
+    Args:
+      subject: whose dictionary to use.
+      x: activations, (n, input_dim).
+      steps: of the pursuit.
+
+    Returns:
+      Numbers of atoms, (n, steps).
+    """
+    size = min(len(x), max(1, BASES // (steps * subject.input_dim)))
+    targets = np.asarray(subject.target(x))
+    # All parts of one shape.
+    parts = np.pad(targets, ((0, -len(x) % size), (0, 0))).reshape(-1, size, subject.input_dim)
+    placed = (devices.place(part, devices.own_mesh()) for part in parts)
+    order = [np.asarray(_order(part, subject.dictionary, steps, nonneg=not subject.signed)) for part in placed]
+    return np.concatenate(order)[: len(x)]
+
+
+_order = jax.jit(pursuit_order, static_argnames=("num_atoms", "nonneg"))
+
+
+def code_chosen(subject: Subject, x: Float[np.ndarray, "n input_dim"], chosen: Int[np.ndarray, "n k"]) -> Coding:
+    """Least squares on given atoms, over non-negative values where codes are.
+
+    Args:
+      subject: whose dictionary to use.
+      x: activations, (n, input_dim).
+      chosen: numbers of atoms, (n, k).
+
+    Returns:
+      The coding.
+    """
+    parts = (chosen[part] for part in chunks(len(x), subject.num_latents))
+
+    def mark(target):
+        on = np.zeros((len(target), subject.num_latents), np.float32)
+        np.put_along_axis(on, next(parts), 1, axis=1)
+        return on
+
+    return code(subject, x, mark, "chosen")["chosen_refit"]

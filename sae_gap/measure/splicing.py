@@ -22,18 +22,14 @@ of the dimensions is not split. Intervals of 95 % come from a paired bootstrap o
 
 import dataclasses
 import datetime
-import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
-from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import encode
-from sae_gap.encoders.pursuit import OMP
-from sae_gap.measure.coding import Coding, code, code_lasso
+from sae_gap.measure.coding import Coding, code, code_chosen, code_lasso, pursued
 from sae_gap.measure.downstream import Downstream
 from sae_gap.measure.jobs import find_weight
 from sae_gap.measure.plan import DENSEST, FEW_DOCUMENTS
@@ -111,18 +107,19 @@ class Splicing:
                 own += [(candidate, found[0])] if found else []
                 rows += found
                 line.update(1)
+            # Codes denser than that are not sparse, and those that fire nothing have no match.
+            sparse = [each for each in own if 0 < each[1]["level"] <= DENSEST * each[1]["input_dim"]]
+            pursue = self._pursuit([*self.l0, *(row["level"] for _, row in sparse)])
             for candidate in candidates:
                 for level in self.l0:
-                    rows += self._best(candidate, level)
+                    rows += self._best(candidate, level, pursue)
                     line.update(1)
-            for candidate, row in own:
+            for candidate, row in sparse:
                 best = best_at(rows, row["near"])
                 names = {candidate.name, *([] if best is None else [best["dictionary"]])}
                 names -= {known["dictionary"] for known in _refitted(rows) if known["level"] == row["level"]}
-                # Codes denser than that are not sparse, and those that fire nothing have no match.
-                if 0 < row["level"] <= DENSEST * row["input_dim"]:
-                    for each in (each for each in candidates if each.name in names):
-                        rows += self._best(each, row["level"])
+                for each in (each for each in candidates if each.name in names):
+                    rows += self._best(each, row["level"], pursue)
         return rows
 
     def _own(self, candidate: Candidate) -> list[Row]:
@@ -147,25 +144,35 @@ class Splicing:
     def _settings(self, candidate: Candidate) -> Row:
         return {"kind": "score", "subject": candidate.identity}
 
-    def _best(self, candidate: Candidate, level: float) -> list[Row]:
+    def _pursuit(self, levels: Sequence[float]) -> Callable[[Subject], Int[np.ndarray, "rows k"]]:
+        """Gives the atoms that a pursuit chooses, in order, as many as the largest of these L0s needs, once for each dictionary."""
+        longest = max((_steps(level) for level in levels if level <= MOST_PURSUED), default=1)
+        found: dict[str, np.ndarray] = {}
+
+        def pursue(subject: Subject) -> Int[np.ndarray, "rows k"]:
+            if subject.identity not in found:
+                found[subject.identity] = pursued(subject, self.downstream.activations, min(longest, subject.num_latents))
+            return found[subject.identity]
+
+        return pursue
+
+    def _best(self, candidate: Candidate, level: float, pursue: Callable[[Subject], Int[np.ndarray, "rows k"]]) -> list[Row]:
         """The certified codes at a mean L0, those refitted, and the pursuit."""
         wanted = [name for name in ("lasso", "lasso_refit", "omp") if name in self.codes]
         if level > MOST_PURSUED and "omp" in wanted:
             wanted.remove("omp")
 
         def measure() -> Iterator[tuple[str, Row]]:
-            return self._measure_best(candidate.make(), level, wanted)
+            return self._measure_best(candidate.make(), level, wanted, pursue)
 
         found = self._once(self._settings(candidate) | {"level": level}, measure, wanted)
         # What is stored may have had another name.
         return [row | {"dictionary": candidate.name} for row in found]
 
-    def _measure_best(self, subject: Subject, level: float, wanted: Sequence[str]) -> Iterator[tuple[str, Row]]:
+    def _measure_best(self, subject: Subject, level: float, wanted: Sequence[str], pursue: Any) -> Iterator[tuple[str, Row]]:
         x = self.downstream.activations
         if "omp" in wanted:
-            pursuit = OMP(min(max(1, round(level)), subject.num_latents), nonneg=not subject.signed)
-            pursue = functools.partial(encode, pursuit, Model(subject.dictionary, jnp.zeros(subject.input_dim)))
-            yield "omp", self._scored(subject, code(subject, x, pursue, "omp")["omp_refit"], "omp", level)
+            yield "omp", self._scored(subject, code_chosen(subject, x, pursue(subject)[:, : _steps(level)]), "omp", level)
         if "lasso" in wanted or "lasso_refit" in wanted:
             lam = find_weight(subject, x[self.downstream.replaced], level)
             coded, certificate = code_lasso(subject, x, lam)
@@ -200,6 +207,11 @@ class Splicing:
                 self.store.append([{"study": STUDY, "key": jobs[name], "job": jobs[name]} | made | row])
         stored = {row["job"]: row for row in self.store.rows()}
         return [stored[job] for job in jobs.values()]
+
+
+def _steps(level: float) -> int:
+    """Of a pursuit at a mean L0."""
+    return max(1, round(level))
 
 
 def _refitted(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

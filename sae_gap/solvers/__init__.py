@@ -1,7 +1,7 @@
 """Sparse coding: solvers of the lasso behind `sparse_code`, and greedy k-sparse coding."""
 
 from sae_gap.solvers.coding import SOLVERS, sparse_code
-from sae_gap.solvers.greedy import nonneg_matching_pursuit, orthogonal_matching_pursuit
+from sae_gap.solvers.greedy import nonneg_matching_pursuit, orthogonal_matching_pursuit, pursuit_order
 from sae_gap.solvers.path import match_l0, sparse_code_path
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "match_l0",
     "nonneg_matching_pursuit",
     "orthogonal_matching_pursuit",
+    "pursuit_order",
     "sparse_code",
     "sparse_code_path",
 ]

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sae_gap.core import lasso_problem
 from sae_gap.core.checks import check_unmasked
@@ -85,6 +85,41 @@ def orthogonal_matching_pursuit(
     References:
       Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit", Asilomar.
     """
+    chosen, basis, upper = _pursue(signals, dictionary, num_atoms, nonneg)
+    target = jnp.einsum("nkm,nm->nk", basis, signals, precision=lax.Precision.HIGHEST)
+    values = lax.linalg.triangular_solve(upper, target[:, :, None], left_side=True, lower=False)[:, :, 0]
+    codes = jnp.zeros((len(signals), dictionary.shape[1]), signals.dtype)
+    return codes.at[jnp.arange(len(signals))[:, None], chosen].set(values)
+
+
+def pursuit_order(
+    signals: Float[Array, "n input_dim"],
+    dictionary: Float[Array, "input_dim num_latents"],
+    num_atoms: int,
+    *,
+    nonneg: bool = False,
+) -> Int[Array, "n num_atoms"]:
+    """The atoms of `orthogonal_matching_pursuit` in the order in which it chooses them.
+
+    The first k of each row are the choice of a pursuit of k atoms, so that one pursuit serves every smaller k.
+
+    Args:
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`; atoms are scaled to unit norm first.
+      num_atoms: as there.
+      nonneg: as there.
+
+    Returns:
+      `(n, num_atoms)` numbers of atoms, each once in its row.
+
+    Raises:
+      ValueError: as there.
+    """
+    return _pursue(signals, dictionary, num_atoms, nonneg)[0]
+
+
+def _pursue(signals, dictionary, num_atoms, nonneg):
+    """The atoms that a pursuit chooses, (n, k), an orthonormal basis Q of them, (n, k, input_dim), and R with D_S = QᵀR."""
     _check(signals, dictionary, num_atoms)
     num_samples, input_dim = signals.shape
     if num_atoms > input_dim:
@@ -121,6 +156,4 @@ def orthogonal_matching_pursuit(
 
     taken = jnp.zeros((num_samples, dictionary.shape[1]), bool)
     _, basis, upper, chosen, _ = lax.fori_loop(0, num_atoms, step, (signals, basis, upper, chosen, taken))
-    target = jnp.einsum("nkm,nm->nk", basis, signals, precision=lax.Precision.HIGHEST)
-    values = lax.linalg.triangular_solve(upper, target[:, :, None], left_side=True, lower=False)[:, :, 0]
-    return jnp.zeros(taken.shape, signals.dtype).at[rows[:, None], chosen].set(values)
+    return chosen, basis, upper

@@ -8,8 +8,8 @@ from scipy.optimize import nnls
 from sae_gap import measure
 from sae_gap.core.types import Model
 from sae_gap.measure import coding, front
-from sae_gap.measure.coding import code, code_lasso
-from sae_gap.solvers import sparse_code
+from sae_gap.measure.coding import code, code_chosen, code_lasso, pursued
+from sae_gap.solvers import orthogonal_matching_pursuit, sparse_code
 
 
 @pytest.fixture
@@ -47,3 +47,17 @@ def test_the_certificate_is_the_largest_of_all_chunks(subject, monkeypatch):
     monkeypatch.setattr(coding, "sparse_code", lambda *args, **options: sparse_code(*args, **options, tol=next(loose)))
     found, certificate = code_lasso(subject, X, 0.1)
     assert {*found} == {"lasso", "lasso_refit"} and certificate > 1e-4
+
+
+def test_a_pursuit_in_parts_chooses_what_one_of_all_does(subject, monkeypatch):
+    monkeypatch.setattr(front, "LEAST", 8)
+    monkeypatch.setattr(front, "CHUNK", 8)
+    monkeypatch.setattr(coding, "BASES", 7 * 6 * 3)
+    order, atoms = pursued(subject, X, 3), np.asarray(subject.dictionary)
+    assert order.shape == (20, 3)
+    for steps in (2, 3):
+        whole = np.asarray(orthogonal_matching_pursuit(jnp.asarray(X - 1), subject.dictionary, steps, nonneg=True))
+        assert [{*row[:steps]} for row in order] == [{*np.flatnonzero(each)} for each in whole]
+        for row, chosen, guess in zip(X - 1, order, code_chosen(subject, X, order[:, :steps]).guess, strict=True):
+            on = chosen[:steps]
+            np.testing.assert_allclose(guess, atoms[:, on] @ nnls(atoms[:, on], row)[0] + 1, atol=1e-5)

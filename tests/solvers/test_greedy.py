@@ -5,7 +5,7 @@ from sklearn.linear_model import orthogonal_mp
 
 from sae_gap.core.types import Model
 from sae_gap.encoders.pursuit import OMP, NonNegativePursuit
-from sae_gap.solvers import nonneg_matching_pursuit, orthogonal_matching_pursuit
+from sae_gap.solvers import nonneg_matching_pursuit, orthogonal_matching_pursuit, pursuit_order
 
 from .problems import draw
 
@@ -40,6 +40,17 @@ def test_orthogonal_form_equals_scikit_learn(steps):
     codes = orthogonal_matching_pursuit(jnp.asarray(signals), jnp.asarray(dictionary), steps)
     want = orthogonal_mp(dictionary.astype(float), signals.T.astype(float), n_nonzero_coefs=steps).T
     np.testing.assert_allclose(codes, want, atol=1e-4)
+
+
+@pytest.mark.parametrize("nonneg", [False, True])
+def test_the_order_of_a_pursuit_begins_with_those_of_all_shorter_ones(nonneg):
+    signals, dictionary = (jnp.asarray(a) for a in draw(2))
+    # Sparse ones alone would leave nothing to choose by.
+    signals = signals + jnp.asarray(np.random.default_rng(0).normal(size=signals.shape), signals.dtype)
+    order = np.asarray(pursuit_order(signals, 3 * dictionary, 6, nonneg=nonneg))
+    for steps in (1, 4, 6):
+        codes = np.asarray(orthogonal_matching_pursuit(signals, dictionary, steps, nonneg=nonneg))
+        assert [{*row[:steps]} for row in order] == [{*np.flatnonzero(code)} for code in codes]
 
 
 def test_the_non_negative_form_takes_the_largest_correlation_and_clips():
