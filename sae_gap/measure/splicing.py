@@ -145,7 +145,7 @@ class Splicing:
         return {"kind": "score", "subject": candidate.identity}
 
     def _pursuit(self, levels: Sequence[float]) -> Callable[[Subject], Int[np.ndarray, "rows k"]]:
-        """Gives the atoms that a pursuit chooses, in order, as many as the largest of these L0s needs, once for each dictionary."""
+        """Gives the atoms that a pursuit of a dictionary chooses, in order, as many as the largest of these L0s needs."""
         longest = max((_steps(level) for level in levels if level <= MOST_PURSUED), default=1)
         found: dict[str, np.ndarray] = {}
 

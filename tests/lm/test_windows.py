@@ -28,3 +28,11 @@ def test_every_token_is_in_one_window_of_its_document_and_few_places_are_empty(m
         np.testing.assert_array_equal(np.asarray(own.tokens)[real], [lists[document][place] for document, place in found])
     assert len(seen) == sum(map(len, lists))
     assert 128 * len(batches) < 1.02 * len(seen)
+
+
+def test_batches_have_one_shape_of_as_few_rows_as_hold_them(monkeypatch):
+    monkeypatch.setattr(windows, "TOKENS", 128)
+    whole = [np.ones(32, np.int32)]
+    shapes = {count: [batch.documents.shape[0] for batch in pack(cut(whole * count, 32), 32)] for count in (1, 4, 5, 9, 12)}
+    assert shapes == {1: [1], 4: [4], 5: [3, 3], 9: [3, 3, 3], 12: [4, 4, 4]}
+    assert list(pack([], 32)) == []

@@ -46,7 +46,8 @@ def options(tmp_path_factory):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(cells, "FEWEST", 3)
-    preset = real.Preset(None, width=80, epochs=1, visits=2, l0=str(L0), run=240, probed=240, seeds="0", documents="all")
+    sizes = {"width": 80, "epochs": 1, "visits": 2, "l0": str(L0), "run": 240, "probed": 240}
+    preset = real.Preset(None, ("topk", "online_dl"), **sizes, seeds="0", documents="all")
     monkeypatch.setitem(real.PRESETS, "smoke", preset)
     # The search for λ, and what these write, have tests of their own.
     for module in (measure, splicing):
@@ -62,7 +63,7 @@ def small(monkeypatch):
 
 def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
     folder, arguments = options
-    code, out, err = call("real", *arguments, "--methods=topk,online_dl")
+    code, out, err = call("real", *arguments)
     assert code == 0, err
     page = json.loads((folder / "page.json").read_text())
     assert page["finding"] == out.strip() and len(page["figures"]) == 2 and (folder / "report.html").exists()
@@ -128,7 +129,7 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
     for module, name in ((recording, "run_blocks"), (splicing, "code"), (probe_real, "code"), (Models, "_fit")):
         monkeypatch.setattr(module, name, None)
     monkeypatch.setattr(figures, "save", lambda figure, folder, stem: (f"{stem}.png",))
-    assert call("real", *arguments, "--methods=topk,online_dl")[:2] == (0, out)
+    assert call("real", *arguments)[:2] == (0, out)
     again = json.loads((folder / "page.json").read_text())
     for name in ("finding", "figures", "tables", "about"):
         assert again[name] == page[name]
@@ -139,7 +140,7 @@ def test_what_a_small_model_and_little_text_allow(options, small, call, monkeypa
     folder, arguments = options
     monkeypatch.setattr(cells, "FEWEST", 1_000)
     monkeypatch.setitem(real.PRESETS, "smoke", real.PRESETS["smoke"]._replace(l0=f"{L0},17"))
-    code, out, err = call("real", *arguments, "--methods=topk,online_dl")
+    code, out, err = call("real", *arguments)
     assert code == 0, err
     assert out.strip().split("\n\n")[2] == "Probing was left out, since no pair of concepts has enough text."
     page = json.loads((folder / "page.json").read_text())
