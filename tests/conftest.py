@@ -49,6 +49,8 @@ gc.set_threshold(50_000, 20, 50)
 # tests use the kind that is not cut.
 FONTS = style.STYLE["pdf.fonttype"]
 style.STYLE["pdf.fonttype"] = 3
+# A sixteenth of the pixels of users.
+style.STYLE["savefig.dpi"] = 50
 
 
 def pytest_xdist_auto_num_workers(config):

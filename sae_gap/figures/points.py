@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,6 +12,8 @@ from matplotlib.transforms import Bbox
 
 from sae_gap.figures import labels, tables
 from sae_gap.figures.style import Point, whiskers
+
+_Side: TypeAlias = Literal["left", "center", "right"]
 
 
 class Method(NamedTuple):
@@ -80,13 +82,24 @@ class Points:
             text = self.axes.annotate(name, path[0], (0, 0), textcoords="offset points", va="center", zorder=6)
             text.set(color=self.colours[name], fontweight="bold")
             text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8})
-            spots = [*itertools.product(offsets, path)]
-            least = np.argmin([clashes(_moved(text, *spot).padded(pixel)) for spot in spots])
-            taken.append(_moved(text, *spots[least]).padded(pixel))
+            spots = [*itertools.product(offsets, zip(path, to_pixels(path), strict=True))]
+            # Measured once on each side, since setting a text takes longer than all else here.
+            covered = {side: _extent(text, side) for side in get_args(_Side)}
+            boxes = [
+                covered[_side(offset)].translated(*(at - to_pixels(path[0]) + pixel * np.array(offset))).padded(pixel)
+                for offset, (_, at) in spots
+            ]
+            least = np.argmin([clashes(box) for box in boxes])
+            offset, (text.xy, _) = spots[least]
+            text.set(position=offset, ha=_side(offset))
+            taken.append(boxes[least])
 
 
-def _moved(text: Annotation, offset: Point, place: Point) -> Bbox:
-    """Moves a text to so many points from a place, and returns what it covers there."""
-    text.xy, right = place, offset[0]
-    text.set(position=offset, ha="left" if right > 1 else "right" if right < -1 else "center")
+def _side(offset: Point) -> _Side:
+    """Which side of a text is at its place, so that it leads away from the point that it names."""
+    return "left" if offset[0] > 1 else "right" if offset[0] < -1 else "center"
+
+
+def _extent(text: Annotation, side: _Side) -> Bbox:
+    text.set_horizontalalignment(side)
     return text.get_window_extent()

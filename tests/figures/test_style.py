@@ -24,7 +24,7 @@ def test_files_are_equal_for_equal_rows_and_carry_their_caption_and_no_date(tmp_
     assert [png, pdf] == [(tmp_path / "two" / name).read_bytes() for name in names]
     assert b"Date" not in png + pdf and pdf.startswith(b"%PDF")
     with PIL.Image.open(tmp_path / "one" / names[0]) as image:
-        assert image.format == "PNG" and image.width <= 6.4 * 200
+        assert image.format == "PNG" and image.width == round(style.WIDTH * style.STYLE["savefig.dpi"])
         assert image.text["Description"] == draw().get_label()
 
 

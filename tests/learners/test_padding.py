@@ -28,7 +28,7 @@ LEARNERS = {
     "relu": SparseAutoencoder(sae("relu", sparsity=3).encoder, num_steps=20, penalty=0.1),
     "jumprelu": sae("jumprelu", sparsity=3, num_steps=10),
     "dl_fista": DLFista(num_steps=10),
-    "online_dl": OnlineDictionary(visits=10, num_steps=10),
+    "online_dl": OnlineDictionary(visits=5, num_steps=5),
     "softplus_adam": SoftplusAdam(num_steps=2, block=100, improvement=0.01, patience=20, least_updates=20),
     "lista": Lista(LISTA(2, factored=False, threshold=0.01), base=DLFista(num_steps=3), lam=1.0, num_steps=20),
 }

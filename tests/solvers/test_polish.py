@@ -106,7 +106,7 @@ def test_single_precision_that_has_settled_takes_no_more_rounds(monkeypatch):
         return pose(dictionary, *args, **options)
 
     monkeypatch.setattr(blocks, "_pose", single)
-    signals, dictionary = coherent(3, 200, 96, 768, 16)
+    signals, dictionary = coherent(3, 60, 96, 768, 16)
     lam = 0.001 * np.median(np.max(signals @ dictionary, axis=1))
     found = solve(signals, dictionary, lam)
     assert bool(found.converged.all()) and polished and all(polished)
