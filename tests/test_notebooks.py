@@ -22,9 +22,9 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 QUICKSTART = ROOT / "notebooks" / "quickstart.ipynb"
 # What a reader would type into the form for a trial: the cell of the smoke preset.
 TRIAL = {"NUM_LATENTS": 20, "SPARSITY": 3, "NUM_SAMPLES": 200, "NUM_SEEDS": 2, "EPOCHS": 10, "VISITS": 10}
-# Where its world has the shapes of its family, every learner is compiled once for both.
+# Where the world of absorption has the shapes of its family, every learner is compiled once for both.
 OF_ONE = {
-    "absorption": {"NUM_LATENTS": 5, "INPUT_DIM": 64, "FAMILY_SAMPLES": 200, "VISITS": 1},
+    "absorption": {"NUM_LATENTS": 5, "INPUT_DIM": 32, "NUM_SAMPLES": 100, "FAMILY_SAMPLES": 100, "VISITS": 1},
     "better_sae": {"LAYER": 1, "CONTEXT": 32, "NUM_SAMPLES": 3_000, "EPOCHS": 1},
     "language_model": {"LAYER": 1, "LATER": 2, "CONTEXT": 32, "NUM_SAMPLES": 3_000, "EPOCHS": 1},
 }

@@ -229,9 +229,9 @@ def test_a_dry_run_says_what_is_missing_and_touches_nothing(smoke, call, tmp_pat
 def test_all_runs_the_studies_that_it_is_given(smokes, call, tmp_path):
     smoke = smokes("amortisation_gap")
     options = (f"--results_dir={tmp_path}", f"--models_dir={smoke.models}", "--preset=smoke", "--seeds=0")
-    code, out, err = call("all", "--studies=support_recovery,dict_quality", *options)
-    assert (code, err) == (0, "") and re.findall(r"^# (\w+)$", out, re.MULTILINE) == ["support_recovery", "dict_quality"]
-    assert {path.name for path in tmp_path.iterdir()} == {"support_recovery", "dict_quality"}
+    code, out, err = call("all", "--studies=learning_dynamics,lambda_sensitivity", *options)
+    assert (code, err) == (0, "") and re.findall(r"^# (\w+)$", out, re.MULTILINE) == ["learning_dynamics", "lambda_sensitivity"]
+    assert {path.name for path in tmp_path.iterdir()} == {"learning_dynamics", "lambda_sensitivity"}
 
 
 @pytest.mark.parametrize(
