@@ -76,6 +76,7 @@ LONGEST = (
     "test_blocks",
 )
 LONGEST += ("test_train_real", "test_measure_sae", "test_sharding", "test_amortisation_gap", "test_coding", "test_distributed")
+LONGEST += ("test_learned", "test_project", "test_real", "test_shapes", "test_padding")
 
 
 def pytest_collection_modifyitems(items):
