@@ -207,7 +207,7 @@ def least_squares(
     given = [jnp.pad(array, spare) for array in (signals, on)]
     # The work of a chunk follows its largest support, so that supports of like sizes share one.
     order = jnp.argsort(jnp.sum(given[1], axis=1))
-    parts = [array[order].reshape(count, size, -1) for array in given]
+    parts = [array[order].reshape(count, size, array.shape[1]) for array in given]
     codes = jax.lax.map(chunk, tuple(parts)).reshape(count * size, num_latents)
     return codes[jnp.argsort(order)[: len(signals)]] / scale
 

@@ -87,7 +87,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[LanguageModel, dict[str, A
         raise ValueError(f"{path} lacks {error}, which a Llama has; download it again.") from error
     except RefusedError:
         raise
-    except (ArithmeticError, TypeError, ValueError) as error:
+    except (ArithmeticError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has sizes that are not those of a Llama ({brief(error)}); download it again.") from error
     if tensors:
         raise ValueError(f"{path} has tensors that a plain Llama has not, such as {min(tensors)}; give another model.")
@@ -99,6 +99,8 @@ def _assemble(read, fields, *, num_blocks, num_heads, num_kv_heads, epsilon, con
         # A file keeps the rows that give each output.
         return jnp.asarray(np.stack([read(f"blk.{block}.{name}.weight").T for block in range(num_blocks)]))
 
+    if not 0 < epsilon < np.inf:
+        raise ValueError(f"an epsilon of {epsilon}")
     embedding = read("token_embd.weight")
     blocks = Block(**{part: stacked(name) for part, name in NAMES.items()})
     size = fields.get("llama.rope.dimension_count", blocks.query.shape[2] // num_heads)
