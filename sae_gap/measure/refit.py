@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 import scipy.optimize
+import threadpoolctl
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
@@ -110,13 +111,15 @@ def _samples(target, dictionary, on) -> Iterator[tuple[int, np.ndarray, np.ndarr
     for name, values in {"target": target, "dictionary": dictionary, "on": on}.items():
         check_unmasked(name, values)
     signals, atoms, where = np.asarray(target, np.float64), np.ascontiguousarray(np.asarray(dictionary).T), np.asarray(on)
-    for sample, (signal, chosen) in enumerate(zip(signals, where, strict=True)):
-        place, length = np.flatnonzero(chosen), float(np.linalg.norm(signal))
-        if place.size and length > 0:
-            own = atoms[place].astype(np.float64)
-            norms = np.linalg.norm(own, axis=1)
-            norms[norms == 0] = 1
-            yield sample, place, own / norms[:, None], norms, signal / length, length
+    # More threads of BLAS gain little on matrices so small, and beside other work they wait a hundred times as long.
+    with threadpoolctl.threadpool_limits(1, "blas"):
+        for sample, (signal, chosen) in enumerate(zip(signals, where, strict=True)):
+            place, length = np.flatnonzero(chosen), float(np.linalg.norm(signal))
+            if place.size and length > 0:
+                own = atoms[place].astype(np.float64)
+                norms = np.linalg.norm(own, axis=1)
+                norms[norms == 0] = 1
+                yield sample, place, own / norms[:, None], norms, signal / length, length
 
 
 def _gram(atoms: Float[np.ndarray, "size input_dim"]) -> Float[np.ndarray, "size size"]:

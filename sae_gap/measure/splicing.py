@@ -51,7 +51,8 @@ PARTS = ("values", "support", "dictionary")
 BEST = ("lasso_refit", "omp")
 # The largest L0 of a pursuit: its time grows with the square, and beyond takes longer than all else.
 MOST_PURSUED = 64
-# An L0 within this share of one that is asked for is taken for it.
+# An L0 within this share of one that is asked for, or else of a whole number, is taken for it: SAEs of like L0s then share what
+# is measured of the best dictionary.
 ALIKE = 0.01
 
 
@@ -139,7 +140,8 @@ class Splicing:
     def _placed(self, level: float) -> Row:
         """The asked L0 nearest that of an encoder, by their ratio, and the one at which it is split."""
         near = min(self.l0, key=lambda asked: max(asked, level) / min(asked, level)) if level else self.l0[0]
-        return {"near": near, "level": near if abs(level - near) <= ALIKE * near else level}
+        taken = next((each for each in (near, round(level)) if abs(level - each) <= ALIKE * each), level)
+        return {"near": near, "level": taken}
 
     def _settings(self, candidate: Candidate) -> Row:
         return {"kind": "score", "subject": candidate.identity}

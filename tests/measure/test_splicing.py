@@ -101,6 +101,8 @@ def test_an_encoder_is_split_at_its_own_l0_and_beside_the_asked_one_of_nearest_r
     found = Splicing(spliced.downstream, "this", sae_gap.Store(tmp_path), (16, 64))
     assert found._placed(34) == {"near": 64, "level": 34}
     assert found._placed(16.1) == {"near": 16, "level": 16}
+    assert found._placed(34.3) == found._placed(33.7) == {"near": 64, "level": 34}
+    assert found._placed(1.4) == {"near": 16, "level": 1.4}
 
 
 def test_a_pursuit_of_codes_without_sign_has_values_of_non_negative_least_squares(spliced, tmp_path):
