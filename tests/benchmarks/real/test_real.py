@@ -46,7 +46,7 @@ def options(tmp_path_factory):
 @pytest.fixture
 def small(monkeypatch):
     monkeypatch.setattr(cells, "FEWEST", 3)
-    sizes = {"width": 80, "epochs": 1, "visits": 2, "l0": str(L0), "run": 240, "probed": 240}
+    sizes = {"width": 80, "epochs": 1, "visits": 2, "l0": str(L0), "codes": real.BETTER, "run": 240, "probed": 240}
     preset = real.Preset(None, ("topk", "online_dl"), **sizes, seeds="0", documents="all")
     monkeypatch.setitem(real.PRESETS, "smoke", preset)
     # The search for λ, and what these write, have tests of their own.
