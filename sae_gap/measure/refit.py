@@ -111,7 +111,7 @@ def _samples(target, dictionary, on) -> Iterator[tuple[int, np.ndarray, np.ndarr
     for name, values in {"target": target, "dictionary": dictionary, "on": on}.items():
         check_unmasked(name, values)
     signals, atoms, where = np.asarray(target, np.float64), np.ascontiguousarray(np.asarray(dictionary).T), np.asarray(on)
-    # More threads of BLAS gain little on matrices so small, and beside other work they wait a hundred times as long.
+    # On matrices so small further threads of BLAS wait for each other, above all beside other work.
     with threadpoolctl.threadpool_limits(1, "blas"):
         for sample, (signal, chosen) in enumerate(zip(signals, where, strict=True)):
             place, length = np.flatnonzero(chosen), float(np.linalg.norm(signal))

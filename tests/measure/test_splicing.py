@@ -109,11 +109,12 @@ def test_a_pursuit_of_codes_without_sign_has_values_of_non_negative_least_square
     atoms = np.random.default_rng(1).normal(size=(DIM, 60)).astype(np.float32)
     atoms /= np.linalg.norm(atoms, axis=0)
     one, x = candidate("atoms", atoms), spliced.downstream.activations
-    pursued = np.asarray(orthogonal_matching_pursuit(jnp.asarray(x), jnp.asarray(atoms), 6, nonneg=True))
+    found = Splicing(spliced.downstream, "this", sae_gap.Store(tmp_path), (3, 6), ("omp",)).run([one], show_progress=False)
+    for row, steps in zip(found[1:], (3, 6), strict=True):
+        pursued = np.asarray(orthogonal_matching_pursuit(jnp.asarray(x), jnp.asarray(atoms), steps, nonneg=True))
+        rests = [nnls(atoms[:, code != 0], signal)[1] ** 2 for signal, code in zip(x, pursued, strict=True)]
+        assert row["fvu"] == pytest.approx(sum(rests) / spliced.downstream.variance.sum(), rel=1e-4)
     assert np.any(pursued < 0)
-    found = Splicing(spliced.downstream, "this", sae_gap.Store(tmp_path), (6,), ("omp",)).run([one], show_progress=False)
-    rests = [nnls(atoms[:, code != 0], row)[1] ** 2 for row, code in zip(x, pursued, strict=True)]
-    assert found[1]["fvu"] == pytest.approx(sum(rests) / spliced.downstream.variance.sum(), rel=1e-4)
 
 
 def test_a_run_that_was_killed_goes_on_with_what_is_missing(spliced, tmp_path, monkeypatch):
