@@ -115,9 +115,8 @@ def main() -> None:
     folder = cli.folder(place)
     methods = FLAGS.methods or preset.methods
     cli.require_one_of("methods", methods, train_real.EVERY)
-    if not any(map(train_real.is_stored, methods)):
-        fault = f"--methods={','.join(methods)} trains no SAE that SAELens has a form for"
-        raise cli.UsageError(f"{fault}; add one, such as topk.")
+    if set(methods) <= set(train_real.DICTIONARIES):
+        raise cli.UsageError(f"--methods={','.join(methods)} trains no SAE; add one, such as topk.")
     seconds: dict[str, float] = {}
 
     def run(stage: ModuleType, **given: Any) -> Any:
@@ -151,8 +150,8 @@ def main() -> None:
         seed=FLAGS.seed,
     )
     # Quoted, as a path may have a comma.
-    saes = [f'"{trained / name}"' for name in methods if (trained / name).exists("cfg.json")]
-    learned = [f'"{trained / name}/dictionary.npy"' for name in methods if (trained / name).exists("dictionary.npy")]
+    saes = [f'"{trained / name}"' for name in methods if name not in train_real.DICTIONARIES]
+    learned = [f'"{trained / name}/dictionary.npy"' for name in methods if name in train_real.DICTIONARIES]
     subjects = {
         "recording": recorded.folder,
         "layer": FLAGS.layer,

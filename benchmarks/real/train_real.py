@@ -3,9 +3,9 @@
 Trains SAEs and `online_dl` on activations that `sae_gap.open_activations` reads, on the part that `Activations.split` gives
 for training, as `measure_sae` splits them too, so that what it measures with is held out here. `--methods` takes any SAE of
 the suite by its name, the same from the dictionary of `online_dl` with `_from_online_dl` after its name, and three
-dictionaries. Each is stored in <results_dir>/train_real/; of an SAE that SAELens has no form for, such as `lista_topk`, the
-dictionary is. On held-out rows it then asks, at one mean L0, for the share of variance unexplained (FVU, squared error over
-the variance about the mean of those rows) of
+dictionaries. Each is stored in <results_dir>/train_real/ as SAELens does; an SAE that SAELens has no form for, such as
+`lista_topk`, as `load_sae` reads it; a dictionary as atoms and bias. On held-out rows it then asks, at one mean L0, for the
+share of variance unexplained (FVU, squared error over the variance about the mean of those rows) of
 
   own          the SAE's own codes, and the least squares on their supports
   lasso        the certified lasso on the same dictionary, at the λ whose codes are as sparse as was asked
@@ -47,6 +47,7 @@ from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.runtime import devices, distributed, progress
+from sae_gap.saes import own
 from sae_gap.saes.own import files_of, has_form
 from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
@@ -107,11 +108,6 @@ def learner_of(
     return by_name.sae_for_activations(name.removesuffix(FROM), sparsity=sparsity, input_dim=input_dim, **trained)
 
 
-def is_stored(name: str) -> bool:
-    """Whether a method trains an SAE that SAELens has a form for."""
-    return name not in DICTIONARIES and has_form(registry.saes()[name.removesuffix(FROM)])
-
-
 def score(
     model: Model, rows: Float[np.ndarray, "n input_dim"], sparsity: int, massive: Float[np.ndarray, "m input_dim"]
 ) -> dict[str, Any]:
@@ -136,11 +132,15 @@ def score(
     return found
 
 
-def save(model: Model, folder: Folder) -> None:
-    """Stores an SAE as SAELens does; a dictionary alone, or of an SAE that SAELens has no form for, as unit atoms and bias."""
-    arrays = {"dictionary": unit_atoms(model.decoder)[0], "bias": model.bias}
-    known = model.encode is not None and has_form(type(model.encode))
-    files = files_of(model) if known else {f"{name}.npy": _npy(array) for name, array in arrays.items()}
+def save(model: Model, folder: Folder, fit: Folder | None) -> None:
+    """Stores an SAE as SAELens does, or where that has no form as its fit is kept; a dictionary as unit atoms and bias."""
+    if model.encode is None:
+        arrays = {"dictionary": unit_atoms(model.decoder)[0], "bias": model.bias}
+        files = {f"{name}.npy": _npy(array) for name, array in arrays.items()}
+    elif has_form(type(model.encode)) or fit is None:
+        files = files_of(model)
+    else:
+        files = {own.WEIGHTS: fit.read(own.WEIGHTS)}
     for name, content in files.items():
         folder.write(name, content)
 
@@ -227,7 +227,7 @@ def main() -> Folder:
         current.add(options)
         # What is scored is small: the first process does it.
         if distributed.is_first():
-            save(end.model, directory / name)
+            save(end.model, directory / name, fit)
             if key not in store.keys():  # noqa: SIM118
                 keep(store, key, row | {"fit_seconds": seconds}, end.model, rows, plan.left_out)
     if distributed.is_first():

@@ -17,10 +17,11 @@ from safetensors.numpy import save
 from sae_gap.core import identity, registry
 from sae_gap.core.checks import check_path, check_type
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model
+from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model, unit_atoms
 from sae_gap.saes import saelens
 from sae_gap.saes.foreign_encoders import ForeignEncoder
 from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.normalise import Normalisation
 from sae_gap.storage import trees
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import version
@@ -164,19 +165,41 @@ def load_fit(path: Path) -> SAE:
     except ValueError as error:
         fault = str(error).rstrip(".")
         raise ValueError(f"{path} cannot be read as an SAE ({fault}); give another fit, or fit it again.") from None
-    config, arrays = as_saelens(model, encoder)
-    sae = saelens.assemble(Config(path, config), Tensors(path, arrays))
+    if has_form(type(encoder)):
+        config, arrays = as_saelens(model, encoder)
+        sae = saelens.assemble(Config(path, config), Tensors(path, arrays))
+    else:
+        sae = _without_form(model, encoder)
     source = note.part("source").entries
     notes = {"fit": path.parent.name, "learner": name} | {part: source[part] for part in ("seed", "data") if part in source}
     entries = tuple((part, str(value)) for part, value in notes.items())
     return dataclasses.replace(sae, library="sae_gap", architecture=encoder.name, entries=entries)
 
 
+class Rescaled(Encoder):
+    """An encoder that no library has, with codes on unit atoms; it reads its own model and the lengths of its atoms."""
+
+    trained: AmortisedEncoder
+
+    def __call__(self, model, signals):
+        own, lengths = model.encoder
+        return self.trained(own, signals) * lengths
+
+
+def _without_form(model: Model, encoder: AmortisedEncoder) -> SAE:
+    check_model(model, encoder)
+    atoms, lengths = unit_atoms(model.decoder)
+    centred = dataclasses.replace(model, bias=jnp.zeros_like(model.bias))
+    unit = Model(atoms, centred.bias, (centred, lengths), Rescaled(encoder))
+    return SAE(unit, model.bias, lengths, lengths, Normalisation(), "sae_gap", encoder.name, centred=True)
+
+
 def _trained(described: Config) -> AmortisedEncoder:
-    """The encoder of a description. Of its hyper-parameters inference asks for k alone."""
-    kinds = {identity.class_name(kind): kind for kind in registry.saes().values() if has_form(kind)}
-    chosen = described.choice("class", "", kinds)
-    return kinds[chosen](**({"k": described.size("k")} if "k" in described else {}))
+    """The encoder of a description. Of its hyper-parameters inference asks for whole numbers alone, such as k."""
+    kinds = {identity.class_name(kind): kind for kind in registry.saes().values()}
+    kind = kinds[described.choice("class", "", kinds)]
+    sizes = [field.name for field in dataclasses.fields(kind) if type(field.default) is int and field.name in described]
+    return kind(**{name: described.size(name) for name in sizes})
 
 
 def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The suite's own fits as SAEs: each file infers as the model that it holds, and whatever is no SAE is refused."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ import pytest
 import sae_gap
 from sae_gap.core import identity
 from sae_gap.encoders.encoder import encode
-from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
+from sae_gap.encoders.lista_topk import LISTATopK
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
@@ -51,6 +52,26 @@ def test_what_the_store_of_fits_keeps_is_read(tmp_path, setting, task):
     close(sae.encode(task.id.signals), encode(learner.encode, model, task.id.signals))
 
 
+def fitted(encoder):
+    """A model with atoms of many lengths and a bias."""
+    random = np.random.default_rng(1)
+    atoms, bias = (jnp.asarray(random.normal(size=size), jnp.float32) for size in ((6, 10), 6))
+    return sae_gap.Model(atoms, bias, encoder.parameters(0.3 * atoms, jax.random.key(0)), encoder)
+
+
+def test_a_fit_that_no_library_has_a_form_for_infers_as_its_model_does(tmp_path):
+    model = fitted(LISTATopK(2, depth=3))
+    sae = sae_gap.load_sae(written(tmp_path / "fit", model, SparseAutoencoder(model.encode)))
+    activations = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
+    own = np.asarray(encode(model.encode, model, jnp.asarray(activations)))
+    close(sae.encode(activations), own)
+    close(sae.reconstruct(activations), own @ model.decoder.T + model.bias)
+    # On unit atoms the codes grow by the lengths, and the lasso of `measure_sae` is on those.
+    lengths = np.linalg.norm(model.decoder, axis=0)
+    close(sae.encode_target(sae.target(activations)), own * lengths)
+    close(sae.model.decoder, model.decoder / lengths)
+
+
 def cut(folder):
     path = written(folder, example("topk"), SparseAutoencoder(TopK(3)))
     path.write_bytes(path.read_bytes()[:-50])
@@ -72,9 +93,9 @@ FAULTS = {
         lambda folder: written(folder, sae_gap.Model(jnp.ones((6, 10)), jnp.zeros(6)), OnlineDictionary()),
         "OnlineDictionary, which learns no encoder",
     ),
-    "no form": (
-        lambda folder: written(folder, example("topk"), SparseAutoencoder(ListaMatryoshka(3))),
-        "ListaMatryoshka",
+    "steps of another number": (
+        lambda folder: written(folder, fitted(LISTATopK(2, depth=2)), SparseAutoencoder(LISTATopK(2, depth=3))),
+        "is expected",
     ),
     "another encoder": (
         lambda folder: written(folder, example("topk"), SparseAutoencoder(ENCODERS["jumprelu"])),
