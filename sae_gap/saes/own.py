@@ -19,7 +19,7 @@ from sae_gap.core.checks import check_path, check_type
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model, unit_atoms
 from sae_gap.saes import saelens
-from sae_gap.saes.foreign_encoders import ForeignEncoder
+from sae_gap.saes.foreign_encoders import ForeignEncoder, ForeignParameters
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.normalise import Normalisation
 from sae_gap.storage import trees
@@ -176,21 +176,26 @@ def load_fit(path: Path) -> SAE:
     return dataclasses.replace(sae, library="sae_gap", architecture=encoder.name, entries=entries)
 
 
+class OwnParameters(ForeignParameters):
+    """The model whose codes, times the scale, are on unit atoms."""
+
+    model: Model | None = None
+
+
 class Rescaled(Encoder):
-    """An encoder that no library has, with codes on unit atoms; it reads its own model and the lengths of its atoms."""
+    """An encoder that no library has, with codes on unit atoms."""
 
     trained: AmortisedEncoder
 
     def __call__(self, model, signals):
-        own, lengths = model.encoder
-        return self.trained(own, signals) * lengths
+        return self.trained(model.encoder.model, signals) * model.encoder.scale
 
 
 def _without_form(model: Model, encoder: AmortisedEncoder) -> SAE:
     check_model(model, encoder)
     atoms, lengths = unit_atoms(model.decoder)
     centred = dataclasses.replace(model, bias=jnp.zeros_like(model.bias))
-    unit = Model(atoms, centred.bias, (centred, lengths), Rescaled(encoder))
+    unit = Model(atoms, centred.bias, OwnParameters(None, lengths, {}, centred), Rescaled(encoder))
     return SAE(unit, model.bias, lengths, lengths, Normalisation(), "sae_gap", encoder.name, centred=True)
 
 

@@ -70,6 +70,8 @@ def test_a_fit_that_no_library_has_a_form_for_infers_as_its_model_does(tmp_path)
     lengths = np.linalg.norm(model.decoder, axis=0)
     close(sae.encode_target(sae.target(activations)), own * lengths)
     close(sae.model.decoder, model.decoder / lengths)
+    report = sae_gap.load_report(sae, activations)
+    assert report.l0 == (own != 0).sum(axis=1).mean() and report.encoder_bias is None
 
 
 def cut(folder):
