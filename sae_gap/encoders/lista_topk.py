@@ -1,9 +1,14 @@
 """The TopK encoder with steps of LISTA: what the codes so far leave unexplained is encoded as well."""
 
+from collections.abc import Callable
+from typing import ClassVar
+
 import equinox as eqx
 import jax
+from jaxtyping import Array, Float
 
 from sae_gap.core.checks import check_size
+from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine, AmortisedEncoder
 from sae_gap.encoders.topk import keep_largest
 
@@ -32,7 +37,7 @@ class LISTATopK(AmortisedEncoder):
     label = "LISTA-TopK"
     colour = "#E7298A"
     rank = 8
-    reads = LISTATopKParameters
+    reads: ClassVar[type] = LISTATopKParameters
 
     k: int = eqx.field(static=True, default=10)
     depth: int = eqx.field(static=True, default=2)
@@ -45,10 +50,19 @@ class LISTATopK(AmortisedEncoder):
         return LISTATopKParameters((Affine.create(weight),) * self.depth)
 
     def __call__(self, model, signals):
+        return self.iterates(model, signals, lambda hidden, step: keep_largest(hidden, self.k))[-1]
+
+    def iterates(
+        self,
+        model: Model,
+        signals: Float[Array, "n input_dim"],
+        keep: Callable[[Float[Array, "n num_latents"], int], Float[Array, "n num_latents"]],
+    ) -> list[Float[Array, "n num_latents"]]:
+        """The codes after each step, of which `keep` thins the rectified ones, given the number of the step."""
         first, *others = self.learned(model).steps
         target = signals - model.bias
         # The first step starts from nothing, which spares it the product with the codes.
-        codes = keep_largest(jax.nn.relu(first(target)), self.k)
-        for step in others:
-            codes = keep_largest(jax.nn.relu(codes + step(target - codes @ model.decoder.T)), self.k)
+        codes = [keep(jax.nn.relu(first(target)), 0)]
+        for number, step in enumerate(others, 1):
+            codes.append(keep(jax.nn.relu(codes[-1] + step(target - codes[-1] @ model.decoder.T)), number))
         return codes

@@ -1,0 +1,64 @@
+"""The BatchTopK encoder with steps of LISTA: what the codes so far leave unexplained is encoded as well."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sae_gap.core.checks import check_number
+from sae_gap.encoders.lista_topk import LISTATopK, LISTATopKParameters
+from sae_gap.encoders.topk import keep_largest
+
+
+class LISTABatchTopKParameters(LISTATopKParameters):
+    """The affine map of each step and its θ, the one threshold of all latents."""
+
+    thresholds: Float[Array, " depth"]
+
+
+class LISTABatchTopK(LISTATopK):
+    """`z ← h · 1[h > θ_t]` with `h = relu(z + (y - b - D z) W_t + c_t)` for each step t, from `z = 0`; one step is BatchTopK.
+
+    In training each step keeps the k · n largest `h` of a batch of n. θ_t is a running mean of the smallest value that it
+    keeps, and no gradient trains it.
+
+    Args:
+      k: latents a sample after each step, on average over a batch.
+      depth: steps, each with parameters of its own.
+      rate: weight of the newest batch in θ; the first batch sets it.
+
+    References:
+      Gregor & LeCun (2010), "Learning fast approximations of sparse coding", ICML; Bussmann, Leask & Nanda (2024), "BatchTopK
+      sparse autoencoders", arXiv:2412.06410.
+    """
+
+    name = "lista_batchtopk"
+    label = "LISTA-BatchTopK"
+    colour = "#A6761D"
+    rank = 9
+    reads = LISTABatchTopKParameters
+
+    rate: float | Array = 0.01
+
+    def __check_init__(self):
+        check_number("rate", self.rate, above=0, most=1)
+
+    def parameters(self, weight, key):
+        return LISTABatchTopKParameters(super().parameters(weight, key).steps, jnp.zeros(self.depth, weight.dtype))
+
+    def __call__(self, model, signals):
+        thresholds = self.learned(model).thresholds
+        return self.iterates(model, signals, lambda hidden, step: jnp.where(hidden > thresholds[step], hidden, 0))[-1]
+
+    def loss(self, model, signals, penalty):
+        def keep(hidden, _):
+            return keep_largest(hidden.reshape(1, -1), self.k * len(hidden)).reshape(hidden.shape)
+
+        codes = self.iterates(model, signals, keep)
+        smallest = jnp.stack([jnp.min(jnp.where(each > 0, each, jnp.inf)) for each in codes])
+        thresholds = self.learned(model).thresholds
+        moved = jnp.where(thresholds > 0, thresholds + self.rate * (smallest - thresholds), smallest)
+        errors = jnp.mean((codes[-1] @ model.decoder.T + model.bias - signals) ** 2, axis=1)
+        return errors, jnp.where(jnp.isfinite(smallest), moved, thresholds)
+
+    def observe(self, model, seen):
+        return eqx.tree_at(lambda model: model.encoder.thresholds, model, seen)
