@@ -73,7 +73,6 @@ LONGEST = (
     "test_families",
     "test_controls",
     "test_notebooks",
-    "test_blocks",
 )
 LONGEST += ("test_train_real", "test_measure_sae", "test_sharding", "test_amortisation_gap", "test_coding", "test_distributed")
 LONGEST += ("test_learned", "test_project", "test_real", "test_shapes", "test_padding")

@@ -18,40 +18,43 @@ def product(left: Float[Array, "... p q"], right: Float[Array, "q r"]) -> Float[
     return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
-def expand_lam(lam: Float[Array, "..."] | float, num_samples: int, num_latents: int) -> Float[Array, "rows columns"]:
-    """View a weight as a matrix that broadcasts to `(n, num_latents)`.
+def lam_shape(shape: tuple[int, ...], num_samples: int, num_latents: int) -> tuple[int, int]:
+    """The shape as which a weight broadcasts to `(n, num_latents)`.
 
     Args:
-      lam: scalar, `(n,)`, `(num_latents,)`, or two-dimensional with each side either full or one.
+      shape: that of a scalar, `(n,)`, `(num_latents,)`, or two-dimensional with each side either full or one.
       num_samples: n.
       num_latents: number of atoms.
 
     Returns:
-      The same values with shape `(1 or n, 1 or num_latents)`.
+      `(1 or n, 1 or num_latents)`.
 
     Raises:
       ValueError: no reading of the shape fits, or two do.
     """
-    lam = jnp.asarray(lam)
-    if lam.ndim == 0:
-        return lam[None, None]
-    if lam.ndim == 1 and lam.size == 1:
-        return lam[:, None]
-    if lam.ndim == 1 and lam.size == num_samples == num_latents:
+    if shape in ((), (1,)):
+        return 1, 1
+    if len(shape) == 1 and shape[0] == num_samples == num_latents:
         raise ValueError(
             f"lam of shape ({num_samples},) could be one value a sample or one a coefficient, since there are as many of each; "
             "reshape it to (n, 1) or (1, num_latents)."
         )
-    if lam.ndim == 1 and lam.size == num_samples:
-        return lam[:, None]
-    if lam.ndim == 1 and lam.size == num_latents:
-        return lam[None, :]
-    if lam.ndim == 2 and lam.shape[0] in (1, num_samples) and lam.shape[1] in (1, num_latents):
-        return lam
+    if shape == (num_samples,):
+        return num_samples, 1
+    if shape == (num_latents,):
+        return 1, num_latents
+    if len(shape) == 2 and shape[0] in (1, num_samples) and shape[1] in (1, num_latents):
+        return shape[0], shape[1]
     raise ValueError(
-        f"lam has shape {lam.shape}, but it must be a scalar, (n,) = ({num_samples},), (num_latents,) = ({num_latents},) "
+        f"lam has shape {shape}, but it must be a scalar, (n,) = ({num_samples},), (num_latents,) = ({num_latents},) "
         f"or broadcast to ({num_samples}, {num_latents}); reshape it."
     )
+
+
+def expand_lam(lam: Float[Array, "..."] | float, num_samples: int, num_latents: int) -> Float[Array, "rows columns"]:
+    """View a weight as a matrix that broadcasts to `(n, num_latents)`; see `lam_shape`."""
+    lam = jnp.asarray(lam)
+    return lam.reshape(lam_shape(lam.shape, num_samples, num_latents))
 
 
 def residual(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,13 @@ from sae_gap.core.checks import check_choice, check_flag, check_integer, check_n
 from sae_gap.core.types import Solution
 from sae_gap.runtime import sharding
 from sae_gap.runtime.sharding import Layout
-from sae_gap.solvers import blocks, fista, implicit, working_set
-from sae_gap.solvers.problem import check_problem, scale_codes, scale_problem, unscale, unscale_sparse
+from sae_gap.solvers import fista, host, implicit, working_set
+from sae_gap.solvers.problem import check_problem, on_host, scale_codes, scale_problem, unscale
 from sae_gap.solvers.slots import Samples
 
 # The names that `sparse_code` takes.
 SOLVERS = ("auto", "working_set", "fista", "ista")
-# Up to this many codes FISTA is done before the working set is compiled.
+# Up to this many codes FISTA is done before XLA has compiled the working set.
 SMALL_PROBLEM = 2**13
 
 
@@ -55,7 +55,8 @@ def sparse_code(
       nonneg: whether codes are constrained to be non-negative.
       tol: duality gap to reach, relative to the objective. None runs the textbook iteration of `fista` or `ista` for exactly
         `max_iterations` steps from `init`, and `converged` then tells whether the gap is below 1e-6.
-      max_iterations: iterations after which a sample is given up and reported as not converged.
+      max_iterations: iterations after which a sample is given up and reported as not converged. Those of `working_set` are
+        products with the dictionary.
       init: `(n, num_latents)` codes to start from; None starts from zero.
       solver: one of `SOLVERS`.
       threads: blocks of samples that `working_set` works on at once on a CPU; the result does not depend on their number, to
@@ -80,23 +81,31 @@ def sparse_code(
         check_size("threads", threads)
     if tol is None and solver == "working_set":
         raise ValueError("tol=None asks for a fixed number of plain steps, but working_set has none; choose fista or ista.")
+    arrays = targets, atoms, weights, first, max_iterations
+    here = _on_the_host(arrays)
     if solver == "auto":
-        small = targets.shape[0] * atoms.shape[1] <= SMALL_PROBLEM
+        small = not here and targets.shape[0] * atoms.shape[1] <= SMALL_PROBLEM
         solver = "fista" if tol is None or small else "working_set"
     if solver == "working_set" and not is_traced(max_iterations) and max_iterations == 0:
         # No round leaves nothing to certify; FISTA certifies the codes that it is given.
         solver = "fista"
     layout = sharding.layout_of(targets, atoms)
-    accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
-    arrays = targets, atoms, weights, first, accuracy, max_iterations
-    if sparse and any(is_traced(array) for array in arrays):
+    if sparse and any(is_traced(array) for array in (*arrays, tol)):
         raise ValueError("sparse codes are no arrays of JAX, and cannot be traced; leave sparse out within jit, vmap and grad.")
-    if solver == "working_set" and _on_the_host(arrays):
+    if solver == "working_set" and here and tol is not None and not is_traced(tol):
         # Threads share the memory, so that samples on several CPU devices have the bits that they have on one.
-        found = _solve_on_the_host(targets, atoms, weights, first, float(accuracy), int(max_iterations), bool(nonneg), threads)
-        found = found if sparse else dataclasses.replace(found, codes=jnp.asarray(found.codes.toarray()))
+        arguments: Any = (None if array is None else np.asarray(array) for array in (targets, atoms, weights, first))
+        found = host.solve(
+            *arguments,
+            tol=float(tol),
+            max_iterations=int(max_iterations),
+            nonneg=bool(nonneg),
+            threads=threads,
+            sparse=bool(sparse),
+        )
         return sharding.place_rows(found, targets)
     options = _Options(bool(nonneg), solver, tol is None, layout)
+    accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
     solve = _solve_sparse if sparse else _solve
     return solve(options, targets, atoms, weights, first, accuracy, jnp.asarray(max_iterations, jnp.int32))
 
@@ -111,23 +120,9 @@ class _Options(NamedTuple):
 
 
 def _on_the_host(arrays) -> bool:
-    """Whether all values are known and lie in the memory of this process, where threads can work on them."""
+    """Whether all values are known and lie in the memory of this process, where JAX would work on them."""
     placed = [array for array in arrays if isinstance(array, jax.Array)]
-    return not any(is_traced(array) for array in arrays) and all(
-        array.is_fully_addressable and next(iter(array.devices())).platform == "cpu" for array in placed
-    )
-
-
-_scale = jax.jit(functools.partial(scale_problem, equalise=True))
-
-
-def _solve_on_the_host(targets, atoms, weights, first, tol, max_iterations, nonneg, threads):
-    targets, atoms, weights, first = jax.tree.map(np.asarray, (targets, atoms, weights, first))
-    problem = _scale(targets, atoms, weights)
-    samples, column = _split(problem)
-    init = None if first is None else scale_codes(first, problem)
-    options = {"tol": tol, "max_iterations": max_iterations, "nonneg": nonneg, "threads": threads}
-    return unscale_sparse(blocks.solve(samples, problem.dictionary, column, init, **options), problem)
+    return all(map(on_host, placed)) and on_host(jax.device_put(np.zeros(())) if not placed else placed[0])
 
 
 def _split(problem):

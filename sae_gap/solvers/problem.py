@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -21,15 +20,35 @@ _LARGEST_ROW = 2.0**50
 
 
 def _holds(test, array) -> bool:
-    """Evaluate a test of known values at once, even while something else is being traced."""
+    """Evaluate a test of known values at once: by NumPy on the host, elsewhere even while something else is being traced."""
+    if on_host(array):
+        return bool(test(np.asarray(array), np))
     with jax.ensure_compile_time_eval():
-        return bool(test(array))
+        return bool(test(array, jnp))
+
+
+def _cast(array, dtype):
+    if isinstance(array, jax.Array):
+        return jnp.asarray(array, dtype)
+    # What overflows is refused as an infinity.
+    with np.errstate(over="ignore"):
+        return np.asarray(array, dtype)
+
+
+def on_host(array: Any) -> bool:
+    """Whether the values of an array are known and lie in the memory of this process."""
+    if not isinstance(array, jax.Array):
+        return True
+    return not is_traced(array) and array.is_fully_addressable and next(iter(array.devices())).platform == "cpu"
 
 
 def check_problem(
     signals: ArrayLike, dictionary: ArrayLike, lam: ArrayLike, init: ArrayLike | None = None, nonneg: bool = True
-) -> tuple[Array, Array, Array, Array | None]:
-    """The arrays in one floating type and the weight as a matrix, or a ValueError that names the fault and the mend."""
+) -> tuple[Any, Any, Any, Any]:
+    """The arrays in one floating type and the weight as a matrix, or a ValueError that names the fault and the mend.
+
+    Arrays of JAX stay such, and others are arrays of NumPy. What lies on the host is checked there, where nothing is compiled.
+    """
     given = {"signals": signals, "dictionary": dictionary} | ({} if init is None else {"init": init})
     forms = {"signals": "(n, input_dim)", "dictionary": "(input_dim, num_latents)", "init": "(n, num_latents)"}
     arrays = {}
@@ -49,7 +68,7 @@ def check_problem(
         arrays[name] = array
     # Double precision where JAX has it on, as everywhere in JAX.
     dtype = jax.dtypes.canonicalize_dtype(functools.reduce(jnp.promote_types, (a.dtype for a in arrays.values()), jnp.float32))
-    known = {name: jnp.asarray(array, dtype) for name, array in arrays.items()}
+    known = {name: _cast(array, dtype) for name, array in arrays.items()}
     targets, atoms, first = known["signals"], known["dictionary"], known.get("init")
     if targets.shape[1] != atoms.shape[0]:
         raise ValueError(
@@ -67,25 +86,25 @@ def check_problem(
         raise ValueError("lam has rows of different lengths; give a number or an array.") from None
     if not jnp.issubdtype(weights.dtype, jnp.integer) and not jnp.issubdtype(weights.dtype, jnp.floating):
         raise ValueError(f"lam must be a non-negative number or an array of them, but it is {shown(lam)}.")
-    weights = lasso_problem.expand_lam(jnp.asarray(weights, dtype), *shape)
-    if not is_traced(weights) and not _holds(lambda a: jnp.all((a >= 0) & jnp.isfinite(a)), weights):
+    weights = _cast(weights, dtype).reshape(lasso_problem.lam_shape(weights.shape, *shape))
+    if not is_traced(weights) and not _holds(lambda a, np: np.all((a >= 0) & np.isfinite(a)), weights):
         raise ValueError("lam has a negative or non-finite value; give finite weights of zero or more.")
     for name, array in known.items():
-        if not is_traced(array) and not _holds(_all_finite, array):
+        if not is_traced(array) and not _holds(lambda a, np: np.all(np.isfinite(a)), array):
             raise ValueError(f"{name} has a NaN or an infinity; remove or replace the non-finite values.")
     if not is_traced(targets):
         _check_range(float(_largest(arrays["signals"], targets.dtype, None)), targets)
     if not is_traced(atoms):
         check_vanishing("dictionary", _largest(arrays["dictionary"], atoms.dtype, 0), atoms.dtype)
-    if first is not None and nonneg and not is_traced(first) and _holds(lambda a: jnp.any(a < 0), first):
+    if first is not None and nonneg and not is_traced(first) and _holds(lambda a, np: np.any(a < 0), first):
         raise ValueError("init has a negative code although nonneg is true; clip it at zero or pass nonneg=False.")
     return targets, atoms, weights, first
 
 
 def _largest(given, dtype, axis) -> np.ndarray:
     """The largest magnitude along an axis, of numbers too small for the device as well, which it takes for zero."""
-    if not isinstance(given, jax.Array):
-        return np.abs(given).max(axis=axis)
+    if on_host(given):
+        return np.asarray(np.abs(np.asarray(given)).max(axis=axis))
     with jax.ensure_compile_time_eval():
         return np.asarray(_magnitudes(jnp.asarray(given, dtype), axis)).view(dtype)
 
@@ -106,11 +125,6 @@ def _check_range(largest, signals):
             f"signals reach a magnitude of {largest:.1e}, whose square {signals.dtype} cannot hold; multiply signals and lam "
             "by the same factor, which multiplies the codes by it too, or give float64 with jax_enable_x64."
         )
-
-
-@jax.jit
-def _all_finite(array):
-    return jnp.all(jnp.isfinite(array))
 
 
 class Scaled(NamedTuple):
@@ -177,25 +191,7 @@ def unscale(found: Solution, problem: Scaled) -> Solution:
     """The solution of a scaled problem in the units of the caller."""
     # One scale after the other, since their quotient may overflow where a code of zero stays zero.
     codes = lax.optimization_barrier(found.codes * problem.signal_scale) / problem.atom_scale
-    return _restore(found, codes, jnp.all(_representable(found.codes, codes), axis=1), problem.signal_scale[:, 0])
-
-
-def unscale_sparse(found: Solution, problem: Scaled) -> Solution:
-    """The same where the codes are a sparse array."""
-    given: Any = found.codes
-    scale = np.asarray(problem.signal_scale)[:, 0]
-    sample = np.repeat(np.arange(given.shape[0]), np.diff(given.indptr))
-    with np.errstate(over="ignore", under="ignore"):
-        values = given.data * scale[sample] / np.asarray(problem.atom_scale)[0, given.indices]
-    exact = np.ones(len(scale), bool)
-    exact[sample[~_representable(given.data, values)]] = False
-    return _restore(found, scipy.sparse.csr_array((values, given.indices, given.indptr), shape=given.shape), exact, scale)
-
-
-def _representable(scaled, codes):
-    """Whether a code, certified in the units of the scaled problem, neither overflows nor vanishes in those of the caller."""
-    return (scaled == 0) | ((abs(codes) >= jnp.finfo(codes.dtype).tiny) & (abs(codes) < math.inf))
-
-
-def _restore(found, codes, exact, scale):
+    # A code that overflows or vanishes is not the one that was certified.
+    size, scale = jnp.abs(codes), problem.signal_scale[:, 0]
+    exact = jnp.all((found.codes == 0) | ((size >= jnp.finfo(codes.dtype).tiny) & (size < math.inf)), axis=1)
     return Solution(codes, found.objective * scale**2, found.gap * scale**2, found.iterations, found.converged & exact)

@@ -1,7 +1,7 @@
 """Exact working sets: a lasso on a handful of atoms a sample, grown by the atoms that violate optimality until none does.
 
-`README.md` in this folder has the mathematics. This module has the loop, as one compiled program; `blocks` runs the same rounds
-on the threads of a CPU.
+`README.md` in this folder has the mathematics. This module has the loop as one program of XLA, for accelerators, meshes and the
+transformations of JAX; `host` has that of a CPU.
 """
 
 import math
@@ -236,11 +236,6 @@ def pending(state: State) -> Bool[Array, " n"]:
 def _rounds(problem: Problem, state: State, group: int) -> State:
     """Repeat rounds on the samples that need them, until each is done, is out of slots, or has had as many as there are."""
     return by_groups(state, pending, group, lambda part: _round(problem, part))
-
-
-def advance(problem: Problem, state: State, least: Int[Array, ""]) -> State:
-    """Repeat rounds on a batch until at most `least` of its samples need another."""
-    return lax.while_loop(lambda s: jnp.sum(pending(s)) > least, lambda s: _round(problem, s), state)
 
 
 def keep(kept: Bool[Array, " n"], old: PyTree, new: PyTree) -> PyTree:

@@ -1,0 +1,556 @@
+"""The compiled loop of the host's coder: a block of samples, each solved exactly on a working set of its own.
+
+`README.md` in this folder has the mathematics. All is in double precision but the products that only search for violators.
+Numba compiles `code_block` and keeps it in its cache. Nothing here allocates within a loop, or takes Python's lock.
+"""
+
+from typing import Any, NamedTuple, no_type_check
+
+import numba
+import numpy as np
+
+# Atoms correlated at once, whose correlations with a block of samples stay in cache.
+TILE = 1024
+# Correlations looked through together for one above its weight.
+CHUNK = 64
+# Fewest and most violators that enter in a round: a few more where a product is of many numbers.
+FEWEST, MOST = 8, 64
+NUMBERS = 2**20
+# Products after which a sample is left as it is.
+ROUNDS = 500
+# Share of an atom's energy outside the span of the basis below which it counts as dependent.
+DEPENDENT = 1e-11
+# Share of the signal's norm below which the excess of a correlation is rounding.
+ROUNDING = 64 * np.finfo(np.float64).eps
+# Share of the signal's norm that a correlation in the basis may be off by before the basis is built anew.
+LOST = 1e-7
+# Refinements of the codes of a basis in a round.
+REFINEMENTS = 5
+
+# What a sample is: under way, ready for the certificate, certified, out of slots, or beyond what this method can do.
+OPEN, READY, DONE, FULL, STUCK = range(5)
+
+# Sums may be reordered, but a NaN stays one.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
+
+
+def _kept(function):
+    """Compile a function, and keep it beside this file or in the user's cache, where one of them can be written."""
+    try:
+        return numba.njit(cache=True, **_OPTIONS)(function)
+    except RuntimeError:
+        return numba.njit(**_OPTIONS)(function)
+
+
+class Problem(NamedTuple):
+    """What all samples share.
+
+    Attributes:
+      atoms: `(num_latents, input_dim)`, of about unit norm.
+      coarse: the same in single precision.
+      gram: `(num_latents, num_latents)` inner products of the atoms in double precision, or `(0, 0)`.
+      tol: duality gap to reach, relative to the objective.
+      limit: most products for a sample.
+      nonneg: whether codes are constrained to be non-negative.
+      eps: of the type of the codes.
+    """
+
+    atoms: np.ndarray
+    coarse: np.ndarray
+    gram: np.ndarray
+    tol: float
+    limit: int
+    nonneg: bool
+    eps: float
+
+
+class Block(NamedTuple):
+    """Samples that are worked on together: what is given, what is found, and room for the work; slots are free at -1.
+
+    Attributes:
+      signals: `(n, input_dim)`, of order one, in double precision.
+      row: `(n,)`, the weight of sample i and atom j is `row_i column_ij`.
+      column: `(1 or n, num_latents)`.
+      begun: `(n, some)` latents that open the working sets, -1 for none.
+      found: `(n, slots)` the latents of the codes; where slots are full those to go on from.
+      values: `(n, slots)` the codes, rounded to their type.
+      objective: `(n,)`.
+      gap: `(n,)` duality gaps.
+      rounds: `(n,)` products spent.
+      state: `(n,)` what each sample is.
+      theta: `(n, input_dim)` residuals of the codes before rounding.
+      latents: `(n, slots)` the atoms in the slots.
+      code: `(n, slots)` their codes.
+      sign: `(n, slots)` the signs of codes in the basis, 0 elsewhere.
+      inner: `(n, slots, slots)` the inner products of the atoms in the slots.
+      basis: `(n, slots)` the slots of the basis.
+      size: `(n,)` how many these are.
+      inverse: `(n, slots, slots)` the inverse of the Gram matrix of the basis.
+      leaders: `(n, MOST)` violators.
+      leads: `(n, MOST)` by how much they exceed their weight.
+      num_leaders: `(n,)` how many these are.
+      scale: `(n,)` the factor that makes theta feasible.
+      work: `(5, slots)`.
+      atom: `(input_dim,)`.
+      coarse_theta: `(n, input_dim)`.
+      coarse_pull: `(n, tile)`.
+      exact_pull: `(n, tile)`.
+      exact: `(tile, input_dim)`.
+    """
+
+    signals: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+    begun: np.ndarray
+    found: np.ndarray
+    values: np.ndarray
+    objective: np.ndarray
+    gap: np.ndarray
+    rounds: np.ndarray
+    state: np.ndarray
+    theta: np.ndarray
+    latents: np.ndarray
+    code: np.ndarray
+    sign: np.ndarray
+    inner: np.ndarray
+    basis: np.ndarray
+    size: np.ndarray
+    inverse: np.ndarray
+    leaders: np.ndarray
+    leads: np.ndarray
+    num_leaders: np.ndarray
+    scale: np.ndarray
+    work: np.ndarray
+    atom: np.ndarray
+    coarse_theta: np.ndarray
+    coarse_pull: np.ndarray
+    exact_theta: np.ndarray
+    exact_pull: np.ndarray
+    exact: np.ndarray
+
+    @classmethod
+    def of(cls, problem: Problem, signals, row, column, begun, rounds, slots: int) -> "Block":
+        """A block that is not begun, with a number of slots for each sample."""
+        (n, input_dim), tile = signals.shape, min(TILE, len(problem.atoms))
+        return cls(
+            signals=signals,
+            row=row,
+            column=column,
+            begun=begun,
+            found=np.full((n, slots), -1),
+            values=np.zeros((n, slots), problem.atoms.dtype),
+            objective=np.zeros(n),
+            gap=np.zeros(n),
+            rounds=rounds,
+            state=np.full(n, OPEN),
+            theta=signals.copy(),
+            latents=np.full((n, slots), -1),
+            code=np.zeros((n, slots)),
+            sign=np.zeros((n, slots)),
+            inner=np.empty((n, slots, slots)),
+            basis=np.zeros((n, slots), np.int64),
+            size=np.zeros(n, np.int64),
+            inverse=np.empty((n, slots, slots)),
+            leaders=np.empty((n, MOST), np.int64),
+            leads=np.empty((n, MOST)),
+            num_leaders=np.zeros(n, np.int64),
+            scale=np.ones(n),
+            work=np.empty((5, slots)),
+            atom=np.empty(input_dim),
+            coarse_theta=np.empty((n, input_dim), np.float32),
+            coarse_pull=np.empty((n, tile), np.float32),
+            exact_theta=np.empty((n, input_dim)),
+            exact_pull=np.empty((n, tile)),
+            exact=np.empty((tile, input_dim)),
+        )
+
+
+@numba.njit(**_OPTIONS)
+@no_type_check
+def _dot(left, right):
+    total = 0.0
+    for i in range(left.size):
+        total += left[i] * right[i]
+    return total
+
+
+@numba.njit(**_OPTIONS)
+@no_type_check
+def _subtract(total, factor, atom):
+    for i in range(total.size):
+        total[i] -= factor * atom[i]
+
+
+@numba.njit(**_OPTIONS)
+@no_type_check
+def _copy(target, source):
+    for i in range(target.size):
+        target[i] = source[i]
+
+
+@numba.njit(**_OPTIONS)
+@no_type_check
+def _least(values, count):
+    place = 0
+    for n in range(1, count):
+        if values[n] < values[place]:
+            place = n
+    return place
+
+
+@numba.njit(**_OPTIONS)
+@no_type_check
+def _collect(exact, pull, first, row, column, nonneg, most, leaders, leads, count, scale):
+    """Merge the violators of a tile into the `most` that exceed their weight by most; returns their count and the scale.
+
+    The scale is that of all atoms if `exact`, and of those merged if not.
+    """
+    low, place = 0.0, 0
+    if count == most:
+        place = _least(leads, most)
+        low = 0.0 if exact else leads[place]
+    for begin in range(0, pull.size, CHUNK):
+        part, weight = pull[begin : begin + CHUNK], column[first + begin : first + begin + CHUNK]
+        # Without a branch this is a few instructions for many atoms.
+        above = np.int64(0)
+        for j in range(part.size):
+            steep = np.float64(part[j])
+            if not nonneg:
+                steep = abs(steep)
+            above += np.int64(1) if steep - row * weight[j] > low else np.int64(0)
+        if above == 0:
+            continue
+        for j in range(part.size):
+            steep = np.float64(part[j])
+            if not nonneg:
+                steep = abs(steep)
+            limit = row * weight[j]
+            lead = steep - limit
+            if lead <= low:
+                continue
+            scale = min(scale, limit / steep)
+            if count < most:
+                leads[count], leaders[count] = lead, first + begin + j
+                count += 1
+            elif lead > leads[place]:
+                leads[place], leaders[place] = lead, first + begin + j
+            else:
+                continue
+            if count == most:
+                place = _least(leads, most)
+                low = 0.0 if exact else leads[place]
+    return count, scale
+
+
+@numba.njit(**_OPTIONS)
+@no_type_check
+def _fill(atoms, gram, latents, top, slot, atom, inner):
+    """The inner products of the atom in a slot with those in all others."""
+    latent = latents[slot]
+    if gram.size == 0:
+        _copy(atom, atoms[latent])
+    for other in range(top):
+        if latents[other] >= 0:
+            value = gram[latent, latents[other]] if gram.size else _dot(atom, atoms[latents[other]])
+            inner[slot, other] = inner[other, slot] = value
+
+
+@numba.njit(**_OPTIONS)
+@no_type_check
+def _drop(inverse, basis, size, out):
+    """The inverse without one place of the basis, which the last one takes."""
+    last, scale = size - 1, 1 / inverse[out, out]
+    for b in range(size):
+        if b != out:
+            _subtract(inverse[b, :size], inverse[b, out] * scale, inverse[out, :size])
+    if out != last:
+        basis[out] = basis[last]
+        for b in range(last):
+            inverse[out, b] = inverse[last, b]
+            inverse[b, out] = inverse[b, last]
+        inverse[out, out] = inverse[last, last]
+    return last
+
+
+@numba.njit(**_OPTIONS)
+@no_type_check
+def _pivot(nonneg, floor, top, latents, pull, weight, code, sign, inner, basis, inverse, size, moved, cross, slope):
+    """Solve the lasso on the slots from the basis at hand; returns its size, and how many atoms entered it."""
+    entered = 0
+    while entered < 4 * latents.size:
+        # The atom outside the basis that most exceeds its weight.
+        best, excess = -1, floor
+        for w in range(top):
+            if latents[w] >= 0 and sign[w] == 0:
+                above = (pull[w] if nonneg else abs(pull[w])) - weight[w]
+                if above > excess:
+                    best, excess = w, above
+        if best < 0:
+            break
+        way = 1.0 if nonneg or pull[best] > 0 else -1.0
+        for b in range(size):
+            cross[b] = inner[best, basis[b]]
+        for b in range(size):
+            slope[b] = _dot(inverse[b, :size], cross[:size])
+        left = inner[best, best] - _dot(cross[:size], slope[:size])
+        for w in range(top):
+            moved[w] = 0
+        while True:
+            # How far until its correlation meets its weight, or a code of the basis vanishes.
+            step, out = np.inf, np.int64(-1)
+            if left > DEPENDENT * inner[best, best]:
+                step = max(excess, 0.0) / left
+            for b in range(size):
+                fall = way * slope[b] * sign[basis[b]]
+                if fall > 0:
+                    until = abs(code[basis[b]]) / fall
+                    if until < step:
+                        step, out = until, b
+            if not step < np.inf:
+                break
+            for b in range(size):
+                change = -way * step * slope[b]
+                code[basis[b]] += change
+                moved[basis[b]] += change
+            code[best] += way * step
+            moved[best] += way * step
+            excess -= left * step
+            if out < 0:
+                break
+            gone = basis[out]
+            moved[gone] -= code[gone]
+            code[gone], sign[gone] = 0, 0
+            ratio = slope[out] / inverse[out, out]
+            left += slope[out] * ratio
+            for b in range(size):
+                if b != out:
+                    slope[b] -= inverse[b, out] * ratio
+            size = _drop(inverse, basis, size, out)
+            slope[out] = slope[size]
+        for w in range(top):
+            if moved[w] != 0:
+                _subtract(pull[:top], moved[w], inner[w, :top])
+        if not step < np.inf:
+            # Within the span of the basis and with nothing to take the place of: only rounding wants it.
+            moved[best] = code[best]
+            _subtract(pull[:top], -moved[best], inner[best, :top])
+            code[best], sign[best] = 0, 2
+            continue
+        for b in range(size):
+            _subtract(inverse[b, :size], -slope[b] / left, slope[:size])
+            inverse[b, size] = inverse[size, b] = -slope[b] / left
+        inverse[size, size] = 1 / left
+        basis[size], sign[best] = best, way
+        size += 1
+        entered += 1
+    return size, entered
+
+
+@numba.njit(**_OPTIONS)
+@no_type_check
+def _refine(floor, atoms, latents, weight, code, sign, basis, inverse, size, theta, wrong):
+    """Newton steps for the codes of the basis, by fresh correlations; returns its size and how far these were off at last."""
+    worst = np.inf
+    for _ in range(REFINEMENTS):
+        before, worst = worst, 0.0
+        for b in range(size):
+            w = basis[b]
+            wrong[b] = _dot(theta, atoms[latents[w]]) - weight[w] * sign[w]
+            # A NaN must stay.
+            worst = worst if abs(wrong[b]) <= worst else abs(wrong[b])
+        if worst <= 0.1 * floor or not worst <= 0.5 * before:
+            break
+        gone = False
+        for b in range(size):
+            w = basis[b]
+            fix = _dot(inverse[b, :size], wrong[:size])
+            if (code[w] + fix) * sign[w] <= 0:
+                fix, gone = -code[w], True
+            code[w] += fix
+            _subtract(theta, fix, atoms[latents[w]])
+        if gone:
+            for b in range(size - 1, -1, -1):
+                w = basis[b]
+                if code[w] * sign[w] <= 0:
+                    code[w], sign[w] = 0, 0
+                    size = _drop(inverse, basis, size, b)
+    return size, worst
+
+
+@numba.njit(**_OPTIONS)
+@no_type_check
+def _advance(problem, block, i, every, candidates):
+    """Take violators into free slots, solve on the slots, and leave the codes and their residual there.
+
+    Returns how many atoms entered the basis, and whether a candidate found no slot.
+    """
+    atoms, nonneg, signal, theta = problem.atoms, problem.nonneg, block.signals[i], block.theta[i]
+    row, column = block.row[i], block.column[i % block.column.shape[0]]
+    latents, code, sign, inner = block.latents[i], block.code[i], block.sign[i], block.inner[i]
+    basis, inverse, size = block.basis[i], block.inverse[i], block.size[i]
+    work = block.work
+    pull, weight, moved, cross, slope = work[0], work[1], work[2], work[3], work[4]
+    norm = np.sqrt(_dot(signal, signal))
+    floor = ROUNDING * norm
+    # A plain 0 would have functions compiled for that literal.
+    full, free, top = False, 0, np.int64(0)
+    for b in range(size):
+        w = basis[b]
+        top = max(top, w + 1)
+        weight[w] = row * column[latents[w]]
+        pull[w] = sign[w] * weight[w]
+    for n in range(candidates.size):
+        latent = candidates[n]
+        held = latent < 0
+        for b in range(size):
+            held = held or latents[basis[b]] == latent
+        if held:
+            continue
+        while free < latents.size and latents[free] >= 0:
+            free += 1
+        if free == latents.size:
+            full = True
+            break
+        value, limit = _dot(theta, atoms[latent]), row * column[latent]
+        if not every and (value if nonneg else abs(value)) - limit <= floor:
+            continue
+        top = max(top, free + 1)
+        latents[free], pull[free], weight[free], code[free], sign[free] = latent, value, limit, 0, 0
+        _fill(atoms, problem.gram, latents, top, free, block.atom, inner)
+    total = 0
+    for _ in range(2):
+        size, entered = _pivot(
+            nonneg, floor, top, latents, pull, weight, code, sign, inner, basis, inverse, size, moved, cross, slope
+        )
+        total += entered
+        _copy(theta, signal)
+        for b in range(size):
+            _subtract(theta, code[basis[b]], atoms[latents[basis[b]]])
+        size, worst = _refine(floor, atoms, latents, weight, code, sign, basis, inverse, size, theta, cross)
+        if worst <= LOST * norm:
+            break
+        # The inverse is lost to rounding.
+        size, total = 0, 0
+        _copy(theta, signal)
+        for w in range(top):
+            if latents[w] >= 0:
+                code[w], sign[w], pull[w] = 0, 0, _dot(signal, atoms[latents[w]])
+    for w in range(top):
+        if abs(sign[w]) != 1:
+            latents[w], sign[w] = -1, 0
+    block.size[i] = size
+    return total, full
+
+
+@numba.njit(**_OPTIONS)
+@no_type_check
+def _certify(problem, block, i):
+    """Write down the rounded codes, their objective, and their duality gap at the scaled residual before rounding."""
+    atoms, signal, theta, rest = problem.atoms, block.signals[i], block.theta[i], block.atom
+    row, column, scale = block.row[i], block.column[i % block.column.shape[0]], block.scale[i]
+    found, values, latents, basis, size = block.found[i], block.values[i], block.latents[i], block.basis[i], block.size[i]
+    _copy(rest, signal)
+    linear, slack = 0.0, 0.0
+    for b in range(size):
+        latent = latents[basis[b]]
+        found[b], values[b] = latent, block.code[i, basis[b]]
+        value, limit = np.float64(values[b]), row * column[latent]
+        _subtract(rest, value, atoms[latent])
+        pull = _dot(theta, atoms[latent]) * (1.0 if value > 0 else -1.0)
+        linear += limit * abs(value)
+        slack += abs(value) * max(limit - scale * pull, 0.0)
+    for b in range(size, found.size):
+        found[b], values[b] = -1, 0
+    objective = 0.5 * _dot(rest, rest) + linear
+    _subtract(rest, scale, theta)
+    gap = 0.5 * _dot(rest, rest) + slack
+    block.objective[i], block.gap[i] = objective, gap
+    # An objective below this cannot be told from zero; see `lasso_problem.is_converged`.
+    least = 0.5 * (16 * problem.eps) ** 2 * _dot(signal, signal)
+    # A little less than the tolerance, for the gap to meet it when both are rounded.
+    return (gap <= 0.999 * problem.tol * objective and objective < np.inf) or objective <= least
+
+
+@numba.njit(**_OPTIONS)
+@no_type_check
+def _nearly(problem, block, i):
+    """Whether the gap seems met, by coarse correlations: those of the basis equal their weights."""
+    theta, column, linear = block.theta[i], block.column[i % block.column.shape[0]], 0.0
+    for b in range(block.size[i]):
+        w = block.basis[i, b]
+        linear += block.row[i] * column[block.latents[i, w]] * abs(block.code[i, w])
+    energy, short = 0.5 * _dot(theta, theta), 1 - block.scale[i]
+    return short**2 * energy + short * linear <= 0.25 * problem.tol * (energy + linear)
+
+
+@_kept
+@no_type_check
+def code_block(problem, block):
+    """Code a block of samples."""
+    num_samples, slots, num_latents = block.signals.shape[0], block.found.shape[1], problem.atoms.shape[0]
+    tile, state = block.exact.shape[0], block.state
+    few = FEWEST + problem.atoms.size // NUMBERS
+    who = np.empty(num_samples, np.int64)
+    # Pivots on the atoms to begin with; rounds of coarse products; rounds of exact ones.
+    for stage in range(3):
+        while True:
+            active = 0
+            for i in range(num_samples):
+                if stage == 1 and state[i] == OPEN and block.rounds[i] >= problem.limit - 1:
+                    state[i] = READY
+                if state[i] == OPEN:
+                    who[active], block.num_leaders[i], block.scale[i] = i, 0, 1.0
+                    if stage == 1:
+                        _copy(block.coarse_theta[active], block.theta[i])
+                    elif stage == 2:
+                        _copy(block.exact_theta[active], block.theta[i])
+                    active += 1
+            if active == 0 or (stage == 0 and block.begun.shape[1] == 0):
+                break
+            for begin in range(0, num_latents if stage else 0, tile):
+                # The last tile overlaps the one before.
+                first = min(begin, num_latents - tile)
+                if stage == 1:
+                    np.dot(block.coarse_theta[:active], problem.coarse[first : first + tile].T, block.coarse_pull[:active])
+                else:
+                    for j in range(tile):
+                        _copy(block.exact[j], problem.atoms[first + j])
+                    np.dot(block.exact_theta[:active], block.exact.T, block.exact_pull[:active])
+                for n in range(active):
+                    i = who[n]
+                    most = min(MOST, max(few, block.size[i] // 2))
+                    row, column = block.row[i], block.column[i % block.column.shape[0]]
+                    leaders, leads, count, scale = block.leaders[i], block.leads[i], block.num_leaders[i], block.scale[i]
+                    if stage == 1:
+                        pull = block.coarse_pull[n, begin - first :]
+                        count, scale = _collect(
+                            False, pull, begin, row, column, problem.nonneg, most, leaders, leads, count, scale
+                        )
+                    else:
+                        precise = block.exact_pull[n, begin - first :]
+                        count, scale = _collect(
+                            True, precise, begin, row, column, problem.nonneg, most, leaders, leads, count, scale
+                        )
+                    block.num_leaders[i], block.scale[i] = count, scale
+            for n in range(active):
+                i = who[n]
+                block.rounds[i] += stage > 0
+                if stage == 1 and (block.rounds[i] >= ROUNDS or _nearly(problem, block, i)):
+                    state[i] = READY
+                elif stage == 2 and _certify(problem, block, i):
+                    state[i] = DONE
+                elif stage == 2 and block.rounds[i] >= min(problem.limit, ROUNDS):
+                    state[i] = STUCK
+                else:
+                    candidates = block.leaders[i, : block.num_leaders[i]] if stage else block.begun[i]
+                    entered, full = _advance(problem, block, i, stage == 0, candidates)
+                    if stage == 0:
+                        state[i] = READY
+                    elif full and block.size[i] > slots - FEWEST:
+                        state[i] = FULL
+                        _copy(block.found[i], block.latents[i])
+                    elif entered == 0:
+                        state[i] = STUCK if stage == 2 else READY
+        for i in range(num_samples):
+            if state[i] == READY:
+                state[i] = OPEN

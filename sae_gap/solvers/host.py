@@ -1,0 +1,280 @@
+"""The coder of a CPU, where all values are known: blocks of samples on threads, each a call of `active_set.code_block`.
+
+The problem alone decides which samples share a block, never the threads, and so it decides the bits of the codes. Nothing here
+is compiled by XLA, but for samples that the active set leaves to FISTA.
+"""
+
+import concurrent.futures
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import scipy.linalg
+import scipy.sparse
+import threadpoolctl
+from jaxtyping import Float, Int
+
+from sae_gap.core.types import Solution
+from sae_gap.runtime.cores import cores
+from sae_gap.solvers import active_set, fista
+from sae_gap.solvers.atoms import wants_gram
+from sae_gap.solvers.working_set import default_slots
+
+# Samples of a block: few enough for every core to have some, and enough for products to be quick. A dictionary of more numbers
+# than CACHE is read from memory for each block, so that its blocks are whole ones.
+FEWEST_SAMPLES, MOST_SAMPLES = 16, 64
+CACHE = 2**23
+# Floats of the working sets of a block.
+BLOCK = 2**22
+# Most slots to begin with.
+SLOTS = 256
+# Numbers that are scaled at once, and codes that FISTA has in a batch.
+FEW_NUMBERS, MANY_CODES = 2**17, 2**22
+
+
+class Problem(NamedTuple):
+    """A lasso in units where every signal and every atom is of order one.
+
+    Signals are divided by powers of two `s_i` and atoms by `a_j`, which rounds nothing. A code is `z = z' s_i / a_j`, and the
+    weight of sample i and atom j is `λ_ij / (s_i a_j) = row_i column_ij`.
+    """
+
+    signals: Float[np.ndarray, "n input_dim"]
+    atoms: Float[np.ndarray, "num_latents input_dim"]
+    lam: Float[np.ndarray, "rows columns"]
+    signal_scale: Float[np.ndarray, " n"]
+    atom_scale: Float[np.ndarray, " num_latents"]
+
+    def block(self, rows: Int[np.ndarray, " some"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Some signals in double precision, with their rows and columns of weights."""
+        lam = (self.lam[rows] if len(self.lam) > 1 else self.lam).astype(np.float64)
+        scale = self.signal_scale[rows]
+        # A weight that overflows is beyond any correlation.
+        with np.errstate(over="ignore"):
+            if lam.shape[1] == 1:
+                return self.signals[rows] / scale[:, None], lam[:, 0] / scale, 1 / self.atom_scale[None]
+            return self.signals[rows] / scale[:, None], 1 / scale, lam / self.atom_scale
+
+
+def _power_of_two(values: np.ndarray) -> np.ndarray:
+    """The power of two at or just below each magnitude; one where it is zero."""
+    return np.where(values > 0, np.ldexp(1.0, np.frexp(values)[1] - 1), 1.0)
+
+
+def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray) -> Problem:
+    """The problem of a caller, scaled."""
+    atoms, scale = np.empty(dictionary.shape[::-1], dictionary.dtype), np.empty(dictionary.shape[1])
+    # A few atoms at a time, which stay in cache.
+    step = max(1, FEW_NUMBERS // len(dictionary))
+    for begin in range(0, len(atoms), step):
+        part = atoms[begin : begin + step]
+        part[:] = dictionary[:, begin : begin + step].T
+        # By its largest entry first, as the squares of a small atom would vanish.
+        first = _power_of_two(np.abs(part).max(axis=1))
+        if np.any(first != 1):
+            part /= first[:, None].astype(part.dtype)
+        # The factor lets atoms of unit norm, give or take rounding, keep their scale.
+        second = _power_of_two(1.25 * np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64)))
+        if np.any(second != 1):
+            part /= second[:, None].astype(part.dtype)
+        scale[begin : begin + step] = first * second
+    return Problem(signals, atoms, lam, _power_of_two(np.abs(signals).max(axis=1)).astype(np.float64), scale)
+
+
+@functools.cache
+def _blas() -> threadpoolctl.ThreadpoolController:
+    """The BLAS of NumPy and that of SciPy, which `active_set` calls: it must be loaded by now."""
+    assert scipy.linalg
+    return threadpoolctl.ThreadpoolController()
+
+
+def solve(
+    signals: Float[np.ndarray, "n input_dim"],
+    dictionary: Float[np.ndarray, "input_dim num_latents"],
+    lam: Float[np.ndarray, "rows columns"],
+    init: Float[np.ndarray, "n num_latents"] | None = None,
+    *,
+    tol: float,
+    max_iterations: int,
+    nonneg: bool = True,
+    threads: int | None = None,
+    sparse: bool = False,
+) -> Solution:
+    """Solve the lasso of `sparse_code` on the host.
+
+    Args:
+      signals: `(n, input_dim)`.
+      dictionary: `(input_dim, num_latents)`, of any norm.
+      lam: weights, `(1 or n, 1 or num_latents)`.
+      init: `(n, num_latents)` codes whose support opens the working sets; None starts from zero.
+      tol: duality gap to reach, relative to the objective.
+      max_iterations: products with the dictionary, and then iterations of FISTA for the samples left to it, before a sample is
+        given up; at least one.
+      nonneg: whether codes are constrained to be non-negative.
+      threads: blocks worked on at once; None takes one for each core.
+      sparse: whether codes are a `scipy.sparse.csr_array`.
+
+    Returns:
+      A `Solution`; its `iterations` count products with the dictionary, plus the iterations of FISTA.
+    """
+    problem = pose(signals, dictionary, lam)
+    found = _Found(len(signals), dictionary.shape[1], signals.dtype)
+    with _blas().limit(limits=1, user_api="blas"):
+        _active_sets(problem, found, init, tol, max_iterations, nonneg=nonneg, threads=threads or cores())
+    left = np.flatnonzero(~found.converged & (found.iterations < max_iterations))
+    step = min(MOST_SAMPLES, max(1, MANY_CODES // len(problem.atoms)))
+    for begin in range(0, len(left), step):
+        _fall_back(problem, found, left[begin : begin + step], step, tol, max_iterations, nonneg=nonneg)
+    return found.unscaled(problem, sparse=sparse)
+
+
+class _Found:
+    """What is known of each sample so far, in the units of the scaled problem."""
+
+    def __init__(self, num_samples: int, num_latents: int, dtype: np.dtype):
+        self.objective, self.gap = np.zeros(num_samples), np.zeros(num_samples)
+        self.iterations, self.converged = np.zeros(num_samples, np.int64), np.zeros(num_samples, bool)
+        self.rows, self.latents = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        self.values = np.zeros(0, dtype)
+        self._shape = num_samples, num_latents
+
+    def put(self, rows: np.ndarray, latents: np.ndarray, values: np.ndarray) -> None:
+        """Write down codes that are not zero."""
+        given, old = (rows, latents, values), (self.rows, self.latents, self.values)
+        self.rows, self.latents, self.values = (np.concatenate(both) for both in zip(old, given, strict=True))
+
+    def codes(self, values: np.ndarray) -> scipy.sparse.csr_array:
+        return scipy.sparse.csr_array((values, (self.rows, self.latents)), shape=self._shape)
+
+    def unscaled(self, problem: Problem, *, sparse: bool) -> Solution:
+        """The solution in the units of the caller."""
+        dtype, scale = self.values.dtype, problem.signal_scale
+        with np.errstate(over="ignore", under="ignore"):
+            values = (self.values * scale[self.rows] / problem.atom_scale[self.latents]).astype(dtype)
+            certificates = [(each * scale**2).astype(dtype) for each in (self.objective, self.gap)]
+        size = np.abs(values)
+        # A code that overflows or vanishes is not the one that was certified.
+        self.converged[self.rows[~((size >= np.finfo(dtype).tiny) & (size < np.inf))]] = False
+        rest = (*certificates, self.iterations.astype(np.int32), self.converged)
+        # Unlike `jnp.asarray`, `device_put` compiles nothing.
+        if sparse:
+            return Solution(self.codes(values), *jax.device_put(rest))
+        codes = np.zeros(self._shape, dtype)
+        codes[self.rows, self.latents] = values
+        return Solution(*jax.device_put((codes, *rest)))
+
+
+def _active_sets(problem, found, init, tol, max_iterations, *, nonneg, threads) -> None:
+    """Solve all samples block by block; those that fill their slots go on together with twice as many."""
+    num_latents, input_dim = problem.atoms.shape
+    coarse = problem.atoms.astype(np.float32, copy=False)
+    gram = np.zeros((0, 0))
+    if wants_gram(num_latents, len(problem.signals)):
+        atoms = problem.atoms.astype(np.float64, copy=False)
+        gram = atoms @ atoms.T
+    eps = float(np.finfo(problem.atoms.dtype).eps)
+    shared = active_set.Problem(problem.atoms, coarse, gram, tol, max_iterations, nonneg, eps)
+
+    def work(part: tuple[np.ndarray, np.ndarray | None], slots: int):
+        rows, begun = part
+        if begun is None:
+            begun = np.zeros((len(rows), 0), np.int64) if init is None else _largest(init[rows], slots)
+        signals, row, column = problem.block(rows)
+        block = active_set.Block.of(shared, signals, row, column, begun, found.iterations[rows], slots)
+        active_set.code_block(shared, block)
+        full = block.state == active_set.FULL
+        block.values[full] = 0
+        sample, slot = np.nonzero(block.values)
+        codes = rows[sample], block.found[sample, slot], block.values[sample, slot]
+        done = block.state == active_set.DONE
+        return rows, block.objective, block.gap, block.rounds, done, *codes, rows[full], block.found[full]
+
+    pending: np.ndarray = np.arange(len(problem.signals))
+    begun: np.ndarray | None = None
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        for slots in _widths(input_dim, num_latents):
+            blocks = list(_blocks(len(pending), slots, problem.atoms.size))
+            parts = [(pending[block], None if begun is None else begun[block]) for block in blocks]
+            run: Any = map if threads == 1 or len(parts) == 1 else pool.map
+            solved = run(functools.partial(work, slots=slots), parts)
+            rows, objective, gap, rounds, done, *codes, pending, begun = map(np.concatenate, zip(*solved, strict=True))
+            found.objective[rows], found.gap[rows], found.iterations[rows] = objective, gap, rounds
+            found.converged[rows] = done
+            found.put(*codes)
+            if not len(pending):
+                break
+
+
+def _widths(input_dim: int, num_latents: int) -> Iterator[int]:
+    """Numbers of slots, each twice the last, up to where any support of independent atoms and new violators fit."""
+    most = min(input_dim, num_latents) + active_set.MOST
+    slots = min(SLOTS, default_slots(input_dim, num_latents)) + 2 * active_set.FEWEST
+    while slots < most:
+        yield slots
+        slots *= 2
+    yield most
+
+
+def _blocks(count: int, slots: int, numbers: int) -> Iterator[slice]:
+    """The samples of each block, of about one size."""
+    fewest = FEWEST_SAMPLES if numbers <= CACHE else MOST_SAMPLES
+    most = min(max(-(-count // 4), fewest), MOST_SAMPLES, max(1, BLOCK // slots**2))
+    size = -(-count // -(-count // most))
+    return (slice(begin, begin + size) for begin in range(0, count, size))
+
+
+def _largest(codes: Float[np.ndarray, "n num_latents"], most: int) -> Int[np.ndarray, "n some"]:
+    """The latents of the largest codes, and -1 where there are no more."""
+    sizes = np.count_nonzero(codes, axis=1)
+    if sizes.max() > most:
+        latents = np.argpartition(-np.abs(codes), most - 1, axis=1)[:, :most]
+        return np.where(np.take_along_axis(codes, latents, axis=1) != 0, latents, -1)
+    row, latent = np.nonzero(codes)
+    begun = np.full((len(codes), sizes.max()), -1)
+    begun[row, np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)] = latent
+    return begun
+
+
+def _fall_back(problem, found, rows, size, tol, max_iterations, *, nonneg) -> None:
+    """Hand samples to FISTA, from where they are; all batches have one size, as it is compiled."""
+    dtype = problem.atoms.dtype
+    signals, row, column = problem.block(np.resize(rows, size))
+    # Beyond any correlation is far enough.
+    lam = np.minimum(row[:, None] * column, float(np.finfo(dtype).max) ** 0.8)
+    begun = found.codes(found.values)[np.resize(rows, size)].toarray()
+    arrays = signals.astype(dtype), problem.atoms.T, lam.astype(dtype), begun
+    solved = _fista(*arrays, tol, max_iterations, nonneg=nonneg)
+    codes = np.asarray(solved.codes)
+    value, gap = _certificate(problem.atoms, signals, lam, codes.astype(np.float64), nonneg=nonneg)
+    few = slice(len(rows))
+    kept = ~np.isin(found.rows, rows)
+    found.rows, found.latents, found.values = found.rows[kept], found.latents[kept], found.values[kept]
+    sample, latents = np.nonzero(codes[few])
+    found.put(rows[sample], latents, codes[sample, latents])
+    found.objective[rows], found.gap[rows], found.converged[rows] = value[few], gap[few], (gap <= tol * value)[few]
+    found.iterations[rows] += np.asarray(solved.iterations)[few]
+
+
+def _certificate(atoms, signals, lam, codes, *, nonneg) -> tuple[np.ndarray, np.ndarray]:
+    """`lasso_problem.certificate` in double precision: what FISTA has in single is no proof where weights are near rounding."""
+    step = max(1, FEW_NUMBERS // atoms.shape[1])
+    tiles = [slice(begin, begin + step) for begin in range(0, len(atoms), step)]
+    rest = signals.copy()
+    for tile in tiles:
+        rest -= codes[:, tile] @ atoms[tile].astype(np.float64)
+    energy = np.sum(rest**2, axis=1)
+    scale, met = np.ones(len(rest)), np.zeros(len(rest))
+    for tile in tiles:
+        pull, limit = rest @ atoms[tile].astype(np.float64).T, np.broadcast_to(lam, codes.shape)[:, tile]
+        steep = pull if nonneg else np.abs(pull)
+        scale = np.minimum(scale, np.min(np.divide(limit, steep, out=np.ones_like(pull), where=steep > limit), axis=1))
+        met += np.sum(codes[:, tile] * pull, axis=1)
+    linear = np.sum(lam * np.abs(codes), axis=1)
+    return 0.5 * energy + linear, 0.5 * (1 - scale) ** 2 * energy + np.maximum(linear - scale * met, 0)
+
+
+@functools.partial(jax.jit, static_argnames="nonneg")
+def _fista(signals, dictionary, lam, init, tol, max_iterations, *, nonneg):
+    return fista.solve(signals, dictionary, lam, init, tol=tol, max_iterations=max_iterations, nonneg=nonneg)

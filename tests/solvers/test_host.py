@@ -1,0 +1,238 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import nnls
+
+import sae_gap
+from sae_gap.solvers import active_set, fista, host
+
+from .problems import SHAPE, draw, score
+
+
+def coherent(seed, num_samples, input_dim, num_latents, support, cluster=16):
+    """Clusters of atoms with a cosine of about a half, and signals that are sparse on them."""
+    rng = np.random.default_rng(seed)
+    dictionary = np.repeat(rng.normal(size=(-(-num_latents // cluster), input_dim)), cluster, axis=0)[:num_latents]
+    dictionary = dictionary + rng.normal(size=dictionary.shape)
+    dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)
+    codes = np.stack([rng.permutation(num_latents) < support for _ in range(num_samples)]) * rng.exponential(
+        size=(num_samples, num_latents)
+    )
+    signals = codes @ dictionary
+    signals /= np.linalg.norm(signals, axis=1, keepdims=True)
+    return signals.astype(np.float32), dictionary.T.astype(np.float32)
+
+
+DIM, LATENTS = 40, 120
+
+
+def solve(signals, dictionary, lam, **options):
+    return sae_gap.sparse_code(signals, dictionary, lam, solver="working_set", **options)
+
+
+def never(*args, **options):
+    raise AssertionError("FISTA was called for a sample that the active set should solve.")
+
+
+def least(signal, dictionary, lam, *, nonneg):
+    """The optimum of one sample by SciPy's non-negative least squares, good to about 1e-8.
+
+    ½‖y − D z‖² + λᵀz over z ≥ 0 is least squares once λ is an inner product with every atom, which one long dimension makes.
+    """
+    signal, dictionary = signal.astype(np.float64), dictionary.astype(np.float64)
+    both = dictionary if nonneg else np.concatenate([dictionary, -dictionary], axis=1)
+    lam, long = np.broadcast_to(lam, dictionary.shape[1]), 1e5
+    price = lam if nonneg else np.tile(lam, 2)
+    codes, _ = nnls(np.vstack([both, price / long]), np.append(signal, -long), maxiter=10_000)
+    return 0.5 * np.sum((signal - both @ codes) ** 2) + price @ codes
+
+
+# What becomes of Gaussian atoms.
+ATOMS = {
+    "gaussian": lambda rng, atoms: atoms,
+    "coherent": lambda rng, atoms: atoms + 3 * rng.normal(size=(len(atoms), 1)),
+    "twins": lambda rng, atoms: np.concatenate([atoms[:, ::2]] * 2, axis=1) * (1 + 1e-6 * rng.normal(size=atoms.shape)),
+    "copies": lambda rng, atoms: np.concatenate([atoms[:, ::2]] * 2, axis=1),
+    "dependent": lambda rng, atoms: atoms[:, :6] @ rng.normal(size=(6, atoms.shape[1])),
+    "zeros": lambda rng, atoms: atoms * (rng.uniform(size=atoms.shape[1]) < 0.7),
+}
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+@pytest.mark.parametrize("kind", ATOMS)
+def test_the_optimum_is_that_of_least_squares(monkeypatch, kind, nonneg):
+    monkeypatch.setattr(host, "_fista", never)
+    rng = np.random.default_rng(0)
+    dictionary = ATOMS[kind](rng, rng.normal(size=(16, 60))).astype(np.float32)
+    # Two thirds are sparse on the atoms, and one third is not.
+    codes = rng.normal(size=(30, 60)) * (rng.uniform(size=(30, 60)) < 0.07)
+    signals = np.concatenate([codes @ dictionary.T, rng.normal(size=(15, 16))]).astype(np.float32)
+    pull = signals @ dictionary
+    top = np.max(pull if nonneg else np.abs(pull), axis=1)
+    share = 10 ** rng.uniform(-2.5, 0.05, size=len(signals))
+    # Each sample and each atom has a weight of its own.
+    lam = (np.maximum(share * top, 1e-3)[:, None] * rng.uniform(0.5, 2, size=60)).astype(np.float32)
+    found = solve(signals, dictionary, lam, nonneg=nonneg)
+    assert found.converged.all()
+    value, _ = score(signals, dictionary, found.codes, lam, nonneg=nonneg)
+    best = np.array([least(*given, nonneg=nonneg) for given in zip(signals, [dictionary] * 45, lam.astype(float), strict=True)])
+    scale = 1e-7 * np.sum(signals.astype(float) ** 2, axis=1)
+    assert np.all(value <= best * (1 + 1e-6) + scale) and np.all(value - np.asarray(found.gap) <= best + scale)
+    np.testing.assert_allclose(found.objective, value, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_supports_of_every_size_are_exact_and_need_no_fista(monkeypatch, nonneg):
+    monkeypatch.setattr(host, "_fista", never)
+    monkeypatch.setattr(host, "default_slots", lambda *shape: 0)
+    rng = np.random.default_rng(0)
+    signals, dictionary = coherent(1, 60, DIM, LATENTS, 10)
+    # Two thirds are sparse on the atoms, the others have dense signals; each sample has its own weight.
+    signals[20:40] = rng.normal(size=(20, DIM)) / 8
+    pull = signals @ dictionary
+    share = np.concatenate([np.geomspace(1e-3, 0.9, 20), np.geomspace(1e-3, 0.3, 20), np.geomspace(1e-3, 0.9, 20)])
+    lam = share * np.max(pull if nonneg else np.abs(pull), axis=1)
+    solution = solve(signals, dictionary, lam[:, None], nonneg=nonneg)
+    assert bool(jnp.all(solution.converged))
+    sizes = np.count_nonzero(solution.codes, axis=1)
+    slots = next(host._widths(DIM, LATENTS))
+    assert sizes.max() > slots > sizes.min(), "some supports are to outgrow the first slots"
+    value, gap = score(signals, dictionary, solution.codes, lam[:, None], nonneg=nonneg)
+    np.testing.assert_allclose(solution.objective, value, rtol=1e-6)
+    # A certificate taken from rounded codes is off by their rounding beside the weight.
+    assert np.all(gap <= (1e-6 + 1e-7 / share) * value)
+
+
+def test_atoms_of_several_tiles_are_all_looked_at():
+    num_latents = 2 * active_set.TILE + 100
+    rng = np.random.default_rng(0)
+    dictionary = rng.normal(size=(12, num_latents)) / 12**0.5
+    for precision in (np.float32, np.float64):
+        with jax.enable_x64(precision == np.float64):
+            found = solve(rng.normal(size=(20, 12)).astype(precision), dictionary.astype(precision), 0.3)
+        used = np.flatnonzero(np.any(np.asarray(found.codes), axis=0)) // active_set.TILE
+        assert found.converged.all() and set(used) == {0, 1, 2}
+
+
+def test_a_weight_near_zero_is_non_negative_least_squares():
+    rng = np.random.default_rng(3)
+    # Smaller than others, since least squares takes a pivot for nearly every dimension.
+    _, dim, num_latents = SHAPE
+    dictionary = rng.normal(size=(dim, num_latents)).astype(np.float32) / np.float32(dim**0.5)
+    signals = rng.normal(size=(12, dim)).astype(np.float32)
+    signals -= np.minimum(0, (signals @ dictionary).min(axis=1, keepdims=True)) * dictionary.mean(axis=1)
+    solution = solve(signals, dictionary, 1e-4)
+    for signal, codes in zip(signals, np.asarray(solution.codes), strict=True):
+        exact, left = nnls(dictionary, signal)
+        # What shrinks the codes cannot cost more than they did.
+        assert 0.5 * np.sum((signal - dictionary @ codes) ** 2) + 1e-4 * codes.sum() <= 0.5 * left**2 + 1e-4 * exact.sum()
+    assert bool(jnp.all(solution.converged))
+
+
+def test_duplicate_and_dependent_atoms_are_no_obstacle():
+    signals, dictionary = coherent(2, 40, 12, 24, 4)
+    doubled = np.concatenate([dictionary, dictionary[:, ::2], dictionary[:, 1::2] * np.float32(2)], axis=1)
+    for lam in (0.1, 0.01, 1e-3):
+        one, two = solve(signals, dictionary, lam), solve(signals, doubled, lam)
+        assert bool(jnp.all(one.converged & two.converged))
+        # Twice as long an atom halves its price: the optimum is that of those atoms at half the weight.
+        weights = np.where(np.arange(24) % 2, lam / 2, lam)
+        half = solve(signals, dictionary, weights)
+        np.testing.assert_allclose(two.objective, half.objective, rtol=3e-6)
+        assert np.all(np.asarray(two.objective) <= np.asarray(one.objective) * (1 + 3e-6))
+
+
+@pytest.mark.parametrize("num_samples", [1, 300])
+def test_bits_do_not_depend_on_the_threads(num_samples):
+    signals, dictionary = coherent(4, num_samples, DIM, LATENTS, 5)
+    lam = np.geomspace(1e-3, 0.3, num_samples)[:, None]
+    alone = solve(signals, dictionary, lam, threads=1)
+    for threads in (3, None):
+        jax.tree.map(np.testing.assert_array_equal, solve(signals, dictionary, lam, threads=threads), alone)
+
+
+def test_each_sample_has_its_own_answer_in_whatever_company():
+    signals, dictionary = coherent(5, 300, DIM, LATENTS, 4)
+    lam = np.geomspace(1e-2, 0.5, 300)[np.random.default_rng(0).permutation(300)][:, None]
+    together = solve(signals, dictionary, lam)
+    value, _ = score(signals, dictionary, together.codes, lam)
+    np.testing.assert_allclose(together.objective, value, rtol=1e-6)
+    exact = np.asarray(fista.solve(signals, dictionary, lam, tol=1e-5).objective)
+    np.testing.assert_allclose(together.objective, exact, rtol=2e-5)
+    few = np.array([3, 77, 299])
+    np.testing.assert_allclose(solve(signals[few], dictionary, lam[few]).objective, together.objective[few], rtol=3e-6)
+
+
+def test_what_the_active_set_leaves_open_is_handed_to_fista(monkeypatch):
+    signals, dictionary = draw(0, (90, 17, 41))
+    whole, block = solve(signals, dictionary, 0.05), active_set.code_block
+
+    # No more than two products, which leaves some open.
+    monkeypatch.setattr(active_set, "code_block", lambda problem, samples: block(problem._replace(limit=2), samples))
+    left = solve(signals, dictionary, 0.05, sparse=True)
+    found = np.asarray(left.iterations)
+    handed = found > 2
+    assert handed.any() and not handed.all() and left.converged.all()
+    assert left.codes.has_canonical_format
+    np.testing.assert_allclose(left.objective, whole.objective, rtol=2e-6)
+    _, gap = score(signals, dictionary, left.codes.toarray(), 0.05)
+    assert np.all(gap <= 2e-6 * np.asarray(left.objective))
+
+
+def test_the_gap_of_rounded_codes_bounds_what_rounding_costs():
+    signals, dictionary = coherent(0, 40, 20, 48, 5, cluster=8)
+    found = solve(signals, dictionary, 0.003)
+    with jax.enable_x64(True):
+        double = solve(signals.astype(np.float64), dictionary.astype(np.float64), 0.003, tol=1e-12)
+    value, _ = score(signals, dictionary, found.codes, 0.003)
+    excess, gap = value - np.asarray(double.objective), np.asarray(found.gap, float)
+    assert double.converged.all() and np.all(excess >= 0) and np.any(excess > 0)
+    assert np.all(gap >= 0.99 * excess - 1e-17) and np.any(excess > 1e-16) and np.all(gap <= 1e-9)
+
+
+def test_without_weights_only_an_exact_fit_is_certified():
+    """Nothing but zero is feasible in the dual where atoms cost nothing and rounding leaves a correlation."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        found = solve(rng.normal(size=(6, 12)), rng.normal(size=(12, 8)), 0.0, nonneg=False, max_iterations=20)
+    assert not found.converged.any() and np.all(np.asarray(found.gap) > 0)
+
+
+def test_nothing_is_compiled_for_a_call_of_a_new_size(monkeypatch):
+    from jax._src import compiler
+
+    monkeypatch.setattr(compiler, "compile_or_get_cached", never)
+    monkeypatch.setattr(compiler, "backend_compile_and_load", never, raising=False)
+    for n, latents in ((1, 71), (3, 71), (201, 67)):
+        signals, dictionary = coherent(6, n, 29, latents, 4)
+        for lam in (0.05, np.full(latents, 0.05), np.full((n, 1), 0.05)):
+            solved = functools.partial(solve, signals, dictionary, lam)
+            solved(init=np.zeros((n, latents), np.float32)), solved(sparse=True), solved(nonneg=False)
+        jax.block_until_ready(sae_gap.sparse_code(signals, dictionary, 0.05))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "two"])
+def test_a_number_of_threads_that_is_none_is_refused(threads):
+    signals, dictionary = draw()
+    with pytest.raises(ValueError, match=r"^threads must be a positive integer, but it is "):
+        solve(signals, dictionary, 0.1, threads=threads)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_units_whose_squares_are_out_of_range_are_refused(scale):
+    signals, dictionary = draw()
+    with pytest.raises(ValueError, match=r"^signals reach a magnitude of .*; multiply signals and lam by the same factor"):
+        sae_gap.sparse_code(signals * np.float32(scale), dictionary, 0.1 * scale)
+    with jax.enable_x64(True):
+        found = sae_gap.sparse_code(signals.astype(np.float64) * scale, dictionary.astype(np.float64), 0.1 * scale)
+    plain = sae_gap.sparse_code(signals, dictionary, 0.1)
+    np.testing.assert_allclose(np.asarray(found.objective) / scale**2, plain.objective, rtol=1e-5)
+
+
+def test_codes_of_many_entries_to_start_from_are_cut_to_the_largest():
+    codes = np.array([[0, 3, 0, -5, 1], [0, 0, 0, 0, 2], [0, 0, 0, 0, 0]], np.float32)
+    assert [set(row) for row in host._largest(codes, 2)] == [{1, 3}, {4, -1}, {-1}]
+    assert [sorted(row) for row in host._largest(codes, 3)] == [[1, 3, 4], [-1, -1, 4], [-1, -1, -1]]
