@@ -21,12 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 import scipy.optimize
-import threadpoolctl
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from sae_gap.core.checks import check_unmasked
 from sae_gap.core.types import Solution
+from sae_gap.runtime.cores import one_blas_thread
 
 # Exchanges before a sample is left to SciPy; hardly any takes ten.
 EXCHANGES = 30
@@ -111,8 +111,7 @@ def _samples(target, dictionary, on) -> Iterator[tuple[int, np.ndarray, np.ndarr
     for name, values in {"target": target, "dictionary": dictionary, "on": on}.items():
         check_unmasked(name, values)
     signals, atoms, where = np.asarray(target, np.float64), np.ascontiguousarray(np.asarray(dictionary).T), np.asarray(on)
-    # On matrices so small further threads of BLAS wait for each other, above all beside other work.
-    with threadpoolctl.threadpool_limits(1, "blas"):
+    with one_blas_thread():
         for sample, (signal, chosen) in enumerate(zip(signals, where, strict=True)):
             place, length = np.flatnonzero(chosen), float(np.linalg.norm(signal))
             if place.size and length > 0:

@@ -1,8 +1,44 @@
-"""How many cores there are to work on."""
+"""How many cores there are to work on, and BLAS kept to one of them."""
 
+import contextlib
+import functools
 import os
+import threading
+from collections.abc import Iterator
+
+import scipy.linalg
+import threadpoolctl
+
+_LOCK = threading.Lock()
+# A limit for each caller who is within; the first one to enter sets it, and the last one to leave takes it off.
+_LIMITS: list[threadpoolctl.threadpool_limits] = []
 
 
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keeps BLAS to one thread, for matrices so small that further ones wait for each other, and for bits that do not vary.
+
+    The setting is one for all threads of the process. So it stays until the last of those who asked for it has left.
+    """
+    with _LOCK:
+        limits = _LIMITS[0] if _LIMITS else _controller().limit(limits=1, user_api="blas")
+        _LIMITS.append(limits)
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _LIMITS.pop()
+            if not _LIMITS:
+                limits.restore_original_limits()
+
+
+@functools.cache
+def _controller() -> threadpoolctl.ThreadpoolController:
+    """The BLAS of NumPy and that of SciPy, which must be loaded by now."""
+    assert scipy.linalg
+    return threadpoolctl.ThreadpoolController()

@@ -11,13 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import scipy.linalg
 import scipy.sparse
-import threadpoolctl
 from jaxtyping import Float, Int
 
 from sae_gap.core.types import Solution
-from sae_gap.runtime.cores import cores
+from sae_gap.runtime.cores import cores, one_blas_thread
 from sae_gap.solvers import active_set, fista
 from sae_gap.solvers.atoms import wants_gram
 from sae_gap.solvers.working_set import default_slots
@@ -83,13 +81,6 @@ def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray) -> Proble
     return Problem(signals, atoms, lam, _power_of_two(np.abs(signals).max(axis=1)).astype(np.float64), scale)
 
 
-@functools.cache
-def _blas() -> threadpoolctl.ThreadpoolController:
-    """The BLAS of NumPy and that of SciPy, which `active_set` calls: it must be loaded by now."""
-    assert scipy.linalg
-    return threadpoolctl.ThreadpoolController()
-
-
 def solve(
     signals: Float[np.ndarray, "n input_dim"],
     dictionary: Float[np.ndarray, "input_dim num_latents"],
@@ -121,7 +112,7 @@ def solve(
     """
     problem = pose(signals, dictionary, lam)
     found = _Found(len(signals), dictionary.shape[1], signals.dtype)
-    with _blas().limit(limits=1, user_api="blas"):
+    with one_blas_thread():
         _active_sets(problem, found, init, tol, max_iterations, nonneg=nonneg, threads=threads or cores())
     left = np.flatnonzero(~found.converged & (found.iterations < max_iterations))
     step = min(MOST_SAMPLES, max(1, MANY_CODES // len(problem.atoms)))

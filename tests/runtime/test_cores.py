@@ -1,0 +1,22 @@
+"""BLAS stays at one thread until the last of those who asked for it has left."""
+
+import contextlib
+
+import threadpoolctl
+
+from sae_gap.runtime.cores import one_blas_thread
+
+
+def threads():
+    return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
+
+
+def test_the_limit_ends_with_the_last_of_those_who_overlap():
+    with threadpoolctl.threadpool_limits(2, "blas"), contextlib.ExitStack() as first, contextlib.ExitStack() as second:
+        before = threads()
+        first.enter_context(one_blas_thread())
+        second.enter_context(one_blas_thread())
+        first.close()
+        assert before and set(threads()) == {1}
+        second.close()
+        assert threads() == before and set(before) == {2}
