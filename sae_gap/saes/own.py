@@ -114,7 +114,7 @@ def as_saelens(model: Model, encoder: Encoder | None = None) -> tuple[dict[str, 
     if chosen is None:
         raise ValueError(f"the model is a dictionary alone, which is no SAE; {_FITTED}, or give encoder.")
     check_model(model, encoder)
-    check_form(type(chosen))
+    check_form(type(chosen.trained if isinstance(chosen, Rescaled) else chosen))
     if model.encoder is None:
         raise ValueError(f"the model has no parameters that {type(chosen).__name__} could read; {_FITTED}.")
     architecture, options, tensors = chosen.exported(model)
@@ -187,16 +187,21 @@ class Rescaled(Encoder):
 
     trained: AmortisedEncoder
 
+    @property
+    def signed(self):
+        return self.trained.signed
+
     def __call__(self, model, signals):
         return self.trained(model.encoder.model, signals) * model.encoder.scale
 
 
 def _without_form(model: Model, encoder: AmortisedEncoder) -> SAE:
     check_model(model, encoder)
-    atoms, lengths = unit_atoms(model.decoder)
+    atoms, scale = unit_atoms(model.decoder)
+    lengths = jnp.where(jnp.any(atoms != 0, axis=0), scale, 0)
     centred = dataclasses.replace(model, bias=jnp.zeros_like(model.bias))
-    unit = Model(atoms, centred.bias, OwnParameters(None, lengths, {}, centred), Rescaled(encoder))
-    return SAE(unit, model.bias, lengths, lengths, Normalisation(), "sae_gap", encoder.name, centred=True)
+    unit = Model(atoms, centred.bias, OwnParameters(None, scale, {}, centred), Rescaled(encoder))
+    return SAE(unit, model.bias, scale, lengths, Normalisation(), "sae_gap", encoder.name, centred=True)
 
 
 def _trained(described: Config) -> AmortisedEncoder:

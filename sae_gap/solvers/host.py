@@ -176,7 +176,7 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg, threads) 
         block = active_set.Block.of(shared, signals, row, column, begun, found.iterations[rows], slots)
         active_set.code_block(shared, block)
         full = block.state == active_set.FULL
-        block.values[full] = 0
+        block.values[full], block.gap[full] = 0, np.inf
         sample, slot = np.nonzero(block.values)
         codes = rows[sample], block.found[sample, slot], block.values[sample, slot]
         done = block.state == active_set.DONE
@@ -239,13 +239,18 @@ def _fall_back(problem, found, rows, size, tol, max_iterations, *, nonneg) -> No
     solved = _fista(*arrays, tol, max_iterations, nonneg=nonneg)
     codes = np.asarray(solved.codes)
     value, gap = _certificate(problem.atoms, signals, lam, codes.astype(np.float64), nonneg=nonneg)
-    few = slice(len(rows))
+    # An objective below this cannot be told from zero; see `lasso_problem.is_converged`.
+    least = 0.5 * (16 * np.finfo(dtype).eps) ** 2 * np.sum(signals**2, axis=1)
+    converged = ((gap <= tol * value) & np.isfinite(value)) | (value <= least)
+    found.iterations[rows] += np.asarray(solved.iterations)[: len(rows)]
+    # What the active set had may be better: its gap is that of codes before they were rounded.
+    better = np.flatnonzero(converged[: len(rows)] | (gap[: len(rows)] < found.gap[rows]))
+    rows, codes = rows[better], codes[better]
     kept = ~np.isin(found.rows, rows)
     found.rows, found.latents, found.values = found.rows[kept], found.latents[kept], found.values[kept]
-    sample, latents = np.nonzero(codes[few])
+    sample, latents = np.nonzero(codes)
     found.put(rows[sample], latents, codes[sample, latents])
-    found.objective[rows], found.gap[rows], found.converged[rows] = value[few], gap[few], (gap <= tol * value)[few]
-    found.iterations[rows] += np.asarray(solved.iterations)[few]
+    found.objective[rows], found.gap[rows], found.converged[rows] = value[better], gap[better], converged[better]
 
 
 def _certificate(atoms, signals, lam, codes, *, nonneg) -> tuple[np.ndarray, np.ndarray]:

@@ -182,6 +182,25 @@ def test_what_the_active_set_leaves_open_is_handed_to_fista(monkeypatch):
     assert np.all(gap <= 2e-6 * np.asarray(left.objective))
 
 
+def test_fista_takes_nothing_away_from_what_the_active_set_proved():
+    rng = np.random.default_rng(0)
+    # Copies, and weights so small that codes in single precision leave a larger gap than is asked for.
+    dictionary = rng.normal(size=(17, 40))[:, rng.integers(0, 40, 400)].astype(np.float32)
+    signals, lam = rng.normal(size=(6, 17)).astype(np.float32), (1e-4 * rng.random((1, 400))).astype(np.float32)
+    found = solve(signals, dictionary, lam, nonneg=False, tol=1e-9, max_iterations=200)
+    assert (np.asarray(found.iterations) >= 200).any() and not found.converged.all()
+    assert np.all(np.asarray(found.gap) <= 1e-6 * np.asarray(found.objective))
+    value, _ = score(signals, dictionary, found.codes, lam, nonneg=False)
+    np.testing.assert_allclose(found.objective, value, rtol=1e-6)
+
+
+def test_what_fista_ends_fits_exactly_as_well():
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        found = solve(rng.normal(size=(6, 16)), rng.normal(size=(16, 1025)), 0.0, nonneg=False)
+    assert found.converged.all() and np.all(np.asarray(found.objective) < 1e-25)
+
+
 def test_the_gap_of_rounded_codes_bounds_what_rounding_costs():
     signals, dictionary = coherent(0, 40, 20, 48, 5, cluster=8)
     found = solve(signals, dictionary, 0.003)
