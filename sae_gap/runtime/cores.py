@@ -26,6 +26,8 @@ def one_blas_thread() -> Iterator[None]:
     The setting is one for all threads of the process. So it stays until the last of those who asked for it has left.
     """
     with _LOCK:
+        if not _LIMITS:
+            _take_control()
         limits = _LIMITS[0] if _LIMITS else _controller().limit(limits=1, user_api="blas")
         _LIMITS.append(limits)
     try:
@@ -34,7 +36,15 @@ def one_blas_thread() -> Iterator[None]:
         with _LOCK:
             _LIMITS.pop()
             if not _LIMITS:
+                _take_control()
                 limits.restore_original_limits()
+
+
+def _take_control() -> None:
+    """Lets this thread set limits: from version 3.8 on they are those of the first thread to set any, and others change nothing."""
+    for library in _controller().lib_controllers:
+        if hasattr(library, "clear_controlling_thread"):
+            library.clear_controlling_thread(force=True)
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """BLAS stays at one thread until the last of those who asked for it has left."""
 
+import concurrent.futures
 import contextlib
 
 import threadpoolctl
@@ -20,3 +21,12 @@ def test_the_limit_ends_with_the_last_of_those_who_overlap():
         assert before and set(threads()) == {1}
         second.close()
         assert threads() == before and set(before) == {2}
+
+
+def test_any_thread_may_ask_for_it():
+    def limited():
+        with one_blas_thread():
+            return threads()
+
+    with threadpoolctl.threadpool_limits(2, "blas"), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert set(limited()) == {1} and set(pool.submit(limited).result()) == {1} and set(threads()) == {2}
