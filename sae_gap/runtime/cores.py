@@ -41,7 +41,7 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def _take_control() -> None:
-    """Lets this thread set limits: from version 3.8 on they are those of the first thread to set any, and others change nothing."""
+    """Lets this thread set limits: from version 3.8 on the first thread to set any keeps the others from it, without a word."""
     for library in _controller().lib_controllers:
         if hasattr(library, "clear_controlling_thread"):
             library.clear_controlling_thread(force=True)
