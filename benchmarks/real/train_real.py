@@ -49,7 +49,7 @@ from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.saes import own
 from sae_gap.saes.own import files_of, has_form
-from sae_gap.storage import results
+from sae_gap.storage import results, trees
 from sae_gap.storage.folder import Folder
 from sae_gap.study.models import Models
 
@@ -132,15 +132,15 @@ def score(
     return found
 
 
-def save(model: Model, folder: Folder, fit: Folder | None) -> None:
-    """Stores an SAE as SAELens does, or where that has no form as its fit is kept; a dictionary as unit atoms and bias."""
+def save(model: Model, folder: Folder, note: results.Row) -> None:
+    """Stores an SAE as SAELens does, or where that has no form as a fit with a note; a dictionary as unit atoms and bias."""
     if model.encode is None:
         arrays = {"dictionary": unit_atoms(model.decoder)[0], "bias": model.bias}
         files = {f"{name}.npy": _npy(array) for name, array in arrays.items()}
-    elif has_form(type(model.encode)) or fit is None:
+    elif has_form(type(model.encode)):
         files = files_of(model)
     else:
-        files = {own.WEIGHTS: fit.read(own.WEIGHTS)}
+        files = {own.WEIGHTS: trees.dump(model, note)}
     for name, content in files.items():
         folder.write(name, content)
 
@@ -227,7 +227,7 @@ def main() -> Folder:
         current.add(options)
         # What is scored is small: the first process does it.
         if distributed.is_first():
-            save(end.model, directory / name, fit)
+            save(end.model, directory / name, {"learner": identity.describe(learner), "source": source.asdict()})
             if key not in store.keys():  # noqa: SIM118
                 keep(store, key, row | {"fit_seconds": seconds}, end.model, rows, plan.left_out)
     if distributed.is_first():
