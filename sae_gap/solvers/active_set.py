@@ -1,7 +1,8 @@
 """The compiled loop of the host's coder: a block of samples, each solved exactly on a working set of its own.
 
-`README.md` in this folder has the mathematics. All is in double precision but the products that only search for violators.
-Numba compiles `code_block` and keeps it in its cache. Nothing here allocates within a loop, or takes Python's lock.
+`README.md` in this folder has the mathematics. All is in double precision but the products with all atoms, which tell those
+that may exceed their weight from those that cannot. Numba compiles `code_block` and keeps it in its cache. Nothing here
+allocates within a loop, or takes Python's lock.
 """
 
 from typing import Any, NamedTuple, no_type_check
@@ -12,9 +13,9 @@ import numpy as np
 # Atoms correlated at once, whose correlations with a block of samples stay in cache.
 TILE = 1024
 # Correlations looked through together for one above its weight.
-CHUNK = 64
+CHUNK = 32
 # Fewest and most violators that enter in a round: a few more where a product is of many numbers.
-FEWEST, MOST = 8, 64
+FEWEST, MOST = 6, 64
 NUMBERS = 2**20
 # Products after which a sample is left as it is.
 ROUNDS = 500
@@ -24,6 +25,9 @@ DEPENDENT = 1e-11
 ROUNDING = 64 * np.finfo(np.float64).eps
 # Share of the signal's norm that a correlation in the basis may be off by before the basis is built anew.
 LOST = 1e-7
+# The inner product of two vectors of n numbers, rounded to single precision and taken in it, is off by at most (n + 2) / 2
+# times this share of their norms, and that of an atom is below 1.6; what underflows adds less than `TINY`.
+COARSE, TINY = 2.0**-23, 2.0**-100
 # Refinements of the codes of a basis in a round.
 REFINEMENTS = 5
 
@@ -32,6 +36,8 @@ OPEN, READY, DONE, FULL, STUCK = range(5)
 
 # Sums may be reordered, but a NaN stays one.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
+# What allocates nothing need not count who refers to an array, which would take a third of its time.
+_INNER: dict[str, Any] = _OPTIONS | {"_nrt": False}
 
 
 def _kept(function):
@@ -89,6 +95,9 @@ class Block(NamedTuple):
       leaders: `(n, MOST)` violators.
       leads: `(n, MOST)` by how much they exceed their weight.
       num_leaders: `(n,)` how many these are.
+      bound: `(n,)` by how much a coarse correlation may be off.
+      close: `(n, slots + 2 MOST)` atoms whose coarse correlation is that close to their weight, or above it.
+      num_close: `(n,)` how many these are; there may be no room for all.
       scale: `(n,)` the factor that makes theta feasible.
       work: `(5, slots)`.
       atom: `(input_dim,)`.
@@ -96,6 +105,8 @@ class Block(NamedTuple):
       coarse_pull: `(n, tile)`.
       exact_pull: `(n, tile)`.
       exact: `(tile, input_dim)`.
+      who: `(n,)` samples that are open.
+      passed: `(CHUNK,)`.
     """
 
     signals: np.ndarray
@@ -119,6 +130,9 @@ class Block(NamedTuple):
     leaders: np.ndarray
     leads: np.ndarray
     num_leaders: np.ndarray
+    bound: np.ndarray
+    close: np.ndarray
+    num_close: np.ndarray
     scale: np.ndarray
     work: np.ndarray
     atom: np.ndarray
@@ -127,6 +141,8 @@ class Block(NamedTuple):
     exact_theta: np.ndarray
     exact_pull: np.ndarray
     exact: np.ndarray
+    who: np.ndarray
+    passed: np.ndarray
 
     @classmethod
     def of(cls, problem: Problem, signals, row, column, begun, rounds, slots: int) -> "Block":
@@ -154,6 +170,9 @@ class Block(NamedTuple):
             leaders=np.empty((n, MOST), np.int64),
             leads=np.empty((n, MOST)),
             num_leaders=np.zeros(n, np.int64),
+            bound=np.zeros(n),
+            close=np.empty((n, slots + 2 * MOST), np.int64),
+            num_close=np.zeros(n, np.int64),
             scale=np.ones(n),
             work=np.empty((5, slots)),
             atom=np.empty(input_dim),
@@ -162,10 +181,12 @@ class Block(NamedTuple):
             exact_theta=np.empty((n, input_dim)),
             exact_pull=np.empty((n, tile)),
             exact=np.empty((tile, input_dim)),
+            who=np.empty(n, np.int64),
+            passed=np.empty(CHUNK, np.int64),
         )
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INNER)
 @no_type_check
 def _dot(left, right):
     total = 0.0
@@ -174,21 +195,27 @@ def _dot(left, right):
     return total
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INNER)
 @no_type_check
 def _subtract(total, factor, atom):
     for i in range(total.size):
         total[i] -= factor * atom[i]
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INNER)
 @no_type_check
 def _copy(target, source):
     for i in range(target.size):
         target[i] = source[i]
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INNER)
+@no_type_check
+def _steep(pull, nonneg):
+    return np.float64(pull) if nonneg else abs(np.float64(pull))
+
+
+@numba.njit(**_INNER)
 @no_type_check
 def _least(values, count):
     place = 0
@@ -198,51 +225,57 @@ def _least(values, count):
     return place
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INNER)
 @no_type_check
-def _collect(exact, pull, first, row, column, nonneg, most, leaders, leads, count, scale):
-    """Merge the violators of a tile into the `most` that exceed their weight by most; returns their count and the scale.
+def _collect(problem, block, i, pull, begin, most, most_close):
+    """Merge the atoms of a tile that exceed their weight, or might by the bound on rounding, with those of the tiles before.
 
-    The scale is that of all atoms if `exact`, and of those merged if not.
+    The `most` that exceed it by most lead. All are close, until there are more than `most_close`; so far the scale is the
+    largest that may be feasible, and the exact one if the bound is zero.
     """
-    low, place = 0.0, 0
+    nonneg, row, column, bound = problem.nonneg, block.row[i], block.column[i % block.column.shape[0], begin:], block.bound[i]
+    leaders, leads, count = block.leaders[i], block.leads[i], block.num_leaders[i]
+    close, num_close, scale, passed = block.close[i], block.num_close[i], block.scale[i], block.passed
+    low, place = -bound, 0
     if count == most:
         place = _least(leads, most)
-        low = 0.0 if exact else leads[place]
-    for begin in range(0, pull.size, CHUNK):
-        part, weight = pull[begin : begin + CHUNK], column[first + begin : first + begin + CHUNK]
+        low = leads[place]
+    for start in range(0, pull.size, CHUNK):
+        part, weight = pull[start : start + CHUNK], column[start : start + CHUNK]
+        level = low if num_close > most_close else -bound
         # Without a branch this is a few instructions for many atoms.
         above = np.int64(0)
         for j in range(part.size):
-            steep = np.float64(part[j])
-            if not nonneg:
-                steep = abs(steep)
-            above += np.int64(1) if steep - row * weight[j] > low else np.int64(0)
+            above += np.int64(1) if _steep(part[j], nonneg) - row * weight[j] > level else np.int64(0)
         if above == 0:
             continue
+        above = np.int64(0)
         for j in range(part.size):
-            steep = np.float64(part[j])
-            if not nonneg:
-                steep = abs(steep)
-            limit = row * weight[j]
+            passed[above] = j
+            above += np.int64(1) if _steep(part[j], nonneg) - row * weight[j] > level else np.int64(0)
+        for n in range(above):
+            j = passed[n]
+            steep, limit, latent = _steep(part[j], nonneg), row * weight[j], begin + start + j
             lead = steep - limit
-            if lead <= low:
-                continue
-            scale = min(scale, limit / steep)
+            if num_close < close.size:
+                close[num_close] = latent
+            num_close += 1
+            if scale * (steep - bound) > limit:
+                scale = limit / (steep - bound)
             if count < most:
-                leads[count], leaders[count] = lead, first + begin + j
+                leads[count], leaders[count] = lead, latent
                 count += 1
-            elif lead > leads[place]:
-                leads[place], leaders[place] = lead, first + begin + j
+            elif lead > low:
+                leads[place], leaders[place] = lead, latent
             else:
                 continue
             if count == most:
                 place = _least(leads, most)
-                low = 0.0 if exact else leads[place]
-    return count, scale
+                low = leads[place]
+    block.num_leaders[i], block.num_close[i], block.scale[i] = count, num_close, scale
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INNER)
 @no_type_check
 def _fill(atoms, gram, latents, top, slot, atom, inner):
     """The inner products of the atom in a slot with those in all others."""
@@ -255,7 +288,7 @@ def _fill(atoms, gram, latents, top, slot, atom, inner):
             inner[slot, other] = inner[other, slot] = value
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INNER)
 @no_type_check
 def _drop(inverse, basis, size, out):
     """The inverse without one place of the basis, which the last one takes."""
@@ -272,7 +305,7 @@ def _drop(inverse, basis, size, out):
     return last
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INNER)
 @no_type_check
 def _pivot(nonneg, floor, top, latents, pull, weight, code, sign, inner, basis, inverse, size, moved, cross, slope):
     """Solve the lasso on the slots from the basis at hand; returns its size, and how many atoms entered it."""
@@ -346,7 +379,7 @@ def _pivot(nonneg, floor, top, latents, pull, weight, code, sign, inner, basis, 
     return size, entered
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INNER)
 @no_type_check
 def _refine(floor, atoms, latents, weight, code, sign, basis, inverse, size, theta, wrong):
     """Newton steps for the codes of the basis, by fresh correlations; returns its size and how far these were off at last."""
@@ -377,7 +410,7 @@ def _refine(floor, atoms, latents, weight, code, sign, basis, inverse, size, the
     return size, worst
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INNER)
 @no_type_check
 def _advance(problem, block, i, every, candidates):
     """Take violators into free slots, solve on the slots, and leave the codes and their residual there.
@@ -442,7 +475,7 @@ def _advance(problem, block, i, every, candidates):
     return total, full
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INNER)
 @no_type_check
 def _certify(problem, block, i):
     """Write down the rounded codes, their objective, and their duality gap at the scaled residual before rounding."""
@@ -471,10 +504,10 @@ def _certify(problem, block, i):
     return (gap <= 0.999 * problem.tol * objective and objective < np.inf) or objective <= least
 
 
-@numba.njit(**_OPTIONS)
+@numba.njit(**_INNER)
 @no_type_check
 def _nearly(problem, block, i):
-    """Whether the gap seems met, by coarse correlations: those of the basis equal their weights."""
+    """Whether the gap may be met at the scale, by coarse correlations: those of the basis equal their weights."""
     theta, column, linear = block.theta[i], block.column[i % block.column.shape[0]], 0.0
     for b in range(block.size[i]):
         w = block.basis[i, b]
@@ -483,15 +516,28 @@ def _nearly(problem, block, i):
     return short**2 * energy + short * linear <= 0.25 * problem.tol * (energy + linear)
 
 
+@numba.njit(**_INNER)
+@no_type_check
+def _rescale(problem, block, i):
+    """The scale of all atoms, from exact correlations of those that are close: no other one exceeds its weight."""
+    theta, row, column, scale = block.theta[i], block.row[i], block.column[i % block.column.shape[0]], 1.0
+    for n in range(block.num_close[i]):
+        latent = block.close[i, n]
+        steep, limit = _steep(_dot(theta, problem.atoms[latent]), problem.nonneg), row * column[latent]
+        if steep > limit:
+            scale = min(scale, limit / steep)
+    block.scale[i] = scale
+
+
 @_kept
 @no_type_check
 def code_block(problem, block):
     """Code a block of samples."""
     num_samples, slots, num_latents = block.signals.shape[0], block.found.shape[1], problem.atoms.shape[0]
     tile, state = block.exact.shape[0], block.state
-    few = FEWEST + problem.atoms.size // NUMBERS
-    who = np.empty(num_samples, np.int64)
-    # Pivots on the atoms to begin with; rounds of coarse products; rounds of exact ones.
+    few = min(MOST, FEWEST + problem.atoms.size // NUMBERS)
+    who = block.who
+    # Pivots on the atoms to begin with; rounds of coarse products; rounds of exact ones for what these could not settle.
     for stage in range(3):
         while True:
             active = 0
@@ -499,9 +545,12 @@ def code_block(problem, block):
                 if stage == 1 and state[i] == OPEN and block.rounds[i] >= problem.limit - 1:
                     state[i] = READY
                 if state[i] == OPEN:
-                    who[active], block.num_leaders[i], block.scale[i] = i, 0, 1.0
+                    who[active], block.num_leaders[i], block.num_close[i], block.scale[i] = i, 0, 0, 1.0
+                    block.bound[i] = 0.0
                     if stage == 1:
-                        _copy(block.coarse_theta[active], block.theta[i])
+                        theta = block.theta[i]
+                        _copy(block.coarse_theta[active], theta)
+                        block.bound[i] = COARSE * (theta.size + 4) * np.sqrt(_dot(theta, theta)) + TINY
                     elif stage == 2:
                         _copy(block.exact_theta[active], block.theta[i])
                     active += 1
@@ -518,27 +567,22 @@ def code_block(problem, block):
                     np.dot(block.exact_theta[:active], block.exact.T, block.exact_pull[:active])
                 for n in range(active):
                     i = who[n]
-                    most = min(MOST, max(few, block.size[i] // 2))
-                    row, column = block.row[i], block.column[i % block.column.shape[0]]
-                    leaders, leads, count, scale = block.leaders[i], block.leads[i], block.num_leaders[i], block.scale[i]
+                    most, most_close = min(MOST, max(few, block.size[i] // 2)), block.size[i] + 2 * few
                     if stage == 1:
-                        pull = block.coarse_pull[n, begin - first :]
-                        count, scale = _collect(
-                            False, pull, begin, row, column, problem.nonneg, most, leaders, leads, count, scale
-                        )
+                        _collect(problem, block, i, block.coarse_pull[n, begin - first :], begin, most, most_close)
                     else:
-                        precise = block.exact_pull[n, begin - first :]
-                        count, scale = _collect(
-                            True, precise, begin, row, column, problem.nonneg, most, leaders, leads, count, scale
-                        )
-                    block.num_leaders[i], block.scale[i] = count, scale
+                        _collect(problem, block, i, block.exact_pull[n, begin - first :], begin, most, num_latents)
             for n in range(active):
                 i = who[n]
                 block.rounds[i] += stage > 0
-                if stage == 1 and (block.rounds[i] >= ROUNDS or _nearly(problem, block, i)):
-                    state[i] = READY
-                elif stage == 2 and _certify(problem, block, i):
+                ripe = stage == 2
+                if stage == 1 and block.num_close[i] <= block.size[i] + 2 * few and _nearly(problem, block, i):
+                    _rescale(problem, block, i)
+                    ripe = True
+                if ripe and _certify(problem, block, i):
                     state[i] = DONE
+                elif stage == 1 and block.rounds[i] >= ROUNDS:
+                    state[i] = READY
                 elif stage == 2 and block.rounds[i] >= min(problem.limit, ROUNDS):
                     state[i] = STUCK
                 else:

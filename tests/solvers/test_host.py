@@ -182,6 +182,23 @@ def test_what_the_active_set_leaves_open_is_handed_to_fista(monkeypatch):
     assert np.all(gap <= 2e-6 * np.asarray(left.objective))
 
 
+def test_a_violation_below_single_precision_is_seen():
+    """The first atom has a code of .3 at a weight of .7. One of the others exceeds its own weight then, by a share of 3e-9.
+
+    It is at an angle of cosine c, and comes to light late: the signal exceeds the weights of ten others by more. Rounding
+    takes .7 down, so that the first atom seems satisfied to any tolerance.
+    """
+    share, cosines, basis = 3e-9, np.append(np.full(10, 0.95), np.linspace(0.1, 0.8, 30)), np.eye(50)
+    dictionary = np.stack([basis[0], *(c * basis[0] + (1 - c**2) ** 0.5 * basis[j] for j, c in enumerate(cosines, 1))], axis=1)
+    for atom, c in enumerate(cosines[10:], 11):
+        lam = np.append(np.full(11, 0.7), np.ones(30))
+        lam[atom] = 0.7 * c * (1 - share)
+        with jax.enable_x64(True):
+            found = solve(basis[:1], dictionary, lam, tol=1e-12)
+        # What the normal equations of both atoms give.
+        np.testing.assert_allclose(found.codes[0, atom], 0.7 * share * c / (1 - c**2), rtol=1e-5)
+
+
 def test_fista_takes_nothing_away_from_what_the_active_set_proved():
     rng = np.random.default_rng(0)
     # Copies, and weights so small that codes in single precision leave a larger gap than is asked for.
