@@ -28,7 +28,9 @@ CACHE = 2**23
 BLOCK = 2**22
 # Most slots to begin with.
 SLOTS = 256
-# Numbers that are scaled at once, and codes that FISTA has in a batch.
+# Atoms that are scaled at once, and dimensions in which they are transposed, as memory is read by the page.
+FEW_ATOMS, FEW_DIMS = 2**10, 2**7
+# Numbers of the atoms that FISTA is judged by at once, and codes that it has in a batch.
 FEW_NUMBERS, MANY_CODES = 2**17, 2**22
 
 
@@ -64,20 +66,20 @@ def _power_of_two(values: np.ndarray) -> np.ndarray:
 def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray) -> Problem:
     """The problem of a caller, scaled."""
     atoms, scale = np.empty(dictionary.shape[::-1], dictionary.dtype), np.empty(dictionary.shape[1])
-    # A few atoms at a time, which stay in cache.
-    step = max(1, FEW_NUMBERS // len(dictionary))
-    for begin in range(0, len(atoms), step):
-        part = atoms[begin : begin + step]
-        part[:] = dictionary[:, begin : begin + step].T
-        # By its largest entry first, as the squares of a small atom would vanish.
-        first = _power_of_two(np.abs(part).max(axis=1))
+    for begin in range(0, len(atoms), FEW_ATOMS):
+        part, given = atoms[begin : begin + FEW_ATOMS], dictionary[:, begin : begin + FEW_ATOMS]
+        for dim in range(0, len(given), FEW_DIMS):
+            part[:, dim : dim + FEW_DIMS] = given[dim : dim + FEW_DIMS].T
+        # The squares of far larger or smaller entries would overflow or vanish.
+        top = np.maximum(given.max(axis=0), -given.min(axis=0))
+        first = np.where((top < 2.0**-40) | (top > 2.0**40), _power_of_two(top), 1)
         if np.any(first != 1):
             part /= first[:, None].astype(part.dtype)
         # The factor lets atoms of unit norm, give or take rounding, keep their scale.
-        second = _power_of_two(1.25 * np.sqrt(np.einsum("ij,ij->i", part, part, dtype=np.float64)))
+        second = _power_of_two(1.25 * np.sqrt(np.einsum("ij,ij->i", part, part)))
         if np.any(second != 1):
             part /= second[:, None].astype(part.dtype)
-        scale[begin : begin + step] = first * second
+        scale[begin : begin + FEW_ATOMS] = first * second
     return Problem(signals, atoms, lam, _power_of_two(np.abs(signals).max(axis=1)).astype(np.float64), scale)
 
 
