@@ -1,21 +1,17 @@
-"""The compiled loop of the host's coder: a block of samples, each solved exactly on a working set of its own.
+"""The compiled loop of the host's coder: a block of samples (`block`), each solved exactly on a working set of its own.
 
 `README.md` in this folder has the mathematics. All is in double precision but the products with all atoms, which tell those
 that may exceed their weight from those that cannot. Numba compiles `code_block` and keeps it in its cache. Nothing here
 allocates within a loop, or takes Python's lock.
 """
 
-from typing import Any, NamedTuple, no_type_check
+from typing import Any, no_type_check
 
 import numba
 import numpy as np
 
-# Atoms correlated at once, whose correlations with a block of samples stay in cache.
-TILE = 1024
-# Correlations looked through together for one above its weight.
-CHUNK = 32
-# Fewest and most violators that enter in a round: a few more where a product is of many numbers.
-FEWEST, MOST = 6, 64
+# Fewest violators that enter in a round; one more for so many numbers of the dictionary, as products then take longer.
+FEWEST = 4
 NUMBERS = 2**20
 # Products after which a sample is left as it is.
 ROUNDS = 500
@@ -46,144 +42,6 @@ def _kept(function):
         return numba.njit(cache=True, **_OPTIONS)(function)
     except RuntimeError:
         return numba.njit(**_OPTIONS)(function)
-
-
-class Problem(NamedTuple):
-    """What all samples share.
-
-    Attributes:
-      atoms: `(num_latents, input_dim)`, of about unit norm.
-      coarse: the same in single precision.
-      gram: `(num_latents, num_latents)` inner products of the atoms in double precision, or `(0, 0)`.
-      tol: duality gap to reach, relative to the objective.
-      limit: most products for a sample.
-      nonneg: whether codes are constrained to be non-negative.
-      eps: of the type of the codes.
-    """
-
-    atoms: np.ndarray
-    coarse: np.ndarray
-    gram: np.ndarray
-    tol: float
-    limit: int
-    nonneg: bool
-    eps: float
-
-
-class Block(NamedTuple):
-    """Samples that are worked on together: what is given, what is found, and room for the work; slots are free at -1.
-
-    Attributes:
-      signals: `(n, input_dim)`, of order one, in double precision.
-      row: `(n,)`, the weight of sample i and atom j is `row_i column_ij`.
-      column: `(1 or n, num_latents)`.
-      begun: `(n, some)` latents that open the working sets, -1 for none.
-      found: `(n, slots)` the latents of the codes; where slots are full those to go on from.
-      values: `(n, slots)` the codes, rounded to their type.
-      objective: `(n,)`.
-      gap: `(n,)` duality gaps.
-      rounds: `(n,)` products spent.
-      state: `(n,)` what each sample is.
-      theta: `(n, input_dim)` residuals of the codes before rounding.
-      latents: `(n, slots)` the atoms in the slots.
-      code: `(n, slots)` their codes.
-      sign: `(n, slots)` the signs of codes in the basis, 0 elsewhere.
-      inner: `(n, slots, slots)` the inner products of the atoms in the slots.
-      basis: `(n, slots)` the slots of the basis.
-      size: `(n,)` how many these are.
-      inverse: `(n, slots, slots)` the inverse of the Gram matrix of the basis.
-      leaders: `(n, MOST)` violators.
-      leads: `(n, MOST)` by how much they exceed their weight.
-      num_leaders: `(n,)` how many these are.
-      bound: `(n,)` by how much a coarse correlation may be off.
-      close: `(n, slots + 2 MOST)` atoms whose coarse correlation is that close to their weight, or above it.
-      num_close: `(n,)` how many these are; there may be no room for all.
-      scale: `(n,)` the factor that makes theta feasible.
-      work: `(5, slots)`.
-      atom: `(input_dim,)`.
-      coarse_theta: `(n, input_dim)`.
-      coarse_pull: `(n, tile)`.
-      exact_pull: `(n, tile)`.
-      exact: `(tile, input_dim)`.
-      who: `(n,)` samples that are open.
-      passed: `(CHUNK,)`.
-    """
-
-    signals: np.ndarray
-    row: np.ndarray
-    column: np.ndarray
-    begun: np.ndarray
-    found: np.ndarray
-    values: np.ndarray
-    objective: np.ndarray
-    gap: np.ndarray
-    rounds: np.ndarray
-    state: np.ndarray
-    theta: np.ndarray
-    latents: np.ndarray
-    code: np.ndarray
-    sign: np.ndarray
-    inner: np.ndarray
-    basis: np.ndarray
-    size: np.ndarray
-    inverse: np.ndarray
-    leaders: np.ndarray
-    leads: np.ndarray
-    num_leaders: np.ndarray
-    bound: np.ndarray
-    close: np.ndarray
-    num_close: np.ndarray
-    scale: np.ndarray
-    work: np.ndarray
-    atom: np.ndarray
-    coarse_theta: np.ndarray
-    coarse_pull: np.ndarray
-    exact_theta: np.ndarray
-    exact_pull: np.ndarray
-    exact: np.ndarray
-    who: np.ndarray
-    passed: np.ndarray
-
-    @classmethod
-    def of(cls, problem: Problem, signals, row, column, begun, rounds, slots: int) -> "Block":
-        """A block that is not begun, with a number of slots for each sample."""
-        (n, input_dim), tile = signals.shape, min(TILE, len(problem.atoms))
-        return cls(
-            signals=signals,
-            row=row,
-            column=column,
-            begun=begun,
-            found=np.full((n, slots), -1),
-            values=np.zeros((n, slots), problem.atoms.dtype),
-            objective=np.zeros(n),
-            gap=np.zeros(n),
-            rounds=rounds,
-            state=np.full(n, OPEN),
-            theta=signals.copy(),
-            latents=np.full((n, slots), -1),
-            code=np.zeros((n, slots)),
-            sign=np.zeros((n, slots)),
-            inner=np.empty((n, slots, slots)),
-            basis=np.zeros((n, slots), np.int64),
-            size=np.zeros(n, np.int64),
-            inverse=np.empty((n, slots, slots)),
-            leaders=np.empty((n, MOST), np.int64),
-            leads=np.empty((n, MOST)),
-            num_leaders=np.zeros(n, np.int64),
-            bound=np.zeros(n),
-            close=np.empty((n, slots + 2 * MOST), np.int64),
-            num_close=np.zeros(n, np.int64),
-            scale=np.ones(n),
-            work=np.empty((5, slots)),
-            atom=np.empty(input_dim),
-            coarse_theta=np.empty((n, input_dim), np.float32),
-            coarse_pull=np.empty((n, tile), np.float32),
-            exact_theta=np.empty((n, input_dim)),
-            exact_pull=np.empty((n, tile)),
-            exact=np.empty((tile, input_dim)),
-            who=np.empty(n, np.int64),
-            passed=np.empty(CHUNK, np.int64),
-        )
 
 
 @numba.njit(**_INNER)
@@ -227,21 +85,21 @@ def _least(values, count):
 
 @numba.njit(**_INNER)
 @no_type_check
-def _collect(problem, block, i, pull, begin, most, most_close):
+def _collect(problem, block, room, i, pull, begin, most, most_close):
     """Merge the atoms of a tile that exceed their weight, or might by the bound on rounding, with those of the tiles before.
 
     The `most` that exceed it by most lead. All are close, until there are more than `most_close`; so far the scale is the
     largest that may be feasible, and the exact one if the bound is zero.
     """
-    nonneg, row, column, bound = problem.nonneg, block.row[i], block.column[i % block.column.shape[0], begin:], block.bound[i]
-    leaders, leads, count = block.leaders[i], block.leads[i], block.num_leaders[i]
-    close, num_close, scale, passed = block.close[i], block.num_close[i], block.scale[i], block.passed
-    low, place = -bound, 0
+    nonneg, row, column, bound = problem.nonneg, block.row[i], block.column[i % block.column.shape[0], begin:], room.bound[i]
+    leaders, leads, count = room.leaders[i], room.leads[i], room.num_leaders[i]
+    close, num_close, scale, passed = room.close[i], room.num_close[i], room.scale[i], room.passed
+    low, place, chunk = -bound, 0, passed.size
     if count == most:
         place = _least(leads, most)
         low = leads[place]
-    for start in range(0, pull.size, CHUNK):
-        part, weight = pull[start : start + CHUNK], column[start : start + CHUNK]
+    for start in range(0, pull.size, chunk):
+        part, weight = pull[start : start + chunk], column[start : start + chunk]
         level = low if num_close > most_close else -bound
         # Without a branch this is a few instructions for many atoms.
         above = np.int64(0)
@@ -272,7 +130,7 @@ def _collect(problem, block, i, pull, begin, most, most_close):
             if count == most:
                 place = _least(leads, most)
                 low = leads[place]
-    block.num_leaders[i], block.num_close[i], block.scale[i] = count, num_close, scale
+    room.num_leaders[i], room.num_close[i], room.scale[i] = count, num_close, scale
 
 
 @numba.njit(**_INNER)
@@ -412,16 +270,16 @@ def _refine(floor, atoms, latents, weight, code, sign, basis, inverse, size, the
 
 @numba.njit(**_INNER)
 @no_type_check
-def _advance(problem, block, i, every, candidates):
+def _advance(problem, block, room, i, every, candidates):
     """Take violators into free slots, solve on the slots, and leave the codes and their residual there.
 
     Returns how many atoms entered the basis, and whether a candidate found no slot.
     """
-    atoms, nonneg, signal, theta = problem.atoms, problem.nonneg, block.signals[i], block.theta[i]
+    atoms, nonneg, signal, theta = problem.atoms, problem.nonneg, block.signals[i], room.theta[i]
     row, column = block.row[i], block.column[i % block.column.shape[0]]
-    latents, code, sign, inner = block.latents[i], block.code[i], block.sign[i], block.inner[i]
-    basis, inverse, size = block.basis[i], block.inverse[i], block.size[i]
-    work = block.work
+    latents, code, sign, inner = room.latents[i], room.code[i], room.sign[i], room.inner[i]
+    basis, inverse, size = room.basis[i], room.inverse[i], room.size[i]
+    work = room.work
     pull, weight, moved, cross, slope = work[0], work[1], work[2], work[3], work[4]
     norm = np.sqrt(_dot(signal, signal))
     floor = ROUNDING * norm
@@ -449,7 +307,7 @@ def _advance(problem, block, i, every, candidates):
             continue
         top = max(top, free + 1)
         latents[free], pull[free], weight[free], code[free], sign[free] = latent, value, limit, 0, 0
-        _fill(atoms, problem.gram, latents, top, free, block.atom, inner)
+        _fill(atoms, problem.gram, latents, top, free, room.atom, inner)
     total = 0
     for _ in range(2):
         size, entered = _pivot(
@@ -471,22 +329,22 @@ def _advance(problem, block, i, every, candidates):
     for w in range(top):
         if abs(sign[w]) != 1:
             latents[w], sign[w] = -1, 0
-    block.size[i] = size
+    room.size[i] = size
     return total, full
 
 
 @numba.njit(**_INNER)
 @no_type_check
-def _certify(problem, block, i):
+def _certify(problem, block, room, i):
     """Write down the rounded codes, their objective, and their duality gap at the scaled residual before rounding."""
-    atoms, signal, theta, rest = problem.atoms, block.signals[i], block.theta[i], block.atom
-    row, column, scale = block.row[i], block.column[i % block.column.shape[0]], block.scale[i]
-    found, values, latents, basis, size = block.found[i], block.values[i], block.latents[i], block.basis[i], block.size[i]
+    atoms, signal, theta, rest = problem.atoms, block.signals[i], room.theta[i], room.atom
+    row, column, scale = block.row[i], block.column[i % block.column.shape[0]], room.scale[i]
+    found, values, latents, basis, size = block.found[i], block.values[i], room.latents[i], room.basis[i], room.size[i]
     _copy(rest, signal)
     linear, slack = 0.0, 0.0
     for b in range(size):
         latent = latents[basis[b]]
-        found[b], values[b] = latent, block.code[i, basis[b]]
+        found[b], values[b] = latent, room.code[i, basis[b]]
         value, limit = np.float64(values[b]), row * column[latent]
         _subtract(rest, value, atoms[latent])
         pull = _dot(theta, atoms[latent]) * (1.0 if value > 0 else -1.0)
@@ -506,37 +364,41 @@ def _certify(problem, block, i):
 
 @numba.njit(**_INNER)
 @no_type_check
-def _nearly(problem, block, i):
+def _nearly(problem, block, room, i):
     """Whether the gap may be met at the scale, by coarse correlations: those of the basis equal their weights."""
-    theta, column, linear = block.theta[i], block.column[i % block.column.shape[0]], 0.0
-    for b in range(block.size[i]):
-        w = block.basis[i, b]
-        linear += block.row[i] * column[block.latents[i, w]] * abs(block.code[i, w])
-    energy, short = 0.5 * _dot(theta, theta), 1 - block.scale[i]
+    theta, column, linear = room.theta[i], block.column[i % block.column.shape[0]], 0.0
+    for b in range(room.size[i]):
+        w = room.basis[i, b]
+        linear += block.row[i] * column[room.latents[i, w]] * abs(room.code[i, w])
+    energy, short = 0.5 * _dot(theta, theta), 1 - room.scale[i]
     return short**2 * energy + short * linear <= 0.25 * problem.tol * (energy + linear)
 
 
 @numba.njit(**_INNER)
 @no_type_check
-def _rescale(problem, block, i):
+def _rescale(problem, block, room, i):
     """The scale of all atoms, from exact correlations of those that are close: no other one exceeds its weight."""
-    theta, row, column, scale = block.theta[i], block.row[i], block.column[i % block.column.shape[0]], 1.0
-    for n in range(block.num_close[i]):
-        latent = block.close[i, n]
+    theta, row, column, scale = room.theta[i], block.row[i], block.column[i % block.column.shape[0]], 1.0
+    for n in range(room.num_close[i]):
+        latent = room.close[i, n]
         steep, limit = _steep(_dot(theta, problem.atoms[latent]), problem.nonneg), row * column[latent]
         if steep > limit:
             scale = min(scale, limit / steep)
-    block.scale[i] = scale
+    room.scale[i] = scale
 
 
 @_kept
 @no_type_check
-def code_block(problem, block):
+def code_block(problem, block, room):
     """Code a block of samples."""
     num_samples, slots, num_latents = block.signals.shape[0], block.found.shape[1], problem.atoms.shape[0]
-    tile, state = block.exact.shape[0], block.state
-    few = min(MOST, FEWEST + problem.atoms.size // NUMBERS)
-    who = block.who
+    tile, state = room.exact.shape[0], block.state
+    few = min(room.leaders.shape[1], FEWEST + problem.atoms.size // NUMBERS)
+    who = room.who
+    for i in range(num_samples):
+        room.size[i] = 0
+        room.latents[i, :] = -1
+        _copy(room.theta[i], block.signals[i])
     # Pivots on the atoms to begin with; rounds of coarse products; rounds of exact ones for what these could not settle.
     for stage in range(3):
         while True:
@@ -545,14 +407,14 @@ def code_block(problem, block):
                 if stage == 1 and state[i] == OPEN and block.rounds[i] >= problem.limit - 1:
                     state[i] = READY
                 if state[i] == OPEN:
-                    who[active], block.num_leaders[i], block.num_close[i], block.scale[i] = i, 0, 0, 1.0
-                    block.bound[i] = 0.0
+                    who[active], room.num_leaders[i], room.num_close[i], room.scale[i] = i, 0, 0, 1.0
+                    room.bound[i] = 0.0
                     if stage == 1:
-                        theta = block.theta[i]
-                        _copy(block.coarse_theta[active], theta)
-                        block.bound[i] = COARSE * (theta.size + 4) * np.sqrt(_dot(theta, theta)) + TINY
+                        theta = room.theta[i]
+                        _copy(room.coarse_theta[active], theta)
+                        room.bound[i] = COARSE * (theta.size + 4) * np.sqrt(_dot(theta, theta)) + TINY
                     elif stage == 2:
-                        _copy(block.exact_theta[active], block.theta[i])
+                        _copy(room.exact_theta[active], room.theta[i])
                     active += 1
             if active == 0 or (stage == 0 and block.begun.shape[1] == 0):
                 break
@@ -560,39 +422,39 @@ def code_block(problem, block):
                 # The last tile overlaps the one before.
                 first = min(begin, num_latents - tile)
                 if stage == 1:
-                    np.dot(block.coarse_theta[:active], problem.coarse[first : first + tile].T, block.coarse_pull[:active])
+                    np.dot(room.coarse_theta[:active], problem.coarse[first : first + tile].T, room.coarse_pull[:active])
                 else:
                     for j in range(tile):
-                        _copy(block.exact[j], problem.atoms[first + j])
-                    np.dot(block.exact_theta[:active], block.exact.T, block.exact_pull[:active])
+                        _copy(room.exact[j], problem.atoms[first + j])
+                    np.dot(room.exact_theta[:active], room.exact.T, room.exact_pull[:active])
                 for n in range(active):
                     i = who[n]
-                    most, most_close = min(MOST, max(few, block.size[i] // 2)), block.size[i] + 2 * few
+                    most, most_close = min(room.leaders.shape[1], max(few, room.size[i] // 2)), room.size[i] + 2 * few
                     if stage == 1:
-                        _collect(problem, block, i, block.coarse_pull[n, begin - first :], begin, most, most_close)
+                        _collect(problem, block, room, i, room.coarse_pull[n, begin - first :], begin, most, most_close)
                     else:
-                        _collect(problem, block, i, block.exact_pull[n, begin - first :], begin, most, num_latents)
+                        _collect(problem, block, room, i, room.exact_pull[n, begin - first :], begin, most, num_latents)
             for n in range(active):
                 i = who[n]
                 block.rounds[i] += stage > 0
                 ripe = stage == 2
-                if stage == 1 and block.num_close[i] <= block.size[i] + 2 * few and _nearly(problem, block, i):
-                    _rescale(problem, block, i)
+                if stage == 1 and room.num_close[i] <= room.size[i] + 2 * few and _nearly(problem, block, room, i):
+                    _rescale(problem, block, room, i)
                     ripe = True
-                if ripe and _certify(problem, block, i):
+                if ripe and _certify(problem, block, room, i):
                     state[i] = DONE
                 elif stage == 1 and block.rounds[i] >= ROUNDS:
                     state[i] = READY
                 elif stage == 2 and block.rounds[i] >= min(problem.limit, ROUNDS):
                     state[i] = STUCK
                 else:
-                    candidates = block.leaders[i, : block.num_leaders[i]] if stage else block.begun[i]
-                    entered, full = _advance(problem, block, i, stage == 0, candidates)
+                    candidates = room.leaders[i, : room.num_leaders[i]] if stage else block.begun[i]
+                    entered, full = _advance(problem, block, room, i, stage == 0, candidates)
                     if stage == 0:
                         state[i] = READY
-                    elif full and block.size[i] > slots - FEWEST:
+                    elif full and room.size[i] > slots - FEWEST:
                         state[i] = FULL
-                        _copy(block.found[i], block.latents[i])
+                        _copy(block.found[i], room.latents[i])
                     elif entered == 0:
                         state[i] = STUCK if stage == 2 else READY
         for i in range(num_samples):

@@ -16,13 +16,13 @@ from jaxtyping import Float, Int
 
 from sae_gap.core.types import Solution
 from sae_gap.runtime.cores import cores, one_blas_thread
-from sae_gap.solvers import active_set, fista
+from sae_gap.solvers import active_set, block, fista
 from sae_gap.solvers.atoms import wants_gram
 from sae_gap.solvers.working_set import default_slots
 
 # Samples of a block: few enough for every core to have some, and enough for products to be quick. A dictionary of more numbers
-# than CACHE is read from memory for each block, so that its blocks are whole ones.
-FEWEST_SAMPLES, MOST_SAMPLES = 16, 64
+# than CACHE is read from memory for each block, so that its blocks are of MANY_SAMPLES at least, as are batches of FISTA.
+FEWEST_SAMPLES, MANY_SAMPLES, MOST_SAMPLES = 16, 64, 128
 CACHE = 2**23
 # Floats of the working sets of a block.
 BLOCK = 2**22
@@ -117,7 +117,7 @@ def solve(
     with one_blas_thread():
         _active_sets(problem, found, init, tol, max_iterations, nonneg=nonneg, threads=threads or cores())
     left = np.flatnonzero(~found.converged & (found.iterations < max_iterations))
-    step = min(MOST_SAMPLES, max(1, MANY_CODES // len(problem.atoms)))
+    step = min(MANY_SAMPLES, max(1, MANY_CODES // len(problem.atoms)))
     for begin in range(0, len(left), step):
         _fall_back(problem, found, left[begin : begin + step], step, tol, max_iterations, nonneg=nonneg)
     return found.unscaled(problem, sparse=sparse)
@@ -168,28 +168,32 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg, threads) 
         atoms = problem.atoms.astype(np.float64, copy=False)
         gram = atoms @ atoms.T
     eps = float(np.finfo(problem.atoms.dtype).eps)
-    shared = active_set.Problem(problem.atoms, coarse, gram, tol, max_iterations, nonneg, eps)
+    shared = block.Problem(problem.atoms, coarse, gram, tol, max_iterations, nonneg, eps)
 
     def work(part: tuple[np.ndarray, np.ndarray | None], slots: int):
         rows, begun = part
         if begun is None:
             begun = np.zeros((len(rows), 0), np.int64) if init is None else _largest(init[rows], slots)
         signals, row, column = problem.block(rows)
-        block = active_set.Block.of(shared, signals, row, column, begun, found.iterations[rows], slots)
-        active_set.code_block(shared, block)
-        full = block.state == active_set.FULL
-        block.values[full], block.gap[full] = 0, np.inf
-        sample, slot = np.nonzero(block.values)
-        codes = rows[sample], block.found[sample, slot], block.values[sample, slot]
-        done = block.state == active_set.DONE
-        return rows, block.objective, block.gap, block.rounds, done, *codes, rows[full], block.found[full]
+        own = block.Block.of(shared, signals, row, column, begun, found.iterations[rows], slots)
+        # The first block is the largest.
+        room = rooms.pop() if rooms else block.Room.of(shared, len(parts[0][0]), slots)
+        active_set.code_block(shared, own, room)
+        rooms.append(room)
+        full = own.state == active_set.FULL
+        own.values[full], own.gap[full] = 0, np.inf
+        sample, slot = np.nonzero(own.values)
+        codes = rows[sample], own.found[sample, slot], own.values[sample, slot]
+        done = own.state == active_set.DONE
+        return rows, own.objective, own.gap, own.rounds, done, *codes, rows[full], own.found[full]
 
     pending: np.ndarray = np.arange(len(problem.signals))
     begun: np.ndarray | None = None
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         for slots in _widths(input_dim, num_latents):
-            blocks = list(_blocks(len(pending), slots, problem.atoms.size))
-            parts = [(pending[block], None if begun is None else begun[block]) for block in blocks]
+            rooms: list[block.Room] = []
+            places = list(_blocks(len(pending), slots, problem.atoms.size))
+            parts = [(pending[place], None if begun is None else begun[place]) for place in places]
             run: Any = map if threads == 1 or len(parts) == 1 else pool.map
             solved = run(functools.partial(work, slots=slots), parts)
             rows, objective, gap, rounds, done, *codes, pending, begun = map(np.concatenate, zip(*solved, strict=True))
@@ -202,7 +206,7 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg, threads) 
 
 def _widths(input_dim: int, num_latents: int) -> Iterator[int]:
     """Numbers of slots, each twice the last, up to where any support of independent atoms and new violators fit."""
-    most = min(input_dim, num_latents) + active_set.MOST
+    most = min(input_dim, num_latents) + block.MOST
     slots = min(SLOTS, default_slots(input_dim, num_latents)) + 2 * active_set.FEWEST
     while slots < most:
         yield slots
@@ -212,7 +216,7 @@ def _widths(input_dim: int, num_latents: int) -> Iterator[int]:
 
 def _blocks(count: int, slots: int, numbers: int) -> Iterator[slice]:
     """The samples of each block, of about one size."""
-    fewest = FEWEST_SAMPLES if numbers <= CACHE else MOST_SAMPLES
+    fewest = FEWEST_SAMPLES if numbers <= CACHE else MANY_SAMPLES
     most = min(max(-(-count // 4), fewest), MOST_SAMPLES, max(1, BLOCK // slots**2))
     size = -(-count // -(-count // most))
     return (slice(begin, begin + size) for begin in range(0, count, size))

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import nnls
 
 import sae_gap
-from sae_gap.solvers import active_set, fista, host
+from sae_gap.solvers import active_set, block, fista, host
 
 from .problems import SHAPE, draw, score
 
@@ -107,13 +107,13 @@ def test_supports_of_every_size_are_exact_and_need_no_fista(monkeypatch, nonneg)
 
 
 def test_atoms_of_several_tiles_are_all_looked_at():
-    num_latents = 2 * active_set.TILE + 100
+    num_latents = 2 * block.TILE + 100
     rng = np.random.default_rng(0)
     dictionary = rng.normal(size=(12, num_latents)) / 12**0.5
     for precision in (np.float32, np.float64):
         with jax.enable_x64(precision == np.float64):
             found = solve(rng.normal(size=(20, 12)).astype(precision), dictionary.astype(precision), 0.3)
-        used = np.flatnonzero(np.any(np.asarray(found.codes), axis=0)) // active_set.TILE
+        used = np.flatnonzero(np.any(np.asarray(found.codes), axis=0)) // block.TILE
         assert found.converged.all() and set(used) == {0, 1, 2}
 
 
@@ -168,10 +168,10 @@ def test_each_sample_has_its_own_answer_in_whatever_company():
 
 def test_what_the_active_set_leaves_open_is_handed_to_fista(monkeypatch):
     signals, dictionary = draw(0, (90, 17, 41))
-    whole, block = solve(signals, dictionary, 0.05), active_set.code_block
+    whole, code_block = solve(signals, dictionary, 0.05), active_set.code_block
 
     # No more than two products, which leaves some open.
-    monkeypatch.setattr(active_set, "code_block", lambda problem, samples: block(problem._replace(limit=2), samples))
+    monkeypatch.setattr(active_set, "code_block", lambda problem, *rest: code_block(problem._replace(limit=2), *rest))
     left = solve(signals, dictionary, 0.05, sparse=True)
     found = np.asarray(left.iterations)
     handed = found > 2

@@ -1,0 +1,160 @@
+"""What the compiled loop of the host's coder works on: the problem, a block of samples, and room for the work.
+
+`active_set` compiles nothing anew when a constant of this file changes, and so takes sizes from the arrays.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+# Atoms correlated at once, whose correlations with a block of samples stay in cache.
+TILE = 1024
+# Correlations looked through together for one above its weight.
+CHUNK = 32
+# Most violators that enter in a round.
+MOST = 64
+
+
+class Problem(NamedTuple):
+    """What all samples share.
+
+    Attributes:
+      atoms: `(num_latents, input_dim)`, of about unit norm.
+      coarse: the same in single precision.
+      gram: `(num_latents, num_latents)` inner products of the atoms in double precision, or `(0, 0)`.
+      tol: duality gap to reach, relative to the objective.
+      limit: most products for a sample.
+      nonneg: whether codes are constrained to be non-negative.
+      eps: of the type of the codes.
+    """
+
+    atoms: np.ndarray
+    coarse: np.ndarray
+    gram: np.ndarray
+    tol: float
+    limit: int
+    nonneg: bool
+    eps: float
+
+
+class Block(NamedTuple):
+    """Samples that are worked on together: what is given, and what is found.
+
+    Attributes:
+      signals: `(n, input_dim)`, of order one, in double precision.
+      row: `(n,)`, the weight of sample i and atom j is `row_i column_ij`.
+      column: `(1 or n, num_latents)`.
+      begun: `(n, some)` latents that open the working sets, -1 for none.
+      found: `(n, slots)` the latents of the codes, -1 for none; where slots are full those to go on from.
+      values: `(n, slots)` the codes, rounded to their type.
+      objective: `(n,)`.
+      gap: `(n,)` duality gaps.
+      rounds: `(n,)` products spent.
+      state: `(n,)` what each sample is, zero to begin with.
+    """
+
+    signals: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+    begun: np.ndarray
+    found: np.ndarray
+    values: np.ndarray
+    objective: np.ndarray
+    gap: np.ndarray
+    rounds: np.ndarray
+    state: np.ndarray
+
+    @classmethod
+    def of(cls, problem: Problem, signals, row, column, begun, rounds, slots: int) -> "Block":
+        """A block that is not begun, with a number of slots for each sample."""
+        n = len(signals)
+        found, values = np.full((n, slots), -1), np.zeros((n, slots), problem.atoms.dtype)
+        return cls(signals, row, column, begun, found, values, np.zeros(n), np.zeros(n), rounds, np.zeros(n, np.int64))
+
+
+class Room(NamedTuple):
+    """Room for the work on up to n samples, for one block after the other: fresh memory is slow. Slots are free at -1.
+
+    Attributes:
+      theta: `(n, input_dim)` residuals of the codes before rounding.
+      latents: `(n, slots)` the atoms in the slots.
+      code: `(n, slots)` their codes.
+      sign: `(n, slots)` the signs of codes in the basis, 0 elsewhere.
+      inner: `(n, slots, slots)` the inner products of the atoms in the slots.
+      basis: `(n, slots)` the slots of the basis.
+      size: `(n,)` how many these are.
+      inverse: `(n, slots, slots)` the inverse of the Gram matrix of the basis.
+      leaders: `(n, MOST)` violators.
+      leads: `(n, MOST)` by how much they exceed their weight.
+      num_leaders: `(n,)` how many these are.
+      bound: `(n,)` by how much a coarse correlation may be off.
+      close: `(n, slots + 2 MOST)` atoms whose coarse correlation is that close to their weight, or above it.
+      num_close: `(n,)` how many these are; there may be no room for all.
+      scale: `(n,)` the factor that makes theta feasible.
+      work: `(5, slots)`.
+      atom: `(input_dim,)`.
+      coarse_theta: `(n, input_dim)`.
+      coarse_pull: `(n, tile)`.
+      exact_theta: `(n, input_dim)`.
+      exact_pull: `(n, tile)`.
+      exact: `(tile, input_dim)`.
+      who: `(n,)` samples that are open.
+      passed: `(CHUNK,)`.
+    """
+
+    theta: np.ndarray
+    latents: np.ndarray
+    code: np.ndarray
+    sign: np.ndarray
+    inner: np.ndarray
+    basis: np.ndarray
+    size: np.ndarray
+    inverse: np.ndarray
+    leaders: np.ndarray
+    leads: np.ndarray
+    num_leaders: np.ndarray
+    bound: np.ndarray
+    close: np.ndarray
+    num_close: np.ndarray
+    scale: np.ndarray
+    work: np.ndarray
+    atom: np.ndarray
+    coarse_theta: np.ndarray
+    coarse_pull: np.ndarray
+    exact_theta: np.ndarray
+    exact_pull: np.ndarray
+    exact: np.ndarray
+    who: np.ndarray
+    passed: np.ndarray
+
+    @classmethod
+    def of(cls, problem: Problem, n: int, slots: int) -> "Room":
+        """Room for n samples with a number of slots each."""
+        num_latents, input_dim = problem.atoms.shape
+        tile = min(TILE, num_latents)
+        return cls(
+            theta=np.empty((n, input_dim)),
+            latents=np.empty((n, slots), np.int64),
+            code=np.empty((n, slots)),
+            sign=np.empty((n, slots)),
+            inner=np.empty((n, slots, slots)),
+            basis=np.empty((n, slots), np.int64),
+            size=np.empty(n, np.int64),
+            inverse=np.empty((n, slots, slots)),
+            leaders=np.empty((n, MOST), np.int64),
+            leads=np.empty((n, MOST)),
+            num_leaders=np.empty(n, np.int64),
+            bound=np.empty(n),
+            close=np.empty((n, slots + 2 * MOST), np.int64),
+            num_close=np.empty(n, np.int64),
+            scale=np.empty(n),
+            work=np.empty((5, slots)),
+            atom=np.empty(input_dim),
+            coarse_theta=np.empty((n, input_dim), np.float32),
+            coarse_pull=np.empty((n, tile), np.float32),
+            exact_theta=np.empty((n, input_dim)),
+            exact_pull=np.empty((n, tile)),
+            exact=np.empty((tile, input_dim)),
+            who=np.empty(n, np.int64),
+            passed=np.empty(CHUNK, np.int64),
+        )
