@@ -10,8 +10,8 @@ import scipy.linalg
 import threadpoolctl
 
 _LOCK = threading.Lock()
-# A limit for each caller who is within; the first one to enter sets it, and the last one to leave takes it off.
-_LIMITS: list[threadpoolctl.threadpool_limits] = []
+# The thread and the limit of each caller who is within; the first one to enter sets it, and the last one to leave takes it off.
+_LIMITS: list[tuple[int, threadpoolctl.threadpool_limits]] = []
 
 
 def cores() -> int:
@@ -28,16 +28,32 @@ def one_blas_thread() -> Iterator[None]:
     with _LOCK:
         if not _LIMITS:
             _take_control()
-        limits = _LIMITS[0] if _LIMITS else _controller().limit(limits=1, user_api="blas")
-        _LIMITS.append(limits)
+        caller = threading.get_ident(), _LIMITS[0][1] if _LIMITS else _controller().limit(limits=1, user_api="blas")
+        _LIMITS.append(caller)
     try:
         yield
     finally:
         with _LOCK:
-            _LIMITS.pop()
-            if not _LIMITS:
-                _take_control()
-                limits.restore_original_limits()
+            _leave([caller])
+
+
+def _leave(callers: list[tuple[int, threadpoolctl.threadpool_limits]]) -> None:
+    for caller in callers:
+        _LIMITS.remove(caller)
+    if callers and not _LIMITS:
+        _take_control()
+        callers[0][1].restore_original_limits()
+
+
+def _begin_in_child() -> None:
+    """Leaves for the threads of the parent, which a child of a fork does not have."""
+    _leave([caller for caller in _LIMITS if caller[0] != threading.get_ident()])
+    _LOCK.release()
+
+
+if hasattr(os, "register_at_fork"):
+    # No thread is halfway in or out when the process is copied.
+    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_begin_in_child)
 
 
 def _take_control() -> None:
