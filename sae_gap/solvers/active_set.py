@@ -27,8 +27,8 @@ COARSE, TINY = 2.0**-23, 2.0**-100
 # Refinements of the codes of a basis in a round.
 REFINEMENTS = 5
 
-# What a sample is: under way, ready for the certificate, certified, out of slots, or beyond what this method can do.
-OPEN, READY, DONE, FULL, STUCK = range(5)
+# What a sample is: under way, ready for exact products, certified, out of slots, as good as rounding allows, out of rounds.
+OPEN, READY, DONE, FULL, SETTLED, STUCK = range(6)
 
 # Sums may be reordered, but a NaN stays one.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
@@ -456,7 +456,7 @@ def code_block(problem, block, room):
                         state[i] = FULL
                         _copy(block.found[i], room.latents[i])
                     elif entered == 0:
-                        state[i] = STUCK if stage == 2 else READY
+                        state[i] = SETTLED if stage == 2 else READY
         for i in range(num_samples):
             if state[i] == READY:
                 state[i] = OPEN

@@ -116,10 +116,11 @@ def solve(
     found = _Found(len(signals), dictionary.shape[1], signals.dtype)
     with one_blas_thread():
         _active_sets(problem, found, init, tol, max_iterations, nonneg=nonneg, threads=threads or cores())
-    left = np.flatnonzero(~found.converged & (found.iterations < max_iterations))
     step = min(MANY_SAMPLES, max(1, MANY_CODES // len(problem.atoms)))
-    for begin in range(0, len(left), step):
-        _fall_back(problem, found, left[begin : begin + step], step, tol, max_iterations, nonneg=nonneg)
+    for settled in (True, False):
+        left = np.flatnonzero(~found.converged & (found.settled == settled) & (found.iterations < max_iterations))
+        for begin in range(0, len(left), step):
+            _fall_back(problem, found, left[begin : begin + step], step, tol, max_iterations, nonneg=nonneg, settled=settled)
     return found.unscaled(problem, sparse=sparse)
 
 
@@ -128,7 +129,8 @@ class _Found:
 
     def __init__(self, num_samples: int, num_latents: int, dtype: np.dtype):
         self.objective, self.gap = np.zeros(num_samples), np.zeros(num_samples)
-        self.iterations, self.converged = np.zeros(num_samples, np.int64), np.zeros(num_samples, bool)
+        self.iterations = np.zeros(num_samples, np.int64)
+        self.converged, self.settled = np.zeros(num_samples, bool), np.zeros(num_samples, bool)
         self.rows, self.latents = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self.values = np.zeros(0, dtype)
         self._shape = num_samples, num_latents
@@ -184,8 +186,8 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg, threads) 
         own.values[full], own.gap[full] = 0, np.inf
         sample, slot = np.nonzero(own.values)
         codes = rows[sample], own.found[sample, slot], own.values[sample, slot]
-        done = own.state == active_set.DONE
-        return rows, own.objective, own.gap, own.rounds, done, *codes, rows[full], own.found[full]
+        done, settled = own.state == active_set.DONE, own.state == active_set.SETTLED
+        return rows, own.objective, own.gap, own.rounds, done, settled, *codes, rows[full], own.found[full]
 
     pending: np.ndarray = np.arange(len(problem.signals))
     begun: np.ndarray | None = None
@@ -196,9 +198,9 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg, threads) 
             parts = [(pending[place], None if begun is None else begun[place]) for place in places]
             run: Any = map if threads == 1 or len(parts) == 1 else pool.map
             solved = run(functools.partial(work, slots=slots), parts)
-            rows, objective, gap, rounds, done, *codes, pending, begun = map(np.concatenate, zip(*solved, strict=True))
+            rows, objective, gap, rounds, done, settled, *codes, pending, begun = map(np.concatenate, zip(*solved, strict=True))
             found.objective[rows], found.gap[rows], found.iterations[rows] = objective, gap, rounds
-            found.converged[rows] = done
+            found.converged[rows], found.settled[rows] = done, settled
             found.put(*codes)
             if not len(pending):
                 break
@@ -234,21 +236,26 @@ def _largest(codes: Float[np.ndarray, "n num_latents"], most: int) -> Int[np.nda
     return begun
 
 
-def _fall_back(problem, found, rows, size, tol, max_iterations, *, nonneg) -> None:
-    """Hand samples to FISTA, from where they are; all batches have one size, as it is compiled."""
+def _fall_back(problem, found, rows, size, tol, max_iterations, *, nonneg, settled) -> None:
+    """Certify codes as they are rounded, once FISTA has gone on from those that are not settled.
+
+    All batches of FISTA have one size, as it is compiled.
+    """
     dtype = problem.atoms.dtype
-    signals, row, column = problem.block(np.resize(rows, size))
+    given = rows if settled else np.resize(rows, size)
+    signals, row, column = problem.block(given)
     # Beyond any correlation is far enough.
     lam = np.minimum(row[:, None] * column, float(np.finfo(dtype).max) ** 0.8)
-    begun = found.codes(found.values)[np.resize(rows, size)].toarray()
-    arrays = signals.astype(dtype), problem.atoms.T, lam.astype(dtype), begun
-    solved = _fista(*arrays, tol, max_iterations, nonneg=nonneg)
-    codes = np.asarray(solved.codes)
+    codes = found.codes(found.values)[given].toarray()
+    if not settled:
+        arrays = signals.astype(dtype), problem.atoms.T, lam.astype(dtype), codes
+        solved = _fista(*arrays, tol, max_iterations, nonneg=nonneg)
+        found.iterations[rows] += np.asarray(solved.iterations)[: len(rows)]
+        codes = np.asarray(solved.codes)
     value, gap = _certificate(problem.atoms, signals, lam, codes.astype(np.float64), nonneg=nonneg)
     # An objective below this cannot be told from zero; see `lasso_problem.is_converged`.
     least = 0.5 * (16 * np.finfo(dtype).eps) ** 2 * np.sum(signals**2, axis=1)
     converged = ((gap <= tol * value) & np.isfinite(value)) | (value <= least)
-    found.iterations[rows] += np.asarray(solved.iterations)[: len(rows)]
     # What the active set had may be better: its gap is that of codes before they were rounded.
     better = np.flatnonzero(converged[: len(rows)] | (gap[: len(rows)] < found.gap[rows]))
     rows, codes = rows[better], codes[better]
