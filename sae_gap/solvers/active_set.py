@@ -166,7 +166,10 @@ def _drop(inverse, basis, size, out):
 @numba.njit(**_INNER)
 @no_type_check
 def _pivot(nonneg, floor, top, latents, pull, weight, code, sign, inner, basis, inverse, size, moved, cross, slope):
-    """Solve the lasso on the slots from the basis at hand; returns its size, and how many atoms entered it."""
+    """Solve the lasso on the slots from the basis at hand; returns its size, and how many atoms entered it.
+
+    Only correlations of slots outside the basis are kept: those of the basis equal their weights.
+    """
     entered = 0
     while entered < 4 * latents.size:
         # The atom outside the basis that most exceeds its weight.
@@ -210,6 +213,8 @@ def _pivot(nonneg, floor, top, latents, pull, weight, code, sign, inner, basis, 
                 break
             gone = basis[out]
             moved[gone] -= code[gone]
+            # So it was at the beginning of the pivot.
+            pull[gone] = sign[gone] * weight[gone]
             code[gone], sign[gone] = 0, 0
             ratio = slope[out] / inverse[out, out]
             left += slope[out] * ratio
@@ -218,14 +223,13 @@ def _pivot(nonneg, floor, top, latents, pull, weight, code, sign, inner, basis, 
                     slope[b] -= inverse[b, out] * ratio
             size = _drop(inverse, basis, size, out)
             slope[out] = slope[size]
-        for w in range(top):
-            if moved[w] != 0:
-                _subtract(pull[:top], moved[w], inner[w, :top])
         if not step < np.inf:
             # Within the span of the basis and with nothing to take the place of: only rounding wants it.
-            moved[best] = code[best]
-            _subtract(pull[:top], -moved[best], inner[best, :top])
-            code[best], sign[best] = 0, 2
+            moved[best], code[best], sign[best] = 0, 0, 2
+        for w in range(top):
+            if latents[w] >= 0 and sign[w] == 0:
+                pull[w] -= _dot(moved[:top], inner[w, :top])
+        if sign[best] == 2:
             continue
         for b in range(size):
             _subtract(inverse[b, :size], -slope[b] / left, slope[:size])

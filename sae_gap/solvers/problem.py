@@ -29,7 +29,7 @@ def _holds(test, array) -> bool:
 
 def _cast(array, dtype):
     if isinstance(array, jax.Array):
-        return jnp.asarray(array, dtype)
+        return array if array.dtype == dtype else jnp.asarray(array, dtype)
     # What overflows is refused as an infinity.
     with np.errstate(over="ignore"):
         return np.asarray(array, dtype)
