@@ -166,15 +166,16 @@ def leaders(scores: Float[Array, "n num_latents"], num_blocks: int, count: int) 
         winners.append(top)
         field = jnp.where(field == top, 0, field)
     won = jnp.stack(winners)
-    block = (won & _mask(seats)) * GROUPS + jnp.arange(GROUPS, dtype=whole)[:, None]
+    block = (won & mask(seats)) * GROUPS + jnp.arange(GROUPS, dtype=whole)[:, None]
     block = block.reshape(-1, num_samples).T.astype(jnp.int32)
-    row = jnp.take_along_axis(best, block, axis=1) & _mask(rows)
+    row = jnp.take_along_axis(best, block, axis=1) & mask(rows)
     return (row * num_blocks + block).astype(jnp.int32)
 
 
-def _mask(size):
+def mask(size: int) -> int:
+    """The bits of the positions below `size`."""
     return (1 << (size - 1).bit_length()) - 1
 
 
 def _tag(bits, position, size):
-    return (bits & ~_mask(size)) | position
+    return (bits & ~mask(size)) | position

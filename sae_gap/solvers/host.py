@@ -1,4 +1,4 @@
-"""The coder of a CPU, where all values are known: blocks of samples on threads, each a call of `active_set.code_block`.
+"""The coders of a CPU, where all values are known: blocks of samples on threads, each a call of a loop in `active_set`.
 
 The problem alone decides which samples share a block, never the threads, and so it decides the bits of the codes. Nothing here
 is compiled by XLA, but for samples that the active set leaves to FISTA.
@@ -16,8 +16,8 @@ from jaxtyping import Float, Int
 
 from sae_gap.core.types import Solution
 from sae_gap.runtime.cores import cores, one_blas_thread
-from sae_gap.solvers import active_set, block, fista
-from sae_gap.solvers.atoms import wants_gram
+from sae_gap.solvers import active_set, block, fista, reweighted
+from sae_gap.solvers.atoms import GROUPS, mask, wants_gram
 from sae_gap.solvers.working_set import default_slots
 
 # Samples of a block: few enough for every core to have some, and enough for products to be quick. A dictionary of more numbers
@@ -122,6 +122,64 @@ def solve(
         for begin in range(0, len(left), step):
             _fall_back(problem, found, left[begin : begin + step], step, tol, max_iterations, nonneg=nonneg, settled=settled)
     return found.unscaled(problem, sparse=sparse)
+
+
+def pursue(
+    signals: Float[np.ndarray, "n input_dim"],
+    atoms: Float[np.ndarray, "num_padded input_dim"],
+    threshold: float,
+    epsilon: float,
+    *,
+    num_slots: int,
+    num_rounds: int,
+    nonneg: bool,
+) -> tuple[Int[np.ndarray, "n slots"], Float[np.ndarray, "n slots"], Float[np.ndarray, "n input_dim"]]:
+    """The places, codes and residual of `reweighted.pursue` at one threshold, up to rounding.
+
+    The codes of a sample that are not zero come first.
+    """
+    places = np.empty((len(signals), num_slots), np.int32)
+    codes, residual = np.empty(places.shape, signals.dtype), np.empty_like(signals)
+    eps, whole = float(np.finfo(signals.dtype).eps), np.dtype(f"i{signals.itemsize}")
+    blocks = reweighted.num_blocks(num_slots)
+    masks = mask(len(atoms) // blocks), mask(blocks // GROUPS)
+
+    def work(begin: int) -> None:
+        own = slice(begin, begin + MANY_SAMPLES)
+        pull = np.empty(len(signals[own]) * max(1, block.TILE // blocks) * blocks, signals.dtype)
+        given = signals[own], atoms, threshold, epsilon, num_rounds, nonneg, (blocks, GROUPS), masks
+        room = pull, pull.view(whole), places[own], codes[own], residual[own]
+        active_set.pursue_block(*given, eps ** (2 / 3), eps, *room)
+
+    with one_blas_thread():
+        list(_pool().map(work, range(0, len(signals), MANY_SAMPLES)))
+    return places, codes, residual
+
+
+def sums(
+    places: Int[np.ndarray, "n slots"],
+    codes: Float[np.ndarray, "n slots"],
+    residual: Float[np.ndarray, "n input_dim"],
+    num_latents: int,
+) -> tuple[Float[np.ndarray, "num_latents input_dim"], Float[np.ndarray, " num_latents"], Float[np.ndarray, " num_latents"]]:
+    """Of what `pursue` gave: Zᵀ R, and each atom's squared codes and its codes that are not zero, counted."""
+    input_dim, dtype = residual.shape[1], residual.dtype
+    products = np.zeros((num_latents, input_dim), dtype)
+    # Each thread goes through all samples in their order, for some of the columns.
+    width = -(-input_dim // cores())
+
+    def work(begin: int) -> None:
+        active_set.add_products(places, codes, residual, begin, min(begin + width, input_dim), products)
+
+    list(_pool().map(work, range(0, input_dim, width)))
+    squares = np.bincount(places.ravel(), np.square(codes).ravel(), num_latents)
+    return products, squares.astype(dtype), np.bincount(places[codes != 0], minlength=num_latents).astype(dtype)
+
+
+@functools.cache
+def _pool() -> concurrent.futures.ThreadPoolExecutor:
+    """Threads that all pursuits share, so that several at once do not get in each other's way."""
+    return concurrent.futures.ThreadPoolExecutor(cores())
 
 
 class _Found:

@@ -34,7 +34,7 @@ def atom_rows(
       `(num_padded, input_dim)`.
     """
     parts = dictionary.T.reshape(num_parts, -1, dictionary.shape[0])
-    padded = jnp.pad(parts, ((0, 0), (0, -parts.shape[1] % _num_blocks(num_slots)), (0, 0)))
+    padded = jnp.pad(parts, ((0, 0), (0, -parts.shape[1] % num_blocks(num_slots)), (0, 0)))
     # Without the barrier a loop of pursuits would transpose at every turn.
     return lax.optimization_barrier(padded.reshape(-1, dictionary.shape[0]))
 
@@ -60,7 +60,7 @@ def pursue(
     A round admits the atoms whose correlation with the residual exceeds the threshold t. On those and the atoms in use it
     solves the lasso with the weights `t e / (|z_j| + e)` at the codes of the round before, exactly. The first round is thus a
     lasso at t, and each later one lowers the objective by majorising its concave penalty. A round costs a product with the
-    dictionary and a solve on the slots.
+    dictionary and a solve on the slots. `host.pursue` is the same for a CPU, in less than half the time.
 
     Args:
       signals: `(n, input_dim)`.
@@ -82,11 +82,9 @@ def pursue(
     """
     if num_slots < 4 or num_slots % 4:
         raise ValueError(f"num_slots must be a positive multiple of 4, but it is {num_slots}.")
-    num_samples, num_candidates, num_blocks = signals.shape[0], num_slots // 2, _num_blocks(num_slots)
-    if len(atoms) % num_blocks:
-        raise ValueError(
-            f"there must be a multiple of {num_blocks} atoms, but there are {len(atoms)}; take them from atom_rows."
-        )
+    num_samples, num_candidates, blocks = signals.shape[0], num_slots // 2, num_blocks(num_slots)
+    if len(atoms) % blocks:
+        raise ValueError(f"there must be a multiple of {blocks} atoms, but there are {len(atoms)}; take them from atom_rows.")
     limit = jnp.broadcast_to(jnp.asarray(threshold, signals.dtype).reshape(-1, 1), (num_samples, 1))
     product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
     eye = jnp.eye(num_slots, dtype=signals.dtype)
@@ -95,7 +93,7 @@ def pursue(
         places, sign, code, residual = carry
         correlations = lasso_problem.product(residual, atoms.T)
         score = jnp.maximum((correlations if nonneg else jnp.abs(correlations)) - limit, 0)
-        candidate = leaders(score, num_blocks, num_candidates)
+        candidate = leaders(score, blocks, num_candidates)
         lead = jnp.take_along_axis(correlations, candidate, axis=1)
         if not nonneg:
             candidate, lead = jnp.where(lead < 0, -1 - candidate, candidate), jnp.abs(lead)
@@ -116,5 +114,6 @@ def pursue(
     return Pursuit(places, sign * code, residual)
 
 
-def _num_blocks(num_slots: int) -> int:
+def num_blocks(num_slots: int) -> int:
+    """Blocks of atoms, of which each sends one a round."""
     return 8 * num_slots

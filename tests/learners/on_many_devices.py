@@ -89,7 +89,8 @@ def test_a_dictionary_is_split_by_its_latents(task):
         program = step.lower(learner, blocks, state).compile()
         many = program(learner, blocks, state)
     assert many.dictionary.addressable_shards[0].data.shape == (signals.shape[1], 2_048 // shape[1])
-    compare(one, many, 1e-5)
+    # One device of a CPU solves for the codes in double precision.
+    compare(one, many, 5e-5)
     found = [(kind, shape, name) for shape, kind, name in COLLECTIVE.findall(program.compiled.as_text())]
     wide = [each for each in found if "2048" in each[1]]
     # What each of all latents is worth is compared once a round, where atoms restart.

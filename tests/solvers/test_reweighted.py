@@ -2,11 +2,12 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.solvers import reweighted
+from sae_gap.solvers import host, reweighted
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +125,32 @@ def test_rows_of_atoms_are_padded_part_by_part(problem, num_parts):
     np.testing.assert_array_equal(rows[filled], dictionary.T)
     with pytest.raises(ValueError, match="take them from atom_rows"):
         reweighted.pursue(signals, dictionary.T, 0.1, 0.1, num_slots=16)
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_the_loops_of_a_cpu_find_the_same_codes(nonneg):
+    """Of more samples than a block has, on more atoms than a tile has, with more of them than slots and some twice."""
+    rng = np.random.default_rng(0)
+    dictionary = rng.standard_normal((40, 2_100)).astype("float32")
+    dictionary[:, 7:2_000:100] = dictionary[:, 8:2_000:100]
+    dictionary /= np.linalg.norm(dictionary, axis=0)
+    signals = rng.standard_normal((70, 40)).astype("float32")
+    atoms, options = reweighted.atom_rows(jnp.asarray(dictionary), 16), {"num_slots": 16, "nonneg": nonneg}
+    expected = jax.jit(lambda: reweighted.pursue(signals, atoms, 1.2, 0.6, **options))()
+    places, codes, residual = found = host.pursue(signals, np.asarray(atoms), 1.2, 0.6, num_rounds=3, **options)
+    np.testing.assert_allclose(residual, expected.residual, atol=1e-4)
+    assert 5 < np.count_nonzero(codes) / 70 < 16 and (codes < 0).any() != nonneg
+    np.testing.assert_array_equal(np.diff(codes != 0, axis=1) & (codes[:, 1:] != 0), False)
+    # Of two that are the same either may have the code.
+    twins = np.arange(2_100)
+    twins[7:2_000:100] += 1
+    np.testing.assert_allclose(
+        dense(reweighted.Pursuit(twins[places], codes, residual), 2_100),
+        dense(expected._replace(places=twins[np.minimum(expected.places, 2_099)]), 2_100),
+        atol=1e-3,
+    )
+    products, squares, uses = host.sums(*found, 2_100)
+    whole = dense(reweighted.Pursuit(*found), 2_100)
+    np.testing.assert_allclose(products, whole.T @ residual, atol=1e-4)
+    np.testing.assert_allclose(squares, (whole**2).sum(axis=0), rtol=1e-5)
+    np.testing.assert_array_equal(uses, np.count_nonzero(whole, axis=0))

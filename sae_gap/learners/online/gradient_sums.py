@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float
 from sae_gap.core.checks import check_size
 from sae_gap.learners.online.cooccurrence import Cooccurrence, add_samples
 from sae_gap.runtime.sharding import LATENTS, SAMPLES, axis_size
+from sae_gap.solvers import host
 from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue, unpadded
 from sae_gap.solvers.working_set import default_slots
 
@@ -72,6 +74,10 @@ def accumulate(
     slots = num_slots or default_slots(*dictionary.shape)
     parts = axis_size(LATENTS)
     atoms = atom_rows(dictionary, slots, parts)
+    if jax.default_backend() == "cpu" and parts * axis_size(SAMPLES) == 1:
+        # In a third of the time of what XLA compiles, where all samples of a batch take all steps together.
+        sums, found = _on_host(signals, atoms, least, epsilon, num_latents, slots, num_rounds, nonneg=nonneg)
+        return sums, found.residual, None if counts is None else add_samples(counts, found.places, found.codes)
 
     def code(carry, chunk):
         sums, counts = carry
@@ -191,3 +197,23 @@ def _add(sums: GradientSums, found: Pursuit) -> GradientSums:
         sums.uses.at[found.places].add((found.codes != 0).astype(sums.uses.dtype)),
         sums.error + jnp.sum(found.residual**2),
     )
+
+
+def _on_host(
+    signals, atoms, least, epsilon, num_latents: int, num_slots: int, num_rounds: int, *, nonneg: bool
+) -> tuple[GradientSums, Pursuit]:
+    """The sums and the codes from compiled loops, in which each sample takes the steps that it needs and no others."""
+
+    def work(*arrays):
+        given, rows, threshold, shape = map(np.asarray, arrays)
+        scales = float(threshold), float(shape)
+        found = host.pursue(given, rows, *scales, num_slots=num_slots, num_rounds=num_rounds, nonneg=nonneg)
+        return found, host.sums(*found, num_latents)
+
+    dtype, slots, latents = signals.dtype, (len(signals), num_slots), (num_latents,)
+    codes = (slots, jnp.int32), (slots, dtype), (signals.shape, dtype)
+    sums = ((*latents, signals.shape[1]), dtype), (latents, dtype), (latents, dtype)
+    kinds = tuple(tuple(jax.ShapeDtypeStruct(*each) for each in part) for part in (codes, sums))
+    codes, (gradient, squares, uses) = jax.pure_callback(work, kinds, signals, atoms, least, epsilon)
+    found = Pursuit(*codes)
+    return GradientSums(gradient, squares, uses, jnp.sum(found.residual**2)), found

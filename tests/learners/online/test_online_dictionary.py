@@ -121,11 +121,12 @@ def test_a_step_is_the_one_that_is_documented(small, begun, options, progress, f
     codes, atoms = np.zeros((40, 60)), np.asarray(begun.dictionary, float)
     np.add.at(codes, (np.arange(40)[:, None], np.asarray(found.places)), np.asarray(found.codes))
     residual = np.asarray(signals) - codes @ atoms.T
-    np.testing.assert_allclose(left, residual, atol=1e-5)
+    # A CPU solves for the codes in double precision, `pursue` in single.
+    np.testing.assert_allclose(left, residual, atol=5e-5)
     squares = (codes**2).sum(axis=0)
     mean = (0.7 * 0.2 + 0.3 * squares) / (1 - 0.35)
     moved = atoms + rate * (residual.T @ codes) / (mean + 0.01 * mean.mean())
-    np.testing.assert_allclose(new.dictionary, moved / np.linalg.norm(moved, axis=0), atol=1e-5)
+    np.testing.assert_allclose(new.dictionary, moved / np.linalg.norm(moved, axis=0), atol=5e-5)
     assert float(new.noise) == pytest.approx(np.sqrt(0.9 * 0.02**2 + 0.1 * (residual**2).mean()), rel=1e-5)
     assert float(new.amplitude) == pytest.approx(0.9 + 0.1 * np.sqrt(squares.sum() / (codes != 0).sum()), rel=1e-5)
 

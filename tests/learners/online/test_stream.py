@@ -18,7 +18,7 @@ OPTIONS = {"num_latents": 40, "key": 0}
 @pytest.fixture(scope="module")
 def task():
     # Some seeds leave an atom that is not found.
-    return draw(Setting(40, 3, 20_000, stream=True, seed=4))
+    return draw(Setting(40, 3, 20_000, stream=True, seed=2))
 
 
 @pytest.fixture(scope="module")
