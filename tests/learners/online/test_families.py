@@ -108,6 +108,24 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world):
     assert int(new.round) == 2
 
 
+def test_the_last_quarter_of_the_rounds_takes_more_samples_and_the_next_ones(world):
+    """Rounds 8 and 9 of nine: twice 500 samples from the 3,500th on, and those that follow; all there are if few."""
+    frame, codes = world
+    signals = jnp.asarray(np.concatenate([codes, codes[::-1]]) @ frame.T, jnp.float32)
+    state = begin(LEARNER, signals, frame + 0.03)
+    short = Families(base=BASE, num_steps=9, visits=1, longer=1, num_slots=12)
+    long = dataclasses.replace(short, longer=2)
+    for turn, place in ((7, 3_500), (8, 4_500)):
+        late = eqx.tree_at(lambda s: s.round, state, jnp.asarray(turn, jnp.int32))
+        some = signals[(place + np.arange(1_000)) % 3_000]
+        whole = take_step(dataclasses.replace(short, visits=2), some, late)
+        for pool in (signals, some):
+            np.testing.assert_allclose(take_step(long, pool, late).dictionary, whole.dictionary, atol=1e-4)
+    # Before that a round takes no more than it did.
+    early = eqx.tree_at(lambda s: s.round, state, jnp.asarray(5, jnp.int32))
+    np.testing.assert_array_equal(take_step(long, signals, early).dictionary, take_step(short, signals, early).dictionary)
+
+
 @pytest.mark.optimised
 def test_the_truth_stays_and_children_leave_their_parents(world):
     frame, codes = world
