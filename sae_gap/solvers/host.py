@@ -6,6 +6,7 @@ is compiled by XLA, but for samples that the active set leaves to FISTA.
 
 import concurrent.futures
 import functools
+import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -152,7 +153,7 @@ def pursue(
         active_set.pursue_block(*given, eps ** (2 / 3), eps, *room)
 
     with one_blas_thread():
-        list(_pool().map(work, range(0, len(signals), MANY_SAMPLES)))
+        list(_pool(os.getpid()).map(work, range(0, len(signals), MANY_SAMPLES)))
     return places, codes, residual
 
 
@@ -171,14 +172,14 @@ def sums(
     def work(begin: int) -> None:
         active_set.add_products(places, codes, residual, begin, min(begin + width, input_dim), products)
 
-    list(_pool().map(work, range(0, input_dim, width)))
+    list(_pool(os.getpid()).map(work, range(0, input_dim, width)))
     squares = np.bincount(places.ravel(), np.square(codes).ravel(), num_latents)
     return products, squares.astype(dtype), np.bincount(places[codes != 0], minlength=num_latents).astype(dtype)
 
 
 @functools.cache
-def _pool() -> concurrent.futures.ThreadPoolExecutor:
-    """Threads that all pursuits share, so that several at once do not get in each other's way."""
+def _pool(process: int) -> concurrent.futures.ThreadPoolExecutor:
+    """Threads that all pursuits of a process share, so that several at once do not get in each other's way."""
     return concurrent.futures.ThreadPoolExecutor(cores())
 
 
