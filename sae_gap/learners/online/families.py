@@ -142,6 +142,7 @@ class Families(Learner):
         number = num_visited(self.visits, num_samples, num_latents)
         late = state.round - round(LATE * self.num_steps)
         parts = jnp.where(late < 0, 1, min(self.longer, num_samples // number))
+        # Every round begins where the one before ended, and a late one of several parts moves on by all of them.
         first = state.round + (parts - 1) * late
 
         def code(part, found):
@@ -185,7 +186,7 @@ class Families(Learner):
 
 
 def _code(learner: Families, signals, state: FamiliesState, axes) -> tuple[GradientSums, Cooccurrence, Seeds]:
-    """What the samples of a round tell, those of all devices together."""
+    """What some samples of a round tell, those of all devices together."""
     num_latents = state.dictionary.shape[1]
     least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, learner.floor)
     empty, slots = empty_counts(num_latents, signals.dtype), learner.num_slots
