@@ -1,6 +1,9 @@
 """Reweighted pursuit: each round is the weighted lasso that it says it is, and what is sparse is recovered with little bias."""
 
 import itertools
+import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -154,3 +157,27 @@ def test_the_loops_of_a_cpu_find_the_same_codes(nonneg):
     np.testing.assert_allclose(products, whole.T @ residual, atol=1e-4)
     np.testing.assert_allclose(squares, (whole**2).sum(axis=0), rtol=1e-5)
     np.testing.assert_array_equal(uses, np.count_nonzero(whole, axis=0))
+
+
+FORK = """
+import os, signal
+import numpy as np
+from sae_gap.solvers import host
+
+signals, atoms = np.eye(8, dtype="float32"), np.eye(32, 8, dtype="float32")
+
+def pursue():
+    return host.pursue(signals, atoms, 0.1, 0.05, num_slots=4, num_rounds=3, nonneg=True)
+
+here = pursue()
+child = os.fork()
+if child == 0:
+    signal.alarm(30)
+    os._exit(int(not all(map(np.array_equal, pursue(), here))))
+assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only some systems fork")
+def test_a_child_of_a_fork_has_threads_of_its_own():
+    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=120)
