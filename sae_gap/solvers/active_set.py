@@ -1,8 +1,13 @@
-"""The compiled loops of a CPU: blocks of samples (`block`), each solved exactly on a working set of its own.
+"""The compiled loops of a CPU: each sample of a block is solved exactly on a working set of its own.
 
-`README.md` in this folder has the mathematics. All is in double precision but the products with all atoms, which tell those
-that may exceed their weight from those that cannot. Numba compiles `code_block` and keeps it in its cache. Nothing here
-allocates within a loop, or takes Python's lock.
+`README.md` in this folder has the mathematics. `host` calls three functions: `code_block`, the certified coder, and
+`pursue_block` and `add_products`, the pursuit that learns dictionaries. The coder works in double precision but for products
+with all atoms, which tell those that may exceed their weight from those that cannot. The pursuit, which certifies nothing, has
+inner products and residuals in the precision of the signals.
+
+Numba compiles the three and keeps them in its cache, which it renews when this file changes and not when another one does. So
+whatever they call stands here, and sizes and settings of other files come as arguments. Nothing allocates within a loop, or
+takes Python's lock.
 """
 
 from typing import Any, no_type_check
@@ -548,8 +553,22 @@ def pursue_block(
 ):
     """`reweighted.pursue` for a block of samples at one threshold; the codes that are not zero come first.
 
-    `blocks` and `masks` are those of `atoms.leaders`, of how many groups. `pull` is room for the correlations of each sample
-    with as many atoms as are correlated at once, whole rows of the blocks, and `bits` are its bits.
+    Args:
+      signals: `(n, input_dim)`.
+      atoms: `(num_padded, input_dim)`, from `reweighted.atom_rows`.
+      limit: the threshold.
+      epsilon: that of `reweighted.pursue`.
+      rounds: how many.
+      nonneg: whether codes are constrained to be non-negative.
+      blocks: how many blocks and how many groups `atoms.leaders` has.
+      masks: the bits of the positions of rows, and of seats.
+      close: share of an atom's energy outside the span of the basis up to which it counts as dependent.
+      eps: of the type of the signals.
+      pull: room for n correlations with as many atoms as are correlated at once, which are whole rows of the blocks.
+      bits: the bits of `pull`.
+      places: `(n, slots)`, to be filled.
+      codes: `(n, slots)`, to be filled.
+      residual: `(n, input_dim)`, to be filled.
     """
     (num_samples, slots), num_latents, (num_blocks, groups) = codes.shape, atoms.shape[0], blocks
     tile = pull.size // num_samples

@@ -1,6 +1,6 @@
 """What the compiled loop of the host's coder works on: the problem, a block of samples, and room for the work.
 
-`active_set` compiles nothing anew when a constant of this file changes, and so takes sizes from the arrays.
+The loop is not compiled anew when a constant of this file changes, so it takes sizes from the arrays.
 """
 
 from typing import NamedTuple

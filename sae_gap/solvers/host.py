@@ -17,8 +17,9 @@ from jaxtyping import Float, Int
 
 from sae_gap.core.types import Solution
 from sae_gap.runtime.cores import cores, one_blas_thread
-from sae_gap.solvers import active_set, block, fista, reweighted
+from sae_gap.solvers import active_set, block, fista
 from sae_gap.solvers.atoms import GROUPS, mask, wants_gram
+from sae_gap.solvers.reweighted import num_blocks
 from sae_gap.solvers.working_set import default_slots
 
 # Samples of a block: few enough for every core to have some, and enough for products to be quick. A dictionary of more numbers
@@ -142,15 +143,17 @@ def pursue(
     places = np.empty((len(signals), num_slots), np.int32)
     codes, residual = np.empty(places.shape, signals.dtype), np.empty_like(signals)
     eps, whole = float(np.finfo(signals.dtype).eps), np.dtype(f"i{signals.itemsize}")
-    blocks = reweighted.num_blocks(num_slots)
+    blocks = num_blocks(num_slots)
     masks = mask(len(atoms) // blocks), mask(blocks // GROUPS)
+    # As in `pivoting.solve`.
+    close = eps ** (2 / 3)
 
     def work(begin: int) -> None:
         own = slice(begin, begin + MANY_SAMPLES)
         pull = np.empty(len(signals[own]) * max(1, block.TILE // blocks) * blocks, signals.dtype)
         given = signals[own], atoms, threshold, epsilon, num_rounds, nonneg, (blocks, GROUPS), masks
         room = pull, pull.view(whole), places[own], codes[own], residual[own]
-        active_set.pursue_block(*given, eps ** (2 / 3), eps, *room)
+        active_set.pursue_block(*given, close, eps, *room)
 
     with one_blas_thread():
         list(_pool(os.getpid()).map(work, range(0, len(signals), MANY_SAMPLES)))
