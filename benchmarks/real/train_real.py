@@ -133,7 +133,7 @@ def score(
 
 
 def save(model: Model, folder: Folder, note: results.Row) -> None:
-    """Stores an SAE as SAELens does, or where that has no form as a fit with a note; a dictionary as unit atoms and bias."""
+    """Stores an SAE as SAELens does, or as a fit with a note if SAELens has no form for it; a dictionary as atoms and bias."""
     if model.encode is None:
         arrays = {"dictionary": unit_atoms(model.decoder)[0], "bias": model.bias}
         files = {f"{name}.npy": _npy(array) for name, array in arrays.items()}

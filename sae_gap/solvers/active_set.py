@@ -93,8 +93,9 @@ def _least(values, count):
 def _collect(problem, block, room, i, pull, begin, most, most_close):
     """Merge the atoms of a tile that exceed their weight, or might by the bound on rounding, with those of the tiles before.
 
-    The `most` that exceed it by most lead. All are close, until there are more than `most_close`; so far the scale is the
-    largest that may be feasible, and the exact one if the bound is zero.
+    The `most` that exceed it by most lead. All are noted as close, until there are more than `most_close`; from then on only
+    leaders are looked for, as the sample is not certified in this round. Up to there the scale is the largest that may be
+    feasible, and the exact one if the bound is zero.
     """
     nonneg, row, column, bound = problem.nonneg, block.row[i], block.column[i % block.column.shape[0], begin:], room.bound[i]
     leaders, leads, count = room.leaders[i], room.leads[i], room.num_leaders[i]
