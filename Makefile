@@ -10,8 +10,10 @@ VENV := .venv
 # Never a script of the venv: scripts hold an absolute path, which breaks when the checkout is moved or renamed.
 RUN := $(VENV)/bin/python -m
 INSTALL := $(RUN) pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint '$(CONSTRAINTS)')
-# The first call of the certified coder in a new clone compiles it, for some ten seconds; set-up has done it.
-COMPILE := $(VENV)/bin/python -c 'import sae_gap; sae_gap.sparse_code([[1.0]], [[1.0]], 0.1)'
+# The first calls of the certified coder and of `online_dl` in a new clone compile them, for some twenty seconds; set-up does it.
+LEARN := from sae_gap.learners.online.online_dictionary import OnlineDictionary; \
+	sae_gap.fit(OnlineDictionary(num_steps=1), [sae_gap.draw(sae_gap.Setting(20, 3, 200))], [0], show_progress=False)
+COMPILE := $(VENV)/bin/python -c 'import sae_gap; sae_gap.sparse_code([[1.0]], [[1.0]], 0.1); $(LEARN)'
 # import-linter has no module to run; its report is shown only if a folder imports from one above it.
 LINT_IMPORTS := $(VENV)/bin/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 

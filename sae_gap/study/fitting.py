@@ -1,7 +1,6 @@
 """The loop that fits every learner: compiled once for each shape, it keeps models along the way."""
 
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import threading
@@ -26,7 +25,8 @@ from sae_gap.storage.trees import Checkpoint
 
 # Seconds between two reports of how far a fit is.
 _REPORT_EVERY = 1.0
-# On a CPU, whatever compiles or runs a loop holds a core, across calls and threads.
+# Whatever compiles or runs a loop holds a core, across calls and threads: more loops than cores that call back, as those of
+# `online_dl` do, may wait for each other for ever.
 _CORES = threading.BoundedSemaphore(cores())
 
 
@@ -136,8 +136,7 @@ def fit(
         side_by_side = goes_side_by_side(learner)
     if side_by_side:
         inputs, saves = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)], saves[:1]
-    core = _CORES if at_once(mesh) > 1 else contextlib.nullcontext()
-    with core:
+    with _CORES:
         program = Program(learner, *inputs[0], num_latents, mesh, side_by_side=side_by_side)
 
     def by_seed(place: int, found: Fitted) -> list[tuple[int, Fitted]]:
@@ -175,7 +174,7 @@ def fit(
 
     def run(place: int):
         told = None if watch is None and not shows else functools.partial(watched, place)
-        with jax.enable_x64(precise), core:
+        with jax.enable_x64(precise), _CORES:
             return program.run(*inputs[place], at, saves[place], functools.partial(kept, place), told)
 
     with line, concurrent.futures.ThreadPoolExecutor(at_once(mesh)) as pool:

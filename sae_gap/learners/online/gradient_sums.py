@@ -222,6 +222,8 @@ def _on_host(
     num_samples, input_dim = signals.shape
     by_slot = kind(num_samples, num_slots, dtype=jnp.int32), kind(num_samples, num_slots), kind(num_samples, input_dim)
     by_latent = kind(num_latents, input_dim), kind(num_latents), kind(num_latents)
-    found, (gradient, squares, uses) = jax.pure_callback(work, (by_slot, by_latent), signals, atoms, least, epsilon)
+    found, (gradient, squares, uses) = jax.pure_callback(
+        work, (by_slot, by_latent), signals, atoms, least, epsilon, vmap_method="sequential"
+    )
     found = Pursuit(*found)
     return GradientSums(gradient, squares, uses, jnp.sum(found.residual**2)), found
