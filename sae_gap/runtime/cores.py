@@ -5,13 +5,14 @@ import functools
 import os
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import scipy.linalg
 import threadpoolctl
 
 _LOCK = threading.Lock()
 # The thread and the limit of each caller who is within; the first one to enter sets it, and the last one to leave takes it off.
-_LIMITS: list[tuple[int, threadpoolctl.threadpool_limits]] = []
+_LIMITS: list[tuple[int, Any]] = []
 
 
 def cores() -> int:
@@ -37,7 +38,7 @@ def one_blas_thread() -> Iterator[None]:
             _leave([caller])
 
 
-def _leave(callers: list[tuple[int, threadpoolctl.threadpool_limits]]) -> None:
+def _leave(callers: list[tuple[int, Any]]) -> None:
     for caller in callers:
         _LIMITS.remove(caller)
     if callers and not _LIMITS:
