@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import os
 import subprocess
 import sys
 
@@ -73,7 +72,6 @@ other.join()
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="only some systems fork")
 @pytest.mark.parametrize("place", ["outside", "within"])
 def test_a_child_of_a_fork_has_no_limit_but_its_own(place):
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORK, place], check=True, timeout=60)

@@ -1,7 +1,6 @@
 """Reweighted pursuit: each round is the weighted lasso that it says it is, and what is sparse is recovered with little bias."""
 
 import itertools
-import os
 import subprocess
 import sys
 
@@ -178,6 +177,5 @@ assert os.waitpid(child, 0)[1] == 0
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="only some systems fork")
 def test_a_child_of_a_fork_has_threads_of_its_own():
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=120)

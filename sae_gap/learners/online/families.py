@@ -22,8 +22,6 @@ from sae_gap.learners.online.renewal import Seeds
 LARGEST = 16_384
 # Rounds from one rearrangement to the next, and rounds at the end without any.
 PERIOD, LAST = 3, 2
-# Share of the rounds after which they are longer.
-LATE = 0.75
 # Share of each atom's energy that is kept from round to round.
 ENERGY_MEMORY = 0.7
 # e of `pursue` in units of its threshold: small, so that codes above the threshold are hardly shrunk.
@@ -78,8 +76,6 @@ class Families(Learner):
       margin: threshold in units of the residual's root mean square. At 2.5 noise alone would pass for uses of a dozen of 2,000
         atoms in every sample; at 4 for one use in 15 samples.
       floor: least threshold in units of the active codes' root mean square.
-      longer: how many times as many samples each of the last quarter of the rounds takes, no more than there are. At 4 they
-        help noise, and take 1.75 times as long in all.
       ridge: ρ in units of the mean energy of an atom's codes.
       weight: the most of its coherence with atoms that include it that an atom loses in a round.
       num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that compressed sensing allows.
@@ -97,7 +93,6 @@ class Families(Learner):
     visits: int | float = eqx.field(static=True, default=3)
     margin: float = 4.0
     floor: float = 0.18
-    longer: int = eqx.field(static=True, default=1)
     ridge: float = 0.01
     weight: float = 0.5
     num_slots: int | None = eqx.field(static=True, default=None)
@@ -112,7 +107,6 @@ class Families(Learner):
         for name in ("margin", "floor", "ridge"):
             check_number(name, getattr(self, name), above=0)
         check_number("weight", self.weight, least=0, most=1)
-        check_size("longer", self.longer)
         gradient_sums.check_slots(self.num_slots)
 
     @property
@@ -124,8 +118,7 @@ class Families(Learner):
         return super().needs(task) or narrow
 
     def work(self, num_samples, input_dim, num_latents):
-        rounds = self.num_steps * (LATE + (1 - LATE) * self.longer)
-        return 4.0 * rounds * num_visited(self.visits, num_samples, num_latents) * input_dim * num_latents
+        return 4.0 * self.num_steps * num_visited(self.visits, num_samples, num_latents) * input_dim * num_latents
 
     def init(self, data, *, num_latents, key, base=None):
         signals, dtype = data.signals, data.signals.dtype
@@ -138,24 +131,10 @@ class Families(Learner):
 
     def step(self, data: Split, state: FamiliesState) -> FamiliesState:
         num_samples = len(data.signals)
-        num_latents = state.dictionary.shape[1]
-        number = num_visited(self.visits, num_samples, num_latents)
-        late = state.round - round(LATE * self.num_steps)
-        parts = jnp.where(late < 0, 1, min(self.longer, num_samples // number))
-        # Every round begins where the one before ended, and a late one of several parts moves on by all of them.
-        first = state.round + (parts - 1) * late
-
-        def code(part, found):
-            order = ((first + part) * number + jnp.arange(number)) % num_samples
-            *new, seeds = gradient_sums.by_samples(_code, self, data.signals[order] - state.bias, state)
-            sums, counts = jax.tree.map(jnp.add, found[:2], tuple(new))
-            return sums, counts, renewal.collect(found[2], seeds.residuals)
-
-        empty = renewal.empty_seeds(renewal.most_restarts(num_latents, number), data.signals)
-        begun = gradient_sums.no_sums(state.dictionary), empty_counts(num_latents, data.signals.dtype), empty
-        sums, counts, seeds = lax.fori_loop(0, parts, code, begun)
-        total = (number * parts).astype(counts.number.dtype)
-        counts = counts._replace(number=total)
+        number = num_visited(self.visits, num_samples, state.dictionary.shape[1])
+        order = (state.round * number + jnp.arange(number)) % num_samples
+        sums, counts, seeds = gradient_sums.by_samples(_code, self, data.signals[order] - state.bias, state)
+        counts = counts._replace(number=jnp.asarray(number, counts.number.dtype))
         squares = ENERGY_MEMORY * state.squares + sums.squares
         idle = family_rules.idle_energy(squares)
 
@@ -178,7 +157,7 @@ class Families(Learner):
         dictionary = family_rules.decorrelate_children(dictionary, counts, self.weight)
         # An atom that moved counts as used until its uses are known.
         squares = jnp.where(moved, family_rules.usual_energy(squares), squares)
-        noise, amplitude = gradient_sums.scales(sums, total, len(dictionary), state.live)
+        noise, amplitude = gradient_sums.scales(sums, number, len(dictionary), state.live)
         return FamiliesState(dictionary, state.bias, squares, noise, amplitude, state.live, state.round + 1)
 
     def model(self, state):
@@ -186,7 +165,7 @@ class Families(Learner):
 
 
 def _code(learner: Families, signals, state: FamiliesState, axes) -> tuple[GradientSums, Cooccurrence, Seeds]:
-    """What some samples of a round tell, those of all devices together."""
+    """What the samples of a round tell, those of all devices together."""
     num_latents = state.dictionary.shape[1]
     least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, learner.floor)
     empty, slots = empty_counts(num_latents, signals.dtype), learner.num_slots

@@ -43,12 +43,6 @@ class GradientSums(NamedTuple):
     error: Float[Array, ""]
 
 
-def no_sums(dictionary: Float[Array, "input_dim num_latents"]) -> GradientSums:
-    """The sums over no samples."""
-    zeros = jnp.zeros(dictionary.shape[1], dictionary.dtype)
-    return GradientSums(jnp.zeros_like(dictionary.T), zeros, zeros, zeros[0])
-
-
 def accumulate(
     signals: Float[Array, "n input_dim"],
     dictionary: Float[Array, "input_dim num_latents"],
@@ -95,7 +89,9 @@ def accumulate(
     chunks = -(-num_samples // CHUNK)
     size = -(-num_samples // chunks)
     padded = jnp.pad(signals, ((0, chunks * size - num_samples), (0, 0))).reshape(chunks, size, input_dim)
-    (sums, counts), residual = lax.scan(code, (no_sums(dictionary), counts), padded)
+    zeros = jnp.zeros(num_latents, signals.dtype)
+    sums = GradientSums(jnp.zeros((num_latents, input_dim), signals.dtype), zeros, zeros, zeros[0])
+    (sums, counts), residual = lax.scan(code, (sums, counts), padded)
     return sums, residual.reshape(-1, input_dim)[:num_samples], counts
 
 
@@ -104,9 +100,7 @@ def threshold(noise, amplitude, margin, floor) -> Float[Array, ""]:
     return jnp.maximum(margin * noise, floor * amplitude) + jnp.finfo(jnp.asarray(noise).dtype).tiny ** 0.5
 
 
-def scales(
-    sums: GradientSums, number: int | Float[Array, ""], input_dim: int, live
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def scales(sums: GradientSums, number: int, input_dim: int, live) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """The scales of the threshold, root mean squares: σ of the residual's coordinates, and a of the active codes.
 
     Args:

@@ -108,35 +108,6 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world):
     assert int(new.round) == 2
 
 
-def test_the_last_quarter_of_the_rounds_takes_more_samples_and_the_next_ones(world):
-    """Rounds 10, which rearranges, and 11 of twelve: twice 500 samples from the 4,500th on, and those that follow.
-
-    An atom that nothing uses restarts from the largest residual, that of one of the first 500. Parents that one sample in ten
-    lacks tell how many samples were counted.
-    """
-    frame, codes = world
-    some_lack = np.where((np.arange(len(codes)) % 10 == 0)[:, None] & (np.arange(WIDTH) % 5 == 0), 0, codes)
-    *_, unlike, unused = np.linalg.svd(frame)[0].T
-    signals = jnp.asarray(np.concatenate([some_lack, some_lack[::-1]]) @ frame.T, jnp.float32).at[1_600].add(3 * unlike)
-    dictionary = merged(frame)
-    dictionary[:, 4] = unused
-    state = begin(LEARNER, signals, dictionary)
-    short = Families(base=BASE, num_steps=12, visits=1, num_slots=12)
-    long, longer = (dataclasses.replace(short, longer=times) for times in (2, 3))
-    for turn, place in ((9, 4_500), (10, 5_500)):
-        late = eqx.tree_at(lambda s: s.round, state, jnp.asarray(turn, jnp.int32))
-        some = signals[(place + np.arange(1_000)) % 3_000]
-        whole = take_step(dataclasses.replace(short, visits=2), some, late)
-        # No sample is taken twice where there are few.
-        for learner, pool in ((long, signals), (longer, some)):
-            new = take_step(learner, pool, late)
-            np.testing.assert_allclose(new.dictionary, whole.dictionary, atol=1e-4)
-            np.testing.assert_allclose([new.noise, new.amplitude], [whole.noise, whole.amplitude], rtol=1e-4)
-    # Before that a round takes no more than it did.
-    early = eqx.tree_at(lambda s: s.round, state, jnp.asarray(5, jnp.int32))
-    np.testing.assert_array_equal(take_step(long, signals, early).dictionary, take_step(short, signals, early).dictionary)
-
-
 @pytest.mark.optimised
 def test_the_truth_stays_and_children_leave_their_parents(world):
     frame, codes = world
