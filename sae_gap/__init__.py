@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sae_gap.saes.load import load_sae as load_sae
     from sae_gap.saes.loaded_sae import SAE as SAE
     from sae_gap.saes.loading_report import load_report as load_report
-    from sae_gap.saes.own import save_sae as save_sae
+    from sae_gap.saes.save import save_sae as save_sae
     from sae_gap.solvers import match_l0 as match_l0
     from sae_gap.solvers import sparse_code as sparse_code
     from sae_gap.solvers import sparse_code_path as sparse_code_path
@@ -68,7 +68,7 @@ _HOMES = {
     "sae_gap.saes.loaded_sae": ("SAE",),
     "sae_gap.saes.load": ("load_sae",),
     "sae_gap.saes.loading_report": ("load_report",),
-    "sae_gap.saes.own": ("save_sae",),
+    "sae_gap.saes.save": ("save_sae",),
     "sae_gap.study.study": ("Method", "Study"),
     "sae_gap.core.types": ("Model", "Setting", "Solution", "Split", "Task"),
     "sae_gap.data.worlds": ("World", "WorldStream", "published_world"),

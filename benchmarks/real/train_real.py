@@ -47,9 +47,8 @@ from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.runtime import devices, distributed, progress
-from sae_gap.saes import own
-from sae_gap.saes.own import files_of, has_form
-from sae_gap.storage import results, trees
+from sae_gap.saes.save import files_of
+from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
 from sae_gap.study.models import Models
 
@@ -132,15 +131,12 @@ def score(
     return found
 
 
-def save(model: Model, folder: Folder, note: results.Row) -> None:
-    """Stores an SAE as SAELens does, or as a fit with a note if SAELens has no form for it; a dictionary as atoms and bias."""
+def save(model: Model, folder: Folder) -> None:
+    """Stores an SAE as `save_sae` does, and a dictionary as atoms and bias, in the place of an earlier one."""
     if model.encode is None:
-        arrays = {"dictionary": unit_atoms(model.decoder)[0], "bias": model.bias}
-        files = {f"{name}.npy": _npy(array) for name, array in arrays.items()}
-    elif has_form(type(model.encode)):
-        files = files_of(model)
+        files = {"dictionary.npy": _npy(unit_atoms(model.decoder)[0]), "bias.npy": _npy(model.bias)}
     else:
-        files = {own.WEIGHTS: trees.dump(model, note)}
+        files = files_of(model)
     for name, content in files.items():
         folder.write(name, content)
 
@@ -227,7 +223,7 @@ def main() -> Folder:
         current.add(options)
         # What is scored is small: the first process does it.
         if distributed.is_first():
-            save(end.model, directory / name, {"learner": identity.describe(learner), "source": source.asdict()})
+            save(end.model, directory / name)
             if key not in store.keys():  # noqa: SIM118
                 keep(store, key, row | {"fit_seconds": seconds}, end.model, rows, plan.left_out)
     if distributed.is_first():

@@ -1,7 +1,5 @@
 """The front door: a dictionary of one's own activations that codes, scores, compares and becomes an SAE."""
 
-import dataclasses
-import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -10,73 +8,40 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from absl import logging
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap.core import registry
-from sae_gap.core.checks import check_choice, check_number, check_seed, check_sequence, check_size, check_unmasked
+from sae_gap.core.checks import check_choice, check_number, check_seed, check_sequence, check_size
 from sae_gap.core.codes import by_rows
 from sae_gap.core.matching import as_matrix
 from sae_gap.core.types import Model
-from sae_gap.data.activations import Activations, open_activations
-from sae_gap.data.activations.massive import describe
+from sae_gap.data.activations import Activations
 from sae_gap.figures import tables
-from sae_gap.learners import by_name
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.atom_statistics import agreement
-from sae_gap.measure.front import check_varies, fvu, measure_front
+from sae_gap.measure.export import Export, export
+from sae_gap.measure.front import check_varies, measure_front
 from sae_gap.measure.jobs import find_weight, run
 from sae_gap.measure.plan import DENSEST, Plan, evenly_spaced
 from sae_gap.measure.refit import refit as least_squares
+from sae_gap.measure.rows import opened, pool, screened
 from sae_gap.measure.subject import of_model
 from sae_gap.measure.summary import front_lines
 from sae_gap.measure.training import fit_signals
 from sae_gap.measure.verdict import Comparison, compare_dictionaries
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.own import as_metadata, check_form, check_free, save_sae
+from sae_gap.saes.save import as_metadata, check_free, save_sae
 from sae_gap.solvers import match_l0, sparse_code
 from sae_gap.storage.results import Row, Store
 
-# What may become of massive rows.
-MASSIVE = ("drop", "keep")
 # What rows of a measurement call it.
 LEARNED = "learned"
 # Rows that are coded at once, those that a weight is found on, and those that are scored.
 CHUNK, MATCHED, SCORED = 1_024, 500, 5_000
-# Steps of an SAE unless its epochs are told.
-STEPS = 2_000
-# Floats of the rows that are learned from, which lie in memory together.
-POOL = 2**29
 
 _Rows = Activations | ArrayLike | str | os.PathLike[str]
-
-
-class Export(NamedTuple):
-    """An SAE that was made of a dictionary, and what its encoder costs on the rows that `learn` held out.
-
-    Attributes:
-      model: with the encoder.
-      k: latents that were asked for.
-      seconds: that training took.
-      l0: mean L0 of the encoder's codes.
-      fvu: of the encoder's codes.
-      best_fvu: of least squares on the certified supports at an L0 of k, on the dictionary that was learned.
-    """
-
-    model: Model
-    k: int
-    seconds: float
-    l0: float
-    fvu: float
-    best_fvu: float
-
-    def __repr__(self) -> str:
-        return (
-            f"Trained in {self.seconds:.0f} s. Of the variance of held-out activations its codes leave {self.fvu:.3f} at an "
-            f"L0 of {self.l0:.1f}, and certified codes at {self.k} leave {self.best_fvu:.3f}."
-        )
 
 
 class Report(NamedTuple):
@@ -231,7 +196,7 @@ class LearnedDictionary:
         """
         check_sequence("controls", controls, str, "give names such as ('random', 'samples')") if controls else None
         rows = self.held_out if activations is None else self._opened(activations)
-        _screened(rows, massive)
+        screened(rows, massive)
         plan = Plan(
             [of_model(LEARNED, self.model)],
             self.train,
@@ -255,7 +220,7 @@ class LearnedDictionary:
         return l0
 
     def _scored(self, activations: _Rows | None, massive: str) -> Float[np.ndarray, "n input_dim"]:
-        rows = _screened(self.held_out if activations is None else self._opened(activations), massive)
+        rows = screened(self.held_out if activations is None else self._opened(activations), massive)
         return rows.take(evenly_spaced(rows.num_samples, SCORED))
 
     def sae(
@@ -264,7 +229,7 @@ class LearnedDictionary:
         *,
         encoder: str = "topk",
         epochs: int | None = None,
-        frozen: bool = True,
+        frozen: bool | float = True,
         seed: int = 0,
         show_progress: bool = True,
     ) -> Export:
@@ -276,7 +241,8 @@ class LearnedDictionary:
           k: latents in use; None takes the L0 of `learn`.
           encoder: the name of one that an SAE has, such as "topk", "batchtopk", "jumprelu" or "lista_topk".
           epochs: passes over the rows; None takes as many as make 2,000 steps, and at least one.
-          frozen: whether the dictionary stays as it is; False trains it too, which reconstructs better.
+          frozen: whether the dictionary stays as it is; False trains it too, which reconstructs better, and a number below 1 is
+            the share of the steps before it is trained.
           seed: of the order of the rows.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
 
@@ -286,37 +252,35 @@ class LearnedDictionary:
         k = round(self.l0) or 1 if k is None else k
         check_size("k", k)
         _check_l0(k, *self.atoms.shape)
+        check_choice("encoder", encoder, registry.saes())
         if epochs is not None:
             check_size("epochs", epochs)
         # What cannot be reached is refused before an encoder is trained.
         best = self.fvu(None, k, massive="keep")
-        rows = _pool(self.train)
-        # Of its base only the model is asked for, which is this one.
-        chosen: dict[str, Any] = {"base": OnlineDictionary(), "frozen": frozen}
-        learner = by_name.sae_for_activations(encoder, sparsity=k, input_dim=len(self.bias), **chosen)
-        steps = math.ceil(STEPS / math.ceil(len(rows) / learner.batch_size)) if epochs is None else epochs
-        learner = dataclasses.replace(learner, num_steps=steps)
-        found = fit_signals(learner, rows, self.width, seed, bases=[self.model], show_progress=show_progress)
-        model = found.model
-        x = self._scored(None, "keep")
-        codes = model.encode(model, jnp.asarray(x))  # type: ignore[misc]
-        l0 = float(jnp.mean(jnp.sum(codes != 0, axis=1)))
-        left = fvu(x, codes @ model.decoder.T + model.bias)
-        return Export(model, k, found.seconds, l0, left, best)
+        return export(
+            self.model,
+            pool(self.train),
+            self._scored(None, "keep"),
+            k,
+            best,
+            encoder=encoder,
+            epochs=epochs,
+            frozen=frozen,
+            seed=seed,
+            show_progress=show_progress,
+        )
 
     def save(
         self,
         folder: str | os.PathLike[str],
         *,
-        encoder: str = "topk",
         metadata: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Export:
-        """Writes the SAE that `sae(**options)` makes, in the form that SAELens loads.
+        """Writes the SAE that `sae(**options)` makes, by `sae_gap.save_sae`: SAELens loads it, if it has such an encoder.
 
         Args:
-          folder: to be made; see `sae_gap.save_sae`.
-          encoder: that of `sae`, one that SAELens has.
+          folder: to be made.
           metadata: what the configuration says of the SAE, such as `model_name` and `hook_name`.
           **options: of `sae`.
 
@@ -325,9 +289,7 @@ class LearnedDictionary:
         """
         check_free(folder)
         as_metadata(metadata)
-        check_choice("encoder", encoder, registry.saes())
-        check_form(registry.saes()[encoder])
-        made = self.sae(encoder=encoder, **options)
+        made = self.sae(**options)
         save_sae(made.model, folder, metadata=metadata)
         return made
 
@@ -336,7 +298,7 @@ class LearnedDictionary:
         return agreement(self, other)
 
     def _opened(self, activations: _Rows) -> Activations:
-        rows = _opened(activations)
+        rows = opened(activations)
         if rows.input_dim != len(self.bias):
             raise ValueError(f"the dictionary has {len(self.bias)} dimensions, but the activations {rows.input_dim}.")
         return rows
@@ -381,10 +343,10 @@ def learn(
     """
     check_size("width", width)
     check_seed(seed)
-    rows = _screened(_opened(activations, documents), massive)
+    rows = screened(opened(activations, documents), massive)
     _check_l0(l0, rows.input_dim, width)
     train, held_out = rows.split()
-    signals = _pool(train)
+    signals = pool(train)
     check_varies(signals)
     learner = OnlineDictionary.for_activations(width, l0, rows.input_dim, visits=visits)
     found = fit_signals(learner, signals, width, seed, show_progress=show_progress)
@@ -401,27 +363,3 @@ def _require_reached(reached: float, l0: float, samples: int) -> None:
         raise ValueError(
             f"no weight gives codes of a mean L0 of {l0:g} on these activations, only of {reached:.3g}; ask for less."
         )
-
-
-def _pool(train: Activations) -> Float[np.ndarray, "n input_dim"]:
-    """The rows that are learned from, evenly spaced."""
-    return train.take(evenly_spaced(train.num_samples, max(1, POOL // train.input_dim)))
-
-
-def _opened(activations: _Rows, documents: ArrayLike | None = None) -> Activations:
-    if isinstance(activations, Activations):
-        if documents is not None:
-            raise ValueError("opened activations name their own documents; leave documents out.")
-        return activations
-    check_unmasked("activations", activations)
-    check_unmasked("documents", documents)
-    source: Any = activations if isinstance(activations, str | os.PathLike) else np.asarray(activations)
-    return open_activations(source, documents=None if documents is None else np.asarray(documents))
-
-
-def _screened(activations: Activations, policy: str) -> Activations:
-    """The rows that a policy leaves, once massive ones are named."""
-    check_choice("massive", policy, MASSIVE)
-    if len(activations.massive.rows):
-        logging.warning("%s; %s", describe(activations), "left out" if policy == "drop" else "kept")
-    return activations.without_massive() if policy == "drop" else activations

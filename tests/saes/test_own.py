@@ -1,159 +1,148 @@
-"""What the suite writes for SAELens: the same SAE to whoever reads it, whole or not at all."""
+"""The suite's own fits as SAEs: each file infers as the model that it holds, and whatever is no SAE is refused."""
 
 import dataclasses
-import json
-import os
-import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 import sae_gap
-from sae_gap.encoders.batchtopk import BatchTopKParameters
+from sae_gap.core import identity
 from sae_gap.encoders.encoder import encode
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
+from sae_gap.encoders.lista_topk import LISTATopK
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.topk import TopK
-from sae_gap.saes import own
-from tests.saes.examples import ENCODERS, SAVED, example
-from tests.saes.test_libraries import close, expected, loaded
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.measure.subject import of_sae
+from sae_gap.storage import trees
+from sae_gap.study.models import Models
+from tests.saes.examples import ENCODERS, example
+from tests.saes.test_libraries import close
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-def test_saelens_finds_the_codes_that_the_suite_finds(name):
-    model = example(name)
-    activations, codes, reconstruction = expected(f"saved/{name}")
-    own = np.asarray(encode(model.encode, model, jnp.asarray(activations)))
-    np.testing.assert_array_equal(own != 0, codes != 0)
-    assert 0 < (codes != 0).mean() < 1
-    close(own, codes)
-    close(own @ model.decoder.T + model.bias, reconstruction)
-
-
-@pytest.mark.parametrize("name", ENCODERS)
-def test_the_files_that_saelens_read_are_those_written_now(tmp_path, name):
-    sae_gap.save_sae(example(name), tmp_path / "sae", metadata={"hook_name": "blocks.2.hook_resid_post"})
-    assert sorted(os.listdir(tmp_path)) == ["sae"]
-    # The version that wrote them is the one thing that may differ.
-    now, then = (
-        re.sub(r'("sae_gap_version": )".*"', r"\1null", path.read_text())
-        for path in (tmp_path / "sae/cfg.json", SAVED / name / "cfg.json")
-    )
-    assert now == then and '"sae_gap_version": null' in now
-    now, then = (load_file(folder / "sae_weights.safetensors") for folder in (tmp_path / "sae", SAVED / name))
-    assert now.keys() == then.keys()
-    # The exponential of a threshold is rounded in its own way by each machine.
-    for tensor, value in now.items():
-        np.testing.assert_allclose(value, then[tensor], rtol=1e-6, err_msg=tensor)
-
-
-# One of each encoder, of each normalisation and of each library.
-OTHERS = [
-    *(
-        "saelens/hook_z_layer_norm",
-        "saelens/jumprelu_input_as_it_is",
-        "saelens/topk",
-        "saelens/topk_rescaled",
-        "saelens/abstopk",
-    ),
-    *("saelens/gated_input_as_it_is", "saelens/pursuit_leaves", "saelens/pursuit_without_bias", "saelens/batchtopk_checkpoint"),
-    *("dictionary_learning/autoencoder", "dictionary_learning/topk", "sparsify/bfloat16", "gemma_scope/second"),
-]
-
-
-@pytest.mark.parametrize("case", OTHERS)
-def test_an_sae_of_any_library_becomes_one_of_saelens(tmp_path, case):
-    sae = loaded(case)
-    activations, codes, reconstruction = expected(case)
-    sae_gap.save_sae(sae, tmp_path / "sae")
-    again = sae_gap.load_sae(tmp_path / "sae")
-    found = np.asarray(again.encode(activations))
-    np.testing.assert_array_equal(found != 0, codes != 0)
-    close(found * np.asarray(again.scale), codes * np.asarray(sae.scale))
-    close(again.decode(found, like=activations), reconstruction)
-    assert again.notes.get("hook_name") == sae.notes.get("hook_name")
-
-
-def refused(call, *words):
-    with pytest.raises(ValueError) as caught:
-        call()
-    assert all(word in str(caught.value) for word in words), caught.value
-
-
-@pytest.mark.parametrize(
-    ("case", "word"), [("sparsify/groupmax", "GroupMax"), ("dictionary_learning/batchtopk_older", "BatchLargest")]
-)
-def test_what_saelens_cannot_infer_is_refused(tmp_path, case, word):
-    refused(lambda: sae_gap.save_sae(loaded(case), tmp_path / "sae"), word)
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_normalisation_that_a_folder_cannot_hold_is_refused(tmp_path):
-    for case, word in (("scaled", "scaled by 0.37"), ("whitened", "whitening")):
-        refused(lambda case=case: sae_gap.save_sae(loaded(f"saelens/{case}"), tmp_path / "sae"), word)
-
-
-def test_a_model_needs_a_dictionary_and_an_encoder_that_saelens_has(tmp_path):
-    model, folder = example("relu"), tmp_path / "sae"
-    bare = dataclasses.replace(model, encode=None)
-    refused(lambda: sae_gap.save_sae(bare, folder), "dictionary alone", "sae_gap.learn")
-    refused(lambda: sae_gap.save_sae(dataclasses.replace(model, dictionary=None), folder), "no dictionary")
-    refused(lambda: sae_gap.save_sae(bare, folder, encoder=Lasso(0.1)), "Lasso", "TopK")
-    refused(lambda: sae_gap.save_sae(bare, folder, encoder=MatchingPursuit(3)), "MatchingPursuit")
-
-    # What goes on from a known encoder may infer in its own way.
-    class Louder(TopK):
-        def __call__(self, model, signals):
-            return 2 * super().__call__(model, signals)
-
-    refused(lambda: sae_gap.save_sae(model, folder, encoder=Louder(3)), "Louder")
-    threshold = dataclasses.replace(bare, encoder=BatchTopKParameters(model.encoder, jnp.asarray(0.1)))
-    refused(lambda: sae_gap.save_sae(threshold, folder, encoder=ListaMatryoshka(3)), "ListaMatryoshka")
-    refused(lambda: sae_gap.save_sae(bare, folder, encoder=lambda model, signals: signals), "function")
-    refused(
-        lambda: sae_gap.save_sae(dataclasses.replace(bare, encoder=None), folder, encoder=TopK(3)), "no parameters that TopK"
-    )
-    refused(lambda: sae_gap.save_sae(loaded("saelens/topk"), folder, encoder=TopK(3)), "leave encoder out")
-    spoilt = dataclasses.replace(model, bias=model.bias.at[2].set(jnp.nan))
-    refused(lambda: sae_gap.save_sae(spoilt, folder), "bias", "finite")
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_given_encoder_is_the_one_written(tmp_path):
-    sae_gap.save_sae(dataclasses.replace(example("relu"), encode=None), tmp_path / "sae", encoder=TopK(2))
-    config = json.loads((tmp_path / "sae/cfg.json").read_text())
-    assert (config["architecture"], config["k"]) == ("topk", 2)
-
-
-def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path, monkeypatch):
-    model, folder = example("relu"), tmp_path / "sae"
+def written(folder, model, learner, **encoder):
+    """A file as a finished fit leaves it, but for what its encoder says of itself."""
+    described = identity.describe(learner)
+    if encoder:
+        described["encoder"] |= encoder
     folder.mkdir()
-    sae_gap.save_sae(model, folder)
-    before = {path: path.read_bytes() for path in folder.iterdir()}
-    refused(lambda: sae_gap.save_sae(example("topk"), folder), "already")
-    assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    (tmp_path / "file").write_text("x")
-    refused(lambda: sae_gap.save_sae(model, tmp_path / "file"), "cannot be written")
-    refused(lambda: sae_gap.save_sae(model, tmp_path / "file" / "below"), "cannot be written")
-    with pytest.raises(TypeError, match="JSON"):
-        sae_gap.save_sae(model, tmp_path / "other", metadata={"a": {1}})
-
-    def full(folder, name, content):
-        if name.endswith(".json"):
-            raise OSError(28, "No space left on device")
-        folder.local.mkdir()
-        (folder.local / name).write_bytes(content)
-
-    monkeypatch.setattr(own.Folder, "write", full)
-    refused(lambda: sae_gap.save_sae(model, tmp_path / "other"), "No space left")
-    assert sorted(os.listdir(tmp_path)) == ["file", "sae"]
+    (folder / "fit.safetensors").write_bytes(trees.dump(model, {"learner": described, "source": {"seed": 3}}))
+    return folder / "fit.safetensors"
 
 
-def test_metadata_cannot_change_the_form_and_what_is_no_model_is_said(tmp_path):
-    sae_gap.save_sae(example("topk"), tmp_path / "sae", metadata={"sae_lens_version": "3"})
-    assert sae_gap.load_sae(tmp_path / "sae").notes["sae_lens_version"] == "6.0.0"
-    with pytest.raises(TypeError, match="a dict is neither"):
-        sae_gap.save_sae({}, tmp_path / "other")
+@pytest.mark.parametrize("name", ENCODERS)
+def test_a_fit_infers_as_its_model_does(tmp_path, name):
+    model = example(name)
+    activations = np.random.default_rng(0).normal(1, 1.5, size=(24, 6)).astype(np.float32)
+    own = np.asarray(encode(model.encode, model, jnp.asarray(activations)))
+    path = written(tmp_path / "fit", model, SparseAutoencoder(model.encode))
+    (tmp_path / "fit" / "000001.safetensors").write_bytes(b"a model along the fit")
+    sae = sae_gap.load_sae(path.parent)
+    assert (sae.library, sae.architecture) == ("sae_gap", model.encode.name)
+    assert sae.notes == {"fit": "fit", "learner": "SparseAutoencoder", "seed": "3"}
+    found = np.asarray(sae.encode(activations))
+    np.testing.assert_array_equal(found != 0, own != 0)
+    close(found, own)
+    close(sae.decode(found), own @ model.decoder.T + model.bias)
+    assert 0 < (own != 0).mean() < 1
+
+
+def test_what_the_store_of_fits_keeps_is_read(tmp_path, setting, task):
+    learner, models = SparseAutoencoder(TopK(2), num_steps=2), Models(tmp_path)
+    model = models.fit(learner, [setting], [task])[0].end.model
+    sae = sae_gap.load_sae(str(models.folder(learner, setting)))
+    close(sae.encode(task.id.signals), encode(learner.encode, model, task.id.signals))
+
+
+def fitted(encoder):
+    """A model with atoms of many lengths and a bias."""
+    random = np.random.default_rng(1)
+    atoms, bias = (jnp.asarray(random.normal(size=size), jnp.float32) for size in ((6, 10), 6))
+    return sae_gap.Model(atoms, bias, encoder.parameters(0.3 * atoms, jax.random.key(0)), encoder)
+
+
+def test_a_fit_that_no_library_has_a_form_for_infers_as_its_model_does(tmp_path, caplog):
+    model = fitted(LISTATopK(2, depth=3))
+    sae = sae_gap.load_sae(written(tmp_path / "fit", model, SparseAutoencoder(model.encode)))
+    activations = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
+    own = np.asarray(encode(model.encode, model, jnp.asarray(activations)))
+    close(sae.encode(activations), own)
+    close(sae.reconstruct(activations), own @ model.decoder.T + model.bias)
+    # On unit atoms the codes grow by the lengths, and the lasso of `measure_sae` is on those.
+    lengths = np.linalg.norm(model.decoder, axis=0)
+    close(sae.encode_target(sae.target(activations)), own * lengths)
+    close(sae.model.decoder, model.decoder / lengths)
+    report = sae_gap.load_report(sae, activations)
+    assert report.l0 == (own != 0).sum(axis=1).mean() and report.encoder_bias is None
+    for number, one in enumerate((model, sae)):
+        sae_gap.save_sae(one, tmp_path / f"{number}", metadata={"hook_name": "blocks.2.hook_resid_post"})
+        assert "sae_gap.load_sae alone reads it" in caplog.text
+        again = sae_gap.load_sae(tmp_path / f"{number}")
+        np.testing.assert_array_equal(again.encode(activations), sae.encode(activations))
+        np.testing.assert_array_equal(again.reconstruct(activations), sae.reconstruct(activations))
+        assert again.notes == {"fit": f"{number}", "hook_name": "blocks.2.hook_resid_post"}
+        caplog.clear()
+
+
+def test_a_signed_fit_stays_signed_and_a_dead_atom_dead(tmp_path):
+    model = fitted(MatchingPursuit(2))
+    dead = dataclasses.replace(model, dictionary=model.decoder.at[:, 3].set(0))
+    sae = sae_gap.load_sae(written(tmp_path / "fit", dead, SparseAutoencoder(model.encode)))
+    subject, signals = of_sae("own", sae), np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
+    codes = np.asarray(subject.encode(sae.target(signals)))
+    assert subject.signed and codes.min() < 0 < codes.max()
+    np.testing.assert_array_equal(np.flatnonzero(np.asarray(sae.lengths) == 0), [3])
+    close(sae.encode(signals), encode(model.encode, dead, jnp.asarray(signals)))
+
+
+def cut(folder):
+    path = written(folder, example("topk"), SparseAutoencoder(TopK(3)))
+    path.write_bytes(path.read_bytes()[:-50])
+    return path
+
+
+def noteless(folder):
+    folder.mkdir()
+    (folder / "fit.safetensors").write_bytes(trees.dump(example("topk"), {}))
+    return folder
+
+
+def topk(**values):
+    return lambda folder: written(folder, example("topk"), SparseAutoencoder(TopK(3)), **values)
+
+
+FAULTS = {
+    "a dictionary": (
+        lambda folder: written(folder, sae_gap.Model(jnp.ones((6, 10)), jnp.zeros(6)), OnlineDictionary()),
+        "OnlineDictionary, which learns no encoder",
+    ),
+    "steps of another number": (
+        lambda folder: written(folder, fitted(LISTATopK(2, depth=2)), SparseAutoencoder(LISTATopK(2, depth=3))),
+        "is expected",
+    ),
+    "another encoder": (
+        lambda folder: written(folder, example("topk"), SparseAutoencoder(ENCODERS["jumprelu"])),
+        "is expected",
+    ),
+    "k of another type": (topk(k="three"), "k in"),
+    "code": (topk(**{"class": "os.system"}), "'os.system'"),
+    "cut short": (cut, "cannot be read"),
+    "no note": (noteless, "learns no encoder"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_no_sae_is_refused_in_a_sentence(tmp_path, fault):
+    make, words = FAULTS[fault]
+    with pytest.raises(ValueError) as caught:
+        sae_gap.load_sae(make(tmp_path / "fit"))
+    assert words in str(caught.value) and "fit it again" in str(caught.value) and "\n" not in str(caught.value), caught.value
+
+
+def test_a_fit_whose_numbers_are_not_finite_is_refused(tmp_path):
+    model = example("relu")
+    spoilt = sae_gap.Model(model.dictionary.at[2, 3].set(jnp.nan), model.bias, model.encoder, model.encode)
+    with pytest.raises(ValueError, match="NaN"):
+        sae_gap.load_sae(written(tmp_path / "fit", spoilt, SparseAutoencoder(model.encode)))

@@ -16,6 +16,7 @@ from sae_gap.core import registry
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
+from sae_gap.storage.folder import Folder
 
 DIM, LATENTS, K = 8, 16, 3
 
@@ -97,6 +98,19 @@ def test_a_run_with_other_options_takes_the_place_of_an_earlier_one(file, call, 
     found = sorted(Store(tmp_path / "train_real").rows(), key=lambda row: row["date"])
     first, second, third = (row["fvu_own"] for row in found)
     assert first != second and told == [first, second, pytest.approx((second + third) / 2), first]
+
+
+def test_a_full_disk_is_said_in_a_sentence(file, call, tmp_path, monkeypatch):
+    write = Folder.write
+
+    def full(folder, name, content):
+        if name == "fit.safetensors" and folder.name == "lista_topk":
+            raise OSError(28, "No space left on device", f"{folder}/{name}")
+        write(folder, name, content)
+
+    monkeypatch.setattr(Folder, "write", full)
+    code, out, err = call("train_real", f"--activations={file}", f"--results_dir={tmp_path}", *OPTIONS, "--methods=lista_topk")
+    assert (code, out) == (2, "") and "lista_topk/fit.safetensors could not be" in err and "No space left" in err
 
 
 def test_two_processes_learn_and_score_as_one(done, file, pair, tmp_path):

@@ -1,0 +1,44 @@
+"""The activations that a dictionary is learned from and scored on: opened, without massive rows, as many as memory holds."""
+
+import os
+from typing import Any
+
+import numpy as np
+from absl import logging
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from sae_gap.core.checks import check_choice, check_unmasked
+from sae_gap.data.activations import Activations, open_activations
+from sae_gap.data.activations.massive import describe
+from sae_gap.measure.plan import evenly_spaced
+
+# What may become of massive rows.
+MASSIVE = ("drop", "keep")
+# Floats of the rows that are learned from, which lie in memory together.
+POOL = 2**29
+
+
+def opened(activations: Activations | ArrayLike | str | os.PathLike[str], documents: ArrayLike | None = None) -> Activations:
+    """What a user gives as activations, with the document of each row."""
+    if isinstance(activations, Activations):
+        if documents is not None:
+            raise ValueError("opened activations name their own documents; leave documents out.")
+        return activations
+    check_unmasked("activations", activations)
+    check_unmasked("documents", documents)
+    source: Any = activations if isinstance(activations, str | os.PathLike) else np.asarray(activations)
+    return open_activations(source, documents=None if documents is None else np.asarray(documents))
+
+
+def screened(activations: Activations, policy: str) -> Activations:
+    """The rows that a policy leaves, once massive ones are named."""
+    check_choice("massive", policy, MASSIVE)
+    if len(activations.massive.rows):
+        logging.warning("%s; %s", describe(activations), "left out" if policy == "drop" else "kept")
+    return activations.without_massive() if policy == "drop" else activations
+
+
+def pool(train: Activations) -> Float[np.ndarray, "n input_dim"]:
+    """The rows that are learned from, evenly spaced."""
+    return train.take(evenly_spaced(train.num_samples, max(1, POOL // train.input_dim)))

@@ -1,0 +1,123 @@
+"""SAEs written: as SAELens keeps them, and where it has no encoder like theirs in the suite's own form."""
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import logging
+from safetensors.numpy import save
+
+from sae_gap.core.checks import check_path, check_type
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Encoder
+from sae_gap.saes import own, saelens
+from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.saelens_form import FITTED, as_saelens, has_form
+from sae_gap.storage.folder import Folder
+
+
+def save_sae(
+    model: Model | SAE,
+    folder: str | os.PathLike[str],
+    *,
+    encoder: Encoder | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes an SAE as SAELens keeps it, which then encodes and decodes as the suite does.
+
+    One whose encoder SAELens does not have, such as `LISTATopK`, is written in the suite's own form, which `load_sae` alone
+    reads; a warning says so.
+
+    Args:
+      model: what a learner learned, or an SAE that `load_sae` gave, whatever library it is of.
+      folder: to be made, a path or the URL of one in a bucket; it must not exist, or be empty. `~` is your home.
+      encoder: how to infer; None takes `model.encode`.
+      metadata: what the configuration says of the SAE beside its sizes, such as `model_name` and `hook_name`.
+
+    Raises:
+      TypeError: `model` is neither, `folder` is not a path, or the metadata have no form in JSON.
+      ValueError: the model has no dictionary or no encoder, or one that is neither SAELens's nor trained by the suite, a weight
+        is not finite, or the folder is taken or cannot be written to.
+    """
+    check_free(folder)
+    files = files_of(model, encoder=encoder, metadata=metadata)
+    _write(Folder(folder), files)
+    if own.WEIGHTS in files:
+        logging.warning("SAELens has no encoder like that of %s: sae_gap.load_sae alone reads it", folder)
+
+
+def files_of(
+    model: Model | SAE, *, encoder: Encoder | None = None, metadata: Mapping[str, Any] | None = None
+) -> dict[str, bytes]:
+    """The files that `save_sae` writes, by their names; the configuration comes last, and without it nothing is read."""
+    if not isinstance(model, Model | SAE):
+        raise TypeError(f"a model or a loaded SAE can be saved, but a {type(model).__name__} is neither; give one of them.")
+    form, told = {}, as_metadata(metadata)
+    if isinstance(model, SAE):
+        if encoder is not None:
+            raise ValueError("an SAE that was loaded has its encoder; leave encoder out, or give sae.model and an encoder.")
+        if model.normalisation.saelens is None:
+            raise ValueError(
+                f"an SAE whose activations are normalised by {model.normalisation.name} cannot be written as a whole; "
+                "normalise the activations yourself and give a model of those."
+            )
+        form["normalize_activations"] = model.normalisation.saelens
+        form["reshape_activations"] = "hook_z" if model.heads else "none"
+        told = {name: value for name, value in model.notes.items() if name in ("model_name", "hook_name")} | told
+        model = own.unscaled(model) or dataclasses.replace(model.model, bias=model.bias)
+    chosen: Any = model.encode if encoder is None else encoder
+    if chosen is None:
+        raise ValueError(f"the model is a dictionary alone, which is no SAE; {FITTED}, or give encoder.")
+    if not has_form(type(chosen)):
+        return {own.WEIGHTS: own.content_of(model, chosen, told)}
+    config, arrays = as_saelens(model, chosen)
+    # The versions come first, and no metadata replace them.
+    versions = config["metadata"]
+    config |= form | {"metadata": versions | told | versions}
+    text = json.dumps(config, indent=1, allow_nan=False)
+    return {saelens.WEIGHTS: save(arrays), saelens.CONFIG: f"{text}\n".encode()}
+
+
+def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a configuration is to say of an SAE, or a TypeError where it has no form in JSON."""
+    check_type("metadata", metadata, (Mapping, type(None)), "give a mapping such as {'hook_name': '...'}")
+    told = dict(metadata or {})
+    try:
+        json.dumps(told)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"metadata have no form in JSON ({error}); give plain strings and numbers of Python.") from None
+    return told
+
+
+def check_free(folder: str | os.PathLike[str]) -> None:
+    """Raises a ValueError where an SAE cannot be written to a folder, since files are in it already."""
+    check_path("folder", folder)
+    try:
+        if Folder(folder).names():
+            raise FileExistsError(0, "it is there already")
+    except OSError as error:
+        raise ValueError(f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder.") from None
+
+
+def _write(folder: Folder, files: Mapping[str, bytes]) -> None:
+    """Writes the files in their order into a folder without any; on disk all of them appear at once."""
+    try:
+        if folder.local is None:
+            _put(folder, files)
+        else:
+            beside = folder.local.absolute().parent
+            beside.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=".draft-", dir=beside) as drafts:
+                _put(Folder(drafts) / "sae", files)
+                os.rename(Path(drafts) / "sae", folder.local)
+    except OSError as error:
+        raise ValueError(f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder.") from None
+
+
+def _put(folder: Folder, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        folder.write(name, content)
