@@ -153,6 +153,8 @@ def learners_of(task: Task) -> dict[str, Learner]:
     Raises:
       cli.UsageError: one cannot learn from these data.
     """
+    if FLAGS.sparsity >= task.input_dim:
+        raise cli.UsageError(f"--sparsity must be below the {task.input_dim} dimensions, but it is {FLAGS.sparsity}.")
     options: dict[str, Any] = {name: FLAGS[name].value for name in ("width", "sparsity", "batch_size", "visits")}
     options |= {"epochs": max(1, round(FLAGS.epochs)), "input_dim": task.input_dim}
     learners = {name: learner_of(name, **options) for name in FLAGS.methods}

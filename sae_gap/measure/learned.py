@@ -216,7 +216,7 @@ class LearnedDictionary:
 
     def _sparsity(self, l0: float | None) -> float:
         l0 = self.l0 if l0 is None else l0
-        _check_l0(l0, *self.atoms.shape)
+        _check_sparse("l0", l0, *self.atoms.shape)
         return l0
 
     def _scored(self, activations: _Rows | None, massive: str) -> Float[np.ndarray, "n input_dim"]:
@@ -251,7 +251,7 @@ class LearnedDictionary:
         """
         k = round(self.l0) or 1 if k is None else k
         check_size("k", k)
-        _check_l0(k, *self.atoms.shape)
+        _check_sparse("k", k, *self.atoms.shape)
         check_choice("encoder", encoder, registry.saes())
         if epochs is not None:
             check_size("epochs", epochs)
@@ -300,7 +300,10 @@ class LearnedDictionary:
     def _opened(self, activations: _Rows) -> Activations:
         rows = opened(activations)
         if rows.input_dim != len(self.bias):
-            raise ValueError(f"the dictionary has {len(self.bias)} dimensions, but the activations {rows.input_dim}.")
+            raise ValueError(
+                f"the activations have {rows.input_dim} dimensions, but the dictionary {len(self.bias)}; "
+                "give those of the layer that it was learned from."
+            )
         return rows
 
     def __repr__(self) -> str:
@@ -344,7 +347,7 @@ def learn(
     check_size("width", width)
     check_seed(seed)
     rows = screened(opened(activations, documents), massive)
-    _check_l0(l0, rows.input_dim, width)
+    _check_sparse("l0", l0, rows.input_dim, width)
     train, held_out = rows.split()
     signals = pool(train)
     check_varies(signals)
@@ -353,9 +356,13 @@ def learn(
     return LearnedDictionary(found.model, l0, train, held_out, found.seconds)
 
 
-def _check_l0(l0: float, input_dim: int, width: int) -> None:
-    """Codes of more latents than a quarter of the dimensions are not sparse, and no measurement takes them."""
-    check_number("l0", l0, above=0, most=min(DENSEST * input_dim, width - 1))
+def _check_sparse(name: str, value: float, input_dim: int, width: int) -> None:
+    """Raises a ValueError where codes of so many latents are not sparse, which no measurement takes."""
+    check_number(name, value, above=0)
+    most = min(DENSEST * input_dim, width - 1)
+    if value > most:
+        why = f"a quarter of the {input_dim} dimensions and fewer than the {width} atoms"
+        raise ValueError(f"{name} is {value:g}, but codes are sparse only up to {most:g}, {why}; ask for less.")
 
 
 def _require_reached(reached: float, l0: float, samples: int) -> None:

@@ -223,7 +223,8 @@ FAULTS = {
     "no file": (["--activations=nowhere.npy"], "neither a file nor a folder"),
     "no flag": ([], "--activations is needed"),
     "method": (["--methods=topk,sae"], "--methods must list some of relu"),
-    "sparsity": ([f"--sparsity={LATENTS}"], "--sparsity must be below"),
+    "sparsity": ([f"--sparsity={LATENTS}"], f"--sparsity must be below the {LATENTS} atoms"),
+    "density": ([f"--sparsity={DIM}"], f"--sparsity must be below the {DIM} dimensions"),
     "key": (["--key=other"], "has no array 'other'"),
     "seed": (["--seed=-1"], "seed must be"),
 }
