@@ -66,17 +66,6 @@ def test_the_jobset_has_a_process_for_each_host_of_its_slice():
     assert tree["spec"]["network"] == {"enableDNSHostnames": True, "publishNotReadyAddresses": True}
 
 
-def test_the_jobset_starts_again_together_but_not_after_what_a_user_must_mend():
-    tree = jobset()
-    job = tree["spec"]["replicatedJobs"][0]["template"]["spec"]
-    pod = job["template"]["spec"]
-    assert tree["spec"]["failurePolicy"]["maxRestarts"] > 0 and job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"
-    (rule,) = job["podFailurePolicy"]["rules"]
-    assert rule["action"] == "FailJob" and rule["onExitCodes"]["values"] == [2]
-    assert rule["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
-    assert tree["spec"]["failurePolicy"]["rules"] == [{"action": "FailJobSet", "onJobFailureReasons": ["PodFailurePolicy"]}]
-
-
 def test_the_command_of_the_jobset_runs_as_far_as_a_dry_run(call):
     (container,) = jobset()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
     name, *arguments = container["args"]
@@ -228,14 +217,3 @@ def test_the_batch_script_says_what_it_lacks(cluster, tmp_path, arguments, resul
     done = cluster(*arguments, RESULTS=results)
     assert done.returncode == 2 and done.stderr.startswith("name a study, and where") and done.stderr.count("\n") == 1
     assert not (tmp_path / "task-0").exists()
-
-
-def test_the_options_of_the_batch_script_are_slurms():
-    lines = (JOBS / "slurm.sbatch").read_text().splitlines()
-    options = dict(line.removeprefix("#SBATCH --").partition("=")[::2] for line in lines if line.startswith("#SBATCH "))
-    # Whoever submits names the partition, and a task must see all GPUs of its node.
-    assert {"requeue", "signal", "open-mode"} <= options.keys() and not {"partition", "gpus-per-task"} & options.keys()
-    assert options["signal"].startswith("B:USR1@") and options["open-mode"] == "append"
-    # Slurm reads no option that stands behind the first command.
-    last = max(place for place, line in enumerate(lines) if line.startswith("#SBATCH"))
-    assert all(line.startswith("#") for line in lines[: last + 1])

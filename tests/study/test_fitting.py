@@ -102,12 +102,6 @@ def test_stopping_for_a_model_does_not_change_the_end(along, tasks):
     assert not same_bits(along[0].end.model, along[0].at(3).model)
 
 
-def test_the_first_model_is_the_start(along, tasks):
-    learner = fitting._prepared(SAE)
-    start = learner.model(learner.init(SAE.select(tasks[0]), num_latents=20, key=KEYS[0]))
-    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(arrays(along[0].at(0).model), arrays(start), strict=True))
-
-
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_seconds_grow_along_a_fit(tasks, side_by_side):
     """Those of a seed are its share where all are one loop, of the models along the way as well."""
@@ -328,14 +322,6 @@ def test_threads_that_fit_at_once_share_the_cores(tasks, monkeypatch, cores):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         assert len([*pool.map(lambda _: fit(Walk(), tasks, KEYS), range(4))]) == 4
     assert most[0] == cores
-
-
-def test_a_fit_knows_its_steps():
-    end, along = fitting.Fitted(5, "end", 1.0), {2: fitting.Fitted(2, "two", 0.5)}
-    found = fitting.Fit(end, along, 0.0, "cpu")
-    assert found.at(None) is found.at(5) is found.at(9) is end and found.at(2).model == "two"
-    with pytest.raises(KeyError):
-        found.at(3)
 
 
 def test_a_blank_model_has_the_shapes_of_the_end(tasks):

@@ -1,12 +1,7 @@
 """A fit is done once, whoever asks; what is damaged or foreign is fitted again, and a killed fit goes on to the same bits."""
 
 import json
-import os
 import pathlib
-import signal
-import subprocess
-import sys
-import time
 
 import equinox as eqx
 import jax
@@ -291,24 +286,6 @@ def test_a_killed_fit_with_damage_is_fitted_again(tmp_path, monkeypatch, tasks, 
         outcome = fit_one(tmp_path, tasks, at=(2, 3))
         assert all(same_bits(outcome.at(step).model, expected[step]) for step in (2, 3, 6))
     assert not (folder / "state.safetensors").exists()
-
-
-SCRIPT = """
-import sys
-from sae_gap import Models
-from tests.study.test_models import SOURCES, Walk, draw
-Models(sys.argv[1], every=0).fit(Walk(num_steps=2_000), SOURCES[:1], [draw(SOURCES[0])])
-"""
-
-
-def test_a_fit_that_is_really_killed_goes_on_to_the_same_bits(tmp_path, tasks):
-    process = subprocess.Popen([sys.executable, "-c", SCRIPT, tmp_path], cwd=pathlib.Path(__file__).parents[2])
-    while process.poll() is None and not list(tmp_path.glob("*/state.safetensors")):
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    found = fit_one(tmp_path, tasks, Walk(num_steps=2_000))
-    assert same_bits(found.end.model, Models().fit(Walk(num_steps=2_000), SOURCES[:1], tasks[:1])[0].end.model)
 
 
 DAMAGE = {
