@@ -7,7 +7,6 @@ import zipfile
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
 
@@ -102,15 +101,10 @@ BAD_ARRAYS = {
     "no Y_ood": (lambda a: without(a, "Y_ood"), "has no array Y_ood"),
     "no width": (lambda a: without(a, "Z", "A"), "how many atoms to learn is unknown; give width."),
     "a vector": (lambda a: a | {"Y_val": a["Y_val"][0]}, "must be a non-empty matrix, but its shape is (12,)."),
-    "a scalar": (lambda a: a | {"A": np.float32(1)}, "must be a non-empty matrix, but its shape is ()."),
-    "three axes": (lambda a: a | {"Z_ood": a["Z_ood"][None]}, "must be a non-empty matrix, but its shape is (1, 100, 20)."),
     "no rows": (lambda a: a | {"Y_ood": a["Y_ood"][:0]}, "must be a non-empty matrix, but its shape is (0, 12)."),
     "NaN": (lambda a: a | {"Y_train": with_one(a["Y_train"], np.nan)}, "Y_train in "),
     "too large": (lambda a: a | {"A": with_one(a["A"], 1e300)}, "has NaN or infinite values; "),
     "complex": (lambda a: a | {"Y_ood": a["Y_ood"] * 1j}, "must hold real numbers, but its type is complex64; "),
-    "text": (lambda a: a | {"Y_ood": a["Y_ood"].astype(str)}, "must hold real numbers, but its type is <U"),
-    "boolean": (lambda a: a | {"Z_train": a["Z_train"] > 0}, "must hold real numbers, but its type is bool; "),
-    "float8": (lambda a: a | {"A": a["A"].astype(ml_dtypes.float8_e4m3fn)}, "must hold real numbers, but its type is |V1; "),
     "records": (lambda a: a | {"A": np.zeros((12, 20), "f4,i4")}, "must hold real numbers, but its type is [("),
     "Y_ood is narrow": (lambda a: a | {"Y_ood": a["Y_ood"][:, :-1]}, "has 11 columns but Y_train has 12; "),
     "A is transposed": (lambda a: a | {"A": a["A"].T}, "has 20 rows but the signals have 12 dimensions; "),
@@ -137,20 +131,6 @@ def no_arrays(path):
     named(path, {f"Y_{name}.npy": b"not an array" for name in ("train", "val", "ood")})
 
 
-def with_header(text):
-    return lambda path: named(path, {"Y_train.npy": b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(64)})
-
-
-def encrypted(path):
-    named(path, {"Y_train.npy": b"0123456789"})
-    content = bytearray(path.read_bytes())
-    # The flag of encryption, in the entry's own header and in the directory at the end.
-    content[6] |= 1
-    content[content.index(b"PK\x01\x02") + 8] |= 1
-    path.write_bytes(content)
-
-
-FORM = "{'descr': '<f8', 'fortran_order': False, 'shape': %s}"
 BAD_FILES = {
     "missing": (lambda path: None, "is not a file"),
     "directory": (lambda path: path.mkdir(), "is not a file"),
@@ -158,12 +138,10 @@ BAD_FILES = {
     "empty": (lambda path: path.write_bytes(b""), "is not an .npz file"),
     "pickle": (lambda path: path.write_bytes(pickle.dumps({"Y_train": 1})), "is not an .npz file"),
     "no arrays in it": (no_arrays, "Y_train in "),
-    "torn header": (with_header(b"{'descr': "), "cannot be read as arrays"),
-    # NumPy raises a TokenError, an OverflowError and a MemoryError for these.
-    "open quotes": (with_header(b"{'descr': '''<f4"), "cannot be read as arrays"),
-    "a side beyond all": (with_header((FORM % "(10000000000000000000000, 2)").encode()), "cannot be read as arrays"),
-    "more than memory": (with_header((FORM % "(1000000000, 1000000)").encode()), "cannot be read as arrays"),
-    "encrypted": (encrypted, "cannot be read as arrays"),
+    "torn header": (
+        lambda path: named(path, {"Y_train.npy": b"\x93NUMPY\x01\x00\x09\x00{'descr':"}),
+        "cannot be read as arrays",
+    ),
 }
 
 
@@ -172,24 +150,6 @@ def test_what_is_no_archive_of_arrays_is_refused(tmp_path, case):
     make, message = BAD_FILES[case]
     make(tmp_path / "task.npz")
     assert message in refusal(tmp_path / "task.npz", width=20)
-
-
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_damage_is_refused_wherever_it_is(tmp_path, save):
-    small = {f"Y_{name}": np.random.default_rng(0).normal(size=(9, 4)) for name in ("train", "val", "ood")}
-    path = write(tmp_path / "task.npz", small, save)
-    whole = path.read_bytes()
-    expected = leaves(load(path, width=8))
-    for place in range(0, len(whole), 23):
-        path.write_bytes(whole[:place])
-        refusal(path, width=8)
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
-        try:
-            found = leaves(load(path, width=8))
-        except ValueError:
-            continue
-        # What a checksum does not cover, such as the time of day of an entry, changes nothing.
-        assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 class Booby:
@@ -214,13 +174,6 @@ def test_pickled_objects_are_refused_and_never_loaded(tmp_path, arrays, name):
     with np.load(path, allow_pickle=True) as archive:
         archive[name]
     assert trace.exists()
-
-
-def test_a_pickle_in_the_place_of_an_array_is_never_loaded(tmp_path):
-    trace = tmp_path / "trace"
-    named(tmp_path / "task.npz", {"Y_train.npy": pickle.dumps(Booby(trace)), "Y_val": pickle.dumps(Booby(trace))})
-    refusal(tmp_path / "task.npz", width=20)
-    assert not trace.exists()
 
 
 @pytest.mark.parametrize(

@@ -48,21 +48,6 @@ def summary(smoke):
     return read(smoke.directory)
 
 
-def test_a_row_for_every_method_and_seed(smoke):
-    assert [(row["method"], row["seed"]) for row in smoke.rows if row["seed"] == 0] == [
-        (row["method"], 0) for row in smoke.rows if row["seed"] == 1
-    ]
-    assert sorted((row["method"], row["seed"]) for row in smoke.rows) == sorted((m, s) for m in METHODS for s in (0, 1))
-    assert {(row["num_latents"], row["sparsity"], row["num_samples"]) for row in smoke.rows} == {(20, 3, 200)}
-    for row in smoke.rows:
-        kind, _, sae = row["method"].partition("_")
-        if kind in ("sae", "support", "frozen", "refined"):
-            inference = {"sae": "own", "support": "support"}.get(kind, "lasso")
-            assert (row["family"], row["dictionary"], row["inference"]) == (kind, sae, inference)
-            assert row.get("start") == {"frozen": "cold", "refined": "warm"}.get(kind)
-        assert row["lam"] == 0.1 and row["protocol"] == "strict"
-
-
 def test_the_columns_of_the_summary(summary):
     columns = list(summary[0])
     assert columns[:5] == ["method", "num_latents", "sparsity", "num_samples", "seeds"]
@@ -71,17 +56,6 @@ def test_the_columns_of_the_summary(summary):
     assert [name for name in metrics if name in METRICS] == list(METRICS)
     assert {"certificate_id", "fit_seconds", "encode_seconds"} < set(metrics)
     assert [row["method"] for row in summary] == list(METHODS)
-
-
-def test_the_summary_is_the_mean_and_deviation_over_seeds(smoke, summary):
-    for line in summary:
-        for metric in METRICS:
-            values = [row[metric] for row in smoke.rows if row["method"] == line["method"] and metric in row]
-            if not values:
-                assert line[f"{metric}_mean"] == line[f"{metric}_sd"] == ""
-                continue
-            assert float(line[f"{metric}_mean"]) == pytest.approx(np.mean(values), rel=1e-12, abs=1e-15)
-            assert float(line[f"{metric}_sd"]) == pytest.approx(np.std(values, ddof=1), rel=1e-9, abs=1e-15)
 
 
 def test_what_a_method_has_no_number_for_is_empty(summary):
@@ -151,11 +125,6 @@ def test_a_second_run_prints_the_same_and_a_choice_reports_what_is_chosen(smoke,
     assert [line["method"] for line in lines] == ["linear_probe", "fista_oracle"] and lines[0]["mcc_id_sd"] == ""
 
 
-def test_a_shard_without_jobs_prints_nothing(tmp_path, headline):
-    code, out, err = headline("--preset=smoke", "--methods=linear_probe", "--shard=1/2", f"--results_dir={tmp_path}")
-    assert (code, out, err) == (0, "", "")
-
-
 def test_the_published_protocol(tmp_path, headline, smoke):
     arguments = ("--preset=smoke", "--protocol=paper", "--methods=dl_fista,fista_oracle", f"--results_dir={tmp_path}")
     assert headline(*arguments)[0] == 0
@@ -204,35 +173,6 @@ def file(tmp_path, arrays):
 BARE = dict.fromkeys(("Z_train", "Z_val", "Z_ood", "A"))
 
 
-def test_a_file_of_a_setting_gives_its_numbers(tmp_path, headline, file, smoke):
-    arguments = ("--preset=smoke", f"--data={file()}", "--seeds=0", "--methods=linear_probe,fista_oracle")
-    code, out, err = headline(*arguments, f"--results_dir={tmp_path / 'results'}")
-    assert (code, err) == (0, "") and "fista_oracle" in out
-    lines = by_method(read(tmp_path / "results" / "amortisation_gap"))
-    for row in smoke.rows:
-        if row["method"] in lines and row["seed"] == 0:
-            line = lines[row["method"]]
-            assert (line["num_latents"], line["sparsity"], line["num_samples"]) == ("20", "3", "200")
-            for metric in METRICS:
-                assert line.get(f"{metric}_mean", "") == str(row.get(metric, ""))
-
-
-def test_without_truth_the_output_says_what_is_left_out(tmp_path, headline, file, caplog):
-    arguments = (f"--data={file(**BARE)}", "--width=20", "--sparsity=3", "--preset=smoke", "--seeds=0,1")
-    code, out, err = headline(
-        *arguments, "--methods=linear_probe,sae_topk,frozen_topk,fista_oracle", f"--results_dir={tmp_path / 'results'}"
-    )
-    assert (code, err) == (0, "")
-    said = " ".join(record.getMessage() for record in caplog.records if record.levelname == "WARNING")
-    assert "left out linear_probe" in said and "left out fista_oracle" in said
-    lines = by_method(read(tmp_path / "results" / "amortisation_gap"))
-    assert list(lines) == ["sae_topk", "frozen_topk"]
-    assert not [name for name in lines["sae_topk"] if name.startswith(("mcc", "cosine", "support", "accuracy", "auc"))]
-    # The file is one, but the learners of two seeds differ.
-    assert float(lines["sae_topk"]["mse_id_sd"]) > 0
-    assert "Decomposition" not in out
-
-
 def refused(outcome, message, folder):
     code, out, err = outcome
     assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and message in err and not folder.exists()
@@ -272,22 +212,6 @@ def test_models_stand_beside_the_study_by_default(tmp_path, headline):
     code, _, err = headline("--preset=smoke", "--methods=sae_relu", "--seeds=0", f"--results_dir={tmp_path}")
     assert (code, err) == (0, "") and {path.name for path in tmp_path.iterdir()} == {"amortisation_gap", "models"}
     assert [path.name.partition("-")[0] for path in (tmp_path / "models").iterdir()] == ["relu"]
-
-
-def test_help_names_every_flag(start):
-    process = start("amortisation_gap", "--help")
-    out, err = process.communicate()
-    assert (process.returncode, err) == (0, "")
-    named = re.findall(r"^  --(?:\[no\])?([a-z_]+):", out, flags=re.MULTILINE)
-    assert sorted(named) == sorted(
-        [
-            *("num_latents", "sparsity", "num_samples", "input_dim", "noise_db", "stream", "seeds", "methods", "lam"),
-            *("world", "world_file", "law", "width", "epochs", "rounds", "visits", "blocks", "sae_steps"),
-            *("protocol", "preset", "data", "results_dir", "models_dir", "shard", "dry_run"),
-            *("distributed", "coordinator", "num_processes", "process_id"),
-        ]
-    )
-    assert "python -m sae_gap amortisation_gap" in out and "smoke, quick, paper" in out
 
 
 def test_a_report_leaves_nothing_of_an_earlier_one(tmp_path, headline, file):
