@@ -81,7 +81,8 @@ def sparse_code(
         check_size("threads", threads)
     if tol is None and solver == "working_set":
         raise ValueError("tol=None asks for a fixed number of plain steps, but working_set has none; choose fista or ista.")
-    arrays = targets, atoms, weights, first, max_iterations
+    arrays = targets, atoms, weights, first, max_iterations, tol
+    layout, traced = sharding.layout_of(targets, atoms), any(map(is_traced, arrays))
     here = _on_the_host(arrays)
     if solver == "auto":
         small = not here and targets.shape[0] * atoms.shape[1] <= SMALL_PROBLEM
@@ -89,38 +90,36 @@ def sparse_code(
     if solver == "working_set" and not is_traced(max_iterations) and max_iterations == 0:
         # No round leaves nothing to certify; FISTA certifies the codes that it is given.
         solver = "fista"
-    layout = sharding.layout_of(targets, atoms)
-    if sparse and any(is_traced(array) for array in (*arrays, tol)):
+    if sparse and traced:
         raise ValueError("sparse codes are no arrays of JAX, and cannot be traced; leave sparse out within jit, vmap and grad.")
-    if solver == "working_set" and here and tol is not None and not is_traced(tol):
+    if solver == "working_set" and here and not traced:
         # Threads share the memory, so that samples on several CPU devices have the bits that they have on one.
-        arguments: Any = (None if array is None else np.asarray(array) for array in (targets, atoms, weights, first))
-        found = host.solve(
-            *arguments,
-            tol=float(tol),
-            max_iterations=int(max_iterations),
-            nonneg=bool(nonneg),
-            threads=threads,
-            sparse=bool(sparse),
-        )
-        return sharding.place_rows(found, targets)
-    options = _Options(bool(nonneg), solver, tol is None, layout)
+        given: Any = targets, atoms, weights, first, tol, max_iterations
+        found = host.solve(*given, nonneg=bool(nonneg), threads=threads, sparse=bool(sparse))
+        # Unlike `jnp.asarray`, `device_put` compiles nothing.
+        placed = (each if scipy.sparse.issparse(each) else jax.device_put(each) for each in found)
+        return sharding.place_rows(Solution(*placed), targets)
+    options = _Options(bool(nonneg), solver, tol is None, layout, here and layout is None, threads)
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
     solve = _solve_sparse if sparse else _solve
     return solve(options, targets, atoms, weights, first, accuracy, jnp.asarray(max_iterations, jnp.int32))
 
 
 class _Options(NamedTuple):
-    """What a program is compiled for; `fixed` asks for a fixed number of plain steps."""
+    """What a program is compiled for: `fixed` asks for a fixed number of plain steps, `host` for calling back its coder."""
 
     nonneg: bool
     solver: str
     fixed: bool
     layout: Layout | None
+    host: bool = False
+    threads: int | None = None
 
 
 def _on_the_host(arrays) -> bool:
-    """Whether all values are known and lie in the memory of this process, where JAX would work on them."""
+    """Whether values lie in the memory of this process, where JAX would work on them; those that are traced will on a CPU."""
+    if any(map(is_traced, arrays)):
+        return jax.default_backend() == "cpu"
     placed = [array for array in arrays if isinstance(array, jax.Array)]
     return all(map(on_host, placed)) and on_host(jax.device_put(np.zeros(())) if not placed else placed[0])
 
@@ -150,6 +149,8 @@ def _solve_sparse(options, targets, atoms, weights, first, tol, limit) -> Soluti
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _differentiable(options: _Options, signals, dictionary, lam, init, tol, max_iterations) -> Solution:
+    if options.host and options.solver == "working_set":
+        return _call_back(options, signals, dictionary, lam, init, tol, max_iterations)
     problem = scale_problem(signals, dictionary, lam, equalise=not options.fixed)
     samples, column = _split(problem)
     size = None
@@ -182,6 +183,22 @@ def _solve_backward(options, saved, bar):
 
 _differentiable.defvjp(_solve_forward, _solve_backward)
 _solve = jax.jit(_differentiable, static_argnums=0)
+
+
+def _call_back(options, *arrays) -> Solution:
+    """The solution of the host's coder in a program of XLA, which has the same bits."""
+    signals, dictionary = arrays[:2]
+    n, dtype = len(signals), signals.dtype
+    shapes = [((n, dictionary.shape[1]), dtype), ((n,), dtype), ((n,), dtype), ((n,), jnp.int32), ((n,), bool)]
+    kinds = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+
+    def solve(*arrays):
+        *found, gap, iterations, converged = host.solve(*arrays, nonneg=options.nonneg, threads=options.threads)
+        # Nobody has checked traced values, and the coder would pass over an atom of NaN.
+        sound = all(np.isfinite(array).all() for array in arrays[1:3])
+        return *found, gap if sound else gap + np.nan, iterations, converged & sound
+
+    return Solution(*jax.pure_callback(solve, kinds, *arrays, vmap_method="sequential"))
 
 
 def _run(options, samples, init, dictionary, column, tol, max_iterations):

@@ -10,12 +10,11 @@ import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 import scipy.sparse
+from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from sae_gap.core.types import Solution
 from sae_gap.runtime.cores import cores, one_blas_thread
 from sae_gap.solvers import active_set, block, fista
 from sae_gap.solvers.atoms import GROUPS, mask, wants_gram
@@ -86,17 +85,17 @@ def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray) -> Proble
 
 
 def solve(
-    signals: Float[np.ndarray, "n input_dim"],
-    dictionary: Float[np.ndarray, "input_dim num_latents"],
-    lam: Float[np.ndarray, "rows columns"],
-    init: Float[np.ndarray, "n num_latents"] | None = None,
-    *,
+    signals: Float[ArrayLike, "n input_dim"],
+    dictionary: Float[ArrayLike, "input_dim num_latents"],
+    lam: Float[ArrayLike, "rows columns"],
+    init: Float[ArrayLike, "n num_latents"] | None,
     tol: float,
     max_iterations: int,
+    *,
     nonneg: bool = True,
     threads: int | None = None,
     sparse: bool = False,
-) -> Solution:
+) -> tuple[Any, ...]:
     """Solve the lasso of `sparse_code` on the host.
 
     Args:
@@ -112,8 +111,10 @@ def solve(
       sparse: whether codes are a `scipy.sparse.csr_array`.
 
     Returns:
-      A `Solution`; its `iterations` count products with the dictionary, plus the iterations of FISTA.
+      The fields of a `Solution`, as arrays of NumPy; `iterations` count products with the dictionary, plus those of FISTA.
     """
+    signals, dictionary, lam = map(np.asarray, (signals, dictionary, lam))
+    init, tol, max_iterations = None if init is None else np.asarray(init), float(tol), int(max_iterations)
     problem = pose(signals, dictionary, lam)
     found = _Found(len(signals), dictionary.shape[1], signals.dtype)
     with one_blas_thread():
@@ -122,7 +123,7 @@ def solve(
     for settled in (True, False):
         left = np.flatnonzero(~found.converged & (found.settled == settled) & (found.iterations < max_iterations))
         for begin in range(0, len(left), step):
-            _fall_back(problem, found, left[begin : begin + step], step, tol, max_iterations, nonneg=nonneg, settled=settled)
+            _fall_back(problem, found, left[begin : begin + step], tol, max_iterations, nonneg=nonneg, settled=settled)
     return found.unscaled(problem, sparse=sparse)
 
 
@@ -205,8 +206,8 @@ class _Found:
     def codes(self, values: np.ndarray) -> scipy.sparse.csr_array:
         return scipy.sparse.csr_array((values, (self.rows, self.latents)), shape=self._shape)
 
-    def unscaled(self, problem: Problem, *, sparse: bool) -> Solution:
-        """The solution in the units of the caller."""
+    def unscaled(self, problem: Problem, *, sparse: bool) -> tuple[Any, ...]:
+        """The fields of the solution, in the units of the caller."""
         dtype, scale = self.values.dtype, problem.signal_scale
         with np.errstate(over="ignore", under="ignore"):
             values = (self.values * scale[self.rows] / problem.atom_scale[self.latents]).astype(dtype)
@@ -215,12 +216,11 @@ class _Found:
         # A code that overflows or vanishes is not the one that was certified.
         self.converged[self.rows[~((size >= np.finfo(dtype).tiny) & (size < np.inf))]] = False
         rest = (*certificates, self.iterations.astype(np.int32), self.converged)
-        # Unlike `jnp.asarray`, `device_put` compiles nothing.
         if sparse:
-            return Solution(self.codes(values), *jax.device_put(rest))
+            return self.codes(values), *rest
         codes = np.zeros(self._shape, dtype)
         codes[self.rows, self.latents] = values
-        return Solution(*jax.device_put((codes, *rest)))
+        return codes, *rest
 
 
 def _active_sets(problem, found, init, tol, max_iterations, *, nonneg, threads) -> None:
@@ -298,28 +298,23 @@ def _largest(codes: Float[np.ndarray, "n num_latents"], most: int) -> Int[np.nda
     return begun
 
 
-def _fall_back(problem, found, rows, size, tol, max_iterations, *, nonneg, settled) -> None:
-    """Certify codes as they are rounded, once FISTA has gone on from those that are not settled.
-
-    All batches of FISTA have one size, as it is compiled.
-    """
+def _fall_back(problem, found, rows, tol, max_iterations, *, nonneg, settled) -> None:
+    """Certify codes as they are rounded, once FISTA has gone on from those that are not settled."""
     dtype = problem.atoms.dtype
-    given = rows if settled else np.resize(rows, size)
-    signals, row, column = problem.block(given)
+    signals, row, column = problem.block(rows)
     # Beyond any correlation is far enough.
     lam = np.minimum(row[:, None] * column, float(np.finfo(dtype).max) ** 0.8)
-    codes = found.codes(found.values)[given].toarray()
+    codes = found.codes(found.values)[rows].toarray()
     if not settled:
-        arrays = signals.astype(dtype), problem.atoms.T, lam.astype(dtype), codes
-        solved = _fista(*arrays, tol, max_iterations, nonneg=nonneg)
-        found.iterations[rows] += np.asarray(solved.iterations)[: len(rows)]
-        codes = np.asarray(solved.codes)
+        codes, spent = _fista(problem.atoms, signals, lam, codes, tol, max_iterations, nonneg=nonneg)
+        codes = codes.astype(dtype)
+        found.iterations[rows] += spent
     value, gap = _certificate(problem.atoms, signals, lam, codes.astype(np.float64), nonneg=nonneg)
     # An objective below this cannot be told from zero; see `lasso_problem.is_converged`.
     least = 0.5 * (16 * np.finfo(dtype).eps) ** 2 * np.sum(signals**2, axis=1)
     converged = ((gap <= tol * value) & np.isfinite(value)) | (value <= least)
     # What the active set had may be better: its gap is that of codes before they were rounded.
-    better = np.flatnonzero(converged[: len(rows)] | (gap[: len(rows)] < found.gap[rows]))
+    better = np.flatnonzero(converged | (gap < found.gap[rows]))
     rows, codes = rows[better], codes[better]
     kept = ~np.isin(found.rows, rows)
     found.rows, found.latents, found.values = found.rows[kept], found.latents[kept], found.values[kept]
@@ -346,6 +341,27 @@ def _certificate(atoms, signals, lam, codes, *, nonneg) -> tuple[np.ndarray, np.
     return 0.5 * energy + linear, 0.5 * (1 - scale) ** 2 * energy + np.maximum(linear - scale * met, 0)
 
 
-@functools.partial(jax.jit, static_argnames="nonneg")
-def _fista(signals, dictionary, lam, init, tol, max_iterations, *, nonneg):
-    return fista.solve(signals, dictionary, lam, init, tol=tol, max_iterations=max_iterations, nonneg=nonneg)
+def _fista(atoms, signals, lam, codes, tol, max_iterations, *, nonneg) -> tuple[np.ndarray, np.ndarray]:
+    """`fista.solve` in double precision: codes, and the iterations of each sample."""
+    atoms = atoms.astype(np.float64)
+    rate = 1 / np.linalg.norm(atoms, 2) ** 2
+    codes, spent = codes.astype(np.float64), np.zeros(len(codes), np.int64)
+    point, momentum, left = codes.copy(), np.ones((len(codes), 1)), np.arange(len(codes))
+    for iteration in range(max_iterations):
+        if iteration % fista.CHECK_EVERY == 0:
+            value, gap = _certificate(atoms, signals[left], lam[left], codes[left], nonneg=nonneg)
+            # A quarter of the tolerance, so that the gap of the rounded codes meets it too.
+            left = left[gap > 0.25 * tol * value]
+            if not len(left):
+                break
+        old, at = codes[left], point[left]
+        new = at + rate * ((signals[left] - at @ atoms) @ atoms.T)
+        size = np.maximum((new if nonneg else np.abs(new)) - rate * lam[left], 0)
+        new = size if nonneg else np.sign(new) * size
+        # Momentum that points uphill is dropped.
+        uphill = np.sum((at - new) * (new - old), axis=1, keepdims=True) > 0
+        former = np.where(uphill, 1, momentum[left])
+        momentum[left] = 0.5 * (1 + np.sqrt(1 + 4 * former**2))
+        codes[left], point[left] = new, new + (former - 1) / momentum[left] * (new - old)
+        spent[left] += 1
+    return codes, spent

@@ -184,8 +184,9 @@ def test_float64_reaches_a_tight_tolerance(solver):
 
 def test_under_jit_and_vmap():
     signals, dictionary = draw(8)
-    plain = sparse_code(signals, dictionary, 0.1).codes
-    np.testing.assert_allclose(jax.jit(sparse_code)(signals, dictionary, 0.1).codes, plain, atol=1e-4)
+    whole = sparse_code(signals, dictionary, 0.1)
+    plain = whole.codes
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(sparse_code)(signals, dictionary, 0.1), whole)
     single = jax.vmap(lambda y: sparse_code(y[None], dictionary, 0.1).codes[0])
     np.testing.assert_allclose(single(jnp.asarray(signals)), plain, atol=1e-4)
 
@@ -217,13 +218,28 @@ def test_giving_up_is_reported():
 def test_non_finite_values_inside_jit_do_not_converge():
     signals, dictionary = draw(11)
     signals[3, 2] = np.nan
-    for name in ("fista", "working_set"):
+    for name, here in (("fista", False), ("working_set", False), ("working_set", True)):
         # The solver of a concrete call, without its checks of values.
-        options = coding._Options(nonneg=True, solver=name, fixed=False, layout=None)
+        options = coding._Options(nonneg=True, solver=name, fixed=False, layout=None, host=here)
         solution = coding._solve(
             options, signals, dictionary, jnp.full((1, 1), 0.1), None, jnp.float32(1e-6), jnp.int32(20_000)
         )
         assert solution.converged.tolist() == [i != 3 for i in range(N)]
+    broken = dictionary.copy()
+    broken[1, 1] = np.nan
+    assert not jax.jit(lambda atoms: sparse_code(signals[:3], atoms, 0.1).converged)(broken).any()
+
+
+def test_a_support_of_any_size_is_certified_under_jit_and_on_any_device(monkeypatch):
+    rng = np.random.default_rng(0)
+    # 300 of 400 atoms that hardly meet are on.
+    dictionary = (np.eye(400) + 1e-3 * rng.normal(size=(400, 400))).astype(np.float32)
+    signals = (dictionary @ (rng.uniform(0.5, 1, size=(400, 2)) * (np.arange(400) < 300)[:, None])).T
+    for here in (True, False):
+        monkeypatch.setattr(coding, "_on_the_host", lambda arrays, here=here: here)
+        solution = jax.jit(lambda y, atoms: sparse_code(y, atoms, 0.2))(signals, dictionary)
+        assert jnp.all(jnp.sum(solution.codes > 0, axis=1) == 300)
+        _assert_solved(solution, signals, dictionary, 0.2)
 
 
 @pytest.mark.parametrize(
