@@ -116,8 +116,6 @@ class Store:
         """
         folder = self.folder / "rows"
         there = [name for name in folder.names() if name.endswith(".json")]
-        if not there and "rows.jsonl" in self.folder.names():
-            raise ValueError(f"{self.folder}/rows.jsonl holds rows of an earlier form; move it away or choose another folder.")
         self._files = {name: self._files.get(name) or _read(folder, name) for name in there}
         found: dict[str, Row] = {}
         for name in there:

@@ -41,12 +41,6 @@ def test_two_processes_end_with_the_rows_of_one(pair, call, tmp_path):
     assert read(tmp_path) == rows
 
 
-def test_half_of_an_address_is_refused(call, tmp_path):
-    code, out, err = call("vary_latents", "--distributed", "--process_id=1", f"--results_dir={tmp_path / 'none'}")
-    assert (code, out) == (2, "") and "go together" in err and err.count("\n") == 1
-    assert not (tmp_path / "none").exists()
-
-
 def test_an_address_without_the_flag_is_refused(call, tmp_path):
     code, out, err = call("vary_latents", "--coordinator=localhost:1", f"--results_dir={tmp_path / 'none'}")
     assert (code, out, err) == (2, "", "--coordinator goes with --distributed; give both or neither.\n")

@@ -81,12 +81,6 @@ def test_what_is_damaged_or_edited_is_named(tmp_path, name):
     assert str(error.value).startswith(str(path)) and fault in str(error.value) and "move it away" in str(error.value)
 
 
-def test_rows_of_the_earlier_form_are_refused(tmp_path):
-    (tmp_path / "rows.jsonl").write_text("{}\n")
-    with pytest.raises(ValueError, match=r"rows\.jsonl holds rows of an earlier form; move it away"):
-        Store(tmp_path).rows()
-
-
 REFUSED = {
     "no key": ([{"job": "a"}], ValueError, "must carry the strings"),
     "no job": ([{"key": "a"}], ValueError, "must carry the strings"),

@@ -20,7 +20,6 @@ from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.learners.surgery import Surgery
 from sae_gap.metrics import METRICS, gap
 from sae_gap.metrics.metric import Metric
 from sae_gap.runtime import progress
@@ -468,24 +467,3 @@ def test_a_line_of_progress_ends_full(tmp_path, monkeypatch):
 def test_nothing_is_printed(tmp_path, capfd):
     run(make(SETTING, methods=METHODS[3:], metrics=()), Store(tmp_path))
     assert capfd.readouterr() == ("", "")
-
-
-class Counted(SparseAutoencoder):
-    """One that can be a base and a learner of its own."""
-
-
-def test_a_base_that_several_learners_share_is_fitted_once(tmp_path, monkeypatch):
-    fitted = []
-    fit = models.fit
-
-    def counting(learner, tasks, keys, **options):
-        fitted.append((type(learner).__name__, options["at"]))
-        return fit(learner, tasks, keys, **options)
-
-    monkeypatch.setattr(models, "fit", counting)
-    base = Counted(encoder=TopK(3), num_steps=2)
-    cut = [Surgery(columns, base=base) for columns in ("renormed", "oracle_norms")]
-    methods = [Method(f"cut{i}", "frozen", one, Lasso()) for i, one in enumerate(cut)]
-    methods.append(Method("sae", "sae", base, TopK(3), at=(1, 2)))
-    run(make(SETTING, methods=methods, metrics=()), Store(tmp_path))
-    assert [name for name, _ in fitted].count("Counted") == 1

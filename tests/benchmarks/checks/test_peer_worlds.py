@@ -1,7 +1,5 @@
 """What does not need the other library: what z-scores say of two laws, and one sentence where it is not there."""
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -38,9 +36,3 @@ def test_features_that_hardly_fire_are_left_out():
         np.where(np.arange(60) == 0, rare, draw(0.1, 1, 0)), draw(0.1, 1, 1) * (np.arange(60) > 0), [1, 2]
     )
     assert found["rates"] < 1.5
-
-
-def test_without_the_library_that_is_said(call, monkeypatch):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    code, out, err = call("peer_worlds")
-    assert (code, out) == (2, "") and "pip install 'sae_gap[peer_saes]'" in err and err.count("\n") == 1
