@@ -19,7 +19,7 @@ from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.runtime import devices, sharding
 from sae_gap.solvers import coding, implicit, sparse_code, working_set
-from sae_gap.study import fitting
+from sae_gap.study import program as loop
 from tests.solvers.problems import draw, score
 
 LAM = 0.05
@@ -169,7 +169,7 @@ def test_a_dictionary_over_several_devices_is_nowhere_whole(problem, alone, trac
 
 
 def run(learner, data, num_latents=20):
-    program = fitting.Program(learner, data, jax.random.key(0), {}, num_latents, devices.mesh())
+    program = loop.Program(learner, data, jax.random.key(0), {}, num_latents, devices.mesh())
     model, steps, _ = program.run(data, jax.random.key(0), {}, watch=lambda steps: None)
     return model, int(steps), program
 

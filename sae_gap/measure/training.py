@@ -8,7 +8,8 @@ from jaxtyping import Float, PRNGKeyArray
 
 from sae_gap.core.types import Split, Task
 from sae_gap.learners.learner import Learner
-from sae_gap.study.fitting import Fitted, fit
+from sae_gap.study.fitting import fit
+from sae_gap.study.program import Fitted
 
 
 def fit_signals(

@@ -30,7 +30,8 @@ from sae_gap.runtime import devices, distributed
 from sae_gap.storage import results, trees
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.trees import Checkpoint
-from sae_gap.study.fitting import Fit, Fitted, blank_model, fit, goes_side_by_side
+from sae_gap.study.fitting import Fit, fit, goes_side_by_side
+from sae_gap.study.program import Fitted, blank_model
 
 _LAST, _ENDED = "fit.safetensors", "fit.json"
 # Of a fit that nothing is known of, on one core.

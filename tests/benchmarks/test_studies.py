@@ -11,7 +11,7 @@ from benchmarks import studies
 from benchmarks.report import pages
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.figures import decompose, tables
-from sae_gap.study import fitting
+from sae_gap.study import program
 from tests.conftest import FEW, SMALL, smoke_flags
 
 STUDIES = studies.found()
@@ -117,8 +117,8 @@ def test_the_summary_has_the_sizes_and_what_the_study_varies(smokes, name):
 def test_a_second_run_fits_nothing_and_prints_the_same(smokes, name, call, monkeypatch, tmp_path):
     smoke = smokes(name)
     fitted = []
-    run = fitting.Program.run
-    monkeypatch.setattr(fitting.Program, "run", lambda self, *given: fitted.append(self._num_steps) or run(self, *given))
+    run = program.Program.run
+    monkeypatch.setattr(program.Program, "run", lambda self, *given: fitted.append(self._num_steps) or run(self, *given))
     options = (*smoke_flags(name), f"--results_dir={tmp_path}", f"--models_dir={smoke.models}")
     code, out, err = call(name, *options)
     assert (code, err) == (0, "") and not any(fitted)

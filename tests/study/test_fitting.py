@@ -22,6 +22,7 @@ from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.runtime import devices
 from sae_gap.storage.trees import Checkpoint
 from sae_gap.study import fitting
+from sae_gap.study import program as loop
 
 SAE = SparseAutoencoder(TopK(3), num_steps=5)
 
@@ -126,13 +127,13 @@ def test_models_side_by_side_are_those_one_by_one(along, tasks):
 
 @pytest.mark.parametrize(("side_by_side", "seconds"), [(False, [8.0, 8.0]), (True, [4.0, 4.0])])
 def test_seeds_that_run_side_by_side_share_the_seconds_of_their_loop(tasks, monkeypatch, side_by_side, seconds):
-    run = fitting.Program.run
+    run = loop.Program.run
 
     def slow(*arguments, **options):
         model, steps, _ = run(*arguments, **options)
         return model, steps, 8.0
 
-    monkeypatch.setattr(fitting.Program, "run", slow)
+    monkeypatch.setattr(loop.Program, "run", slow)
     assert [one.end.seconds for one in fit(SAE, tasks, KEYS, side_by_side=side_by_side)] == seconds
 
 
@@ -189,7 +190,7 @@ def test_a_base_is_fitted_where_none_is_given(tasks):
 
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_whoever_watches_sees_growing_steps(tasks, monkeypatch, side_by_side):
-    monkeypatch.setattr(fitting, "_REPORT_EVERY", 0.0)
+    monkeypatch.setattr(loop, "_REPORT_EVERY", 0.0)
     seen = {0: [], 1: []}
     found = fit(
         Walk(num_steps=20),
@@ -215,7 +216,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_fit_shows_its_steps_at_a_terminal_and_nowhere_else(tasks, monkeypatch):
-    monkeypatch.setattr(fitting, "_REPORT_EVERY", 0.0)
+    monkeypatch.setattr(loop, "_REPORT_EVERY", 0.0)
     for stderr, options, shown in (
         (Terminal(), {}, True),
         (Terminal(), {"show_progress": False}, False),
@@ -292,7 +293,7 @@ def test_a_killed_fit_goes_on_in_its_own_precision(tmp_path):
 
 def test_the_seconds_before_a_kill_count(tmp_path, tasks):
     save = Checkpoint(tmp_path, every=1e9)
-    program = fitting.Program(fitting._prepared(Walk()), Walk().select(tasks[0]), KEYS[0], {}, 20, devices.own_mesh())
+    program = loop.Program(loop._prepared(Walk()), Walk().select(tasks[0]), KEYS[0], {}, 20, devices.own_mesh())
     begun = program.advance(Walk().select(tasks[0]), program.start(Walk().select(tasks[0]), KEYS[0], {}), 3)
     save.store(begun, 1_000.0, step=3)
     (found,) = fit(Walk(), tasks[:1], KEYS[:1], at=(2, 4), checkpoints=[save])
@@ -302,7 +303,7 @@ def test_the_seconds_before_a_kill_count(tmp_path, tasks):
 
 @pytest.mark.parametrize("cores", [1, 2])
 def test_threads_that_fit_at_once_share_the_cores(tasks, monkeypatch, cores):
-    running, most, lock, run = [0], [0], threading.Lock(), fitting.Program.run
+    running, most, lock, run = [0], [0], threading.Lock(), loop.Program.run
     together = threading.Barrier(cores)
 
     def counted(self, *args):
@@ -316,7 +317,7 @@ def test_threads_that_fit_at_once_share_the_cores(tasks, monkeypatch, cores):
             running[0] -= 1
         return found
 
-    monkeypatch.setattr(fitting.Program, "run", counted)
+    monkeypatch.setattr(loop.Program, "run", counted)
     monkeypatch.setattr(fitting, "at_once", lambda mesh: 4)
     monkeypatch.setattr(fitting, "_CORES", threading.BoundedSemaphore(cores))
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -327,7 +328,7 @@ def test_threads_that_fit_at_once_share_the_cores(tasks, monkeypatch, cores):
 def test_a_blank_model_has_the_shapes_of_the_end(tasks):
     for learner in (SAE, Walk(), Walk(base=SAE)):
         base = fit(SAE, tasks[:1], KEYS[:1])[0].end.model if learner.base else None
-        blank = fitting.blank_model(learner, tasks[0], KEYS[0], base)
+        blank = loop.blank_model(learner, tasks[0], KEYS[0], base)
         model = fit(learner, tasks[:1], KEYS[:1], bases=None if base is None else [base])[0].end.model
         blank = dataclasses.replace(blank, encode=learner.encode)
         assert jax.tree.structure(blank) == jax.tree.structure(model)
