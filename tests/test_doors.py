@@ -75,7 +75,7 @@ OPTIONS = {
     "settle": (0, 1),
     "num_slots": (0, 6),
     "alphas": ((), (0,)),
-    "prefixes": ((), (0.7, 0.5, 1)),
+    "prefixes": ((), (0.5,), (0.5, 0.5, 1), (0.0, 1), (0.7, 0.5, 1), (0.5, 1, 2)),
     "split": ("ood", None),
     "columns": ("unit", 3),
     "encoders": ((), (3,)),

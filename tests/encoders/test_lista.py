@@ -54,8 +54,3 @@ def test_the_factored_form_has_no_square_matrix():
     assert shapes == {(3, 5, 9), (3, 9)}
     assert LISTA(3, factored=False).parameters(dictionary, jax.random.key(0)).recurrence.shape == (2, 9, 9)
     assert LISTA().depth == 16 and LISTA().factored
-
-
-def test_no_layers_are_refused():
-    with pytest.raises(ValueError, match="depth"):
-        LISTA(0)

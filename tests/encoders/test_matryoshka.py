@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
@@ -57,9 +56,3 @@ def test_the_published_prefixes_are_those_of_65536_latents():
     # Of few latents the first prefix has one at least.
     model, signals, _ = problem()
     assert np.isfinite(jnp.asarray(MatryoshkaBatchTopK(K).loss(model, signals, 0)[0])).all()
-
-
-@pytest.mark.parametrize("prefixes", [(), (0.5,), (0.5, 0.5, 1), (0.0, 1), (0.7, 0.3, 1), (0.5, 1, 2)])
-def test_prefixes_that_do_not_nest_are_refused(prefixes):
-    with pytest.raises(ValueError, match="prefixes"):
-        MatryoshkaBatchTopK(prefixes=prefixes)

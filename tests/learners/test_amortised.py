@@ -140,8 +140,3 @@ def test_it_needs_what_its_base_needs(task):
     untold = eqx.tree_at(lambda task: task.dictionary, task, None)
     assert "dictionary" in Amortised((ReLU(),), base=Oracle()).needs(untold)
     assert Amortised((ReLU(),), base=DLFista()).needs(untold) is None
-
-
-def test_without_a_base_it_is_refused():
-    with pytest.raises(ValueError, match="base"):
-        Amortised((ReLU(),))

@@ -95,9 +95,3 @@ def test_it_recovers_a_dictionary(task):
         np.abs(np.asarray(task.dictionary).T @ np.asarray(found)).max(axis=1).mean() for found in (start, model.dictionary)
     ]
     assert cosines[1] > cosines[0] + 0.1
-
-
-def test_published_hyper_parameters():
-    learner = DLFista()
-    assert (learner.num_steps, learner.num_iterations, learner.split) == (1_000, 100, "train")
-    assert (learner.lam, learner.ridge, learner.tol) == (0.1, 1e-6, 1e-5)

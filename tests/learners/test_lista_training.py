@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from sae_gap import fit
 from sae_gap.core.types import Model
@@ -81,12 +80,3 @@ def test_training_lowers_the_loss_and_leaves_the_dictionary(task):
     untrained = learner.init(learner.select(task), num_latents=20, key=KEY, base=start).model
     # Sixteen layers are close to the optimum before they are trained.
     assert loss(model) < 0.98 * loss(untrained) and fitted.end.step == 40
-
-
-def test_published_hyper_parameters_and_names():
-    learner = Lista(base=Oracle())
-    assert (learner.num_steps, learner.batch_size, learner.learning_rate, learner.lam) == (200, 64, 1e-3, 0.1)
-    assert (learner.encoder.depth, learner.encoder.factored, learner.encoder.threshold) == (16, False, 0.01)
-    assert learner.coordinates == {"dictionary": "oracle"} and learner.encoder.coordinates["inference"] == "lista"
-    with pytest.raises(ValueError, match="base"):
-        Lista()

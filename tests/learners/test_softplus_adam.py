@@ -153,12 +153,3 @@ def test_when_it_stops(task, least_updates, patience, expected):
         state = step(data, state)
     assert int(state.updates) == expected
     assert [one.end.step for one in fit(learner, [task], [KEY])] == [-(-expected // 20)]
-
-
-def test_published_hyper_parameters():
-    learner = SoftplusAdam()
-    assert learner.num_steps * learner.block == 50_000 and learner.split == "train" and learner.lam == 0.1
-    assert (learner.learning_rate, learner.least_rate, learner.greatest_rate) == (1e-3, 1e-6, 1.0)
-    assert (learner.patience, learner.improvement, learner.least_updates) == (5_000, 1e-6, 10_000)
-    with pytest.raises(ValueError, match="split"):
-        SoftplusAdam(split="ood")

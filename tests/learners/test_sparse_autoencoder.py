@@ -212,12 +212,6 @@ def test_the_start_is_uniform_and_tied(task):
     assert not bias.any() and not shift.any()
 
 
-def test_published_hyper_parameters():
-    learner = SparseAutoencoder(ReLU())
-    assert (learner.num_steps, learner.batch_size, learner.renormalise_every) == (500, 64, 50)
-    assert (learner.learning_rate, learner.weight_decay, learner.penalty) == (5e-4, 1e-2, 1e-4)
-
-
 def loss(learner, model, signals):
     return float(jnp.mean(learner.encoder.loss(model, signals, learner.penalty)[0]))
 

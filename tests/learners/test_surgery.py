@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from sae_gap import Models, Split, Task, fit
 from sae_gap.core.types import Model
@@ -86,12 +85,3 @@ def test_its_coordinates_are_those_of_its_base_and_its_columns():
     learner = Surgery("renormed", base=SAE)
     assert learner.coordinates == {"dictionary": "topk", "columns": "renormed"} and learner.encode == TopK(3)
     assert Surgery("oracle_norms", base=DLFista()).coordinates == {"dictionary": "dl_fista", "columns": "oracle_norms"}
-
-
-def test_what_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="columns"):
-        Surgery("shortened", base=SAE)
-    with pytest.raises(ValueError, match="base"):
-        Surgery("renormed")
-    with pytest.raises(ValueError, match="no steps"):
-        Surgery("renormed", base=SAE, num_steps=3)
