@@ -185,8 +185,7 @@ def jaxopt(problem: Problem, effort: float) -> Run:
 
 def omp(problem: Problem, _: float) -> Run:
     """Our orthogonal matching pursuit, as many atoms as a signal has; codes are signed."""
-    code = functools.partial(orthogonal_matching_pursuit, num_atoms=_atoms(problem))
-    return _wait(jax.jit(code), *_arrays(problem))
+    return _wait(functools.partial(orthogonal_matching_pursuit, num_atoms=_atoms(problem)), *_arrays(problem))
 
 
 def spams_omp(problem: Problem, _: float) -> Run:

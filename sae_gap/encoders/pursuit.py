@@ -5,12 +5,9 @@ import jax
 from jaxtyping import Array, Float
 
 from sae_gap.core.checks import check_flag, check_size
-from sae_gap.core.types import Model
+from sae_gap.core.types import Coded, Model
 from sae_gap.encoders.encoder import Encoder, unit_atoms
 from sae_gap.solvers import nonneg_matching_pursuit, orthogonal_matching_pursuit
-
-# Floats of the orthonormal bases of the samples that are worked on at once.
-CHUNK = 2**24
 
 
 class OMP(Encoder):
@@ -42,17 +39,21 @@ class OMP(Encoder):
         return not self.nonneg
 
     def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
-        atoms, norms = unit_atoms(model.decoder)
+        target, atoms, norms = _prepare(signals, model.bias, model.decoder)
+        codes = orthogonal_matching_pursuit(target, atoms, self.k, nonneg=self.nonneg)
+        return (codes.clip(0) if self.nonneg else codes) / norms
 
-        def pursue(target):
-            codes = orthogonal_matching_pursuit(target, atoms, self.k, nonneg=self.nonneg)
-            return codes.clip(0) if self.nonneg else codes
+    def infer(
+        self, model: Model, signals: Float[Array, "n input_dim"], begun: Float[Array, "n num_latents"] | None = None
+    ) -> Coded:
+        """The codes, outside of `jit`, so that a CPU takes its own path."""
+        return Coded(self(model, signals))
 
-        size = max(1, CHUNK // (max(1, self.k) * len(atoms)))
-        target = signals - model.bias
-        if len(signals) <= size:
-            return pursue(target) / norms
-        return jax.lax.map(lambda one: pursue(one[None])[0], target, batch_size=size) / norms
+
+@jax.jit
+def _prepare(signals, bias, dictionary):
+    """The target, the atoms at unit length, and the lengths that they had."""
+    return signals - bias, *unit_atoms(dictionary)
 
 
 class NonNegativePursuit(Encoder):

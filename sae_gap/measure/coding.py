@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
@@ -14,9 +13,6 @@ from sae_gap.measure.refit import refit
 from sae_gap.measure.subject import Subject
 from sae_gap.runtime import devices
 from sae_gap.solvers import pursuit_order, sparse_code
-
-# Floats of the orthonormal bases of the activations that are pursued at once.
-BASES = 2**24
 
 
 class Coding(NamedTuple):
@@ -101,16 +97,8 @@ def pursued(subject: Subject, x: Float[np.ndarray, "n input_dim"], steps: int) -
     Returns:
       Numbers of atoms, (n, steps).
     """
-    size = min(len(x), max(1, BASES // (steps * subject.input_dim)))
-    targets = np.asarray(subject.target(x))
-    # All parts of one shape.
-    parts = np.pad(targets, ((0, -len(x) % size), (0, 0))).reshape(-1, size, subject.input_dim)
-    placed = (devices.place(part, devices.own_mesh()) for part in parts)
-    order = [np.asarray(_order(part, subject.dictionary, steps, nonneg=not subject.signed)) for part in placed]
-    return np.concatenate(order)[: len(x)]
-
-
-_order = jax.jit(pursuit_order, static_argnames=("num_atoms", "nonneg"))
+    targets = devices.place(subject.target(x), devices.own_mesh())
+    return np.asarray(pursuit_order(targets, subject.dictionary, steps, nonneg=not subject.signed))
 
 
 def code_chosen(subject: Subject, x: Float[np.ndarray, "n input_dim"], chosen: Int[np.ndarray, "n k"]) -> Coding:

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
 
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import as_floats, check_model, encode, unit_atoms
+from sae_gap.encoders.encoder import as_floats, check_model, unit_atoms
 from sae_gap.saes.loaded_sae import SAE
 
 
@@ -80,7 +80,7 @@ def of_model(name: str, model: Model) -> Subject:
     def infer(target: Float[ArrayLike, "n input_dim"]) -> Float[Array, "n num_latents"]:
         # An encoder of the suite subtracts the bias itself.
         signals = jnp.asarray(target) + bias
-        codes = own(model, signals) if not hasattr(own, "infer") else encode(own, model, signals)  # type: ignore[misc, arg-type]
+        codes = own(model, signals) if not hasattr(own, "infer") else own.infer(model, signals).codes  # type: ignore[misc, union-attr]
         # The code of a zero atom says nothing.
         return jnp.where(live, codes * norms, 0)
 

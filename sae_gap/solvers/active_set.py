@@ -1,11 +1,11 @@
 """The compiled loops of a CPU: each sample of a block is solved exactly on a working set of its own.
 
-`README.md` in this folder has the mathematics. `host` calls three functions: `code_block`, the certified coder, and
-`pursue_block` and `add_products`, the pursuit that learns dictionaries. The coder works in double precision but for products
-with all atoms, which tell those that may exceed their weight from those that cannot. The pursuit, which certifies nothing, has
-inner products and residuals in the precision of the signals.
+`README.md` in this folder has the mathematics. `host` calls four functions: `code_block`, the certified coder; `pursue_block`
+and `add_products`, the pursuit that learns dictionaries; and `match_block`, orthogonal matching pursuit. The coder works in
+double precision but for products with all atoms, which tell those that may exceed their weight from those that cannot. The
+pursuits, which certify nothing, have correlations in the precision of the signals.
 
-Numba compiles the three and keeps them in its cache, which it renews when this file changes and not when another one does. So
+Numba compiles the four and keeps them in its cache, which it renews when this file changes and not when another one does. So
 whatever they call stands here, and sizes and settings of other files come as arguments. Nothing allocates within a loop, or
 takes Python's lock.
 """
@@ -31,6 +31,8 @@ LOST = 1e-7
 COARSE, TINY = 2.0**-23, 2.0**-100
 # Refinements of the codes of a basis in a round.
 REFINEMENTS = 5
+# Correlations that are brought up to date at once, in cache, and that are looked through together for a larger one.
+TILE, CHUNK = 2048, 32
 
 # What a sample is: under way, ready for exact products, certified, out of slots, as good as rounding allows, out of rounds.
 OPEN, READY, DONE, FULL, SETTLED, STUCK = range(6)
@@ -154,6 +156,16 @@ def _fill(atoms, gram, latents, top, slot, atom, inner):
 
 @numba.njit(**_INNER)
 @no_type_check
+def _border(inverse, slope, left, size):
+    """The inverse with one more atom in the basis: `slope` times the others, and `left` of its energy outside their span."""
+    for b in range(size):
+        _subtract(inverse[b, :size], -slope[b] / left, slope[:size])
+        inverse[b, size] = inverse[size, b] = -slope[b] / left
+    inverse[size, size] = 1 / left
+
+
+@numba.njit(**_INNER)
+@no_type_check
 def _drop(inverse, basis, size, out):
     """The inverse without one place of the basis, which the last one takes."""
     last, scale = size - 1, 1 / inverse[out, out]
@@ -238,10 +250,7 @@ def _pivot(nonneg, floor, close, top, latents, pull, weight, code, sign, inner, 
                 pull[w] -= _dot(moved[:top], inner[w, :top])
         if sign[best] == 2:
             continue
-        for b in range(size):
-            _subtract(inverse[b, :size], -slope[b] / left, slope[:size])
-            inverse[b, size] = inverse[size, b] = -slope[b] / left
-        inverse[size, size] = 1 / left
+        _border(inverse, slope, left, size)
         basis[size], sign[best] = best, way
         size += 1
         entered += 1
@@ -624,3 +633,79 @@ def add_products(places, codes, residual, begin, end, gradient):
             if codes[i, w] == 0:
                 break
             _subtract(gradient[places[i, w], begin:end], -codes[i, w], rest)
+
+
+@numba.njit(**_INNER)
+@no_type_check
+def _first(scores):
+    """The place of the largest score, the first of equal ones."""
+    place = np.int64(0)
+    for start in range(0, scores.size, CHUNK):
+        part = scores[start : start + CHUNK]
+        # Without a branch this is a few instructions for many atoms.
+        above = np.int64(0)
+        for j in range(part.size):
+            above += np.int64(1) if part[j] > scores[place] else np.int64(0)
+        for j in range(part.size if above else 0):
+            if part[j] > scores[place]:
+                place = start + j
+    return place
+
+
+@_kept
+@no_type_check
+def match_block(signals, atoms, gram, pull, nonneg, chosen, codes):
+    """`greedy.orthogonal_matching_pursuit` for a block of samples.
+
+    Args:
+      signals: `(n, input_dim)`.
+      atoms: `(num_latents, input_dim)`, of unit norm or zero.
+      gram: `(num_latents, num_latents)` inner products of the atoms.
+      pull: `(n, num_latents)` correlations of the signals.
+      nonneg: whether each step takes the atom of largest correlation, and not of largest |correlation|.
+      chosen: `(n, num_atoms)` the atoms in the order of their choice, to be filled.
+      codes: `(n, num_atoms)` their codes, to be filled.
+    """
+    (num_samples, num_atoms), num_latents = chosen.shape, len(atoms)
+    score, places, code = np.empty(num_latents, pull.dtype), np.empty(num_atoms, np.int64), np.empty(num_atoms)
+    inverse, cross, slope = np.empty((num_atoms, num_atoms)), np.empty(num_atoms), np.empty(num_atoms)
+    for i in range(num_samples):
+        size = np.int64(0)
+        for step in range(num_atoms):
+            for begin in range(0, num_latents, TILE):
+                end = min(begin + TILE, num_latents)
+                part = score[begin:end]
+                _copy(part, pull[i, begin:end])
+                # Two atoms at once, since the sum is read and written again for each.
+                for b in range(1, size, 2):
+                    one, two = places[b - 1], places[b]
+                    one_row, two_row = gram[chosen[i, one], begin:end], gram[chosen[i, two], begin:end]
+                    for j in range(part.size):
+                        part[j] -= codes[i, one] * one_row[j] + codes[i, two] * two_row[j]
+                if size % 2:
+                    _subtract(part, codes[i, places[size - 1]], gram[chosen[i, places[size - 1]], begin:end])
+                if not nonneg:
+                    for j in range(part.size):
+                        part[j] = abs(part[j])
+            for place in range(step):
+                score[chosen[i, place]] = -np.inf
+            best = _first(score)
+            chosen[i, step], codes[i, step] = best, 0
+            for b in range(size):
+                cross[b] = _dot(atoms[best], atoms[chosen[i, places[b]]])
+            for b in range(size):
+                slope[b] = _dot(inverse[b, :size], cross[:size])
+            energy = _dot(atoms[best], atoms[best])
+            left = energy - _dot(cross[:size], slope[:size])
+            # An atom in the span of the others adds nothing to them.
+            if not left > DEPENDENT * energy:
+                continue
+            # What the atom correlates with the rest of the signal, over its own energy in it.
+            value = (_dot(signals[i], atoms[best]) - _dot(cross[:size], code[:size])) / left
+            for b in range(size):
+                code[b] -= value * slope[b]
+            _border(inverse, slope, left, size)
+            places[size], code[size] = step, value
+            size += 1
+            for b in range(size):
+                codes[i, places[b]] = code[b]

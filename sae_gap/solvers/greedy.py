@@ -1,11 +1,23 @@
 """Greedy k-sparse coding: non-negative matching pursuit, and orthogonal matching pursuit, which refits all chosen atoms."""
 
+import functools
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import lasso_problem
 from sae_gap.core.checks import check_unmasked
+from sae_gap.runtime import sharding
+from sae_gap.solvers import host
+from sae_gap.solvers.problem import on_host
+
+# Bytes that the Gram matrix of all atoms may take: those of 23,170 atoms in single precision.
+LARGEST_GRAM = 2**31
+# Floats of the orthonormal bases of the samples that take their steps at once.
+BASES = 2**24
 
 
 def _unit(dictionary):
@@ -66,8 +78,12 @@ def orthogonal_matching_pursuit(
 ) -> Float[Array, "n num_latents"]:
     """Matching pursuit that refits every chosen atom by least squares at each step.
 
-    The residual is kept orthogonal to all chosen atoms, `r = y - Q Qᵀ y` with Q an orthonormal basis of their span, and the
-    codes solve `min_z ‖y - D_S z‖` on the final choice S. Atoms that depend on those chosen before get a code of zero.
+    The residual is kept orthogonal to all chosen atoms, and the codes solve `min_z ‖y - D_S z‖` on the final choice S. Atoms
+    that depend on those chosen before get a code of zero.
+
+    On a CPU and outside of `jit` each sample goes its own way, in a compiled loop on the Gram matrix of all atoms, where that
+    is worth its products and takes at most `LARGEST_GRAM` bytes. Elsewhere all samples take a step at once. Both choose the
+    same atoms, but for ties up to rounding.
 
     Args:
       signals: `(n, input_dim)`.
@@ -85,11 +101,8 @@ def orthogonal_matching_pursuit(
     References:
       Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit", Asilomar.
     """
-    chosen, basis, upper = _pursue(signals, dictionary, num_atoms, nonneg)
-    target = jnp.einsum("nkm,nm->nk", basis, signals, precision=lax.Precision.HIGHEST)
-    values = lax.linalg.triangular_solve(upper, target[:, :, None], left_side=True, lower=False)[:, :, 0]
-    codes = jnp.zeros((len(signals), dictionary.shape[1]), signals.dtype)
-    return codes.at[jnp.arange(len(signals))[:, None], chosen].set(values)
+    chosen, values = _pursue(signals, dictionary, num_atoms, nonneg)
+    return _spread(chosen, values, num_latents=dictionary.shape[1])
 
 
 def pursuit_order(
@@ -119,12 +132,44 @@ def pursuit_order(
 
 
 def _pursue(signals, dictionary, num_atoms, nonneg):
-    """The atoms that a pursuit chooses, (n, k), an orthonormal basis Q of them, (n, k, input_dim), and R with D_S = QᵀR."""
+    """The atoms that a pursuit chooses and their codes, both (n, num_atoms)."""
     _check(signals, dictionary, num_atoms)
-    num_samples, input_dim = signals.shape
+    (num_samples, input_dim), num_latents = signals.shape, dictionary.shape[1]
     if num_atoms > input_dim:
         raise ValueError(f"num_atoms {num_atoms} is above input_dim {input_dim}, beyond which atoms are dependent; lower it.")
+    dtype = jnp.result_type(signals, dictionary, jnp.float32)
+    worth = num_latents <= num_samples * num_atoms and num_latents**2 * dtype.itemsize <= LARGEST_GRAM
+    if not (worth and jax.default_backend() == "cpu" and on_host(signals) and on_host(dictionary)):
+        return _pursue_at_once(signals, dictionary, num_atoms, nonneg)
+    atoms = np.ascontiguousarray(np.asarray(dictionary, dtype).T)
+    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
+    found = host.match(np.asarray(signals, dtype), atoms / np.where(norms > 0, norms, 1), num_atoms, nonneg=bool(nonneg))
+    return sharding.place_rows(jax.device_put(found), signals)
+
+
+@functools.partial(jax.jit, static_argnames="num_latents")
+def _spread(chosen, values, *, num_latents):
+    return jnp.zeros((len(chosen), num_latents), values.dtype).at[jnp.arange(len(chosen))[:, None], chosen].set(values)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _pursue_at_once(signals, dictionary, num_atoms, nonneg):
+    """All samples in the same steps, as many at a time as there is room for their orthonormal bases."""
     atoms = _unit(dictionary)
+    size = max(1, BASES // (num_atoms * len(atoms)))
+    if len(signals) <= size:
+        return _take_steps(signals, atoms, num_atoms, nonneg)
+
+    def pursue(one):
+        chosen, values = _take_steps(one[None], atoms, num_atoms, nonneg)
+        return chosen[0], values[0]
+
+    return lax.map(pursue, signals, batch_size=size)
+
+
+def _take_steps(signals, atoms, num_atoms, nonneg):
+    """A pursuit with an orthonormal basis Q of the atoms chosen, and R with D_S = QᵀR, so that the codes are R⁻¹ Q y."""
+    num_samples, input_dim = signals.shape
     rows = jnp.arange(num_samples)
     cutoff = 64 * jnp.finfo(signals.dtype).eps
     basis = jnp.zeros((num_samples, num_atoms, input_dim), signals.dtype)
@@ -154,6 +199,7 @@ def _pursue(signals, dictionary, num_atoms, nonneg):
             taken.at[rows, best].set(True),
         )
 
-    taken = jnp.zeros((num_samples, dictionary.shape[1]), bool)
+    taken = jnp.zeros((num_samples, atoms.shape[1]), bool)
     _, basis, upper, chosen, _ = lax.fori_loop(0, num_atoms, step, (signals, basis, upper, chosen, taken))
-    return chosen, basis, upper
+    target = jnp.einsum("nkm,nm->nk", basis, signals, precision=lax.Precision.HIGHEST)
+    return chosen, lax.linalg.triangular_solve(upper, target[:, :, None], left_side=True, lower=False)[:, :, 0]

@@ -181,6 +181,32 @@ def sums(
     return products, squares.astype(dtype), np.bincount(places[codes != 0], minlength=num_latents).astype(dtype)
 
 
+def match(
+    signals: Float[np.ndarray, "n input_dim"],
+    atoms: Float[np.ndarray, "num_latents input_dim"],
+    num_atoms: int,
+    *,
+    nonneg: bool,
+) -> tuple[Int[np.ndarray, "n num_atoms"], Float[np.ndarray, "n num_atoms"]]:
+    """The atoms of `greedy.orthogonal_matching_pursuit` in the order of their choice, and their codes, for unit atoms."""
+    chosen = np.empty((len(signals), num_atoms), np.int32)
+    codes, gram = np.empty(chosen.shape, signals.dtype), np.empty((len(atoms), len(atoms)), atoms.dtype)
+
+    def multiply(begin: int) -> None:
+        rows = slice(begin, min(begin + FEW_ATOMS, len(atoms)))
+        np.matmul(atoms[rows], atoms[: rows.stop].T, out=gram[rows, : rows.stop])
+        gram[:begin, rows] = gram[rows, :begin].T
+
+    def work(begin: int) -> None:
+        own = slice(begin, begin + MANY_SAMPLES)
+        active_set.match_block(signals[own], atoms, gram, signals[own] @ atoms.T, nonneg, chosen[own], codes[own])
+
+    with one_blas_thread():
+        list(_pool(os.getpid()).map(multiply, reversed(range(0, len(atoms), FEW_ATOMS))))
+        list(_pool(os.getpid()).map(work, range(0, len(signals), MANY_SAMPLES)))
+    return chosen, codes
+
+
 @functools.cache
 def _pool(process: int) -> concurrent.futures.ThreadPoolExecutor:
     """Threads that all pursuits of a process share, so that several at once do not get in each other's way."""

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from sae_gap.core.types import Model
-from sae_gap.encoders import pursuit
 from sae_gap.encoders.encoder import encode
 from sae_gap.encoders.pursuit import OMP, NonNegativePursuit
 
@@ -63,12 +62,6 @@ def test_against_a_loop(model, task, make, by_hand, k):
     same = np.isclose(found, expected, atol=1e-3).all(axis=1)
     assert same.mean() > 0.97
     assert (np.count_nonzero(found, axis=1) <= k).all()
-
-
-def test_the_code_does_not_depend_on_how_many_are_coded_at_once(model, task, monkeypatch):
-    together = OMP(3)(model, task.id.signals)
-    monkeypatch.setattr(pursuit, "CHUNK", 3 * 12 * 30)
-    np.testing.assert_allclose(OMP(3)(model, task.id.signals), together, atol=1e-5)
 
 
 def test_what_they_say_of_themselves(model, task):

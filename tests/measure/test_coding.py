@@ -49,10 +49,9 @@ def test_the_certificate_is_the_largest_of_all_chunks(subject, monkeypatch):
     assert {*found} == {"lasso", "lasso_refit"} and certificate > 1e-4
 
 
-def test_a_pursuit_in_parts_chooses_what_one_of_all_does(subject, monkeypatch):
+def test_the_first_atoms_of_a_pursuit_are_those_of_a_shorter_one(subject, monkeypatch):
     monkeypatch.setattr(front, "LEAST", 8)
     monkeypatch.setattr(front, "CHUNK", 8)
-    monkeypatch.setattr(coding, "BASES", 7 * 6 * 3)
     order, atoms = pursued(subject, X, 3), np.asarray(subject.dictionary)
     assert order.shape == (20, 3)
     for steps in (2, 3):

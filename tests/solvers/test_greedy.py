@@ -1,11 +1,11 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.linear_model import orthogonal_mp
 
 from sae_gap.core.types import Model
 from sae_gap.encoders.pursuit import OMP, NonNegativePursuit
-from sae_gap.solvers import nonneg_matching_pursuit, orthogonal_matching_pursuit, pursuit_order
+from sae_gap.solvers import active_set, greedy, nonneg_matching_pursuit, orthogonal_matching_pursuit, pursuit_order
 
 from .problems import draw
 
@@ -34,47 +34,76 @@ def test_follows_the_greedy_rule_on_unit_atoms():
         np.testing.assert_allclose(code, _greedy(signal, dictionary.astype(float), 6), atol=1e-5)
 
 
-@pytest.mark.parametrize("steps", [1, 4])
-def test_orthogonal_form_equals_scikit_learn(steps):
-    signals, dictionary = draw(2)
-    codes = orthogonal_matching_pursuit(jnp.asarray(signals), jnp.asarray(dictionary), steps)
-    want = orthogonal_mp(dictionary.astype(float), signals.T.astype(float), n_nonzero_coefs=steps).T
-    np.testing.assert_allclose(codes, want, atol=1e-4)
+# The two ways of an orthogonal pursuit: a loop for each sample, and all samples at once.
+WAYS = pytest.mark.parametrize("function", [lambda code: code, jax.jit], ids=["each", "at_once"])
 
 
+@pytest.fixture
+def each_alone(monkeypatch, request):
+    """No sample takes its steps beside others, unless the test asks for it."""
+    if request.node.callspec.params["function"] is not jax.jit:
+        monkeypatch.delattr(greedy, "_pursue_at_once")
+
+
+def _orthogonal(signal, atoms, steps, nonneg):
+    chosen, rest = [], signal
+    for _ in range(steps):
+        pull = rest @ atoms if nonneg else np.abs(rest @ atoms)
+        pull[chosen] = -np.inf
+        chosen.append(int(np.argmax(pull)))
+        values = np.linalg.lstsq(atoms[:, chosen], signal, rcond=None)[0]
+        rest = signal - atoms[:, chosen] @ values
+    return chosen, values
+
+
+@WAYS
 @pytest.mark.parametrize("nonneg", [False, True])
-def test_the_order_of_a_pursuit_begins_with_those_of_all_shorter_ones(nonneg):
-    signals, dictionary = (jnp.asarray(a) for a in draw(2))
-    # Sparse ones alone would leave nothing to choose by.
-    signals = signals + jnp.asarray(np.random.default_rng(0).normal(size=signals.shape), signals.dtype)
-    order = np.asarray(pursuit_order(signals, 3 * dictionary, 6, nonneg=nonneg))
-    for steps in (1, 4, 6):
-        codes = np.asarray(orthogonal_matching_pursuit(signals, dictionary, steps, nonneg=nonneg))
-        assert [{*row[:steps]} for row in order] == [{*np.flatnonzero(code)} for code in codes]
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+def test_an_orthogonal_pursuit_is_that_of_dense_least_squares(function, nonneg, precision, each_alone, monkeypatch):
+    # A few samples at once, and atoms of several tiles.
+    monkeypatch.setattr(greedy, "BASES", 20 * 12 * 10)
+    rng = np.random.default_rng(0)
+    dictionary = rng.normal(size=(20, active_set.TILE + 100)).astype(precision)
+    atoms = dictionary / np.linalg.norm(dictionary, axis=0)
+    signals = rng.normal(size=(210, 20)).astype(precision)
+    with jax.enable_x64(precision == np.float64):
+        order = function(lambda y: pursuit_order(y, dictionary, 12, nonneg=nonneg))(signals)
+        codes = np.asarray(function(lambda y: orthogonal_matching_pursuit(y, dictionary, 12, nonneg=nonneg))(signals))
+    assert order.dtype == np.int32 and codes.dtype == precision
+    for signal, row, code in zip(signals[::10].astype(float), np.asarray(order)[::10], codes[::10], strict=True):
+        chosen, values = _orthogonal(signal, atoms.astype(float), 12, nonneg)
+        want = np.zeros(atoms.shape[1])
+        want[chosen] = values
+        assert list(row) == chosen
+        np.testing.assert_allclose(code, want, atol=1e-4 if precision == np.float32 else 1e-10)
 
 
-def test_the_non_negative_form_takes_the_largest_correlation_and_clips():
+def test_the_encoder_has_codes_of_the_atoms_as_they_are_and_clips_them():
     signals, dictionary = draw(2)
-    found = OMP(3, nonneg=True)(Model(jnp.asarray(dictionary), jnp.zeros(len(dictionary))), jnp.asarray(signals))
+    # Correlated atoms leave some codes negative.
+    dictionary = np.abs(dictionary) * np.float32(3)
+    found = OMP(3, nonneg=True).infer(Model(jnp.asarray(dictionary), jnp.ones(len(dictionary))), jnp.asarray(signals + 1)).codes
+    clipped = 0
     for signal, code in zip(signals.astype(float), np.asarray(found), strict=True):
-        chosen, rest = [], signal
-        for _ in range(3):
-            pull = rest @ dictionary
-            pull[chosen] = -np.inf
-            chosen.append(int(np.argmax(pull)))
-            values = np.linalg.lstsq(dictionary[:, chosen].astype(float), signal, rcond=None)[0]
-            rest = signal - dictionary[:, chosen] @ values
+        chosen, values = _orthogonal(signal, dictionary / np.linalg.norm(dictionary, axis=0), 3, nonneg=True)
+        clipped += np.sum(values < 0)
         want = np.zeros(dictionary.shape[1])
-        want[chosen] = values.clip(0)
+        want[chosen] = (values / np.linalg.norm(dictionary, axis=0)[chosen]).clip(0)
         np.testing.assert_allclose(code, want, atol=1e-4)
+    assert clipped
 
 
-def test_dependent_and_zero_atoms():
+@WAYS
+def test_dependent_and_zero_atoms(function, each_alone):
     signals, dictionary = draw(3)
+    signals[0] = 0
     dictionary[:, 1::2] = dictionary[:, ::2]
-    dictionary[:, -3:] = 0
-    codes = orthogonal_matching_pursuit(jnp.asarray(signals), jnp.asarray(dictionary), 8)
-    assert bool(jnp.all(jnp.isfinite(codes))) and not np.any(codes[:, -3:])
+    dictionary[:, -4:] = 0
+    codes = function(lambda y: orthogonal_matching_pursuit(y, dictionary, 8))(signals)
+    assert np.all(np.isfinite(codes)) and not np.any(codes[:, -4:])
+    # Of twins one has a code at most, and no atom is chosen twice.
+    assert not np.any(codes[:, ::2] * codes[:, 1::2])
+    assert all(len({*row}) == 8 for row in np.asarray(function(lambda y: pursuit_order(y, dictionary, 8))(signals)))
     assert np.all(np.isfinite(nonneg_matching_pursuit(jnp.asarray(signals), jnp.asarray(dictionary), 40)))
 
 
