@@ -20,6 +20,8 @@ from sae_gap.learners.online.renewal import Seeds
 
 # Counts are squares of the width, and several must fit in memory.
 LARGEST = 16_384
+# Visits are per latent, or per each of so many where there are fewer: who is on with whom takes many samples to tell.
+LEAST_LATENTS = 4_000
 # Rounds from one rearrangement to the next, and rounds at the end without any.
 PERIOD, LAST = 3, 2
 # Share of each atom's energy that is kept from round to round.
@@ -72,7 +74,7 @@ class Families(Learner):
 
     Args:
       num_steps: rounds.
-      visits: samples coded in a round, for each latent, or for each of 500 where they are fewer; no more than there are.
+      visits: samples coded in a round, for each latent, or for each of 4,000 where they are fewer; no more than there are.
       margin: threshold in units of the residual's root mean square. At 2.5 noise alone would pass for uses of a dozen of 2,000
         atoms in every sample; at 4 for one use in 15 samples.
       floor: least threshold in units of the active codes' root mean square.
@@ -87,6 +89,7 @@ class Families(Learner):
     """
 
     rank = 4
+    version = 2
     looks: ClassVar = {"online_dl_families": Look("online DL, families", "#DDCC77")}
 
     num_steps: int = eqx.field(static=True, default=36, kw_only=True)
@@ -118,7 +121,7 @@ class Families(Learner):
         return super().needs(task) or narrow
 
     def work(self, num_samples, input_dim, num_latents):
-        return 4.0 * self.num_steps * num_visited(self.visits, num_samples, num_latents) * input_dim * num_latents
+        return 4.0 * self.num_steps * self._round_size(num_samples, num_latents) * input_dim * num_latents
 
     def init(self, data, *, num_latents, key, base=None):
         signals, dtype = data.signals, data.signals.dtype
@@ -131,7 +134,7 @@ class Families(Learner):
 
     def step(self, data: Split, state: FamiliesState) -> FamiliesState:
         num_samples = len(data.signals)
-        number = num_visited(self.visits, num_samples, state.dictionary.shape[1])
+        number = self._round_size(num_samples, state.dictionary.shape[1])
         order = (state.round * number + jnp.arange(number)) % num_samples
         sums, counts, seeds = gradient_sums.by_samples(_code, self, data.signals[order] - state.bias, state)
         counts = counts._replace(number=jnp.asarray(number, counts.number.dtype))
@@ -162,6 +165,9 @@ class Families(Learner):
 
     def model(self, state):
         return Model(state.dictionary, state.bias)
+
+    def _round_size(self, num_samples: int, num_latents: int) -> int:
+        return num_visited(self.visits, num_samples, max(num_latents, LEAST_LATENTS))
 
 
 def _code(learner: Families, signals, state: FamiliesState, axes) -> tuple[GradientSums, Cooccurrence, Seeds]:

@@ -33,8 +33,6 @@ PURE = 0.93
 LOADED = 0.6
 # Cosine above which an atom is the common factor that a family lacks.
 SAME = 0.9
-# Cosine above which an atom is replaced by the child that its parent had absorbed.
-NEAR = 0.5
 # u becomes the base of v if it is on in more than this share of v's uses.
 BASE = 0.6
 # An atom is idle, and free for another concept, below this share of the usual energy.
@@ -156,12 +154,10 @@ def split_merged_parents(dictionary, moved, counts: Cooccurrence, idle):
     at_child = jnp.where(wanted[:, None] & (length[:, :-1] > _LEAST_MEMBER), children, num_latents)
     dictionary, moved = _assign(dictionary, moved, at_child, _unit_columns(rest[:, :, :-1]))
     dictionary, moved = _assign(dictionary, moved, jnp.where(wanted, names, num_latents), common.T)
-    # The child that the parent was as well takes the atom nearest to it, or else an idle one.
-    lost, child = wanted & (alone > ALONE) & (length[:, -1] > _LEAST_LOST), _unit_columns(rest[:, :, -1:])
-    close = jnp.where(moved[:, None], -1, dictionary.T @ child)
+    # The child that the parent was as well takes an idle atom.
+    lost = wanted & (alone > ALONE) & (length[:, -1] > _LEAST_LOST)
     spare = _idle_atoms(lost, jnp.where(moved, jnp.inf, idle))
-    at_lost = jnp.where(jnp.max(close, axis=0) > NEAR, jnp.argmax(close, axis=0), spare)
-    return _assign(dictionary, moved, _first_claims(jnp.where(lost, at_lost, num_latents)), child)
+    return _assign(dictionary, moved, spare, _unit_columns(rest[:, :, -1:]))
 
 
 def add_missing_parents(dictionary, moved, counts: Cooccurrence, idle):

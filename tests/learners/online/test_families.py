@@ -85,7 +85,7 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world):
     bias = jnp.asarray(rng.standard_normal(40), jnp.float32)
     signals = jnp.asarray(codes[:700] @ frame.T, jnp.float32) + bias
     # Of 700 samples a round takes 500 or the half of them, and the second round those that follow.
-    learner = Families(base=BASE, num_steps=9, visits=1.0, margin=6.0, weight=0.0, ridge=0.2, num_slots=4)
+    learner = Families(base=BASE, num_steps=9, visits=0.125, margin=6.0, weight=0.0, ridge=0.2, num_slots=4)
     state = begin(learner, signals, near, bias)
     state = eqx.tree_at(lambda s: s.round, state, jnp.asarray(1, jnp.int32))
     new = take_step(learner, signals, state)
