@@ -252,28 +252,18 @@ LEARNERS = {"sae": SAE, "online": OnlineDictionary(num_steps=6, visits=4), "walk
     ("name", "side_by_side"), [("sae", False), ("sae", True), ("online", False), ("walk", False), ("walk", True)]
 )
 def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name, side_by_side):
-    whole = fit(LEARNERS[name], tasks, KEYS, at=(2, 4), side_by_side=side_by_side)
+    options = {"at": (2, 4), "side_by_side": side_by_side}
+    whole = fit(LEARNERS[name], tasks, KEYS, **options)
     paths = [tmp_path / "0", tmp_path / "1"]
     before, after = [], []
+
+    def going_on(kind, kept):
+        saves = [kind(path, every=0) for path in paths]
+        return fit(LEARNERS[name], tasks, KEYS, **options, checkpoints=saves, keep=lambda *found: kept.append(found))
+
     with pytest.raises(KilledError):
-        fit(
-            LEARNERS[name],
-            tasks,
-            KEYS,
-            at=(2, 4),
-            side_by_side=side_by_side,
-            checkpoints=[Mortal(path, every=0) for path in paths],
-            keep=lambda place, one: before.append((place, one)),
-        )
-    resumed = fit(
-        LEARNERS[name],
-        tasks,
-        KEYS,
-        at=(2, 4),
-        side_by_side=side_by_side,
-        checkpoints=[Checkpoint(path, every=0) for path in paths],
-        keep=lambda place, one: after.append((place, one)),
-    )
+        going_on(Mortal, before)
+    resumed = going_on(Checkpoint, after)
     assert steps(resumed) == steps(whole) and all(map(same_bits, ends(resumed), ends(whole)))
     assert {one.step for _, one in before} == {2} and {one.step for _, one in after} == {4}
     for place, one in (*before, *after):
