@@ -83,8 +83,7 @@ class SparseAutoencoder(Learner):
       base: whose dictionary, bias and, if it has one, encoder it starts from; None starts at random.
       schedule: of the rate: "constant", or "cosine", which rises over a twentieth of the steps and falls to zero along half
         a cosine.
-      frozen: whether the dictionary and the bias stay as the base has them, so that the encoder alone is trained for them; a
-        number below 1 is the share of the steps for which they stay.
+      frozen: whether the dictionary and the bias stay as the base has them, so that the encoder alone is trained for them.
       standardised: whether it learns from `(y - mean) / unit`, with the mean of the training signals and the root mean square
         about it. Where the mean is a large share of a network's activations, most latents of an SAE die otherwise. The model is
         of the signals themselves: its atoms are as long as the unit, and the affine maps of its encoder take it off. Of a base
@@ -107,7 +106,7 @@ class SparseAutoencoder(Learner):
     renormalise_every: int | None = eqx.field(static=True, default=50)
     l0: float | None = None
     schedule: str = eqx.field(static=True, default="constant")
-    frozen: bool | float = eqx.field(static=True, default=False)
+    frozen: bool = eqx.field(static=True, default=False)
     standardised: bool = eqx.field(static=True, default=False)
 
     # Epochs 0, 10, 20, ... as the paper counts them, from the end of the first.
@@ -126,8 +125,7 @@ class SparseAutoencoder(Learner):
             if type(self.encoder).with_penalty is AmortisedEncoder.with_penalty:
                 raise ValueError(f"{type(self.encoder).__name__} has no penalty that l0 could steer; leave l0 out.")
         check_choice("schedule", self.schedule, SCHEDULES)
-        if not isinstance(self.frozen, bool):
-            check_number("frozen", self.frozen, least=0, most=1)
+        check_flag("frozen", self.frozen)
         check_flag("standardised", self.standardised)
         if self.frozen and self.base is None:
             raise ValueError("a frozen dictionary needs a base, the learner whose dictionary it is; give base.")
@@ -179,10 +177,9 @@ class SparseAutoencoder(Learner):
     def step(self, data: Split, state: SAEState) -> SAEState:
         shuffle_key, key = jax.random.split(state.key)
         epoch, rule = batches(shuffle_key, len(data.signals), self.batch_size), self._optimiser(len(data.signals))
-        total = self.num_steps * len(epoch[0])
 
         def train_step(carry, batch):
-            number, (indices, weights) = batch
+            indices, weights = batch
             signals, weights = sharding.split_batch((data.signals[indices], weights))
             if state.unit is not None:
                 signals = (signals - state.mean) / state.unit
@@ -191,18 +188,17 @@ class SparseAutoencoder(Learner):
             error = None
             if steering is not None:
                 active = jnp.sum(weights * jnp.sum(self.encoder(model, signals) != 0, axis=1))
-                steering, factor, error = self._steer(steering, active, total)
+                steering, factor, error = self._steer(steering, active, self.num_steps * len(epoch[0]))
                 penalty = penalty * factor
-            moves = not self.frozen if isinstance(self.frozen, bool) else number >= self.frozen * total
-            model, optimiser = self._update(rule, model, optimiser, signals, weights, penalty * state.live, moves)
+            model, optimiser = self._update(rule, model, optimiser, signals, weights, penalty * state.live)
             model = model if error is None else self.encoder.raised(model, NUDGE * error)
-            if self.renormalise_every is None and self.frozen is not True:
+            if self.renormalise_every is None and not self.frozen:
                 model = _unit(model)
             return (model, optimiser, steering), None
 
-        carry, numbers = (state.model, state.optimiser, state.steering), state.epoch * len(epoch[0]) + jnp.arange(len(epoch[0]))
-        (model, optimiser, steering), _ = jax.lax.scan(train_step, carry, (numbers, epoch))
-        if self.renormalise_every is not None and self.frozen is not True:
+        carry = state.model, state.optimiser, state.steering
+        (model, optimiser, steering), _ = jax.lax.scan(train_step, carry, epoch)
+        if self.renormalise_every is not None and not self.frozen:
             model = jax.lax.cond(state.epoch % self.renormalise_every == 0, _unit, lambda model: model, model)
         return SAEState(model, optimiser, state.epoch + 1, state.live, key, steering, state.mean, state.unit)
 
@@ -241,7 +237,7 @@ class SparseAutoencoder(Learner):
         moved = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, steering)
         return moved, jnp.exp(moved.log_factor + error).astype(moved.mean.dtype), error.astype(moved.mean.dtype)
 
-    def _update(self, rule: optax.GradientTransformation, model: Model, optimiser: PyTree, signals, weights, penalty, moves):
+    def _update(self, rule: optax.GradientTransformation, model: Model, optimiser: PyTree, signals, weights, penalty):
         def loss(model):
             # Squared errors are means over padded dimensions as well, and smaller for it; Adam minds their ratio alone.
             losses, seen = self.encoder.loss(model, signals, penalty)
@@ -254,9 +250,8 @@ class SparseAutoencoder(Learner):
         radial = jnp.sum(slope * atoms, axis=0)
         gradient = eqx.tree_at(lambda model: model.dictionary, gradient, slope - radial * atoms)
         updates, optimiser = rule.update(gradient, optimiser, model)
-        if moves is not True:
-            stay = [jnp.where(moves, update, 0) for update in (updates.dictionary, updates.bias)]
-            updates = dataclasses.replace(updates, dictionary=stay[0], bias=stay[1])
+        if self.frozen:
+            updates = eqx.tree_at(lambda model: (model.dictionary, model.bias), updates, replace_fn=jnp.zeros_like)
         return self.encoder.observe(optax.apply_updates(model, updates), seen), optimiser
 
 

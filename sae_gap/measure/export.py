@@ -57,7 +57,7 @@ def export(
     *,
     encoder: str,
     epochs: int | None,
-    frozen: bool | float,
+    frozen: bool,
     seed: int,
     show_progress: bool,
 ) -> Export:
@@ -71,7 +71,7 @@ def export(
       best_fvu: of certified codes on the dictionary.
       encoder: the name of one that an SAE has.
       epochs: passes over the rows; None takes as many as make 2,000 steps, and at least one.
-      frozen: whether the dictionary stays as it is, or the share of the steps for which it does.
+      frozen: whether the dictionary stays as it is.
       seed: of the order of the rows.
       show_progress: whether to show a line of progress.
     """
@@ -80,7 +80,7 @@ def export(
     learner = by_name.sae_for_activations(encoder, sparsity=k, input_dim=len(dictionary.bias), **chosen)
     steps = math.ceil(STEPS / math.ceil(len(rows) / learner.batch_size)) if epochs is None else epochs
     learner = dataclasses.replace(learner, num_steps=steps)
-    if frozen is True and learner.encoder.parameters(dictionary.decoder, jax.random.key(seed)) is None:
+    if frozen and learner.encoder.parameters(dictionary.decoder, jax.random.key(seed)) is None:
         # Matching pursuit reads the dictionary alone.
         model, seconds = dataclasses.replace(dictionary, encode=learner.encoder), 0.0
     else:

@@ -229,7 +229,7 @@ class LearnedDictionary:
         *,
         encoder: str = "topk",
         epochs: int | None = None,
-        frozen: bool | float = True,
+        frozen: bool = True,
         seed: int = 0,
         show_progress: bool = True,
     ) -> Export:
@@ -241,8 +241,7 @@ class LearnedDictionary:
           k: latents in use; None takes the L0 of `learn`.
           encoder: the name of one that an SAE has, such as "topk", "batchtopk", "jumprelu" or "lista_topk".
           epochs: passes over the rows; None takes as many as make 2,000 steps, and at least one.
-          frozen: whether the dictionary stays as it is; False trains it too, which reconstructs better, and a number below 1 is
-            the share of the steps before it is trained.
+          frozen: whether the dictionary stays as it is; False trains it too, which reconstructs better.
           seed: of the order of the rows.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
 

@@ -83,7 +83,7 @@ def train(signals, parameters, orders, passes, penalty, renormalise_every, rate=
                 first[place] = 0.9 * first[place] + 0.1 * gradient
                 second[place] = 0.999 * second[place] + 0.001 * gradient**2
                 direction = first[place] / (1 - 0.9**step) / (np.sqrt(second[place] / (1 - 0.999**step)) + 1e-8)
-                if step > frozen * len(orders) * -(-len(signals) // 64) or place > 1:
+                if not frozen or place > 1:
                     parameters[place] = parameters[place] - rate(step - 1) * (direction + 1e-2 * parameters[place])
             if renormalise_every is None:
                 parameters[0] = parameters[0] / np.linalg.norm(parameters[0], axis=0)
@@ -105,7 +105,6 @@ def unpack(model):
         ("topk", "cosine", False, 2),
         ("topk", "constant", True, 2),
         ("topk", "constant", True, None),
-        ("topk", "constant", 0.4, None),
         ("topk", "constant", False, None),
     ],
 )
@@ -132,10 +131,9 @@ def test_epochs_of_training_against_one_written_by_hand(name, schedule, frozen, 
             # Optax keeps the step of a schedule in single precision.
             np.testing.assert_allclose(parameter, other, rtol=0, atol=1e-10 if schedule == "constant" else 1e-8)
             moved = np.abs(parameter - initial).max()
-            # Of three epochs the first is within a share of .4.
-            assert moved > 4e-4 if place > 1 or frozen * 3 < epoch + 1 else moved < 1e-12
+            assert moved > 4e-4 if not frozen or place > 1 else moved == 0
         lengths = np.linalg.norm(ours[0], axis=0)
-        assert np.allclose(lengths, 1, rtol=0, atol=1e-12) == (frozen is True or every is None or epoch % 2 == 0)
+        assert np.allclose(lengths, 1, rtol=0, atol=1e-12) == (frozen or every is None or epoch % 2 == 0)
     assert len({tuple(order) for order in orders}) == 3
 
 
