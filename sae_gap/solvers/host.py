@@ -71,13 +71,15 @@ def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray) -> Proble
         part, given = atoms[begin : begin + FEW_ATOMS], dictionary[:, begin : begin + FEW_ATOMS]
         for dim in range(0, len(given), FEW_DIMS):
             part[:, dim : dim + FEW_DIMS] = given[dim : dim + FEW_DIMS].T
-        # The squares of far larger or smaller entries would overflow or vanish.
-        top = np.maximum(given.max(axis=0), -given.min(axis=0))
-        first = np.where((top < 2.0**-40) | (top > 2.0**40), _power_of_two(top), 1)
-        if np.any(first != 1):
+        first, squares = np.ones(len(part)), np.einsum("ij,ij->i", part, part)
+        if not np.all((squares > 2.0**-60) & (squares < 2.0**60)):
+            # Those of far larger or smaller entries overflow or vanish.
+            top = np.abs(part).max(axis=1)
+            first = np.where((top < 2.0**-40) | (top > 2.0**40), _power_of_two(top), 1)
             part /= first[:, None].astype(part.dtype)
+            squares = np.einsum("ij,ij->i", part, part)
         # The factor lets atoms of unit norm, give or take rounding, keep their scale.
-        second = _power_of_two(1.25 * np.sqrt(np.einsum("ij,ij->i", part, part)))
+        second = _power_of_two(1.25 * np.sqrt(squares))
         if np.any(second != 1):
             part /= second[:, None].astype(part.dtype)
         scale[begin : begin + FEW_ATOMS] = first * second
@@ -272,8 +274,9 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg, threads) 
         rooms.append(room)
         full = own.state == active_set.FULL
         own.values[full], own.gap[full] = 0, np.inf
-        sample, slot = np.nonzero(own.values)
-        codes = rows[sample], own.found[sample, slot], own.values[sample, slot]
+        # In one dimension NumPy finds them several times as fast.
+        place = np.flatnonzero(own.values != 0)
+        codes = rows[place // slots], own.found.ravel()[place], own.values.ravel()[place]
         done, settled = own.state == active_set.DONE, own.state == active_set.SETTLED
         return rows, own.objective, own.gap, own.rounds, done, settled, *codes, rows[full], own.found[full]
 

@@ -89,13 +89,17 @@ def check_problem(
     weights = _cast(weights, dtype).reshape(lasso_problem.lam_shape(weights.shape, *shape))
     if not is_traced(weights) and not _holds(lambda a, np: np.all((a >= 0) & np.isfinite(a)), weights):
         raise ValueError("lam has a negative or non-finite value; give finite weights of zero or more.")
-    for name, array in known.items():
-        if not is_traced(array) and not _holds(lambda a, np: np.all(np.isfinite(a)), array):
-            raise ValueError(f"{name} has a NaN or an infinity; remove or replace the non-finite values.")
-    if not is_traced(targets):
-        _check_range(float(_largest(arrays["signals"], targets.dtype, None)), targets)
-    if not is_traced(atoms):
-        check_vanishing("dictionary", _largest(arrays["dictionary"], atoms.dtype, 0), atoms.dtype)
+    # What is not finite is the largest, as is what overflows the type.
+    axes = {"dictionary": 0}
+    tops = {name: _largest(arrays[name], dtype, axes.get(name)) for name, array in known.items() if not is_traced(array)}
+    for name, top in tops.items():
+        with np.errstate(over="ignore"):
+            if not np.all(np.isfinite(top.astype(dtype))):
+                raise ValueError(f"{name} has a NaN or an infinity; remove or replace the non-finite values.")
+    if "signals" in tops:
+        _check_range(float(tops["signals"]), targets)
+    if "dictionary" in tops:
+        check_vanishing("dictionary", tops["dictionary"], dtype)
     if first is not None and nonneg and not is_traced(first) and _holds(lambda a, np: np.any(a < 0), first):
         raise ValueError("init has a negative code although nonneg is true; clip it at zero or pass nonneg=False.")
     return targets, atoms, weights, first
@@ -104,7 +108,8 @@ def check_problem(
 def _largest(given, dtype, axis) -> np.ndarray:
     """The largest magnitude along an axis, of numbers too small for the device as well, which it takes for zero."""
     if on_host(given):
-        return np.asarray(np.abs(np.asarray(given)).max(axis=axis))
+        array = np.asarray(given)
+        return np.asarray(np.maximum(array.max(axis), -array.min(axis)))
     with jax.ensure_compile_time_eval():
         return np.asarray(_magnitudes(jnp.asarray(given, dtype), axis)).view(dtype)
 
