@@ -2,7 +2,12 @@ import sys
 
 import pytest
 
-EXTRAS = {"peer_lm": "real,peer_lm", "peer_saelens": "peer_saes", "peer_worlds": "peer_saes"}
+EXTRAS = {
+    "peer_downstream": "real,peer_lm,peer_saes",
+    "peer_lm": "real,peer_lm",
+    "peer_saelens": "peer_saes",
+    "peer_worlds": "peer_saes",
+}
 
 
 @pytest.mark.parametrize("name", EXTRAS)
