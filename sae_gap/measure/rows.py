@@ -12,6 +12,7 @@ from sae_gap.core.checks import check_choice, check_unmasked
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.activations.massive import describe
 from sae_gap.measure.plan import evenly_spaced
+from sae_gap.storage.tensor_files import brief
 
 # What may become of massive rows.
 MASSIVE = ("drop", "keep")
@@ -27,7 +28,12 @@ def opened(activations: Activations | ArrayLike | str | os.PathLike[str], docume
         return activations
     check_unmasked("activations", activations)
     check_unmasked("documents", documents)
-    source: Any = activations if isinstance(activations, str | os.PathLike) else np.asarray(activations)
+    try:
+        source: Any = activations if isinstance(activations, str | os.PathLike) else np.asarray(activations)
+    except (TypeError, ValueError) as error:
+        reason = brief(error).partition(". ")[0]
+        mend = "join documents of unequal lengths and name the document of each row by documents, and give tensors as float32"
+        raise ValueError(f"activations make no array ({reason}); {mend}.") from None
     return open_activations(source, documents=None if documents is None else np.asarray(documents))
 
 

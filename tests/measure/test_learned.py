@@ -177,6 +177,7 @@ def test_the_unit_of_the_activations_does_not_matter(activations, learned):
         (lambda x, d: sae_gap.learn(x, WIDTH, L0, seed=-1), "seed"),
         (lambda x, d: sae_gap.learn(x, WIDTH, L0, massive="clip"), "massive"),
         (lambda x, d: sae_gap.learn(np.ones((50, 30), np.float32), WIDTH, L0), "alike"),
+        (lambda x, d: sae_gap.learn([x[:30], x[30:100]], WIDTH, L0), "make no array .*; join documents"),
         (lambda x, d: sae_gap.learn("nowhere.npy", WIDTH, L0), "neither a file nor a folder"),
         (lambda x, d: d.encode(x[:, :29]), "29 dimensions, but the dictionary 30"),
         (lambda x, d: d.encode(x, l0=0), "l0"),
