@@ -33,10 +33,6 @@ def test_a_setting_is_feasible_or_refused(num_latents, sparsity):
     assert min(setting.num_ood, num_latents - setting.num_ood - 1) >= sparsity - 1
 
 
-def test_defaults_are_the_cell_of_the_headline():
-    assert Setting() == Setting(num_latents=100, sparsity=10, num_samples=5_000, seed=0, input_dim=47, noise_db=None)
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

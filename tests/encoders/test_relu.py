@@ -42,10 +42,3 @@ def test_the_penalty_pulls_active_latents_down():
     np.testing.assert_allclose(gradient.encoder.bias, active.sum(axis=0), rtol=1e-5)
     np.testing.assert_allclose(gradient.encoder.weight, np.asarray(signals - model.bias).T @ active, rtol=1e-4, atol=1e-5)
     assert not gradient.dictionary.any()
-
-
-def test_the_initial_parameters_are_the_given_weights_without_a_bias():
-    weight = jnp.arange(6.0).reshape(2, 3)
-    parameters = ReLU().parameters(weight, jax.random.key(0))
-    np.testing.assert_array_equal(parameters.weight, weight)
-    assert parameters.bias.tolist() == [0, 0, 0]

@@ -269,15 +269,6 @@ def test_rows_of_another_study_are_refused(finished, monkeypatch):
         run(dataclasses.replace(make(), name="other"), store)
 
 
-def test_more_seeds_are_added_to_those_there(finished, tmp_path):
-    probe = METHODS[:1]
-    store = Store(tmp_path)
-    first = run(make(Setting(20, 3, 200, seed=1), methods=probe), store)
-    both = run(make(methods=probe), store)
-    assert [row["seed"] for row in both] == [0, 1] and both[1] == first[0]
-    assert timeless(both)[0]["mcc_id"] == finished[0][0]["mcc_id"]
-
-
 def test_a_store_that_lost_jobs_is_completed(finished, tmp_path):
     rows, store = finished
     (tmp_path / "rows").mkdir()

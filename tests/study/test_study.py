@@ -1,7 +1,5 @@
 """Methods and studies are data, checked where they are made."""
 
-import dataclasses
-
 import equinox as eqx
 import pytest
 
@@ -106,10 +104,3 @@ def test_sources_must_differ_and_be_there():
     for sources, fault in (((Setting(20, 3, 200),) * 2, "sources must be different"), ((), "sources must have at least one")):
         with pytest.raises(ValueError, match=fault):
             Study("tiny", sources, lambda _: METHODS)
-
-
-def test_a_study_is_a_value():
-    study = make()
-    assert dataclasses.replace(study, lam=0.2).lam == 0.2 and study.lam == 0.1
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        study.lam = 0.3
