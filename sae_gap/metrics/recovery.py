@@ -4,6 +4,8 @@ Two estimators. `mcc` is the suite's own, and the same on every split. `mcc_pape
 can be compared with the paper's; it averages noise columns into the ID score and preselects columns on the OOD one.
 """
 
+import contextlib
+
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
@@ -14,12 +16,15 @@ from sae_gap.core.checks import check_choice, check_seed
 from sae_gap.core.codes import SparseCodes
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import SCORED, Inferred, Metric
+from sae_gap.runtime.cores import one_blas_thread
 
 # The paper's threshold for a true latent that takes part in a split.
 _ACTIVE_VARIANCE = 1e-8
 # The published form pads with noise up to the width of the codes. Of a million columns nearly all are then noise against
 # constants, which say nothing and fit in no memory.
 _WIDEST_PADDED = 20_000
+# A product of no more multiplications is done on one thread before others have begun.
+_FEW_PRODUCTS = 2**28
 
 
 def mcc(true_codes: Float[ArrayLike, "n true"] | SparseCodes, codes: Float[ArrayLike, "n learned"] | SparseCodes) -> float:
@@ -45,7 +50,7 @@ def mcc(true_codes: Float[ArrayLike, "n true"] | SparseCodes, codes: Float[Array
     truth, inferred, _ = _check(true_codes, codes)
     if not inferred.shape[1]:
         return 0.0
-    scores = matching.correlations(truth, inferred)
+    scores = _correlations(truth, inferred)
     return float(scores[linear_sum_assignment(scores, maximize=True)].sum(dtype=np.float64) / truth.shape[1])
 
 
@@ -91,8 +96,14 @@ def mcc_paper(
     if not inferred.shape[1]:
         return 0.0
     # The constant columns that were left out make pairs that count as 0.
-    scores = matching.correlations(truth, inferred)
+    scores = _correlations(truth, inferred)
     return float(scores[linear_sum_assignment(scores, maximize=True)].sum(dtype=np.float64) / width)
+
+
+def _correlations(truth: np.ndarray, inferred: np.ndarray) -> np.ndarray:
+    few = truth.size * inferred.shape[1] <= _FEW_PRODUCTS
+    with one_blas_thread() if few else contextlib.nullcontext():
+        return matching.correlations(truth, inferred)
 
 
 def _check(
