@@ -20,6 +20,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+# Whatever compiles or runs a loop of a fit holds one of them, across calls and threads: more loops than cores that call back,
+# as those of `online_dl` do, may wait for each other for ever.
+LOOPS = threading.BoundedSemaphore(cores())
+
+
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Keeps BLAS to one thread, for matrices so small that further ones wait for each other, and for bits that do not vary.

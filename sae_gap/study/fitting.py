@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import functools
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,13 +17,9 @@ from sae_gap.core.types import Model, Task
 from sae_gap.learners.fit_checks import check_fit
 from sae_gap.learners.learner import Learner
 from sae_gap.runtime import devices, distributed, progress
-from sae_gap.runtime.cores import cores
+from sae_gap.runtime.cores import LOOPS, cores
 from sae_gap.storage.trees import Checkpoint
 from sae_gap.study.program import Fitted, Program
-
-# Whatever compiles or runs a loop holds a core, across calls and threads: more loops than cores that call back, as those of
-# `online_dl` do, may wait for each other for ever.
-_CORES = threading.BoundedSemaphore(cores())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +113,7 @@ def fit(
         side_by_side = goes_side_by_side(learner)
     if side_by_side:
         inputs, saves = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)], saves[:1]
-    with _CORES:
+    with LOOPS:
         program = Program(learner, *inputs[0], num_latents, mesh, side_by_side=side_by_side)
 
     def by_seed(place: int, found: Fitted) -> list[tuple[int, Fitted]]:
@@ -156,7 +151,7 @@ def fit(
 
     def run(place: int):
         told = None if watch is None and not shows else functools.partial(watched, place)
-        with jax.enable_x64(precise), _CORES:
+        with jax.enable_x64(precise), LOOPS:
             return program.run(*inputs[place], at, saves[place], functools.partial(kept, place), told)
 
     with line, concurrent.futures.ThreadPoolExecutor(at_once(mesh)) as pool:

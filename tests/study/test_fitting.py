@@ -309,7 +309,7 @@ def test_threads_that_fit_at_once_share_the_cores(tasks, monkeypatch, cores):
 
     monkeypatch.setattr(loop.Program, "run", counted)
     monkeypatch.setattr(fitting, "at_once", lambda mesh: 4)
-    monkeypatch.setattr(fitting, "_CORES", threading.BoundedSemaphore(cores))
+    monkeypatch.setattr(fitting, "LOOPS", threading.BoundedSemaphore(cores))
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         assert len([*pool.map(lambda _: fit(Walk(), tasks, KEYS), range(4))]) == 4
     assert most[0] == cores

@@ -37,6 +37,8 @@ PERIOD = 3
 RESTARTS, DECORRELATES = (0.4, 0.9), (0.3, 0.97)
 # Slots from which on their cost is told.
 MANY_SLOTS = 64
+# What a sample takes on its slots in a round of the pursuit, in multiplications of a product for each pair of them.
+PAIR_OF_SLOTS = 80
 # Samples a latent, the last of a round, whose residuals wasted atoms may restart from.
 SEED_SAMPLES = 2
 
@@ -207,7 +209,9 @@ class OnlineDictionary(Learner):
 
     def work(self, num_samples, input_dim, num_latents):
         visits = num_samples if self.visits is None else gradient_sums.total_visits(self.visits, num_latents)
-        return (self.num_rounds + 1.0) * visits * input_dim * num_latents
+        slots = default_slots(input_dim, num_latents) if self.num_slots is None else self.num_slots
+        solves = self.num_rounds * PAIR_OF_SLOTS * slots**2
+        return visits * ((self.num_rounds + 1.0) * input_dim * num_latents + solves)
 
     def minibatches(self, num_samples: int, num_latents: int) -> tuple[int, int]:
         """Minibatches of a round, and samples to each."""

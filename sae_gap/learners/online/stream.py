@@ -21,6 +21,7 @@ from sae_gap.data.activations import massive
 from sae_gap.learners.fit_checks import as_key
 from sae_gap.learners.online.online_dictionary import OnlineDictionary, OnlineState, shard_state
 from sae_gap.runtime import devices, distributed, progress
+from sae_gap.runtime.cores import LOOPS
 from sae_gap.runtime.sharding import LATENTS, SAMPLES, check_mesh
 from sae_gap.storage.trees import Checkpoint
 
@@ -113,7 +114,8 @@ def fit_stream(
             turn += 1
             if turn < learner.num_steps:
                 upcoming = pool.submit(fetch, turn)
-            state = _round((learner, block, size, median), state)
+            with LOOPS:
+                state = jax.block_until_ready(_round((learner, block, size, median), state))
             now = time.perf_counter()
             # Clocks differ, and all processes must save the same round.
             if checkpoint is not None and distributed.from_first(now - saved > checkpoint.every):

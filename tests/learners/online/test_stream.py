@@ -1,5 +1,7 @@
 """Streams: an array and a function give the same bits, a killed fit goes on, and a source's faults are named."""
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,3 +136,18 @@ def test_a_massive_sample_counts_as_one_of_the_median_norm_of_the_first_round(si
         tamed[row] *= np.median(np.linalg.norm(first, axis=1)) / np.linalg.norm(tamed[row])
     found, expected = (np.asarray(fit_stream(SHORT, rows, **OPTIONS).dictionary) for rows in (given, tamed))
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_a_round_holds_a_core(signals, monkeypatch):
+    """Until its results are there, so that no more rounds than cores call back at once."""
+    held, run = threading.BoundedSemaphore(1), stream._round
+
+    def ran(*args):
+        # Nobody else gets one meanwhile.
+        assert not held.acquire(blocking=False)
+        return run(*args)
+
+    monkeypatch.setattr(stream, "LOOPS", held)
+    monkeypatch.setattr(stream, "_round", ran)
+    fit_stream(OnlineDictionary(num_steps=2), signals, num_latents=8, key=0)
+    assert held.acquire(blocking=False)
