@@ -10,10 +10,13 @@ whatever they call stands here, and sizes and settings of other files come as ar
 takes Python's lock.
 """
 
+import functools
 from typing import Any, no_type_check
 
 import numba
 import numpy as np
+
+from sae_gap.solvers.keeping import kept
 
 # Fewest violators that enter in a round; one more for so many numbers of the dictionary, as products then take longer.
 FEWEST = 4
@@ -43,12 +46,7 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {
 _INNER: dict[str, Any] = _OPTIONS | {"_nrt": False}
 
 
-def _kept(function):
-    """Compile a function, and keep it beside this file or in the user's cache, where one of them can be written."""
-    try:
-        return numba.njit(cache=True, **_OPTIONS)(function)
-    except RuntimeError:
-        return numba.njit(**_OPTIONS)(function)
+_kept = functools.partial(kept, **_OPTIONS)
 
 
 @numba.njit(**_INNER)

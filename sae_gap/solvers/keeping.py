@@ -1,0 +1,48 @@
+"""Compiles functions by Numba, and keeps them on disk."""
+
+import contextlib
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from absl import logging
+from numba.core.caching import FunctionCache
+
+# What reading a damaged file raises.
+_DAMAGED = EOFError, pickle.UnpicklingError
+
+
+def kept(function: Callable, **options: Any) -> Any:
+    """A function as `numba.njit` compiles it, kept beside its file or in the user's cache, where one of them can be written.
+
+    A damaged file is compiled anew. A disk that is full is only warned of.
+
+    Args:
+      function: what to compile.
+      **options: those of `numba.njit`.
+
+    Returns:
+      The compiled function.
+    """
+    compiled = numba.njit(**options)(function)
+    with contextlib.suppress(RuntimeError):
+        compiled._cache = _Cache(function)
+    return compiled
+
+
+class _Cache(FunctionCache):
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except _DAMAGED:
+            # The index begins anew, without what is damaged.
+            with contextlib.suppress(OSError):
+                self.flush()
+            return None
+
+    def save_overload(self, sig, data):
+        try:
+            super().save_overload(sig, data)
+        except (OSError, *_DAMAGED) as error:
+            logging.warning("a compiled loop cannot be kept, so that each process compiles it anew; free the disk: %s", error)
