@@ -17,7 +17,7 @@ from sae_gap.core.types import Model, Task
 from sae_gap.learners.fit_checks import check_fit
 from sae_gap.learners.learner import Learner
 from sae_gap.runtime import devices, distributed, progress
-from sae_gap.runtime.cores import LOOPS, cores
+from sae_gap.runtime.cores import LOOPS, cores, one_blas_thread
 from sae_gap.storage.trees import Checkpoint
 from sae_gap.study.program import Fitted, Program
 
@@ -151,7 +151,8 @@ def fit(
 
     def run(place: int):
         told = None if watch is None and not shows else functools.partial(watched, place)
-        with jax.enable_x64(precise), LOOPS:
+        # LAPACK's matrices are small, and further threads of it would take the cores from the loops beside this one.
+        with jax.enable_x64(precise), LOOPS, one_blas_thread():
             return program.run(*inputs[place], at, saves[place], functools.partial(kept, place), told)
 
     with line, concurrent.futures.ThreadPoolExecutor(at_once(mesh)) as pool:
