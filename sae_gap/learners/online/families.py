@@ -15,6 +15,7 @@ from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import Learner, live_share
 from sae_gap.learners.online import family_rules, gradient_sums, renewal
 from sae_gap.learners.online.cooccurrence import Cooccurrence, drop_atoms, empty_counts
+from sae_gap.learners.online.family_rules import Rules
 from sae_gap.learners.online.gradient_sums import GradientSums, num_visited
 from sae_gap.learners.online.renewal import Seeds
 
@@ -52,7 +53,7 @@ class FamiliesState(eqx.Module):
     round: Int[Array, ""]
 
 
-class Families(Learner):
+class Families(Rules, Learner):
     r"""Tells parents from children in the dictionary of its base, whose atoms have absorbed each other.
 
     A concept that is on only beside another costs a sparse code one atom less where its own atom is the sum of both. A round
@@ -67,7 +68,8 @@ class Families(Learner):
 
         D ← unit(D + ((ZᵀZ + ρ I)⁻¹ Zᵀ R)ᵀ),   R = Y - Z Dᵀ,   ρ = ridge · mean_j (ZᵀZ)_jj.
 
-    Every round ends with `family_rules.decorrelate_children`. README.md beside this file has the mathematics.
+    Every round ends with `family_rules.decorrelate_children`. README.md beside this file has the mathematics, and
+    `family_rules.Rules` the thresholds, which are options of this learner too.
 
     Signals are taken less the bias of the base, which stays. Codes are not negative. A task of more than 16,384 latents is
     refused, even where the base learns fewer.
@@ -139,12 +141,12 @@ class Families(Learner):
         sums, counts, seeds = gradient_sums.by_samples(_code, self, data.signals[order] - state.bias, state)
         counts = counts._replace(number=jnp.asarray(number, counts.number.dtype))
         squares = ENERGY_MEMORY * state.squares + sums.squares
-        idle = family_rules.idle_energy(squares)
+        idle = family_rules.idle_energy(squares, self)
 
         def rearrange(dictionary, counts):
-            dictionary, moved = family_rules.rearrange(dictionary, counts, idle)
+            dictionary, moved, free = family_rules.rearrange(dictionary, counts, self, idle)
             # A residual is worth an atom that explains less in all.
-            worth = jnp.where(moved, jnp.inf, idle)
+            worth = jnp.where(moved, jnp.inf, free)
             dictionary, new = renewal.restart(dictionary, worth, seeds, nonneg=True, must_gain=True)
             return dictionary, drop_atoms(counts, moved | new), moved | new
 
@@ -157,7 +159,7 @@ class Families(Learner):
 
         rearranges = (state.round % PERIOD == 0) & (state.round < self.num_steps - LAST)
         dictionary, counts, moved = lax.cond(rearranges, rearrange, solve, state.dictionary, counts)
-        dictionary = family_rules.decorrelate_children(dictionary, counts, self.weight)
+        dictionary = family_rules.decorrelate_children(dictionary, counts, self, self.weight)
         # An atom that moved counts as used until its uses are known.
         squares = jnp.where(moved, family_rules.usual_energy(squares), squares)
         noise, amplitude = gradient_sums.scales(sums, number, len(dictionary), state.live)

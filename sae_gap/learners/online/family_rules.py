@@ -1,42 +1,19 @@
-"""The rules of families: a child decorrelated from its parent, and three repairs of families that this cannot mend.
+"""The rules of families: a child decorrelated from its parent, and four repairs of families that this cannot mend.
 
 README.md beside this file has the problem, the equations, the schedule and a table of the thresholds. All atoms are treated at
 once, in arrays whose shapes do not depend on what is found. So the index `num_latents` stands for "no atom": JAX reads the last
 atom in its place, which is then ignored, and drops what is assigned to it.
 """
 
+import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from sae_gap.core.checks import check_number, check_size
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.online.cooccurrence import Cooccurrence, conditional
 from sae_gap.learners.online.decorrelation import chance_cosine, coherent_cosine, subtract_shared
-
-# i includes j if it is on in this share of j's uses, and more where i is on in many samples anyway.
-INCLUDES = 0.8
-# Uses of an atom from which it is judged.
-LEAST_USES = 6
-# Two atoms are apart if neither is on in this share of the other's uses.
-APART = 0.5
-# Members of a family that are looked at.
-MOST_MEMBERS = 8
-# Cosine, of a pair and on average, above which siblings share more than chance.
-SIBLINGS = 0.1
-# A parent is split only if its mean code beside its children is below this share of its mean code without them.
-SMALLER = 0.85
-# A parent that is without its children in no more than this share of its uses tells nothing by its own ray.
-ALONE = 0.05
-# A parent whose loading on the common factor is above this is that factor, and no child as well.
-PURE = 0.93
-# Mean loading on the common factor above which atoms are a family; that of p + c is .71 where p and c are of one length.
-LOADED = 0.6
-# Cosine above which an atom is the common factor that a family lacks.
-SAME = 0.9
-# u becomes the base of v if it is on in more than this share of v's uses.
-BASE = 0.6
-# An atom is idle, and free for another concept, below this share of the usual energy.
-IDLE = 0.1
 
 # A parent is used this much more often than its child, lest two atoms that are always on together be each other's parent.
 _MORE_USED = 1.02
@@ -46,10 +23,61 @@ _LEAST_MEMBER, _LEAST_LOST, _LEAST_SWAPPED = 0.1, 0.2, 0.05
 _RIDGE, _LEAST_COSINE, _LEAST_SQUARE = 0.01, 0.05, 0.01
 # Families that are solved for at once.
 _BATCH = 64
+# A ray is a parent's only if its atom has this share of the energy of the child's.
+_LEAST_ENERGY = 0.3
+# Two atoms are one concept found twice if the one has less than this beside the other.
+_LEAST_PARTED = 0.5
+
+
+class Rules(eqx.Module):
+    """The thresholds of the rules. RESULTS.md has what each is worth.
+
+    Args:
+      includes: i includes j if it is on in this share of j's uses, and more where i is on in many samples anyway.
+      least_uses: uses of an atom from which it is judged.
+      apart: two atoms are apart if neither is on in this share of the other's uses.
+      members: of a family, that are looked at.
+      siblings: cosine, of a pair and on average, above which siblings share more than chance.
+      smaller: a parent is split only if its mean code beside its children is below this share of its mean code without them.
+      alone: a parent that is without its children in no more than this share of its uses tells nothing by its own ray.
+      pure: a parent whose loading on the common factor is above this is that factor, and no child as well.
+      loaded: mean loading on the common factor above which atoms are a family; that of p + c is .71 where p and c are of one
+        length.
+      same: cosine above which an atom is the common factor that a family lacks.
+      contains: share of a ray, along itself, that another has where it contains it.
+      turned: u may become the base of v if it is on in more than this share of v's uses.
+      longer: and only if the ray of u is no longer than this many times that of v.
+      idle: an atom is idle, and free for another concept, below this share of the usual energy.
+
+    Raises:
+      ValueError: a threshold is out of range.
+    """
+
+    includes: float = eqx.field(default=0.8, kw_only=True)
+    least_uses: float = eqx.field(default=6, kw_only=True)
+    apart: float = eqx.field(default=0.5, kw_only=True)
+    members: int = eqx.field(static=True, default=8, kw_only=True)
+    siblings: float = eqx.field(default=0.1, kw_only=True)
+    smaller: float = eqx.field(default=0.85, kw_only=True)
+    alone: float = eqx.field(default=0.05, kw_only=True)
+    pure: float = eqx.field(default=0.93, kw_only=True)
+    loaded: float = eqx.field(default=0.6, kw_only=True)
+    same: float = eqx.field(default=0.9, kw_only=True)
+    contains: float = eqx.field(default=0.75, kw_only=True)
+    turned: float = eqx.field(default=0.4, kw_only=True)
+    longer: float = eqx.field(default=1.15, kw_only=True)
+    idle: float = eqx.field(default=0.1, kw_only=True)
+
+    def __check_init__(self):
+        for name in ("includes", "apart", "siblings", "smaller", "alone", "pure", "loaded", "same", "contains", "turned"):
+            check_number(name, getattr(self, name), above=0, most=1)
+        for name in ("least_uses", "longer", "idle"):
+            check_number(name, getattr(self, name), above=0)
+        check_size("members", self.members)
 
 
 def decorrelate_children(
-    dictionary: Float[Array, "input_dim num_latents"], counts: Cooccurrence, weight: float
+    dictionary: Float[Array, "input_dim num_latents"], counts: Cooccurrence, rules: Rules, weight: float
 ) -> Float[Array, "input_dim num_latents"]:
     """Takes out of each atom what it shares with those that include it, by `subtract_shared` of `s_j = Σ_i (d_i · d_j) d_i`.
 
@@ -60,6 +88,7 @@ def decorrelate_children(
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
       counts: the co-occurrence of its atoms.
+      rules: the thresholds.
       weight: the most of its coherence that an atom loses.
 
     Returns:
@@ -67,47 +96,53 @@ def decorrelate_children(
     """
     cosines = dictionary.T @ dictionary
     uses = jnp.diagonal(counts.together)
-    above = includes(counts) & (uses[:, None] > uses) & (jnp.abs(cosines) > chance_cosine(dictionary))
+    above = includes(counts, rules) & (uses[:, None] > uses) & (jnp.abs(cosines) > chance_cosine(dictionary))
     return subtract_shared(dictionary, dictionary @ jnp.where(above, cosines, 0), weight)
 
 
 def rearrange(
-    dictionary: Float[Array, "input_dim num_latents"], counts: Cooccurrence, idle: Float[Array, " num_latents"]
-) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"]]:
-    """Repairs what no decorrelation can: parents that are a child as well, parents without an atom, and wrong bases.
+    dictionary: Float[Array, "input_dim num_latents"],
+    counts: Cooccurrence,
+    rules: Rules,
+    idle: Float[Array, " num_latents"],
+) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"], Float[Array, " num_latents"]]:
+    """Repairs what no decorrelation can: parents that are a child too, without an atom, turned, or within a child.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
       counts: the co-occurrence of its atoms.
+      rules: the thresholds.
       idle: `idle_energy`; atoms where it is finite are free for other concepts, the least first.
 
     Returns:
-      The dictionary, and which atoms moved.
+      The dictionary, which atoms moved, and `idle` with zero for an atom whose concept has another one.
     """
     moved = jnp.zeros(dictionary.shape[1], bool)
-    dictionary, moved = split_merged_parents(dictionary, moved, counts, idle)
-    dictionary, moved = add_missing_parents(dictionary, moved, counts, idle)
-    return swap_bases(dictionary, moved, counts)
+    dictionary, moved = split_merged_parents(dictionary, moved, counts, rules, idle)
+    dictionary, moved = add_missing_parents(dictionary, moved, counts, rules, idle)
+    dictionary, moved = swap_bases(dictionary, moved, counts, rules)
+    dictionary, moved, twice = part_from_parents(dictionary, moved, counts, rules)
+    return dictionary, moved, jnp.where(twice, 0, idle)
 
 
-def includes(counts: Cooccurrence) -> Bool[Array, "num_latents num_latents"]:
-    """Whether i includes j, in row i and column j: `1 - P(i | j) < (1 - INCLUDES) (1 - P(i))`, P(i) its share of all samples.
+def includes(counts: Cooccurrence, rules: Rules) -> Bool[Array, "num_latents num_latents"]:
+    """Whether i includes j, in row i and column j: `1 - P(i | j) < (1 - includes) (1 - P(i))`.
 
-    So an atom that is nearly always on includes none by that alone.
+    P(i) is its share of all samples. So an atom that is nearly always on includes none by that alone.
     """
     given, uses = conditional(counts)
-    least = 1 - (1 - INCLUDES) * (1 - uses / jnp.maximum(counts.number, 1))
-    return (given > least[:, None]) & (uses >= LEAST_USES)
+    least = 1 - (1 - rules.includes) * (1 - uses / jnp.maximum(counts.number, 1))
+    return (given > least[:, None]) & (uses >= rules.least_uses)
 
 
-def parents(counts: Cooccurrence) -> Int[Array, " num_latents"]:
+def parents(counts: Cooccurrence, rules: Rules) -> Int[Array, " num_latents"]:
     """Each atom's parent, the least used of those that include it and are used more often, or num_latents."""
     uses = jnp.diagonal(counts.together)
-    fits = includes(counts) & (uses[:, None] > _MORE_USED * uses)
+    fits = includes(counts, rules) & (uses[:, None] > _MORE_USED * uses)
     return jnp.where(jnp.any(fits, axis=0), jnp.argmin(jnp.where(fits, uses[:, None], jnp.inf), axis=0), len(uses))
 
 
-def split_merged_parents(dictionary, moved, counts: Cooccurrence, idle):
+def split_merged_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, idle):
     """Splits a parent that is one of its children as well, `v = p + c_1`.
 
     Its other children c_k then lie along `p + c_k` less what that has of v. They share `p - c_1` and are apart, and v has
@@ -115,16 +150,21 @@ def split_merged_parents(dictionary, moved, counts: Cooccurrence, idle):
     missing atom between v and them do, the codes of v are as large as ever. Where v is hardly ever alone there is nothing to
     compare with, and it is split. The rays `p + c_k`, the mean signals where a child is on, and v itself have the common
     factor p. It becomes the parent, and what the rays have beside it becomes the children.
+
+    A lone child is split from v likewise, if an idle atom is free for c_1. Of two rays the common factor is their mean,
+    `p + (c_1 + c_2) / 2`, and the children are opposite. But with three atoms for three concepts, signals whose codes vary tell
+    the rest: the next rounds that solve find p, c_1 and c_2.
     """
     num_latents = dictionary.shape[1]
     given, uses = conditional(counts)
     names = jnp.arange(num_latents)
-    parent = parents(counts)
+    parent = parents(counts, rules)
     cosines = dictionary.T @ dictionary
     siblings = (parent[:, None] == parent) & (parent < num_latents) & (names[:, None] != names)
-    alike = siblings & _apart(given) & (cosines > SIBLINGS)
-    owner = jnp.where(jnp.any(alike, axis=0), parent, num_latents)
-    children = _members(owner)
+    alike = siblings & _apart(given, rules) & (cosines > rules.siblings)
+    lone = jnp.zeros_like(uses).at[parent].add(1, mode="drop")[parent] == 1
+    owner = jnp.where(jnp.any(alike, axis=0) | lone, parent, num_latents)
+    children = _members(owner, rules.members)
     is_child = children < num_latents
 
     def over_children(values):
@@ -135,32 +175,37 @@ def split_merged_parents(dictionary, moved, counts: Cooccurrence, idle):
     times, beside = over_children(counts.together[owner, names]), over_children(codes)
     alone = 1 - over_children(uses) / jnp.maximum(uses, 1)
     without = (counts.sums - beside) / jnp.maximum(uses - times, 1)
-    smaller = (beside / jnp.maximum(times, 1) < SMALLER * without) | (alone <= ALONE)
+    smaller = beside / jnp.maximum(times, 1) < rules.smaller * without
+    size = _mean_codes(counts)[1]
 
     def split(v):
         own = jnp.minimum(children[v], num_latents - 1)
-        pairs = is_child[v][:, None] & is_child[v] & ~jnp.eye(MOST_MEMBERS, dtype=bool)
+        pairs = is_child[v][:, None] & is_child[v] & ~jnp.eye(rules.members, dtype=bool)
         shared = jnp.sum(jnp.where(pairs, cosines[own[:, None], own], 0)) / jnp.maximum(jnp.sum(pairs), 1)
         rays = dictionary[:, own] * counts.products[own, own] + dictionary[:, v, None] * counts.products[v, own]
+        turned = jnp.linalg.norm(rays[:, 0]) < rules.longer * size[v] * counts.sums[own[0]]
         rays = unit_atoms(jnp.concatenate([rays, dictionary[:, v, None]], axis=1))[0]
-        exists = jnp.append(is_child[v], alone[v] > ALONE)
+        exists = jnp.append(is_child[v], alone[v] > rules.alone)
         common, rest, length, loading = _common_factor(rays, rays.T @ rays, exists)
-        enough = (jnp.sum(exists) >= 3) & (shared > SIBLINGS) & smaller[v]
-        return enough & (loading[-1] <= PURE), common, rest, length
+        many = (jnp.sum(exists) >= 3) & (shared > rules.siblings) & (smaller[v] | (alone[v] <= rules.alone))
+        two = (jnp.sum(is_child[v]) == 1) & exists[-1] & smaller[v] & ~turned
+        return (many | two) & (loading[-1] <= rules.pure), two, common, rest, length
 
-    wanted, common, rest, length = lax.map(split, names, batch_size=_BATCH)
+    wanted, two, common, rest, length = lax.map(split, names, batch_size=_BATCH)
     # Not a parent and its own parent at once.
     wanted &= ~jnp.append(wanted, False)[parent]
+    # The child that the parent was as well takes an idle atom.
+    lost = wanted & (alone > rules.alone) & (length[:, -1] > _LEAST_LOST)
+    taken = wanted | jnp.append(wanted, False)[owner]
+    spare = _idle_atoms(lost, jnp.where(taken, jnp.inf, idle))
+    wanted &= ~two | (spare < num_latents)
     at_child = jnp.where(wanted[:, None] & (length[:, :-1] > _LEAST_MEMBER), children, num_latents)
     dictionary, moved = _assign(dictionary, moved, at_child, _unit_columns(rest[:, :, :-1]))
     dictionary, moved = _assign(dictionary, moved, jnp.where(wanted, names, num_latents), common.T)
-    # The child that the parent was as well takes an idle atom.
-    lost = wanted & (alone > ALONE) & (length[:, -1] > _LEAST_LOST)
-    spare = _idle_atoms(lost, jnp.where(moved, jnp.inf, idle))
     return _assign(dictionary, moved, spare, _unit_columns(rest[:, :, -1:]))
 
 
-def add_missing_parents(dictionary, moved, counts: Cooccurrence, idle):
+def add_missing_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, idle):
     """Gives a parent an atom that has none, since it is never on without a child, and each child's atom is `p + c_k`.
 
     Such atoms are coherent and apart. Each follows the most central atom among itself and those it is coherent with: the one
@@ -172,24 +217,24 @@ def add_missing_parents(dictionary, moved, counts: Cooccurrence, idle):
     given, uses = conditional(counts)
     names = jnp.arange(num_latents)
     cosines = dictionary.T @ dictionary
-    able = (uses >= LEAST_USES) & ~moved
-    alike = able[:, None] & able & _apart(given) & (names[:, None] != names) & (cosines > coherent_cosine(dictionary))
+    able = (uses >= rules.least_uses) & ~moved
+    alike = able[:, None] & able & _apart(given, rules) & (names[:, None] != names) & (cosines > coherent_cosine(dictionary))
     central = jnp.sum(jnp.where(alike, cosines, 0), axis=0)
     leader = jnp.argmax(jnp.where(alike | (names[:, None] == names), central[:, None], -1), axis=0)
     leader = jnp.where(able & (leader[leader] == leader), leader, num_latents)
-    members = _members(leader)
+    members = _members(leader, rules.members)
     is_member = members < num_latents
 
     def find(v):
         own = jnp.minimum(members[v], num_latents - 1)
         common, rest, length, loading = _common_factor(dictionary[:, own], cosines[own[:, None], own], is_member[v])
         # Fewer than three members have no triples, and hence the least loadings.
-        return jnp.sum(jnp.where(is_member[v], loading, 0)) > LOADED * jnp.sum(is_member[v]), common, rest, length
+        return jnp.sum(jnp.where(is_member[v], loading, 0)) > rules.loaded * jnp.sum(is_member[v]), common, rest, length
 
     wanted, common, rest, length = lax.map(find, names, batch_size=_BATCH)
     in_family = jnp.append(wanted, False)[leader]
     close = jnp.where(moved[:, None], -1, dictionary.T @ common.T)
-    has = wanted & (jnp.max(close, axis=0) > SAME)
+    has = wanted & (jnp.max(close, axis=0) > rules.same)
     # An atom is the parent of one family, and of its own if it is in one.
     near = jnp.argmax(close, axis=0)
     near = _first_claims(jnp.where(has & ((leader[near] == names) | ~in_family[near]), near, num_latents))
@@ -202,15 +247,20 @@ def add_missing_parents(dictionary, moved, counts: Cooccurrence, idle):
     return _assign(dictionary, moved, at_parent, common.T)
 
 
-def swap_bases(dictionary, moved, counts: Cooccurrence):
-    """Makes u the base of v where v includes u and u is on in most uses of v: fewer atoms a sample then say the same.
+def swap_bases(dictionary, moved, counts: Cooccurrence, rules: Rules):
+    """Turns pairs that are turned: `v = p + c` is on wherever p is, and `u = p - c` beside it where c is off.
 
-    The mean signal where u is on becomes u, and v what it has beside that.
+    Where p and c are of one length, so are the codes of v and u where both are on: reconstruction and cosines cannot tell, and
+    sparsity is for it. But the ray of u, the mean signal of both atoms where u is on, is p, and shorter than that of v; if v
+    were the parent, it would be longer. It becomes u, and v what it has beside that.
     """
     num_latents = dictionary.shape[1]
     given, uses = conditional(counts)
     names = jnp.arange(num_latents)
-    can = includes(counts) & (given.T > BASE) & (uses[:, None] >= uses)
+    codes, size = _mean_codes(counts)
+    beside = codes / jnp.maximum(given, 1 / jnp.maximum(counts.number, 1))
+    length = jnp.sqrt(beside**2 + size**2 + 2 * beside * size * (dictionary.T @ dictionary))
+    can = includes(counts, rules) & (rules.turned < given.T) & (uses[:, None] >= uses) & (length < rules.longer * size[:, None])
     score = jnp.where(can & ~(moved[:, None] | moved), given * given.T, 0)
     score = jnp.maximum(score, score.T)
     # Each is the other's best partner, so that no atom is in two pairs; where each can be the base, the first becomes it.
@@ -223,14 +273,47 @@ def swap_bases(dictionary, moved, counts: Cooccurrence):
     return _assign(dictionary, moved, jnp.where(swaps, names, num_latents), unit_atoms(rest)[0])
 
 
+def part_from_parents(dictionary, moved, counts: Cooccurrence, rules: Rules):
+    """Takes a parent out of a child that is used in its place, `p + c` beside an atom p, which is off where the other is on.
+
+    Such atoms are coherent and apart, and the ray of the parent, its atom at the length of its mean code, lies in the child's
+    and is shorter. Of several parents the longest counts. An atom of which little is left is another one's concept.
+
+    Returns:
+      The dictionary, which atoms moved, and of which little would be left, which stay.
+    """
+    num_latents = dictionary.shape[1]
+    given, uses = conditional(counts)
+    names = jnp.arange(num_latents)
+    cosines, (_, size), energy = dictionary.T @ dictionary, _mean_codes(counts), jnp.diagonal(counts.products)
+    able = (uses >= rules.least_uses) & ~moved
+    lies = able[:, None] & able & (names[:, None] != names) & _apart(given, rules) & (cosines > coherent_cosine(dictionary))
+    lies &= (
+        (size[:, None] < size) & (cosines * size > rules.contains * size[:, None]) & (energy[:, None] > _LEAST_ENERGY * energy)
+    )
+    # No parent moves itself.
+    lies &= ~jnp.any(lies, axis=0)[:, None]
+    parent = dictionary[:, jnp.argmax(jnp.where(lies, size[:, None], -1), axis=0)]
+    rest = dictionary - jnp.sum(dictionary * parent, axis=0) * parent
+    parts, twice = jnp.any(lies, axis=0), jnp.linalg.norm(rest, axis=0) < _LEAST_PARTED
+    dictionary, moved = _assign(dictionary, moved, jnp.where(parts & ~twice, names, num_latents), unit_atoms(rest)[0])
+    return dictionary, moved, parts & twice
+
+
 def usual_energy(squares: Float[Array, " num_latents"]) -> Float[Array, ""]:
     """The median energy Σ z² of the atoms that have any; 0 where none has."""
     return jnp.nan_to_num(jnp.nanmedian(jnp.where(squares > 0, squares, jnp.nan)))
 
 
-def idle_energy(squares: Float[Array, " num_latents"]) -> Float[Array, " num_latents"]:
-    """The energy of idle atoms, which have less than `IDLE` of the usual one; infinity for others."""
-    return jnp.where((squares > 0) & (squares >= IDLE * usual_energy(squares)), jnp.inf, squares)
+def idle_energy(squares: Float[Array, " num_latents"], rules: Rules) -> Float[Array, " num_latents"]:
+    """The energy of idle atoms, which have less than the share `idle` of the usual one; infinity for others."""
+    return jnp.where((squares > 0) & (squares >= rules.idle * usual_energy(squares)), jnp.inf, squares)
+
+
+def _mean_codes(counts: Cooccurrence):
+    """The mean code of i weighted by that of j, `Σ z_i z_j / Σ z_j`, in row i and column j, and each atom's own."""
+    codes = counts.products / jnp.maximum(counts.sums, jnp.finfo(counts.sums.dtype).tiny ** 0.5)
+    return codes, jnp.diagonal(codes)
 
 
 def _assign(dictionary, moved, places, atoms):
@@ -244,17 +327,17 @@ def _unit_columns(atoms: Float[Array, "families input_dim members"]) -> Float[Ar
     return unit_atoms(jnp.moveaxis(atoms, 0, 1).reshape(atoms.shape[1], -1))[0]
 
 
-def _apart(given):
+def _apart(given, rules: Rules):
     """Which pairs are apart: neither is on in half of the other's uses."""
-    return jnp.maximum(given, given.T) < APART
+    return jnp.maximum(given, given.T) < rules.apart
 
 
-def _members(owner: Int[Array, " num_latents"]) -> Int[Array, "num_latents members"]:
+def _members(owner: Int[Array, " num_latents"], most: int) -> Int[Array, "num_latents members"]:
     """The first atoms that each atom owns, a row each, filled up with num_latents, the owner of those that have none."""
     num_latents = len(owner)
     order = jnp.argsort(owner, stable=True)
     rank = jnp.arange(num_latents) - jnp.searchsorted(owner[order], owner[order])
-    return jnp.full((num_latents, MOST_MEMBERS), num_latents).at[owner[order], rank].set(order, mode="drop")
+    return jnp.full((num_latents, most), num_latents).at[owner[order], rank].set(order, mode="drop")
 
 
 def _first_claims(places: Int[Array, " num_latents"]) -> Int[Array, " num_latents"]:

@@ -23,16 +23,19 @@ WIDE, NARROW = (
     for dim in (ROWS, 60)
 )
 HALF = 0.5**0.5
+RULES = family_rules.Rules()
 
 
 @jax.jit
 def _rearrange(dictionary, counts):
-    found, moved = family_rules.rearrange(dictionary, counts, family_rules.idle_energy(jnp.diagonal(counts.products)))
-    return found, moved, drop_atoms(counts, moved)
+    idle = family_rules.idle_energy(jnp.diagonal(counts.products), RULES)
+    found, moved, idle = family_rules.rearrange(dictionary, counts, RULES, idle)
+    return found, moved, drop_atoms(counts, moved), idle
 
 
-decorrelate = jax.jit(family_rules.decorrelate_children)
-swap = jax.jit(family_rules.swap_bases)
+decorrelate = jax.jit(lambda dictionary, counts: family_rules.decorrelate_children(dictionary, counts, RULES, 0.5))
+part = jax.jit(lambda dictionary, moved, counts: family_rules.part_from_parents(dictionary, moved, counts, RULES))
+swap = jax.jit(lambda dictionary, moved, counts: family_rules.swap_bases(dictionary, moved, counts, RULES))
 
 
 def unit(atoms):
@@ -62,7 +65,7 @@ def of_tables(together, number=1_000):
 
 def rearranged(atoms, codes, number=None):
     """The atoms after the rules, and which of them moved; no atom that fills up does."""
-    found, moved, _ = _rearrange(jnp.asarray(filled(atoms), jnp.float32), counted(codes, number))
+    found, moved, *_ = _rearrange(jnp.asarray(filled(atoms), jnp.float32), counted(codes, number))
     own = atoms.shape[1]
     np.testing.assert_allclose(np.asarray(found)[:, ~moved], filled(atoms)[:, ~moved], atol=1e-6)
     assert not moved[own:].any()
@@ -102,6 +105,21 @@ def test_a_parent_that_is_one_of_its_children_as_well_is_split(place):
     assert moved == [0, 1, 2, 3] + [4] * (place != "none")
     if place != "none":
         np.testing.assert_allclose(found[:, 4], children[:, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_of_two_children_one_is_split_from_the_parent_that_is_the_other_if_an_atom_is_free(idle):
+    """Signals `p + c_1` and `p + c_2`: p is taken for their mean, and the children for opposite directions."""
+    p, c = NARROW[:, 0], NARROW[:, 1:3].T
+    atoms = np.stack([HALF * (p + c[0]), unit(c[1] + (p - c[0]) / 2), NARROW[:, 3]], axis=1)
+    codes = samples([2 * HALF, 0, 0], [HALF, 1.5**0.5, 0])
+    if not idle:
+        codes = np.concatenate([codes, samples([0, 0, 1.5])])
+    found, moved = rearranged(atoms, codes)
+    assert moved == [0, 1, 2] * idle
+    if idle:
+        wanted = np.stack([2 * p + c[0] + c[1], c[1] - c[0], c[0] - c[1]], axis=1)
+        np.testing.assert_allclose(found, unit(wanted), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -242,27 +260,92 @@ def test_an_atom_that_follows_a_follower_is_of_no_family():
     assert rearranged(atoms, samples(*np.eye(10, 11)))[1] == list(range(3, 10))
 
 
-def test_bases_are_swapped_in_pairs():
-    """Atoms 0 and 2 include 1, which is more often with 2; 3 and 4 include each other alike; 5 and 6 are nearly the same."""
-    atoms = WIDE[:, :8].copy()
-    atoms[:, 6] = 0.01 * atoms[:, 6] + (1 - 1e-4) ** 0.5 * atoms[:, 5]
-    together = np.zeros((8, 8))
+def turned(share):
+    """Atoms `(p + c) / √2` and `(p - c) / √2`, of which the first is on wherever p is, and c in a share of 100 samples."""
+    p, c = NARROW[:, 0], NARROW[:, 1]
+    on = round(100 * share)
+    codes = np.concatenate([samples([2 * HALF, 0], times=on), samples([HALF, HALF], times=100 - on)])
+    return HALF * np.stack([p + c, p - c], axis=1), codes
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+def test_a_turned_pair_becomes_the_parent_and_its_child(share):
+    atoms, codes = turned(share)
+    # It is none of two rays that an atom without a use could split.
+    found, moved = rearranged(np.column_stack([atoms, NARROW[:, 2]]), np.pad(codes, ((0, 0), (0, 1))))
+    np.testing.assert_allclose(found, NARROW[:, [1, 0, 2]], atol=1e-5)
+    assert moved == [0, 1]
+    # Not in the round in which one of them has moved.
+    for taken in (0, 1):
+        found, _ = swap(jnp.asarray(filled(atoms), jnp.float32), jnp.arange(WIDTH) == taken, counted(codes))
+        np.testing.assert_allclose(found, filled(atoms), atol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
+def test_a_parent_and_its_child_are_not_turned(share):
+    """Where the child is on in most of the samples too: the signals of both atoms are longer there."""
+    codes = np.concatenate([samples([1, 0], times=100 - round(100 * share)), samples([1, 1], times=round(100 * share))])
+    assert rearranged(NARROW[:, :2], codes)[1] == []
+
+
+def test_of_many_pairs_the_best_are_turned():
+    """Atoms 0 and 2 include 1, which is more often with 2; 3 and 4 include each other alike."""
+    atoms = WIDE[:, :5]
+    together, products = np.zeros((5, 5)), np.zeros((5, 5))
     together[:3, :3] = [[100, 90, 90], [90, 90, 90], [90, 90, 95]]
-    together[3:5, 3:5] = [[100, 90], [90, 100]]
-    together[5:7, 5:7] = [[100, 80], [80, 80]]
-    counts = of_tables(together)
-    found, moved, left = _rearrange(jnp.asarray(filled(atoms), jnp.float32), counts)
+    together[3:, 3:] = [[100, 90], [90, 100]]
+    # Both atoms of a pair are small where they are on together.
+    products[:3, :3] = [[100, 40, 40], [40, 40, 40], [40, 40, 95]]
+    products[3:, 3:] = [[100, 40], [40, 100]]
+    counts = of_tables(together)._replace(products=of_tables(products).products)
+    found, moved, left, _ = _rearrange(jnp.asarray(filled(atoms), jnp.float32), counts)
     wanted = filled(atoms)
     for u, v in ((1, 2), (4, 3)):
         # The mean signal where u is on, and what v has beside it.
-        wanted[:, u] = unit(together[u, u] * atoms[:, u] + together[u, v] * atoms[:, v])
+        wanted[:, u] = unit(products[u, u] * atoms[:, u] + products[u, v] * atoms[:, v])
         wanted[:, v] = unit(atoms[:, v] - wanted[:, u] * (wanted[:, u] @ atoms[:, v]))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert np.flatnonzero(moved).tolist() == [1, 2, 3, 4]
     np.testing.assert_array_equal(left.together, np.asarray(counts.together) * ~moved * ~moved[:, None])
-    for taken in (1, 2):
-        found, _ = swap(jnp.asarray(filled(atoms), jnp.float32), jnp.arange(WIDTH) == taken, counts)
-        np.testing.assert_allclose(found[:, taken], atoms[:, taken], atol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["child", "on together", "siblings", "as long", "quiet"])
+def test_a_parent_is_taken_out_of_a_child_that_is_used_in_its_place(case):
+    """Atoms p and `(p + c) / √2`; not of a sibling `p + c'`, of which p is a half, nor of an atom that is hardly used."""
+    p, c, other = WIDE[:, :3].T
+    atoms = np.stack([p, HALF * (p + c)], axis=1)
+    codes = samples([1, 0], [0, 2 * HALF])
+    if case == "on together":
+        codes = samples([1, 0], [1, 2 * HALF])
+    elif case == "siblings":
+        atoms[:, 0] = HALF * (p + other)
+        codes = samples([1.3, 0], [0, 2 * HALF])
+    elif case == "as long":
+        codes = samples([1, 0], [0, 1])
+    elif case == "quiet":
+        codes = np.concatenate([codes, samples([0, 2 * HALF], times=600)])
+    found, moved = rearranged(atoms, codes)
+    assert moved == ([1] if case == "child" else [])
+    if case == "child":
+        np.testing.assert_allclose(found[:, 1], c, atol=1e-5)
+
+
+def test_a_parent_that_is_parted_from_its_own_is_none_in_that_round():
+    """Atoms p, `p + c` and `p + c + g`: the last loses p alone, lest what the second keeps is no longer there."""
+    p, c, g = WIDE[:, :3].T
+    atoms = unit(np.stack([p, p + c, p + c + g], axis=1))
+    counts = counted(samples(*np.diag([1, 2**0.5, 3**0.5])))
+    found, moved, _ = part(jnp.asarray(filled(atoms), jnp.float32), jnp.zeros(WIDTH, bool), counts)
+    np.testing.assert_allclose(found[:, :3], unit(np.stack([p, c, c + g], axis=1)), atol=1e-5)
+    assert np.flatnonzero(moved).tolist() == [1, 2]
+
+
+def test_of_two_atoms_of_one_concept_one_is_free():
+    """At a cosine of .9 the longer one, which stays where nothing else needs an atom."""
+    atoms = np.stack([WIDE[:, 0], 0.9 * WIDE[:, 0] + 0.19**0.5 * WIDE[:, 1]], axis=1)
+    found, moved, _, idle = _rearrange(jnp.asarray(filled(atoms), jnp.float32), counted(samples([1, 0], [0, 1.1])))
+    np.testing.assert_allclose(found, filled(atoms), atol=1e-6)
+    assert not moved.any() and np.flatnonzero(idle == 0).tolist() == [1]
 
 
 def test_a_child_is_decorrelated_from_what_includes_it():
@@ -286,7 +369,7 @@ def test_a_child_is_decorrelated_from_what_includes_it():
     for i, ((*_, cosine), moves) in enumerate(pairs.items()):
         if moves:
             wanted[:, 2 * i + 1] = unit(atoms[:, 2 * i + 1] - 0.5 * cosine * atoms[:, 2 * i])
-    np.testing.assert_allclose(decorrelate(jnp.asarray(atoms, jnp.float32), of_tables(together), 0.5), wanted, atol=1e-6)
+    np.testing.assert_allclose(decorrelate(jnp.asarray(atoms, jnp.float32), of_tables(together)), wanted, atol=1e-6)
 
 
 def test_what_many_that_include_an_atom_share_is_taken_out_once():
@@ -297,20 +380,21 @@ def test_what_many_that_include_an_atom_share_is_taken_out_once():
     child = 0.5 / 0.76**0.5 * mean + (1 - 0.25 / 0.76) ** 0.5 * NARROW[:, 6]
     together = np.diag([100.0] * 5 + [50])
     together[5, :5] = together[:5, 5] = 50
-    found = decorrelate(jnp.asarray(filled(np.column_stack([above, child])), jnp.float32), of_tables(together), 0.5)
+    found = decorrelate(jnp.asarray(filled(np.column_stack([above, child])), jnp.float32), of_tables(together))
     np.testing.assert_allclose(found[:, :5].T @ found[:, 5], 0, atol=1e-5)
 
 
 def test_what_is_nearly_always_on_includes_nothing_by_that_alone():
     """Of 100 samples; beside what is on in 90 of them are 45 of 50 uses by chance, beside what is on in 50 hardly."""
-    found = family_rules.includes(of_tables([[90, 45, 0], [45, 50, 49], [0, 49, 50]], number=100))
+    found = family_rules.includes(of_tables([[90, 45, 0], [45, 50, 49], [0, 49, 50]], number=100), RULES)
     assert found[:3, :3].tolist() == [[False] * 3, [False, False, True], [False, True, False]]
 
 
 def test_a_parent_is_the_least_used_of_those_that_include_an_atom_and_are_used_more():
+    table = [[300, 200, 100], [200, 200, 100], [100, 100, 100]]
     for uses, parent in ((101, WIDTH), (103, 0)):
-        assert family_rules.parents(of_tables([[uses, 100], [100, 100]]))[:2].tolist() == [WIDTH, parent]
-    assert family_rules.parents(of_tables([[300, 200, 100], [200, 200, 100], [100, 100, 100]]))[:3].tolist() == [WIDTH, 0, 1]
+        assert family_rules.parents(of_tables([[uses, 100], [100, 100]]), RULES)[:2].tolist() == [WIDTH, parent]
+    assert family_rules.parents(of_tables(table), RULES)[:3].tolist() == [WIDTH, 0, 1]
 
 
 def test_a_place_goes_to_the_first_that_claims_it():
@@ -320,8 +404,8 @@ def test_a_place_goes_to_the_first_that_claims_it():
 def test_idle_atoms_have_a_tenth_of_the_median_energy_of_those_that_have_any():
     squares = jnp.array([0.0, 10.0, 0.0, 0.9, 12.0, 1.1, 0.0, 11.0, 0.0, 0.0])
     wanted = [0, np.inf, 0, 0.9, np.inf, np.inf, 0, np.inf, 0, 0]
-    np.testing.assert_allclose(family_rules.idle_energy(squares), wanted)
-    np.testing.assert_array_equal(family_rules.idle_energy(jnp.zeros(3)), jnp.zeros(3))
+    np.testing.assert_allclose(family_rules.idle_energy(squares, RULES), wanted)
+    np.testing.assert_array_equal(family_rules.idle_energy(jnp.zeros(3), RULES), jnp.zeros(3))
     assert float(family_rules.usual_energy(squares)) == pytest.approx(10)
     assert float(family_rules.usual_energy(jnp.zeros(3))) == 0
 
@@ -337,6 +421,12 @@ def test_loadings_are_those_of_one_common_factor():
 
 def test_the_page_of_mathematics_has_the_thresholds():
     page = Path(family_rules.__file__).with_name("README.md").read_text()
-    table = dict(re.findall(r"^\| `([A-Z_]+)` \| ([\d.]+) \|", page, re.MULTILINE))
-    thresholds = {name: value for name, value in vars(family_rules).items() if name.isupper() and not name.startswith("_")}
-    assert {name: float(value) for name, value in table.items()} == thresholds and len(table) == 12
+    table = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", page, re.MULTILINE))
+    assert {name: float(value) for name, value in table.items()} == vars(RULES)
+
+
+def test_thresholds_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="includes must be"):
+        family_rules.Rules(includes=1.2)
+    with pytest.raises(ValueError, match="longer must be"):
+        family_rules.Rules(longer=0)
