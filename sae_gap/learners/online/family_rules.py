@@ -45,7 +45,8 @@ class Rules(eqx.Module):
         length.
       same: cosine above which an atom is the common factor that a family lacks.
       contains: share of a ray, along itself, that another has where it contains it.
-      turned: u may become the base of v if it is on in more than this share of v's uses.
+      turned: u may become the base of v, or be split from it as its lone child, if it is on in more than this share of v's
+        uses.
       longer: and only if the ray of u is no longer than this many times that of v.
       idle: an atom is idle, and free for another concept, below this share of the usual energy.
 
@@ -151,9 +152,9 @@ def split_merged_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, 
     compare with, and it is split. The rays `p + c_k`, the mean signals where a child is on, and v itself have the common
     factor p. It becomes the parent, and what the rays have beside it becomes the children.
 
-    A lone child is split from v likewise, if an idle atom is free for c_1. Of two rays the common factor is their mean,
-    `p + (c_1 + c_2) / 2`, and the children are opposite. But with three atoms for three concepts, signals whose codes vary tell
-    the rest: the next rounds that solve find p, c_1 and c_2.
+    A lone child that is on in many uses of v is split from it likewise, if v has large codes and an idle atom is free for c_1.
+    Of two rays the common factor is their mean, `p + (c_1 + c_2) / 2`, and the children are opposite. But with three atoms for
+    three concepts, signals whose codes vary tell the rest: the next rounds that solve find p, c_1 and c_2.
     """
     num_latents = dictionary.shape[1]
     given, uses = conditional(counts)
@@ -177,6 +178,8 @@ def split_merged_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, 
     without = (counts.sums - beside) / jnp.maximum(uses - times, 1)
     smaller = beside / jnp.maximum(times, 1) < rules.smaller * without
     size = _mean_codes(counts)[1]
+    # Where p and c are of the usual size, their sum is larger.
+    large = size > jnp.nanmedian(jnp.where(uses >= rules.least_uses, size, jnp.nan))
 
     def split(v):
         own = jnp.minimum(children[v], num_latents - 1)
@@ -188,7 +191,8 @@ def split_merged_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, 
         exists = jnp.append(is_child[v], alone[v] > rules.alone)
         common, rest, length, loading = _common_factor(rays, rays.T @ rays, exists)
         many = (jnp.sum(exists) >= 3) & (shared > rules.siblings) & (smaller[v] | (alone[v] <= rules.alone))
-        two = (jnp.sum(is_child[v]) == 1) & exists[-1] & smaller[v] & ~turned
+        often = times[v] > rules.turned * uses[v]
+        two = (jnp.sum(is_child[v]) == 1) & exists[-1] & smaller[v] & often & large[v] & ~turned
         return (many | two) & (loading[-1] <= rules.pure), two, common, rest, length
 
     wanted, two, common, rest, length = lax.map(split, names, batch_size=_BATCH)

@@ -107,17 +107,19 @@ def test_a_parent_that_is_one_of_its_children_as_well_is_split(place):
         np.testing.assert_allclose(found[:, 4], children[:, 0], atol=1e-5)
 
 
-@pytest.mark.parametrize("idle", [True, False])
-def test_of_two_children_one_is_split_from_the_parent_that_is_the_other_if_an_atom_is_free(idle):
-    """Signals `p + c_1` and `p + c_2`: p is taken for their mean, and the children for opposite directions."""
+@pytest.mark.parametrize("case", ["free", "none free", "seldom", "small"])
+def test_of_two_children_one_is_split_from_the_parent_that_is_the_other(case):
+    """Signals `p + c_1` and, as often, `p + c_2`: p is taken for their mean, and the children for opposite directions."""
     p, c = NARROW[:, 0], NARROW[:, 1:3].T
     atoms = np.stack([HALF * (p + c[0]), unit(c[1] + (p - c[0]) / 2), NARROW[:, 3]], axis=1)
-    codes = samples([2 * HALF, 0, 0], [HALF, 1.5**0.5, 0])
-    if not idle:
+    codes = samples([2 * HALF, 0, 0], [HALF, 1.5**0.5, 0]) * (1 if case == "small" else 2)
+    if case == "none free":
         codes = np.concatenate([codes, samples([0, 0, 1.5])])
+    elif case == "seldom":
+        codes = np.concatenate([codes, samples([4 * HALF, 0, 0])])
     found, moved = rearranged(atoms, codes)
-    assert moved == [0, 1, 2] * idle
-    if idle:
+    assert moved == ([0, 1, 2] if case == "free" else [])
+    if case == "free":
         wanted = np.stack([2 * p + c[0] + c[1], c[1] - c[0], c[0] - c[1]], axis=1)
         np.testing.assert_allclose(found, unit(wanted), atol=1e-5)
 
