@@ -49,7 +49,7 @@ def load_fit(path: Path) -> SAE:
     """The SAE that a finished fit of `SparseAutoencoder` ended with.
 
     Args:
-      path: of the file `fit.safetensors`, which `sae_gap.study.models` keeps.
+      path: of the file `fit.safetensors`, which `sae_gap.study.models` keeps and `save_sae` writes.
 
     Returns:
       The SAE.

@@ -1,7 +1,7 @@
-"""The coders of a CPU, where all values are known: blocks of samples on threads, each a call of a loop in `active_set`.
+"""The coders of a CPU: blocks of samples on threads, each a call of a loop in `active_set`.
 
-The problem alone decides which samples share a block, never the threads, and so it decides the bits of the codes. Nothing here
-is compiled by XLA, but for samples that the active set leaves to FISTA.
+The problem alone decides which samples share a block, never the threads, and so it decides the bits of the codes. XLA
+compiles and runs nothing here, so that its programs may call these coders back.
 """
 
 import concurrent.futures
@@ -22,16 +22,18 @@ from sae_gap.solvers.reweighted import num_blocks
 from sae_gap.solvers.working_set import default_slots
 
 # Samples of a block: few enough for every core to have some, and enough for products to be quick. A dictionary of more numbers
-# than CACHE is read from memory for each block, so that its blocks are of MANY_SAMPLES at least, as are batches of FISTA.
+# than CACHE is read from memory for each block, so that its blocks are of MANY_SAMPLES at least. Pursuits take that many at
+# once, and FISTA no more.
 FEWEST_SAMPLES, MANY_SAMPLES, MOST_SAMPLES = 16, 64, 128
 CACHE = 2**23
 # Floats of the working sets of a block.
 BLOCK = 2**22
 # Most slots to begin with.
 SLOTS = 256
-# Atoms that are scaled at once, and dimensions in which they are transposed, as memory is read by the page.
+# Atoms that are scaled, or multiplied by others, at once; and dimensions in which they are transposed, as memory is read by
+# the page.
 FEW_ATOMS, FEW_DIMS = 2**10, 2**7
-# Numbers of the atoms that FISTA is judged by at once, and codes that it has in a batch.
+# Numbers of the atoms that a certificate takes at once, and codes that FISTA has in a batch.
 FEW_NUMBERS, MANY_CODES = 2**17, 2**22
 
 
@@ -328,7 +330,7 @@ def _largest(codes: Float[np.ndarray, "n num_latents"], most: int) -> Int[np.nda
 
 
 def _fall_back(problem, found, rows, tol, max_iterations, *, nonneg, settled) -> None:
-    """Certify codes as they are rounded, once FISTA has gone on from those that are not settled."""
+    """Certify codes as they are rounded; where they are not settled, FISTA goes on from them first."""
     dtype = problem.atoms.dtype
     signals, row, column = problem.block(rows)
     # Beyond any correlation is far enough.
@@ -353,7 +355,7 @@ def _fall_back(problem, found, rows, tol, max_iterations, *, nonneg, settled) ->
 
 
 def _certificate(atoms, signals, lam, codes, *, nonneg) -> tuple[np.ndarray, np.ndarray]:
-    """`lasso_problem.certificate` in double precision: what FISTA has in single is no proof where weights are near rounding."""
+    """`lasso_problem.certificate` in double precision: in single it proves nothing where weights are near rounding."""
     step = max(1, FEW_NUMBERS // atoms.shape[1])
     tiles = [slice(begin, begin + step) for begin in range(0, len(atoms), step)]
     rest = signals.copy()

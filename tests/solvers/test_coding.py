@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -227,7 +229,9 @@ def test_non_finite_values_inside_jit_do_not_converge():
         assert solution.converged.tolist() == [i != 3 for i in range(N)]
     broken = dictionary.copy()
     broken[1, 1] = np.nan
-    assert not jax.jit(lambda atoms: sparse_code(signals[:3], atoms, 0.1).converged)(broken).any()
+    for atoms, lam in ((broken, 0.1), (dictionary, np.nan)):
+        found = jax.jit(functools.partial(sparse_code, signals[:3]))(atoms, lam)
+        assert not found.converged.any() and np.isnan(found.gap).all()
 
 
 def test_a_support_of_any_size_is_certified_under_jit_and_on_any_device(monkeypatch):
