@@ -34,7 +34,13 @@ def opened(activations: Activations | ArrayLike | str | os.PathLike[str], docume
         reason = brief(error).partition(". ")[0]
         mend = "join documents of unequal lengths and name the document of each row by documents, and give tensors as float32"
         raise ValueError(f"activations make no array ({reason}); {mend}.") from None
-    return open_activations(source, documents=None if documents is None else np.asarray(documents))
+    try:
+        named = None if documents is None else np.asarray(documents)
+    except ValueError:
+        raise ValueError(
+            "documents have rows of different lengths; give the number or the name of the document of each row."
+        ) from None
+    return open_activations(source, documents=named)
 
 
 def screened(activations: Activations, policy: str) -> Activations:

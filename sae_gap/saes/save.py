@@ -87,7 +87,7 @@ def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     check_type("metadata", metadata, (Mapping, type(None)), "give a mapping such as {'hook_name': '...'}")
     told = dict(metadata or {})
     try:
-        json.dumps(told)
+        json.dumps(told, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise TypeError(f"metadata have no form in JSON ({error}); give plain strings and numbers of Python.") from None
     return told

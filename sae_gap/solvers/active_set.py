@@ -25,6 +25,8 @@ NUMBERS = 2**20
 ROUNDS = 500
 # Share of an atom's energy outside the span of the basis below which it counts as dependent.
 DEPENDENT = 1e-11
+# The same in a pursuit, whose inverse is never refined.
+IN_SPAN = 1e-7
 # Share of the signal's norm below which the excess of a correlation is rounding.
 ROUNDING = 64 * np.finfo(np.float64).eps
 # Share of the signal's norm that a correlation in the basis may be off by before the basis is built anew.
@@ -667,6 +669,8 @@ def match_block(signals, atoms, gram, pull, nonneg, chosen, codes):
     (num_samples, num_atoms), num_latents = chosen.shape, len(atoms)
     score, places, code = np.empty(num_latents, pull.dtype), np.empty(num_atoms, np.int64), np.empty(num_atoms)
     inverse, cross, slope = np.empty((num_atoms, num_atoms)), np.empty(num_atoms), np.empty(num_atoms)
+    # Products of the chosen atoms are taken in double precision.
+    atom = np.empty(atoms.shape[1])
     for i in range(num_samples):
         size = np.int64(0)
         for step in range(num_atoms):
@@ -689,17 +693,18 @@ def match_block(signals, atoms, gram, pull, nonneg, chosen, codes):
                 score[chosen[i, place]] = -np.inf
             best = _first(score)
             chosen[i, step], codes[i, step] = best, 0
+            _copy(atom, atoms[best])
             for b in range(size):
-                cross[b] = _dot(atoms[best], atoms[chosen[i, places[b]]])
+                cross[b] = _dot(atom, atoms[chosen[i, places[b]]])
             for b in range(size):
                 slope[b] = _dot(inverse[b, :size], cross[:size])
-            energy = _dot(atoms[best], atoms[best])
+            energy = _dot(atom, atom)
             left = energy - _dot(cross[:size], slope[:size])
             # An atom in the span of the others adds nothing to them.
-            if not left > DEPENDENT * energy:
+            if not left > IN_SPAN * energy:
                 continue
             # What the atom correlates with the rest of the signal, over its own energy in it.
-            value = (_dot(signals[i], atoms[best]) - _dot(cross[:size], code[:size])) / left
+            value = (_dot(atom, signals[i]) - _dot(cross[:size], code[:size])) / left
             for b in range(size):
                 code[b] -= value * slope[b]
             _border(inverse, slope, left, size)

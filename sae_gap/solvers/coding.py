@@ -194,9 +194,10 @@ def _call_back(options, *arrays) -> Solution:
 
     def solve(*arrays):
         *found, gap, iterations, converged = host.solve(*arrays, nonneg=options.nonneg, threads=options.threads)
-        # Nobody has checked traced values, and the coder would pass over an atom of NaN.
-        sound = all(np.isfinite(array).all() for array in arrays[1:3])
-        return *found, gap if sound else gap + np.nan, iterations, converged & sound
+        # Nobody has checked traced values.
+        signals, dictionary, lam = (np.asarray(array) for array in arrays[:3])
+        sound = np.isfinite(signals).all(axis=1) & np.isfinite(dictionary).all() & (np.isfinite(lam) & (lam >= 0)).all()
+        return *found, np.where(sound, gap, np.nan), iterations, converged & sound
 
     return Solution(*jax.pure_callback(solve, kinds, *arrays, vmap_method="sequential"))
 

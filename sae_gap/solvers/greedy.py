@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import lasso_problem
-from sae_gap.core.checks import check_unmasked
+from sae_gap.core.checks import check_unmasked, shown
 from sae_gap.runtime import sharding
 from sae_gap.solvers import host
 from sae_gap.solvers.problem import on_host
@@ -26,8 +26,15 @@ def _unit(dictionary):
 
 
 def _check(signals, dictionary, num_atoms):
-    check_unmasked("signals", signals)
-    check_unmasked("dictionary", dictionary)
+    for name, array in (("signals", signals), ("dictionary", dictionary)):
+        check_unmasked(name, array)
+        if getattr(array, "ndim", None) != 2:
+            raise ValueError(f"{name} must be an array of two dimensions, but it is {shown(array)}; give one.")
+    if signals.shape[1] != len(dictionary):
+        raise ValueError(
+            f"signals of shape {signals.shape} and a dictionary of shape {dictionary.shape} disagree on input_dim; atoms are "
+            "the columns of the dictionary."
+        )
     if isinstance(num_atoms, bool) or not isinstance(num_atoms, int) or not 1 <= num_atoms <= dictionary.shape[1]:
         raise ValueError(
             f"num_atoms must be an integer from 1 to num_latents = {dictionary.shape[1]}, but it is {num_atoms!r}."
@@ -79,11 +86,11 @@ def orthogonal_matching_pursuit(
     """Matching pursuit that refits every chosen atom by least squares at each step.
 
     The residual is kept orthogonal to all chosen atoms, and the codes solve `min_z ‖y - D_S z‖` on the final choice S. Atoms
-    that depend on those chosen before get a code of zero.
+    that depend on those chosen before get a code of zero. A signal that is not finite has codes of NaN.
 
     On a CPU and outside of `jit` each sample goes its own way, in a compiled loop on the Gram matrix of all atoms, where that
     is worth its products and takes at most `LARGEST_GRAM` bytes. Elsewhere all samples take a step at once. Both choose the
-    same atoms, but for ties up to rounding.
+    same atoms, but for ties up to rounding and atoms within 3e-4 of the span of those chosen before.
 
     Args:
       signals: `(n, input_dim)`.
@@ -143,8 +150,11 @@ def _pursue(signals, dictionary, num_atoms, nonneg):
         return _pursue_at_once(signals, dictionary, num_atoms, nonneg)
     atoms = np.ascontiguousarray(np.asarray(dictionary, dtype).T)
     norms = np.linalg.norm(atoms, axis=1, keepdims=True)
-    found = host.match(np.asarray(signals, dtype), atoms / np.where(norms > 0, norms, 1), num_atoms, nonneg=bool(nonneg))
-    return sharding.place_rows(jax.device_put(found), signals)
+    targets = np.asarray(signals, dtype)
+    chosen, values = host.match(targets, atoms / np.where(norms > 0, norms, 1), num_atoms, nonneg=bool(nonneg))
+    broken = ~np.isfinite(targets).all(axis=1)
+    chosen[broken], values[broken] = np.arange(num_atoms), np.nan
+    return sharding.place_rows(jax.device_put((chosen, values)), signals)
 
 
 @functools.partial(jax.jit, static_argnames="num_latents")

@@ -123,11 +123,11 @@ def solve(
     found = _Found(len(signals), dictionary.shape[1], signals.dtype)
     with one_blas_thread():
         _active_sets(problem, found, init, tol, max_iterations, nonneg=nonneg, threads=threads or cores())
-    step = min(MANY_SAMPLES, max(1, MANY_CODES // len(problem.atoms)))
-    for settled in (True, False):
-        left = np.flatnonzero(~found.converged & (found.settled == settled) & (found.iterations < max_iterations))
-        for begin in range(0, len(left), step):
-            _fall_back(problem, found, left[begin : begin + step], tol, max_iterations, nonneg=nonneg, settled=settled)
+        step = min(MANY_SAMPLES, max(1, MANY_CODES // len(problem.atoms)))
+        for settled in (True, False):
+            left = np.flatnonzero(~found.converged & (found.settled == settled) & (found.iterations < max_iterations))
+            for begin in range(0, len(left), step):
+                _fall_back(problem, found, left[begin : begin + step], tol, max_iterations, nonneg=nonneg, settled=settled)
     return found.unscaled(problem, sparse=sparse)
 
 
@@ -245,6 +245,9 @@ class _Found:
         size = np.abs(values)
         # A code that overflows or vanishes is not the one that was certified.
         self.converged[self.rows[~((size >= np.finfo(dtype).tiny) & (size < np.inf))]] = False
+        # Nor does an objective that overflows or vanishes tell how good codes are.
+        value, gap = certificates
+        self.converged &= np.isfinite(value) & np.isfinite(gap) & ((value >= np.finfo(dtype).tiny) | (self.objective == 0))
         rest = (*certificates, self.iterations.astype(np.int32), self.converged)
         if sparse:
             return self.codes(values), *rest

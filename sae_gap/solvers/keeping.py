@@ -1,16 +1,12 @@
 """Compiles functions by Numba, and keeps them on disk."""
 
 import contextlib
-import pickle
 from collections.abc import Callable
 from typing import Any
 
 import numba
 from absl import logging
 from numba.core.caching import FunctionCache
-
-# What reading a damaged file raises.
-_DAMAGED = EOFError, pickle.UnpicklingError
 
 
 def kept(function: Callable, **options: Any) -> Any:
@@ -35,7 +31,8 @@ class _Cache(FunctionCache):
     def load_overload(self, sig, target_context):
         try:
             return super().load_overload(sig, target_context)
-        except _DAMAGED:
+        except Exception:
+            # Damaged bytes may raise anything.
             # The index begins anew, without what is damaged.
             with contextlib.suppress(OSError):
                 self.flush()
@@ -44,5 +41,5 @@ class _Cache(FunctionCache):
     def save_overload(self, sig, data):
         try:
             super().save_overload(sig, data)
-        except (OSError, *_DAMAGED) as error:
+        except Exception as error:
             logging.warning("a compiled loop cannot be kept, so that each process compiles it anew; free the disk: %s", error)

@@ -227,6 +227,13 @@ def test_non_finite_values_inside_jit_do_not_converge():
             options, signals, dictionary, jnp.full((1, 1), 0.1), None, jnp.float32(1e-6), jnp.int32(20_000)
         )
         assert solution.converged.tolist() == [i != 3 for i in range(N)]
+    code = jax.jit(lambda signals, lam: sparse_code(signals, np.eye(3, dtype=np.float32), lam))
+    rows = np.array([[1, 1, 1], [np.inf, 1, 1]], np.float32)
+    assert code(rows, 0.1).converged.tolist() == [True, False]
+    # An objective that overflows or vanishes says nothing, and a negative weight makes no lasso.
+    for signals, lam in ((1e30 * rows[:1], 1e29), (1e-30 * rows[:1], 1e-31), (rows[:1], -0.1)):
+        assert not code(signals, lam).converged.any()
+    signals = draw(11)[0]
     broken = dictionary.copy()
     broken[1, 1] = np.nan
     for atoms, lam in ((broken, 0.1), (dictionary, np.nan)):

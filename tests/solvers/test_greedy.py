@@ -116,3 +116,28 @@ def test_bad_counts_are_refused(count):
         orthogonal_matching_pursuit(signals, dictionary, count)
     with pytest.raises(ValueError, match="above input_dim"):
         orthogonal_matching_pursuit(signals, dictionary, 17)
+
+
+def test_dependent_atoms_have_codes_of_zero_and_a_broken_signal_has_none():
+    rng = np.random.default_rng(0)
+    # Forty atoms of rank 8, which rounding to single precision hides.
+    dictionary = (rng.normal(size=(16, 8)) @ rng.normal(size=(8, 40))).astype(np.float32)
+    signals = rng.normal(size=(20, 16)).astype(np.float32)
+    signals[3, 0] = np.nan
+    codes, order = orthogonal_matching_pursuit(signals, dictionary, 12), pursuit_order(signals, dictionary, 12)
+    assert all(len(set(row)) == 12 for row in np.asarray(order).tolist())
+    assert np.isnan(codes[3]).sum() == 12
+    fine = np.arange(20) != 3
+    assert np.all(np.count_nonzero(codes[fine], axis=1) == 8)
+    atoms = dictionary / np.linalg.norm(dictionary, axis=0)
+    # Eight independent atoms span what all of them span.
+    spanned = np.linalg.svd(atoms.astype(float))[0][:, :8]
+    np.testing.assert_allclose(np.asarray(codes)[fine] @ atoms.T, signals[fine] @ spanned @ spanned.T, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("signals", "dictionary"), [([[1.0, 2.0]], np.eye(2)), (np.ones(2), np.eye(2)), (np.ones((1, 3)), np.eye(2))]
+)
+def test_what_is_no_problem_is_refused_in_one_sentence(signals, dictionary):
+    with pytest.raises(ValueError, match="two dimensions|disagree on input_dim"):
+        orthogonal_matching_pursuit(signals, dictionary, 1)
