@@ -245,9 +245,8 @@ class _Found:
         size = np.abs(values)
         # A code that overflows or vanishes is not the one that was certified.
         self.converged[self.rows[~((size >= np.finfo(dtype).tiny) & (size < np.inf))]] = False
-        # Nor does an objective that overflows or vanishes tell how good codes are.
-        value, gap = certificates
-        self.converged &= np.isfinite(value) & np.isfinite(gap) & ((value >= np.finfo(dtype).tiny) | (self.objective == 0))
+        # Nor does an objective that overflows tell how good codes are.
+        self.converged &= np.isfinite(certificates).all(axis=0)
         rest = (*certificates, self.iterations.astype(np.int32), self.converged)
         if sparse:
             return self.codes(values), *rest

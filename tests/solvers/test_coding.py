@@ -230,8 +230,8 @@ def test_non_finite_values_inside_jit_do_not_converge():
     code = jax.jit(lambda signals, lam: sparse_code(signals, np.eye(3, dtype=np.float32), lam))
     rows = np.array([[1, 1, 1], [np.inf, 1, 1]], np.float32)
     assert code(rows, 0.1).converged.tolist() == [True, False]
-    # An objective that overflows or vanishes says nothing, and a negative weight makes no lasso.
-    for signals, lam in ((1e30 * rows[:1], 1e29), (1e-30 * rows[:1], 1e-31), (rows[:1], -0.1)):
+    # An objective that overflows says nothing, and a negative weight makes no lasso.
+    for signals, lam in ((1e30 * rows[:1], 1e29), (rows[:1], -0.1)):
         assert not code(signals, lam).converged.any()
     signals = draw(11)[0]
     broken = dictionary.copy()

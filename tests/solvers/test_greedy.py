@@ -139,5 +139,5 @@ def test_dependent_atoms_have_codes_of_zero_and_a_broken_signal_has_none():
     ("signals", "dictionary"), [([[1.0, 2.0]], np.eye(2)), (np.ones(2), np.eye(2)), (np.ones((1, 3)), np.eye(2))]
 )
 def test_what_is_no_problem_is_refused_in_one_sentence(signals, dictionary):
-    with pytest.raises(ValueError, match="two dimensions|disagree on input_dim"):
+    with pytest.raises(ValueError, match=r"two dimensions|disagree on input_dim"):
         orthogonal_matching_pursuit(signals, dictionary, 1)
