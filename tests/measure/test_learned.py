@@ -12,6 +12,8 @@ from sae_gap import Setting
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.measure import learned as front
+from sae_gap.measure import rows
 from sae_gap.measure.training import fit_signals
 
 WIDTH, L0 = 40, 3
@@ -106,6 +108,28 @@ def test_massive_rows_are_left_out_of_a_score_unless_they_are_kept(learned, fres
     assert learned.encode(spoilt).shape == (61, WIDTH)
 
 
+@pytest.mark.parametrize(("policy", "told"), [("drop", "left out"), ("keep", "kept")])
+def test_what_becomes_of_massive_rows_is_told(activations, caplog, policy, told):
+    rows.screened(rows.opened(activations), policy)
+    assert caplog.text.rstrip().endswith(f"; {told}")
+
+
+def test_the_certificate_is_that_of_the_worst_row_of_all_chunks(monkeypatch, learned, fresh):
+    monkeypatch.setattr(front, "CHUNK", 20)
+    parts, found = np.split(fresh, 3), []
+    for part in parts:
+        learned.encode(part)
+        found.append(learned.certificate)
+    learned.encode(np.concatenate([parts[i] for i in np.argsort(found)[::-1]]))
+    assert learned.certificate == max(found) > min(found)
+
+
+def test_rows_beyond_what_memory_holds_are_thinned_evenly(monkeypatch, learned):
+    monkeypatch.setattr(rows, "POOL", 30 * 100)
+    train = learned.train
+    np.testing.assert_array_equal(rows.pool(train), train.take(np.arange(100) * train.num_samples // 100))
+
+
 @pytest.mark.parametrize(
     ("encoder", "frozen"),
     [("topk", True), ("topk", False), ("batchtopk", False), ("jumprelu", False), ("lista_topk", False)],
@@ -160,6 +184,13 @@ def test_an_sae_is_trained_as_it_is_told_and_else_for_2000_steps(monkeypatch, ac
     for learner, steps, width, seed in found[1::2]:
         assert (learner.encoder, learner.frozen, width, seed) == (BatchTopK(2), False, WIDTH, 4)
         assert learner.num_steps == 3 and steps < 2_000
+    # At least one latent is in use, and metadata are refused before anything is trained.
+    thin = sae_gap.LearnedDictionary(learned.model, 0.4, learned.train, learned.held_out, 0)
+    with pytest.raises(InterruptedError):
+        thin.sae()
+    assert found[-1][0].encoder == TopK(1)
+    with pytest.raises(TypeError, match="JSON"):
+        learned.save("nowhere", metadata={"a": {1}})
 
 
 def test_the_unit_of_the_activations_does_not_matter(activations, learned):
@@ -174,6 +205,7 @@ def test_the_unit_of_the_activations_does_not_matter(activations, learned):
     [
         (lambda x, d: sae_gap.learn(x, 0, L0), "width"),
         (lambda x, d: sae_gap.learn(x, WIDTH, 31), "l0"),
+        (lambda x, d: sae_gap.learn(x, 3, 3), "fewer than the 3 atoms"),
         (lambda x, d: sae_gap.learn(x, WIDTH, L0, seed=-1), "seed"),
         (lambda x, d: sae_gap.learn(x, WIDTH, L0, massive="clip"), "massive"),
         (lambda x, d: sae_gap.learn(np.ones((50, 30), np.float32), WIDTH, L0), "alike"),

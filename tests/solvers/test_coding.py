@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Lasso
 
-from sae_gap.solvers import SOLVERS, coding, sparse_code, working_set
+from sae_gap.solvers import SOLVERS, coding, fista, sparse_code, working_set
 
 from .problems import SHAPE, draw, score
 
@@ -213,6 +213,8 @@ def test_giving_up_is_reported():
         solution = sparse_code(signals, dictionary, 1e-3, solver=solver, max_iterations=1)
         _, gap = score(signals, dictionary, solution.codes, 1e-3)
         assert not bool(jnp.all(solution.converged))
+        # The one product is all that there is, and FISTA is not begun; by itself it goes on to its next check.
+        assert np.all(solution.iterations == (1 if solver == "working_set" else fista.CHECK_EVERY))
         # What is reported unconverged really has that gap, up to the rounding of a float32.
         np.testing.assert_allclose(solution.gap, gap, rtol=0.2, atol=1e-6)
 

@@ -107,6 +107,13 @@ def test_dependent_and_zero_atoms(function, each_alone):
     assert np.all(np.isfinite(nonneg_matching_pursuit(jnp.asarray(signals), jnp.asarray(dictionary), 40)))
 
 
+@WAYS
+def test_of_atoms_that_tie_the_first_is_chosen(function, each_alone):
+    width = 2 * active_set.CHUNK + 6
+    order = function(lambda y: pursuit_order(y, np.eye(width, dtype=np.float32), width))(np.ones((2, width), np.float32))
+    np.testing.assert_array_equal(order, [np.arange(width)] * 2)
+
+
 @pytest.mark.parametrize("count", [0, 41, 2.0, True])
 def test_bad_counts_are_refused(count):
     signals, dictionary = (jnp.asarray(a) for a in draw())

@@ -176,10 +176,26 @@ def test_what_the_active_set_leaves_open_is_handed_to_fista(monkeypatch):
     found = np.asarray(left.iterations)
     handed = found > 2
     assert handed.any() and not handed.all() and left.converged.all()
+    # Those two, and as many iterations as there are to a check.
+    assert np.all((found[handed] - 2) % fista.CHECK_EVERY == 0)
     assert left.codes.has_canonical_format
     np.testing.assert_allclose(left.objective, whole.objective, rtol=2e-6)
     _, gap = score(signals, dictionary, left.codes.toarray(), 0.05)
     assert np.all(gap <= 2e-6 * np.asarray(left.objective))
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_fista_on_the_host_is_as_fast_as_the_compiled_one_and_ends_where_that_does(nonneg):
+    rng = np.random.default_rng(0)
+    signals, dictionary = (a.astype(float) for a in coherent(3, 20, DIM, LATENTS, 8))
+    lam, start = rng.uniform(0.01, 0.05, size=(20, LATENTS)), rng.uniform(size=(20, LATENTS)) < 0.1
+    codes, spent = host._fista(dictionary.T, signals, lam, start, 1e-10, 20_000, nonneg=nonneg)
+    with jax.enable_x64(True):
+        found = fista.solve(signals, dictionary, lam, jnp.asarray(start, float), tol=1e-10, nonneg=nonneg)
+    np.testing.assert_allclose(codes, found.codes, atol=1e-5)
+    assert len(set(spent.tolist())) > 1 and spent.sum() <= 1.1 * np.sum(found.iterations) and (codes.min() < 0) != nonneg
+    few, spent = host._fista(dictionary.T, signals, lam, start, 1e-6, 3, nonneg=nonneg)
+    assert set(spent.tolist()) == {3} and not np.allclose(few, codes, atol=1e-3)
 
 
 def test_a_violation_below_single_precision_is_seen():

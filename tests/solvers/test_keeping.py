@@ -42,9 +42,20 @@ def test_a_file_that_was_cut_short_is_compiled_anew_and_mended(compiled, tmp_pat
     assert hits(compiled()) == 0 and hits(compiled()) == 1
 
 
-def test_a_full_disk_is_only_warned_of(compiled, monkeypatch, caplog):
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_full_disk_is_only_warned_of(compiled, tmp_path, monkeypatch, caplog, damaged):
+    if damaged:
+        hits(compiled())
+        (index,) = (tmp_path / "cache").rglob("*.nbi")
+        index.write_bytes(b"")
+
     def full(*paths):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    assert hits(compiled()) == 0 and "No space left" in caplog.text
+    assert hits(compiled()) == 0 and "cannot be kept" in caplog.text
+    assert damaged or "No space left" in caplog.text
+
+
+def test_what_has_no_file_is_compiled_all_the_same():
+    assert kept(eval("lambda x: 2 * x"))(2) == 4

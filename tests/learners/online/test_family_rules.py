@@ -107,7 +107,7 @@ def test_a_parent_that_is_one_of_its_children_as_well_is_split(place):
         np.testing.assert_allclose(found[:, 4], children[:, 0], atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["free", "none free", "seldom", "small"])
+@pytest.mark.parametrize("case", ["free", "none free", "seldom", "small", "as large"])
 def test_of_two_children_one_is_split_from_the_parent_that_is_the_other(case):
     """Signals `p + c_1` and, as often, `p + c_2`: p is taken for their mean, and the children for opposite directions."""
     p, c = NARROW[:, 0], NARROW[:, 1:3].T
@@ -117,6 +117,8 @@ def test_of_two_children_one_is_split_from_the_parent_that_is_the_other(case):
         codes = np.concatenate([codes, samples([0, 0, 1.5])])
     elif case == "seldom":
         codes = np.concatenate([codes, samples([4 * HALF, 0, 0])])
+    elif case == "as large":
+        codes[:, 0] = 4 * HALF
     found, moved = rearranged(atoms, codes)
     assert moved == ([0, 1, 2] if case == "free" else [])
     if case == "free":
@@ -283,6 +285,15 @@ def test_a_turned_pair_becomes_the_parent_and_its_child(share):
         np.testing.assert_allclose(found, filled(atoms), atol=1e-6)
 
 
+@pytest.mark.parametrize(("cosine", "swaps"), [(0, True), (0.5, False), (0.999, False)])
+def test_a_pair_is_turned_only_if_its_rays_differ_and_that_of_the_new_base_is_short(cosine, swaps):
+    """The ray of v is .85 long, and that of u .85, 1.04 or, of smaller codes, .8; then it is too close to that of v."""
+    atoms = np.stack([NARROW[:, 0], cosine * NARROW[:, 0] + (1 - cosine**2) ** 0.5 * NARROW[:, 1]], axis=1)
+    both = 0.4 if cosine > 0.9 else 0.6
+    _, moved = swap(jnp.asarray(filled(atoms), jnp.float32), jnp.zeros(WIDTH, bool), counted(samples([1, 0], [both, both])))
+    assert np.flatnonzero(moved).tolist() == [0, 1] * swaps
+
+
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
 def test_a_parent_and_its_child_are_not_turned(share):
     """Where the child is on in most of the samples too: the signals of both atoms are longer there."""
@@ -340,6 +351,16 @@ def test_a_parent_that_is_parted_from_its_own_is_none_in_that_round():
     found, moved, _ = part(jnp.asarray(filled(atoms), jnp.float32), jnp.zeros(WIDTH, bool), counts)
     np.testing.assert_allclose(found[:, :3], unit(np.stack([p, c, c + g], axis=1)), atol=1e-5)
     assert np.flatnonzero(moved).tolist() == [1, 2]
+
+
+def test_of_two_parents_the_longer_is_taken_out_of_their_child():
+    first, second, c = WIDE[:, :3].T
+    child = 1.1 * first + 1.2 * second + 0.8 * c
+    atoms = np.stack([first, second, child / np.linalg.norm(child)], axis=1)
+    counts = counted(samples(*np.diag([1.1, 1.2, np.linalg.norm(child)])))
+    found, moved, _ = part(jnp.asarray(filled(atoms), jnp.float32), jnp.zeros(WIDTH, bool), counts)
+    np.testing.assert_allclose(found[:, 2], unit(1.1 * first + 0.8 * c), atol=1e-5)
+    assert np.flatnonzero(moved).tolist() == [2]
 
 
 def test_of_two_atoms_of_one_concept_one_is_free():
