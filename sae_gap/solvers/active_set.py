@@ -25,7 +25,7 @@ NUMBERS = 2**20
 ROUNDS = 500
 # Share of an atom's energy outside the span of the basis below which it counts as dependent.
 DEPENDENT = 1e-11
-# The same in a pursuit, whose inverse is never refined.
+# The same in `match_block`, whose inverse is never refined.
 IN_SPAN = 1e-7
 # Share of the signal's norm below which the excess of a correlation is rounding.
 ROUNDING = 64 * np.finfo(np.float64).eps

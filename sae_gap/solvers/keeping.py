@@ -32,8 +32,7 @@ class _Cache(FunctionCache):
         try:
             return super().load_overload(sig, target_context)
         except Exception:
-            # Damaged bytes may raise anything.
-            # The index begins anew, without what is damaged.
+            # Damaged bytes may raise anything. The index begins anew, without them.
             with contextlib.suppress(OSError):
                 self.flush()
             return None

@@ -75,6 +75,13 @@ def test_an_sae_of_any_library_becomes_one_of_saelens(tmp_path, case):
     assert again.notes.get("hook_name") == sae.notes.get("hook_name")
 
 
+def test_metadata_come_before_the_notes_of_a_loaded_sae_and_folders_are_made(tmp_path):
+    sae = loaded("saelens/topk")
+    folder = tmp_path / "of" / "many" / "saes"
+    sae_gap.save_sae(sae, folder, metadata={"hook_name": "blocks.7.hook_mlp_out"})
+    assert sae.notes["hook_name"] != "blocks.7.hook_mlp_out" == sae_gap.load_sae(folder).notes["hook_name"]
+
+
 def refused(call, *words):
     with pytest.raises(ValueError) as caught:
         call()

@@ -5,7 +5,7 @@ import pytest
 
 from sae_gap.core.types import Model
 from sae_gap.encoders.pursuit import OMP, NonNegativePursuit
-from sae_gap.solvers import active_set, greedy, nonneg_matching_pursuit, orthogonal_matching_pursuit, pursuit_order
+from sae_gap.solvers import active_set, greedy, host, nonneg_matching_pursuit, orthogonal_matching_pursuit, pursuit_order
 
 from .problems import draw
 
@@ -105,6 +105,17 @@ def test_dependent_and_zero_atoms(function, each_alone):
     assert not np.any(codes[:, ::2] * codes[:, 1::2])
     assert all(len({*row}) == 8 for row in np.asarray(function(lambda y: pursuit_order(y, dictionary, 8))(signals)))
     assert np.all(np.isfinite(nonneg_matching_pursuit(jnp.asarray(signals), jnp.asarray(dictionary), 40)))
+
+
+def test_a_gram_matrix_is_made_where_it_fits_and_is_worth_its_products(monkeypatch):
+    signals, dictionary = draw()
+    monkeypatch.delattr(host, "match")
+    monkeypatch.setattr(greedy, "LARGEST_GRAM", 4 * 40**2 - 1)
+    assert pursuit_order(signals, dictionary, 2).shape == (len(signals), 2)
+    monkeypatch.setattr(greedy, "LARGEST_GRAM", 4 * 40**2)
+    assert pursuit_order(signals[:19], dictionary, 2).shape == (19, 2)
+    with pytest.raises(AttributeError, match="match"):
+        pursuit_order(signals[:20], dictionary, 2)
 
 
 @WAYS
