@@ -107,7 +107,7 @@ def rearrange(
     rules: Rules,
     idle: Float[Array, " num_latents"],
 ) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"], Float[Array, " num_latents"]]:
-    """Repairs what no decorrelation can: parents that are a child too, without an atom, turned, or within a child.
+    """Repairs what no decorrelation can: parents that are a child too, have no atom, are turned, or are part of a child.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
@@ -210,7 +210,7 @@ def split_merged_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, 
 
 
 def add_missing_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, idle):
-    """Gives a parent an atom that has none, since it is never on without a child, and each child's atom is `p + c_k`.
+    """Gives an atom to a parent that has none: it is never on without a child, and the atom of each child is `p + c_k`.
 
     Such atoms are coherent and apart. Each follows the most central atom among itself and those it is coherent with: the one
     whose coherences add up to most. The followers of an atom that follows itself are a family if their common factor p makes
@@ -332,7 +332,7 @@ def _unit_columns(atoms: Float[Array, "families input_dim members"]) -> Float[Ar
 
 
 def _apart(given, rules: Rules):
-    """Which pairs are apart: neither is on in half of the other's uses."""
+    """Which pairs are apart: neither is on in the share `apart` of the other's uses."""
     return jnp.maximum(given, given.T) < rules.apart
 
 
