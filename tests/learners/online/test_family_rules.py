@@ -287,7 +287,7 @@ def test_a_turned_pair_becomes_the_parent_and_its_child(share):
 
 @pytest.mark.parametrize(("cosine", "swaps"), [(0, True), (0.5, False), (0.999, False)])
 def test_a_pair_is_turned_only_if_its_rays_differ_and_that_of_the_new_base_is_short(cosine, swaps):
-    """The ray of v is .85 long, and that of u .85, 1.04 or, of smaller codes, .8; then it is too close to that of v."""
+    """The ray of v is some .85 long, that of u .85, 1.04 or, with smaller codes, .8; the last is too close to that of v."""
     atoms = np.stack([NARROW[:, 0], cosine * NARROW[:, 0] + (1 - cosine**2) ** 0.5 * NARROW[:, 1]], axis=1)
     both = 0.4 if cosine > 0.9 else 0.6
     _, moved = swap(jnp.asarray(filled(atoms), jnp.float32), jnp.zeros(WIDTH, bool), counted(samples([1, 0], [both, both])))
