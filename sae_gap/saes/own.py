@@ -42,6 +42,8 @@ def content_of(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> b
     check_model(model, encoder)
     if jax.tree.structure(model.encoder) != jax.tree.structure(_blank(encoder, model.decoder.shape).encoder):  # type: ignore
         raise ValueError(f"the model has no parameters that {type(encoder).__name__} could read; {FITTED}.")
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(model)):
+        raise ValueError("the parameters have NaN or infinite entries; train the model again before it is saved.")
     return trees.dump(model, {"learner": {"encoder": identity.describe(encoder)}, "metadata": metadata})
 
 

@@ -343,9 +343,7 @@ def _fall_back(problem, found, rows, tol, max_iterations, *, nonneg, settled) ->
         codes = codes.astype(dtype)
         found.iterations[rows] += spent
     value, gap = _certificate(problem.atoms, signals, lam, codes.astype(np.float64), nonneg=nonneg)
-    # An objective below this cannot be told from zero; see `lasso_problem.is_converged`.
-    least = 0.5 * (16 * np.finfo(dtype).eps) ** 2 * np.sum(signals**2, axis=1)
-    converged = ((gap <= tol * value) & np.isfinite(value)) | (value <= least)
+    converged = ((gap <= tol * value) & np.isfinite(value)) | (value <= _rounding(signals, dtype))
     # What the active set had may be better: its gap is that of codes before they were rounded.
     better = np.flatnonzero(converged | (gap < found.gap[rows]))
     rows, codes = rows[better], codes[better]
@@ -354,6 +352,11 @@ def _fall_back(problem, found, rows, tol, max_iterations, *, nonneg, settled) ->
     sample, latents = np.nonzero(codes)
     found.put(rows[sample], latents, codes[sample, latents])
     found.objective[rows], found.gap[rows], found.converged[rows] = value[better], gap[better], converged[better]
+
+
+def _rounding(signals, dtype) -> np.ndarray:
+    """The objectives below which one cannot be told from zero; see `lasso_problem.is_converged`."""
+    return 0.5 * (16 * np.finfo(dtype).eps) ** 2 * np.sum(signals**2, axis=1)
 
 
 def _certificate(atoms, signals, lam, codes, *, nonneg) -> tuple[np.ndarray, np.ndarray]:
@@ -376,7 +379,7 @@ def _certificate(atoms, signals, lam, codes, *, nonneg) -> tuple[np.ndarray, np.
 
 def _fista(atoms, signals, lam, codes, tol, max_iterations, *, nonneg) -> tuple[np.ndarray, np.ndarray]:
     """`fista.solve` in double precision: codes, and the iterations of each sample."""
-    atoms = atoms.astype(np.float64)
+    least, atoms = _rounding(signals, atoms.dtype), atoms.astype(np.float64)
     rate = 1 / np.linalg.norm(atoms, 2) ** 2
     codes, spent = codes.astype(np.float64), np.zeros(len(codes), np.int64)
     point, momentum, left = codes.copy(), np.ones((len(codes), 1)), np.arange(len(codes))
@@ -384,7 +387,7 @@ def _fista(atoms, signals, lam, codes, tol, max_iterations, *, nonneg) -> tuple[
         if iteration % fista.CHECK_EVERY == 0:
             value, gap = _certificate(atoms, signals[left], lam[left], codes[left], nonneg=nonneg)
             # A quarter of the tolerance, so that the gap of the rounded codes meets it too.
-            left = left[gap > 0.25 * tol * value]
+            left = left[(gap > 0.25 * tol * value) & (value > least[left])]
             if not len(left):
                 break
         old, at = codes[left], point[left]

@@ -198,6 +198,8 @@ def test_fista_on_the_host_is_as_fast_as_the_compiled_one_and_ends_where_that_do
     assert len(set(spent.tolist())) > 1 and spent.sum() <= 1.1 * np.sum(found.iterations) and (codes.min() < 0) != nonneg
     few, spent = host._fista(dictionary.T, signals, lam, np.asarray(start), 1e-6, 4, nonneg=nonneg)
     assert set(spent.tolist()) == {4}
+    # Without weights the signal is fitted exactly, and all that is left is rounding.
+    assert host._fista(dictionary.T, signals[:1], 0 * lam[:1], np.zeros((1, LATENTS)), 1e-300, 9_000, nonneg=False)[1] < 9_000
     # Before momentum first points uphill.
     np.testing.assert_allclose(few, textbook, atol=1e-9)
 
