@@ -41,4 +41,4 @@ class _Cache(FunctionCache):
         try:
             super().save_overload(sig, data)
         except Exception as error:
-            logging.warning("a compiled loop cannot be kept, so that each process compiles it anew; free the disk: %s", error)
+            logging.warning("a compiled loop cannot be kept, so that each process compiles it anew: %s", error)

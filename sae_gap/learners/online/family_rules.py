@@ -17,8 +17,8 @@ from sae_gap.learners.online.decorrelation import chance_cosine, coherent_cosine
 
 # A parent is used this much more often than its child, lest two atoms that are always on together be each other's parent.
 _MORE_USED = 1.02
-# Lengths that a member, a lost child and a swapped atom, of unit length, must have beside the common factor to be atoms.
-_LEAST_MEMBER, _LEAST_LOST, _LEAST_SWAPPED = 0.1, 0.2, 0.05
+# Lengths that a member, a lost child and a turned atom, of unit length, must have beside the common factor to be atoms.
+_LEAST_MEMBER, _LEAST_LOST, _LEAST_TURNED = 0.1, 0.2, 0.05
 # What keeps a common factor from being ill-posed: a ridge, the least cosine that divides, and the least squared loading.
 _RIDGE, _LEAST_COSINE, _LEAST_SQUARE = 0.01, 0.05, 0.01
 # Families that are solved for at once.
@@ -121,7 +121,7 @@ def rearrange(
     moved = jnp.zeros(dictionary.shape[1], bool)
     dictionary, moved = split_merged_parents(dictionary, moved, counts, rules, idle)
     dictionary, moved = add_missing_parents(dictionary, moved, counts, rules, idle)
-    dictionary, moved = swap_bases(dictionary, moved, counts, rules)
+    dictionary, moved = turn_pairs(dictionary, moved, counts, rules)
     dictionary, moved, twice = part_from_parents(dictionary, moved, counts, rules)
     return dictionary, moved, jnp.where(twice, 0, idle)
 
@@ -251,7 +251,7 @@ def add_missing_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, i
     return _assign(dictionary, moved, at_parent, common.T)
 
 
-def swap_bases(dictionary, moved, counts: Cooccurrence, rules: Rules):
+def turn_pairs(dictionary, moved, counts: Cooccurrence, rules: Rules):
     """Turns pairs that are turned: `v = p + c` is on wherever p is, and `u = p - c` beside it where c is off.
 
     Where p and c are of one length, so are the codes of v and u where both are on: reconstruction and cosines cannot tell, and
@@ -269,12 +269,12 @@ def swap_bases(dictionary, moved, counts: Cooccurrence, rules: Rules):
     score = jnp.maximum(score, score.T)
     # Each is the other's best partner, so that no atom is in two pairs; where each can be the base, the first becomes it.
     u = jnp.argmax(score, axis=1)
-    swaps = (jnp.max(score, axis=1) > 0) & (u[u] == names) & can[names, u] & ~(can[u, names] & (u < names))
+    turns = (jnp.max(score, axis=1) > 0) & (u[u] == names) & can[names, u] & ~(can[u, names] & (u < names))
     base = unit_atoms(dictionary[:, u] * counts.products[u, u] + dictionary * counts.products[names, u])[0]
     rest = dictionary - jnp.sum(dictionary * base, axis=0) * base
-    swaps &= jnp.linalg.norm(rest, axis=0) > _LEAST_SWAPPED
-    dictionary, moved = _assign(dictionary, moved, jnp.where(swaps, u, num_latents), base)
-    return _assign(dictionary, moved, jnp.where(swaps, names, num_latents), unit_atoms(rest)[0])
+    turns &= jnp.linalg.norm(rest, axis=0) > _LEAST_TURNED
+    dictionary, moved = _assign(dictionary, moved, jnp.where(turns, u, num_latents), base)
+    return _assign(dictionary, moved, jnp.where(turns, names, num_latents), unit_atoms(rest)[0])
 
 
 def part_from_parents(dictionary, moved, counts: Cooccurrence, rules: Rules):

@@ -35,7 +35,7 @@ def _rearrange(dictionary, counts):
 
 decorrelate = jax.jit(lambda dictionary, counts: family_rules.decorrelate_children(dictionary, counts, RULES, 0.5))
 part = jax.jit(lambda dictionary, moved, counts: family_rules.part_from_parents(dictionary, moved, counts, RULES))
-swap = jax.jit(lambda dictionary, moved, counts: family_rules.swap_bases(dictionary, moved, counts, RULES))
+turn = jax.jit(lambda dictionary, moved, counts: family_rules.turn_pairs(dictionary, moved, counts, RULES))
 
 
 def unit(atoms):
@@ -281,17 +281,17 @@ def test_a_turned_pair_becomes_the_parent_and_its_child(share):
     assert moved == [0, 1]
     # Not in the round in which one of them has moved.
     for taken in (0, 1):
-        found, _ = swap(jnp.asarray(filled(atoms), jnp.float32), jnp.arange(WIDTH) == taken, counted(codes))
+        found, _ = turn(jnp.asarray(filled(atoms), jnp.float32), jnp.arange(WIDTH) == taken, counted(codes))
         np.testing.assert_allclose(found, filled(atoms), atol=1e-6)
 
 
-@pytest.mark.parametrize(("cosine", "swaps"), [(0, True), (0.5, False), (0.999, False)])
-def test_a_pair_is_turned_only_if_its_rays_differ_and_that_of_the_new_base_is_short(cosine, swaps):
+@pytest.mark.parametrize(("cosine", "turns"), [(0, True), (0.5, False), (0.999, False)])
+def test_a_pair_is_turned_only_if_its_rays_differ_and_that_of_the_new_base_is_short(cosine, turns):
     """The ray of v is some .85 long, that of u .85, 1.04 or, with smaller codes, .8; the last is too close to that of v."""
     atoms = np.stack([NARROW[:, 0], cosine * NARROW[:, 0] + (1 - cosine**2) ** 0.5 * NARROW[:, 1]], axis=1)
     both = 0.4 if cosine > 0.9 else 0.6
-    _, moved = swap(jnp.asarray(filled(atoms), jnp.float32), jnp.zeros(WIDTH, bool), counted(samples([1, 0], [both, both])))
-    assert np.flatnonzero(moved).tolist() == [0, 1] * swaps
+    _, moved = turn(jnp.asarray(filled(atoms), jnp.float32), jnp.zeros(WIDTH, bool), counted(samples([1, 0], [both, both])))
+    assert np.flatnonzero(moved).tolist() == [0, 1] * turns
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.9])
