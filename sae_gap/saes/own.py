@@ -1,7 +1,7 @@
 """The suite's own form of an SAE, the file of a finished fit, which holds every encoder that the suite trains."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +42,12 @@ def content_of(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> b
     check_model(model, encoder)
     if jax.tree.structure(model.encoder) != jax.tree.structure(_blank(encoder, model.decoder.shape).encoder):  # type: ignore
         raise ValueError(f"the model has no parameters that {type(encoder).__name__} could read; {FITTED}.")
-    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(model)):
-        raise ValueError("the parameters have NaN or infinite entries; train the model again before it is saved.")
-    return trees.dump(model, {"learner": {"encoder": identity.describe(encoder)}, "metadata": metadata})
+    _check_finite(model)
+    described = identity.describe(encoder)
+    if "k" in described:
+        # More than all latents are all of them.
+        described["k"] = min(described["k"], model.decoder.shape[1])
+    return trees.dump(model, {"learner": {"encoder": described}, "metadata": metadata})
 
 
 def load_fit(path: Path) -> SAE:
@@ -67,16 +70,18 @@ def load_fit(path: Path) -> SAE:
         name = learner.text("class", "").rpartition(".")[2]
         if not described.entries:
             raise ValueError(f"it is of {name}, which learns no encoder; write its atoms by numpy.save as a dictionary")
-        encoder = _trained(described)
-        model = trees.load(content, _blank(encoder, read_safetensors(path).shape(".dictionary")))
+        shape = read_safetensors(path).shape(".dictionary")
+        encoder = _trained(described, shape[1])
+        model = trees.load(content, _blank(encoder, shape))
+        _check_finite(model)
+        if has_form(type(encoder)):
+            config, arrays = as_saelens(model, encoder)
+            sae = saelens.assemble(Config(path, config), Tensors(path, arrays))
+        else:
+            sae = _without_form(model, encoder)
     except ValueError as error:
         fault = str(error).rstrip(".")
         raise ValueError(f"{path} cannot be read as an SAE ({fault}); give another fit, or fit it again.") from None
-    if has_form(type(encoder)):
-        config, arrays = as_saelens(model, encoder)
-        sae = saelens.assemble(Config(path, config), Tensors(path, arrays))
-    else:
-        sae = _without_form(model, encoder)
     told = ({"learner": name} if name else {}) | note.part("source").entries | note.part("metadata").entries
     notes = {"fit": path.parent.name} | {part: told[part] for part in _TOLD if part in told}
     entries = tuple((part, printable(str(value))) for part, value in notes.items())
@@ -125,9 +130,18 @@ def _blank(encoder: AmortisedEncoder, shape: tuple[int, ...]) -> Model:
     return Model(weight, bias, eqx.filter_eval_shape(encoder.parameters, weight, jax.random.key(0)))  # type: ignore[arg-type]
 
 
-def _trained(described: Config) -> AmortisedEncoder:
-    """The encoder of a description. Of its hyper-parameters inference asks for whole numbers alone, such as k."""
+def _check_finite(model: Model) -> None:
+    if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(model)):
+        raise ValueError("the parameters have NaN or infinite entries; train the model again.")
+
+
+def _trained(described: Config, num_latents: int) -> AmortisedEncoder:
+    """The encoder of a description. Inference asks for numbers alone of its hyper-parameters: no k is above the width."""
     kinds = {identity.class_name(kind): kind for kind in registry.saes().values()}
     kind = kinds[described.choice("class", "", kinds)]
-    sizes = [field.name for field in dataclasses.fields(kind) if type(field.default) is int and field.name in described]
-    return kind(**{name: described.size(name) for name in sizes})
+    read: dict[type, Callable[[str], float]] = {
+        int: lambda name: described.size(name, most=num_latents),
+        float: described.number,
+    }
+    fields = [field for field in dataclasses.fields(kind) if type(field.default) in read]
+    return kind(**{field.name: read[type(field.default)](field.name) for field in fields})

@@ -192,7 +192,7 @@ class Config:
             self._refuse(name, f"a {'positive' if least else 'non-negative'} integer {limit}", value)
         return value
 
-    def number(self, name: str, default: float) -> float:
+    def number(self, name: str, default: float | None = None) -> float:
         """A finite number."""
         value = self._value(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:

@@ -10,6 +10,8 @@ import pytest
 import sae_gap
 from sae_gap.core import identity
 from sae_gap.encoders.encoder import encode
+from sae_gap.encoders.lista_batchtopk import LISTABatchTopK
+from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
 from sae_gap.encoders.lista_topk import LISTATopK
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.topk import TopK
@@ -86,6 +88,13 @@ def test_a_fit_that_no_library_has_a_form_for_infers_as_its_model_does(tmp_path,
         caplog.clear()
 
 
+@pytest.mark.parametrize("encoder", [ListaMatryoshka(3, step=0.9), LISTATopK(50), MatchingPursuit(50)])
+def test_what_inference_asks_for_is_kept_and_a_k_beyond_the_width_is_all_latents(tmp_path, encoder):
+    model, signals = fitted(encoder), np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
+    sae_gap.save_sae(model, tmp_path / "sae")
+    close(sae_gap.load_sae(tmp_path / "sae").encode(signals), encode(encoder, model, jnp.asarray(signals)))
+
+
 def test_a_signed_fit_stays_signed_and_a_dead_atom_dead(tmp_path):
     model = fitted(MatchingPursuit(2))
     dead = dataclasses.replace(model, dictionary=model.decoder.at[:, 3].set(0))
@@ -109,8 +118,18 @@ def noteless(folder):
     return folder
 
 
+def edited(encoder, **values):
+    return lambda folder: written(folder, fitted(encoder), SparseAutoencoder(encoder), **values)
+
+
 def topk(**values):
-    return lambda folder: written(folder, example("topk"), SparseAutoencoder(TopK(3)), **values)
+    return edited(TopK(3), **values)
+
+
+def thresholdless(folder):
+    model = fitted(LISTABatchTopK(3))
+    spoilt = dataclasses.replace(model.encoder, thresholds=model.encoder.thresholds.at[1].set(jnp.nan))
+    return written(folder, dataclasses.replace(model, encoder=spoilt), SparseAutoencoder(model.encode))
 
 
 FAULTS = {
@@ -127,6 +146,13 @@ FAULTS = {
         "is expected",
     ),
     "k of another type": (topk(k="three"), "k in"),
+    "k beyond the width": (topk(k=11), "of at most 10, but it is 11"),
+    "no k": (topk(k=None), "k in"),
+    "a negative k": (topk(k=-1), "of at most 10, but it is -1"),
+    "steps without end": (edited(LISTATopK(2), depth=2**31 - 1), "depth in"),
+    "a step of NaN": (edited(ListaMatryoshka(3), step=float("nan")), "step in"),
+    "a step back": (edited(ListaMatryoshka(3), step=-1), "step must be a finite number above 0"),
+    "a threshold of NaN": (thresholdless, "NaN"),
     "code": (topk(**{"class": "os.system"}), "'os.system'"),
     "cut short": (cut, "cannot be read"),
     "no note": (noteless, "learns no encoder"),
@@ -139,10 +165,3 @@ def test_what_is_no_sae_is_refused_in_a_sentence(tmp_path, fault):
     with pytest.raises(ValueError) as caught:
         sae_gap.load_sae(make(tmp_path / "fit"))
     assert words in str(caught.value) and "fit it again" in str(caught.value) and "\n" not in str(caught.value), caught.value
-
-
-def test_a_fit_whose_numbers_are_not_finite_is_refused(tmp_path):
-    model = example("relu")
-    spoilt = sae_gap.Model(model.dictionary.at[2, 3].set(jnp.nan), model.bias, model.encoder, model.encode)
-    with pytest.raises(ValueError, match="NaN"):
-        sae_gap.load_sae(written(tmp_path / "fit", spoilt, SparseAutoencoder(model.encode)))
