@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # Norms of a layer's other rows stay within a few times their median. Unlike the mean, the median does not move with the few
 # that are massive, and a multiple of it does not depend on the scale of the model.
 FACTOR = 10
+# Median norms between which sums of squares, over millions of rows, neither overflow float32 nor vanish in it.
+_SHORTEST, _LONGEST = 1e-8, 1e14
 # Row numbers that are written out.
 _SHOWN = 3
 
@@ -43,8 +45,17 @@ def norms(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
 
 
 def find_massive(norms: Float[np.ndarray, " n"]) -> Massive:
-    """The rows of norm `‖y‖ > FACTOR · median ‖y‖`; none where the median is zero, as of sparse signals that are mostly off."""
+    """The rows of norm `‖y‖ > FACTOR · median ‖y‖`; none where the median is zero, as of sparse signals that are mostly off.
+
+    Raises:
+      ValueError: the median is so large or so small that float32 cannot hold sums of squares.
+    """
     median = np.median(norms)
+    if median > _LONGEST or 0 < median < _SHORTEST:
+        raise ValueError(
+            f"the activations have a median norm of {median:.1e}, and float32 cannot hold sums of such squares; scale all rows "
+            f"by one number that brings it between {_SHORTEST:g} and {_LONGEST:g}, such as a power of two."
+        )
     rows = np.flatnonzero(norms > FACTOR * median) if median > 0 else np.zeros(0, int)
     return Massive(rows, norms[rows] / median)
 

@@ -31,6 +31,16 @@ def test_squares_beyond_float32_are_still_told():
     assert list(with_massive({3: 1e30}).massive.rows) == [3]
 
 
+@pytest.mark.parametrize(("scale", "fits"), [(1e17, False), (1e13, True), (1e-7, True), (1e-17, False)])
+def test_rows_whose_squares_float32_cannot_hold_are_refused(scale, fits):
+    rows = open_activations(UNIT * np.float32(scale))
+    if fits:
+        assert not len(rows.massive.rows)
+    else:
+        with pytest.raises(ValueError, match=f"a median norm of {scale:.1e}".replace("+", r"\+")):
+            rows.without_massive()
+
+
 def test_rows_that_are_mostly_zero_have_no_massive_ones():
     rows = np.zeros((9, 4), np.float32)
     rows[0] = 1
