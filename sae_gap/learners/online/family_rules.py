@@ -30,7 +30,7 @@ _LEAST_PARTED = 0.5
 
 
 class Rules(eqx.Module):
-    """The thresholds of the rules. RESULTS.md has what each is worth.
+    """The thresholds of the rules. README.md beside this file has what each is worth.
 
     Args:
       includes: i includes j if it is on in this share of j's uses, and more where i is on in many samples anyway.
