@@ -1,5 +1,7 @@
 """What a run would do, and whether it could keep what it would fit: found out before it begins."""
 
+from collections.abc import Sequence
+
 from benchmarks.harness.preset import HEADINGS
 from sae_gap.storage import results
 from sae_gap.storage.results import CELL
@@ -7,21 +9,44 @@ from sae_gap.study.job import Job, jobs
 from sae_gap.study.models import Models
 from sae_gap.study.study import Study
 
+HOUR = 3_600
+
 
 def plan(study: Study, present: set[str], models: Models) -> str:
-    """What a run would do: each job, the rows that are there, the models that must be fitted, and about how long that takes."""
-    lines, total = [], 0.0
-    planned: set[tuple[str, int]] = set()
-    for job in jobs(study):
+    """What a run would do: each job, the rows that are there, the models that must be fitted, and about how long that takes.
+
+    Where that is more than an hour, a last line names the methods that are left without the dearest ones, and take less.
+    """
+    every, lines = list(jobs(study)), []
+    work = _work(every, present, models)
+    for job, (seconds, fits) in zip(every, work, strict=True):
         there = len(present & set(job.keys.values()))
-        seconds, fits = _fits(job.without(present), models, planned) if there < len(job.keys) else (0.0, 0)
-        total += seconds
         size = job.sources[0].asdict()
         cell = ", ".join(f"{HEADINGS[name]} {size[name]}" for name in (*CELL, "input_dim"))
-        work = f"{fits} to fit, about {_duration(seconds)}" if fits else "nothing to fit"
-        lines.append(f"{cell}: {job}: {there}/{len(job.keys)} rows there, {work}")
+        told = f"{fits} to fit, about {_duration(seconds)}" if fits else "nothing to fit"
+        lines.append(f"{cell}: {job}: {there}/{len(job.keys)} rows there, {told}")
+    total = sum(seconds for seconds, _ in work)
     lines.append(f"{len(lines)} jobs, about {_duration(total)} of fitting on this machine, scoring apart")
+    left = every
+    while total > HOUR:
+        costs: dict[str, float] = {}
+        for job, (seconds, _) in zip(left, work, strict=True):
+            costs[str(job)] = costs.get(str(job), 0.0) + seconds
+        dearest = max(costs, key=lambda name: costs[name])
+        left = [job for job in left if str(job) != dearest]
+        # What is left may need a fit that the dearest would have been the first to ask for.
+        work = _work(left, present, models)
+        total = sum(seconds for seconds, _ in work)
+    if 0 < len(left) < len(every):
+        names = ",".join(dict.fromkeys(method.name for job in left for method in job.methods))
+        lines.append(f"about {_duration(total)} with --methods={names}")
     return "\n".join(lines)
+
+
+def _work(every: Sequence[Job], present: set[str], models: Models) -> list[tuple[float, int]]:
+    """Seconds and number of the fits of each job, where one after the other is run."""
+    planned: set[tuple[str, int]] = set()
+    return [_fits(job.without(present), models, planned) for job in every]
 
 
 def check_writable(study: Study, store: results.Store, models: Models) -> None:
