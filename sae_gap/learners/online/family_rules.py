@@ -1,8 +1,11 @@
-"""The rules of families: a child decorrelated from its parent, and four repairs of families that this cannot mend.
+"""The rules of families: each child is decorrelated from its parents, and four repairs mend what this cannot.
 
-README.md beside this file has the problem, the equations, the schedule and a table of the thresholds. All atoms are treated at
-once, in arrays whose shapes do not depend on what is found. So the index `num_latents` stands for "no atom": JAX reads the last
-atom in its place, which is then ignored, and drops what is assigned to it.
+README.md beside this file has the problem, the equations, the schedule and a table of the thresholds. Here p and c are concepts
+of a parent and its child, and u and v are atoms. An atom is on in a sample, which uses it, where its code is positive. Its ray
+is the mean of what it and the atoms that it is compared with explain where it is on.
+
+All atoms are treated at once, in arrays whose shapes do not depend on what is found. So the index `num_latents` stands for "no
+atom": JAX reads the last atom in its place, which is then ignored, and drops what is assigned to it.
 """
 
 import equinox as eqx
@@ -15,17 +18,17 @@ from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.online.cooccurrence import Cooccurrence, conditional
 from sae_gap.learners.online.decorrelation import chance_cosine, coherent_cosine, subtract_shared
 
-# A parent is used this much more often than its child, lest two atoms that are always on together be each other's parent.
+# A parent has this many times the uses of its child, lest two atoms that are always on together be each other's parent.
 _MORE_USED = 1.02
-# Lengths that a member, a lost child and a turned atom, of unit length, must have beside the common factor to be atoms.
-_LEAST_MEMBER, _LEAST_LOST, _LEAST_TURNED = 0.1, 0.2, 0.05
-# What keeps a common factor from being ill-posed: a ridge, the least cosine that divides, and the least squared loading.
+# What is left of a unit ray without the common factor is an atom if it is longer than this.
+_LEAST_REST = 0.1
+# What keeps a common factor from being ill-posed: a ridge, the least cosine to divide by, and the least squared loading.
 _RIDGE, _LEAST_COSINE, _LEAST_SQUARE = 0.01, 0.05, 0.01
 # Families that are solved for at once.
 _BATCH = 64
-# A ray is a parent's only if its atom has this share of the energy of the child's.
+# An atom is parted only from one with more than this share of its energy.
 _LEAST_ENERGY = 0.3
-# Two atoms are one concept found twice if the one has less than this beside the other.
+# A unit atom of which less than this length is left without its parent is of the same concept.
 _LEAST_PARTED = 0.5
 
 
@@ -33,22 +36,22 @@ class Rules(eqx.Module):
     """The thresholds of the rules. README.md beside this file has what each is worth.
 
     Args:
-      includes: i includes j if it is on in this share of j's uses, and more where i is on in many samples anyway.
-      least_uses: uses of an atom from which it is judged.
-      apart: two atoms are apart if neither is on in this share of the other's uses.
-      members: of a family, that are looked at.
-      siblings: cosine, of a pair and on average, above which siblings share more than chance.
-      smaller: a parent is split only if its mean code beside its children is below this share of its mean code without them.
-      alone: a parent that is without its children in no more than this share of its uses tells nothing by its own ray.
-      pure: a parent whose loading on the common factor is above this is that factor, and no child as well.
-      loaded: mean loading on the common factor above which atoms are a family; that of p + c is .71 where p and c are of one
-        length.
-      same: cosine above which an atom is the common factor that a family lacks.
-      contains: share of a ray, along itself, that another has where it contains it.
-      turned: u may become the base of v, or be split from it as its lone child, if it is on in more than this share of v's
+      includes: i includes j if it is on in this share of j's uses; the share is larger where i is on in many samples anyway.
+      least_uses: atoms with fewer uses are not judged.
+      apart: two atoms are apart if each is on in less than this share of the other's uses.
+      members: how many atoms of a family are looked at.
+      siblings: siblings share more than chance makes if their cosines, each and on average, are above this.
+      differ: a parent is split only if its mean code beside its children is smaller than without them by more than this share.
+        A pair is turned only if the ray of the new base is not longer than the other by as much.
+      alone: where a parent is without its children in at most this share of its uses, its own ray tells nothing.
+      pure: a parent whose loading on the common factor is above this is that factor, and is not split.
+      loaded: atoms are a family if their mean loading on the common factor is above this; the loading of p + c is .71 where p
+        and c are of one length.
+      same: an atom whose cosine with the common factor is above this is that factor.
+      contains: one ray contains another if its projection onto that is longer than this share of it.
+      turned: v is turned, or split from a lone child, only if the new base or the child is on in more than this share of v's
         uses.
-      longer: and only if the ray of u is no longer than this many times that of v.
-      idle: an atom is idle, and free for another concept, below this share of the usual energy.
+      idle: an atom with less than this share of the usual energy is idle, and free for another concept.
 
     Raises:
       ValueError: a threshold is out of range.
@@ -59,20 +62,19 @@ class Rules(eqx.Module):
     apart: float = eqx.field(default=0.5, kw_only=True)
     members: int = eqx.field(static=True, default=8, kw_only=True)
     siblings: float = eqx.field(default=0.1, kw_only=True)
-    smaller: float = eqx.field(default=0.85, kw_only=True)
+    differ: float = eqx.field(default=0.15, kw_only=True)
     alone: float = eqx.field(default=0.05, kw_only=True)
     pure: float = eqx.field(default=0.93, kw_only=True)
     loaded: float = eqx.field(default=0.6, kw_only=True)
     same: float = eqx.field(default=0.9, kw_only=True)
     contains: float = eqx.field(default=0.75, kw_only=True)
     turned: float = eqx.field(default=0.4, kw_only=True)
-    longer: float = eqx.field(default=1.15, kw_only=True)
     idle: float = eqx.field(default=0.1, kw_only=True)
 
     def __check_init__(self):
-        for name in ("includes", "apart", "siblings", "smaller", "alone", "pure", "loaded", "same", "contains", "turned"):
+        for name in ("includes", "apart", "siblings", "differ", "alone", "pure", "loaded", "same", "contains", "turned"):
             check_number(name, getattr(self, name), above=0, most=1)
-        for name in ("least_uses", "longer", "idle"):
+        for name in ("least_uses", "idle"):
             check_number(name, getattr(self, name), above=0)
         check_size("members", self.members)
 
@@ -80,11 +82,11 @@ class Rules(eqx.Module):
 def decorrelate_children(
     dictionary: Float[Array, "input_dim num_latents"], counts: Cooccurrence, rules: Rules, weight: float
 ) -> Float[Array, "input_dim num_latents"]:
-    """Takes out of each atom what it shares with those that include it, by `subtract_shared` of `s_j = Σ_i (d_i · d_j) d_i`.
+    """Takes out of each atom j what it shares with those that include it, `s_j = Σ_i (d_i · d_j) d_i`, by `subtract_shared`.
 
     The sum is over the atoms i that include j, are used more often, and whose |cosine| with j is above chance. A negative
-    cosine counts as well: beside an atom `p + c_1` the other children may be learned as `c_k - c_1`. Once that is corrected,
-    the merged atom has smaller codes beside c_k than without it, by which `split_merged_parents` knows it.
+    cosine counts as well: beside an atom `p + c_1` the other children may be learned as `c_k - c_1`. Once these are c_k, the
+    merged atom has smaller codes beside them than without them, by which `split_merged_parents` knows it.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
@@ -107,7 +109,7 @@ def rearrange(
     rules: Rules,
     idle: Float[Array, " num_latents"],
 ) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"], Float[Array, " num_latents"]]:
-    """Repairs what no decorrelation can: parents that are a child too, have no atom, are turned, or are part of a child.
+    """Repairs what no decorrelation can: parents that are merged with a child, have no atom, are turned, or recur in a child.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
@@ -116,7 +118,7 @@ def rearrange(
       idle: `idle_energy`; atoms where it is finite are free for other concepts, the least first.
 
     Returns:
-      The dictionary, which atoms moved, and `idle` with zero for an atom whose concept has another one.
+      The dictionary, which atoms moved, and `idle`, in which an atom of a concept that another atom has is 0.
     """
     moved = jnp.zeros(dictionary.shape[1], bool)
     dictionary, moved = split_merged_parents(dictionary, moved, counts, rules, idle)
@@ -129,7 +131,7 @@ def rearrange(
 def includes(counts: Cooccurrence, rules: Rules) -> Bool[Array, "num_latents num_latents"]:
     """Whether i includes j, in row i and column j: `1 - P(i | j) < (1 - includes) (1 - P(i))`.
 
-    P(i) is its share of all samples. So an atom that is nearly always on includes none by that alone.
+    P(i) is the share of all samples that use i. So an atom that is nearly always on does not include others by that alone.
     """
     given, uses = conditional(counts)
     least = 1 - (1 - rules.includes) * (1 - uses / jnp.maximum(counts.number, 1))
@@ -137,24 +139,24 @@ def includes(counts: Cooccurrence, rules: Rules) -> Bool[Array, "num_latents num
 
 
 def parents(counts: Cooccurrence, rules: Rules) -> Int[Array, " num_latents"]:
-    """Each atom's parent, the least used of those that include it and are used more often, or num_latents."""
+    """Each atom's parent, the least used of the atoms that include it and are used more often; num_latents where none is."""
     uses = jnp.diagonal(counts.together)
     fits = includes(counts, rules) & (uses[:, None] > _MORE_USED * uses)
     return jnp.where(jnp.any(fits, axis=0), jnp.argmin(jnp.where(fits, uses[:, None], jnp.inf), axis=0), len(uses))
 
 
 def split_merged_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, idle):
-    """Splits a parent that is one of its children as well, `v = p + c_1`.
+    """Splits a parent whose atom is merged with one of its children, `v = p + c_1`.
 
-    Its other children c_k then lie along `p + c_k` less what that has of v. They share `p - c_1` and are apart, and v has
-    smaller codes beside them, about half where p and c_1 are of one length. If they share something else, as children of a
-    missing atom between v and them do, the codes of v are as large as ever. Where v is hardly ever alone there is nothing to
-    compare with, and it is split. The rays `p + c_k`, the mean signals where a child is on, and v itself have the common
-    factor p. It becomes the parent, and what the rays have beside it becomes the children.
+    Its other children c_k are then learned as `p + c_k` less the part along v. They share `p - c_1`, they are apart, and beside
+    them the code of v is smaller than without them, about half where p and c_1 are of one length. (If the children share
+    something else, as those of a missing atom between v and them do, the codes of v are as large as ever.) The rays of the
+    children, `p + c_k`, and v itself have the common factor p. It becomes the parent, what the rays have beside it becomes the
+    children, and c_1 takes an idle atom. Where v is hardly ever alone there is no code to compare with, and it is split.
 
-    A lone child that is on in many uses of v is split from it likewise, if v has large codes and an idle atom is free for c_1.
-    Of two rays the common factor is their mean, `p + (c_1 + c_2) / 2`, and the children are opposite. But with three atoms for
-    three concepts, signals whose codes vary tell the rest: the next rounds that solve find p, c_1 and c_2.
+    A lone child c_2 that is on in many uses of v is split from it likewise, if the codes of v are large and an idle atom is
+    free for c_1. Of two rays the common factor is their mean, `p + (c_1 + c_2) / 2`, and the children are opposite. But with
+    three atoms for three concepts, signals whose codes vary tell the rest: the next rounds that solve find p, c_1 and c_2.
     """
     num_latents = dictionary.shape[1]
     given, uses = conditional(counts)
@@ -171,13 +173,13 @@ def split_merged_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, 
     def over_children(values):
         return jnp.zeros_like(uses).at[owner].add(values, mode="drop")
 
-    # The mean code of v in the uses of child k, weighted by z_k, is Σ z_v z_k / Σ z_k; it is zero in those without v.
-    codes = uses * counts.products[owner, names] / jnp.maximum(counts.sums, jnp.finfo(dictionary.dtype).tiny)
-    times, beside = over_children(counts.together[owner, names]), over_children(codes)
+    both, size = counts.together[owner, names], _mean_codes(counts)
+    beside = _mean_code(counts.products[owner, names], both, uses, counts.sums)
+    times, total = over_children(both), over_children(both * beside)
     alone = 1 - over_children(uses) / jnp.maximum(uses, 1)
-    without = (counts.sums - beside) / jnp.maximum(uses - times, 1)
-    smaller = beside / jnp.maximum(times, 1) < rules.smaller * without
-    size = _mean_codes(counts)[1]
+    without = (counts.sums - total) / jnp.maximum(uses - times, 1)
+    smaller = total / jnp.maximum(times, 1) < (1 - rules.differ) * without
+    short = _is_short(beside, size[owner], size, cosines[owner, names], rules)
     # Where p and c are of the usual size, their sum is larger.
     large = size > jnp.nanmedian(jnp.where(uses >= rules.least_uses, size, jnp.nan))
 
@@ -186,36 +188,35 @@ def split_merged_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, 
         pairs = is_child[v][:, None] & is_child[v] & ~jnp.eye(rules.members, dtype=bool)
         shared = jnp.sum(jnp.where(pairs, cosines[own[:, None], own], 0)) / jnp.maximum(jnp.sum(pairs), 1)
         rays = dictionary[:, own] * counts.products[own, own] + dictionary[:, v, None] * counts.products[v, own]
-        turned = jnp.linalg.norm(rays[:, 0]) < rules.longer * size[v] * counts.sums[own[0]]
         rays = unit_atoms(jnp.concatenate([rays, dictionary[:, v, None]], axis=1))[0]
         exists = jnp.append(is_child[v], alone[v] > rules.alone)
         common, rest, length, loading = _common_factor(rays, rays.T @ rays, exists)
         many = (jnp.sum(exists) >= 3) & (shared > rules.siblings) & (smaller[v] | (alone[v] <= rules.alone))
         often = times[v] > rules.turned * uses[v]
-        two = (jnp.sum(is_child[v]) == 1) & exists[-1] & smaller[v] & often & large[v] & ~turned
+        two = (jnp.sum(is_child[v]) == 1) & exists[-1] & smaller[v] & often & large[v] & ~short[own[0]]
         return (many | two) & (loading[-1] <= rules.pure), two, common, rest, length
 
     wanted, two, common, rest, length = lax.map(split, names, batch_size=_BATCH)
     # Not a parent and its own parent at once.
     wanted &= ~jnp.append(wanted, False)[parent]
-    # The child that the parent was as well takes an idle atom.
-    lost = wanted & (alone > rules.alone) & (length[:, -1] > _LEAST_LOST)
+    # The child that the parent was merged with takes an idle atom.
+    lost = wanted & (alone > rules.alone) & (length[:, -1] > _LEAST_REST)
     taken = wanted | jnp.append(wanted, False)[owner]
     spare = _idle_atoms(lost, jnp.where(taken, jnp.inf, idle))
     wanted &= ~two | (spare < num_latents)
-    at_child = jnp.where(wanted[:, None] & (length[:, :-1] > _LEAST_MEMBER), children, num_latents)
+    at_child = jnp.where(wanted[:, None] & (length[:, :-1] > _LEAST_REST), children, num_latents)
     dictionary, moved = _assign(dictionary, moved, at_child, _unit_columns(rest[:, :, :-1]))
     dictionary, moved = _assign(dictionary, moved, jnp.where(wanted, names, num_latents), common.T)
     return _assign(dictionary, moved, spare, _unit_columns(rest[:, :, -1:]))
 
 
 def add_missing_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, idle):
-    """Gives an atom to a parent that has none: it is never on without a child, and the atom of each child is `p + c_k`.
+    """Gives an atom to a parent that has none: p is never on without a child, and the atom of each child is `p + c_k`.
 
-    Such atoms are coherent and apart. Each follows the most central atom among itself and those it is coherent with: the one
-    whose coherences add up to most. The followers of an atom that follows itself are a family if their common factor p makes
-    up much of them; atoms that are each a little like one, and not like each other, are none. The factor takes the atom that
-    is p already, or else an idle one, and the members keep what they have beside it.
+    Such atoms are coherent and apart. Each atom follows the most central one, whose coherences have the largest sum, among
+    itself and those that it is coherent with. The followers of an atom that follows itself are a family if their mean loading
+    on their common factor p is large; it is small where each is somewhat coherent with one atom, but not with the others. The
+    atom that is p already takes the factor, or else an idle one, and the members keep what they have beside it.
     """
     num_latents = dictionary.shape[1]
     given, uses = conditional(counts)
@@ -245,51 +246,51 @@ def add_missing_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, i
     claimed = jnp.zeros(num_latents, bool).at[near].set(True, mode="drop")
     spare = _idle_atoms(wanted & ~has, jnp.where(moved | claimed | in_family, jnp.inf, idle))
     at_parent = jnp.where(has, near, spare)
-    at_member = jnp.where((at_parent < num_latents)[:, None] & (length > _LEAST_MEMBER), members, num_latents)
+    at_member = jnp.where((at_parent < num_latents)[:, None] & (length > _LEAST_REST), members, num_latents)
     # The parent comes last, since it may be one of the members.
     dictionary, moved = _assign(dictionary, moved, at_member, _unit_columns(rest))
     return _assign(dictionary, moved, at_parent, common.T)
 
 
 def turn_pairs(dictionary, moved, counts: Cooccurrence, rules: Rules):
-    """Turns pairs that are turned: `v = p + c` is on wherever p is, and `u = p - c` beside it where c is off.
+    """Turns pairs `v = p + c`, which is on wherever p is, and `u = p - c`, which is on beside v where c is off.
 
-    Where p and c are of one length, so are the codes of v and u where both are on: reconstruction and cosines cannot tell, and
-    sparsity is for it. But the ray of u, the mean signal of both atoms where u is on, is p, and shorter than that of v; if v
-    were the parent, it would be longer. It becomes u, and v what it has beside that.
+    Where p and c are of one length, so are the codes of v and u where both are on: reconstruction and cosines cannot tell this
+    pair from p and c, and it is as sparse. But the ray of u is p, which is shorter than that of v; if v were a parent, the ray
+    of its child would be longer. The ray becomes u, the base of the pair, and what v has beside it becomes v.
     """
     num_latents = dictionary.shape[1]
     given, uses = conditional(counts)
     names = jnp.arange(num_latents)
-    codes, size = _mean_codes(counts)
-    beside = codes / jnp.maximum(given, 1 / jnp.maximum(counts.number, 1))
-    length = jnp.sqrt(beside**2 + size**2 + 2 * beside * size * (dictionary.T @ dictionary))
-    can = includes(counts, rules) & (rules.turned < given.T) & (uses[:, None] >= uses) & (length < rules.longer * size[:, None])
+    size, beside = _mean_codes(counts), _mean_code(counts.products, counts.together, uses, counts.sums)
+    can = includes(counts, rules) & (rules.turned < given.T) & (uses[:, None] >= uses)
+    can &= _is_short(beside, size[:, None], size, dictionary.T @ dictionary, rules)
     score = jnp.where(can & ~(moved[:, None] | moved), given * given.T, 0)
     score = jnp.maximum(score, score.T)
-    # Each is the other's best partner, so that no atom is in two pairs; where each can be the base, the first becomes it.
+    # Each is the other's best partner, so that no atom is in two pairs. Where either can be the base, the first becomes it.
     u = jnp.argmax(score, axis=1)
     turns = (jnp.max(score, axis=1) > 0) & (u[u] == names) & can[names, u] & ~(can[u, names] & (u < names))
     base = unit_atoms(dictionary[:, u] * counts.products[u, u] + dictionary * counts.products[names, u])[0]
     rest = dictionary - jnp.sum(dictionary * base, axis=0) * base
-    turns &= jnp.linalg.norm(rest, axis=0) > _LEAST_TURNED
+    turns &= jnp.linalg.norm(rest, axis=0) > _LEAST_REST
     dictionary, moved = _assign(dictionary, moved, jnp.where(turns, u, num_latents), base)
     return _assign(dictionary, moved, jnp.where(turns, names, num_latents), unit_atoms(rest)[0])
 
 
 def part_from_parents(dictionary, moved, counts: Cooccurrence, rules: Rules):
-    """Takes a parent out of a child that is used in its place, `p + c` beside an atom p, which is off where the other is on.
+    """Takes a parent out of a child that is used in its place: `p + c` is an atom, and so is p, which is off where that is on.
 
-    Such atoms are coherent and apart, and the ray of the parent, its atom at the length of its mean code, lies in the child's
-    and is shorter. Of several parents the longest counts. An atom of which little is left is another one's concept.
+    Such atoms are coherent and apart. The ray of the parent, its atom at the length of its mean code, is shorter than the
+    child's, which contains it. Of several parents the one with the longest ray counts. An atom of which little would be left is
+    of the parent's concept: it stays, and is free for another concept.
 
     Returns:
-      The dictionary, which atoms moved, and of which little would be left, which stay.
+      The dictionary, which atoms moved, and which are free.
     """
     num_latents = dictionary.shape[1]
     given, uses = conditional(counts)
     names = jnp.arange(num_latents)
-    cosines, (_, size), energy = dictionary.T @ dictionary, _mean_codes(counts), jnp.diagonal(counts.products)
+    cosines, size, energy = dictionary.T @ dictionary, _mean_codes(counts), jnp.diagonal(counts.products)
     able = (uses >= rules.least_uses) & ~moved
     lies = able[:, None] & able & (names[:, None] != names) & _apart(given, rules) & (cosines > coherent_cosine(dictionary))
     lies &= (
@@ -314,10 +315,35 @@ def idle_energy(squares: Float[Array, " num_latents"], rules: Rules) -> Float[Ar
     return jnp.where((squares > 0) & (squares >= rules.idle * usual_energy(squares)), jnp.inf, squares)
 
 
-def _mean_codes(counts: Cooccurrence):
-    """The mean code of i weighted by that of j, `Σ z_i z_j / Σ z_j`, in row i and column j, and each atom's own."""
-    codes = counts.products / jnp.maximum(counts.sums, jnp.finfo(counts.sums.dtype).tiny ** 0.5)
-    return codes, jnp.diagonal(codes)
+def _mean_code(products, both, uses, sums):
+    """The mean code of i beside j, where both are on, weighted by that of j: `z̄_ij = Σ z_i z_j / (P(i|j) Σ z_j)`.
+
+    Args:
+      products: Σ z_i z_j.
+      both: the samples that use both.
+      uses: those that use j.
+      sums: Σ z_j.
+    """
+    return products / jnp.maximum(sums, jnp.finfo(sums.dtype).tiny) * uses / jnp.maximum(both, 1)
+
+
+def _mean_codes(counts: Cooccurrence) -> Float[Array, " num_latents"]:
+    """Each atom's mean code, weighted by itself, `z̄_i = Σ z_i² / Σ z_i`."""
+    uses = jnp.diagonal(counts.together)
+    return _mean_code(jnp.diagonal(counts.products), uses, uses, counts.sums)
+
+
+def _is_short(beside, size, other, cosine, rules: Rules):
+    """Whether the ray of j, `z̄_ij d_i + z̄_j d_j`, is about as long as that of i or shorter; a child's is longer.
+
+    Args:
+      beside: z̄_ij, the mean code of i beside j.
+      size: z̄_i.
+      other: z̄_j.
+      cosine: of the atoms i and j.
+      rules: the thresholds.
+    """
+    return beside**2 + other**2 + 2 * beside * other * cosine < ((1 + rules.differ) * size) ** 2
 
 
 def _assign(dictionary, moved, places, atoms):

@@ -275,8 +275,8 @@ def turned(share):
 @pytest.mark.parametrize("share", [0.25, 0.5])
 def test_a_turned_pair_becomes_the_parent_and_its_child(share):
     atoms, codes = turned(share)
-    # It is none of two rays that an atom without a use could split.
-    found, moved = rearranged(np.column_stack([atoms, NARROW[:, 2]]), np.pad(codes, ((0, 0), (0, 1))))
+    # With large codes, and an atom without a use; but it is no parent to split from a lone child.
+    found, moved = rearranged(np.column_stack([atoms, NARROW[:, 2]]), 2 * np.pad(codes, ((0, 0), (0, 1))))
     np.testing.assert_allclose(found, NARROW[:, [1, 0, 2]], atol=1e-5)
     assert moved == [0, 1]
     # Not in the round in which one of them has moved.
@@ -451,5 +451,5 @@ def test_the_page_of_mathematics_has_the_thresholds():
 def test_thresholds_out_of_range_are_refused():
     with pytest.raises(ValueError, match="includes must be"):
         family_rules.Rules(includes=1.2)
-    with pytest.raises(ValueError, match="longer must be"):
-        family_rules.Rules(longer=0)
+    with pytest.raises(ValueError, match="idle must be"):
+        family_rules.Rules(idle=0)
