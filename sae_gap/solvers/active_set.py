@@ -259,8 +259,11 @@ def _pivot(nonneg, floor, close, top, latents, pull, weight, code, sign, inner, 
 
 @numba.njit(**_INNER)
 @no_type_check
-def _refine(floor, atoms, latents, weight, code, sign, basis, inverse, size, theta, wrong):
-    """Newton steps for the codes of the basis, by fresh correlations; returns its size and how far these were off at last."""
+def _refine(enough, atoms, latents, weight, code, sign, basis, inverse, size, theta, wrong):
+    """Newton steps for the codes of the basis, by fresh correlations; returns its size and how far these were off at last.
+
+    Steps end where correlations are off by `enough`, or no longer halve.
+    """
     worst = np.inf
     for _ in range(REFINEMENTS):
         before, worst = worst, 0.0
@@ -269,7 +272,7 @@ def _refine(floor, atoms, latents, weight, code, sign, basis, inverse, size, the
             wrong[b] = _dot(theta, atoms[latents[w]]) - weight[w] * sign[w]
             # A NaN must stay.
             worst = worst if abs(wrong[b]) <= worst else abs(wrong[b])
-        if worst <= 0.1 * floor or not worst <= 0.5 * before:
+        if worst <= enough or not worst <= 0.5 * before:
             break
         gone = False
         for b in range(size):
@@ -337,7 +340,9 @@ def _advance(problem, block, room, i, every, candidates):
         _copy(theta, signal)
         for b in range(size):
             _subtract(theta, code[basis[b]], atoms[latents[basis[b]]])
-        size, worst = _refine(floor, atoms, latents, weight, code, sign, basis, inverse, size, theta, cross)
+        # Where nothing enters, better values are all that can still certify the codes.
+        enough = (0.1 if entered else 0.001) * floor
+        size, worst = _refine(enough, atoms, latents, weight, code, sign, basis, inverse, size, theta, cross)
         if worst <= LOST * norm:
             break
         # The inverse is lost to rounding.

@@ -234,14 +234,17 @@ def test_what_only_rounding_keeps_open_is_settled_at_once_and_keeps_its_gap(monk
     np.testing.assert_allclose(found.objective, value, rtol=1e-6)
 
 
-def test_an_objective_that_is_zero_but_for_rounding_is_an_optimum_by_fista_too():
+def test_an_exact_fit_is_certified_by_an_objective_that_is_zero_but_for_rounding():
     rng = np.random.default_rng(0)
-    signals = rng.normal(size=(80, 8))
+    signals, dictionary = rng.normal(size=(80, 8)), rng.normal(size=(8, 64))
     with jax.enable_x64(True):
-        found = solve(signals, rng.normal(size=(8, 64)), 0.0, nonneg=False)
+        found = solve(signals, dictionary, 0.0, nonneg=False)
     rounding = 0.5 * (16 * np.finfo(float).eps) ** 2 * np.sum(signals**2, axis=1)
-    fits = np.asarray(found.objective) <= rounding
-    assert found.converged[fits].all() and fits.any()
+    np.testing.assert_array_equal(found.converged, np.asarray(found.objective) <= rounding)
+    # Where atoms are summed that cancel each other, the rounding of their codes alone leaves more.
+    size = np.linalg.norm(np.asarray(found.codes) * np.linalg.norm(dictionary, axis=0), axis=1)
+    tame = size < 10 * np.linalg.norm(signals, axis=1)
+    assert found.converged[tame].all() and tame.sum() > 70
 
 
 def test_the_gap_of_rounded_codes_bounds_what_rounding_costs():
