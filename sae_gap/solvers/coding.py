@@ -87,8 +87,8 @@ def sparse_code(
     if solver == "auto":
         small = not here and targets.shape[0] * atoms.shape[1] <= SMALL_PROBLEM
         solver = "fista" if tol is None or small else "working_set"
-    if solver == "working_set" and not is_traced(max_iterations) and max_iterations == 0:
-        # No round leaves nothing to certify; FISTA certifies the codes that it is given.
+    if solver == "working_set" and not here and not is_traced(max_iterations) and max_iterations == 0:
+        # XLA's working set certifies other codes on the support of those that it is given; FISTA those themselves.
         solver = "fista"
     if sparse and traced:
         raise ValueError("sparse codes are no arrays of JAX, and cannot be traced; leave sparse out within jit, vmap and grad.")

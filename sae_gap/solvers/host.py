@@ -109,7 +109,7 @@ def solve(
       init: `(n, num_latents)` codes whose support opens the working sets; None starts from zero.
       tol: duality gap to reach, relative to the objective.
       max_iterations: products with the dictionary, and then iterations of FISTA for the samples left to it, before a sample is
-        given up; at least one.
+        given up; with none the codes of `init` are certified as they are.
       nonneg: whether codes are constrained to be non-negative.
       threads: blocks worked on at once; None takes one for each core.
       sparse: whether codes are a `scipy.sparse.csr_array`.
@@ -121,11 +121,17 @@ def solve(
     init, tol, max_iterations = None if init is None else np.asarray(init), float(tol), int(max_iterations)
     problem = pose(signals, dictionary, lam)
     found = _Found(len(signals), dictionary.shape[1], signals.dtype)
+    found.settled[:] = max_iterations == 0
     with one_blas_thread():
-        _active_sets(problem, found, init, tol, max_iterations, nonneg=nonneg, threads=threads or cores())
+        if max_iterations:
+            _active_sets(problem, found, init, tol, max_iterations, nonneg=nonneg, threads=threads or cores())
+        elif init is not None:
+            rows, latents = np.nonzero(init)
+            values = init[rows, latents] / problem.signal_scale[rows] * problem.atom_scale[latents]
+            found.put(rows, latents, values.astype(init.dtype))
         step = min(MANY_SAMPLES, max(1, MANY_CODES // len(problem.atoms)))
         for settled in (True, False):
-            left = np.flatnonzero(~found.converged & (found.settled == settled) & (found.iterations < max_iterations))
+            left = np.flatnonzero(~found.converged & (found.settled == settled) & (found.iterations < max(1, max_iterations)))
             for begin in range(0, len(left), step):
                 _fall_back(problem, found, left[begin : begin + step], tol, max_iterations, nonneg=nonneg, settled=settled)
     return found.unscaled(problem, sparse=sparse)
@@ -221,7 +227,7 @@ class _Found:
     """What is known of each sample so far, in the units of the scaled problem."""
 
     def __init__(self, num_samples: int, num_latents: int, dtype: np.dtype):
-        self.objective, self.gap = np.zeros(num_samples), np.zeros(num_samples)
+        self.objective, self.gap = np.zeros(num_samples), np.full(num_samples, np.inf)
         self.iterations = np.zeros(num_samples, np.int64)
         self.converged, self.settled = np.zeros(num_samples, bool), np.zeros(num_samples, bool)
         self.rows, self.latents = np.zeros(0, np.int64), np.zeros(0, np.int64)

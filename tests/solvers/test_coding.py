@@ -317,10 +317,14 @@ def test_no_iterations_certify_the_codes_they_are_given(init):
     codes = np.full((N, LATENTS), 0.1, np.float32) if init else np.zeros((N, LATENTS), np.float32)
     given = codes if init else None
     found = sparse_code(signals, dictionary, 0.1, solver="working_set", max_iterations=0, init=given)
+    traced = jax.jit(
+        lambda limit: sparse_code(signals, dictionary, 0.1, solver="working_set", max_iterations=limit, init=given)
+    )(0)
+    jax.tree.map(np.testing.assert_array_equal, traced, found)
     rest = np.asarray(signals, float) - codes.astype(float) @ np.asarray(dictionary, float).T
     np.testing.assert_array_equal(found.codes, codes)
     np.testing.assert_allclose(found.objective, 0.5 * (rest**2).sum(axis=1) + 0.1 * codes.sum(axis=1), rtol=1e-5)
-    assert not found.converged.any() and np.all(found.gap > 0)
+    assert not found.converged.any() and np.all(found.gap > 0) and not found.iterations.any()
 
 
 @pytest.mark.parametrize("sparse", [False, True])
