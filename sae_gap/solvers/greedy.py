@@ -147,7 +147,7 @@ def _pursue(signals, dictionary, num_atoms, nonneg):
     dtype = jnp.result_type(signals, dictionary, jnp.float32)
     worth = num_latents <= num_samples * num_atoms and num_latents**2 * dtype.itemsize <= LARGEST_GRAM
     if not (worth and jax.default_backend() == "cpu" and on_host(signals) and on_host(dictionary)):
-        return _pursue_at_once(signals, dictionary, num_atoms, nonneg)
+        return _pursue_at_once(jnp.asarray(signals, dtype), jnp.asarray(dictionary, dtype), num_atoms, nonneg)
     atoms = np.ascontiguousarray(np.asarray(dictionary, dtype).T)
     norms = np.linalg.norm(atoms, axis=1, keepdims=True)
     targets = np.asarray(signals, dtype)

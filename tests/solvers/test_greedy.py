@@ -57,6 +57,17 @@ def _orthogonal(signal, atoms, steps, nonneg):
 
 
 @WAYS
+@pytest.mark.parametrize("precision", [np.float16, np.int8])
+def test_codes_have_single_precision_at_least(function, precision):
+    rng = np.random.default_rng(0)
+    signals, dictionary = (rng.integers(-9, 9, shape).astype(precision) for shape in ((40, 6), (6, 8)))
+    codes = function(lambda y: orthogonal_matching_pursuit(y, dictionary, 2))(signals)
+    wanted = orthogonal_matching_pursuit(np.float32(signals), np.float32(dictionary), 2)
+    assert codes.dtype == np.float32
+    np.testing.assert_allclose(codes, wanted, atol=1e-5)
+
+
+@WAYS
 @pytest.mark.parametrize("nonneg", [False, True])
 @pytest.mark.parametrize("precision", [np.float32, np.float64])
 def test_an_orthogonal_pursuit_is_that_of_dense_least_squares(function, nonneg, precision, each_alone, monkeypatch):
