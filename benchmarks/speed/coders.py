@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.real.scores import relative, score
 from benchmarks.speed.problems import Problem
 from sae_gap.core.registry import Look
 from sae_gap.figures import labels
@@ -56,6 +55,11 @@ def ours(problem: Problem, effort: float, *, solver: str) -> Run:
     return _wait(functools.partial(sparse_code, solver=solver, tol=effort), *_arrays(problem), problem.lam)
 
 
+def jitted(problem: Problem, effort: float) -> Run:
+    """`sparse_code` within `jax.jit`."""
+    return _wait(jax.jit(functools.partial(sparse_code, tol=effort)), *_arrays(problem), problem.lam)
+
+
 def plain_fista(problem: Problem, effort: float) -> Run:
     """FISTA for a number of iterations, with products by the dictionary."""
     code = functools.partial(sparse_code, solver="fista", tol=None, max_iterations=int(effort))
@@ -90,42 +94,6 @@ def spams_lars(problem: Problem, _: float, *, dtype: type = np.float32) -> Run:
     columns: np.ndarray = np.asfortranarray(problem.signals.T, dtype)
     atoms: np.ndarray = np.asfortranarray(problem.dictionary, dtype)
     return lambda: spams.lasso(columns, D=atoms, lambda1=problem.lam, mode=2, pos=True, numThreads=-1)
-
-
-def spams_certified(problem: Problem, effort: float) -> Run:
-    """SPAMS until every code is certified: LARS in single precision, what that leaves in double, then coordinate descent.
-
-    After each stage the gap of every code is taken, in the time as well, and only what is above the tolerance goes on. The
-    coordinate descent is scikit-learn's, of a tolerance that falls by factors of a hundred: that of SPAMS (`spams.cd`) has no
-    non-negative codes.
-
-    Args:
-      problem: what to code.
-      effort: relative duality gap to reach.
-    """
-    single = spams_lars(problem, 0)
-
-    def code():
-        codes = codes_of(single()).astype(np.float64)
-        left = _uncertified(problem, codes, np.arange(len(codes)), effort)
-        if len(left):
-            part = problem._replace(signals=problem.signals[left])
-            codes[left] = codes_of(spams_lars(part, 0, dtype=np.float64)())
-            left = _uncertified(problem, codes, left, effort)
-        for tol in (1e-8, 1e-10, 1e-12):
-            if len(left):
-                # Its products must be as exact as its tolerance, so that it is given double precision.
-                part = Problem(problem.signals[left].astype(float), problem.dictionary.astype(float), problem.lam, 0)
-                codes[left] = codes_of(sklearn_cd(part, tol)())
-                left = _uncertified(problem, codes, left, effort)
-        return codes
-
-    return code
-
-
-def _uncertified(problem: Problem, codes: np.ndarray, rows: np.ndarray, tol: float) -> np.ndarray:
-    """Those of some rows whose relative gap is above the tolerance."""
-    return rows[relative(*score(problem.signals[rows], problem.dictionary, codes[rows], problem.lam)) > tol]
 
 
 def sklearn_cd(problem: Problem, effort: float) -> Run:
@@ -236,19 +204,19 @@ def codes_of(result: Any) -> np.ndarray:
     return codes.reshape(-1, codes.shape[-1])
 
 
-OURS = "working_set"
+OURS, JITTED = "working_set", "jitted"
 CODERS = {
     OURS: Coder(Look("working set", "#000000"), functools.partial(ours, solver="working_set"), (1e-2, 1e-4, 1e-6)),
+    JITTED: Coder(Look("under jit", "#666666"), jitted, (TARGET,)),
     "fista": Coder(Look("FISTA", "#56B4E9"), functools.partial(ours, solver="fista"), (1e-2, 1e-4, 1e-6)),
     "plain_fista": Coder(Look("plain FISTA", "#0072B2"), plain_fista, (10, 30, 300, 100)),
     "paper_fista": Coder(Look("published FISTA", "#332288"), paper_fista, (100,)),
     "spams": Coder(Look("SPAMS", "#117733"), spams_lars, (0,)),
     "spams_double": Coder(Look("SPAMS in double", "#009E73"), functools.partial(spams_lars, dtype=np.float64), (0,)),
-    "spams_certified": Coder(Look("SPAMS certified", "#999933"), spams_certified, (TARGET,)),
     "sklearn_cd": Coder(Look("scikit-learn CD", "#D55E00"), sklearn_cd, (1e-2, 1e-4, 1e-6)),
     "sklearn_lars": Coder(Look("scikit-learn LARS", "#E69F00"), sklearn_lars, (0,)),
-    "celer": Coder(Look("celer", "#CC79A7"), celer, (1e-2, 1e-4, 1e-6), at_most=50),
-    "skglm": Coder(Look("skglm", "#AA4499"), skglm, (1e-2, 1e-4, 1e-6), at_most=50),
+    "celer": Coder(Look("celer", "#CC79A7"), celer, (1e-2, 1e-4, 1e-6), at_most=10),
+    "skglm": Coder(Look("skglm", "#AA4499"), skglm, (1e-2, 1e-4, 1e-6), at_most=10),
     "jaxopt": Coder(Look("jaxopt", "#661100"), jaxopt, (1e-5,)),
     "omp": Coder(Look("OMP", "#882255"), omp, (0,), lasso=False),
     "spams_omp": Coder(Look("SPAMS OMP", "#44AA99"), spams_omp, (0,), lasso=False),

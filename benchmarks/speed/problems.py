@@ -30,10 +30,10 @@ class Cell:
       lam_fraction: weight as a fraction of the median λ_max of the signals, instead of `lam`.
     """
 
-    num_latents: int
-    sparsity: int
-    num_samples: int
-    lam: float
+    num_latents: int = 1_000
+    sparsity: int = 10
+    num_samples: int = 2_500
+    lam: float = 0.1
     world: str = "paper"
     input_dim: int | None = None
     lam_fraction: float | None = None
@@ -59,11 +59,21 @@ class Problem(NamedTuple):
         return self._replace(signals=self.signals[:count])
 
 
-def cells(axes: dict[str, tuple]) -> list[Cell]:
-    """The base, made of the first value of each axis, and every cell that differs from it in one axis."""
-    base = Cell(**{name: values[0] for name, values in axes.items()})
-    others = (dataclasses.replace(base, **{name: value}) for name, values in axes.items() for value in values[1:])
-    return [base, *others]
+# What is timed unless someone asks for a cell of their own.
+TABLE = (
+    Cell(),
+    Cell(num_latents=100),
+    Cell(num_latents=10_000, num_samples=500),
+    *(Cell(sparsity=sparsity) for sparsity in (2, 5, 50, 100)),
+    *(Cell(lam=lam) for lam in (0.01, 0.001)),
+    *(Cell(num_samples=count) for count in (100, 1)),
+    *(
+        Cell(num_latents, sparsity, 200, world="coherent", lam_fraction=fraction)
+        for num_latents, sparsity in ((3_072, 32), (6_144, 40))
+        for fraction in (0.2, 0.05, 0.02)
+    ),
+)
+WIDE = Cell(16_384, 100, 100, world="coherent", input_dim=2_304, lam_fraction=0.1)
 
 
 def draw(cell: Cell, files: Files | None = None) -> Problem:

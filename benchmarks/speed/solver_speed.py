@@ -1,14 +1,20 @@
-"""How fast the sparse coder is, beside every peer that is installed: seconds, and the accuracy they bought.
+"""How fast the sparse coder is beside other libraries: seconds, and the accuracy that they bought, in one table.
+
+Without flags this is the table of RESULTS.md, in some five minutes on two cores: the cells of `problems.TABLE`, and a
+dictionary so wide that the Gram matrix of a peer would take minutes, where the coder is held against a product alone. The flags
+of a cell time one of your own instead.
 
 All solvers (`coders`) get the same float32 arrays in the same process, one after the other in every repeat, so that
-a slow spell of the machine falls on all alike; compilation is apart. Every code is scored in float64 by its objective and its
-duality gap (`scores`); a greedy coder, which does not minimise the lasso, by its error and L0 alone. The first value
-of each list is the base, and the other values vary one at a time (`problems`). Writes rows, summary.csv and a
-figure of time against accuracy at the base under <results_dir>/solver_speed/, and prints the table.
+a slow spell of the machine falls on all alike. The first call is apart: it is the one that compiles, and the first of all also
+loads what Numba has compiled. Every code is scored in float64 by its objective and its duality gap (`scores`); a greedy coder,
+which does not minimise the lasso, by its error and L0 alone. Prints a line a cell: the seconds of working_set, and their
+ratio to those of one product of all signals with the dictionary and of each other solver, with its largest gap in brackets.
+Writes rows, summary.csv and a figure of time against accuracy at the first cell under <results_dir>/solver_speed/.
 
-  python -m sae_gap solver_speed --num_latents=1000,100,10000 --lam=0.1,0.01
+  python -m sae_gap solver_speed                # all cores
+  taskset -c 0 python -m sae_gap solver_speed   # one core
   python -m sae_gap solver_speed --num_latents=1000000 --num_samples=100 --solvers=working_set
-  python -m sae_gap solver_speed --world=coherent --num_latents=6144 --sparsity=40 --num_samples=200 --lam_fraction=.2,.05
+  python -m sae_gap solver_speed --world=coherent --num_latents=6144 --sparsity=40 --num_samples=200 --lam_fraction=.2
   python -m sae_gap solver_speed --dictionary=DICTIONARY.npy --activations=ACTIVATIONS.npy --num_samples=64
 """
 
@@ -27,96 +33,65 @@ from absl import flags
 from benchmarks import cli
 from benchmarks.real import scores
 from benchmarks.speed import problems
-from benchmarks.speed.coders import CODERS, OURS, TARGET, Coder, Run, codes_of
+from benchmarks.speed.coders import CODERS, JITTED, OURS, TARGET, Run, codes_of
 from benchmarks.speed.problems import Cell, Files, Problem
 from sae_gap import figures
 from sae_gap.core.types import Setting
-from sae_gap.figures import tables
+from sae_gap.figures import labels, tables
 from sae_gap.runtime import devices
 from sae_gap.storage import results
 
 NAME = "solver_speed"
-PROBE = 20
+# Seconds after which the repeats of a cell end.
+MOST_SECONDS = 20.0
+_PRODUCT = "product", 0.0
 COLUMNS = (
     *("world", *results.CELL, "lam", "lam_fraction", "input_dim", "method", "effort"),
-    *("seconds", "seconds_median", "num_timed"),
-    *("samples_per_second", "ratio_to_spams", "ratio_to_certified", "ratio_to_product", "objective", "suboptimality"),
+    *("seconds", "seconds_median", "seconds_first", "num_timed"),
+    *("samples_per_second", "ratio_to_product", "objective", "suboptimality"),
     *("relative_gap_max", "relative_gap_median", "share_certified", "relative_error", "l0"),
 )
-HEADINGS = {
-    "num_latents": "latents",
-    "sparsity": "k",
-    "num_samples": "samples",
-    "lam": "λ",
-    "method": "solver",
-    "seconds": "seconds",
-    "samples_per_second": "samples/s",
-    "ratio_to_spams": "/ SPAMS",
-    "ratio_to_certified": "/ SPAMS certified",
-    "ratio_to_product": "/ product",
-    "relative_gap_max": "max gap",
-    "share_certified": "certified",
-    "relative_error": "error",
-    "l0": "L0",
-}
 
 FLAGS = flags.FlagValues()
-_LISTS = {
-    "num_latents": ("1000,100,10000", "Numbers of latents."),
-    "sparsity": ("10,2,5,20,50,100", "Numbers of active latents a sample."),
-    "num_samples": ("2500,1,100", "Numbers of samples coded at once."),
-    "lam": ("0.1,0.001,0.01,0.5", "Weights of the l1 norm."),
-    "lam_fraction": ("", "Weights as fractions of the median λ_max of the signals, instead of --lam."),
-    "solvers": (",".join(CODERS), "Solvers to time."),
+_SIZES = {
+    "num_latents": "Latents.",
+    "sparsity": "Active latents of a sample.",
+    "num_samples": "Samples coded at once.",
+    "input_dim": "Dimensions, where they are not those of the world.",
 }
-for _name, (_default, _text) in _LISTS.items():
-    flags.DEFINE_list(_name, _default, _text, flag_values=FLAGS)
-flags.DEFINE_integer("repeats", 5, "Repeats, of which the fastest counts.", lower_bound=1, flag_values=FLAGS)
-cli.DEFINE_number("max_seconds", 10.0, "A peer that would take longer on a cell is skipped.", FLAGS, lower_bound=0)
+for _name, _text in _SIZES.items():
+    flags.DEFINE_integer(_name, None, f"Of a cell of your own: {_text}", lower_bound=1, flag_values=FLAGS)
+_WEIGHTS = {"lam": "Weight of the l1 norm.", "lam_fraction": "Weight as a fraction of the median λ_max of the signals."}
+for _name, _text in _WEIGHTS.items():
+    cli.DEFINE_number(_name, None, f"Of a cell of your own: {_text}", FLAGS, lower_bound=1e-30)
 flags.DEFINE_enum(
-    "world", "paper", list(problems.WORLDS), "Atoms: independent, or in clusters at a cosine of about .5.", flag_values=FLAGS
+    "world", None, list(problems.WORLDS), "Of a cell of your own: atoms, independent or in clusters.", flag_values=FLAGS
 )
-flags.DEFINE_integer("input_dim", None, "Dimensions; by default those of the world.", lower_bound=1, flag_values=FLAGS)
 for _name, _shape in {"dictionary": "(input_dim, num_latents)", "activations": "(n, input_dim)"}.items():
     flags.DEFINE_string(_name, None, f"An .npy file {_shape} of your own; give both or neither.", flag_values=FLAGS)
+flags.DEFINE_list(
+    "solvers",
+    [JITTED, "spams", "spams_double", "celer", "skglm"],
+    f"What {OURS} is held against: some of {', '.join(CODERS)}.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer("repeats", 9, "Repeats, of which the fastest counts.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
 
 
-def expect(coder: Coder, problem: Problem, effort: float) -> float:
-    """Seconds that a run will take, from runs on few samples."""
-    times = []
-    for count in (PROBE, 2 * PROBE):
-        probe = coder.prepare(problem.first(count), effort)
-        probe()
-        began = time.perf_counter()
-        probe()
-        times.append(time.perf_counter() - began)
-    # By two, since some work does not grow with the samples, such as a Gram matrix.
-    return times[0] + max(times[1] - times[0], 0) * max(0, len(problem.signals) / PROBE - 1)
-
-
-def prepare(problem: Problem, names: Sequence[str], max_seconds: float) -> tuple[dict[tuple[str, float], Run], list[str]]:
+def prepare(problem: Problem, names: Sequence[str], *, every: bool) -> tuple[dict[tuple[str, float], Run], list[str]]:
     """What is to be timed, by solver and effort, and a sentence for each solver that is not, with the reason."""
     runs: dict[tuple[str, float], Run] = {}
     skipped = []
     for name in names:
         coder = CODERS[name]
         part = problem if coder.at_most is None else problem.first(coder.at_most)
-        for effort in coder.efforts:
-            try:
-                run = coder.prepare(part, effort)
-                expected = 0.0 if name == OURS else expect(coder, part, effort)
-            except ImportError as error:
-                skipped.append(f"{name} skipped: {error.name} is not installed")
-                break
-            except ValueError as error:
-                skipped.append(f"{name} skipped: {error}")
-                break
-            if expected > max_seconds:
-                rest = f"{problem.signals.shape[1]} x {problem.dictionary.shape[1]}, λ = {problem.lam:.3g}"
-                skipped.append(f"{name} skipped at {len(part.signals)} samples, {rest}: about {expected:.0f} s a run")
-                break
-            runs[name, effort] = run
+        try:
+            runs |= {(name, effort): coder.prepare(part, effort) for effort in coder.efforts[0 if every else -1 :]}
+        except ImportError as error:
+            skipped.append(f"{name} skipped: {error.name} is not installed")
+        except ValueError as error:
+            skipped.append(f"{name} skipped: {error}")
     return runs, skipped
 
 
@@ -142,32 +117,38 @@ def assess(problem: Problem, codes: np.ndarray, *, lasso: bool) -> dict[str, Any
 
 
 def measure(
-    cell: Cell, names: Sequence[str], repeats: int, max_seconds: float, files: Files | None = None
+    cell: Cell, names: Sequence[str], repeats: int, files: Files | None = None, *, every: bool = True
 ) -> tuple[list[dict], list[str]]:
-    """Time and score every solver at every effort on one cell; also says what was skipped, and why.
+    """Time and score every solver on one cell, at every effort or the last; also says what was skipped, and why.
 
     Seconds of a solver that takes one signal at a time and was timed on `num_timed` of them are those of all, in proportion.
     """
     problem = problems.draw(cell, files)
     num_samples = len(problem.signals)
-    runs, skipped = prepare(problem, names, max_seconds)
-    floor = jax.jit(lambda y, d: y @ d)
+    runs, skipped = prepare(problem, names, every=every)
+    product = jax.jit(lambda y, d: y @ d)
     arrays = jnp.asarray(problem.signals), jnp.asarray(problem.dictionary)
-    runs["product", 0] = lambda: jax.block_until_ready(floor(*arrays))
-    codes = {key: codes_of(run()) for key, run in runs.items()}
+    runs[_PRODUCT] = lambda: product(*arrays).block_until_ready()
+    codes, first = {}, {}
     seconds: dict[tuple[str, float], list[float]] = {key: [] for key in runs}
+    for key, run in runs.items():
+        began = time.perf_counter()
+        found = run()
+        first[key], codes[key] = time.perf_counter() - began, codes_of(found)
+    start = time.perf_counter()
     for _ in range(repeats):
         for key, run in runs.items():
             began = time.perf_counter()
             run()
             seconds[key].append((time.perf_counter() - began) * num_samples / len(codes[key]))
-    floor_seconds = min(seconds.pop(("product", 0)))
-    found = {(name, effort): assess(problem, codes[name, effort], lasso=CODERS[name].lasso) for name, effort in seconds}
-    values = {key: line.pop("value") for key, line in found.items() if "value" in line}
+        if time.perf_counter() - start > MOST_SECONDS:
+            break
+    product_seconds = min(seconds.pop(_PRODUCT))
+    scored = {(name, effort): assess(problem, codes[name, effort], lasso=CODERS[name].lasso) for name, effort in seconds}
+    values = {key: line.pop("value") for key, line in scored.items() if "value" in line}
     best = np.full(num_samples, np.inf)
     for value in values.values():
         best[: len(value)] = np.minimum(best[: len(value)], value)
-    spans = {"ratio_to_spams": ("spams", 0), "ratio_to_certified": ("spams_certified", TARGET)}
     rows = []
     for (name, effort), times in seconds.items():
         row = {
@@ -183,10 +164,10 @@ def measure(
             "num_timed": len(codes[name, effort]),
             "seconds": min(times),
             "seconds_median": statistics.median(times),
+            "seconds_first": first[name, effort],
             "samples_per_second": num_samples / min(times),
-            **{ratio: min(times) / min(seconds[key]) for ratio, key in spans.items() if key in seconds},
-            "ratio_to_product": min(times) / floor_seconds,
-            **found[name, effort],
+            "ratio_to_product": min(times) / product_seconds,
+            **scored[name, effort],
         }
         if (name, effort) in values:
             value = values[name, effort]
@@ -196,44 +177,69 @@ def measure(
     return rows, skipped
 
 
+def line(rows: Sequence[dict], names: Sequence[str]) -> dict[str, str]:
+    """The line of a cell, by heading: our coder at the last of its efforts, and its seconds over those of the others."""
+    last = {row["method"]: row for row in rows}
+    ours = last[OURS]
+    weight = f"{ours['lam_fraction']:g} λ_max" if ours["lam_fraction"] else f"{ours['lam']:g}"
+    cells = {
+        "atoms": f"{ours['num_latents']:,} in {ours['input_dim']:,}" + ", coherent" * (ours["world"] == "coherent"),
+        "k": f"{ours['sparsity'] or '-'}",
+        "samples": f"{ours['num_samples']:,}",
+        "λ": weight,
+        "L0": f"{ours['l0']:.3g}",
+        f"{OURS}, s": f"{ours['seconds']:.2g}",
+        "first call, s": f"{ours['seconds_first']:.2g}",
+        "max gap": _gap(ours),
+        "/ product": f"{ours['ratio_to_product']:.2g}",
+    }
+    for name in names[1:]:
+        other, cell = last.get(name), "-"
+        if other is not None:
+            # Under `jit` it is the same coder, of which the first call says more than the gap.
+            more = f"first {other['seconds_first']:.2g} s" if name == JITTED else _gap(other)
+            cell = f"{ours['seconds'] / other['seconds']:.2g} ({more})"
+        cells[f"/ {labels.label(name, 'solver')}"] = cell
+    return cells
+
+
+def _gap(row: dict) -> str:
+    return f"{row['relative_gap_max']:.0e}" if "relative_gap_max" in row else "-"
+
+
 def _files() -> Files | None:
     if (FLAGS.dictionary is None) != (FLAGS.activations is None):
         raise cli.UsageError("--dictionary and --activations go together; give both or neither.")
     return None if FLAGS.dictionary is None else problems.load(FLAGS.activations, FLAGS.dictionary)
 
 
-def _grid(files: Files | None) -> list[Cell]:
-    """The cells that the flags ask for."""
-    axes: dict[str, tuple] = {
-        name: cli.parse_integers(name, getattr(FLAGS, name), least=1) for name in ("num_latents", "sparsity", "num_samples")
-    }
-    fractions, name = FLAGS.lam_fraction, "lam_fraction" if FLAGS.lam_fraction else "lam"
-    weights = cli.parse_numbers(name, getattr(FLAGS, name))
-    if min(weights) <= 0:
-        raise cli.UsageError(f"--{name} must list positive numbers, but it is {weights}.")
-    axes |= {"lam": (0.0,), "lam_fraction": weights} if fractions else {"lam": weights}
+def _cells(files: Files | None, names: Sequence[str]) -> dict[Cell, Sequence[str]]:
+    """The cells that the flags ask for, and the solvers of each."""
+    given: dict[str, Any] = {name: FLAGS[name].value for name in (*_SIZES, *_WEIGHTS, "world") if FLAGS[name].value is not None}
     if files is not None:
-        return problems.cells(axes | {"num_latents": (files.dictionary.shape[1],), "sparsity": (0,), "world": ("own",)})
-    grid = problems.cells(axes | {"world": (FLAGS.world,), "input_dim": (FLAGS.input_dim,)})
-    with cli.usage():
-        for cell in grid:
+        given |= {"num_latents": files.dictionary.shape[1], "sparsity": 0, "world": "own"}
+    elif not given:
+        return dict.fromkeys(problems.TABLE, names) | {problems.WIDE: [OURS]}
+    cell = Cell(**given)
+    if files is None:
+        with cli.usage():
             Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples))
-    return grid
+    return {cell: names}
 
 
 def main() -> None:
-    unknown = sorted(set(FLAGS.solvers) - set(CODERS))
-    if unknown or not FLAGS.solvers:
-        raise cli.UsageError(f"--solvers must list some of {', '.join(CODERS)}, but it is {','.join(FLAGS.solvers)!r}.")
+    cli.require_one_of("solvers", FLAGS.solvers, list(CODERS))
     files = _files()
-    grid = _grid(files)
+    names = list(dict.fromkeys((OURS, *FLAGS.solvers)))
+    cells = _cells(files, names)
     store = results.Store(cli.folder(FLAGS.results_dir) / NAME)
     with cli.usage():
         store.folder.require_writable()
     provenance = results.provenance() | {"device": devices.describe()}
-    parts, notes = [], dict[str, None]()
-    for cell in grid:
-        found, skipped = measure(cell, FLAGS.solvers, FLAGS.repeats, FLAGS.max_seconds, files)
+    parts: list[list[dict]] = []
+    notes: dict[str, None] = {}
+    for cell, chosen in cells.items():
+        found, skipped = measure(cell, chosen, FLAGS.repeats, files, every=not parts)
         parts.append([row | provenance for row in found])
         job = results.key({"rows": parts[-1]})
         store.append([row | {"key": results.key(row), "job": job} for row in parts[-1]])
@@ -243,11 +249,9 @@ def main() -> None:
     figure = figures.gap_by_seconds(parts[0])
     if figure is not None:
         figures.save(figure, store.folder, "time_accuracy")
-    # Every solver at the last of its efforts.
-    shown = [row for row in rows if row["effort"] == CODERS[row["method"]].efforts[-1]]
-    values = [{name: row.get(name) for name in HEADINGS} for row in shown]
-    rounded = [{name: f"{value:.3g}" if isinstance(value, float) else value for name, value in row.items()} for row in values]
-    sys.stdout.write(tables.format_table(rounded, HEADINGS) + "\n" + "".join(f"{note}\n" for note in notes))
+    lines = [line(part, names) for part in parts]
+    table = [[*lines[0]], ["---"] * len(lines[0]), *([*cells.values()] for cells in lines)]
+    sys.stdout.write("".join(f"| {' | '.join(cells)} |\n" for cells in table) + "".join(f"{note}\n" for note in notes))
 
 
 if __name__ == "__main__":

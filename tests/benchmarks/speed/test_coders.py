@@ -13,7 +13,7 @@ from benchmarks.speed import coders, problems
 
 # Worst relative gaps at the last effort; none is promised of a fixed number of iterations.
 REACHED = {
-    **dict.fromkeys(("working_set", "fista", "spams_certified"), 1.1e-6),
+    **dict.fromkeys(("working_set", "jitted", "fista"), 1.1e-6),
     "spams": 1e-5,
     "spams_double": 1e-8,
     "sklearn_cd": 1e-4,
@@ -95,31 +95,3 @@ def test_a_greedy_coder_has_so_many_atoms_and_their_best_values(name, problem):
 def test_a_greedy_coder_must_be_told_how_many_atoms(problem):
     with pytest.raises(ValueError, match="number of atoms"):
         solve("omp", problem._replace(sparsity=0))
-
-
-def test_spams_goes_on_only_with_what_is_not_certified(problem, monkeypatch):
-    """Of LARS whose codes are spoilt each stage gets what the one before has left, and no sample is left uncertified."""
-    lars, descent, asked = coders.spams_lars, coders.sklearn_cd, []
-
-    def spoilt(given, effort, *, dtype=np.float32):
-        codes = coders.codes_of(lars(given, effort, dtype=np.float64)())
-        asked.append((dtype, len(codes)))
-        codes[: 4 if dtype == np.float32 else 1] += 0.01
-        return lambda: codes
-
-    def noted(given, tol):
-        asked.append((tol, len(given.signals)))
-        return descent(given, tol)
-
-    monkeypatch.setattr(coders, "spams_lars", spoilt)
-    monkeypatch.setattr(coders, "sklearn_cd", noted)
-    codes = solve("spams_certified", problem)
-    value, gap = scores.score(problem.signals, problem.dictionary, codes, problem.lam)
-    assert (gap / value).max() <= coders.TARGET
-    assert asked == [(np.float32, 12), (np.float64, 4), (1e-8, 1)]
-
-
-def test_what_no_stage_can_certify_is_returned_all_the_same(problem, monkeypatch):
-    monkeypatch.setattr(coders, "sklearn_cd", lambda given, tol: lambda: np.full((len(given.signals), 30), 0.5))
-    codes = solve("spams_certified", problem, 1e-16)
-    assert np.all(codes[0] == 0.5)

@@ -5,12 +5,6 @@ import numpy as np
 from benchmarks.speed import problems
 
 
-def test_cells_vary_one_axis_at_a_time():
-    axes = {"num_latents": (10, 20), "sparsity": (2,), "num_samples": (5,), "lam": (0.1, 0.2, 0.3)}
-    grid = problems.cells(axes)
-    assert [(cell.num_latents, cell.lam) for cell in grid] == [(10, 0.1), (20, 0.1), (10, 0.2), (10, 0.3)]
-
-
 def test_coherent_atoms_come_in_clusters():
     signals, dictionary, *_ = problems.draw(problems.Cell(320, 5, 40, 0.0, world="coherent", input_dim=200))
     assert signals.shape == (40, 200) and dictionary.shape == (200, 320)
