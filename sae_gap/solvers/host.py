@@ -1,4 +1,4 @@
-"""The coders of a CPU: blocks of samples on threads, each a call of a loop in `active_set`.
+"""The coders of a CPU: blocks of samples on threads, each a call of a loop in `loops`.
 
 The problem alone decides which samples share a block, never the threads, and so it decides the bits of the codes. XLA
 compiles and runs nothing here, so that its programs may call these coders back.
@@ -16,8 +16,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from sae_gap.runtime.cores import cores, one_blas_thread
-from sae_gap.solvers import active_set, block, fista
+from sae_gap.solvers import block, fista
 from sae_gap.solvers.atoms import GROUPS, mask, wants_gram
+from sae_gap.solvers.loops import active_set, matching, pursuit
 from sae_gap.solvers.reweighted import num_blocks
 from sae_gap.solvers.working_set import default_slots
 
@@ -164,7 +165,7 @@ def pursue(
         pull = np.empty(len(signals[own]) * max(1, block.TILE // blocks) * blocks, signals.dtype)
         given = signals[own], atoms, threshold, epsilon, num_rounds, nonneg, (blocks, GROUPS), masks
         room = pull, pull.view(whole), places[own], codes[own], residual[own]
-        active_set.pursue_block(*given, close, eps, *room)
+        pursuit.pursue_block(*given, close, eps, *room)
 
     with one_blas_thread():
         list(_pool(os.getpid()).map(work, range(0, len(signals), MANY_SAMPLES)))
@@ -184,7 +185,7 @@ def sums(
     width = -(-input_dim // cores())
 
     def work(begin: int) -> None:
-        active_set.add_products(places, codes, residual, begin, min(begin + width, input_dim), products)
+        pursuit.add_products(places, codes, residual, begin, min(begin + width, input_dim), products)
 
     list(_pool(os.getpid()).map(work, range(0, input_dim, width)))
     squares = np.bincount(places.ravel(), np.square(codes).ravel(), num_latents)
@@ -209,7 +210,7 @@ def match(
 
     def work(begin: int) -> None:
         own = slice(begin, begin + MANY_SAMPLES)
-        active_set.match_block(signals[own], atoms, gram, signals[own] @ atoms.T, nonneg, chosen[own], codes[own])
+        matching.match_block(signals[own], atoms, gram, signals[own] @ atoms.T, nonneg, chosen[own], codes[own])
 
     with one_blas_thread():
         list(_pool(os.getpid()).map(multiply, reversed(range(0, len(atoms), FEW_ATOMS))))

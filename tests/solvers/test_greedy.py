@@ -5,7 +5,8 @@ import pytest
 
 from sae_gap.core.types import Model
 from sae_gap.encoders.pursuit import OMP, NonNegativePursuit
-from sae_gap.solvers import active_set, greedy, host, nonneg_matching_pursuit, orthogonal_matching_pursuit, pursuit_order
+from sae_gap.solvers import greedy, host, nonneg_matching_pursuit, orthogonal_matching_pursuit, pursuit_order
+from sae_gap.solvers.loops import matching
 
 from .problems import draw
 
@@ -74,7 +75,7 @@ def test_an_orthogonal_pursuit_is_that_of_dense_least_squares(function, nonneg, 
     # A few samples at once, and atoms of several tiles.
     monkeypatch.setattr(greedy, "BASES", 20 * 12 * 10)
     rng = np.random.default_rng(0)
-    dictionary = rng.normal(size=(20, active_set.TILE + 100)).astype(precision)
+    dictionary = rng.normal(size=(20, matching.TILE + 100)).astype(precision)
     atoms = dictionary / np.linalg.norm(dictionary, axis=0)
     signals = rng.normal(size=(210, 20)).astype(precision)
     with jax.enable_x64(precision == np.float64):
@@ -131,7 +132,7 @@ def test_a_gram_matrix_is_made_where_it_fits_and_is_worth_its_products(monkeypat
 
 @WAYS
 def test_of_atoms_that_tie_the_first_is_chosen(function, each_alone):
-    width = 2 * active_set.CHUNK + 6
+    width = 2 * matching.CHUNK + 6
     order = function(lambda y: pursuit_order(y, np.eye(width, dtype=np.float32), width))(np.ones((2, width), np.float32))
     np.testing.assert_array_equal(order, [np.arange(width)] * 2)
 

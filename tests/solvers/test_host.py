@@ -7,7 +7,8 @@ import pytest
 from scipy.optimize import nnls
 
 import sae_gap
-from sae_gap.solvers import active_set, block, fista, host
+from sae_gap.solvers import block, fista, host
+from sae_gap.solvers.loops import active_set
 
 from .problems import SHAPE, draw, score
 

@@ -33,6 +33,12 @@ def test_a_second_process_compiles_nothing(compiled):
     assert hits(compiled()) == 0 and hits(compiled()) == 1
 
 
+def test_a_change_of_another_file_of_the_folder_compiles_anew(compiled, tmp_path):
+    hits(compiled())
+    (tmp_path / "routines.py").write_text("")
+    assert hits(compiled()) == 0 and hits(compiled()) == 1
+
+
 @pytest.mark.parametrize("length", [0, 40])
 @pytest.mark.parametrize("ending", ["nbi", "nbc"])
 def test_a_file_that_was_cut_short_is_compiled_anew_and_mended(compiled, tmp_path, ending, length):

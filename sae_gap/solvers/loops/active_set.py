@@ -1,0 +1,340 @@
+"""The certified coder: rounds of products with all atoms, and pivots on the slots of each sample."""
+
+import functools
+from typing import no_type_check
+
+import numba
+import numpy as np
+
+from sae_gap.solvers.keeping import kept
+from sae_gap.solvers.loops.routines import INNER, OPTIONS, copy, dot, drop, pivot, subtract
+
+# Fewest violators that enter in a round; one more for so many numbers of the dictionary, as products then take longer.
+FEWEST = 4
+NUMBERS = 2**20
+# Products after which a sample is left as it is.
+ROUNDS = 500
+# Share of an atom's energy outside the span of the basis below which it counts as dependent.
+DEPENDENT = 1e-11
+# Share of the signal's norm below which the excess of a correlation is rounding.
+ROUNDING = 64 * np.finfo(np.float64).eps
+# Share of the signal's norm that a correlation in the basis may be off by before the basis is built anew.
+LOST = 1e-7
+# The inner product of two vectors of n numbers, rounded to single precision and taken in it, is off by at most (n + 2) / 2
+# times this share of their norms, and that of an atom is below 1.6; what underflows adds less than `TINY`.
+COARSE, TINY = 2.0**-23, 2.0**-100
+# Refinements of the codes of a basis in a round.
+REFINEMENTS = 5
+
+# What a sample is: under way, ready for exact products, certified, out of slots, as good as rounding allows, out of rounds.
+OPEN, READY, DONE, FULL, SETTLED, STUCK = range(6)
+
+
+@numba.njit(**INNER)
+@no_type_check
+def _steep(pull, nonneg):
+    return np.float64(pull) if nonneg else abs(np.float64(pull))
+
+
+@numba.njit(**INNER)
+@no_type_check
+def _least(values, count):
+    place = 0
+    for n in range(1, count):
+        if values[n] < values[place]:
+            place = n
+    return place
+
+
+@numba.njit(**INNER)
+@no_type_check
+def _collect(problem, block, room, i, pull, begin, most, most_close):
+    """Merge the atoms of a tile that exceed their weight, or might by the bound on rounding, with those of the tiles before.
+
+    The `most` that exceed it by most lead. All are noted as close, until there are more than `most_close`; from then on only
+    leaders are looked for, as the sample is not certified in this round. Up to there the scale is the largest that may be
+    feasible, and the exact one if the bound is zero.
+    """
+    nonneg, row, column, bound = problem.nonneg, block.row[i], block.column[i % block.column.shape[0], begin:], room.bound[i]
+    leaders, leads, count = room.leaders[i], room.leads[i], room.num_leaders[i]
+    close, num_close, scale, passed = room.close[i], room.num_close[i], room.scale[i], room.passed
+    low, place, chunk = -bound, 0, passed.size
+    if count == most:
+        place = _least(leads, most)
+        low = leads[place]
+    for start in range(0, pull.size, chunk):
+        part, weight = pull[start : start + chunk], column[start : start + chunk]
+        level = low if num_close > most_close else -bound
+        # Without a branch this is a few instructions for many atoms.
+        above = np.int64(0)
+        for j in range(part.size):
+            above += np.int64(1) if _steep(part[j], nonneg) - row * weight[j] > level else np.int64(0)
+        if above == 0:
+            continue
+        above = np.int64(0)
+        for j in range(part.size):
+            passed[above] = j
+            above += np.int64(1) if _steep(part[j], nonneg) - row * weight[j] > level else np.int64(0)
+        for n in range(above):
+            j = passed[n]
+            steep, limit, latent = _steep(part[j], nonneg), row * weight[j], begin + start + j
+            lead = steep - limit
+            if num_close < close.size:
+                close[num_close] = latent
+            num_close += 1
+            if scale * (steep - bound) > limit:
+                scale = limit / (steep - bound)
+            if count < most:
+                leads[count], leaders[count] = lead, latent
+                count += 1
+            elif lead > low:
+                leads[place], leaders[place] = lead, latent
+            else:
+                continue
+            if count == most:
+                place = _least(leads, most)
+                low = leads[place]
+    room.num_leaders[i], room.num_close[i], room.scale[i] = count, num_close, scale
+
+
+@numba.njit(**INNER)
+@no_type_check
+def _fill(atoms, gram, latents, top, slot, atom, inner):
+    """The inner products of the atom in a slot with those in all others."""
+    latent = latents[slot]
+    if gram.size == 0:
+        copy(atom, atoms[latent])
+    for other in range(top):
+        if latents[other] >= 0:
+            value = gram[latent, latents[other]] if gram.size else dot(atom, atoms[latents[other]])
+            inner[slot, other] = inner[other, slot] = value
+
+
+@numba.njit(**INNER)
+@no_type_check
+def _refine(enough, atoms, latents, weight, code, sign, basis, inverse, size, theta, wrong):
+    """Newton steps for the codes of the basis, by fresh correlations; returns its size and how far these were off at last.
+
+    Steps end where correlations are off by `enough`, or no longer halve.
+    """
+    worst = np.inf
+    for _ in range(REFINEMENTS):
+        before, worst = worst, 0.0
+        for b in range(size):
+            w = basis[b]
+            wrong[b] = dot(theta, atoms[latents[w]]) - weight[w] * sign[w]
+            # A NaN must stay.
+            worst = worst if abs(wrong[b]) <= worst else abs(wrong[b])
+        if worst <= enough or not worst <= 0.5 * before:
+            break
+        gone = False
+        for b in range(size):
+            w = basis[b]
+            fix = dot(inverse[b, :size], wrong[:size])
+            if (code[w] + fix) * sign[w] <= 0:
+                fix, gone = -code[w], True
+            code[w] += fix
+            subtract(theta, fix, atoms[latents[w]])
+        if gone:
+            for b in range(size - 1, -1, -1):
+                w = basis[b]
+                if code[w] * sign[w] <= 0:
+                    code[w], sign[w] = 0, 0
+                    size = drop(inverse, basis, size, b)
+    return size, worst
+
+
+@numba.njit(**INNER)
+@no_type_check
+def _advance(problem, block, room, i, every, candidates):
+    """Take violators into free slots, solve on the slots, and leave the codes and their residual there.
+
+    Returns how many atoms entered the basis, and whether a candidate found no slot.
+    """
+    atoms, nonneg, signal, theta = problem.atoms, problem.nonneg, block.signals[i], room.theta[i]
+    row, column = block.row[i], block.column[i % block.column.shape[0]]
+    latents, code, sign, inner = room.latents[i], room.code[i], room.sign[i], room.inner[i]
+    basis, inverse, size = room.basis[i], room.inverse[i], room.size[i]
+    work = room.work
+    pull, weight, moved, cross, slope = work[0], work[1], work[2], work[3], work[4]
+    norm = np.sqrt(dot(signal, signal))
+    floor = ROUNDING * norm
+    # A plain 0 would have functions compiled for that literal.
+    full, free, top = False, 0, np.int64(0)
+    for b in range(size):
+        w = basis[b]
+        top = max(top, w + 1)
+        weight[w] = row * column[latents[w]]
+        pull[w] = sign[w] * weight[w]
+    for n in range(candidates.size):
+        latent = candidates[n]
+        held = latent < 0
+        for b in range(size):
+            held = held or latents[basis[b]] == latent
+        if held:
+            continue
+        while free < latents.size and latents[free] >= 0:
+            free += 1
+        if free == latents.size:
+            full = True
+            break
+        value, limit = dot(theta, atoms[latent]), row * column[latent]
+        if not every and (value if nonneg else abs(value)) - limit <= floor:
+            continue
+        top = max(top, free + 1)
+        latents[free], pull[free], weight[free], code[free], sign[free] = latent, value, limit, 0, 0
+        _fill(atoms, problem.gram, latents, top, free, room.atom, inner)
+    total = 0
+    for _ in range(2):
+        size, entered = pivot(
+            nonneg, floor, DEPENDENT, top, latents, pull, weight, code, sign, inner, basis, inverse, size, moved, cross, slope
+        )
+        total += entered
+        copy(theta, signal)
+        for b in range(size):
+            subtract(theta, code[basis[b]], atoms[latents[basis[b]]])
+        # Where nothing enters, better values are all that can still certify the codes.
+        enough = (0.1 if entered else 0.001) * floor
+        size, worst = _refine(enough, atoms, latents, weight, code, sign, basis, inverse, size, theta, cross)
+        if worst <= LOST * norm:
+            break
+        # The inverse is lost to rounding.
+        size, total = 0, 0
+        copy(theta, signal)
+        for w in range(top):
+            if latents[w] >= 0:
+                code[w], sign[w], pull[w] = 0, 0, dot(signal, atoms[latents[w]])
+    for w in range(top):
+        if abs(sign[w]) != 1:
+            latents[w], sign[w] = -1, 0
+    room.size[i] = size
+    return total, full
+
+
+@numba.njit(**INNER)
+@no_type_check
+def _certify(problem, block, room, i):
+    """Write down the rounded codes, their objective, and their duality gap at the scaled residual before rounding."""
+    atoms, signal, theta, rest = problem.atoms, block.signals[i], room.theta[i], room.atom
+    row, column, scale = block.row[i], block.column[i % block.column.shape[0]], room.scale[i]
+    found, values, latents, basis, size = block.found[i], block.values[i], room.latents[i], room.basis[i], room.size[i]
+    copy(rest, signal)
+    linear, slack = 0.0, 0.0
+    for b in range(size):
+        latent = latents[basis[b]]
+        found[b], values[b] = latent, room.code[i, basis[b]]
+        value, limit = np.float64(values[b]), row * column[latent]
+        subtract(rest, value, atoms[latent])
+        pull = dot(theta, atoms[latent]) * (1.0 if value > 0 else -1.0)
+        linear += limit * abs(value)
+        slack += abs(value) * max(limit - scale * pull, 0.0)
+    for b in range(size, found.size):
+        found[b], values[b] = -1, 0
+    objective = 0.5 * dot(rest, rest) + linear
+    subtract(rest, scale, theta)
+    gap = 0.5 * dot(rest, rest) + slack
+    block.objective[i], block.gap[i] = objective, gap
+    # An objective below this cannot be told from zero; see `lasso_problem.is_converged`.
+    least = 0.5 * (16 * problem.eps) ** 2 * dot(signal, signal)
+    # A little less than the tolerance, for the gap to meet it when both are rounded.
+    return (gap <= 0.999 * problem.tol * objective and objective < np.inf) or objective <= least
+
+
+@numba.njit(**INNER)
+@no_type_check
+def _nearly(problem, block, room, i):
+    """Whether the gap may be met at the scale, by coarse correlations: those of the basis equal their weights."""
+    theta, column, linear = room.theta[i], block.column[i % block.column.shape[0]], 0.0
+    for b in range(room.size[i]):
+        w = room.basis[i, b]
+        linear += block.row[i] * column[room.latents[i, w]] * abs(room.code[i, w])
+    energy, short = 0.5 * dot(theta, theta), 1 - room.scale[i]
+    return short**2 * energy + short * linear <= 0.25 * problem.tol * (energy + linear)
+
+
+@numba.njit(**INNER)
+@no_type_check
+def _rescale(problem, block, room, i):
+    """The scale of all atoms, from exact correlations of those that are close: no other one exceeds its weight."""
+    theta, row, column, scale = room.theta[i], block.row[i], block.column[i % block.column.shape[0]], 1.0
+    for n in range(room.num_close[i]):
+        latent = room.close[i, n]
+        steep, limit = _steep(dot(theta, problem.atoms[latent]), problem.nonneg), row * column[latent]
+        if steep > limit:
+            scale = min(scale, limit / steep)
+    room.scale[i] = scale
+
+
+@functools.partial(kept, **OPTIONS)
+@no_type_check
+def code_block(problem, block, room):
+    """Code a block of samples."""
+    num_samples, slots, num_latents = block.signals.shape[0], block.found.shape[1], problem.atoms.shape[0]
+    tile, state = room.exact.shape[0], block.state
+    few = min(room.leaders.shape[1], FEWEST + problem.atoms.size // NUMBERS)
+    who = room.who
+    for i in range(num_samples):
+        room.size[i] = 0
+        room.latents[i, :] = -1
+        copy(room.theta[i], block.signals[i])
+    # Pivots on the atoms to begin with; rounds of coarse products; rounds of exact ones for what these could not settle.
+    for stage in range(3):
+        while True:
+            active = 0
+            for i in range(num_samples):
+                if stage == 1 and state[i] == OPEN and block.rounds[i] >= problem.limit - 1:
+                    state[i] = READY
+                if state[i] == OPEN:
+                    who[active], room.num_leaders[i], room.num_close[i], room.scale[i] = i, 0, 0, 1.0
+                    room.bound[i] = 0.0
+                    if stage == 1:
+                        theta = room.theta[i]
+                        copy(room.coarse_theta[active], theta)
+                        room.bound[i] = COARSE * (theta.size + 4) * np.sqrt(dot(theta, theta)) + TINY
+                    elif stage == 2:
+                        copy(room.exact_theta[active], room.theta[i])
+                    active += 1
+            if active == 0 or (stage == 0 and block.begun.shape[1] == 0):
+                break
+            for begin in range(0, num_latents if stage else 0, tile):
+                # The last tile overlaps the one before.
+                first = min(begin, num_latents - tile)
+                if stage == 1:
+                    np.dot(room.coarse_theta[:active], problem.coarse[first : first + tile].T, room.coarse_pull[:active])
+                else:
+                    for j in range(tile):
+                        copy(room.exact[j], problem.atoms[first + j])
+                    np.dot(room.exact_theta[:active], room.exact.T, room.exact_pull[:active])
+                for n in range(active):
+                    i = who[n]
+                    most, most_close = min(room.leaders.shape[1], max(few, room.size[i] // 2)), room.size[i] + 2 * few
+                    if stage == 1:
+                        _collect(problem, block, room, i, room.coarse_pull[n, begin - first :], begin, most, most_close)
+                    else:
+                        _collect(problem, block, room, i, room.exact_pull[n, begin - first :], begin, most, num_latents)
+            for n in range(active):
+                i = who[n]
+                block.rounds[i] += stage > 0
+                ripe = stage == 2
+                if stage == 1 and room.num_close[i] <= room.size[i] + 2 * few and _nearly(problem, block, room, i):
+                    _rescale(problem, block, room, i)
+                    ripe = True
+                if ripe and _certify(problem, block, room, i):
+                    state[i] = DONE
+                elif stage == 1 and block.rounds[i] >= ROUNDS:
+                    state[i] = READY
+                elif stage == 2 and block.rounds[i] >= min(problem.limit, ROUNDS):
+                    state[i] = STUCK
+                else:
+                    candidates = room.leaders[i, : room.num_leaders[i]] if stage else block.begun[i]
+                    entered, full = _advance(problem, block, room, i, stage == 0, candidates)
+                    if stage == 0:
+                        state[i] = READY
+                    elif full and room.size[i] > slots - FEWEST:
+                        state[i] = FULL
+                        copy(block.found[i], room.latents[i])
+                    elif entered == 0:
+                        state[i] = SETTLED if stage == 2 else READY
+        for i in range(num_samples):
+            if state[i] == READY:
+                state[i] = OPEN

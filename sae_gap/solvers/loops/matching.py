@@ -1,0 +1,94 @@
+"""Orthogonal matching pursuit, on the Gram matrix of all atoms."""
+
+import functools
+from typing import no_type_check
+
+import numba
+import numpy as np
+
+from sae_gap.solvers.keeping import kept
+from sae_gap.solvers.loops.routines import INNER, OPTIONS, border, copy, dot, subtract
+
+# Share of an atom's energy outside the span of the basis below which it counts as dependent; the inverse is never refined.
+IN_SPAN = 1e-7
+# Correlations that are brought up to date at once, in cache, and that are looked through together for a larger one.
+TILE, CHUNK = 2048, 32
+
+
+@numba.njit(**INNER)
+@no_type_check
+def _first(scores):
+    """The place of the largest score, the first of equal ones."""
+    place = np.int64(0)
+    for start in range(0, scores.size, CHUNK):
+        part = scores[start : start + CHUNK]
+        # Without a branch this is a few instructions for many atoms.
+        above = np.int64(0)
+        for j in range(part.size):
+            above += np.int64(1) if part[j] > scores[place] else np.int64(0)
+        for j in range(part.size if above else 0):
+            if part[j] > scores[place]:
+                place = start + j
+    return place
+
+
+@functools.partial(kept, **OPTIONS)
+@no_type_check
+def match_block(signals, atoms, gram, pull, nonneg, chosen, codes):
+    """`greedy.orthogonal_matching_pursuit` for a block of samples.
+
+    Args:
+      signals: `(n, input_dim)`.
+      atoms: `(num_latents, input_dim)`, of unit norm or zero.
+      gram: `(num_latents, num_latents)` inner products of the atoms.
+      pull: `(n, num_latents)` correlations of the signals.
+      nonneg: whether each step takes the atom of largest correlation, and not of largest |correlation|.
+      chosen: `(n, num_atoms)` the atoms in the order of their choice, to be filled.
+      codes: `(n, num_atoms)` their codes, to be filled.
+    """
+    (num_samples, num_atoms), num_latents = chosen.shape, len(atoms)
+    score, places, code = np.empty(num_latents, pull.dtype), np.empty(num_atoms, np.int64), np.empty(num_atoms)
+    inverse, cross, slope = np.empty((num_atoms, num_atoms)), np.empty(num_atoms), np.empty(num_atoms)
+    # Products of the chosen atoms are taken in double precision.
+    atom = np.empty(atoms.shape[1])
+    for i in range(num_samples):
+        size = np.int64(0)
+        for step in range(num_atoms):
+            for begin in range(0, num_latents, TILE):
+                end = min(begin + TILE, num_latents)
+                part = score[begin:end]
+                copy(part, pull[i, begin:end])
+                # Two atoms at once, since the sum is read and written again for each.
+                for b in range(1, size, 2):
+                    one, two = places[b - 1], places[b]
+                    one_row, two_row = gram[chosen[i, one], begin:end], gram[chosen[i, two], begin:end]
+                    for j in range(part.size):
+                        part[j] -= codes[i, one] * one_row[j] + codes[i, two] * two_row[j]
+                if size % 2:
+                    subtract(part, codes[i, places[size - 1]], gram[chosen[i, places[size - 1]], begin:end])
+                if not nonneg:
+                    for j in range(part.size):
+                        part[j] = abs(part[j])
+            for place in range(step):
+                score[chosen[i, place]] = -np.inf
+            best = _first(score)
+            chosen[i, step], codes[i, step] = best, 0
+            copy(atom, atoms[best])
+            for b in range(size):
+                cross[b] = dot(atom, atoms[chosen[i, places[b]]])
+            for b in range(size):
+                slope[b] = dot(inverse[b, :size], cross[:size])
+            energy = dot(atom, atom)
+            left = energy - dot(cross[:size], slope[:size])
+            # An atom in the span of the others adds nothing to them.
+            if not left > IN_SPAN * energy:
+                continue
+            # What the atom correlates with the rest of the signal, over its own energy in it.
+            value = (dot(atom, signals[i]) - dot(cross[:size], code[:size])) / left
+            for b in range(size):
+                code[b] -= value * slope[b]
+            border(inverse, slope, left, size)
+            places[size], code[size] = step, value
+            size += 1
+            for b in range(size):
+                codes[i, places[b]] = code[b]

@@ -1,0 +1,163 @@
+"""The pursuit that learns dictionaries: rounds of candidates, pivots, and reweighted weights."""
+
+import functools
+from typing import no_type_check
+
+import numba
+import numpy as np
+
+from sae_gap.solvers.keeping import kept
+from sae_gap.solvers.loops.routines import INNER, OPTIONS, copy, pivot, subtract
+
+
+@numba.njit(**INNER)
+@no_type_check
+def _product(left, right):
+    """The inner product in the type of the vectors, in single precision at twice the speed of `_dot`."""
+    total = left[0] * right[0]
+    for i in range(1, left.size):
+        total += left[i] * right[i]
+    return total
+
+
+@numba.njit(**INNER)
+@no_type_check
+def _play(pull, bits, limit, nonneg, first, mask, best):
+    """Let rows of correlations, one of each block, play for the lead of their blocks; see `atoms.leaders`."""
+    for n in range(pull.size):
+        steep = pull[n] if nonneg else abs(pull[n])
+        pull[n] = max(steep - limit, 0)
+    for begin in range(0, pull.size, best.size):
+        row = first + begin // best.size
+        for n in range(best.size):
+            best[n] = max(best[n], (bits[begin + n] & ~mask) | row)
+
+
+@numba.njit(**INNER)
+@no_type_check
+def _choose(best, rows, groups, mask, field, candidates):
+    """The leading blocks of each group by turns, as `atoms.leaders` has them; -1 where no further one exceeds its weight."""
+    for place in range(candidates.size):
+        candidates[place] = -1
+    for group in range(groups):
+        for n in range(field.size):
+            field[n] = (best[n * groups + group] & ~mask) | n
+        for place in range(group, candidates.size, groups):
+            top = field[0]
+            for n in range(field.size):
+                top = max(top, field[n])
+            if top <= mask:
+                break
+            seat = top & mask
+            block = seat * groups + group
+            candidates[place], field[seat] = (best[block] & rows) * best.size + block, 0
+
+
+@numba.njit(**INNER)
+@no_type_check
+def _admit(signal, rest, atoms, candidates, nonneg, latents, sign, linear, inner):
+    """Take the first candidates into free slots, with their products with the signal and all slots; returns where slots end."""
+    free, top = np.int64(0), np.int64(0)
+    for w in range(latents.size):
+        if latents[w] >= 0:
+            top = w + 1
+        else:
+            free += 1
+    place = np.int64(0)
+    for latent in candidates[:free]:
+        held = latent < 0
+        for w in range(top):
+            held = held or latents[w] == latent
+        if held:
+            continue
+        while latents[place] >= 0:
+            place += 1
+        top = max(top, place + 1)
+        latents[place], sign[place] = latent, 1
+        if not nonneg and _product(rest, atoms[latent]) < 0:
+            sign[place] = -1
+        linear[place] = sign[place] * _product(signal, atoms[latent])
+        for w in range(top):
+            if latents[w] >= 0:
+                value = sign[place] * sign[w] * _product(atoms[latent], atoms[latents[w]])
+                inner[place, w] = inner[w, place] = value
+    return top
+
+
+@functools.partial(kept, **OPTIONS)
+@no_type_check
+def pursue_block(
+    signals, atoms, limit, epsilon, rounds, nonneg, blocks, masks, close, eps, pull, bits, places, codes, residual
+):
+    """`reweighted.pursue` for a block of samples at one threshold; the codes that are not zero come first.
+
+    Args:
+      signals: `(n, input_dim)`.
+      atoms: `(num_padded, input_dim)`, from `reweighted.atom_rows`.
+      limit: the threshold.
+      epsilon: that of `reweighted.pursue`.
+      rounds: how many.
+      nonneg: whether codes are constrained to be non-negative.
+      blocks: how many blocks and how many groups `atoms.leaders` has.
+      masks: the bits of the positions of rows, and of seats.
+      close: share of an atom's energy outside the span of the basis up to which it counts as dependent.
+      eps: of the type of the signals.
+      pull: room for n correlations with as many atoms as are correlated at once, which are whole rows of the blocks.
+      bits: the bits of `pull`.
+      places: `(n, slots)`, to be filled.
+      codes: `(n, slots)`, to be filled.
+      residual: `(n, input_dim)`, to be filled.
+    """
+    (num_samples, slots), num_latents, (num_blocks, groups) = codes.shape, atoms.shape[0], blocks
+    tile = pull.size // num_samples
+    best, candidates = np.empty((num_samples, num_blocks), bits.dtype), np.empty(slots // 2, np.int64)
+    field = np.empty(num_blocks // groups, bits.dtype)
+    latents, code, sign = np.full((num_samples, slots), -1), np.zeros((num_samples, slots)), np.ones((num_samples, slots))
+    linear, inner = np.zeros((num_samples, slots)), np.zeros((num_samples, slots, slots), atoms.dtype)
+    basis, on, inverse, work = np.empty(slots, np.int64), np.empty(slots), np.empty((slots, slots)), np.empty((5, slots))
+    near, weight, moved, cross, slope = work[0], work[1], work[2], work[3], work[4]
+    residual[:] = signals
+    for _ in range(rounds):
+        best[:] = 0
+        for first in range(0, num_latents, tile):
+            part = atoms[first : first + tile]
+            size = num_samples * len(part)
+            np.dot(residual, part.T, pull[:size].reshape(num_samples, len(part)))
+            for i in range(num_samples):
+                own = slice(i * len(part), (i + 1) * len(part))
+                _play(pull[own], bits[own], limit, nonneg, first // num_blocks, masks[0], best[i])
+        for i in range(num_samples):
+            _choose(best[i], masks[0], groups, masks[1], field, candidates)
+            top = _admit(signals[i], residual[i], atoms, candidates, nonneg, latents[i], sign[i], linear[i], inner[i])
+            scale = limit
+            for w in range(top):
+                weight[w], near[w] = limit * epsilon / (code[i, w] + epsilon), linear[i, w]
+                code[i, w], on[w] = 0, 0
+                if latents[i, w] >= 0:
+                    scale = max(scale, abs(near[w] - weight[w]))
+            floor = 2 * eps * scale
+            size, _ = pivot(
+                True, floor, close, top, latents[i], near, weight, code[i], on, inner[i], basis, inverse, 0, moved, cross, slope
+            )
+            copy(residual[i], signals[i])
+            used = 0
+            for w in range(top):
+                if on[w] == 1 and code[i, w] > 0:
+                    places[i, used], codes[i, used] = latents[i, w], sign[i, w] * code[i, w]
+                    subtract(residual[i], codes[i, used], atoms[latents[i, w]])
+                    used += 1
+                else:
+                    latents[i, w], code[i, w] = -1, 0
+            places[i, used:], codes[i, used:] = 0, 0
+
+
+@functools.partial(kept, **OPTIONS)
+@no_type_check
+def add_products(places, codes, residual, begin, end, gradient):
+    """Add the columns from `begin` to `end` of Zᵀ R, with the codes Z of `pursue_block` and the residuals R."""
+    for i in range(len(codes)):
+        rest = residual[i, begin:end]
+        for w in range(codes.shape[1]):
+            if codes[i, w] == 0:
+                break
+            subtract(gradient[places[i, w], begin:end], -codes[i, w], rest)

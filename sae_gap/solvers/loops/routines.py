@@ -1,0 +1,137 @@
+"""What the loops share: products of vectors, the inverse of a basis's Gram matrix, and the pivots that solve on slots."""
+
+from typing import Any, no_type_check
+
+import numba
+import numpy as np
+
+# Sums may be reordered, but a NaN stays one.
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
+# What allocates nothing need not count who refers to an array, which would take a third of its time.
+INNER: dict[str, Any] = OPTIONS | {"_nrt": False}
+
+
+@numba.njit(**INNER)
+@no_type_check
+def dot(left, right):
+    total = 0.0
+    for i in range(left.size):
+        total += left[i] * right[i]
+    return total
+
+
+@numba.njit(**INNER)
+@no_type_check
+def subtract(total, factor, atom):
+    for i in range(total.size):
+        total[i] -= factor * atom[i]
+
+
+@numba.njit(**INNER)
+@no_type_check
+def copy(target, source):
+    for i in range(target.size):
+        target[i] = source[i]
+
+
+@numba.njit(**INNER)
+@no_type_check
+def border(inverse, slope, left, size):
+    """The inverse with one more atom in the basis: `slope` times the others, and `left` of its energy outside their span."""
+    for b in range(size):
+        subtract(inverse[b, :size], -slope[b] / left, slope[:size])
+        inverse[b, size] = inverse[size, b] = -slope[b] / left
+    inverse[size, size] = 1 / left
+
+
+@numba.njit(**INNER)
+@no_type_check
+def drop(inverse, basis, size, out):
+    """The inverse without one place of the basis, which the last one takes."""
+    last, scale = size - 1, 1 / inverse[out, out]
+    for b in range(size):
+        if b != out:
+            subtract(inverse[b, :size], inverse[b, out] * scale, inverse[out, :size])
+    if out != last:
+        basis[out] = basis[last]
+        for b in range(last):
+            inverse[out, b] = inverse[last, b]
+            inverse[b, out] = inverse[b, last]
+        inverse[out, out] = inverse[last, last]
+    return last
+
+
+@numba.njit(**INNER)
+@no_type_check
+def pivot(nonneg, floor, close, top, latents, pull, weight, code, sign, inner, basis, inverse, size, moved, cross, slope):
+    """Solve the lasso on the slots from the basis at hand; returns its size, and how many atoms entered it.
+
+    Only correlations of slots outside the basis are kept: those of the basis equal their weights. An atom depends on those of
+    the basis where at most the share `close` of its energy is outside their span.
+    """
+    entered = 0
+    while entered < 4 * latents.size:
+        # The atom outside the basis that most exceeds its weight.
+        best, excess = -1, floor
+        for w in range(top):
+            if latents[w] >= 0 and sign[w] == 0:
+                above = (pull[w] if nonneg else abs(pull[w])) - weight[w]
+                if above > excess:
+                    best, excess = w, above
+        if best < 0:
+            break
+        way = 1.0 if nonneg or pull[best] > 0 else -1.0
+        for b in range(size):
+            cross[b] = inner[best, basis[b]]
+        for b in range(size):
+            slope[b] = dot(inverse[b, :size], cross[:size])
+        left = inner[best, best] - dot(cross[:size], slope[:size])
+        for w in range(top):
+            moved[w] = 0
+        while True:
+            # How far until its correlation meets its weight, or a code of the basis vanishes.
+            step, out = np.inf, np.int64(-1)
+            if left > close * inner[best, best]:
+                step = max(excess, 0.0) / left
+            for b in range(size):
+                fall = way * slope[b] * sign[basis[b]]
+                if fall > 0:
+                    until = abs(code[basis[b]]) / fall
+                    if until < step:
+                        step, out = until, b
+            if not step < np.inf:
+                break
+            for b in range(size):
+                change = -way * step * slope[b]
+                code[basis[b]] += change
+                moved[basis[b]] += change
+            code[best] += way * step
+            moved[best] += way * step
+            excess -= left * step
+            if out < 0:
+                break
+            gone = basis[out]
+            moved[gone] -= code[gone]
+            # So it was at the beginning of the pivot.
+            pull[gone] = sign[gone] * weight[gone]
+            code[gone], sign[gone] = 0, 0
+            ratio = slope[out] / inverse[out, out]
+            left += slope[out] * ratio
+            for b in range(size):
+                if b != out:
+                    slope[b] -= inverse[b, out] * ratio
+            size = drop(inverse, basis, size, out)
+            slope[out] = slope[size]
+        if not step < np.inf:
+            # Within the span of the basis and with nothing to take the place of: only rounding wants it.
+            moved[best], code[best], sign[best] = 0, 0, 2
+        for w in range(top):
+            if latents[w] >= 0 and sign[w] == 0:
+                pull[w] -= dot(moved[:top], inner[w, :top])
+        if sign[best] == 2:
+            continue
+        border(inverse, slope, left, size)
+        basis[size], sign[best] = best, way
+        size += 1
+        entered += 1
+    return size, entered
