@@ -10,10 +10,6 @@ from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
-# Of SAEs on activations, from a random start or from a dictionary: tuned rates are those of the paper's world and of fits
-# without a schedule.
-RATE = 2e-3
-
 
 def encoder(name: str, *, sparsity: int, lam: float = 0.1, own: Encoder | None = None) -> Encoder:
     """An encoder of `sae_gap.encoders`.
@@ -82,10 +78,10 @@ def sae_for_activations(
 ) -> SparseAutoencoder:
     """A sparse autoencoder with the options that suit a network's activations.
 
-    It learns from standardised rows, whose total variance is input_dim, at a rate that warms up and falls along a cosine. Tuned
-    penalties and thresholds hold where codes are as large as the paper's, uniform on (0, 1). So many such codes of unit atoms
-    make a variance of sparsity / 3; thresholds and l1 penalties grow with the root of what is more, and penalties on the number
-    of codes with all of it. From there a penalty is steered to the sparsity.
+    It learns from standardised rows, whose total variance is input_dim, at a rate that warms up and falls along a cosine and is
+    left to the learner. Tuned rates, penalties and thresholds hold where codes are as large as the paper's, uniform on (0, 1).
+    So many such codes of unit atoms make a variance of sparsity / 3; thresholds and l1 penalties grow with the root of what is
+    more, and penalties on the number of codes with all of it. From there a penalty is steered to the sparsity.
 
     Args:
       name: of its encoder.
@@ -103,7 +99,7 @@ def sae_for_activations(
         penalty *= scale
     chosen: dict[str, Any] = {"encoder": encoder, "penalty": penalty, "l0": float(sparsity) if penalty else None}
     chosen |= {"schedule": "cosine", "standardised": True, "renormalise_every": None}
-    chosen |= {"learning_rate": RATE, "weight_decay": 0.0, "batch_size": 256}
+    chosen |= {"learning_rate": None, "weight_decay": 0.0, "batch_size": 256}
     return dataclasses.replace(learner, **(chosen | options))
 
 

@@ -26,6 +26,8 @@ GENTLE, GAIN, HEAD_START = 0.01, 30.0, 0.05
 NUDGE = 0.02
 # Signals that the gain of a first encoder is found on.
 FEW = 500
+# A rate that is left to the learner, in units of 1 / (√num_latents ∜steps).
+RATE = 1.2
 
 
 class Steering(eqx.Module):
@@ -74,7 +76,8 @@ class SparseAutoencoder(Learner):
       encoder: what to train, with its sparsity penalty P.
       num_steps: epochs.
       batch_size: samples in a step.
-      learning_rate: of AdamW.
+      learning_rate: of AdamW. None takes 1.2 / (√num_latents ∜T) for T steps in all. That is near the best of BatchTopK SAEs
+        of 1,024 to 6,144 latents on standardised activations, for 352 to 5,616 steps of 256 samples along a cosine.
       weight_decay: of AdamW, on every parameter.
       penalty: weight of the encoder's penalty.
       renormalise_every: epochs between renormalisations; the first follows epoch 0. None renormalises after every step, which
@@ -100,7 +103,7 @@ class SparseAutoencoder(Learner):
     encoder: AmortisedEncoder
     num_steps: int = eqx.field(static=True, default=500, kw_only=True)
     batch_size: int = eqx.field(static=True, default=64)
-    learning_rate: float = 5e-4
+    learning_rate: float | None = 5e-4
     weight_decay: float = 1e-2
     penalty: float = 1e-4
     renormalise_every: int | None = eqx.field(static=True, default=50)
@@ -117,7 +120,8 @@ class SparseAutoencoder(Learner):
         for name in ("num_steps", "batch_size", "renormalise_every"):
             if name != "renormalise_every" or self.renormalise_every is not None:
                 check_size(name, getattr(self, name))
-        check_number("learning_rate", self.learning_rate, above=0)
+        if self.learning_rate is not None:
+            check_number("learning_rate", self.learning_rate, above=0)
         for name in ("weight_decay", "penalty"):
             check_number(name, getattr(self, name), least=0)
         if self.l0 is not None:
@@ -138,11 +142,12 @@ class SparseAutoencoder(Learner):
     def encode(self):
         return self.encoder
 
-    def _optimiser(self, num_samples: int):
+    def _optimiser(self, num_samples: int, num_latents: int):
         total = max(2, self.num_steps * -(-num_samples // self.batch_size))
+        height = RATE / (num_latents**0.5 * total**0.25) if self.learning_rate is None else self.learning_rate
         share = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(1, total // 20), total)
         cosine = self.schedule == "cosine"
-        rate = (lambda step: self.learning_rate * share(step)) if cosine else self.learning_rate
+        rate = (lambda step: height * share(step)) if cosine else height
         return optax.adamw(rate, b1=0.9, b2=0.999, weight_decay=self.weight_decay)
 
     def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray, base: Model | None = None) -> SAEState:
@@ -172,11 +177,12 @@ class SparseAutoencoder(Learner):
             model = Model(atoms, base.bias, parameters)
         zero, count = jnp.zeros((), weight.dtype), jnp.zeros((), jnp.int32)
         steering = None if self.l0 is None else Steering(zero + jnp.log(GENTLE), zero, zero, count)
-        return SAEState(model, self._optimiser(len(data.signals)).init(model), count, share, key, steering, mean, unit)
+        return SAEState(model, self._optimiser(len(signals), num_latents).init(model), count, share, key, steering, mean, unit)
 
     def step(self, data: Split, state: SAEState) -> SAEState:
         shuffle_key, key = jax.random.split(state.key)
-        epoch, rule = batches(shuffle_key, len(data.signals), self.batch_size), self._optimiser(len(data.signals))
+        epoch = batches(shuffle_key, len(data.signals), self.batch_size)
+        rule = self._optimiser(len(data.signals), state.model.decoder.shape[1])
 
         def train_step(carry, batch):
             indices, weights = batch

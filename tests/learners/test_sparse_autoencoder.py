@@ -137,6 +137,17 @@ def test_epochs_of_training_against_one_written_by_hand(name, schedule, frozen, 
     assert len({tuple(order) for order in orders}) == 3
 
 
+def test_a_rate_left_to_the_learner_falls_with_the_root_of_the_width_and_the_fourth_root_of_the_steps():
+    data = Split(jax.random.normal(jax.random.key(0), (64, 3)))
+    found = []
+    for rate in (None, 1.2 / 4 / 2):
+        learner = SparseAutoencoder(TopK(2), num_steps=16, learning_rate=rate)
+        state = learner.init(data, num_latents=16, key=jax.random.key(1))
+        found.append(unpack(learner.step(data, state).model))
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", registry.saes())
 def test_standardised_training_is_that_of_standardised_signals_in_their_own_unit(name):
     with jax.enable_x64(True):
