@@ -137,18 +137,12 @@ def test_children_learned_as_differences_from_one_that_their_parent_has_absorbed
 
 @pytest.mark.optimised
 def test_families_are_found_in_what_coherent_steps_leave(world):
-    """From samples alone: atoms decorrelated while they are learned, and then put in order, each better than before."""
+    """From samples alone: atoms decorrelated while they are learned, and then put in order, which is better."""
     frame, codes = world
     signals = jnp.asarray(codes @ frame.T, jnp.float32)
-    found = {}
-    for incoherent in (False, True):
-        learner = OnlineDictionary(visits=40, num_steps=50, num_slots=12, incoherent=incoherent)
-        state = run(learner, signals, learner.init(Split(signals), num_latents=WIDTH, key=jax.random.key(1)))
-        found[incoherent] = np.asarray(state.dictionary)
-    settled = fitted(LEARNER, signals, found[True])
-    plain, apart, whole = (cosines(one, frame).mean() for one in (found[False], found[True], settled))
-    assert apart > plain + 0.02
-    assert whole > apart + 0.04
+    learner = OnlineDictionary(visits=40, num_steps=50, num_slots=12, incoherent=True)
+    found = run(learner, signals, learner.init(Split(signals), num_latents=WIDTH, key=jax.random.key(1))).dictionary
+    assert cosines(fitted(LEARNER, signals, found), frame).mean() > cosines(found, frame).mean() + 0.04
 
 
 @pytest.mark.parametrize(("turn", "restarts"), [(0, True), (1, False), (6, True), (8, False), (9, False)])
