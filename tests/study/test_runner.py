@@ -291,11 +291,12 @@ def test_an_edited_file_stops_a_run(finished, tmp_path):
 
 
 def test_shards_partition_the_whole(finished, tmp_path):
-    rows, _ = finished
-    written = [{row["key"] for row in run(make(), Store(tmp_path / str(index)), (index, 3))} for index in range(3)]
-    assert sum(map(len, written)) == len(set.union(*written)) == len(rows) and all(written)
-    last = [run(make(), Store(tmp_path / "all"), (index, 3)) for index in range(3)][-1]
-    assert timeless(last) == timeless(rows)
+    rows, store = finished
+    kept = Models(store.folder / "models")
+    parts = [run(make(), Store(tmp_path / str(index)), (index, 3), models=kept) for index in range(3)]
+    written = {row["key"]: row for row in sum(parts, [])}
+    assert sum(map(len, parts)) == len(written) and all(parts)
+    assert timeless([written[row["key"]] for row in rows]) == timeless(rows)
 
 
 def test_a_shard_beyond_the_jobs_does_nothing(tmp_path, monkeypatch):
@@ -310,11 +311,12 @@ def test_a_shard_outside_its_count_is_refused(tmp_path, monkeypatch, shard):
         run(make(), Store(tmp_path), shard)
 
 
-def test_a_run_goes_on_with_another_number_of_shards(tmp_path):
-    first = run(make(methods=METHODS[:1]), Store(tmp_path), (0, 2))
-    found = run(make(methods=METHODS[:1] + METHODS[3:]), Store(tmp_path))
+def test_a_run_goes_on_with_another_number_of_shards_and_prints_nothing(tmp_path, capfd):
+    first = run(make(methods=METHODS[:1], metrics=()), Store(tmp_path), (0, 2))
+    found = run(make(methods=METHODS[:1] + METHODS[3:], metrics=()), Store(tmp_path))
     assert first == found[:2]
     assert [row["method"] for row in found] == ["linear_probe"] * 2 + ["oracle"] * 2
+    assert capfd.readouterr() == ("", "")
 
 
 def test_cells_of_a_grid_come_in_order(tmp_path):
@@ -441,7 +443,7 @@ def test_a_learner_that_fails_leaves_the_models_of_the_others(tmp_path, monkeypa
     assert len(run(make(), Store(tmp_path))) == 8
 
 
-def test_a_line_of_progress_ends_full(tmp_path, monkeypatch):
+def test_a_line_of_progress_ends_full(finished, tmp_path, monkeypatch):
     lines = []
 
     def bar(total, what, *, shown, **options):
@@ -450,11 +452,6 @@ def test_a_line_of_progress_ends_full(tmp_path, monkeypatch):
         return line
 
     monkeypatch.setattr(progress, "bar", bar)
-    run(make(), Store(tmp_path))
-    run(make(), Store(tmp_path))
+    for _ in range(2):
+        run(make(), Store(tmp_path), models=Models(finished[1].folder / "models"))
     assert [(line.total, round(line.n, 6)) for line in lines] == [(6, 6), (6, 6)]
-
-
-def test_nothing_is_printed(tmp_path, capfd):
-    run(make(SETTING, methods=METHODS[3:], metrics=()), Store(tmp_path))
-    assert capfd.readouterr() == ("", "")
