@@ -294,7 +294,7 @@ def test_shards_partition_the_whole(finished, tmp_path):
     rows, store = finished
     kept = Models(store.folder / "models")
     parts = [run(make(), Store(tmp_path / str(index)), (index, 3), models=kept) for index in range(3)]
-    written = {row["key"]: row for row in sum(parts, [])}
+    written = {row["key"]: row for part in parts for row in part}
     assert sum(map(len, parts)) == len(written) and all(parts)
     assert timeless([written[row["key"]] for row in rows]) == timeless(rows)
 
