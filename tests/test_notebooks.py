@@ -29,7 +29,7 @@ OF_ONE = {
     "language_model": {"LAYER": 1, "LATER": 2, "CONTEXT": 32, "NUM_SAMPLES": 3_000, "EPOCHS": 1},
 }
 # What runs for longer than it is compiled.
-LONG = ("absorption", "dictionary_learning")
+LONG = ("absorption",)
 
 
 @pytest.fixture
