@@ -231,7 +231,8 @@ def test_a_support_of_any_size_is_certified_under_jit_and_on_any_device(monkeypa
         monkeypatch.setattr(coding, "_on_the_host", lambda arrays, here=here: here)
         solution = jax.jit(lambda y, atoms: sparse_code(y, atoms, 0.2))(signals, dictionary)
         assert jnp.all(jnp.sum(solution.codes > 0, axis=1) == 300)
-        _assert_solved(solution, signals, dictionary, 0.2)
+        # A gap by the residual feels the rounding of so many codes, which the certificate's own dual point does not.
+        _assert_solved(solution, signals, dictionary, 0.2, slack=5.0)
 
 
 @pytest.mark.parametrize(
