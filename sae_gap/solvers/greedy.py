@@ -9,10 +9,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import lasso_problem
-from sae_gap.core.checks import check_unmasked, shown
+from sae_gap.core.checks import check_unmasked, is_integer, is_traced, shown
 from sae_gap.runtime import sharding
 from sae_gap.solvers import host
-from sae_gap.solvers.problem import on_host
+from sae_gap.solvers.problem import holds, on_host
 
 # Bytes that the Gram matrix of all atoms may take: those of 23,170 atoms in single precision.
 LARGEST_GRAM = 2**31
@@ -20,25 +20,34 @@ LARGEST_GRAM = 2**31
 BASES = 2**24
 
 
-def _unit(dictionary):
-    norms = jnp.linalg.norm(dictionary, axis=0)
-    return dictionary / jnp.where(norms > 0, norms, 1)
+def _unit(atoms, axis, np):
+    """Atoms of unit norm; an atom of zeros stays."""
+    # Squares of far larger or smaller entries overflow or vanish.
+    largest = np.abs(atoms).max(axis, keepdims=True)
+    atoms = atoms / np.where(largest != 0, largest, 1)
+    norms = np.linalg.norm(atoms, axis=axis, keepdims=True)
+    return atoms / np.where(norms != 0, norms, 1)
 
 
 def _check(signals, dictionary, num_atoms):
+    """The type to compute in, and the number of atoms as an integer of Python."""
     for name, array in (("signals", signals), ("dictionary", dictionary)):
         check_unmasked(name, array)
-        if getattr(array, "ndim", None) != 2:
-            raise ValueError(f"{name} must be an array of two dimensions, but it is {shown(array)}; give one.")
+        kinds = jnp.integer, jnp.floating
+        if getattr(array, "ndim", None) != 2 or not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
+            raise ValueError(f"{name} must be an array of two dimensions, of real numbers, but it is {shown(array)}; give one.")
     if signals.shape[1] != len(dictionary):
         raise ValueError(
             f"signals of shape {signals.shape} and a dictionary of shape {dictionary.shape} disagree on input_dim; atoms are "
             "the columns of the dictionary."
         )
-    if isinstance(num_atoms, bool) or not isinstance(num_atoms, int) or not 1 <= num_atoms <= dictionary.shape[1]:
+    if not is_integer(num_atoms) or not 1 <= num_atoms <= dictionary.shape[1]:
         raise ValueError(
             f"num_atoms must be an integer from 1 to num_latents = {dictionary.shape[1]}, but it is {num_atoms!r}."
         )
+    if not is_traced(dictionary) and not holds(lambda a, np: np.isfinite(a).all(), dictionary):
+        raise ValueError("dictionary has a NaN or an infinity; remove or replace the non-finite values.")
+    return jnp.result_type(signals, dictionary, jnp.float32), int(num_atoms)
 
 
 def nonneg_matching_pursuit(
@@ -55,13 +64,14 @@ def nonneg_matching_pursuit(
       `(n, num_latents)` coefficients of the *unit* atoms.
 
     Raises:
-      ValueError: `num_atoms` is not an integer between 1 and num_latents.
+      ValueError: `num_atoms` is not an integer between 1 and num_latents, the arrays are no real matrices that fit, or the
+        dictionary is not finite.
 
     References:
       Mallat & Zhang (1993), "Matching pursuits with time-frequency dictionaries", IEEE Trans. Signal Processing 41(12).
     """
-    _check(signals, dictionary, num_atoms)
-    atoms = _unit(dictionary)
+    dtype, num_atoms = _check(signals, dictionary, num_atoms)
+    signals, atoms = jnp.asarray(signals, dtype), _unit(jnp.asarray(dictionary, dtype), 0, jnp)
     rows = jnp.arange(signals.shape[0])
 
     def step(_, carry):
@@ -86,7 +96,8 @@ def orthogonal_matching_pursuit(
     """Matching pursuit that refits every chosen atom by least squares at each step.
 
     The residual is kept orthogonal to all chosen atoms, and the codes solve `min_z ‖y - D_S z‖` on the final choice S. Atoms
-    that depend on those chosen before get a code of zero. A signal that is not finite has codes of NaN.
+    that depend on those chosen before get a code of zero. A signal that is not finite has codes of NaN, and under `jit` so
+    has every signal where the dictionary is not finite.
 
     On a CPU and outside of `jit` each sample goes its own way, in a compiled loop on the Gram matrix of all atoms, where that
     is worth its products and takes at most `LARGEST_GRAM` bytes. Elsewhere all samples take a step at once. Both choose the
@@ -103,7 +114,8 @@ def orthogonal_matching_pursuit(
       `(n, num_latents)` coefficients of the *unit* atoms.
 
     Raises:
-      ValueError: `num_atoms` is not an integer between 1 and `min(input_dim, num_latents)`.
+      ValueError: `num_atoms` is not an integer between 1 and `min(input_dim, num_latents)`, the arrays are no real matrices
+        that fit, or the dictionary is not finite.
 
     References:
       Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit", Asilomar.
@@ -140,18 +152,16 @@ def pursuit_order(
 
 def _pursue(signals, dictionary, num_atoms, nonneg):
     """The atoms that a pursuit chooses and their codes, both (n, num_atoms)."""
-    _check(signals, dictionary, num_atoms)
+    dtype, num_atoms = _check(signals, dictionary, num_atoms)
     (num_samples, input_dim), num_latents = signals.shape, dictionary.shape[1]
     if num_atoms > input_dim:
         raise ValueError(f"num_atoms {num_atoms} is above input_dim {input_dim}, beyond which atoms are dependent; lower it.")
-    dtype = jnp.result_type(signals, dictionary, jnp.float32)
     worth = num_latents <= num_samples * num_atoms and num_latents**2 * dtype.itemsize <= LARGEST_GRAM
     if not (worth and jax.default_backend() == "cpu" and on_host(signals) and on_host(dictionary)):
         return _pursue_at_once(jnp.asarray(signals, dtype), jnp.asarray(dictionary, dtype), num_atoms, nonneg)
     atoms = np.ascontiguousarray(np.asarray(dictionary, dtype).T)
-    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
     targets = np.asarray(signals, dtype)
-    chosen, values = host.match(targets, atoms / np.where(norms > 0, norms, 1), num_atoms, nonneg=bool(nonneg))
+    chosen, values = host.match(targets, _unit(atoms, 1, np), num_atoms, nonneg=bool(nonneg))
     broken = ~np.isfinite(targets).all(axis=1)
     chosen[broken], values[broken] = np.arange(num_atoms), np.nan
     return sharding.place_rows(jax.device_put((chosen, values)), signals)
@@ -165,7 +175,8 @@ def _spread(chosen, values, *, num_latents):
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _pursue_at_once(signals, dictionary, num_atoms, nonneg):
     """All samples in the same steps, as many at a time as there is room for their orthonormal bases."""
-    atoms = _unit(dictionary)
+    # A traced dictionary that is not finite is told by codes of NaN.
+    atoms, signals = _unit(dictionary, 0, jnp), jnp.where(jnp.isfinite(dictionary).all(), signals, jnp.nan)
     size = max(1, BASES // (num_atoms * len(atoms)))
     if len(signals) <= size:
         return _take_steps(signals, atoms, num_atoms, nonneg)

@@ -19,7 +19,7 @@ from sae_gap.core.types import Solution
 _LARGEST_ROW = 2.0**50
 
 
-def _holds(test, array) -> bool:
+def holds(test, array) -> bool:
     """Evaluate a test of known values at once: by NumPy on the host, elsewhere even while something else is being traced."""
     if on_host(array):
         return bool(test(np.asarray(array), np))
@@ -87,7 +87,7 @@ def check_problem(
     if not jnp.issubdtype(weights.dtype, jnp.integer) and not jnp.issubdtype(weights.dtype, jnp.floating):
         raise ValueError(f"lam must be a non-negative number or an array of them, but it is {shown(lam)}.")
     weights = _cast(weights, dtype).reshape(lasso_problem.lam_shape(weights.shape, *shape))
-    if not is_traced(weights) and not _holds(lambda a, np: np.all((a >= 0) & np.isfinite(a)), weights):
+    if not is_traced(weights) and not holds(lambda a, np: np.all((a >= 0) & np.isfinite(a)), weights):
         raise ValueError("lam has a negative or non-finite value; give finite weights of zero or more.")
     # What is not finite is the largest, as is what overflows the type.
     axes = {"dictionary": 0}
@@ -100,7 +100,7 @@ def check_problem(
         _check_range(float(tops["signals"]), targets)
     if "dictionary" in tops:
         check_vanishing("dictionary", tops["dictionary"], dtype)
-    if first is not None and nonneg and not is_traced(first) and _holds(lambda a, np: np.any(a < 0), first):
+    if first is not None and nonneg and not is_traced(first) and holds(lambda a, np: np.any(a < 0), first):
         raise ValueError("init has a negative code although nonneg is true; clip it at zero or pass nonneg=False.")
     return targets, atoms, weights, first
 

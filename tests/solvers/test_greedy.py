@@ -62,10 +62,28 @@ def _orthogonal(signal, atoms, steps, nonneg):
 def test_codes_have_single_precision_at_least(function, precision):
     rng = np.random.default_rng(0)
     signals, dictionary = (rng.integers(-9, 9, shape).astype(precision) for shape in ((40, 6), (6, 8)))
-    codes = function(lambda y: orthogonal_matching_pursuit(y, dictionary, 2))(signals)
-    wanted = orthogonal_matching_pursuit(np.float32(signals), np.float32(dictionary), 2)
-    assert codes.dtype == np.float32
-    np.testing.assert_allclose(codes, wanted, atol=1e-5)
+    for pursuit in (orthogonal_matching_pursuit, nonneg_matching_pursuit):
+        codes = function(lambda y, pursuit=pursuit: pursuit(y, dictionary, np.int64(2)))(signals)
+        assert codes.dtype == np.float32
+        np.testing.assert_allclose(codes, pursuit(np.float32(signals), np.float32(dictionary), 2), atol=1e-5)
+
+
+@WAYS
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_atoms_have_any_scale(function, scale, each_alone):
+    signals, dictionary = draw(3)
+    for pursuit in (orthogonal_matching_pursuit, nonneg_matching_pursuit):
+        codes = function(lambda y, d, pursuit=pursuit: pursuit(y, d, 4))(signals, np.float32(scale) * dictionary)
+        np.testing.assert_allclose(codes, pursuit(signals, dictionary, 4), atol=1e-5)
+
+
+def test_no_codes_are_given_on_a_dictionary_that_is_not_finite():
+    signals, dictionary = draw()
+    dictionary[0, 2] = np.nan
+    for pursuit in (orthogonal_matching_pursuit, nonneg_matching_pursuit):
+        with pytest.raises(ValueError, match="dictionary has a NaN"):
+            pursuit(signals, dictionary, 4)
+        assert np.isnan(jax.jit(lambda d, pursuit=pursuit: pursuit(signals, d, 4))(dictionary)).any(axis=1).all()
 
 
 @WAYS
@@ -166,7 +184,8 @@ def test_dependent_atoms_have_codes_of_zero_and_a_broken_signal_has_none():
 
 
 @pytest.mark.parametrize(
-    ("signals", "dictionary"), [([[1.0, 2.0]], np.eye(2)), (np.ones(2), np.eye(2)), (np.ones((1, 3)), np.eye(2))]
+    ("signals", "dictionary"),
+    [([[1.0, 2.0]], np.eye(2)), (np.ones(2), np.eye(2)), (np.ones((1, 3)), np.eye(2)), (np.ones((1, 2), complex), np.eye(2))],
 )
 def test_what_is_no_problem_is_refused_in_one_sentence(signals, dictionary):
     with pytest.raises(ValueError, match=r"two dimensions|disagree on input_dim"):
