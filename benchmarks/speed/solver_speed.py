@@ -216,7 +216,12 @@ def _files() -> Files | None:
 def _cells(files: Files | None, names: Sequence[str]) -> dict[Cell, Sequence[str]]:
     """The cells that the flags ask for, and the solvers of each."""
     given: dict[str, Any] = {name: FLAGS[name].value for name in (*_SIZES, *_WEIGHTS, "world") if FLAGS[name].value is not None}
+    if {*_WEIGHTS} <= given.keys():
+        raise cli.UsageError("--lam and --lam_fraction are two ways to give one weight; give one of them.")
     if files is not None:
+        told = [f"--{name}" for name in ("num_latents", "sparsity", "input_dim", "world") if name in given]
+        if told:
+            raise cli.UsageError(f"{' and '.join(told)} would go unheard beside files of your own; leave that out.")
         given |= {"num_latents": files.dictionary.shape[1], "sparsity": 0, "world": "own"}
     elif not given:
         return dict.fromkeys(problems.TABLE, names) | {problems.WIDE: [OURS]}
@@ -239,7 +244,8 @@ def main() -> None:
     parts: list[list[dict]] = []
     notes: dict[str, None] = {}
     for cell, chosen in cells.items():
-        found, skipped = measure(cell, chosen, FLAGS.repeats, files, every=not parts)
+        with cli.usage():
+            found, skipped = measure(cell, chosen, FLAGS.repeats, files, every=not parts)
         parts.append([row | provenance for row in found])
         job = results.key({"rows": parts[-1]})
         store.append([row | {"key": results.key(row), "job": job} for row in parts[-1]])

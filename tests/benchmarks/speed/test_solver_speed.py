@@ -74,10 +74,14 @@ def test_repeats_end_when_they_have_taken_long(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "flag", ["--num_latents=many", "--lam=-1", "--lam=x", "--lam=9", "--solvers=lars", "--num_samples=0", "--sparsity=2000"]
+    "bad",
+    [
+        *("--num_latents=many", "--lam=-1", "--lam=x", "--lam=9", "--solvers=lars", "--num_samples=0", "--sparsity=2000"),
+        "--lam=.1 --lam_fraction=.1",
+    ],
 )
-def test_bad_flags_are_one_sentence(flag, call, tmp_path):
-    code, out, err = call("solver_speed", flag, f"--results_dir={tmp_path / 'results'}")
+def test_bad_flags_are_one_sentence(bad, call, tmp_path):
+    code, out, err = call("solver_speed", *bad.split(), f"--results_dir={tmp_path / 'results'}")
     assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and not (tmp_path / "results").exists()
 
 
@@ -98,6 +102,11 @@ def test_files_of_your_own(call, tmp_path):
     with (tmp_path / "results" / "solver_speed" / "summary.csv").open(newline="") as file:
         row = next(csv.DictReader(file))
     assert [row[name] for name in ("num_samples", "num_latents", "input_dim", "world")] == ["15", "9", "6", "own"]
+    code, _, err = call("solver_speed", *files, "--num_latents=4", "--world=coherent", *flags)
+    assert (code, err) == (2, "--num_latents and --world would go unheard beside files of your own; leave that out.\n")
+    np.save(tmp_path / "y.npy", 1e25 * rng.normal(size=(20, 6)))
+    code, _, err = call("solver_speed", *files, *flags)
+    assert code == 2 and re.fullmatch(r"signals reach a magnitude of [^\n]+\.\n", err)
 
 
 BAD_FILES = {
