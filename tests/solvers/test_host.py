@@ -185,6 +185,23 @@ def test_what_the_active_set_leaves_open_is_handed_to_fista(monkeypatch):
     assert np.all(gap <= 2e-6 * np.asarray(left.objective))
 
 
+def test_a_sample_that_fills_its_slots_is_coded_anew_in_more(monkeypatch):
+    """Codes may have been written down before, which rounding kept from being certified."""
+    signals, dictionary = draw(0, (90, 17, 41))
+    whole, code_block, slots = solve(signals, dictionary, 0.05), active_set.code_block, []
+
+    def fill(problem, own, room):
+        code_block(problem, own, room)
+        slots.append(own.found.shape[1])
+        if slots[-1] == slots[0]:
+            own.state[::2] = active_set.FULL
+
+    monkeypatch.setattr(active_set, "code_block", fill)
+    found = solve(signals, dictionary, 0.05, threads=1, sparse=True)
+    assert len(set(slots)) == 2 and found.converged.all()
+    np.testing.assert_allclose(found.codes.toarray(), whole.codes, atol=1e-4)
+
+
 @pytest.mark.parametrize("nonneg", [True, False])
 def test_fista_on_the_host_is_as_fast_as_the_compiled_one_and_ends_where_that_does(nonneg):
     rng = np.random.default_rng(0)

@@ -91,19 +91,23 @@ def repaired(frame=NARROW):
     return unit(4 * p + c.sum(axis=1)), unit(c - c.mean(axis=1, keepdims=True))
 
 
-@pytest.mark.parametrize("place", ["unused", "idle", "none"])
+@pytest.mark.parametrize("place", ["unused", "idle", "none", "a child"])
 def test_a_parent_that_is_one_of_its_children_as_well_is_split(place):
-    """And the child that it was takes an atom without a use or of little, if there is any."""
+    """And the child that it was takes an atom without a use or of little, if there is any but its siblings."""
     atoms, codes = merged_family()
     if place == "idle":
         codes[:20, 4] = 0.5
-    elif place == "none":
+    elif place != "unused":
         codes = np.concatenate([codes, samples([0, 0, 0, 0, 1.5])])
+    if place == "a child":
+        # On in 8 samples.
+        codes = np.delete(codes, np.flatnonzero(codes[:, 3])[8:], axis=0)
     found, moved = rearranged(atoms, codes)
     parent, children = repaired()
     np.testing.assert_allclose(found[:, :4], np.column_stack([parent, children[:, 1:]]), atol=1e-5)
-    assert moved == [0, 1, 2, 3] + [4] * (place != "none")
-    if place != "none":
+    there = place in ("unused", "idle")
+    assert moved == [0, 1, 2, 3] + [4] * there
+    if there:
         np.testing.assert_allclose(found[:, 4], children[:, 0], atol=1e-5)
 
 
@@ -116,7 +120,8 @@ def test_of_two_children_one_is_split_from_the_parent_that_is_the_other(case):
     if case == "none free":
         codes = np.concatenate([codes, samples([0, 0, 1.5])])
     elif case == "seldom":
-        codes = np.concatenate([codes, samples([4 * HALF, 0, 0])])
+        # In a third of the uses of the parent, whose codes alone are not so large that the child would be short beside them.
+        codes = np.concatenate([codes, samples([3 * HALF, 0, 0])])
     elif case == "as large":
         codes[:, 0] = 4 * HALF
     found, moved = rearranged(atoms, codes)
@@ -204,7 +209,7 @@ def lone_children(frame, extra):
 
 
 @pytest.mark.parametrize(
-    "case", ["unused", "idle", "there", "there and on", "busy", "pair", "on together", "coherent by chance"]
+    "case", ["unused", "idle", "there", "there and on", "busy", "idle child", "pair", "on together", "coherent by chance"]
 )
 def test_a_parent_without_an_atom_gets_one(case):
     """One without a use or of little, if none is the parent already; but two atoms are no family, nor are those on together."""
@@ -219,8 +224,10 @@ def test_a_parent_without_an_atom_gets_one(case):
     elif case == "there and on":
         # In 60 % of the uses of its children it is not apart from them.
         codes[:240, 4] = 1
-    elif case == "busy":
+    elif case in ("busy", "idle child"):
         codes = np.concatenate([codes, samples([0, 0, 0, 0, 1])])
+        # A member is not taken, little as it is used.
+        codes[:320, 3] *= case == "busy"
     elif case == "pair":
         codes[:, 2:4] = 0
     elif case == "on together":
@@ -250,6 +257,19 @@ def test_no_two_families_take_one_atom(there, unused, moves):
     found, moved = rearranged(atoms, samples(*np.eye(8, atoms.shape[1])))
     assert len(moved) == moves
     assert ((WIDE[:, [0, 5]].T @ found).max(axis=1) > 0.85).sum() == moves // 5
+
+
+def test_a_member_of_one_family_is_no_parent_of_another():
+    """The first atom of one family, on beside all those of the other, has a cosine of .91 with what these have in common."""
+    q, p, *rest = WIDE[:, :9].T
+    others = unit(np.stack([q + each for each in rest[:4]], axis=1))
+    factor = unit(others.sum(axis=1))
+    family = np.stack([0.91 * factor + (1 - 0.91**2) ** 0.5 * p, *(0.9 * p + 0.19**0.5 * each for each in rest[4:])], axis=1)
+    beside = np.eye(4, 8) + np.eye(1, 8, 4)
+    _, moved = rearranged(
+        np.column_stack([others, family, WIDE[:, 9]]), np.pad(samples(*beside, *np.eye(4, 8, 4)), ((0, 0), (0, 1)))
+    )
+    assert not set(moved) & {0, 1, 2, 3} and {4, 5, 6, 7} <= set(moved)
 
 
 def test_an_atom_that_follows_a_follower_is_of_no_family():
