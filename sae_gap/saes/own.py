@@ -64,12 +64,13 @@ def load_fit(path: Path) -> SAE:
     """
     content = path.read_bytes()
     try:
-        note = Config(path, trees.read_note(content))
+        note = Config(Path("its note"), trees.read_note(content))
         learner = note.part("learner")
         described = learner.part("encoder")
         name = learner.text("class", "").rpartition(".")[2]
         if not described.entries:
-            raise ValueError(f"it is of {name}, which learns no encoder; write its atoms by numpy.save as a dictionary")
+            kind = name or "no learner that it names"
+            raise ValueError(f"it is of {kind}, which learns no encoder; write its atoms by numpy.save as a dictionary")
         shape = read_safetensors(path).shape(".dictionary")
         encoder = _trained(described, shape[1])
         model = trees.load(content, _blank(encoder, shape))
@@ -79,10 +80,10 @@ def load_fit(path: Path) -> SAE:
             sae = saelens.assemble(Config(path, config), Tensors(path, arrays))
         else:
             sae = _without_form(model, encoder)
+        told = ({"learner": name} if name else {}) | note.part("source").entries | note.part("metadata").entries
     except ValueError as error:
         fault = str(error).rstrip(".")
         raise ValueError(f"{path} cannot be read as an SAE ({fault}); give another fit, or fit it again.") from None
-    told = ({"learner": name} if name else {}) | note.part("source").entries | note.part("metadata").entries
     notes = {"fit": path.parent.name} | {part: told[part] for part in _TOLD if part in told}
     entries = tuple((part, printable(str(value))) for part, value in notes.items())
     return dataclasses.replace(sae, library="sae_gap", architecture=encoder.name, entries=entries)

@@ -118,6 +118,13 @@ def noteless(folder):
     return folder
 
 
+def told_a_list(folder):
+    folder.mkdir()
+    told = {"learner": identity.describe(SparseAutoencoder(TopK(3))), "metadata": [1]}
+    (folder / "fit.safetensors").write_bytes(trees.dump(example("topk"), told))
+    return folder
+
+
 def edited(encoder, **values):
     return lambda folder: written(folder, fitted(encoder), SparseAutoencoder(encoder), **values)
 
@@ -145,7 +152,7 @@ FAULTS = {
         lambda folder: written(folder, example("topk"), SparseAutoencoder(ENCODERS["jumprelu"])),
         "is expected",
     ),
-    "k of another type": (topk(k="three"), "k in"),
+    "k of another type": (topk(k="three"), "k in its note"),
     "k beyond the width": (topk(k=11), "of at most 10, but it is 11"),
     "no k": (topk(k=None), "k in"),
     "a negative k": (topk(k=-1), "of at most 10, but it is -1"),
@@ -155,7 +162,8 @@ FAULTS = {
     "a threshold of NaN": (thresholdless, "NaN"),
     "code": (topk(**{"class": "os.system"}), "'os.system'"),
     "cut short": (cut, "cannot be read"),
-    "no note": (noteless, "learns no encoder"),
+    "no note": (noteless, "it is of no learner that it names, which learns no encoder"),
+    "metadata that are a list": (told_a_list, "metadata in its note must be an object"),
 }
 
 
