@@ -214,6 +214,6 @@ def as_real(name: str, values: Any, form: str) -> np.ndarray:
     # NumPy has no bfloat16 of its own.
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         kind = shown(values) if array.dtype.kind == "O" and array.shape == () else f"of type {array.dtype}"
-        raise ValueError(f"{name} must be {form}, but it is {kind}; give real numbers, such as float32.")
+        raise ValueError(f"{name} must be {form}, but it is {kind}; give such numbers.")
     # JAX takes neither the byte order of another machine nor a long double.
     return array.astype(np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("="), copy=False)

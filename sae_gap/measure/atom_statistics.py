@@ -98,9 +98,9 @@ def agreement(left: Any, right: Any) -> float:
     Raises:
       ValueError: a dictionary is not a finite, non-empty matrix, or their shapes differ.
     """
-    left, right = _atoms_of(left), _atoms_of(right)
-    if np.shape(left) != np.shape(right):
-        raise ValueError(f"two dictionaries must have one shape to agree, but have {np.shape(left)} and {np.shape(right)}.")
+    left, right = (matching.as_matrix("a dictionary", _atoms_of(each)) for each in (left, right))
+    if left.shape != right.shape:
+        raise ValueError(f"two dictionaries must have one shape to agree, but have {left.shape} and {right.shape}.")
     return float(np.abs(matching.match_atoms(left, right).cosine).mean())
 
 

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap.core import registry
-from sae_gap.core.checks import check_choice, check_number, check_seed, check_sequence, check_size
+from sae_gap.core.checks import check_choice, check_flag, check_number, check_seed, check_sequence, check_size
 from sae_gap.core.codes import by_rows
 from sae_gap.core.matching import as_matrix
 from sae_gap.core.types import Model
@@ -140,6 +140,7 @@ class LearnedDictionary:
         Returns:
           Codes, (n, width), a row for each of the activations, massive ones too.
         """
+        check_flag("refit", refit)
         rows, lam, parts, worst = self._opened(activations), self.lam(l0), [], 0.0
         with progress.bar(rows.num_samples, "encode", unit="rows", shown=show_progress) as line:
             for chunk in rows.chunks(CHUNK):
@@ -194,7 +195,10 @@ class LearnedDictionary:
           massive: "drop" leaves massive rows out and says so, "keep" counts them.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
         """
-        check_sequence("controls", controls, str, "give names such as ('random', 'samples')") if controls else None
+        check_sequence("controls", controls, str, "give names such as ('random', 'samples')") if controls not in (
+            (),
+            [],
+        ) else None
         rows = self.held_out if activations is None else self._opened(activations)
         screened(rows, massive)
         plan = Plan(

@@ -37,9 +37,7 @@ def opened(activations: Activations | ArrayLike | str | os.PathLike[str], docume
     try:
         named = None if documents is None else np.asarray(documents)
     except ValueError:
-        raise ValueError(
-            "documents have rows of different lengths; give the number or the name of the document of each row."
-        ) from None
+        raise ValueError("documents have rows of different lengths; give one number for each row.") from None
     return open_activations(source, documents=named)
 
 

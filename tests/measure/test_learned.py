@@ -215,6 +215,7 @@ def test_the_unit_of_the_activations_does_not_matter(activations, learned):
         (lambda x, d: d.encode(x, l0=0), "l0"),
         (lambda x, d: d.fvu(x, l0=8), "l0"),
         (lambda x, d: d.report(x, l0=0), "l0"),
+        (lambda x, d: d.encode(x, refit="no"), "refit must be True or False"),
         (lambda x, d: d.fvu(d.bias + np.linspace(1, 2, 40)[:, None] * d.atoms[:, 0], l0=5), "no weight"),
         (lambda x, d: d.decode(np.ones((3, 7), np.float32)), "40 columns"),
         (lambda x, d: d.sae(k=31), "k is 31, .* 7.5, a quarter of the 30 dim"),
@@ -228,9 +229,16 @@ def test_the_unit_of_the_activations_does_not_matter(activations, learned):
         (lambda x, d: sae_gap.fvu(x.reshape(20, 50, 30), x.reshape(20, 50, 30)), "matrix"),
         (lambda x, d: sae_gap.fvu(np.full_like(x, np.nan), x), "finite"),
         (lambda x, d: d.agreement(np.ones((30, 5), np.float32)), "one shape"),
+        (lambda x, d: d.agreement(np.nan * d.atoms), "a dictionary must be finite"),
+        (lambda x, d: sae_gap.learn(x, WIDTH, L0, documents=["a"] * len(x)), "a vector of integers, .* give such numbers"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_sentence(activations, learned, call, match):
     with pytest.raises(ValueError, match=match) as error:
         call(activations, learned)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+def test_no_controls_are_an_empty_list(learned, fresh):
+    with pytest.raises(TypeError, match="controls must be a list"):
+        learned.report(fresh, controls=None)
