@@ -202,6 +202,17 @@ def test_a_sample_that_fills_its_slots_is_coded_anew_in_more(monkeypatch):
     np.testing.assert_allclose(found.codes.toarray(), whole.codes, atol=1e-4)
 
 
+def test_the_largest_of_weights_bars_an_atom_and_leaves_a_certificate():
+    """Over a signal of less than one it is infinite."""
+    signals, dictionary = (array.astype(float) / 8 for array in draw(0, (90, 17, 41)))
+    lam = np.where(np.arange(41) == 3, np.finfo(float).max, 1e-3)[None]
+    codes, objective, *_, converged = host.solve(signals, dictionary, lam, None, 1e-6, 20_000)
+    assert converged.all() and not codes[:, 3].any()
+    _, again, *_, converged = host.solve(signals, dictionary, lam, codes, 1e-6, 0)
+    np.testing.assert_allclose(again, objective, rtol=1e-9)
+    assert converged.all()
+
+
 @pytest.mark.parametrize("nonneg", [True, False])
 def test_fista_on_the_host_is_as_fast_as_the_compiled_one_and_ends_where_that_does(nonneg):
     rng = np.random.default_rng(0)

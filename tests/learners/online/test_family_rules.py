@@ -259,6 +259,15 @@ def test_no_two_families_take_one_atom(there, unused, moves):
     assert ((WIDE[:, [0, 5]].T @ found).max(axis=1) > 0.85).sum() == moves // 5
 
 
+def test_an_atom_that_is_the_parent_of_two_families_becomes_that_of_the_first():
+    """Cosines of .365 in each and of .2995 between them, not coherent; and .905 with the sum of all, an atom without a use."""
+    cosines = np.kron(0.0655 * np.eye(2) + 0.2995, np.ones((6, 6)))
+    np.fill_diagonal(cosines, 1)
+    atoms = WIDE[:, :12] @ np.linalg.cholesky(cosines).T
+    _, moved = rearranged(np.column_stack([atoms, unit(atoms.sum(axis=1))]), samples(*np.eye(12, 13)))
+    assert moved == [0, 1, 2, 3, 4, 5, 12]
+
+
 def test_a_member_of_one_family_is_no_parent_of_another():
     """The first atom of one family, on beside all those of the other, has a cosine of .91 with what these have in common."""
     q, p, *rest = WIDE[:, :9].T
