@@ -195,10 +195,8 @@ class LearnedDictionary:
           massive: "drop" leaves massive rows out and says so, "keep" counts them.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
         """
-        check_sequence("controls", controls, str, "give names such as ('random', 'samples')") if controls not in (
-            (),
-            [],
-        ) else None
+        if controls not in ((), []):
+            check_sequence("controls", controls, str, "give names such as ('random', 'samples')")
         rows = self.held_out if activations is None else self._opened(activations)
         screened(rows, massive)
         plan = Plan(
