@@ -1,5 +1,7 @@
 """What a dry run promises, from fits whose times are set by hand."""
 
+import dataclasses
+
 import pytest
 
 from benchmarks.harness.dry_run import plan
@@ -11,13 +13,13 @@ from tests import tiny
 
 
 class Lasting(Learner):
-    """A learner of so many minutes, at the pace that is assumed where no fit is there to tell it."""
+    """A learner of so many minutes for 20 atoms, at the pace that is assumed where no fit is there to tell it."""
 
     minutes: float = 0.0
     on_host = True
 
     def work(self, num_samples, input_dim, num_latents):
-        return 60e10 * self.minutes
+        return 60e10 * self.minutes * num_latents / 20
 
 
 def lasting(minutes, base=None):
@@ -44,3 +46,10 @@ def test_more_than_an_hour_comes_with_what_is_left_without_the_dearest(learners,
     methods = [Method(f"m{place}", "", learner, Lasso()) for place, learner in enumerate(learners)]
     said = plan(tiny.make(tiny.SETTING, methods=methods), set(), Models(tmp_path)).splitlines()
     assert said[-1].removesuffix(" of fitting on this machine, scoring apart") == last
+
+
+def test_a_dictionary_twice_as_wide_takes_twice_as_long(tmp_path):
+    wide = dataclasses.replace(tiny.SETTING, width=40)
+    assert "1 jobs, about 20 min" in plan(
+        tiny.make(wide, methods=[Method("m", "", lasting(10), Lasso())]), set(), Models(tmp_path)
+    )

@@ -1,8 +1,10 @@
 """The speed benchmark at smoke size: every solver scored, the files it leaves, and one sentence for whatever is wrong."""
 
 import csv
+import itertools
 import re
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -62,15 +64,18 @@ def test_absent_peers_are_named(monkeypatch):
     assert "jaxopt" in skipped[1]
 
 
-def test_repeats_end_when_they_have_taken_long(monkeypatch):
-    calls = []
+def test_repeats_end_when_they_have_taken_long_and_few_samples_tell_the_seconds_of_all(monkeypatch):
+    """By a clock that goes on by a second whenever it is read, with the codes of two samples of six."""
+    calls, clock = [], itertools.count()
+    monkeypatch.setattr(binary, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
     coder = coders.CODERS["plain_fista"]._replace(
-        efforts=(1,), prepare=lambda problem, _: lambda: calls.append(1) or np.zeros((6, 20), np.float32)
+        efforts=(1,), prepare=lambda problem, _: lambda: calls.append(1) or np.zeros((2, 20), np.float32)
     )
     monkeypatch.setitem(coders.CODERS, "plain_fista", coder)
     monkeypatch.setattr(binary, "MOST_SECONDS", 0.0)
-    binary.measure(problems.Cell(20, 3, 6), ["plain_fista"], 5)
+    (row,), _ = binary.measure(problems.Cell(20, 3, 6), ["plain_fista"], 5)
     assert len(calls) == 2
+    assert (row["seconds_first"], row["num_timed"], row["seconds"], row["samples_per_second"]) == (1, 2, 3, 2)
 
 
 @pytest.mark.parametrize(
