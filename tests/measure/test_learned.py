@@ -158,6 +158,13 @@ def test_matching_pursuit_on_the_dictionary_itself_has_nothing_to_train(tmp_path
     correlations = (fresh - learned.bias) @ learned.atoms
     first = np.abs(correlations).argmax(axis=1)
     assert (np.take_along_axis(codes, first[:, None], axis=1) != 0).all() and (np.count_nonzero(codes, axis=1) == L0).all()
+    # Massive rows that were kept count in both scores.
+    spoilt = np.concatenate([fresh, 300 * fresh[:1]])
+    held_out = sae_gap.open_activations(spoilt)
+    kept = sae_gap.LearnedDictionary(learned.model, L0, learned.train, held_out, 0).sae(encoder="mp")
+    rebuilt = np.asarray(made.model.encode(made.model, spoilt)) @ learned.atoms.T + learned.bias
+    assert kept.fvu == pytest.approx(sae_gap.fvu(spoilt, rebuilt), rel=1e-4)
+    assert kept.best_fvu == pytest.approx(learned.fvu(spoilt, massive="keep"), rel=1e-4)
 
 
 def test_in_double_precision_rows_of_single_are_learned_from_in_double(activations):
