@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
-from benchmarks.harness.dry_run import plan
+from benchmarks.harness.dry_run import check_writable, plan
 from sae_gap import Method
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.learner import Learner
+from sae_gap.storage.results import Store
 from sae_gap.study.models import Models
 from tests import tiny
 
@@ -53,3 +54,12 @@ def test_a_dictionary_twice_as_wide_takes_twice_as_long(tmp_path):
     assert "1 jobs, about 20 min" in plan(
         tiny.make(wide, methods=[Method("m", "", lasting(10), Lasso())]), set(), Models(tmp_path)
     )
+
+
+def test_models_that_are_all_there_may_lie_where_nothing_can_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    given = tiny.make(tiny.SETTING), Store(tmp_path / "results"), Models(tmp_path / "file")
+    with pytest.raises(ValueError, match="models cannot be kept in"):
+        check_writable(*given)
+    monkeypatch.setattr(Models, "missing", lambda *_: [])
+    check_writable(*given)

@@ -83,6 +83,7 @@ def test_repeats_end_when_they_have_taken_long_and_few_samples_tell_the_seconds_
     [
         *("--num_latents=many", "--lam=-1", "--lam=x", "--lam=9", "--solvers=lars", "--num_samples=0", "--sparsity=2000"),
         "--lam=.1 --lam_fraction=.1",
+        "--sparsity=2000 --world=coherent",
     ],
 )
 def test_bad_flags_are_one_sentence(bad, call, tmp_path):
