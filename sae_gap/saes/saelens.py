@@ -50,6 +50,9 @@ def assemble(config: Config, tensors: Tensors) -> SAE:
         fault = f"{config.path} describes a transcoder ({printable(architecture)})"
         raise ValueError(f"{fault}, which reconstructs another layer; give an SAE.")
     config.choice("architecture", "standard", _ARCHITECTURES)
+    if architecture == "standard" and config.entries.get("k") is not None:
+        fault = f"{config.path} has a k, but its architecture is standard, a ReLU without one"
+        raise ValueError(f"{fault}; set architecture to topk, or remove k.")
     input_dim, num_latents = config.size("d_in"), config.size("d_sae")
     heads = config.choice("reshape_activations", "none", ("none", "hook_z")) == "hook_z"
     centred = config.flag("apply_b_dec_to_input", True)

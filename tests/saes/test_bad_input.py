@@ -83,6 +83,7 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path, tensors, drop, words):
         ("standard", {"reshape_activations": "hook_q"}, ("hook_q", "hook_z")),
         ("standard", {"metadata": [1]}, ("metadata", "object")),
         ("topk", {"k": 0}, ("k ", "0")),
+        ("topk", {"architecture": "standard"}, ("has a k", "set architecture to topk")),
         ("jumprelu", {"architecture": "standard"}, ("threshold", "standard")),
         ("standard", {"architecture": "jumprelu"}, ("no tensor threshold",)),
         ("old", {"activation_fn_str": "tanh-relu"}, ("tanh-relu",)),
