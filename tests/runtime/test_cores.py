@@ -8,11 +8,13 @@ import sys
 import pytest
 import threadpoolctl
 
+from sae_gap.runtime import cores
 from sae_gap.runtime.cores import one_blas_thread
 
 
 def threads():
-    return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
+    """Of the BLAS of NumPy and of SciPy: a peer, such as SPAMS, may have loaded one of its own since."""
+    return [library["num_threads"] for library in cores._controller().info() if library["user_api"] == "blas"]
 
 
 def test_the_limit_ends_with_the_last_of_those_who_overlap():
