@@ -40,6 +40,12 @@ def _next_momentum(momentum):
     return 0.5 * (1 + jnp.sqrt(1 + 4 * momentum**2))
 
 
+def step_size(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
+    """`1 / ‖D‖₂²`; an all-zero dictionary has no gradient, and any step will do."""
+    constant = lasso_problem.lipschitz(dictionary)
+    return jnp.where(constant > 0, 1 / jnp.where(constant > 0, constant, 1), 1).astype(dictionary.dtype)
+
+
 def _shifted_prox(anchor, values, threshold, *, nonneg):
     """`soft_threshold(anchor + values) - anchor`, without rounding `values` to the precision of `anchor`."""
     total = anchor + values
@@ -80,7 +86,7 @@ def fixed(
       Daubechies, Defrise & De Mol (2004), "An iterative thresholding algorithm for linear inverse problems", CPAM 57(11).
     """
     lam = lasso_problem.expand_lam(lam, signals.shape[0], dictionary.shape[1])
-    rate = _rate(dictionary)
+    rate = step_size(dictionary)
     start = jnp.zeros((signals.shape[0], dictionary.shape[1]), signals.dtype) if init is None else init
 
     def body(_, carry):
@@ -128,7 +134,7 @@ def solve(
     """
     num_samples, num_latents = signals.shape[0], dictionary.shape[1]
     lam = lasso_problem.expand_lam(lam, num_samples, num_latents)
-    rate = _rate(dictionary)
+    rate = step_size(dictionary)
     threshold = rate * lam
     start = jnp.zeros((num_samples, num_latents), signals.dtype) if init is None else init.astype(signals.dtype)
     base = lasso_problem.residual(signals, dictionary, start)
@@ -191,9 +197,3 @@ def solve(
     _, last = lax.while_loop(unfinished, block, (jnp.int32(0), first))
     converged = lasso_problem.is_converged(signals, last.objective, last.gap, tol)
     return Solution(last.anchor, last.objective, last.gap, last.iterations, converged)
-
-
-def _rate(dictionary):
-    """Step size `1 / ‖D‖₂²`; an all-zero dictionary has no gradient, and any step will do."""
-    constant = lasso_problem.lipschitz(dictionary)
-    return jnp.where(constant > 0, 1 / jnp.where(constant > 0, constant, 1), 1).astype(dictionary.dtype)

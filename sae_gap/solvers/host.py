@@ -6,8 +6,9 @@ compiles and runs nothing here, so that its programs may call these coders back.
 
 import concurrent.futures
 import functools
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from jaxtyping import Float, Int
 from sae_gap.runtime.cores import cores, one_blas_thread
 from sae_gap.solvers import block, fista
 from sae_gap.solvers.atoms import GROUPS, mask, wants_gram
-from sae_gap.solvers.loops import active_set, matching, pursuit
+from sae_gap.solvers.loops import active_set, matching, proximal, pursuit
 from sae_gap.solvers.reweighted import num_blocks
 from sae_gap.solvers.working_set import default_slots
 
@@ -168,7 +169,7 @@ def pursue(
         pursuit.pursue_block(*given, close, eps, *room)
 
     with one_blas_thread():
-        list(_pool(os.getpid()).map(work, range(0, len(signals), MANY_SAMPLES)))
+        _share(work, range(0, len(signals), MANY_SAMPLES))
     return places, codes, residual
 
 
@@ -182,12 +183,12 @@ def sums(
     input_dim, dtype = residual.shape[1], residual.dtype
     products = np.zeros((num_latents, input_dim), dtype)
     # Each thread goes through all samples in their order, for some of the columns.
-    width = -(-input_dim // cores())
+    width = -(-input_dim // (cores() if len(codes) > MANY_SAMPLES else 1))
 
     def work(begin: int) -> None:
         pursuit.add_products(places, codes, residual, begin, min(begin + width, input_dim), products)
 
-    list(_pool(os.getpid()).map(work, range(0, input_dim, width)))
+    _share(work, range(0, input_dim, width))
     squares = np.bincount(places.ravel(), np.square(codes).ravel(), num_latents)
     return products, squares.astype(dtype), np.bincount(places[codes != 0], minlength=num_latents).astype(dtype)
 
@@ -213,14 +214,47 @@ def match(
         matching.match_block(signals[own], atoms, gram, signals[own] @ atoms.T, nonneg, chosen[own], codes[own])
 
     with one_blas_thread():
-        list(_pool(os.getpid()).map(multiply, reversed(range(0, len(atoms), FEW_ATOMS))))
-        list(_pool(os.getpid()).map(work, range(0, len(signals), MANY_SAMPLES)))
+        _share(multiply, range(0, len(atoms), FEW_ATOMS)[::-1])
+        _share(work, range(0, len(signals), MANY_SAMPLES))
     return chosen, codes
+
+
+def iterate(
+    signals: Float[np.ndarray, "n input_dim"],
+    dictionary: Float[np.ndarray, "input_dim num_latents"],
+    rate: Float[np.ndarray, ""],
+    threshold: Float[np.ndarray, ""],
+    init: Float[np.ndarray, "n num_latents"],
+    *,
+    iterations: int,
+) -> Float[np.ndarray, "n num_latents"]:
+    """The codes of `fista.fixed`, non-negative and of one weight, up to rounding: `threshold` is that times the `rate`."""
+    codes, gram = init.copy(), dictionary.T @ dictionary
+    momenta, t = np.empty(iterations, codes.dtype), 1.0
+    for i in range(iterations):
+        last, t = t, 0.5 * (1 + math.sqrt(1 + 4 * t**2))
+        momenta[i] = (last - 1) / t
+
+    def work(begin: int) -> None:
+        own = slice(begin, begin + MANY_SAMPLES)
+        proximal.iterate_block(signals[own] @ dictionary, gram, rate[()], threshold[()], momenta, codes[own])
+
+    with one_blas_thread():
+        _share(work, range(0, len(signals), MANY_SAMPLES))
+    return codes
+
+
+def _share(work: Callable[[int], None], begins: range) -> None:
+    """Does the work that begins at each place on all cores; a single piece here, as handing it over takes as long."""
+    if len(begins) == 1:
+        work(begins[0])
+    else:
+        list(_pool(os.getpid()).map(work, begins))
 
 
 @functools.cache
 def _pool(process: int) -> concurrent.futures.ThreadPoolExecutor:
-    """Threads that all pursuits of a process share, so that several at once do not get in each other's way."""
+    """Threads that the learners of a process share, so that several at once do not get in each other's way."""
     return concurrent.futures.ThreadPoolExecutor(cores())
 
 

@@ -8,7 +8,7 @@ from scipy.optimize import nnls
 
 import sae_gap
 from sae_gap.solvers import block, fista, host
-from sae_gap.solvers.loops import active_set
+from sae_gap.solvers.loops import active_set, proximal
 
 from .problems import SHAPE, draw, score
 
@@ -335,3 +335,20 @@ def test_codes_of_many_entries_to_start_from_are_cut_to_the_largest():
     codes = np.array([[0, 3, 0, -5, 1], [0, 0, 0, 0, 2], [0, 0, 0, 0, 0]], np.float32)
     assert [set(row) for row in host._largest(codes, 2)] == [{1, 3}, {4, -1}, {-1}]
     assert [sorted(row) for row in host._largest(codes, 3)] == [[1, 3, 4], [-1, -1, 4], [-1, -1, -1]]
+
+
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+def test_iterations_that_skip_zeros_are_those_of_all_atoms(precision):
+    signals, dictionary = (array.astype(precision) for array in draw())
+    # By -1 a point goes back to the zero from which its code has just come.
+    momenta = np.array([-1, 0, 0.3, *np.random.default_rng(0).uniform(size=30)], precision)
+    pull, gram, rate, threshold = signals @ dictionary, dictionary.T @ dictionary, precision(0.2), precision(0.02)
+    codes = np.zeros(pull.shape, precision)
+    pull[3] = np.nan
+    proximal.iterate_block(pull, gram, rate, threshold, momenta, codes)
+    want = point = np.zeros(pull.shape)
+    for momentum in momenta:
+        before, want = want, np.maximum(point + rate * (pull - point @ gram) - threshold, 0)
+        point = want + momentum * (want - before)
+    assert 0 < np.count_nonzero(want) < want.size / 2
+    np.testing.assert_allclose(codes, want, atol=2e-5 if precision == np.float32 else 1e-12)

@@ -1,0 +1,60 @@
+"""FISTA for a fixed number of iterations, on the Gram matrix of all atoms."""
+
+import functools
+from typing import no_type_check
+
+import numpy as np
+
+from sae_gap.solvers.keeping import kept
+from sae_gap.solvers.loops.routines import OPTIONS, copy, subtract
+
+
+@functools.partial(kept, **OPTIONS)
+@no_type_check
+def iterate_block(pull, gram, rate, threshold, momenta, codes):
+    """The iterations of `fista.fixed` for a block of samples, with non-negative codes and one weight.
+
+    A gradient is a sum over the rows of the Gram matrix whose codes are not zero. These are looked for anew only when an atom
+    has entered.
+
+    Args:
+      pull: `(n, num_latents)` correlations of the signals.
+      gram: `(num_latents, num_latents)` inner products of the atoms.
+      rate: the step size.
+      threshold: the weight times the step size.
+      momenta: `(iterations,)`, `(t_i - 1) / t_{i+1}`.
+      codes: `(n, num_latents)` to start from, and to be filled.
+    """
+    num_samples, num_latents = codes.shape
+    point, total, places = np.empty_like(codes[0]), np.empty_like(codes[0]), np.empty(num_latents, np.int64)
+    zero = rate - rate
+    for i in range(num_samples):
+        code = codes[i]
+        copy(point, code)
+        entered, used = zero + 1, 0
+        for momentum in momenta:
+            if entered != 0:
+                used = 0
+                for j in range(num_latents):
+                    if point[j] != 0 or code[j] != 0:
+                        places[used] = j
+                        used += 1
+            copy(total, pull[i])
+            # Four atoms at once, since the sum is read and written again each time.
+            whole = used - used % 4
+            for p in range(0, whole, 4):
+                a, b, c, d = places[p], places[p + 1], places[p + 2], places[p + 3]
+                row_a, row_b, row_c, row_d = gram[a], gram[b], gram[c], gram[d]
+                at_a, at_b, at_c, at_d = point[a], point[b], point[c], point[d]
+                for j in range(num_latents):
+                    total[j] -= at_a * row_a[j] + at_b * row_b[j] + at_c * row_c[j] + at_d * row_d[j]
+            for p in range(whole, used):
+                subtract(total, point[places[p]], gram[places[p]])
+            entered = zero
+            for j in range(num_latents):
+                new = point[j] + rate * total[j] - threshold
+                # A NaN stays one.
+                new = zero if new < 0 else new
+                entered += new if code[j] == 0 else zero
+                point[j] = new + momentum * (new - code[j])
+                code[j] = new
