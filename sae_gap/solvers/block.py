@@ -22,6 +22,7 @@ class Problem(NamedTuple):
       atoms: `(num_latents, input_dim)`, of about unit norm.
       coarse: the same in single precision.
       gram: `(num_latents, num_latents)` inner products of the atoms in double precision, or `(0, 0)`.
+      at_once: whether samples without latents to begin with pivot on all atoms first, by their Gram matrix.
       tol: duality gap to reach, relative to the objective.
       limit: most products for a sample.
       nonneg: whether codes are constrained to be non-negative.
@@ -31,6 +32,7 @@ class Problem(NamedTuple):
     atoms: np.ndarray
     coarse: np.ndarray
     gram: np.ndarray
+    at_once: bool
     tol: float
     limit: int
     nonneg: bool
@@ -100,6 +102,9 @@ class Room(NamedTuple):
       exact: `(tile, input_dim)`.
       who: `(n,)` samples that are open.
       passed: `(CHUNK,)`.
+      all: `(5, num_latents)`, for pivots on all atoms, where there is a Gram matrix.
+      chosen: `(slots,)` the basis of these.
+      names: `(num_latents,)` the atoms by number.
     """
 
     theta: np.ndarray
@@ -126,6 +131,9 @@ class Room(NamedTuple):
     exact: np.ndarray
     who: np.ndarray
     passed: np.ndarray
+    all: np.ndarray
+    chosen: np.ndarray
+    names: np.ndarray
 
     @classmethod
     def of(cls, problem: Problem, n: int, slots: int) -> "Room":
@@ -137,8 +145,7 @@ class Room(NamedTuple):
             latents=np.empty((n, slots), np.int64),
             code=np.empty((n, slots)),
             sign=np.empty((n, slots)),
-            # Those with free slots are multiplied by zero.
-            inner=np.zeros((n, slots, slots)),
+            inner=np.empty((n, slots, slots)),
             basis=np.empty((n, slots), np.int64),
             size=np.empty(n, np.int64),
             inverse=np.empty((n, slots, slots)),
@@ -158,4 +165,7 @@ class Room(NamedTuple):
             exact=np.empty((tile, input_dim)),
             who=np.empty(n, np.int64),
             passed=np.empty(CHUNK, np.int64),
+            all=np.empty((5, len(problem.gram))),
+            chosen=np.empty(slots, np.int64),
+            names=np.arange(len(problem.gram)),
         )

@@ -30,6 +30,8 @@ FEWEST_SAMPLES, MANY_SAMPLES, MOST_SAMPLES = 16, 64, 128
 CACHE = 2**23
 # Floats of the working sets of a block.
 BLOCK = 2**22
+# Most atoms that are pivoted on at once: their Gram matrix stays in the cache of a core.
+FEW_LATENTS = 2**7
 # Most slots to begin with.
 SLOTS = 256
 # Atoms that are scaled, or multiplied by others, at once; and dimensions in which they are transposed, as memory is read by
@@ -291,9 +293,17 @@ class _Found:
         rest = (*certificates, self.iterations.astype(np.int32), self.converged)
         if sparse:
             return self.codes(values), *rest
-        codes = np.zeros(self._shape, dtype)
+        codes = _zeros(self._shape, dtype)
         codes[self.rows, self.latents] = values
         return codes, *rest
+
+
+def _zeros(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """Zeros that begin where a line of the cache does, which JAX takes as they are, and would copy elsewhere."""
+    size, line = math.prod(shape) * dtype.itemsize, 64
+    memory = np.zeros(size + line, np.uint8)
+    begin = -memory.ctypes.data % line
+    return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
 def _active_sets(problem, found, init, tol, max_iterations, *, nonneg, threads) -> None:
@@ -304,8 +314,9 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg, threads) 
     if wants_gram(num_latents, len(problem.signals)):
         atoms = problem.atoms.astype(np.float64, copy=False)
         gram = atoms @ atoms.T
+    at_once = 0 < len(gram) <= FEW_LATENTS and max_iterations > 1
     eps = float(np.finfo(problem.atoms.dtype).eps)
-    shared = block.Problem(problem.atoms, coarse, gram, tol, max_iterations, nonneg, eps)
+    shared = block.Problem(problem.atoms, coarse, gram, at_once, tol, max_iterations, nonneg, eps)
 
     def work(part: tuple[np.ndarray, np.ndarray | None], slots: int):
         rows, begun = part

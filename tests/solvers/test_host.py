@@ -168,6 +168,7 @@ def test_each_sample_has_its_own_answer_in_whatever_company():
 
 
 def test_what_the_active_set_leaves_open_is_handed_to_fista(monkeypatch):
+    monkeypatch.setattr(host, "FEW_LATENTS", 0)
     signals, dictionary = draw(0, (90, 17, 41))
     whole, code_block = solve(signals, dictionary, 0.05), active_set.code_block
 

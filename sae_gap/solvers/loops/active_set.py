@@ -112,6 +112,34 @@ def _fill(atoms, gram, latents, top, slot, atom, inner):
 
 @numba.njit(**INNER)
 @no_type_check
+def _solve_on_all(problem, block, room, i, correlations):
+    """Pivot on all atoms at once, by their Gram matrix, and leave the basis in the slots."""
+    nonneg, gram, signal, column = problem.nonneg, problem.gram, block.signals[i], block.column[i % block.column.shape[0]]
+    pull, weight, code, sign, over = room.all[0], room.all[1], room.all[2], room.all[3], room.all[4]
+    latents, basis, chosen, inverse, cross, slope = (
+        room.latents[i],
+        room.basis[i],
+        room.chosen,
+        room.inverse[i],
+        room.work[3],
+        room.work[4],
+    )
+    for j in range(pull.size):
+        pull[j], weight[j], code[j], sign[j] = correlations[j], block.row[i] * column[j], 0, 0
+    # At the largest weight that has codes, rounded to its type, there are none.
+    floor, top = max(ROUNDING, 16 * problem.eps) * np.sqrt(dot(signal, signal)), np.int64(pull.size)
+    size, _ = pivot(
+        nonneg, floor, DEPENDENT, top, room.names, pull, weight, code, sign, gram, chosen, inverse, 0, over, cross, slope
+    )
+    for b in range(size):
+        latent = chosen[b]
+        latents[b], basis[b], room.code[i, b], room.sign[i, b] = latent, b, code[latent], sign[latent]
+        _fill(problem.atoms, gram, latents, b + 1, b, room.atom, room.inner[i])
+    room.size[i] = size
+
+
+@numba.njit(**INNER)
+@no_type_check
 def _refine(enough, atoms, latents, weight, code, sign, basis, inverse, size, theta, wrong):
     """Newton steps for the codes of the basis, by fresh correlations; returns its size and how far these were off at last.
 
@@ -156,7 +184,7 @@ def _advance(problem, block, room, i, every, candidates):
     latents, code, sign, inner = room.latents[i], room.code[i], room.sign[i], room.inner[i]
     basis, inverse, size = room.basis[i], room.inverse[i], room.size[i]
     work = room.work
-    pull, weight, moved, cross, slope = work[0], work[1], work[2], work[3], work[4]
+    pull, weight, over, cross, slope = work[0], work[1], work[2], work[3], work[4]
     norm = np.sqrt(dot(signal, signal))
     floor = ROUNDING * norm
     # A plain 0 would have functions compiled for that literal.
@@ -165,7 +193,6 @@ def _advance(problem, block, room, i, every, candidates):
         w = basis[b]
         top = max(top, w + 1)
         weight[w] = row * column[latents[w]]
-        pull[w] = sign[w] * weight[w]
     for n in range(candidates.size):
         latent = candidates[n]
         held = latent < 0
@@ -187,7 +214,7 @@ def _advance(problem, block, room, i, every, candidates):
     total = 0
     for _ in range(2):
         size, entered = pivot(
-            nonneg, floor, DEPENDENT, top, latents, pull, weight, code, sign, inner, basis, inverse, size, moved, cross, slope
+            nonneg, floor, DEPENDENT, top, latents, pull, weight, code, sign, inner, basis, inverse, size, over, cross, slope
         )
         total += entered
         copy(theta, signal)
@@ -277,8 +304,9 @@ def code_block(problem, block, room):
         room.size[i] = 0
         room.latents[i, :] = -1
         copy(room.theta[i], block.signals[i])
-    # Pivots on the atoms to begin with; rounds of coarse products; rounds of exact ones for what these could not settle.
+    # Pivots on all atoms, or those to begin with; rounds of coarse products; and of exact ones for what these could not settle.
     for stage in range(3):
+        at_once = stage == 0 and problem.at_once and block.begun.size == 0
         while True:
             active = 0
             for i in range(num_samples):
@@ -291,12 +319,12 @@ def code_block(problem, block, room):
                         theta = room.theta[i]
                         copy(room.coarse_theta[active], theta)
                         room.bound[i] = COARSE * (theta.size + 4) * np.sqrt(dot(theta, theta)) + TINY
-                    elif stage == 2:
+                    else:
                         copy(room.exact_theta[active], room.theta[i])
                     active += 1
-            if active == 0 or (stage == 0 and block.begun.shape[1] == 0):
+            if active == 0 or (stage == 0 and block.begun.size == 0 and not at_once):
                 break
-            for begin in range(0, num_latents if stage else 0, tile):
+            for begin in range(0, num_latents if stage or at_once else 0, tile):
                 # The last tile overlaps the one before.
                 first = min(begin, num_latents - tile)
                 if stage == 1:
@@ -310,11 +338,11 @@ def code_block(problem, block, room):
                     most, most_close = min(room.leaders.shape[1], max(few, room.size[i] // 2)), room.size[i] + 2 * few
                     if stage == 1:
                         _collect(problem, block, room, i, room.coarse_pull[n, begin - first :], begin, most, most_close)
-                    else:
+                    elif stage == 2:
                         _collect(problem, block, room, i, room.exact_pull[n, begin - first :], begin, most, num_latents)
             for n in range(active):
                 i = who[n]
-                block.rounds[i] += stage > 0
+                block.rounds[i] += stage > 0 or at_once
                 ripe = stage == 2
                 if stage == 1 and room.num_close[i] <= room.size[i] + 2 * few and _nearly(problem, block, room, i):
                     _rescale(problem, block, room, i)
@@ -327,6 +355,8 @@ def code_block(problem, block, room):
                     state[i] = STUCK
                 else:
                     candidates = room.leaders[i, : room.num_leaders[i]] if stage else block.begun[i]
+                    if at_once:
+                        _solve_on_all(problem, block, room, i, room.exact_pull[n])
                     entered, full = _advance(problem, block, room, i, stage == 0, candidates)
                     if stage == 0:
                         state[i] = READY

@@ -61,33 +61,42 @@ def drop(inverse, basis, size, out):
     return last
 
 
+@numba.njit(**INNER | {"fastmath": True})
+@no_type_check
+def _largest(values):
+    """The largest of the values, or zero; without care for a NaN this is a few instructions for many values."""
+    top = 0.0
+    for n in range(values.size):
+        top = values[n] if values[n] > top else top
+    return top
+
+
 @numba.njit(**INNER)
 @no_type_check
-def pivot(nonneg, floor, close, top, latents, pull, weight, code, sign, inner, basis, inverse, size, moved, cross, slope):
+def pivot(nonneg, floor, close, top, latents, pull, weight, code, sign, inner, basis, inverse, size, over, cross, slope):
     """Solve the lasso on the slots from the basis at hand; returns its size, and how many atoms entered it.
 
-    Only correlations of slots outside the basis are kept: those of the basis equal their weights. An atom depends on those of
-    the basis where at most the share `close` of its energy is outside their span.
+    `pull` follows with the correlations of slots outside the basis; those of the basis equal their weights. An atom depends on
+    those of the basis where at most the share `close` of its energy is outside their span.
     """
     entered = 0
-    while entered < 4 * latents.size:
+    while entered < 4 * latents.size and size < basis.size:
         # The atom outside the basis that most exceeds its weight.
-        best, excess = -1, floor
         for w in range(top):
-            if latents[w] >= 0 and sign[w] == 0:
-                above = (pull[w] if nonneg else abs(pull[w])) - weight[w]
-                if above > excess:
-                    best, excess = w, above
-        if best < 0:
+            above = (pull[w] if nonneg else abs(pull[w])) - weight[w]
+            over[w] = above if (latents[w] >= 0) & (sign[w] == 0) else 0.0
+        excess = _largest(over[:top])
+        if not excess > floor:
             break
+        best = 0
+        while best < top - 1 and over[best] != excess:
+            best += 1
         way = 1.0 if nonneg or pull[best] > 0 else -1.0
         for b in range(size):
             cross[b] = inner[best, basis[b]]
         for b in range(size):
             slope[b] = dot(inverse[b, :size], cross[:size])
         left = inner[best, best] - dot(cross[:size], slope[:size])
-        for w in range(top):
-            moved[w] = 0
         while True:
             # How far until its correlation meets its weight, or a code of the basis vanishes.
             step, out = np.inf, np.int64(-1)
@@ -101,18 +110,16 @@ def pivot(nonneg, floor, close, top, latents, pull, weight, code, sign, inner, b
                         step, out = until, b
             if not step < np.inf:
                 break
+            step *= way
             for b in range(size):
-                change = -way * step * slope[b]
-                code[basis[b]] += change
-                moved[basis[b]] += change
-            code[best] += way * step
-            moved[best] += way * step
-            excess -= left * step
+                code[basis[b]] -= step * slope[b]
+                subtract(pull[:top], -step * slope[b], inner[basis[b], :top])
+            code[best] += step
+            subtract(pull[:top], step, inner[best, :top])
+            excess -= left * abs(step)
             if out < 0:
                 break
             gone = basis[out]
-            moved[gone] -= code[gone]
-            # So it was at the beginning of the pivot.
             pull[gone] = sign[gone] * weight[gone]
             code[gone], sign[gone] = 0, 0
             ratio = slope[out] / inverse[out, out]
@@ -124,11 +131,8 @@ def pivot(nonneg, floor, close, top, latents, pull, weight, code, sign, inner, b
             slope[out] = slope[size]
         if not step < np.inf:
             # Within the span of the basis and with nothing to take the place of: only rounding wants it.
-            moved[best], code[best], sign[best] = 0, 0, 2
-        for w in range(top):
-            if latents[w] >= 0 and sign[w] == 0:
-                pull[w] -= dot(moved[:top], inner[w, :top])
-        if sign[best] == 2:
+            subtract(pull[:top], -code[best], inner[best, :top])
+            code[best], sign[best] = 0, 2
             continue
         border(inverse, slope, left, size)
         basis[size], sign[best] = best, way
