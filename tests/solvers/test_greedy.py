@@ -6,7 +6,7 @@ import pytest
 from sae_gap.core.types import Model
 from sae_gap.encoders.pursuit import OMP, NonNegativePursuit
 from sae_gap.solvers import greedy, host, nonneg_matching_pursuit, orthogonal_matching_pursuit, pursuit_order
-from sae_gap.solvers.loops import matching
+from sae_gap.solvers.loops import matching, routines
 
 from .problems import draw
 
@@ -150,7 +150,7 @@ def test_a_gram_matrix_is_made_where_it_fits_and_is_worth_its_products(monkeypat
 
 @WAYS
 def test_of_atoms_that_tie_the_first_is_chosen(function, each_alone):
-    width = 2 * matching.CHUNK + 6
+    width = 2 * routines.CHUNK + 6
     order = function(lambda y: pursuit_order(y, np.eye(width, dtype=np.float32), width))(np.ones((2, width), np.float32))
     np.testing.assert_array_equal(order, [np.arange(width)] * 2)
 

@@ -167,6 +167,26 @@ def test_each_sample_has_its_own_answer_in_whatever_company():
     np.testing.assert_allclose(solve(signals[few], dictionary, lam[few]).objective, together.objective[few], rtol=3e-6)
 
 
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_few_atoms_are_all_pivoted_on_at_once(nonneg, monkeypatch):
+    """One product begins and another one certifies, also where more atoms have codes than there are slots to begin with."""
+    rng = np.random.default_rng(0)
+    signals = rng.normal(size=(130, 40)).astype(np.float32)
+    dictionary = (rng.normal(size=(40, host.FEW_LATENTS)) / 40**0.5).astype(np.float32)
+    lam = np.geomspace(1e-3, 10, 130)[:, None] * rng.uniform(1, 2, (1, host.FEW_LATENTS))
+    found = solve(signals, dictionary, lam, nonneg=nonneg)
+    count = np.count_nonzero(found.codes, axis=1)
+    few = count < next(host._widths(40, host.FEW_LATENTS)) - 8
+    assert found.converged.all() and few.any() and not few.all() and np.all(found.iterations[few] <= 3)
+    assert np.mean(found.iterations[few] == 2) > 0.9
+    value, _ = score(signals, dictionary, found.codes, lam, nonneg=nonneg)
+    np.testing.assert_allclose(found.objective, value, rtol=1e-6)
+    monkeypatch.setattr(host, "FEW_LATENTS", 0)
+    rounds = solve(signals, dictionary, lam, nonneg=nonneg)
+    assert rounds.iterations.sum() > 1.5 * found.iterations.sum()
+    np.testing.assert_allclose(found.objective, rounds.objective, rtol=2e-6)
+
+
 def test_what_the_active_set_leaves_open_is_handed_to_fista(monkeypatch):
     monkeypatch.setattr(host, "FEW_LATENTS", 0)
     signals, dictionary = draw(0, (90, 17, 41))

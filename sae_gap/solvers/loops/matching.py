@@ -3,33 +3,15 @@
 import functools
 from typing import no_type_check
 
-import numba
 import numpy as np
 
 from sae_gap.solvers.keeping import kept
-from sae_gap.solvers.loops.routines import INNER, OPTIONS, border, copy, dot, subtract
+from sae_gap.solvers.loops.routines import OPTIONS, border, copy, dot, first_largest, subtract
 
 # Share of an atom's energy outside the span of the basis below which it counts as dependent; the inverse is never refined.
 IN_SPAN = 1e-7
-# Correlations that are brought up to date at once, in cache, and that are looked through together for a larger one.
-TILE, CHUNK = 2048, 32
-
-
-@numba.njit(**INNER)
-@no_type_check
-def _first(scores):
-    """The place of the largest score, the first of equal ones."""
-    place = np.int64(0)
-    for start in range(0, scores.size, CHUNK):
-        part = scores[start : start + CHUNK]
-        # Without a branch this is a few instructions for many atoms.
-        above = np.int64(0)
-        for j in range(part.size):
-            above += np.int64(1) if part[j] > scores[place] else np.int64(0)
-        for j in range(part.size if above else 0):
-            if part[j] > scores[place]:
-                place = start + j
-    return place
+# Correlations that are brought up to date at once, in cache.
+TILE = 2048
 
 
 @functools.partial(kept, **OPTIONS)
@@ -71,7 +53,7 @@ def match_block(signals, atoms, gram, pull, nonneg, chosen, codes):
                         part[j] = abs(part[j])
             for place in range(step):
                 score[chosen[i, place]] = -np.inf
-            best = _first(score)
+            best = first_largest(score)
             chosen[i, step], codes[i, step] = best, 0
             copy(atom, atoms[best])
             for b in range(size):
