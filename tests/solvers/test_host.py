@@ -133,6 +133,17 @@ def test_a_weight_near_zero_is_non_negative_least_squares():
     assert bool(jnp.all(solution.converged))
 
 
+def test_codes_that_vanish_as_another_atom_fits_the_signal_exactly_are_not_negative():
+    """The longer atoms enter first. They leave all at once as the last one, of which the signals are multiples, is in."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True):
+        for _ in range(40):
+            dictionary = np.abs(rng.normal(size=(5, 6)))
+            dictionary /= np.linalg.norm(dictionary, axis=0) * np.append(rng.uniform(0.85, 1, 5), 1)
+            found = solve(rng.uniform(1, 2, (500, 1)) * dictionary[:, -1], dictionary, 0.0)
+            assert found.codes.min() >= 0
+
+
 def test_duplicate_and_dependent_atoms_are_no_obstacle():
     signals, dictionary = coherent(2, 40, 12, 24, 4)
     doubled = np.concatenate([dictionary, dictionary[:, ::2], dictionary[:, 1::2] * np.float32(2)], axis=1)

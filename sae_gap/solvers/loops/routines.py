@@ -119,8 +119,10 @@ def pivot(nonneg, floor, close, top, latents, pull, weight, code, sign, inner, b
                 break
             step *= way
             for b in range(size):
-                code[basis[b]] -= step * slope[b]
-                subtract(pull[:top], -step * slope[b], inner[basis[b], :top])
+                w = basis[b]
+                # Where several vanish at once, rounding must not take the others below zero.
+                code[w] = sign[w] * max(sign[w] * (code[w] - step * slope[b]), 0.0)
+                subtract(pull[:top], -step * slope[b], inner[w, :top])
             code[best] += step
             subtract(pull[:top], step, inner[best, :top])
             excess -= left * abs(step)
