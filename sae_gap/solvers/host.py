@@ -231,8 +231,7 @@ def iterate(
     iterations: int,
 ) -> Float[np.ndarray, "n num_latents"]:
     """The codes of `fista.fixed`, non-negative and of one weight, up to rounding: `threshold` is that times the `rate`."""
-    codes, gram = init.copy(), dictionary.T @ dictionary
-    momenta, t = np.empty(iterations, codes.dtype), 1.0
+    codes, momenta, t = init.copy(), np.empty(iterations, init.dtype), 1.0
     for i in range(iterations):
         last, t = t, 0.5 * (1 + math.sqrt(1 + 4 * t**2))
         momenta[i] = (last - 1) / t
@@ -242,6 +241,7 @@ def iterate(
         proximal.iterate_block(signals[own] @ dictionary, gram, rate[()], threshold[()], momenta, codes[own])
 
     with one_blas_thread():
+        gram = dictionary.T @ dictionary
         _share(work, range(0, len(signals), MANY_SAMPLES))
     return codes
 
