@@ -157,6 +157,16 @@ def test_duplicate_and_dependent_atoms_are_no_obstacle():
         assert np.all(np.asarray(two.objective) <= np.asarray(one.objective) * (1 + 3e-6))
 
 
+def test_an_atom_that_only_rounding_wants_is_left_out():
+    """An atom in the span of the basis takes the place of another one. Where none can go for it, it is not tried again."""
+    rng = np.random.default_rng(0)
+    dictionary, signals = rng.normal(size=(10, 5)) @ rng.normal(size=(5, 35)), rng.normal(size=(40, 10)).astype(np.float32)
+    dictionary = (dictionary / np.linalg.norm(dictionary, axis=0)).astype(np.float32)
+    found = solve(signals, dictionary, 1e-8)
+    value, _ = score(signals, dictionary, found.codes, 1e-8)
+    np.testing.assert_allclose(found.objective, value, rtol=1e-6)
+
+
 @pytest.mark.parametrize("num_samples", [1, 300])
 def test_bits_do_not_depend_on_the_threads(num_samples):
     signals, dictionary = coherent(4, num_samples, DIM, LATENTS, 5)
