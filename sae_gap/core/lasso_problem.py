@@ -8,6 +8,7 @@ The weight `lam` is a scalar, one value a sample `(n,)`, one a coefficient `(num
 to `(n, num_latents)`.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
@@ -66,6 +67,7 @@ def residual(
     return signals - product(codes, dictionary.T)
 
 
+@jax.jit
 def objective(
     signals: Float[Array, "n input_dim"],
     dictionary: Float[Array, "input_dim num_latents"],

@@ -74,7 +74,7 @@ class OnSupport(Encoder):
     ) -> Solution:
         """The codes in units of the model's atoms; objective and gap are those of the problem on the support."""
         codes = encode(self.encoder, model, signals) if begun is None else begun
-        dictionary, norms = unit_atoms(model.decoder)
+        dictionary, norms = jax.jit(unit_atoms)(model.decoder)
         solution = code_on_support(
             signals - model.bias,
             dictionary,

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -50,7 +51,7 @@ class Inferred:
     @property
     def unit_dictionary(self) -> tuple[Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]]:
         """The dictionary with unit atoms, and the lengths that they had."""
-        return self._once("unit_dictionary", lambda: unit_atoms(self.model.decoder))
+        return self._once("unit_dictionary", lambda: jax.jit(unit_atoms)(self.model.decoder))
 
     @functools.cached_property
     def cuts(self) -> Float[np.ndarray, " num_latents"]:

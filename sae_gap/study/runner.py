@@ -62,7 +62,8 @@ def run(
         line.update(2 * (len(mine) - len(lacking)))
         for _, cell in itertools.groupby(lacking, lambda job: job.sources[0].asdict() | {"seed": None}):
             together = list(cell)
-            tasks = {source.seed: task_of(source) for job in together for source in job.sources}
+            sources = {source.seed: source for job in together for source in job.sources}
+            tasks = {seed: task_of(source) for seed, source in sources.items()}
             watches = {job.name: Watch(job, line) for job in together}
             fits = fit_together(study, together, tasks, models, watches)
             for job in together:
