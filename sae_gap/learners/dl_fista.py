@@ -106,7 +106,7 @@ class DLFista(Learner):
         if not (own and wants_gram(codes.shape[1], len(signals))):
             return fixed(*given)
 
-        # In a third of the time of what XLA compiles, which multiplies by the zeros among the codes as well.
+        # A third of the time of XLA's program, which multiplies by the zeros among the codes as well.
         def work(*arrays):
             return host.iterate(*map(np.asarray, arrays), iterations=self.num_iterations)
 

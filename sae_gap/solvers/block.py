@@ -22,7 +22,7 @@ class Problem(NamedTuple):
       atoms: `(num_latents, input_dim)`, of about unit norm.
       coarse: the same in single precision.
       gram: `(num_latents, num_latents)` inner products of the atoms in double precision, or `(0, 0)`.
-      at_once: whether samples without latents to begin with pivot on all atoms first, by their Gram matrix.
+      at_once: whether samples first pivot on all atoms, by the Gram matrix, unless latents open their working sets.
       tol: duality gap to reach, relative to the objective.
       limit: most products for a sample.
       nonneg: whether codes are constrained to be non-negative.
@@ -103,8 +103,8 @@ class Room(NamedTuple):
       who: `(n,)` samples that are open.
       passed: `(CHUNK,)`.
       all: `(5, num_latents)`, for pivots on all atoms, where there is a Gram matrix.
-      chosen: `(slots,)` the basis of these.
-      names: `(num_latents,)` the atoms by number.
+      chosen: `(slots,)` the basis of these pivots.
+      names: `(num_latents,)` the latents of these pivots, which are all, in their order.
     """
 
     theta: np.ndarray

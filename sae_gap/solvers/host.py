@@ -230,7 +230,7 @@ def iterate(
     *,
     iterations: int,
 ) -> Float[np.ndarray, "n num_latents"]:
-    """The codes of `fista.fixed`, non-negative and of one weight, up to rounding: `threshold` is that times the `rate`."""
+    """The codes of `fista.fixed` up to rounding, non-negative and of one weight; `threshold` is the step `rate` times that."""
     codes, momenta, t = init.copy(), np.empty(iterations, init.dtype), 1.0
     for i in range(iterations):
         last, t = t, 0.5 * (1 + math.sqrt(1 + 4 * t**2))
@@ -247,7 +247,7 @@ def iterate(
 
 
 def _share(work: Callable[[int], None], begins: range) -> None:
-    """Does the work that begins at each place on all cores; a single piece here, as handing it over takes as long."""
+    """Does the pieces of work that begin at `begins` on all cores; a single one at once, as handing it over takes time."""
     if len(begins) == 1:
         work(begins[0])
     else:
@@ -299,7 +299,7 @@ class _Found:
 
 
 def _zeros(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-    """Zeros that begin where a line of the cache does, which JAX takes as they are, and would copy elsewhere."""
+    """Zeros that begin at a line of the cache, since JAX takes such an array as it is and copies any other."""
     size, line = math.prod(shape) * dtype.itemsize, 64
     memory = np.zeros(size + line, np.uint8)
     begin = -memory.ctypes.data % line

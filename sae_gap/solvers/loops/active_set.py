@@ -126,7 +126,7 @@ def _solve_on_all(problem, block, room, i, correlations):
     )
     for j in range(pull.size):
         pull[j], weight[j], code[j], sign[j] = correlations[j], block.row[i] * column[j], 0, 0
-    # At the largest weight that has codes, rounded to its type, there are none.
+    # A weight that equals the largest correlation but for the rounding of its type leaves no codes.
     floor, top = max(ROUNDING, 16 * problem.eps) * np.sqrt(dot(signal, signal)), np.int64(pull.size)
     size, _ = pivot(
         nonneg, floor, DEPENDENT, top, room.names, pull, weight, code, sign, gram, chosen, inverse, 0, over, cross, slope

@@ -14,8 +14,8 @@ from sae_gap.solvers.loops.routines import OPTIONS, copy, subtract
 def iterate_block(pull, gram, rate, threshold, momenta, codes):
     """The iterations of `fista.fixed` for a block of samples, with non-negative codes and one weight.
 
-    A gradient is a sum over the rows of the Gram matrix whose codes are not zero. These are looked for anew only when an atom
-    has entered.
+    A gradient sums those rows of the Gram matrix whose entries of the point are not zero. They are looked for anew only after a
+    code has ceased to be zero.
 
     Args:
       pull: `(n, num_latents)` correlations of the signals.

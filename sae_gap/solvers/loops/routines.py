@@ -85,8 +85,8 @@ def first_largest(values):
 def pivot(nonneg, floor, close, top, latents, pull, weight, code, sign, inner, basis, inverse, size, over, cross, slope):
     """Solve the lasso on the slots from the basis at hand; returns its size, and how many atoms entered it.
 
-    `pull` follows with the correlations of slots outside the basis; those of the basis equal their weights. An atom depends on
-    those of the basis where at most the share `close` of its energy is outside their span.
+    `pull` is kept up to date for slots outside the basis; correlations of the basis equal their weights. An atom depends on
+    those of the basis where at most the share `close` of its energy is outside their span. `over`, `cross`, `slope` are room.
     """
     entered = 0
     while top > 0 and entered < 4 * latents.size and size < basis.size:
