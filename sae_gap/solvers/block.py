@@ -145,7 +145,8 @@ class Room(NamedTuple):
             latents=np.empty((n, slots), np.int64),
             code=np.empty((n, slots)),
             sign=np.empty((n, slots)),
-            inner=np.empty((n, slots, slots)),
+            # Those with free slots are multiplied by zero.
+            inner=np.zeros((n, slots, slots)),
             basis=np.empty((n, slots), np.int64),
             size=np.empty(n, np.int64),
             inverse=np.empty((n, slots, slots)),

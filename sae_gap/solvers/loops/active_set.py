@@ -115,7 +115,7 @@ def _fill(atoms, gram, latents, top, slot, atom, inner):
 def _solve_on_all(problem, block, room, i, correlations):
     """Pivot on all atoms at once, by their Gram matrix, and leave the basis in the slots."""
     nonneg, gram, signal, column = problem.nonneg, problem.gram, block.signals[i], block.column[i % block.column.shape[0]]
-    pull, weight, code, sign, over = room.all[0], room.all[1], room.all[2], room.all[3], room.all[4]
+    pull, weight, code, sign, spare = room.all[0], room.all[1], room.all[2], room.all[3], room.all[4]
     latents, basis, chosen, inverse, cross, slope = (
         room.latents[i],
         room.basis[i],
@@ -129,7 +129,7 @@ def _solve_on_all(problem, block, room, i, correlations):
     # A weight that equals the largest correlation but for the rounding of its type leaves no codes.
     floor, top = max(ROUNDING, 16 * problem.eps) * np.sqrt(dot(signal, signal)), np.int64(pull.size)
     size, _ = pivot(
-        nonneg, floor, DEPENDENT, top, room.names, pull, weight, code, sign, gram, chosen, inverse, 0, over, cross, slope
+        nonneg, floor, DEPENDENT, top, room.names, pull, weight, code, sign, gram, chosen, inverse, 0, spare, cross, slope
     )
     for b in range(size):
         latent = chosen[b]
@@ -184,7 +184,7 @@ def _advance(problem, block, room, i, every, candidates):
     latents, code, sign, inner = room.latents[i], room.code[i], room.sign[i], room.inner[i]
     basis, inverse, size = room.basis[i], room.inverse[i], room.size[i]
     work = room.work
-    pull, weight, over, cross, slope = work[0], work[1], work[2], work[3], work[4]
+    pull, weight, spare, cross, slope = work[0], work[1], work[2], work[3], work[4]
     norm = np.sqrt(dot(signal, signal))
     floor = ROUNDING * norm
     # A plain 0 would have functions compiled for that literal.
@@ -214,14 +214,14 @@ def _advance(problem, block, room, i, every, candidates):
     total = 0
     for _ in range(2):
         size, entered = pivot(
-            nonneg, floor, DEPENDENT, top, latents, pull, weight, code, sign, inner, basis, inverse, size, over, cross, slope
+            nonneg, floor, DEPENDENT, top, latents, pull, weight, code, sign, inner, basis, inverse, size, spare, cross, slope
         )
         total += entered
         copy(theta, signal)
         for b in range(size):
             subtract(theta, code[basis[b]], atoms[latents[basis[b]]])
         # Where nothing enters, better values are all that can still certify the codes.
-        enough = (0.1 if entered else 0.001) * floor
+        enough = (0.1 if entered or every else 0.001) * floor
         size, worst = _refine(enough, atoms, latents, weight, code, sign, basis, inverse, size, theta, cross)
         if worst <= LOST * norm:
             break

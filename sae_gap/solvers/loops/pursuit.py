@@ -115,7 +115,7 @@ def pursue_block(
     latents, code, sign = np.full((num_samples, slots), -1), np.zeros((num_samples, slots)), np.ones((num_samples, slots))
     linear, inner = np.zeros((num_samples, slots)), np.zeros((num_samples, slots, slots), atoms.dtype)
     basis, on, inverse, work = np.empty(slots, np.int64), np.empty(slots), np.empty((slots, slots)), np.empty((5, slots))
-    near, weight, over, cross, slope = work[0], work[1], work[2], work[3], work[4]
+    near, weight, spare, cross, slope = work[0], work[1], work[2], work[3], work[4]
     residual[:] = signals
     for _ in range(rounds):
         best[:] = 0
@@ -137,7 +137,7 @@ def pursue_block(
                     scale = max(scale, abs(near[w] - weight[w]))
             floor = 2 * eps * scale
             size, _ = pivot(
-                True, floor, close, top, latents[i], near, weight, code[i], on, inner[i], basis, inverse, 0, over, cross, slope
+                True, floor, close, top, latents[i], near, weight, code[i], on, inner[i], basis, inverse, 0, spare, cross, slope
             )
             copy(residual[i], signals[i])
             used = 0

@@ -82,22 +82,38 @@ def first_largest(values):
 
 @numba.njit(**INNER)
 @no_type_check
-def pivot(nonneg, floor, close, top, latents, pull, weight, code, sign, inner, basis, inverse, size, over, cross, slope):
+def _move(rows, w, change, top, code, pull, spare, inner):
+    """Change a code, and the correlations of all slots with it, or take a note of the change."""
+    code[w] += change
+    if rows:
+        subtract(pull[:top], change, inner[w, :top])
+    else:
+        spare[w] += change
+
+
+@numba.njit(**INNER)
+@no_type_check
+def pivot(nonneg, floor, close, top, latents, pull, weight, code, sign, inner, basis, inverse, size, spare, cross, slope):
     """Solve the lasso on the slots from the basis at hand; returns its size, and how many atoms entered it.
 
-    `pull` is kept up to date for slots outside the basis; correlations of the basis equal their weights. An atom depends on
-    those of the basis where at most the share `close` of its energy is outside their span. `over`, `cross`, `slope` are room.
+    `pull` is kept up to date for slots outside the basis: by rows where these are many, and else at the end of a pivot.
+    Correlations of the basis equal their weights. An atom depends on those of the basis where at most the share `close` of its
+    energy is outside their span. `spare`, `cross` and `slope` are room.
     """
     entered = 0
     while top > 0 and entered < 4 * latents.size and size < basis.size:
         # The atom outside the basis that most exceeds its weight.
         for w in range(top):
             above = (pull[w] if nonneg else abs(pull[w])) - weight[w]
-            over[w] = above if (latents[w] >= 0) & (sign[w] == 0) else 0.0
-        best = first_largest(over[:top])
-        excess = over[best]
+            spare[w] = above if (latents[w] >= 0) & (sign[w] == 0) else 0.0
+        best = first_largest(spare[:top])
+        excess = spare[best]
         if not excess > floor:
             break
+        # From here on it holds by how much each code has moved, if the correlations follow at the end.
+        rows = 2 * size < top
+        for w in range(top):
+            spare[w] = 0
         way = 1.0 if nonneg or pull[best] > 0 else -1.0
         for b in range(size):
             cross[b] = inner[best, basis[b]]
@@ -117,20 +133,19 @@ def pivot(nonneg, floor, close, top, latents, pull, weight, code, sign, inner, b
                         step, out = until, b
             if not step < np.inf:
                 break
-            step *= way
             for b in range(size):
                 w = basis[b]
                 # Where several vanish at once, rounding must not take the others below zero.
-                code[w] = sign[w] * max(sign[w] * (code[w] - step * slope[b]), 0.0)
-                subtract(pull[:top], -step * slope[b], inner[w, :top])
-            code[best] += step
-            subtract(pull[:top], step, inner[best, :top])
-            excess -= left * abs(step)
+                change = sign[w] * max(-way * step * slope[b] * sign[w], -code[w] * sign[w])
+                _move(rows, w, change, top, code, pull, spare, inner)
+            _move(rows, best, way * step, top, code, pull, spare, inner)
+            excess -= left * step
             if out < 0:
                 break
             gone = basis[out]
-            pull[gone] = sign[gone] * weight[gone]
-            code[gone], sign[gone] = 0, 0
+            _move(rows, gone, -code[gone], top, code, pull, spare, inner)
+            # So it is, and was at the beginning of the pivot.
+            pull[gone], sign[gone] = sign[gone] * weight[gone], 0
             ratio = slope[out] / inverse[out, out]
             left += slope[out] * ratio
             for b in range(size):
@@ -140,8 +155,12 @@ def pivot(nonneg, floor, close, top, latents, pull, weight, code, sign, inner, b
             slope[out] = slope[size]
         if not step < np.inf:
             # Within the span of the basis and with nothing to take the place of: only rounding wants it.
-            subtract(pull[:top], -code[best], inner[best, :top])
-            code[best], sign[best] = 0, 2
+            _move(rows, best, -code[best], top, code, pull, spare, inner)
+            sign[best] = 2
+        for w in range(0 if rows else top):
+            if latents[w] >= 0 and sign[w] == 0:
+                pull[w] -= dot(spare[:top], inner[w, :top])
+        if sign[best] == 2:
             continue
         border(inverse, slope, left, size)
         basis[size], sign[best] = best, way
