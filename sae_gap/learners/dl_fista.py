@@ -15,7 +15,7 @@ from sae_gap.data.activations import massive
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import Learner, live_dims
 from sae_gap.runtime.sharding import SAMPLES, axis_size
-from sae_gap.solvers import fista, host
+from sae_gap.solvers import fista, host_pursuits
 from sae_gap.solvers.atoms import wants_gram
 
 
@@ -108,7 +108,7 @@ class DLFista(Learner):
 
         # A third of the time of XLA's program, which multiplies by the zeros among the codes as well.
         def work(*arrays):
-            return host.iterate(*map(np.asarray, arrays), iterations=self.num_iterations)
+            return host_pursuits.iterate(*map(np.asarray, arrays), iterations=self.num_iterations)
 
         @jax.custom_jvp
         def on_host(signals, dictionary, lam, codes):

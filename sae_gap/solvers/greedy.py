@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from sae_gap.core import lasso_problem
 from sae_gap.core.checks import check_unmasked, is_integer, is_traced, shown
 from sae_gap.runtime import sharding
-from sae_gap.solvers import host
+from sae_gap.solvers import host_pursuits
 from sae_gap.solvers.problem import holds, on_host
 
 # Bytes that the Gram matrix of all atoms may take: those of 23,170 atoms in single precision.
@@ -161,7 +161,7 @@ def _pursue(signals, dictionary, num_atoms, nonneg):
         return _pursue_at_once(jnp.asarray(signals, dtype), jnp.asarray(dictionary, dtype), num_atoms, nonneg)
     atoms = np.ascontiguousarray(np.asarray(dictionary, dtype).T)
     targets = np.asarray(signals, dtype)
-    chosen, values = host.match(targets, _unit(atoms, 1, np), num_atoms, nonneg=bool(nonneg))
+    chosen, values = host_pursuits.match(targets, _unit(atoms, 1, np), num_atoms, nonneg=bool(nonneg))
     broken = ~np.isfinite(targets).all(axis=1)
     chosen[broken], values[broken] = np.arange(num_atoms), np.nan
     return sharding.place_rows(jax.device_put((chosen, values)), signals)

@@ -60,7 +60,7 @@ def pursue(
     A round admits the atoms whose correlation with the residual exceeds the threshold t. On those and the atoms in use it
     solves the lasso with the weights `t e / (|z_j| + e)` at the codes of the round before, exactly. The first round is thus a
     lasso at t, and each later one lowers the objective by majorising its concave penalty. A round costs a product with the
-    dictionary and a solve on the slots. On a CPU `host.pursue` does the same sample by sample, which is faster.
+    dictionary and a solve on the slots. On a CPU `host_pursuits.pursue` does the same sample by sample, which is faster.
 
     Args:
       signals: `(n, input_dim)`.

@@ -5,7 +5,7 @@ import pytest
 
 from sae_gap.core.types import Model
 from sae_gap.encoders.pursuit import OMP, NonNegativePursuit
-from sae_gap.solvers import greedy, host, nonneg_matching_pursuit, orthogonal_matching_pursuit, pursuit_order
+from sae_gap.solvers import greedy, host_pursuits, nonneg_matching_pursuit, orthogonal_matching_pursuit, pursuit_order
 from sae_gap.solvers.loops import matching, routines
 
 from .problems import draw
@@ -139,7 +139,7 @@ def test_dependent_and_zero_atoms(function, each_alone):
 
 def test_a_gram_matrix_is_made_where_it_fits_and_is_worth_its_products(monkeypatch):
     signals, dictionary = draw()
-    monkeypatch.delattr(host, "match")
+    monkeypatch.delattr(host_pursuits, "match")
     monkeypatch.setattr(greedy, "LARGEST_GRAM", 4 * 40**2 - 1)
     assert pursuit_order(signals, dictionary, 2).shape == (len(signals), 2)
     monkeypatch.setattr(greedy, "LARGEST_GRAM", 4 * 40**2)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.solvers import host, reweighted
+from sae_gap.solvers import host_pursuits, reweighted
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_the_loops_of_a_cpu_find_the_same_codes(nonneg):
     signals = rng.standard_normal((70, 40)).astype("float32")
     atoms, options = reweighted.atom_rows(jnp.asarray(dictionary), 16), {"num_slots": 16, "nonneg": nonneg}
     expected = jax.jit(lambda: reweighted.pursue(signals, atoms, 1.2, 0.6, **options))()
-    places, codes, residual = found = host.pursue(signals, np.asarray(atoms), 1.2, 0.6, num_rounds=3, **options)
+    places, codes, residual = found = host_pursuits.pursue(signals, np.asarray(atoms), 1.2, 0.6, num_rounds=3, **options)
     np.testing.assert_allclose(residual, expected.residual, atol=1e-4)
     assert 5 < np.count_nonzero(codes) / 70 < 16 and (codes < 0).any() != nonneg
     np.testing.assert_array_equal(np.diff(codes != 0, axis=1) & (codes[:, 1:] != 0), False)
@@ -151,7 +151,7 @@ def test_the_loops_of_a_cpu_find_the_same_codes(nonneg):
         dense(expected._replace(places=twins[np.minimum(expected.places, 2_099)]), 2_100),
         atol=1e-3,
     )
-    products, squares, uses = host.sums(*found, 2_100)
+    products, squares, uses = host_pursuits.sums(*found, 2_100)
     whole = dense(reweighted.Pursuit(*found), 2_100)
     np.testing.assert_allclose(products, whole.T @ residual, atol=1e-4)
     np.testing.assert_allclose(squares, (whole**2).sum(axis=0), rtol=1e-5)
@@ -161,12 +161,12 @@ def test_the_loops_of_a_cpu_find_the_same_codes(nonneg):
 FORK = """
 import os, signal
 import numpy as np
-from sae_gap.solvers import host
+from sae_gap.solvers import host_pursuits
 
 signals, atoms = np.eye(8, dtype="float32"), np.eye(32, 8, dtype="float32")
 
 def pursue():
-    return host.pursue(signals, atoms, 0.1, 0.05, num_slots=4, num_rounds=3, nonneg=True)
+    return host_pursuits.pursue(signals, atoms, 0.1, 0.05, num_slots=4, num_rounds=3, nonneg=True)
 
 here = pursue()
 child = os.fork()

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from sae_gap.core.checks import check_size
 from sae_gap.learners.online.cooccurrence import Cooccurrence, add_samples
 from sae_gap.runtime.sharding import LATENTS, SAMPLES, axis_size
-from sae_gap.solvers import host
+from sae_gap.solvers import host_pursuits
 from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue, unpadded
 from sae_gap.solvers.working_set import default_slots
 
@@ -207,8 +207,8 @@ def _on_host(
     def work(*arrays):
         signals, atoms, least, epsilon = map(np.asarray, arrays)
         scale = float(least), float(epsilon)
-        found = host.pursue(signals, atoms, *scale, num_slots=num_slots, num_rounds=num_rounds, nonneg=nonneg)
-        return found, host.sums(*found, num_latents)
+        found = host_pursuits.pursue(signals, atoms, *scale, num_slots=num_slots, num_rounds=num_rounds, nonneg=nonneg)
+        return found, host_pursuits.sums(*found, num_latents)
 
     def kind(*shape, dtype=signals.dtype):
         return jax.ShapeDtypeStruct(shape, dtype)

@@ -1,0 +1,142 @@
+"""The loops of a CPU that certify nothing, which pursuits and learners call: blocks of samples, shared among all cores.
+
+The problem alone decides which samples share a block, never the threads, and so it decides the bits. XLA compiles and runs
+nothing here, so that its programs may call these functions back.
+"""
+
+import concurrent.futures
+import functools
+import math
+import os
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from sae_gap.runtime.cores import cores, one_blas_thread
+from sae_gap.solvers import block
+from sae_gap.solvers.atoms import GROUPS, mask
+from sae_gap.solvers.loops import matching, proximal, pursuit
+from sae_gap.solvers.reweighted import num_blocks
+
+# Samples of a block, and rows of a Gram matrix that are multiplied at once.
+MANY_SAMPLES, FEW_ATOMS = 64, 2**10
+
+
+def pursue(
+    signals: Float[np.ndarray, "n input_dim"],
+    atoms: Float[np.ndarray, "num_padded input_dim"],
+    threshold: float,
+    epsilon: float,
+    *,
+    num_slots: int,
+    num_rounds: int,
+    nonneg: bool,
+) -> tuple[Int[np.ndarray, "n slots"], Float[np.ndarray, "n slots"], Float[np.ndarray, "n input_dim"]]:
+    """The places, codes and residual of `reweighted.pursue` at one threshold, up to rounding.
+
+    The codes of a sample that are not zero come first.
+    """
+    places = np.empty((len(signals), num_slots), np.int32)
+    codes, residual = np.empty(places.shape, signals.dtype), np.empty_like(signals)
+    eps, whole = float(np.finfo(signals.dtype).eps), np.dtype(f"i{signals.itemsize}")
+    blocks = num_blocks(num_slots)
+    masks = mask(len(atoms) // blocks), mask(blocks // GROUPS)
+    # As in `pivoting.solve`.
+    close = eps ** (2 / 3)
+
+    def work(begin: int) -> None:
+        own = slice(begin, begin + MANY_SAMPLES)
+        pull = np.empty(len(signals[own]) * max(1, block.TILE // blocks) * blocks, signals.dtype)
+        given = signals[own], atoms, threshold, epsilon, num_rounds, nonneg, (blocks, GROUPS), masks
+        room = pull, pull.view(whole), places[own], codes[own], residual[own]
+        pursuit.pursue_block(*given, close, eps, *room)
+
+    with one_blas_thread():
+        _share(work, range(0, len(signals), MANY_SAMPLES))
+    return places, codes, residual
+
+
+def sums(
+    places: Int[np.ndarray, "n slots"],
+    codes: Float[np.ndarray, "n slots"],
+    residual: Float[np.ndarray, "n input_dim"],
+    num_latents: int,
+) -> tuple[Float[np.ndarray, "num_latents input_dim"], Float[np.ndarray, " num_latents"], Float[np.ndarray, " num_latents"]]:
+    """Of what `pursue` gave: Zᵀ R, and each atom's squared codes and its codes that are not zero, counted."""
+    input_dim, dtype = residual.shape[1], residual.dtype
+    products = np.zeros((num_latents, input_dim), dtype)
+    # Each thread goes through all samples in their order, for some of the columns.
+    width = -(-input_dim // (cores() if len(codes) > MANY_SAMPLES else 1))
+
+    def work(begin: int) -> None:
+        pursuit.add_products(places, codes, residual, begin, min(begin + width, input_dim), products)
+
+    _share(work, range(0, input_dim, width))
+    squares = np.bincount(places.ravel(), np.square(codes).ravel(), num_latents)
+    return products, squares.astype(dtype), np.bincount(places[codes != 0], minlength=num_latents).astype(dtype)
+
+
+def match(
+    signals: Float[np.ndarray, "n input_dim"],
+    atoms: Float[np.ndarray, "num_latents input_dim"],
+    num_atoms: int,
+    *,
+    nonneg: bool,
+) -> tuple[Int[np.ndarray, "n num_atoms"], Float[np.ndarray, "n num_atoms"]]:
+    """The atoms of `greedy.orthogonal_matching_pursuit` in the order of their choice, and their codes, for unit atoms."""
+    chosen = np.empty((len(signals), num_atoms), np.int32)
+    codes, gram = np.empty(chosen.shape, signals.dtype), np.empty((len(atoms), len(atoms)), atoms.dtype)
+
+    def multiply(begin: int) -> None:
+        rows = slice(begin, min(begin + FEW_ATOMS, len(atoms)))
+        np.matmul(atoms[rows], atoms[: rows.stop].T, out=gram[rows, : rows.stop])
+        gram[:begin, rows] = gram[rows, :begin].T
+
+    def work(begin: int) -> None:
+        own = slice(begin, begin + MANY_SAMPLES)
+        matching.match_block(signals[own], atoms, gram, signals[own] @ atoms.T, nonneg, chosen[own], codes[own])
+
+    with one_blas_thread():
+        _share(multiply, range(0, len(atoms), FEW_ATOMS)[::-1])
+        _share(work, range(0, len(signals), MANY_SAMPLES))
+    return chosen, codes
+
+
+def iterate(
+    signals: Float[np.ndarray, "n input_dim"],
+    dictionary: Float[np.ndarray, "input_dim num_latents"],
+    rate: Float[np.ndarray, ""],
+    threshold: Float[np.ndarray, ""],
+    init: Float[np.ndarray, "n num_latents"],
+    *,
+    iterations: int,
+) -> Float[np.ndarray, "n num_latents"]:
+    """The codes of `fista.fixed` up to rounding, non-negative and of one weight; `threshold` is the step `rate` times that."""
+    codes, momenta, t = init.copy(), np.empty(iterations, init.dtype), 1.0
+    for i in range(iterations):
+        last, t = t, 0.5 * (1 + math.sqrt(1 + 4 * t**2))
+        momenta[i] = (last - 1) / t
+
+    def work(begin: int) -> None:
+        own = slice(begin, begin + MANY_SAMPLES)
+        proximal.iterate_block(signals[own] @ dictionary, gram, rate[()], threshold[()], momenta, codes[own])
+
+    with one_blas_thread():
+        gram = dictionary.T @ dictionary
+        _share(work, range(0, len(signals), MANY_SAMPLES))
+    return codes
+
+
+def _share(work: Callable[[int], None], begins: range) -> None:
+    """Does the pieces of work that begin at `begins` on all cores; a single one at once, as handing it over takes time."""
+    if len(begins) == 1:
+        work(begins[0])
+    else:
+        list(_pool(os.getpid()).map(work, begins))
+
+
+@functools.cache
+def _pool(process: int) -> concurrent.futures.ThreadPoolExecutor:
+    """Threads that the learners of a process share, so that several at once do not get in each other's way."""
+    return concurrent.futures.ThreadPoolExecutor(cores())
