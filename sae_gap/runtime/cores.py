@@ -1,10 +1,11 @@
-"""How many cores there are to work on, and BLAS kept to one of them."""
+"""How many cores there are, work shared among them, and BLAS kept to one of them."""
 
+import concurrent.futures
 import contextlib
 import functools
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import scipy.linalg
@@ -18,6 +19,25 @@ _LIMITS: list[tuple[int, Any]] = []
 def cores() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def on_cores(work: Callable[[Any], Any], pieces: Sequence[Any], threads: int | None = None) -> list[Any]:
+    """The results of some work on each piece, on as many threads, or one for each core. Work must not call this again.
+
+    A single piece is worked on here, as handing it over takes as long.
+    """
+    if len(pieces) == 1 or threads == 1:
+        return list(map(work, pieces))
+    if threads is None:
+        return list(_pool(os.getpid()).map(work, pieces))
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, pieces))
+
+
+@functools.cache
+def _pool(process: int) -> concurrent.futures.ThreadPoolExecutor:
+    """Threads that all callers in a process share, so that several at once do not get in each other's way."""
+    return concurrent.futures.ThreadPoolExecutor(cores())
 
 
 # Whatever compiles or runs a loop of a fit holds one of them, across calls and threads: more loops than cores that call back,

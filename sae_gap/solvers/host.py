@@ -4,7 +4,6 @@ The problem alone decides which samples share a block, never the threads, and so
 compiles and runs nothing here, so that its programs may call it back.
 """
 
-import concurrent.futures
 import functools
 import math
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from sae_gap.runtime.cores import cores, one_blas_thread
+from sae_gap.runtime.cores import on_cores, one_blas_thread
 from sae_gap.solvers import block, fista
 from sae_gap.solvers.atoms import wants_gram
 from sae_gap.solvers.loops import active_set
@@ -126,7 +125,7 @@ def solve(
     found.settled[:] = max_iterations == 0
     with one_blas_thread():
         if max_iterations:
-            _active_sets(problem, found, init, tol, max_iterations, nonneg=nonneg, threads=threads or cores())
+            _active_sets(problem, found, init, tol, max_iterations, nonneg=nonneg, threads=threads)
         elif init is not None:
             rows, latents = np.nonzero(init)
             values = init[rows, latents] / problem.signal_scale[rows] * problem.atom_scale[latents]
@@ -217,19 +216,17 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg, threads) 
 
     pending: np.ndarray = np.arange(len(problem.signals))
     begun: np.ndarray | None = None
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        for slots in _widths(input_dim, num_latents):
-            rooms: list[block.Room] = []
-            places = list(_blocks(len(pending), slots, problem.atoms.size))
-            parts = [(pending[place], None if begun is None else begun[place]) for place in places]
-            run: Any = map if threads == 1 or len(parts) == 1 else pool.map
-            solved = run(functools.partial(work, slots=slots), parts)
-            rows, objective, gap, rounds, done, settled, *codes, pending, begun = map(np.concatenate, zip(*solved, strict=True))
-            found.objective[rows], found.gap[rows], found.iterations[rows] = objective, gap, rounds
-            found.converged[rows], found.settled[rows] = done, settled
-            found.put(*codes)
-            if not len(pending):
-                break
+    for slots in _widths(input_dim, num_latents):
+        rooms: list[block.Room] = []
+        places = list(_blocks(len(pending), slots, problem.atoms.size))
+        parts = [(pending[place], None if begun is None else begun[place]) for place in places]
+        solved = on_cores(functools.partial(work, slots=slots), parts, threads)
+        rows, objective, gap, rounds, done, settled, *codes, pending, begun = map(np.concatenate, zip(*solved, strict=True))
+        found.objective[rows], found.gap[rows], found.iterations[rows] = objective, gap, rounds
+        found.converged[rows], found.settled[rows] = done, settled
+        found.put(*codes)
+        if not len(pending):
+            break
 
 
 def _widths(input_dim: int, num_latents: int) -> Iterator[int]:

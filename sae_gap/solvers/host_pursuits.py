@@ -4,16 +4,12 @@ The problem alone decides which samples share a block, never the threads, and so
 nothing here, so that its programs may call these functions back.
 """
 
-import concurrent.futures
-import functools
 import math
-import os
-from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from sae_gap.runtime.cores import cores, one_blas_thread
+from sae_gap.runtime.cores import cores, on_cores, one_blas_thread
 from sae_gap.solvers import block
 from sae_gap.solvers.atoms import GROUPS, mask
 from sae_gap.solvers.loops import matching, proximal, pursuit
@@ -53,7 +49,7 @@ def pursue(
         pursuit.pursue_block(*given, close, eps, *room)
 
     with one_blas_thread():
-        _share(work, range(0, len(signals), MANY_SAMPLES))
+        on_cores(work, range(0, len(signals), MANY_SAMPLES))
     return places, codes, residual
 
 
@@ -72,7 +68,7 @@ def sums(
     def work(begin: int) -> None:
         pursuit.add_products(places, codes, residual, begin, min(begin + width, input_dim), products)
 
-    _share(work, range(0, input_dim, width))
+    on_cores(work, range(0, input_dim, width))
     squares = np.bincount(places.ravel(), np.square(codes).ravel(), num_latents)
     return products, squares.astype(dtype), np.bincount(places[codes != 0], minlength=num_latents).astype(dtype)
 
@@ -98,8 +94,8 @@ def match(
         matching.match_block(signals[own], atoms, gram, signals[own] @ atoms.T, nonneg, chosen[own], codes[own])
 
     with one_blas_thread():
-        _share(multiply, range(0, len(atoms), FEW_ATOMS)[::-1])
-        _share(work, range(0, len(signals), MANY_SAMPLES))
+        on_cores(multiply, range(0, len(atoms), FEW_ATOMS)[::-1])
+        on_cores(work, range(0, len(signals), MANY_SAMPLES))
     return chosen, codes
 
 
@@ -124,19 +120,5 @@ def iterate(
 
     with one_blas_thread():
         gram = dictionary.T @ dictionary
-        _share(work, range(0, len(signals), MANY_SAMPLES))
+        on_cores(work, range(0, len(signals), MANY_SAMPLES))
     return codes
-
-
-def _share(work: Callable[[int], None], begins: range) -> None:
-    """Does the pieces of work that begin at `begins` on all cores; a single one at once, as handing it over takes time."""
-    if len(begins) == 1:
-        work(begins[0])
-    else:
-        list(_pool(os.getpid()).map(work, begins))
-
-
-@functools.cache
-def _pool(process: int) -> concurrent.futures.ThreadPoolExecutor:
-    """Threads that the learners of a process share, so that several at once do not get in each other's way."""
-    return concurrent.futures.ThreadPoolExecutor(cores())
