@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from sae_gap.data.worlds import published_world as published_world
     from sae_gap.learners.online.stream import fit_stream as fit_stream
     from sae_gap.measure.atom_statistics import agreement as agreement
+    from sae_gap.measure.curve import fvu as fvu
     from sae_gap.measure.downstream import Downstream as Downstream
     from sae_gap.measure.downstream import Network as Network
-    from sae_gap.measure.front import fvu as fvu
     from sae_gap.measure.learned import LearnedDictionary as LearnedDictionary
     from sae_gap.measure.learned import learn as learn
     from sae_gap.metrics.gap import amortisation_gap as amortisation_gap
@@ -56,7 +56,7 @@ _HOMES = {
     "sae_gap.core.matching": ("match_atoms",),
     "sae_gap.measure.atom_statistics": ("agreement",),
     "sae_gap.measure.downstream": ("Downstream", "Network"),
-    "sae_gap.measure.front": ("fvu",),
+    "sae_gap.measure.curve": ("fvu",),
     "sae_gap.measure.learned": ("LearnedDictionary", "learn"),
     "sae_gap.metrics.gap": ("amortisation_gap",),
     "sae_gap.metrics.recovery": ("mcc", "mcc_paper"),

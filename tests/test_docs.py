@@ -74,7 +74,7 @@ def invented(tmp_path, monkeypatch):
 
 def test_every_public_name_says_what_it_is():
     names = reference.module_names()
-    assert {"sae_gap", "sae_gap.solvers.coding", "sae_gap.measure.front"} <= {*names}
+    assert {"sae_gap", "sae_gap.solvers.coding", "sae_gap.measure.curve"} <= {*names}
     assert not [name for name in names if "__main__" in name]
     assert [fault for name in names for fault in reference.undocumented(name)] == []
 

@@ -90,7 +90,7 @@ def main() -> None:
         [Windows(jnp.asarray(tokens), jnp.zeros(tokens.shape, jnp.int32), places)],
         FLAGS.layer,
         first=0,
-        massive="keep",
+        outliers="keep",
     )
     x = downstream.activations
     score = downstream.score(mine.decode(mine.encode(x), x))

@@ -1,9 +1,9 @@
 """What does a reconstruction cost the model, in nats: the encoder's values, its support, or the dictionary?
 
 Puts reconstructions of a layer's activations back into the model that was recorded, on held-out documents, and takes the loss
-of the next token and the divergence KL(model ‖ spliced). Each dictionary is scored with the codes of the certified lasso, with
+of the next token and the divergence KL(model ‖ patched). Each dictionary is scored with the codes of the certified lasso, with
 least squares on their support, and with orthogonal matching pursuit; an SAE also with its own codes and with least squares on
-their support. The differences tell what the values, the support and the dictionary cost. Massive rows keep their activation.
+their support. The differences tell what the values, the support and the dictionary cost. Outlier tokens keep their activation.
 Writes rows, summary.csv, splits.csv and a figure under <results_dir>/downstream/. A run that was stopped goes on with the same
 command.
 
@@ -26,14 +26,14 @@ from absl import flags, logging
 from benchmarks import cli
 from benchmarks.real import subjects as subjects_of
 from sae_gap import measure
-from sae_gap.data.activations import massive
+from sae_gap.data.activations import outliers
 from sae_gap.figures import downstream as figures
 from sae_gap.figures import style, tables
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.measure.controls import check_control
 from sae_gap.measure.downstream import FIRST, Downstream
-from sae_gap.measure.splicing import CODES, PARTS, STUDY, Candidate, Splicing, over_documents, split_lines
+from sae_gap.measure.patching import CODES, PARTS, STUDY, Candidate, Patching, over_documents, split_lines
 from sae_gap.measure.subject import digest
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
@@ -55,7 +55,7 @@ flags.DEFINE_integer(
     "tokens", 8_192, "Held-out tokens to run, rounded up to whole documents.", lower_bound=1, flag_values=FLAGS
 )
 flags.DEFINE_integer("first", FIRST, "Tokens at the start of a window that are not averaged.", lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_enum("massive", "drop", ("drop", "keep"), "Whether to replace and average massive rows too.", flag_values=FLAGS)
+flags.DEFINE_enum("outliers", "drop", ("drop", "keep"), "Whether to replace and average outlier tokens too.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Draws which of the held-out documents are run.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
 
@@ -70,7 +70,7 @@ def main() -> list[Row]:
         recorded = open_recording(FLAGS.recording)
         activations = recorded.activations(FLAGS.layer)
         # The split of `train_real`, whatever the seed: what its SAEs learned from is not scored.
-        plan = measure.Plan((), activations, keep_massive=FLAGS.massive == "keep")
+        plan = measure.Plan((), activations, keep_outliers=FLAGS.outliers == "keep")
         if max(l0) > (densest := activations.input_dim // 4):
             raise ValueError(f"--l0 {max(l0)} is more than a quarter of the dimensions; ask for at most {densest}.")
         candidates = _candidates(plan, l0)
@@ -81,10 +81,12 @@ def main() -> list[Row]:
         downstream, identity = _downstream(lm, recorded, documents)
     told = f"{len(downstream.activations):,} tokens of {len(documents)} held-out documents"
     logging.info("%s run, %d averaged; clean loss %.3f nats", told, downstream.scored.sum(), downstream.clean.ce.mean())
-    if len(activations.massive.rows):
-        logging.info("%s; they are %s.", massive.describe(activations), "replaced" if plan.keep_massive else "left as they are")
+    if len(activations.outliers.rows):
+        logging.info(
+            "%s; they are %s.", outliers.describe(activations), "replaced" if plan.keep_outliers else "left as they are"
+        )
     with cli.usage():
-        rows = Splicing(downstream, identity, results.Store(folder), l0, FLAGS.codes).run(candidates)
+        rows = Patching(downstream, identity, results.Store(folder), l0, FLAGS.codes).run(candidates)
     sys.stdout.write(write(folder, rows))
     return rows
 
@@ -100,7 +102,7 @@ def _downstream(lm: LM, recorded: Recorded, documents: Sequence[int]) -> tuple[D
     """The model on these documents, and what tells it from others."""
     batches = [batch for batch, _ in recorded.batches(documents)]
     members = np.concatenate([batch.documents[batch.documents >= 0] for batch in batches])
-    options = {"first": FLAGS.first, "massive": FLAGS.massive, "special": _special(lm.tokenizer)}
+    options = {"first": FLAGS.first, "outliers": FLAGS.outliers, "special": _special(lm.tokenizer)}
     windows = [batch.windows for batch in batches]
     parts = [np.asarray(part) for each in windows for part in (each.tokens, each.segments, each.positions)]
     told = {name: value for name, value in options.items() if name != "special"}
@@ -164,7 +166,7 @@ def write(folder: Any, rows: Sequence[Row]) -> str:
     listed = ("ce_sums", "kl_sums", "errors")
     columns = list(dict.fromkeys(name for row in scored for name in row if name not in listed))
     tables.write_table(folder, "summary.csv", [{name: row.get(name) for name in columns} for row in scored])
-    style.save(figures.front(rows, published(), SOURCE), folder, "front")  # type: ignore[arg-type]
+    style.save(figures.fvu_curve(rows, published(), SOURCE), folder, "curve")  # type: ignore[arg-type]
     lines = [
         {"dictionary": row["dictionary"], "codes": row["codes"]} | {f"{name}_mean": row.get(name) for name in COLUMNS}
         for row in scored

@@ -23,7 +23,7 @@ from benchmarks import cli
 from benchmarks.real import measurement_page
 from benchmarks.real import subjects as subjects_of
 from sae_gap import measure
-from sae_gap.data.activations import Activations, massive, open_activations
+from sae_gap.data.activations import Activations, open_activations, outliers
 from sae_gap.runtime import devices, distributed
 from sae_gap.storage import results
 
@@ -39,7 +39,7 @@ flags.DEFINE_float("match_l0", None, "Mean L0 of the best codes.  [the encoder's
 flags.DEFINE_list("controls", None, f"Of {', '.join(measure.CONTROLS)}, or none.  [all that take minutes]", flag_values=FLAGS)
 flags.DEFINE_integer("samples", 5_000, "Rows of held-out documents to score, at most.", lower_bound=2, flag_values=FLAGS)
 flags.DEFINE_enum(
-    "massive", "drop", ("drop", "keep"), "What becomes of rows beyond ten times the median norm.", flag_values=FLAGS
+    "outliers", "drop", ("drop", "keep"), "What becomes of rows beyond ten times the median norm.", flag_values=FLAGS
 )
 flags.DEFINE_integer("seed", 0, "Seed of the held-out documents and of the controls.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_string("results_dir", "results", "Where the folder of this measurement goes.", flag_values=FLAGS)
@@ -58,12 +58,12 @@ def main() -> None:
             lam=FLAGS.lam,
             l0=FLAGS.match_l0,
             samples=FLAGS.samples,
-            keep_massive=FLAGS.massive == "keep",
+            keep_outliers=FLAGS.outliers == "keep",
             seed=FLAGS.seed,
         )
-        if len(activations.massive.rows):
-            told = "are kept" if plan.keep_massive else "are left out; --massive=keep keeps them"
-            logging.info("%s; they %s.", massive.describe(activations), told)
+        if len(activations.outliers.rows):
+            told = "are kept" if plan.keep_outliers else "are left out; --outliers=keep keeps them"
+            logging.info("%s; they %s.", outliers.describe(activations), told)
         options = {"controls": measure.CONTROLS, "anyway": FLAGS.anyway}
         subjects, loaded = subjects_of.read(FLAGS.sae, FLAGS.dictionary, plan.scored, plan.kept.mean, **options)
         for name, report in loaded.items():

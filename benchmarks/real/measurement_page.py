@@ -18,7 +18,7 @@ from. Intervals are of 95 %, over documents drawn again.
 FVU is the squared error over the squared distance of the activations from their mean, both summed over samples and dimensions
 in the activations' own units: 0 is perfect, 1 is the mean alone. The explained share is 1 - FVU. At an equal number of latents
 the lasso itself reconstructs worse than an encoder that keeps its values, since the l1 norm shrinks them; least squares on the
-lasso's supports is what an encoder should be held against. In the tables "front" is the certified lasso at the same L0, and
+lasso's supports is what an encoder should be held against. In the tables "curve" is the certified lasso at the same L0, and
 "refit" is after least squares on the supports. A gap in the lasso's objective is split in what one scale of all codes
 removes, what better values on the encoder's own support remove, and what another support does.
 
@@ -26,7 +26,7 @@ A better reconstruction is not better features: nothing here says what a latent 
 """
 # The columns of each table, by the names that they have in summary.csv.
 RANKING = "dictionary at_l0 percent_explained own_l0 encoder_loses over_online_dl"
-FRONT = "dictionary l0 fvu refit_fvu at_l0 front_fvu front_refit_fvu refit_fvu_ratio certificate"
+CURVE = "dictionary l0 fvu refit_fvu at_l0 curve_fvu curve_refit_fvu refit_fvu_ratio certificate"
 GAP = "dictionary lam l0 optimum_l0 relative_gap scale scale_share values_share support_share optimum_slack"
 SUPPORT = "dictionary jaccard precision recall fired_only used_only unused"
 ATOMS = "dictionary num_latents dead duplicates coherence_median coherence_95 agreement"
@@ -49,14 +49,14 @@ def write(folder: Folder, rows: Sequence[results.Row], command: str, notes: Mapp
     for name in folder.names():
         if name.endswith((".png", ".pdf")):
             folder.remove(name)
-    fronts, gaps, atoms = measure.front_lines(rows), measure.gap_lines(rows), measure.atom_lines(rows)
+    curves, gaps, atoms = measure.curve_lines(rows), measure.gap_lines(rows), measure.atom_lines(rows)
     loaded, encoded = [row for row in rows if row["kind"] == "load"], [line for line in gaps if "gap" in line]
-    tables.write_table(folder, "summary.csv", _joined(fronts, gaps, atoms))
-    pictures = {"front": figures.front(rows), "gap_parts": figures.gap_parts(gaps), "coherence": figures.coherence(rows)}
+    tables.write_table(folder, "summary.csv", _joined(curves, gaps, atoms))
+    pictures = {"curve": figures.fvu_curve(rows), "gap_parts": figures.gap_parts(gaps), "coherence": figures.coherence(rows)}
     made = {stem: figure for stem, figure in pictures.items() if figure is not None}
     drawn = [pages.Figure(figures.save(figure, folder, stem)[0], figure.get_label()) for stem, figure in made.items()]
     shown = [
-        table("Reconstruction", FRONT, fronts),
+        table("Reconstruction", CURVE, curves),
         table("The gap and its parts, as shares of the best objective", GAP, encoded),
         table("Supports: the encoder's beside the best", SUPPORT, encoded),
         table("Atoms", ATOMS, atoms),

@@ -127,7 +127,7 @@ class Probed(NamedTuple):
 def of_pairs(tokens: probing.Tokens, held: Activations, names: Sequence[str], seeds: Sequence[int], most: int) -> Probed:
     """At most so many rows for pairs of concepts; a pair whose cells are too small is told and left out."""
     assert held.documents is not None
-    # Massive rows are left out of what is probed, but end a word as others do.
+    # Outlier tokens are left out of what is probed, but end a word as others do.
     whole = np.flatnonzero(np.isin(tokens.documents, held.documents))
     tokens, places = tokens.at(whole), np.searchsorted(whole, held.numbers)
     known = {name: probing.concept(name, tokens).at(places) for pair in names for name in probing.read_pair(pair)}

@@ -28,7 +28,7 @@ from benchmarks.report import pages
 from sae_gap import figures
 from sae_gap.figures import downstream as downstream_figures
 from sae_gap.measure import probing
-from sae_gap.measure.splicing import CODES, best_at, over_documents, split_lines
+from sae_gap.measure.patching import CODES, best_at, over_documents, split_lines
 from sae_gap.measure.verdict import compare
 from sae_gap.runtime import devices
 from sae_gap.storage.folder import Folder
@@ -82,8 +82,8 @@ A reconstruction of the residual stream takes the place of the activations of he
 on it. KL is the divergence of the next token's distribution from the model's own, ΔCE the loss above the model's own, in nats
 a token. The loss of an SAE falls into parts, each the difference of two codes at its own L0: values, what least squares on its
 own support gains; support, what the best codes on its own dictionary gain; dictionary, what the best dictionary at hand gains.
-The best codes are those of the certified lasso or of a pursuit, refitted on their supports. Massive rows keep their activation
-and are left out of averages. Intervals of 95 % are over documents, or over pairs of concepts.
+The best codes are those of the certified lasso or of a pursuit, refitted on their supports. Outlier tokens keep their
+activation and are left out of averages. Intervals of 95 % are over documents, or over pairs of concepts.
 
 A probe out of distribution learns one concept from rows that never have it together with another, and is scored where that
 other concept is. The dictionaries themselves may have seen such rows. A better reconstruction is not better features: what
@@ -163,7 +163,7 @@ def main() -> None:
     subjects["anyway"] = True
     subjects |= {"sae": ",".join(saes), "dictionary": ",".join(learned)}
     levels = sorted({level for level in map(int, preset.l0.split(",")) if level <= most} | {FLAGS.sparsity})
-    spliced = run(downstream, **subjects, l0=",".join(map(str, levels)), codes=preset.codes, tokens=preset.run)
+    patched = run(downstream, **subjects, l0=",".join(map(str, levels)), codes=preset.codes, tokens=preset.run)
     options = {"l0": FLAGS.sparsity, "rows": preset.probed, "seeds": preset.seeds, "documents": preset.documents}
     try:
         probed = run(probe_real, **subjects, **options)["pairs"]
@@ -174,25 +174,25 @@ def main() -> None:
     command = f"{cli.COMMAND}{NAME} {' '.join(sys.argv[1:])}".strip()
     notes = {f"minutes of {name}": f"{spent / 60:.1f}" for name, spent in seconds.items()}
     notes |= {"minutes": f"{sum(seconds.values()) / 60:.1f}", "peak memory": f"{devices.peak_memory():.1f} GiB"}
-    sys.stdout.write(write(folder, spliced, probed, command, notes) + "\n")
+    sys.stdout.write(write(folder, patched, probed, command, notes) + "\n")
 
 
-def write(folder: Folder, spliced: Sequence[Row], probed: Sequence[Row], command: str, notes: Mapping[str, str]) -> str:
+def write(folder: Folder, patched: Sequence[Row], probed: Sequence[Row], command: str, notes: Mapping[str, str]) -> str:
     """Writes the page, and returns the three sentences that answer."""
-    splits = split_lines(spliced)
+    splits = split_lines(patched)
     best = best_sae(splits)
     if best is None:
         raise cli.UsageError("no SAE has sparse codes, so that no loss can be split; train other methods, or wider or longer.")
     lines = probing.overall(probed, best["dictionary"])
     agrees = probing_agrees(lines, best) if lines else "Probing was left out, since no pair of concepts has enough text."
-    told = "\n\n".join([encoder_share(spliced, splits, best), best_dictionary(spliced), agrees])
+    told = "\n\n".join([encoder_share(patched, splits, best), best_dictionary(patched), agrees])
     pictures = {
-        "front": downstream_figures.front(spliced, downstream.published(), downstream.SOURCE),
+        "curve": downstream_figures.fvu_curve(patched, downstream.published(), downstream.SOURCE),
         "pairs_drop": figures.ood_drop(lines, probed, "pairs") if lines else None,
     }
     drawn = [pages.Figure(figures.save(one, folder, stem)[0], one.get_label()) for stem, one in pictures.items() if one]
-    clean = next(row for row in spliced if row["kind"] == "clean")
-    scored = sorted((row for row in spliced if row["kind"] == "score"), key=lambda row: (row["level"], row["kl"]))
+    clean = next(row for row in patched if row["kind"] == "clean")
+    scored = sorted((row for row in patched if row["kind"] == "score"), key=lambda row: (row["level"], row["kl"]))
     title = f"Scores in nats above a clean loss of {clean['ce']:.3f}"
     drops = [line for line in lines if line["probe"] in ("dense", PROBE)]
     tables = [

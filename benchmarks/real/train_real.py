@@ -11,8 +11,8 @@ share of variance unexplained (FVU, squared error over the variance about the me
   lasso        the certified lasso on the same dictionary, at the λ whose codes are as sparse as was asked
   refit        the least squares on the lasso's supports
 
-Massive rows, of more than ten times the median norm, are left out of learning and of these figures; --massive=keep learns from
-them as from rows of the median norm. Either way columns `with massive rows` hold the FVU where held-out ones count.
+Outlier tokens, of more than ten times the median norm, are left out of learning and of these figures; --outliers=keep learns
+from them as from rows of the median norm. Either way columns `with outlier tokens` hold the FVU where held-out ones count.
 
 Fitted models are kept under --models_dir, so that a run that was stopped goes on.
 
@@ -38,7 +38,7 @@ from benchmarks.real import training_flags
 from sae_gap import measure
 from sae_gap.core import identity, registry
 from sae_gap.core.types import Model, Task
-from sae_gap.data.activations import fetched, massive
+from sae_gap.data.activations import fetched, outliers
 from sae_gap.data.recording import Recording
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.figures import tables
@@ -75,8 +75,8 @@ EVERY = (*(name + start for start in ("", FROM) for name in registry.saes()), *D
 CELL = ("method", "num_latents", "sparsity")
 METRICS = {"l0_own": "L0 own", "fvu_own": "FVU own", "fvu_own_refit": "refit", "l0_lasso": "L0 lasso"}
 METRICS |= {"fvu_lasso": "FVU lasso", "fvu_lasso_refit": "lasso refit", "fit_seconds": "fit s"}
-# Where a held-out row is massive.
-WITH_MASSIVE = {"fvu_own_massive": "FVU own with massive rows", "fvu_lasso_massive": "FVU lasso with massive rows"}
+# Where a held-out row is an outlier.
+WITH_OUTLIERS = {"fvu_own_outliers": "FVU own with outlier tokens", "fvu_lasso_outliers": "FVU lasso with outlier tokens"}
 
 FLAGS = flags.FlagValues()
 training_flags.define(FLAGS)
@@ -84,7 +84,7 @@ NAMES = f"{', '.join(registry.saes())}, each also with {FROM} after it, and {', 
 flags.DEFINE_list("methods", list(METHODS), f"What to train, of {NAMES}.", flag_values=FLAGS)
 flags.DEFINE_float("visits", 150.0, "Rows that online_dl sees for each latent.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("samples", 5_000, "Held-out rows to score, at most.", lower_bound=2, flag_values=FLAGS)
-flags.DEFINE_enum("massive", "drop", ["drop", "keep"], "Whether to learn from massive rows.", flag_values=FLAGS)
+flags.DEFINE_enum("outliers", "drop", ["drop", "keep"], "Whether to learn from outlier tokens.", flag_values=FLAGS)
 flags.DEFINE_string("models_dir", None, "Where fitted models are kept.  [models, beside this folder]", flag_values=FLAGS)
 cli.define_distributed(FLAGS)
 
@@ -108,26 +108,26 @@ def learner_of(
 
 
 def score(
-    model: Model, rows: Float[np.ndarray, "n input_dim"], sparsity: int, massive: Float[np.ndarray, "m input_dim"]
+    model: Model, rows: Float[np.ndarray, "n input_dim"], sparsity: int, outliers: Float[np.ndarray, "m input_dim"]
 ) -> dict[str, Any]:
     """The FVU of a model's own codes, if it has an encoder, and of the lasso's, as `measure_sae` takes them.
 
     Args:
       model: what was learned.
-      rows: held-out rows without massive ones.
+      rows: held-out rows without outliers.
       sparsity: the mean L0 of the lasso's codes.
-      massive: the massive ones that belong to them.
+      outliers: the outliers that belong to them.
     """
     subject = measure.of_model("learned", model)
     lam = measure.find_weight(subject, rows, sparsity)
-    (best,), own = measure.measure_front(subject, rows, [lam])
+    (best,), own = measure.measure_curve(subject, rows, [lam])
     found: dict[str, Any] = {"lam": lam, "l0_lasso": best.l0, "fvu_lasso": best.fvu, "fvu_lasso_refit": best.refit_fvu}
     found["certificate"] = best.certificate
     if own is not None:
         found |= {"l0_own": own.l0, "fvu_own": own.fvu, "fvu_own_refit": own.refit_fvu}
-    if len(massive):
-        (best,), own = measure.measure_front(subject, np.concatenate([rows, massive]), [lam])
-        found |= {"fvu_lasso_massive": best.fvu} | ({} if own is None else {"fvu_own_massive": own.fvu})
+    if len(outliers):
+        (best,), own = measure.measure_curve(subject, np.concatenate([rows, outliers]), [lam])
+        found |= {"fvu_lasso_outliers": best.fvu} | ({} if own is None else {"fvu_own_outliers": own.fvu})
     return found
 
 
@@ -165,10 +165,10 @@ def learners_of(task: Task) -> dict[str, Learner]:
     return learners
 
 
-def keep(store: results.Store, key: str, row: results.Row, model: Model, rows: np.ndarray, massive: np.ndarray) -> None:
+def keep(store: results.Store, key: str, row: results.Row, model: Model, rows: np.ndarray, outliers: np.ndarray) -> None:
     """Scores a model and stores its row."""
     copies = measure.describe_atoms(model.decoder).duplicates
-    row = row | score(model, rows, FLAGS.sparsity, massive) | {"num_scored": len(rows), "duplicates": copies}
+    row = row | score(model, rows, FLAGS.sparsity, outliers) | {"num_scored": len(rows), "duplicates": copies}
     if copies > MANY * FLAGS.width:
         logging.warning("%s has %d atoms that are copies of others: it is narrower than it looks.", row["method"], copies)
     made = {"device": devices.describe(), "date": datetime.datetime.now(datetime.UTC).isoformat()}
@@ -195,10 +195,10 @@ def main() -> Folder:
     results_dir = cli.folder(FLAGS.results_dir)
     models_dir = results_dir / "models" if FLAGS.models_dir is None else cli.folder(FLAGS.models_dir)
     directory = results_dir / NAME
-    keeps = FLAGS.massive == "keep"
+    keeps = FLAGS.outliers == "keep"
     with cli.usage():
         path = fetched(FLAGS.activations)
-        source = Recording(path, FLAGS.width, FLAGS.sparsity, FLAGS.seed, HELD_OUT, FLAGS.key, keep_massive=keeps)
+        source = Recording(path, FLAGS.width, FLAGS.sparsity, FLAGS.seed, HELD_OUT, FLAGS.key, keep_outliers=keeps)
         whole = source.activations()
         # The rows that `measure_sae` scores too.
         plan = measure.Plan((), whole, samples=FLAGS.samples)
@@ -206,8 +206,8 @@ def main() -> Folder:
         measure.check_varies(rows)
         learners = learners_of(task)
         directory.require_writable()
-    if keeps and len(whole.massive.rows):
-        logging.warning("kept, and learned from as of the median norm: %s", massive.describe(whole))
+    if keeps and len(whole.outliers.rows):
+        logging.warning("kept, and learned from as of the median norm: %s", outliers.describe(whole))
     logging.info("%d rows to learn from, %d held out", len(task.train.signals), len(task.id.signals))
     store, models, current = results.Store(directory), Models(models_dir), set()
     for place, (name, learner) in enumerate(learners.items(), 1):
@@ -231,7 +231,7 @@ def main() -> Folder:
     if distributed.is_first():
         data = source.asdict()["data"]
         alike = [row for row in store.rows() if (row["data"], row["num_scored"]) == (data, len(rows))]
-        metrics = METRICS | {name: heading for name, heading in WITH_MASSIVE.items() if any(name in row for row in alike)}
+        metrics = METRICS | {name: heading for name, heading in WITH_OUTLIERS.items() if any(name in row for row in alike)}
         summary = tables.summarise(latest(alike, current), by=CELL, metrics=list(metrics))
         tables.write_table(directory, "summary.csv", summary)
         sys.stdout.write(tables.format_table(summary, {"method": "method", "num_latents": "latents", **metrics}) + "\n")

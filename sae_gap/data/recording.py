@@ -10,7 +10,7 @@ from absl import logging
 
 from sae_gap.core.checks import check_flag, check_number, check_path, check_seed, check_size, check_type
 from sae_gap.core.types import Setting, Split, Task
-from sae_gap.data.activations import Activations, fetched, massive, open_activations
+from sae_gap.data.activations import Activations, fetched, open_activations, outliers
 from sae_gap.data.paper import draw
 from sae_gap.data.task_file import load
 from sae_gap.data.worlds import World
@@ -30,8 +30,8 @@ class Recording:
         scored splits, and the rest is trained on. Each process reads the rows of its own devices, see `devices.read_rows`. None
         reads a file that is split already.
       key: with `held_out`, the name of the array.
-      keep_massive: with `held_out`, whether massive rows stay, see `sae_gap.data.activations.massive`. Left out, they change no
-        other row's part. Learners see those that stay scaled down, scores as they are.
+      keep_outliers: with `held_out`, whether outlier tokens stay, see `sae_gap.data.activations.outliers`. Left out, they
+        change no other row's part. Learners see those that stay scaled down, scores as they are.
     """
 
     path: pathlib.Path
@@ -40,7 +40,7 @@ class Recording:
     seed: int = 0
     held_out: float | None = None
     key: str | None = None
-    keep_massive: bool = False
+    keep_outliers: bool = False
 
     def __post_init__(self):
         check_path("path", self.path)
@@ -48,7 +48,7 @@ class Recording:
         if self.held_out is not None:
             check_number("held_out", self.held_out, above=0, below=1)
         check_type("key", self.key, (str, type(None)), "give the name of an array")
-        check_flag("keep_massive", self.keep_massive)
+        check_flag("keep_outliers", self.keep_outliers)
         check_size("sparsity", self.sparsity)
         check_seed(self.seed)
         if self.width is not None:
@@ -65,10 +65,10 @@ class Recording:
     def _content(self) -> tuple[Task, str]:
         files = (self.path,) if self.held_out is None else self.activations().files
         modified = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
-        return _read(self.path, self.width, self.held_out, self.key, self.keep_massive, modified)
+        return _read(self.path, self.width, self.held_out, self.key, self.keep_outliers, modified)
 
     def activations(self) -> Activations:
-        """All rows, massive ones included, of a recording that is not split already."""
+        """All rows, outliers included, of a recording that is not split already."""
         return open_activations(self.path, key=self.key)
 
     @property
@@ -104,7 +104,7 @@ def _read(
     width: int | None,
     held_out: float | None,
     key: str | None,
-    keep_massive: bool,
+    keep_outliers: bool,
     modified: tuple[int, ...],
 ) -> tuple[Task, str]:
     """The task in files and a digest of them, read once for all seeds unless a file changes."""
@@ -113,9 +113,9 @@ def _read(
         task = load(path, width=width)
     else:
         whole = open_activations(path, key=key)
-        if not keep_massive and len(whole.massive.rows):
-            logging.warning("left out: %s", massive.describe(whole))
-            whole = whole.without_massive()
+        if not keep_outliers and len(whole.outliers.rows):
+            logging.warning("left out: %s", outliers.describe(whole))
+            whole = whole.without_outliers()
         task, files = _split(whole, width, held_out), whole.files
     digest = hashlib.sha256()
     for file in files:

@@ -16,7 +16,7 @@ _HOME = {
     "counting_bound": "heat",
     "curve": "curves",
     "decomposition": "stairs",
-    "front": "sae_measurement",
+    "fvu_curve": "sae_measurement",
     "gap_by_seconds": "seconds",
     "gap_parts": "sae_measurement",
     "heat_map": "heat",

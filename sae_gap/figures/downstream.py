@@ -20,16 +20,16 @@ _CODES: dict[str, tuple[str, dict[str, Any]]] = {
         _OWN | {"markerfacecolor": "white"},
     ),
 }
-_METRICS = {"fvu": "variance unexplained, FVU", "kl": "KL(model ‖ spliced), nats"}
+_METRICS = {"fvu": "variance unexplained, FVU", "kl": "KL(model ‖ patched), nats"}
 _OTHERS = "#9A9A9A"
 
 
 @style.styled
-def front(rows: style.Rows, published: Sequence[Mapping[str, Any]] = (), source: str = "") -> Figure | None:
+def fvu_curve(rows: style.Rows, published: Sequence[Mapping[str, Any]] = (), source: str = "") -> Figure | None:
     """FVU, and the divergence that a reconstruction causes, against mean L0.
 
     Args:
-      rows: of `sae_gap.measure.splicing`; those of kind "score" are read.
+      rows: of `sae_gap.measure.patching`; those of kind "score" are read.
       published: of other models, each a `dictionary` of `num_latents` with its `l0`, `fvu` and `kl`; drawn in grey.
       source: what the caption says of them.
 

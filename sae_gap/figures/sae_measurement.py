@@ -1,4 +1,4 @@
-"""One's own SAE in three figures: its place beside the fronts, the parts of its gap, and how alike its atoms are."""
+"""One's own SAE in three figures: its place beside the curves, the parts of its gap, and how alike its atoms are."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -24,56 +24,56 @@ _OWN: dict[str, Any] = {"marker": "D", "linestyle": "none", "markeredgecolor": s
 
 
 @style.styled
-def front(rows: style.Rows) -> Figure | None:
-    """FVU against mean L0: the front of every dictionary, and the SAEs on it, before and after a refit on their own support.
+def fvu_curve(rows: style.Rows) -> Figure | None:
+    """FVU against mean L0: the curve of every dictionary, and the SAEs on it, before and after a refit on their own support.
 
     Args:
-      rows: rows of a measurement; those of kind "front" are read.
+      rows: rows of a measurement; those of kind "curve" are read.
 
     Returns:
-      The figure, or None where there is no front.
+      The figure, or None where there is no curve.
     """
-    shown = [row for row in rows if row["kind"] == "front"]
+    shown = [row for row in rows if row["kind"] == "curve"]
     if not shown:
         return None
     figure = Figure(figsize=(style.WIDTH, 4.8))
     axes = figure.add_subplot()
-    fronts = _fronts(shown)
-    for place, front in enumerate(fronts):
-        look: dict[str, Any] = {"color": front.colour, "zorder": 2}
+    curves = _curves(shown)
+    for place, curve in enumerate(curves):
+        look: dict[str, Any] = {"color": curve.colour, "zorder": 2}
         # What lies beneath its like is drawn broader, and shows as a rim.
-        rim = 3 * sum(_alike(front, later) for later in fronts[place + 1 :])
-        axes.plot(*_path(front.lasso, "l0", "fvu"), linestyle=style.DASHED, linewidth=0.9 + rim, **look)
-        axes.plot(*_path(front.lasso, "refit_l0", "refit_fvu"), marker="o", markersize=2.5 + rim, linewidth=1.5 + rim, **look)
-        own = front.own
+        rim = 3 * sum(_alike(curve, later) for later in curves[place + 1 :])
+        axes.plot(*_path(curve.lasso, "l0", "fvu"), linestyle=style.DASHED, linewidth=0.9 + rim, **look)
+        axes.plot(*_path(curve.lasso, "refit_l0", "refit_fvu"), marker="o", markersize=2.5 + rim, linewidth=1.5 + rim, **look)
+        own = curve.own
         if own is not None and own["l0"] > 0:
             ends = [own["l0"], own["refit_l0"]], [own["fvu"], own["refit_fvu"]]
-            axes.plot(*ends, color=front.colour, linewidth=0.8, zorder=4)
-            for x, y, face, zorder in zip(*ends, (front.colour, "white"), (6, 5), strict=True):
+            axes.plot(*ends, color=curve.colour, linewidth=0.8, zorder=4)
+            for x, y, face, zorder in zip(*ends, (curve.colour, "white"), (6, 5), strict=True):
                 axes.plot(
-                    x, y, markersize=7 + rim, markerfacecolor=face, zorder=zorder, **_OWN | {"markeredgecolor": front.colour}
+                    x, y, markersize=7 + rim, markerfacecolor=face, zorder=zorder, **_OWN | {"markeredgecolor": curve.colour}
                 )
     axes.axhline(1, color=style.QUIET, linewidth=0.6, linestyle=style.DASHED, zorder=1)
-    # To the L0 of what is the user's own: a front of random atoms begins where hardly any is active.
+    # To the L0 of what is the user's own: a curve of random atoms begins where hardly any is active.
     mine = [row["l0"] for row in shown if row["role"] != "control" and row["l0"] > 0]
     if mine:
         axes.set_xlim(0.6 * min(mine), 1.7 * max(mine))
     log_axes.log_axis(axes, "x", [row["l0"] for row in shown if row["l0"] > 0])
     log_axes.log_axis(axes, "y", [row[column] for row in shown for column in ("fvu", "refit_fvu") if row[column] > 0])
     axes.set(xlabel="mean number of active latents, L0", ylabel="variance unexplained, FVU (0 is perfect)")
-    handles = [_line(front.label, front.colour) for front in fronts]
+    handles = [_line(curve.label, curve.colour) for curve in curves]
     handles.append(_line("least squares on lasso supports", style.QUIET, marker="o", markersize=2.5))
     handles.append(_line("certified lasso", style.QUIET, linewidth=0.9, linestyle=style.DASHED))
-    if any(front.own for front in fronts):
+    if any(curve.own for curve in curves):
         handles.append(style.mark("encoder", markersize=6, markerfacecolor=style.QUIET, **_OWN))
         handles.append(style.mark("encoder, values refitted", markersize=6, markerfacecolor="white", **_OWN))
-    l0 = next((front.own["l0"] for front in fronts if front.own is not None), fronts[0].middle["l0"])
-    told, more = "; ".join(_front_words(front, l0) for front in fronts), f"{shown[0]['samples']:,} held-out samples"
-    style.finish(figure, _front_finding(fronts), shown, told, more=more, handles=handles)
+    l0 = next((curve.own["l0"] for curve in curves if curve.own is not None), curves[0].middle["l0"])
+    told, more = "; ".join(_curve_words(curve, l0) for curve in curves), f"{shown[0]['samples']:,} held-out samples"
+    style.finish(figure, _curve_finding(curves), shown, told, more=more, handles=handles)
     return figure
 
 
-class _Front(NamedTuple):
+class _Curve(NamedTuple):
     """The points of a dictionary: those of the lasso by ascending L0, and its encoder's if it has one."""
 
     label: str
@@ -90,19 +90,19 @@ class _Front(NamedTuple):
         return self.lasso[len(self.lasso) // 2]
 
 
-def _fronts(rows: Sequence[Mapping[str, Any]]) -> list[_Front]:
-    fronts = []
+def _curves(rows: Sequence[Mapping[str, Any]]) -> list[_Curve]:
+    curves = []
     for name, colour in colours_of(rows).items():
         points = [row for row in rows if row["dictionary"] == name]
         lasso = sorted((row for row in points if row["codes"] == "lasso"), key=lambda row: row["l0"])
         own = next((row for row in points if row["codes"] == "own"), None)
-        fronts.append(_Front(name_of(points[0]), colour, lasso, own))
-    return fronts
+        curves.append(_Curve(name_of(points[0]), colour, lasso, own))
+    return curves
 
 
-def _alike(one: _Front, other: _Front) -> bool:
-    """Whether two fronts lie on each other, as far as an eye can tell."""
-    first, second = (np.array(_path(front.lasso, "refit_l0", "refit_fvu")) for front in (one, other))
+def _alike(one: _Curve, other: _Curve) -> bool:
+    """Whether two curves lie on each other, as far as an eye can tell."""
+    first, second = (np.array(_path(curve.lasso, "refit_l0", "refit_fvu")) for curve in (one, other))
     return first.shape == second.shape and bool(np.allclose(first, second, rtol=0.01))
 
 
@@ -120,22 +120,22 @@ def _path(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> tuple[list[float
     return [row[x] for row in kept], [row[y] for row in kept]
 
 
-def _front_finding(fronts: Sequence[_Front]) -> str:
-    for front in fronts:
-        label, own = front.label, front.own
+def _curve_finding(curves: Sequence[_Curve]) -> str:
+    for curve in curves:
+        label, own = curve.label, curve.own
         if own is not None:
-            best = front.near(own["l0"])
+            best = curve.near(own["l0"])
             mine = f"with {own['l0']:.3g} latents {label} leaves {own['refit_fvu']:.3f} of the variance unexplained"
             return f"{mine}, where {best['l0']:.3g} of its dictionary could leave {best['refit_fvu']:.3f}, by least squares"
-    best = fronts[0].middle
-    return f"with {best['l0']:.3g} latents {fronts[0].label} can leave {best['refit_fvu']:.3f} of the variance unexplained"
+    best = curves[0].middle
+    return f"with {best['l0']:.3g} latents {curves[0].label} can leave {best['refit_fvu']:.3f} of the variance unexplained"
 
 
-def _front_words(front: _Front, l0: float) -> str:
+def _curve_words(curve: _Curve, l0: float) -> str:
     """At the L0 of its encoder or, where there is none, at another."""
-    own = front.own
-    best = front.near(l0 if own is None else own["l0"])
-    text = f"at L0 {best['l0']:.1f} on {front.label}: lasso {best['fvu']:.3f}, refitted {best['refit_fvu']:.3f}"
+    own = curve.own
+    best = curve.near(l0 if own is None else own["l0"])
+    text = f"at L0 {best['l0']:.1f} on {curve.label}: lasso {best['fvu']:.3f}, refitted {best['refit_fvu']:.3f}"
     return text if own is None else f"{text}, encoder {own['fvu']:.3f}, refitted {own['refit_fvu']:.3f}"
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 from sae_gap.core.checks import check_choice, check_number, check_size
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.types import Model, Split
-from sae_gap.data.activations import massive
+from sae_gap.data.activations import outliers
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import Learner, live_dims
 from sae_gap.runtime.sharding import SAMPLES, axis_size
@@ -62,7 +62,7 @@ class DLFista(Learner):
     side_by_side = False
     # Those of the paper's two studies along a fit: warm starts of the decoder, which it scores a round late, and learning
     # dynamics, which counts from 1.
-    landmarks = (
+    snapshots = (
         *(0, 1, 2, 4, 5, 9, 10, 11, 19, 20, 21, 49, 50, 51, 99, 100, 101, 199, 200, 201),
         *(301, 401, 499, 500, 501, 601, 701, 801, 901, 999),
     )
@@ -80,7 +80,7 @@ class DLFista(Learner):
         return 2 * self.num_iterations / 9 * super().work(num_samples, input_dim, num_latents)
 
     def select(self, task):
-        return Split(massive.scale_down(getattr(task, self.split).signals))
+        return Split(outliers.scale_down(getattr(task, self.split).signals))
 
     def init(self, data, *, num_latents, key, base=None):
         signals = data.signals

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from sae_gap.core.checks import check_integer, check_static, check_type
 from sae_gap.core.registry import ClassName, Look
 from sae_gap.core.types import Model, Split, Task
-from sae_gap.data.activations import massive
+from sae_gap.data.activations import outliers
 from sae_gap.encoders.encoder import Encoder
 
 
@@ -47,7 +47,7 @@ class Learner(eqx.Module):
     # Whether `learn` does it all in Python, on the host, in the place of `init`, `step` and `model`.
     on_host: ClassVar[bool] = False
     # Steps at which a stored fit keeps its model, whoever asked for the fit, so that a study along the fit need not repeat it.
-    landmarks: ClassVar[tuple[int, ...]] = ()
+    snapshots: ClassVar[tuple[int, ...]] = ()
 
     def __check_init__(self):
         check_static(self)
@@ -75,8 +75,8 @@ class Learner(eqx.Module):
         return None if self.base is None else self.base.needs(task)
 
     def select(self, task: Task) -> PyTree:
-        """All that the learner may see of a task: the training signals, massive ones scaled down, unless it says otherwise."""
-        return Split(massive.scale_down(task.train.signals))
+        """All that the learner may see of a task: the training signals, outliers scaled down, unless it says otherwise."""
+        return Split(outliers.scale_down(task.train.signals))
 
     def init(self, data: PyTree, *, num_latents: int, key: PRNGKeyArray) -> PyTree:
         """The state before the first step; a learner on a base is given its model as the keyword `base`."""

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.core.checks import check_choice, check_integer, check_number, check_size
 from sae_gap.core.types import Model
-from sae_gap.data.activations import massive
+from sae_gap.data.activations import outliers
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.lookup import Lookup, LookupParameters
 from sae_gap.learners.learner import Learner, live_dims, live_share
@@ -116,7 +116,7 @@ class SoftplusAdam(Learner):
 
     def select(self, task):
         if self.split == "train":
-            return SoftplusAdamData(massive.scale_down(task.train.signals))
+            return SoftplusAdamData(outliers.scale_down(task.train.signals))
         return SoftplusAdamData(task.id.signals, task.ood.signals)
 
     def init(self, data: SoftplusAdamData, *, num_latents: int, key: PRNGKeyArray) -> SoftplusAdamState:

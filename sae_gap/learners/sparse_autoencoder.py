@@ -113,7 +113,7 @@ class SparseAutoencoder(Learner):
     standardised: bool = eqx.field(static=True, default=False)
 
     # Epochs 0, 10, 20, ... as the paper counts them, from the end of the first.
-    landmarks = (1, 11, 21, 51, 101, 201, 301, 401)
+    snapshots = (1, 11, 21, 51, 101, 201, 301, 401)
 
     def __check_init__(self):
         check_type("encoder", self.encoder, AmortisedEncoder, "give one that a sparse autoencoder trains, such as TopK(10)")

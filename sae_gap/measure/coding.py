@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Float, Int
 
-from sae_gap.measure.front import certificate, chunks
+from sae_gap.measure.curve import certificate, chunks
 from sae_gap.measure.refit import refit
 from sae_gap.measure.subject import Subject
 from sae_gap.runtime import devices

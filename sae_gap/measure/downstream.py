@@ -29,10 +29,10 @@ from jaxtyping import Array, Bool, Float, Int
 from sae_gap.core.checks import check_choice
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.matching import as_matrix
-from sae_gap.data.activations.massive import find_massive, norms
+from sae_gap.data.activations.outliers import find_outliers, norms
 from sae_gap.lm import llama
 from sae_gap.lm.llama import LanguageModel, Windows
-from sae_gap.measure.front import fvu
+from sae_gap.measure.curve import fvu
 from sae_gap.storage.results import Row
 
 # Tokens whose logits lie in memory at once.
@@ -71,7 +71,7 @@ class Downstream:
     """A model on some texts, run once without a change; then it scores any reconstruction of the residual stream at a layer.
 
     A row is a token of the windows that is no padding, in the order of batches, rows and places. All are replaced by their
-    reconstruction except massive rows, which keep their activation unless `massive` is "keep", and special tokens. What is
+    reconstruction except outlier tokens, which keep their activation unless `outliers` is "keep", and special tokens. What is
     averaged are the replaced rows at place `first` of their window and later whose next token is in the same window.
 
     Args:
@@ -80,14 +80,14 @@ class Downstream:
       documents: a number for each row that tells the documents, (rows,); None takes each window for one.
       first: the first place of a window that is averaged.
       special: tokens that are neither replaced nor averaged.
-      massive: "drop" leaves rows beyond ten times the median norm as they are; "keep" takes them for rows like others.
+      outliers: "drop" leaves rows beyond ten times the median norm as they are; "keep" takes them for rows like others.
 
     Attributes:
       activations: the clean residual stream, (rows, dim).
       documents: of each row, counted from 0, (rows,).
       replaced: which rows a reconstruction replaces, (rows,).
       scored: which are averaged, (rows,).
-      massive: which are massive, whether kept or not, (rows,).
+      outliers: which are outliers, whether kept or not, (rows,).
       clean: what the tokens cost without a change; its divergence is zero.
 
     Raises:
@@ -102,9 +102,9 @@ class Downstream:
         documents: Int[ArrayLike, " rows"] | None = None,
         first: int = FIRST,
         special: Collection[int] = (),
-        massive: str = "drop",
+        outliers: str = "drop",
     ):
-        check_choice("massive", massive, ("drop", "keep"))
+        check_choice("outliers", outliers, ("drop", "keep"))
         self._network, self._batches = network, list(batches)
         self._real = [np.asarray(windows.segments) >= 0 for windows in batches]
         tokens, positions, following = (np.concatenate(parts) for parts in zip(*map(_rows, batches), strict=True))
@@ -114,9 +114,9 @@ class Downstream:
         if named.shape != tokens.shape:
             raise ValueError(f"documents must be {len(tokens)} integers, one for each token, but there are {named.size}.")
         self.documents: Int[np.ndarray, " rows"] = np.unique(named, return_inverse=True)[1]
-        self.massive: Bool[np.ndarray, " rows"] = np.isin(np.arange(len(tokens)), find_massive(norms(self.activations)).rows)
+        self.outliers: Bool[np.ndarray, " rows"] = np.isin(np.arange(len(tokens)), find_outliers(norms(self.activations)).rows)
         self._ordinary = ~np.isin(tokens, list(special))
-        self.replaced: Bool[np.ndarray, " rows"] = self._ordinary & ~(self.massive & (massive == "drop"))
+        self.replaced: Bool[np.ndarray, " rows"] = self._ordinary & ~(self.outliers & (outliers == "drop"))
         self.scored: Bool[np.ndarray, " rows"] = self.replaced & (positions >= first) & (following >= 0)
         if not self.scored.any():
             raise ValueError(f"no token from place {first} of its window on has a next one; give longer texts.")
@@ -150,7 +150,7 @@ class Downstream:
 
     @functools.cached_property
     def zero(self) -> Nats:
-        """What the tokens cost where all rows are zero, massive and special ones too, as SAEBench and SAELens ablate."""
+        """What the tokens cost where all rows are zero, outliers and special ones too, as SAEBench and SAELens ablate."""
         return self._nats(np.zeros_like(self.activations))
 
     @functools.cached_property
@@ -194,7 +194,7 @@ class Downstream:
         Returns:
           Means over scored tokens, in nats: `ce`, `delta_ce` above the clean one, `kl`. Scores, 1 for a perfect reconstruction
           and 0 for an ablation: `ce_score` and `kl_score` by zeros, as SAEBench and SAELens have them, `ce_score_mean` and
-          `kl_score_mean` by the mean. What `explained` says of the replaced rows and, with the ending `_massive`, of all but
+          `kl_score_mean` by the mean. What `explained` says of the replaced rows and, with the ending `_outliers`, of all but
           special tokens. Sums by document: `ce_sums`, `kl_sums`, `errors`.
         """
         found, guess = self.nats(reconstruction), self._checked(reconstruction)
@@ -204,8 +204,8 @@ class Downstream:
             row[f"ce_score{ending}"] = (ablated.ce.mean() - ce) / (ablated.ce.mean() - clean)
             row[f"kl_score{ending}"] = 1 - kl / ablated.kl.mean()
         row |= explained(self.activations[self.replaced], guess[self.replaced])
-        with_massive = explained(self.activations[self._ordinary], guess[self._ordinary])
-        row |= {f"{name}_massive": value for name, value in with_massive.items()}
+        with_outliers = explained(self.activations[self._ordinary], guess[self._ordinary])
+        row |= {f"{name}_outliers": value for name, value in with_outliers.items()}
         sums = {"ce_sums": self.by_document(found.ce), "kl_sums": self.by_document(found.kl)}
         return {name: float(value) for name, value in row.items()} | sums | {"errors": self.errors(reconstruction)}
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from sae_gap.core.types import Model
 from sae_gap.learners import by_name
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.measure.front import fvu
+from sae_gap.measure.curve import fvu
 from sae_gap.measure.training import fit_signals
 from sae_gap.saes.saelens_form import has_form
 

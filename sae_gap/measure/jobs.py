@@ -16,11 +16,11 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from sae_gap.data.activations.massive import describe
+from sae_gap.data.activations.outliers import describe
 from sae_gap.measure.atom_statistics import agreement, describe_atoms
 from sae_gap.measure.chunk import measure_chunk
 from sae_gap.measure.controls import control
-from sae_gap.measure.front import SPREAD, Sums, chunks, measure_front
+from sae_gap.measure.curve import SPREAD, Sums, chunks, measure_curve
 from sae_gap.measure.plan import DENSEST, Plan, evenly_spaced
 from sae_gap.measure.subject import Subject, of_model
 from sae_gap.runtime import devices, distributed, progress
@@ -52,7 +52,7 @@ def run(plan: Plan, store: results.Store, *, show_progress: bool = True) -> list
 
     Returns:
       The rows of the plan, whether measured now or before. Their `kind` says what they hold: "documents" (of the scored
-      samples), "load", "weight", "front", "massive", "gap" (one a chunk, to be summed by `gap_lines`), "atoms" or "agreement".
+      samples), "load", "weight", "curve", "outliers", "gap" (one a chunk, to be summed by `gap_lines`), "atoms" or "agreement".
 
     Raises:
       ValueError: activations cannot be read, or something does not fit; the message says how to mend it.
@@ -65,10 +65,10 @@ def run(plan: Plan, store: results.Store, *, show_progress: bool = True) -> list
     common: float | None = None
     with progress.bar(len(plan.subjects) + parts + len(plan.controls), STUDY, shown=show_progress) as line:
         for subject in plan.subjects:
-            front = jobs.front(subject, common)
-            common = common or _weight(front)["common_l0"]
+            curve = jobs.curve(subject, common)
+            common = common or _weight(curve)["common_l0"]
             line.update(1)
-            rows += jobs.load(subject) + front + jobs.gap(subject, front, line.update)
+            rows += jobs.load(subject) + curve + jobs.gap(subject, curve, line.update)
         for name in plan.controls:
             rows += jobs.control(name, common)  # type: ignore[arg-type]
             line.update(1)
@@ -98,7 +98,7 @@ class _Jobs:
                 "activations": self.plan.fingerprint,
                 "seed": self.plan.seed,
                 "samples": self.plan.samples,
-                "keep_massive": self.plan.keep_massive,
+                "keep_outliers": self.plan.keep_outliers,
             }
             | settings
         )
@@ -115,7 +115,7 @@ class _Jobs:
         self.store.append({"key": results.key({"job": job, "part": part})} | common | row for part, row in enumerate(measured))
 
     def documents(self) -> list[Row]:
-        """How many of the scored samples each document has, their squared distance from the mean of all, and massive rows."""
+        """How many of the scored samples each document has, their squared distance from the mean of all, and outlier tokens."""
         plan = self.plan
 
         def measure() -> list[Row]:
@@ -124,8 +124,8 @@ class _Jobs:
             counts, variance = np.bincount(members), np.bincount(members, far)
             found = {"named": named, "samples": counts.tolist(), "variance": variance.tolist()}
             looked_at = plan.activations if plan.held_out is None else plan.held_out
-            massive = describe(looked_at) if len(looked_at.massive.rows) else None
-            return [{"kind": "documents", **found, "massive": massive, "massive_kept": plan.keep_massive}]
+            outliers = describe(looked_at) if len(looked_at.outliers.rows) else None
+            return [{"kind": "documents", **found, "outliers": outliers, "outliers_kept": plan.keep_outliers}]
 
         return self.once({"kind": "documents"}, measure)
 
@@ -136,8 +136,8 @@ class _Jobs:
         row: Row = {"kind": "load", **self.plan.loaded[subject.name]._asdict(), **subject.columns}
         return self.once({"subject": _fingerprint(subject), "report": results.key(row)}, lambda: [row])
 
-    def front(self, subject: Subject, common: float | None) -> list[Row]:
-        """The weights of a subject, its front around that of the gap, and its atoms.
+    def curve(self, subject: Subject, common: float | None) -> list[Row]:
+        """The weights of a subject, its curve around that of the gap, and its atoms.
 
         Args:
           subject: what to measure.
@@ -157,15 +157,15 @@ class _Jobs:
             reached = {row["lam"]: row["l0"] for row in points if row["codes"] == "lasso"}
             weight = {"lam": lam, "l0": reached[lam], "own_l0": own, "own_lam": own_lam}
             weight |= {"common_l0": common or reached[common_lam], "common_lam": common_lam}
-            massive = _with_massive(subject, plan, own_lam or common_lam, points) if len(plan.left_out) else []
-            return [{"kind": "weight", **weight, **subject.columns}, *points, *_atoms(subject), *massive]
+            outliers = _with_outliers(subject, plan, own_lam or common_lam, points) if len(plan.left_out) else []
+            return [{"kind": "weight", **weight, **subject.columns}, *points, *_atoms(subject), *outliers]
 
         settings = {"lam": plan.lam, "l0": plan.l0, "common": common}
-        return self.once({"kind": "front", "subject": _fingerprint(subject)} | settings, measure)
+        return self.once({"kind": "curve", "subject": _fingerprint(subject)} | settings, measure)
 
-    def gap(self, subject: Subject, front: Sequence[Row], watch: Callable[[int], Any]) -> list[Row]:
+    def gap(self, subject: Subject, curve: Sequence[Row], watch: Callable[[int], Any]) -> list[Row]:
         """The gap of a subject on every chunk; each process measures chunks of its own."""
-        plan, lam = self.plan, _weight(front)["lam"]
+        plan, lam = self.plan, _weight(curve)["lam"]
         shared: Row = {"kind": "gap", "subject": _fingerprint(subject), "lam": lam}
         parts = [(part, shared | {"start": part.start, "stop": part.stop}) for part in _parts(plan, subject)]
         held = plan.parts[1]
@@ -206,7 +206,7 @@ def find_weight(subject: Subject, x: Float[np.ndarray, "n input_dim"], l0: float
     few, nonneg = subject.target(x[evenly_spaced(len(x), MATCHED)]), not subject.signed
     options: dict[str, Any] = {"nonneg": nonneg, "accuracy": 0.005, "max_seconds": 120.0}
     with warnings.catch_warnings():
-        # The front tells how far it is from what was wanted.
+        # The curve tells how far it is from what was wanted.
         warnings.simplefilter("ignore", UserWarning)
         try:
             wanted, (weight, found) = l0, match_l0(few, subject.dictionary, l0, **options)
@@ -248,14 +248,14 @@ def _own(parts: Sequence[Any]) -> Sequence[Any]:
 
 
 def _points(subject: Subject, x: Float[np.ndarray, "n input_dim"], lams: Iterable[float], members: np.ndarray) -> list[Row]:
-    front = measure_front(subject, x, sorted(lams), members)
-    named = [("lasso", point) for point in front.points] + ([] if front.own is None else [("own", front.own)])
-    told = {"kind": "front", "samples": len(x), **subject.columns}
+    curve = measure_curve(subject, x, sorted(lams), members)
+    named = [("lasso", point) for point in curve.points] + ([] if curve.own is None else [("own", curve.own)])
+    told = {"kind": "curve", "samples": len(x), **subject.columns}
     return [{**told, "codes": codes, **point._asdict()} for codes, point in named]
 
 
-def _with_massive(subject: Subject, plan: Plan, lam: float, points: Sequence[Row]) -> list[Row]:
-    """What the scored samples leave unexplained together with massive rows, after least squares on the supports."""
+def _with_outliers(subject: Subject, plan: Plan, lam: float, points: Sequence[Row]) -> list[Row]:
+    """What the scored samples leave unexplained together with outlier tokens, after least squares on the supports."""
     x = plan.left_out
     target = subject.target(x)
     codes = {"lasso": sparse_code(target, subject.dictionary, lam, nonneg=not subject.signed).codes}
@@ -267,7 +267,7 @@ def _with_massive(subject: Subject, plan: Plan, lam: float, points: Sequence[Row
         sums.add(subject, x, target, values, np.zeros(len(x), int))
         without = next(row for row in points if row["codes"] == name and (name == "own" or row["lam"] == lam))
         found[f"{name}_fvu"] = (sum(without["refit_errors"]) + float(sums.errors[1].sum())) / variance
-    return [{"kind": "massive", "rows": len(x), **found, **subject.columns}]
+    return [{"kind": "outliers", "rows": len(x), **found, **subject.columns}]
 
 
 def _fingerprint(subject: Subject) -> list[str]:

@@ -20,14 +20,14 @@ from sae_gap.data.activations import Activations
 from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.atom_statistics import agreement
+from sae_gap.measure.curve import check_varies, measure_curve
 from sae_gap.measure.export import Export, export
-from sae_gap.measure.front import check_varies, measure_front
 from sae_gap.measure.jobs import find_weight, run
 from sae_gap.measure.plan import DENSEST, Plan, evenly_spaced
 from sae_gap.measure.refit import refit as least_squares
 from sae_gap.measure.rows import opened, pool, screened
 from sae_gap.measure.subject import of_model
-from sae_gap.measure.summary import front_lines
+from sae_gap.measure.summary import curve_lines
 from sae_gap.measure.training import fit_signals
 from sae_gap.measure.verdict import Comparison, compare_dictionaries
 from sae_gap.runtime import progress
@@ -48,28 +48,28 @@ class Report(NamedTuple):
     """What `LearnedDictionary.report` found.
 
     Attributes:
-      fronts: a line for the dictionary and each control, as `sae_gap.measure.front_lines` has them.
+      curves: a line for the dictionary and each control, as `sae_gap.measure.curve_lines` has them.
       best: the name of the best control; None without controls.
       lead: what the dictionary explains, held against that.
       rows: all that was measured.
     """
 
-    fronts: list[Row]
+    curves: list[Row]
     best: str | None
     lead: Comparison | None
     rows: list[Row]
 
     def __repr__(self) -> str:
-        names = {"dictionary": "dictionary", "at_l0": "L0", "front_fvu": "FVU, lasso", "front_refit_fvu": "FVU, least squares"}
-        shown = [{name: f"{v:.3f}" if isinstance(v := line[name], float) else v for name in names} for line in self.fronts]
-        own = self.fronts[0]
-        told = f"At L0 {own['at_l0']:.1f} it explains {100 * (1 - own['front_refit_fvu']):.1f} % of the variance"
+        names = {"dictionary": "dictionary", "at_l0": "L0", "curve_fvu": "FVU, lasso", "curve_refit_fvu": "FVU, least squares"}
+        shown = [{name: f"{v:.3f}" if isinstance(v := line[name], float) else v for name in names} for line in self.curves]
+        own = self.curves[0]
+        told = f"At L0 {own['at_l0']:.1f} it explains {100 * (1 - own['curve_refit_fvu']):.1f} % of the variance"
         told += f" of {own['samples']:,} rows"
         if self.lead is not None:
             told += f", the best control, {self.best}, {100 * self.lead.other:.1f} %: {self.lead}"
         for row in self.rows:
-            if row["kind"] == "massive" and row["dictionary"] == LEARNED:
-                told += f". With {row['rows']} massive row{'s' * (row['rows'] > 1)} its FVU is {row['lasso_fvu']:.3f}"
+            if row["kind"] == "outliers" and row["dictionary"] == LEARNED:
+                told += f". With {row['rows']} outlier token{'s' * (row['rows'] > 1)} its FVU is {row['lasso_fvu']:.3f}"
         return f"{tables.format_table(shown, names)}\n\n{told}."
 
 
@@ -138,7 +138,7 @@ class LearnedDictionary:
           show_progress: whether to show a line of progress on a terminal or in a notebook.
 
         Returns:
-          Codes, (n, width), a row for each of the activations, massive ones too.
+          Codes, (n, width), a row for each of the activations, outliers too.
         """
         check_flag("refit", refit)
         rows, lam, parts, worst = self._opened(activations), self.lam(l0), [], 0.0
@@ -161,7 +161,7 @@ class LearnedDictionary:
             raise ValueError(f"codes must have {self.width} columns, one for each atom, but they have {rows.shape[1]}.")
         return rows @ self.atoms.T + self.bias
 
-    def fvu(self, activations: _Rows | None = None, l0: float | None = None, *, massive: str = "drop") -> float:
+    def fvu(self, activations: _Rows | None = None, l0: float | None = None, *, outliers: str = "drop") -> float:
         """The fraction of variance unexplained by certified codes of a mean L0, after least squares on their supports.
 
         It is `report`'s figure: the weight is found on the very rows that are scored, so that figures at one L0 compare.
@@ -169,11 +169,11 @@ class LearnedDictionary:
         Args:
           activations: what `learn` takes; None takes the rows that `learn` held out.
           l0: mean L0; None takes that of `learn`.
-          massive: "drop" leaves massive rows out and says so, "keep" counts them.
+          outliers: "drop" leaves outlier tokens out and says so, "keep" counts them.
         """
-        x = self._scored(activations, massive)
+        x = self._scored(activations, outliers)
         subject, l0 = of_model(LEARNED, self.model), self._sparsity(l0)
-        (point,), _ = measure_front(subject, x, [find_weight(subject, x, l0)])
+        (point,), _ = measure_curve(subject, x, [find_weight(subject, x, l0)])
         _require_reached(point.l0, l0, len(x))
         return point.refit_fvu
 
@@ -183,7 +183,7 @@ class LearnedDictionary:
         l0: float | None = None,
         *,
         controls: Sequence[str] = ("random", "samples"),
-        massive: str = "drop",
+        outliers: str = "drop",
         show_progress: bool = True,
     ) -> Report:
         """What `measure_sae` says of the dictionary, on at most 5,000 rows, evenly spread.
@@ -192,37 +192,37 @@ class LearnedDictionary:
           activations: what `learn` takes; None takes the rows that `learn` held out.
           l0: mean L0 at which dictionaries are compared; None takes that of `learn`.
           controls: dictionaries of the same width to compare it with, which learn from the rows that it was learned from.
-          massive: "drop" leaves massive rows out and says so, "keep" counts them.
+          outliers: "drop" leaves outlier tokens out and says so, "keep" counts them.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
         """
         if controls not in ((), []):
             check_sequence("controls", controls, str, "give names such as ('random', 'samples')")
         rows = self.held_out if activations is None else self._opened(activations)
-        screened(rows, massive)
+        screened(rows, outliers)
         plan = Plan(
             [of_model(LEARNED, self.model)],
             self.train,
             l0=self._sparsity(l0),
             controls=controls,
             samples=SCORED,
-            keep_massive=massive == "keep",
+            keep_outliers=outliers == "keep",
             held_out=rows,
         )
         with tempfile.TemporaryDirectory() as folder:
             found = run(plan, Store(folder), show_progress=show_progress)
-        fronts = front_lines(found)
-        _require_reached(fronts[0]["at_l0"], self._sparsity(l0), fronts[0]["samples"])
-        best = min(fronts[1:], key=lambda line: line["front_refit_fvu"], default=None)
+        curves = curve_lines(found)
+        _require_reached(curves[0]["at_l0"], self._sparsity(l0), curves[0]["samples"])
+        best = min(curves[1:], key=lambda line: line["curve_refit_fvu"], default=None)
         lead = None if best is None else compare_dictionaries(found, LEARNED, best["dictionary"])
-        return Report(fronts, None if best is None else best["dictionary"], lead, found)
+        return Report(curves, None if best is None else best["dictionary"], lead, found)
 
     def _sparsity(self, l0: float | None) -> float:
         l0 = self.l0 if l0 is None else l0
         _check_sparse("l0", l0, *self.atoms.shape)
         return l0
 
-    def _scored(self, activations: _Rows | None, massive: str) -> Float[np.ndarray, "n input_dim"]:
-        rows = screened(self.held_out if activations is None else self._opened(activations), massive)
+    def _scored(self, activations: _Rows | None, outliers: str) -> Float[np.ndarray, "n input_dim"]:
+        rows = screened(self.held_out if activations is None else self._opened(activations), outliers)
         return rows.take(evenly_spaced(rows.num_samples, SCORED))
 
     def sae(
@@ -257,7 +257,7 @@ class LearnedDictionary:
         if epochs is not None:
             check_size("epochs", epochs)
         # What cannot be reached is refused before an encoder is trained.
-        best = self.fvu(None, k, massive="keep")
+        best = self.fvu(None, k, outliers="keep")
         return export(
             self.model,
             pool(self.train),
@@ -318,7 +318,7 @@ def learn(
     *,
     seed: int = 0,
     documents: ArrayLike | None = None,
-    massive: str = "drop",
+    outliers: str = "drop",
     visits: float = 150.0,
     show_progress: bool = True,
 ) -> LearnedDictionary:
@@ -334,7 +334,7 @@ def learn(
       l0: mean L0 at which the dictionary is to be used, at most a quarter of the dimensions.
       seed: of what is learned.
       documents: the document of each row of an array.
-      massive: "drop" leaves rows beyond ten times the median norm out, "keep" learns from them too; either way they are named.
+      outliers: "drop" leaves rows beyond ten times the median norm out, "keep" learns from them too; either way they are named.
       visits: rows that are coded in the whole fit, for each atom: time grows with it, and a quarter still does well.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
 
@@ -347,7 +347,7 @@ def learn(
     """
     check_size("width", width)
     check_seed(seed)
-    rows = screened(opened(activations, documents), massive)
+    rows = screened(opened(activations, documents), outliers)
     _check_sparse("l0", l0, rows.input_dim, width)
     train, held_out = rows.split()
     signals = pool(train)

@@ -1,6 +1,6 @@
 """What to measure: SAEs, dictionaries and controls, all on the same rows of held-out documents.
 
-Fronts, gaps and verdicts score at most `samples` rows of the held-out part of the activations; controls learn from the other
+Curves, gaps and verdicts score at most `samples` rows of the held-out part of the activations; controls learn from the other
 part.
 """
 
@@ -16,7 +16,7 @@ from sae_gap.core import lasso_problem
 from sae_gap.data.activations import Activations
 from sae_gap.data.activations.rows import BLOCKS
 from sae_gap.measure.controls import check_control
-from sae_gap.measure.front import check_varies
+from sae_gap.measure.curve import check_varies
 from sae_gap.measure.subject import Subject, digest
 from sae_gap.saes.loading_report import LoadReport
 
@@ -43,7 +43,7 @@ class Plan:
       l0: the mean L0 at which the gap's weight is sought and dictionaries are compared; None takes the encoder's own.
       controls: names of control dictionaries.
       samples: held-out samples to score, at most.
-      keep_massive: whether rows beyond ten times the median norm are looked at, learned from and scored like others.
+      keep_outliers: whether rows beyond ten times the median norm are looked at, learned from and scored like others.
       seed: of the split, and of whatever controls draw.
       held_out: what is scored; None holds a tenth of the activations out.
       loaded: by name, what `load_report` says of SAEs on the scored samples.
@@ -55,33 +55,33 @@ class Plan:
     l0: float | None = None
     controls: Sequence[str] = ()
     samples: int = 5_000
-    keep_massive: bool = False
+    keep_outliers: bool = False
     seed: int = 0
     held_out: Activations | None = None
     loaded: Mapping[str, LoadReport] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def kept(self) -> Activations:
-        """The activations without massive rows, unless these are kept."""
-        return self.activations if self.keep_massive else self.activations.without_massive()
+        """The activations without outlier tokens, unless these are kept."""
+        return self.activations if self.keep_outliers else self.activations.without_outliers()
 
     @functools.cached_property
     def parts(self) -> tuple[Activations, Activations]:
         """The activations that controls learn from, and those held out."""
         if self.held_out is None:
             return self.kept.split(seed=self.seed)
-        return self.kept, self.held_out if self.keep_massive else self.held_out.without_massive()
+        return self.kept, self.held_out if self.keep_outliers else self.held_out.without_outliers()
 
     @functools.cached_property
     def left_out(self) -> Float[np.ndarray, "n input_dim"]:
-        """Massive rows of what is held out: the share of them that is scored of the others, and one at least."""
-        if self.keep_massive:
+        """Outlier tokens of what is held out: the share of them that is scored of the others, and one at least."""
+        if self.keep_outliers:
             return np.zeros((0, self.activations.input_dim), np.float32)
         if self.held_out is None:
-            held, massive = self.activations.split(seed=self.seed)[1], self.activations.massive.rows
-            rows = np.flatnonzero(np.isin(held.numbers, self.activations.numbers[massive]))
+            held, outliers = self.activations.split(seed=self.seed)[1], self.activations.outliers.rows
+            rows = np.flatnonzero(np.isin(held.numbers, self.activations.numbers[outliers]))
         else:
-            held, rows = self.held_out, self.held_out.massive.rows
+            held, rows = self.held_out, self.held_out.outliers.rows
         most = -(-len(rows) * len(self.places) // self.parts[1].num_samples)
         return held.take(rows[evenly_spaced(len(rows), most)])
 

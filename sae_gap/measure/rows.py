@@ -1,4 +1,4 @@
-"""The activations that a dictionary is learned from and scored on: opened, without massive rows, as many as memory holds."""
+"""The activations that a dictionary is learned from and scored on: opened, without outlier tokens, as many as memory holds."""
 
 import os
 from typing import Any
@@ -10,12 +10,12 @@ from jaxtyping import Float
 
 from sae_gap.core.checks import check_choice, check_unmasked
 from sae_gap.data.activations import Activations, open_activations
-from sae_gap.data.activations.massive import describe
+from sae_gap.data.activations.outliers import describe
 from sae_gap.measure.plan import evenly_spaced
 from sae_gap.storage.tensor_files import brief
 
-# What may become of massive rows.
-MASSIVE = ("drop", "keep")
+# What may become of outlier tokens.
+OUTLIERS = ("drop", "keep")
 # Floats of the rows that are learned from, which lie in memory together.
 POOL = 2**29
 
@@ -42,11 +42,11 @@ def opened(activations: Activations | ArrayLike | str | os.PathLike[str], docume
 
 
 def screened(activations: Activations, policy: str) -> Activations:
-    """The rows that a policy leaves, once massive ones are named."""
-    check_choice("massive", policy, MASSIVE)
-    if len(activations.massive.rows):
+    """The rows that a policy leaves, once outliers are named."""
+    check_choice("outliers", policy, OUTLIERS)
+    if len(activations.outliers.rows):
         logging.warning("%s; %s", describe(activations), "left out" if policy == "drop" else "kept")
-    return activations.without_massive() if policy == "drop" else activations
+    return activations.without_outliers() if policy == "drop" else activations
 
 
 def pool(train: Activations) -> Float[np.ndarray, "n input_dim"]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from sae_gap.measure.chunk import gap_parts, unpack
-from sae_gap.measure.front import l0_ratio
+from sae_gap.measure.curve import l0_ratio
 from sae_gap.storage.results import Row
 
 
@@ -71,26 +71,26 @@ def worst_lines(rows: Iterable[Mapping[str, Any]], most: int = 10) -> list[Row]:
     return lines
 
 
-def front_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
+def curve_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Reconstruction of each subject, and how far each encoder is from the best codes.
 
     Args:
-      rows: rows of a measurement; those of kinds "front" and "weight" are read.
+      rows: rows of a measurement; those of kinds "curve" and "weight" are read.
 
     Returns:
       A line for each subject: of an encoder its `l0`, `fvu` and `refit_fvu`; and of the best codes at that L0 (for a subject
-      without an encoder, at the one at which dictionaries are compared) their `at_l0`, `front_fvu`, and `front_refit_fvu`
+      without an encoder, at the one at which dictionaries are compared) their `at_l0`, `curve_fvu`, and `curve_refit_fvu`
       after least squares on their supports. `fvu_ratio` and `refit_fvu_ratio` hold the encoder's codes, as they are and
-      refitted, against the latter, and `l0_ratio` its refitted codes against the L0 at which the front leaves as much
-      unexplained: 1 is on the front, and None out of its range.
+      refitted, against the latter, and `l0_ratio` its refitted codes against the L0 at which the curve leaves as much
+      unexplained: 1 is on the curve, and None out of its range.
     """
-    fronts, weights = by_subject(rows := list(rows), "front"), by_subject(rows, "weight")
+    curves, weights = by_subject(rows := list(rows), "curve"), by_subject(rows, "weight")
     lines = []
-    for name, points in fronts.items():
+    for name, points in curves.items():
         lasso = [row for row in points if row["codes"] == "lasso"]
         best, mine = matched(points, weights[name][0]), next((row for row in points if row["codes"] == "own"), None)
         line: Row = {"dictionary": name, "role": best["role"], "samples": best["samples"], "at_l0": best["l0"]}
-        line |= {"front_fvu": best["fvu"], "front_refit_fvu": best["refit_fvu"]}
+        line |= {"curve_fvu": best["fvu"], "curve_refit_fvu": best["refit_fvu"]}
         line["certificate"] = max(row["certificate"] for row in lasso)
         if mine is not None:
             line |= {column: mine[column] for column in ("l0", "fvu", "refit_l0", "refit_fvu")}

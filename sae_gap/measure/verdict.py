@@ -104,9 +104,9 @@ class Verdict:
       explained: by the best codes there.
       learned: those against the same on the dictionary that `online_dl` learned; None where it was left out.
       atoms: of this dictionary and of the learned one.
-      massive: of all activations, in words; None where no row is massive.
-      with_massive: FVU of the best codes and of its own, without and with massive rows of the held-out documents; empty where
-        these hold none, or are kept.
+      outliers: of all activations, in words; None where no row is an outlier.
+      with_outliers: FVU of the best codes and of its own, without and with outlier tokens of the held-out documents; empty
+        where these hold none, or are kept.
     """
 
     dictionary: str
@@ -123,8 +123,8 @@ class Verdict:
     explained: float
     learned: Comparison | None
     atoms: tuple[int, ...]
-    massive: str | None = None
-    with_massive: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    outliers: str | None = None
+    with_outliers: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def judged(self) -> bool:
@@ -139,8 +139,8 @@ class Verdict:
         if self.encoder is not None:
             found["Values"] = self._values()
         found["Dictionary"] = self._dictionary()
-        if self.massive is not None:
-            found["Massive rows"] = self._massive()
+        if self.outliers is not None:
+            found["Outlier tokens"] = self._outliers()
         if self.samples < FEW:
             found["Samples"] = f"only {self.samples} rows of {self.documents} were scored, so intervals are wide"
         return found
@@ -148,9 +148,9 @@ class Verdict:
     def __str__(self) -> str:
         return "\n".join(f"{name}: {sentence}" for name, sentence in self.lines.items())
 
-    def _massive(self) -> str:
-        told = [f"{words} {one:.3g} without and {other:.3g} with them" for words, (one, other) in self.with_massive.items()]
-        return f"{self.massive}; FVU of {', of '.join(told)}" if told else str(self.massive)
+    def _outliers(self) -> str:
+        told = [f"{words} {one:.3g} without and {other:.3g} with them" for words, (one, other) in self.with_outliers.items()]
+        return f"{self.outliers}; FVU of {', of '.join(told)}" if told else str(self.outliers)
 
     def _loading(self) -> str:
         if not self.suspicions:
@@ -218,21 +218,21 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
     rows = list(rows)
     documents = next(row for row in rows if row["kind"] == "documents")
     variance = documents["variance"]
-    fronts, weights, loads = (by_subject(rows, kind) for kind in ("front", "weight", "load"))
+    curves, weights, loads = (by_subject(rows, kind) for kind in ("curve", "weight", "load"))
     gaps = {line["dictionary"]: line for line in gap_lines(rows)}
-    common = {name: matched(points, weights[name][0], "common") for name, points in fronts.items()}
+    common = {name: matched(points, weights[name][0], "common") for name, points in curves.items()}
     rival = common.get(RIVAL)
-    told = documents["massive"] and f"{documents['massive']}; they are {'kept' if documents['massive_kept'] else 'left out'}"
-    massive = by_subject(rows, "massive")
+    told = documents["outliers"] and f"{documents['outliers']}; they are {'kept' if documents['outliers_kept'] else 'left out'}"
+    outliers = by_subject(rows, "outliers")
     found = []
-    for name, points in fronts.items():
+    for name, points in curves.items():
         if points[0]["role"] == "control":
             continue
         weight, here = weights[name][0], common[name]
         own = next((row for row in points if row["codes"] == "own"), None)
         best = matched(points, weight, "own") if own is not None and own["l0"] > 0 else None
         codes = {
-            "the best codes at one weight, where massive rows use many latents,": (best or here, "lasso_fvu"),
+            "the best codes at one weight, where outlier tokens use many latents,": (best or here, "lasso_fvu"),
             "its own": (own, "own_fvu"),
         }
         found.append(
@@ -251,11 +251,11 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
                 explained=1 - here["refit_fvu"],
                 learned=None if rival is None else compare(here["refit_errors"], rival["refit_errors"], variance),
                 atoms=(here["num_latents"],) if rival is None else (here["num_latents"], rival["num_latents"]),
-                massive=told,
-                with_massive={
-                    words: (row["refit_fvu"], massive[name][0][column])
+                outliers=told,
+                with_outliers={
+                    words: (row["refit_fvu"], outliers[name][0][column])
                     for words, (row, column) in codes.items()
-                    if name in massive and row is not None
+                    if name in outliers and row is not None
                 },
             )
         )
@@ -265,8 +265,8 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
 def compare_dictionaries(rows: Iterable[Mapping[str, Any]], one: str, other: str) -> Comparison:
     """What the best codes on two dictionaries, named as in the rows of `run`, explain at the common L0."""
     rows = list(rows)
-    fronts, weights = by_subject(rows, "front"), by_subject(rows, "weight")
-    best, rival = (matched(fronts[name], weights[name][0], "common")["refit_errors"] for name in (one, other))
+    curves, weights = by_subject(rows, "curve"), by_subject(rows, "weight")
+    best, rival = (matched(curves[name], weights[name][0], "common")["refit_errors"] for name in (one, other))
     return compare(best, rival, next(row["variance"] for row in rows if row["kind"] == "documents"))
 
 

@@ -153,7 +153,7 @@ class Models:
             learner,
             [one.task for one in wanted],
             [one.key for one in wanted],
-            at=sorted({*at, *(learner.landmarks if stored else ())}),
+            at=sorted({*at, *(learner.snapshots if stored else ())}),
             bases=None if learner.base is None else [one.base for one in wanted if one.base is not None],
             checkpoints=saves,
             keep=keep,

@@ -46,7 +46,7 @@ def test_studies_are_named_after_their_files_and_have_a_title():
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_stored_fit_keeps_the_models_that_any_study_scores(name, protocol):
     for method in methods(name, protocol=protocol):
-        assert set(method.at) <= {*method.learner.landmarks, method.learner.num_steps}
+        assert set(method.at) <= {*method.learner.snapshots, method.learner.num_steps}
 
 
 @pytest.mark.parametrize("name", STUDIES)

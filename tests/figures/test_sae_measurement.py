@@ -9,7 +9,7 @@ SIZES = {"num_latents": 64, "input_dim": 16, "seed": 0}
 
 
 def points(name, role, shift=1.0, own=None):
-    told = {"kind": "front", "dictionary": name, "role": role, "samples": 500, **SIZES}
+    told = {"kind": "curve", "dictionary": name, "role": role, "samples": 500, **SIZES}
     found = [
         told | {"codes": "lasso", "l0": l0, "fvu": shift * 2 / l0, "refit_l0": l0, "refit_fvu": shift / l0, "lam": 1 / l0}
         for l0 in (4.0, 8.0, 16.0)
@@ -20,8 +20,8 @@ def points(name, role, shift=1.0, own=None):
 OWN = {"l0": 8.0, "fvu": 0.2, "refit_l0": 7.9, "refit_fvu": 0.15}
 
 
-def test_the_front_names_what_the_encoder_leaves_and_what_it_could():
-    figure = figures.front([*points("my_sae", "sae", own=OWN), *points("random", "control", 3.0)])
+def test_the_curve_names_what_the_encoder_leaves_and_what_it_could():
+    figure = figures.fvu_curve([*points("my_sae", "sae", own=OWN), *points("random", "control", 3.0)])
     assert "with 8 latents my_sae leaves 0.150" in figure.get_label().replace("With", "with")
     assert "could leave 0.125" in figure.get_label()
     axes = figure.axes[0]
@@ -37,23 +37,25 @@ def test_the_front_names_what_the_encoder_leaves_and_what_it_could():
 
 @pytest.mark.parametrize("name", ["$\\frac$", "a$b$c", "_mine"])
 def test_a_name_is_drawn_to_the_letter(name):
-    legend = figures.front(points(name, "sae", own=OWN)).legends[0]
+    legend = figures.fvu_curve(points(name, "sae", own=OWN)).legends[0]
     assert name in {text.get_text() for text in legend.get_texts()}
     assert not any(text.get_parse_math() for text in legend.get_texts())
 
 
 def test_two_saes_have_two_colours_and_a_decoder_alone_has_no_encoder():
-    figure = figures.front([*points("one", "sae", own=OWN), *points("two", "sae", 2.0, own=OWN)])
+    figure = figures.fvu_curve([*points("one", "sae", own=OWN), *points("two", "sae", 2.0, own=OWN)])
     colours = {matplotlib.colors.to_hex(line.get_color()) for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 3}
     assert len(colours) == 2
-    alone = figures.front(points("D", "dictionary"))
+    alone = figures.fvu_curve(points("D", "dictionary"))
     assert "encoder" not in {text.get_text() for text in alone.legends[0].get_texts()} and "D can leave" in alone.get_label()
 
 
-def test_fronts_that_lie_on_each_other_are_all_to_be_seen():
+def test_curves_that_lie_on_each_other_are_all_to_be_seen():
     def widths(*names, shift=1.0):
         rows = [row for place, name in enumerate(names) for row in points(name, "sae", shift**place, own=OWN)]
-        return [line.get_linewidth() for line in figures.front(rows).axes[0].get_lines() if len(line.get_xdata()) == 3][1::2]
+        return [line.get_linewidth() for line in figures.fvu_curve(rows).axes[0].get_lines() if len(line.get_xdata()) == 3][
+            1::2
+        ]
 
     # Drawn in their order, so that each is broader than what comes upon it.
     first, second, third = widths("one", "two", "three")
@@ -84,4 +86,4 @@ def test_coherence_is_drawn_from_the_least_to_the_most():
 
 
 def test_nothing_gives_nothing():
-    assert figures.front([]) is None and figures.gap_parts([]) is None and figures.coherence([]) is None
+    assert figures.fvu_curve([]) is None and figures.gap_parts([]) is None and figures.coherence([]) is None

@@ -165,7 +165,7 @@ def test_a_float_does_not_change_the_program(tasks):
 
 
 @pytest.mark.parametrize("name", ["sae", "dl_fista", "softplus_adam"])
-def test_a_massive_row_is_learned_from_as_one_of_the_median_norm(name, task):
+def test_a_outliers_row_is_learned_from_as_one_of_the_median_norm(name, task):
     signals = np.array(task.train.signals)
     row = 9
     usual, given = signals.copy(), signals.copy()

@@ -7,7 +7,7 @@ from scipy.optimize import nnls
 
 from sae_gap import measure
 from sae_gap.core.types import Model
-from sae_gap.measure import coding, front
+from sae_gap.measure import coding, curve
 from sae_gap.measure.coding import code, code_chosen, code_lasso, pursued
 from sae_gap.solvers import orthogonal_matching_pursuit, sparse_code
 
@@ -22,8 +22,8 @@ X = np.random.default_rng(1).normal(size=(20, 6)).astype(np.float32)
 
 
 def test_values_are_decoded_as_they_are_and_after_non_negative_least_squares(subject, monkeypatch):
-    monkeypatch.setattr(front, "LEAST", 8)
-    monkeypatch.setattr(front, "CHUNK", 8)
+    monkeypatch.setattr(curve, "LEAST", 8)
+    monkeypatch.setattr(curve, "CHUNK", 8)
     values = np.abs(np.random.default_rng(2).normal(size=(20, 12))).astype(np.float32)
     values[:, 1:][values[:, 1:] < 1] = 0
     parts = iter((values[:8], values[8:16], values[16:]))
@@ -41,8 +41,8 @@ def test_values_are_decoded_as_they_are_and_after_non_negative_least_squares(sub
 
 
 def test_the_certificate_is_the_largest_of_all_chunks(subject, monkeypatch):
-    monkeypatch.setattr(front, "LEAST", 8)
-    monkeypatch.setattr(front, "CHUNK", 8)
+    monkeypatch.setattr(curve, "LEAST", 8)
+    monkeypatch.setattr(curve, "CHUNK", 8)
     most = iter((100, 1, 100))
     monkeypatch.setattr(coding, "sparse_code", lambda *given, **also: sparse_code(*given, **also, max_iterations=next(most)))
     found, certificate = code_lasso(subject, X, 0.1)
@@ -50,8 +50,8 @@ def test_the_certificate_is_the_largest_of_all_chunks(subject, monkeypatch):
 
 
 def test_the_first_atoms_of_a_pursuit_are_those_of_a_shorter_one(subject, monkeypatch):
-    monkeypatch.setattr(front, "LEAST", 8)
-    monkeypatch.setattr(front, "CHUNK", 8)
+    monkeypatch.setattr(curve, "LEAST", 8)
+    monkeypatch.setattr(curve, "CHUNK", 8)
     order, atoms = pursued(subject, X, 3), np.asarray(subject.dictionary)
     assert order.shape == (20, 3)
     for steps in (2, 3):

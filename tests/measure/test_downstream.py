@@ -26,7 +26,7 @@ def windows(rows=slice(None)):
 
 
 def before(batch):
-    # The first token of each text is massive.
+    # The first token of each text is outliers.
     return EMBEDDING[batch.tokens] * np.where(batch.positions == 0, 1_000, 1)[..., None]
 
 
@@ -46,9 +46,9 @@ def log_probabilities(hidden):
 def expected(guess, scored, replaced):
     """Cross-entropy and divergence the long way."""
     clean = np.where(REAL[..., None], before(windows()), 0)
-    spliced = clean.copy()
-    spliced[REAL] = np.where(replaced[:, None], guess, clean[REAL])
-    p, q = log_probabilities(clean), log_probabilities(spliced)
+    patched = clean.copy()
+    patched[REAL] = np.where(replaced[:, None], guess, clean[REAL])
+    p, q = log_probabilities(clean), log_probabilities(patched)
     ce, kl = [], []
     for row, place in np.argwhere(REAL)[scored]:
         ce.append(-q[row, place, TOKENS[row, place + 1]])
@@ -56,13 +56,13 @@ def expected(guess, scored, replaced):
     return np.array(ce), np.array(kl)
 
 
-@pytest.mark.parametrize("massive", ["drop", "keep"])
-def test_nats_are_those_of_numpy(massive, monkeypatch):
+@pytest.mark.parametrize("outliers", ["drop", "keep"])
+def test_nats_are_those_of_numpy(outliers, monkeypatch):
     monkeypatch.setattr(downstream, "CHUNK", 4)
-    found = Downstream(NETWORK, [windows([0]), windows([1])], first=1, special=(0,), massive=massive)
+    found = Downstream(NETWORK, [windows([0]), windows([1])], first=1, special=(0,), outliers=outliers)
     positions, tokens = POSITIONS[REAL], TOKENS[REAL]
-    np.testing.assert_array_equal(found.massive, positions == 0)
-    replaced = (tokens != 0) & ((positions > 0) | (massive == "keep"))
+    np.testing.assert_array_equal(found.outliers, positions == 0)
+    replaced = (tokens != 0) & ((positions > 0) | (outliers == "keep"))
     np.testing.assert_array_equal(found.replaced, replaced)
     # The last token of each text has no next one within it.
     scored = replaced & (positions > 0) & ~np.isin(np.arange(13), [4, 6, 12])
@@ -90,7 +90,7 @@ def test_nats_are_those_of_numpy(massive, monkeypatch):
     np.testing.assert_allclose(score["errors"], [errors[:5].sum(), errors[5:7].sum(), errors[7:].sum()], rtol=1e-6)
     assert score["fvu"] == pytest.approx(sum(score["errors"]) / found.variance.sum(), rel=1e-5)
     rows = tokens != 0
-    assert score["fvu_massive"] == pytest.approx(explained(found.activations[rows], guess[rows])["fvu"])
+    assert score["fvu_outliers"] == pytest.approx(explained(found.activations[rows], guess[rows])["fvu"])
 
 
 def test_explained_variance_by_each_definition():

@@ -12,7 +12,7 @@ from sae_gap.core.types import Model
 from sae_gap.data.activations import open_activations
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
-from sae_gap.measure import front
+from sae_gap.measure import curve
 from sae_gap.measure import jobs as module
 from sae_gap.solvers import sparse_code
 
@@ -87,20 +87,21 @@ def test_the_gap_is_that_of_scikit_learn_on_held_out_documents(rows, model, acti
     assert [one["relative_gap"] for one in worst] == pytest.approx((gaps / objective(best))[order], rel=1e-4)
 
 
-def test_fronts_gaps_and_verdicts_are_of_the_same_samples_and_have_one_fvu(rows, plan):
+def test_curves_gaps_and_verdicts_are_of_the_same_samples_and_have_one_fvu(rows, plan):
     _, held = plan.activations.split(seed=0)
     x = held.take(np.arange(held.num_samples))
-    expected = measure.measure_front(plan.subjects[0], x, [LAM * share for share in (2, 1.4, 1, 0.7)])
-    points = [row for row in rows if row["kind"] == "front" and row["codes"] == "lasso"]
+    expected = measure.measure_curve(plan.subjects[0], x, [LAM * share for share in (2, 1.4, 1, 0.7)])
+    points = [row for row in rows if row["kind"] == "curve" and row["codes"] == "lasso"]
     found = {row["lam"]: row["fvu"] for row in points}
     for point in expected.points:
         assert found[point.lam] == pytest.approx(point.fvu, rel=1e-4)
-    (line,), (gap,), (verdict,) = measure.front_lines(rows), measure.gap_lines(rows), measure.verdict(rows)
+    (line,), (gap,), (verdict,) = measure.curve_lines(rows), measure.gap_lines(rows), measure.verdict(rows)
     codes = plan.subjects[0].encode(plan.subjects[0].target(x))
     own = measure.fvu(x, plan.subjects[0].decode(codes, x))
-    assert line["fvu"] == pytest.approx(own) and gap["fvu"] == pytest.approx(own) and 1 - verdict.own_explained == line["fvu"]
+    assert line["fvu"] == pytest.approx(own) and gap["fvu"] == pytest.approx(own)
+    assert 1 - verdict.own_explained == pytest.approx(line["fvu"])
     assert gap["optimum_fvu"] == pytest.approx(found[LAM], rel=1e-4)
-    assert verdict.encoder.one == pytest.approx(1 - line["front_refit_fvu"]) and line["fvu_ratio"] > 1
+    assert verdict.encoder.one == pytest.approx(1 - line["curve_refit_fvu"]) and line["fvu_ratio"] > 1
     assert verdict.encoder.other == pytest.approx(1 - line["refit_fvu"])
     assert (
         line["samples"] == gap["samples"] == verdict.samples == held.num_samples and verdict.documents == "30 contiguous blocks"
@@ -109,41 +110,41 @@ def test_fronts_gaps_and_verdicts_are_of_the_same_samples_and_have_one_fvu(rows,
 
 def test_fewer_samples_are_spread_over_the_documents(plan, tmp_path):
     found = measure.run(dataclasses.replace(plan, samples=10), Store(tmp_path))
-    assert {row["samples"] for row in found if row["kind"] in ("front", "gap")} == {10}
+    assert {row["samples"] for row in found if row["kind"] in ("curve", "gap")} == {10}
     assert len({one["document"] for one in measure.worst_lines(found)}) == 3
 
 
-def test_massive_rows_are_left_out_unless_they_are_kept_and_said_to_be_there(plan, model, activations, tmp_path):
+def test_outlier_tokens_are_left_out_unless_they_are_kept_and_said_to_be_there(plan, model, activations, tmp_path):
     x = activations.take(np.arange(300))
     held = np.unique(activations.split(seed=0)[1].documents)
-    massive = np.array([50, held[0] * 10, held[1] * 10 + 3])
-    x[massive] = 300 * x[massive] + 5
+    outliers = np.array([50, held[0] * 10, held[1] * 10 + 3])
+    x[outliers] = 300 * x[outliers] + 5
     loud = open_activations(x, documents=activations.documents)
     found = measure.run(dataclasses.replace(plan, activations=loud), Store(tmp_path))
     (verdict,), (weight,) = measure.verdict(found), (row for row in found if row["kind"] == "weight")
-    assert verdict.samples == 28 and not {one["index"] for one in measure.worst_lines(found)} & {*massive.tolist()}
-    assert "3 of 300 rows are massive" in str(verdict) and "left out" in str(verdict)
+    assert verdict.samples == 28 and not {one["index"] for one in measure.worst_lines(found)} & {*outliers.tolist()}
+    assert "3 of 300 rows are outliers" in str(verdict) and "left out" in str(verdict)
     # Of the scored rows and those of the held-out part.
-    every = np.concatenate([np.delete(x.reshape(30, 10, -1)[held].reshape(30, -1), [0, 13], axis=0), x[massive[1:]]])
+    every = np.concatenate([np.delete(x.reshape(30, 10, -1)[held].reshape(30, -1), [0, 13], axis=0), x[outliers[1:]]])
     subject = plan.subjects[0]
     target = subject.target(every)
     codes = {
         "its own": subject.encode(target),
-        "the best codes at one weight, where massive rows use many latents,": sparse_code(
+        "the best codes at one weight, where outlier tokens use many latents,": sparse_code(
             target, subject.dictionary, weight["own_lam"]
         ).codes,
     }
     for name, values in codes.items():
         again = measure.refit(target, subject.dictionary, values != 0)
-        assert verdict.with_massive[name][1] == pytest.approx(measure.fvu(every, subject.decode(again, every)), rel=1e-3)
-    assert verdict.with_massive["its own"][0] == pytest.approx(1 - verdict.encoder.other)
-    (kept,) = measure.verdict(measure.run(dataclasses.replace(plan, activations=loud, keep_massive=True), Store(tmp_path)))
-    assert kept.samples == 30 and "they are kept" in str(kept) and not kept.with_massive
+        assert verdict.with_outliers[name][1] == pytest.approx(measure.fvu(every, subject.decode(again, every)), rel=1e-3)
+    assert verdict.with_outliers["its own"][0] == pytest.approx(1 - verdict.encoder.other)
+    (kept,) = measure.verdict(measure.run(dataclasses.replace(plan, activations=loud, keep_outliers=True), Store(tmp_path)))
+    assert kept.samples == 30 and "they are kept" in str(kept) and not kept.with_outliers
 
 
 def test_chunks_change_nothing(rows, plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(front, "LEAST", 10)
-    monkeypatch.setattr(front, "CODES", 0)
+    monkeypatch.setattr(curve, "LEAST", 10)
+    monkeypatch.setattr(curve, "CODES", 0)
     chunked = measure.run(plan, Store(tmp_path))
     assert kinds(chunked).count("gap") == 3 and kinds(rows).count("gap") == 1
     (one,), (whole,) = measure.gap_lines(chunked), measure.gap_lines(rows)
@@ -154,8 +155,8 @@ def test_chunks_change_nothing(rows, plan, tmp_path, monkeypatch):
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_rows(plan, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(front, "LEAST", 10)
-    monkeypatch.setattr(front, "CODES", 0)
+    monkeypatch.setattr(curve, "LEAST", 10)
+    monkeypatch.setattr(curve, "CODES", 0)
     measured, measure_chunk = [], module.measure_chunk
 
     def stopping(*given, **told):
@@ -271,13 +272,13 @@ def test_a_decoder_alone_and_its_controls(model, activations, tmp_path):
     found = measure.run(plan, Store(tmp_path))
     (line,) = measure.gap_lines(found)
     assert line["samples"] == 30 and "gap" not in line and line["optimum_fvu"] < 0.5 and measure.worst_lines(found) == []
-    fronts = {line["dictionary"]: line for line in measure.front_lines(found)}
-    assert list(fronts) == ["atoms", "random", "samples"]
-    assert fronts["random"]["role"] == "control" and "fvu_ratio" not in fronts["atoms"]
-    assert fronts["atoms"]["front_refit_fvu"] < fronts["random"]["front_refit_fvu"]
+    curves = {line["dictionary"]: line for line in measure.curve_lines(found)}
+    assert list(curves) == ["atoms", "random", "samples"]
+    assert curves["random"]["role"] == "control" and "fvu_ratio" not in curves["atoms"]
+    assert curves["atoms"]["curve_refit_fvu"] < curves["random"]["curve_refit_fvu"]
     lines = {line["dictionary"]: line for line in measure.atom_lines(found)}
     assert lines["atoms"]["agreement"] is None and 0 < lines["random"]["agreement"] < 1
-    assert all(line["at_l0"] == pytest.approx(2, abs=0.05) for line in fronts.values())
+    assert all(line["at_l0"] == pytest.approx(2, abs=0.05) for line in curves.values())
 
 
 def test_an_encoder_that_fires_nearly_everything_is_held_to_what_a_sparse_code_can_be(model, activations, tmp_path):
@@ -291,14 +292,14 @@ def test_an_encoder_that_fires_nearly_everything_is_held_to_what_a_sparse_code_c
 
 
 def test_what_is_scored_tells_a_measurement_from_another(model, activations, tmp_path):
-    """Held-out rows of two kinds in one store, and massive ones among them."""
+    """Held-out rows of two kinds in one store, and outliers among them."""
     train, held = activations.split()
     x = held.take(np.arange(held.num_samples))
     found = []
     for rows in (x, np.concatenate([x * 0.1, 300 * x[:1]])):
         plan = measure.Plan([measure.of_model("mine", model)], train, lam=LAM, held_out=open_activations(rows))
         found.append(measure.run(plan, Store(tmp_path)))
-    first, second = (measure.front_lines(rows)[0]["fvu"] for rows in found)
+    first, second = (measure.curve_lines(rows)[0]["fvu"] for rows in found)
     assert first != pytest.approx(second, rel=0.01)
-    told = [next(row["massive"] for row in rows if row["kind"] == "documents") for rows in found]
-    assert told[0] is None and "1 of 31 rows is massive" in told[1]
+    told = [next(row["outliers"] for row in rows if row["kind"] == "documents") for rows in found]
+    assert told[0] is None and "1 of 31 rows is an outlier" in told[1]

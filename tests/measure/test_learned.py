@@ -12,7 +12,7 @@ from sae_gap import Setting
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.measure import learned as front
+from sae_gap.measure import learned as curve
 from sae_gap.measure import rows
 from sae_gap.measure.training import fit_signals
 
@@ -26,7 +26,7 @@ def task():
 
 @pytest.fixture(scope="module")
 def activations(task):
-    """With a mean of their own and two massive rows."""
+    """With a mean of their own and two outlier tokens."""
     x = np.array(task.train.signals) + 2
     x[[5, 700]] *= 300
     return x
@@ -42,8 +42,8 @@ def fresh(task):
     return np.asarray(task.id.signals)[:60] + 2
 
 
-def test_it_finds_the_dictionary_whatever_the_massive_rows(task, activations, learned):
-    kept = sae_gap.learn(activations, WIDTH, L0, visits=40, massive="keep")
+def test_it_finds_the_dictionary_whatever_the_outliers_rows(task, activations, learned):
+    kept = sae_gap.learn(activations, WIDTH, L0, visits=40, outliers="keep")
     assert learned.train.num_samples + learned.held_out.num_samples == len(activations) - 2
     assert kept.train.num_samples + kept.held_out.num_samples == len(activations)
     for dictionary in (learned, kept):
@@ -88,10 +88,10 @@ def test_the_codes_of_a_row_do_not_depend_on_its_company(learned, fresh):
 
 def test_its_fvu_is_that_of_the_report(learned, fresh):
     report = learned.report(np.concatenate([fresh, 300 * fresh[:1]]))
-    assert {line["dictionary"] for line in report.fronts} == {"learned", "random", "samples"}
-    assert learned.fvu(fresh) == pytest.approx(report.fronts[0]["front_refit_fvu"], rel=1e-4)
+    assert {line["dictionary"] for line in report.curves} == {"learned", "random", "samples"}
+    assert learned.fvu(fresh) == pytest.approx(report.curves[0]["curve_refit_fvu"], rel=1e-4)
     assert report.best == "samples" and report.lead.low > 0 and "samples" in repr(report)
-    assert "With 1 massive row its FVU is" in repr(report)
+    assert "With 1 outlier token its FVU is" in repr(report)
     # By the codes at the weight of the rows that were learned from, which have about this L0.
     x, rebuilt = fresh.astype(float), learned.decode(learned.encode(fresh))
     by_hand = np.sum((x - rebuilt) ** 2) / np.sum((x - x.mean(axis=0)) ** 2)
@@ -99,23 +99,23 @@ def test_its_fvu_is_that_of_the_report(learned, fresh):
     assert learned.fvu(l0=2 * L0) < learned.fvu() < learned.fvu(l0=L0 / 2)
 
 
-def test_massive_rows_are_left_out_of_a_score_unless_they_are_kept(learned, fresh):
+def test_outlier_tokens_are_left_out_of_a_score_unless_they_are_kept(learned, fresh):
     # Of one atom, since a support that is nearly full takes seconds.
     row = learned.bias + 12 * np.median(np.linalg.norm(fresh, axis=1)) * learned.atoms[:, 0]
     spoilt = np.concatenate([fresh, row[None].astype(np.float32)])
     assert learned.fvu(spoilt) == pytest.approx(learned.fvu(fresh), rel=1e-6)
-    assert learned.fvu(spoilt, massive="keep") != pytest.approx(learned.fvu(fresh), rel=0.01)
+    assert learned.fvu(spoilt, outliers="keep") != pytest.approx(learned.fvu(fresh), rel=0.01)
     assert learned.encode(spoilt).shape == (61, WIDTH)
 
 
 @pytest.mark.parametrize(("policy", "told"), [("drop", "left out"), ("keep", "kept")])
-def test_what_becomes_of_massive_rows_is_told(activations, caplog, policy, told):
+def test_what_becomes_of_outliers_rows_is_told(activations, caplog, policy, told):
     rows.screened(rows.opened(activations), policy)
     assert caplog.text.rstrip().endswith(f"; {told}")
 
 
 def test_the_certificate_is_that_of_the_worst_row_of_all_chunks(monkeypatch, learned, fresh):
-    monkeypatch.setattr(front, "CHUNK", 20)
+    monkeypatch.setattr(curve, "CHUNK", 20)
     parts, found = np.split(fresh, 3), []
     for part in parts:
         learned.encode(part)
@@ -158,13 +158,13 @@ def test_matching_pursuit_on_the_dictionary_itself_has_nothing_to_train(tmp_path
     correlations = (fresh - learned.bias) @ learned.atoms
     first = np.abs(correlations).argmax(axis=1)
     assert (np.take_along_axis(codes, first[:, None], axis=1) != 0).all() and (np.count_nonzero(codes, axis=1) == L0).all()
-    # Massive rows that were kept count in both scores.
+    # Outlier tokens that were kept count in both scores.
     spoilt = np.concatenate([fresh, 300 * fresh[:1]])
     held_out = sae_gap.open_activations(spoilt)
     kept = sae_gap.LearnedDictionary(learned.model, L0, learned.train, held_out, 0).sae(encoder="mp")
     rebuilt = np.asarray(made.model.encode(made.model, spoilt)) @ learned.atoms.T + learned.bias
     assert kept.fvu == pytest.approx(sae_gap.fvu(spoilt, rebuilt), rel=1e-4)
-    assert kept.best_fvu == pytest.approx(learned.fvu(spoilt, massive="keep"), rel=1e-4)
+    assert kept.best_fvu == pytest.approx(learned.fvu(spoilt, outliers="keep"), rel=1e-4)
 
 
 def test_in_double_precision_rows_of_single_are_learned_from_in_double(activations):
@@ -214,7 +214,7 @@ def test_the_unit_of_the_activations_does_not_matter(activations, learned):
         (lambda x, d: sae_gap.learn(x, WIDTH, 31), "l0"),
         (lambda x, d: sae_gap.learn(x, 3, 3), "fewer than the 3 atoms"),
         (lambda x, d: sae_gap.learn(x, WIDTH, L0, seed=-1), "seed"),
-        (lambda x, d: sae_gap.learn(x, WIDTH, L0, massive="clip"), "massive"),
+        (lambda x, d: sae_gap.learn(x, WIDTH, L0, outliers="clip"), "outliers"),
         (lambda x, d: sae_gap.learn(np.ones((50, 30), np.float32), WIDTH, L0), "alike"),
         (lambda x, d: sae_gap.learn([x[:30], x[30:100]], WIDTH, L0), "make no array .*; join documents"),
         (lambda x, d: sae_gap.learn("nowhere.npy", WIDTH, L0), "neither a file nor a folder"),

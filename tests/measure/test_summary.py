@@ -3,27 +3,27 @@
 import numpy as np
 import pytest
 
-from sae_gap.measure import atom_lines, front_lines, gap_lines, worst_lines
+from sae_gap.measure import atom_lines, curve_lines, gap_lines, worst_lines
 from sae_gap.measure.chunk import pack
 
 
 def point(name, l0, fvu, codes="lasso", **others):
-    row = {"kind": "front", "dictionary": name, "codes": codes, "role": "sae", "samples": 9, "l0": l0, "fvu": fvu}
+    row = {"kind": "curve", "dictionary": name, "codes": codes, "role": "sae", "samples": 9, "l0": l0, "fvu": fvu}
     return row | {"refit_l0": l0, "refit_fvu": fvu / 2, "certificate": 1e-7 * l0, "lam": 1 / l0} | others
 
 
-def test_a_front_is_read_at_the_encoders_l0_or_at_the_common_one():
+def test_a_curve_is_read_at_the_encoders_l0_or_at_the_common_one():
     # FVU is 0.8 / L0 here, a line in logarithms, and half of that after least squares.
     rows = [*(point("mine", l0, 0.8 / l0) for l0 in (1.0, 2.0, 4.0)), point("mine", 2.0, 0.3, "own", refit_fvu=0.25, lam=None)]
     rows += [point("random", l0, 0.9) for l0 in (1.0, 4.0)]
     weights = {"mine": {"own_lam": 0.5, "common_lam": 0.25}, "random": {"common_lam": 0.25}}
     rows += [{"kind": "weight", "dictionary": name, **weight} for name, weight in weights.items()]
-    mine, random = front_lines(rows)
-    assert (mine["at_l0"], mine["front_fvu"], mine["front_refit_fvu"]) == (2, 0.4, 0.2)
+    mine, random = curve_lines(rows)
+    assert (mine["at_l0"], mine["curve_fvu"], mine["curve_refit_fvu"]) == (2, 0.4, 0.2)
     assert mine["fvu_ratio"] == pytest.approx(0.3 / 0.2) and mine["refit_fvu_ratio"] == pytest.approx(0.25 / 0.2)
-    # Least squares on the front have an FVU of 0.25 at an L0 of 1.6.
+    # Least squares on the curve have an FVU of 0.25 at an L0 of 1.6.
     assert mine["l0_ratio"] == pytest.approx(2 / 1.6) and mine["certificate"] == pytest.approx(4e-7)
-    assert random["at_l0"] == 4 and random["front_fvu"] == 0.9 and "fvu_ratio" not in random
+    assert random["at_l0"] == 4 and random["curve_fvu"] == 0.9 and "fvu_ratio" not in random
 
 
 def chunk(samples, certificate, used, **others):

@@ -101,7 +101,7 @@ def test_several_are_ranked_and_a_lead_that_may_be_none_is_told(rows):
     assert "of bad_encoder is the best" in sentence and "those of bad_dictionary" in sentence
     assert sentence.endswith("does not hold zero.")
     sparser = [
-        row | {"l0": row["l0"] / 2} if row.get("dictionary") == "bad_dictionary" and row["kind"] == "front" else row
+        row | {"l0": row["l0"] / 2} if row.get("dictionary") == "bad_dictionary" and row["kind"] == "curve" else row
         for row in rows
     ]
     assert "bad_dictionary (at L0 1.5)" in measure.ranking([row for row in sparser if row.get("dictionary") != "shrunk"])[1]

@@ -32,7 +32,7 @@ class Walk(Learner):
     rate: float = 0.1
     until: float = 100.0
 
-    landmarks = (1, 4, 50)
+    snapshots = (1, 4, 50)
 
     def init(self, data, *, num_latents, key, base=None):
         atoms = jax.random.normal(key, (data.signals.shape[1], num_latents)) if base is None else base.decoder

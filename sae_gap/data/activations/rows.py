@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sae_gap.core.checks import as_real, check_number, check_seed, check_size
-from sae_gap.data.activations.massive import Massive, find_massive, norms
+from sae_gap.data.activations.outliers import Outliers, find_outliers, norms
 from sae_gap.data.activations.tables import Table
 
 # Contiguous blocks that stand for documents where the files name none.
@@ -26,7 +26,7 @@ class Activations:
     _tables: tuple[Table, ...]
     # (runs, 2): where each run of rows begins and ends, counted through all files.
     _runs: Int[np.ndarray, "runs 2"]
-    # The rows that massive ones were left out of, by which a split draws its documents.
+    # The rows that outliers were left out of, by which a split draws its documents.
     _whole: "Activations | None" = None
 
     @property
@@ -58,17 +58,17 @@ class Activations:
         return np.concatenate([np.arange(start, stop) for start, stop in self._runs])
 
     @functools.cached_property
-    def massive(self) -> Massive:
-        """The rows whose norm is beyond `massive.FACTOR` times the median norm. All rows are read for it, in chunks."""
+    def outliers(self) -> Outliers:
+        """The rows whose norm is beyond `outliers.FACTOR` times the median norm. All rows are read for it, in chunks."""
         if self._whole is not None:
-            return Massive(np.zeros(0, int), np.zeros(0))
-        return find_massive(np.concatenate([norms(chunk) for chunk in self.chunks(SPAN)]))
+            return Outliers(np.zeros(0, int), np.zeros(0))
+        return find_outliers(np.concatenate([norms(chunk) for chunk in self.chunks(SPAN)]))
 
-    def without_massive(self) -> "Activations":
-        """The rows that are not massive. Split, they fall into the parts that they are in where massive ones are kept."""
-        if not len(self.massive.rows):
+    def without_outliers(self) -> "Activations":
+        """The rows that are no outliers. Split, they fall into the parts that they are in where outliers are kept."""
+        if not len(self.outliers.rows):
             return self
-        kept = self._where(np.delete(np.arange(self.num_samples), self.massive.rows))
+        kept = self._where(np.delete(np.arange(self.num_samples), self.outliers.rows))
         return dataclasses.replace(kept, _whole=self)
 
     def chunks(self, size: int) -> Iterator[Float[np.ndarray, "rows input_dim"]]:
@@ -126,7 +126,7 @@ class Activations:
         check_seed(seed)
         held = (self if self._whole is None else self._whole)._drawn(held_out, seed)
         if self._whole is not None:
-            held = np.delete(held, self._whole.massive.rows)
+            held = np.delete(held, self._whole.outliers.rows)
         return self._where(np.flatnonzero(~held)), self._where(np.flatnonzero(held))
 
     def _drawn(self, held_out: float, seed: int) -> Bool[np.ndarray, " num_samples"]:
@@ -151,7 +151,7 @@ class Activations:
     def _where(self, chosen: Int[np.ndarray, " rows"]) -> "Activations":
         """The chosen rows, as the runs in which they lie."""
         if not len(chosen):
-            raise ValueError("no row is left on one side of the split, since all of its documents' are massive; keep them.")
+            raise ValueError("no row is left on one side of the split, since all of its documents' are outliers; keep them.")
         places = self._places(chosen)
         edges = np.flatnonzero(np.diff(places) != 1)
         starts, ends = places[np.concatenate([[0], edges + 1])], places[np.concatenate([edges, [len(places) - 1]])]

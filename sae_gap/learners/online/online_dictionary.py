@@ -157,7 +157,7 @@ class OnlineDictionary(Learner):
     tol: float = 1e-5
 
     side_by_side = False
-    landmarks = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
+    snapshots = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 
     def __check_init__(self):
         for name in ("num_steps", "num_rounds"):

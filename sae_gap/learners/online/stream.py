@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from sae_gap.core.checks import as_real, check_size, check_type, shown
 from sae_gap.core.types import Model, Split
-from sae_gap.data.activations import massive
+from sae_gap.data.activations import outliers
 from sae_gap.learners.fit_checks import as_key
 from sae_gap.learners.online.online_dictionary import OnlineDictionary, OnlineState, shard_state
 from sae_gap.runtime import devices, distributed, progress
@@ -45,7 +45,7 @@ def fit_stream(
 
     A round's samples are fetched while those of the round before are learned from, and no more than these two are held; more
     rounds (`OnlineDictionary.num_steps`) make them smaller. `visits` has no say here: each sample is seen once, up to a last
-    few that fill no minibatch. Massive samples, of more than ten times the median norm, are scaled down to it, as `fit`
+    few that fill no minibatch. Outliers samples, of more than ten times the median norm, are scaled down to it, as `fit`
     does; the median is that of the first round.
 
     Several devices share each minibatch: each codes its own samples, and one all-reduce adds up what they tell of the
@@ -196,7 +196,7 @@ def _fingerprint(block: Float[Array, "count rows input_dim"], size: int) -> Arra
 
 @eqx.filter_jit
 def _median_norm(block: Float[Array, "count rows input_dim"], size: int) -> Float[Array, ""]:
-    return massive.median_norm(block[:, :size].reshape(-1, block.shape[2]))
+    return outliers.median_norm(block[:, :size].reshape(-1, block.shape[2]))
 
 
 @eqx.filter_jit
@@ -208,14 +208,14 @@ def _start(
     num_latents: int,
     key: PRNGKeyArray,
 ) -> OnlineState:
-    signals = massive.to_median(block[:, :size].reshape(-1, block.shape[2]), median)
+    signals = outliers.to_median(block[:, :size].reshape(-1, block.shape[2]), median)
     return shard_state(learner.init(Split(signals), num_latents=num_latents, key=key))
 
 
 @eqx.filter_jit(donate="all-except-first")
 def _round(fixed: tuple[OnlineDictionary, jax.Array, int, jax.Array], state: OnlineState) -> OnlineState:
     learner, minibatches, size, median = fixed
-    minibatches = massive.to_median(minibatches, median)
+    minibatches = outliers.to_median(minibatches, median)
     if learner.centred:
         brought = jnp.sum(minibatches, axis=(0, 1)) / (len(minibatches) * size)
         state = eqx.tree_at(lambda s: s.mean, state, state.mean + (brought - state.mean) / (state.round + 1))

@@ -16,7 +16,7 @@ from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.lm.recording import record
 from sae_gap.lm.texts import Texts
-from sae_gap.measure import splicing
+from sae_gap.measure import patching
 from tests import tiny
 
 WORDS = ("the", "cat", "in", "hat", "sat", "on", "12", "mats", "near", "inn")
@@ -42,7 +42,7 @@ def made(call, tmp_path_factory):
     arguments += (f"--results_dir={folder / 'results'}",)
     mine = (*arguments, f"--sae={folder / 'mine'}", "--controls=samples")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(splicing, "find_weight", tiny.weight)
+        patch.setattr(patching, "find_weight", tiny.weight)
         code, out, err = call("downstream", *mine)
     assert code == 0, err
     return SimpleNamespace(folder=folder, lm=lm, found=found, arguments=arguments, mine=mine, out=out)
@@ -50,8 +50,8 @@ def made(call, tmp_path_factory):
 
 def test_what_it_leaves(made, call, monkeypatch):
     results = made.folder / "results" / "downstream"
-    assert {path.name for path in results.iterdir()} == {"rows", "summary.csv", "splits.csv", "front.png", "front.pdf"}
-    assert image.imread(results / "front.png").std() > 0.01
+    assert {path.name for path in results.iterdir()} == {"rows", "summary.csv", "splits.csv", "curve.png", "curve.pdf"}
+    assert image.imread(results / "curve.png").std() > 0.01
     with (results / "summary.csv").open(newline="") as file:
         lines = {(line["dictionary"], line["codes"], line["level"]): line for line in csv.DictReader(file)}
     best = [(name, codes, "4") for name in ("mine", "samples") for codes in ("lasso", "lasso_refit", "omp")]
@@ -67,7 +67,7 @@ def test_what_it_leaves(made, call, monkeypatch):
     assert len(clean["tokens"]) == len(held) == 2
     assert clean["rows"] == np.isin(made.found.documents, held).sum()
     # The same command measures nothing again.
-    monkeypatch.setattr(splicing, "code", None)
+    monkeypatch.setattr(patching, "code", None)
     code, again, err = call("downstream", *made.mine)
     assert code == 0 and again == made.out, err
 

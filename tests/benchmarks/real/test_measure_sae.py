@@ -19,7 +19,7 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.measure import jobs
 
 FILES = {"README.md", "page.json", "report.html", "rows", "summary.csv"}
-FIGURES = {f"{stem}.{ending}" for stem in ("front", "gap_parts", "coherence") for ending in ("png", "pdf")}
+FIGURES = {f"{stem}.{ending}" for stem in ("curve", "gap_parts", "coherence") for ending in ("png", "pdf")}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def test_what_it_leaves(done):
     _, results, out = done
     folder = results / "measure_sae"
     assert {path.name for path in folder.iterdir()} == FILES | FIGURES
-    for stem in ("front", "gap_parts", "coherence"):
+    for stem in ("curve", "gap_parts", "coherence"):
         assert image.imread(folder / f"{stem}.png").std() > 0.01
     with (folder / "summary.csv").open(newline="") as file:
         lines = {line["dictionary"]: line for line in csv.DictReader(file)}
@@ -67,7 +67,7 @@ def test_what_it_leaves(done):
         # As it was loaded it has the same FVU.
         (load,) = (row for row in rows(results) if row["kind"] == "load" and row["dictionary"] == name)
         assert load["fvu"] == pytest.approx(float(lines[name]["fvu"]))
-        ratio = float(lines[name]["fvu"]) / float(lines[name]["front_refit_fvu"])
+        ratio = float(lines[name]["fvu"]) / float(lines[name]["curve_refit_fvu"])
         assert ratio == pytest.approx(float(lines[name]["fvu_ratio"]))
         shares = [float(lines[name][f"{part}_share"]) for part in ("scale", "values", "support")]
         assert sum(shares) == pytest.approx(float(lines[name]["relative_gap"])) and float(lines[name]["relative_gap"]) > 0
@@ -88,7 +88,7 @@ def test_what_it_leaves(done):
 
 def test_the_same_command_measures_nothing_again(done, call, monkeypatch):
     arguments, results, out = done
-    monkeypatch.setattr(jobs, "measure_front", None)
+    monkeypatch.setattr(jobs, "measure_curve", None)
     monkeypatch.setattr(jobs, "measure_chunk", None)
     code, again, err = call("measure_sae", *arguments, f"--results_dir={results}")
     assert code == 0 and again == out, err
@@ -98,14 +98,14 @@ def test_a_decoder_alone(files, call, tmp_path):
     arguments = (f"--dictionary={files / 'D.npy'}", f"--activations={files / 'x.npz'}", "--match_l0=2", "--controls=none")
     code, out, err = call("measure_sae", *arguments, "--samples=20", f"--results_dir={tmp_path}")
     assert [row["samples"] for row in rows(tmp_path) if row["kind"] == "gap"] == [20]
-    assert code == 0 and "The gap" not in out and "front refit FVU" in out, err
+    assert code == 0 and "The gap" not in out and "curve refit FVU" in out, err
     assert (
         "Encoder: there is none" in out and "Loading" not in out and "only 20 rows of 20 contiguous blocks were scored" in out
     )
     assert {row["dictionary"] for row in rows(tmp_path) if row["kind"] != "documents"} == {"D"}
     # Codes are of the activations less their mean, of which no code at all explains nothing.
-    front = [row["fvu"] for row in rows(tmp_path) if row["kind"] == "front"]
-    assert len(front) > 3 and 0 < min(front) < max(front) < 1
+    curve = [row["fvu"] for row in rows(tmp_path) if row["kind"] == "curve"]
+    assert len(curve) > 3 and 0 < min(curve) < max(curve) < 1
     assert "gap_parts.png" not in {path.name for path in (tmp_path / "measure_sae").iterdir()}
 
 

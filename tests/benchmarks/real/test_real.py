@@ -12,9 +12,9 @@ import sae_gap
 from benchmarks.real import downstream, probe_real, real, record, train_real
 from sae_gap import figures, measure
 from sae_gap.lm import recording
-from sae_gap.measure import splicing
+from sae_gap.measure import patching
+from sae_gap.measure.patching import split_lines
 from sae_gap.measure.probing import cells
-from sae_gap.measure.splicing import split_lines
 from sae_gap.study.models import Models
 from tests import tiny
 
@@ -50,7 +50,7 @@ def small(monkeypatch):
     preset = real.Preset(None, ("topk", "online_dl"), **sizes, seeds="0", documents="all")
     monkeypatch.setitem(real.PRESETS, "smoke", preset)
     # The search for λ, and what these write, have tests of their own.
-    for module in (measure, splicing):
+    for module in (measure, patching):
         monkeypatch.setattr(module, "find_weight", tiny.weight)
     monkeypatch.setattr(downstream, "write", lambda *_: "")
     monkeypatch.setattr(probe_real, "report", lambda *_: "")
@@ -127,7 +127,7 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
     assert numbers(probing) == pytest.approx([*told[:4], L0, *told[4:]], abs=0.001)
 
     # The same command fits, runs and codes nothing again.
-    for module, name in ((recording, "run_blocks"), (splicing, "code"), (probe_real, "code"), (Models, "_fit")):
+    for module, name in ((recording, "run_blocks"), (patching, "code"), (probe_real, "code"), (Models, "_fit")):
         monkeypatch.setattr(module, name, None)
     monkeypatch.setattr(figures, "save", lambda figure, folder, stem: (f"{stem}.png",))
     assert call("real", *arguments)[:2] == (0, out)

@@ -132,7 +132,7 @@ def test_scores_are_those_of_numpy():
     weight, bias = rng.normal(size=(DIM, LATENTS)).astype(np.float32), rng.normal(size=DIM).astype(np.float32)
     model = Model(jnp.asarray(weight * 2), jnp.asarray(bias), Affine.create(jnp.asarray(weight)), encode=TopK(K))
     found = train_real.score(model, rows, K, rows[:0])
-    assert not found.keys() & train_real.WITH_MASSIVE
+    assert not found.keys() & train_real.WITH_OUTLIERS
     before = np.maximum((rows - bias) @ weight, 0)
     codes = np.where(before >= np.sort(before, axis=1)[:, -K, None], before, 0)
     variance = ((rows - rows.mean(axis=0)) ** 2).sum()
@@ -174,29 +174,29 @@ def test_atoms_that_are_copies_are_counted_and_told(tmp_path, call, caplog):
     assert f"online_dl has {copies} atoms that are copies of others" in caplog.text
 
 
-@pytest.mark.parametrize("massive", ["drop", "keep"])
-def test_massive_rows_are_told_and_stand_beside_the_figures(file, call, tmp_path, massive, caplog):
+@pytest.mark.parametrize("outliers", ["drop", "keep"])
+def test_outlier_tokens_are_told_and_stand_beside_the_figures(file, call, tmp_path, outliers, caplog):
     rows = open_activations(file).take(np.arange(600))
     usual = rows.copy()
     rows[::60] *= 300
     save_activations(tmp_path / "x.npz", rows, np.arange(600) // 30)
-    flags = (f"--activations={tmp_path / 'x.npz'}", f"--results_dir={tmp_path}", f"--massive={massive}", *OPTIONS)
+    flags = (f"--activations={tmp_path / 'x.npz'}", f"--results_dir={tmp_path}", f"--outliers={outliers}", *OPTIONS)
     code, out, _ = call("train_real", *flags, "--methods=topk")
     row = rows_in(tmp_path)["topk"]
-    assert code == 0 and "FVU own with massive rows" in out
-    assert "10 of 600 rows are massive, " in caplog.text and "all of them the first of their document" in caplog.text
-    assert row["num_samples"] == {"drop": 590, "keep": 600}[massive]
+    assert code == 0 and "FVU own with outlier tokens" in out
+    assert "10 of 600 rows are outliers, " in caplog.text and "all of them the first of their document" in caplog.text
+    assert row["num_samples"] == {"drop": 590, "keep": 600}[outliers]
     held = open_activations(rows, documents=np.arange(600) // 30).split()[1].take(np.arange(60)).astype(float)
     large = np.linalg.norm(held, axis=1) > 10 * np.median(np.linalg.norm(usual, axis=1))
     lean = held[~large]
-    # As large a share of massive rows as of others.
+    # As large a share of outlier tokens as of others.
     most = -(-large.sum() * 50 // len(lean))
     chosen = np.concatenate([lean[np.arange(50) * len(lean) // 50], held[large][np.arange(most) * large.sum() // most]])
     sae = load_sae(tmp_path / "train_real" / "topk")
     errors = (chosen - np.asarray(sae.reconstruct(jnp.asarray(chosen, jnp.float32)))) ** 2
     spread = (chosen - chosen.mean(axis=0)) ** 2
-    assert row["fvu_own_massive"] == pytest.approx(errors.sum() / spread.sum(), rel=1e-3)
-    assert large.any() and row["fvu_lasso_massive"] > 0
+    assert row["fvu_own_outliers"] == pytest.approx(errors.sum() / spread.sum(), rel=1e-3)
+    assert large.any() and row["fvu_lasso_outliers"] > 0
 
 
 def test_families_go_on_from_online_dl_with_its_margin_and_its_slots():

@@ -128,7 +128,7 @@ def test_the_same_samples_in_another_order_are_another_stream():
     assert found == int(stream._fingerprint(block.at[:, 3].set(0), 3))
 
 
-def test_a_massive_sample_counts_as_one_of_the_median_norm_of_the_first_round(signals):
+def test_a_outliers_sample_counts_as_one_of_the_median_norm_of_the_first_round(signals):
     given, tamed = signals[:400].copy(), signals[:400].copy()
     first = given[: 400 // SHORT.num_steps]
     for row in (7, 390):

@@ -1,7 +1,7 @@
-"""How much of the activations few latents explain: the front of FVU against L0 on a dictionary, and an SAE's place beside it.
+"""How much of the activations few latents explain: the curve of FVU against L0 on a dictionary, and an SAE's place beside it.
 
 At an equal mean L0 the lasso reconstructs worse than an encoder that keeps k values as they are, since the l1 norm shrinks
-all that it keeps. So each point of a front has two errors: of the certified lasso codes, and of least squares on their
+all that it keeps. So each point of a curve has two errors: of the certified lasso codes, and of least squares on their
 support, over non-negative values where codes are non-negative. Those that are fair to an SAE are the second, and the SAE's
 own codes refitted on their support are held beside them too.
 
@@ -26,14 +26,14 @@ from sae_gap.measure.subject import Subject
 from sae_gap.runtime import devices
 from sae_gap.solvers import sparse_code
 
-# Weights of a front, in units of the one at which codes are as sparse as wanted.
+# Weights of a curve, in units of the one at which codes are as sparse as wanted.
 SPREAD = (2.0, 1.4, 1.0, 0.7)
 # Samples coded at once, at least and at most, and their codes in floats.
 LEAST, CHUNK, CODES = 64, 2_000, 2**24
 
 
 class Point(NamedTuple):
-    """One place on a front: mean L0 and FVU, as coded and after least squares on the support.
+    """One place on a curve: mean L0 and FVU, as coded and after least squares on the support.
 
     Attributes:
       lam: the weight of the lasso; None for an encoder's own codes.
@@ -56,8 +56,8 @@ class Point(NamedTuple):
     refit_errors: tuple[float, ...]
 
 
-class Front(NamedTuple):
-    """A dictionary's front, and the SAE's own codes beside it.
+class Curve(NamedTuple):
+    """A dictionary's curve, and the SAE's own codes beside it.
 
     Attributes:
       points: of the certified lasso, by ascending L0.
@@ -101,13 +101,13 @@ def fvu(activations: Float[ArrayLike, "n input_dim"], reconstruction: Float[Arra
     return left / total
 
 
-def measure_front(
+def measure_curve(
     subject: Subject,
     activations: Float[np.ndarray, "n input_dim"],
     lams: Sequence[float],
     documents: Int[np.ndarray, " n"] | None = None,
-) -> Front:
-    """The front of a dictionary, and the encoder's place beside it.
+) -> Curve:
+    """The curve of a dictionary, and the encoder's place beside it.
 
     Args:
       subject: what to measure.
@@ -116,7 +116,7 @@ def measure_front(
       documents: of each activation, counted from 0, for `errors`; None takes all for one document.
 
     Returns:
-      The front.
+      The curve.
 
     Raises:
       ValueError: the activations do not vary, or an argument does not fit.
@@ -141,7 +141,7 @@ def measure_front(
     told = zip(sums, weights, certificates, strict=True)
     points = [each.point(weight, certificate, len(activations), total) for each, weight, certificate in told]
     mine = None if own is None else own.point(None, None, len(activations), total)
-    return Front(tuple(sorted(points, key=lambda point: point.l0)), mine)
+    return Curve(tuple(sorted(points, key=lambda point: point.l0)), mine)
 
 
 def certificate(found: Solution) -> float:
@@ -176,18 +176,18 @@ class Sums:
         return Point(lam, float(l0), float(fvu), float(refit_l0), float(refit_fvu), certificate, errors, again)
 
 
-def l0_ratio(front: Sequence[tuple[float, float]], l0: float, fvu: float) -> float | None:
-    """The L0 of a point over that of a front at an equal FVU. The front is interpolated linearly in log L0 and log FVU.
+def l0_ratio(curve: Sequence[tuple[float, float]], l0: float, fvu: float) -> float | None:
+    """The L0 of a point over that of a curve at an equal FVU. The curve is interpolated linearly in log L0 and log FVU.
 
     Args:
-      front: pairs of L0 and FVU, in any order; those with a zero are left out.
+      curve: pairs of L0 and FVU, in any order; those with a zero are left out.
       l0: of the point.
       fvu: of the point.
 
     Returns:
-      The ratio, 1 on the front; None where the front does not reach so far. Of several places, the sparsest counts.
+      The ratio, 1 on the curve; None where the curve does not reach so far. Of several places, the sparsest counts.
     """
-    logs = sorted((math.log(x), math.log(y)) for x, y in front if x > 0 and y > 0)
+    logs = sorted((math.log(x), math.log(y)) for x, y in curve if x > 0 and y > 0)
     if not (l0 > 0 and fvu > 0):
         return None
     y = math.log(fvu)

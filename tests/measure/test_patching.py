@@ -12,9 +12,9 @@ import sae_gap
 from sae_gap import measure
 from sae_gap.core.types import Model
 from sae_gap.lm.llama import Windows
-from sae_gap.measure import splicing
+from sae_gap.measure import patching
 from sae_gap.measure.downstream import Downstream, Network
-from sae_gap.measure.splicing import Candidate, Splicing, split_lines
+from sae_gap.measure.patching import Candidate, Patching, split_lines
 from sae_gap.solvers import sparse_code
 from sae_gap.solvers.greedy import orthogonal_matching_pursuit
 
@@ -22,7 +22,7 @@ ROWS, LENGTH, DIM = 12, 16, 16
 
 
 @pytest.fixture(scope="module")
-def spliced():
+def patched():
     """A network whose residual stream is a sparse sum of known atoms, and whose logits are linear in it."""
     rng = np.random.default_rng(0)
     atoms = rng.normal(size=(DIM, 20)).astype(np.float32)
@@ -46,32 +46,32 @@ def shrunk(lam):
     return lambda model, signals: sparse_code(signals, model.dictionary, lam).codes / 2
 
 
-def run(spliced, folder, *candidates, l0=(1, 2), **options):
-    found = Splicing(spliced.downstream, "this", sae_gap.Store(folder), l0, **options)
+def run(patched, folder, *candidates, l0=(1, 2), **options):
+    found = Patching(patched.downstream, "this", sae_gap.Store(folder), l0, **options)
     return found.run(candidates, show_progress=False)
 
 
-def test_parts_sum_to_the_loss_and_name_what_is_at_fault(spliced, tmp_path, monkeypatch):
+def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monkeypatch):
     random = np.random.default_rng(1).normal(size=(DIM, 20)).astype(np.float32) / DIM**0.5
-    candidates = [candidate("values", spliced.atoms, shrunk(0.3)), candidate("atoms", random, shrunk(0.7))]
-    candidates += [candidate("true", spliced.atoms), candidate("dense", random, shrunk(0.01))]
-    rows = run(spliced, tmp_path, *candidates)
+    candidates = [candidate("values", patched.atoms, shrunk(0.3)), candidate("atoms", random, shrunk(0.7))]
+    candidates += [candidate("true", patched.atoms), candidate("dense", random, shrunk(0.01))]
+    rows = run(patched, tmp_path, *candidates)
     scored = {(row["dictionary"], row["codes"], row["level"]): row for row in rows if row["kind"] == "score"}
     for row in scored.values():
         if row["codes"].startswith("lasso"):
             assert row["certificate"] < 1.1e-6
             assert row["l0"] == pytest.approx(row["level"], rel=0.05)
-    down = spliced.downstream
+    down = patched.downstream
     # No sparse codes are as dense as those of the last.
     lines = {(line["dictionary"], line["loss"]): line for line in split_lines(rows)}
     assert set(lines) == {(name, loss) for name in ("values", "atoms") for loss in ("kl", "ce", "fvu")}
     for (name, loss), line in lines.items():
-        parts = [line[f"{part}_part"] for part in splicing.PARTS]
+        parts = [line[f"{part}_part"] for part in patching.PARTS]
         assert sum(parts) + line["rest"] == pytest.approx(line["total"])
         (own,) = (row for row in scored.values() if (row["dictionary"], row["codes"]) == (name, "own"))
         total = {"kl": own["kl"], "ce": own["ce"] - down.clean.ce.mean(), "fvu": own["fvu"]}[loss]
         assert line["total"] == pytest.approx(total)
-        for part in splicing.PARTS:
+        for part in patching.PARTS:
             assert line[f"{part}_low"] <= line[f"{part}_part"] <= line[f"{part}_high"]
     # Its support is that of the lasso, on the true atoms: only values are lost.
     one, other = lines["values", "kl"], lines["atoms", "kl"]
@@ -79,13 +79,13 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(spliced, tmp_path, monk
     assert one["dictionary_part"] == pytest.approx(0, abs=1e-6)
     assert other["best"] in ("true", "values") and other["dictionary_low"] > 0
     # What is stored is not measured again.
-    monkeypatch.setattr(splicing, "code", None)
-    again = run(spliced, tmp_path, *candidates)
+    monkeypatch.setattr(patching, "code", None)
+    again = run(patched, tmp_path, *candidates)
     assert [row["key"] for row in again] == [row["key"] for row in rows]
-    assert len(run(spliced, tmp_path, *candidates, l0=(2,))) < len(rows)
+    assert len(run(patched, tmp_path, *candidates, l0=(2,))) < len(rows)
     # A path that is named otherwise changes names alone.
     renamed = [each._replace(name=f"a/{each.name}") for each in candidates]
-    for line, other in zip(split_lines(rows), split_lines(run(spliced, tmp_path, *renamed)), strict=True):
+    for line, other in zip(split_lines(rows), split_lines(run(patched, tmp_path, *renamed)), strict=True):
         assert other == line | {name: f"a/{line[name]}" for name in ("dictionary", "best")}
 
 
@@ -93,32 +93,32 @@ def test_the_best_codes_are_those_of_least_divergence_at_the_very_l0():
     places = (("a", "omp", 4, 0.5, 0.1), ("a", "lasso_refit", 4, 0.4, 0.2), ("a", "own", 4, 0.1, 0), ("b", "omp", 4, 0.3, 0.3))
     places += (("b", "lasso_refit", 2, 0.2, 0), ("b", "lasso_refit", 8, 0.1, 0))
     rows = [dict(zip(("dictionary", "codes", "level", "kl", "fvu"), place, strict=True)) for place in places]
-    assert splicing.best_at(rows, 4) == rows[3] and splicing.best_at(rows, 4, "a") == rows[1]
-    assert splicing.best_at(rows, 3) is None
+    assert patching.best_at(rows, 4) == rows[3] and patching.best_at(rows, 4, "a") == rows[1]
+    assert patching.best_at(rows, 3) is None
 
 
-def test_an_encoder_is_split_at_its_own_l0_and_beside_the_asked_one_of_nearest_ratio(spliced, tmp_path):
-    found = Splicing(spliced.downstream, "this", sae_gap.Store(tmp_path), (16, 64))
+def test_an_encoder_is_split_at_its_own_l0_and_beside_the_asked_one_of_nearest_ratio(patched, tmp_path):
+    found = Patching(patched.downstream, "this", sae_gap.Store(tmp_path), (16, 64))
     assert found._placed(34) == {"near": 64, "level": 34}
     assert found._placed(16.1) == {"near": 16, "level": 16}
     assert found._placed(34.3) == found._placed(33.7) == {"near": 64, "level": 34}
     assert found._placed(1.4) == {"near": 16, "level": 1.4}
 
 
-def test_a_pursuit_of_codes_without_sign_has_values_of_non_negative_least_squares(spliced, tmp_path):
+def test_a_pursuit_of_codes_without_sign_has_values_of_non_negative_least_squares(patched, tmp_path):
     atoms = np.random.default_rng(1).normal(size=(DIM, 60)).astype(np.float32)
     atoms /= np.linalg.norm(atoms, axis=0)
-    one, x = candidate("atoms", atoms), spliced.downstream.activations
-    found = Splicing(spliced.downstream, "this", sae_gap.Store(tmp_path), (3, 6), ("omp",)).run([one], show_progress=False)
+    one, x = candidate("atoms", atoms), patched.downstream.activations
+    found = Patching(patched.downstream, "this", sae_gap.Store(tmp_path), (3, 6), ("omp",)).run([one], show_progress=False)
     for row, steps in zip(found[1:], (3, 6), strict=True):
         pursued = np.asarray(orthogonal_matching_pursuit(jnp.asarray(x), jnp.asarray(atoms), steps, nonneg=True))
         rests = [nnls(atoms[:, code != 0], signal)[1] ** 2 for signal, code in zip(x, pursued, strict=True)]
-        assert row["fvu"] == pytest.approx(sum(rests) / spliced.downstream.variance.sum(), rel=1e-4)
+        assert row["fvu"] == pytest.approx(sum(rests) / patched.downstream.variance.sum(), rel=1e-4)
     assert np.any(pursued < 0)
 
 
-def test_a_run_that_was_killed_goes_on_with_what_is_missing(spliced, tmp_path, monkeypatch):
-    one = candidate("values", spliced.atoms, shrunk(0.3))
+def test_a_run_that_was_killed_goes_on_with_what_is_missing(patched, tmp_path, monkeypatch):
+    one = candidate("values", patched.atoms, shrunk(0.3))
     score, calls = Downstream.score, []
 
     def killed(self, guess):
@@ -129,16 +129,16 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(spliced, tmp_path, m
 
     monkeypatch.setattr(Downstream, "score", killed)
     with pytest.raises(KeyboardInterrupt):
-        run(spliced, tmp_path, one)
+        run(patched, tmp_path, one)
     stored = sae_gap.Store(tmp_path).keys()
     # The clean model, the encoder's codes, and the pursuit.
     assert len(stored) == 4
-    assert stored < {row["key"] for row in run(spliced, tmp_path, one)}
+    assert stored < {row["key"] for row in run(patched, tmp_path, one)}
     # Without those, there is nothing to split.
-    assert split_lines(run(spliced, tmp_path, one, codes=("omp",))) == []
+    assert split_lines(run(patched, tmp_path, one, codes=("omp",))) == []
 
 
 def test_what_intervals_are_over():
     """Documents without a scored token say nothing of how others differ."""
-    told = [splicing.over_documents({"tokens": [0, *[7] * count]}) for count in (1, 9, 10)]
+    told = [patching.over_documents({"tokens": [0, *[7] * count]}) for count in (1, 9, 10)]
     assert told == ["of a single document, so no interval", "over only 9 documents", "over 10 documents"]

@@ -1,10 +1,10 @@
-"""Massive rows: the few whose norm is far beyond that of all others.
+"""Outlier tokens: the few whose norm is far beyond that of all others.
 
 Transformers give some tokens, such as the first of a text, a norm of hundreds of times what is usual. Squared, one of them
 outweighs ten thousand others, and so it sets the variance and the atoms that are learned.
 
 References:
-  Sun et al. (2024), "Massive activations in large language models".
+  Sun et al. (2024), "Outliers activations in large language models".
 """
 
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sae_gap.data.activations.rows import Activations
 
 # Norms of a layer's other rows stay within a few times their median. Unlike the mean, the median does not move with the few
-# that are massive, and a multiple of it does not depend on the scale of the model.
+# that are outliers, and a multiple of it does not depend on the scale of the model.
 FACTOR = 10
 # Median norms between which sums of squares, over millions of rows, neither overflow float32 nor vanish in it.
 _SHORTEST, _LONGEST = 1e-8, 1e14
@@ -27,16 +27,16 @@ _SHORTEST, _LONGEST = 1e-8, 1e14
 _SHOWN = 3
 
 
-class Massive(NamedTuple):
-    """The massive rows among others.
+class Outliers(NamedTuple):
+    """The outlier tokens among others.
 
     Attributes:
       rows: their numbers, ascending.
       ratios: the norm of each over the median norm of all rows.
     """
 
-    rows: Int[np.ndarray, " massive"]
-    ratios: Float[np.ndarray, " massive"]
+    rows: Int[np.ndarray, " outliers"]
+    ratios: Float[np.ndarray, " outliers"]
 
 
 def norms(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
@@ -44,7 +44,7 @@ def norms(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
     return np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
 
 
-def find_massive(norms: Float[np.ndarray, " n"]) -> Massive:
+def find_outliers(norms: Float[np.ndarray, " n"]) -> Outliers:
     """The rows of norm `‖y‖ > FACTOR · median ‖y‖`; none where the median is zero, as of sparse signals that are mostly off.
 
     Raises:
@@ -57,14 +57,14 @@ def find_massive(norms: Float[np.ndarray, " n"]) -> Massive:
             f"by one number that brings it between {_SHORTEST:g} and {_LONGEST:g}, such as a power of two."
         )
     rows = np.flatnonzero(norms > FACTOR * median) if median > 0 else np.zeros(0, int)
-    return Massive(rows, norms[rows] / median)
+    return Outliers(rows, norms[rows] / median)
 
 
 def scale_down(signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_dim"]:
-    """What a learner sees of signals: `to_median`, which gives each massive row the say of one ordinary row."""
+    """What a learner sees of signals: `to_median`, which gives each outlier token the say of one ordinary row."""
     median = median_norm(signals)
-    # Signals without massive rows are not copied.
-    if not bool(_is_massive(signals, median).any()):
+    # Signals without outlier tokens are not copied.
+    if not bool(_is_outlier(signals, median).any()):
         return signals
     logging.log_first_n(logging.WARNING, "rows of more than %d median norms count as of the median norm in learning", 1, FACTOR)
     return to_median(signals, median)
@@ -76,12 +76,12 @@ def median_norm(signals: Float[Array, "n input_dim"]) -> Float[Array, ""]:
 
 
 def to_median(signals: Float[Array, "... input_dim"], median: Float[Array, ""]) -> Float[Array, "... input_dim"]:
-    """Massive rows `y ← y · median / ‖y‖`; all others keep their bits."""
+    """Outlier tokens `y ← y · median / ‖y‖`; all others keep their bits."""
     module, scale = _module(signals), median / _module(signals).maximum(_lengths(signals), median)
-    return module.where(_is_massive(signals, median)[..., None], signals * scale[..., None], signals)
+    return module.where(_is_outlier(signals, median)[..., None], signals * scale[..., None], signals)
 
 
-def _is_massive(signals, median):
+def _is_outlier(signals, median):
     return (_lengths(signals) > FACTOR * median) & (median > 0)
 
 
@@ -94,20 +94,20 @@ def _module(signals):
 
 
 def describe(activations: "Activations") -> str:
-    """How many rows are massive, which, how large, and whether they begin their documents, in a sentence."""
-    rows, ratios = activations.massive
+    """How many rows are outliers, which, how large, and whether they begin their documents, in a sentence."""
+    rows, ratios = activations.outliers
     if not len(rows):
         return f"no row is longer than {FACTOR} times the median norm"
     listed = ", ".join(f"{row:,}" for row in rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")
     low, high = (f"{ratio:,.0f}" for ratio in (ratios.min(), ratios.max()))
     one = len(rows) == 1
     size = low if low == high else f"{low} to {high}"
-    told = f"{len(rows):,} of {activations.num_samples:,} rows {'is' if one else 'are'} massive, "
+    told = f"{len(rows):,} of {activations.num_samples:,} rows {'is an outlier' if one else 'are outliers'}, "
     told += f"{size} times as long as the median row: {'number' if one else 'numbers'} {listed}"
     return told + _standing(activations, rows)
 
 
-def _standing(activations: "Activations", rows: Int[np.ndarray, " massive"]) -> str:
+def _standing(activations: "Activations", rows: Int[np.ndarray, " outliers"]) -> str:
     if activations.documents is None:
         return ""
     _, starts = np.unique(activations.documents, return_index=True)

@@ -73,7 +73,7 @@ class Candidate(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Splicing:
+class Patching:
     """What to put back into a model, and where the rows go.
 
     Args:
@@ -192,7 +192,7 @@ class Splicing:
     def _clean(self) -> Row:
         down = self.downstream
         row: Row = {"kind": "clean", "tokens": down.tokens, "variance": down.variance, "ce": down.clean.ce.mean()}
-        row |= {"ce_sums": down.by_document(down.clean.ce), "rows": len(down.activations), "massive": int(down.massive.sum())}
+        row |= {"ce_sums": down.by_document(down.clean.ce), "rows": len(down.activations), "outliers": int(down.outliers.sum())}
         for name, found in {"zero": down.zero, "mean": down.mean}.items():
             row |= {f"ce_{name}": found.ce.mean(), f"kl_{name}": found.kl.mean()}
         return row
@@ -238,7 +238,7 @@ def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     """What each encoder's loss is made of, by the divergence's choice of the best codes and the best dictionary.
 
     Args:
-      rows: of `Splicing.run`.
+      rows: of `Patching.run`.
 
     Returns:
       A line for each encoder and each of `LOSSES`, where own, own_refit and one of `BEST` were measured: the `loss`; the mean

@@ -1,10 +1,10 @@
-"""Massive rows are found by the median, described, and left out without moving any other row to another part."""
+"""Outlier tokens are found by the median, described, and left out without moving any other row to another part."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.data.activations import massive, open_activations
+from sae_gap.data.activations import open_activations, outliers
 
 # 200 unit rows, ten to a document.
 UNIT = np.random.default_rng(0).normal(size=(200, 6))
@@ -12,7 +12,7 @@ UNIT = (UNIT / np.linalg.norm(UNIT, axis=1, keepdims=True)).astype(np.float32)
 DOCUMENTS = np.arange(200) // 10
 
 
-def with_massive(lengths):
+def with_outliers(lengths):
     """The unit rows, those of some numbers scaled."""
     rows = UNIT.copy()
     for row, length in lengths.items():
@@ -21,30 +21,30 @@ def with_massive(lengths):
 
 
 def test_the_few_are_found_however_large_they_are_and_hardly_anything_else_moves():
-    # The median is 1: half the rows would have to be massive to move it. A mean would rise to 10⁶ and hide the second.
-    found = with_massive({30: 400, 31: 10.1, 77: 9.9, 190: 1e8}).massive
+    # The median is 1: half the rows would have to be outliers to move it. A mean would rise to 10⁶ and hide the second.
+    found = with_outliers({30: 400, 31: 10.1, 77: 9.9, 190: 1e8}).outliers
     np.testing.assert_array_equal(found.rows, [30, 31, 190])
     np.testing.assert_allclose(found.ratios, [400, 10.1, 1e8], rtol=1e-5)
 
 
 def test_squares_beyond_float32_are_still_told():
-    assert list(with_massive({3: 1e30}).massive.rows) == [3]
+    assert list(with_outliers({3: 1e30}).outliers.rows) == [3]
 
 
 @pytest.mark.parametrize(("scale", "fits"), [(1e17, False), (1e13, True), (1e-7, True), (1e-17, False)])
 def test_rows_whose_squares_float32_cannot_hold_are_refused(scale, fits):
     rows = open_activations(UNIT * np.float32(scale))
     if fits:
-        assert not len(rows.massive.rows)
+        assert not len(rows.outliers.rows)
     else:
         with pytest.raises(ValueError, match=f"a median norm of {scale:.1e}".replace("+", r"\+")):
-            rows.without_massive()
+            rows.without_outliers()
 
 
-def test_rows_that_are_mostly_zero_have_no_massive_ones():
+def test_rows_that_are_mostly_zero_have_no_outliers():
     rows = np.zeros((9, 4), np.float32)
     rows[0] = 1
-    assert not len(open_activations(rows).massive.rows)
+    assert not len(open_activations(rows).outliers.rows)
 
 
 @pytest.mark.parametrize("documents", [DOCUMENTS, None])
@@ -54,8 +54,8 @@ def test_a_split_draws_the_same_documents_with_and_without_them(documents, seed)
     # Enough to change which documents bring the share nearest.
     rows[[*range(100, 108), 0, 51]] *= 500
     whole = open_activations(rows, documents=documents)
-    lean = whole.without_massive()
-    assert lean.num_samples == 190 and not len(lean.massive.rows) and lean.without_massive() is lean
+    lean = whole.without_outliers()
+    assert lean.num_samples == 190 and not len(lean.outliers.rows) and lean.without_outliers() is lean
     for kept, part in zip(lean.split(0.22, seed), whole.split(0.22, seed), strict=True):
         everything = part.take(np.arange(part.num_samples))
         np.testing.assert_array_equal(
@@ -69,34 +69,34 @@ def test_a_split_draws_the_same_documents_with_and_without_them(documents, seed)
     ("lengths", "sentence"),
     [
         ({}, "no row is longer than 10 times the median norm"),
-        ({30: 400}, "1 of 200 rows is massive, 400 times as long as the median row: number 30, the first of its document"),
+        ({30: 400}, "1 of 200 rows is an outlier, 400 times as long as the median row: number 30, the first of its document"),
         (
             {30: 400, 50: 310, 0: 20, 110: 90},
-            "4 of 200 rows are massive, 20 to 400 times as long as the median row: numbers 0, 30, 50, ..., all of them "
+            "4 of 200 rows are outliers, 20 to 400 times as long as the median row: numbers 0, 30, 50, ..., all of them "
             "the first of their document",
         ),
         (
             {30: 400, 51: 300},
-            "2 of 200 rows are massive, 300 to 400 times as long as the median row: numbers 30, 51, 1 of them the first of "
+            "2 of 200 rows are outliers, 300 to 400 times as long as the median row: numbers 30, 51, 1 of them the first of "
             "their document",
         ),
     ],
 )
 def test_a_sentence_tells_how_many_which_how_large_and_where(lengths, sentence):
-    activations = with_massive(lengths)
-    assert massive.describe(activations) == sentence
-    assert activations.without_massive().num_samples == 200 - len(lengths)
+    activations = with_outliers(lengths)
+    assert outliers.describe(activations) == sentence
+    assert activations.without_outliers().num_samples == 200 - len(lengths)
 
 
 @pytest.mark.parametrize("module", [np, jnp])
-def test_a_learner_sees_massive_rows_at_the_median_norm_and_the_very_same_array_without_any(module):
+def test_a_learner_sees_outliers_rows_at_the_median_norm_and_the_very_same_array_without_any(module):
     usual = module.asarray(2 * UNIT)
-    assert massive.scale_down(usual) is usual
+    assert outliers.scale_down(usual) is usual
     rows = module.asarray(2 * UNIT * np.where(np.arange(200) == 5, 300, np.where(np.arange(200) == 6, 9, 1))[:, None])
-    seen = np.asarray(massive.scale_down(rows))
+    seen = np.asarray(outliers.scale_down(rows))
     assert seen.dtype == rows.dtype
     np.testing.assert_allclose(seen[5], 2 * UNIT[5], rtol=1e-5)
     others = np.arange(200) != 5
     np.testing.assert_array_equal(seen[others], np.asarray(rows)[others])
     sparse = module.asarray(UNIT * (np.arange(200) < 50)[:, None])
-    assert massive.scale_down(sparse) is sparse
+    assert outliers.scale_down(sparse) is sparse
