@@ -8,6 +8,7 @@ import pathlib
 import re
 import sys
 import traceback
+import typing
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
@@ -15,6 +16,7 @@ import numpy as np
 from absl import flags, logging
 from jaxtyping import Float
 
+from benchmarks.options import Options, define, given
 from sae_gap.core import matching
 from sae_gap.runtime import devices, distributed
 from sae_gap.storage.folder import Folder
@@ -36,14 +38,17 @@ def usage() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def run(main: Callable[[], object], flag_values: flags.FlagValues, about: str | None = None) -> NoReturn:
+def run(main: Callable[..., object], flag_values: flags.FlagValues | None = None, about: str | None = None) -> NoReturn:
     """Runs a binary: `--help` exits with 0, a `UsageError` or a bad flag with one sentence and 2.
 
     Args:
-      main: what to run once the flags are parsed.
-      flag_values: the binary's own flags, apart from absl's, so that one process can import several binaries.
+      main: what to run, given its `options`: the class that annotates them has the flags as its fields.
+      flag_values: the flags of a main that takes no options.
       about: what the help begins with; None takes the text of the module of `main`.
     """
+    options: type[Options] | None = typing.get_type_hints(main).get("options")
+    flag_values = define(options) if options else flag_values
+    assert flag_values is not None
     if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
         # absl's own help exits with 1.
         named = [line for line in flag_values.get_help(include_special_flags=False).splitlines() if line.startswith(" ")]
@@ -59,7 +64,12 @@ def run(main: Callable[[], object], flag_values: flags.FlagValues, about: str | 
         devices.enable_compilation_cache()
         if "distributed" in flag_values:
             _join(flag_values)
-        main()
+        if options is None:
+            main()
+        else:
+            with usage():
+                chosen = options(**given(options, flag_values))
+            main(chosen)
     except UsageError as error:
         _stop(str(error))
     except OSError as error:

@@ -160,9 +160,11 @@ def call_binary(name, *arguments):
     from benchmarks import cli
 
     module = binary_of(name)
-    main, flags = (module.BENCH.main, module.BENCH.flags) if hasattr(module, "BENCH") else (module.main, module.FLAGS)
+    main, flags = (module.BENCH.main, module.BENCH.flags) if hasattr(module, "BENCH") else (module.main, None)
+    # A binary that takes options has its flags made for the call.
+    flags = getattr(module, "FLAGS", flags)
     out, err = io.StringIO(), io.StringIO()
-    saved = flagsaver.save_flag_values(flags)
+    saved = None if flags is None else flagsaver.save_flag_values(flags)
     with (
         mock.patch.object(sys, "argv", [name, *map(str, arguments)]),
         contextlib.redirect_stdout(out),
@@ -170,7 +172,8 @@ def call_binary(name, *arguments):
         pytest.raises(SystemExit) as stop,
     ):
         cli.run(main, flags)
-    flagsaver.restore_flag_values(saved, flags)
+    if flags is not None:
+        flagsaver.restore_flag_values(saved, flags)
     return stop.value.code or 0, out.getvalue(), err.getvalue()
 
 

@@ -130,9 +130,18 @@ def main() -> None:
         seconds[stage.NAME] = time.perf_counter() - began
         return found
 
-    recorded = run(
-        record, layers=FLAGS.layer, tokens=preset.tokens, model=FLAGS.model, tokenizer=FLAGS.tokenizer, text=FLAGS.text
+    began = time.perf_counter()
+    recorded = record.main(
+        record.RecordOptions(
+            layers=(FLAGS.layer,),
+            tokens=preset.tokens,
+            model=FLAGS.model,
+            tokenizer=FLAGS.tokenizer,
+            text=FLAGS.text,
+            results_dir=place,
+        )
     )
+    seconds[record.NAME] = time.perf_counter() - began
     width = FLAGS.width or preset.width
     # Beyond it `downstream` takes no codes for sparse.
     most = min(width - 1, recorded.activations(FLAGS.layer).input_dim // 4)

