@@ -40,6 +40,16 @@ class Options:
                 _check(type(self), field, value)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distributed(Options):
+    """The options of a binary that may run in many processes."""
+
+    distributed: bool = option(False, "Run in many processes, one a host; TPU and Slurm need no more.")
+    coordinator: str | None = option(None, "With --distributed elsewhere: host:port of process 0.")
+    num_processes: int | None = option(None, "With --coordinator: how many there are.", least=1)
+    process_id: int | None = option(None, "With --coordinator: which one this is, from 0.", least=0)
+
+
 def define(kind: type[Options], without: Sequence[str] = ()) -> flags.FlagValues:
     """The flags of options. A flag that is not given is None, whatever the default of its field."""
     values = flags.FlagValues()
