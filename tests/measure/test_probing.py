@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sae_gap.measure import probing
-from sae_gap.measure.probing import cells, summary
+from sae_gap.measure.probing import concepts, probes
 from tests import tiny
 
 
@@ -74,10 +74,10 @@ def test_words_may_be_shared_where_none_decides_and_small_cells_are_refused():
 
 
 def test_rows_are_chosen_evenly_over_cells_and_words(monkeypatch):
-    monkeypatch.setattr(cells, "WORD_ROWS", 10)
+    monkeypatch.setattr(concepts, "WORD_ROWS", 10)
     tokens, a, b = drawn()
     rows = probing.choose_rows([(a, b)], tokens, 400)
-    sizes = [inside[rows].sum() for inside in cells.cells(a, b).values()]
+    sizes = [inside[rows].sum() for inside in concepts.cells(a, b).values()]
     assert 396 < len(rows) <= 400 and len({*sizes}) == 1 and (np.diff(rows) > 0).all()
     every = probing.choose_rows([(a, b)], tokens, 10_000)
     assert np.unique(tokens.words[every], return_counts=True)[1].tolist() == [10] * 200
@@ -123,7 +123,7 @@ def test_drops_are_those_of_the_dictionary():
 
 def test_differences_are_paired_over_pairs():
     def row(dictionary, pair, seed, drop):
-        scores = dict.fromkeys(summary.SCORES, 0.5) | {"drop": drop}
+        scores = dict.fromkeys(probes.SCORES, 0.5) | {"drop": drop}
         return scores | {
             "dictionary": dictionary,
             "role": "sae",
@@ -140,7 +140,7 @@ def test_differences_are_paired_over_pairs():
     # Student's t of two degrees of freedom, and a deviation of 0.2.
     assert mine["drop_half"] == pytest.approx(4.3027 * 0.2 / 3**0.5, rel=1e-4)
     assert other["more_drop"] == pytest.approx(0.25) and other["more_drop_half"] == pytest.approx(0, abs=1e-9)
-    assert summary.interval([0.5]) == (0.5, None)
+    assert probes.interval([0.5]) == (0.5, None)
 
 
 @pytest.fixture
@@ -151,8 +151,9 @@ def package(tmp_path, monkeypatch):
 
 
 def test_sets_of_sae_probes_are_split_by_class_and_hold_shifted_texts_out(package):
-    assert [*probing.find_sets()] == ["1_old"] and [*probing.find_sets(every=True)] == ["1_old", "2_odd"]
-    old, odd = (probing.read_set(name, *files) for name, files in probing.find_sets(every=True).items())
+    assert [one.name for one in probing.read_sets()] == ["1_old"]
+    old, odd = probing.read_sets(every=True)
+    assert (old.name, odd.name) == ("1_old", "2_odd")
     assert old.texts[:2] == ("0, then", "1, then") and old.texts[-3:] == ("x", "y", "z")
     assert old.labels[:4].tolist() == [True, False, False, True] and len(odd.texts) == 1_500 and not odd.shifted.any()
     assert len({*old.texts}) == len(old.texts) == 90 + 3
@@ -172,10 +173,10 @@ def test_sets_of_sae_probes_are_split_by_class_and_hold_shifted_texts_out(packag
 def test_a_package_that_is_missing_or_damaged_is_named(package, monkeypatch):
     (package / "OOD data" / "1_old_OOD.csv.zst").write_bytes(b"not zstandard")
     with pytest.raises(ValueError, match="cannot be read"):
-        probing.read_set("1_old", *probing.find_sets()["1_old"])
+        probing.read_sets()
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(ValueError, match="read by the library zstandard"):
-        probing.find_sets()
+        probing.read_sets()
     monkeypatch.undo()
     with pytest.raises(ValueError, match="sae_probes is not installed"):
-        probing.find_sets()
+        probing.read_sets()

@@ -1,15 +1,33 @@
-"""Concepts that a token has or has not, exactly: from its letters and from the topic of its document."""
+"""Concepts that a token has or has not, exactly, and the rows of two of them for training and test.
 
+A concept is read off the letters of a token or the topic of its document. The rows of two concepts
+A and B make four cells, named by whether they have A and whether they have B: "10" has A without
+B. Training and test share no document and, where a word decides on a concept, no word type.
+"""
+
+import bisect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+CELLS = ("11", "10", "01", "00")
+# Rows of each cell in a training set, where all cells are there and where one is withheld.
+SHARES = {
+    "all": {"11": 1, "10": 1, "01": 1, "00": 1},
+    "withheld": {"10": 2, "01": 1, "00": 1},
+}
+# Share of the documents, and of the word types, that train.
+TRAIN = 0.6
+# Rows of one word type that are looked at, so that no frequent word makes up a cell.
+WORD_ROWS = 50
+# A cell of fewer rows in a training or test set says nothing.
+FEWEST = 20
 # A token of letters, with the space that begins a word or without.
 _LETTERS = re.compile(" ?[A-Za-z]+")
-# A word of fewer letters than this beyond a suffix has none: "bed" is no past tense.
+# Letters of a word before its suffix, at least: "bed" is no past tense.
 _STEM = 2
 
 
@@ -27,12 +45,13 @@ class Tokens(NamedTuple):
     topics: np.ndarray | None = None
 
     def at(self, rows: np.ndarray) -> "Tokens":
-        """Some of the rows. Whether a word ends there is lost with its neighbour, so concepts are found before."""
-        return Tokens(self.texts[rows], self.documents[rows], None if self.topics is None else self.topics[rows])
+        """Some of the rows, without the neighbours that tell whether a word ends."""
+        topics = None if self.topics is None else self.topics[rows]
+        return Tokens(self.texts[rows], self.documents[rows], topics)
 
     @property
     def words(self) -> np.ndarray:
-        """The letters of each token in lower case, which is its word type, (n,) strings."""
+        """The word type of each token, its letters in lower case, (n,) strings."""
         return np.array([text.strip().lower() for text in self.texts])
 
 
@@ -42,7 +61,7 @@ class Concept(NamedTuple):
     Attributes:
       name: as `concept` takes it.
       has: which tokens have it, (n,).
-      defined: which tokens have it or not, (n,); of the others it says nothing.
+      defined: for which tokens it is defined, (n,).
       of_words: whether the word decides, so that training and test must not share words.
     """
 
@@ -54,6 +73,18 @@ class Concept(NamedTuple):
     def at(self, rows: np.ndarray) -> "Concept":
         """The same concept of some of the rows."""
         return self._replace(has=self.has[rows], defined=self.defined[rows])
+
+
+class Split(NamedTuple):
+    """Rows of one pair and one seed.
+
+    Attributes:
+      train: for "all" and for "withheld", as many rows with A as without.
+      test: for each cell, equally many rows.
+    """
+
+    train: Mapping[str, Int[np.ndarray, " n"]]
+    test: Mapping[str, Int[np.ndarray, " n"]]
 
 
 def concept(name: str, tokens: Tokens) -> Concept:
@@ -76,46 +107,145 @@ def concept(name: str, tokens: Tokens) -> Concept:
       ValueError: there is no such concept, or documents have no such topic.
     """
     kind, _, value = name.partition(":")
-    letters = np.array([_LETTERS.fullmatch(text) is not None for text in tokens.texts])
-    whole = letters & _begins(tokens) & _ends(tokens)
-    if kind == "letters" and re.fullmatch("[a-z]+", value):
-        return Concept(name, np.array([word[:1] in value and bool(word) for word in tokens.words]), whole, True)
-    if kind == "suffix" and re.fullmatch("[a-z]+", value):
-        return Concept(name, _has_suffix(tokens.words, value), whole, True)
+    texts, words = tokens.texts.tolist(), tokens.words.tolist()
+    letters = np.array([_LETTERS.fullmatch(text) is not None for text in texts])
+    begins = np.array([text.startswith(" ") for text in texts])
+    whole = letters & begins & _ends(tokens)
+    spelled = re.fullmatch("[a-z]+", value) is not None
+    if kind == "letters" and spelled:
+        has = np.array([word[:1] in [*value] for word in words])
+        return Concept(name, has, whole, True)
+    if kind == "suffix" and spelled:
+        ending = re.compile(f".{{{_STEM},}}{value}")
+        has = np.array([ending.fullmatch(word) is not None for word in words])
+        return Concept(name, has, whole, True)
     if name == "capital":
-        return Concept(name, np.array([text.strip()[:1].isupper() for text in tokens.texts]), letters, True)
+        capital = np.array([text.strip()[:1].isupper() for text in texts])
+        return Concept(name, capital, letters, True)
     if name == "space":
-        return Concept(name, _begins(tokens), letters, True)
+        return Concept(name, begins, letters, True)
     if kind == "topic":
-        topics = [] if tokens.topics is None else sorted(set(tokens.topics.tolist()))
+        topics = set() if tokens.topics is None else {*tokens.topics.tolist()}
         if value in topics:
-            return Concept(name, tokens.topics == value, letters, False)  # type: ignore[arg-type]
-        raise ValueError(f"no document is of the topic {value!r}; choose from {', '.join(topics) or 'other concepts'}.")
-    raise ValueError(f"{name!r} is no concept; choose letters:abc, suffix:ing, capital, space or topic:NAME.")
-
-
-def read_pair(text: str) -> tuple[str, str]:
-    """The names of a pair that is written A+B, where A is probed and its meeting with B is withheld.
-
-    Raises:
-      ValueError: it is not one.
-    """
-    first, plus, second = text.partition("+")
-    if not (first and plus and second) or "+" in second or first == second:
-        raise ValueError(f"{text!r} is no pair; write two different concepts as A+B, such as topic:sport+capital.")
-    return first, second
-
-
-def _begins(tokens: Tokens) -> Bool[np.ndarray, " n"]:
-    return np.array([text.startswith(" ") for text in tokens.texts])
+            return Concept(name, np.asarray(tokens.topics == value), letters, False)
+        known = ", ".join(sorted(topics)) or "other concepts"
+        raise ValueError(f"no document is of the topic {value!r}; choose from {known}.")
+    known = "letters:abc, suffix:ing, capital, space or topic:NAME"
+    raise ValueError(f"{name!r} is no concept; choose {known}.")
 
 
 def _ends(tokens: Tokens) -> Bool[np.ndarray, " n"]:
-    """Whether the token after, if its document has one, goes on with no letter."""
-    goes_on: Sequence[bool] = [text[:1].isalpha() for text in tokens.texts[1:]]
-    same = tokens.documents[1:] == tokens.documents[:-1]
-    return ~np.append(np.array(goes_on, bool) & same, False)
+    """Whether the next token of the document, if there is one, does not begin with a letter."""
+    goes_on = np.array([text[:1].isalpha() for text in tokens.texts[1:].tolist()], bool)
+    return ~np.append(goes_on & (np.diff(tokens.documents) == 0), False)
 
 
-def _has_suffix(words: np.ndarray, suffix: str) -> Bool[np.ndarray, " n"]:
-    return np.array([word.endswith(suffix) and len(word) >= len(suffix) + _STEM for word in words])
+def read_pair(text: str) -> tuple[str, str]:
+    """The names in a pair A+B, where A is probed and its meeting with B is withheld.
+
+    Raises:
+      ValueError: it is not a pair.
+    """
+    parts = text.split("+")
+    if len(parts) != 2 or len({*parts} - {""}) != 2:
+        mend = "write two different concepts as A+B, such as topic:sport+capital"
+        raise ValueError(f"{text!r} is no pair; {mend}.")
+    return parts[0], parts[1]
+
+
+def cells(a: Concept, b: Concept) -> dict[str, Bool[np.ndarray, " n"]]:
+    """Which rows are in each cell; in none where one of the concepts is not defined."""
+    known = a.defined & b.defined
+    has_a, has_b = ({"1": each.has, "0": ~each.has} for each in (a, b))
+    return {name: known & has_a[name[0]] & has_b[name[1]] for name in CELLS}
+
+
+def choose_rows(
+    pairs: Sequence[tuple[Concept, Concept]], tokens: Tokens, most: int, seed: int = 0
+) -> Int[np.ndarray, " chosen"]:
+    """At most so many rows, equally many of every cell of every pair where there are as many.
+
+    Of each word type at most `WORD_ROWS` are looked at, drawn at random.
+
+    Args:
+      pairs: of concepts of all tokens.
+      tokens: all of them.
+      most: rows to choose.
+      seed: of the draw.
+
+    Returns:
+      Their numbers, ascending.
+    """
+    order = np.random.default_rng(seed).permutation(len(tokens.texts))
+    _, word = np.unique(tokens.words[order], return_inverse=True)
+    few = order[_rank_in_group(word) < WORD_ROWS]
+    ranked = [few[inside[few]] for a, b in pairs for inside in cells(a, b).values()]
+
+    def first(count: int) -> Int[np.ndarray, " some"]:
+        return np.unique(np.concatenate([rows[:count] for rows in ranked]))
+
+    counts = range(1, max(map(len, ranked)) + 1)
+    return first(bisect.bisect_right(counts, most, key=lambda count: len(first(count))))
+
+
+def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
+    """Draws training and test rows of a pair.
+
+    Both training sets have 2m rows of A and 2m without, of
+
+    - "all": m each of 11, 10, 01 and 00;
+    - "withheld": 2m of 10, m of 01 and m of 00, none of 11,
+
+    where m is the largest number that all cells allow. Test sets have equally many rows of each
+    cell.
+
+    Args:
+      a: the concept that is probed, of these tokens.
+      b: the other, of these tokens.
+      tokens: the rows to draw from.
+      seed: of the split and of the draw.
+
+    Returns:
+      The rows, by their numbers among `tokens`.
+
+    Raises:
+      ValueError: a cell is too small.
+    """
+    rng = np.random.default_rng(seed)
+    train, test = _halves(tokens.documents, rng)
+    if a.of_words or b.of_words:
+        seen, unseen = _halves(tokens.words, rng)
+        train, test = train & seen, test & unseen
+    inside = cells(a, b)
+    learned = {name: rng.permutation(np.flatnonzero(inside[name] & train)) for name in CELLS}
+    held = {name: rng.permutation(np.flatnonzero(inside[name] & test)) for name in CELLS}
+    shares = [share for kind in SHARES.values() for share in kind.items()]
+    unit = min(len(learned[name]) // share for name, share in shares)
+    fewest = min(map(len, held.values()))
+    if min(unit, fewest) < FEWEST:
+        sizes = (f"{name} has {len(learned[name])} and {len(held[name])}" for name in CELLS)
+        raise ValueError(
+            f"the cells of {a.name}+{b.name} are too small: of rows to train and to test on "
+            f"{', '.join(sizes)}, where {FEWEST} are the least; "
+            "give more documents or leave the pair out."
+        )
+    sets = {}
+    for kind, parts in SHARES.items():
+        sets[kind] = np.concatenate([learned[name][: parts[name] * unit] for name in parts])
+    return Split(sets, {name: rows[:fewest] for name, rows in held.items()})
+
+
+def _halves(names: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows have the names that train, and which have the others."""
+    every, member = np.unique(names, return_inverse=True)
+    train = np.zeros(len(every), bool)
+    train[rng.permutation(len(every))[: round(TRAIN * len(every))]] = True
+    return train[member], ~train[member]
+
+
+def _rank_in_group(groups: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """How many entries of its own group go before each entry."""
+    order = np.argsort(groups, kind="stable")
+    rank = np.empty(len(groups), int)
+    rank[order] = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
+    return rank

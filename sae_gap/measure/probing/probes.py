@@ -1,56 +1,70 @@
-"""Probes of a concept: logistic regression on all features, or on the few latents that tell the classes apart.
+"""Probes of a concept, and what they lose where it meets another concept anew.
 
-Features are centred and scaled by their deviations in training. The penalty is that of scikit-learn's `C`: the same for all
-features of one kind, since a choice by validation has no rows of the withheld cell to choose by.
+A probe is a logistic regression on all features, or on the few latents that tell the classes apart.
+Features are centred and scaled by their deviations in training. The penalty is that of
+scikit-learn's `C`, the same for all features of one kind: validation has no rows of the withheld
+cell to choose it by.
 
 References:
-  Kantamneni et al. (2025), "Are sparse autoencoders useful? A case study in sparse probing" (the ranking of the latents).
+  Kantamneni et al. (2025), "Are sparse autoencoders useful? A case study in sparse probing" (the
+  ranking of the latents).
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
+import scipy.special
 from jaxtyping import Bool, Float, Int
 
-from sae_gap.measure.probing.cells import Split
+from sae_gap.measure.probing.concepts import Split
 from sae_gap.metrics.classification import LogisticProbe, fit_logistic, roc_auc
+from sae_gap.storage.results import Row
 
 # What is scored out of distribution and in it: the cells with A and without.
 SIDES = {"ood": ("11", "01"), "id": ("10", "00")}
 DENSE_C, SPARSE_C = 0.01, 1.0
+# The columns that tell lines of `overall` apart, and the scores that these have.
+CELL = ("dictionary", "role", "codes", "probe")
+SCORES = ("auc_id", "all_auc_ood", "auc_ood", "drop", "accuracy_drop")
 
 
 class Probe(NamedTuple):
     """A fitted probe.
 
     Attributes:
-      latents: the columns that it reads; None for all.
+      latents: the columns that it reads.
       centre: of each of these in training.
       scale: by which each is multiplied, zero for one that is constant.
       logistic: on the columns so scaled.
     """
 
-    latents: Int[np.ndarray, " some"] | None
+    latents: Int[np.ndarray, " some"] | slice
     centre: Float[np.ndarray, " some"]
     scale: Float[np.ndarray, " some"]
     logistic: LogisticProbe
 
     def decide(self, features: Any) -> Float[np.ndarray, " n"]:
-        """The log-odds of the concept, positive where it is answered, of dense or sparse features, (n, columns)."""
-        return (_columns(features, self.latents) - self.centre) * self.scale @ self.logistic.weights + self.logistic.intercept
+        """The log-odds of the concept, of dense or sparse features, (n, columns)."""
+        scaled = (_columns(features, self.latents) - self.centre) * self.scale
+        return scaled @ self.logistic.weights + self.logistic.intercept
+
+
+# Makes a probe from features, (n, columns), and labels, (n,).
+Fit = Callable[[Any, Bool[np.ndarray, " n"]], Probe]
 
 
 def fit_dense(features: Any, labels: Bool[np.ndarray, " n"], c: float = DENSE_C) -> Probe:
     """Fits a probe on all features, (n, columns); `c` is scikit-learn's C."""
-    return _fit(features, None, labels, c)
+    return _fit(features, slice(None), labels, c)
 
 
 def fit_sparse(codes: Any, labels: Bool[np.ndarray, " n"], k: int, c: float = SPARSE_C) -> Probe:
     """Fits a probe on the k latents of the largest difference of class means.
 
-    Of latent j that is `|E[z_j | A] - E[z_j | not A]|` over the mean of `|z_j|` where it is not zero.
+    Of latent j that is `|E[z_j | A] - E[z_j | not A]|` over the mean of `|z_j|` where it is not 0.
 
     Args:
       codes: (n, num_latents), a sparse or a dense array.
@@ -62,20 +76,40 @@ def fit_sparse(codes: Any, labels: Bool[np.ndarray, " n"], k: int, c: float = SP
       The probe; its `latents` begin with the first in rank.
     """
     codes = scipy.sparse.csr_array(codes)
-    size = abs(codes).sum(axis=0)
-    used = (codes != 0).sum(axis=0)
-    means = [codes[labels == side].sum(axis=0) / max(1, np.count_nonzero(labels == side)) for side in (True, False)]
+    size, used = abs(codes).sum(axis=0), (codes != 0).sum(axis=0)
+    means = [codes[side].sum(axis=0) / max(1, side.sum()) for side in (labels, ~labels)]
     ranks = np.abs(means[0] - means[1]) * used / np.where(size > 0, size, 1)
     return _fit(codes, np.argsort(-ranks, kind="stable")[:k], labels, c)
 
 
+def _fit(
+    features: Any,
+    latents: Int[np.ndarray, " some"] | slice,
+    labels: Bool[np.ndarray, " n"],
+    c: float,
+) -> Probe:
+    columns = _columns(features, latents)
+    centre, spread = columns.mean(axis=0), columns.std(axis=0)
+    scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
+    logistic = fit_logistic((columns - centre) * scale, labels, 1 / (c * len(labels)))
+    return Probe(latents, centre, scale, logistic)
+
+
+def _columns(features: Any, latents: Int[np.ndarray, " some"] | slice) -> np.ndarray:
+    chosen = features[:, latents]
+    return chosen.toarray() if scipy.sparse.issparse(chosen) else np.asarray(chosen)
+
+
 def score_pair(
-    features: Any, has: Bool[np.ndarray, " n"], split: Split, fit: Callable[[Any, Bool[np.ndarray, " n"]], Probe]
+    features: Any,
+    has: Bool[np.ndarray, " n"],
+    split: Split,
+    fit: Fit,
 ) -> dict[str, float]:
     """The probe trained without the cell and trained with it, both scored on the same rows.
 
-    Where a split withholds nothing, as that of a `TextSet`, the one probe is scored on the rows under "11" and "01", if there
-    are any, and on the others.
+    Where a split withholds nothing, as that of a `TextSet`, the one probe is scored on the rows
+    under "11" and "01", if there are any, and on the others.
 
     Args:
       features: of all rows, (n, columns), a dense or a sparse array.
@@ -84,34 +118,71 @@ def score_pair(
       fit: makes a probe from features and labels.
 
     Returns:
-      `auc_ood` and `accuracy_ood` of the probe that never saw the cell, on rows with the other concept; `auc_id` and
-      `accuracy_id` on rows without it; the same of the reference, `all_auc_ood` and so on; and `drop`, `all_auc_ood - auc_ood`,
-      and `accuracy_drop`. Where nothing is withheld the drop is `auc_id - auc_ood`.
+      `auc_ood` and `accuracy_ood` of the probe that never saw the cell, on rows with the other
+      concept; `auc_id` and `accuracy_id` on rows without it; the same of the reference,
+      `all_auc_ood` and so on; and `drop`, `all_auc_ood - auc_ood`, and `accuracy_drop`. Where
+      nothing is withheld the drop is `auc_id - auc_ood`.
     """
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     withheld = "withheld" in split.train
-    for kind, prefix in ({"withheld": "", "all": "all_"} if withheld else {"all": ""}).items():
+    for kind, prefix in (("withheld", ""), ("all", "all_")) if withheld else (("all", ""),):
         rows = split.train[kind]
         probe = fit(features[rows], has[rows])
-        for side, (positive, negative) in SIDES.items():
-            tested = np.concatenate([split.test[positive], split.test[negative]])
+        for side, named in SIDES.items():
+            tested = np.concatenate([split.test[cell] for cell in named])
             if len(tested):
                 decided = probe.decide(features[tested])
-                found[f"{prefix}auc_{side}"] = float(roc_auc(decided[:, None], has[tested])[0])
-                found[f"{prefix}accuracy_{side}"] = float(np.mean((decided > 0) == has[tested]))
+                scores[f"{prefix}auc_{side}"] = float(roc_auc(decided[:, None], has[tested])[0])
+                scores[f"{prefix}accuracy_{side}"] = float(np.mean((decided > 0) == has[tested]))
     for name, score in {"drop": "auc", "accuracy_drop": "accuracy"}.items():
-        if f"{score}_ood" in found:
-            found[name] = found[f"all_{score}_ood" if withheld else f"{score}_id"] - found[f"{score}_ood"]
-    return found
+        if f"{score}_ood" in scores:
+            reference = f"all_{score}_ood" if withheld else f"{score}_id"
+            scores[name] = scores[reference] - scores[f"{score}_ood"]
+    return scores
 
 
-def _fit(features: Any, latents: Int[np.ndarray, " some"] | None, labels: Bool[np.ndarray, " n"], c: float) -> Probe:
-    columns = _columns(features, latents)
-    centre, spread = columns.mean(axis=0), columns.std(axis=0)
-    scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
-    return Probe(latents, centre, scale, fit_logistic((columns - centre) * scale, labels, 1 / (c * len(labels))))
+def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
+    """Means over pairs, and paired differences from the baseline's own codes by the same probe.
+
+    A pair counts once, by its mean over seeds. Half an interval of 95 % is `t s / √n` with s the
+    deviation over n pairs and t of Student's law, and None where there is one pair. It takes pairs
+    for independent, so that where they share concepts it is somewhat narrow.
+
+    Args:
+      rows: of `score_pair`, with the columns `pair` and `seed` and those of `CELL`.
+      baseline: the SAE whose own codes the others are compared with.
+
+    Returns:
+      A line for each dictionary, codes and probe, in the order of the rows: the mean of each of
+      `SCORES` and `<score>_half`, half its interval; and `more_auc_ood`, `more_drop` and
+      `more_accuracy_drop`, the differences from the baseline, with theirs.
+    """
+    # By group, score and pair, the values of all seeds.
+    groups: dict[tuple[str, ...], dict[str, dict[str, list[float]]]] = {}
+    for row in rows:
+        scores = groups.setdefault(tuple(row[name] for name in CELL), {name: {} for name in SCORES})
+        for score in SCORES:
+            if row.get(score) is not None:
+                scores[score].setdefault(row["pair"], []).append(row[score])
+    lines = []
+    for group, scores in groups.items():
+        line: Row = dict(zip(CELL, group, strict=True))
+        line["pairs"] = len({row["pair"] for row in rows})
+        other = groups.get((baseline, "sae", "own", group[-1]))
+        for score, pairs in scores.items():
+            means = {pair: float(np.mean(values)) for pair, values in pairs.items()}
+            line[score], line[f"{score}_half"] = interval([*means.values()])
+            if score in ("auc_ood", "drop", "accuracy_drop"):
+                more = [means[pair] - float(np.mean(other[score][pair])) for pair in means if other]
+                line[f"more_{score}"], line[f"more_{score}_half"] = interval(more)
+        lines.append(line)
+    return lines
 
 
-def _columns(features: Any, latents: Int[np.ndarray, " some"] | None) -> Float[np.ndarray, "n some"]:
-    chosen = features if latents is None else features[:, latents]
-    return chosen.toarray() if scipy.sparse.issparse(chosen) else np.asarray(chosen)
+def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """The mean and half its interval of 95 % by Student's law; None for what is not known."""
+    count = len(values)
+    if count < 2:
+        return (float(values[0]) if values else None), None
+    half = scipy.special.stdtrit(count - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(count)
+    return float(np.mean(values)), float(half)

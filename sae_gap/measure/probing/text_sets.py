@@ -1,25 +1,24 @@
-"""Texts with a binary label from the package sae-probes: 113 sets, of which 8 have a second set whose texts are shifted.
+"""Texts with a binary label from the package sae-probes: 113 sets, of which 8 have shifted texts.
 
 References:
-  Kantamneni et al. (2025), "Are sparse autoencoders useful? A case study in sparse probing", whose sets they are.
+  Kantamneni et al. (2025), "Are sparse autoencoders useful? A case study in sparse probing", whose
+  sets they are.
 """
 
 import csv
 import importlib.util
 import io
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
 
-from sae_gap.measure.probing.cells import TRAIN, Split
+from sae_gap.measure.probing.concepts import TRAIN, Split
 
-# The package whose sets are read, and what installs it: of the packages that it asks for none is needed.
-PACKAGE, INSTALL = "sae_probes", "pip install --no-deps sae-probes"
 # Texts of a set that are looked at, and those that train, as sae-probes has them.
 MOST, TRAINED = 1_500, 1_024
-_BINARY = "Binary Classification"
 
 
 class TextSet(NamedTuple):
@@ -27,8 +26,8 @@ class TextSet(NamedTuple):
 
     Attributes:
       name: of its file.
-      texts: of the set, and then the shifted ones, if there are any.
-      labels: of each text, (n,): whether it is of the second class in the order of their names, as in sae-probes.
+      texts: of the set, and then the shifted ones, if there are any; each once.
+      labels: whether each text is of the last class by name, as in sae-probes, (n,).
       shifted: which texts are shifted, (n,).
     """
 
@@ -41,65 +40,68 @@ class TextSet(NamedTuple):
         """Training and test rows with as many of each class, and all shifted rows beside.
 
         Returns:
-          Training rows under "all"; test rows by class under "10" and "00", shifted ones under "11" and "01".
+          Training rows under "all"; test rows by class under "10" and "00", shifted ones under "11"
+          and "01".
         """
-        rng, own = np.random.default_rng(seed), {}
-        for label in (True, False):
-            own[label] = rng.permutation(np.flatnonzero((self.labels == label) & ~self.shifted))
-        fewest = min(map(len, own.values()))
+        rng = np.random.default_rng(seed)
+        usual, test = {}, {}
+        for label in (1, 0):
+            rows = np.flatnonzero((self.labels == label) & ~self.shifted)
+            usual[label] = rng.permutation(rows)
+            test[f"{label}1"] = np.flatnonzero((self.labels == label) & self.shifted)
+        fewest = min(map(len, usual.values()))
         trained = min(TRAINED // 2, round(TRAIN * fewest))
-        test = {f"{int(label)}0": rows[trained:fewest] for label, rows in own.items()}
-        test |= {f"{int(label)}1": np.flatnonzero((self.labels == label) & self.shifted) for label in own}
-        return Split({"all": np.concatenate([rows[:trained] for rows in own.values()])}, test)
+        test |= {f"{label}0": rows[trained:fewest] for label, rows in usual.items()}
+        return Split({"all": np.concatenate([rows[:trained] for rows in usual.values()])}, test)
 
 
-def find_sets(*, every: bool = False) -> dict[str, tuple[pathlib.Path, pathlib.Path | None]]:
-    """The files of the sets that have a shifted one, or of every binary set, and of the shifted ones, by name.
+def read_sets(*, every: bool = False) -> list[TextSet]:
+    """The sets that have shifted texts, or every binary set.
 
     Raises:
-      ValueError: the package is not installed.
+      ValueError: the package or `zstandard` is not installed, or a file cannot be read.
     """
-    # The package is found, not imported: it would import PyTorch.
-    spec = importlib.util.find_spec(PACKAGE)
+    # An import of the package would import PyTorch.
+    spec = importlib.util.find_spec("sae_probes")
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"the package {PACKAGE} is not installed; {INSTALL}.")
+        mend = "pip install --no-deps sae-probes"
+        raise ValueError(f"the package sae_probes is not installed; {mend}.")
     data = pathlib.Path(spec.submodule_search_locations[0]) / "data"
-    shifted = {path.name.partition("_OOD.")[0]: path for path in (data / "OOD data").glob("*_OOD.csv.zst")}
-    binary = [
-        row["Dataset save name"] for row in _read(data / "probing_datasets_MASTER.csv.zst") if row["Data type"] == _BINARY
-    ]
-    names = [pathlib.PurePath(name).stem for name in binary]
-    files = {name: (data / "cleaned_data" / f"{name}.csv.zst", shifted.get(name)) for name in names}
-    return {name: pair for name, pair in files.items() if every or pair[1]}
+    sets = []
+    for row in _read(data / "probing_datasets_MASTER.csv.zst"):
+        name = pathlib.PurePath(row["Dataset save name"]).stem
+        shifted = data / "OOD data" / f"{name}_OOD.csv.zst"
+        if row["Data type"] == "Binary Classification" and (every or shifted.exists()):
+            file = data / "cleaned_data" / f"{name}.csv.zst"
+            sets.append(_read_set(name, [file, shifted] if shifted.exists() else [file]))
+    return sets
 
 
-def read_set(name: str, file: pathlib.Path, shifted: pathlib.Path | None) -> TextSet:
-    """Reads a set: its first `MOST` texts, and all of the shifted one, each text once, lest it both trains and tests.
-
-    Raises:
-      ValueError: a file cannot be read, or `zstandard` is not installed.
-    """
-    texts: list[str] = []
-    labels: list[Bool[np.ndarray, " n"]] = []
-    for path, most in ((file, MOST), (shifted, None)):
-        rows = [] if path is None else _read(path)
-        classes = sorted({row["target"] for row in rows})
-        first = {row["prompt"]: row["target"] for row in reversed(rows[:most])}
-        found = dict.fromkeys(row["prompt"] for row in rows[:most])
-        texts += found
-        labels.append(np.array([first[text] == classes[-1] for text in found], bool))
-    moved = np.repeat([False, True], [len(each) for each in labels])
-    return TextSet(name, tuple(texts), np.concatenate(labels), moved)
+def _read_set(name: str, files: Sequence[pathlib.Path]) -> TextSet:
+    """The first texts of a file and, if there is a second, all of that, which are shifted."""
+    labels: list[dict[str, bool]] = []
+    for path, most in zip(files, (MOST, None), strict=False):
+        rows = _read(path)
+        last = max((row["target"] for row in rows), default="")
+        texts: dict[str, bool] = {}
+        for row in rows[:most]:
+            # A text that came twice would both train and test.
+            texts.setdefault(row["prompt"], row["target"] == last)
+        labels.append(texts)
+    moved = np.repeat(np.arange(len(labels)) > 0, [*map(len, labels)])
+    values = np.array([label for part in labels for label in part.values()])
+    return TextSet(name, tuple(text for part in labels for text in part), values, moved)
 
 
 def _read(path: pathlib.Path) -> list[dict[str, str]]:
     try:
         import zstandard
     except ImportError:
-        raise ValueError("sets of sae-probes are read by the library zstandard; pip install 'sae_gap[sae_probes]'.") from None
+        mend = "pip install 'sae_gap[sae_probes]'"
+        raise ValueError(f"sets of sae-probes are read by the library zstandard; {mend}.") from None
     try:
         with path.open("rb") as file:
-            text = io.TextIOWrapper(zstandard.ZstdDecompressor().stream_reader(file), "utf-8", newline="")
-            return list(csv.DictReader(text))
+            content = zstandard.ZstdDecompressor().stream_reader(file)
+            return list(csv.DictReader(io.TextIOWrapper(content, "utf-8", newline="")))
     except (OSError, ValueError, csv.Error, zstandard.ZstdError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); install {PACKAGE} again.") from error
+        raise ValueError(f"{path} cannot be read ({error}); install sae_probes again.") from error

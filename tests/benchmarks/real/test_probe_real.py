@@ -16,7 +16,7 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.lm.recording import record
 from sae_gap.lm.texts import Texts
 from sae_gap.measure import probing
-from sae_gap.measure.probing import cells
+from sae_gap.measure.probing import concepts
 from tests import tiny
 
 
@@ -41,7 +41,7 @@ def options(tmp_path_factory):
 
 def test_from_a_recording_to_a_table_and_on(options, call, tmp_path, monkeypatch, caplog):
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(cells, "FEWEST", 5)
+    monkeypatch.setattr(concepts, "FEWEST", 5)
     monkeypatch.setattr(measure, "find_weight", tiny.weight)
     tiny.write_text_sets(tmp_path)
     options += ("--sets=shifts",)

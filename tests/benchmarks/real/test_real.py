@@ -14,7 +14,7 @@ from sae_gap import figures, measure
 from sae_gap.lm import recording
 from sae_gap.measure import patching
 from sae_gap.measure.patching import split_lines
-from sae_gap.measure.probing import cells
+from sae_gap.measure.probing import concepts
 from sae_gap.study.models import Models
 from tests import tiny
 
@@ -45,7 +45,7 @@ def options(tmp_path_factory):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(cells, "FEWEST", 3)
+    monkeypatch.setattr(concepts, "FEWEST", 3)
     sizes = {"width": 80, "epochs": 1, "visits": 2, "l0": str(L0), "codes": real.BETTER, "run": 240, "probed": 240}
     preset = real.Preset(None, ("topk", "online_dl"), **sizes, seeds="0", documents="all")
     monkeypatch.setitem(real.PRESETS, "smoke", preset)
@@ -139,7 +139,7 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
 def test_what_a_small_model_and_little_text_allow(options, small, call, monkeypatch):
     """L0s of the preset beyond a quarter of the dimensions are left out, and what cannot be probed is told."""
     folder, arguments = options
-    monkeypatch.setattr(cells, "FEWEST", 1_000)
+    monkeypatch.setattr(concepts, "FEWEST", 1_000)
     monkeypatch.setitem(real.PRESETS, "smoke", real.PRESETS["smoke"]._replace(l0=f"{L0},17"))
     code, out, err = call("real", *arguments)
     assert code == 0, err

