@@ -36,7 +36,7 @@ from sae_gap.learners.probe import LinearProbe
 from sae_gap.learners.softplus_adam import SoftplusAdam
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.learners.surgery import Surgery
-from sae_gap.measure import of_model
+from sae_gap.saes.loaded_sae import SAE
 
 NAN = float("nan")
 KEY = jax.random.key(0)
@@ -161,7 +161,7 @@ def test_no_door_takes_what_is_no_finite_real_matrix(kind, tmp_path):
         lambda: sae_gap.amortisation_gap(MODEL, wrong(Y), 0.1),
         lambda: sae_gap.amortisation_gap(dataclasses.replace(MODEL, dictionary=wrong(D)), Y, 0.1),
         lambda: sae_gap.amortisation_gap(MODEL, Y, 0.1, encode=lambda model, signals: wrong(Z)),
-        lambda: of_model("mine", dataclasses.replace(MODEL, dictionary=wrong(D))),
+        lambda: SAE.of_model(dataclasses.replace(MODEL, dictionary=wrong(D)), name="mine"),
         lambda: sae_gap.save_activations(tmp_path / "new" / "rows.npz", wrong(Y)),
     ):
         refused(door)
@@ -241,7 +241,10 @@ DOORS = {
     "atoms that vanish": (gap(replaced(dictionary=jnp.asarray(1e-42 * D))), "an atom whose largest entry"),
     "atoms that vanish in a solver": (lambda: sae_gap.sparse_code(Y, 1e-200 * D.astype(float), 0.1), "an atom whose largest"),
     "signals that vanish": (lambda: sae_gap.sparse_code(jnp.asarray(1e-42 * Y), D, 0.1), "signals reach a magnitude"),
-    "a measured dictionary that vanishes": (lambda: of_model("mine", Model(jnp.asarray(1e-42 * D), jnp.zeros(4))), "an atom"),
+    "a measured dictionary that vanishes": (
+        lambda: SAE.of_model(Model(jnp.asarray(1e-42 * D), jnp.zeros(4)), name="mine"),
+        "an atom",
+    ),
     "texts for weights": (lambda: sae_gap.sparse_code_path(Y, D, ["a"]), "lams must be"),
     "sparse codes of a path": (lambda: sae_gap.match_l0(Y, D, 2.0, sparse=True), "leave sparse out"),
     "a target that is no number": (lambda: sae_gap.match_l0(Y, D, "two"), "target must be"),

@@ -12,12 +12,11 @@ command.
 """
 
 import csv
-import dataclasses
 import functools
 import pathlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,8 +32,8 @@ from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.measure.controls import check_control
 from sae_gap.measure.downstream import FIRST, Downstream
-from sae_gap.measure.patching import CODES, PARTS, STUDY, Candidate, Patching, over_documents, split_lines
-from sae_gap.measure.subject import digest
+from sae_gap.measure.patching import CODES, PARTS, STUDY, Patching, over_documents, split_lines
+from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
 
@@ -73,7 +72,7 @@ def main() -> list[Row]:
         plan = measure.Plan((), activations, keep_outliers=FLAGS.outliers == "keep")
         if max(l0) > (densest := activations.input_dim // 4):
             raise ValueError(f"--l0 {max(l0)} is more than a quarter of the dimensions; ask for at most {densest}.")
-        candidates = _candidates(plan, l0)
+        saes, controls = _measured(plan, l0)
         folder.require_writable()
         lm = load_lm(FLAGS.model, FLAGS.tokenizer)
         recorded.require(lm)
@@ -86,7 +85,7 @@ def main() -> list[Row]:
             "%s; they are %s.", outliers.describe(activations), "replaced" if plan.keep_outliers else "left as they are"
         )
     with cli.usage():
-        rows = Patching(downstream, identity, results.Store(folder), l0, FLAGS.codes).run(candidates)
+        rows = Patching(downstream, identity, results.Store(folder), l0, FLAGS.codes).run(saes, controls)
     sys.stdout.write(write(folder, rows))
     return rows
 
@@ -106,7 +105,7 @@ def _downstream(lm: LM, recorded: Recorded, documents: Sequence[int]) -> tuple[D
     windows = [batch.windows for batch in batches]
     parts = [np.asarray(part) for each in windows for part in (each.tokens, each.segments, each.positions)]
     told = {name: value for name, value in options.items() if name != "special"}
-    told |= {"model": lm.identity, "layer": FLAGS.layer, "texts": digest([members, *parts])}
+    told |= {"model": lm.identity, "layer": FLAGS.layer, "texts": results.digest([members, *parts])}
     return Downstream.of_model(lm.model, windows, FLAGS.layer, documents=members, **options), results.key(told)
 
 
@@ -115,28 +114,25 @@ def _special(tokenizer: Any) -> list[int]:
     return [number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special]
 
 
-def _candidates(plan: measure.Plan, l0: Sequence[int]) -> list[Candidate]:
-    """What is to be measured: SAEs, dictionaries and controls of the width of the first."""
+def _measured(plan: measure.Plan, l0: Sequence[int]) -> tuple[list[SAE], dict[str, tuple[Row, Callable[[], SAE]]]]:
+    """SAEs and dictionaries, and controls of the width of the first, with what decides them, which are made when needed."""
     train = plan.parts[0]
-    controls = subjects_of.controls(FLAGS.controls)
-    options = {"controls": controls, "anyway": FLAGS.anyway}
-    subjects, loaded = subjects_of.read(FLAGS.sae, FLAGS.dictionary, plan.scored, train.mean, **options)
-    narrowest = min(subjects, key=lambda each: each.num_latents)
+    names = subjects_of.controls(FLAGS.controls)
+    options = {"controls": names, "anyway": FLAGS.anyway}
+    saes, loaded = subjects_of.read(FLAGS.sae, FLAGS.dictionary, plan.scored, train.mean, **options)
+    narrowest = min(saes, key=lambda sae: sae.num_latents)
     if max(l0) >= narrowest.num_latents:
         raise cli.UsageError(f"{narrowest.name} has {narrowest.num_latents} atoms; ask for less than that as --l0.")
     for name, report in loaded.items():
         _check_place(name, report.notes.get("hook_name", report.notes.get("hookpoint", "")))
-    found = [
-        Candidate(each.name, each.identity, encoder=each.encode is not None, make=functools.partial(dataclasses.replace, each))
-        for each in subjects
-    ]
-    width, at = subjects[0].num_latents, l0[len(l0) // 2]
-    for name in controls:
-        check_control(name, train.num_samples, width)
-        identity = [name, width, at, plan.fingerprint, subjects[0].signed]
-        make = functools.cache(functools.partial(subjects_of.control, name, plan, subjects[0], at))
-        found.append(Candidate(name, identity, encoder=False, make=make))
-    return found
+    first, at = saes[0], l0[len(l0) // 2]
+    told = {"width": first.num_latents, "at": at, "signed": first.signed, "rows": plan.fingerprint, "seed": plan.seed}
+    controls: dict[str, Any] = {}
+    for name in names:
+        check_control(name, train.num_samples, first.num_latents)
+        make = functools.cache(functools.partial(measure.control_sae, name, train, first, at, plan.seed))
+        controls[name] = (told | {"control": name, "keep_outliers": plan.keep_outliers}, make)
+    return saes, controls
 
 
 def _check_place(name: str, hook: str) -> None:

@@ -25,6 +25,7 @@ from benchmarks.real import subjects as subjects_of
 from sae_gap import measure
 from sae_gap.data.activations import Activations, open_activations, outliers
 from sae_gap.runtime import devices, distributed
+from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 
 # Multiply-adds that a control may take to learn unless it is asked for by name: ten minutes on two cores.
@@ -68,7 +69,7 @@ def main() -> None:
         subjects, loaded = subjects_of.read(FLAGS.sae, FLAGS.dictionary, plan.scored, plan.kept.mean, **options)
         for name, report in loaded.items():
             logging.info("%s, as loaded\n%s", name, report)
-        plan = dataclasses.replace(plan, subjects=subjects, loaded=loaded, controls=_controls(subjects[0], plan.kept))
+        plan = dataclasses.replace(plan, saes=subjects, loaded=loaded, controls=_controls(subjects[0], plan.kept))
         folder.require_writable()
         rows = measure.run(plan, results.Store(folder))
     if distributed.is_first():
@@ -95,7 +96,7 @@ def _check_flags() -> None:
     subjects_of.controls(FLAGS.controls or ())
 
 
-def _controls(first: measure.Subject, activations: Activations) -> tuple[str, ...]:
+def _controls(first: SAE, activations: Activations) -> tuple[str, ...]:
     if FLAGS.controls is not None:
         return tuple(subjects_of.controls(FLAGS.controls))
     chosen = []

@@ -41,9 +41,9 @@ from sae_gap.lm.last_tokens import last_tokens
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.measure import probing
-from sae_gap.measure.coding import code, code_lasso
-from sae_gap.measure.subject import digest
+from sae_gap.measure.coding import by_encoder, code, code_lasso, least_squares
 from sae_gap.runtime import progress
+from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
 
@@ -154,7 +154,9 @@ def of_sets(lm: LM, folder: Folder, seeds: Sequence[int]) -> Probed:
     parts, starts = [], np.cumsum([0, *(len(each.labels) for each in sets)])
     with progress.bar(len(sets), "texts") as line:
         for each in sets:
-            name = f"{results.key({'lm': lm.identity, 'layer': FLAGS.layer, 'texts': digest([np.array(each.texts)])})}.npy"
+            name = (
+                f"{results.key({'lm': lm.identity, 'layer': FLAGS.layer, 'texts': results.digest([np.array(each.texts)])})}.npy"
+            )
             if not folder.exists(name):
                 content = io.BytesIO()
                 np.save(content, last_tokens(lm, each.texts, FLAGS.layer))
@@ -172,10 +174,10 @@ def of_sets(lm: LM, folder: Folder, seeds: Sequence[int]) -> Probed:
     return found
 
 
-def probe(store: results.Store, probed: Probed, tried: Sequence[measure.Subject], seeds: Sequence[int]) -> list[results.Row]:
+def probe(store: results.Store, probed: Probed, tried: Sequence[SAE], seeds: Sequence[int]) -> list[results.Row]:
     """Probes the activations and every dictionary, but for what the store has; returns the rows of this run."""
     wanted = [(pair, seed) for pair in probed.has for seed in seeds]
-    data = {"study": NAME, "form": FORM, "rows": digest([probed.x])}
+    data = {"study": NAME, "form": FORM, "rows": results.digest([probed.x])}
     known = {row["job"] for row in store.rows()}
     keys: list[str] = []
     with progress.bar(len(wanted) * (1 + len(tried)), NAME) as line:
@@ -206,19 +208,22 @@ def about_split(split: probing.Split) -> dict[str, int]:
     return {"train_rows": len(split.train["all"]), "test_rows": len(split.test["11"])}
 
 
-def features_of(subject: measure.Subject | None, x: np.ndarray) -> list[tuple[dict[str, Any], Any, Any]]:
+def features_of(subject: SAE | None, x: np.ndarray) -> list[tuple[dict[str, Any], Any, Any]]:
     """What is probed, of each the columns that tell it, the features of all rows, and the fit."""
     if subject is None:
         return [({"codes": "activations", "probe": "dense"}, x, probing.fit_dense)]
     some = x[measure.evenly_spaced(len(x), MATCHED)]
     lam = measure.find_weight(subject, some, FLAGS.l0)
-    lasso, certificate = code_lasso(subject, x, lam)
-    coded = ({} if subject.encode is None else code(subject, x, subject.encode, "own")) | lasso
+    coded = dict(zip(("lasso", "lasso_refit"), code_lasso(subject, x, lam), strict=True))
+    certificate = coded["lasso"].certificate
+    if subject.model.encode is not None:
+        mine = code(subject, x, by_encoder(subject))
+        coded = {"own": mine, "own_refit": code(subject, x, least_squares(subject, mine.codes))} | coded
     logging.info("%s is coded; largest relative duality gap %.1e", subject.name, certificate)
     found: list[tuple[dict[str, Any], Any, Any]] = []
-    for kind, (values, guess) in coded.items():
+    for kind, (values, guess, _) in coded.items():
         about = {"codes": kind, "lam": lam, "active": values.count_nonzero() / len(x), "fvu": measure.fvu(x, guess)}
-        about |= {"certificate": certificate} if kind in lasso else {}
+        about |= {"certificate": certificate} if kind.startswith("lasso") else {}
         found.append((about | {"probe": "dense"}, guess, probing.fit_dense))
         for k in KS:
             found.append((about | {"probe": f"k={k}"}, values, functools.partial(probing.fit_sparse, k=k)))
@@ -263,7 +268,7 @@ def main() -> dict[str, list[results.Row]]:
         tasks = {"pairs": of_pairs(tokens_of(recorded, lm), probed, names, seeds, FLAGS.rows)}
         options = {"controls": controls, "anyway": FLAGS.anyway}
         tried, _ = subjects.read(FLAGS.sae, FLAGS.dictionary, plan.scored, plan.parts[0].mean, **options)
-        tried += [subjects.control(name, plan, tried[0], FLAGS.l0) for name in controls]
+        tried += [measure.control_sae(name, plan.parts[0], tried[0], FLAGS.l0, plan.seed) for name in controls]
         folder.require_writable()
         if FLAGS.sets != "none":
             tasks["sets"] = of_sets(lm, folder / "texts", seeds)

@@ -14,12 +14,11 @@ from benchmarks import cli
 from sae_gap import measure
 from sae_gap.core.types import Model
 from sae_gap.saes.load import load_sae
+from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.loading_report import LoadReport, load_report
 
 # Above this FVU an SAE explains so little that something is wrong with how it was read, or with the activations.
 WRONG = 0.9
-# Floats of the activations that a control learns from.
-POOL = 2**27
 # What `train_real` calls the atoms of a dictionary without an encoder.
 DICTIONARY = "dictionary.npy"
 
@@ -50,14 +49,6 @@ def controls(names: Sequence[str]) -> list[str]:
     return [name for name in names if name != "none"]
 
 
-def control(name: str, plan: measure.Plan, first: measure.Subject, l0: float) -> measure.Subject:
-    """A control dictionary with as many atoms as the first subject, and codes of its signs."""
-    train = plan.parts[0]
-    pool = train.take(measure.evenly_spaced(train.num_samples, max(first.num_latents, POOL // first.input_dim)))
-    model = measure.control(name, pool, first.num_latents, l0, plan.seed)
-    return dataclasses.replace(measure.of_model(name, model), signed=first.signed, role="control")
-
-
 def read(
     saes: Sequence[str],
     dictionaries: Sequence[str],
@@ -66,7 +57,7 @@ def read(
     *,
     controls: Collection[str] = (),
     anyway: bool = False,
-) -> tuple[list[measure.Subject], dict[str, LoadReport]]:
+) -> tuple[list[SAE], dict[str, LoadReport]]:
     """What --sae and --dictionary name, SAEs first.
 
     Args:
@@ -78,7 +69,7 @@ def read(
       anyway: whether to take an SAE that explains next to nothing.
 
     Returns:
-      The subjects, and how each SAE was read, by name.
+      The SAEs and dictionaries, and how each SAE was read, by name.
 
     Raises:
       cli.UsageError: one cannot be read, is of another width, or explains next to nothing.
@@ -88,14 +79,14 @@ def read(
     if len(named) < len(paths):
         raise cli.UsageError("one path is given twice; name each SAE and each dictionary once.")
     found = {named[path]: _sae(path, named[path], x, anyway) for path in saes}
-    subjects = [subject for subject, _ in found.values()]
+    subjects = [sae for sae, _ in found.values()]
     for path in dictionaries:
         model = Model(jnp.asarray(_dictionary(path, x.shape[1])), jnp.asarray(mean()))
-        subjects.append(measure.of_model(named[path], model))
+        subjects.append(SAE.of_model(model, name=named[path]))
     return subjects, {name: report for name, (_, report) in found.items()}
 
 
-def _sae(path: str, name: str, x: np.ndarray, anyway: bool) -> tuple[measure.Subject, LoadReport]:
+def _sae(path: str, name: str, x: np.ndarray, anyway: bool) -> tuple[SAE, LoadReport]:
     sae = load_sae(path)
     if sae.input_dim != x.shape[1]:
         raise cli.UsageError(
@@ -108,7 +99,7 @@ def _sae(path: str, name: str, x: np.ndarray, anyway: bool) -> tuple[measure.Sub
             f"{path} leaves {found.fvu:.3g} of the variance of these activations unexplained, where their mean alone leaves 1: "
             f"{'; '.join(doubt.rstrip('.') for doubt in found.suspicions)}; --anyway measures it all the same."
         )
-    return measure.of_sae(name, sae), found
+    return dataclasses.replace(sae, name=name), found
 
 
 def _dictionary(path: str, input_dim: int) -> np.ndarray:

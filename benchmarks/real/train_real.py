@@ -47,6 +47,7 @@ from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.runtime import devices, distributed, progress
+from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.save import files_of
 from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
@@ -118,7 +119,7 @@ def score(
       sparsity: the mean L0 of the lasso's codes.
       outliers: the outliers that belong to them.
     """
-    subject = measure.of_model("learned", model)
+    subject = SAE.of_model(model, name="learned")
     lam = measure.find_weight(subject, rows, sparsity)
     (best,), own = measure.measure_curve(subject, rows, [lam])
     found: dict[str, Any] = {"lam": lam, "l0_lasso": best.l0, "fvu_lasso": best.fvu, "fvu_lasso_refit": best.refit_fvu}

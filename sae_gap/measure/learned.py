@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 from jax.typing import ArrayLike
@@ -20,20 +19,19 @@ from sae_gap.data.activations import Activations
 from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.atom_statistics import agreement
+from sae_gap.measure.coding import code, evenly_spaced, find_weight, lasso, least_squares
 from sae_gap.measure.curve import check_varies, measure_curve
 from sae_gap.measure.export import Export, export
-from sae_gap.measure.jobs import find_weight, run
-from sae_gap.measure.plan import DENSEST, Plan, evenly_spaced
-from sae_gap.measure.refit import refit as least_squares
+from sae_gap.measure.jobs import run
+from sae_gap.measure.plan import DENSEST, Plan
 from sae_gap.measure.rows import opened, pool, screened
-from sae_gap.measure.subject import of_model
 from sae_gap.measure.summary import curve_lines
 from sae_gap.measure.training import fit_signals
 from sae_gap.measure.verdict import Comparison, compare_dictionaries
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.save import as_metadata, check_free, save_sae
-from sae_gap.solvers import match_l0, sparse_code
+from sae_gap.solvers import match_l0
 from sae_gap.storage.results import Row, Store
 
 # What rows of a measurement call it.
@@ -90,6 +88,7 @@ class LearnedDictionary:
         self.model, self.l0, self.train, self.held_out, self.seconds = model, l0, train, held_out, seconds
         self.certificate: float | None = None
         self._weights: dict[float, float] = {}
+        self._sae = SAE.of_model(model, name=LEARNED)
 
     @property
     def atoms(self) -> Float[np.ndarray, "input_dim width"]:
@@ -144,12 +143,9 @@ class LearnedDictionary:
         rows, lam, parts, worst = self._opened(activations), self.lam(l0), [], 0.0
         with progress.bar(rows.num_samples, "encode", unit="rows", shown=show_progress) as line:
             for chunk in rows.chunks(CHUNK):
-                target = jnp.asarray(chunk) - self.model.bias
-                found = sparse_code(target, self.model.decoder, lam)
-                relative = found.gap / jnp.maximum(found.objective, jnp.finfo(found.gap.dtype).tiny)
-                worst = max(worst, float(jnp.max(relative)))
-                codes = least_squares(target, self.model.decoder, found.codes != 0) if refit else np.asarray(found.codes)
-                parts.append(scipy.sparse.csr_array(codes))
+                found = code(self._sae, chunk, lasso(self._sae, lam))
+                worst = max(worst, found.certificate or 0.0)
+                parts.append(code(self._sae, chunk, least_squares(self._sae, found.codes)).codes if refit else found.codes)
                 line.update(len(chunk))
         self.certificate = worst
         return scipy.sparse.vstack(parts, format="csr")
@@ -172,8 +168,8 @@ class LearnedDictionary:
           outliers: "drop" leaves outlier tokens out and says so, "keep" counts them.
         """
         x = self._scored(activations, outliers)
-        subject, l0 = of_model(LEARNED, self.model), self._sparsity(l0)
-        (point,), _ = measure_curve(subject, x, [find_weight(subject, x, l0)])
+        l0 = self._sparsity(l0)
+        (point,), _ = measure_curve(self._sae, x, [find_weight(self._sae, x, l0)])
         _require_reached(point.l0, l0, len(x))
         return point.refit_fvu
 
@@ -200,7 +196,7 @@ class LearnedDictionary:
         rows = self.held_out if activations is None else self._opened(activations)
         screened(rows, outliers)
         plan = Plan(
-            [of_model(LEARNED, self.model)],
+            [self._sae],
             self.train,
             l0=self._sparsity(l0),
             controls=controls,

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from sae_gap.core.checks import check_choice, check_unmasked
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.activations.outliers import describe
-from sae_gap.measure.plan import evenly_spaced
+from sae_gap.measure.coding import evenly_spaced
 from sae_gap.storage.tensor_files import brief
 
 # What may become of outlier tokens.

@@ -121,7 +121,7 @@ def _without_form(model: Model, encoder: AmortisedEncoder) -> SAE:
     lengths = jnp.where(jnp.any(atoms != 0, axis=0), scale, 0)
     centred = dataclasses.replace(model, bias=jnp.zeros_like(model.bias))
     unit = Model(atoms, centred.bias, OwnParameters(None, scale, {}, centred), Rescaled(encoder))
-    return SAE(unit, model.bias, scale, lengths, Normalisation(), "sae_gap", encoder.name, centred=True)
+    return SAE(unit, model.bias, scale, lengths, Normalisation(), "sae_gap", encoder.name, centred=True, signed=encoder.signed)
 
 
 def _blank(encoder: AmortisedEncoder, shape: tuple[int, ...]) -> Model:

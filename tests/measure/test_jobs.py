@@ -12,8 +12,9 @@ from sae_gap.core.types import Model
 from sae_gap.data.activations import open_activations
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
-from sae_gap.measure import curve
+from sae_gap.measure import coding
 from sae_gap.measure import jobs as module
+from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
 
 LAM = 0.25
@@ -38,7 +39,7 @@ def activations(task, model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plan(model, activations):
-    return measure.Plan([measure.of_model("mine", model)], activations, lam=LAM)
+    return measure.Plan([SAE.of_model(model, name="mine")], activations, lam=LAM)
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +91,14 @@ def test_the_gap_is_that_of_scikit_learn_on_held_out_documents(rows, model, acti
 def test_curves_gaps_and_verdicts_are_of_the_same_samples_and_have_one_fvu(rows, plan):
     _, held = plan.activations.split(seed=0)
     x = held.take(np.arange(held.num_samples))
-    expected = measure.measure_curve(plan.subjects[0], x, [LAM * share for share in (2, 1.4, 1, 0.7)])
+    expected = measure.measure_curve(plan.saes[0], x, [LAM * share for share in (2, 1.4, 1, 0.7)])
     points = [row for row in rows if row["kind"] == "curve" and row["codes"] == "lasso"]
     found = {row["lam"]: row["fvu"] for row in points}
     for point in expected.points:
         assert found[point.lam] == pytest.approx(point.fvu, rel=1e-4)
     (line,), (gap,), (verdict,) = measure.curve_lines(rows), measure.gap_lines(rows), measure.verdict(rows)
-    codes = plan.subjects[0].encode(plan.subjects[0].target(x))
-    own = measure.fvu(x, plan.subjects[0].decode(codes, x))
+    codes = plan.saes[0].encode_target(plan.saes[0].target(x))
+    own = measure.fvu(x, plan.saes[0].decode_target(codes, x))
     assert line["fvu"] == pytest.approx(own) and gap["fvu"] == pytest.approx(own)
     assert 1 - verdict.own_explained == pytest.approx(line["fvu"])
     assert gap["optimum_fvu"] == pytest.approx(found[LAM], rel=1e-4)
@@ -126,25 +127,25 @@ def test_outlier_tokens_are_left_out_unless_they_are_kept_and_said_to_be_there(p
     assert "3 of 300 rows are outliers" in str(verdict) and "left out" in str(verdict)
     # Of the scored rows and those of the held-out part.
     every = np.concatenate([np.delete(x.reshape(30, 10, -1)[held].reshape(30, -1), [0, 13], axis=0), x[outliers[1:]]])
-    subject = plan.subjects[0]
-    target = subject.target(every)
+    sae = plan.saes[0]
+    target = sae.target(every)
     codes = {
-        "its own": subject.encode(target),
+        "its own": sae.encode_target(target),
         "the best codes at one weight, where outlier tokens use many latents,": sparse_code(
-            target, subject.dictionary, weight["own_lam"]
+            target, sae.model.decoder, weight["own_lam"]
         ).codes,
     }
     for name, values in codes.items():
-        again = measure.refit(target, subject.dictionary, values != 0)
-        assert verdict.with_outliers[name][1] == pytest.approx(measure.fvu(every, subject.decode(again, every)), rel=1e-3)
+        again = measure.refit(target, sae.model.decoder, values != 0)
+        assert verdict.with_outliers[name][1] == pytest.approx(measure.fvu(every, sae.decode_target(again, every)), rel=1e-3)
     assert verdict.with_outliers["its own"][0] == pytest.approx(1 - verdict.encoder.other)
     (kept,) = measure.verdict(measure.run(dataclasses.replace(plan, activations=loud, keep_outliers=True), Store(tmp_path)))
     assert kept.samples == 30 and "they are kept" in str(kept) and not kept.with_outliers
 
 
 def test_chunks_change_nothing(rows, plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(curve, "LEAST", 10)
-    monkeypatch.setattr(curve, "CODES", 0)
+    monkeypatch.setattr(coding, "LEAST", 10)
+    monkeypatch.setattr(coding, "CODES", 0)
     chunked = measure.run(plan, Store(tmp_path))
     assert kinds(chunked).count("gap") == 3 and kinds(rows).count("gap") == 1
     (one,), (whole,) = measure.gap_lines(chunked), measure.gap_lines(rows)
@@ -155,8 +156,8 @@ def test_chunks_change_nothing(rows, plan, tmp_path, monkeypatch):
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_rows(plan, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(curve, "LEAST", 10)
-    monkeypatch.setattr(curve, "CODES", 0)
+    monkeypatch.setattr(coding, "LEAST", 10)
+    monkeypatch.setattr(coding, "CODES", 0)
     measured, measure_chunk = [], module.measure_chunk
 
     def stopping(*given, **told):
@@ -189,7 +190,7 @@ def test_another_sae_other_activations_or_another_weight_are_measured_anew(plan,
     for change in (
         {"activations": open_activations(tmp_path / "other_documents.npz")},
         {"activations": open_activations(tmp_path / "y.npy")},
-        {"subjects": [measure.of_model("mine", other)]},
+        {"saes": [SAE.of_model(other, name="mine")]},
         {"lam": 2 * LAM},
         {"seed": 1},
     ):
@@ -210,9 +211,9 @@ def test_another_sae_other_activations_or_another_weight_are_measured_anew(plan,
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is(plan, model, tmp_path, change, message):
     names = change.pop("names", ("mine",))
-    subjects = [measure.of_model(name, model) for name in names]
+    saes = [SAE.of_model(model, name=name) for name in names]
     with pytest.raises(ValueError, match=message):
-        measure.run(dataclasses.replace(plan, subjects=subjects, **change), Store(tmp_path))
+        measure.run(dataclasses.replace(plan, saes=saes, **change), Store(tmp_path))
     assert not any(tmp_path.iterdir())
 
 
@@ -220,7 +221,7 @@ def test_a_sample_of_which_nothing_is_left_has_no_gap(model, activations, tmp_pa
     x = activations.take(np.arange(160))
     x[np.arange(160) % 16 < 6] = np.asarray(model.bias)
     np.savez(tmp_path / "x.npz", activations=x, documents=np.arange(160) // 16)
-    plan = measure.Plan([measure.of_model("mine", model)], open_activations(tmp_path / "x.npz"), lam=LAM)
+    plan = measure.Plan([SAE.of_model(model, name="mine")], open_activations(tmp_path / "x.npz"), lam=LAM)
     found = measure.worst_lines(measure.run(plan, Store(tmp_path / "rows")))
     assert len(found) == 10 and all(line["relative_gap"] == 0 for line in found if line["index"] % 16 < 6)
 
@@ -245,15 +246,15 @@ def test_the_weight_makes_the_best_codes_as_sparse_as_the_encoders(plan, tmp_pat
 
 def test_a_weight_found_on_few_samples_is_corrected_by_all(monkeypatch):
     """Codes of orthonormal atoms are those above the weight, so that the weight of an L0 is a quantile of them."""
-    monkeypatch.setattr(module, "MATCHED", 40)
+    monkeypatch.setattr(coding, "MATCHED", 40)
     rng = np.random.default_rng(0)
     frame = np.linalg.qr(rng.standard_normal((8, 8)))[0]
     codes = rng.uniform(0, 2, (2_000, 8))
-    subject = measure.of_model("frame", Model(jnp.asarray(frame, jnp.float32), jnp.zeros(8)))
+    sae = SAE.of_model(Model(jnp.asarray(frame, jnp.float32), jnp.zeros(8)), name="frame")
     x = (codes @ frame.T).astype(np.float32)
     few = codes[:: 2_000 // 40]
     exact, off = np.quantile(codes, 1 - 2 / 8), np.quantile(few, 1 - 2 / 8)
-    assert abs(module.find_weight(subject, x, 2.0) - exact) < 0.4 * abs(off - exact)
+    assert abs(coding.find_weight(sae, x, 2.0) - exact) < 0.4 * abs(off - exact)
 
 
 def test_where_codes_are_never_as_many_as_wanted_half_of_them_are():
@@ -261,13 +262,13 @@ def test_where_codes_are_never_as_many_as_wanted_half_of_them_are():
     rng = np.random.default_rng(0)
     frame = np.linalg.qr(rng.standard_normal((8, 6)))[0]
     codes = rng.uniform(1, 2, (100, 6)) * (rng.random((100, 6)).argsort(axis=1) < 3)
-    subject = measure.of_model("frame", Model(jnp.asarray(frame, jnp.float32), jnp.zeros(8)))
-    lam = module.find_weight(subject, (codes @ frame.T).astype(np.float32), 4.0)
+    sae = SAE.of_model(Model(jnp.asarray(frame, jnp.float32), jnp.zeros(8)), name="frame")
+    lam = coding.find_weight(sae, (codes @ frame.T).astype(np.float32), 4.0)
     assert (codes > lam).sum(axis=1).mean() == pytest.approx(2, abs=0.03)
 
 
 def test_a_decoder_alone_and_its_controls(model, activations, tmp_path):
-    alone = measure.of_model("atoms", Model(model.dictionary, model.bias))
+    alone = SAE.of_model(Model(model.dictionary, model.bias), name="atoms")
     plan = measure.Plan([alone], activations, l0=2.0, controls=("random", "samples"))
     found = measure.run(plan, Store(tmp_path))
     (line,) = measure.gap_lines(found)
@@ -282,7 +283,7 @@ def test_a_decoder_alone_and_its_controls(model, activations, tmp_path):
 
 
 def test_an_encoder_that_fires_nearly_everything_is_held_to_what_a_sparse_code_can_be(model, activations, tmp_path):
-    dense = measure.of_model("dense", dataclasses.replace(model, encode=TopK(19)))
+    dense = SAE.of_model(dataclasses.replace(model, encode=TopK(19)), name="dense")
     found = measure.run(measure.Plan([dense], activations), Store(tmp_path))
     (weight,) = (row for row in found if row["kind"] == "weight")
     (verdict,) = measure.verdict(found)
@@ -297,7 +298,7 @@ def test_what_is_scored_tells_a_measurement_from_another(model, activations, tmp
     x = held.take(np.arange(held.num_samples))
     found = []
     for rows in (x, np.concatenate([x * 0.1, 300 * x[:1]])):
-        plan = measure.Plan([measure.of_model("mine", model)], train, lam=LAM, held_out=open_activations(rows))
+        plan = measure.Plan([SAE.of_model(model, name="mine")], train, lam=LAM, held_out=open_activations(rows))
         found.append(measure.run(plan, Store(tmp_path)))
     first, second = (measure.curve_lines(rows)[0]["fvu"] for rows in found)
     assert first != pytest.approx(second, rel=0.01)

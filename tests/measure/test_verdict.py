@@ -12,6 +12,7 @@ from sae_gap import measure
 from sae_gap.core.types import Model
 from sae_gap.measure.controls import CONTROLS, Control
 from sae_gap.measure.verdict import RIVAL, Comparison, Verdict
+from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
 
 
@@ -63,12 +64,12 @@ def rows(tmp_path_factory):
         "shrunk": (task.dictionary, lambda model, signals: 0.5 * best(model, signals)),
         "bad_dictionary": (atoms, best),
     }
-    subjects = [measure.of_model(name, Model(atoms, bias, encode=encode)) for name, (atoms, encode) in encoders.items()]
+    saes = [SAE.of_model(Model(atoms, bias, encode=encode), name=name) for name, (atoms, encode) in encoders.items()]
     store = sae_gap.Store(tmp_path_factory.mktemp("rows"))
     with pytest.MonkeyPatch.context() as patched:
         # A learner that finds the truth.
         patched.setitem(CONTROLS, RIVAL, Control(lambda signals, num_latents, l0, key: Model(task.dictionary, bias)))
-        measure.run(measure.Plan(subjects, activations, controls=(RIVAL,)), store)
+        measure.run(measure.Plan(saes, activations, controls=(RIVAL,)), store)
     # A page is made of rows as they are stored.
     return sae_gap.Store(store.folder).rows()
 
