@@ -61,9 +61,8 @@ def write_outcome(
         shown.append(published.table(comparison))
     # A docstring without its command lines, which are indented.
     about = "\n".join(line for line in bench.about.splitlines() if not line.startswith("  ")).strip()
-    finding = pages.first_sentence(drawn[0].caption) if drawn else ""
     told = {**notes, **pages.provenance(rows[-1])}
-    pages.write(folder, pages.Page(bench.name, bench.title, about, read.command, finding, drawn, shown, told))
+    pages.write(folder, pages.Page(bench.name, bench.title, about, read.command, "", drawn, shown, told))
     return "\n\n".join(printed)
 
 
