@@ -18,7 +18,7 @@ import functools
 from benchmarks.harness import drawings, learners, methods
 from benchmarks.harness.bench import Bench, Knob
 from benchmarks.harness.preset import SMOKE, Preset, read_options
-from sae_gap.core import registry
+from sae_gap import catalogue
 from sae_gap.data.recording import Source
 from sae_gap.data.worlds import World
 from sae_gap.encoders.jumprelu import JumpReLU
@@ -50,7 +50,7 @@ def _sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
 
 
 def _methods(source: Source, p: Preset) -> list[Method]:
-    saes = {name: _sae(name, source, p) for name in registry.saes()}
+    saes = {name: _sae(name, source, p) for name in catalogue.saes()}
     others = {
         "online_dl": ("dictionary_learning", learners.online(p)),
         "random": ("baseline", Random()),
@@ -109,7 +109,7 @@ BENCH = Bench(
     options={"metrics": tuple(one.METRIC for one in (dictionary, explained, atoms, detection, absorption)), "optimum": False},
     slow=(
         "online_dl_families_pruned",
-        *(f"frozen_{name}" for name in registry.saes()),
+        *(f"frozen_{name}" for name in catalogue.saes()),
         "sae_mp",
         "sae_gated",
         "sae_lista_matryoshka",

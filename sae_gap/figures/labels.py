@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from sae_gap import catalogue
 from sae_gap.core import registry
 from sae_gap.core.registry import Column, Look
 
@@ -67,11 +68,11 @@ def add(column: str, looks: Mapping[str, Look]) -> None:
 @functools.cache
 def _dictionaries() -> dict[str, Look]:
     found: dict[str, dict[str, Look]] = {family: {} for family in _FAMILIES}
-    for name, encoder in registry.saes().items():
+    for name, encoder in catalogue.saes().items():
         own, recipe = registry.looks_of(encoder)[name], vars(encoder).get("recipe")
         label, colour = ("", "") if recipe is None else (recipe.label, recipe.colour)
         found["sae"][name] = Look(label or f"{own.label} SAE", colour or own.colour)
-    for kind in registry.learners().values():
+    for kind in catalogue.learners().values():
         found.setdefault(kind.family, {}).update(registry.looks_of(kind))
     found["baseline"]["samples"] = Look("training samples as atoms", "#7F7F7F")
     return {name: look for looks in found.values() for name, look in looks.items()}
@@ -80,7 +81,7 @@ def _dictionaries() -> dict[str, Look]:
 @functools.cache
 def _inferences() -> dict[str, Look]:
     found = {"own": Look("own codes", "#7F7F7F"), "lista_published": Look("LISTA on its own loss", "#882255")}
-    for kind in registry.encoders().values():
+    for kind in catalogue.encoders().values():
         found |= registry.looks_of(kind)
     return found
 
@@ -93,7 +94,7 @@ def _table(column: str) -> dict[str, Look]:
 
 @functools.cache
 def _metrics() -> dict[str, Column]:
-    return {name: column for metric in registry.metrics().values() for name, column in metric.columns.items()}
+    return {name: column for metric in catalogue.metrics().values() for name, column in metric.columns.items()}
 
 
 def label(name: Any, column: str = "dictionary") -> str:
