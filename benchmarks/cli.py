@@ -39,15 +39,22 @@ def usage() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def run(main: Callable[..., object], flag_values: flags.FlagValues | None = None, about: str | None = None) -> NoReturn:
+def run(
+    main: Callable[..., object],
+    flag_values: flags.FlagValues | None = None,
+    *,
+    options: type[Options] | None = None,
+    about: str | None = None,
+) -> NoReturn:
     """Runs a binary: `--help` exits with 0, a `UsageError` or a bad flag with one sentence and 2.
 
     Args:
-      main: what to run, given its `options`: the class that annotates them has the flags as its fields.
+      main: what to run, given its options.
       flag_values: the flags of a main that takes no options.
+      options: the class of the options, whose fields are the flags; None takes what annotates `options` of `main`.
       about: what the help begins with; None takes the text of the module of `main`.
     """
-    options: type[Options] | None = typing.get_type_hints(main).get("options")
+    options = options or options_of(main)
     flag_values = define(options) if options else flag_values
     assert flag_values is not None
     if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
@@ -90,6 +97,11 @@ def run(main: Callable[..., object], flag_values: flags.FlagValues | None = None
             distributed.leave(1)
         raise
     sys.exit(0)
+
+
+def options_of(main: Callable[..., object]) -> type[Options] | None:
+    """The class that annotates the options of a main."""
+    return typing.get_type_hints(main).get("options")
 
 
 def take(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
