@@ -27,14 +27,13 @@ from jaxtyping import Bool, Float
 
 from sae_gap.core import lasso_problem
 from sae_gap.core.types import Solution
+from sae_gap.encoders.on_support import FORBIDDEN
 from sae_gap.runtime.cores import one_blas_thread
 
 # Exchanges before a sample is left to SciPy; hardly any takes ten.
 EXCHANGES = 30
 # What a value may lie below zero, or a correlation above it, where the signal and the atoms have unit norm.
 SLACK = 1e-10
-# Weight of a latent that is off; no signal pulls as hard.
-FORBIDDEN = 1e30
 
 
 def refit(

@@ -131,9 +131,7 @@ def test_outlier_tokens_are_left_out_unless_they_are_kept_and_said_to_be_there(p
     target = sae.target(every)
     codes = {
         "its own": sae.encode_target(target),
-        "the best codes at one weight, where outlier tokens use many latents,": sparse_code(
-            target, sae.model.decoder, weight["own_lam"]
-        ).codes,
+        "the best codes": sparse_code(target, sae.model.decoder, weight["own_lam"]).codes,
     }
     for name, values in codes.items():
         again = measure.refit(target, sae.model.decoder, values != 0)
