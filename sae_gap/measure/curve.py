@@ -61,10 +61,8 @@ class Curve(NamedTuple):
 
 def check_varies(activations: Float[np.ndarray, "n input_dim"]) -> None:
     """Raises a ValueError where all activations are alike, bit for bit: rounding of their mean would hide it."""
-    if len(activations) == 1:
-        raise ValueError("one activation alone has no variance to explain; give some hundreds.")
     if np.all(activations == activations[:1]):
-        raise ValueError("all activations are alike, so that there is no variance to explain; give activations that differ.")
+        raise ValueError("all activations are alike, so that there is no variance to explain; give some hundreds that differ.")
 
 
 def fvu(activations: Float[ArrayLike, "n input_dim"], reconstruction: Float[ArrayLike, "n input_dim"]) -> float:
@@ -85,11 +83,7 @@ def fvu(activations: Float[ArrayLike, "n input_dim"], reconstruction: Float[Arra
     if x.shape != approximation.shape:
         raise ValueError(f"activations and reconstruction must have one shape, but have {x.shape} and {approximation.shape}.")
     check_varies(x)
-    with np.errstate(over="ignore", under="ignore"):
-        total, left = (float(np.sum(rest**2)) for rest in (x - x.mean(axis=0), x - approximation))
-    if not (0 < total < math.inf and left < math.inf):
-        raise ValueError("the squares of these activations are beyond float64; scale both arrays.")
-    return left / total
+    return float(squares(x - approximation).sum() / squares(x - x.mean(axis=0)).sum())
 
 
 def measure_curve(

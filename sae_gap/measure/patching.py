@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from sae_gap.measure.coding import Coding, by_encoder, code, code_lasso, find_weight, least_squares, least_squares_on, pursued
+from sae_gap.measure.coding import Coding, by_encoder, code, find_weight, lasso, least_squares, least_squares_on, pursued
 from sae_gap.measure.downstream import Downstream
 from sae_gap.measure.plan import DENSEST, FEW_DOCUMENTS
 from sae_gap.measure.verdict import compare
@@ -93,37 +93,30 @@ class Patching:
         with progress.bar(len(saes) + len(made) * len(self.l0), STUDY, shown=show_progress) as line:
             sparse = []
             for sae in saes:
-                scored = self._own(sae)
+                scored = [] if sae.model.encode is None else self._score(sae.name, made[sae.name], "own")
+                scored = [row | self._placed(row["level"]) for row in scored]
                 # Codes denser than that are not sparse, and those that fire nothing have no match.
                 sparse += [row for row in scored[:1] if 0 < row["level"] <= DENSEST * sae.input_dim]
                 rows += scored
                 line.update(1)
             pursue = self._pursuit([*self.l0, *(row["level"] for row in sparse)])
-            for name, control in made.items():
+
+            def best(name: str, level: float) -> list[Row]:
+                """The pursuit at a mean L0, and the certified codes as they are and refitted."""
+                kinds = ["omp", "lasso"] if level <= MOST_PURSUED else ["lasso"]
+                return [row for kind in kinds for row in self._score(name, made[name], kind, level, pursue)]
+
+            for name in made:
                 for level in self.l0:
-                    rows += self._best(name, control, level, pursue)
+                    rows += best(name, level)
                     line.update(1)
             for row in sparse:
-                best = best_at(rows, row["near"])
-                names = {row["dictionary"], *([] if best is None else [best["dictionary"]])}
-                known = {each["dictionary"] for each in _refitted(rows) if each["level"] == row["level"]}
-                for name in (name for name in made if name in names - known):
-                    rows += self._best(name, made[name], row["level"], pursue)
+                near = best_at(rows, row["near"])
+                names = {row["dictionary"], *([] if near is None else [near["dictionary"]])}
+                names -= {each["dictionary"] for each in _refitted(rows) if each["level"] == row["level"]}
+                for name in (name for name in made if name in names):
+                    rows += best(name, row["level"])
         return rows
-
-    def _own(self, sae: SAE) -> list[Row]:
-        """The encoder's codes, if there is one, and those refitted."""
-        wanted = [name for name in ("own", "own_refit") if name in self.codes and sae.model.encode is not None]
-
-        def measure() -> list[Row]:
-            x = self.downstream.activations
-            coded = {"own": code(sae, x, by_encoder(sae))}
-            if "own_refit" in wanted:
-                coded["own_refit"] = code(sae, x, least_squares(sae, coded["own"].codes))
-            return [self._scored(sae, coded[name], name, self._l0(coded["own"])) for name in wanted]
-
-        rows = self._once({"kind": "score", "sae": sae.identity, "codes": wanted}, measure) if wanted else []
-        return [row | self._placed(row["level"]) | {"dictionary": sae.name} for row in rows]
 
     def _placed(self, level: float) -> Row:
         """The asked L0 nearest that of an encoder, by their ratio, and the one at which it is split."""
@@ -143,37 +136,37 @@ class Patching:
 
         return pursue
 
-    def _best(
-        self, name: str, made: tuple[Row, Callable[[], SAE]], level: float, pursue: Callable[[SAE], np.ndarray]
+    def _score(
+        self, name: str, made: tuple[Row, Callable[[], SAE]], kind: str, level: Any = None, pursue: Any = None
     ) -> list[Row]:
-        """The pursuit at a mean L0, and the certified codes as they are and refitted."""
-        x, (settings, make) = self.downstream.activations, made
+        """The scores of codes of a kind, "own", "lasso" or "omp", and of those refitted."""
+        wanted = [codes for codes in (kind, f"{kind}_refit") if codes in self.codes]
+        settings, make = made
 
-        def pursuit() -> list[Row]:
-            sae = make()
-            coder = least_squares_on(sae, pursue(sae)[:, : _steps(level)])
-            return [self._scored(sae, code(sae, x, coder), "omp", level)]
+        def measure() -> list[Row]:
+            sae, x, proof = make(), self.downstream.activations, {}
+            if kind == "own":
+                coder = by_encoder(sae)
+            elif kind == "omp":
+                coder = least_squares_on(sae, pursue(sae)[:, : _steps(level)])
+            else:
+                proof["lam"] = find_weight(sae, x[self.downstream.replaced], level)
+                coder = lasso(sae, proof["lam"])
+            coding = code(sae, x, coder)
+            if coding.certificate is not None:
+                proof["certificate"] = coding.certificate
+            codings = {kind: coding}
+            if f"{kind}_refit" in wanted:
+                codings[f"{kind}_refit"] = code(sae, x, least_squares(sae, coding.codes))
+            told: Row = {"kind": "score", **sae.columns, "level": self._l0(coding) if level is None else level}
+            return [
+                told | {"codes": codes, "l0": self._l0(codings[codes])} | self.downstream.score(codings[codes].guess) | proof
+                for codes in wanted
+            ]
 
-        def certified(wanted: Sequence[str]) -> list[Row]:
-            sae = make()
-            lam = find_weight(sae, x[self.downstream.replaced], level)
-            coded = dict(zip(("lasso", "lasso_refit"), code_lasso(sae, x, lam), strict=True))
-            proof = {"lam": lam, "certificate": coded["lasso"].certificate}
-            return [self._scored(sae, coded[kind], kind, level) | proof for kind in wanted]
-
-        rows: list[Row] = []
-        settings = {"kind": "score", "level": level} | settings
-        if "omp" in self.codes and level <= MOST_PURSUED:
-            rows += self._once(settings | {"codes": ["omp"]}, pursuit)
-        wanted = [kind for kind in ("lasso", "lasso_refit") if kind in self.codes]
-        if wanted:
-            rows += self._once(settings | {"codes": wanted}, lambda: certified(wanted))
+        rows = self._once({"kind": "score", "level": level, "codes": wanted} | settings, measure) if wanted else []
         # What is stored may have had another name.
         return [row | {"dictionary": name} for row in rows]
-
-    def _scored(self, sae: SAE, coded: Coding, codes: str, level: float) -> Row:
-        row: Row = {"kind": "score", **sae.columns, "codes": codes, "level": level, "l0": self._l0(coded)}
-        return row | self.downstream.score(coded.guess)
 
     def _l0(self, coded: Coding) -> float:
         return float(np.diff(coded.codes.indptr)[self.downstream.replaced].mean())

@@ -15,8 +15,6 @@ References:
   problems with nonnegative variables", Mathematics of Computation 63(208).
 """
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,11 +52,7 @@ def refit(
     Returns:
       Codes, (n, num_latents), zero off the support.
     """
-    codes = np.zeros(np.shape(on), np.float32)
-    for sample, place, atoms, norms, signal, length in _samples(target, dictionary, on):
-        values = _non_negative(atoms, signal, 0.0) if nonneg else _solve(_gram(atoms), atoms @ signal)
-        codes[sample, place] = values * (length / norms)
-    return codes
+    return _values(target, dictionary, on, 0.0, nonneg=nonneg).astype(np.float32)
 
 
 def lasso_on_support(
@@ -83,13 +77,8 @@ def lasso_on_support(
     Returns:
       The codes with their objective and duality gap in the problem on the support.
     """
-    codes = np.zeros(np.shape(on))
-    weights = np.broadcast_to(np.asarray(lam, np.float64).reshape(-1, 1), (len(codes), 1))
-    for sample, place, atoms, norms, signal, length in _samples(target, dictionary, on):
-        penalty = weights[sample] / (length * norms)
-        both, twice = (atoms, penalty) if nonneg else (np.concatenate([atoms, -atoms]), np.tile(penalty, 2))
-        values = _non_negative(both, signal, twice)
-        codes[sample, place] = (values if nonneg else values[: len(place)] - values[len(place) :]) * (length / norms)
+    weights = np.asarray(lam, np.float64).reshape(-1, 1)
+    codes = _values(target, dictionary, on, weights, nonneg=nonneg)
     with jax.enable_x64(True):
         problem = [jnp.asarray(array, float) for array in (target, dictionary, codes, np.where(on, weights, FORBIDDEN))]
         objective, gap = map(np.asarray, lasso_problem.certificate(*problem, nonneg=nonneg))
@@ -102,17 +91,28 @@ def lasso_on_support(
     )
 
 
-def _samples(target, dictionary, on) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]]:
-    """Of each sample with something to fit: its number, support, unit atoms and their norms, its unit signal and norm."""
+def _values(target, dictionary, on, lam, *, nonneg: bool) -> Float[np.ndarray, "n num_latents"]:
+    """The minimisers of the samples, each fitted with unit norm on unit atoms."""
     signals, columns = np.asarray(target, np.float64), np.ascontiguousarray(np.asarray(dictionary).T)
+    codes, weights = np.zeros(np.shape(on)), np.broadcast_to(lam, (len(signals), 1))
     with one_blas_thread():
-        for sample, (signal, chosen) in enumerate(zip(signals, np.asarray(on), strict=True)):
+        for signal, chosen, weight, code in zip(signals, np.asarray(on), weights, codes, strict=True):
             place, length = np.flatnonzero(chosen), float(np.linalg.norm(signal))
-            if place.size and length > 0:
-                atoms = columns[place].astype(np.float64)
-                norms = np.linalg.norm(atoms, axis=1)
-                norms[norms == 0] = 1
-                yield sample, place, atoms / norms[:, None], norms, signal / length, length
+            if not (place.size and length > 0):
+                continue
+            atoms = columns[place].astype(np.float64)
+            norms = np.linalg.norm(atoms, axis=1)
+            norms[norms == 0] = 1
+            atoms, signal, penalty = atoms / norms[:, None], signal / length, weight / (length * norms)
+            if nonneg:
+                values = _non_negative(atoms, signal, penalty)
+            elif weight == 0:
+                values = _solve(_gram(atoms), atoms @ signal)
+            else:
+                both = _non_negative(np.concatenate([atoms, -atoms]), signal, np.tile(penalty, 2))
+                values = both[: len(place)] - both[len(place) :]
+            code[place] = values * (length / norms)
+    return codes
 
 
 def _gram(atoms: Float[np.ndarray, "size input_dim"]) -> Float[np.ndarray, "size size"]:
@@ -127,7 +127,7 @@ def _solve(gram: Float[np.ndarray, "size size"], pull: Float[np.ndarray, " size"
 
 
 def _non_negative(
-    atoms: Float[np.ndarray, "size input_dim"], signal: Float[np.ndarray, " input_dim"], penalty: Float[ArrayLike, "..."]
+    atoms: Float[np.ndarray, "size input_dim"], signal: Float[np.ndarray, " input_dim"], penalty: Float[np.ndarray, " size"]
 ) -> Float[np.ndarray, " size"]:
     """The non-negative values, less whose penalty a signal of unit norm is fitted."""
     size = len(atoms)

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import platform
-import re
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from sae_gap.core.checks import check_type, shown
 from sae_gap.storage.folder import Folder
 
 # A line of results: a value for each column.
@@ -129,35 +127,19 @@ class Store:
           rows: rows with a `key` each and one `job` between them.
 
         Raises:
-          TypeError: the rows are no list of mappings.
-          ValueError: a row lacks its key or job, two rows share a key, the rows belong to several jobs, or a value has no form
-            in JSON.
+          ValueError: two rows share a key, or the rows belong to several jobs.
           OSError: the file cannot be written.
         """
-        if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | Mapping):
-            raise TypeError(f"rows must be a list of mappings, but they are {shown(rows)}; give one for each row.")
-        given = list(rows)
-        for row in given:
-            check_type("a row", row, Mapping, "give a value for each column")
-        try:
-            block: list[Row] = [plain(row) for row in given]
-            digest, lines = _digest(block), [json.dumps(row, allow_nan=False) for row in block]
-        except (TypeError, ValueError, RecursionError) as error:
-            reason = " ".join(str(error).split())[:100].removesuffix(".")
-            raise ValueError(f"a row has no form in JSON ({reason}); give numbers, texts, lists and mappings.") from None
-        if not block:
-            return
-        jobs, keys = {row.get("job") for row in block}, [row.get("key") for row in block]
-        job = block[0].get("job")
-        if not all(isinstance(name, str) for name in (job, *keys)) or not re.fullmatch(r"[\w-][\w.-]*", str(job)):
-            raise ValueError("every row must carry the strings `key` and `job`, a name, but one of them does not.")
-        if len(jobs) > 1 or len(set(keys)) < len(keys):
+        block: list[Row] = [plain(row) for row in rows]
+        jobs, keys = {row["job"] for row in block}, {row["key"] for row in block}
+        if len(jobs) > 1 or len(keys) < len(block):
             raise ValueError("the rows of one job must have one `job` and different keys, but they do not.")
-        name = f"{job}.json"
-        if not (self.folder / "rows").exists(name):
-            body = ",\n".join(lines)
-            text = f'{{"form": "{_FORM}", "digest": "{digest}", "rows": [\n{body}\n]}}\n'
-            (self.folder / "rows").write(name, text.encode())
+        folder = self.folder / "rows"
+        for name in (f"{job}.json" for job in jobs):
+            if not folder.exists(name):
+                body = ",\n".join(json.dumps(row, allow_nan=False) for row in block)
+                text = f'{{"form": "{_FORM}", "digest": "{_digest(block)}", "rows": [\n{body}\n]}}\n'
+                folder.write(name, text.encode())
 
     def rows(self) -> list[Row]:
         """Every row that is there, this process's and others', in the order of their files; the first of each key.

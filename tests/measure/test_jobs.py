@@ -16,6 +16,7 @@ from sae_gap.measure import coding
 from sae_gap.measure import jobs as module
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
+from sae_gap.storage import results
 
 LAM = 0.25
 
@@ -47,10 +48,6 @@ def rows(plan, tmp_path_factory):
     return measure.run(plan, Store(tmp_path_factory.mktemp("rows")))
 
 
-def kinds(rows):
-    return [row["kind"] for row in rows]
-
-
 def test_the_gap_is_that_of_scikit_learn_on_held_out_documents(rows, model, activations):
     held = activations.split(seed=0)[1]
     x = np.asarray(held.take(np.arange(held.num_samples)), float)
@@ -77,8 +74,6 @@ def test_the_gap_is_that_of_scikit_learn_on_held_out_documents(rows, model, acti
     fired, used = (codes > 0).any(axis=0), (best > 0).any(axis=0)
     assert (line["fired_only"], line["used_only"]) == ((fired & ~used).sum(), (used & ~fired).sum())
     assert line["unused"] == (~fired & ~used).sum() and line["certificate"] <= 1.1e-6 and line["unconverged"] == 0
-    both = ((codes > 0) & (best > 0)).sum(axis=1)
-    assert line["jaccard"] == pytest.approx((both / ((codes > 0) | (best > 0)).sum(axis=1)).mean())
     worst = measure.worst_lines(rows, most=4)
     order = np.argsort(-gaps)[:4]
     # By their numbers among all.
@@ -90,23 +85,18 @@ def test_the_gap_is_that_of_scikit_learn_on_held_out_documents(rows, model, acti
 
 def test_curves_gaps_and_verdicts_are_of_the_same_samples_and_have_one_fvu(rows, plan):
     _, held = plan.activations.split(seed=0)
-    x = held.take(np.arange(held.num_samples))
-    expected = measure.measure_curve(plan.saes[0], x, [LAM * share for share in (2, 1.4, 1, 0.7)])
-    points = [row for row in rows if row["kind"] == "curve" and row["codes"] == "lasso"]
-    found = {row["lam"]: row["fvu"] for row in points}
-    for point in expected.points:
+    x, sae = held.take(np.arange(held.num_samples)), plan.saes[0]
+    found = {row["lam"]: row["fvu"] for row in rows if row["kind"] == "curve" and row["codes"] == "lasso"}
+    for point in measure.measure_curve(sae, x, [LAM * share for share in (2, 1.4, 1, 0.7)]).points:
         assert found[point.lam] == pytest.approx(point.fvu, rel=1e-4)
     (line,), (gap,), (verdict,) = measure.curve_lines(rows), measure.gap_lines(rows), measure.verdict(rows)
-    codes = plan.saes[0].encode_target(plan.saes[0].target(x))
-    own = measure.fvu(x, plan.saes[0].decode_target(codes, x))
+    own = measure.fvu(x, sae.reconstruct(x))
     assert line["fvu"] == pytest.approx(own) and gap["fvu"] == pytest.approx(own)
-    assert 1 - verdict.own_explained == pytest.approx(line["fvu"])
+    assert 1 - verdict.own_explained == pytest.approx(own)
     assert gap["optimum_fvu"] == pytest.approx(found[LAM], rel=1e-4)
     assert verdict.encoder.one == pytest.approx(1 - line["curve_refit_fvu"]) and line["fvu_ratio"] > 1
     assert verdict.encoder.other == pytest.approx(1 - line["refit_fvu"])
-    assert (
-        line["samples"] == gap["samples"] == verdict.samples == held.num_samples and verdict.documents == "30 contiguous blocks"
-    )
+    assert line["samples"] == gap["samples"] == verdict.samples == len(x) and verdict.documents == "30 contiguous blocks"
 
 
 def test_fewer_samples_are_spread_over_the_documents(plan, tmp_path):
@@ -129,10 +119,8 @@ def test_outlier_tokens_are_left_out_unless_they_are_kept_and_said_to_be_there(p
     every = np.concatenate([np.delete(x.reshape(30, 10, -1)[held].reshape(30, -1), [0, 13], axis=0), x[outliers[1:]]])
     sae = plan.saes[0]
     target = sae.target(every)
-    codes = {
-        "its own": sae.encode_target(target),
-        "the best codes": sparse_code(target, sae.model.decoder, weight["own_lam"]).codes,
-    }
+    best = sparse_code(target, sae.model.decoder, weight["own_lam"]).codes
+    codes = {"its own": sae.encode_target(target), "the best codes": best}
     for name, values in codes.items():
         again = measure.refit(target, sae.model.decoder, values != 0)
         assert verdict.with_outliers[name][1] == pytest.approx(measure.fvu(every, sae.decode_target(again, every)), rel=1e-3)
@@ -141,28 +129,16 @@ def test_outlier_tokens_are_left_out_unless_they_are_kept_and_said_to_be_there(p
     assert kept.samples == 30 and "they are kept" in str(kept) and not kept.with_outliers
 
 
-def test_chunks_change_nothing(rows, plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(coding, "LEAST", 10)
-    monkeypatch.setattr(coding, "CODES", 0)
-    chunked = measure.run(plan, Store(tmp_path))
-    assert kinds(chunked).count("gap") == 3 and kinds(rows).count("gap") == 1
-    (one,), (whole,) = measure.gap_lines(chunked), measure.gap_lines(rows)
-    assert {name: value for name, value in one.items() if name != "dictionary"} == pytest.approx(
-        {name: value for name, value in whole.items() if name != "dictionary"}, rel=1e-4, abs=1e-6
-    )
-    assert [line["index"] for line in measure.worst_lines(chunked)] == [line["index"] for line in measure.worst_lines(rows)]
-
-
-def test_a_run_that_was_stopped_goes_on_to_the_same_rows(plan, rows, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_goes_on_and_chunks_change_nothing(plan, rows, tmp_path, monkeypatch):
     monkeypatch.setattr(coding, "LEAST", 10)
     monkeypatch.setattr(coding, "CODES", 0)
     measured, measure_chunk = [], module.measure_chunk
 
-    def stopping(*given, **told):
+    def stopping(*given):
         if measured:
             raise KeyboardInterrupt
         measured.append(given)
-        return measure_chunk(*given, **told)
+        return measure_chunk(*given)
 
     monkeypatch.setattr(module, "measure_chunk", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -171,30 +147,35 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_rows(plan, rows, tmp_path, m
     # The documents, the weights, four points, one at the encoder's L0 and its own, the atoms, and a chunk.
     assert len(before) == 1 + 1 + 6 + 1 + 1
     monkeypatch.setattr(module, "measure_chunk", measure_chunk)
-    whole = measure.run(plan, Store(tmp_path))
-    assert before < Store(tmp_path).keys() and kinds(whole).count("gap") == 3
+    chunked = measure.run(plan, Store(tmp_path))
+    assert before < Store(tmp_path).keys()
     monkeypatch.setattr(module, "measure_chunk", None)
-    assert measure.run(plan, Store(tmp_path)) == whole
+    assert measure.run(plan, Store(tmp_path)) == chunked
+    counts = [[row["kind"] for row in each].count("gap") for each in (chunked, rows)]
+    (one,), (whole,) = measure.gap_lines(chunked), measure.gap_lines(rows)
+    assert counts == [3, 1] and one.pop("dictionary") == whole.pop("dictionary")
+    assert one == pytest.approx(whole, rel=1e-4, abs=1e-6)
+    assert [line["index"] for line in measure.worst_lines(chunked)] == [line["index"] for line in measure.worst_lines(rows)]
 
 
-def test_another_sae_other_activations_or_another_weight_are_measured_anew(plan, model, tmp_path):
-    store = Store(tmp_path)
-    measure.run(plan, store)
-    count = len(store.rows())
-    other = dataclasses.replace(model, encode=TopK(3))
-    x = plan.activations.take(np.arange(300))
-    np.save(tmp_path / "y.npy", 2 * x)
-    np.savez(tmp_path / "other_documents.npz", activations=x, documents=np.repeat(np.arange(10), 30))
-    for change in (
-        {"activations": open_activations(tmp_path / "other_documents.npz")},
-        {"activations": open_activations(tmp_path / "y.npy")},
-        {"saes": [SAE.of_model(other, name="mine")]},
-        {"lam": 2 * LAM},
-        {"seed": 1},
-    ):
-        measure.run(dataclasses.replace(plan, **change), store)
-        assert len(store.rows()) > count
-        count = len(store.rows())
+def test_another_sae_or_another_weight_is_measured_anew(plan, rows, model, tmp_path):
+    store, other = Store(tmp_path), SAE.of_model(dataclasses.replace(model, encode=TopK(3)), name="mine")
+    store.append(rows[:1])
+    for change in ({"saes": [other]}, {"lam": 2 * LAM}):
+        found = measure.run(dataclasses.replace(plan, **change), store)
+        assert found[0] == rows[0] and not {row["key"] for row in found[1:]} & {row["key"] for row in rows}
+
+
+def test_one_row_one_document_or_another_seed_is_another_key(plan, activations):
+    x, documents = activations.take(np.arange(300)), activations.documents
+    row, document = x.copy(), documents.copy()
+    row[137, 2] = np.nextafter(row[137, 2], 9)
+    document[5] = 7
+    data = [(x, documents), (row, documents), (x, document), (x, None), (x[:-1], documents[:-1])]
+    changes = [{"activations": open_activations(each, documents=named)} for each, named in data]
+    changes += [{"seed": 1}, {"samples": 9}, {"keep_outliers": True}, {"held_out": activations}]
+    keys = [results.key(dataclasses.replace(plan, **change).settings) for change in changes]
+    assert len({*keys}) == len(changes) and keys[0] == results.key(plan.settings)
 
 
 @pytest.mark.parametrize(
@@ -228,11 +209,8 @@ def test_the_weight_makes_the_best_codes_as_sparse_as_the_encoders(plan, tmp_pat
     found = measure.run(dataclasses.replace(plan, lam=None), Store(tmp_path))
     (line,) = measure.gap_lines(found)
     (weight,) = (row for row in found if row["kind"] == "weight")
-    assert (
-        line["l0"] == weight["own_l0"] == 2
-        and weight["common_l0"] == weight["l0"]
-        and line["lam"] == weight["lam"] == weight["own_lam"]
-    )
+    assert line["l0"] == weight["own_l0"] == 2 and weight["common_l0"] == weight["l0"]
+    assert line["lam"] == weight["lam"] == weight["own_lam"]
     assert line["optimum_l0"] == weight["l0"] == pytest.approx(2, abs=1 / 30 + 1e-9)
     # A weight of another L0 is that of the gap and of dictionaries; the encoder is held to its own.
     found = measure.run(dataclasses.replace(plan, lam=None, l0=1.0), Store(tmp_path))
@@ -290,7 +268,7 @@ def test_an_encoder_that_fires_nearly_everything_is_held_to_what_a_sparse_code_c
     assert "is beyond what sparse codes have" in str(verdict) and verdict.common_l0 == verdict.l0
 
 
-def test_what_is_scored_tells_a_measurement_from_another(model, activations, tmp_path):
+def test_rows_that_are_given_to_be_scored_are_scored(model, activations, tmp_path):
     """Held-out rows of two kinds in one store, and outliers among them."""
     train, held = activations.split()
     x = held.take(np.arange(held.num_samples))
@@ -300,5 +278,5 @@ def test_what_is_scored_tells_a_measurement_from_another(model, activations, tmp
         found.append(measure.run(plan, Store(tmp_path)))
     first, second = (measure.curve_lines(rows)[0]["fvu"] for rows in found)
     assert first != pytest.approx(second, rel=0.01)
-    told = [next(row["outliers"] for row in rows if row["kind"] == "documents") for rows in found]
+    told = [rows[0]["outliers"] for rows in found]
     assert told[0] is None and "1 of 31 rows is an outlier" in told[1]

@@ -101,11 +101,6 @@ def test_several_are_ranked_and_a_lead_that_may_be_none_is_told(rows):
     _, sentence = measure.ranking([row for row in rows if row.get("dictionary") != "shrunk"])
     assert "of bad_encoder is the best" in sentence and "those of bad_dictionary (at L0 3.0)" in sentence
     assert sentence.endswith(f"{compare_dictionaries(rows, 'bad_encoder', 'bad_dictionary')}.")
-    sparser = [
-        row | {"l0": row["l0"] / 2} if row.get("dictionary") == "bad_dictionary" and row["kind"] == "curve" else row
-        for row in rows
-    ]
-    assert "bad_dictionary (at L0 1.5)" in measure.ranking([row for row in sparser if row.get("dictionary") != "shrunk"])[1]
 
 
 def test_what_was_not_measured_is_said():
