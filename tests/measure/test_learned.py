@@ -230,8 +230,3 @@ def test_what_makes_no_sense_is_refused_in_a_sentence(activations, learned, call
     with pytest.raises(ValueError, match=match) as error:
         call(activations, learned)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
-
-
-def test_no_controls_are_an_empty_list(learned, fresh):
-    with pytest.raises(TypeError, match="controls must be a list"):
-        learned.report(fresh, controls=None)

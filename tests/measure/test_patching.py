@@ -154,9 +154,3 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(patched, tmp_path, m
     assert stored < {row["key"] for row in run(patched, tmp_path, one)}
     # Without those, there is nothing to split.
     assert split_lines(run(patched, tmp_path, one, codes=("omp",))) == []
-
-
-def test_what_intervals_are_over():
-    """Documents without a scored token say nothing of how others differ."""
-    told = [patching.over_documents({"tokens": [0, *[7] * count]}) for count in (1, 9, 10)]
-    assert told == ["of a single document, so no interval", "over only 9 documents", "over 10 documents"]
