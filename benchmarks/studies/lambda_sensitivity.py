@@ -42,5 +42,5 @@ BENCH = Bench(
     },
     varies=("lam",),
     knobs={"lam": Knob(LAMBDAS, "Weights of the l1 norm.", _weights)},
-    figures=drawings.along("lam", ("mcc_ood", "l0_id"), logx=True, only="lasso"),
+    figures=drawings.along("lam", ("mcc_ood", "l0_above_id"), logx=True, only="lasso"),
 )

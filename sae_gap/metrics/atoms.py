@@ -5,8 +5,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from sae_gap.core import matching
-from sae_gap.core.checks import shown
-from sae_gap.core.codes import SparseCodes, dense_chunks, shape_of
+from sae_gap.core.codes import SparseCodes, dense_chunks
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import Inferred, Metric
 
@@ -56,13 +55,10 @@ def groups_of(
     """
     found = {}
     if level is not None:
-        if np.shape(level) != np.shape(true_codes)[1:]:
-            raise ValueError(f"level must be of the {np.shape(true_codes)[1]} features, but is {shown(level)}.")
-        level = np.asarray(level)
         for depth in range(int(level.max()) + 1):
             found[_LEVELS[depth] if depth < len(_LEVELS) else f"level_{depth}"] = np.flatnonzero(level == depth)
         found["free"] = np.flatnonzero(level < 0)
-    fired = sum(((part > 0).sum(axis=0) for _, part in dense_chunks(true_codes)), np.zeros(shape_of(true_codes)[1], int))
+    fired = sum(((part > 0).sum(axis=0) for _, part in dense_chunks(true_codes)), np.zeros(np.shape(true_codes)[1], int))
     order = np.argsort(-fired, kind="stable")
     return found | dict(zip(_QUARTILES, np.array_split(order, len(_QUARTILES)), strict=True))
 

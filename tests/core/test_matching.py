@@ -149,12 +149,6 @@ def test_shapes_that_do_not_fit_are_refused():
     # A shape checker around the function, if there is one, would be the first to refuse.
     with pytest.raises(ValueError, match="input_dim"):
         unwrap(matching.match_atoms)(np.ones((3, 2)), np.ones((4, 2)))
-    with pytest.raises(ValueError, match="same samples"):
-        unwrap(matching.correlations)(np.ones((3, 2)), np.ones((4, 2)))
-    with pytest.raises(ValueError, match="3 booleans"):
-        matching.as_labels(np.array([True]), 3)
-    with pytest.raises(ValueError, match="int64"):
-        matching.as_labels(np.array([0, 1, 1]), 3)
 
 
 def test_the_nearest_atom_may_lie_on_the_other_side_and_be_shared(monkeypatch):
