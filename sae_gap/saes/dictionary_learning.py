@@ -82,10 +82,6 @@ def load(path: Path) -> SAE:
     tensors.finish(kind)
     if kind == "AutoEncoder":
         notes["units"] = "codes of unit atoms, as the library loads them"
-        lengths = np.linalg.norm(atoms, axis=1)
-        lengths = np.where(lengths > 0, lengths, 1)
-        weight, atoms = weight * lengths, atoms / lengths[:, None]
-        encoder_bias = None if encoder_bias is None else encoder_bias * lengths
     return loaded_sae.assemble(
         encoder,
         atoms=atoms,
@@ -94,6 +90,7 @@ def load(path: Path) -> SAE:
         encoder_bias=encoder_bias,
         centred=layout.centred,
         others=others,
+        codes_of_unit_atoms=kind == "AutoEncoder",
         library="dictionary_learning",
         architecture=kind,
         notes=notes,

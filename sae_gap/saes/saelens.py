@@ -23,7 +23,8 @@ SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
 _RENAMED = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
 _BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")
 _ARCHITECTURES = ("standard", "gated", "topk", "abstopk", "jumprelu", "matching_pursuit", *_BATCH_TOPK)
-_NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale", "expected_average_only_in", "covariance_whitening")
+_WITHOUT_STATISTICS = {str(kind.saelens): kind for kind in (Normalisation, LayerNorm, ConstantNorm)}
+_NORMALISATIONS = (*_WITHOUT_STATISTICS, "expected_average_only_in", "covariance_whitening")
 
 
 def load(folder: Path) -> SAE:
@@ -147,10 +148,8 @@ def _encoder(
 
 def _normalisation(config: Config, folder: Path, input_dim: int, notes: dict[str, str]) -> Normalisation:
     name = config.choice("normalize_activations", "none", _NORMALISATIONS)
-    if name == "layer_norm":
-        return LayerNorm()
-    if name == "constant_norm_rescale":
-        return ConstantNorm()
+    if name in _WITHOUT_STATISTICS:
+        return _WITHOUT_STATISTICS[name]()
     scaler, whitening = folder / SCALER, folder / WHITENING
     if name == "expected_average_only_in":
         found = Config(scaler, read_json(scaler) if scaler.exists() else {})

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 import scipy.sparse
@@ -116,11 +115,3 @@ def test_inference_in_chunks_is_that_of_all(size):
     np.testing.assert_array_equal(found.codes.dense(), np.maximum(signals, 0) * (np.arange(5) != 2))
     assert found.codes.latents.tolist() == [0, 1, 3, 4]
     np.testing.assert_allclose(found.sums, signals.sum(axis=1), rtol=1e-6)
-
-
-def test_codes_are_a_tree_of_arrays():
-    codes = Codes.from_dense(dense_codes(1))
-    moved = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf), codes)
-    assert isinstance(moved, Codes) and isinstance(moved.values, jax.Array)
-    np.testing.assert_array_equal(moved.dense(), codes.dense())
-    np.testing.assert_array_equal(moved[2:4].dense(), codes[2:4].dense())
