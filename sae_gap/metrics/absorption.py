@@ -72,6 +72,6 @@ def measure(inferred: Inferred) -> dict[str, float]:
 METRIC = Metric(
     "absorption",
     measure,
-    {"absorption": Column("recall of parents lost to their children", 0, 0.0)},
+    {"absorption": Column("recall of parents lost to their children", 0.0)},
     everywhere=False,
 )

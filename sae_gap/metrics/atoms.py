@@ -78,10 +78,10 @@ METRIC = Metric(
     "atoms",
     measure,
     {
-        "atom_mcc": Column("matched cosine of the pairs", 1, 1.0, "MCC"),
-        "uniqueness": Column("share of different features detected", 1, 1.0, "unique"),
+        "atom_mcc": Column("matched cosine of the pairs", 1.0, "MCC"),
+        "uniqueness": Column("share of different features detected", 1.0, "unique"),
         **{
-            f"atom_mcc_{group}": Column(f"matched cosine, {group.replace('_', '-')}", 1, 1.0, _HEADINGS.get(group, group))
+            f"atom_mcc_{group}": Column(f"matched cosine, {group.replace('_', '-')}", 1.0, _HEADINGS.get(group, group))
             for group in (*_LEVELS, "free", *_QUARTILES)
         },
     },

@@ -205,8 +205,8 @@ METRIC = Metric(
     "classification",
     measure,
     {
-        "accuracy": Column("accuracy", 1, 1.0, "acc"),
-        "auc": Column("AUC", 1, 1.0, "AUC"),
+        "accuracy": Column("accuracy", 1.0, "acc"),
+        "auc": Column("AUC", 1.0, "AUC"),
         "base_rate": Column("share of the more frequent class", heading=""),
     },
 )

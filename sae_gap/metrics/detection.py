@@ -98,22 +98,22 @@ def measure(inferred: Inferred) -> dict[str, float]:
 
 
 _SCORES = {
-    "precision": Column("precision of detection", 1, 1.0, "P"),
-    "recall": Column("recall of detection", 1, 1.0, "R"),
-    "f1": Column("F1 of detection", 1, 1.0, "F1"),
+    "precision": Column("precision of detection", 1.0, "P"),
+    "recall": Column("recall of detection", 1.0, "R"),
+    "f1": Column("F1 of detection", 1.0, "F1"),
 }
 METRIC = Metric(
     "detection",
     measure,
     _SCORES
     | {
-        f"cut_{name}": Column(f"{column.label} above the cuts", 1, 1.0, f"cut {column.heading}")
+        f"cut_{name}": Column(f"{column.label} above the cuts", 1.0, f"cut {column.heading}")
         for name, column in _SCORES.items()
     }
     | {
-        "detector_accuracy": Column("accuracy of detection", 1, 1.0, ""),
+        "detector_accuracy": Column("accuracy of detection", 1.0, ""),
         "fired": Column("latents that fire in a sample", heading="L0"),
-        "dead": Column("latents that never fire", -1),
+        "dead": Column("latents that never fire"),
     },
     everywhere=False,
 )

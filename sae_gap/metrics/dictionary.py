@@ -62,9 +62,9 @@ METRIC = Metric(
     "dictionary",
     measure,
     {
-        "cosine": Column("matched cosine", 1, 1.0),
-        "close": Column("share of atoms found (cosine > 0.9)", 1, 1.0, "cos > .9"),
-        "angle": Column("angle to the true atom (rad)", -1, 0.0),
-        "norm_ratio": Column("length of atoms, learned / true", 0, 1.0),
+        "cosine": Column("matched cosine", 1.0),
+        "close": Column("share of atoms found (cosine > 0.9)", 1.0, "cos > .9"),
+        "angle": Column("angle to the true atom (rad)", 0.0),
+        "norm_ratio": Column("length of atoms, learned / true", 1.0),
     },
 )

@@ -70,8 +70,8 @@ METRIC = Metric(
     "explained",
     measure,
     {
-        "r2": Column("variance explained, R²", 1, 1.0, "R²"),
-        "shrinkage": Column("length of reconstructions, to signals", 0, 1.0),
+        "r2": Column("variance explained, R²", 1.0, "R²"),
+        "shrinkage": Column("length of reconstructions, to signals", 1.0),
     },
     everywhere=False,
 )

@@ -228,12 +228,12 @@ METRIC = Metric(
     measure,
     {
         "l0_above": Column("latents above 0.01", heading="L0 > .01"),
-        "mse": Column("mean squared error", -1, heading="MSE"),
-        "objective": Column("lasso objective", -1),
-        "gap": Column("amortisation gap", -1),
-        "relative_gap": Column("relative amortisation gap", -1, heading="relative gap"),
-        "certificate": Column("certificate of the optimum", -1),
-        "unconverged": Column("share of optima beyond their tolerance", -1, 0.0, ""),
+        "mse": Column("mean squared error", heading="MSE"),
+        "objective": Column("lasso objective"),
+        "gap": Column("amortisation gap"),
+        "relative_gap": Column("relative amortisation gap", heading="relative gap"),
+        "certificate": Column("certificate of the optimum"),
+        "unconverged": Column("share of optima beyond their tolerance", 0.0, ""),
     },
     version=2,
 )

@@ -156,5 +156,5 @@ def measure(inferred: Inferred) -> dict[str, float]:
 METRIC = Metric(
     "recovery",
     measure,
-    {"mcc": Column("MCC", 1, 1.0, "MCC"), "mcc_paper": Column("MCC (published form)", 1, 1.0, "MCC paper")},
+    {"mcc": Column("MCC", 1.0, "MCC"), "mcc_paper": Column("MCC (published form)", 1.0, "MCC paper")},
 )

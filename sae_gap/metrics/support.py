@@ -67,9 +67,9 @@ METRIC = Metric(
     "support",
     measure,
     {
-        "support_f1": Column("support F1", 1, 1.0, "F1"),
-        "support_precision": Column("support precision", 1, 1.0, "P"),
-        "support_recall": Column("support recall", 1, 1.0, "R"),
+        "support_f1": Column("support F1", 1.0, "F1"),
+        "support_precision": Column("support precision", 1.0, "P"),
+        "support_recall": Column("support recall", 1.0, "R"),
         "support_l0": Column("latents above 1e-4", heading="L0 > 1e-4"),
     },
 )

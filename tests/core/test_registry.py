@@ -32,7 +32,7 @@ METRIC = """
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import Metric
 
-METRIC = Metric("mean_code", lambda inferred: {}, {"mean_code": Column("mean code", -1, heading="mean")})
+METRIC = Metric("mean_code", lambda inferred: {}, {"mean_code": Column("mean code", heading="mean")})
 """
 
 
@@ -80,7 +80,7 @@ def test_a_learner_that_is_dropped_in_has_a_spare_colour_if_it_has_none(drop):
 def test_a_metric_that_is_dropped_in_is_measured_everywhere_and_named(drop):
     drop("sae_gap.metrics", "mean_code", METRIC)
     assert catalogue.metrics()["mean_code"].everywhere
-    assert (labels.metric_label("mean_code_ood"), labels.better("mean_code_id")) == ("mean code out of distribution", -1)
+    assert labels.metric_label("mean_code_ood") == "mean code out of distribution"
     assert labels.heading("mean_code_ood") == "mean OOD" and labels.heading("unknown_thing_id") == "unknown thing ID"
 
 
