@@ -66,7 +66,7 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
 def _half_violin(axes: Axes, place: int, cosines: np.ndarray, colour: str) -> None:
     # A histogram, unlike a kernel density, leaks nothing beyond the ends of [0, 1], where the best
     # dictionaries pile up.
-    counts, edges = np.histogram(cosines, bins=50 if cosines.size >= 300 else 25, range=(0, 1))
+    counts, edges = np.histogram(cosines, bins=40, range=(0, 1))
     tops = place - 0.62 * counts / counts.max()
     axes.stairs(tops, edges, baseline=place, fill=True, color=colour, alpha=0.45, linewidth=0)
     axes.stairs(tops, edges, baseline=place, color=colour, linewidth=0.8)

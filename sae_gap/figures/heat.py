@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import cm, patheffects
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
@@ -107,7 +107,9 @@ def heat_map(
     wide, most = max(1.25, 0.36 * len(by_size)), max(map(len, by_size.values()))
     sides = labels.metric_label(x), labels.metric_label(y)
     figure, every = style.panels(titles, wide, max(1.7, 0.5 + 0.25 * most), *sides)
-    colours = cm.ScalarMappable(_norm([mean[f"{value}_mean"] for mean in means], value), "viridis")
+    # Scores of which 1 is perfect share one scale, so that figures compare.
+    ends = [mean[f"{value}_mean"] for mean in means] + ([0, 1] if labels.perfect(value) == 1 else [])
+    colours = cm.ScalarMappable(Normalize(min(ends), max(ends)), "viridis")
     look: dict[str, Any] = {"norm": colours.norm, "cmap": colours.cmap, "edgecolor": "white", "linewidth": 0.5}
     handles = []
     for axes, key in zip(every, groups, strict=True):
@@ -146,13 +148,6 @@ def _log_edges(centres: Sequence[float]) -> list[float]:
     if not middles:
         return [centres[0] / 2**0.5, centres[0] * 2**0.5]
     return [centres[0] ** 2 / middles[0], *middles, centres[-1] ** 2 / middles[-1]]
-
-
-def _norm(means: Sequence[float], value: str) -> Normalize:
-    low, high = min(means), max(means)
-    if labels.perfect(value) == 1 and low >= 0 and high <= 1:
-        return Normalize(0, 1)
-    return LogNorm(low, high) if low > 0 and high > 100 * low else Normalize(low, high)
 
 
 def _write(axes: Any, place: float, level: float, score: float, shade: Any) -> None:

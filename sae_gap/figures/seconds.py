@@ -41,13 +41,13 @@ def recovery_by_seconds(rows: style.Rows) -> Figure | None:
                 style.level(axes, score)
             else:
                 sds = line[f"{metric}_sd"], line["fit_seconds_sd"]
-                look = {"elinewidth": 0.8} | looks[name]
+                look = {"elinewidth": 0.8, "markersize": 6} | looks[name]
                 axes.errorbar(line["fit_seconds_mean"], score, *sds, **look)
         axes.margins(0.12)
         axes.set_ylabel(style.axis_label(metric))
     style.log_axis(panels[1].xaxis, [line["fit_seconds_mean"] for line in learned])
     panels[1].set_xlabel("seconds to learn the dictionary, compilation apart")
-    handles = [style.mark(labels.label(name), **look) for name, look in looks.items()]
+    handles = [style.mark(labels.label(name), **look, markersize=6) for name, look in looks.items()]
     if len(learned) < len(lines):
         handles.append(style.mark("oracle", color="black", linewidth=1, linestyle=style.DASHED))
     title = "Recovery of dictionary and codes by seconds of learning"

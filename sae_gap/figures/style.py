@@ -33,7 +33,6 @@ STYLE: dict[Any, Any] = {
     "axes.titlesize": 8,
     "figure.constrained_layout.use": True,
     "figure.labelsize": 9,
-    "font.family": "DejaVu Sans",
     "font.size": 8,
     "hatch.linewidth": 1.5,
     "legend.borderpad": 0,
