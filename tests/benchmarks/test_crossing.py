@@ -15,13 +15,15 @@ from sae_gap.encoders.pursuit import OMP
 from sae_gap.learners.amortised import Amortised
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.oracle import Oracle
+from tests.conftest import page_of
 
 SOURCE = Setting(20, 3, 200)
 STUDIES = studies.found()
 
 
 def made(name, study="amortisation_gap", preset=SMOKE):
-    preset = dataclasses.replace(preset, knobs=STUDIES[study].presets["smoke"].knobs)
+    kind = type(STUDIES[study].presets["smoke"])
+    preset = kind(**vars(preset))
     return crossing.method_of(name, STUDIES[study].methods(SOURCE, preset), SOURCE, preset)
 
 
@@ -114,7 +116,7 @@ def test_a_dictionary_of_another_width_is_scored_against_the_truth(width, call, 
     assert learned["cosine"] <= min(1, width / 20) and learned["certificate_id"] <= 1e-6
     # Atoms with a partner have its length, of which a wider dictionary has twenty.
     assert rows["oracle_norms_topk", width]["norm_ratio"] == pytest.approx(min(width, 20) / 20, abs=1e-5)
-    with (tmp_path / "dict_quality" / "summary.csv").open(newline="") as file:
+    with (page_of(tmp_path) / "summary.csv").open(newline="") as file:
         assert {line["width"] for line in csv.DictReader(file)} == {"20", str(width)}
 
 

@@ -14,7 +14,7 @@ from sae_gap.encoders.lasso import Lasso
 from sae_gap.figures import tables
 from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch
 from sae_gap.learners.spams_train_dl import SpamsTrainDL
-from tests.conftest import FEW
+from tests.conftest import FEW, page_of
 
 SAES = tuple(f"sae_{name}" for name in catalogue.saes())
 RUN = tuple(FEW["dictionary_challenge"].split(","))
@@ -61,7 +61,7 @@ def test_cells_of_a_grid_have_lines_and_figures_of_their_own(tmp_path, challenge
     grid = ("--num_latents=20,30", "--num_samples=200", "--noise_db=none,20", "--seeds=0")
     code, out, err = challenge("--preset=smoke", "--methods=spams,fista_oracle", *grid, f"--results_dir={tmp_path}")
     assert (code, err) == (0, "")
-    folder = tmp_path / "dictionary_challenge"
+    folder = page_of(tmp_path)
     lines = read(folder)
     assert len(lines) == 2 * 4 and list(lines[0])[:5] == [*tables.BY, "noise_db"]
     assert {(line["num_latents"], line["noise_db"]) for line in lines} == {
@@ -85,7 +85,7 @@ def test_a_stream_trains_on_all_of_its_samples(tmp_path, caplog, challenge):
     rows = Store(tmp_path / "dictionary_challenge").rows()
     assert {(row["samples_seen"], row["stream"]) for row in rows} == {(200, True)}
     assert {row["fit_steps"] for row in rows if row["method"] == "sae_relu"} == {25}
-    lines = read(tmp_path / "dictionary_challenge")
+    lines = read(page_of(tmp_path))
     assert list(lines[0])[:5] == [*tables.BY, "stream"] and all(line["stream"] == "True" for line in lines)
     assert all(float(line["mcc_ood_mean"]) > 0 for line in lines) and "200" in out
 
@@ -108,7 +108,7 @@ def test_learners_have_the_weight_and_the_methods_its_codes():
     assert {method.encoder for method in chosen.values()} == {Lasso(0.3)} and tuple(chosen) == METHODS
     assert {chosen[name].learner.lam for name in ("dl_fista", "spams", "sklearn")} == {0.3}
     assert (chosen["spams"].learner.num_steps, chosen["sklearn"].learner.num_steps) == (5_000, 1_000)
-    assert {methods(Setting(), knobs={"peer_steps": 7})[name].learner.num_steps for name in ("spams", "sklearn")} == {7}
+    assert {methods(Setting(), peer_steps=7)[name].learner.num_steps for name in ("spams", "sklearn")} == {7}
     families = {name: method.family for name, method in chosen.items()}
     assert {families[name] for name in SAES} == {"sae"} and families["spams"] == families["sklearn"] == "peer"
     assert (families["dl_fista"], families["fista_oracle"]) == ("dictionary_learning", "oracle")
