@@ -16,7 +16,8 @@ _CLOSE = 0.9
 def matched_cosines(rows: style.Rows) -> Figure | None:
     """How well each learned dictionary matches the true one: the distribution of matched cosines over its atoms.
 
-    Methods that infer on one dictionary share it, so that each dictionary is drawn once; the oracle's is left out.
+    Methods that infer on one dictionary share it, so that each dictionary is drawn once; the oracle's is left out,
+    and so are atoms whose lengths were changed.
 
     Args:
       rows: rows of one setting; `dictionary` and `cosines`, the matched absolute cosines of a dictionary, are read, and `start`
@@ -28,7 +29,7 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
     Raises:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
     """
-    rows = list(rows)
+    rows = [row for row in rows if row.get("columns") in (None, "learned")]
     tables.summarise(rows, by=("method",), metrics=())
     by_seed: dict[tuple[Any, Any], dict[Any, Sequence[float]]] = {}
     for row in rows:
