@@ -26,10 +26,15 @@ class Drawing:
 
 
 def _curve(rows: Rows, lines: Lines, **options: Any) -> Any:
+    return _draw("curve", rows, published=lines, **options)
+
+
+def _draw(name: str, rows: Rows, lines: Lines = (), **options: Any) -> Any:
+    """A figure of `sae_gap.figures`, by its name, of rows alone."""
     # Importing matplotlib takes as long as everything else in --help.
     from sae_gap import figures
 
-    return figures.curve(rows, published=lines, **options)
+    return getattr(figures, name)(rows, **options)
 
 
 def recovery_along(x: str) -> dict[str, Drawing]:
@@ -49,7 +54,8 @@ def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing
             kinds.setdefault(row["dictionary"], set()).add(row.get(style))
         # A dictionary of one kind has nothing to compare.
         compared = [row for row in cold if len(kinds[row["dictionary"]]) > 1]
-        return _curve(compared, lines, x="num_latents", y=metric, line=("dictionary", style), panel="dictionary", logx=True)
+        options: dict[str, Any] = {"line": ("dictionary", style), "panel": "dictionary"}
+        return _curve(compared, lines, x="num_latents", y=metric, logx=True, **options)
 
     return {f"{metric}_by_{style}": Drawing(draw)}
 
@@ -62,43 +68,27 @@ def along(
     def draw(rows: Rows, lines: Lines, metric: str) -> Any:
         kept = [row for row in rows if row.get("inference") == only] if only else list(rows)
         lined: Any = line if style is None else (line, style)
-        options: dict[str, Any] = {"logy": metric in ("relative_gap_id", "mse_id"), "levels": ("oracle",)}
-        return _curve(kept, lines, x=x, y=metric, line=lined, panel="num_latents", logx=logx, **options)
+        options: dict[str, Any] = {"line": lined, "panel": "num_latents", "levels": ("oracle",)}
+        options |= {"logx": logx, "logy": metric in ("relative_gap_id", "mse_id")}
+        return _curve(kept, lines, x=x, y=metric, **options)
 
     return {metric: Drawing(functools.partial(draw, metric=metric)) for metric in metrics}
 
 
 def stairs(metric: str = "mcc_ood") -> dict[str, Drawing]:
     """Where each SAE loses its distance to the oracle."""
-
-    def draw(rows: Rows, lines: Lines) -> Any:
-        from sae_gap import figures
-
-        return figures.decomposition(rows, metric)
-
+    draw = functools.partial(_draw, "decomposition", metric=metric)
     return {"decomposition": Drawing(draw, results.CELL)}
 
 
 def cosines() -> dict[str, Drawing]:
     """How well the atoms of each dictionary match the true ones."""
-
-    def draw(rows: Rows, lines: Lines) -> Any:
-        from sae_gap import figures
-
-        return figures.matched_cosines([row for row in rows if row.get("columns") in (None, "learned")])
-
-    return {"matched_cosines": Drawing(draw, results.CELL)}
+    return plain("matched_cosines", results.CELL)
 
 
 def plain(name: str, cells: tuple[str, ...] = ()) -> dict[str, Drawing]:
     """A figure of `sae_gap.figures` that asks for rows alone, by its name."""
-
-    def draw(rows: Rows, lines: Lines) -> Any:
-        from sae_gap import figures
-
-        return getattr(figures, name)(rows)
-
-    return {name: Drawing(draw, cells)}
+    return {name: Drawing(functools.partial(_draw, name), cells)}
 
 
 def phase_maps() -> dict[str, Drawing]:
@@ -108,10 +98,9 @@ def phase_maps() -> dict[str, Drawing]:
         return row["input_dim"] / (row["sparsity"] * math.log(row["num_latents"] / row["sparsity"]))
 
     def draw(rows: Rows, lines: Lines) -> Any:
-        from sae_gap import figures
-
         placed = [row | {"ratio": round(2 * ratio(row)) / 2} for row in rows]
-        options: dict[str, Any] = {"bound": lambda row: 2.0, "bound_label": "c = 2, the dimension of the other studies"}
-        return figures.heat_map(placed, x="num_latents", y="ratio", value="mcc_ood", panel="dictionary", **options)
+        axes: dict[str, Any] = {"x": "num_latents", "y": "ratio", "panel": "dictionary"}
+        axes["bound_label"] = "c = 2, the dimension of the other studies"
+        return _draw("heat_map", placed, value="mcc_ood", bound=lambda row: 2.0, **axes)
 
     return {"phase_map": Drawing(draw, ("sparsity",))}
