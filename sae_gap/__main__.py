@@ -41,7 +41,9 @@ def is_study(path: Path) -> bool:
 def listing() -> str:
     """What `sae-gap --help` prints: each binary with the sentence that its text opens with."""
     shorter = {name: f" (also: {alias})" for alias, name in ALIASES.items()}
-    texts = {name: _docstring(path) for name, path in binaries().items()}
+    texts = {
+        name: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"), path)) or "" for name, path in binaries().items()
+    }
     lines = [f"  {name:<22}{text.partition(chr(10))[0]}{shorter.get(name, '')}" for name, text in texts.items()]
     return "\n".join(
         (
@@ -52,13 +54,6 @@ def listing() -> str:
             *lines,
         )
     )
-
-
-def _docstring(path: Path) -> str:
-    try:
-        return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    except SyntaxError as error:
-        return f"(cannot be read: line {error.lineno}, {error.msg})"
 
 
 def main(arguments: list[str] | None = None) -> None:

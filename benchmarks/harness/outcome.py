@@ -38,22 +38,21 @@ def write_outcome(run: Run, rows: Sequence[Row], notes: Mapping[str, str]) -> st
     summary = tables.summarise(rows, by=by, methods=run.names)
     tables.write_table(folder, "summary.csv", summary)
     rows = _told_apart(rows, {method.name for method in bench.methods(run.study.sources[0], run.preset)})
-    comparable = is_comparable(run)
-    drawn = _draw(bench, rows, folder, conditions, published.published(bench.name) if comparable else [])
+    lines = published.published(bench.name) if is_comparable(run) else []
+    drawn = _draw(bench, rows, folder, conditions, lines)
     varied = [name for name in by if name != "method" and len({line[name] for line in summary}) > 1]
     heads = {"method": "method"} | {name: HEADINGS.get(name, name.replace("_", " ")) for name in varied}
-    shown = [pages.Table(title, heads | _present(_headings(names), summary), summary) for title, names in bench.tables.items()]
-    unlisted = _unlisted(summary)
-    if unlisted:
-        shown.append(pages.Table("Further metrics", heads | _headings(unlisted), summary))
+    listed = {**bench.tables, "Further metrics": _unlisted(summary)}
+    shown = [
+        pages.Table(title, heads | _present(_headings(names), summary), summary) for title, names in listed.items() if names
+    ]
     if bench.parts:
         shown += _decompositions(rows, folder, heads, run.names, (*tables.BY, *conditions))
-    printed = [f"{title}\n{tables.format_table(table, columns)}" for title, columns, table in shown]
-    comparison = published.compare(summary, bench.name) if comparable else []
+    comparison = published.compare(summary, bench.name) if lines else []
     if comparison:
         tables.write_table(folder, "published.csv", comparison)
-        printed.append(published.describe(comparison))
         shown.append(published.table(comparison))
+    printed = [f"{title}\n{tables.format_table(lines, columns) if lines else ''}" for title, columns, lines in shown]
     # A docstring without its command lines, which are indented.
     about = "\n".join(line for line in bench.about.splitlines() if not line.startswith("  ")).strip()
     made = {**notes, **pages.provenance(rows[-1])}
@@ -65,8 +64,7 @@ def is_comparable(run: Run) -> bool:
     """Whether a run is one that the paper published: its protocol, seeds, weight and lengths of training, on its own model."""
     quick = run.bench.presets["quick"]
     alike = all(getattr(run.preset, name) == getattr(quick, name) for name in _AS_PUBLISHED)
-    known = run.bench.name in (published.HEADLINE, *published.STUDIES)
-    return known and alike and run.preset.protocol == "paper" and not run.options.data
+    return alike and run.preset.protocol == "paper" and not run.options.data
 
 
 def _conditions(rows: Sequence[Row], varies: Sequence[str]) -> list[str]:

@@ -8,10 +8,6 @@ from typing import Any
 from benchmarks.report import pages
 from sae_gap.storage import results
 
-STUDIES = (
-    *("vary_latents", "vary_samples", "frozen_decoder", "dict_quality", "support_recovery", "lambda_sensitivity"),
-    *("warmstart_encoder", "warmstart_decoder", "learning_dynamics"),
-)
 HEADLINE = "amortisation_gap"
 
 _FILE = pathlib.Path(__file__).with_name("published.csv")
@@ -32,7 +28,6 @@ _RELATIVE_TOLERANCE = 0.1
 _MP_FACTOR = 2
 # The published numbers have five decimals, which is all that is left of a squared error of 1e-5.
 _ROUNDING = 5e-6
-_LISTED = 40
 
 _OF_DICTIONARY = ("cosine", "angle", "norm_ratio", "close")
 _OF_SUPPORT = tuple(f"support_{name}_{split}" for name in ("precision", "recall", "f1") for split in ("id", "ood"))
@@ -45,17 +40,12 @@ def published(study: str | None = None) -> list[results.Row]:
     metric; text is a string, a count an int, any other number a float, and what was not published None.
 
     Args:
-      study: one of `STUDIES`; "amortisation_gap" for what the paper spread over three of them: the lines of frozen_decoder,
-        those of an encoder's own codes with the recovery of its dictionary and support besides; None for all of `STUDIES`.
+      study: its name; "amortisation_gap" for what the paper spread over three of them: the lines of frozen_decoder, those of an
+        encoder's own codes with the recovery of its dictionary and support besides; None for all lines of the file.
 
     Returns:
-      The lines, in the order of the file.
-
-    Raises:
-      ValueError: nothing was published for the study.
+      The lines, in the order of the file; none where nothing was published for the study.
     """
-    if study is not None and study not in (*STUDIES, HEADLINE):
-        raise ValueError(f"nothing was published for {study!r}; choose one of {', '.join((*STUDIES, HEADLINE))}.")
     with _FILE.open(newline="") as file:
         lines = [_parse(line) for line in csv.DictReader(line for line in file if not line.startswith("#"))]
     return _headline(lines) if study == HEADLINE else [line for line in lines if study in (None, line["study"])]
@@ -109,9 +99,6 @@ def compare(summary: Sequence[Mapping[str, Any]], study: str) -> list[results.Ro
     Returns:
       A row a line and metric that both have: the published coordinates, `metric`, `ours`, `published`, `published_sd`,
       `difference` (ours - published), `tolerance`, `relative` and `close`.
-
-    Raises:
-      ValueError: nothing was published for the study.
     """
     return list(_compare(summary, published(study)))
 
@@ -160,59 +147,25 @@ def _tolerance(line: Mapping[str, Any], metric: str, *, relative: bool) -> float
     return max(spread, factor * _TOLERANCE)
 
 
-def describe(comparison: Sequence[Mapping[str, Any]]) -> str:
-    """How many of the numbers are close, and those that are not, the furthest in units of its tolerance first.
-
-    Args:
-      comparison: what `compare` returned.
-
-    Returns:
-      A sentence and a line a number, for 40 numbers at most, the rest counted.
-    """
-    far = _far(comparison)
-    lines = [f"Against the published numbers: {len(comparison) - len(far)} of {len(comparison)} are close."]
-    lines += [f"  {place(row)}: {numbers(row)}, tolerance {_number(row, 'tolerance')}" for row in far[:_LISTED]]
-    if len(far) > _LISTED:
-        lines.append(f"  and {len(far) - _LISTED} more, each nearer than these")
-    return "\n".join(lines)
-
-
 def table(comparison: Sequence[Mapping[str, Any]]) -> pages.Table:
-    """The numbers that are not close, for a page, the furthest in units of its tolerance first.
+    """The numbers that are not close, the furthest in units of its tolerance first.
 
     Args:
       comparison: what `compare` returned.
     """
-    far = _far(comparison)
-    title = f"Published numbers: {len(comparison) - len(far):,} of {len(comparison):,} are within their tolerance"
+    far = sorted((row for row in comparison if not row["close"]), key=distance, reverse=True)
+    close, every = len(comparison) - len(far), len(comparison)
     measured = ("ours", "published", "difference", "tolerance")
-    told = [name for name in (*_COORDINATES, "metric") if any(row.get(name) is not None for row in far)]
-    means = {f"{name}_mean": name for name in measured} | {"published_sd": "published_sd"}
-    lines = [{name: row.get(name) for name in told} | {name: row[column] for name, column in means.items()} for row in far]
-    columns = {name: name.replace("_", " ") for name in (*told, *measured)}
+    varied = [name for name in (*_COORDINATES, "metric") if any(row.get(name) is not None for row in far)]
+    lines = [
+        {name: row.get(name) for name in (*varied, "published_sd")} | {f"{name}_mean": row[name] for name in measured}
+        for row in far
+    ]
+    columns = {name: name.replace("_", " ") for name in (*varied, *measured)}
+    title = f"Published numbers: {close:,} of {every:,} are within their tolerance"
     return pages.Table(f"{title}; the others, the furthest first" if far else f"{title}.", columns, lines)
-
-
-def _far(comparison: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return sorted((row for row in comparison if not row["close"]), key=distance, reverse=True)
 
 
 def distance(row: Mapping[str, Any]) -> float:
     """How far a number is from the published one, in units of its tolerance."""
     return abs(row["difference"]) / row["tolerance"]
-
-
-def place(row: Mapping[str, Any]) -> str:
-    """Where a number was compared: its method, sizes and metric."""
-    varied = [f"{name} {row[name]:,}" for name in ("num_samples", "lam", "iterations", "step") if row.get(name) is not None]
-    return ", ".join([f"{row['method']} at {row['num_latents']:,} latents", *varied, row["metric"]])
-
-
-def numbers(row: Mapping[str, Any]) -> str:
-    """Our number and the published one."""
-    spread = "" if row["published_sd"] is None else f" ± {_number(row, 'published_sd')}"
-    return f"{_number(row, 'ours')}, published {_number(row, 'published')}{spread}"
-
-
-def _number(row: Mapping[str, Any], name: str) -> str:
-    return f"{row[name]:.3g}" if row["relative"] else f"{row[name]:.3f}"

@@ -38,7 +38,7 @@ BENCH = Bench(
         "paper": Preset(num_latents=WIDTHS),
     },
     varies=("step",),
-    figures=drawings.along("step", ("cosine", "mse_id", "l0_id"), logx=True),
+    figures=drawings.along("step", ("cosine", "mse_id", "l0_id")),
     tables={
         "Along the fit": (
             *("cosine", "close", "norm_ratio", "mse_id", "l0_id", "relative_gap_id", "mcc_ood"),

@@ -36,5 +36,5 @@ BENCH = Bench(
         "paper": Preset(num_latents=WIDTHS),
     },
     varies=("step", "start", "base"),
-    figures=drawings.along("step", ("mcc_ood", "cosine"), line="base", style="start", logx=True),
+    figures=drawings.along("step", ("mcc_ood", "cosine"), line="base", style="start"),
 )

@@ -40,5 +40,5 @@ BENCH = Bench(
         "paper": Preset(num_latents=WIDTHS),
     },
     varies=("iterations", "start"),
-    figures=drawings.along("iterations", ("mcc_ood", "relative_gap_id"), style="start", logx=True),
+    figures=drawings.along("iterations", ("mcc_ood", "relative_gap_id"), style="start"),
 )
