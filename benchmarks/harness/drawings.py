@@ -52,14 +52,7 @@ def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing
         # A dictionary of one kind has nothing to compare.
         return [row for row in cold if names.count(row["dictionary"]) > 1]
 
-    options = {
-        "x": "num_latents",
-        "y": metric,
-        "line": ("dictionary", style),
-        "panel": "dictionary",
-        "style": style,
-        "logx": True,
-    }
+    options = {"x": "num_latents", "y": metric, "line": ("dictionary", style), "panel": "dictionary", "logx": True}
     return {f"{metric}_by_{style}": Drawing("curve", options, compared)}
 
 
@@ -71,15 +64,10 @@ def along(
     def chosen(rows: Rows) -> Rows:
         return [row for row in rows if only in ("", row.get("inference"))]
 
-    options = {"x": x, "line": line if style is None else (line, style), "style": style, "panel": "num_latents", "logx": True}
-    return {
-        metric: Drawing(
-            "curve",
-            options | {"y": metric, "logy": metric in ("relative_gap_id", "mse_id"), "levels": ("oracle",)},
-            chosen,
-        )
-        for metric in metrics
-    }
+    options = {"x": x, "line": line if style is None else (line, style), "panel": "num_latents", "logx": True}
+    options |= {"levels": ("oracle",)}
+    logy = ("relative_gap_id", "mse_id")
+    return {metric: Drawing("curve", options | {"y": metric, "logy": metric in logy}, chosen) for metric in metrics}
 
 
 def stairs(metric: str = "mcc_ood") -> dict[str, Drawing]:

@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from benchmarks.harness.preset import Preset
+from sae_gap import catalogue
 from sae_gap.core.checks import check_choice
 from sae_gap.data.recording import Source
-from sae_gap.learners import by_name
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.families import Families
@@ -23,7 +23,7 @@ _RENORMALISE_EVERY = 2_000
 
 def sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
     """An SAE as the paper trains it."""
-    return by_name.sae(name, sparsity=source.sparsity, num_steps=p.epochs)
+    return catalogue.paper_sae(name, sparsity=source.sparsity, num_steps=p.epochs)
 
 
 def tuned_sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
@@ -34,7 +34,7 @@ def tuned_sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
         "num_steps": math.ceil(p.sae_steps / steps_per_epoch),
         "renormalise_every": max(1, round(_RENORMALISE_EVERY / steps_per_epoch)),
     }
-    return by_name.tuned_sae(name, sparsity=source.sparsity, input_dim=source.input_dim, **options)
+    return catalogue.tuned_sae(name, sparsity=source.sparsity, input_dim=source.input_dim, **options)
 
 
 def dl_fista(p: Preset, base: Learner | None = None) -> DLFista:

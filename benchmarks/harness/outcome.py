@@ -9,7 +9,7 @@ from benchmarks.harness.bench import Bench
 from benchmarks.harness.command import Run
 from benchmarks.harness.preset import HEADINGS
 from benchmarks.report import pages, published
-from sae_gap.core import registry
+from sae_gap import catalogue
 from sae_gap.figures import decompose, labels, tables
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import CELL, Row
@@ -135,7 +135,7 @@ def _headings(names: Sequence[str]) -> dict[str, str]:
 def _unlisted(summary: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the tables of no study name: the columns of a metric that was dropped into its folder."""
     listed = {_stem(name) for one in studies.found().values() for names in one.tables.values() for name in names}
-    columns = {name: column for metric in registry.metrics().values() for name, column in metric.columns.items()}
+    columns = {name: column for metric in catalogue.metrics().values() for name, column in metric.columns.items()}
     shown = {name for name, column in columns.items() if column.heading != "" and name not in listed}
     return [name for name in (column.removesuffix("_mean") for column in summary[0]) if _stem(name) in shown]
 

@@ -15,10 +15,9 @@ from benchmarks.harness import drawings, learners, methods
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
 from benchmarks.options import option
-from sae_gap.core import registry
+from sae_gap import catalogue
 from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch
 from sae_gap.learners.spams_train_dl import SpamsTrainDL
-from sae_gap.metrics import METRICS
 from sae_gap.metrics.metric import Inferred, Metric
 from sae_gap.storage.results import CELL
 
@@ -38,7 +37,7 @@ def samples_seen(inferred: Inferred) -> dict[str, float]:
 def _methods(source, p):
     length = {} if p.peer_steps is None else {"num_steps": p.peer_steps}
     rivals = [SpamsTrainDL(p.lam, **length), SklearnMiniBatch(p.lam, **length)]
-    saes = [learners.tuned_sae(name, source, p) for name in registry.saes()]
+    saes = [learners.tuned_sae(name, source, p) for name in catalogue.saes()]
     return [
         *methods.learned(p)[::-1],
         *methods.families(p),
@@ -62,7 +61,7 @@ BENCH = Bench(
             *("samples_seen", "fit_seconds"),
         )
     },
-    options={"metrics": (*METRICS, Metric("samples_seen", samples_seen)), "timed": True},
+    options={"metrics": (*catalogue.default_metrics(), Metric("samples_seen", samples_seen)), "timed": True},
     slow=(
         "online_dl_families",
         "spams",

@@ -17,7 +17,7 @@ import dataclasses
 from benchmarks.harness import drawings, learners, methods
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import SMOKE, Preset
-from sae_gap.core import registry
+from sae_gap import catalogue
 from sae_gap.data.recording import Source
 from sae_gap.data.worlds import World
 from sae_gap.encoders.jumprelu import JumpReLU
@@ -47,7 +47,7 @@ def _sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
 
 
 def _methods(source: Source, p: Preset) -> list[Method]:
-    saes = {name: _sae(name, source, p) for name in registry.saes()}
+    saes = {name: _sae(name, source, p) for name in catalogue.saes()}
     others = {
         "online_dl": ("dictionary_learning", learners.online(p)),
         "random": ("baseline", Random()),
@@ -104,7 +104,7 @@ BENCH = Bench(
     options={"metrics": tuple(one.METRIC for one in (dictionary, explained, atoms, detection, absorption)), "optimum": False},
     slow=(
         "online_dl_families_pruned",
-        *(f"frozen_{name}" for name in registry.saes()),
+        *(f"frozen_{name}" for name in catalogue.saes()),
         "sae_mp",
         "sae_gated",
         "sae_lista_matryoshka",

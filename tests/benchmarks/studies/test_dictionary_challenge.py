@@ -9,16 +9,14 @@ import sys
 import pytest
 
 from benchmarks.studies.dictionary_challenge import BENCH
-from sae_gap import Setting, Store
-from sae_gap.core import registry
+from sae_gap import Setting, Store, catalogue
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.figures import tables
-from sae_gap.learners import by_name
 from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch
 from sae_gap.learners.spams_train_dl import SpamsTrainDL
 from tests.conftest import FEW, page_of
 
-SAES = tuple(f"sae_{name}" for name in registry.saes())
+SAES = tuple(f"sae_{name}" for name in catalogue.saes())
 RUN = tuple(FEW["dictionary_challenge"].split(","))
 METHODS = ("online_dl", "dl_fista", "online_dl_families", "spams", "sklearn", *SAES, "fista_oracle")
 # Those that compile next to nothing.
@@ -94,7 +92,7 @@ def test_a_stream_trains_on_all_of_its_samples(tmp_path, caplog, challenge):
 
 def test_saes_are_tuned_and_take_the_steps_they_are_given():
     few = methods(Setting(100, 10, 5_000))["sae_topk"].learner
-    assert few == by_name.tuned_sae("topk", sparsity=10, input_dim=47, num_steps=1_250)
+    assert few == catalogue.tuned_sae("topk", sparsity=10, input_dim=47, num_steps=1_250)
     many = methods(Setting(100, 10, 1_000_000, stream=True))["sae_topk"].learner
     assert (many.num_steps, many.renormalise_every) == (4, 1) and many.learning_rate == few.learning_rate
     assert methods(Setting(), sae_steps=1)["sae_topk"].learner.num_steps == 1

@@ -12,11 +12,9 @@ from benchmarks.harness import main
 from benchmarks.harness.preset import Preset, grid
 from benchmarks.studies import vary_latents
 from benchmarks.studies.worlds import BENCH
-from sae_gap import Setting, Store, World
-from sae_gap.core import registry
+from sae_gap import Setting, Store, World, catalogue
 from sae_gap.data.worlds.named import named_world
 from sae_gap.encoders.lasso import Lasso
-from sae_gap.learners import by_name
 from tests.data.worlds.test_synthsae_files import parts, write
 
 METHODS = ("sae_topk", "frozen_topk", "random", "fista_oracle")
@@ -65,14 +63,14 @@ def test_tables_and_figure(finished):
 def test_methods_have_the_units_of_the_world():
     world, preset = World(), BENCH.presets["full"]
     found = {method.name: method for method in BENCH.methods(world, preset)}
-    assert {f"sae_{name}" for name in registry.saes()} < set(found)
+    assert {f"sae_{name}" for name in catalogue.saes()} < set(found)
     online, families = found["online_dl"].learner, found["online_dl_families"].learner
     assert (online.visits, online.batch_size, online.rates, online.num_slots) == (60, 1_024, (0.3, 0.03, 0.005), 96)
     assert families.base == dataclasses.replace(online, incoherent=True) and not online.incoherent
     assert (families.visits, families.num_slots) == (2, 96)
     pruned = found["online_dl_families_pruned"].learner
     assert (pruned.base, pruned.share, pruned.num_slots) == (families, 0.25, 96)
-    tuned = by_name.tuned_sae("relu", sparsity=world.sparsity, input_dim=768)
+    tuned = catalogue.tuned_sae("relu", sparsity=world.sparsity, input_dim=768)
     scale = 4.5 * np.sqrt(3)
     assert found["sae_relu"].learner.penalty == pytest.approx(scale * tuned.penalty)
     jump = found["sae_jumprelu"].learner
