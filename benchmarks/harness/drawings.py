@@ -64,7 +64,7 @@ def along(
     def chosen(rows: Rows) -> Rows:
         return [row for row in rows if only in ("", row.get("inference"))]
 
-    options = {"x": x, "line": line if style is None else (line, style), "panel": "num_latents", "logx": True}
+    options: dict[str, Any] = {"x": x, "line": line if style is None else (line, style), "panel": "num_latents", "logx": True}
     options |= {"levels": ("oracle",)}
     logy = ("relative_gap_id", "mse_id")
     return {metric: Drawing("curve", options | {"y": metric, "logy": metric in logy}, chosen) for metric in metrics}
