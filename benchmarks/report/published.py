@@ -1,8 +1,9 @@
 """The paper's published numbers beside ours: what they were, how far ours are from them, and whether that is close."""
 
 import csv
+import itertools
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.report import pages
@@ -100,51 +101,44 @@ def compare(summary: Sequence[Mapping[str, Any]], study: str) -> list[results.Ro
       A row a line and metric that both have: the published coordinates, `metric`, `ours`, `published`, `published_sd`,
       `difference` (ours - published), `tolerance`, `relative` and `close`.
     """
-    return list(_compare(summary, published(study)))
-
-
-def _compare(summary: Sequence[Mapping[str, Any]], lines: Sequence[results.Row]) -> Iterator[results.Row]:
-    by_method: dict[str, list[Mapping[str, Any]]] = {}
-    for ours in summary:
-        by_method.setdefault(ours["method"], []).append(ours)
+    lines = published(study)
     coordinates = [name for name in _COORDINATES if any(line[name] is not None for line in lines)]
     metrics = [name.removesuffix("_mean") for name in lines[0] if name.endswith("_mean")]
-    for line in lines:
-        if line["study"] == "learning_dynamics" and line["seeds"] < 3:
-            continue
-        learned_cold = line["study"] == "warmstart_decoder" and line["start"] == "cold"
-        for ours in by_method.get(line["method"], by_method.get("cold_dl", []) if learned_cold else []):
-            if not _agrees(ours, line):
-                continue
-            for metric in metrics:
-                mean, found = line[f"{metric}_mean"], ours.get(f"{metric}_mean")
-                if mean is None or found is None:
-                    continue
-                relative = metric.removesuffix("_id").removesuffix("_ood") in _RELATIVE
-                tolerance = _tolerance(line, metric, relative=relative)
-                yield {name: line[name] for name in coordinates} | {
-                    "metric": metric,
-                    "ours": found,
-                    "published": mean,
-                    "published_sd": line[f"{metric}_sd"],
-                    "difference": found - mean,
-                    "tolerance": tolerance,
-                    "relative": relative,
-                    "close": abs(found - mean) <= tolerance,
-                }
+    return [
+        {name: line[name] for name in coordinates} | _compared(ours, line, metric)
+        for line, ours in itertools.product(lines, summary)
+        if _agrees(ours, line)
+        for metric in metrics
+        if None not in (line[f"{metric}_mean"], ours.get(f"{metric}_mean"))
+    ]
 
 
 def _agrees(ours: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
+    cold = line["study"] == "warmstart_decoder" and line["start"] == "cold"
+    if ours["method"] not in (line["method"], *(["cold_dl"] if cold else [])):
+        return False
+    late = line["study"] == "learning_dynamics" and line["seeds"] < 3
     numbered = all(line[name] is None or ours.get(name) == line[name] for name in _NUMBERED)
-    return numbered and all(None in (line[name], ours.get(name)) or ours[name] == line[name] for name in _IMPLIED)
+    implied = all(None in (line[name], ours.get(name)) or ours[name] == line[name] for name in _IMPLIED)
+    return numbered and implied and not late
 
 
-def _tolerance(line: Mapping[str, Any], metric: str, *, relative: bool) -> float:
+def _compared(ours: Mapping[str, Any], line: Mapping[str, Any], metric: str) -> results.Row:
+    number, mean, sd = ours[f"{metric}_mean"], line[f"{metric}_mean"], line[f"{metric}_sd"]
     factor = _MP_FACTOR if "mp" in (line["dictionary"], line["base"]) else 1
-    spread = 2 * (line[f"{metric}_sd"] or 0.0)
-    if relative:
-        return max(spread, factor * _RELATIVE_TOLERANCE * abs(line[f"{metric}_mean"])) + _ROUNDING
-    return max(spread, factor * _TOLERANCE)
+    relative = metric.removesuffix("_id").removesuffix("_ood") in _RELATIVE
+    least = factor * (_RELATIVE_TOLERANCE * abs(mean) if relative else _TOLERANCE)
+    tolerance = max(2 * (sd or 0.0), least) + (_ROUNDING if relative else 0.0)
+    return {
+        "metric": metric,
+        "ours": number,
+        "published": mean,
+        "published_sd": sd,
+        "difference": number - mean,
+        "tolerance": tolerance,
+        "relative": relative,
+        "close": abs(number - mean) <= tolerance,
+    }
 
 
 def table(comparison: Sequence[Mapping[str, Any]]) -> pages.Table:
