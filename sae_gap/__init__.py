@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from sae_gap.data.worlds import World as World
     from sae_gap.data.worlds import WorldStream as WorldStream
     from sae_gap.data.worlds import published_world as published_world
-    from sae_gap.learners.online.stream import fit_stream as fit_stream
     from sae_gap.measure.atom_statistics import agreement as agreement
     from sae_gap.measure.curve import fvu as fvu
     from sae_gap.measure.downstream import Downstream as Downstream
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from sae_gap.study.fitting import fit as fit
     from sae_gap.study.models import Models as Models
     from sae_gap.study.runner import run as run
+    from sae_gap.study.stream import fit_stream as fit_stream
     from sae_gap.study.study import Method as Method
     from sae_gap.study.study import Study as Study
 
@@ -52,7 +52,7 @@ _HOMES = {
     "sae_gap.data.paper": ("draw",),
     "sae_gap.data.task_file": ("load",),
     "sae_gap.study.fitting": ("fit",),
-    "sae_gap.learners.online.stream": ("fit_stream",),
+    "sae_gap.study.stream": ("fit_stream",),
     "sae_gap.core.matching": ("match_atoms",),
     "sae_gap.measure.atom_statistics": ("agreement",),
     "sae_gap.measure.downstream": ("Downstream", "Network"),

@@ -7,7 +7,7 @@ from sae_gap.core import registry
 from sae_gap.core.checks import check_choice, check_number
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
 from sae_gap.encoders.jumprelu import JumpReLU
-from sae_gap.learners.learner import Learner
+from sae_gap.learners.learner import Learner, takes_steps
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
 
@@ -44,8 +44,7 @@ def learner(name: str, *, sparsity: int, input_dim: int, lam: float = 0.1, num_s
         steps = {} if num_steps is None else {"num_steps": num_steps}
         return tuned_sae(name.removeprefix("sae_"), sparsity=sparsity, input_dim=input_dim, **steps)
     kind = registry.learners()[name]
-    takes_steps = kind.on_host or kind.step is not Learner.step
-    return _make(kind, name, k=sparsity, sparsity=sparsity, lam=lam, num_steps=num_steps if takes_steps else None)
+    return _make(kind, name, k=sparsity, sparsity=sparsity, lam=lam, num_steps=num_steps if takes_steps(kind) else None)
 
 
 def sae(name: str, *, sparsity: int, **options: Any) -> SparseAutoencoder:

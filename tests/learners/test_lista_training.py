@@ -8,8 +8,8 @@ from sae_gap import fit
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import encode, unit_atoms
 from sae_gap.encoders.lista import LISTA
+from sae_gap.learners.amortised import Lista
 from sae_gap.learners.dl_fista import DLFista
-from sae_gap.learners.lista_training import Lista
 from sae_gap.learners.oracle import Oracle
 
 KEY = jax.random.key(0)

@@ -11,9 +11,9 @@ from sae_gap import Method, Setting, Store, Study, draw, fit, run
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.lista import LISTA
+from sae_gap.learners.amortised import Lista
 from sae_gap.learners.by_name import sae
 from sae_gap.learners.dl_fista import DLFista
-from sae_gap.learners.lista_training import Lista
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe

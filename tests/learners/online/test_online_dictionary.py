@@ -65,13 +65,6 @@ def test_it_recovers_the_truth_through_noise_and_tells_how_much_there_is():
 
 
 @pytest.mark.optimised
-def test_it_recovers_signed_codes(small):
-    codes = np.asarray(small.train.codes) * np.random.default_rng(0).choice([-1, 1], small.train.codes.shape)
-    signals = jnp.asarray(codes @ np.asarray(small.dictionary).T, jnp.float32)
-    assert cosine(small, run(dataclasses.replace(QUICK, nonneg=False), signals)) > 0.97
-
-
-@pytest.mark.optimised
 def test_restarts_find_what_copies_keep_from_being_found(small):
     data = Split(small.train.signals)
     state = run(QUICK, small.train.signals, rounds=36)
