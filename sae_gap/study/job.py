@@ -74,27 +74,27 @@ class Job:
 
 def jobs(study: Study) -> Iterator[Job]:
     """The jobs of a study, in the order in which they run."""
-    cells: dict[str, list[tuple[Source, dict[str, Any]]]] = {}
+    cells: dict[Source, list[Source]] = {}
     for source in study.sources:
-        description = source.asdict()
-        cells.setdefault(results.key(description | {"seed": None}), []).append((source, description))
-    for cell in cells.values():
-        by_learner: dict[str, list[Method]] = {}
-        for method in study.methods(cell[0][0]):
-            by_learner.setdefault(learner_name(method.learner), []).append(method)
-        for methods in by_learner.values():
+        cells.setdefault(seedless(source), []).append(source)
+    for sources in cells.values():
+        by_learner: dict[Learner, list[Method]] = {}
+        for method in study.methods(sources[0]):
+            by_learner.setdefault(method.learner, []).append(method)
+        described = [(source, source.asdict()) for source in sources]
+        for learner, methods in by_learner.items():
             lines = [
                 _line(study, source, description, method, step)
-                for source, description in cell
+                for source, description in described
                 for method in methods
                 for step in method.at or (None,)
             ]
-            yield Job(methods[0].learner, lines)
+            yield Job(learner, lines)
 
 
-def learner_name(learner: Learner) -> str:
-    """A hash of a learner with its hyper-parameters."""
-    return results.key({"learner": identity.describe(learner)})
+def seedless(source: Source) -> Source:
+    """A source with the seed 0, which sources have in common that differ only in their seed."""
+    return dataclasses.replace(source, seed=0)
 
 
 def _line(study: Study, source: Source, description: dict[str, Any], method: Method, step: int | None) -> Line:

@@ -49,8 +49,6 @@ class Models:
 
     def folder(self, learner: Learner, source: Source) -> Folder | None:
         """Where a fit lies or would lie; None for one that takes no step, which is as soon done as read."""
-        check_type("learner", learner, Learner, "give one of those in sae_gap.learners")
-        check_type("source", source, get_args(Source), "give a setting, a world or a recording")
         if self.directory is None or not learner.num_steps:
             return None
         decides = {"learner": identity.describe(learner), "source": source.asdict(), "numerics": identity.NUMERICS}
@@ -201,7 +199,7 @@ class _Wanted:
         try:
             content = self.folder.read(name)
             note = trees.read_note(content)
-            if (note.get("fit"), note.get("step")) != (self.folder.name, step) or not _is_time(note.get("seconds")):
+            if (note.get("fit"), note.get("step")) != (self.folder.name, step):
                 raise ValueError("it is of another fit")
             model = trees.load(content, self.blank)
         except (OSError, ValueError) as error:
@@ -239,19 +237,12 @@ def _ended(folder: Folder) -> dict[str, Any] | None:
     """What a finished fit says of itself; None where it has not finished, or its file is damaged."""
     try:
         note = json.loads(folder.read(_ENDED))
-        times = all(_is_time(note[name]) for name in ("seconds", "compile_seconds"))
-        if times and isinstance(note["step"], int) and isinstance(note["device"], str):
-            return note
+        return {name: note[name] for name in ("step", "seconds", "compile_seconds", "device")}
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
-        pass
-    logging.warning("starting over: %s/%s is damaged", folder, _ENDED)
-    return None
-
-
-def _is_time(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e9
+        logging.warning("starting over: %s/%s is damaged", folder, _ENDED)
+        return None
 
 
 def _plain(name: str) -> str:

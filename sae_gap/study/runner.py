@@ -11,7 +11,7 @@ from sae_gap.core.checks import check_shard, check_type
 from sae_gap.data.recording import task_of
 from sae_gap.runtime import distributed, progress
 from sae_gap.storage import results
-from sae_gap.study.job import Job, jobs, learner_name
+from sae_gap.study.job import Job, jobs, seedless
 from sae_gap.study.models import Models
 from sae_gap.study.scheduling import Watch, fit_together
 from sae_gap.study.scoring import score
@@ -61,7 +61,7 @@ def run(
     # A job counts once when its learner is fitted and once when it is scored.
     with progress.bar(2 * len(mine), study.name, unit="job", shown=show_progress) as line:
         line.update(2 * (len(mine) - len(lacking)))
-        for _, cell in itertools.groupby(lacking, lambda job: job.sources[0].asdict() | {"seed": None}):
+        for _, cell in itertools.groupby(lacking, lambda job: seedless(job.sources[0])):
             _run_cell(study, list(cell), store, models, line)
     distributed.wait(study.name)
     return _in_order(study, every, store.rows())
@@ -78,8 +78,8 @@ def _run_cell(study: Study, cell: Sequence[Job], store: results.Store, models: M
         line.set_postfix_str(str(job)[:60])
         if job in able:
             logging.info("running %s", job)
-            drawn, name = [tasks[source.seed] for source in job.sources], learner_name(job.learner)
-            fitted = [fits[name, source.seed] for source in job.sources if (name, source.seed) in fits]
+            drawn = [tasks[source.seed] for source in job.sources]
+            fitted = [fits[job.learner, source.seed] for source in job.sources if (job.learner, source.seed) in fits]
             if not fitted:
                 fitted = models.fit(job.learner, job.sources, drawn, job.steps, watch=watches[job.name].or_none)
             store.append(score(study, job, drawn, fitted))

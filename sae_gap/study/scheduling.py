@@ -12,7 +12,7 @@ from sae_gap.data.recording import Source
 from sae_gap.learners.learner import HostLearner, Learner
 from sae_gap.study import fitting
 from sae_gap.study.fitting import Fit
-from sae_gap.study.job import Job, learner_name
+from sae_gap.study.job import Job
 from sae_gap.study.models import Models
 
 # Learners are fitted together where all that run at once have codes, or squares of the width, of no more numbers than this.
@@ -31,25 +31,25 @@ class _Request:
 
 def fit_together(
     jobs: Sequence[Job], tasks: Mapping[int, Task], models: Models, watches: Mapping[str, "Watch"]
-) -> dict[tuple[str, int], Fit]:
+) -> dict[tuple[Learner, int], Fit]:
     """Fits the learners of jobs on the same data together, a seed on each core, before any codes are inferred.
 
     Codes come after all fits because the seconds of encoders are measured with nothing beside them. Bases come first, each
     once, whichever jobs go on from them.
 
     Returns:
-      The fits by the name of the learner and the seed; those that are not there are made when the turn of their job comes.
+      The fits by learner and seed; those that are not there are made when the turn of their job comes.
     """
     task, workers = next(iter(tasks.values())), fitting.at_once()
     if workers == 1 or task.width * max(len(task.train.signals), task.width) * workers > _TOGETHER:
         return {}
-    levels: dict[int, dict[str, _Request]] = {}
+    levels: dict[int, dict[Learner, _Request]] = {}
     for job in jobs:
         learners = chain(job.learner)
         if any(isinstance(learner, HostLearner) for learner in learners):
             continue
         for depth, learner in enumerate(reversed(learners)):
-            request = levels.setdefault(depth, {}).setdefault(learner_name(learner), _Request(learner))
+            request = levels.setdefault(depth, {}).setdefault(learner, _Request(learner))
             request.sources |= {source.seed: source for source in job.sources}
             if learner is job.learner:
                 request.steps.update(job.steps)
@@ -59,14 +59,14 @@ def fit_together(
         drawn = [tasks[seed] for seed in request.sources]
         return models.fit(request.learner, list(request.sources.values()), drawn, sorted(request.steps), watch=request.watch)
 
-    fits: dict[tuple[str, int], Fit] = {}
+    fits: dict[tuple[Learner, int], Fit] = {}
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         # Thread-local JAX configuration is not inherited.
         if pool.submit(_configuration).result() != _configuration():
             return {}
         for _, level in sorted(levels.items()):
-            for (name, request), fitted in zip(level.items(), pool.map(fit, level.values()), strict=True):
-                fits |= {(name, seed): each for seed, each in zip(request.sources, fitted, strict=True)}
+            for (learner, request), fitted in zip(level.items(), pool.map(fit, level.values()), strict=True):
+                fits |= {(learner, seed): each for seed, each in zip(request.sources, fitted, strict=True)}
     return fits
 
 
@@ -92,7 +92,7 @@ class Watch:
 
     def __call__(self, learner: Learner, place: int, steps: int) -> None:
         # Bases are not reported: several jobs may share one.
-        if learner is self._job.learner:
+        if learner == self._job.learner:
             share = steps / learner.num_steps
             self._line.update((share - self._shares.get(place, 0.0)) / len(self._job.sources))
             self._shares[place] = share

@@ -49,17 +49,6 @@ def same_draws(monkeypatch):
         monkeypatch.setattr(jax.random, name, padded)
 
 
-def test_a_padded_task_is_the_bare_one_and_zeros():
-    bare, padded = draw(BARE), draw(PADDED)
-    assert padded.padding == 20 - DIMS > 0 and bare.padding == 0
-    for one, other in [(padded.train, bare.train), (padded.id, bare.id), (padded.ood, bare.ood)]:
-        np.testing.assert_array_equal(one.signals[:, :DIMS], other.signals)
-        np.testing.assert_array_equal(one.codes, other.codes)
-        assert not np.any(one.signals[:, DIMS:])
-    np.testing.assert_array_equal(padded.dictionary[:DIMS], bare.dictionary)
-    assert padded.dictionary.shape == (20, 20) and not np.any(padded.dictionary[DIMS:])
-
-
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_learner_learns_the_same(name, same_draws):
     learner, key = LEARNERS[name], jax.random.key(5)
