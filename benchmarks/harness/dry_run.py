@@ -8,9 +8,9 @@ from sae_gap.study.models import Models
 from sae_gap.study.study import Study
 
 
-def plan(study: Study, present: set[str], models: Models) -> str:
+def plan(study: Study, store: results.Store, models: Models) -> str:
     """A line for each job, with how many of its rows are there and how many models it would be the first to fit."""
-    planned, lines = set[tuple[str, int]](), []
+    present, planned, lines = store.keys(), set[tuple[str, int]](), []
     for job in jobs(study):
         size = job.sources[0].asdict()
         cell = ", ".join(f"{HEADINGS[name]} {size[name]}" for name in (*CELL, "input_dim"))

@@ -1,11 +1,31 @@
-"""Whether what a run would fit could be kept."""
+"""What a dry run promises, and where models may lie."""
 
 import pytest
 
-from benchmarks.harness.dry_run import check_writable
+from benchmarks.harness.dry_run import check_writable, plan
+from sae_gap import Method
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.learners.learner import HostLearner
 from sae_gap.storage.results import Store
 from sae_gap.study.models import Models
 from tests import tiny
+
+
+class Some(HostLearner):
+    rate: float = 0.0
+
+    def learn(self, data, *, num_latents, key):
+        raise NotImplementedError
+
+
+def test_a_model_that_several_jobs_need_is_counted_with_the_first(tmp_path):
+    base = Some(1.0, num_steps=1)
+    learners = [base, Some(2.0, num_steps=1, base=base), base, Some(3.0, num_steps=1)]
+    methods = [Method(f"m{place}", "", learner, Lasso()) for place, learner in enumerate(learners)]
+    said = plan(tiny.make(tiny.SETTING, methods=methods), Store(tmp_path), Models(tmp_path)).splitlines()
+    # Methods of one learner are one job.
+    assert [line.rpartition(": ")[2] for line in said[:-1]] == ["0/2 rows there, 1 to fit"] + ["0/1 rows there, 1 to fit"] * 2
+    assert said[-1] == "3 jobs, 3 models to fit"
 
 
 def test_models_that_are_all_there_may_lie_where_nothing_can_be_written(tmp_path, monkeypatch):
