@@ -16,7 +16,6 @@ from sae_gap.encoders.lista import LISTA
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.amortised import Amortised, Lista
-from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch
 from sae_gap.learners.spams_train_dl import SpamsTrainDL
@@ -84,20 +83,6 @@ def test_an_encoder_is_trained_alike_alone_and_in_company(model, task):
     np.testing.assert_allclose(
         codes, encode(ENCODERS[3], eqx.tree_at(lambda m: m.encoder, alone, alone.encoder[0]), task.ood.signals)
     )
-
-
-def test_the_first_step_is_adams(task):
-    learner = Amortised((ReLU(),), base=Oracle(), num_steps=1, batch_size=100, learning_rate=1e-2)
-    data = learner.select(task)
-    state = learner.init(data, num_latents=20, key=KEY, base=truth(task))
-    after = learner.model(learner.step(data, state)).encoder[0]
-    signals, weight, codes = (np.asarray(a, np.float64) for a in (data.signals, state.model.encoder[0].weight, state.codes))
-    hidden = signals @ weight
-    gradient = signals.T @ (2 * (hidden > 0) * (np.maximum(hidden, 0) - codes)) / 100
-    # Adam's first step is the rate times the sign of the gradient.
-    clear = np.abs(gradient) > 1e-4
-    assert clear.mean() > 0.9
-    np.testing.assert_allclose((after.weight - weight)[clear], (-1e-2 * np.sign(gradient))[clear], rtol=1e-2)
 
 
 def test_the_dictionary_is_that_of_the_base_with_unit_atoms(task):
@@ -185,19 +170,3 @@ def test_epochs_of_lista_against_training_by_hand(task):
         found = jax.tree.leaves(learner.model(state).encoder)
     for ours, theirs in zip(found, parameters, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-9)
-
-
-def test_training_lista_lowers_the_loss_and_leaves_the_dictionary(task):
-    base = DLFista(num_steps=3, num_iterations=20)
-    learner = Lista(base=base, num_steps=40)
-    (fitted,) = fit(learner, [task], [KEY])
-    model, start = fitted.end.model, fit(base, [task], [KEY])[0].end.model
-    np.testing.assert_allclose(model.dictionary, unit_atoms(start.dictionary)[0], atol=1e-5)
-
-    def loss(model):
-        codes = np.asarray(encode(learner.encoder, model, task.train.signals))
-        return np.mean((task.train.signals - codes @ np.asarray(model.dictionary).T) ** 2) + 0.1 * np.mean(np.abs(codes))
-
-    untrained = learner.init(learner.select(task), num_latents=20, key=KEY, base=start).model
-    # Sixteen layers are close to the optimum before they are trained.
-    assert loss(model) < 0.98 * loss(untrained) and fitted.end.step == 40
