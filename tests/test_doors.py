@@ -24,10 +24,9 @@ from sae_gap.encoders.on_support import LeastSquares, OnSupport
 from sae_gap.encoders.pursuit import OMP, NonNegativePursuit
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners.amortised import Amortised
+from sae_gap.learners.amortised import Amortised, Lista
 from sae_gap.learners.baselines import PCA, Raw
 from sae_gap.learners.dl_fista import DLFista
-from sae_gap.learners.lista_training import Lista
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.online.pruned import Pruned
