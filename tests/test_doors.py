@@ -172,7 +172,6 @@ def test_no_door_uncovers_what_a_mask_covers(tmp_path):
     from sae_gap.core.codes import Codes
     from sae_gap.measure import control, fvu, lasso_on_support, refit
     from sae_gap.saes.loading_report import load_report
-    from sae_gap.solvers.greedy import nonneg_matching_pursuit
 
     masked = WRONG["masked"]
     model = dataclasses.replace(MODEL, encoder=Affine(jnp.asarray(0.1 * D), jnp.zeros(6)))
@@ -184,7 +183,6 @@ def test_no_door_uncovers_what_a_mask_covers(tmp_path):
         lambda: lasso_on_support(masked(Y), D, Z > 0, 0.1),
         lambda: control("random", masked(Y), 6, 2, seed=0),
         lambda: Codes.from_dense(masked(Z)),
-        lambda: nonneg_matching_pursuit(masked(Y), D, 2),
         lambda: sae.encode(masked(Y)),
         lambda: load_report(sae, masked(Y)),
         lambda: sae_gap.save_activations(tmp_path / "rows.npz", Y, extra=masked(Y)),
