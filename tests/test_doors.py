@@ -241,7 +241,6 @@ DOORS = {
     "signals that vanish": (lambda: sae_gap.sparse_code(jnp.asarray(1e-42 * Y), D, 0.1), "signals reach a magnitude"),
     "a measured dictionary that vanishes": (lambda: of_model("mine", Model(jnp.asarray(1e-42 * D), jnp.zeros(4))), "an atom"),
     "texts for weights": (lambda: sae_gap.sparse_code_path(Y, D, ["a"]), "lams must be"),
-    "sparse codes of a path": (lambda: sae_gap.match_l0(Y, D, 2.0, sparse=True), "leave sparse out"),
     "a target that is no number": (lambda: sae_gap.match_l0(Y, D, "two"), "target must be"),
     "a split that is none": (lambda: sae_gap.mcc_paper(Z, Z, "val"), "split must be one of id, ood"),
     "a seed that is none": (lambda: sae_gap.mcc_paper(Z, Z, "id", seed=-1), "seed must be"),
