@@ -144,7 +144,3 @@ def test_the_gradient_is_that_of_finite_differences():
         behind = loss(model.dictionary - step * atoms, model.bias - step * shift)
         slope = jnp.sum(for_dictionary * atoms) + jnp.sum(for_bias * shift)
         assert (ahead - behind) / (2 * step) == pytest.approx(float(slope), rel=1e-6)
-
-
-def test_there_is_nothing_to_train_but_the_dictionary():
-    assert MatchingPursuit(3).parameters(jnp.ones((5, 12)), jax.random.key(0)) is None
