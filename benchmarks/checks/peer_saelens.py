@@ -18,9 +18,8 @@ from absl import flags, logging
 
 import sae_gap
 from benchmarks import cli
-from sae_gap.core import registry
+from sae_gap import catalogue
 from sae_gap.core.types import Model
-from sae_gap.learners import by_name
 
 TOLERANCE = 1e-5
 WIDTH, SPARSITY = 160, 8
@@ -31,9 +30,9 @@ flags.DEFINE_integer("seed", 0, "Seed of the data and of the SAEs.", lower_bound
 
 def models(task: sae_gap.Task, seed: int) -> Iterator[tuple[str, Model]]:
     """An SAE with each encoder that is exported, barely trained, and one of a learned dictionary."""
-    for name, kind in registry.saes().items():
+    for name, kind in catalogue.saes().items():
         if "exported" in vars(kind):
-            learner = by_name.tuned_sae(name, sparsity=SPARSITY, input_dim=task.input_dim, num_steps=3)
+            learner = catalogue.tuned_sae(name, sparsity=SPARSITY, input_dim=task.input_dim, num_steps=3)
             yield name, sae_gap.fit(learner, [task], [seed])[0].end.model
     yield "learn", sae_gap.learn(task.train.signals, WIDTH, SPARSITY, seed=seed, visits=10).sae(epochs=2).model
 

@@ -17,10 +17,10 @@ from absl import flags
 
 from benchmarks import cli
 from benchmarks.harness.methods import SAES
+from sae_gap import catalogue
 from sae_gap.core.types import Setting
 from sae_gap.data.paper import draw
 from sae_gap.figures import tables
-from sae_gap.learners import by_name
 from sae_gap.runtime import devices
 from sae_gap.storage import results
 from sae_gap.study.fitting import fit
@@ -40,10 +40,10 @@ def prepare(name: str, num_latents: int, num_seeds: int, num_steps: int):
     """A function that trains once and returns the microseconds per step and seed."""
     tasks = [devices.place(draw(Setting(num_latents, SPARSITY, seed=seed)), devices.mesh()) for seed in range(num_seeds)]
     keys = [jax.random.key(seed) for seed in range(num_seeds)]
-    learner = by_name.sae(name, sparsity=SPARSITY)
+    learner = catalogue.paper_sae(name, sparsity=SPARSITY)
     steps_per_epoch = -(-len(tasks[0].train.signals) // learner.batch_size)
     epochs = -(-num_steps // steps_per_epoch)
-    learner = by_name.sae(name, sparsity=SPARSITY, num_steps=epochs)
+    learner = catalogue.paper_sae(name, sparsity=SPARSITY, num_steps=epochs)
 
     def train() -> float:
         began = time.perf_counter()
