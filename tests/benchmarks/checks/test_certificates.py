@@ -24,7 +24,7 @@ def seed_of(**wanted):
 def sound(request):
     """A batch and the claims of the coder."""
     batch = binary.draw(seed_of(kind="gaussian", nonneg=request.param, solver="auto"), FLOAT32)
-    return batch, binary.solve(batch, 1)
+    return batch, binary.solve(batch)
 
 
 def test_a_sound_coder_passes(sound):
