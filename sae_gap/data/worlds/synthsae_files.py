@@ -1,6 +1,5 @@
 """A published world: the three files that SAELens writes of a synthetic model, in a folder of the user's."""
 
-import hashlib
 import pathlib
 from typing import Any
 
@@ -29,16 +28,6 @@ def sizes(folder: pathlib.Path) -> tuple[int, int]:
             raise ValueError(f"{folder!s:.200} has no {name}; download all of {', '.join(FILES)} into it.")
     config = _config(folder)
     return config.size("num_features"), config.size("hidden_dim")
-
-
-def digest(folder: pathlib.Path) -> str:
-    """A digest of the files of a published world."""
-    found = hashlib.sha256()
-    for name in FILES:
-        with (folder / name).open("rb") as opened:
-            while block := opened.read(2**20):
-                found.update(block)
-    return found.hexdigest()[:16]
 
 
 def read_atoms(folder: pathlib.Path) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarray, " input_dim"]]:
