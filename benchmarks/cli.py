@@ -1,6 +1,7 @@
 """What the binaries share: flags that are checked at once, and one sentence with exit code 2 for whatever the user can mend."""
 
 import contextlib
+import dataclasses
 import logging as python_logging
 import math
 import os
@@ -10,13 +11,13 @@ import sys
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from absl import flags, logging
 from jaxtyping import Float
 
-from benchmarks.options import Options, define, given
+from benchmarks.options import Distributed, Options, define, given
 from sae_gap.core import matching
 from sae_gap.runtime import devices, distributed
 from sae_gap.storage.folder import Folder
@@ -38,15 +39,22 @@ def usage() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def run(main: Callable[..., object], flag_values: flags.FlagValues | None = None, about: str | None = None) -> NoReturn:
+def run(
+    main: Callable[..., object],
+    flag_values: flags.FlagValues | None = None,
+    *,
+    options: type[Options] | None = None,
+    about: str | None = None,
+) -> NoReturn:
     """Runs a binary: `--help` exits with 0, a `UsageError` or a bad flag with one sentence and 2.
 
     Args:
-      main: what to run, given its `options`: the class that annotates them has the flags as its fields.
+      main: what to run, given its options.
       flag_values: the flags of a main that takes no options.
+      options: the class of the options, whose fields are the flags; None takes what annotates `options` of `main`.
       about: what the help begins with; None takes the text of the module of `main`.
     """
-    options: type[Options] | None = typing.get_type_hints(main).get("options")
+    options = options or options_of(main)
     flag_values = define(options) if options else flag_values
     assert flag_values is not None
     if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
@@ -61,14 +69,16 @@ def run(main: Callable[..., object], flag_values: flags.FlagValues | None = None
     logging.get_absl_logger().setLevel(python_logging.INFO)
     try:
         take(sys.argv, flag_values)
+        with usage():
+            chosen = None if options is None else options(**given(options, flag_values))
         devices.enable_compilation_cache()
-        if "distributed" in flag_values:
-            _join(flag_values)
+        if isinstance(chosen, Distributed):
+            _join({name: getattr(chosen, name) for name in _PROCESSES})
+        elif "distributed" in flag_values:
+            _join({name: flag_values[name].value for name in _PROCESSES})
         if options is None:
             main()
         else:
-            with usage():
-                chosen = options(**given(options, flag_values))
             main(chosen)
     except UsageError as error:
         _stop(str(error))
@@ -87,6 +97,11 @@ def run(main: Callable[..., object], flag_values: flags.FlagValues | None = None
             distributed.leave(1)
         raise
     sys.exit(0)
+
+
+def options_of(main: Callable[..., object]) -> type[Options] | None:
+    """The class that annotates the options of a main."""
+    return typing.get_type_hints(main).get("options")
 
 
 def take(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
@@ -113,14 +128,18 @@ def define_distributed(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_integer("process_id", None, "With --coordinator: which one this is, from 0.", flag_values=flag_values)
 
 
-def _join(flag_values: flags.FlagValues) -> None:
-    if not flag_values["distributed"].value:
-        given = [name for name in ("coordinator", "num_processes", "process_id") if flag_values[name].value is not None]
+_PROCESSES = [field.name for field in dataclasses.fields(Distributed)]
+
+
+def _join(options: dict[str, Any]) -> None:
+    several = options.pop("distributed")
+    if not several:
+        given = [name for name, value in options.items() if value is not None]
         if given:
             raise UsageError(f"--{given[0]} goes with --distributed; give both or neither.")
         return
     try:
-        distributed.start(**{name: flag_values[name].value for name in ("coordinator", "num_processes", "process_id")})
+        distributed.start(**options)
     except ValueError as error:
         # Flags are the user's to mend; others that have not come yet may be there at the next start.
         _stop(str(error), 1 if isinstance(error.__cause__, RuntimeError) else 2)

@@ -87,7 +87,8 @@ def main(arguments: list[str] | None = None) -> None:
     module = ".".join(known[name].relative_to(home()).with_suffix("").parts)
     try:
         if is_study(known[name]):
-            importlib.import_module(module).BENCH.run()
+            bench = importlib.import_module(module).BENCH
+            importlib.import_module("benchmarks.harness.main").run(bench)
         else:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
     except BrokenFileError as error:

@@ -49,9 +49,7 @@ def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing
             kinds.setdefault(row["dictionary"], set()).add(row.get(style))
         # A dictionary of one kind has nothing to compare.
         compared = [row for row in cold if len(kinds[row["dictionary"]]) > 1]
-        return _curve(
-            compared, lines, x="num_latents", y=metric, line=("dictionary", style), panel="dictionary", style=style, logx=True
-        )
+        return _curve(compared, lines, x="num_latents", y=metric, line=("dictionary", style), panel="dictionary", logx=True)
 
     return {f"{metric}_by_{style}": Drawing(draw)}
 
@@ -65,7 +63,7 @@ def along(
         kept = [row for row in rows if row.get("inference") == only] if only else list(rows)
         lined: Any = line if style is None else (line, style)
         options: dict[str, Any] = {"logy": metric in ("relative_gap_id", "mse_id"), "levels": ("oracle",)}
-        return _curve(kept, lines, x=x, y=metric, line=lined, style=style, panel="num_latents", logx=logx, **options)
+        return _curve(kept, lines, x=x, y=metric, line=lined, panel="num_latents", logx=logx, **options)
 
     return {metric: Drawing(functools.partial(draw, metric=metric)) for metric in metrics}
 

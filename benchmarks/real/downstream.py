@@ -25,9 +25,8 @@ from absl import flags, logging
 
 from benchmarks import cli
 from benchmarks.real import subjects as subjects_of
-from sae_gap import measure
-from sae_gap.figures import downstream as figures
-from sae_gap.figures import style, tables
+from sae_gap import figures, measure
+from sae_gap.figures import tables
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.measure.controls import check_control
@@ -163,7 +162,7 @@ def write(folder: Any, rows: Sequence[Row]) -> str:
     listed = ("ce_sums", "kl_sums", "errors")
     columns = list(dict.fromkeys(name for row in scored for name in row if name not in listed))
     tables.write_table(folder, "summary.csv", [{name: row.get(name) for name in columns} for row in scored])
-    style.save(figures.fvu_curve(rows, published(), SOURCE), folder, "curve")  # type: ignore[arg-type]
+    figures.save(figures.fvu_curve(rows, published(), SOURCE), folder, "curve")
     lines = [
         {"dictionary": row["dictionary"], "codes": row["codes"]} | {f"{name}_mean": row.get(name) for name in COLUMNS}
         for row in scored

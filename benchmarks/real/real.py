@@ -26,7 +26,6 @@ from benchmarks.real import downstream, probe_real, record, train_real
 from benchmarks.real.measurement_page import table
 from benchmarks.report import pages
 from sae_gap import figures
-from sae_gap.figures import downstream as downstream_figures
 from sae_gap.measure import probing
 from sae_gap.measure.patching import CODES, best_at, over_documents, split_lines
 from sae_gap.measure.verdict import compare
@@ -196,7 +195,7 @@ def write(folder: Folder, patched: Sequence[Row], probed: Sequence[Row], command
     agrees = probing_agrees(lines, best) if lines else "Probing was left out, since no pair of concepts has enough text."
     told = "\n\n".join([encoder_share(patched, splits, best), best_dictionary(patched), agrees])
     pictures = {
-        "curve": downstream_figures.fvu_curve(patched, downstream.published(), downstream.SOURCE),
+        "curve": figures.fvu_curve(patched, downstream.published(), downstream.SOURCE),
         "pairs_drop": figures.ood_drop(lines, probed, "pairs") if lines else None,
     }
     drawn = [pages.Figure(figures.save(one, folder, stem)[0], one.get_label()) for stem, one in pictures.items() if one]

@@ -35,14 +35,13 @@ from tqdm import tqdm
 
 from benchmarks import cli
 from benchmarks.real import training_flags
-from sae_gap import measure
-from sae_gap.core import identity, registry
+from sae_gap import catalogue, measure
+from sae_gap.core import identity
 from sae_gap.core.types import Model, Task
 from sae_gap.data.activations import fetched
 from sae_gap.data.recording import Recording
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.figures import tables
-from sae_gap.learners import by_name
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
@@ -70,7 +69,7 @@ DICTIONARIES: dict[str, Callable[[OnlineDictionary], Learner]] = {
 }
 # What an SAE is called that starts from the dictionary of `online_dl`.
 FROM = "_from_online_dl"
-EVERY = (*(name + start for start in ("", FROM) for name in registry.saes()), *DICTIONARIES)
+EVERY = (*(name + start for start in ("", FROM) for name in catalogue.saes()), *DICTIONARIES)
 # What tells the lines of the summary apart, and what they hold.
 CELL = ("method", "num_latents", "sparsity")
 METRICS = {"l0_own": "L0 own", "fvu_own": "FVU own", "fvu_own_refit": "refit", "l0_lasso": "L0 lasso"}
@@ -80,7 +79,7 @@ WITH_OUTLIERS = {"fvu_own_outliers": "FVU own with outlier tokens", "fvu_lasso_o
 
 FLAGS = flags.FlagValues()
 training_flags.define(FLAGS)
-NAMES = f"{', '.join(registry.saes())}, each also with {FROM} after it, and {', '.join(DICTIONARIES)}"
+NAMES = f"{', '.join(catalogue.saes())}, each also with {FROM} after it, and {', '.join(DICTIONARIES)}"
 flags.DEFINE_list("methods", list(METHODS), f"What to train, of {NAMES}.", flag_values=FLAGS)
 flags.DEFINE_float("visits", 150.0, "Rows that online_dl sees for each latent.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("samples", 5_000, "Held-out rows to score, at most.", lower_bound=2, flag_values=FLAGS)
@@ -104,7 +103,7 @@ def learner_of(
     if name in DICTIONARIES:
         return DICTIONARIES[name](online)
     trained: dict[str, Any] = {"num_steps": epochs, "batch_size": batch_size, "base": online if name.endswith(FROM) else None}
-    return by_name.sae_for_activations(name.removesuffix(FROM), sparsity=sparsity, input_dim=input_dim, **trained)
+    return catalogue.sae_for_activations(name.removesuffix(FROM), sparsity=sparsity, input_dim=input_dim, **trained)
 
 
 def score(

@@ -18,10 +18,10 @@ import jax
 from benchmarks import cli
 from benchmarks.harness.methods import SAES
 from benchmarks.options import Options, option
+from sae_gap import catalogue
 from sae_gap.core.types import Setting
 from sae_gap.data.paper import draw
 from sae_gap.figures import tables
-from sae_gap.learners import by_name
 from sae_gap.runtime import devices
 from sae_gap.storage import results
 from sae_gap.study.fitting import fit
@@ -53,9 +53,9 @@ def prepare(name: str, num_latents: int, num_seeds: int, num_steps: int):
     seeds = range(num_seeds)
     tasks = [devices.place(draw(Setting(num_latents, SPARSITY, seed=seed)), devices.mesh()) for seed in seeds]
     keys = [jax.random.key(seed) for seed in seeds]
-    steps_per_epoch = -(-len(tasks[0].train.signals) // by_name.sae(name, sparsity=SPARSITY).batch_size)
+    steps_per_epoch = -(-len(tasks[0].train.signals) // catalogue.paper_sae(name, sparsity=SPARSITY).batch_size)
     epochs = -(-num_steps // steps_per_epoch)
-    learner = by_name.sae(name, sparsity=SPARSITY, num_steps=epochs)
+    learner = catalogue.paper_sae(name, sparsity=SPARSITY, num_steps=epochs)
 
     def train() -> float:
         start = time.perf_counter()

@@ -13,9 +13,9 @@ import dataclasses
 from collections.abc import Callable
 
 from benchmarks.harness import drawings, learners
-from benchmarks.harness.bench import Bench, Knob
+from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import SMOKE, Preset
-from sae_gap.core.checks import check_choice
+from benchmarks.options import option
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lista import LISTA
@@ -41,9 +41,13 @@ DICTIONARIES: dict[str, Callable[[Preset], Learner]] = {
 }
 
 
-def _known(name: str) -> str:
-    check_choice("the dictionary", name, DICTIONARIES)
-    return name
+@dataclasses.dataclass(frozen=True)
+class Budget(Preset):
+    """A preset with the dictionary that all encoders share."""
+
+    dictionary: str = option(
+        "oracle", f"Where the dictionary comes from, one of {', '.join(DICTIONARIES)}.", choices=tuple(DICTIONARIES)
+    )
 
 
 def encoders(sparsity, lam):
@@ -54,7 +58,7 @@ def encoders(sparsity, lam):
 
 
 def _methods(source, p):
-    base = DICTIONARIES[p.knobs["dictionary"]](p)
+    base = DICTIONARIES[p.dictionary](p)
     if isinstance(base, Oracle) and source.width is not None:
         raise ValueError("--width is of a dictionary that is learned; give --dictionary=online_dl with it, or leave it out.")
     trained = encoders(source.sparsity, p.lam)
@@ -91,7 +95,7 @@ BENCH = Bench(
     "Encoder budget",
     __doc__,
     _methods,
-    {"smoke": dataclasses.replace(SMOKE, epochs=12), "quick": Preset()},
+    {"smoke": Budget(**vars(SMOKE) | {"epochs": 12}), "quick": Budget()},
     varies=("dictionary", "flops"),
     figures=drawings.plain("budget", ("dictionary", *CELL)),
     tables={
@@ -101,5 +105,4 @@ BENCH = Bench(
         )
     },
     without=("data",),
-    knobs={"dictionary": Knob("oracle", f"Where the dictionary comes from, one of {', '.join(DICTIONARIES)}.", _known)},
 )

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from sae_gap import catalogue
 from sae_gap.core.types import Model
-from sae_gap.learners import by_name
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.curve import fvu
 from sae_gap.measure.training import fit_signals
@@ -77,7 +77,7 @@ def export(
     """
     # Of its base only the model is asked for, which is this one.
     chosen: dict[str, Any] = {"base": OnlineDictionary(), "frozen": frozen}
-    learner = by_name.sae_for_activations(encoder, sparsity=k, input_dim=len(dictionary.bias), **chosen)
+    learner = catalogue.sae_for_activations(encoder, sparsity=k, input_dim=len(dictionary.bias), **chosen)
     steps = math.ceil(STEPS / math.ceil(len(rows) / learner.batch_size)) if epochs is None else epochs
     learner = dataclasses.replace(learner, num_steps=steps)
     if frozen and learner.encoder.parameters(dictionary.decoder, jax.random.key(seed)) is None:

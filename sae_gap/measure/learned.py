@@ -11,7 +11,7 @@ import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core import registry
+from sae_gap import catalogue
 from sae_gap.core.checks import check_choice, check_flag, check_number, check_seed, check_sequence, check_size
 from sae_gap.core.codes import by_rows
 from sae_gap.core.matching import as_matrix
@@ -253,7 +253,7 @@ class LearnedDictionary:
         k = round(self.l0) or 1 if k is None else k
         check_size("k", k)
         _check_sparse("k", k, *self.atoms.shape)
-        check_choice("encoder", encoder, registry.saes())
+        check_choice("encoder", encoder, catalogue.saes())
         if epochs is not None:
             check_size("epochs", epochs)
         # What cannot be reached is refused before an encoder is trained.

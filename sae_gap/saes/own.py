@@ -33,7 +33,7 @@ def content_of(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> b
     Raises:
       ValueError: the suite trains no such encoder, or the parts of the model do not fit.
     """
-    if type(encoder) not in registry.saes().values():
+    if type(encoder) not in _trainable().values():
         name = type(encoder).__name__
         raise ValueError(
             f"SAELens has no encoder like {name}, and the suite trains none; give a model or an encoder of {_KNOWN}."
@@ -136,9 +136,15 @@ def _check_finite(model: Model) -> None:
         raise ValueError("the parameters have NaN or infinite entries; train the model again.")
 
 
+def _trainable() -> dict[str, type[AmortisedEncoder]]:
+    """The encoders that the suite trains in an SAE, by the names of their classes."""
+    kinds = registry.classes("sae_gap.encoders", AmortisedEncoder).values()
+    return {identity.class_name(kind): kind for kind in kinds if kind.recipe is not None}  # type: ignore[attr-defined]
+
+
 def _trained(described: Config, num_latents: int) -> AmortisedEncoder:
     """The encoder of a description. Inference asks for numbers alone of its hyper-parameters: no k is above the width."""
-    kinds = {identity.class_name(kind): kind for kind in registry.saes().values()}
+    kinds = _trainable()
     kind = kinds[described.choice("class", "", kinds)]
     read: dict[type, Callable[[str], float]] = {
         int: lambda name: described.size(name, most=num_latents),

@@ -40,7 +40,7 @@ class State(NamedTuple):
       candidate: the atoms that most violate optimality; `-1 - j` stands for the negative of atom j.
       lead: by how much the correlation of a candidate exceeds its weight; -inf where there is no candidate.
       scale: the factor that makes theta feasible.
-      slack: the part of the duality gap that the codes have, `Σ_w code_w (weight_w - scale a_wᵀ theta)`.
+      pull: the products of theta with the atoms of the slots.
       rounds: products with the dictionary so far.
       settled: the last rounds that left the basis as it was.
       done: whether a sample needs no round more.
@@ -56,7 +56,7 @@ class State(NamedTuple):
     candidate: Int[Array, "n candidates"]
     lead: Float[Array, "n candidates"]
     scale: Float[Array, " n"]
-    slack: Float[Array, " n"]
+    pull: Float[Array, "n slots"]
     rounds: Int[Array, " n"]
     settled: Int[Array, " n"]
     done: Bool[Array, " n"]
@@ -84,7 +84,7 @@ def start(problem: Problem, samples: Samples, num_slots: int) -> State:
         candidate=jnp.zeros((num_samples, count), jnp.int32),
         lead=jnp.full((num_samples, count), -jnp.inf, dtype),
         scale=zeros[:, 0],
-        slack=zeros[:, 0],
+        pull=zeros,
         rounds=none,
         settled=none,
         done=none > 0,

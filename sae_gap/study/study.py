@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+from sae_gap import catalogue
 from sae_gap.core.checks import (
     check_callable,
     check_choice,
@@ -18,7 +19,6 @@ from sae_gap.data.recording import Recording, Source
 from sae_gap.data.worlds import World
 from sae_gap.encoders.encoder import Encoder
 from sae_gap.learners.learner import Learner
-from sae_gap.metrics import METRICS
 from sae_gap.metrics.metric import Metric
 
 # `strict`: learners see the training split alone, and codes are certified; `paper`: as published.
@@ -100,7 +100,7 @@ class Study:
     methods: Callable[[Source], Sequence[Method]]
     lam: float = 0.1
     protocol: str = "strict"
-    metrics: Sequence[Metric] = METRICS
+    metrics: Sequence[Metric] = dataclasses.field(default_factory=catalogue.default_metrics)
     optimum: bool = True
     timed: bool = False
 

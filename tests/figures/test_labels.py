@@ -28,17 +28,17 @@ def test_a_name_is_looked_up_in_its_column_and_then_in_the_others(given, label):
 
 
 @pytest.mark.parametrize(
-    ("metric", "label", "better", "perfect"),
+    ("metric", "label", "perfect"),
     [
-        ("mcc_ood", "MCC out of distribution", 1, 1.0),
-        ("mcc_paper_id", "MCC (published form) in distribution", 1, 1.0),
-        ("relative_gap_ood", "relative amortisation gap out of distribution", -1, None),
-        ("new_score_id", "new score in distribution", 0, None),
-        ("l0_id", "latents active (L0) in distribution", 0, None),
+        ("mcc_ood", "MCC out of distribution", 1.0),
+        ("mcc_paper_id", "MCC (published form) in distribution", 1.0),
+        ("relative_gap_ood", "relative amortisation gap out of distribution", None),
+        ("new_score_id", "new score in distribution", None),
+        ("l0_id", "latents active (L0) in distribution", None),
     ],
 )
-def test_metrics_are_named_and_judged(metric, label, better, perfect):
-    assert (labels.metric_label(metric), labels.better(metric), labels.perfect(metric)) == (label, better, perfect)
+def test_metrics_are_named_with_their_split(metric, label, perfect):
+    assert (labels.metric_label(metric), labels.perfect(metric)) == (label, perfect)
 
 
 def test_names_are_in_the_order_of_their_families():

@@ -61,15 +61,5 @@ assert "matplotlib.pyplot" not in sys.modules
 
 
 def test_numbers_are_written_for_people():
-    values = (0.705, -0.05, 12.4, 1_234.0, 2.5e7, 3e-8, 0, None)
-    assert [*map(style.number, values)] == ["0.70", "−0.05", "12", "1,234", "2.5e+07", "3.0e−08", "0.00", "–"]
-
-
-def test_a_change_has_a_sign_unless_it_rounds_to_nothing():
-    changes = (0.004, -0.004, 0.006, -0.31)
-    assert [style.number(change, signed=True) for change in changes] == ["0.00", "0.00", "+0.01", "−0.31"]
-
-
-def test_a_deviation_has_the_decimals_of_its_mean():
-    assert style.format_sd(0.87, 0.003) == "0.87 ± 0.00" and style.format_sd(2e-7, 3e-8) == "2.0e−07 ± 3.0e−08"
-    assert style.format_sd(0.87, None) == "0.87"
+    values = (0.705, -0.05, 12.4, 1_234.0, 2.5e7, 3e-8, 0)
+    assert [*map(style.number, values)] == ["0.70", "−0.05", "12", "1,234", "2.5e+07", "3.0e−08", "0.00"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from sae_gap.core import registry
+from sae_gap import catalogue
 from sae_gap.core.matching import nearest_atoms
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.metrics.absorption import absorption
@@ -90,7 +90,7 @@ TOPICS = ("explained", "atoms", "detection", "absorption")
 
 
 def measure(one):
-    return {name: value for topic in TOPICS for name, value in registry.metrics()[topic](one).items()}
+    return {name: value for topic in TOPICS for name, value in catalogue.metrics()[topic](one).items()}
 
 
 def test_measure_names_every_score_of_both_splits():

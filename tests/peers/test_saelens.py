@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap.core import registry
-from sae_gap.learners import by_name
+from sae_gap import catalogue
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
 WIDTH, SPARSITY = 160, 8
-EXPORTED = [name for name, kind in registry.saes().items() if "exported" in vars(kind)]
+EXPORTED = [name for name, kind in catalogue.saes().items() if "exported" in vars(kind)]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +20,7 @@ def model_of(name, task):
     """An SAE of an encoder, barely trained, or one that is fitted to a learned dictionary."""
     if name == "learn":
         return sae_gap.learn(task.train.signals, WIDTH, SPARSITY, visits=10).sae(epochs=2).model
-    learner = by_name.tuned_sae(name, sparsity=SPARSITY, input_dim=task.input_dim, num_steps=3)
+    learner = catalogue.tuned_sae(name, sparsity=SPARSITY, input_dim=task.input_dim, num_steps=3)
     return sae_gap.fit(learner, [task], [0])[0].end.model
 
 

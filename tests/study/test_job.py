@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from sae_gap import Method, Recording, Setting
+from sae_gap.catalogue import default_metrics
 from sae_gap.core import identity
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.oracle import Oracle
-from sae_gap.metrics import METRICS
 from sae_gap.metrics.metric import Metric
 from sae_gap.storage import results
 from sae_gap.study import job
@@ -49,8 +49,8 @@ def keys_of(a_study):
         make(methods=[Method("frozen", "frozen", SAE, Lasso(unit_atoms=False))]),
         make(methods=[Method("frozen", "frozen", SAE, Lasso(tol=None, max_iterations=10))]),
         make(methods=[Method("frozen", "frozen", SAE, Lasso(momentum=False))]),
-        make(metrics=METRICS[:-1]),
-        make(metrics=(*METRICS, Metric("none", lambda inferred: {}))),
+        make(metrics=default_metrics()[:-1]),
+        make(metrics=(*default_metrics(), Metric("none", lambda inferred: {}))),
         dataclasses.replace(make(), name="other"),
     ],
 )

@@ -14,13 +14,14 @@ import pytest
 from tqdm import tqdm
 
 from sae_gap import Method, Models, Recording, Setting, Store, draw, run
+from sae_gap.catalogue import default_metrics
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.metrics import METRICS, gap
+from sae_gap.metrics import gap
 from sae_gap.metrics.metric import Metric
 from sae_gap.runtime import progress
 from sae_gap.solvers import sparse_code
@@ -207,7 +208,7 @@ def test_metrics_are_the_studys(tmp_path):
 def test_a_metric_overwrites_nothing(tmp_path, columns, fault):
     mine = Metric("mine", lambda inferred: columns, {})
     with pytest.raises(ValueError, match=fault):
-        run(make(SETTING, methods=METHODS[3:], metrics=(*METRICS, mine)), Store(tmp_path))
+        run(make(SETTING, methods=METHODS[3:], metrics=(*default_metrics(), mine)), Store(tmp_path))
     assert not (tmp_path / "rows").exists()
 
 
@@ -215,7 +216,7 @@ def test_a_stream_is_scored_on_held_out_samples_alone(tmp_path, caplog):
     def splits(inferred):
         return {"seen": sorted(inferred.codes)}
 
-    rows = run(make(Setting(20, 3, 200, stream=True), metrics=(*METRICS, Metric("splits", splits))), Store(tmp_path))
+    rows = run(make(Setting(20, 3, 200, stream=True), metrics=(*default_metrics(), Metric("splits", splits))), Store(tmp_path))
     assert [row["method"] for row in rows] == ["sae", "frozen", "oracle"]
     assert "left out linear_probe: the data lack the true codes of the training split" in caplog.text
     for row in rows:

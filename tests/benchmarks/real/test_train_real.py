@@ -11,8 +11,7 @@ import scipy.optimize
 from scipy.optimize import nnls
 
 from benchmarks.real import train_real
-from sae_gap import Store, load_sae, open_activations, save_activations
-from sae_gap.core import registry
+from sae_gap import Store, catalogue, load_sae, open_activations, save_activations
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
@@ -152,7 +151,7 @@ def test_options_follow_the_size_of_codes(name, power):
     for input_dim, size in ((4, 1), (400, 10)):
         options = {"width": 16, "sparsity": 12, "input_dim": input_dim, "epochs": 1, "batch_size": 4, "visits": 1}
         found = train_real.learner_of(name, **options)
-        tuned = train_real.by_name.tuned_sae(name, sparsity=12, input_dim=input_dim)
+        tuned = train_real.catalogue.tuned_sae(name, sparsity=12, input_dim=input_dim)
         assert found.penalty == pytest.approx(tuned.penalty * size**power)
         assert found.l0 == (12 if power else None)
         if name == "jumprelu":
@@ -209,7 +208,7 @@ def test_families_go_on_from_online_dl_with_its_margin_and_its_slots():
 
 def test_an_sae_from_a_dictionary_goes_on_from_online_dl_itself():
     options = {"width": 16, "sparsity": 5, "input_dim": 8, "epochs": 1, "batch_size": 4, "visits": 7}
-    for name in registry.saes():
+    for name in catalogue.saes():
         found, alone = (train_real.learner_of(each, **options) for each in (name + train_real.FROM, name))
         assert found.base == train_real.learner_of("online_dl", **options) and alone.base is None
         assert dataclasses.replace(found, base=None) == alone

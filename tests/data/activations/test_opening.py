@@ -291,7 +291,7 @@ FOLDERS = {
     "folders": (lambda folder: (folder / "train").mkdir(), "give one of its folders, such as 'train'"),
     "widths": (
         lambda f: [np.save(f / "a.npy", ROWS), np.save(f / "b.npy", ROWS[:, 1:])],
-        "a.npy is .npy of width 5 with no documents and b.npy .npy of width 4",
+        "of width 5 with no documents and b.npy .npy of width 4",
     ),
     "kinds": (lambda f: [np.save(f / "a.npy", ROWS), np.savez(f / "b.npz", ROWS)], "b.npz .npz of width 5"),
     "documents": (
