@@ -196,12 +196,11 @@ def open_recording(folder: str | os.PathLike[str] | Folder) -> Recorded:
             raise ValueError("tokens.npz is not what recording.json tells")
         return Recorded(
             folder,
-            *(about[name] for name in ("model", "identity", "context")),
-            tuple(about["layers"]),
-            about["dtype"],
-            *(arrays[name] for name in ("tokens", "documents", "positions")),
-            tuple(arrays["names"].tolist()),
-            tuple(arrays["topics"].tolist()) if "topics" in arrays else None,
+            **{name: about[name] for name in ("model", "identity", "context", "dtype")},
+            layers=tuple(about["layers"]),
+            **{name: arrays[name] for name in ("tokens", "documents", "positions")},
+            names=tuple(arrays["names"].tolist()),
+            topics=tuple(arrays["topics"].tolist()) if "topics" in arrays else None,
         )
     except Exception as error:
         raise ValueError(_DAMAGED.format(folder, brief(error))) from error

@@ -84,6 +84,11 @@ class Activations:
         places, back = np.unique(self.numbers[indices], return_inverse=True)
         return self._gather(places)[back]
 
+    def mean(self) -> Float[np.ndarray, " input_dim"]:
+        """The mean of all rows, summed in float64."""
+        total = sum(chunk.sum(axis=0, dtype=np.float64) for chunk in self.chunks(SPAN))
+        return (total / self.num_samples).astype(np.float32)
+
     def split(self, held_out: float = 0.1, seed: int = 0) -> "tuple[Activations, Activations]":
         """A training part and a held-out part.
 

@@ -39,6 +39,9 @@ def test_rows_are_chunked_and_picked_across_files():
     wanted = [59, 3, 3, 25, 24, 0, 41]
     np.testing.assert_array_equal(found.take(wanted), ROWS[wanted])
     assert found.take([]).shape == (0, 5)
+    np.testing.assert_allclose(found.mean(), ROWS.mean(axis=0, dtype=float), atol=1e-7)
+    # A sum in float32 would be off by 1e-5.
+    np.testing.assert_allclose(rows(np.full((9_000, 1), 0.1, np.float32), None).mean(), np.float32(0.1), rtol=1e-7)
 
 
 @pytest.mark.parametrize("seed", range(3))
