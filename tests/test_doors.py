@@ -171,7 +171,6 @@ def test_no_door_uncovers_what_a_mask_covers(tmp_path):
         lambda: control("random", masked(Y), 6, 2, seed=0),
         lambda: sae.encode(masked(Y)),
         lambda: load_report(sae, masked(Y)),
-        lambda: sae_gap.save_activations(tmp_path / "rows.npz", Y, extra=masked(Y)),
     ):
         refused(door, match="has masked entries")
     assert [path.name for path in tmp_path.iterdir()] == ["sae"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.checks import certificates as binary
-from benchmarks.real import scores
+from benchmarks.checks import scores
 
 FLOAT32 = np.dtype(np.float32)
 
