@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from sae_gap.data.activations.outliers import describe
 from sae_gap.measure.atom_statistics import agreement, describe_atoms
 from sae_gap.measure.chunk import measure_chunk
 from sae_gap.measure.coding import by_encoder, chunks, code, find_weight, lasso, least_squares
@@ -82,7 +81,7 @@ def _documents(plan: Plan) -> Row:
     members, named = plan.members
     far = np.bincount(members, squares(plan.scored - plan.mean))
     looked_at = plan.activations if plan.held_out is None else plan.held_out
-    outliers = describe(looked_at) if len(looked_at.outliers.rows) else None
+    outliers = str(looked_at.outliers) if len(looked_at.outliers.rows) else None
     row = {"kind": "documents", "named": named, "samples": np.bincount(members), "variance": far}
     return row | {"outliers": outliers, "outliers_kept": plan.keep_outliers}
 

@@ -3,6 +3,7 @@
 A published SAE comes from `sae_gap.load_sae`, and a model of this suite or a decoder alone from `SAE.of_model`.
 """
 
+import dataclasses
 import functools
 import re
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from sae_gap.core import matching
 from sae_gap.core.checks import check_unmasked, check_vanishing, shown
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine, Encoder, as_floats, check_model, encode, unit_atoms
-from sae_gap.saes.foreign_encoders import ForeignEncoder, ForeignParameters
+from sae_gap.saes.foreign_encoders import LibraryUnits, Rescaled, parameters_of
 from sae_gap.saes.normalise import Normalisation
 from sae_gap.storage.results import digest
 from sae_gap.storage.tensor_files import printable
@@ -73,16 +74,16 @@ class SAE(eqx.Module):
           ValueError: the model has no dictionary, or a part of it does not fit or is not finite.
         """
         check_model(model)
-        dictionary, scale = unit_atoms(as_floats("the dictionary", model.decoder))
-        bias = as_floats("bias", model.bias)
+        dictionary, lengths = _unit(as_floats("the dictionary", model.decoder))
+        bias, scale = as_floats("bias", model.bias), jnp.where(lengths > 0, lengths, 1)
         return cls(
-            model=Model(dictionary, jnp.zeros_like(bias), model, None if model.encode is None else _rescaled),
-            bias=bias,
-            scale=scale,
-            lengths=jnp.where(jnp.any(dictionary != 0, axis=0), scale, 0),
-            normalisation=Normalisation(),
-            library="sae_gap",
-            architecture=getattr(model.encode, "name", ""),
+            Model(dictionary, jnp.zeros_like(bias), LibraryUnits(model, scale), None if model.encode is None else _rescaled),
+            bias,
+            scale,
+            lengths,
+            Normalisation(),
+            "sae_gap",
+            getattr(model.encode, "name", ""),
             name=name,
             role="dictionary" if model.encode is None else "sae",
             signed=bool(getattr(model.encode, "signed", False)),
@@ -226,15 +227,15 @@ class SAE(eqx.Module):
 
 def _rescaled(unit: Model, target: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
     """The codes of a model that `of_model` was given, on unit atoms."""
-    own = unit.encoder
+    own = unit.encoder.model
     # An encoder of the suite subtracts the bias itself.
     signals = jnp.asarray(target) + own.bias
     codes = own.encode.infer(own, signals).codes if isinstance(own.encode, Encoder) else own.encode(own, signals)
-    return codes * unit_atoms(own.decoder)[1]
+    return codes * unit.encoder.scale
 
 
 def assemble(
-    encoder: ForeignEncoder,
+    encoder: Encoder,
     *,
     atoms: Float[np.ndarray, "num_latents input_dim"],
     bias: Float[np.ndarray, " input_dim"],
@@ -273,31 +274,46 @@ def assemble(
       ValueError: a bias overflows on the target, or an atom is too small to be told from zero.
     """
     check_vanishing(f"the {library} SAE", np.abs(atoms).max(axis=1), atoms.dtype)
-    dictionary, units = unit_atoms(jnp.asarray(atoms).T)
-    lengths = jnp.where(jnp.any(dictionary != 0, axis=0), units, 0)
-    affine, scale = None, units
+    dictionary, parameters = jnp.asarray(atoms).T, None
+    unit, lengths = _unit(dictionary)
     if weight is not None:
         # In double precision, since a bias may be much longer than the codes that it leaves.
         shift = 0 if centred else np.einsum("i,ij->j", bias, weight, dtype=np.float64)
         shifted = shift + (np.zeros(weight.shape[1]) if encoder_bias is None else encoder_bias)
-        affine = Affine(jnp.asarray(weight), jnp.asarray(shifted, units.dtype))
+        affine = Affine(jnp.asarray(weight), jnp.asarray(shifted, dictionary.dtype))
         if codes_of_unit_atoms:
-            affine, scale = Affine(affine.weight * lengths, affine.bias * lengths), jnp.ones_like(lengths)
-    columns = {name: jnp.broadcast_to(jnp.asarray(value, units.dtype), units.shape) for name, value in (others or {}).items()}
-    parameters = ForeignParameters(affine, scale, columns)
-    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((parameters, jnp.asarray(bias)))):
-        # A NaN would be held below every threshold, and read as a latent that is off.
-        raise ValueError(f"the {library} SAE has weights whose products overflow {dictionary.dtype}; train it again.")
+            dictionary, affine = unit, Affine(affine.weight * lengths, affine.bias * lengths)
+        columns = {name: jnp.broadcast_to(jnp.asarray(value), lengths.shape) for name, value in (others or {}).items()}
+        if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((affine, columns))):
+            # A NaN would be held below every threshold, and read as a latent that is off.
+            raise ValueError(f"the {library} SAE has weights whose products overflow {dictionary.dtype}; train it again.")
+        parameters = parameters_of(encoder, affine, columns)
+    model = Model(dictionary, jnp.asarray(bias), parameters, encoder)
+    sae = on_unit_atoms(model, library=library, architecture=architecture, centred=centred, notes=notes)
+    return dataclasses.replace(sae, lengths=lengths, normalisation=normalisation or Normalisation(), heads=heads)
+
+
+def on_unit_atoms(model: Model, *, library: str, architecture: str, centred: bool = True, notes: Mapping[str, str]) -> SAE:
+    """The SAE of a model in its library's units, which subtracts its bias and names its encoder."""
+    unit, lengths = _unit(model.decoder)
+    scale = jnp.where(lengths > 0, lengths, 1)
+    target = dataclasses.replace(model, bias=jnp.zeros_like(model.bias))
+    assert isinstance(model.encode, Encoder)
     return SAE(
-        Model(dictionary, jnp.zeros_like(jnp.asarray(bias)), parameters, encoder),
-        jnp.asarray(bias),
+        Model(unit, target.bias, LibraryUnits(target, scale), Rescaled(model.encode)),
+        model.bias,
         scale,
         lengths,
-        Normalisation() if normalisation is None else normalisation,
+        Normalisation(),
         library,
         architecture,
         centred,
-        heads,
-        tuple((str(name), printable(str(value))) for name, value in notes.items()),
-        signed=encoder.signed,
+        entries=tuple((str(name), printable(str(value))) for name, value in notes.items()),
+        signed=model.encode.signed,
     )
+
+
+def _unit(atoms: Float[Array, "input_dim num_latents"]) -> tuple[Array, Float[Array, " num_latents"]]:
+    """The atoms at unit length, and their lengths, 0 for one of zeros."""
+    unit, lengths = unit_atoms(atoms)
+    return unit, jnp.where(jnp.any(unit != 0, axis=0), lengths, 0)

@@ -7,8 +7,9 @@ import numpy as np
 
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
+from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
-from sae_gap.saes import foreign_encoders, loaded_sae
+from sae_gap.saes import loaded_sae
 from sae_gap.saes.loaded_sae import SAE
 
 # The last atom is dead.
@@ -40,7 +41,7 @@ def test_codes_of_a_model_are_on_unit_atoms_and_those_of_a_dead_one_are_zero():
 
 def test_a_dead_latent_of_an_sae_has_no_code_to_be_penalised():
     sae = loaded_sae.assemble(
-        foreign_encoders.Rectified(),
+        ReLU(),
         atoms=ATOMS,
         bias=BIAS,
         weight=np.eye(3, dtype=np.float32),
