@@ -31,7 +31,7 @@ def test_a_name_is_looked_up_in_its_column_and_then_in_the_others(given, label):
         ("mcc_paper_id", "MCC (published form) in distribution", 1.0),
         ("relative_gap_ood", "relative amortisation gap out of distribution", None),
         ("new_score_id", "new score in distribution", None),
-        ("l0_id", "latents active (L0) in distribution", None),
+        ("l0_above_id", "latents above 0.01 in distribution", None),
     ],
 )
 def test_metrics_are_named_with_their_split(metric, label, perfect):
