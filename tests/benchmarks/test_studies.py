@@ -56,7 +56,7 @@ def test_a_row_for_every_method_seed_and_coordinate(smokes, name):
         )
         for source in sources
         for method in methods
-        for step in method.steps
+        for step in method.at or (None,)
     ]
     found = [
         (*(row[c] for c in SIZES), row["method"], row.get("step"), *(row[c] for c in columns[row["method"]])) for row in rows

@@ -175,9 +175,9 @@ def test_each_model_is_encoded_once(tmp_path, monkeypatch):
     inner = Inference._run
 
     def counting(self, encoder, split):
-        fresh = len(self._found)
+        fresh = len(self._coded)
         found = inner(self, encoder, split)
-        calls[type(encoder).__name__, split] += len(self._found) > fresh
+        calls[type(encoder).__name__, split] += len(self._coded) > fresh
         return found
 
     monkeypatch.setattr(Inference, "_run", counting)
