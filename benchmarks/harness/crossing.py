@@ -39,7 +39,13 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
     own = learner.encode
     if crossed:
         learner, encoder = _encoded(learner, right, source, p)
-        return Method(name, "frozen" if learner.family == "sae" else learner.family, learner, encoder, _inference(encoder, p))
+        return Method(
+            name,
+            "frozen" if learner.family == "sae" else learner.family,
+            learner,
+            encoder,
+            _inference(encoder, p),
+        )
     if left.startswith("sae_") and own is not None:
         return Method(name, "sae", learner, own)
     return methods.coded(name, "frozen" if own is not None else learner.family, learner, p)
@@ -65,7 +71,12 @@ def _learner(name: str, study: Sequence[Method], common: Mapping[str, Method], s
         )
     # Steps on the host are minibatches, not epochs, and their number is the learner's own.
     steps = None if kind is not None and kind.on_host else p.epochs
-    options = {"sparsity": source.sparsity, "input_dim": source.input_dim, "lam": p.lam, "num_steps": steps}
+    options = {
+        "sparsity": source.sparsity,
+        "input_dim": source.input_dim,
+        "lam": p.lam,
+        "num_steps": steps,
+    }
     return catalogue.make_learner(name, **options)  # type: ignore[arg-type]
 
 
