@@ -162,7 +162,7 @@ def test_the_files_of_the_page_run_where_they_are_dropped_with_nothing_else_touc
     lines = [line.split()[0] for line in out.split("\n\n")[0].splitlines()[3:]]
     assert lines == names.split(",") and "Further metrics" in out and "effective L0 ID  effective L0 OOD" in out
     rows = {row["method"]: row for row in Store(tmp_path / "squared_relu").rows()}
-    assert all(0 < row["effective_ood"] <= row["l0_ood"] for row in rows.values())
+    assert all(0 < row["effective_ood"] <= row["l0_above_ood"] for row in rows.values())
     assert (rows["kmeans"]["inference"], rows["kmeans"]["family"]) == ("lasso", "dictionary_learning")
     assert rows["kmeans:squared"]["cosine"] == pytest.approx(rows["kmeans"]["cosine"], abs=1e-6)
     page = (page_of(tmp_path / "squared_relu") / "README.md").read_text()

@@ -27,7 +27,7 @@ import scipy.optimize
 from absl import flags
 
 from benchmarks import cli
-from benchmarks.real import scores
+from benchmarks.checks import scores
 from sae_gap.core.types import Solution
 from sae_gap.figures import tables
 from sae_gap.solvers import sparse_code

@@ -93,11 +93,7 @@ def stairs(metric: str = "mcc_ood") -> dict[str, Drawing]:
 
 def cosines() -> dict[str, Drawing]:
     """How well the atoms of each dictionary match the true ones."""
-
-    def learned(rows: Rows) -> Rows:
-        return [row for row in rows if row.get("columns") in (None, "learned")]
-
-    return {"matched_cosines": Drawing("matched_cosines", rows=learned, cells=CELL)}
+    return plain("matched_cosines", CELL)
 
 
 def plain(name: str, cells: tuple[str, ...] = ()) -> dict[str, Drawing]:

@@ -26,7 +26,6 @@ from absl import flags, logging
 from benchmarks import cli
 from benchmarks.real import subjects as subjects_of
 from sae_gap import figures, measure
-from sae_gap.data.activations import outliers
 from sae_gap.figures import tables
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
@@ -81,9 +80,7 @@ def main() -> list[Row]:
     told = f"{len(downstream.activations):,} tokens of {len(documents)} held-out documents"
     logging.info("%s run, %d averaged; clean loss %.3f nats", told, downstream.scored.sum(), downstream.clean.ce.mean())
     if len(activations.outliers.rows):
-        logging.info(
-            "%s; they are %s.", outliers.describe(activations), "replaced" if plan.keep_outliers else "left as they are"
-        )
+        logging.info("%s; they are %s.", activations.outliers, "replaced" if plan.keep_outliers else "left as they are")
     with cli.usage():
         rows = Patching(downstream, identity, results.Store(folder), l0, FLAGS.codes).run(candidates)
     sys.stdout.write(write(folder, rows))

@@ -23,7 +23,7 @@ from benchmarks import cli
 from benchmarks.real import measurement_page
 from benchmarks.real import subjects as subjects_of
 from sae_gap import measure
-from sae_gap.data.activations import Activations, open_activations, outliers
+from sae_gap.data.activations import Activations, open_activations
 from sae_gap.runtime import devices, distributed
 from sae_gap.storage import results
 
@@ -63,7 +63,7 @@ def main() -> None:
         )
         if len(activations.outliers.rows):
             told = "are kept" if plan.keep_outliers else "are left out; --outliers=keep keeps them"
-            logging.info("%s; they %s.", outliers.describe(activations), told)
+            logging.info("%s; they %s.", activations.outliers, told)
         options = {"controls": measure.CONTROLS, "anyway": FLAGS.anyway}
         subjects, loaded = subjects_of.read(FLAGS.sae, FLAGS.dictionary, plan.scored, plan.kept.mean, **options)
         for name, report in loaded.items():

@@ -38,7 +38,7 @@ from benchmarks.real import training_flags
 from sae_gap import catalogue, measure
 from sae_gap.core import identity
 from sae_gap.core.types import Model, Task
-from sae_gap.data.activations import fetched, outliers
+from sae_gap.data.activations import fetched
 from sae_gap.data.recording import Recording
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.figures import tables
@@ -206,7 +206,7 @@ def main() -> Folder:
         learners = learners_of(task)
         directory.require_writable()
     if keeps and len(whole.outliers.rows):
-        logging.warning("kept, and learned from as of the median norm: %s", outliers.describe(whole))
+        logging.warning("kept, and learned from as of the median norm: %s", whole.outliers)
     logging.info("%d rows to learn from, %d held out", len(task.train.signals), len(task.id.signals))
     store, models, current = results.Store(directory), Models(models_dir), set()
     for place, (name, learner) in enumerate(learners.items(), 1):

@@ -31,7 +31,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import cli
-from benchmarks.real import scores
+from benchmarks.checks import scores
 from benchmarks.speed import problems
 from benchmarks.speed.coders import CODERS, JITTED, OURS, TARGET, Run, codes_of
 from benchmarks.speed.problems import Cell, Files, Problem

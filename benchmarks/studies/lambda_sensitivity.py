@@ -44,5 +44,5 @@ BENCH = Bench(
         "paper": Weights(num_latents=WIDTHS),
     },
     varies=("lam",),
-    figures=drawings.along("lam", ("mcc_ood", "l0_id"), only="lasso"),
+    figures=drawings.along("lam", ("mcc_ood", "l0_above_id"), only="lasso"),
 )

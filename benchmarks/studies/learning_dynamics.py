@@ -37,10 +37,10 @@ BENCH = Bench(
     _methods,
     PRESETS,
     varies=("step",),
-    figures=drawings.along("step", ("cosine", "mse_id", "l0_id")),
+    figures=drawings.along("step", ("cosine", "mse_id", "l0_above_id")),
     tables={
         "Along the fit": (
-            *("cosine", "close", "norm_ratio", "mse_id", "l0_id", "relative_gap_id", "mcc_ood"),
+            *("cosine", "close", "norm_ratio", "mse_id", "l0_above_id", "relative_gap_id", "mcc_ood"),
             "fit_seconds",
         )
     },

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import pathlib
 from typing import Any
 
@@ -10,7 +9,8 @@ from absl import logging
 
 from sae_gap.core.checks import check_flag, check_number, check_path, check_seed, check_size, check_type
 from sae_gap.core.types import Setting, Split, Task
-from sae_gap.data.activations import Activations, fetched, open_activations, outliers
+from sae_gap.data.activations import Activations, fetched, open_activations
+from sae_gap.data.digest import file_digest
 from sae_gap.data.paper import draw
 from sae_gap.data.task_file import load
 from sae_gap.data.worlds import World
@@ -114,15 +114,10 @@ def _read(
     else:
         whole = open_activations(path, key=key)
         if not keep_outliers and len(whole.outliers.rows):
-            logging.warning("left out: %s", outliers.describe(whole))
+            logging.warning("left out: %s", whole.outliers)
             whole = whole.without_outliers()
         task, files = _split(whole, width, held_out), whole.files
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as opened:
-            while block := opened.read(2**20):
-                digest.update(block)
-    return task, digest.hexdigest()[:16]
+    return task, file_digest(*files)
 
 
 def _split(whole: Activations, width: int | None, held_out: float) -> Task:

@@ -16,7 +16,6 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from sae_gap.data.activations.outliers import describe
 from sae_gap.measure.atom_statistics import agreement, describe_atoms
 from sae_gap.measure.chunk import measure_chunk
 from sae_gap.measure.controls import control
@@ -124,7 +123,7 @@ class _Jobs:
             counts, variance = np.bincount(members), np.bincount(members, far)
             found = {"named": named, "samples": counts.tolist(), "variance": variance.tolist()}
             looked_at = plan.activations if plan.held_out is None else plan.held_out
-            outliers = describe(looked_at) if len(looked_at.outliers.rows) else None
+            outliers = str(looked_at.outliers) if len(looked_at.outliers.rows) else None
             return [{"kind": "documents", **found, "outliers": outliers, "outliers_kept": plan.keep_outliers}]
 
         return self.once({"kind": "documents"}, measure)

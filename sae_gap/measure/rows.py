@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 from sae_gap.core.checks import check_choice, check_unmasked
 from sae_gap.data.activations import Activations, open_activations
-from sae_gap.data.activations.outliers import describe
 from sae_gap.measure.plan import evenly_spaced
 from sae_gap.storage.tensor_files import brief
 
@@ -45,7 +44,7 @@ def screened(activations: Activations, policy: str) -> Activations:
     """The rows that a policy leaves, once outliers are named."""
     check_choice("outliers", policy, OUTLIERS)
     if len(activations.outliers.rows):
-        logging.warning("%s; %s", describe(activations), "left out" if policy == "drop" else "kept")
+        logging.warning("%s; %s", activations.outliers, "left out" if policy == "drop" else "kept")
     return activations.without_outliers() if policy == "drop" else activations
 
 

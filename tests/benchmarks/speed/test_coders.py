@@ -8,7 +8,7 @@ import pytest
 import scipy.optimize
 import sklearn.linear_model
 
-from benchmarks.real import scores
+from benchmarks.checks import scores
 from benchmarks.speed import coders, problems
 
 # Worst relative gaps at the last effort; none is promised of a fixed number of iterations.
