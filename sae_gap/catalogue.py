@@ -93,14 +93,13 @@ def make_learner(
     Raises:
       ValueError: no learner and no SAE has the name, or it needs more, such as the learner that it goes on from.
     """
-    from sae_gap.learners.learner import Learner
+    from sae_gap.learners.learner import takes_steps
 
     if name not in learners():
         steps = {} if num_steps is None else {"num_steps": num_steps}
         return tuned_sae(name.removeprefix("sae_"), sparsity=sparsity, input_dim=input_dim, **steps)
     kind = learners()[name]
-    takes_steps = kind.on_host or kind.step is not Learner.step
-    return _make(kind, name, k=sparsity, sparsity=sparsity, lam=lam, num_steps=num_steps if takes_steps else None)
+    return _make(kind, name, k=sparsity, sparsity=sparsity, lam=lam, num_steps=num_steps if takes_steps(kind) else None)
 
 
 def paper_sae(name: str, *, sparsity: int, **options: Any) -> "sae_gap.learners.sparse_autoencoder.SparseAutoencoder":

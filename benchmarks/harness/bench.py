@@ -14,7 +14,7 @@ RECOVERY = (
     *("accuracy_id", "accuracy_ood", "auc_id", "auc_ood"),
 )
 INFERENCE = (
-    *("l0_id", "mse_id", "objective_id", "gap_id", "relative_gap_id", "certificate_id"),
+    *("l0_above_id", "mse_id", "objective_id", "gap_id", "relative_gap_id", "certificate_id"),
     *("fit_seconds", "encode_seconds"),
 )
 

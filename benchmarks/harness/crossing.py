@@ -12,7 +12,7 @@ from sae_gap import catalogue
 from sae_gap.data.recording import Source
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
 from sae_gap.learners.amortised import Amortised
-from sae_gap.learners.learner import Learner
+from sae_gap.learners.learner import HostLearner, Learner
 from sae_gap.study.study import Method
 
 
@@ -64,7 +64,7 @@ def _learner(name: str, study: Sequence[Method], common: Mapping[str, Method], s
             f"SAE ({', '.join(catalogue.saes())})."
         )
     # Steps on the host are minibatches, not epochs, and their number is the learner's own.
-    steps = None if kind is not None and kind.on_host else p.epochs
+    steps = None if kind is not None and issubclass(kind, HostLearner) else p.epochs
     options = {"sparsity": source.sparsity, "input_dim": source.input_dim, "lam": p.lam, "num_steps": steps}
     return catalogue.make_learner(name, **options)  # type: ignore[arg-type]
 

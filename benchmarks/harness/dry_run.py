@@ -16,7 +16,7 @@ def plan(study: Study, store: results.Store, models: Models) -> str:
         cell = ", ".join(f"{HEADINGS[name]} {size[name]}" for name in (*CELL, "input_dim"))
         fits = _fits(job.without(present), models) - planned
         planned |= fits
-        there = len(present & set(job.keys.values()))
+        there = len(present & job.keys)
         lines.append(f"{cell}: {job}: {there}/{len(job.keys)} rows there, {len(fits) or 'nothing'} to fit")
     return "\n".join([*lines, f"{len(lines)} jobs, {len(planned)} models to fit"])
 

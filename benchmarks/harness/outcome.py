@@ -38,22 +38,19 @@ def write_outcome(run: Run, rows: Sequence[Row], notes: Mapping[str, str]) -> st
     summary = tables.summarise(rows, by=by, methods=run.names)
     tables.write_table(folder, "summary.csv", summary)
     rows = _told_apart(rows, {method.name for method in bench.methods(run.study.sources[0], run.preset)})
-    comparable = is_comparable(run)
-    drawn = _draw(bench, rows, folder, conditions, published.published(bench.name) if comparable else [])
-    varied = [name for name in by if name != "method" and len({line[name] for line in summary}) > 1]
-    heads = {"method": "method"} | {name: HEADINGS.get(name, name.replace("_", " ")) for name in varied}
-    shown = [pages.Table(title, heads | _present(_headings(names), summary), summary) for title, names in bench.tables.items()]
-    unlisted = _unlisted(summary)
-    if unlisted:
-        shown.append(pages.Table("Further metrics", heads | _headings(unlisted), summary))
+    lines = published.published(bench.name) if is_comparable(run) else []
+    drawn = _draw(bench, rows, folder, conditions, lines)
+    varied = [name for name in by if name == "method" or len({line[name] for line in summary}) > 1]
+    heads = {name: HEADINGS.get(name, name.replace("_", " ")) for name in varied}
+    listed = {**bench.tables, "Further metrics": _unlisted(summary)}
+    shown = [pages.Table(title, heads | _headings(names, summary), summary) for title, names in listed.items() if names]
     if bench.parts:
         shown += _decompositions(rows, folder, heads, run.names, (*tables.BY, *conditions))
-    printed = [f"{title}\n{tables.format_table(table, columns)}" for title, columns, table in shown]
-    comparison = published.compare(summary, bench.name) if comparable else []
+    comparison = published.compare(summary, bench.name) if lines else []
     if comparison:
         tables.write_table(folder, "published.csv", comparison)
-        printed.append(published.describe(comparison))
         shown.append(published.table(comparison))
+    printed = [f"{title}\n{tables.format_table(lines, columns) if lines else ''}" for title, columns, lines in shown]
     # A docstring without its command lines, which are indented.
     about = "\n".join(line for line in bench.about.splitlines() if not line.startswith("  ")).strip()
     made = {**notes, **pages.provenance(rows[-1])}
@@ -65,8 +62,7 @@ def is_comparable(run: Run) -> bool:
     """Whether a run is one that the paper published: its protocol, seeds, weight and lengths of training, on its own model."""
     quick = run.bench.presets["quick"]
     alike = all(getattr(run.preset, name) == getattr(quick, name) for name in _AS_PUBLISHED)
-    known = run.bench.name in (published.HEADLINE, *published.STUDIES)
-    return known and alike and run.preset.protocol == "paper" and not run.options.data
+    return alike and run.preset.protocol == "paper" and not run.options.data
 
 
 def _conditions(rows: Sequence[Row], varies: Sequence[str]) -> list[str]:
@@ -80,14 +76,13 @@ def _conditions(rows: Sequence[Row], varies: Sequence[str]) -> list[str]:
 
 def _told_apart(rows: Sequence[Row], listed: set[str]) -> list[Row]:
     """The rows. A crossing of a dictionary that other methods have too is drawn as learner:encoder."""
-    methods = {(row["dictionary"], row["method"]) for row in rows}
-    shared = collections.Counter(dictionary for dictionary, _ in methods)
-    return [
-        row | {"dictionary": f"{row['dictionary']}:{row['inference']}"}
-        if shared[row["dictionary"]] > 1 and row["method"] not in listed
-        else row
-        for row in rows
-    ]
+    shared = collections.Counter(dictionary for dictionary, _ in {(row["dictionary"], row["method"]) for row in rows})
+
+    def name(row: Row) -> str:
+        crossed = shared[row["dictionary"]] > 1 and row["method"] not in listed
+        return f"{row['dictionary']}:{row['inference']}" if crossed else row["dictionary"]
+
+    return [row | {"dictionary": name(row)} for row in rows]
 
 
 def _draw(
@@ -99,9 +94,9 @@ def _draw(
 
     drawn = []
     for stem, drawing in bench.figures.items():
-        groups: dict[tuple[Any, ...], list[Row]] = {}
+        groups = collections.defaultdict(list)
         for row in rows:
-            groups.setdefault(tuple(row.get(name) for name in dict.fromkeys((*drawing.cells, *conditions))), []).append(row)
+            groups[tuple(row.get(name) for name in dict.fromkeys((*drawing.cells, *conditions)))].append(row)
         for cell, group in groups.items():
             figure = drawing.draw(group, lines)
             if figure is not None:
@@ -123,15 +118,16 @@ def _decompositions(
         tables.write_table(folder, "decomposition.csv", found)
     if not split["mcc_ood"]:
         return []
-    columns = _present({name: name.replace("_part", " part") for name in _PARTS}, split["mcc_ood"])
+    columns = _headings(_PARTS, split["mcc_ood"])
     title = "Decomposition of MCC OOD: oracle - encoder = values part + support part + dictionary part"
     return [pages.Table(title, {**heads, **columns}, split["mcc_ood"])]
 
 
-def _headings(names: Sequence[str]) -> dict[str, str]:
-    """The headings of metrics; "ID" is said where the table has the other split beside it."""
-    apart = {name for name in names if name.removesuffix("_id") + "_ood" in names}
-    return {name: labels.heading(name) if name in apart else labels.heading(name).removesuffix(" ID") for name in names}
+def _headings(names: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The headings of metrics that a line has; "ID" is said where the table has the other split beside it."""
+    present = [name for name in names if any(line.get(f"{name}_mean", line.get(name)) is not None for line in lines)]
+    alone = {name for name in present if name.removesuffix("_id") + "_ood" not in names}
+    return {name: labels.heading(name).removesuffix(" ID" if name in alone else "") for name in present}
 
 
 def _unlisted(summary: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -144,12 +140,3 @@ def _unlisted(summary: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _stem(name: str) -> str:
     return name.removesuffix("_id").removesuffix("_ood")
-
-
-def _present(columns: Mapping[str, str], lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The columns that any line has a value for."""
-    return {
-        name: head
-        for name, head in columns.items()
-        if any(line.get(f"{name}_mean") is not None or line.get(name) is not None for line in lines)
-    }

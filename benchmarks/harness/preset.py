@@ -69,6 +69,12 @@ class Preset(Options):
 
 SMOKE = Preset((20,), (3,), (200,), seeds=(0, 1), epochs=5, rounds=5, visits=4, blocks=2, sae_steps=100)
 WIDTHS = (50, 100, 500, 1_000, 5_000, 10_000)
+# What most studies run at: one number of latents, or a few.
+PRESETS = {"smoke": SMOKE, "quick": Preset(), "paper": Preset(num_latents=WIDTHS)}
+PRESETS_BY_LATENTS = PRESETS | {
+    "smoke": dataclasses.replace(SMOKE, num_latents=(20, 30)),
+    "quick": Preset(num_latents=(50, 100)),
+}
 
 
 def grid(preset: Preset) -> Sequence[Source]:

@@ -29,10 +29,10 @@ from sae_gap.core.types import Setting
 from sae_gap.data.paper_stream import Stream
 from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.learners.online.stream import fit_stream
 from sae_gap.runtime import devices, distributed
 from sae_gap.storage import results
 from sae_gap.storage.trees import Checkpoint
+from sae_gap.study.stream import fit_stream
 
 NAME = "learn_stream"
 COLUMNS = {

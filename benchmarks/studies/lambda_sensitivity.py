@@ -41,5 +41,5 @@ BENCH = Bench(
         "paper": Weights(num_latents=WIDTHS),
     },
     varies=("lam",),
-    figures=drawings.along("lam", ("mcc_ood", "l0_id"), logx=True, only="lasso"),
+    figures=drawings.along("lam", ("mcc_ood", "l0_above_id"), only="lasso"),
 )

@@ -9,7 +9,7 @@ cosine, squared error, L0 and gap.
 
 from benchmarks.harness import drawings, learners, methods
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
+from benchmarks.harness.preset import PRESETS
 from sae_gap.metrics import dictionary, gap, recovery
 
 # From the end of the first on, as the paper counts them from 0.
@@ -32,16 +32,12 @@ BENCH = Bench(
     "Learning dynamics",
     __doc__,
     _methods,
-    {
-        "smoke": SMOKE,
-        "quick": Preset(),
-        "paper": Preset(num_latents=WIDTHS),
-    },
+    PRESETS,
     varies=("step",),
-    figures=drawings.along("step", ("cosine", "mse_id", "l0_id"), logx=True),
+    figures=drawings.along("step", ("cosine", "mse_id", "l0_above_id")),
     tables={
         "Along the fit": (
-            *("cosine", "close", "norm_ratio", "mse_id", "l0_id", "relative_gap_id", "mcc_ood"),
+            *("cosine", "close", "norm_ratio", "mse_id", "l0_above_id", "relative_gap_id", "mcc_ood"),
             "fit_seconds",
         )
     },

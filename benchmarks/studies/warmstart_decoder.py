@@ -9,7 +9,7 @@ codes, beside the oracle. The paper scores each dictionary an update late; its c
 
 from benchmarks.harness import drawings, learners, methods
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
+from benchmarks.harness.preset import PRESETS
 
 ROUNDS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 PUBLISHED = (0, 1, 4, 9, 19, 49, 99, 199, 499, 999)
@@ -30,11 +30,7 @@ BENCH = Bench(
     "Warm start from the decoder",
     __doc__,
     _methods,
-    {
-        "smoke": SMOKE,
-        "quick": Preset(),
-        "paper": Preset(num_latents=WIDTHS),
-    },
+    PRESETS,
     varies=("step", "start", "base"),
-    figures=drawings.along("step", ("mcc_ood", "cosine"), line="base", style="start", logx=True),
+    figures=drawings.along("step", ("mcc_ood", "cosine"), line="base", style="start"),
 )

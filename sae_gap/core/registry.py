@@ -23,13 +23,11 @@ class Column(NamedTuple):
 
     Attributes:
       label: of an axis, or in a sentence.
-      better: 1 if more of it is better, -1 if less, 0 if neither.
       perfect: its best value, where that is the same whatever the data.
       heading: above a table; None takes the column's name, and an empty one keeps it out of tables.
     """
 
     label: str
-    better: int = 0
     perfect: float | None = None
     heading: str | None = None
 

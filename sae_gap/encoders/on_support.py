@@ -3,6 +3,7 @@
 All samples at once and compiled; `sae_gap.measure.refit` says when to take its values instead.
 """
 
+import abc
 import dataclasses
 from typing import Any
 
@@ -23,7 +24,27 @@ ON = 1e-4
 FORBIDDEN = 1e30
 
 
-class OnSupport(Encoder):
+class _Refined(Encoder):
+    """Other values on the support of an encoder."""
+
+    encoder: Encoder
+
+    def __check_init__(self):
+        check_type("encoder", self.encoder, Encoder, "give the encoder whose support it is")
+
+    @property
+    def origin(self):
+        return self.encoder
+
+    def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+        return self.infer(model, signals).codes
+
+    @abc.abstractmethod
+    def infer(self, model, signals, begun=None):
+        """As of `Encoder`."""
+
+
+class OnSupport(_Refined):
     """`argmin_z ½‖y - b - D z‖² + λ‖z‖₁, z ≥ 0`, with `z_j = 0` wherever the encoder has `|z_j| ≤ 1e-4`; D has unit atoms.
 
     A latent with a negative code counts as on, and takes the best non-negative value. Between the encoder's own objective and
@@ -41,27 +62,18 @@ class OnSupport(Encoder):
     colour = "#56B4E9"
     rank = 10
 
-    encoder: Encoder
     lam: float = 0.1
     tol: float = 1e-6
     max_iterations: int = 20_000
 
     def __check_init__(self):
-        check_type("encoder", self.encoder, Encoder, "give the encoder whose support it is")
         check_number("lam", self.lam, least=0)
         check_number("tol", self.tol, above=0)
         check_integer("max_iterations", self.max_iterations, least=0)
 
     @property
-    def origin(self):
-        return self.encoder
-
-    @property
     def weight(self):
         return self.lam
-
-    def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
-        return self.infer(model, signals).codes
 
     def infer(
         self, model: Model, signals: Float[Array, "n input_dim"], begun: Float[Array, "n num_latents"] | None = None
@@ -112,7 +124,7 @@ def _restrict(codes, on, lam):
     return jnp.where(on, lam, FORBIDDEN).astype(codes.dtype), begun.clip(0)
 
 
-class LeastSquares(Encoder):
+class LeastSquares(_Refined):
     """`argmin_z ‖y - b - D z‖²` with `z_j = 0` wherever the encoder has `|z_j| ≤ 1e-4`, then clamped at zero.
 
     Where many codes are best, as on a support larger than input_dim, it takes the one of least norm, as `numpy.linalg.lstsq`
@@ -129,18 +141,6 @@ class LeastSquares(Encoder):
     label = "least squares on the own support"
     colour = "#E69F00"
     rank = 11
-
-    encoder: Encoder
-
-    def __check_init__(self):
-        check_type("encoder", self.encoder, Encoder, "give the encoder whose support it is")
-
-    @property
-    def origin(self):
-        return self.encoder
-
-    def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
-        return self.infer(model, signals).codes
 
     def infer(
         self, model: Model, signals: Float[Array, "n input_dim"], begun: Float[Array, "n num_latents"] | None = None

@@ -7,7 +7,16 @@ from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style
 
-_MARKERS = {"relu": "o", "topk": "^", "jumprelu": "v", "lista": "D", "fista": "s", "ista": "P", "omp": "X", "mp": "p"}
+_MARKERS = {
+    "relu": "o",
+    "topk": "^",
+    "jumprelu": "v",
+    "lista": "D",
+    "fista": "s",
+    "ista": "P",
+    "omp": "X",
+    "mp": "p",
+}
 # What a family of inferences varies, and so what stands beside each of its points.
 _VARIED = {"lista": ("depth", "layers"), "fista": ("iterations",) * 2, "ista": ("iterations",) * 2}
 _UNTRAINED = ("fista", "ista")
@@ -34,36 +43,35 @@ def budget(rows: style.Rows) -> Figure | None:
         return None
     figure = Figure(figsize=(style.WIDTH, 7.0))
     panels = figure.subplots(2, 1, sharex=True)
-    for family in sorted({line["inference"] for line in lines}, key=lambda name: labels.rank(name, "inference")):
-        mine, (column, unit) = [line for line in lines if line["inference"] == family], _VARIED.get(family, ("", ""))
+    families = {line["inference"] for line in lines}
+    for family in sorted(families, key=lambda name: labels.rank(name, "inference")):
+        mine = [line for line in lines if line["inference"] == family]
+        column, unit = _VARIED.get(family, ("", ""))
         label = labels.label(family, "inference") + (f" ({unit})" if unit else "")
-        look: dict[str, Any] = {
-            "color": labels.colour(family, "inference"),
-            "marker": _MARKERS.get(family, "*"),
-            "label": label,
-        }
+        colour, marker = labels.colour(family, "inference"), _MARKERS.get(family, "*")
+        look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1}
+        right = family in _UNTRAINED
         for axes, metric in zip(panels, metrics, strict=True):
-            cost, y, sd = zip(*((line["flops"], line[f"{metric}_mean"], line[f"{metric}_sd"]) for line in mine), strict=True)
-            axes.errorbar(cost, y, sd, elinewidth=0.8, markersize=5, linewidth=1, zorder=3, **look)
-            # Each line's numbers on its outer side: a trained network lies below in the gap and above in the MCC.
-            right = family in _UNTRAINED
+            columns = "flops", f"{metric}_mean", f"{metric}_sd"
+            cost, y, sd = ([line[name] for line in mine] for name in columns)
+            axes.errorbar(cost, y, sd, elinewidth=0.8, label=label, zorder=3, **look)
+            # Numbers on the outer side: a trained network lies below in the gap, above in the MCC.
             up = right == (metric == metrics[0])
-            side: dict[str, Any] = {"ha": "left" if right else "right", "va": "bottom" if up else "top"}
-            for line, place in zip(mine if column else (), zip(cost, y, strict=True), strict=False):
-                offset = (4 if right else -4), (4 if up else -4)
-                text = axes.annotate(line[column], place, offset, textcoords="offset points", **side)
-                text.set(
-                    fontsize=7, color=look["color"], path_effects=[patheffects.withStroke(linewidth=2, foreground="white")]
-                )
+            side = {"ha": "left" if right else "right", "va": "bottom" if up else "top"}
+            offset = 4 if right else -4, 4 if up else -4
+            for line, *place in zip(mine if column else (), cost, y, strict=False):
+                text = axes.annotate(line[column], place, offset, textcoords="offset points")
+                halo = patheffects.withStroke(linewidth=2, foreground="white")
+                text.set(fontsize=7, color=colour, path_effects=[halo], **side)
     for axes, metric in zip(panels, metrics, strict=True):
         axes.margins(0.1)
         axes.set_ylabel(style.axis_label(metric))
     style.log_axis(panels[1].xaxis, [line["flops"] for line in lines])
     style.log_axis(panels[0].yaxis, [line[f"{metrics[0]}_mean"] for line in lines])
     panels[1].set_xlabel(labels.metric_label("flops"))
-    lasso = next((mean for mean in means if mean["inference"] == "lasso" and not mean["flops"]), None)
-    if lasso is not None:
-        style.level(panels[1], lasso["mcc_ood_mean"], label=labels.label("lasso", "inference"))
+    for mean in means:
+        if mean["inference"] == "lasso" and not mean["flops"]:
+            style.level(panels[1], mean["mcc_ood_mean"], label=labels.label("lasso", "inference"))
     title = "Amortisation gap and MCC by floating-point operations"
     handles, _ = panels[1].get_legend_handles_labels()
     style.finish(figure, title, rows, spread="whiskers", handles=handles)

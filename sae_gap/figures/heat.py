@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import cm, patheffects
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
@@ -47,11 +47,19 @@ def recovery_by_samples(rows: style.Rows) -> Figure | None:
     Raises:
       ValueError: the rows of a cell mix settings, protocols or values of lambda, or hold a seed twice.
     """
-    known = [row for row in rows if row.get("dictionary") != "oracle" and row.get("samples_seen") is not None]
-    known = [{**row, "per_latent": row["samples_seen"] / row["num_latents"]} for row in known]
-    panel = ("dictionary", "inference", "start", "columns")
+    known = [
+        {**row, "per_latent": row["samples_seen"] / row["num_latents"]}
+        for row in rows
+        if row.get("dictionary") != "oracle" and row.get("samples_seen") is not None
+    ]
     return heat_map(
-        known, "num_latents", "per_latent", "cosine", panel=panel, bound=counting_bound, bound_label="counting bound"
+        known,
+        "num_latents",
+        "per_latent",
+        "cosine",
+        panel=("dictionary", "inference", "start", "columns"),
+        bound=counting_bound,
+        bound_label="counting bound",
     )
 
 
@@ -87,66 +95,65 @@ def heat_map(
     panelled = style.columns(panel)
     rows = [row for row in rows if row.get(x) is not None and row.get(y) is not None]
     means = style.means(rows, (*panelled, x, y), (value,))
-    by_size: dict[Any, set[float]] = {}
-    for mean in means:
-        by_size.setdefault(mean[x], set()).add(mean[y])
-    sizes = sorted(by_size)
-    if sum(map(len, by_size.values())) < 2:
+    places = {(mean[x], mean[y]) for mean in means}
+    if len(places) < 2:
         return None
-    groups = {tuple(mean[name] for name in panelled) for mean in means}
-    ordered = sorted(groups, key=lambda group: style.ranks(group, panelled))
-    panels = [dict(zip(panelled, group, strict=True)) for group in ordered]
-    wide, tall = max(1.25, 0.36 * len(sizes)), max(1.7, 0.5 + 0.25 * max(map(len, by_size.values())))
-    figure, every = style.panels(style.titles(panels), wide, tall, labels.metric_label(x), labels.metric_label(y))
-    colours = cm.ScalarMappable(_norm([mean[f"{value}_mean"] for mean in means], value), "viridis")
-    bounded = False
-    for axes, values in zip(every, panels, strict=True):
+    by_size: dict[float, list[float]] = {}
+    for size, at in sorted(places):
+        by_size.setdefault(size, []).append(at)
+    keys = {tuple(mean[name] for name in panelled) for mean in means}
+    groups = sorted(keys, key=lambda key: style.ranks(key, panelled))
+    titles = style.titles([dict(zip(panelled, key, strict=True)) for key in groups])
+    wide, most = max(1.25, 0.36 * len(by_size)), max(map(len, by_size.values()))
+    sides = labels.metric_label(x), labels.metric_label(y)
+    figure, every = style.panels(titles, wide, max(1.7, 0.5 + 0.25 * most), *sides)
+    # Scores of which 1 is perfect share one scale, so that figures compare.
+    ends = [mean[f"{value}_mean"] for mean in means] + ([0, 1] if labels.perfect(value) == 1 else [])
+    colours = cm.ScalarMappable(Normalize(min(ends), max(ends)), "viridis")
+    look: dict[str, Any] = {"norm": colours.norm, "cmap": colours.cmap, "edgecolor": "white", "linewidth": 0.5}
+    handles = []
+    for axes, key in zip(every, groups, strict=True):
         axes.tick_params(length=0)
-        cells = {(mean[x], mean[y]): mean[f"{value}_mean"] for mean in means if _has(mean, values)}
-        limits = {(row[x], bound(row)) for row in rows if _has(row, values)} if bound is not None else set()
-        for place, size in enumerate(sizes):
-            levels, across = sorted(by_size[size]), [place - 0.5, place + 0.5]
-            scores = np.array([[cells.get((size, level), np.nan)] for level in levels])
-            look: dict[str, Any] = {"norm": colours.norm, "cmap": colours.cmap, "edgecolor": "white", "linewidth": 0.5}
-            axes.pcolormesh(across, _log_edges(levels), scores, **look)
-            for level, score in zip(levels, scores[:, 0], strict=True):
+        mine = [mean for mean in means if _has(mean, panelled, key)]
+        cells = {(mean[x], mean[y]): mean[f"{value}_mean"] for mean in mine}
+        for place, (size, levels) in enumerate(by_size.items()):
+            across = [place - 0.5, place + 0.5]
+            scores = np.array([cells.get((size, level), np.nan) for level in levels])
+            axes.pcolormesh(across, _log_edges(levels), scores[:, None], **look)
+            for level, score in zip(levels, scores, strict=True):
                 if np.isfinite(score):
                     _write(axes, place, level, score, colours.to_rgba(score))
-            for limit in {limit for at, limit in limits if at == size and limit is not None}:
-                axes.plot(across, [limit, limit], **_BOUND)
-                bounded = True
-    style.log_axis(every[0].yaxis, [mean[y] for mean in means], most=8)
+            if bound is not None:
+                limits = {bound(row) for row in rows if _has(row, (*panelled, x), (*key, size))}
+                for limit in limits:
+                    if limit is not None:
+                        axes.plot(across, [limit, limit], **_BOUND)
+                        handles = [style.mark(bound_label, **_BOUND)]
+    style.log_axis(every[0].yaxis, [at for _, at in places], most=8)
     short = EngFormatter(sep="")
-    every[0].set_xticks(range(len(sizes)), [short(size) for size in sizes])
+    every[0].set_xticks(range(len(by_size)), [short(size) for size in by_size])
     figure.colorbar(colours, ax=every, label=style.axis_label(value), aspect=40, pad=0.02)
-    handles = [style.mark(bound_label, **_BOUND)] if bounded else []
-    title = f"{labels.metric_label(value)} by {labels.metric_label(x)} and {labels.metric_label(y)}"
+    title = f"{labels.metric_label(value)} by {sides[0]} and {sides[1]}"
     style.finish(figure, title, rows, more="cells: means over seeds", handles=handles)
     return figure
 
 
-def _has(row: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
-    return all(row.get(name) == value for name, value in values.items())
+def _has(row: Mapping[str, Any], columns: Sequence[str], values: Sequence[Any]) -> bool:
+    return all(row.get(name) == value for name, value in zip(columns, values, strict=True))
 
 
 def _log_edges(centres: Sequence[float]) -> list[float]:
     """Edges halfway between ascending centres on a log axis, and as far beyond the outer ones."""
-    if len(centres) < 2:
-        return [edge for centre in centres for edge in (centre / 2**0.5, centre * 2**0.5)]
-    inner = [(low * high) ** 0.5 for low, high in itertools.pairwise(centres)]
-    return [centres[0] ** 2 / inner[0], *inner, centres[-1] ** 2 / inner[-1]]
-
-
-def _norm(means: Sequence[float], value: str) -> Normalize:
-    low, high = min(means), max(means)
-    if labels.perfect(value) == 1 and low >= 0 and high <= 1:
-        return Normalize(0, 1)
-    return LogNorm(low, high) if low > 0 and high > 100 * low else Normalize(low, high)
+    middles = [(low * high) ** 0.5 for low, high in itertools.pairwise(centres)]
+    if not middles:
+        return [centres[0] / 2**0.5, centres[0] * 2**0.5]
+    return [centres[0] ** 2 / middles[0], *middles, centres[-1] ** 2 / middles[-1]]
 
 
 def _write(axes: Any, place: float, level: float, score: float, shade: Any) -> None:
     # Dark ink on light cells: the luminance that eyes see, which is not linear in the colour.
-    ink = "black" if np.dot(np.array(shade[:3]) ** 2.2, (0.2126, 0.7152, 0.0722)) > 0.25 else "white"
-    text = axes.text(place, level, style.number(score), ha="center", va="center", fontsize=7, color=ink, zorder=5)
+    light = np.dot(np.array(shade[:3]) ** 2.2, (0.2126, 0.7152, 0.0722)) > 0.25
+    text = axes.text(place, level, style.number(score), ha="center", va="center", fontsize=7)
     # A bound may run behind it.
-    text.set_path_effects([patheffects.withStroke(linewidth=2, foreground=shade)])
+    halo = patheffects.withStroke(linewidth=2, foreground=shade)
+    text.set(color="black" if light else "white", path_effects=[halo], zorder=5)

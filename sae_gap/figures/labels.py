@@ -28,13 +28,13 @@ _SPARE = ("#8C564B", "#1B9E9E", "#7570B3", "#A6761D", "#66A61E", "#4477AA")
 _SPLITS = {"_id": "in distribution", "_ood": "out of distribution"}
 # Columns that are no metric.
 _OTHERS = {
-    "own_certificate": Column("certificate of the codes", -1),
+    "own_certificate": Column("certificate of the codes"),
     "samples_seen": Column("training samples seen", heading="samples seen"),
-    "fit_seconds": Column("seconds to fit", -1, heading="fit s"),
-    "encode_seconds": Column("seconds to encode", -1, heading="encode s"),
-    "compile_seconds": Column("seconds to compile", -1),
-    "fit_steps": Column("steps to fit", -1),
-    "flops": Column("floating-point operations a sample", -1, heading="FLOPs"),
+    "fit_seconds": Column("seconds to fit", heading="fit s"),
+    "encode_seconds": Column("seconds to encode", heading="encode s"),
+    "compile_seconds": Column("seconds to compile"),
+    "fit_steps": Column("steps to fit"),
+    "flops": Column("floating-point operations a sample", heading="FLOPs"),
     "num_latents": Column("number of latents"),
     "width": Column("atoms learned"),
     "sparsity": Column("active latents a sample, k"),

@@ -1,15 +1,18 @@
 """Where in a world recovery fails: by the level of a feature in its tree, and by how often it fires."""
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style, tables
 
 # Groups of features, in the order in which they are drawn.
+_LEVELS = [
+    *("roots", "children", "grandchildren", "great_grandchildren"),
+    *("level_4", "level_5", "level_6", "free"),
+]
 _PANELS = {
-    "level of the feature in its tree": (
-        *("roots", "children", "grandchildren", "great_grandchildren", "level_4", "level_5", "level_6", "free"),
-    ),
-    "frequency of the feature, by quartile": ("frequent", "common", "uncommon", "rare"),
+    "level of the feature in its tree": _LEVELS,
+    "frequency of the feature, by quartile": ["frequent", "common", "uncommon", "rare"],
 }
 
 
@@ -30,33 +33,40 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
     tables.summarise(rows, by=("method",), metrics=())
     first = {(row["dictionary"], row.get("seed")): row for row in reversed(rows)}
     known = {name for row in rows for name, value in row.items() if value is not None}
-    shown = {title: [name for name in names if f"atom_mcc_{name}" in known] for title, names in _PANELS.items()}
-    shown = {title: names for title, names in shown.items() if names}
+    shown = {}
+    for title, groups in _PANELS.items():
+        named = {f"atom_mcc_{group}": group for group in groups if f"atom_mcc_{group}" in known}
+        if named:
+            shown[title] = named
     if not shown:
         return None
-    metrics = [f"atom_mcc_{name}" for names in shown.values() for name in names]
+    metrics = [metric for named in shown.values() for metric in named]
     lines = tables.summarise(first.values(), by=("dictionary",), metrics=metrics)
-    lines = [line for line in lines if any(line[f"{metric}_mean"] is not None for metric in metrics)]
+    lines = [line for line in lines if any(line[f"{name}_mean"] is not None for name in metrics)]
     looks = style.looks(line["dictionary"] for line in lines)
-    lines.sort(key=lambda line: [*looks].index(line["dictionary"]))
+    lines.sort(key=lambda line: labels.rank(line["dictionary"]))
     figure = Figure(figsize=(style.WIDTH, 4.2))
     panels = figure.subplots(1, len(shown), sharey=True, squeeze=False).ravel()
-    for axes, (title, names) in zip(panels, shown.items(), strict=True):
+    for axes, (title, named) in zip(panels, shown.items(), strict=True):
         for line in lines:
-            # A group that a world or a dictionary lacks leaves a gap in no line.
-            places = [place for place, name in enumerate(names) if line[f"atom_mcc_{name}_mean"] is not None]
-            means, sds = ([line[f"atom_mcc_{names[place]}_{part}"] or 0.0 for place in places] for part in ("mean", "sd"))
-            axes.errorbar(places, means, sds, elinewidth=0.8, zorder=3, **looks[line["dictionary"]])
-        axes.set_xticks(range(len(names)), [_in_lines(name) for name in names])
-        axes.set_xlim(-0.3, len(names) - 0.7)
+            # A group that a dictionary lacks is not a number, and a gap in its line.
+            mean = np.array([line[f"{name}_mean"] for name in named], float)
+            sd = np.array([line[f"{name}_sd"] for name in named], float)
+            look = {"elinewidth": 0.8} | looks[line["dictionary"]]
+            axes.errorbar(range(len(named)), mean, np.nan_to_num(sd), **look)
+        axes.set_xticks(range(len(named)), map(_in_lines, named.values()))
+        axes.set_xlim(-0.3, len(named) - 0.7)
         axes.set_title(title)
     panels[0].set(ylim=(0, 1.03), ylabel=style.axis_label("atom_mcc"))
-    handles = [style.mark(labels.label(name), linestyle="-", **look) for name, look in looks.items()]
+    handles = []
+    for name, look in looks.items():
+        handles.append(style.mark(labels.label(name), **look, linestyle="-"))
     title = "Matched cosine by level and frequency of the features"
     style.finish(figure, title, rows, spread="whiskers", handles=handles)
     return figure
 
 
-def _in_lines(name: str) -> str:
+def _in_lines(group: str) -> str:
     """The name of a group, broken where its neighbours would touch it."""
-    return name.replace("great_", "great-\n").replace("grandchildren", "grand-\nchildren").replace("_", "\n")
+    group = group.replace("great_", "great-\n").replace("grandchildren", "grand-\nchildren")
+    return group.replace("_", "\n")

@@ -1,11 +1,11 @@
 """One's own SAE in three figures: its place beside the curves, the parts of its gap, and how alike its atoms are."""
 
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from sae_gap.figures import labels, style
 
@@ -17,11 +17,13 @@ _PARTS = {
     "support_share": ("another support", "#0072B2"),
 }
 _DUPLICATE = 0.95
+_Rows: TypeAlias = Sequence[Mapping[str, Any]]
 _OWN: dict[str, Any] = {"marker": "D", "markersize": 6, "linestyle": "none", "zorder": 4}
+_THIN: dict[str, Any] = {"markersize": 3, "linewidth": 0.9}
 _CODES: dict[str, tuple[str, dict[str, Any]]] = {
-    "lasso_refit": ("least squares on lasso supports", {"marker": "o", "markersize": 3, "linewidth": 1.5}),
-    "lasso": ("certified lasso", {"marker": "s", "markersize": 2.5, "linewidth": 0.9, "linestyle": style.DASHED}),
-    "omp": ("orthogonal matching pursuit", {"marker": "^", "markersize": 3.5, "linewidth": 0.9, "linestyle": (0, (1, 1.5))}),
+    "lasso_refit": ("least squares on lasso supports", {"marker": "o", "markersize": 3}),
+    "lasso": ("certified lasso", _THIN | {"marker": "s", "linestyle": style.DASHED}),
+    "omp": ("orthogonal matching pursuit", _THIN | {"marker": "^", "linestyle": (0, (1, 1.5))}),
     "own": ("encoder", _OWN),
     "own_refit": ("encoder, values refitted", _OWN | {"markerfacecolor": "white"}),
 }
@@ -30,7 +32,7 @@ _OTHERS = "#9A9A9A"
 
 
 @style.styled
-def fvu_curve(rows: style.Rows, published: Sequence[Mapping[str, Any]] = (), source: str = "") -> Figure | None:
+def fvu_curve(rows: style.Rows, published: _Rows = (), source: str = "") -> Figure | None:
     """FVU, and the divergence that a reconstruction causes where it is known, against mean L0.
 
     Args:
@@ -49,40 +51,49 @@ def fvu_curve(rows: style.Rows, published: Sequence[Mapping[str, Any]] = (), sou
         return None
     metrics = [metric for metric in _METRICS if metric in points[0]]
     figure = Figure(figsize=(style.WIDTH, 5.0))
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     colours = colours_of(points)
-    for axes, metric in zip(figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True):
-        for kind, size in dict.fromkeys((point["dictionary"], point["num_latents"]) for point in published):
-            path = [point for point in published if (point["dictionary"], point["num_latents"]) == (kind, size)]
-            axes.plot([point["l0"] for point in path], [point[metric] for point in path], zorder=1, **_other(kind))
-        for (name, colour), (codes, (_, look)) in ((pair, code) for pair in colours.items() for code in _CODES.items()):
-            mine = sorted((row["l0"], row[metric]) for row in points if (row["dictionary"], row["codes"]) == (name, codes))
-            if mine:
-                axes.plot(*zip(*mine, strict=True), **{"color": colour, "zorder": 3} | look)
+    for axes, metric in zip(panels, metrics, strict=True):
+        for (kind, _), places in _paths(published, ("dictionary", "num_latents"), metric).items():
+            axes.plot(*zip(*places, strict=True), **_other(kind))
+        for (name, codes), places in _paths(points, ("dictionary", "codes"), metric).items():
+            look = {"color": colours[name], "zorder": 3} | _CODES[codes][1]
+            axes.plot(*zip(*sorted(places), strict=True), **look)
         every = [*points, *published]
         style.log_axis(axes.xaxis, [row["l0"] for row in every])
         style.log_axis(axes.yaxis, [row[metric] for row in every])
-        # To the L0 of what is the user's own: a curve of random atoms begins where hardly any is active.
+        # A curve of random atoms begins where hardly any is active, far left of what one looks at.
         reach = [row["l0"] for row in every if row.get("role") != "control"]
         if reach:
             axes.set_xlim(0.6 * min(reach), 1.7 * max(reach))
         axes.set_xlabel("mean number of active latents, L0")
         axes.set_title(_METRICS[metric])
     named = {row["dictionary"]: name_of(row) for row in points}
-    handles = [style.mark(named[name], color=colour, linestyle="-", linewidth=3) for name, colour in colours.items()]
+    handles: list[Any] = [style.swatch(named[name], colour) for name, colour in colours.items()]
     used = {row["codes"] for row in points}
-    handles += [style.mark(label, **{"linestyle": "-"} | look) for codes, (label, look) in _CODES.items() if codes in used]
-    kinds = dict.fromkeys(point["dictionary"] for point in published)
-    handles += [style.mark(f"{labels.label(kind)} elsewhere", **_other(kind)) for kind in kinds]
-    sizes = " and ".join(f"{size:,}" for size in sorted({point["num_latents"] for point in published}))
+    for label, look in (_CODES[codes] for codes in _CODES if codes in used):
+        handles.append(style.mark(label, **{"linestyle": "-"} | look))
+    for kind in dict.fromkeys(point["dictionary"] for point in published):
+        handles.append(style.mark(f"{labels.label(kind)} elsewhere", **_other(kind)))
+    sizes = sorted({point["num_latents"] for point in published})
+    numbers = " and ".join(f"{size:,}" for size in sizes)
     style.finish(
         figure,
         "Variance unexplained by number of active latents",
         shown,
         more=f"{shown[0]['samples']:,} held-out samples" if "samples" in shown[0] else "",
-        caption=f"Grey is {source}, with {sizes} latents" if published else "",
+        caption=f"Grey is {source}, with {numbers} latents" if published else "",
         handles=handles,
     )
     return figure
+
+
+def _paths(rows: _Rows, by: tuple[str, str], metric: str) -> dict[tuple[Any, Any], list[Any]]:
+    """The places of each line, L0 and the metric, by the values of two columns."""
+    paths: dict[tuple[Any, Any], list[Any]] = {}
+    for row in rows:
+        paths.setdefault((row[by[0]], row[by[1]]), []).append((row["l0"], row[metric]))
+    return paths
 
 
 def _refit(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +101,8 @@ def _refit(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _other(kind: str) -> dict[str, Any]:
-    return {"color": _OTHERS, "linewidth": 0.8, "linestyle": "-" if kind == "topk" else style.DASHED}
+    dash = "-" if kind == "topk" else style.DASHED
+    return {"color": _OTHERS, "linewidth": 0.8, "linestyle": dash, "zorder": 1}
 
 
 def name_of(row: Mapping[str, Any]) -> str:
@@ -118,10 +130,10 @@ def gap_parts(lines: style.Rows) -> Figure | None:
         widths = np.array([max(0.0, 100 * line[part]) for line in shown])
         bars = axes.barh(range(len(shown)), widths, 0.6, left, color=colour, label=label)
         left += widths
-    sizes = [" + ".join(f"{100 * line[part]:.1f}" for part in _PARTS) for line in shown]
-    axes.bar_label(
-        bars, [f"{100 * line['relative_gap']:.1f} % = {each}" for line, each in zip(shown, sizes, strict=True)], padding=4
-    )
+    for bar, line in zip(bars, shown, strict=True):
+        sizes = " + ".join(f"{100 * line[part]:.1f}" for part in _PARTS)
+        text = f" {100 * line['relative_gap']:.1f} % = {sizes}"
+        axes.annotate(text, (1, 0.5), xycoords=bar, va="center")
     axes.set_yticks(range(len(shown)), [line["dictionary"] for line in shown], fontsize=9)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
@@ -129,7 +141,7 @@ def gap_parts(lines: style.Rows) -> Figure | None:
     axes.set_xlim(0, 1.75 * max(*left, 1e-6))
     axes.spines["left"].set_visible(False)
     axes.set_xlabel("gap F(own codes) − F(best codes), % of F(best codes)")
-    handles = [Patch(facecolor=colour, label=label) for label, colour in _PARTS.values()]
+    handles = [style.swatch(*part) for part in _PARTS.values()]
     more = f"{shown[0]['samples']:,} samples"
     style.finish(figure, "The gap of each encoder and its parts", shown, more=more, handles=handles)
     return figure
@@ -152,10 +164,10 @@ def coherence(rows: style.Rows) -> Figure | None:
     figure = Figure(figsize=(style.WIDTH, 4.0))
     axes = figure.add_subplot()
     style.level(axes, _DUPLICATE, color=style.QUIET)
-    axes.annotate("nearly the same atom", (0, _DUPLICATE), (4, -3), textcoords="offset points", va="top", color=style.QUIET)
+    axes.text(1, _DUPLICATE - 0.01, "nearly the same atom", va="top", color=style.QUIET)
     for row in shown:
         share = np.linspace(0, 100, len(row["coherence"]))
-        axes.plot(share, row["coherence"], color=colours[row["dictionary"]], label=name_of(row), linewidth=1.5)
+        axes.plot(share, row["coherence"], color=colours[row["dictionary"]], label=name_of(row))
     axes.set(xlim=(0, 100), ylim=(0, 1.02))
     axes.set(xlabel="% of atoms, least coherent first", ylabel="largest |cosine| with another atom")
     handles, _ = axes.get_legend_handles_labels()
@@ -167,7 +179,5 @@ def colours_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """SAEs by their order, controls by their names."""
     roles = {row["dictionary"]: row["role"] for row in rows}
     mine = [name for name, role in roles.items() if role != "control"]
-    return {
-        name: labels.colour(name) if role == "control" else _COLOURS[mine.index(name) % len(_COLOURS)]
-        for name, role in roles.items()
-    }
+    own = dict(zip(mine, itertools.cycle(_COLOURS), strict=False))
+    return {name: own.get(name) or labels.colour(name) for name in roles}

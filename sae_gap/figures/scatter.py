@@ -56,13 +56,14 @@ def recovery(rows: style.Rows, metric: str = "mcc") -> Figure | None:
             sds = line[f"{metrics[1]}_sd"], line[f"{metrics[0]}_sd"]
             axes.errorbar(x, y, *sds, color=colour, elinewidth=0.8, zorder=3, **look)
     low, high = (limit(*axes.get_xlim(), *axes.get_ylim()) for limit in (min, max))
-    axes.axline((low, low), slope=1, color="#999999", linewidth=0.8, linestyle=style.DASHED, zorder=0)
+    axes.axline((low, low), slope=1, color="#999999", linewidth=0.8, linestyle=style.DASHED)
     axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     axes.set(xlabel=style.axis_label(metrics[0]), ylabel=style.axis_label(metrics[1]))
-    handles = [style.mark(labels.label(name), color=labels.colour(name), linestyle="-", linewidth=3) for name in names]
+    handles: list[Any] = [style.swatch(labels.label(name), labels.colour(name)) for name in names]
     handles += [style.mark(label, **look) for label, look in used.items()]
     title = f"{labels.metric_label(metric)} out of distribution against in distribution"
-    style.finish(figure, title, rows, spread="whiskers", caption="On the dashed line both are the same", handles=handles)
+    caption = "On the dashed line both are the same"
+    style.finish(figure, title, rows, spread="whiskers", caption=caption, handles=handles)
     return figure
 
 
@@ -70,4 +71,5 @@ def _marker(line: Row) -> tuple[str, dict[str, Any]]:
     inference = str(line["inference"])
     if inference in ("lasso", "fista", "ista") and line["start"] == "warm":
         return _WARM
-    return _MARKERS.get(inference, (labels.label(inference, "inference"), {"marker": "*", "markersize": 7}))
+    other = labels.label(inference, "inference"), {"marker": "*", "markersize": 7}
+    return _MARKERS.get(inference, other)

@@ -28,9 +28,10 @@ def recovery_by_seconds(rows: style.Rows) -> Figure | None:
     """
     rows, metrics = list(rows), ("cosine", "mcc_ood")
     lines = style.means(rows, ("method", "dictionary"), ("fit_seconds", *metrics))
-    looks = style.looks(line["dictionary"] for line in lines if line["dictionary"] != "oracle")
-    if not looks:
+    learned = [line for line in lines if line["dictionary"] != "oracle"]
+    if not learned:
         return None
+    looks = style.looks(line["dictionary"] for line in learned)
     figure = Figure(figsize=(style.WIDTH, 6.8))
     panels = figure.subplots(2, 1, sharex=True)
     for axes, metric in zip(panels, metrics, strict=True):
@@ -40,13 +41,14 @@ def recovery_by_seconds(rows: style.Rows) -> Figure | None:
                 style.level(axes, score)
             else:
                 sds = line[f"{metric}_sd"], line["fit_seconds_sd"]
-                axes.errorbar(line["fit_seconds_mean"], score, *sds, elinewidth=0.8, **looks[name] | {"markersize": 6})
+                look = {"elinewidth": 0.8, "markersize": 6} | looks[name]
+                axes.errorbar(line["fit_seconds_mean"], score, *sds, **look)
         axes.margins(0.12)
         axes.set_ylabel(style.axis_label(metric))
-    style.log_axis(panels[1].xaxis, [line["fit_seconds_mean"] for line in lines if line["dictionary"] != "oracle"])
+    style.log_axis(panels[1].xaxis, [line["fit_seconds_mean"] for line in learned])
     panels[1].set_xlabel("seconds to learn the dictionary, compilation apart")
-    handles = [style.mark(labels.label(name), **look | {"markersize": 6}) for name, look in looks.items()]
-    if any(line["dictionary"] == "oracle" for line in lines):
+    handles = [style.mark(labels.label(name), **look, markersize=6) for name, look in looks.items()]
+    if len(learned) < len(lines):
         handles.append(style.mark("oracle", color="black", linewidth=1, linestyle=style.DASHED))
     title = "Recovery of dictionary and codes by seconds of learning"
     style.finish(figure, title, rows, spread="whiskers", handles=handles)
@@ -77,7 +79,8 @@ def gap_by_seconds(rows: style.Rows) -> Figure | None:
     axes = figure.add_subplot()
     looks = style.looks((row["method"] for row in rows), "solver")
     for name, look in looks.items():
-        path = [(row["seconds"], max(row["relative_gap_max"], _LEAST)) for row in rows if row["method"] == name]
+        mine = [row for row in rows if row["method"] == name]
+        path = [(row["seconds"], max(row["relative_gap_max"], _LEAST)) for row in mine]
         # By accuracy: times are noisy, and a line ordered by them would run back and forth.
         path.sort(key=lambda place: -place[1])
         axes.plot(*zip(*path, strict=True), label=labels.label(name, "solver"), zorder=3, **look)
@@ -85,6 +88,7 @@ def gap_by_seconds(rows: style.Rows) -> Figure | None:
     axes.set(xlabel="seconds, compilation apart", ylabel="worst relative duality gap")
     style.log_axis(axes.xaxis, [row["seconds"] for row in rows])
     style.log_axis(axes.yaxis, [max(row["relative_gap_max"], _LEAST) for row in rows])
-    more, (handles, _) = f"{rows[0]['world']} atoms, λ = {rows[0]['lam']:.3g}", axes.get_legend_handles_labels()
+    more = f"{rows[0]['world']} atoms, λ = {rows[0]['lam']:.3g}"
+    handles, _ = axes.get_legend_handles_labels()
     style.finish(figure, "Accuracy of each solver by seconds", rows, more=more, handles=handles)
     return figure

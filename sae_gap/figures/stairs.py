@@ -60,18 +60,20 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
         shown = lines[panel * across : (panel + 1) * across]
         for place, line in enumerate(shown):
             _stairs(axes, place, line)
-        axes.set_xticks(range(len(shown)), [labels.label(line["dictionary"]) for line in shown], fontsize=9)
+        names = [labels.label(line["dictionary"]) for line in shown]
+        axes.set_xticks(range(len(names)), names, fontsize=9)
         axes.tick_params(axis="x", length=0)
         axes.spines["bottom"].set_visible(False)
         axes.set_xlim(-0.52, across - 0.48)
         axes.margins(y=0.08)
-        beside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "center"}
-        axes.annotate(f"oracle\n{oracle:.2f}", (1, oracle), (3, 0), **beside)
+        right = axes.get_yaxis_transform()
+        axes.text(1.01, oracle, f"oracle\n{oracle:.2f}", transform=right, va="center")
     figure.supylabel(style.axis_label(metric))
     drawn = {step for line in lines for step in _steps(line)}
-    handles = [Patch(facecolor=colour, label=label) for step, (label, colour) in _STEPS.items() if step in drawn]
+    handles = [style.swatch(*look) for step, look in _STEPS.items() if step in drawn]
     if any(line[f"{step}_mean"] <= -_STEP for line in lines for step in _steps(line)):
-        handles.append(Patch(facecolor="white", edgecolor=style.QUIET, hatch="////", label="a step down"))
+        hatched: dict[str, Any] = {"facecolor": "white", "edgecolor": style.QUIET, "hatch": "////"}
+        handles.append(Patch(label="a step down", **hatched))
     title = f"{labels.metric_label(metric)}, from each encoder up to the oracle"
     style.finish(figure, title, rows, spread="whiskers", handles=handles)
     return figure
@@ -86,13 +88,14 @@ def _steps(line: Row) -> Sequence[str]:
 def _stairs(axes: Axes, place: int, line: Row) -> None:
     steps = _steps(line)
     width, level = 0.94 / len(steps), 0.0
+    whisker = {"elinewidth": 0.9, "capsize": 2, "ecolor": style.INK}
     for offset, part in enumerate(steps):
-        left, size, colour = place + (offset - len(steps) / 2) * width, line[f"{part}_mean"], _STEPS[part][1]
-        look: dict[str, Any] = {"color": colour}
+        left, size = place + (offset - len(steps) / 2) * width, line[f"{part}_mean"]
+        look: dict[str, Any] = {"facecolor": _STEPS[part][1]}
         if size <= -_STEP:
-            look = {"facecolor": "white", "edgecolor": colour, "hatch": "////"}
-        whisker = {"elinewidth": 0.9, "capsize": 2, "ecolor": style.INK}
-        step = axes.bar(left, size, width, level, align="edge", yerr=line[f"{part}_sd"], error_kw=whisker, zorder=2, **look)
+            look = {"facecolor": "white", "edgecolor": _STEPS[part][1], "hatch": "////"}
+        look |= {"yerr": line[f"{part}_sd"], "error_kw": whisker, "zorder": 2}
+        step = axes.bar(left, size, width, level, align="edge", **look)
         level += size
         end = left + (2 if offset < len(steps) - 1 else 1) * width
         axes.plot([left, end], [level, level], color=style.INK, linewidth=0.8, zorder=3)

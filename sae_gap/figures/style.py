@@ -1,4 +1,4 @@
-"""One visual language: what is drawn in bold, its conditions in grey below, colours from `labels`, no text under 7 points."""
+"""One visual language: what is drawn in bold, its conditions in grey, no text under 7 points."""
 
 import functools
 import io
@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
 from sae_gap.figures import labels, tables
@@ -32,7 +33,6 @@ STYLE: dict[Any, Any] = {
     "axes.titlesize": 8,
     "figure.constrained_layout.use": True,
     "figure.labelsize": 9,
-    "font.family": "DejaVu Sans",
     "font.size": 8,
     "hatch.linewidth": 1.5,
     "legend.borderpad": 0,
@@ -57,7 +57,12 @@ WIDTH = 6.4
 DASHED = (0, (4, 2))
 MARKERS = "os^DvPXp<>h*"
 INK, QUIET = "#333333", "#555555"
-_SIZES = {"num_latents": "latents", "sparsity": "active", "input_dim": "dimensions", "num_samples": "samples"}
+_SIZES = {
+    "num_latents": "latents",
+    "sparsity": "active",
+    "input_dim": "dimensions",
+    "num_samples": "samples",
+}
 # A log axis of fewer decades has ticks at 2 and 5 too.
 _FEW_DECADES = 200
 
@@ -136,13 +141,16 @@ def finish(
     note += f"; {more}" if more else ""
     title = title[:1].upper() + title[1:]
     figure.set_label(" ".join(f"{sentence}." for sentence in (title, note, caption) if sentence))
-    down = 6.0
-    for text, width, size, weight, colour in ((title, 70, 10, "bold", "black"), (note, 95, 8, "normal", QUIET)):
-        wrapped = textwrap.wrap(text, width)
-        place = 6 / 72 / figure.get_figwidth(), 1 - down / 72 / figure.get_figheight()
-        figure.text(*place, "\n".join(wrapped), va="top", fontsize=size, fontweight=weight, color=colour)
-        down += 1.4 * size * len(wrapped) + 2
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - down / 72 / figure.get_figheight()))  # type: ignore[union-attr, call-arg]
+    written: list[tuple[list[str], dict[str, Any]]] = [
+        (textwrap.wrap(title, 70), {"fontsize": 10, "fontweight": "bold"}),
+        (textwrap.wrap(note, 95), {"fontsize": 8, "color": QUIET}),
+    ]
+    down, height = 6.0, 72 * figure.get_figheight()
+    for lines, look in written:
+        place = 6 / 72 / figure.get_figwidth(), 1 - down / height
+        figure.text(*place, "\n".join(lines), va="top", **look)
+        down += 1.4 * look["fontsize"] * len(lines) + 2
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - down / height))
     if handles:
         widths = [inches + 0.45 for inches in text_widths(handle.get_label() for handle in handles)]
         most = len(handles) if sum(widths) < WIDTH else int(WIDTH / max(widths))
@@ -152,17 +160,20 @@ def finish(
 
 def describe(rows: Sequence[Mapping[str, Any]]) -> str:
     """The sizes that all rows share, and the number of seeds."""
-    shared = {name: values.pop() for name in _SIZES if len(values := {row.get(name) for row in rows}) == 1}
-    notes = [f"{value:,} {_SIZES[name]}" for name, value in shared.items() if value is not None]
+    shared = {name: {row.get(name) for row in rows} for name in _SIZES}
+    known = {name: values.pop() for name, values in shared.items() if len(values) == 1}
+    notes = [f"{value:,} {_SIZES[name]}" for name, value in known.items() if value is not None]
     seeds = len({row.get("seed") for row in rows})
     return ", ".join([*notes, "1 seed" if seeds == 1 else f"{seeds} seeds"])
 
 
 def means(rows: Rows, by: Sequence[str], metrics: Sequence[str]) -> list[Row]:
-    """The lines of `tables.summarise` that have all of the metrics; the deviation of a single seed is drawn as none."""
-    lines = tables.summarise(rows, by=tuple(dict.fromkeys(by)), metrics=metrics)
-    complete = [line for line in lines if all(line[f"{metric}_mean"] is not None for metric in metrics)]
-    return [line | {f"{metric}_sd": line[f"{metric}_sd"] or 0.0 for metric in metrics} for line in complete]
+    """The lines of `tables.summarise` that have all of the metrics; one seed deviates by 0."""
+    complete = []
+    for line in tables.summarise(rows, by=tuple(dict.fromkeys(by)), metrics=metrics):
+        if all(line[f"{metric}_mean"] is not None for metric in metrics):
+            complete.append(line | {f"{name}_sd": line[f"{name}_sd"] or 0.0 for name in metrics})
+    return complete
 
 
 def columns(names: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -176,9 +187,10 @@ def ranks(values: Iterable[Any], names: Iterable[str]) -> list[Any]:
 
 
 def number(value: float) -> str:
-    """A number for people: two decimals for what is of order one, two figures for what is far from it."""
+    """Two decimals for what is of order one, two figures for what is far from it."""
     size = abs(value)
-    return f"{value:{'.2f' if size == 0 or 0.01 <= size < 10 else ',.0f' if 10 <= size < 1e6 else '.1e'}}".replace("-", "−")
+    form = ".2f" if size == 0 or 0.01 <= size < 10 else ",.0f" if 10 <= size < 1e6 else ".1e"
+    return f"{value:{form}}".replace("-", "−")
 
 
 def text_widths(texts: Iterable[str]) -> list[float]:
@@ -196,18 +208,24 @@ def axis_label(metric: str) -> str:
 
 def level(axes: Axes, height: float, **options: Any) -> None:
     """A dashed line across, such as the oracle's score."""
-    look: dict[str, Any] = {"color": "black", "linewidth": 1, "linestyle": DASHED, "zorder": 1} | options
-    axes.axhline(height, **look)
+    look: dict[str, Any] = {"color": "black", "linewidth": 1, "linestyle": DASHED}
+    axes.axhline(height, zorder=1, **look | options)
 
 
 def layout(count: int, most: int) -> tuple[int, int]:
-    """How many of a number of things stand side by side, at most so many, and in how many rows, as even as may be."""
+    """How many of a number of things stand side by side, at most so many, and in how many rows."""
     down = -(-count // max(1, most))
     return -(-count // down), down
 
 
-def panels(titles: Sequence[str], wide: float, tall: float, label: str, side: str) -> tuple[Figure, list[Axes]]:
-    """A figure of axes of one scale, each under its title, at least so wide and so tall, with one label for each direction."""
+def panels(
+    titles: Sequence[str],
+    wide: float,
+    tall: float,
+    label: str,
+    side: str,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of axes of one scale, at least so wide and tall, with a label for each direction."""
     across, down = layout(len(titles), int((WIDTH - 1) / max(wide, 0.1 + max(text_widths(titles)))))
     figure = Figure(figsize=(WIDTH, 1.6 + tall * down))
     every = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
@@ -237,23 +255,29 @@ def mark(label: str, **look: Any) -> Line2D:
     return Line2D([], [], label=label, **{"linestyle": "none", "color": QUIET} | look)
 
 
+def swatch(label: str, colour: Any) -> Patch:
+    """An entry of a legend: a colour, whatever has it."""
+    return Patch(facecolor=colour, label=label)
+
+
 def log_axis(axis: Axis, values: Iterable[float], most: int = 0) -> None:
     """Makes an axis logarithmic, with a place for zero if it is among the values.
 
     Args:
       axis: of the axes.
       values: all that is drawn along it.
-      most: up to how many of the values have a tick each; where they are more, ticks are at powers of ten, or at 1, 2 and 5.
+      most: up to how many of the values have a tick each; where they are more, powers of ten have,
+        or 1, 2 and 5.
     """
     known = sorted(set(values))
     positive = [value for value in known if value > 0]
     if not positive:
         return
-    scale: dict[str, Any] = {"value": "log"}
-    if known[0] <= 0:
-        scale = {"value": "symlog", "linthresh": positive[0], "linscale": 0.5}
-    set_scale = axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale  # type: ignore[attr-defined]
-    set_scale(**scale)
+    set_scale = getattr(axis.axes, f"set_{axis.axis_name}scale")  # type: ignore[attr-defined]
+    if known[0] > 0:
+        set_scale("log")
+    else:
+        set_scale("symlog", linthresh=positive[0], linscale=0.5)
     if len(known) <= most:
         axis.set_major_locator(FixedLocator(known))
     elif positive[-1] < _FEW_DECADES * positive[0] and known[0] > 0:
@@ -264,10 +288,13 @@ def log_axis(axis: Axis, values: Iterable[float], most: int = 0) -> None:
 
 def titles(groups: Sequence[Mapping[str, Any]]) -> list[str]:
     """What panels are called, by the columns in which they differ; one alone needs no title."""
+    if len(groups) == 1:
+        return [""]
     varied = [name for name in groups[0] if len({group[name] for group in groups} - {None}) > 1]
-    return [values_label({name: group[name] for name in varied or group}) for group in groups] if len(groups) > 1 else [""]
+    return [values_label({name: group[name] for name in varied or group}) for group in groups]
 
 
 def values_label(values: Mapping[str, Any]) -> str:
     """What a line or a panel is called by the values of its columns."""
-    return ", ".join(labels.label(value, column) for column, value in values.items() if value is not None)
+    known = {column: value for column, value in values.items() if value is not None}
+    return ", ".join(labels.label(value, column) for column, value in known.items())

@@ -1,5 +1,6 @@
 """A published SAE: its own encode and decode, and beside them the suite's model of it, on which a gap can be certified."""
 
+import dataclasses
 from collections.abc import Mapping
 
 import equinox as eqx
@@ -13,7 +14,7 @@ from sae_gap.core import matching
 from sae_gap.core.checks import check_unmasked, check_vanishing, shown
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine, Encoder, as_floats, encode, unit_atoms
-from sae_gap.saes.foreign_encoders import ForeignEncoder, ForeignParameters
+from sae_gap.saes.foreign_encoders import LibraryUnits, Rescaled, parameters_of
 from sae_gap.saes.normalise import Normalisation
 from sae_gap.storage.tensor_files import printable
 
@@ -162,7 +163,7 @@ class SAE(eqx.Module):
 
 
 def assemble(
-    encoder: ForeignEncoder,
+    encoder: Encoder,
     *,
     atoms: Float[np.ndarray, "num_latents input_dim"],
     bias: Float[np.ndarray, " input_dim"],
@@ -201,30 +202,45 @@ def assemble(
       ValueError: a bias overflows on the target, or an atom is too small to be told from zero.
     """
     check_vanishing(f"the {library} SAE", np.abs(atoms).max(axis=1), atoms.dtype)
-    dictionary, units = unit_atoms(jnp.asarray(atoms).T)
-    lengths = jnp.where(jnp.any(dictionary != 0, axis=0), units, 0)
-    affine, scale = None, units
+    dictionary, parameters = jnp.asarray(atoms).T, None
+    unit, lengths = _unit(dictionary)
     if weight is not None:
         # In double precision, since a bias may be much longer than the codes that it leaves.
         shift = 0 if centred else np.einsum("i,ij->j", bias, weight, dtype=np.float64)
         shifted = shift + (np.zeros(weight.shape[1]) if encoder_bias is None else encoder_bias)
-        affine = Affine(jnp.asarray(weight), jnp.asarray(shifted, units.dtype))
+        affine = Affine(jnp.asarray(weight), jnp.asarray(shifted, dictionary.dtype))
         if codes_of_unit_atoms:
-            affine, scale = Affine(affine.weight * lengths, affine.bias * lengths), jnp.ones_like(lengths)
-    columns = {name: jnp.broadcast_to(jnp.asarray(value, units.dtype), units.shape) for name, value in (others or {}).items()}
-    parameters = ForeignParameters(affine, scale, columns)
-    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((parameters, jnp.asarray(bias)))):
-        # A NaN would be held below every threshold, and read as a latent that is off.
-        raise ValueError(f"the {library} SAE has weights whose products overflow {dictionary.dtype}; train it again.")
+            dictionary, affine = unit, Affine(affine.weight * lengths, affine.bias * lengths)
+        columns = {name: jnp.broadcast_to(jnp.asarray(value), lengths.shape) for name, value in (others or {}).items()}
+        if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((affine, columns))):
+            # A NaN would be held below every threshold, and read as a latent that is off.
+            raise ValueError(f"the {library} SAE has weights whose products overflow {dictionary.dtype}; train it again.")
+        parameters = parameters_of(encoder, affine, columns)
+    model = Model(dictionary, jnp.asarray(bias), parameters, encoder)
+    sae = on_unit_atoms(model, library=library, architecture=architecture, centred=centred, notes=notes)
+    return dataclasses.replace(sae, lengths=lengths, normalisation=normalisation or Normalisation(), heads=heads)
+
+
+def on_unit_atoms(model: Model, *, library: str, architecture: str, centred: bool = True, notes: Mapping[str, str]) -> SAE:
+    """The SAE of a model in its library's units, which subtracts its bias and names its encoder."""
+    unit, lengths = _unit(model.decoder)
+    scale = jnp.where(lengths > 0, lengths, 1)
+    target = dataclasses.replace(model, bias=jnp.zeros_like(model.bias))
+    assert isinstance(model.encode, Encoder)
     return SAE(
-        Model(dictionary, jnp.zeros_like(jnp.asarray(bias)), parameters, encoder),
-        jnp.asarray(bias),
+        Model(unit, target.bias, LibraryUnits(target, scale), Rescaled(model.encode)),
+        model.bias,
         scale,
         lengths,
-        Normalisation() if normalisation is None else normalisation,
+        Normalisation(),
         library,
         architecture,
         centred,
-        heads,
-        tuple((str(name), printable(str(value))) for name, value in notes.items()),
+        entries=tuple((str(name), printable(str(value))) for name, value in notes.items()),
     )
+
+
+def _unit(atoms: Float[Array, "input_dim num_latents"]) -> tuple[Array, Float[Array, " num_latents"]]:
+    """The atoms at unit length, and their lengths, 0 for one of zeros."""
+    unit, lengths = unit_atoms(atoms)
+    return unit, jnp.where(jnp.any(unit != 0, axis=0), lengths, 0)

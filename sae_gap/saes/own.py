@@ -11,14 +11,12 @@ import jax.numpy as jnp
 
 from sae_gap.core import identity, registry
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model, unit_atoms
-from sae_gap.saes import saelens
-from sae_gap.saes.foreign_encoders import ForeignParameters
+from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model
+from sae_gap.saes import loaded_sae
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.normalise import Normalisation
-from sae_gap.saes.saelens_form import FITTED, as_saelens, has_form
+from sae_gap.saes.saelens_form import FITTED
 from sae_gap.storage import trees
-from sae_gap.storage.tensor_files import Config, Tensors, printable, read_safetensors
+from sae_gap.storage.tensor_files import Config, read_safetensors
 
 # The file of a finished fit.
 WEIGHTS = "fit.safetensors"
@@ -75,53 +73,14 @@ def load_fit(path: Path) -> SAE:
         encoder = _trained(described, shape[1])
         model = trees.load(content, _blank(encoder, shape))
         _check_finite(model)
-        if has_form(type(encoder)):
-            config, arrays = as_saelens(model, encoder)
-            sae = saelens.assemble(Config(path, config), Tensors(path, arrays))
-        else:
-            sae = _without_form(model, encoder)
+        check_model(model, encoder)
         told = ({"learner": name} if name else {}) | note.part("source").entries | note.part("metadata").entries
     except ValueError as error:
         fault = str(error).rstrip(".")
         raise ValueError(f"{path} cannot be read as an SAE ({fault}); give another fit, or fit it again.") from None
     notes = {"fit": path.parent.name} | {part: told[part] for part in _TOLD if part in told}
-    entries = tuple((part, printable(str(value))) for part, value in notes.items())
-    return dataclasses.replace(sae, library="sae_gap", architecture=encoder.name, entries=entries)
-
-
-def unscaled(sae: SAE) -> Model | None:
-    """The model of an SAE that `load_fit` read, as it was trained; None for one whose encoder SAELens has."""
-    if not isinstance(sae.model.encode, Rescaled):
-        return None
-    return dataclasses.replace(sae.model.encoder.model, bias=sae.bias, encode=sae.model.encode.trained)
-
-
-class OwnParameters(ForeignParameters):
-    """The model whose codes, times the scale, are on unit atoms."""
-
-    model: Model | None = None
-
-
-class Rescaled(Encoder):
-    """An encoder that no library has, with codes on unit atoms."""
-
-    trained: AmortisedEncoder
-
-    @property
-    def signed(self):
-        return self.trained.signed
-
-    def __call__(self, model, signals):
-        return self.trained(model.encoder.model, signals) * model.encoder.scale
-
-
-def _without_form(model: Model, encoder: AmortisedEncoder) -> SAE:
-    check_model(model, encoder)
-    atoms, scale = unit_atoms(model.decoder)
-    lengths = jnp.where(jnp.any(atoms != 0, axis=0), scale, 0)
-    centred = dataclasses.replace(model, bias=jnp.zeros_like(model.bias))
-    unit = Model(atoms, centred.bias, OwnParameters(None, scale, {}, centred), Rescaled(encoder))
-    return SAE(unit, model.bias, scale, lengths, Normalisation(), "sae_gap", encoder.name, centred=True)
+    fitted = dataclasses.replace(model, encode=encoder)
+    return loaded_sae.on_unit_atoms(fitted, library="sae_gap", architecture=encoder.name, notes=notes)
 
 
 def _blank(encoder: AmortisedEncoder, shape: tuple[int, ...]) -> Model:

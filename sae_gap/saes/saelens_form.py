@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Encoder, check_model
-from sae_gap.saes.foreign_encoders import ForeignEncoder
+from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model
 from sae_gap.storage.results import version
 
 # The first version whose configuration has this form.
@@ -17,8 +16,6 @@ FITTED = "fit an encoder for it by sae_gap.learn(activations).save(folder)"
 
 def has_form(kind: type) -> bool:
     """Whether SAELens has an encoder like one of this class."""
-    if issubclass(kind, ForeignEncoder):
-        return kind.architecture is not None
     # A subclass may infer in its own way, so each class says itself how it is exported.
     return "exported" in vars(kind)
 
@@ -34,7 +31,7 @@ def as_saelens(model: Model, encoder: Encoder) -> tuple[dict[str, Any], dict[str
       ValueError: the parts of the model do not fit, the encoder has no parameters, or a weight is not finite.
     """
     check_model(model, encoder)
-    if model.encoder is None:
+    if model.encoder is None and isinstance(encoder, AmortisedEncoder):
         raise ValueError(f"the model has no parameters that {type(encoder).__name__} could read; {FITTED}.")
     architecture, options, tensors = encoder.exported(model)  # type: ignore[misc]
     arrays = {name: np.array(value, np.float32, order="C") for name, value in (tensors | {"b_dec": model.bias}).items()}

@@ -56,7 +56,7 @@ def files_of(
     """The files that `save_sae` writes, by their names; the configuration comes last, and without it nothing is read."""
     if not isinstance(model, Model | SAE):
         raise TypeError(f"a model or a loaded SAE can be saved, but a {type(model).__name__} is neither; give one of them.")
-    form, told = {}, as_metadata(metadata)
+    form, said, plain = {}, as_metadata(metadata), model
     if isinstance(model, SAE):
         if encoder is not None:
             raise ValueError("an SAE that was loaded has its encoder; leave encoder out, or give sae.model and an encoder.")
@@ -67,17 +67,18 @@ def files_of(
             )
         form["normalize_activations"] = model.normalisation.saelens
         form["reshape_activations"] = "hook_z" if model.heads else "none"
-        told = {name: value for name, value in model.notes.items() if name in ("model_name", "hook_name")} | told
-        model = own.unscaled(model) or dataclasses.replace(model.model, bias=model.bias)
-    chosen: Any = model.encode if encoder is None else encoder
+        said = {name: value for name, value in model.notes.items() if name in ("model_name", "hook_name")} | said
+        plain = dataclasses.replace(model.model.encoder.model, bias=model.bias)
+    assert isinstance(plain, Model)
+    chosen: Any = plain.encode if encoder is None else encoder
     if chosen is None:
         raise ValueError(f"the model is a dictionary alone, which is no SAE; {FITTED}, or give encoder.")
     if not has_form(type(chosen)):
-        return {own.WEIGHTS: own.content_of(model, chosen, told)}
-    config, arrays = as_saelens(model, chosen)
+        return {own.WEIGHTS: own.content_of(plain, chosen, said)}
+    config, arrays = as_saelens(plain, chosen)
     # The versions come first, and no metadata replace them.
     versions = config["metadata"]
-    config |= form | {"metadata": versions | told | versions}
+    config |= form | {"metadata": versions | said | versions}
     text = json.dumps(config, indent=1, allow_nan=False)
     return {saelens.WEIGHTS: save(arrays), saelens.CONFIG: f"{text}\n".encode()}
 
@@ -85,12 +86,12 @@ def files_of(
 def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a configuration is to say of an SAE, or a TypeError where it has no form in JSON."""
     check_type("metadata", metadata, (Mapping, type(None)), "give a mapping such as {'hook_name': '...'}")
-    told = dict(metadata or {})
+    plain = dict(metadata or {})
     try:
-        json.dumps(told, allow_nan=False)
+        json.dumps(plain, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise TypeError(f"metadata have no form in JSON ({error}); give plain strings and numbers of Python.") from None
-    return told
+    return plain
 
 
 def check_free(folder: str | os.PathLike[str]) -> None:

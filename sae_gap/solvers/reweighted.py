@@ -75,7 +75,7 @@ def pursue(
       A `Pursuit`.
 
     Raises:
-      ValueError: `num_slots` is not a positive multiple of 4, or the atoms are not padded for it.
+      ValueError: `num_slots` is not a positive multiple of 4.
 
     References:
       Candès, Wakin & Boyd (2008), "Enhancing sparsity by reweighted l1 minimization", J. Fourier Anal. Appl. 14.
@@ -83,8 +83,6 @@ def pursue(
     if num_slots < 4 or num_slots % 4:
         raise ValueError(f"num_slots must be a positive multiple of 4, but it is {num_slots}.")
     num_samples, num_candidates, blocks = signals.shape[0], num_slots // 2, num_blocks(num_slots)
-    if len(atoms) % blocks:
-        raise ValueError(f"there must be a multiple of {blocks} atoms, but there are {len(atoms)}; take them from atom_rows.")
     limit = jnp.broadcast_to(jnp.asarray(threshold, signals.dtype).reshape(-1, 1), (num_samples, 1))
     product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
     eye = jnp.eye(num_slots, dtype=signals.dtype)

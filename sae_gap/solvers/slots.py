@@ -170,11 +170,8 @@ def border(
     """
     enter = holds.astype(state.code.dtype)
     atom = jnp.where(state.candidate < 0, -1 - state.candidate, state.candidate)
-    if problem.gram is not None:
-        among = problem.gram[held.places[:, :, None], atom[:, None, :]]
-    else:
-        new = hold(problem, atom, often=True)
-        among = jnp.einsum("nwm,ncm->nwc", held.all(), new.all(), precision=lax.Precision.HIGHEST)
+    new = hold(problem, atom, often=True)
+    among = jnp.einsum("nwm,ncm->nwc", held.all(), new.all(), precision=lax.Precision.HIGHEST)
     if not problem.nonneg:
         among = sign[:, :, None] * jnp.where(state.candidate < 0, -1, 1).astype(enter.dtype)[:, None, :] * among
     both = state.basic[:, :, None] & state.basic[:, None, :]
@@ -198,11 +195,8 @@ def refresh(problem: Problem, state: State) -> Float[Array, "n slots slots"]:
       Schulz (1933), "Iterative Berechnung der reziproken Matrix", ZAMM 13(1).
     """
     both = state.basic[:, :, None] & state.basic[:, None, :]
-    if problem.gram is not None:
-        among = problem.gram[state.places[:, :, None], state.places[:, None, :]]
-    else:
-        atoms = hold(problem, state.places, often=True).all()
-        among = jnp.einsum("nwm,nvm->nwv", atoms, atoms, precision=lax.Precision.HIGHEST)
+    atoms = hold(problem, state.places, often=True).all()
+    among = jnp.einsum("nwm,nvm->nwv", atoms, atoms, precision=lax.Precision.HIGHEST)
     if not problem.nonneg:
         among = state.sign[:, :, None] * state.sign[:, None, :] * among
     inverse = jnp.where(both, -state.swept, 0)

@@ -88,8 +88,7 @@ def solve(
       Johnson & Guestrin (2015), "Blitz: a principled meta-algorithm for scaling sparse optimization", ICML.
     """
     num_samples, num_latents = samples.signals.shape[0], dictionary.shape[1]
-    with_gram = latents is None and atoms.wants_gram(num_latents, num_samples)
-    problem = atoms.pose(dictionary, column, tol=tol, limit=max_iterations, nonneg=nonneg, with_gram=with_gram, latents=latents)
+    problem = atoms.pose(dictionary, column, tol=tol, limit=max_iterations, nonneg=nonneg, latents=latents)
     most = most_slots(*dictionary.shape)
     width = min(default_slots(*dictionary.shape), most)
     group = _group(num_samples, width)

@@ -18,7 +18,7 @@ from sae_gap.core.types import Setting
 from sae_gap.data.recording import Recording, Source
 from sae_gap.data.worlds import World
 from sae_gap.encoders.encoder import Encoder
-from sae_gap.learners.learner import Learner
+from sae_gap.learners.learner import HostLearner, Learner
 from sae_gap.metrics.metric import Metric
 
 # `strict`: learners see the training split alone, and codes are certified; `paper`: as published.
@@ -62,7 +62,7 @@ class Method:
                 f"method {self.name!r} must be scored at different steps from 0 to the {last} of its "
                 f"learner, but at is {shown(self.at)}."
             )
-        if self.learner.on_host and any(step < self.learner.num_steps for step in self.at):
+        if isinstance(self.learner, HostLearner) and any(step < self.learner.num_steps for step in self.at):
             raise ValueError(
                 f"method {self.name!r} can be scored at its end alone, since its learner runs on the host, "
                 f"but at is {shown(self.at)}."
@@ -73,11 +73,6 @@ class Method:
         """What it varies, as columns: the learner's, the encoder's and its own. An SAE's own encoder is "own"."""
         own = {"inference": "own"} if self.encoder == self.learner.encode else {}
         return {**self.encoder.coordinates, **self.learner.coordinates, **own, **self.row}
-
-    @property
-    def steps(self) -> tuple[int | None, ...]:
-        """The steps to score, None for the end."""
-        return self.at or (None,)
 
 
 @dataclasses.dataclass(frozen=True)

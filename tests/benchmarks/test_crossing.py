@@ -94,7 +94,7 @@ def test_crossings_have_rows_lines_and_figures_of_their_own(call, smoke, tmp_pat
     rows = {row["method"]: row for row in Store(tmp_path / "amortisation_gap").rows()}
     assert set(rows) == set(names.split(",")) and all(f"\n{name} " in out for name in rows)
     oracle = next(row for row in smoke.rows if (row["method"], row["seed"]) == ("fista_oracle", 0))
-    assert rows["oracle:nonneg_mp"]["cosine"] == oracle["cosine"] and rows["oracle:nonneg_mp"]["l0_id"] <= 3
+    assert rows["oracle:nonneg_mp"]["cosine"] == oracle["cosine"] and rows["oracle:nonneg_mp"]["l0_above_id"] <= 3
     trained = next(row for row in smoke.rows if (row["method"], row["seed"]) == ("sae_topk", 0))
     assert rows["topk:omp"]["cosine"] == trained["cosine"] and rows["topk:omp"]["inference"] == "omp"
 

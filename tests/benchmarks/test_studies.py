@@ -56,7 +56,7 @@ def test_a_row_for_every_method_seed_and_coordinate(smokes, name):
         )
         for source in sources
         for method in methods
-        for step in method.steps
+        for step in method.at or (None,)
     ]
     found = [
         (*(row[c] for c in SIZES), row["method"], row.get("step"), *(row[c] for c in columns[row["method"]])) for row in rows
@@ -176,13 +176,13 @@ def test_more_iterations_leave_less_of_the_gap_and_none_leave_the_start(smokes):
         assert gaps[f"cold_{sae}", 500] < 1e-3 * gaps[f"cold_{sae}", 0]
         assert gaps[f"warm_{sae}", 0] == pytest.approx(own[f"sae_{sae}"]["relative_gap_id"], rel=1e-4)
     zero = next(row for row in rows if (row["method"], row["iterations"]) == ("cold_relu", 0))
-    assert zero["l0_id"] == 0 and zero["mcc_id"] == 0
+    assert zero["l0_above_id"] == 0 and zero["mcc_id"] == 0
 
 
 def test_a_larger_weight_leaves_fewer_latents(smokes):
     rows = smokes("lambda_sensitivity").rows
     for method in ("frozen_topk", "fista_oracle"):
-        found = sorted((row["lam"], row["l0_id"]) for row in rows if row["method"] == method and row["seed"] == 0)
+        found = sorted((row["lam"], row["l0_above_id"]) for row in rows if row["method"] == method and row["seed"] == 0)
         assert [lam for lam, _ in found] == [0.01, 0.1, 1.0]
         assert [l0 for _, l0 in found] == sorted((l0 for _, l0 in found), reverse=True) and found[0][1] > found[2][1]
 

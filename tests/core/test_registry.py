@@ -32,7 +32,7 @@ METRIC = """
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import Metric
 
-METRIC = Metric("mean_code", lambda inferred: {}, {"mean_code": Column("mean code", -1, heading="mean")})
+METRIC = Metric("mean_code", lambda inferred: {}, {"mean_code": Column("mean code", heading="mean")})
 """
 
 

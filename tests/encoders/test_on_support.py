@@ -113,11 +113,6 @@ def test_calling_goes_on_from_the_encoders_codes(model, signals, make):
     np.testing.assert_allclose(made(model, signals), made.infer(model, signals, begun).codes, atol=1e-6)
 
 
-def test_what_they_say_of_themselves():
-    assert OnSupport(TopK(3), 0.2).coordinates == {"inference": "support"} and OnSupport(TopK(3), 0.2).weight == 0.2
-    assert LeastSquares(TopK(3)).coordinates == {"inference": "least_squares"} and LeastSquares(TopK(3)).weight is None
-
-
 def test_least_squares_against_numpy_sample_by_sample(model, signals, encoder):
     begun = encoder(model, signals)
     found = LeastSquares(encoder).infer(model, signals, begun)

@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from sae_gap.core.types import Model
+from sae_gap.encoders.relu import ReLU
 from sae_gap.measure import evenly_spaced, of_model, of_sae
 from sae_gap.measure.subject import digest
-from sae_gap.saes import foreign_encoders, loaded_sae
+from sae_gap.saes import loaded_sae
 
 # The last atom is dead.
 ATOMS = np.array([[3.0, 0, 0], [0, 0.5, 0], [0, 0, 0]], np.float32)
@@ -34,7 +35,7 @@ def test_codes_of_a_model_are_on_unit_atoms_and_those_of_a_dead_one_are_zero():
 
 def test_a_dead_latent_of_an_sae_has_no_code_to_be_penalised():
     sae = loaded_sae.assemble(
-        foreign_encoders.Rectified(),
+        ReLU(),
         atoms=ATOMS,
         bias=BIAS,
         weight=np.eye(3, dtype=np.float32),

@@ -86,16 +86,6 @@ def test_degenerate_problems(solver, seed, kind, lam, scale, nonneg):
     assert np.all(gap <= 2e-6 * value + np.finfo(np.float32).eps * size**2)
 
 
-@pytest.mark.parametrize("nonneg", [True, False])
-def test_no_weight_and_more_atoms_than_dimensions_fits_exactly(nonneg):
-    rng = np.random.default_rng(0)
-    _, dictionary = draw()
-    signals = (rng.uniform(size=(N, LATENTS)) @ dictionary.T).astype(np.float32)
-    solution = sparse_code(signals, dictionary, 0.0, nonneg=nonneg, solver="working_set")
-    assert bool(jnp.all(solution.converged))
-    np.testing.assert_allclose(np.asarray(solution.codes) @ dictionary.T, signals, atol=1e-4)
-
-
 def test_weights_beyond_lambda_max_give_zero():
     signals, dictionary = draw()
     top = (signals @ dictionary).max()

@@ -88,7 +88,7 @@ def test_a_row_measures_its_own_method(finished, tasks):
                 codes = np.asarray(encoder(model, signals))
                 error = np.mean((np.asarray(signals) - codes @ np.asarray(model.dictionary).T - np.asarray(model.bias)) ** 2)
                 assert row[f"mse_{split}"] == pytest.approx(error, rel=1e-4)
-                assert row[f"l0_{split}"] == pytest.approx((np.abs(codes) > 0.01).sum(axis=1).mean())
+                assert row[f"l0_above_{split}"] == pytest.approx((np.abs(codes) > 0.01).sum(axis=1).mean())
 
 
 def test_the_gap_is_measured_from_the_optimum_on_the_same_dictionary(finished):
@@ -175,9 +175,9 @@ def test_each_model_is_encoded_once(tmp_path, monkeypatch):
     inner = Inference._run
 
     def counting(self, encoder, split):
-        fresh = len(self._found)
+        fresh = len(self._coded)
         found = inner(self, encoder, split)
-        calls[type(encoder).__name__, split] += len(self._found) > fresh
+        calls[type(encoder).__name__, split] += len(self._coded) > fresh
         return found
 
     monkeypatch.setattr(Inference, "_run", counting)
@@ -364,7 +364,7 @@ def test_without_truth_what_needs_it_is_left_out(tmp_path, arrays, caplog):
     assert [row["method"] for row in rows] == ["sae", "frozen"]
     for row in rows:
         assert not [name for name in row if name.startswith(NEED_TRUTH)]
-        assert {"mse_id", "mse_ood", "l0_id", "gap_id", "relative_gap_ood", "certificate_id"} <= row.keys()
+        assert {"mse_id", "mse_ood", "l0_above_id", "gap_id", "relative_gap_ood", "certificate_id"} <= row.keys()
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert said == [
         "left out linear_probe: the data lack the true codes of the training split",

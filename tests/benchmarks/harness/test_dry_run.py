@@ -5,15 +5,17 @@ import pytest
 from benchmarks.harness.dry_run import check_writable, plan
 from sae_gap import Method
 from sae_gap.encoders.lasso import Lasso
-from sae_gap.learners.learner import Learner
+from sae_gap.learners.learner import HostLearner
 from sae_gap.storage.results import Store
 from sae_gap.study.models import Models
 from tests import tiny
 
 
-class Some(Learner):
-    on_host = True
+class Some(HostLearner):
     rate: float = 0.0
+
+    def learn(self, data, *, num_latents, key):
+        raise NotImplementedError
 
 
 def test_a_model_that_several_jobs_need_is_counted_with_the_first(tmp_path):

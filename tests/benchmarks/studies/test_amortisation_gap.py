@@ -25,7 +25,7 @@ METHODS = (
 )
 METRICS = (
     *("mcc_id", "mcc_ood", "mcc_paper_id", "mcc_paper_ood", "cosine", "close", "support_f1_id", "support_f1_ood"),
-    *("accuracy_id", "accuracy_ood", "auc_id", "auc_ood", "l0_id", "l0_ood", "mse_id", "mse_ood"),
+    *("accuracy_id", "accuracy_ood", "auc_id", "auc_ood", "l0_above_id", "l0_above_ood", "mse_id", "mse_ood"),
     *("gap_id", "gap_ood", "relative_gap_id", "relative_gap_ood"),
 )
 
@@ -80,12 +80,12 @@ def test_results_make_sense(summary):
         assert own["cosine"] == kept["cosine"] == frozen["cosine"] == refined["cosine"]
         assert own["relative_gap_id"] > 0.01 and kept["relative_gap_id"] > -2e-6
         # Values may vanish from a support, and none can join it.
-        assert kept["l0_id"] <= own["l0_id"] and kept["l0_ood"] <= own["l0_ood"]
+        assert kept["l0_above_id"] <= own["l0_above_id"] and kept["l0_above_ood"] <= own["l0_above_ood"]
         for name, value in frozen.items():
             # Cold and warm refinement reach the same optimum.
             assert refined[name] == pytest.approx(value, abs=2e-3)
         assert abs(frozen["relative_gap_id"]) < 2e-6 and abs(refined["relative_gap_ood"]) < 2e-6
-    assert found["sae_topk"]["l0_id"] <= 3 and found["sae_mp"]["l0_id"] <= 3
+    assert found["sae_topk"]["l0_above_id"] <= 3 and found["sae_mp"]["l0_above_id"] <= 3
 
 
 def test_the_tables_name_every_method_and_fill_every_column(smoke, summary):
