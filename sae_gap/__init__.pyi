@@ -14,7 +14,6 @@ from sae_gap.data.task_file import load as load
 from sae_gap.data.worlds import World as World
 from sae_gap.data.worlds import WorldStream as WorldStream
 from sae_gap.data.worlds import published_world as published_world
-from sae_gap.study.stream import fit_stream as fit_stream
 from sae_gap.measure.atom_statistics import agreement as agreement
 from sae_gap.measure.curve import fvu as fvu
 from sae_gap.measure.downstream import Downstream as Downstream
@@ -35,6 +34,7 @@ from sae_gap.storage.results import Store as Store
 from sae_gap.study.fitting import fit as fit
 from sae_gap.study.models import Models as Models
 from sae_gap.study.runner import run as run
+from sae_gap.study.stream import fit_stream as fit_stream
 from sae_gap.study.study import Method as Method
 from sae_gap.study.study import Study as Study
 
