@@ -31,8 +31,7 @@ from sae_gap.measure.training import fit_signals
 from sae_gap.measure.verdict import Comparison, compare_dictionaries
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.saelens_form import has_form
-from sae_gap.saes.save import as_metadata, check_free, save_sae
+from sae_gap.saes.save import as_metadata, check_free, has_form, save_sae
 from sae_gap.solvers import match_l0
 from sae_gap.storage.results import Row, Store
 
