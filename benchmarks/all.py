@@ -7,70 +7,67 @@ Flags that a study does not have are left out for it. Each study writes under <r
   python -m sae_gap all --dry_run
 """
 
+import dataclasses
 import sys
 
-from absl import flags, logging
+from absl import logging
 
 from benchmarks import cli, studies
-from benchmarks.harness import command
-from benchmarks.harness.bench import Bench
+from benchmarks.harness.command import Run, RunOptions, options_of, read
+from benchmarks.harness.main import execute
+from benchmarks.options import option
 from sae_gap.runtime import distributed
-
-_SHARED = (
-    "preset",
-    "protocol",
-    "num_latents",
-    "width",
-    "sparsity",
-    "num_samples",
-    "seeds",
-    "results_dir",
-    "models_dir",
-    "shard",
-)
-
-FLAGS = flags.FlagValues()
-flags.DEFINE_list("studies", None, "Studies to run, in order; by default all.", flag_values=FLAGS)
-for _name in _SHARED:
-    flags.DEFINE_string(_name, None, f"--{_name} of every study.", flag_values=FLAGS)
-flags.DEFINE_boolean("dry_run", None, "--dry_run of every study.", flag_values=FLAGS)
-cli.define_distributed(FLAGS)
+from sae_gap.study.study import PROTOCOLS
 
 
-def read() -> list[tuple[Bench, command.Read]]:
-    """Every study with what its command line says, all of which are checked before the first study runs.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AllOptions(RunOptions):
+    """What to run, and changes to the presets of all studies."""
+
+    studies: tuple[str, ...] | None = option(None, "Studies to run, in order; by default all.")
+    protocol: str | None = option(None, "As of each study, strict or paper.", choices=PROTOCOLS)
+    num_latents: tuple[int, ...] | None = option(None, "Numbers of latents.", least=1)
+    width: tuple[int, ...] | None = option(None, "Numbers of atoms to learn.", least=1)
+    sparsity: tuple[int, ...] | None = option(None, "Numbers of active latents a sample.", least=1)
+    num_samples: tuple[int, ...] | None = option(None, "Numbers of ID samples.", least=1)
+    seeds: tuple[int, ...] | None = option(None, "Seeds.", least=0)
+
+
+def runs(options: AllOptions) -> list[Run]:
+    """What the options ask of every study, all of which is checked before the first study runs.
 
     Raises:
-      cli.UsageError: a flag is not known, or has a value that cannot be.
+      cli.UsageError: a study is not known, or cannot run with them.
     """
     known = studies.found()
-    names = list(known) if FLAGS.studies is None else FLAGS.studies
+    names = list(known) if options.studies is None else options.studies
     unknown = [name for name in names if name not in known]
-    if unknown or not names:
-        raise cli.UsageError(f"--studies has {', '.join(unknown) or 'no name'}; choose from {', '.join(known)}.")
-    given = {name: FLAGS[name].value for name in (*_SHARED, "dry_run") if FLAGS[name].value is not None}
-    reads = []
+    if unknown:
+        raise cli.UsageError(f"--studies has {', '.join(unknown)}; choose from {', '.join(known)}.")
+    found = []
     for name in names:
-        bench = known[name]
-        arguments = [f"--{flag}={value}" for flag, value in given.items() if flag in bench.flags]
-        cli.take([name, *arguments], bench.flags)
-        reads.append((bench, command.read_study(bench, arguments)))
-        for flag in bench.flags:
-            # What the study was told here is no default of its own.
-            bench.flags[flag].unparse()
-    return reads
+        kind = options_of(known[name])
+        flags = {field.name for field in dataclasses.fields(kind) if field.metadata}
+        with cli.usage():
+            found.append(
+                read(
+                    known[name],
+                    kind(**{flag: value for flag, value in vars(options).items() if flag in flags}),
+                )
+            )
+    return found
 
 
-def main() -> None:
-    reads = read()
-    for bench, one in reads:
-        logging.info("%s", bench.name)
-        if len(reads) > 1 and distributed.is_first():
-            sys.stdout.write(f"# {bench.name}\n\n")
-        bench.execute(one)
+def main(options: AllOptions) -> None:
+    every = runs(options)
+    for run in every:
+        logging.info("%s", run.bench.name)
+        if len(every) > 1 and distributed.is_first():
+            sys.stdout.write(f"# {run.bench.name}\n\n")
+        execute(run)
         if distributed.is_first():
             sys.stdout.write("\n")
 
 
 if __name__ == "__main__":
-    cli.run(main, FLAGS)
+    cli.run(main)

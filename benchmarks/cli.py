@@ -39,15 +39,22 @@ def usage() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def run(main: Callable[..., object], flag_values: flags.FlagValues | None = None, about: str | None = None) -> NoReturn:
+def run(
+    main: Callable[..., object],
+    flag_values: flags.FlagValues | None = None,
+    *,
+    options: type[Options] | None = None,
+    about: str | None = None,
+) -> NoReturn:
     """Runs a binary: `--help` exits with 0, a `UsageError` or a bad flag with one sentence and 2.
 
     Args:
-      main: what to run, given its `options`: the class that annotates them has the flags as its fields.
+      main: what to run, given its options.
       flag_values: the flags of a main that takes no options.
+      options: the class of the options, whose fields are the flags; None takes what annotates `options` of `main`.
       about: what the help begins with; None takes the text of the module of `main`.
     """
-    options: type[Options] | None = typing.get_type_hints(main).get("options")
+    options = options or options_of(main)
     flag_values = define(options) if options else flag_values
     assert flag_values is not None
     if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
@@ -92,6 +99,11 @@ def run(main: Callable[..., object], flag_values: flags.FlagValues | None = None
     sys.exit(0)
 
 
+def options_of(main: Callable[..., object]) -> type[Options] | None:
+    """The class that annotates the options of a main."""
+    return typing.get_type_hints(main).get("options")
+
+
 def take(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
     """Parses a command line.
 
@@ -109,11 +121,24 @@ def take(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
 def define_distributed(flag_values: flags.FlagValues) -> None:
     """The flags of a binary that may run in many processes."""
     flags.DEFINE_boolean(
-        "distributed", False, "Run in many processes, one a host; TPU and Slurm need no more.", flag_values=flag_values
+        "distributed",
+        False,
+        "Run in many processes, one a host; TPU and Slurm need no more.",
+        flag_values=flag_values,
     )
-    flags.DEFINE_string("coordinator", None, "With --distributed elsewhere: host:port of process 0.", flag_values=flag_values)
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "With --distributed elsewhere: host:port of process 0.",
+        flag_values=flag_values,
+    )
     flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", flag_values=flag_values)
-    flags.DEFINE_integer("process_id", None, "With --coordinator: which one this is, from 0.", flag_values=flag_values)
+    flags.DEFINE_integer(
+        "process_id",
+        None,
+        "With --coordinator: which one this is, from 0.",
+        flag_values=flag_values,
+    )
 
 
 _PROCESSES = [field.name for field in dataclasses.fields(Distributed)]
@@ -153,7 +178,12 @@ class _FiniteParser(flags.FloatParser):
 
 
 def DEFINE_number(  # noqa: N802
-    name: str, default: float | None, help: str, flag_values: flags.FlagValues, lower_bound: float, upper_bound: float = 1e30
+    name: str,
+    default: float | None,
+    help: str,
+    flag_values: flags.FlagValues,
+    lower_bound: float,
+    upper_bound: float = 1e30,
 ) -> flags.FlagHolder:
     """A flag that is a finite number, named like the others of absl."""
     parser = _FiniteParser(lower_bound, upper_bound)

@@ -4,14 +4,20 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from absl import flags
 
 
 def option(
-    default: Any, help: str, *, least: float | None = None, most: float | None = None, choices: Sequence[str] | None = None
+    default: Any,
+    help: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    choices: Sequence[str] | None = None,
+    flag: str | None = None,
 ) -> Any:
     """A field of `Options`.
 
@@ -21,8 +27,10 @@ def option(
       least: the least that a number, or each number of a tuple, may be.
       most: the most.
       choices: what a text, or each text of a tuple, may be.
+      flag: the name of its flag, where that is not the field's.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "least": least, "most": most, "choices": choices})
+    metadata = {"help": help, "least": least, "most": most, "choices": choices, "flag": flag}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,16 +58,14 @@ class Distributed(Options):
     process_id: int | None = option(None, "With --coordinator: which one this is, from 0.", least=0)
 
 
-def define(kind: type[Options], without: Sequence[str] = ()) -> flags.FlagValues:
+def define(kind: type[Options]) -> flags.FlagValues:
     """The flags of options. A flag that is not given is None, whatever the default of its field."""
     values = flags.FlagValues()
     for field in dataclasses.fields(kind):
-        if field.metadata and field.name not in without:
-            entry, listed = _types(kind, field.name)
-            shown = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-            text = field.metadata["help"] + ("" if shown is None or shown is False or shown == "" else f"  [{shown}]")
+        if field.metadata:
+            entry, listed, _ = _types(kind, field.name)
             make = flags.DEFINE_boolean if entry is bool else flags.DEFINE_list if listed else flags.DEFINE_string
-            make(field.name, None, text, flag_values=values)  # type: ignore[operator]
+            make(_flag(field), None, _help(field, field.default), flag_values=values)  # type: ignore[operator]
     return values
 
 
@@ -71,42 +77,89 @@ def given(kind: type[Options], values: flags.FlagValues) -> dict[str, Any]:
     """
     found = {}
     for field in dataclasses.fields(kind):
-        text = values[field.name].value if field.name in values else None
+        flag = _flag(field)
+        text = values[flag].value if field.metadata and flag in values else None
         if text is not None:
-            entry, listed = _types(kind, field.name)
+            entry, listed, may_lack = _types(kind, field.name)
             try:
-                found[field.name] = tuple(map(entry, text)) if listed else entry(text)
+                if listed:
+                    found[field.name] = tuple(None if may_lack and one == "none" else entry(one) for one in text)
+                else:
+                    found[field.name] = entry(text)
             except ValueError:
                 raise ValueError(_refusal(kind, field, ",".join(text) if listed else text)) from None
     return found
 
 
-def _types(kind: type[Options], name: str) -> tuple[type, bool]:
-    """The type of an option, or that of the entries of a tuple and True."""
-    hint = typing.get_type_hints(kind)[name]
-    if isinstance(hint, types.UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
-    return (typing.get_args(hint)[0], True) if typing.get_origin(hint) is tuple else (hint, False)
+def written(options: Options, names: Iterable[str] | None = None) -> list[str]:
+    """The flags that give these options, or those of some names, where they are not the defaults."""
+    fields = [field for field in dataclasses.fields(options) if field.metadata and (names is None or field.name in names)]
+    values = {_flag(field): getattr(options, field.name) for field in fields if getattr(options, field.name) != field.default}
+    return [f"--{flag}" if value is True else f"--{flag}={_text(value)}" for flag, value in values.items()]
+
+
+def changes(options: Options) -> dict[str, tuple[Any, Any]]:
+    """The same options as changes to these, by name, each a type and a field: None changes nothing.
+
+    The help of a change shows what stands without it.
+    """
+    hints = typing.get_type_hints(type(options))
+    return {
+        field.name: (
+            hints[field.name] | None,
+            option(None, **dict(field.metadata) | {"help": _help(field, getattr(options, field.name))}),
+        )
+        for field in dataclasses.fields(options)
+        if field.metadata
+    }
+
+
+def _flag(field: dataclasses.Field) -> str:
+    return field.metadata.get("flag") or field.name
+
+
+def _help(field: dataclasses.Field, default: Any) -> str:
+    says_nothing = default is False or default in (None, "", (), (None,))
+    return field.metadata["help"] + ("" if says_nothing else f"  [{_text(default)}]")
+
+
+def _text(value: Any) -> str:
+    """A value as a flag has it."""
+    return ",".join("none" if entry is None else str(entry) for entry in value) if isinstance(value, tuple) else str(value)
+
+
+def _types(kind: type[Options], name: str) -> tuple[type, bool, bool]:
+    """The type of an option or of a tuple's entries, whether it is a tuple, and whether its entries may be None."""
+    hint = _without_none(typing.get_type_hints(kind)[name])
+    listed = typing.get_origin(hint) is tuple
+    entry = typing.get_args(hint)[0] if listed else hint
+    return _without_none(entry), listed, listed and isinstance(entry, types.UnionType)
+
+
+def _without_none(hint: Any) -> Any:
+    parts = [part for part in typing.get_args(hint) if part is not types.NoneType]
+    return parts[0] if isinstance(hint, types.UnionType) else hint
 
 
 def _check(kind: type[Options], field: dataclasses.Field, value: Any) -> None:
-    entries = value if isinstance(value, tuple | list) else (value,)
+    listed = value if isinstance(value, tuple | list) else (value,)
+    entries = [entry for entry in listed if entry is not None]
     least, most, choices = (field.metadata[name] for name in ("least", "most", "choices"))
     fits = all(math.isfinite(entry) for entry in entries if isinstance(entry, float))
     fits &= least is None or all(entry >= least for entry in entries)
     fits &= most is None or all(entry <= most for entry in entries)
     fits &= choices is None or set(entries) <= set(choices)
-    if not fits or not entries or len(set(entries)) < len(entries):
-        raise ValueError(_refusal(kind, field, ",".join(map(str, entries))))
+    if not fits or not listed or len(set(listed)) < len(listed):
+        raise ValueError(_refusal(kind, field, ",".join(map(str, listed))))
 
 
 def _refusal(kind: type[Options], field: dataclasses.Field, text: str) -> str:
     """The sentence that says what an option must be, and what it is."""
-    entry, listed = _types(kind, field.name)
+    entry, listed, _ = _types(kind, field.name)
     least, most, choices = (field.metadata[name] for name in ("least", "most", "choices"))
     one, many = {int: ("an integer", "integers"), float: ("a finite number", "finite numbers")}.get(entry, ("a", "names"))
     bounds = ("" if least is None else f" of at least {least:g}") + ("" if most is None else f", at most {most:g}")
     wanted = f"different {many}{bounds}" if listed else f"{one}{bounds}"
     if choices is not None:
         wanted = f"{'some' if listed else 'one'} of {', '.join(choices)}"
-    return f"--{field.name} must {'list' if listed else 'be'} {wanted}, but it is {text!r}."
+    return f"--{_flag(field)} must {'list' if listed else 'be'} {wanted}, but it is {text!r}."

@@ -18,6 +18,12 @@ from sae_gap.core.registry import BrokenFileError
 
 # What is asked for most goes by a shorter name too.
 ALIASES = {"bench": "amortisation_gap", "measure": "measure_sae"}
+_USAGE = """{}
+
+usage: sae-gap NAME [--flag=value ...]
+       sae-gap NAME --help     the flags of one
+       sae-gap --version
+"""
 _ENDS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
 
 
@@ -41,24 +47,13 @@ def is_study(path: Path) -> bool:
 def listing() -> str:
     """What `sae-gap --help` prints: each binary with the sentence that its text opens with."""
     shorter = {name: f" (also: {alias})" for alias, name in ALIASES.items()}
-    texts = {name: _docstring(path) for name, path in binaries().items()}
-    lines = [f"  {name:<22}{text.partition(chr(10))[0]}{shorter.get(name, '')}" for name, text in texts.items()]
-    return "\n".join(
-        (
-            (sae_gap.__doc__ or "").partition("\n")[0],
-            "\nusage: sae-gap NAME [--flag=value ...]",
-            "       sae-gap NAME --help     the flags of one",
-            "       sae-gap --version\n",
-            *lines,
-        )
-    )
+    lines = [f"  {name:<22}{_purpose(path)}{shorter.get(name, '')}" for name, path in binaries().items()]
+    return "\n".join([_USAGE.format(_purpose(Path(sae_gap.__file__))), *lines])
 
 
-def _docstring(path: Path) -> str:
-    try:
-        return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    except SyntaxError as error:
-        return f"(cannot be read: line {error.lineno}, {error.msg})"
+def _purpose(path: Path) -> str:
+    """The first line of a module's text."""
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"), path)) or "").partition("\n")[0]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -87,7 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
     module = ".".join(known[name].relative_to(home()).with_suffix("").parts)
     try:
         if is_study(known[name]):
-            importlib.import_module(module).BENCH.run()
+            bench = importlib.import_module(module).BENCH
+            importlib.import_module("benchmarks.harness.main").run(bench)
         else:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
     except BrokenFileError as error:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
 import fcntl
 import functools
@@ -142,6 +143,23 @@ def binary_of(name):
     return importlib.import_module(".".join(command.binaries()[name].relative_to(command.home()).with_suffix("").parts))
 
 
+def flags_of(name):
+    """The flags of a binary by its name."""
+    from benchmarks import cli, options
+    from benchmarks.harness import command
+
+    module = binary_of(name)
+    if hasattr(module, "FLAGS"):
+        return copy.deepcopy(module.FLAGS)
+    return options.define(command.options_of(module.BENCH) if hasattr(module, "BENCH") else cli.options_of(module.main))
+
+
+def page_of(folder):
+    """The folder of the only page of a study."""
+    (page,) = pathlib.Path(folder).rglob("page.json")
+    return page.parent
+
+
 def start_binary(name, *arguments):
     """Starts a binary in a process of its own."""
     return subprocess.Popen(
@@ -158,11 +176,10 @@ def call_binary(name, *arguments):
     from absl.testing import flagsaver
 
     from benchmarks import cli
+    from benchmarks.harness import main
 
     module = binary_of(name)
-    main, flags = (module.BENCH.main, module.BENCH.flags) if hasattr(module, "BENCH") else (module.main, None)
-    # A binary that takes options has its flags made for the call.
-    flags = getattr(module, "FLAGS", flags)
+    flags = getattr(module, "FLAGS", None)
     out, err = io.StringIO(), io.StringIO()
     saved = None if flags is None else flagsaver.save_flag_values(flags)
     with (
@@ -171,7 +188,9 @@ def call_binary(name, *arguments):
         contextlib.redirect_stderr(err),
         pytest.raises(SystemExit) as stop,
     ):
-        cli.run(main, flags)
+        if hasattr(module, "BENCH"):
+            main.run(module.BENCH)
+        cli.run(module.main, flags)
     if flags is not None:
         flagsaver.restore_flag_values(saved, flags)
     return stop.value.code or 0, out.getvalue(), err.getvalue()
@@ -286,13 +305,15 @@ class Smoke:
     """A finished run of the smoke preset.
 
     Attributes:
-      directory: of its files.
+      directory: of the study, with its rows.
+      page: of its tables, figures and page.
       models: of its fitted models.
       printed: what it wrote on stdout.
       rows: of all methods and seeds.
     """
 
     directory: pathlib.Path
+    page: pathlib.Path
     models: pathlib.Path
     printed: str
     rows: list[dict]
@@ -338,7 +359,7 @@ def smokes(tmp_path_factory):
                 assert (code, err) == (0, ""), err
                 printed.write(out)
         directory = results / name
-        return Smoke(directory, folder / "models", out, Store(directory).rows())
+        return Smoke(directory, page_of(directory), folder / "models", out, Store(directory).rows())
 
     return smoke
 

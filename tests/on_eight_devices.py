@@ -170,7 +170,7 @@ def test_a_dictionary_over_several_devices_is_nowhere_whole(problem, alone, trac
 
 def run(learner, data, num_latents=20):
     program = loop.Program(learner, data, jax.random.key(0), {}, num_latents, devices.mesh())
-    model, steps, _ = program.run(data, jax.random.key(0), {}, watch=lambda steps: None)
+    model, steps, _ = program.run(data, jax.random.key(0), {}, watch=lambda *_: None)
     return model, int(steps), program
 
 

@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap import Setting, draw, fit
-from sae_gap.core import registry
+from sae_gap import Setting, catalogue, draw, fit
 from sae_gap.core.types import Model, Tree
 from sae_gap.encoders.encoder import Affine, AmortisedEncoder
 from sae_gap.encoders.lasso import Lasso
@@ -46,8 +45,8 @@ WITH = {
     "surgery": {"base": Oracle()},
 }
 # What other libraries learn is theirs.
-LEARNERS = {name: kind for name, kind in registry.learners().items() if not issubclass(kind, Peer)}
-THINGS = {"learners": LEARNERS, "encoders": registry.encoders(), "metrics": registry.metrics()}
+LEARNERS = {name: kind for name, kind in catalogue.learners().items() if not issubclass(kind, Peer)}
+THINGS = {"learners": LEARNERS, "encoders": catalogue.encoders(), "metrics": catalogue.metrics()}
 
 
 @functools.cache
@@ -64,7 +63,7 @@ def fingerprint(*arrays):
 def learned(name):
     kind = LEARNERS[name]
     steps = {"num_steps": 2} if kind.step is not Learner.step else {}
-    learner = registry.make(kind, **steps | WITH.get(name, {}))
+    learner = catalogue.make(kind, **steps | WITH.get(name, {}))
     bases = None if learner.base is None else [Model(task().dictionary * 1.1, jnp.zeros(task().input_dim))]
     model = fit(learner, [task()], [jax.random.key(0)], bases=bases)[0].end.model
     return fingerprint(*jax.tree.leaves(model))
@@ -77,7 +76,7 @@ def model():
 
 
 def inferred(name):
-    encoder = registry.make(registry.encoders()[name], k=2, lam=0.05, **WITH.get(name, {}))
+    encoder = catalogue.make(catalogue.encoders()[name], k=2, lam=0.05, **WITH.get(name, {}))
     bare, signals = model()
     trained = isinstance(encoder, AmortisedEncoder)
     parameters = encoder.parameters(bare.dictionary, jax.random.key(0)) if trained else Affine.create(bare.dictionary)
@@ -107,7 +106,7 @@ def scored():
 def numbers(kind, name):
     if kind != "metrics":
         return (learned if kind == "learners" else inferred)(name)
-    found = registry.metrics()[name](scored())
+    found = catalogue.metrics()[name](scored())
     return {column: value for column, value in found.items() if not isinstance(value, list)}
 
 

@@ -97,7 +97,7 @@ def tiny_lm(folder):
 
 def weight(subject, x, l0):
     """A λ that some latents of most rows exceed, in the place of `find_weight`, which takes seconds."""
-    correlations = np.asarray(subject.target(x)) @ np.asarray(subject.dictionary)
+    correlations = np.asarray(subject.target(x)) @ np.asarray(subject.model.decoder)
     return float(np.quantile(correlations, 1 - l0 / subject.num_latents))
 
 

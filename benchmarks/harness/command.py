@@ -1,190 +1,158 @@
-"""The command line of a study: the flags that every study has, those of its own knobs, and what is read from them."""
+"""The command line of a study: its options, and the run that they ask for."""
 
 import dataclasses
 import itertools
+import re
 import shlex
-import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from absl import flags
 
 from benchmarks import cli
-from benchmarks.harness.preset import LENGTHS, Preset, grid
-from sae_gap.core.checks import check_choice
+from benchmarks.harness import crossing
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.preset import Preset
+from benchmarks.options import Distributed, changes, option, written
 from sae_gap.core.types import check_width
 from sae_gap.data.activations import fetched
 from sae_gap.data.recording import Recording, Source
-from sae_gap.data.worlds.law import parse_law
-from sae_gap.data.worlds.named import SCALED, WORLDS
+from sae_gap.data.worlds.named import SCALED
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.peer import Peer
+from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
-from sae_gap.study.study import PROTOCOLS
+from sae_gap.study.models import Models
+from sae_gap.study.study import Method, Study
 
-if TYPE_CHECKING:
-    from benchmarks.harness.bench import Bench
-
-# The axes of the grid, all lists of integers but for the noise.
-_AXES = {
-    "num_latents": "Numbers of latents.",
-    "sparsity": "Numbers of active latents a sample.",
-    "num_samples": "Numbers of ID samples, half of them for training; all of them with --stream.",
-    "seeds": "Seeds.",
-    "width": "Numbers of atoms to learn; by default as many as there are latents.",
-    "input_dim": "Dimensions of the signals; by default the compressed-sensing bound.",
-    "noise_db": "Signal-to-noise ratios in decibels; none for no noise.",
+# Options that say what another does.
+_EXCLUDED = {
+    "world": ("sparsity", "stream", "data"),
+    "world_file": ("world", "law", "num_latents", "sparsity", "input_dim", "stream", "data"),
+    "data": ("num_latents", "num_samples", "input_dim", "noise_db", "stream"),
 }
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions(Distributed):
+    """How to run a study, or all of them."""
+
+    preset: str = option("quick", "Sizes of a run; other flags take precedence.")
+    results_dir: str = option("results", "Where the folder of this study goes; gs:// and s3:// are buckets.")
+    models_dir: str | None = option(None, "Where fitted models are kept, for all studies.  [<results_dir>/models]")
+    shard: str = option("0/1", "i/N: run the i-th of N parts of the study, counted from 0.")
+    dry_run: bool = option(False, "Say what would run and what must be fitted, and run nothing.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyOptions(RunOptions):
+    """How to run a study; `options_of` adds the changes to its preset."""
+
+    methods: tuple[str, ...] | None = option(
+        None,
+        "Methods to run: names as in the table, LEARNER:ENCODER, LEARNER, sae_ENCODER, or all; by default all but slow ones.",
+    )
+    data: str | None = option(None, "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A).")
+
+
 @dataclasses.dataclass(frozen=True)
-class Read:
-    """A command line that was read.
+class Run:
+    """What the options of a study ask for.
 
     Attributes:
-      preset: grid, lengths and knobs, other flags taken into account.
-      sources: settings, worlds or recordings.
-      names: the methods to run, in order.
-      results_dir: where the folder of the study goes.
-      models_dir: where fitted models go.
+      bench: the study.
+      options: of the command line.
+      preset: grid and lengths, other flags taken into account.
+      study: what runs.
+      names: the methods, in order.
+      store: where rows go.
+      models: where fitted models go.
       shard: which part of the study to run.
-      dry_run: whether to say only what would run.
-      command: what was typed.
+      page: where tables, figures and the page go: a folder for each choice of flags that decide what they show.
+      command: what gives all this again.
     """
 
+    bench: Bench
+    options: StudyOptions
     preset: Preset
-    sources: Sequence[Source]
+    study: Study
     names: Sequence[str]
-    results_dir: Folder
-    models_dir: Folder
+    store: results.Store
+    models: Models
     shard: tuple[int, int]
-    dry_run: bool
+    page: Folder
     command: str
 
 
-def study_flags(bench: "Bench") -> flags.FlagValues:
-    """The flags of a study; its knobs take the place of flags of the same name."""
-    found, quick = flags.FlagValues(), bench.presets["quick"]
-
-    def define(kind, name, default, text, **options):
-        if name not in bench.without and name not in found:
-            kind(name, default, text, flag_values=found, **options)
-
-    for name, knob in bench.knobs.items():
-        default = knob.default
-        shown = ",".join(f"{one:g}" for one in default) if isinstance(default, tuple) else default or ""
-        define(flags.DEFINE_string, name, None, f"{knob.help}  [{shown}]" if shown else knob.help)
-    presets = ", ".join(bench.presets)
-    define(flags.DEFINE_string, "preset", "quick", f"Sizes of a run, one of {presets}; other flags take precedence.")
-    text = "strict: learners see train only, codes are certified; paper: as published."
-    define(flags.DEFINE_string, "protocol", quick.protocol, text)
-    for name, text in _AXES.items():
-        values = [value for value in getattr(quick, name) if value is not None]
-        define(flags.DEFINE_list, name, None, f"{text}  [{','.join(map(str, values))}]" if values else text)
-    define(flags.DEFINE_boolean, "stream", False, "Whether all samples are for training, with at most 2500 more to score on.")
-    text = "Methods to run: names as in the table, LEARNER:ENCODER, LEARNER, sae_ENCODER, or all; by default all but slow ones."
-    define(flags.DEFINE_list, "methods", None, text)
-    define(cli.DEFINE_number, "lam", None, f"Weight of the l1 norm.  [{quick.lam:g}]", lower_bound=1e-30)
-    for name, text in LENGTHS.items():
-        define(flags.DEFINE_integer, name, None, f"{text}  [{getattr(quick, name)}]", lower_bound=1)
-    define(flags.DEFINE_string, "world", None, f"A world in the place of the paper's model: {', '.join(WORLDS)}.")
-    define(flags.DEFINE_list, "law", None, "Parts of the world's law, such as roots=64,depth=2,most=0.4.")
-    define(flags.DEFINE_string, "world_file", None, "The folder of a published world, such as SynthSAEBench-16k.")
-    define(flags.DEFINE_string, "data", None, "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A).")
-    define(flags.DEFINE_string, "results_dir", "results", "Where the folder of this study goes; gs:// and s3:// are buckets.")
-    define(flags.DEFINE_string, "models_dir", None, "Where fitted models are kept, for all studies.  [<results_dir>/models]")
-    define(flags.DEFINE_string, "shard", "0/1", "i/N: run the i-th of N parts of the study, counted from 0.")
-    define(flags.DEFINE_boolean, "dry_run", False, "Say what would run and what must be fitted, and run nothing.")
-    cli.define_distributed(found)
-    return found
+def options_of(bench: Bench) -> type[StudyOptions]:
+    """The options of a study's command line: how to run, and changes to its preset."""
+    presets = list(bench.presets)
+    help = f"Sizes of a run, one of {', '.join(presets)}; other flags take precedence."
+    fields: dict[str, tuple[Any, Any]] = changes(bench.presets["quick"])
+    fields["preset"] = (str, option("quick", help, choices=presets))
+    # A field that `option` has not made has no flag.
+    fields |= {name: (Any, None) for name in bench.without}
+    named = [(name, hint, field) for name, (hint, field) in fields.items()]
+    return dataclasses.make_dataclass("Of", named, bases=(StudyOptions,), frozen=True, kw_only=True)
 
 
-def read_study(bench: "Bench", arguments: Sequence[str] | None = None) -> Read:
-    """Checks the parsed flags of a study.
-
-    Args:
-      bench: the study.
-      arguments: what its command line holds beside its name; None takes that of the process.
+def read(bench: Bench, options: StudyOptions) -> Run:
+    """The run that options ask for, checked as far as nothing has run.
 
     Raises:
-      cli.UsageError: a flag has a value that the study cannot run with.
+      cli.UsageError: the study cannot run with them.
     """
-    values = {name: bench.flags[name].value for name in bench.flags}
-    given: dict[str, Any] = {name: value for name, value in values.items() if value not in (None, False)}
+    results_dir = cli.folder(options.results_dir)
+    models_dir = cli.folder(options.models_dir) if options.models_dir else results_dir / "models"
+    shard = cli.parse_shard(options.shard)
     with cli.usage():
-        check_choice("--preset", given["preset"], bench.presets)
-        check_choice("--protocol", given["protocol"], PROTOCOLS)
-        preset = _changed(bench, bench.presets[given["preset"]], given)
-        sources = _recordings(preset, given) if "data" in given else bench.sources(preset)
+        preset, given = _changed(bench, options)
+        sources = _recordings(options.data, preset, "sparsity" in given) if options.data else bench.sources(preset)
         if not sources:
             raise ValueError("no setting is left of these sizes; choose more latents or a lower sparsity.")
-        names = _names(bench, preset, sources, given.get("methods"))
+        names = _names(bench, preset, sources[0], options.methods)
+        study = study_of(bench, preset, sources, names)
         # Whatever a method refuses is refused before anything runs.
-        for method in bench.study(preset, names=names, sources=sources).methods(sources[0]):
+        for method in study.methods(sources[0]):
             _check_library(method.name, method.learner)
-    results_dir = cli.folder(given["results_dir"])
-    models_dir = cli.folder(given["models_dir"]) if "models_dir" in given else results_dir / "models"
-    typed = shlex.join(sys.argv[1:] if arguments is None else arguments)
-    shard = cli.parse_shard(given["shard"])
-    dry_run = given.get("dry_run", False)
-    return Read(preset, sources, names, results_dir, models_dir, shard, dry_run, f"{cli.COMMAND}{bench.name} {typed}".strip())
+    deciding = ("preset", "methods", "data", *(field.name for field in dataclasses.fields(preset)))
+    flags = written(options, deciding)
+    store = results.Store(results_dir / bench.name)
+    page = store.folder / _folder_of(flags) if flags else store.folder
+    command = f"{cli.COMMAND}{shlex.join([bench.name, *written(options)])}"
+    return Run(bench, options, preset, study, names, store, Models(models_dir), shard, page, command)
 
 
-def _changed(bench: "Bench", preset: Preset, given: Mapping[str, Any]) -> Preset:
-    """A preset as the flags have it."""
-    changes: dict[str, Any] = {name: given[name] for name in ("protocol", "stream", *LENGTHS) if name in given}
-    if "lam" in given and "lam" not in bench.knobs:
-        changes["lam"] = given["lam"]
-    for name in _AXES:
-        if name in given:
-            changes[name] = parse_noise(given[name]) if name == "noise_db" else cli.parse_integers(name, given[name], least=0)
-    knobs = dict(preset.knobs)
-    for name, knob in bench.knobs.items():
-        if name in given:
-            try:
-                knobs[name] = knob.read(given[name])
-            except ValueError as error:
-                raise ValueError(f"--{name}: {str(error).rstrip('.')}.") from None
-    return dataclasses.replace(preset, **changes, **_world(bench, preset, given), knobs=knobs)
+def _folder_of(flags: Sequence[str]) -> str:
+    """A name that a file system takes, of the flags."""
+    text = "_".join(flag.removeprefix("--") for flag in flags)
+    name = re.sub(r"[^\w=.,+-]", "-", text)
+    return name if len(name) <= 100 else f"{name[:80]}-{results.key({'flags': text})}"
 
 
-def _world(bench: "Bench", preset: Preset, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a preset that say which world, where one is asked for."""
-    told = {name: given[name] for name in ("world", "law", "world_file") if name in given}
-    if not told and preset.world is None:
-        return {}
-    if bench.sources is not grid:
-        raise ValueError(f"{bench.name} takes no world; leave --{next(iter(told))} out.")
-    if "world_file" in told:
-        refused = dict.fromkeys(
-            ("world", "law", "num_latents", "input_dim"), "is the file's to say; leave it out with --world_file"
-        )
-    else:
-        refused = {"sparsity": "follows from its law", "stream": "is how it is", "data": "takes its place"}
-        refused = {name: f"{why} in a world; leave it out with --world" for name, why in refused.items()}
-    for name, why in refused.items():
-        if name in given:
-            raise ValueError(f"--{name} {why}.")
-    world = told.get("world", preset.world)
-    if world is None and "world_file" not in told:
+def _changed(bench: Bench, options: StudyOptions) -> tuple[Preset, set[str]]:
+    """The preset that options name with what else they change, and the names of these changes."""
+    preset = bench.presets[options.preset]
+    named = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(preset)}
+    given = {name: value for name, value in named.items() if value is not None}
+    for name, excluded in _EXCLUDED.items():
+        both = [other for other in excluded if {name, other} <= {*given, *(["data"] if options.data else [])}]
+        if both:
+            raise ValueError(f"--{both[0]} and --{name} exclude each other; leave one of them out.")
+    preset = dataclasses.replace(preset, **given)
+    if preset.law and not preset.world:
         raise ValueError(f"--law is part of a world; give --world={SCALED} with it.")
-    if "num_latents" not in given and ("world_file" in told or world != SCALED):
-        # As many as the world has, and not as the preset.
-        told["num_latents"] = (None,)
-    if "law" in told:
-        told["law"] = parse_law(given["law"])
-    return told
+    own_size = preset.world_file is not None or preset.world not in (None, SCALED)
+    if own_size and "num_latents" not in given:
+        preset = dataclasses.replace(preset, num_latents=(None,))
+    return preset, {*given}
 
 
-def _recordings(preset: Preset, given: Mapping[str, Any]) -> list[Recording]:
-    """A file in the place of settings, at each width, sparsity and seed; what is not given comes from the file."""
-    for name in ("num_latents", "num_samples", "input_dim", "noise_db", "stream"):
-        if name in given:
-            raise ValueError(f"--{name} is the file's to say; leave it out with --data.")
-    path, sparsities = fetched(given["data"]), preset.sparsity
+def _recordings(data: str, preset: Preset, sparsity_given: bool) -> list[Recording]:
+    """A file in the place of settings, at each width, sparsity and seed; a sparsity not given is that of its codes."""
+    path, sparsities = fetched(data), preset.sparsity
     codes = Recording(path, preset.width[0]).task().train.codes
-    if "sparsity" not in given and codes is not None:
+    if not sparsity_given and codes is not None:
         sparsities = (max(1, round(float(np.count_nonzero(np.asarray(codes), axis=1).mean()))),)
     sources = [Recording(path, *cell) for cell in itertools.product(preset.width, sparsities, preset.seeds)]
     for source in sources:
@@ -192,32 +160,46 @@ def _recordings(preset: Preset, given: Mapping[str, Any]) -> list[Recording]:
     return sources
 
 
-def _names(bench: "Bench", preset: Preset, sources: Sequence[Source], given: Sequence[str] | None) -> list[str]:
+def _names(bench: Bench, preset: Preset, source: Source, given: Sequence[str] | None) -> list[str]:
     """The methods to run: those of the study in its order, then crossings."""
-    own = list(dict.fromkeys(method.name for method in bench.methods(sources[0], preset)))
+    known = list(dict.fromkeys(method.name for method in bench.methods(source, preset)))
     if given is None:
-        return [name for name in own if name not in bench.slow]
-    if list(given) == ["all"]:
-        return own
-    if not given or "" in given or len(set(given)) < len(given):
-        raise ValueError(f"--methods must list different names, but it is {','.join(given)!r}; choose from {', '.join(own)}.")
-    return [*(name for name in own if name in given), *(name for name in given if name not in own)]
+        return [name for name in known if name not in bench.slow]
+    if given == ("all",):
+        return known
+    return [
+        *(name for name in known if name in given),
+        *(name for name in given if name not in known),
+    ]
 
 
-def _check_library(name: str, learner: Learner) -> None:
+def study_of(bench: Bench, preset: Preset, sources: Sequence[Source], names: Sequence[str]) -> Study:
+    """The study of a preset, with the methods of some names."""
+
+    def chosen(source: Source) -> list[Method]:
+        listed = bench.methods(source, preset)
+        known = {method.name for method in listed}
+        crossed = [crossing.method_of(name, listed, source, preset) for name in names if name not in known]
+        return [*(method for method in listed if method.name in names), *crossed]
+
+    return Study(
+        bench.name,
+        tuple(sources),
+        chosen,
+        lam=preset.lam,
+        protocol=preset.protocol,
+        **bench.options,
+    )
+
+
+def _check_library(name: str, learner: Learner | None) -> None:
     """Refuses a method that learns, itself or in a base, by another library that is not there."""
-    if learner.base is not None:
-        _check_library(name, learner.base)
-    if isinstance(learner, Peer):
-        try:
-            learner.library()
-        except ImportError:
-            package = learner.module.partition(".")[0]
-            raise ValueError(
-                f"{name} needs {package}, which is not installed; run: pip install 'sae_gap[peers]', or leave {name} out."
-            ) from None
-
-
-def parse_noise(values: Sequence[str]) -> tuple[float | None, ...]:
-    """Reads the values of --noise_db: different finite decibels, or none."""
-    return tuple(None if value == "none" else cli.parse_numbers("noise_db", [value])[0] for value in values)
+    while learner is not None:
+        if isinstance(learner, Peer):
+            try:
+                learner.library()
+            except ImportError:
+                package = learner.module.partition(".")[0]
+                mend = f"run: pip install 'sae_gap[peers]', or leave {name} out"
+                raise ValueError(f"{name} needs {package}, which is not installed; {mend}.") from None
+        learner = learner.base

@@ -5,15 +5,15 @@
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from benchmarks.harness import methods
 from benchmarks.harness.preset import Preset
-from sae_gap.core import registry
+from sae_gap import catalogue
 from sae_gap.data.recording import Source
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
-from sae_gap.learners import by_name
 from sae_gap.learners.amortised import Amortised
-from sae_gap.learners.learner import Learner
+from sae_gap.learners.learner import HostLearner, Learner
 from sae_gap.study.study import Method
 
 
@@ -34,13 +34,19 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
     if not crossed and name in common:
         return common[name]
     sae = left.removeprefix("sae_")
-    if sae != left and sae in registry.learners():
+    if sae != left and sae in catalogue.learners():
         raise ValueError(f"--methods has {name!r}, but {sae} is no SAE; write {name.removeprefix('sae_')}.")
-    learner = _learner(sae if sae in registry.saes() else left, study, common, source, p)
+    learner = _learner(sae if sae in catalogue.saes() else left, study, common, source, p)
     own = learner.encode
     if crossed:
         learner, encoder = _encoded(learner, right, source, p)
-        return Method(name, "frozen" if learner.family == "sae" else learner.family, learner, encoder, _inference(encoder, p))
+        return Method(
+            name,
+            "frozen" if learner.family == "sae" else learner.family,
+            learner,
+            encoder,
+            _inference(encoder, p),
+        )
     if left.startswith("sae_") and own is not None:
         return Method(name, "sae", learner, own)
     return methods.coded(name, "frozen" if own is not None else learner.family, learner, p)
@@ -58,16 +64,16 @@ def _learner(name: str, study: Sequence[Method], common: Mapping[str, Method], s
         if found:
             # What goes on from a dictionary has its name too.
             return min(found, key=_depth)
-    kind = registry.learners().get(name)
-    if kind is None and name not in registry.saes():
+    kind = catalogue.learners().get(name)
+    if kind is None and name not in catalogue.saes():
         raise ValueError(
-            f"--methods has {name!r}, which is no method of this study, no learner ({', '.join(registry.learners())}) and no "
-            f"SAE ({', '.join(registry.saes())})."
+            f"--methods has {name!r}, which is no method of this study, no learner ({', '.join(catalogue.learners())}) and no "
+            f"SAE ({', '.join(catalogue.saes())})."
         )
     # Steps on the host are minibatches, not epochs, and their number is the learner's own.
-    steps = None if kind is not None and kind.on_host else p.epochs
-    options = {"sparsity": source.sparsity, "input_dim": source.input_dim, "lam": p.lam, "num_steps": steps}
-    return by_name.learner(name, **options)  # type: ignore[arg-type]
+    steps = None if kind is not None and issubclass(kind, HostLearner) else p.epochs
+    sizes: dict[str, Any] = {"sparsity": source.sparsity, "input_dim": source.input_dim}
+    return catalogue.make_learner(name, lam=p.lam, num_steps=steps, **sizes)
 
 
 def _depth(learner: Learner) -> int:
@@ -80,9 +86,9 @@ def _encoded(learner: Learner, name: str, source: Source, p: Preset) -> tuple[Le
         return learner, p.lasso()
     if learner.encode is not None and learner.encode.name == name:
         return learner, learner.encode
-    if name not in registry.encoders():
-        raise ValueError(f"--methods has {name!r} for an encoder; choose from {', '.join(registry.encoders())}.")
-    encoder = by_name.encoder(name, sparsity=source.sparsity, lam=p.lam, own=learner.encode)
+    if name not in catalogue.encoders():
+        raise ValueError(f"--methods has {name!r} for an encoder; choose from {', '.join(catalogue.encoders())}.")
+    encoder = catalogue.make_encoder(name, sparsity=source.sparsity, lam=p.lam, base=learner.encode)
     if isinstance(encoder, AmortisedEncoder):
         learner = Amortised((encoder,), p.lam, base=learner, num_steps=p.epochs)
         return learner, learner.members[0]

@@ -1,15 +1,13 @@
 """The figures that studies share, as declarations: which column runs along which axis."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sae_gap.storage import results
+from sae_gap.storage.results import CELL, Row
 
-Rows = Sequence[results.Row]
-Lines = Sequence[Mapping[str, Any]]
+Rows = Sequence[Row]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,103 +15,107 @@ class Drawing:
     """A figure of a study.
 
     Args:
-      draw: from rows, and from the published lines that they may be held against, to a figure or None.
+      name: of the function of `sae_gap.figures` that draws rows.
+      options: of it.
+      rows: what it draws of the rows; None takes all.
       cells: columns whose every combination of values has a figure of its own.
     """
 
-    draw: Callable[[Rows, Lines], Any]
+    name: str
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    rows: Callable[[Rows], Rows] | None = None
     cells: tuple[str, ...] = ()
 
+    def draw(self, rows: Rows, published: Sequence[Mapping[str, Any]]) -> Any:
+        """The figure, or None where rows have nothing to show; curves have the published lines beside them."""
+        # Importing matplotlib takes as long as everything else in --help.
+        from sae_gap import figures
 
-def _curve(rows: Rows, lines: Lines, **options: Any) -> Any:
-    # Importing matplotlib takes as long as everything else in --help.
-    from sae_gap import figures
-
-    return figures.curve(rows, published=lines, **options)
+        options = {**self.options, **({"published": published} if self.name == "curve" else {})}
+        return getattr(figures, self.name)(rows if self.rows is None else self.rows(rows), **options)
 
 
 def recovery_along(x: str) -> dict[str, Drawing]:
     """MCC out of distribution, and the matched cosine, of each dictionary along a size."""
     # Published lines have the published form of the MCC, which therefore has a figure of its own.
     scores = ("mcc_ood", "mcc_paper_ood", "cosine")
-    return {score: Drawing(functools.partial(_curve, x=x, y=score, logx=True)) for score in scores}
+    return {score: Drawing("curve", {"x": x, "y": score, "logx": True}) for score in scores}
 
 
 def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing]:
     """A score of each dictionary along the number of latents, a panel a dictionary and a line a kind of inference."""
 
-    def draw(rows: Rows, lines: Lines) -> Any:
+    def compared(rows: Rows) -> Rows:
         cold = [row for row in rows if row.get("start") != "warm"]
-        kinds: dict[str, set[Any]] = {}
-        for row in cold:
-            kinds.setdefault(row["dictionary"], set()).add(row.get(style))
+        kinds = {(row["dictionary"], row.get(style)) for row in cold}
+        names = [dictionary for dictionary, _ in kinds]
         # A dictionary of one kind has nothing to compare.
-        compared = [row for row in cold if len(kinds[row["dictionary"]]) > 1]
-        return _curve(
-            compared, lines, x="num_latents", y=metric, line=("dictionary", style), panel="dictionary", style=style, logx=True
-        )
+        return [row for row in cold if names.count(row["dictionary"]) > 1]
 
-    return {f"{metric}_by_{style}": Drawing(draw)}
+    options = {
+        "x": "num_latents",
+        "y": metric,
+        "line": ("dictionary", style),
+        "panel": "dictionary",
+        "logx": True,
+    }
+    return {f"{metric}_by_{style}": Drawing("curve", options, compared)}
 
 
 def along(
-    x: str, metrics: Sequence[str], *, line: str = "dictionary", style: str | None = None, logx: bool = False, only: str = ""
+    x: str,
+    metrics: Sequence[str],
+    *,
+    line: str = "dictionary",
+    style: str | None = None,
+    only: str = "",
 ) -> dict[str, Drawing]:
     """Scores along iterations, steps or weights, a panel a number of latents."""
 
-    def draw(rows: Rows, lines: Lines, metric: str) -> Any:
-        kept = [row for row in rows if row.get("inference") == only] if only else list(rows)
-        lined: Any = line if style is None else (line, style)
-        options: dict[str, Any] = {"logy": metric in ("relative_gap_id", "mse_id"), "levels": ("oracle",)}
-        return _curve(kept, lines, x=x, y=metric, line=lined, style=style, panel="num_latents", logx=logx, **options)
+    def chosen(rows: Rows) -> Rows:
+        return [row for row in rows if only in ("", row.get("inference"))]
 
-    return {metric: Drawing(functools.partial(draw, metric=metric)) for metric in metrics}
+    options: dict[str, Any] = {
+        "x": x,
+        "line": line if style is None else (line, style),
+        "panel": "num_latents",
+        "logx": True,
+    }
+    options |= {"levels": ("oracle",)}
+    logy = ("relative_gap_id", "mse_id")
+    return {metric: Drawing("curve", options | {"y": metric, "logy": metric in logy}, chosen) for metric in metrics}
 
 
 def stairs(metric: str = "mcc_ood") -> dict[str, Drawing]:
     """Where each SAE loses its distance to the oracle."""
-
-    def draw(rows: Rows, lines: Lines) -> Any:
-        from sae_gap import figures
-
-        return figures.decomposition(rows, metric)
-
-    return {"decomposition": Drawing(draw, results.CELL)}
+    return {"decomposition": Drawing("decomposition", {"metric": metric}, cells=CELL)}
 
 
 def cosines() -> dict[str, Drawing]:
     """How well the atoms of each dictionary match the true ones."""
-
-    def draw(rows: Rows, lines: Lines) -> Any:
-        from sae_gap import figures
-
-        return figures.matched_cosines([row for row in rows if row.get("columns") in (None, "learned")])
-
-    return {"matched_cosines": Drawing(draw, results.CELL)}
+    return plain("matched_cosines", CELL)
 
 
 def plain(name: str, cells: tuple[str, ...] = ()) -> dict[str, Drawing]:
     """A figure of `sae_gap.figures` that asks for rows alone, by its name."""
-
-    def draw(rows: Rows, lines: Lines) -> Any:
-        from sae_gap import figures
-
-        return getattr(figures, name)(rows)
-
-    return {name: Drawing(draw, cells)}
+    return {name: Drawing(name, cells=cells)}
 
 
 def phase_maps() -> dict[str, Drawing]:
     """MCC over the number of latents and the dimension, a panel a method, a figure a sparsity."""
 
-    def ratio(row: results.Row) -> float:
-        return row["input_dim"] / (row["sparsity"] * math.log(row["num_latents"] / row["sparsity"]))
+    def placed(rows: Rows) -> Rows:
+        bounds = [row["sparsity"] * math.log(row["num_latents"] / row["sparsity"]) for row in rows]
+        return [row | {"ratio": round(2 * row["input_dim"] / bound) / 2} for row, bound in zip(rows, bounds, strict=True)]
 
-    def draw(rows: Rows, lines: Lines) -> Any:
-        from sae_gap import figures
-
-        placed = [row | {"ratio": round(2 * ratio(row)) / 2} for row in rows]
-        options: dict[str, Any] = {"bound": lambda row: 2.0, "bound_label": "c = 2, the dimension of the other studies"}
-        return figures.heat_map(placed, x="num_latents", y="ratio", value="mcc_ood", panel="dictionary", **options)
-
-    return {"phase_map": Drawing(draw, ("sparsity",))}
+    options: dict[str, Any] = {
+        "x": "num_latents",
+        "y": "ratio",
+        "value": "mcc_ood",
+        "panel": "dictionary",
+    }
+    options |= {
+        "bound": lambda row: 2.0,
+        "bound_label": "c = 2, the dimension of the other studies",
+    }
+    return {"phase_map": Drawing("heat_map", options, placed, ("sparsity",))}

@@ -1,11 +1,14 @@
 """Learners at the lengths of a preset."""
 
+import ast
+import dataclasses
 import math
 from typing import Any
 
 from benchmarks.harness.preset import Preset
+from sae_gap import catalogue
+from sae_gap.core.checks import check_choice
 from sae_gap.data.recording import Source
-from sae_gap.learners import by_name
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.families import Families
@@ -20,7 +23,7 @@ _RENORMALISE_EVERY = 2_000
 
 def sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
     """An SAE as the paper trains it."""
-    return by_name.sae(name, sparsity=source.sparsity, num_steps=p.epochs)
+    return catalogue.paper_sae(name, sparsity=source.sparsity, num_steps=p.epochs)
 
 
 def tuned_sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
@@ -31,7 +34,7 @@ def tuned_sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
         "num_steps": math.ceil(p.sae_steps / steps_per_epoch),
         "renormalise_every": max(1, round(_RENORMALISE_EVERY / steps_per_epoch)),
     }
-    return by_name.tuned_sae(name, sparsity=source.sparsity, input_dim=source.input_dim, **options)
+    return catalogue.tuned_sae(name, sparsity=source.sparsity, input_dim=source.input_dim, **options)
 
 
 def dl_fista(p: Preset, base: Learner | None = None) -> DLFista:
@@ -40,13 +43,13 @@ def dl_fista(p: Preset, base: Learner | None = None) -> DLFista:
 
 
 def online(p: Preset, **options: Any) -> OnlineDictionary:
-    """The suite's own dictionary learning, with the options of the knob `online` where a study has it."""
-    return OnlineDictionary(visits=p.visits, **p.knobs.get("online", {}), **options)
+    """The suite's own dictionary learning."""
+    return OnlineDictionary(**{"visits": p.visits} | read_options("online", OnlineDictionary, p.online) | options)
 
 
 def families(p: Preset) -> Families:
-    """The same with parents told from children, with the options of the knob `families`."""
-    return Families(base=online(p, incoherent=True), **p.knobs.get("families", {}))
+    """The same with parents told from children."""
+    return Families(base=online(p, incoherent=True), **read_options("families", Families, p.families))
 
 
 def pruned(p: Preset) -> Pruned:
@@ -61,3 +64,18 @@ def softplus_adam(p: Preset) -> SoftplusAdam:
 
 def _split(p: Preset) -> str:
     return "id" if p.protocol == "paper" else "train"
+
+
+def read_options(flag: str, learner: type, text: str) -> dict[str, Any]:
+    """Options of a learner as a flag lists them, such as `batch_size=1024, rates=(0.3, 0.03, 0.005)`."""
+    try:
+        call = ast.parse(f"dict({text})", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError
+        found = {str(option.arg): ast.literal_eval(option.value) for option in call.keywords}
+    except (SyntaxError, ValueError):
+        wanted = "options such as batch_size=1024, rates=(0.3, 0.03)"
+        raise ValueError(f"--{flag} must list {wanted}, but it is {text!r}.") from None
+    for name in found:
+        check_choice(f"an option of --{flag}", name, [field.name for field in dataclasses.fields(learner)])
+    return found

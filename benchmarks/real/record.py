@@ -31,11 +31,16 @@ class RecordOptions(LanguageModel):
 
     layers: tuple[int, ...] = option((10,), "Blocks after which to record, counted from 0.", least=0)
     text: str | None = option(
-        None, "A folder of .txt files, whose subfolders are topics, or a .txt, .jsonl, .parquet or .arrow file.  [BBC news]"
+        None,
+        "A folder of .txt files, whose subfolders are topics, or a .txt, .jsonl, .parquet or .arrow file.  [BBC news]",
     )
     tokens: int | None = option(None, "The most to record, of whole documents drawn at random.  [all]", least=1)
     context: int = option(256, "Tokens that the model sees at once.", least=2)
-    dtype: str = option("float16", "What activations are kept in, float16 or float32.", choices=("float16", "float32"))
+    dtype: str = option(
+        "float16",
+        "What activations are kept in, float16 or float32.",
+        choices=("float16", "float32"),
+    )
     seed: int = option(0, "Draws the order of the documents.", least=0)
 
 
@@ -47,7 +52,16 @@ def main(options: RecordOptions) -> Recorded:
         lm = load_lm(options.model, options.tokenizer)
         text = "bbc" if options.text is None else pathlib.Path(options.text).resolve().stem
         folder = results_dir / NAME / f"{lm.name}-{text}"
-        found = record(lm, texts, folder, options.layers, options.context, options.dtype, options.tokens, options.seed)
+        found = record(
+            lm,
+            texts,
+            folder,
+            options.layers,
+            options.context,
+            options.dtype,
+            options.tokens,
+            options.seed,
+        )
     told = f"{folder} holds {len(found.tokens):,} tokens of {len(found.names):,} documents, after blocks "
     logging.info("%s%s; peak memory %.2f GiB", told, ", ".join(map(str, found.layers)), devices.peak_memory())
     return found

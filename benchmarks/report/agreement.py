@@ -1,29 +1,33 @@
 """How much of the paper is reproduced: a table, in Markdown, of the published numbers that each study's run lands on.
 
-Reads the published.csv of every study under <results_dir>, which a run with --protocol=paper and the paper's seeds and lengths
-leaves there, and prints the table.
+Reads every published.csv under <results_dir>, which runs of the studies with --protocol=paper and the paper's seeds and lengths
+leave there, and prints the table.
 
   python -m sae_gap agreement --results_dir=results
 """
 
-import contextlib
+import ast
 import csv
+import dataclasses
 import io
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from absl import flags
-
 from benchmarks import cli
-from benchmarks.report import published
+from benchmarks.options import Options, option
+from benchmarks.report import pages, published
 from sae_gap.storage.folder import Folder
-
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("results_dir", "results", "Where the folders of the studies are.", flag_values=FLAGS)
 
 _FILE = "published.csv"
 _SMALL = 1_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AgreementOptions(Options):
+    """Where to look."""
+
+    results_dir: str = option("results", "Where the folders of the studies are.")
 
 
 def read(folder: Folder) -> list[dict[str, Any]]:
@@ -33,42 +37,53 @@ def read(folder: Folder) -> list[dict[str, Any]]:
 
 
 def _value(text: str) -> Any:
-    if text in ("True", "False", ""):
-        return {"True": True, "False": False}.get(text)
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text or None
 
 
 def line(study: str, comparison: Sequence[Mapping[str, Any]]) -> str:
     """The line of a study: how many of its numbers are close, also at 1,000 latents at most, and the one that is furthest."""
     small = [row["close"] for row in comparison if row["num_latents"] <= _SMALL]
-    close, worst = sum(row["close"] for row in comparison), max(comparison, key=published.distance)
+    close, furthest = (
+        sum(row["close"] for row in comparison),
+        max(comparison, key=published.distance),
+    )
     cells = [
-        *(study, f"{len(comparison):,}", f"{close:,}", f"{close / len(comparison):.1%}", f"{sum(small):,} of {len(small):,}"),
-        f"{published.place(worst)}: {published.numbers(worst)}",
+        *(
+            study,
+            f"{len(comparison):,}",
+            f"{close:,}",
+            f"{close / len(comparison):.1%}",
+            f"{sum(small):,} of {len(small):,}",
+        ),
+        _describe(furthest),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def main() -> None:
-    folder = cli.folder(FLAGS.results_dir)
-    studies = [name for name in (published.HEADLINE, *published.STUDIES) if (folder / name).exists(_FILE)]
-    if not studies:
-        raise cli.UsageError(f"no study under {folder} was held against the paper; run one with --protocol=paper.")
+def _describe(row: Mapping[str, Any]) -> str:
+    """Where a number was compared, our number and the published one."""
+    varied = [f"{name} {row[name]:,}" for name in ("num_samples", "lam", "iterations", "step") if row.get(name) is not None]
+    place = ", ".join([f"{row['method']} at {row['num_latents']:,} latents", *varied, row["metric"]])
+    form = ".3g" if row["relative"] else ".3f"
+    spread = "" if row["published_sd"] is None else f" ± {row['published_sd']:{form}}"
+    return f"{place}: {row['ours']:{form}}, published {row['published']:{form}}{spread}"
+
+
+def main(options: AgreementOptions) -> None:
+    results = cli.folder(options.results_dir)
+    compared = [(place, folder) for place, folder in pages.folders(results) if folder.exists(_FILE)]
+    if not compared:
+        raise cli.UsageError(f"no study under {results} was held against the paper; run one with --protocol=paper.")
     table = [
         f"| study | compared | close | share | up to {_SMALL:,} latents | furthest (ours, published) |",
         "|---|---:|---:|---:|---:|---|",
+        *(line(place, read(folder)) for place, folder in compared),
     ]
-    for name in studies:
-        try:
-            table.append(line(name, read(folder / name)))
-        except (KeyError, TypeError, ValueError):
-            path = f"{folder / name}/{_FILE}"
-            raise cli.UsageError(f"{path} is not a comparison with the published numbers; run its study again.") from None
     sys.stdout.write("\n".join(table) + "\n")
 
 
 if __name__ == "__main__":
-    cli.run(main, FLAGS)
+    cli.run(main)

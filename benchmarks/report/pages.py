@@ -10,7 +10,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
@@ -132,6 +132,14 @@ def read(folder: str | os.PathLike[str] | Folder, place: str = "") -> Entry:
         return Entry(page, _images(folder, page), place)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"the page in {folder} cannot be read ({error}); run its study again.") from error
+
+
+def folders(folder: Folder, place: str = "") -> Iterator[tuple[str, Folder]]:
+    """A folder of results and all within it, by their places from the first, in the order of their names."""
+    yield place, folder
+    # Rows and models are thousands of files without a page.
+    for name in (name for name in folder.folders() if name not in ("rows", "models")):
+        yield from folders(folder / name, f"{place}/{name}".lstrip("/"))
 
 
 def _images(folder: Folder, page: Page) -> dict[str, str]:

@@ -10,7 +10,7 @@ summary.csv, figures and a page under <results_dir>/amortisation_gap/ and prints
 
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
+from benchmarks.harness.preset import PRESETS
 from sae_gap.storage.results import CELL
 
 
@@ -25,7 +25,7 @@ BENCH = Bench(
     "Amortisation gap",
     __doc__,
     _methods,
-    {"smoke": SMOKE, "quick": Preset(), "paper": Preset(num_latents=WIDTHS)},
+    PRESETS,
     figures=drawings.stairs() | drawings.cosines() | drawings.plain("recovery", CELL),
     parts=True,
 )

@@ -12,7 +12,7 @@ import dataclasses
 
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import INFERENCE, RECOVERY, Bench
-from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
+from benchmarks.harness.preset import PRESETS_BY_LATENTS
 
 
 def _methods(source, p):
@@ -26,12 +26,12 @@ BENCH = Bench(
     "Quality of the dictionary",
     __doc__,
     _methods,
-    {
-        "smoke": dataclasses.replace(SMOKE, num_latents=(20, 30)),
-        "quick": Preset(num_latents=(50, 100)),
-        "paper": Preset(num_latents=WIDTHS),
-    },
+    PRESETS_BY_LATENTS,
     varies=("columns",),
     figures=drawings.cosines() | drawings.inference_along(style="columns"),
-    tables={"Recovery": RECOVERY, "Columns": ("cosine", "close", "angle", "norm_ratio"), "Inference on ID": INFERENCE},
+    tables={
+        "Recovery": RECOVERY,
+        "Columns": ("cosine", "close", "angle", "norm_ratio"),
+        "Inference on ID": INFERENCE,
+    },
 )

@@ -12,14 +12,21 @@ options; matching pursuit's codes here are non-negative like all others. Writes 
 import dataclasses
 
 from benchmarks.harness import drawings, learners, methods
-from benchmarks.harness.bench import Bench, Knob
-from benchmarks.harness.preset import SMOKE, WIDTHS, Preset, read_count
-from sae_gap.core import registry
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
+from benchmarks.options import option
+from sae_gap import catalogue
 from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch
 from sae_gap.learners.spams_train_dl import SpamsTrainDL
-from sae_gap.metrics import METRICS
 from sae_gap.metrics.metric import Inferred, Metric
 from sae_gap.storage.results import CELL
+
+
+@dataclasses.dataclass(frozen=True)
+class Challenge(Preset):
+    """A preset with the length of the training of other libraries."""
+
+    peer_steps: int | None = option(None, "Minibatches of spams and sklearn; by default each one's own.", least=1)
 
 
 def samples_seen(inferred: Inferred) -> dict[str, float]:
@@ -28,9 +35,9 @@ def samples_seen(inferred: Inferred) -> dict[str, float]:
 
 
 def _methods(source, p):
-    length = {} if p.knobs["peer_steps"] is None else {"num_steps": p.knobs["peer_steps"]}
+    length = {} if p.peer_steps is None else {"num_steps": p.peer_steps}
     rivals = [SpamsTrainDL(p.lam, **length), SklearnMiniBatch(p.lam, **length)]
-    saes = [learners.tuned_sae(name, source, p) for name in registry.saes()]
+    saes = [learners.tuned_sae(name, source, p) for name in catalogue.saes()]
     return [
         *methods.learned(p)[::-1],
         *methods.families(p),
@@ -45,16 +52,32 @@ BENCH = Bench(
     "Dictionary challenge",
     __doc__,
     _methods,
-    {"smoke": dataclasses.replace(SMOKE, knobs={"peer_steps": 10}), "quick": Preset(), "paper": Preset(num_latents=WIDTHS)},
+    {
+        "smoke": Challenge(**vars(SMOKE), peer_steps=10),
+        "quick": Challenge(),
+        "paper": Challenge(num_latents=WIDTHS),
+    },
     figures=drawings.plain("recovery_by_seconds", (*CELL, "noise_db"))
     | drawings.plain("recovery_by_samples", ("sparsity", "noise_db")),
     tables={
         "Dictionaries": (
-            *("cosine", "close", "mcc_id", "mcc_ood", "mcc_paper_id", "mcc_paper_ood", "support_f1_id", "support_f1_ood"),
+            *(
+                "cosine",
+                "close",
+                "mcc_id",
+                "mcc_ood",
+                "mcc_paper_id",
+                "mcc_paper_ood",
+                "support_f1_id",
+                "support_f1_ood",
+            ),
             *("samples_seen", "fit_seconds"),
         )
     },
-    options={"metrics": (*METRICS, Metric("samples_seen", samples_seen)), "timed": True},
+    options={
+        "metrics": (*catalogue.default_metrics(), Metric("samples_seen", samples_seen)),
+        "timed": True,
+    },
     slow=(
         "online_dl_families",
         "spams",
@@ -62,5 +85,4 @@ BENCH = Bench(
         *(f"sae_{name}" for name in ("jumprelu", "mp", "matryoshka", "lista_matryoshka", "gated")),
     ),
     without=("data",),
-    knobs={"peer_steps": Knob(None, "Minibatches of spams and sklearn; by default each one's own.", read_count)},
 )

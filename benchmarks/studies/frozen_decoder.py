@@ -7,17 +7,21 @@ and from its own; beside them the probe, dictionary learning and the oracle, at 
   python -m sae_gap frozen_decoder --preset=paper --protocol=paper --num_latents=50,100,500,1000
 """
 
-import dataclasses
-
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
+from benchmarks.harness.preset import PRESETS_BY_LATENTS
 
 
 def _methods(source, p):
     kinds = (methods.own, methods.support, methods.frozen, methods.refined)
     saes = [method for kind in kinds for method in kind(source, p)]
-    return [*methods.probe(), *saes, *methods.learned(p), *methods.softplus_adam(p), *methods.oracle(p)]
+    return [
+        *methods.probe(),
+        *saes,
+        *methods.learned(p),
+        *methods.softplus_adam(p),
+        *methods.oracle(p),
+    ]
 
 
 BENCH = Bench(
@@ -25,11 +29,7 @@ BENCH = Bench(
     "Frozen decoder",
     __doc__,
     _methods,
-    {
-        "smoke": dataclasses.replace(SMOKE, num_latents=(20, 30)),
-        "quick": Preset(num_latents=(50, 100)),
-        "paper": Preset(num_latents=WIDTHS),
-    },
+    PRESETS_BY_LATENTS,
     figures=drawings.stairs() | drawings.inference_along(style="inference"),
     parts=True,
     slow=("softplus_adam",),

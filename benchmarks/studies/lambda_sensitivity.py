@@ -9,25 +9,28 @@ taken at .1. A gap of codes that were found at a weight is to the optimum at tha
 
 import dataclasses
 
-from benchmarks import cli
 from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import Bench, Knob
+from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
-from sae_gap.core.checks import check_number
+from benchmarks.options import option
 
 LAMBDAS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
+@dataclasses.dataclass(frozen=True)
+class Weights(Preset):
+    """A preset whose flag `--lam` lists the weights of the best codes; `lam` is what own codes are held against."""
+
+    lam: float = 0.1
+    weights: tuple[float, ...] = option(LAMBDAS, "Weights of the l1 norm.", least=1e-30, flag="lam")
+
+
 def _methods(source, p):
-    weights = p.knobs["lam"]
-    return [*methods.own(source, p), *methods.frozen(source, p, weights=weights), *methods.oracle(p, weights=weights)]
-
-
-def _weights(text):
-    weights = cli.parse_numbers("lam", text.split(","))
-    for lam in weights:
-        check_number("lam", lam, above=0, below=1e30)
-    return weights
+    frozen, oracle = (
+        methods.frozen(source, p, weights=p.weights),
+        methods.oracle(p, weights=p.weights),
+    )
+    return [*methods.own(source, p), *frozen, *oracle]
 
 
 BENCH = Bench(
@@ -36,11 +39,10 @@ BENCH = Bench(
     __doc__,
     _methods,
     {
-        "smoke": dataclasses.replace(SMOKE, knobs={"lam": (0.01, 0.1, 1.0)}),
-        "quick": Preset(),
-        "paper": Preset(num_latents=WIDTHS),
+        "smoke": Weights(**vars(SMOKE), weights=(0.01, 0.1, 1.0)),
+        "quick": Weights(),
+        "paper": Weights(num_latents=WIDTHS),
     },
     varies=("lam",),
-    knobs={"lam": Knob(LAMBDAS, "Weights of the l1 norm.", _weights)},
-    figures=drawings.along("lam", ("mcc_ood", "l0_id"), logx=True, only="lasso"),
+    figures=drawings.along("lam", ("mcc_ood", "l0_above_id"), only="lasso"),
 )

@@ -9,7 +9,7 @@ cosine, squared error, L0 and gap.
 
 from benchmarks.harness import drawings, learners, methods
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
+from benchmarks.harness.preset import PRESETS
 from sae_gap.metrics import dictionary, gap, recovery
 
 # From the end of the first on, as the paper counts them from 0.
@@ -22,7 +22,10 @@ def _methods(source, p):
         return (*(step for step in steps if step < last), last)
 
     online, dl_fista = learners.online(p), learners.dl_fista(p)
-    steps = {dl_fista: along(ROUNDS, p.rounds), online: along(online.snapshots[1:], online.num_steps)}
+    steps = {
+        dl_fista: along(ROUNDS, p.rounds),
+        online: along(online.snapshots[1:], online.num_steps),
+    }
     learned = [methods.coded(one.name, "dictionary_learning", one, p, at=at) for one, at in steps.items()]
     return [*methods.own(source, p, at=along(EPOCHS, p.epochs)), *learned]
 
@@ -32,16 +35,12 @@ BENCH = Bench(
     "Learning dynamics",
     __doc__,
     _methods,
-    {
-        "smoke": SMOKE,
-        "quick": Preset(),
-        "paper": Preset(num_latents=WIDTHS),
-    },
+    PRESETS,
     varies=("step",),
-    figures=drawings.along("step", ("cosine", "mse_id", "l0_id"), logx=True),
+    figures=drawings.along("step", ("cosine", "mse_id", "l0_above_id")),
     tables={
         "Along the fit": (
-            *("cosine", "close", "norm_ratio", "mse_id", "l0_id", "relative_gap_id", "mcc_ood"),
+            *("cosine", "close", "norm_ratio", "mse_id", "l0_above_id", "relative_gap_id", "mcc_ood"),
             "fit_seconds",
         )
     },

@@ -12,18 +12,21 @@ import dataclasses
 import itertools
 import math
 
-from benchmarks import cli
 from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import Bench, Knob
+from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import SMOKE, Preset
+from benchmarks.options import option
 from sae_gap.core.types import Setting
 
 RATIOS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 _SHAPES = [2**power for power in range(5, 20)]
 
 
-def _numbers(text):
-    return cli.parse_numbers("ratios", text.split(","))
+@dataclasses.dataclass(frozen=True)
+class Ratios(Preset):
+    """A preset with the dimensions as multiples of what compressed sensing asks for."""
+
+    ratios: tuple[float, ...] = option(RATIOS, "Values of c, for c k ln(num_latents / k) dimensions.")
 
 
 def _sources(p):
@@ -31,15 +34,23 @@ def _sources(p):
     found: dict[Setting, None] = {}
     for num_latents in p.num_latents:
         for sparsity in p.sparsity:
-            if min(num_latents, sparsity) < 1:
-                Setting(num_latents, sparsity)  # Its own words refuse what has no logarithm.
-            for ratio in p.knobs["ratios"]:
+            for ratio in p.ratios:
                 input_dim = math.ceil(ratio * sparsity * math.log(num_latents / sparsity))
                 if sparsity < input_dim <= num_latents:
                     # Padded, a handful of shapes serve all ratios: else compiling would take longer than solving.
                     padded = min(num_latents, next(size for size in _SHAPES if size >= input_dim))
                     for samples, width, seed in itertools.product(p.num_samples, p.width, p.seeds):
-                        found[Setting(num_latents, sparsity, samples, seed, input_dim, padded_dim=padded, width=width)] = None
+                        found[
+                            Setting(
+                                num_latents,
+                                sparsity,
+                                samples,
+                                seed,
+                                input_dim,
+                                padded_dim=padded,
+                                width=width,
+                            )
+                        ] = None
     return list(found)
 
 
@@ -54,14 +65,13 @@ BENCH = Bench(
     __doc__,
     _methods,
     {
-        "smoke": dataclasses.replace(SMOKE, knobs={"ratios": (1.0, 2.0, 3.0)}),
-        "quick": Preset(num_samples=(2_000,)),
-        "paper": Preset(num_latents=(50, 100, 200), sparsity=(3, 5, 10), num_samples=(2_000,)),
+        "smoke": Ratios(**vars(SMOKE), ratios=(1.0, 2.0, 3.0)),
+        "quick": Ratios(num_samples=(2_000,)),
+        "paper": Ratios(num_latents=(50, 100, 200), sparsity=(3, 5, 10), num_samples=(2_000,)),
     },
     varies=("input_dim",),
-    knobs={"ratios": Knob(RATIOS, "Values of c, for c k ln(num_latents / k) dimensions.", _numbers)},
     figures=drawings.phase_maps(),
     sources=_sources,
     slow=("softplus_adam",),
-    without=("input_dim", "data", "stream", "noise_db"),
+    without=("input_dim", "data", "stream", "noise_db", "world", "law", "world_file"),
 )

@@ -7,13 +7,14 @@ the best codes on its dictionary, beside the oracle: precision, recall and F1 of
   python -m sae_gap support_recovery --preset=paper --protocol=paper --num_latents=50,100,500,1000
 """
 
-import dataclasses
-
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import INFERENCE, RECOVERY, Bench
-from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
+from benchmarks.harness.preset import PRESETS_BY_LATENTS
 
-SUPPORT = (*(f"support_{name}_{split}" for name in ("precision", "recall", "f1") for split in ("id", "ood")), "support_l0_id")
+SUPPORT = (
+    *(f"support_{name}_{split}" for name in ("precision", "recall", "f1") for split in ("id", "ood")),
+    "support_l0_id",
+)
 
 
 def _methods(source, p):
@@ -26,11 +27,7 @@ BENCH = Bench(
     "Recovery of the support",
     __doc__,
     _methods,
-    {
-        "smoke": dataclasses.replace(SMOKE, num_latents=(20, 30)),
-        "quick": Preset(num_latents=(50, 100)),
-        "paper": Preset(num_latents=WIDTHS),
-    },
+    PRESETS_BY_LATENTS,
     figures=drawings.stairs("support_f1_ood") | drawings.inference_along("support_f1_ood", style="inference"),
     tables={"Supports": SUPPORT, "Recovery": RECOVERY, "Inference on ID": INFERENCE},
     parts=True,

@@ -7,22 +7,16 @@ the top at every size; what falls is what must learn its dictionary.
   python -m sae_gap vary_latents --preset=paper --seeds=0 --methods=linear_probe,sae_topk,online_dl,fista_oracle
 """
 
-import dataclasses
-
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
+from benchmarks.harness.preset import PRESETS_BY_LATENTS
 
 BENCH = Bench(
     "vary_latents",
     "Number of latents",
     __doc__,
     methods.everything,
-    {
-        "smoke": dataclasses.replace(SMOKE, num_latents=(20, 30)),
-        "quick": Preset(num_latents=(50, 100)),
-        "paper": Preset(num_latents=WIDTHS),
-    },
+    PRESETS_BY_LATENTS,
     figures=drawings.recovery_along("num_latents"),
     slow=("softplus_adam",),
 )

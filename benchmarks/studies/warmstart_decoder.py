@@ -9,7 +9,7 @@ codes, beside the oracle. The paper scores each dictionary an update late; its c
 
 from benchmarks.harness import drawings, learners, methods
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
+from benchmarks.harness.preset import PRESETS
 
 ROUNDS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 PUBLISHED = (0, 1, 4, 9, 19, 49, 99, 199, 499, 999)
@@ -19,7 +19,15 @@ def _methods(source, p):
     at = tuple(step for step in (PUBLISHED if p.protocol == "paper" else ROUNDS) if step <= p.rounds)
 
     def found(name, base, start, whose):
-        return methods.coded(name, "dictionary_learning", learners.dl_fista(p, base=base), p, at=at, start=start, base=whose)
+        return methods.coded(
+            name,
+            "dictionary_learning",
+            learners.dl_fista(p, base=base),
+            p,
+            at=at,
+            start=start,
+            base=whose,
+        )
 
     warm = [found(f"warm_dl_{name}", learners.sae(name, source, p), "warm", name) for name in methods.SAES]
     return [found("cold_dl", None, "cold", "random"), *warm, *methods.oracle(p)]
@@ -30,11 +38,7 @@ BENCH = Bench(
     "Warm start from the decoder",
     __doc__,
     _methods,
-    {
-        "smoke": SMOKE,
-        "quick": Preset(),
-        "paper": Preset(num_latents=WIDTHS),
-    },
+    PRESETS,
     varies=("step", "start", "base"),
-    figures=drawings.along("step", ("mcc_ood", "cosine"), line="base", style="start", logx=True),
+    figures=drawings.along("step", ("mcc_ood", "cosine"), line="base", style="start"),
 )

@@ -9,7 +9,7 @@ on the true dictionary. The gap is to the certified optimum at the same weight.
 
 from benchmarks.harness import drawings, learners, methods
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
+from benchmarks.harness.preset import PRESETS
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.oracle import Oracle
 from sae_gap.study.study import Method
@@ -26,7 +26,10 @@ def _methods(source, p):
         sae = learners.sae(name, source, p)
         found += [Method(f"cold_{name}", "frozen", sae, fista(count)) for count in ITERATIONS]
         found += [Method(f"warm_{name}", "refined", sae, fista(count, sae.encoder)) for count in ITERATIONS]
-    return [*found, *(Method("fista_oracle", "oracle", Oracle(), fista(count)) for count in ITERATIONS)]
+    return [
+        *found,
+        *(Method("fista_oracle", "oracle", Oracle(), fista(count)) for count in ITERATIONS),
+    ]
 
 
 BENCH = Bench(
@@ -34,11 +37,7 @@ BENCH = Bench(
     "Warm start from the encoder",
     __doc__,
     _methods,
-    {
-        "smoke": SMOKE,
-        "quick": Preset(),
-        "paper": Preset(num_latents=WIDTHS),
-    },
+    PRESETS,
     varies=("iterations", "start"),
-    figures=drawings.along("iterations", ("mcc_ood", "relative_gap_id"), style="start", logx=True),
+    figures=drawings.along("iterations", ("mcc_ood", "relative_gap_id"), style="start"),
 )

@@ -13,18 +13,15 @@ absorption. Writes rows, summary.csv, a figure and a page under <results_dir>/wo
 """
 
 import dataclasses
-import functools
 
 from benchmarks.harness import drawings, learners, methods
-from benchmarks.harness.bench import Bench, Knob
-from benchmarks.harness.preset import SMOKE, Preset, read_options
-from sae_gap.core import registry
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.preset import SMOKE, Preset
+from sae_gap import catalogue
 from sae_gap.data.recording import Source
 from sae_gap.data.worlds import World
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.learners.baselines import Random
-from sae_gap.learners.online.families import Families
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.metrics import absorption, atoms, detection, dictionary, explained
@@ -50,7 +47,7 @@ def _sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
 
 
 def _methods(source: Source, p: Preset) -> list[Method]:
-    saes = {name: _sae(name, source, p) for name in registry.saes()}
+    saes = {name: _sae(name, source, p) for name in catalogue.saes()}
     others = {
         "online_dl": ("dictionary_learning", learners.online(p)),
         "random": ("baseline", Random()),
@@ -76,10 +73,8 @@ _FULL = dataclasses.replace(
     num_samples=(1_000_000,),
     visits=60,
     sae_steps=200_000,
-    knobs={
-        "online": {"rates": (0.3, 0.03, 0.005), "batch_size": 1_024, "num_slots": 96},
-        "families": {"visits": 2, "num_slots": 96, "margin": 2.5},
-    },
+    online="rates=(0.3, 0.03, 0.005), batch_size=1_024, num_slots=96",
+    families="visits=2, num_slots=96, margin=2.5",
 )
 BENCH = Bench(
     "worlds",
@@ -102,21 +97,28 @@ BENCH = Bench(
             "fit_seconds",
         ),
         "Detection": (
-            *("f1_id", "precision_id", "recall_id", "cut_f1_id", "cut_precision_id", "cut_recall_id", "cut_f1_ood"),
+            *(
+                "f1_id",
+                "precision_id",
+                "recall_id",
+                "cut_f1_id",
+                "cut_precision_id",
+                "cut_recall_id",
+                "cut_f1_ood",
+            ),
             *("absorption_id", "r2_id", "shrinkage_id", "fired_id", "dead_id"),
         ),
     },
-    options={"metrics": tuple(one.METRIC for one in (dictionary, explained, atoms, detection, absorption)), "optimum": False},
+    options={
+        "metrics": tuple(one.METRIC for one in (dictionary, explained, atoms, detection, absorption)),
+        "optimum": False,
+    },
     slow=(
         "online_dl_families_pruned",
-        *(f"frozen_{name}" for name in registry.saes()),
+        *(f"frozen_{name}" for name in catalogue.saes()),
         "sae_mp",
         "sae_gated",
         "sae_lista_matryoshka",
     ),
     without=("data", "sparsity", "stream"),
-    knobs={
-        name: Knob({}, f"Options of {kind.__name__}, such as num_slots=96.", functools.partial(read_options, kind))
-        for name, kind in {"online": OnlineDictionary, "families": Families}.items()
-    },
 )

@@ -189,8 +189,7 @@ def check_unmasked(name: str, values: Any) -> None:
       values: anything; each part of a list or a tuple is looked at.
     """
     parts = values if isinstance(values, list | tuple) else (values,)
-    masked = [part for part in parts if isinstance(part, np.ma.MaskedArray) and part.dtype.names is None]
-    count = sum(int(np.ma.count_masked(part)) for part in masked)
+    count = sum(int(np.ma.count_masked(part)) for part in parts if isinstance(part, np.ma.MaskedArray))
     if count:
         raise ValueError(f"{name} has masked entries ({count:,}); leave those rows out, or fill them by .filled(value).")
 

@@ -1,7 +1,7 @@
 """Codes of very many latents, of which few are ever active: held by their active columns, since all others are zero."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -9,8 +9,6 @@ import numpy as np
 import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
-
-from sae_gap.core.checks import check_unmasked, shown
 
 # Codes of more latents are held by their active columns: those of 1,000 samples of a million latents would take 4 gigabytes.
 DENSE_LATENTS = 20_000
@@ -28,24 +26,11 @@ class Codes(eqx.Module):
       values: the active columns, (n, active); at least one, so that it is a matrix as any other.
       latents: which they are, (active,), ascending.
       num_latents: the width of the codes, all columns counted.
-
-    Raises:
-      ValueError: `latents` are not ascending indices below `num_latents`, one for each column of `values`.
     """
 
     values: Float[Array, "n active"] | Float[np.ndarray, "n active"]
     latents: Int[Array, " active"] | Int[np.ndarray, " active"]
     num_latents: int = eqx.field(static=True)
-
-    def __check_init__(self):
-        latents = np.asarray(self.latents)
-        if latents.ndim != 1 or not latents.size or np.shape(self.values)[1:] != latents.shape:
-            raise ValueError(
-                f"codes must have one latent for each column, at least one, but their values are {np.shape(self.values)} and "
-                f"their latents {latents.shape}."
-            )
-        if latents[0] < 0 or latents[-1] >= self.num_latents or np.any(np.diff(latents) <= 0):
-            raise ValueError(f"latents must be ascending indices below {self.num_latents}; sort them, each once.")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -64,9 +49,8 @@ class Codes(eqx.Module):
         """`codes[rows]`, the codes of a slice of samples, or `codes[:, latent]`, one column, (n,)."""
         if isinstance(place, slice):
             return _compact(np.asarray(self.values)[place], np.asarray(self.latents), self.num_latents)
-        if isinstance(place, tuple) and len(place) == 2 and place[0] == slice(None) and isinstance(place[1], int | np.integer):
-            return self.at(np.array([range(self.num_latents)[place[1]]]))[:, 0]
-        raise TypeError(f"codes take a slice of samples or [:, latent], but not {place!r}; use dense() if they are few.")
+        rows, latent = place
+        return self.at(np.array([range(self.num_latents)[latent]]))[rows, 0]
 
     def at(self, latents: Int[ArrayLike, " some"]) -> Float[np.ndarray, "n some"]:
         """The columns of some latents, of zeros where one is not active.
@@ -95,7 +79,6 @@ class Codes(eqx.Module):
     @classmethod
     def from_dense(cls, codes: Float[ArrayLike, "n num_latents"]) -> "Codes":
         """The same codes by their active columns."""
-        check_unmasked("codes", codes)
         dense = np.asarray(codes)
         return _compact(dense, np.arange(dense.shape[1]), dense.shape[1])
 
@@ -122,12 +105,16 @@ def by_rows(codes: Any) -> Any:
     return scipy.sparse.csr_array(codes) if scipy.sparse.issparse(codes) else codes
 
 
-def shape_of(codes: Any) -> tuple[int, int]:
-    """(n, num_latents) of codes in any form, or a ValueError where they are no matrix."""
-    shape = np.shape(codes)
-    if len(shape) != 2:
-        raise ValueError(f"codes must be a matrix (samples, latents), but are {shown(codes)}.")
-    return shape
+def as_columns(codes: Any) -> np.ndarray:
+    """The columns of codes that are worth a look: all of dense codes, the active ones of sparse ones."""
+    held = by_columns(codes)
+    return np.asarray(held.values if isinstance(held, Codes) else held)
+
+
+def as_codes(codes: Any) -> Codes:
+    """Codes of any form by their active columns."""
+    held = by_columns(codes)
+    return held if isinstance(held, Codes) else Codes.from_dense(held)
 
 
 def dense_chunks(*codes: Any) -> Iterator[tuple[Any, ...]]:
@@ -138,47 +125,20 @@ def dense_chunks(*codes: Any) -> Iterator[tuple[Any, ...]]:
 
     Yields:
       Which samples, a slice, and the codes of these.
-
-    Raises:
-      ValueError: codes are no matrix of finite real numbers.
     """
-    shapes, every = [shape_of(one) for one in codes], [by_rows(one) for one in codes]
-    size = max(1, _AT_ONCE // max(1, *(width for _, width in shapes)))
-    for start in range(0, shapes[0][0], size):
+    held = [by_rows(form) for form in codes]
+    size = max(1, _AT_ONCE // max(1, *(form.shape[1] for form in held)))
+    for start in range(0, held[0].shape[0], size):
         rows = slice(start, start + size)
-        yield rows, *(_dense(one[rows]) for one in every)
+        yield rows, *(_dense(form[rows]) for form in held)
 
 
 def _dense(part: Any) -> np.ndarray:
-    check_unmasked("codes", part)
     if scipy.sparse.issparse(part):
         part = part.toarray()
     part = part.dense() if isinstance(part, Codes) else np.asarray(part)
-    if part.dtype.kind in "cOSUMm" or part.dtype.names:
-        raise ValueError(f"codes must be real numbers, but are {shown(part)}.")
     # The magnitude of the least integer overflows its type.
-    real = part if part.dtype.kind == "f" else part.astype(np.float32)
-    if not np.isfinite(real).all():
-        raise ValueError("codes have a NaN or an infinity; drop or mend those samples.")
-    return real
-
-
-def gather(chunks: Iterable[Float[ArrayLike, "_ num_latents"]]) -> Codes:
-    """Codes from dense pieces that come one after the other, of which only the active columns are kept.
-
-    Args:
-      chunks: codes of some samples each, (any, num_latents), in the order of the samples.
-
-    Returns:
-      The codes of all samples.
-
-    Raises:
-      ValueError: there is no chunk, or their widths differ.
-    """
-    pieces = [Codes.from_dense(chunk) for chunk in chunks]
-    if len({piece.num_latents for piece in pieces}) != 1:
-        raise ValueError(f"chunks must be of one width, but they are of {sorted({piece.num_latents for piece in pieces})}.")
-    return join(pieces)
+    return part if part.dtype.kind == "f" else part.astype(np.float32)
 
 
 def join(pieces: Sequence[Codes]) -> Codes:
@@ -201,31 +161,20 @@ def infer_in_chunks(
 
     Returns:
       What `infer` returns, of all signals, its codes as `Codes` or as a sparse array.
-
-    Raises:
-      ValueError: there are no signals, or `chunk_size` is not positive.
     """
     host = np.asarray(signals)
-    if chunk_size < 1 or not len(host):
-        raise ValueError(f"chunks must have at least one of at least one signal, but have {chunk_size} of {len(host)}.")
-    others: list[dict[str, Any]] = []
-    kind: Callable[..., Any] = dict
-
-    def codes():
-        nonlocal kind
-        for start in range(0, len(host), chunk_size):
-            chunk = host[start : start + chunk_size]
-            inferred = infer(np.pad(chunk, ((0, chunk_size - len(chunk)), (0, 0))))
-            kind = type(inferred)
-            fields = {field.name: getattr(inferred, field.name) for field in dataclasses.fields(inferred)}
-            yield np.asarray(fields.pop("codes"))[: len(chunk)]
-            others.append({name: np.asarray(value)[: len(chunk)] for name, value in fields.items() if value is not None})
-
-    if sparse:
-        gathered: Any = scipy.sparse.csr_array(scipy.sparse.vstack([scipy.sparse.csr_array(chunk) for chunk in codes()]))
-    else:
-        gathered = gather(codes())
-    return kind(codes=gathered, **{name: np.concatenate([part[name] for part in others]) for name in others[0]})
+    pieces: list[Any] = []
+    others: list[dict[str, np.ndarray]] = []
+    for start in range(0, len(host), chunk_size):
+        chunk = host[start : start + chunk_size]
+        inferred = infer(np.pad(chunk, ((0, chunk_size - len(chunk)), (0, 0))))
+        fields = {field.name: getattr(inferred, field.name) for field in dataclasses.fields(inferred)}
+        arrays = {name: np.asarray(value)[: len(chunk)] for name, value in fields.items() if value is not None}
+        codes = arrays.pop("codes")
+        pieces.append(scipy.sparse.csr_array(codes) if sparse else Codes.from_dense(codes))
+        others.append(arrays)
+    gathered: Any = scipy.sparse.csr_array(scipy.sparse.vstack(pieces)) if sparse else join(pieces)
+    return type(inferred)(codes=gathered, **{name: np.concatenate([part[name] for part in others]) for name in others[0]})
 
 
 def _compact(values: np.ndarray, latents: np.ndarray, num_latents: int) -> Codes:

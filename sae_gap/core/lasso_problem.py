@@ -8,10 +8,15 @@ The weight `lam` is a scalar, one value a sample `(n,)`, one a coefficient `(num
 to `(n, num_latents)`.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
+
+from sae_gap.core.types import Solution
 
 
 def product(left: Float[Array, "... p q"], right: Float[Array, "q r"]) -> Float[Array, "... p r"]:
@@ -90,16 +95,41 @@ def objective(
     return 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(lam * jnp.abs(codes), axis=1)
 
 
-def dual_scale(
-    correlations: Float[Array, "n num_latents"], lam: Float[Array, "rows columns"], *, nonneg: bool
-) -> Float[Array, " n"]:
-    """The largest `s ≤ 1` for which `s` times a dual candidate satisfies every constraint.
+def dual_scale(correlations: Float[Any, "n num_latents"], lam: Float[Any, "rows columns"], *, nonneg: bool) -> Float[Any, " n"]:
+    """The largest `s ≤ 1` for which `s` times a dual candidate satisfies every constraint; arrays of NumPy give NumPy's.
 
     The constraints are `s c_j ≤ λ_j` for non-negative codes and `s |c_j| ≤ λ_j` for signed ones, `c = Dᵀ θ`.
     """
-    pull = correlations if nonneg else jnp.abs(correlations)
+    xp = correlations.__array_namespace__()
+    pull = correlations if nonneg else xp.abs(correlations)
     broken = pull > lam
-    return jnp.min(jnp.where(broken, lam / jnp.where(broken, pull, 1), 1), axis=1, initial=1)
+    return xp.min(xp.where(broken, lam / xp.where(broken, pull, 1), 1), axis=1, initial=1)
+
+
+def value_and_gap(
+    rest: Float[Any, "n input_dim"],
+    misfit: Float[Any, "n input_dim"],
+    codes: Float[Any, "n some"],
+    pull: Float[Any, "n some"],
+    lam: Float[Any, "rows columns"],
+) -> tuple[Float[Any, " n"], Float[Any, " n"]]:
+    """`½‖r‖² + Σ_j λ_j |z_j|` and `½‖r - t‖² + Σ_j |z_j| (λ_j - sign(z_j) d_jᵀ t)`; see `certificate`.
+
+    Args:
+      rest: the residuals r, (n, input_dim).
+      misfit: less the dual points, r - t.
+      codes: z, of all latents or of those alone that are not zero, (n, some).
+      pull: the products `d_jᵀ t` of the same latents.
+      lam: their weights.
+
+    Returns:
+      (n,) objectives and (n,) duality gaps, of NumPy where the arrays are NumPy's.
+    """
+    xp = codes.__array_namespace__()
+    # The difference before the product, which would round it; negative by rounding alone, where λ_j = d_jᵀ t.
+    slack = xp.abs(codes) * xp.maximum(lam - xp.sign(codes) * pull, 0)
+    value = 0.5 * xp.sum(rest**2, axis=1) + xp.sum(lam * xp.abs(codes), axis=1)
+    return value, 0.5 * xp.sum(misfit**2, axis=1) + xp.sum(slack, axis=1)
 
 
 def certificate(
@@ -145,25 +175,33 @@ def certificate(
     lam = expand_lam(lam, *codes.shape)
     rest = residual(signals, dictionary, codes)
     theta = rest if dual is None else dual
-    correlations = product(theta, dictionary)
-    scale = dual_scale(correlations, lam, nonneg=nonneg)[:, None]
-    value = 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(lam * jnp.abs(codes), axis=1)
-    # The difference before the product, which would round it; negative by rounding alone, where λ_j = s c_j.
-    slack = jnp.abs(codes) * jnp.maximum(lam - scale * jnp.sign(codes) * correlations, 0)
+    pull = product(theta, dictionary)
+    scale = dual_scale(pull, lam, nonneg=nonneg)[:, None]
     misfit = (1 - scale) * rest if dual is None else rest - scale * theta
-    return value, 0.5 * jnp.sum(misfit**2, axis=1) + jnp.sum(slack, axis=1)
+    return value_and_gap(rest, misfit, jnp.asarray(codes), scale * pull, lam)
+
+
+def relative_gap(solution: Solution) -> Float[np.ndarray, " n"]:
+    """The duality gap of each sample over its objective, in double precision; zero where the objective is."""
+    gap, value = (np.asarray(array, np.float64) for array in (solution.gap, solution.objective))
+    return np.divide(gap, value, out=np.zeros_like(gap), where=value > 0)
 
 
 def is_converged(
-    signals: Float[Array, "n input_dim"], value: Float[Array, " n"], gap: Float[Array, " n"], tol: Float[Array, ""] | float
-) -> Bool[Array, " n"]:
-    """Whether `gap ≤ tol F(z)`, or the objective itself is below what its type can resolve.
+    signals: Float[Any, "n input_dim"],
+    value: Float[Any, " n"],
+    gap: Float[Any, " n"],
+    tol: Float[Array, ""] | float,
+    dtype: Any = None,
+) -> Bool[Any, " n"]:
+    """Whether `gap ≤ tol F(z)`, or the objective itself is below what the type of the codes can resolve.
 
     The residual of any stored code is only known to a few units of roundoff of the signal, so an objective below
     `½ (16 eps ‖y‖)²` is zero for all that can be told; else an exact fit at `lam = 0` would never be accepted.
+    The type is that of the objective unless another one is given.
     """
-    floor = 0.5 * jnp.sum((16 * jnp.finfo(value.dtype).eps * signals) ** 2, axis=1)
-    return ((gap <= tol * value) & (value < jnp.inf)) | (value <= floor)
+    floor = 0.5 * ((16 * float(jnp.finfo(dtype or value.dtype).eps) * signals) ** 2).sum(axis=1)
+    return ((gap <= tol * value) & (value < float("inf"))) | (value <= floor)
 
 
 def soft_threshold(

@@ -9,12 +9,11 @@ import dataclasses
 
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int
 from scipy import sparse
 from scipy.optimize import linear_sum_assignment
 
-from sae_gap.core.checks import as_real, check_unmasked
-from sae_gap.core.codes import Codes, SparseCodes, by_columns
+from sae_gap.core.checks import as_real
 
 # Columns with a smaller share of non-zeros are multiplied by these alone, and so many columns at once.
 _SPARSE = 0.05
@@ -82,18 +81,14 @@ def nearest_atoms(
 
     Returns:
       An index of a true atom for each learned one.
-
-    Raises:
-      ValueError: an argument is not a finite, non-empty matrix.
     """
-    atoms = unit_columns(as_matrix("learned", learned)).T
-    features = unit_columns(as_matrix("truth", truth))
+    atoms, features = unit_columns(np.asarray(learned)).T, unit_columns(np.asarray(truth))
     rows = max(1, _COSINES_AT_ONCE // features.shape[1])
     starts = range(0, len(atoms), rows)
     return np.concatenate([np.abs(atoms[start : start + rows] @ features).argmax(axis=1) for start in starts])
 
 
-def correlations(left: Float[ArrayLike, "n left"], right: Float[ArrayLike, "n right"]) -> Float[np.ndarray, "left right"]:
+def correlations(left: Float[np.ndarray, "n left"], right: Float[np.ndarray, "n right"]) -> Float[np.ndarray, "left right"]:
     """Absolute Pearson correlation of every column of `left` with every column of `right`.
 
     One matrix product, in the wider of the two precisions.
@@ -104,12 +99,7 @@ def correlations(left: Float[ArrayLike, "n left"], right: Float[ArrayLike, "n ri
 
     Returns:
       |r| in [0, 1], (left, right); 0 wherever a column is constant, since a constant says nothing about the other.
-
-    Raises:
-      ValueError: an argument is not a finite, non-empty matrix, or the numbers of samples differ.
     """
-    left, right = as_matrix("left", left), as_matrix("right", right)
-    require_same_samples("left", left, "right", right)
     # In the order of rows, or a sparse product would copy it for every block.
     centred = np.ascontiguousarray(unit_columns(_centre(right)))
     thin = np.count_nonzero(left, axis=0) < _SPARSE * left.shape[0]
@@ -161,72 +151,6 @@ def as_matrix(name: str, values: Float[ArrayLike, "..."]) -> Float[np.ndarray, "
     if not np.isfinite(matrix).all():
         raise ValueError(f"{name} must be finite, but it has NaN or infinite entries.")
     return matrix
-
-
-def as_columns(name: str, codes: Float[ArrayLike, "..."] | SparseCodes) -> Float[np.ndarray, "n columns"]:
-    """The columns of codes that are worth a look: all of dense codes, the active ones of sparse ones.
-
-    Args:
-      name: what the codes are called in the message.
-      codes: (n, num_latents).
-
-    Returns:
-      A finite, non-empty matrix on the host.
-
-    Raises:
-      ValueError: as `as_matrix`.
-    """
-    held = by_columns(codes)
-    return as_matrix(name, held.values if isinstance(held, Codes) else held)
-
-
-def as_codes(name: str, codes: Float[ArrayLike, "..."] | SparseCodes) -> Codes:
-    """Codes by their active columns, checked as by `as_matrix`."""
-    held = by_columns(codes)
-    columns = as_columns(name, held)
-    return held if isinstance(held, Codes) else Codes.from_dense(columns)
-
-
-def as_labels(labels: Shaped[ArrayLike, "..."], num_samples: int) -> Bool[np.ndarray, " n"]:
-    """Binary labels on the host, one for each of `num_samples` samples.
-
-    Args:
-      labels: booleans, (n,); anything else is refused.
-      num_samples: how many there have to be.
-
-    Returns:
-      The labels, (n,).
-
-    Raises:
-      ValueError: the labels are not booleans, or not one for each sample.
-    """
-    check_unmasked("labels", labels)
-    array = np.asarray(labels)
-    if array.dtype != np.bool_ or array.shape != (num_samples,):
-        raise ValueError(
-            f"labels must be {num_samples} booleans, one for each sample, but they are {array.dtype} of shape {array.shape}."
-        )
-    return array
-
-
-def require_same_samples(
-    left_name: str, left: Float[np.ndarray, "left_n _"], right_name: str, right: Float[np.ndarray, "right_n _"]
-) -> None:
-    """Refuses two matrices whose rows cannot be the same samples.
-
-    Args:
-      left_name: what the first is called in the message.
-      left: (n, any).
-      right_name: what the second is called in the message.
-      right: (n, any).
-
-    Raises:
-      ValueError: the numbers of rows differ.
-    """
-    if left.shape[0] != right.shape[0]:
-        raise ValueError(
-            f"{left_name} and {right_name} must hold the same samples, but they have {left.shape[0]} and {right.shape[0]} rows."
-        )
 
 
 def _centre(columns: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n columns"]:

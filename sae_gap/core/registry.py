@@ -1,13 +1,12 @@
 """The folder is the register: what the modules of a package define is found there, by its name.
 
-This module lies below those packages, so it names them and imports them only when asked. That loads JAX.
+`sae_gap.catalogue` says which packages.
 """
 
-import functools
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -24,13 +23,11 @@ class Column(NamedTuple):
 
     Attributes:
       label: of an axis, or in a sentence.
-      better: 1 if more of it is better, -1 if less, 0 if neither.
       perfect: its best value, where that is the same whatever the data.
       heading: above a table; None takes the column's name, and an empty one keeps it out of tables.
     """
 
     label: str
-    better: int = 0
     perfect: float | None = None
     heading: str | None = None
 
@@ -53,10 +50,11 @@ def looks_of(kind: type) -> dict[str, Look]:
 
     A class without a label whose instances are called after something else, such as what they go on from, has none of its own.
     """
-    own, name = vars(kind), name_of(kind)
-    if "label" not in own and not isinstance(kind.name, str):  # type: ignore[attr-defined]
-        return own.get("looks", {})
-    return own.get("looks", {}) | {name: Look(own.get("label", name.replace("_", " ")), own.get("colour", ""))}
+    given, name = vars(kind), name_of(kind)
+    looks = given.get("looks", {})
+    if "label" not in given and not isinstance(kind.name, str):  # type: ignore[attr-defined]
+        return looks
+    return looks | {name: Look(given.get("label", name.replace("_", " ")), given.get("colour", ""))}
 
 
 class BrokenFileError(ValueError):
@@ -69,64 +67,37 @@ def modules(package: str) -> Iterator[ModuleType]:
     Raises:
       BrokenFileError: one cannot be imported.
     """
-    for found in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
         try:
-            yield importlib.import_module(found.name)
+            yield importlib.import_module(module.name)
         except BrokenFileError:
             raise
         except Exception as error:
-            file = found.name.replace(".", "/") + ".py"
+            file = module.name.replace(".", "/") + ".py"
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise BrokenFileError(f"{file} cannot be imported ({reason}); mend it or move it away.") from error
 
 
-def _unique(found: Iterator[tuple[str, Any]]) -> dict[str, Any]:
+def classes(package: str, base: type) -> dict[str, type]:
+    """The classes in a package, by name and in the order of their ranks, that derive from `base` and are not abstract."""
+
+    def is_listed(thing: Any, module: str) -> bool:
+        derived = inspect.isclass(thing) and issubclass(thing, base) and thing is not base
+        return derived and thing.__module__ == module and not inspect.isabstract(thing)
+
+    listed = [thing for module in modules(package) for thing in vars(module).values() if is_listed(thing, module.__name__)]
+    return _unique(sorted(((name_of(thing), thing) for thing in listed), key=lambda pair: (pair[1].rank, pair[0])))
+
+
+def instances(package: str, kind: type[Any]) -> dict[str, Any]:
+    """The objects of a kind in a package, by name."""
+    things = (thing for module in modules(package) for thing in vars(module).values())
+    return _unique((thing.name, thing) for thing in things if isinstance(thing, kind))
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     register: dict[str, Any] = {}
-    for name, thing in found:
+    for name, thing in pairs:
         if register.setdefault(name, thing) is not thing:
             raise ValueError(f"{thing} has the name of {register[name]}, {name}; give one of them another.")
     return register
-
-
-def classes(package: str, base: str) -> dict[str, type]:
-    """The classes by their names, in the order of their ranks, that derive from `base` and are not abstract."""
-    module, _, name = f"{package}.{base}".rpartition(".")
-    kind = getattr(importlib.import_module(module), name)
-
-    def found(thing: Any, home: str) -> bool:
-        derived = inspect.isclass(thing) and issubclass(thing, kind) and thing is not kind
-        return derived and thing.__module__ == home and not inspect.isabstract(thing)
-
-    every = [thing for home in modules(package) for thing in vars(home).values() if found(thing, home.__name__)]
-    return _unique((name_of(thing), thing) for thing in sorted(every, key=lambda thing: (thing.rank, name_of(thing))))
-
-
-@functools.cache
-def encoders() -> dict[str, Any]:
-    """Every encoder of `sae_gap.encoders`, a class, by its name."""
-    return classes("sae_gap.encoders", "encoder.Encoder")
-
-
-def saes() -> dict[str, Any]:
-    """Every encoder that a sparse autoencoder trains, by its name."""
-    return {name: kind for name, kind in encoders().items() if getattr(kind, "recipe", None) is not None}
-
-
-@functools.cache
-def learners() -> dict[str, Any]:
-    """Every learner of `sae_gap.learners`, a class, by its name."""
-    return classes("sae_gap.learners", "learner.Learner")
-
-
-@functools.cache
-def metrics() -> dict[str, Any]:
-    """Every metric of `sae_gap.metrics`, an object, by its name."""
-    kind = importlib.import_module("sae_gap.metrics.metric").Metric
-    every = [thing for home in modules("sae_gap.metrics") for thing in vars(home).values() if isinstance(thing, kind)]
-    return _unique((metric.name, metric) for metric in every)
-
-
-def make(kind: Callable[..., Any], **offered: Any) -> Any:
-    """An instance of a class, given those of the offered values that it has a field for; None leaves a default."""
-    fields = inspect.signature(kind).parameters
-    return kind(**{name: value for name, value in offered.items() if value is not None and name in fields})

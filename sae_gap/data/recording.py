@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import pathlib
 from typing import Any
 
@@ -10,11 +9,13 @@ from absl import logging
 
 from sae_gap.core.checks import check_flag, check_number, check_path, check_seed, check_size, check_type
 from sae_gap.core.types import Setting, Split, Task
-from sae_gap.data.activations import Activations, fetched, open_activations, outliers
+from sae_gap.data.activations import Activations, fetched, open_activations
+from sae_gap.data.digest import file_digest
 from sae_gap.data.paper import draw
 from sae_gap.data.task_file import load
 from sae_gap.data.worlds import World
 from sae_gap.runtime import devices
+from sae_gap.storage.results import digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,13 +84,13 @@ class Recording:
 
     def asdict(self) -> dict[str, Any]:
         """What tells recordings apart: the content of the file, wherever it lies."""
-        task, digest = self._content()
+        task, content = self._content()
         held = {} if self.held_out is None else {"held_out": self.held_out, "array": self.key}
         truth = _true_latents(task)
         if truth != task.width:
             held["width"] = task.width
         return held | {
-            "data": digest,
+            "data": content,
             "num_latents": truth,
             "sparsity": self.sparsity,
             "num_samples": len(task.train.signals) + len(task.id.signals),
@@ -114,15 +115,14 @@ def _read(
     else:
         whole = open_activations(path, key=key)
         if not keep_outliers and len(whole.outliers.rows):
-            logging.warning("left out: %s", outliers.describe(whole))
+            logging.warning("left out: %s", whole.outliers)
             whole = whole.without_outliers()
         task, files = _split(whole, width, held_out), whole.files
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as opened:
-            while block := opened.read(2**20):
-                digest.update(block)
-    return task, digest.hexdigest()[:16]
+    content = file_digest(*files)
+    if held_out is not None and whole.documents is not None:
+        # By them rows are held out, and they may lie in files of their own.
+        content = digest([content, whole.documents])
+    return task, content
 
 
 def _split(whole: Activations, width: int | None, held_out: float) -> Task:

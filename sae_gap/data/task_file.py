@@ -1,8 +1,6 @@
 """Reads a task from the .npz file of a user."""
 
-import os
 import pathlib
-import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +10,9 @@ import numpy as np
 from sae_gap.core.checks import check_path, check_seed, check_size
 from sae_gap.core.types import Split, Task
 from sae_gap.data.activations import fetched
+from sae_gap.storage.tensor_files import reading
+
+_NAMES = ("Y_train", "Y_val", "Y_ood", "Z_train", "Z_val", "Z_ood", "A")
 
 
 def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -> Task:
@@ -57,26 +58,13 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
     return Task(split("train"), split("val"), split("ood"), dictionary, width=width, seed=seed)
 
 
-_NAMES = ("Y_train", "Y_val", "Y_ood", "Z_train", "Z_val", "Z_ood", "A")
-
-
-def _read_arrays(path: pathlib.Path) -> Mapping[str, Any]:
-    if not os.path.isfile(path):
-        raise ValueError(f"{path} is not a file; give the path of an .npz written by numpy.savez.")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not an .npz file; write it with numpy.savez.")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files if name in _NAMES}
-    except Exception as error:
-        if "allow_pickle" in str(error):
-            raise ValueError(f"{path} holds pickled objects, which are never loaded; save plain numeric arrays.") from None
-        reason = " ".join(str(error).split())[:100].rstrip(".") or type(error).__name__
-        raise ValueError(f"{path} cannot be read as arrays ({reason}); write it again with numpy.savez.") from error
+def _read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with reading(path, "arrays in an .npz file"), np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in _NAMES if name in archive}
 
 
 def _check_array(path, name: str, array: Any) -> np.ndarray:
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or 0 in array.shape:
+    if np.ndim(array) != 2 or not np.size(array):
         raise ValueError(f"{name} in {path} must be a non-empty matrix, but its shape is {np.shape(array)}.")
     if array.dtype.kind not in "fiu":
         raise ValueError(f"{name} in {path} must hold real numbers, but its type is {array.dtype}; save it as float32.")
@@ -89,22 +77,12 @@ def _check_array(path, name: str, array: Any) -> np.ndarray:
 
 def _check_shapes(path, arrays: Mapping[str, np.ndarray]) -> None:
     input_dim = arrays["Y_train"].shape[1]
-    for name in ("Y_val", "Y_ood"):
-        if arrays[name].shape[1] != input_dim:
+    latents = next((arrays[name].shape[1] for name in ("A", "Z_train", "Z_val", "Z_ood") if name in arrays), None)
+    for name, array in sorted(arrays.items()):
+        rows = input_dim if name == "A" else len(arrays[f"Y{name[1:]}"])
+        wanted = (rows, input_dim if name.startswith("Y") else latents)
+        if array.shape != wanted:
             raise ValueError(
-                f"{name} in {path} has {arrays[name].shape[1]} columns but Y_train has {input_dim}; they must agree."
-            )
-    if "A" in arrays and arrays["A"].shape[0] != input_dim:
-        raise ValueError(
-            f"A in {path} has {arrays['A'].shape[0]} rows but the signals have {input_dim} dimensions; "
-            "save it as (input, latents)."
-        )
-    widths = {name: arrays[name].shape[1] for name in arrays if not name.startswith("Y_")}
-    if len(set(widths.values())) > 1:
-        raise ValueError(f"the truth in {path} disagrees on the number of latents ({widths}); they must agree.")
-    for name in ("train", "val", "ood"):
-        if f"Z_{name}" in arrays and len(arrays[f"Z_{name}"]) != len(arrays[f"Y_{name}"]):
-            raise ValueError(
-                f"Z_{name} in {path} has {len(arrays[f'Z_{name}'])} rows but Y_{name} has {len(arrays[f'Y_{name}'])}; "
-                "give one row of codes to each sample."
+                f"{name} in {path} has the shape {array.shape}, but beside the other arrays it must be {wanted}: samples are "
+                "rows, and A is (input, latents)."
             )

@@ -35,7 +35,6 @@ class BatchTopK(AmortisedEncoder):
     label = "BatchTopK"
     colour = "#999933"
     rank = 5
-    reads = BatchTopKParameters
 
     k: int = eqx.field(static=True, default=10)
     rate: float | Array = 0.01
@@ -52,7 +51,7 @@ class BatchTopK(AmortisedEncoder):
         return jnp.where(hidden > model.encoder.threshold, hidden, 0)
 
     def exported(self, model):
-        parameters = self.learned(model)
+        parameters = model.encoder
         tensors = {"W_enc": parameters.affine.weight, "b_enc": parameters.affine.bias, "W_dec": model.decoder.T}
         return "jumprelu", {}, tensors | {"threshold": jnp.full(model.decoder.shape[1], parameters.threshold)}
 
@@ -76,4 +75,4 @@ class BatchTopK(AmortisedEncoder):
         return eqx.tree_at(lambda model: model.encoder.threshold, model, seen)
 
     def _hidden(self, model, signals):
-        return jax.nn.relu(self.learned(model).affine(signals - model.bias))
+        return jax.nn.relu(model.encoder.affine(signals - model.bias))

@@ -136,16 +136,14 @@ class Recipe(NamedTuple):
 class AmortisedEncoder(Encoder):
     """An encoder that a sparse autoencoder trains together with its dictionary."""
 
-    # The class of the parameters that it reads from `Model.encoder`.
-    reads: ClassVar[type] = Affine
     # None where it is for dictionaries that are given. RESULTS.md tells how the tuned values were found.
     recipe: ClassVar[Recipe | None] = Recipe()
 
     def parameters(self, weight: Float[Array, "input_dim num_latents"], key: PRNGKeyArray) -> Any:
         """The initial `Model.encoder`, whose shapes it keeps.
 
-        Each `Affine` in it is a map of signals, or of what is left of them, and nothing else is: training on standardised
-        signals takes their unit off these alone.
+        What maps signals, or their residuals, is an `Affine`, and nothing else is: training on standardised signals takes their
+        unit off these maps alone.
 
         Args:
           weight: the encoder's initial weights, drawn with the dictionary or the dictionary itself.
@@ -159,19 +157,12 @@ class AmortisedEncoder(Encoder):
         """The codes and, for each sample, the sparsity penalty that training adds."""
         return self(model, signals), jnp.zeros(len(signals), signals.dtype)
 
-    def reconstruct(
-        self, model: Model, signals: Float[Array, "n input_dim"]
-    ) -> tuple[Float[Array, "n input_dim"], Float[Array, " n"]]:
-        """The reconstructed signals and the penalty of each sample: what a training step needs."""
-        codes, penalty = self.with_penalty(model, signals)
-        return codes @ model.decoder.T + model.bias, penalty
-
     def loss(
         self, model: Model, signals: Float[Array, "n input_dim"], penalty: Float[ArrayLike, ""]
     ) -> tuple[Float[Array, " n"], Any]:
         """What training minimises for each sample of a batch, and what the batch is to leave behind by `observe`."""
-        reconstruction, sparsity = self.reconstruct(model, signals)
-        error = jnp.mean((reconstruction - signals) ** 2, axis=1)
+        codes, sparsity = self.with_penalty(model, signals)
+        error = jnp.mean((codes @ model.decoder.T + model.bias - signals) ** 2, axis=1)
         return error + penalty * sparsity, None
 
     def observe(self, model: Model, seen: Any) -> Model:
@@ -184,16 +175,7 @@ class AmortisedEncoder(Encoder):
 
     def preactivations(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         """`(y - b) W + c`."""
-        return self.learned(model)(signals - model.bias)
-
-    def learned(self, model: Model) -> Any:
-        """The parameters in `Model.encoder`, or a ValueError where they are not of the class that this encoder reads."""
-        if not isinstance(model.encoder, self.reads):
-            raise ValueError(
-                f"{type(self).__name__} reads {self.reads.__name__} from Model.encoder, but it is {shown(model.encoder)}; "
-                "give the parameters that it was trained with."
-            )
-        return model.encoder
+        return model.encoder(signals - model.bias)
 
 
 def rectangle(x: jax.Array) -> jax.Array:
@@ -231,6 +213,11 @@ def check_model(model: Model, encode: Any = None) -> None:
         initial = eqx.filter_eval_shape(encode.parameters, blank, jax.random.key(0))
         if jax.tree.structure(initial) == jax.tree.structure(model.encoder):  # type: ignore[operator]
             jax.tree.map_with_path(_check_shape, initial, model.encoder)
+        elif initial is not None:
+            raise ValueError(
+                f"{type(encode).__name__} reads {type(initial).__name__} from Model.encoder, but it is {shown(model.encoder)}; "
+                "give the parameters that it was trained with."
+            )
 
 
 def _check_shape(path: Any, initial: jax.ShapeDtypeStruct, found: Any) -> None:

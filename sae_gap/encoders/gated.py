@@ -31,7 +31,6 @@ class Gated(AmortisedEncoder):
     colour = "#661100"
     rank = 8
     recipe = Recipe(penalty=0.5)
-    reads = GatedParameters
 
     def parameters(self, weight, key):
         zeros = jnp.zeros(weight.shape[1], weight.dtype)
@@ -41,7 +40,7 @@ class Gated(AmortisedEncoder):
         return self._infer(model, signals)[0]
 
     def exported(self, model):
-        parameters = self.learned(model)
+        parameters = model.encoder
         gate = {"W_enc": parameters.gate.weight, "b_gate": parameters.gate.bias}
         return "gated", {}, gate | {"r_mag": parameters.log_scale, "b_mag": parameters.bias, "W_dec": model.decoder.T}
 
@@ -60,7 +59,7 @@ class Gated(AmortisedEncoder):
         self, model: Model, signals: Float[Array, "n input_dim"]
     ) -> tuple[Float[Array, "n num_latents"], Float[Array, "n num_latents"]]:
         """The codes, and the rectified pre-activations of the gate."""
-        parameters = self.learned(model)
+        parameters = model.encoder
         projected = (signals - model.bias) @ parameters.gate.weight
         gate = projected + parameters.gate.bias
         magnitude = jax.nn.relu(projected * jnp.exp(parameters.log_scale) + parameters.bias)

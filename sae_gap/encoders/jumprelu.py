@@ -29,7 +29,6 @@ class JumpReLU(AmortisedEncoder):
     colour = "#009E73"
     rank = 3
     recipe = Recipe(penalty=0.03, options={"threshold": 0.1, "bandwidth": 0.1})
-    reads = JumpReLUParameters
 
     threshold: float | Array = 1e-3
     bandwidth: float | Array = 1e-3
@@ -45,7 +44,7 @@ class JumpReLU(AmortisedEncoder):
         return self.with_penalty(model, signals)[0]
 
     def with_penalty(self, model, signals):
-        parameters = self.learned(model)
+        parameters = model.encoder
         hidden = jax.nn.relu(parameters.affine(signals - model.bias))
         codes, active = _jump(hidden, jnp.exp(parameters.log_threshold), self.bandwidth)
         return codes, jnp.sum(active, axis=1)
@@ -54,7 +53,7 @@ class JumpReLU(AmortisedEncoder):
         return eqx.tree_at(lambda model: model.encoder.log_threshold, model, replace_fn=lambda own: own + change)
 
     def exported(self, model):
-        parameters = self.learned(model)
+        parameters = model.encoder
         tensors = {"W_enc": parameters.affine.weight, "b_enc": parameters.affine.bias, "W_dec": model.decoder.T}
         return "jumprelu", {}, tensors | {"threshold": jnp.exp(parameters.log_threshold)}
 

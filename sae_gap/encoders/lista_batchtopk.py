@@ -35,7 +35,6 @@ class LISTABatchTopK(LISTATopK):
     label = "LISTA-BatchTopK"
     colour = "#A6761D"
     rank = 9
-    reads = LISTABatchTopKParameters
 
     rate: float | Array = 0.01
 
@@ -46,7 +45,7 @@ class LISTABatchTopK(LISTATopK):
         return LISTABatchTopKParameters(super().parameters(weight, key).steps, jnp.zeros(self.depth, weight.dtype))
 
     def __call__(self, model, signals):
-        thresholds = self.learned(model).thresholds
+        thresholds = model.encoder.thresholds
         return self.iterates(model, signals, lambda hidden, step: jnp.where(hidden > thresholds[step], hidden, 0))[-1]
 
     def loss(self, model, signals, penalty):
@@ -55,7 +54,7 @@ class LISTABatchTopK(LISTATopK):
 
         codes = self.iterates(model, signals, keep)
         smallest = jnp.stack([jnp.min(jnp.where(each > 0, each, jnp.inf)) for each in codes])
-        thresholds = self.learned(model).thresholds
+        thresholds = model.encoder.thresholds
         moved = jnp.where(thresholds > 0, thresholds + self.rate * (smallest - thresholds), smallest)
         errors = jnp.mean((codes[-1] @ model.decoder.T + model.bias - signals) ** 2, axis=1)
         return errors, jnp.where(jnp.isfinite(smallest), moved, thresholds)

@@ -38,7 +38,7 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
         check_number("step", self.step, above=0)
 
     def _hidden(self, model, signals):
-        affine, centred = self.learned(model).affine, signals - model.bias
+        affine, centred = model.encoder.affine, signals - model.bias
         before = affine(centred)
         codes = jnp.where(before > model.encoder.threshold, jax.nn.relu(before), 0)
         return jax.nn.relu(before + self.step * (centred - codes @ model.decoder.T) @ affine.weight)

@@ -1,7 +1,6 @@
 """The TopK encoder with steps of LISTA: what the codes so far leave unexplained is encoded as well."""
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -37,7 +36,6 @@ class LISTATopK(AmortisedEncoder):
     label = "LISTA-TopK"
     colour = "#E7298A"
     rank = 8
-    reads: ClassVar[type] = LISTATopKParameters
 
     k: int = eqx.field(static=True, default=10)
     depth: int = eqx.field(static=True, default=2)
@@ -59,7 +57,7 @@ class LISTATopK(AmortisedEncoder):
         keep: Callable[[Float[Array, "n num_latents"], int], Float[Array, "n num_latents"]],
     ) -> list[Float[Array, "n num_latents"]]:
         """The codes after each step, of which `keep` thins the rectified ones, given the number of the step."""
-        first, *others = self.learned(model).steps
+        first, *others = model.encoder.steps
         target = signals - model.bias
         # The first step starts from nothing, which spares it the product with the codes.
         codes = [keep(jax.nn.relu(first(target)), 0)]

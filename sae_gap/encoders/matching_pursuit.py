@@ -5,10 +5,10 @@ import functools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
 
 from sae_gap.core.checks import check_size
 from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, unit_atoms
+from sae_gap.solvers.greedy import matching_pursuit
 
 
 class MatchingPursuit(AmortisedEncoder):
@@ -41,40 +41,21 @@ class MatchingPursuit(AmortisedEncoder):
         return None
 
     def __call__(self, model, signals):
-        atoms, norms = unit_atoms(model.decoder)
-        support, values = _pursue(signals - model.bias, atoms.T, self.k)
-        rows = jnp.arange(len(signals))
-        codes = jnp.zeros((len(signals), len(norms)), signals.dtype).at[rows, support].set(values, unique_indices=True)
-        return codes / norms
+        return pursue(model, signals, self.k)
 
-    def reconstruct(self, model, signals):
+    def loss(self, model, signals, penalty):
+        """The squared error alone, by a derivative that holds the chosen atoms fixed."""
         atoms, _ = unit_atoms(model.decoder)
-        return signals - _residual(signals - model.bias, atoms.T, self.k), jnp.zeros(len(signals), signals.dtype)
+        return jnp.mean(_residual(signals - model.bias, atoms.T, self.k) ** 2, axis=1), None
 
 
-def _pursue(
-    signals: Float[Array, "n input_dim"], atoms: Float[Array, "num_latents input_dim"], k: int
-) -> tuple[Int[Array, "k n"], Float[Array, "k n"]]:
-    """The chosen atoms in order, and their projections."""
-    num_latents = len(atoms)
-    latent = jnp.arange(num_latents)
-    # Carrying the correlations through the Gram matrix saves a product a step, where that pays for the matrix.
-    gram = atoms @ atoms.T if num_latents <= len(signals) * k and num_latents <= 4_096 else None
-
-    def step(state, _):
-        carried, unused = state
-        correlation = carried if gram is not None else carried @ atoms.T
-        score = jnp.where(unused, jnp.abs(correlation), -1)
-        # A max and a compare run in vector registers where XLA's argmax on a CPU does not.
-        best = jnp.max(score, axis=1, keepdims=True)
-        chosen = jnp.min(jnp.where(score == best, latent, num_latents - 1), axis=1)
-        value = jnp.take_along_axis(correlation, chosen[:, None], axis=1)
-        carried = carried - value * (atoms if gram is None else gram)[chosen]
-        return (carried, unused & (latent != chosen[:, None])), (chosen, value[:, 0])
-
-    carried = signals if gram is None else signals @ atoms.T
-    unused = jnp.ones((len(signals), num_latents), bool)
-    return jax.lax.scan(step, (carried, unused), length=min(k, num_latents))[1]
+def pursue(model, signals, k, *, nonneg=False):
+    """The codes of a matching pursuit on unit atoms, in units of the model's own."""
+    atoms, norms = unit_atoms(model.decoder)
+    support, values = matching_pursuit(signals - model.bias, atoms.T, k, nonneg=nonneg)
+    rows = jnp.arange(len(signals))
+    codes = jnp.zeros((len(signals), len(norms)), signals.dtype)
+    return codes.at[rows, support].set(values, unique_indices=True) / norms
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -84,7 +65,7 @@ def _residual(signals, atoms, k):
 
 
 def _residual_forward(signals, atoms, k):
-    support, values = _pursue(signals, atoms, k)
+    support, values = matching_pursuit(signals, atoms, k)
     chosen = atoms[support]
     residual = signals - jnp.einsum("kn,knm->nm", values, chosen)
     return residual, (support, values, chosen, residual, len(atoms))

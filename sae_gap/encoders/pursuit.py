@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 from sae_gap.core.checks import check_flag, check_size
 from sae_gap.core.types import Coded, Model
 from sae_gap.encoders.encoder import Encoder, unit_atoms
-from sae_gap.solvers import nonneg_matching_pursuit, orthogonal_matching_pursuit
+from sae_gap.encoders.matching_pursuit import pursue
+from sae_gap.solvers import orthogonal_matching_pursuit
 
 
 class OMP(Encoder):
@@ -77,5 +78,4 @@ class NonNegativePursuit(Encoder):
         check_size("k", self.k)
 
     def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
-        atoms, norms = unit_atoms(model.decoder)
-        return nonneg_matching_pursuit(signals - model.bias, atoms, self.k) / norms
+        return pursue(model, signals, self.k, nonneg=True)

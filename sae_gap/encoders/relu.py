@@ -22,7 +22,7 @@ class ReLU(AmortisedEncoder):
         return jax.nn.relu(self.preactivations(model, signals))
 
     def exported(self, model):
-        affine = self.learned(model)
+        affine = model.encoder
         return "standard", {}, {"W_enc": affine.weight, "b_enc": affine.bias, "W_dec": model.decoder.T}
 
     def with_penalty(self, model, signals):

@@ -2,7 +2,8 @@
 
 Rows say what they are of in their columns (`dictionary`, `inference`, `start`, …); `labels` says how that is called and
 coloured. A figure whose rows lack what it shows (a method that was not run, a truth that is not known) is None, so that a run
-on a user's own data draws what it can. The label of a figure is its caption. Nothing here needs JAX or a display.
+on a user's own data draws what it can. A title says what is drawn, and the label of a figure, its caption, over what; what a
+figure shows is for its reader to say. Nothing here needs JAX or a display.
 
 The names are loaded when first used: tables need no matplotlib, whose import takes longer than reading them.
 """

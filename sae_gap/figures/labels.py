@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from sae_gap import catalogue
 from sae_gap.core import registry
 from sae_gap.core.registry import Column, Look
 
@@ -27,13 +28,13 @@ _SPARE = ("#8C564B", "#1B9E9E", "#7570B3", "#A6761D", "#66A61E", "#4477AA")
 _SPLITS = {"_id": "in distribution", "_ood": "out of distribution"}
 # Columns that are no metric.
 _OTHERS = {
-    "own_certificate": Column("certificate of the codes", -1),
+    "own_certificate": Column("certificate of the codes"),
     "samples_seen": Column("training samples seen", heading="samples seen"),
-    "fit_seconds": Column("seconds to fit", -1, heading="fit s"),
-    "encode_seconds": Column("seconds to encode", -1, heading="encode s"),
-    "compile_seconds": Column("seconds to compile", -1),
-    "fit_steps": Column("steps to fit", -1),
-    "flops": Column("floating-point operations a sample", -1, heading="FLOPs"),
+    "fit_seconds": Column("seconds to fit", heading="fit s"),
+    "encode_seconds": Column("seconds to encode", heading="encode s"),
+    "compile_seconds": Column("seconds to compile"),
+    "fit_steps": Column("steps to fit"),
+    "flops": Column("floating-point operations a sample", heading="FLOPs"),
     "num_latents": Column("number of latents"),
     "width": Column("atoms learned"),
     "sparsity": Column("active latents a sample, k"),
@@ -48,6 +49,15 @@ _OTHERS = {
     "per_latent": Column("training samples for each latent"),
     "columns": Column("atoms"),
 }
+# How a number of a column is said in a legend or above a panel.
+_COUNTED = {
+    "num_latents": "{} latents",
+    "num_samples": "{} samples",
+    "sparsity": "k = {}",
+    "input_dim": "m = {}",
+    "lam": "λ = {}",
+    "noise_db": "{} dB",
+}
 
 
 def add(column: str, looks: Mapping[str, Look]) -> None:
@@ -58,11 +68,11 @@ def add(column: str, looks: Mapping[str, Look]) -> None:
 @functools.cache
 def _dictionaries() -> dict[str, Look]:
     found: dict[str, dict[str, Look]] = {family: {} for family in _FAMILIES}
-    for name, encoder in registry.saes().items():
+    for name, encoder in catalogue.saes().items():
         own, recipe = registry.looks_of(encoder)[name], vars(encoder).get("recipe")
         label, colour = ("", "") if recipe is None else (recipe.label, recipe.colour)
         found["sae"][name] = Look(label or f"{own.label} SAE", colour or own.colour)
-    for kind in registry.learners().values():
+    for kind in catalogue.learners().values():
         found.setdefault(kind.family, {}).update(registry.looks_of(kind))
     found["baseline"]["samples"] = Look("training samples as atoms", "#7F7F7F")
     return {name: look for looks in found.values() for name, look in looks.items()}
@@ -71,7 +81,7 @@ def _dictionaries() -> dict[str, Look]:
 @functools.cache
 def _inferences() -> dict[str, Look]:
     found = {"own": Look("own codes", "#7F7F7F"), "lista_published": Look("LISTA on its own loss", "#882255")}
-    for kind in registry.encoders().values():
+    for kind in catalogue.encoders().values():
         found |= registry.looks_of(kind)
     return found
 
@@ -84,7 +94,7 @@ def _table(column: str) -> dict[str, Look]:
 
 @functools.cache
 def _metrics() -> dict[str, Column]:
-    return {name: column for metric in registry.metrics().values() for name, column in metric.columns.items()}
+    return {name: column for metric in catalogue.metrics().values() for name, column in metric.columns.items()}
 
 
 def label(name: Any, column: str = "dictionary") -> str:
@@ -98,30 +108,12 @@ def label(name: Any, column: str = "dictionary") -> str:
       column: "dictionary", "inference", "start", "columns", or "solver", or a column of numbers.
     """
     if isinstance(name, int | float) and not isinstance(name, bool):
-        written = f"{name:,}" if isinstance(name, int) else f"{name:,.6g}"
-        return _COUNTED.get(column, f"{column.replace('_', ' ')} {{}}").format(written, s="" if name == 1 else "s")
+        return _COUNTED.get(column, f"{metric_label(column)} {{}}").format(f"{name:,.7g}")
     found = _find(name, column)
     if found is None and column == "dictionary" and ":" in str(name):
         learner, _, encoder = str(name).partition(":")
         return f"{label(learner)}, {label(encoder, 'inference')}"
     return str(name).replace("_", " ") if found is None else found.label
-
-
-# How a number of a column is said in a legend, above a panel or in a sentence.
-_COUNTED = {
-    "num_latents": "{} latent{s}",
-    "width": "{} atom{s} learned",
-    "num_samples": "{} sample{s}",
-    "sparsity": "k = {}",
-    "input_dim": "m = {}",
-    "lam": "λ = {}",
-    "ratio": "c = {}",
-    "noise_db": "{} dB",
-    "iterations": "{} iteration{s}",
-    "step": "step {}",
-    "depth": "{} layer{s}",
-    "per_latent": "{} sample{s} for each latent",
-}
 
 
 def colour(name: Any, column: str = "dictionary") -> str:
@@ -132,7 +124,7 @@ def colour(name: Any, column: str = "dictionary") -> str:
 
 def rank(name: Any, column: str = "dictionary") -> tuple[int, Any]:
     """A key to sort values of a column by: those of its table in their order, then numbers, then other names, None last."""
-    table = _table(column)
+    table = _table(column) or _dictionaries()
     if name in table:
         return 0, list(table).index(name)
     if isinstance(name, int | float):
@@ -156,11 +148,6 @@ def heading(metric: str) -> str:
     """What a column of numbers is called above a table: `heading("mcc_ood")` is "MCC OOD"."""
     (stem, split), named = _split(metric), _column(metric).heading
     return f"{stem.replace('_', ' ') if named is None else named} {split[1:].upper()}".strip()
-
-
-def better(metric: str) -> int:
-    """1 if more of a metric is better, -1 if less, 0 if neither or unknown."""
-    return _column(metric).better
 
 
 def perfect(metric: str) -> float | None:

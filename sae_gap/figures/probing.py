@@ -1,19 +1,32 @@
 """What probes lose out of distribution, a line for each of the codes that they read."""
 
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from matplotlib.figure import Figure
 
-from sae_gap.figures import labels, style
+from sae_gap.figures import style
+from sae_gap.figures.sae_measurement import name_of
 
+_Rows: TypeAlias = Sequence[Mapping[str, Any]]
 # By the columns that a probe reads.
-_PROBES = {"dense": ("#0072B2", "o"), "k=1": ("#D55E00", "s"), "k=5": ("#E69F00", "^"), "k=20": ("#009E73", "D")}
-_CODES = {"own": "own codes", "own_refit": "least squares on own", "lasso": "lasso", "lasso_refit": "least squares on lasso"}
+_PROBES: dict[str, tuple[str, dict[str, Any]]] = {
+    "dense": ("all columns", {"color": "#0072B2", "marker": "o"}),
+    "k=1": ("1 latent", {"color": "#D55E00", "marker": "s"}),
+    "k=5": ("5 latents", {"color": "#E69F00", "marker": "^"}),
+    "k=20": ("20 latents", {"color": "#009E73", "marker": "D"}),
+}
+_CODES = {
+    "own": "own codes",
+    "own_refit": "least squares on own",
+    "lasso": "lasso",
+    "lasso_refit": "least squares on lasso",
+}
 
 
 @style.styled
-def ood_drop(lines: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], tasks: str = "pairs") -> Figure:
+def ood_drop(lines: _Rows, rows: _Rows, tasks: str = "pairs") -> Figure:
     """The drop of each kind of probe on each kind of codes, with intervals of 95 % over tasks.
 
     Args:
@@ -25,53 +38,32 @@ def ood_drop(lines: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any
       The figure.
     """
     lines = [line for line in lines if line["drop"] is not None]
-    places = {(line["dictionary"], line["codes"]): _name(line) for line in lines}
-    order = [*places]
-    figure = Figure(figsize=(style.WIDTH, 1.6 + 0.24 * len(places)))
+    names = {(line["dictionary"], line["codes"]): _name(line) for line in lines}
+    order = [*names]
+    figure = Figure(figsize=(style.WIDTH, 1.6 + 0.24 * len(names)))
     axes = figure.add_subplot()
-    shown = {line["probe"] for line in lines}
-    for line in lines:
-        colour, marker = _PROBES[line["probe"]]
-        up = order.index((line["dictionary"], line["codes"])) + 0.17 * ([*_PROBES].index(line["probe"]) - 1.5)
-        axes.errorbar(line["drop"], up, xerr=line["drop_half"], color=colour, linewidth=0.8, zorder=2)
-        axes.plot(line["drop"], up, linestyle="none", marker=marker, markersize=3.5, color=colour, zorder=3)
-    for place in range(1, len(places)):
-        if order[place][0] != order[place - 1][0]:
-            axes.axhline(place - 0.5, color=style.QUIET, linewidth=0.5, zorder=1)
+    shown = [probe for probe in _PROBES if any(line["probe"] == probe for line in lines)]
+    for place, probe in enumerate(shown):
+        mine = [line for line in lines if line["probe"] == probe]
+        up = 0.17 * (place - (len(shown) - 1) / 2)
+        heights = [order.index((line["dictionary"], line["codes"])) + up for line in mine]
+        drops, halves = ([line[name] or 0.0 for line in mine] for name in ("drop", "drop_half"))
+        look = _PROBES[probe][1]
+        axes.errorbar(drops, heights, xerr=halves, linestyle="none", elinewidth=0.8, **look)
+    for place, (one, other) in enumerate(itertools.pairwise(order)):
+        if one[0] != other[0]:
+            axes.axhline(place + 0.5, color=style.QUIET, linewidth=0.5, zorder=1)
     axes.axvline(0, color=style.QUIET, linewidth=0.6, linestyle=style.DASHED, zorder=1)
-    axes.set_yticks(range(len(places)), [*places.values()])
-    axes.set_ylim(len(places) - 0.5, -0.5)
+    axes.set_yticks(range(len(names)), [*names.values()])
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("AUC lost out of distribution (0 is no loss)")
-    handles = [
-        style.mark(
-            "all columns" if name == "dense" else f"{name[2:]} latents".replace("1 latents", "1 latent"), color=c, marker=m
-        )
-        for name, (c, m) in _PROBES.items()
-        if name in shown
-    ]
-    told = [f"{_name(line)}, {line['probe']}: {line['drop']:.3f}" for line in lines]
+    handles = [style.mark(_PROBES[probe][0], **_PROBES[probe][1]) for probe in shown]
     more = f"{lines[0]['pairs']} {tasks}, intervals of 95 % over {tasks}"
-    style.finish(figure, _finding(lines), rows, "; ".join(told), more=more, handles=handles)
+    title = "AUC that probes lose out of distribution"
+    style.finish(figure, title, rows, more=more, handles=handles)
     return figure
 
 
 def _name(line: Mapping[str, Any]) -> str:
-    """Controls have the suite's labels; everything else keeps the user's name."""
-    if line["codes"] not in _CODES:
-        return line["codes"]
-    name = labels.label(line["dictionary"]) if line["role"] == "control" else line["dictionary"]
-    return f"{name}: {_CODES[line['codes']]}"
-
-
-def _finding(lines: Sequence[Mapping[str, Any]]) -> str:
-    """What the best codes on the first SAE's dictionary change, or else what probes of the activations lose."""
-    changed = [line for line in lines if line["codes"] == "lasso_refit" and line["more_drop_half"] is not None]
-    own = [line for line in lines if line["codes"] == "own"]
-    best = [line for line in changed if own and line["dictionary"] == own[0]["dictionary"] and line["probe"] == "dense"]
-    if best:
-        line = best[0]
-        told = f"the best codes on the dictionary of {line['dictionary']} change what dense probes lose out of distribution by"
-        return f"{told} {line['more_drop']:+.3f} ± {line['more_drop_half']:.3f} of AUC"
-    line = next(line for line in lines if line["probe"] == "dense")
-    return f"dense probes of the {_name(line)} lose {line['drop']:.3f} of AUC out of distribution"
+    return f"{name_of(line)}: {_CODES[line['codes']]}" if line["codes"] in _CODES else line["codes"]

@@ -1,14 +1,13 @@
 """One's own SAE in three figures: its place beside the curves, the parts of its gap, and how alike its atoms are."""
 
+import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
-from sae_gap.figures import labels, log_axes, style
+from sae_gap.figures import labels, style
 
 # SAEs in their order, then over again; controls and the like have colours of their own in `sae_gap.figures.labels`.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
@@ -17,126 +16,98 @@ _PARTS = {
     "values_share": ("values on the encoder's support", "#56B4E9"),
     "support_share": ("another support", "#0072B2"),
 }
-_WANT = {"scale_share": "another scale", "values_share": "better values", "support_share": "another support"}
 _DUPLICATE = 0.95
-# The look of an encoder's own codes.
-_OWN: dict[str, Any] = {"marker": "D", "linestyle": "none", "markeredgecolor": style.QUIET}
+_Rows: TypeAlias = Sequence[Mapping[str, Any]]
+_OWN: dict[str, Any] = {"marker": "D", "markersize": 6, "linestyle": "none", "zorder": 4}
+_THIN: dict[str, Any] = {"markersize": 3, "linewidth": 0.9}
+_CODES: dict[str, tuple[str, dict[str, Any]]] = {
+    "lasso_refit": ("least squares on lasso supports", {"marker": "o", "markersize": 3}),
+    "lasso": ("certified lasso", _THIN | {"marker": "s", "linestyle": style.DASHED}),
+    "omp": ("orthogonal matching pursuit", _THIN | {"marker": "^", "linestyle": (0, (1, 1.5))}),
+    "own": ("encoder", _OWN),
+    "own_refit": ("encoder, values refitted", _OWN | {"markerfacecolor": "white"}),
+}
+_METRICS = {"fvu": "variance unexplained, FVU (0 is perfect)", "kl": "KL(model ‖ patched), nats"}
+_OTHERS = "#9A9A9A"
 
 
 @style.styled
-def fvu_curve(rows: style.Rows) -> Figure | None:
-    """FVU against mean L0: the curve of every dictionary, and the SAEs on it, before and after a refit on their own support.
+def fvu_curve(rows: style.Rows, published: _Rows = (), source: str = "") -> Figure | None:
+    """FVU, and the divergence that a reconstruction causes where it is known, against mean L0.
 
     Args:
-      rows: rows of a measurement; those of kind "curve" are read.
+      rows: of a measurement or of patching; those of kind "curve" and "score" are read.
+      published: of other models, each a `dictionary` of `num_latents` with its `l0`, `fvu` and `kl`; drawn in grey.
+      source: what the caption says of them.
 
     Returns:
-      The figure, or None where there is no curve.
+      The figure, or None where there is nothing to draw.
     """
-    shown = [row for row in rows if row["kind"] == "curve"]
-    if not shown:
+    shown = [row for row in rows if row["kind"] in ("curve", "score")]
+    # A measurement has the scores before and after a refit in one row.
+    refits = [{**row, **_refit(row)} for row in shown if row["kind"] == "curve"]
+    points = [row for row in (*shown, *refits) if row["l0"] > 0 and row["fvu"] > 0]
+    if not points:
         return None
-    figure = Figure(figsize=(style.WIDTH, 4.8))
-    axes = figure.add_subplot()
-    curves = _curves(shown)
-    for place, curve in enumerate(curves):
-        look: dict[str, Any] = {"color": curve.colour, "zorder": 2}
-        # What lies beneath its like is drawn broader, and shows as a rim.
-        rim = 3 * sum(_alike(curve, later) for later in curves[place + 1 :])
-        axes.plot(*_path(curve.lasso, "l0", "fvu"), linestyle=style.DASHED, linewidth=0.9 + rim, **look)
-        axes.plot(*_path(curve.lasso, "refit_l0", "refit_fvu"), marker="o", markersize=2.5 + rim, linewidth=1.5 + rim, **look)
-        own = curve.own
-        if own is not None and own["l0"] > 0:
-            ends = [own["l0"], own["refit_l0"]], [own["fvu"], own["refit_fvu"]]
-            axes.plot(*ends, color=curve.colour, linewidth=0.8, zorder=4)
-            for x, y, face, zorder in zip(*ends, (curve.colour, "white"), (6, 5), strict=True):
-                axes.plot(
-                    x, y, markersize=7 + rim, markerfacecolor=face, zorder=zorder, **_OWN | {"markeredgecolor": curve.colour}
-                )
-    axes.axhline(1, color=style.QUIET, linewidth=0.6, linestyle=style.DASHED, zorder=1)
-    # To the L0 of what is the user's own: a curve of random atoms begins where hardly any is active.
-    mine = [row["l0"] for row in shown if row["role"] != "control" and row["l0"] > 0]
-    if mine:
-        axes.set_xlim(0.6 * min(mine), 1.7 * max(mine))
-    log_axes.log_axis(axes, "x", [row["l0"] for row in shown if row["l0"] > 0])
-    log_axes.log_axis(axes, "y", [row[column] for row in shown for column in ("fvu", "refit_fvu") if row[column] > 0])
-    axes.set(xlabel="mean number of active latents, L0", ylabel="variance unexplained, FVU (0 is perfect)")
-    handles = [_line(curve.label, curve.colour) for curve in curves]
-    handles.append(_line("least squares on lasso supports", style.QUIET, marker="o", markersize=2.5))
-    handles.append(_line("certified lasso", style.QUIET, linewidth=0.9, linestyle=style.DASHED))
-    if any(curve.own for curve in curves):
-        handles.append(style.mark("encoder", markersize=6, markerfacecolor=style.QUIET, **_OWN))
-        handles.append(style.mark("encoder, values refitted", markersize=6, markerfacecolor="white", **_OWN))
-    l0 = next((curve.own["l0"] for curve in curves if curve.own is not None), curves[0].middle["l0"])
-    told, more = "; ".join(_curve_words(curve, l0) for curve in curves), f"{shown[0]['samples']:,} held-out samples"
-    style.finish(figure, _curve_finding(curves), shown, told, more=more, handles=handles)
+    metrics = [metric for metric in _METRICS if metric in points[0]]
+    figure = Figure(figsize=(style.WIDTH, 5.0))
+    panels = figure.subplots(1, len(metrics), squeeze=False)[0]
+    colours = colours_of(points)
+    for axes, metric in zip(panels, metrics, strict=True):
+        for (kind, _), places in _paths(published, ("dictionary", "num_latents"), metric).items():
+            axes.plot(*zip(*places, strict=True), **_other(kind))
+        for (name, codes), places in _paths(points, ("dictionary", "codes"), metric).items():
+            look = {"color": colours[name], "zorder": 3} | _CODES[codes][1]
+            axes.plot(*zip(*sorted(places), strict=True), **look)
+        every = [*points, *published]
+        style.log_axis(axes.xaxis, [row["l0"] for row in every])
+        style.log_axis(axes.yaxis, [row[metric] for row in every])
+        # A curve of random atoms begins where hardly any is active, far left of what one looks at.
+        reach = [row["l0"] for row in every if row.get("role") != "control"]
+        if reach:
+            axes.set_xlim(0.6 * min(reach), 1.7 * max(reach))
+        axes.set_xlabel("mean number of active latents, L0")
+        axes.set_title(_METRICS[metric])
+    named = {row["dictionary"]: name_of(row) for row in points}
+    handles: list[Any] = [style.swatch(named[name], colour) for name, colour in colours.items()]
+    used = {row["codes"] for row in points}
+    for label, look in (_CODES[codes] for codes in _CODES if codes in used):
+        handles.append(style.mark(label, **{"linestyle": "-"} | look))
+    for kind in dict.fromkeys(point["dictionary"] for point in published):
+        handles.append(style.mark(f"{labels.label(kind)} elsewhere", **_other(kind)))
+    sizes = sorted({point["num_latents"] for point in published})
+    numbers = " and ".join(f"{size:,}" for size in sizes)
+    style.finish(
+        figure,
+        "Variance unexplained by number of active latents",
+        shown,
+        more=f"{shown[0]['samples']:,} held-out samples" if "samples" in shown[0] else "",
+        caption=f"Grey is {source}, with {numbers} latents" if published else "",
+        handles=handles,
+    )
     return figure
 
 
-class _Curve(NamedTuple):
-    """The points of a dictionary: those of the lasso by ascending L0, and its encoder's if it has one."""
-
-    label: str
-    colour: str
-    lasso: list[Mapping[str, Any]]
-    own: Mapping[str, Any] | None
-
-    def near(self, l0: float) -> Mapping[str, Any]:
-        """The point of the lasso whose L0 is nearest."""
-        return min(self.lasso, key=lambda row: abs(row["l0"] - l0))
-
-    @property
-    def middle(self) -> Mapping[str, Any]:
-        return self.lasso[len(self.lasso) // 2]
+def _paths(rows: _Rows, by: tuple[str, str], metric: str) -> dict[tuple[Any, Any], list[Any]]:
+    """The places of each line, L0 and the metric, by the values of two columns."""
+    paths: dict[tuple[Any, Any], list[Any]] = {}
+    for row in rows:
+        paths.setdefault((row[by[0]], row[by[1]]), []).append((row["l0"], row[metric]))
+    return paths
 
 
-def _curves(rows: Sequence[Mapping[str, Any]]) -> list[_Curve]:
-    curves = []
-    for name, colour in colours_of(rows).items():
-        points = [row for row in rows if row["dictionary"] == name]
-        lasso = sorted((row for row in points if row["codes"] == "lasso"), key=lambda row: row["l0"])
-        own = next((row for row in points if row["codes"] == "own"), None)
-        curves.append(_Curve(name_of(points[0]), colour, lasso, own))
-    return curves
+def _refit(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"codes": f"{row['codes']}_refit", "l0": row["refit_l0"], "fvu": row["refit_fvu"]}
 
 
-def _alike(one: _Curve, other: _Curve) -> bool:
-    """Whether two curves lie on each other, as far as an eye can tell."""
-    first, second = (np.array(_path(curve.lasso, "refit_l0", "refit_fvu")) for curve in (one, other))
-    return first.shape == second.shape and bool(np.allclose(first, second, rtol=0.01))
+def _other(kind: str) -> dict[str, Any]:
+    dash = "-" if kind == "topk" else style.DASHED
+    return {"color": _OTHERS, "linewidth": 0.8, "linestyle": dash, "zorder": 1}
 
 
 def name_of(row: Mapping[str, Any]) -> str:
     """Controls have the suite's labels; everything else keeps the user's name."""
     return labels.label(row["dictionary"]) if row["role"] == "control" else row["dictionary"]
-
-
-def _line(label: str, colour: str, **look: Any) -> Line2D:
-    return style.mark(label, color=colour, **{"linestyle": "-", "linewidth": 1.5} | look)
-
-
-def _path(rows: Sequence[Mapping[str, Any]], x: str, y: str) -> tuple[list[float], list[float]]:
-    kept = [row for row in rows if row[x] > 0 and row[y] > 0]
-    return [row[x] for row in kept], [row[y] for row in kept]
-
-
-def _curve_finding(curves: Sequence[_Curve]) -> str:
-    for curve in curves:
-        label, own = curve.label, curve.own
-        if own is not None:
-            best = curve.near(own["l0"])
-            mine = f"with {own['l0']:.3g} latents {label} leaves {own['refit_fvu']:.3f} of the variance unexplained"
-            return f"{mine}, where {best['l0']:.3g} of its dictionary could leave {best['refit_fvu']:.3f}, by least squares"
-    best = curves[0].middle
-    return f"with {best['l0']:.3g} latents {curves[0].label} can leave {best['refit_fvu']:.3f} of the variance unexplained"
-
-
-def _curve_words(curve: _Curve, l0: float) -> str:
-    """At the L0 of its encoder or, where there is none, at another."""
-    own = curve.own
-    best = curve.near(l0 if own is None else own["l0"])
-    text = f"at L0 {best['l0']:.1f} on {curve.label}: lasso {best['fvu']:.3f}, refitted {best['refit_fvu']:.3f}"
-    return text if own is None else f"{text}, encoder {own['fvu']:.3f}, refitted {own['refit_fvu']:.3f}"
 
 
 @style.styled
@@ -154,34 +125,25 @@ def gap_parts(lines: style.Rows) -> Figure | None:
         return None
     figure = Figure(figsize=(style.WIDTH, 1.7 + 0.62 * len(shown)))
     axes = figure.add_subplot()
-    for place, line in enumerate(shown):
-        left = 0.0
-        for part, (_, colour) in _PARTS.items():
-            width = max(0.0, 100 * line[part])
-            axes.barh(place, width, 0.6, left, color=colour, zorder=2)
-            left += width
+    left = np.zeros(len(shown))
+    for part, (label, colour) in _PARTS.items():
+        widths = np.array([max(0.0, 100 * line[part]) for line in shown])
+        bars = axes.barh(range(len(shown)), widths, 0.6, left, color=colour, label=label)
+        left += widths
+    for bar, line in zip(bars, shown, strict=True):
         sizes = " + ".join(f"{100 * line[part]:.1f}" for part in _PARTS)
-        axes.annotate(f" {100 * line['relative_gap']:.1f} % = {sizes}", (left, place), va="center", zorder=3)
+        text = f" {100 * line['relative_gap']:.1f} % = {sizes}"
+        axes.annotate(text, (1, 0.5), xycoords=bar, va="center")
     axes.set_yticks(range(len(shown)), [line["dictionary"] for line in shown], fontsize=9)
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     # Room for the words beside the longest bar.
-    axes.set_xlim(0, 1.75 * max(max(100 * line["relative_gap"] for line in shown), 1e-6))
+    axes.set_xlim(0, 1.75 * max(*left, 1e-6))
     axes.spines["left"].set_visible(False)
-    line = max(shown, key=lambda line: line["relative_gap"])
-    part = max(_PARTS, key=lambda part: line[part])
-    finding = (
-        f"the codes of {line['dictionary']} cost {100 * line['relative_gap']:.1f} % more than the best ones, "
-        f"most of all for want of {_WANT[part]}: {100 * line[part]:.1f} %"
-    )
-    handles = [Patch(facecolor=colour, label=label) for label, colour in _PARTS.values()]
     axes.set_xlabel("gap F(own codes) − F(best codes), % of F(best codes)")
-    told = [
-        f"gap of {line['dictionary']} {100 * line['relative_gap']:.1f} %, scale {100 * line['scale_share']:.1f}, "
-        f"values {100 * line['values_share']:.1f}, support {100 * line['support_share']:.1f}"
-        for line in shown
-    ]
-    style.finish(figure, finding, shown, "; ".join(told), more=f"{shown[0]['samples']:,} samples", handles=handles)
+    handles = [style.swatch(*part) for part in _PARTS.values()]
+    more = f"{shown[0]['samples']:,} samples"
+    style.finish(figure, "The gap of each encoder and its parts", shown, more=more, handles=handles)
     return figure
 
 
@@ -201,21 +163,15 @@ def coherence(rows: style.Rows) -> Figure | None:
     colours = colours_of(shown)
     figure = Figure(figsize=(style.WIDTH, 4.0))
     axes = figure.add_subplot()
-    axes.axhline(_DUPLICATE, color=style.QUIET, linewidth=0.8, linestyle=style.DASHED, zorder=1)
-    axes.annotate("nearly the same atom", (0, _DUPLICATE), (4, -3), textcoords="offset points", va="top", color=style.QUIET)
+    style.level(axes, _DUPLICATE, color=style.QUIET)
+    axes.text(1, _DUPLICATE - 0.01, "nearly the same atom", va="top", color=style.QUIET)
     for row in shown:
         share = np.linspace(0, 100, len(row["coherence"]))
-        axes.plot(share, row["coherence"], color=colours[row["dictionary"]], linewidth=1.5, zorder=2)
+        axes.plot(share, row["coherence"], color=colours[row["dictionary"]], label=name_of(row))
     axes.set(xlim=(0, 100), ylim=(0, 1.02))
     axes.set(xlabel="% of atoms, least coherent first", ylabel="largest |cosine| with another atom")
-    medians = [f"{row['coherence'][len(row['coherence']) // 2]:.2f}" for row in shown]
-    finding = (
-        f"the median atom of {name_of(shown[0])} has another at a cosine of {medians[0]}; "
-        f"{shown[0]['duplicates']:,} have one that is nearly the same"
-    )
-    handles = [_line(name_of(row), colours[row["dictionary"]]) for row in shown]
-    told = ", ".join(f"median of {name_of(row)} {median}" for row, median in zip(shown, medians, strict=True))
-    style.finish(figure, finding, shown, told, handles=handles)
+    handles, _ = axes.get_legend_handles_labels()
+    style.finish(figure, "How alike the atoms of each dictionary are", shown, handles=handles)
     return figure
 
 
@@ -223,7 +179,5 @@ def colours_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """SAEs by their order, controls by their names."""
     roles = {row["dictionary"]: row["role"] for row in rows}
     mine = [name for name, role in roles.items() if role != "control"]
-    return {
-        name: labels.colour(name) if role == "control" else _COLOURS[mine.index(name) % len(_COLOURS)]
-        for name, role in roles.items()
-    }
+    own = dict(zip(mine, itertools.cycle(_COLOURS), strict=False))
+    return {name: own.get(name) or labels.colour(name) for name in roles}

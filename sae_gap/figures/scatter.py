@@ -1,13 +1,11 @@
 """What survives out of distribution: recovery in distribution against recovery out of it."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style
-from sae_gap.figures.points import Points, methods
+from sae_gap.storage.results import Row
 
 _OWN = ("the dictionary's own encoder", {"marker": "o", "markersize": 6.5})
 # Refinement and the lasso from zero reach one optimum: a wide hollow marker lets the other show inside it.
@@ -40,52 +38,38 @@ def recovery(rows: style.Rows, metric: str = "mcc") -> Figure | None:
     Raises:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
     """
-    rows = list(rows)
-    found = methods(rows, (f"{metric}_id", f"{metric}_ood"))
-    if not found:
+    rows, metrics = list(rows), (f"{metric}_id", f"{metric}_ood")
+    lines = style.means(rows, ("method", "dictionary", "inference", "start"), metrics)
+    if not lines:
         return None
-    figure = Figure(figsize=(6.0, 6.1))
+    names = sorted({line["dictionary"] for line in lines}, key=labels.rank)
+    figure = Figure(figsize=(style.WIDTH, 6.9))
     axes = figure.add_subplot()
-    points, used = Points(axes), {}
-    for method in found:
-        (ident, ood), (across, up), (label, look) = method.means, method.sds, _marker(method.row)
-        used[label] = style.mark(label, **look)
-        points.add(method.name, method.colour, (ident, ood), across, up, **look)
-    for name, path in points.places.items():
-        axes.plot(*zip(*path, strict=True), color=points.colours[name], linewidth=0.8, alpha=0.6, zorder=1)
-    margin = 0.06 * np.ptp(points.whiskers) + 0.02
-    limits = np.min(points.whiskers) - margin, np.max(points.whiskers) + margin
-    axes.plot(limits, limits, color="#999999", linewidth=0.8, linestyle=style.DASHED, zorder=0)
-    axes.set(xlim=limits, ylim=limits, aspect="equal")
-    axes.set_xlabel(style.axis_label(f"{metric}_id"))
-    axes.set_ylabel(style.axis_label(f"{metric}_ood"))
-    told = [style.two_numbers(*method.means) for method in found]
-    # What is written alike has not moved.
-    falls = [0.0 if one == other else -np.diff(method.means)[0] for method, (one, other) in zip(found, told, strict=True)]
-    worst = int(np.argmax(falls))
-    name, (one, other) = f"{found[worst].name} ({_marker(found[worst].row)[0]})", told[worst]
-    extreme = "falls the most" if falls[worst] > 0 else "rises the least"
-    moved = f"stays at {one}" if one == other else f"goes from {one} to {other}"
-    several = len(falls) > 1 and one != other
-    words = f"{labels.metric_label(metric)} {f'{extreme} for {name}: it' if several else f'of {name}'} {moved}"
-    finding = _finding([bool(fall > 0) for fall in falls])
-    style.finish(figure, finding, rows, words, deviation="whiskers", handles=list(used.values()))
-    points.write_names()
+    used = {}
+    for name in names:
+        colour, mine = labels.colour(name), [line for line in lines if line["dictionary"] == name]
+        path = [[line[f"{each}_mean"] for line in mine] for each in metrics]
+        axes.plot(*path, color=colour, linewidth=0.8, alpha=0.6, zorder=1)
+        for line, x, y in zip(mine, *path, strict=True):
+            label, look = _marker(line)
+            used[label] = look
+            sds = line[f"{metrics[1]}_sd"], line[f"{metrics[0]}_sd"]
+            axes.errorbar(x, y, *sds, color=colour, elinewidth=0.8, zorder=3, **look)
+    low, high = (limit(*axes.get_xlim(), *axes.get_ylim()) for limit in (min, max))
+    axes.axline((low, low), slope=1, color="#999999", linewidth=0.8, linestyle=style.DASHED)
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    axes.set(xlabel=style.axis_label(metrics[0]), ylabel=style.axis_label(metrics[1]))
+    handles: list[Any] = [style.swatch(labels.label(name), labels.colour(name)) for name in names]
+    handles += [style.mark(label, **look) for label, look in used.items()]
+    title = f"{labels.metric_label(metric)} out of distribution against in distribution"
+    caption = "On the dashed line both are the same"
+    style.finish(figure, title, rows, spread="whiskers", caption=caption, handles=handles)
     return figure
 
 
-def _finding(fallen: Sequence[bool]) -> str:
-    below, count = sum(fallen), len(fallen)
-    if count == 1:
-        return f"The method recovers {'less' if below else 'no less'} out of distribution"
-    if below == count:
-        return f"{'Both' if count == 2 else f'All {count}'} methods recover less out of distribution"
-    share = f"{below} of {count} methods" if below else "No method"
-    return f"{share} recover{'s' if below < 2 else ''} less out of distribution"
-
-
-def _marker(row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    inference = str(row.get("inference"))
-    if inference in ("lasso", "fista", "ista") and row.get("start") == "warm":
+def _marker(line: Row) -> tuple[str, dict[str, Any]]:
+    inference = str(line["inference"])
+    if inference in ("lasso", "fista", "ista") and line["start"] == "warm":
         return _WARM
-    return _MARKERS.get(inference, (labels.label(inference, "inference"), {"marker": "*", "markersize": 7}))
+    other = labels.label(inference, "inference"), {"marker": "*", "markersize": 7}
+    return _MARKERS.get(inference, other)

@@ -1,27 +1,26 @@
-"""One visual language: the finding in bold, the sizes in grey below, colours from `labels`, no text under 7 points."""
+"""One visual language: what is drawn in bold, its conditions in grey, no text under 7 points."""
 
 import functools
 import io
-import itertools
 import os
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
-import numpy as np
-from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
-from sae_gap.figures import labels
+from sae_gap.figures import labels, tables
 from sae_gap.storage.folder import Folder
+from sae_gap.storage.results import Row
 
 # What figures are drawn from.
 Rows = Iterable[Mapping[str, Any]]
-# A place in a figure, (x, y).
-Point = tuple[float, float]
 _P, _R = ParamSpec("_P"), TypeVar("_R")
 
 # What matplotlib is told within a figure of the suite, and nowhere else.
@@ -30,10 +29,10 @@ STYLE: dict[Any, Any] = {
     "axes.labelsize": 9,
     "axes.spines.right": False,
     "axes.spines.top": False,
+    "axes.titlelocation": "left",
     "axes.titlesize": 8,
     "figure.constrained_layout.use": True,
     "figure.labelsize": 9,
-    "font.family": "DejaVu Sans",
     "font.size": 8,
     "hatch.linewidth": 1.5,
     "legend.borderpad": 0,
@@ -42,7 +41,8 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "legend.handlelength": 1.8,
     "legend.handletextpad": 0.6,
-    "legend.title_fontsize": 9,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
     # Type 42 keeps the text of a PDF selectable, as journals ask.
     "pdf.fonttype": 42,
     "savefig.dpi": 200,
@@ -57,8 +57,14 @@ WIDTH = 6.4
 DASHED = (0, (4, 2))
 MARKERS = "os^DvPXp<>h*"
 INK, QUIET = "#333333", "#555555"
-# Numbers within this ratio of each other are level.
-LEVEL = 1.05
+_SIZES = {
+    "num_latents": "latents",
+    "sparsity": "active",
+    "input_dim": "dimensions",
+    "num_samples": "samples",
+}
+# A log axis of fewer decades has ticks at 2 and 5 too.
+_FEW_DECADES = 200
 
 
 def styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -111,119 +117,86 @@ def save(figure: Figure, folder: str | os.PathLike[str] | Folder, stem: str) -> 
 
 def finish(
     figure: Figure,
-    finding: str,
+    title: str,
     rows: Sequence[Mapping[str, Any]],
-    *told: str,
-    deviation: str = "",
+    *,
+    spread: str = "",
     more: str = "",
+    caption: str = "",
     handles: Sequence[Any] = (),
-    label: str = "",
-    side: str = "",
 ) -> None:
-    """Writes the finding over the figure and, below it, what all rows share; sets the caption and the legend.
+    """Writes the title over the figure and, below it, what all rows share; sets the caption and the legend.
 
     Args:
       figure: the figure; its layout leaves the room.
-      finding: a sentence.
-      rows: what is drawn.
-      told: further sentences of the caption, which tells a reader who cannot see the figure its finding with its numbers.
-      deviation: what shows ± 1 sd over seeds, where there are several.
-      more: what else the note says.
+      title: what is drawn.
+      rows: what it is drawn from.
+      spread: what shows ± 1 sd over seeds, where there are several.
+      more: further conditions.
+      caption: what a reader of the page should know beside the title and the conditions.
       handles: of the legend below the figure.
-      label: of all x axes, between them and the legend.
-      side: a label of all y axes.
     """
     note = describe(rows)
-    note += f"; {deviation}: ± 1 sd" if deviation and not note.endswith("1 seed") else ""
+    note += f"; {spread}: ± 1 sd" if spread and not note.endswith("1 seed") else ""
     note += f"; {more}" if more else ""
-    point, down = 1 / 72 / figure.get_figheight(), 6.0
-    for text, size, weight, colour in ((_sentence(finding), 10, "bold", "black"), (note, 8, "normal", QUIET)):
-        look: dict[str, Any] = {"fontsize": size, "fontweight": weight, "color": colour, "linespacing": 1.3}
-        artist = figure.text(6 / 72 / figure.get_figwidth(), 1 - down * point, "", va="top", **look)
-        _wrap(artist, text, figure.bbox.width - 12 * figure.dpi / 72)
-        down += artist.get_window_extent().height / figure.dpi * 72 + 4
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - down * point))  # type: ignore[union-attr, call-arg]
-    figure.set_label(" ".join(f"{_sentence(sentence).rstrip('.')}." for sentence in (finding, *told) if sentence))
-    foot = _legend(figure, handles, label) if handles or label else 0.0
-    if side:
-        figure.supylabel(side, y=(1 - down * point + foot) / 2)
-
-
-def _wrap(artist: Text, text: str, width: float) -> None:
-    """Sets a text in lines of at most a width; matplotlib's own wrapping reads dollar signs as formulas."""
-    first, *words = text.split(" ")
-    artist.set_text(first)
-    for word in words:
-        before = artist.get_text()
-        artist.set_text(f"{before} {word}")
-        if artist.get_window_extent().width > width:
-            artist.set_text(f"{before}\n{word}")
-
-
-def _legend(figure: Figure, handles: Sequence[Any], label: str) -> float:
-    """Puts a legend below in as few rows as its width allows, with its columns even, and returns its share of the height."""
-    for rows in itertools.count(1):
-        columns = max(1, -(-len(handles) // rows))
-        # Handles fill columns downwards; read along the rows they should keep their order.
-        order = [handles[place] for column in range(columns) for place in range(column, len(handles), columns)]
-        legend = figure.legend(handles=order, loc="outside lower center", ncols=columns, title=label)
-        box = legend.get_window_extent()
-        if columns == 1 or box.width <= figure.bbox.width - 8 * figure.dpi / 72:
-            break
-        legend.remove()
-    return box.height / figure.bbox.height
+    title = title[:1].upper() + title[1:]
+    figure.set_label(" ".join(f"{sentence}." for sentence in (title, note, caption) if sentence))
+    written: list[tuple[list[str], dict[str, Any]]] = [
+        (textwrap.wrap(title, 70), {"fontsize": 10, "fontweight": "bold"}),
+        (textwrap.wrap(note, 95), {"fontsize": 8, "color": QUIET}),
+    ]
+    down, height = 6.0, 72 * figure.get_figheight()
+    for lines, look in written:
+        place = 6 / 72 / figure.get_figwidth(), 1 - down / height
+        figure.text(*place, "\n".join(lines), va="top", **look)
+        down += 1.4 * look["fontsize"] * len(lines) + 2
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - down / height))
+    if handles:
+        widths = [inches + 0.45 for inches in text_widths(handle.get_label() for handle in handles)]
+        most = len(handles) if sum(widths) < WIDTH else int(WIDTH / max(widths))
+        ncols, _ = layout(len(handles), most)
+        figure.legend(handles=handles, loc="outside lower center", ncols=ncols)
 
 
 def describe(rows: Sequence[Mapping[str, Any]]) -> str:
     """The sizes that all rows share, and the number of seeds."""
-    words = {"num_latents": "latents", "sparsity": "active", "input_dim": "dimensions", "num_samples": "samples"}
-    shared = {name: values.pop() for name in words if len(values := {row.get(name) for row in rows}) == 1}
-    notes = [f"{value:,} {words[name]}" for name, value in shared.items() if value is not None]
+    shared = {name: {row.get(name) for row in rows} for name in _SIZES}
+    known = {name: values.pop() for name, values in shared.items() if len(values) == 1}
+    notes = [f"{value:,} {_SIZES[name]}" for name, value in known.items() if value is not None]
     seeds = len({row.get("seed") for row in rows})
     return ", ".join([*notes, "1 seed" if seeds == 1 else f"{seeds} seeds"])
 
 
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+def means(rows: Rows, by: Sequence[str], metrics: Sequence[str]) -> list[Row]:
+    """The lines of `tables.summarise` that have all of the metrics; one seed deviates by 0."""
+    complete = []
+    for line in tables.summarise(rows, by=tuple(dict.fromkeys(by)), metrics=metrics):
+        if all(line[f"{metric}_mean"] is not None for metric in metrics):
+            complete.append(line | {f"{name}_sd": line[f"{name}_sd"] or 0.0 for name in metrics})
+    return complete
 
 
-def number(value: float | None, *, signed: bool = False) -> str:
-    """A number for people: two decimals for what is of order one, two figures for what is far from it."""
-    return "–" if value is None else _number(value, _form(value, signed=signed), signed=signed)
+def columns(names: str | Sequence[str] | None) -> tuple[str, ...]:
+    """One column, several, or none."""
+    return () if names is None else (names,) if isinstance(names, str) else tuple(names)
 
 
-def two_numbers(one: float, other: float) -> tuple[str, str]:
-    """Two numbers for people, with two figures each where two decimals would hide that they differ."""
-    texts = number(one), number(other)
-    low, high = sorted((abs(one), abs(other)))
-    return (f"{one:.2g}", f"{other:.2g}") if texts[0] == texts[1] and high >= LEVEL * low > 0 else texts
+def ranks(values: Iterable[Any], names: Iterable[str]) -> list[Any]:
+    """A key to sort values of some columns by."""
+    return [labels.rank(value, column) for value, column in zip(values, names, strict=True)]
 
 
-def format_sd(mean: float | None, sd: float | None) -> str:
-    """A mean with its deviation, where it has one, to the same decimals."""
-    if mean is None or sd is None:
-        return number(mean)
-    return f"{number(mean)} ± {_number(sd, _form(mean if abs(mean) >= sd else sd)) if sd else '0'}"
-
-
-def _form(value: float, *, signed: bool = False) -> str:
+def number(value: float) -> str:
+    """Two decimals for what is of order one, two figures for what is far from it."""
     size = abs(value)
-    if size == 0 or 0.01 <= size < 10 or (signed and size < 0.01):
-        return ".2f"
-    return ",.0f" if 10 <= size < 1e6 else ".1e"
+    form = ".2f" if size == 0 or 0.01 <= size < 10 else ",.0f" if 10 <= size < 1e6 else ".1e"
+    return f"{value:{form}}".replace("-", "−")
 
 
-def _number(value: float, form: str, *, signed: bool = False) -> str:
-    text = f"{value:{'+' if signed else ''}{form}}"
-    # A change that rounds to nothing has no direction.
-    return text.lstrip("+-") if signed and not any(digit in text for digit in "123456789") else text.replace("-", "−")
-
-
-def inches(texts: Iterable[str], size: float) -> float:
-    """The width of the widest text."""
+def text_widths(texts: Iterable[str]) -> list[float]:
+    """The widths of some texts in inches."""
     figure = Figure()
-    drawn = [figure.text(0, 0, text, fontsize=size) for text in texts]
-    return max((text.get_window_extent().width for text in drawn), default=0.0) / figure.dpi
+    return [figure.text(0, 0, text).get_window_extent().width / figure.dpi for text in texts]
 
 
 def axis_label(metric: str) -> str:
@@ -233,57 +206,95 @@ def axis_label(metric: str) -> str:
     return label if best is None else f"{label} ({best:g} is perfect)"
 
 
-def halo(colour: Any) -> list[Any]:
-    """What keeps a number legible on a line that runs behind it."""
-    return [patheffects.withStroke(linewidth=2, foreground=colour)]
-
-
-def level(axes: Axes, height: float, text: str = "", up: float = 3) -> None:
-    """A dashed line across, such as the oracle's score, with its name at its right end."""
-    axes.axhline(height, color="black", linewidth=1, linestyle=DASHED, zorder=1)
-    name = axes.annotate(text, (1, height), (0, up), xycoords=("axes fraction", "data"), textcoords="offset points")
-    name.set(ha="right", va="bottom" if up > 0 else "top")
+def level(axes: Axes, height: float, **options: Any) -> None:
+    """A dashed line across, such as the oracle's score."""
+    look: dict[str, Any] = {"color": "black", "linewidth": 1, "linestyle": DASHED}
+    axes.axhline(height, zorder=1, **look | options)
 
 
 def layout(count: int, most: int) -> tuple[int, int]:
-    """How many of a number of panels stand side by side, at most so many, and in how many rows, as even as may be."""
+    """How many of a number of things stand side by side, at most so many, and in how many rows."""
     down = -(-count // max(1, most))
     return -(-count // down), down
 
 
-def panels(figure: Figure, titles: Sequence[str], across: int) -> list[Axes]:
-    """Axes of one scale, so many side by side, each under its title."""
-    every = list(figure.subplots(-(-len(titles) // across), across, sharex=True, sharey=True, squeeze=False).ravel())
+def panels(
+    titles: Sequence[str],
+    wide: float,
+    tall: float,
+    label: str,
+    side: str,
+) -> tuple[Figure, list[Axes]]:
+    """A figure of axes of one scale, at least so wide and tall, with a label for each direction."""
+    across, down = layout(len(titles), int((WIDTH - 1) / max(wide, 0.1 + max(text_widths(titles)))))
+    figure = Figure(figsize=(WIDTH, 1.6 + tall * down))
+    every = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, title in zip(every, titles, strict=False):
-        axes.set_title(title, loc="left", fontsize=8)
+        axes.set_title(title)
         axes.tick_params(labelbottom=True)
     for axes in every[len(titles) :]:
         axes.remove()
-    return every[: len(titles)]
+    used = list(every[: len(titles)])
+    for axes in used[-across:]:
+        axes.set_xlabel(label)
+    figure.supylabel(side)
+    return figure, used
+
+
+def looks(names: Iterable[Any], column: str = "dictionary") -> dict[Any, dict[str, Any]]:
+    """A colour and a marker for each value of a column, in their order."""
+    ordered = sorted(set(names), key=lambda name: labels.rank(name, column))
+    return {
+        name: {"color": labels.colour(name, column), "marker": MARKERS[place % len(MARKERS)]}
+        for place, name in enumerate(ordered)
+    }
 
 
 def mark(label: str, **look: Any) -> Line2D:
-    """An entry of a legend: a point in a grey that is nobody's colour."""
-    return Line2D([], [], label=label, **({"linestyle": "none", "color": "#444444"} | look))
+    """An entry of a legend, in a grey that is nobody's colour unless it is given one."""
+    return Line2D([], [], label=label, **{"linestyle": "none", "color": QUIET} | look)
 
 
-def whiskers(mean: Any, sd: Any, *, log: bool) -> np.ndarray:
-    """How far whiskers reach down and up; on a log axis they must not reach zero."""
-    return np.stack([np.minimum(sd, 0.9 * np.abs(mean)) if log else np.asarray(sd), np.asarray(sd)])
+def swatch(label: str, colour: Any) -> Patch:
+    """An entry of a legend: a colour, whatever has it."""
+    return Patch(facecolor=colour, label=label)
 
 
-def titles(groups: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
-    """What panels are called, by the columns in which they differ."""
-    told = varied(groups, columns)
-    return [values_label(group, told) for group in groups]
+def log_axis(axis: Axis, values: Iterable[float], most: int = 0) -> None:
+    """Makes an axis logarithmic, with a place for zero if it is among the values.
+
+    Args:
+      axis: of the axes.
+      values: all that is drawn along it.
+      most: up to how many of the values have a tick each; where they are more, powers of ten have,
+        or 1, 2 and 5.
+    """
+    known = sorted(set(values))
+    positive = [value for value in known if value > 0]
+    if not positive:
+        return
+    set_scale = getattr(axis.axes, f"set_{axis.axis_name}scale")  # type: ignore[attr-defined]
+    if known[0] > 0:
+        set_scale("log")
+    else:
+        set_scale("symlog", linthresh=positive[0], linscale=0.5)
+    if len(known) <= most:
+        axis.set_major_locator(FixedLocator(known))
+    elif positive[-1] < _FEW_DECADES * positive[0] and known[0] > 0:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    axis.set_minor_locator(NullLocator())
 
 
-def values_label(values: Mapping[str, Any], varied: Iterable[str]) -> str:
-    """What a line or a panel is called, by those of its columns that vary, or else by the first that it has a value of."""
-    told = [labels.label(value, column) for column, value in values.items() if column in set(varied) and value is not None]
-    return ", ".join(told or [labels.label(value, column) for column, value in values.items() if value is not None][:1])
+def titles(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What panels are called, by the columns in which they differ; one alone needs no title."""
+    if len(groups) == 1:
+        return [""]
+    varied = [name for name in groups[0] if len({group[name] for group in groups} - {None}) > 1]
+    return [values_label({name: group[name] for name in varied or group}) for group in groups]
 
 
-def varied(groups: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
-    """The columns in which groups differ; one that some lack does not count as a difference of those that have it alike."""
-    return [column for column in columns if len({group[column] for group in groups if group[column] is not None}) > 1]
+def values_label(values: Mapping[str, Any]) -> str:
+    """What a line or a panel is called by the values of its columns."""
+    known = {column: value for column, value in values.items() if value is not None}
+    return ", ".join(labels.label(value, column) for column, value in known.items())

@@ -21,7 +21,7 @@ _NOT_METRICS = {*_CONDITIONS, "key", "job", "seed", "compile_seconds"}
 _NOT_METRICS |= {"padded_dim", "depth", "iterations", "step", "flops"}
 _ORDER = (
     *("mcc", "mcc_paper", "cosine", "close", "support_f1", "support_precision", "support_recall", "accuracy", "auc"),
-    *("l0", "mse", "objective", "gap", "relative_gap", "certificate"),
+    *("l0_above", "mse", "objective", "gap", "relative_gap", "certificate"),
 )
 _LAST = ("fit_seconds", "encode_seconds")
 

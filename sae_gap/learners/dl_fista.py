@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core.checks import check_choice, check_number, check_size
 from sae_gap.core.lasso_problem import product
+from sae_gap.core.options import option
 from sae_gap.core.types import Model, Split
 from sae_gap.data.activations import outliers
 from sae_gap.encoders.encoder import unit_atoms
@@ -52,12 +52,12 @@ class DLFista(Learner):
     colour = "#56B4E9"
     rank = 2
 
-    lam: float = 0.1
-    num_steps: int = eqx.field(static=True, default=1_000, kw_only=True)
-    num_iterations: int = eqx.field(static=True, default=100)
-    split: str = eqx.field(static=True, default="train")
-    ridge: float = 1e-6
-    tol: float = 1e-5
+    lam: float = option(default=0.1, least=0)
+    num_steps: int = option(default=1_000, kw_only=True)
+    num_iterations: int = option(default=100)
+    split: str = option(default="train", choices=("train", "id"))
+    ridge: float = option(default=1e-6, above=0)
+    tol: float = option(default=1e-5, least=0)
 
     side_by_side = False
     # Those of the paper's two studies along a fit: warm starts of the decoder, which it scores a round late, and learning
@@ -66,18 +66,6 @@ class DLFista(Learner):
         *(0, 1, 2, 4, 5, 9, 10, 11, 19, 20, 21, 49, 50, 51, 99, 100, 101, 199, 200, 201),
         *(301, 401, 499, 500, 501, 601, 701, 801, 901, 999),
     )
-
-    def __check_init__(self):
-        check_number("lam", self.lam, least=0)
-        for name in ("num_steps", "num_iterations"):
-            check_size(name, getattr(self, name))
-        check_choice("split", self.split, ("train", "id"))
-        check_number("ridge", self.ridge, above=0)
-        check_number("tol", self.tol, least=0)
-
-    def work(self, num_samples, input_dim, num_latents):
-        # It seldom takes more than a third of its rounds.
-        return 2 * self.num_iterations / 9 * super().work(num_samples, input_dim, num_latents)
 
     def select(self, task):
         return Split(outliers.scale_down(getattr(task, self.split).signals))

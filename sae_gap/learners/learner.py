@@ -1,5 +1,6 @@
 """What every learner is: frozen hyper-parameters, and pure methods that pass a state on."""
 
+import abc
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.core.checks import check_integer, check_static, check_type
+from sae_gap.core.options import check_options, option
 from sae_gap.core.registry import ClassName, Look
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.data.activations import outliers
@@ -22,11 +24,10 @@ class Learner(eqx.Module):
     fitted first, like any other, and its model is handed to `init` or `learn` as `base`.
 
     Float hyper-parameters enter the compiled loop as arrays, so a sweep over them compiles once. Whatever sets a shape or a
-    loop length is a static field. A subclass defines `init`, `step` and `model`, and may define `select` and `done`; one on the
-    host defines `learn` alone.
+    loop length is a static field. A subclass defines `init`, `step` and `model`, and may define `done` and `select`.
     """
 
-    num_steps: int = eqx.field(static=True, default=0, kw_only=True)
+    num_steps: int = option(default=0, least=0, kw_only=True)
     base: "Learner | None" = eqx.field(default=None, kw_only=True)
     # What rows call its dictionary. A learner in a file of this folder is found by it.
     name: ClassVar[str] = ClassName()  # type: ignore[assignment]
@@ -44,16 +45,15 @@ class Learner(eqx.Module):
     # Whether seeds gain from a vmapped axis. A learner whose steps fill the device, or whose seeds stop at different times,
     # says no.
     side_by_side: ClassVar[bool] = True
-    # Whether `learn` does it all in Python, on the host, in the place of `init`, `step` and `model`.
-    on_host: ClassVar[bool] = False
     # Steps at which a stored fit keeps its model, whoever asked for the fit, so that a study along the fit need not repeat it.
     snapshots: ClassVar[tuple[int, ...]] = ()
 
     def __check_init__(self):
         check_static(self)
         check_integer("num_steps", self.num_steps, least=0)
+        check_options(self)
         check_type("base", self.base, (Learner, type(None)), "give the learner whose model this one goes on from")
-        if self.num_steps and not self.on_host and type(self).step is Learner.step:
+        if self.num_steps and not takes_steps(type(self)):
             raise ValueError(f"{type(self).__name__} takes no steps, but num_steps is {self.num_steps}; leave it out.")
 
     @property
@@ -65,10 +65,6 @@ class Learner(eqx.Module):
     def encode(self) -> Encoder | None:
         """The encoder that is trained along with the dictionary, if one is."""
         return None
-
-    def work(self, num_samples: int, input_dim: int, num_latents: int) -> float:
-        """Multiplications of a fit, about: unless it says otherwise, three products with the dictionary a sample and step."""
-        return 3.0 * max(1, self.num_steps) * num_samples * input_dim * num_latents
 
     def needs(self, task: Task) -> str | None:
         """What the task lacks that the learner, or its base, cannot do without; or None."""
@@ -94,9 +90,24 @@ class Learner(eqx.Module):
         """Whether to stop before `num_steps`; False never asks."""
         return False
 
+
+class HostLearner(Learner):
+    """A learner that does all in Python, on the host: it defines `learn` in the place of `init`, `step` and `model`."""
+
+    @abc.abstractmethod
     def learn(self, data: PyTree, *, num_latents: int, key: PRNGKeyArray) -> Model:
-        """All that a learner on the host does: what it selects of a task in, a model out."""
-        raise NotImplementedError
+        """What it selects of a task in, a model out; one on a base is given its model as the keyword `base`."""
+
+
+def check_base(learner: Learner) -> None:
+    """Raises a ValueError for a learner that goes on from a base and has none."""
+    if learner.base is None:
+        raise ValueError(f"{type(learner).__name__} needs a base, the learner whose model it goes on from; give base.")
+
+
+def takes_steps(kind: type[Learner]) -> bool:
+    """Whether `num_steps` means anything to a class of learners."""
+    return kind.step is not Learner.step or issubclass(kind, HostLearner)
 
 
 def live_dims(signals: Float[Array, "n input_dim"]) -> Bool[Array, " input_dim"]:

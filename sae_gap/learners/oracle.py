@@ -1,9 +1,8 @@
 """The oracle: the true dictionary, handed over."""
 
-import equinox as eqx
 import jax.numpy as jnp
 
-from sae_gap.core.checks import check_flag
+from sae_gap.core.options import option
 from sae_gap.core.types import Model, Task
 from sae_gap.learners.learner import Learner
 
@@ -19,10 +18,7 @@ class Oracle(Learner):
     colour = "#000000"
     family = "oracle"
 
-    leading: bool = eqx.field(static=True, default=False)
-
-    def __check_init__(self):
-        check_flag("leading", self.leading)
+    leading: bool = option(default=False)
 
     def needs(self, task: Task) -> str | None:
         return "the true dictionary" if task.dictionary is None else None

@@ -5,19 +5,18 @@ import importlib
 from types import ModuleType
 from typing import ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from sae_gap.core.checks import check_number, check_size
 from sae_gap.core.matching import unit_columns
+from sae_gap.core.options import option
 from sae_gap.core.types import Model, Split
-from sae_gap.learners.learner import Learner
+from sae_gap.learners.learner import HostLearner
 
 
-class Peer(Learner):
+class Peer(HostLearner):
     """A learner of another library: minibatches of `½‖y - D z‖² + λ‖z‖₁`, z ≥ 0, on one thread.
 
     Its seeds have the machine to themselves, one after the other. Seeds of ours have a core each where there are as many seeds
@@ -34,15 +33,9 @@ class Peer(Learner):
 
     family = "peer"
 
-    lam: float = 0.1
-    batch_size: int = eqx.field(static=True, default=256)
+    lam: float = option(default=0.1, least=0)
+    batch_size: int = option(default=256)
 
-    def __check_init__(self):
-        check_number("lam", self.lam, least=0)
-        for name in ("num_steps", "batch_size"):
-            check_size(name, getattr(self, name))
-
-    on_host = True
     module: ClassVar[str]
 
     @classmethod

@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 
-from sae_gap.core.checks import check_numbers
 from sae_gap.core.codes import Codes
 from sae_gap.core.lasso_problem import product
+from sae_gap.core.options import option
 from sae_gap.core.types import Model, Task
 from sae_gap.encoders.encoder import Affine
 from sae_gap.learners.learner import Learner
@@ -29,10 +29,7 @@ class LinearProbe(Learner):
     colour = "#7F7F7F"
     family = "probe"
 
-    alphas: tuple[float, ...] = (1e-6, 1e-4, 1e-2, 1.0, 10.0)
-
-    def __check_init__(self):
-        check_numbers("alphas", self.alphas, None, above=0)
+    alphas: tuple[float, ...] = option(default=(1e-6, 1e-4, 1e-2, 1.0, 10.0), above=0)
 
     def needs(self, task: Task) -> str | None:
         return "the true codes of the training split" if task.train.codes is None else None

@@ -3,10 +3,10 @@
 import warnings
 from typing import Any
 
-import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from sae_gap.core.options import option
 from sae_gap.learners.peer import Peer
 
 
@@ -24,7 +24,7 @@ class SklearnMiniBatch(Peer):
     colour = "#44AA99"
     rank = 2
 
-    num_steps: int = eqx.field(static=True, default=1_000, kw_only=True)
+    num_steps: int = option(default=1_000, kw_only=True)
 
     module = "sklearn.decomposition"
 

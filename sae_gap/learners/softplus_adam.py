@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from sae_gap.core.checks import check_choice, check_integer, check_number, check_size
+from sae_gap.core.options import option
 from sae_gap.core.types import Model
 from sae_gap.data.activations import outliers
 from sae_gap.encoders.encoder import unit_atoms
@@ -17,6 +17,8 @@ from sae_gap.learners.learner import Learner, live_dims, live_share
 
 # The codes begin next to nothing: softplus(-10) is 5e-5.
 START = -10.0
+# The rate at the beginning, and what it stays within.
+RATE, LEAST_RATE, GREATEST_RATE = 1e-3, 1e-6, 1.0
 
 
 class SoftplusAdamData(NamedTuple):
@@ -66,9 +68,6 @@ class SoftplusAdam(Learner):
       num_steps: blocks of updates at most.
       block: updates in a step.
       split: the split to fit on, "train", or "id" as published, where the fit finds the very codes that are scored.
-      learning_rate: of Adam at the beginning.
-      least_rate: below which the rate does not fall.
-      greatest_rate: above which it does not rise.
       patience: updates without an improvement to stop after.
       improvement: fall of the loss that counts as one.
       least_updates: updates before which it does not stop.
@@ -82,33 +81,15 @@ class SoftplusAdam(Learner):
     colour = "#E69F00"
     rank = 1
 
-    lam: float = 0.1
-    num_steps: int = eqx.field(static=True, default=100, kw_only=True)
-    block: int = eqx.field(static=True, default=500)
-    split: str = eqx.field(static=True, default="train")
-    learning_rate: float = 1e-3
-    least_rate: float = 1e-6
-    greatest_rate: float = 1.0
-    patience: int = 5_000
-    improvement: float = 1e-6
-    least_updates: int = 10_000
+    lam: float = option(default=0.1, least=0)
+    num_steps: int = option(default=100, kw_only=True)
+    block: int = option(default=500)
+    split: str = option(default="train", choices=("train", "id"))
+    patience: int = option(default=5_000, static=False)
+    improvement: float = option(default=1e-6, least=0)
+    least_updates: int = option(default=10_000, static=False, least=0)
 
     side_by_side = False
-
-    def __check_init__(self):
-        check_number("lam", self.lam, least=0)
-        for name in ("num_steps", "block", "patience"):
-            check_size(name, getattr(self, name))
-        check_choice("split", self.split, ("train", "id"))
-        check_number("least_rate", self.least_rate, above=0)
-        check_number("greatest_rate", self.greatest_rate, least=self.least_rate)
-        check_number("learning_rate", self.learning_rate, least=self.least_rate, most=self.greatest_rate)
-        check_number("improvement", self.improvement, least=0)
-        check_integer("least_updates", self.least_updates, least=0)
-
-    def work(self, num_samples, input_dim, num_latents):
-        splits = 2 if self.split == "id" else 1
-        return 3.0 * self.num_steps * self.block * splits * num_samples * input_dim * num_latents
 
     @property
     def encode(self):
@@ -135,7 +116,7 @@ class SoftplusAdam(Learner):
             adam=_adam().init((dictionary, codes)),
             # The codes are of use for these signals alone, which the model therefore names.
             known=None if data.others is None else jnp.concatenate([data.signals, data.others]),
-            rate=zero + self.learning_rate,
+            rate=zero + RATE,
             best=zero + jnp.inf,
             worse=count,
             record=zero + jnp.inf,
@@ -182,7 +163,7 @@ class SoftplusAdam(Learner):
             free=free,
             adam=adam,
             known=state.known,
-            rate=jnp.clip(rate, self.least_rate, self.greatest_rate).astype(loss.dtype),
+            rate=jnp.clip(rate, LEAST_RATE, GREATEST_RATE).astype(loss.dtype),
             best=jnp.minimum(state.best, loss),
             worse=jnp.where(halve, 0, worse),
             record=jnp.where(counts, loss, state.record),

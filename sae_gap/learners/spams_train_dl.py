@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import equinox as eqx
 import numpy as np
 
+from sae_gap.core.options import option
 from sae_gap.learners.peer import Peer
 
 
@@ -20,7 +20,7 @@ class SpamsTrainDL(Peer):
     colour = "#117733"
     rank = 1
 
-    num_steps: int = eqx.field(static=True, default=5_000, kw_only=True)
+    num_steps: int = option(default=5_000, kw_only=True)
 
     module = "spams"
 

@@ -9,14 +9,13 @@ import optax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from sae_gap.core.checks import check_choice, check_flag, check_number, check_size, check_type
+from sae_gap.core.checks import check_type
+from sae_gap.core.options import option
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import Affine, AmortisedEncoder, unit_atoms
-from sae_gap.learners.learner import Learner, batches, live_dims, live_share
+from sae_gap.learners.learner import Learner, batches, check_base, live_dims, live_share
 from sae_gap.runtime import sharding
 
-# How the rate goes along a fit.
-SCHEDULES = ("constant", "cosine")
 # Share of a fit over which the L0 aimed at falls to the one asked for, and weight of the newest batch in the running mean L0.
 APPROACH, NEWEST = 0.3, 0.05
 # Of a steered penalty: the factor that it starts with, and how far a step moves its logarithm, in shares of the steps before it
@@ -101,38 +100,26 @@ class SparseAutoencoder(Learner):
     family = "sae"
 
     encoder: AmortisedEncoder
-    num_steps: int = eqx.field(static=True, default=500, kw_only=True)
-    batch_size: int = eqx.field(static=True, default=64)
-    learning_rate: float | None = 5e-4
-    weight_decay: float = 1e-2
-    penalty: float = 1e-4
-    renormalise_every: int | None = eqx.field(static=True, default=50)
-    l0: float | None = None
-    schedule: str = eqx.field(static=True, default="constant")
-    frozen: bool = eqx.field(static=True, default=False)
-    standardised: bool = eqx.field(static=True, default=False)
+    num_steps: int = option(default=500, kw_only=True)
+    batch_size: int = option(default=64)
+    learning_rate: float | None = option(default=5e-4, optional=True, above=0)
+    weight_decay: float = option(default=1e-2, least=0)
+    penalty: float = option(default=1e-4, least=0)
+    renormalise_every: int | None = option(default=50, optional=True)
+    l0: float | None = option(default=None, kind=float, above=0)
+    schedule: str = option(default="constant", choices=("constant", "cosine"))
+    frozen: bool = option(default=False)
+    standardised: bool = option(default=False)
 
     # Epochs 0, 10, 20, ... as the paper counts them, from the end of the first.
     snapshots = (1, 11, 21, 51, 101, 201, 301, 401)
 
     def __check_init__(self):
         check_type("encoder", self.encoder, AmortisedEncoder, "give one that a sparse autoencoder trains, such as TopK(10)")
-        for name in ("num_steps", "batch_size", "renormalise_every"):
-            if name != "renormalise_every" or self.renormalise_every is not None:
-                check_size(name, getattr(self, name))
-        if self.learning_rate is not None:
-            check_number("learning_rate", self.learning_rate, above=0)
-        for name in ("weight_decay", "penalty"):
-            check_number(name, getattr(self, name), least=0)
-        if self.l0 is not None:
-            check_number("l0", self.l0, above=0)
-            if type(self.encoder).with_penalty is AmortisedEncoder.with_penalty:
-                raise ValueError(f"{type(self.encoder).__name__} has no penalty that l0 could steer; leave l0 out.")
-        check_choice("schedule", self.schedule, SCHEDULES)
-        check_flag("frozen", self.frozen)
-        check_flag("standardised", self.standardised)
-        if self.frozen and self.base is None:
-            raise ValueError("a frozen dictionary needs a base, the learner whose dictionary it is; give base.")
+        if self.l0 is not None and type(self.encoder).with_penalty is AmortisedEncoder.with_penalty:
+            raise ValueError(f"{type(self.encoder).__name__} has no penalty that l0 could steer; leave l0 out.")
+        if self.frozen:
+            check_base(self)
 
     @property
     def name(self):  # type: ignore[override]

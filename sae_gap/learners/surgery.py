@@ -2,21 +2,18 @@
 
 import dataclasses
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.core.checks import check_choice, is_integer, shown
+from sae_gap.core.checks import check_integer
 from sae_gap.core.matching import match_atoms
+from sae_gap.core.options import option
 from sae_gap.core.types import Task
 from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.learner import Learner
-
-# The lengths that atoms may be given: one for all, or that of the true atom of each.
-COLUMNS = ("renormed", "oracle_norms")
+from sae_gap.learners.learner import HostLearner, check_base
 
 
-class Surgery(Learner):
+class Surgery(HostLearner):
     """The model of its base with atoms of other lengths; directions, bias and encoder stay.
 
     Args:
@@ -25,16 +22,11 @@ class Surgery(Learner):
       base: whose model it is.
     """
 
-    columns: str = eqx.field(static=True, default="renormed")
-
-    on_host = True
+    columns: str = option(default="renormed", choices=("renormed", "oracle_norms"))
 
     def __check_init__(self):
-        check_choice("columns", self.columns, COLUMNS)
-        if self.base is None:
-            raise ValueError("surgery needs a base, the learner whose dictionary is changed; give base.")
-        if not is_integer(self.num_steps) or self.num_steps:
-            raise ValueError(f"surgery takes no steps, but num_steps is {shown(self.num_steps)}; leave it out.")
+        check_base(self)
+        check_integer("num_steps", self.num_steps, least=0, most=0)
 
     @property
     def name(self):  # type: ignore[override]

@@ -14,6 +14,7 @@ import numpy as np
 from sae_gap.core.checks import check_path
 from sae_gap.data.activations.tables import RefusedError
 from sae_gap.lm.llama import Block, LanguageModel, Shape, Windows, embed, log_probabilities, run_blocks
+from sae_gap.storage.tensor_files import brief, reading
 
 # The tensor of a block that each of its parameters is.
 NAMES = {
@@ -51,14 +52,13 @@ def read_model(path: str | os.PathLike[str]) -> tuple[LanguageModel, dict[str, A
     """
     check_path("path", path)
     path = pathlib.Path(os.path.expanduser(path))
-    gguf = _library()
-    if not path.is_file():
-        raise ValueError(f"{path} is no file; give a GGUF file.")
     try:
+        import gguf
+    except ImportError:
+        raise ValueError("language models are read by the library gguf; pip install 'sae_gap[real]'.") from None
+    with reading(path, "GGUF"):
         reader = gguf.GGUFReader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as GGUF ({brief(error)}); download it again.") from error
     kind = fields.get("general.architecture")
     if kind != "llama":
         raise ValueError(f"{path} holds a model of the architecture {kind!r}, of which only 'llama' can be run; give another.")
@@ -71,22 +71,22 @@ def read_model(path: str | os.PathLike[str]) -> tuple[LanguageModel, dict[str, A
     def read(name: str) -> np.ndarray:
         tensor = tensors.pop(name)
         try:
-            found = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+            values = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
         except Exception as error:
             fault = f"{path} has {name} in {tensor.tensor_type.name}, which gguf cannot read ({brief(error)})"
             raise RefusedError(f"{fault}; quantise it as Q8_0.") from error
-        if not np.isfinite(found).all():
+        if not np.isfinite(values).all():
             raise RefusedError(f"{path} has values in {name} that are not finite; download it again.")
-        return found
+        return values
 
     try:
         sizes = {name: fields[f"llama.{key}"] for name, key in _KEYS.items()}
         model = _assemble(read, fields, **sizes)
         jax.eval_shape(_run, model)
-    except KeyError as error:
-        raise ValueError(f"{path} lacks {error}, which a Llama has; download it again.") from error
     except RefusedError:
         raise
+    except KeyError as error:
+        raise ValueError(f"{path} lacks {error}, which a Llama has; download it again.") from error
     except (ArithmeticError, IndexError, TypeError, ValueError) as error:
         raise ValueError(f"{path} has sizes that are not those of a Llama ({brief(error)}); download it again.") from error
     if tensors:
@@ -126,16 +126,3 @@ def _optional(read, name: str, default: Any = None) -> Any:
         return jnp.asarray(read(name))
     except KeyError:
         return default
-
-
-def _library():
-    try:
-        import gguf
-    except ImportError:
-        raise ValueError("language models are read by the library gguf; pip install 'sae_gap[real]'.") from None
-    return gguf
-
-
-def brief(error: Exception) -> str:
-    """An error of a library in some words on one line."""
-    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__

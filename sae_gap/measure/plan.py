@@ -15,17 +15,21 @@ from jaxtyping import Float, Int
 from sae_gap.core import lasso_problem
 from sae_gap.data.activations import Activations
 from sae_gap.data.activations.rows import BLOCKS
+from sae_gap.measure.coding import evenly_spaced
 from sae_gap.measure.controls import check_control
 from sae_gap.measure.curve import check_varies
-from sae_gap.measure.subject import Subject, digest
+from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.loading_report import LoadReport
+from sae_gap.storage.results import Row, digest
 
-# Rows by which a file of activations is told from another.
-_FINGERPRINT_ROWS = 256
+# The name of the study in its rows.
+STUDY = "measure_sae"
+# Raised whenever a row comes to hold something else, so that earlier rows are measured again.
+FORM = 4
+# Rows of activations that are read at once for their digest.
+READ = 2**14
 # A lasso code of more non-zeros than this share of the dimensions is no sparse code; an encoder that fires more is held to it.
 DENSEST = 1 / 4
-
-
 # Held-out samples without which nothing is judged.
 FEWEST = 10
 # Fewer documents than these say too little of how much documents differ.
@@ -37,7 +41,7 @@ class Plan:
     """What to measure, and how.
 
     Args:
-      subjects: SAEs and dictionaries; the first sets the width of the controls and the L0 at which dictionaries are compared.
+      saes: SAEs and dictionaries; the first sets the width of the controls and the L0 at which dictionaries are compared.
       activations: all of them or, with `held_out`, those that controls learn from.
       lam: the weight of the gap; None finds it.
       l0: the mean L0 at which the gap's weight is sought and dictionaries are compared; None takes the encoder's own.
@@ -49,7 +53,7 @@ class Plan:
       loaded: by name, what `load_report` says of SAEs on the scored samples.
     """
 
-    subjects: Sequence[Subject]
+    saes: Sequence[SAE]
     activations: Activations
     lam: float | None = None
     l0: float | None = None
@@ -121,39 +125,41 @@ class Plan:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """What tells these activations from others."""
-        arrays = []
-        for part in (self.activations, self.held_out):
-            if part is not None:
-                arrays += [np.array([part.num_samples, part.input_dim])]
-                arrays += [part.take(evenly_spaced(part.num_samples, _FINGERPRINT_ROWS))]
-                arrays += [] if part.documents is None else [part.documents]
-        return digest(arrays)
+        """A digest of every row of the activations and of their documents."""
+
+        def arrays():
+            for part in (self.activations, self.held_out):
+                if part is not None:
+                    yield f"{part.num_samples} of {part.input_dim}"
+                    yield from part.chunks(READ)
+                    yield "" if part.documents is None else part.documents
+
+        return digest(arrays())
+
+    @property
+    def settings(self) -> Row:
+        """What decides every row: the rows and which of them are scored."""
+        options = {"seed": self.seed, "samples": self.samples, "keep_outliers": self.keep_outliers}
+        return {"study": STUDY, "form": FORM, "activations": self.fingerprint} | options
 
     def check(self) -> None:
         """Raises a ValueError where a fault would show only after minutes, or as figures of another thing."""
-        names = [*(subject.name for subject in self.subjects), *self.controls]
+        names = [*(sae.name for sae in self.saes), *self.controls]
         if len(set(names)) < len(names):
             twice = next(name for name in names if names.count(name) > 1)
             raise ValueError(f"two of the SAEs, dictionaries and controls are called {twice!r}; give each a name of its own.")
-        for subject in self.subjects if self.lam is not None else ():
-            target = subject.target(self.scored)
-            top = float(jnp.max(lasso_problem.lambda_max(target, subject.dictionary, nonneg=not subject.signed)))
-            if self.lam >= top:  # type: ignore[operator]
+        for sae in self.saes if self.lam is not None else ():
+            tops = lasso_problem.lambda_max(sae.target(self.scored), sae.model.decoder, nonneg=not sae.signed)
+            if self.lam >= (top := float(jnp.max(tops))):  # type: ignore[operator]
                 raise ValueError(
-                    f"lam is {self.lam:g}, which is not below {top:.3g}, the largest λ_max of the samples on {subject.name!r}, "
+                    f"lam is {self.lam:g}, which is not below {top:.3g}, the largest λ_max of the samples on {sae.name!r}, "
                     "and leaves no code; give less."
                 )
-        densest = min(DENSEST * subject.input_dim for subject in self.subjects)
+        densest = min(DENSEST * sae.input_dim for sae in self.saes)
         if self.l0 is not None and self.l0 > densest:
             raise ValueError(
                 f"a mean L0 of {self.l0:g} is more than a quarter of the dimensions, where codes are no longer sparse; "
                 f"ask for at most {densest:g}."
             )
         for name in self.controls:
-            check_control(name, self.parts[0].num_samples, self.subjects[0].num_latents)
-
-
-def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
-    """At most so many indices below `count`, evenly spread, each once."""
-    return np.arange(count) if most >= count else np.arange(most) * count // most
+            check_control(name, self.parts[0].num_samples, self.saes[0].num_latents)

@@ -10,12 +10,9 @@ from jaxtyping import Float
 
 from sae_gap.core.checks import check_choice, check_unmasked
 from sae_gap.data.activations import Activations, open_activations
-from sae_gap.data.activations.outliers import describe
-from sae_gap.measure.plan import evenly_spaced
+from sae_gap.measure.coding import evenly_spaced
 from sae_gap.storage.tensor_files import brief
 
-# What may become of outlier tokens.
-OUTLIERS = ("drop", "keep")
 # Floats of the rows that are learned from, which lie in memory together.
 POOL = 2**29
 
@@ -27,25 +24,21 @@ def opened(activations: Activations | ArrayLike | str | os.PathLike[str], docume
             raise ValueError("opened activations name their own documents; leave documents out.")
         return activations
     check_unmasked("activations", activations)
-    check_unmasked("documents", documents)
     try:
         source: Any = activations if isinstance(activations, str | os.PathLike) else np.asarray(activations)
+        named = None if documents is None else np.asarray(documents)
     except (TypeError, ValueError) as error:
         reason = brief(error).partition(". ")[0]
         mend = "join documents of unequal lengths and name the document of each row by documents, and give tensors as float32"
         raise ValueError(f"activations make no array ({reason}); {mend}.") from None
-    try:
-        named = None if documents is None else np.asarray(documents)
-    except ValueError:
-        raise ValueError("documents have rows of different lengths; give one number for each row.") from None
     return open_activations(source, documents=named)
 
 
 def screened(activations: Activations, policy: str) -> Activations:
     """The rows that a policy leaves, once outliers are named."""
-    check_choice("outliers", policy, OUTLIERS)
+    check_choice("outliers", policy, ("drop", "keep"))
     if len(activations.outliers.rows):
-        logging.warning("%s; %s", describe(activations), "left out" if policy == "drop" else "kept")
+        logging.warning("%s; %s", activations.outliers, "left out" if policy == "drop" else "kept")
     return activations.without_outliers() if policy == "drop" else activations
 
 

@@ -60,14 +60,13 @@ def worst_lines(rows: Iterable[Mapping[str, Any]], most: int = 10) -> list[Row]:
     """The samples of the largest gaps of each encoder: `index`, `document`, `gap`, and `relative_gap` to their own optimum."""
     lines = []
     for name, chunks in by_subject(rows, "gap").items():
-        found = []
+        samples: list[Row] = []
         for chunk in chunks if "worst_index" in chunks[0] else ():
-            columns = {column: chunk[f"worst_{column}"] for column in ("index", "document", "gap", "relative_gap")}
-            columns["document"] = columns["document"] or [None] * len(columns["index"])
-            found += [
-                {"dictionary": name} | dict(zip(columns, one, strict=True)) for one in zip(*columns.values(), strict=True)
-            ]
-        lines += sorted(found, key=lambda line: (-line["gap"], line["index"]))[:most]
+            documents = chunk["worst_document"] or [None] * len(chunk["worst_index"])
+            columns = (chunk["worst_index"], documents, chunk["worst_gap"], chunk["worst_relative_gap"])
+            names = ("dictionary", "index", "document", "gap", "relative_gap")
+            samples += [dict(zip(names, (name, *sample), strict=True)) for sample in zip(*columns, strict=True)]
+        lines += sorted(samples, key=lambda line: (-line["gap"], line["index"]))[:most]
     return lines
 
 

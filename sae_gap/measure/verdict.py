@@ -134,76 +134,76 @@ class Verdict:
     @property
     def lines(self) -> dict[str, str]:
         """The sentences, by what they judge."""
-        found = {} if self.suspicions is None else {"Loading": self._loading()}
-        found["Encoder"] = self._encoder()
-        if self.encoder is not None:
-            found["Values"] = self._values()
-        found["Dictionary"] = self._dictionary()
-        if self.outliers is not None:
-            found["Outlier tokens"] = self._outliers()
-        if self.samples < FEW:
-            found["Samples"] = f"only {self.samples} rows of {self.documents} were scored, so intervals are wide"
-        return found
+        few = f"only {self.samples} rows of {self.documents} were scored, so intervals are wide"
+        lines = {
+            "Loading": self.suspicions is not None and self._loading(self.suspicions),
+            "Encoder": self._encoder(),
+            "Values": self.encoder is not None and self._values(),
+            "Dictionary": self._dictionary(),
+            "Outlier tokens": self.outliers is not None and self._outliers(),
+            "Samples": self.samples < FEW and few,
+        }
+        return {name: sentence for name, sentence in lines.items() if sentence}
 
     def __str__(self) -> str:
         return "\n".join(f"{name}: {sentence}" for name, sentence in self.lines.items())
 
-    def _outliers(self) -> str:
-        told = [f"{words} {one:.3g} without and {other:.3g} with them" for words, (one, other) in self.with_outliers.items()]
-        return f"{self.outliers}; FVU of {', of '.join(told)}" if told else str(self.outliers)
-
-    def _loading(self) -> str:
-        if not self.suspicions:
-            return "fine"
-        first, *rest = self.suspicions
-        return f"suspicious, because {first.rstrip('.')}" + (f" (and {len(rest)} more)" if rest else "")
+    def _loading(self, suspicions: Sequence[str]) -> str:
+        more = f" (and {len(suspicions) - 1} more)" if len(suspicions) > 1 else ""
+        return f"suspicious, because {suspicions[0].rstrip('.')}{more}" if suspicions else "fine"
 
     def _encoder(self) -> str:
-        found = self.encoder
         if self.own_l0 is None:
             return "there is none, only a decoder"
-        if found is None or self.l0 is None:
+        if self.encoder is None or self.l0 is None:
             return "it fires no latent on these activations"
-        one, other = _share(found.one), _share(found.other)
+        best, mine = _share(self.encoder.one), _share(self.encoder.other)
         at = f"at its own L0 ({self.own_l0:.1f})"
         if not self.judged:
             at = f"at L0 {self.l0:.1f} (its own, {self.own_l0:.1f}, is beyond what sparse codes have)"
-        if found.sign > 0 and (self.judged or self.l0 < self.own_l0):
-            return f"better codes {at} explain {one} of the variance where its own explain {other}: {found}"
+        # More that is explained by more latents says nothing.
+        if self.encoder.sign > 0 and (self.judged or self.l0 < self.own_l0):
+            return f"better codes {at} explain {best} of the variance where its own explain {mine}: {self.encoder}"
         kind = "no loss" if self.judged else "not judged"
-        return f"{kind}; the best codes {at} explain {one} of the variance, its own {other}: {found}"
+        return f"{kind}; the best codes {at} explain {best} of the variance, its own {mine}: {self.encoder}"
 
     def _values(self) -> str:
-        line = self.gap
-        told = f"its codes as they are, without least squares on the supports, explain {_share(self.own_explained or 0)}"
-        if line["optimum_l0"] < 1:
-            nearly = f"the best codes at the weight in use, {line['lam']:.3g}, are nearly empty (L0 {line['optimum_l0']:.2f})"
-            return f"{told}; {nearly}, so no share of a gap is told"
-        certificate = f"(duality gap {line['optimum_slack']:.0e} of it)"
-        told += f"; its lasso objective is {_percent(line['relative_gap'])} above the certified optimum {certificate}"
-        if line["scale_share"] > 0.0005:
-            share, scale = _percent(line["scale_share"]), line["scale"]
-            # The lasso shrinks its codes; half of them and less is no longer for that.
-            why = "" if scale < 0.5 else ", since the lasso shrinks its own" if scale < 1 else ", which the encoder shrinks"
-            told += f"; {share} go once all codes are multiplied by {scale:.2f}{why}"
-        return told
+        gap = self.gap
+        told = f"its codes as they are, without least squares on the supports, explain {_share(self.own_explained or 0)}; "
+        if gap["optimum_l0"] < 1:
+            empty = f"the best codes at the weight in use, {gap['lam']:.3g}, are nearly empty (L0 {gap['optimum_l0']:.2f})"
+            return f"{told}{empty}, so no share of a gap is told"
+        certificate = f"(duality gap {gap['optimum_slack']:.0e} of it)"
+        told += f"its lasso objective is {_percent(gap['relative_gap'])} above the certified optimum {certificate}"
+        if gap["scale_share"] <= 0.0005:
+            return told
+        # Half of its codes and less is no longer for the lasso's shrinkage.
+        reasons = {"": gap["scale"] < 0.5, ", since the lasso shrinks its own": gap["scale"] < 1}
+        why = next((why for why, holds in reasons.items() if holds), ", which the encoder shrinks")
+        return f"{told}; {_percent(gap['scale_share'])} go once all codes are multiplied by {gap['scale']:.2f}{why}"
 
     def _dictionary(self) -> str:
-        found, own, at = self.learned, _share(self.explained), f"L0 {self.common_l0:.1f}"
-        if not _alike(self.reached_l0[0], self.common_l0):
-            at = f"L0 {self.reached_l0[0]:.1f} ({self.common_l0:.1f} was not reached)"
-        if found is None:
+        mine, reached = _share(self.explained), self.reached_l0[0]
+        missed = "" if _alike(reached, self.common_l0) else f" ({self.common_l0:.1f} was not reached)"
+        if self.learned is None:
             missing = f"not held against a learned one, since {RIVAL} was left out of the controls; name it there to have it"
-            return f"{missing}. Its best codes at {at} explain {own} of the variance"
-        kind = {1: "better than", -1: "worse than", 0: "no different from"}[found.sign]
-        rival = RIVAL if self.atoms[0] == self.atoms[1] else f"{RIVAL}, {self.atoms[1]:,} atoms to its {self.atoms[0]:,}"
-        at = f"the same {at}"
+            return f"{missing}. Its best codes at L0 {reached:.1f}{missed} explain {mine} of the variance"
+        kind = ("no different from", "better than", "worse than")[self.learned.sign]
+        at = f"the same L0 {reached:.1f}{missed}"
         if not _alike(*self.reached_l0):
-            at = f"another L0, {self.reached_l0[0]:.1f} for {self.reached_l0[1]:.1f}"
+            at = f"another L0, {reached:.1f} for {self.reached_l0[1]:.1f}"
             # More latents explain more by themselves.
-            if found.sign == int(self.reached_l0[0] > self.reached_l0[1]) - int(self.reached_l0[0] < self.reached_l0[1]):
+            if self.learned.sign == np.sign(reached - self.reached_l0[1]):
                 kind = "not judged against"
-        return f"{kind} one learned from the same activations ({rival}) at {at}: {own} for {_share(found.other)}, {found}"
+        rival = RIVAL if self.atoms[0] == self.atoms[1] else f"{RIVAL}, {self.atoms[1]:,} atoms to its {self.atoms[0]:,}"
+        values = f"{mine} for {_share(self.learned.other)}, {self.learned}"
+        return f"{kind} one learned from the same activations ({rival}) at {at}: {values}"
+
+    def _outliers(self) -> str:
+        fvus = [
+            f" of {words} {one:.3g} without and {other:.3g} with them" for words, (one, other) in self.with_outliers.items()
+        ]
+        return f"{self.outliers}" + (f"; FVU{','.join(fvus)}" if fvus else "")
 
 
 def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
@@ -218,48 +218,41 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
     rows = list(rows)
     documents = next(row for row in rows if row["kind"] == "documents")
     variance = documents["variance"]
-    curves, weights, loads = (by_subject(rows, kind) for kind in ("curve", "weight", "load"))
+    curves, weights, loads, outliers = (by_subject(rows, kind) for kind in ("curve", "weight", "load", "outliers"))
     gaps = {line["dictionary"]: line for line in gap_lines(rows)}
     common = {name: matched(points, weights[name][0], "common") for name, points in curves.items()}
-    rival = common.get(RIVAL)
-    told = documents["outliers"] and f"{documents['outliers']}; they are {'kept' if documents['outliers_kept'] else 'left out'}"
-    outliers = by_subject(rows, "outliers")
-    found = []
-    for name, points in curves.items():
-        if points[0]["role"] == "control":
-            continue
+    rivals = [common[RIVAL]] if RIVAL in common else []
+    policy = "kept" if documents["outliers_kept"] else "left out"
+    verdicts = []
+    for name in (name for name, points in curves.items() if points[0]["role"] != "control"):
         weight, here = weights[name][0], common[name]
-        own = next((row for row in points if row["codes"] == "own"), None)
-        best = matched(points, weight, "own") if own is not None and own["l0"] > 0 else None
-        codes = {
-            "the best codes at one weight, where outlier tokens use many latents,": (best or here, "lasso_fvu"),
-            "its own": (own, "own_fvu"),
-        }
-        found.append(
-            Verdict(
-                dictionary=name,
-                samples=sum(documents["samples"]),
-                documents=f"{len(variance)} {'documents' if documents['named'] else 'contiguous blocks'}",
-                suspicions=loads[name][0]["suspicions"] if name in loads else None,
-                own_l0=None if own is None else own["l0"],
-                l0=None if best is None else best["l0"],
-                encoder=None if best is None else compare(best["refit_errors"], own["refit_errors"], variance),  # type: ignore[index]
-                own_explained=None if own is None else 1 - own["fvu"],
-                gap=gaps[name],
-                common_l0=weight["common_l0"],
-                reached_l0=(here["l0"],) if rival is None else (here["l0"], rival["l0"]),
-                explained=1 - here["refit_fvu"],
-                learned=None if rival is None else compare(here["refit_errors"], rival["refit_errors"], variance),
-                atoms=(here["num_latents"],) if rival is None else (here["num_latents"], rival["num_latents"]),
-                outliers=told,
-                with_outliers={
-                    words: (row["refit_fvu"], outliers[name][0][column])
-                    for words, (row, column) in codes.items()
-                    if name in outliers and row is not None
-                },
-            )
+        own: Any = next((row for row in curves[name] if row["codes"] == "own"), None)
+        best: Any = matched(curves[name], weight, "own") if own and own["l0"] > 0 else None
+        fvus = {}
+        for row in outliers.get(name, ()):
+            fvus["the best codes"] = ((best or here)["refit_fvu"], row["lasso_fvu"])
+            if own:
+                fvus["its own"] = (own["refit_fvu"], row["own_fvu"])
+        found = Verdict(
+            dictionary=name,
+            samples=sum(documents["samples"]),
+            documents=f"{len(variance)} {'documents' if documents['named'] else 'contiguous blocks'}",
+            suspicions=loads[name][0]["suspicions"] if name in loads else None,
+            own_l0=own and own["l0"],
+            l0=best and best["l0"],
+            encoder=best and compare(best["refit_errors"], own["refit_errors"], variance),
+            own_explained=own and 1 - own["fvu"],
+            gap=gaps[name],
+            common_l0=weight["common_l0"],
+            reached_l0=tuple(row["l0"] for row in (here, *rivals)),
+            explained=1 - here["refit_fvu"],
+            learned=compare(here["refit_errors"], rivals[0]["refit_errors"], variance) if rivals else None,
+            atoms=tuple(row["num_latents"] for row in (here, *rivals)),
+            outliers=documents["outliers"] and f"{documents['outliers']}; they are {policy}",
+            with_outliers=fvus,
         )
-    return found
+        verdicts.append(found)
+    return verdicts
 
 
 def compare_dictionaries(rows: Iterable[Mapping[str, Any]], one: str, other: str) -> Comparison:
@@ -277,22 +270,17 @@ def ranking(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Verdict], str]:
       rows: of `run`, on two or more.
 
     Returns:
-      Their verdicts in order, and a sentence that names the best and whether its lead over the second is beyond doubt.
+      Their verdicts in order, and a sentence that names the best and its lead over the second.
     """
     rows = list(rows)
     ordered = sorted(verdict(rows), key=lambda each: -each.explained)
     first, second = ordered[:2]
     lead = compare_dictionaries(rows, first.dictionary, second.dictionary)
-    sure = lead.sign and first.reached_l0[0] <= 1.02 * second.reached_l0[0]
+    sure = lead.sign and first.reached_l0[0] <= (1 + _OFF) * second.reached_l0[0]
     best = f"the dictionary of {first.dictionary} is the best" if sure else "no dictionary is the best beyond doubt"
-    named = [
-        each.dictionary if _alike(each.reached_l0[0], each.common_l0) else f"{each.dictionary} (at L0 {each.reached_l0[0]:.1f})"
-        for each in (first, second)
-    ]
-    return ordered, (
-        f"At L0 {first.common_l0:.1f} {best}: the best codes of {named[0]} explain {_share(lead.one)} of the variance, "
-        f"those of {named[1]} {_share(lead.other)}: {lead}, an interval that {'does not hold' if lead.sign else 'holds'} zero."
-    )
+    one, other = (f"{each.dictionary} (at L0 {each.reached_l0[0]:.1f})" for each in (first, second))
+    shares = f"{_share(lead.one)} of the variance, those of {other} {_share(lead.other)}"
+    return ordered, f"At L0 {first.common_l0:.1f} {best}: the best codes of {one} explain {shares}: {lead}."
 
 
 def _alike(one: float, other: float) -> bool:

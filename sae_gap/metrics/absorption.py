@@ -5,10 +5,9 @@ import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from sae_gap.core.codes import SparseCodes, dense_chunks, shape_of
+from sae_gap.core.codes import SparseCodes, dense_chunks
 from sae_gap.core.registry import Column
-from sae_gap.metrics.detection import as_indices, as_magnitudes
-from sae_gap.metrics.metric import SCORED, Inferred, Metric
+from sae_gap.metrics.metric import Inferred, Metric
 
 # A parent is judged by its recall where it has fired at least so often, with a child on and with none.
 _FEWEST = 10
@@ -36,24 +35,15 @@ def absorption(
     Returns:
       The mean over parents that have a partner and at least 10 samples of either kind; None if there is none. 0 is best, and
       1 says that parents are never seen beside their children and always without.
-
-    Raises:
-      ValueError: the numbers of samples, or of features, differ, or an index is of nothing.
     """
-    number = shape_of(true_codes)[1]
-    parent = as_indices("parent", parent, number, least=-1)
-    partner = as_indices("partner", partner, shape_of(codes)[1], least=-1)
-    if shape_of(true_codes)[0] != shape_of(codes)[0]:
-        raise ValueError(f"codes must be of the true ones' {np.shape(true_codes)[0]} samples, but are of {np.shape(codes)[0]}.")
-    if not len(parent) == len(partner) == number:
-        raise ValueError(f"parent and partner must be of the {number} features, but are of {len(parent)} and {len(partner)}.")
+    number = len(parent)
     parents = np.unique(parent[parent >= 0])
     parents = parents[partner[parents] >= 0]
     # Which features are children of which parent.
     child = np.flatnonzero(parent >= 0)
     family = scipy.sparse.csr_array((np.ones(len(child), np.float32), (child, parent[child])), (number, number))[:, parents]
     counts = np.zeros((4, len(parents)), np.int64)
-    magnitude = as_magnitudes(least, shape_of(codes)[1])[partner[parents]]
+    magnitude = np.broadcast_to(least, np.shape(codes)[1])[partner[parents]]
     for _, part, truth in dense_chunks(codes, true_codes):
         present = truth > 0
         on, with_child = present[:, parents], (present.astype(np.float32) @ family) > 0
@@ -73,9 +63,8 @@ def measure(inferred: Inferred) -> dict[str, float]:
     tree, match, found = inferred.task.tree, inferred.match, dict[str, float]()
     if tree is None or match is None:
         return found
-    for name in SCORED:
-        truth = inferred.split(name).codes
-        lost = None if truth is None else absorption(tree.parent, match.learned, truth, inferred.codes[name], inferred.cuts)
+    for name, truth, codes in inferred.with_truth:
+        lost = absorption(tree.parent, match.learned, truth, codes, inferred.cuts)
         found |= {} if lost is None else {f"absorption_{name}": lost}
     return found
 
@@ -83,6 +72,6 @@ def measure(inferred: Inferred) -> dict[str, float]:
 METRIC = Metric(
     "absorption",
     measure,
-    {"absorption": Column("recall of parents lost to their children", 0, 0.0)},
+    {"absorption": Column("recall of parents lost to their children", 0.0)},
     everywhere=False,
 )

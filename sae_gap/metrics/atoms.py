@@ -5,8 +5,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from sae_gap.core import matching
-from sae_gap.core.checks import shown
-from sae_gap.core.codes import SparseCodes, dense_chunks, shape_of
+from sae_gap.core.codes import SparseCodes, dense_chunks
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import Inferred, Metric
 
@@ -56,13 +55,10 @@ def groups_of(
     """
     found = {}
     if level is not None:
-        if np.shape(level) != np.shape(true_codes)[1:]:
-            raise ValueError(f"level must be of the {np.shape(true_codes)[1]} features, but is {shown(level)}.")
-        level = np.asarray(level)
         for depth in range(int(level.max()) + 1):
             found[_LEVELS[depth] if depth < len(_LEVELS) else f"level_{depth}"] = np.flatnonzero(level == depth)
         found["free"] = np.flatnonzero(level < 0)
-    fired = sum(((part > 0).sum(axis=0) for _, part in dense_chunks(true_codes)), np.zeros(shape_of(true_codes)[1], int))
+    fired = sum(((part > 0).sum(axis=0) for _, part in dense_chunks(true_codes)), np.zeros(np.shape(true_codes)[1], int))
     order = np.argsort(-fired, kind="stable")
     return found | dict(zip(_QUARTILES, np.array_split(order, len(_QUARTILES)), strict=True))
 
@@ -82,10 +78,10 @@ METRIC = Metric(
     "atoms",
     measure,
     {
-        "atom_mcc": Column("matched cosine of the pairs", 1, 1.0, "MCC"),
-        "uniqueness": Column("share of different features detected", 1, 1.0, "unique"),
+        "atom_mcc": Column("matched cosine of the pairs", 1.0, "MCC"),
+        "uniqueness": Column("share of different features detected", 1.0, "unique"),
         **{
-            f"atom_mcc_{group}": Column(f"matched cosine, {group.replace('_', '-')}", 1, 1.0, _HEADINGS.get(group, group))
+            f"atom_mcc_{group}": Column(f"matched cosine, {group.replace('_', '-')}", 1.0, _HEADINGS.get(group, group))
             for group in (*_LEVELS, "free", *_QUARTILES)
         },
     },

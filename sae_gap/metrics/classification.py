@@ -12,7 +12,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 from scipy import optimize, special
 
-from sae_gap.core import matching
 from sae_gap.core.codes import Codes, by_columns
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import SCORED, Inferred, Metric
@@ -55,14 +54,10 @@ def fit_logistic(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " 
     Returns:
       The probe. If only one class is present it answers that class always.
 
-    Raises:
-      ValueError: `codes` is not a finite, non-empty matrix, or `labels` are not one boolean for each sample.
-
     References:
       Pedregosa et al. (2011), "Scikit-learn: machine learning in Python", JMLR 12 (`LogisticRegression` without penalty).
     """
-    codes = matching.as_matrix("codes", codes)
-    labels = matching.as_labels(labels, codes.shape[0])
+    codes, labels = np.asarray(codes), np.asarray(labels)
     signs = np.where(labels, 1.0, -1.0)
     if labels.all() or not labels.any():
         return LogisticProbe(np.zeros(codes.shape[1]), signs[0])
@@ -94,15 +89,9 @@ def accuracy(probe: LogisticProbe, codes: Float[ArrayLike, "n latent"], labels: 
 
     Returns:
       The accuracy, in [0, 1].
-
-    Raises:
-      ValueError: as `fit_logistic`, or `codes` have another width than those that the probe was fitted on.
     """
-    codes = matching.as_matrix("codes", codes)
-    labels = matching.as_labels(labels, codes.shape[0])
-    if codes.shape[1] != len(probe.weights):
-        raise ValueError(f"codes have {codes.shape[1]} columns, but the probe was fitted on {len(probe.weights)}.")
-    return float(((codes @ probe.weights.astype(codes.dtype) + probe.intercept > 0) == labels).mean())
+    codes = np.asarray(codes)
+    return float(((codes @ probe.weights.astype(codes.dtype) + probe.intercept > 0) == np.asarray(labels)).mean())
 
 
 def roc_auc(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) -> Float[np.ndarray, " latent"]:
@@ -118,14 +107,10 @@ def roc_auc(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) 
     Returns:
       One AUC per latent; 0.5 for a constant latent, and for all where only one class is present.
 
-    Raises:
-      ValueError: as `fit_logistic`.
-
     References:
       Hanley & McNeil (1982), "The meaning and use of the area under a ROC curve", Radiology 143(1).
     """
-    codes = matching.as_matrix("codes", codes)
-    labels = matching.as_labels(labels, codes.shape[0])
+    codes, labels = np.asarray(codes), np.asarray(labels)
     num_positive = int(labels.sum())
     num_negative = len(labels) - num_positive
     areas = np.full(codes.shape[1], 0.5)
@@ -150,16 +135,13 @@ def fit_latent(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"
 
     Returns:
       The latent and the direction in which it points at the positive class.
-
-    Raises:
-      ValueError: as `fit_logistic`.
     """
     areas = roc_auc(codes, labels)
     best = int(np.argmax(np.abs(areas - 0.5)))
     return LatentProbe(best, 1 if areas[best] >= 0.5 else -1)
 
 
-def latent_auc(probe: LatentProbe, codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) -> float:
+def latent_auc(probe: LatentProbe, codes: Float[np.ndarray, "n latent"], labels: Bool[ArrayLike, " n"]) -> float:
     """ROC-AUC of the latent that was picked, in the direction that it was picked in.
 
     Args:
@@ -170,14 +152,8 @@ def latent_auc(probe: LatentProbe, codes: Float[ArrayLike, "n latent"], labels: 
     Returns:
       The AUC, in [0, 1]. It is below 0.5 where the latent points the other way than on the split it was picked on, which the
       published form, `max(AUC, 1 - AUC)` on every split, conceals.
-
-    Raises:
-      ValueError: as `fit_logistic`, or `codes` lack the latent.
     """
-    codes = matching.as_matrix("codes", codes)
-    if probe.latent >= codes.shape[1]:
-        raise ValueError(f"codes have {codes.shape[1]} columns, but the probe reads latent {probe.latent}.")
-    return float(roc_auc(probe.sign * codes[:, probe.latent : probe.latent + 1], labels)[0])
+    return float(roc_auc(probe.sign * codes[:, [probe.latent]], labels)[0])
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
@@ -229,8 +205,8 @@ METRIC = Metric(
     "classification",
     measure,
     {
-        "accuracy": Column("accuracy", 1, 1.0, "acc"),
-        "auc": Column("AUC", 1, 1.0, "AUC"),
+        "accuracy": Column("accuracy", 1.0, "acc"),
+        "auc": Column("AUC", 1.0, "AUC"),
         "base_rate": Column("share of the more frequent class", heading=""),
     },
 )

@@ -6,8 +6,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core.checks import check_number
-from sae_gap.core.codes import SparseCodes, dense_chunks, shape_of
+from sae_gap.core.codes import SparseCodes, dense_chunks
 
 # Below this share of what its codes are where they count, a latent is off by the cut.
 CUT = 1 / 3
@@ -27,12 +26,8 @@ def cuts(codes: Float[ArrayLike, "n latent"] | SparseCodes, share: float = CUT) 
 
     Returns:
       (num_latents,), 0 for a latent that never fires.
-
-    Raises:
-      ValueError: codes are no matrix of finite numbers, or the share is out of range.
     """
-    check_number("share", share, above=0, most=0.99)
-    width = shape_of(codes)[1]
+    width = np.shape(codes)[1]
     # In units of the latent's largest code, so that no square leaves the range of numbers.
     largest = np.zeros(width)
     for _, part in dense_chunks(codes):
@@ -43,12 +38,12 @@ def cuts(codes: Float[ArrayLike, "n latent"] | SparseCodes, share: float = CUT) 
         size = np.abs(part) / unit
         first += size.sum(axis=0)
         second += np.einsum("ij,ij->j", size, size)
-    cut = share * _ratio(second, first)
+    cut = share * ratio(second, first)
     latent, size = _above(codes, unit, cut)
     # What is left out is below the mean of the rest, which rises: so does the cut, until it leaves out no more.
     while len(size):
         sums = [np.bincount(latent, power, width) for power in (size, size**2)]
-        cut = np.where(sums[0] > 0, share * _ratio(sums[1], sums[0]), cut)
+        cut = np.where(sums[0] > 0, share * ratio(sums[1], sums[0]), cut)
         stays = size > cut[latent]
         moves = np.bincount(latent[~stays], minlength=width) > 0
         latent, size = latent[stays & moves[latent]], size[stays & moves[latent]]
@@ -65,5 +60,6 @@ def _above(codes: Any, unit: np.ndarray, least: np.ndarray) -> tuple[np.ndarray,
     return np.concatenate(latents), np.concatenate(sizes)
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Float[np.ndarray, " some"]:
+    """The quotient of two arrays of equal length, 0 where the denominator is not above 0."""
     return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)

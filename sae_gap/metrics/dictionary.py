@@ -31,13 +31,7 @@ def dictionary_recovery(
       `cosine`, `close` in [0, 1], `angle` in radians, `norm_ratio` (over the true atoms that are not zero), and `cosines`:
       every matched |cosine| to 4 decimals, in descending order, for their distribution; of more than 10,000 as many, from the
       largest to the smallest at even distances of rank.
-
-    Raises:
-      ValueError: a dictionary is not a finite, non-empty matrix, or the match is of other dictionaries.
     """
-    learned, truth = matching.as_matrix("learned", learned), matching.as_matrix("truth", truth)
-    if match.learned.shape[0] != truth.shape[1] or match.learned.max() >= learned.shape[1]:
-        raise ValueError("match must be of these two dictionaries, but it has other widths.")
     cosines = np.abs(match.cosine)
     norms = np.where(match.learned < 0, 0.0, _norms(learned)[match.learned])
     true_norms = _norms(truth)
@@ -52,7 +46,7 @@ def dictionary_recovery(
     }
 
 
-def _norms(dictionary: Float[np.ndarray, "input_dim latent"]) -> Float[np.ndarray, " latent"]:
+def _norms(dictionary: Float[ArrayLike, "input_dim latent"]) -> Float[np.ndarray, " latent"]:
     return np.sqrt(np.einsum("ij,ij->j", dictionary, dictionary, dtype=np.float64))
 
 
@@ -68,9 +62,9 @@ METRIC = Metric(
     "dictionary",
     measure,
     {
-        "cosine": Column("matched cosine", 1, 1.0),
-        "close": Column("share of atoms found (cosine > 0.9)", 1, 1.0, "cos > .9"),
-        "angle": Column("angle to the true atom (rad)", -1, 0.0),
-        "norm_ratio": Column("length of atoms, learned / true", 0, 1.0),
+        "cosine": Column("matched cosine", 1.0),
+        "close": Column("share of atoms found (cosine > 0.9)", 1.0, "cos > .9"),
+        "angle": Column("angle to the true atom (rad)", 0.0),
+        "norm_ratio": Column("length of atoms, learned / true", 1.0),
     },
 )

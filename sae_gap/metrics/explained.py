@@ -4,8 +4,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core.checks import as_real
-from sae_gap.core.codes import SparseCodes, dense_chunks, shape_of
+from sae_gap.core.codes import SparseCodes, dense_chunks
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import SCORED, Inferred, Metric, of_split
 
@@ -31,19 +30,8 @@ def explained(
 
     Returns:
       `r2`, at most 1, and 0 for signals that do not vary; and `shrinkage`, at least 0, and 0 where no signal is longer.
-
-    Raises:
-      ValueError: shapes do not fit, there is no sample, or something is not finite.
     """
-    parts = (("signals", signals), ("dictionary", dictionary), ("bias", bias))
-    every, atoms, offset = (as_real(name, values, "an array of real numbers") for name, values in parts)
-    samples, width = shape_of(codes)
-    if not samples or atoms.shape[1:] != (width,) or offset.shape != atoms.shape[:1] or every.shape != (samples, len(atoms)):
-        raise ValueError(
-            "signals (n, input_dim), dictionary (input_dim, num_latents), bias (input_dim,) and codes (n, num_latents) must "
-            "fit together, and n be at least 1, but they are of shapes "
-            f"{every.shape}, {atoms.shape}, {offset.shape} and {(samples, width)}."
-        )
+    every, atoms, offset = map(np.asarray, (signals, dictionary, bias))
     mean = every.mean(axis=0, dtype=np.float64)
     lost = square = varied = 0.0
     ratios = []
@@ -55,8 +43,6 @@ def explained(
         varied += float(_squares(target - mean).sum())
         long, length = np.sqrt(_squares(target)), np.sqrt(_squares(linear + offset))
         ratios.append(length[long > _SHORTEST] / long[long > _SHORTEST])
-    if not np.isfinite(lost):
-        raise ValueError("signals, dictionary, bias or codes are not finite; nothing can be said of what they explain.")
     shares = np.concatenate(ratios)
     return {
         # What is left of a constant by rounding is no variance.
@@ -84,8 +70,8 @@ METRIC = Metric(
     "explained",
     measure,
     {
-        "r2": Column("variance explained, R²", 1, 1.0, "R²"),
-        "shrinkage": Column("length of reconstructions, to signals", 0, 1.0),
+        "r2": Column("variance explained, R²", 1.0, "R²"),
+        "shrinkage": Column("length of reconstructions, to signals", 1.0),
     },
     everywhere=False,
 )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -47,6 +47,14 @@ class Inferred:
     def split(self, name: str) -> Split:
         """The task's split of that name."""
         return getattr(self.task, name)
+
+    @property
+    def with_truth(self) -> Iterator[tuple[str, Any, Any]]:
+        """Of each scored split whose true codes are known: its name, these, and the inferred codes."""
+        for name in SCORED:
+            truth = self.split(name).codes
+            if truth is not None:
+                yield name, truth, self.codes[name]
 
     @property
     def unit_dictionary(self) -> tuple[Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]]:

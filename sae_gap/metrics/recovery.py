@@ -13,9 +13,9 @@ from scipy.optimize import linear_sum_assignment
 
 from sae_gap.core import matching
 from sae_gap.core.checks import check_choice, check_seed
-from sae_gap.core.codes import SparseCodes
+from sae_gap.core.codes import Codes, SparseCodes, as_columns, by_columns
 from sae_gap.core.registry import Column
-from sae_gap.metrics.metric import SCORED, Inferred, Metric
+from sae_gap.metrics.metric import Inferred, Metric
 from sae_gap.runtime.cores import one_blas_thread
 
 # The paper's threshold for a true latent that takes part in a split.
@@ -114,13 +114,23 @@ def _check(
     A constant column would add 0 to whatever it is assigned to, so leaving it out is exact, and saves most of the work on
     sparse codes.
     """
-    truth, inferred = matching.as_columns("true_codes", true_codes), matching.as_columns("codes", codes)
-    matching.require_same_samples("true_codes", truth, "codes", inferred)
-    with np.errstate(over="ignore"):
-        active = truth.var(axis=0, dtype=np.float64) > _ACTIVE_VARIANCE
+    truth, inferred = _columns("true_codes", true_codes), _columns("codes", codes)
+    if len(truth) != len(inferred):
+        raise ValueError(f"true_codes and codes must hold the same samples, but have {len(truth)} and {len(inferred)} rows.")
+    active = _is_active(truth)
     if not active.any():
         raise ValueError("true_codes have no column of variance above 1e-8, so there is nothing to recover; give more samples.")
     return truth[:, active], inferred[:, inferred.min(axis=0) < inferred.max(axis=0)], np.shape(codes)[1]
+
+
+def _columns(name: str, codes: Float[ArrayLike, "..."] | SparseCodes) -> Float[np.ndarray, "n columns"]:
+    held = by_columns(codes)
+    return matching.as_matrix(name, held.values if isinstance(held, Codes) else held)
+
+
+def _is_active(columns: Float[np.ndarray, "n columns"]) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return columns.var(axis=0, dtype=np.float64) > _ACTIVE_VARIANCE
 
 
 def _pad(columns: Float[np.ndarray, "n columns"], missing: int, rng: np.random.Generator) -> Float[np.ndarray, "n width"]:
@@ -134,23 +144,17 @@ def measure(inferred: Inferred) -> dict[str, float]:
 
     `mcc_paper` is left out above 20,000 latents: see the note on its padding.
     """
-    found = {}
-    for name in SCORED:
-        truth, codes = inferred.split(name).codes, inferred.codes[name]
-        if truth is None or not _varies(truth):
-            continue
-        found[f"mcc_{name}"] = mcc(truth, codes)
-        if codes.shape[1] <= _WIDEST_PADDED:
-            found[f"mcc_paper_{name}"] = mcc_paper(truth, codes, name)
-    return found
-
-
-def _varies(truth: Float[ArrayLike, "..."] | SparseCodes) -> bool:
-    return bool(np.any(matching.as_columns("true_codes", truth).var(axis=0, dtype=np.float64) > _ACTIVE_VARIANCE))
+    scores = {}
+    for name, truth, codes in inferred.with_truth:
+        if np.any(_is_active(as_columns(truth))):
+            scores[f"mcc_{name}"] = mcc(truth, codes)
+            if codes.shape[1] <= _WIDEST_PADDED:
+                scores[f"mcc_paper_{name}"] = mcc_paper(truth, codes, name)
+    return scores
 
 
 METRIC = Metric(
     "recovery",
     measure,
-    {"mcc": Column("MCC", 1, 1.0, "MCC"), "mcc_paper": Column("MCC (published form)", 1, 1.0, "MCC paper")},
+    {"mcc": Column("MCC", 1.0, "MCC"), "mcc_paper": Column("MCC (published form)", 1.0, "MCC paper")},
 )

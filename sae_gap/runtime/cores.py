@@ -21,17 +21,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def on_cores(work: Callable[[Any], Any], pieces: Sequence[Any], threads: int | None = None) -> list[Any]:
-    """The results of some work on each piece, on as many threads, or one for each core. Work must not call this again.
+def on_cores(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
+    """The results of some work on each piece, on a thread for each core. Work must not call this again.
 
     A single piece is worked on here, as handing it over takes as long.
     """
-    if len(pieces) == 1 or threads == 1:
-        return list(map(work, pieces))
-    if threads is None:
-        return list(_pool(os.getpid()).map(work, pieces))
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, pieces))
+    return list(map(work, pieces) if len(pieces) == 1 else _pool(os.getpid()).map(work, pieces))
 
 
 @functools.cache

@@ -111,9 +111,7 @@ def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
 
     An array that lies on the devices of several processes already is moved between them.
     """
-    if sharding.is_fully_addressable:
-        return jax.device_put(array, sharding)
-    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+    if sharding.is_fully_addressable or not getattr(array, "is_fully_addressable", True):
         return jax.device_put(array, sharding)
     if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(put(jax.random.key_data(array), sharding), impl=jax.random.key_impl(array))
@@ -168,9 +166,9 @@ def place_dictionary(
     check_mesh(mesh)
     if not isinstance(dictionary, jax.Array):
         dictionary = as_real("dictionary", dictionary, "numbers of shape (input_dim, num_latents)")
-    if np.ndim(dictionary) != 2:
-        raise ValueError(f"dictionary must be of shape (input_dim, num_latents), but it is {np.shape(dictionary)}.")
-    parts, num_latents = mesh.shape.get(LATENTS, 1), np.shape(dictionary)[1]
+    if dictionary.ndim != 2:
+        raise ValueError(f"dictionary must be of shape (input_dim, num_latents), but it is {dictionary.shape}.")
+    parts, num_latents = mesh.shape.get(LATENTS, 1), dictionary.shape[1]
     if num_latents % parts:
         raise ValueError(
             f"{num_latents} latents do not divide over {parts} devices; add {-num_latents % parts} atoms of zeros, which no "
@@ -178,8 +176,7 @@ def place_dictionary(
         )
     if mesh.size == 1:
         return jax.numpy.asarray(dictionary)
-    spec = PartitionSpec(None, LATENTS) if parts > 1 else PartitionSpec()
-    return jax.device_put(dictionary, NamedSharding(mesh, spec))
+    return jax.device_put(dictionary, NamedSharding(mesh, PartitionSpec(None, LATENTS if parts > 1 else None)))
 
 
 def enable_compilation_cache() -> Path | None:

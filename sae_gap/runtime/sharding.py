@@ -94,22 +94,13 @@ def _latents_of(dictionary) -> str | None:
     sharding = getattr(dictionary, "sharding", None)
     if not isinstance(sharding, NamedSharding) or len(sharding.spec) < 2 or sharding.spec[1] is None:
         return None
-    axes = sharding.spec[1]
-    if isinstance(axes, tuple) and len(axes) > 1:
-        raise ValueError(f"the latents of the dictionary are split over several axes, {', '.join(axes)}; split them over one.")
-    axis = axes[0] if isinstance(axes, tuple) else axes
+    axis = sharding.spec[1][0] if isinstance(sharding.spec[1], tuple) else sharding.spec[1]
     return axis if sharding.mesh.shape[axis] > 1 else None
 
 
 def _layout(mesh, latents: str | None) -> Layout:
     _check_auto(mesh)
-    samples = tuple(axis for axis in mesh.axis_names if axis != latents)
-    if not samples:
-        # Samples stay in one part, but `by_device` needs an axis for it.
-        name = SAMPLES if latents != SAMPLES else f"all_{SAMPLES}"
-        mesh = Mesh(mesh.devices[None], (name, *mesh.axis_names), axis_types=(AxisType.Auto,) * (1 + len(mesh.axis_names)))
-        samples = (name,)
-    return Layout(mesh, samples, latents)
+    return Layout(mesh, tuple(axis for axis in mesh.axis_names if axis != latents), latents)
 
 
 def by_device(function: Callable[..., PyTree], layout: Layout | None, per_sample: PyTree, *shared: PyTree) -> PyTree:
@@ -141,8 +132,8 @@ def by_device(function: Callable[..., PyTree], layout: Layout | None, per_sample
         # Loops begin with constants, which are the same on all devices, and end with values that are not.
         check_vma=False,
     )
-    found = mapped(padded, *shared)
-    return jax.tree.map(lambda a: a[:num_samples], found) if spare else found
+    results = mapped(padded, *shared)
+    return jax.tree.map(lambda a: a[:num_samples], results) if spare else results
 
 
 def place_rows(tree: PyTree, like: Array) -> PyTree:
@@ -201,8 +192,8 @@ def constrain(state: PyTree, data: PyTree, *, seeds: bool = False) -> PyTree:
     counts = {leaf.shape[lead] for leaf in jax.tree.leaves(data) if leaf.ndim > lead and leaf.shape[lead] % size == 0}
 
     def put(leaf):
-        own = leaf.ndim > lead and leaf.shape[lead] in counts
-        return lax.with_sharding_constraint(leaf, PartitionSpec(*[None] * lead, SAMPLES) if own else PartitionSpec())
+        by_sample = leaf.ndim > lead and leaf.shape[lead] in counts
+        return lax.with_sharding_constraint(leaf, PartitionSpec(*[None] * lead, SAMPLES) if by_sample else PartitionSpec())
 
     return state if size == 1 else jax.tree.map(put, state)
 

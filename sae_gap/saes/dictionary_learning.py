@@ -5,8 +5,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sae_gap.encoders.encoder import Encoder
+from sae_gap.encoders.gated import Gated
+from sae_gap.encoders.jumprelu import JumpReLU
+from sae_gap.encoders.relu import ReLU
+from sae_gap.encoders.topk import TopK
 from sae_gap.saes import loaded_sae
-from sae_gap.saes.foreign_encoders import BatchLargest, ForeignEncoder, GateAndMagnitude, LargestK, Rectified, Threshold
+from sae_gap.saes.foreign_encoders import BatchLargest
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.pickles import read_pt
 from sae_gap.storage.tensor_files import Config, Tensors, read_json
@@ -77,10 +82,6 @@ def load(path: Path) -> SAE:
     tensors.finish(kind)
     if kind == "AutoEncoder":
         notes["units"] = "codes of unit atoms, as the library loads them"
-        lengths = np.linalg.norm(atoms, axis=1)
-        lengths = np.where(lengths > 0, lengths, 1)
-        weight, atoms = weight * lengths, atoms / lengths[:, None]
-        encoder_bias = None if encoder_bias is None else encoder_bias * lengths
     return loaded_sae.assemble(
         encoder,
         atoms=atoms,
@@ -89,6 +90,7 @@ def load(path: Path) -> SAE:
         encoder_bias=encoder_bias,
         centred=layout.centred,
         others=others,
+        codes_of_unit_atoms=kind == "AutoEncoder",
         library="dictionary_learning",
         architecture=kind,
         notes=notes,
@@ -97,22 +99,22 @@ def load(path: Path) -> SAE:
 
 def _encoder(
     kind: str, config: Config, tensors: Tensors, num_latents: int, notes: dict[str, str]
-) -> tuple[ForeignEncoder, dict[str, np.ndarray | float]]:
+) -> tuple[Encoder, dict[str, np.ndarray | float]]:
     """What a class does to its pre-activations, and what else it has learned."""
     if kind == "GatedAutoEncoder":
         names = {"b_gate": "gate_bias", "b_mag": "mag_bias", "r_mag": "r_mag"}
-        return GateAndMagnitude(), {name: tensors.take(theirs, num_latents) for name, theirs in names.items()}
+        return Gated(), {name: tensors.take(theirs, num_latents) for name, theirs in names.items()}
     if kind == "JumpReluAutoEncoder":
-        return Threshold(), {"threshold": tensors.take("threshold", num_latents)}
+        return JumpReLU(), {"threshold": tensors.take("threshold", num_latents)}
     if kind in ("AutoEncoder", "AutoEncoderNew"):
-        return Rectified(), {}
+        return ReLU(), {}
     k = (Config(tensors.path, {"k": tensors.scalar("k")}) if "k" in tensors else config).size("k", most=num_latents)
     notes["k"] = str(k)
     tensors.ignore("group_sizes")
     if kind == "AutoEncoderTopK":
         # The library uses it in another way of inferring, which is not its default.
         tensors.ignore("threshold")
-        return LargestK(k), {}
+        return TopK(k), {}
     if "threshold" not in tensors:
         notes["caution"] = "it has no threshold, so it keeps the largest codes of all samples at hand, k for each on average"
         return BatchLargest(k), {}
@@ -120,4 +122,4 @@ def _encoder(
     notes["threshold"] = f"{threshold:.4g}"
     if threshold < 0:
         notes["caution"] = "the threshold was never estimated, so that codes are those of a ReLU"
-    return Threshold(), {"threshold": threshold}
+    return JumpReLU(), {"threshold": threshold}

@@ -1,10 +1,11 @@
-"""The encoders of published SAEs: each as its library has it, in the library's units, with codes that are on unit atoms.
+"""What published SAEs infer with beside the suite's own encoders, and how any of them keeps its library's units.
 
-A library ranks and compares codes in units of its own atoms. So the affine map and the thresholds stay as they are on disk, and
-the codes that come out are multiplied by the lengths of the atoms.
+A library ranks and compares codes in units of its own atoms. So a loaded SAE infers on the atoms that are on disk, and its
+codes are then multiplied by their lengths.
 """
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,107 +13,84 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine, Encoder
+from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Encoder
+from sae_gap.encoders.gated import Gated, GatedParameters
+from sae_gap.encoders.jumprelu import JumpReLU, JumpReLUParameters
 from sae_gap.encoders.topk import keep_largest
 
 
-class ForeignParameters(eqx.Module):
-    """What a published encoder has learned.
+class LibraryUnits(eqx.Module):
+    """An SAE in the units of its library.
 
     Attributes:
-      affine: `p = y W + c` of the target y; None for an encoder without one.
-      scale: the library's codes, times this, are on unit atoms.
-      others: vectors by name, such as a threshold.
+      model: with a bias of zeros, since it fits the target; its atoms are those of the library, or None where its encoder
+        reads none.
+      scale: codes of that model, times this, are on unit atoms.
     """
 
-    affine: Affine | None
+    model: Model
     scale: Float[Array, " num_latents"]
-    others: dict[str, Float[Array, " num_latents"]] = eqx.field(default_factory=dict)
 
 
-class ForeignEncoder(Encoder):
-    """`activate(y W + c)` in the library's units, times the scale. Subclasses define `activate`."""
+class Rescaled(Encoder):
+    """The codes of an encoder in its library's units, times the scale: they are on unit atoms."""
 
-    # What SAELens calls it, None where it has no encoder like it.
-    architecture: ClassVar[str | None] = None
+    encoder: Encoder
 
-    def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
-        return self.activate(model.encoder.affine(signals), model.encoder.others) * model.encoder.scale
+    @property
+    def signed(self):
+        return self.encoder.signed
 
-    def activate(
-        self, hidden: Float[Array, "n num_latents"], others: dict[str, Float[Array, " num_latents"]]
-    ) -> Float[Array, "n num_latents"]:
-        """The codes of the pre-activations p, in the library's units, with what else was learned."""
-        raise NotImplementedError
-
-    def exported(self, model: Model) -> tuple[str, dict[str, Any], dict[str, Array]] | None:
-        """As `Encoder.exported`, on atoms of the library's lengths."""
-        if self.architecture is None:
-            return None
-        affine, atoms = model.encoder.affine, model.decoder.T * model.encoder.scale[:, None]
-        options = {"k": self.k, "rescale_acts_by_decoder_norm": False} if hasattr(self, "k") else {}
-        tensors = {"W_enc": affine.weight, "b_enc": affine.bias, "W_dec": atoms}
-        return self.architecture, options, tensors | model.encoder.others
+    def __call__(self, model, signals):
+        return self.encoder(model.encoder.model, signals) * model.encoder.scale
 
 
-class Rectified(ForeignEncoder):
-    """`relu(p)`."""
-
-    architecture = "standard"
-
-    def activate(self, hidden, others):
-        return jax.nn.relu(hidden)
-
-
-class Threshold(ForeignEncoder):
-    """`p · 1[p > max(θ, 0)]`: JumpReLU with thresholds as they are, which may be negative. BatchTopK infers like this too."""
-
-    architecture = "jumprelu"
-
-    def activate(self, hidden, others):
-        return jnp.where(hidden > jnp.maximum(others["threshold"], 0), hidden, 0)
+def parameters_of(encoder: Encoder, affine: Affine, others: Mapping[str, Array]) -> Any:
+    """What an encoder reads, from the affine map of the target and what else SAELens has by name."""
+    if isinstance(encoder, JumpReLU):
+        # A code is positive, so that a threshold below zero is as good as zero.
+        return JumpReLUParameters(affine, jnp.log(jnp.maximum(others["threshold"], 0)))
+    if isinstance(encoder, Gated):
+        gate = Affine(affine.weight, affine.bias + others["b_gate"])
+        return GatedParameters(gate, others["r_mag"], others["b_mag"] + affine.bias * jnp.exp(others["r_mag"]))
+    return affine
 
 
-class LargestK(ForeignEncoder):
-    """The k largest `relu(p)` of a sample."""
-
-    architecture = "topk"
-    k: int = eqx.field(static=True)
-
-    def activate(self, hidden, others):
-        return keep_largest(jax.nn.relu(hidden), self.k)
-
-
-class AbsTopK(ForeignEncoder):
-    """The k entries of p of largest magnitude, with their signs.
+class AbsTopK(AmortisedEncoder):
+    """The k entries of `p = (y - b) W + c` of largest magnitude, with their signs.
 
     References:
       Zhu et al. (2025), "AbsTopK: rethinking sparse autoencoders for bidirectional features", arXiv:2510.00404.
     """
 
-    architecture = "abstopk"
     k: int = eqx.field(static=True)
 
     @property
     def signed(self):
         return True
 
-    def activate(self, hidden, others):
+    def __call__(self, model, signals):
+        hidden = self.preactivations(model, signals)
         return jnp.sign(hidden) * keep_largest(jnp.abs(hidden), self.k)
 
+    def exported(self, model):
+        tensors = {"W_enc": model.encoder.weight, "b_enc": model.encoder.bias, "W_dec": model.decoder.T}
+        return "abstopk", {"k": self.k, "rescale_acts_by_decoder_norm": False}, tensors
 
-class GroupMax(ForeignEncoder):
+
+class GroupMax(AmortisedEncoder):
     """The largest `relu(p)` in each of k consecutive groups of latents of one size."""
 
     k: int = eqx.field(static=True)
 
-    def activate(self, hidden, others):
-        groups = jax.nn.relu(hidden).reshape(len(hidden), self.k, -1)
+    def __call__(self, model, signals):
+        hidden = jax.nn.relu(self.preactivations(model, signals))
+        groups = hidden.reshape(len(hidden), self.k, -1)
         chosen = jnp.argmax(groups, axis=2, keepdims=True) == jnp.arange(groups.shape[2])
         return jnp.where(chosen, groups, 0).reshape(hidden.shape)
 
 
-class BatchLargest(ForeignEncoder):
+class BatchLargest(AmortisedEncoder):
     """The k · n largest `relu(p)` of n samples: BatchTopK whose threshold was never estimated.
 
     A sample's codes depend on the other samples of its batch.
@@ -120,28 +98,12 @@ class BatchLargest(ForeignEncoder):
 
     k: int = eqx.field(static=True)
 
-    def activate(self, hidden, others):
-        return keep_largest(jax.nn.relu(hidden).reshape(1, -1), self.k * len(hidden)).reshape(hidden.shape)
+    def __call__(self, model, signals):
+        hidden = jax.nn.relu(self.preactivations(model, signals))
+        return keep_largest(hidden.reshape(1, -1), self.k * len(hidden)).reshape(hidden.shape)
 
 
-class GateAndMagnitude(ForeignEncoder):
-    """`1[p + a > 0] · relu(p exp(r) + b)`: the gate's bias a, the magnitude's bias b and its log scale r."""
-
-    architecture = "gated"
-
-    def activate(self, hidden, others):
-        magnitude = jax.nn.relu(hidden * jnp.exp(others["r_mag"]) + others["b_mag"])
-        return jnp.where(hidden + others["b_gate"] > 0, magnitude, 0)
-
-    def exported(self, model):
-        affine, others = model.encoder.affine, model.encoder.others
-        # SAELens has no third bias: what the target's shift adds to p goes into both.
-        gate, magnitude = others["b_gate"] + affine.bias, others["b_mag"] + affine.bias * jnp.exp(others["r_mag"])
-        tensors = {"W_enc": affine.weight, "b_gate": gate, "b_mag": magnitude, "r_mag": others["r_mag"]}
-        return self.architecture, {}, tensors | {"W_dec": model.decoder.T * model.encoder.scale[:, None]}
-
-
-class RepeatingPursuit(ForeignEncoder):
+class RepeatingPursuit(Encoder):
     """Matching pursuit that is non-negative and may choose an atom again, which then adds to its code.
 
     Each round takes the atom `a` of the largest `r · a`, adds `relu(r · a)` to its code and takes `relu(r · a) a` from the
@@ -156,14 +118,12 @@ class RepeatingPursuit(ForeignEncoder):
       Costa et al. (2025), "From Flat to Hierarchical: Extracting Sparse Representations with Matching Pursuit".
     """
 
-    architecture = "matching_pursuit"
     rounds: int = eqx.field(static=True)
     residual: float = eqx.field(static=True, default=0.0)
     stop_on_repeat: bool = eqx.field(static=True, default=True)
 
     def __call__(self, model, signals):
-        scale = model.encoder.scale
-        atoms = (model.decoder * scale).T
+        atoms = model.decoder.T
         rows = jnp.arange(len(signals))
 
         def unfinished(state):
@@ -174,21 +134,21 @@ class RepeatingPursuit(ForeignEncoder):
             chosen = jnp.argmax(residual @ atoms.T, axis=1)
             atom = atoms[chosen]
             value = jnp.where(done, 0, jax.nn.relu(jnp.sum(residual * atom, axis=1)))
-            old = codes[rows, chosen]
+            before = codes[rows, chosen]
             codes = codes.at[rows, chosen].add(value)
             residual = residual - value[:, None] * atom
             if self.stop_on_repeat:
                 # The support grows by the chosen atom or not at all.
-                done = done | ((old != 0) == (old + value != 0))
+                done = done | ((before != 0) == (before + value != 0))
             if self.residual > 0:
                 done = done | (jnp.linalg.norm(residual, axis=1) < self.residual)
             return count + 1, residual, codes, done
 
         codes = jnp.zeros((len(signals), len(atoms)), signals.dtype)
-        start = (0, signals, codes, jnp.zeros(len(signals), bool))
-        return jax.lax.while_loop(unfinished, step, start)[2] * scale
+        start = (0, signals - model.bias, codes, jnp.zeros(len(signals), bool))
+        return jax.lax.while_loop(unfinished, step, start)[2]
 
     def exported(self, model):
-        options = {"max_iterations": self.rounds, "residual_threshold": self.residual}
-        tensors = {"W_dec": model.decoder.T * model.encoder.scale[:, None]}
-        return self.architecture, options | {"stop_on_duplicate_support": self.stop_on_repeat}, tensors
+        options: dict[str, Any] = {"max_iterations": self.rounds, "residual_threshold": self.residual}
+        options["stop_on_duplicate_support"] = self.stop_on_repeat
+        return "matching_pursuit", options, {"W_dec": model.decoder.T}

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
+from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.saes import loaded_sae
-from sae_gap.saes.foreign_encoders import Threshold
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage.tensor_files import Config, read_json, read_npz, read_safetensors
 
@@ -42,7 +42,7 @@ def load(path: Path) -> SAE:
     threshold = tensors.take("threshold", num_latents)
     tensors.finish("JumpReLU")
     return loaded_sae.assemble(
-        Threshold(),
+        JumpReLU(),
         atoms=atoms,
         bias=bias,
         weight=weight,

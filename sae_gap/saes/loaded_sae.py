@@ -1,6 +1,13 @@
-"""A published SAE: its own encode and decode, and beside them the suite's model of it, on which a gap can be certified."""
+"""An SAE: its own encode and decode, and beside them the suite's model of it, on which a gap can be certified.
 
+A published SAE comes from `sae_gap.load_sae`, and a model of this suite or a decoder alone from `SAE.of_model`.
+"""
+
+import dataclasses
+import functools
+import re
 from collections.abc import Mapping
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,14 +19,15 @@ from jaxtyping import Array, Float
 from sae_gap.core import matching
 from sae_gap.core.checks import check_unmasked, check_vanishing, shown
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine, Encoder, as_floats, encode, unit_atoms
-from sae_gap.saes.foreign_encoders import ForeignEncoder, ForeignParameters
+from sae_gap.encoders.encoder import Affine, Encoder, as_floats, check_model, encode, unit_atoms
+from sae_gap.saes.foreign_encoders import LibraryUnits, Rescaled, parameters_of
 from sae_gap.saes.normalise import Normalisation
+from sae_gap.storage.results import digest
 from sae_gap.storage.tensor_files import printable
 
 
 class SAE(eqx.Module):
-    """A sparse autoencoder as a library has it.
+    """A dictionary and, unless it is a decoder alone, its encoder, with what is done to activations before.
 
     `sae_gap.amortisation_gap(sae.model, sae.target(activations), lam)` is the gap of its encoder on its own dictionary.
 
@@ -34,6 +42,9 @@ class SAE(eqx.Module):
       architecture: what that library calls it.
       centred: whether the encoder takes the decoder's bias from its input.
       heads: whether activations may come as (n, heads, head_dim), which are then laid side by side.
+      name: what rows and figures call it.
+      role: "sae", "dictionary" for a decoder alone, or "control".
+      signed: whether codes may be negative, so that the optimum is over signed codes too.
     """
 
     model: Model
@@ -47,6 +58,50 @@ class SAE(eqx.Module):
     heads: bool = eqx.field(static=True, default=False)
     # Pairs, since a mapping has no hash, and what is static must have one.
     entries: tuple[tuple[str, str], ...] = eqx.field(static=True, default=())
+    name: str = eqx.field(static=True, default="sae")
+    role: str = eqx.field(static=True, default="sae")
+    signed: bool = eqx.field(static=True, default=False)
+
+    @classmethod
+    def of_model(cls, model: Model, *, name: str) -> "SAE":
+        """A model of the suite, with atoms of any length, which fits `x - bias`.
+
+        Args:
+          model: with a dictionary; without an `encode` it is a decoder alone.
+          name: what to call it.
+
+        Raises:
+          ValueError: the model has no dictionary, or a part of it does not fit or is not finite.
+        """
+        check_model(model)
+        dictionary, lengths = _unit(as_floats("the dictionary", model.decoder))
+        bias, scale = as_floats("bias", model.bias), jnp.where(lengths > 0, lengths, 1)
+        return cls(
+            Model(dictionary, jnp.zeros_like(bias), LibraryUnits(model, scale), None if model.encode is None else _rescaled),
+            bias,
+            scale,
+            lengths,
+            Normalisation(),
+            "sae_gap",
+            getattr(model.encode, "name", ""),
+            name=name,
+            role="dictionary" if model.encode is None else "sae",
+            signed=bool(getattr(model.encode, "signed", False)),
+        )
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """A digest of all its numbers, which tells what was measured of it from what was measured of others."""
+        numbers = self.model, self.bias, self.scale, self.normalisation, self.signed
+        # What is static, such as the k of an encoder, stands in the structure; an address in memory says nothing.
+        structure = re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(numbers)))
+        return digest([*jax.tree.leaves(numbers), structure])
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The columns by which rows tell it."""
+        sizes = {"num_latents": self.num_latents, "input_dim": self.input_dim}
+        return {"dictionary": self.name, "role": self.role} | sizes
 
     @property
     def notes(self) -> dict[str, str]:
@@ -90,16 +145,20 @@ class SAE(eqx.Module):
         Raises:
           ValueError: the activations have another width, or are not finite.
         """
-        return self.encode_target(self.target(activations)) / self.scale
+        return self._encode(self.target(activations)) / self.scale
 
     def encode_target(self, target: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
-        """The codes of `target(activations)`, on unit atoms."""
+        """The codes of `target(activations)`, on unit atoms. The code of an atom of zeros, which says nothing, is zero."""
+        return jnp.where(self.lengths > 0, self._encode(target), 0)
+
+    def _encode(self, target: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         shape, dtype = getattr(target, "shape", ()), getattr(target, "dtype", np.dtype(object))
         if shape[1:] != (self.input_dim,) or not jnp.issubdtype(dtype, jnp.floating):
             raise ValueError(f"target must be what SAE.target gives, (n, {self.input_dim}) floats, but it is {shown(target)}.")
-        assert isinstance(self.model.encode, Encoder)
+        own = self.model.encode
+        assert own is not None
         with jax.default_matmul_precision("highest"):
-            return encode(self.model.encode, self.model, target)
+            return encode(own, self.model, target) if isinstance(own, Encoder) else own(self.model, target)
 
     def decode(
         self, codes: Float[ArrayLike, "..."], like: Float[ArrayLike, "..."] | None = None
@@ -119,19 +178,24 @@ class SAE(eqx.Module):
         codes = matching.as_matrix("codes", codes)
         if codes.shape[1] != self.num_latents:
             raise ValueError(f"codes have {codes.shape[1]} columns, but the SAE has {self.num_latents} latents.")
-        activations = None
         if self.normalisation.per_sample:
             if like is None:
                 raise ValueError(
                     f"this SAE normalises each sample by itself ({self.normalisation.name}); "
                     "give like=activations, those that the codes are of."
                 )
-            activations = self._flat(like)
-            if len(activations) != len(codes):
-                raise ValueError(f"there are {len(codes)} rows of codes but {len(activations)} of activations; give as many.")
+            if np.shape(like)[0] != len(codes):
+                given = f"there are {len(codes)} rows of codes but {np.shape(like)[0]} of activations"
+                raise ValueError(f"{given}; give as many.")
+        return self.decode_target(jnp.asarray(codes) * self.scale, like)
+
+    def decode_target(
+        self, codes: Float[Array, "n num_latents"], like: Float[ArrayLike, "..."] | None = None
+    ) -> Float[Array, "n input_dim"]:
+        """What `decode` gives, of codes on unit atoms."""
+        activations = self._flat(like) if self.normalisation.per_sample and like is not None else None
         with jax.default_matmul_precision("highest"):
-            decoded = (jnp.asarray(codes) * self.scale) @ self.model.decoder.T + self.bias
-            return self.normalisation.undo(decoded, activations)
+            return self.normalisation.undo(codes @ self.model.decoder.T + self.bias, activations)
 
     def reconstruct(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
         """`decode(encode(activations))`.
@@ -161,8 +225,17 @@ class SAE(eqx.Module):
         return as_floats("activations", array)
 
 
+def _rescaled(unit: Model, target: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+    """The codes of a model that `of_model` was given, on unit atoms."""
+    own = unit.encoder.model
+    # An encoder of the suite subtracts the bias itself.
+    signals = jnp.asarray(target) + own.bias
+    codes = own.encode.infer(own, signals).codes if isinstance(own.encode, Encoder) else own.encode(own, signals)
+    return codes * unit.encoder.scale
+
+
 def assemble(
-    encoder: ForeignEncoder,
+    encoder: Encoder,
     *,
     atoms: Float[np.ndarray, "num_latents input_dim"],
     bias: Float[np.ndarray, " input_dim"],
@@ -201,30 +274,51 @@ def assemble(
       ValueError: a bias overflows on the target, or an atom is too small to be told from zero.
     """
     check_vanishing(f"the {library} SAE", np.abs(atoms).max(axis=1), atoms.dtype)
-    dictionary, units = unit_atoms(jnp.asarray(atoms).T)
-    lengths = jnp.where(jnp.any(dictionary != 0, axis=0), units, 0)
-    affine, scale = None, units
+    dictionary, parameters = jnp.asarray(atoms).T, None
+    unit, lengths = _unit(dictionary)
     if weight is not None:
         # In double precision, since a bias may be much longer than the codes that it leaves.
         shift = 0 if centred else np.einsum("i,ij->j", bias, weight, dtype=np.float64)
         shifted = shift + (np.zeros(weight.shape[1]) if encoder_bias is None else encoder_bias)
-        affine = Affine(jnp.asarray(weight), jnp.asarray(shifted, units.dtype))
+        affine = Affine(jnp.asarray(weight), jnp.asarray(shifted, dictionary.dtype))
         if codes_of_unit_atoms:
-            affine, scale = Affine(affine.weight * lengths, affine.bias * lengths), jnp.ones_like(lengths)
-    columns = {name: jnp.broadcast_to(jnp.asarray(value, units.dtype), units.shape) for name, value in (others or {}).items()}
-    parameters = ForeignParameters(affine, scale, columns)
-    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((parameters, jnp.asarray(bias)))):
-        # A NaN would be held below every threshold, and read as a latent that is off.
-        raise ValueError(f"the {library} SAE has weights whose products overflow {dictionary.dtype}; train it again.")
+            dictionary, affine = unit, Affine(affine.weight * lengths, affine.bias * lengths)
+        columns = {
+            name: jnp.broadcast_to(jnp.asarray(value, lengths.dtype), lengths.shape) for name, value in (others or {}).items()
+        }
+        if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((affine, columns))):
+            # A NaN would be held below every threshold, and read as a latent that is off.
+            raise ValueError(f"the {library} SAE has weights whose products overflow {dictionary.dtype}; train it again.")
+        parameters = parameters_of(encoder, affine, columns)
+    model = Model(dictionary, jnp.asarray(bias), parameters, encoder)
+    sae = on_unit_atoms(model, library=library, architecture=architecture, centred=centred, notes=notes)
+    if parameters is not None:
+        # Such an encoder does not read the atoms: a wide SAE need not hold them twice.
+        sae = eqx.tree_at(lambda sae: sae.model.encoder.model.dictionary, sae, None)
+    return dataclasses.replace(sae, lengths=lengths, normalisation=normalisation or Normalisation(), heads=heads)
+
+
+def on_unit_atoms(model: Model, *, library: str, architecture: str, centred: bool = True, notes: Mapping[str, str]) -> SAE:
+    """The SAE of a model in its library's units, which subtracts its bias and names its encoder."""
+    unit, lengths = _unit(model.decoder)
+    scale = jnp.where(lengths > 0, lengths, 1)
+    target = dataclasses.replace(model, bias=jnp.zeros_like(model.bias))
+    assert isinstance(model.encode, Encoder)
     return SAE(
-        Model(dictionary, jnp.zeros_like(jnp.asarray(bias)), parameters, encoder),
-        jnp.asarray(bias),
+        Model(unit, target.bias, LibraryUnits(target, scale), Rescaled(model.encode)),
+        model.bias,
         scale,
         lengths,
-        Normalisation() if normalisation is None else normalisation,
+        Normalisation(),
         library,
         architecture,
         centred,
-        heads,
-        tuple((str(name), printable(str(value))) for name, value in notes.items()),
+        entries=tuple((str(name), printable(str(value))) for name, value in notes.items()),
+        signed=model.encode.signed,
     )
+
+
+def _unit(atoms: Float[Array, "input_dim num_latents"]) -> tuple[Array, Float[Array, " num_latents"]]:
+    """The atoms at unit length, and their lengths, 0 for one of zeros."""
+    unit, lengths = unit_atoms(atoms)
+    return unit, jnp.where(jnp.any(unit != 0, axis=0), lengths, 0)

@@ -1,14 +1,15 @@
 """What was loaded, and whether it fits the activations: most mistakes in loading an SAE pass silently, and show here.
 
-A mistake is found by other readings of the same SAE, such as one with its decoder negated: one that reconstructs much better
-tells what went wrong. What no reading mends shows in what training leaves at none: a mean of the errors, a gain for all
-reconstructions, and latents without which the error is smaller.
+A mistake is found by other readings of the same SAE, such as one with another normalisation: one that reconstructs much better
+tells what went wrong. What no reading mends shows in what training leaves at none: a mean of the errors, and a gain for all
+reconstructions.
 """
 
 import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,7 @@ from jaxtyping import Float
 from sae_gap.core import matching
 from sae_gap.core.checks import check_type, check_unmasked
 from sae_gap.encoders.encoder import Affine
-from sae_gap.saes.foreign_encoders import Rectified
+from sae_gap.encoders.relu import ReLU
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation
 
@@ -26,8 +27,8 @@ from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation
 _CHUNK = 1_024
 # Samples that other readings are tried on.
 _TRIED = 256
-# A wrong reading leaves at most this share of its error once it is put right; a right one loses by any change, but for a bias
-# or a scale that fits the very samples, and for more latents that are on.
+# A wrong reading leaves at most this share of its error once it is put right; a right one loses by any change, but for a scale
+# that fits the very samples, and for more latents that are on.
 _BETTER, _BETTER_FITTED, _BETTER_MORE = 0.85, 0.75, 0.5
 # Where one gain and one vector for all reconstructions leave a fraction of a reading's error, they tell more than the reading.
 _WORSE = 2.0
@@ -39,12 +40,6 @@ _GOOD, _BAD, _POOR = 1e-3, 0.5, 0.9
 _GAIN, _SHRUNK = 1.3, 2.0
 # L0 is within this factor of k.
 _FAR = 2.0
-# Atoms whose cosine is above it are one; a healthy dictionary has a few such pairs.
-_SAME, _FEW, _RARE = 0.95, 3, 0.05
-# Atoms that are held against all.
-_COMPARED = 1_024
-# Latents that worsen the reconstruction by so many standard deviations may be so many, or this share of those in use.
-_SURE, _HARMFUL, _SHARE = 3.0, 2, 0.01
 
 
 class LoadReport(NamedTuple):
@@ -122,7 +117,7 @@ def load_report(sae: SAE, activations: Float[ArrayLike, "..."]) -> LoadReport:
     parts = [_read(sae, samples[start : start + _CHUNK]) for start in range(0, len(samples), _CHUNK)]
     used, reconstruction = np.sum([part[0] for part in parts], axis=0), np.concatenate([part[1] for part in parts])
     lengths = np.asarray(sae.lengths, np.float64)
-    affine = sae.model.encoder.affine
+    affines = _affines(sae)
     report = LoadReport(
         library=sae.library,
         architecture=sae.architecture,
@@ -132,65 +127,53 @@ def load_report(sae: SAE, activations: Float[ArrayLike, "..."]) -> LoadReport:
         num_latents=sae.num_latents,
         atom_lengths=(float(lengths.min()), float(np.median(lengths)), float(lengths.max())),
         decoder_bias=float(jnp.linalg.norm(sae.bias)),
-        encoder_bias=None if affine is None else float(jnp.linalg.norm(affine.bias)),
+        encoder_bias=float(jnp.linalg.norm(affines[0].bias)) if affines else None,
         activation_norm=float(np.linalg.norm(flat, axis=1).mean()),
         fvu=_fvu(flat, reconstruction),
         l0=used.sum() / len(samples),
         dead=int((used == 0).sum()),
         suspicions=(),
     )
-    found = _suspicions(sae, samples, flat, reconstruction, report)
-    return report._replace(suspicions=tuple(found))
+    return report._replace(suspicions=tuple(_suspicions(sae, samples, flat, reconstruction, report)))
 
 
 def _suspicions(sae: SAE, samples, flat, reconstruction, report: LoadReport) -> Iterator[str]:
     """Each suspicion as a sentence, the one that tells most first; `samples` are as given, `flat` as matrices."""
-    place = report.notes.get("hook_name", report.notes.get("hookpoint", report.notes.get("layer")))
-    aim = f"the SAE was trained at {place}" if place else "the file does not name its own"
     good = report.fvu < _GOOD
-    better = None if good else _best_reading(sae, samples[:_TRIED], flat[:_TRIED], aim)
+    better = None if good else _best_reading(sae, samples[:_TRIED], flat[:_TRIED])
     if better is not None:
         yield better
-    yield from _of_atoms(sae)
+    yield from _of_weights(sae)
     yield from _of_activity(sae, report)
     if "caution" in report.notes:
         yield f"{report.notes['caution']}; see that the file is whole and the activations as it wants them."
     if better is None and not good:
-        yield from _of_errors(sae, samples[:_CHUNK], flat, reconstruction, report.fvu, aim)
+        yield from _of_errors(sae, flat, reconstruction, report)
 
 
-def _of_atoms(sae: SAE) -> Iterator[str]:
+def _of_weights(sae: SAE) -> Iterator[str]:
     """What the weights alone show."""
-    affine = sae.model.encoder.affine
-    zero = np.asarray(sae.lengths) == 0 if affine is None else np.asarray((sae.lengths == 0) | ~jnp.any(affine.weight, axis=0))
+    affines = _affines(sae)
+    zero = np.asarray(sae.lengths) == 0
+    for affine in affines[:1]:
+        zero = zero | ~np.any(affine.weight, axis=0)
+        # What is left of a bias that the file lacks, where the decoder's was added to it.
+        left = affine.bias if sae.centred else affine.bias - sae.bias @ affine.weight
+        if float(jnp.linalg.norm(left)) <= (0 if sae.centred else 1e-5 * float(jnp.linalg.norm(affine.bias))):
+            yield "the encoder's bias is zero throughout, although training moves it: check that it was saved."
     if zero.any():
         yield (
             f"{zero.sum()} of {sae.num_latents} latents have an atom or encoder weights of zeros: pruned ones may; otherwise "
             "save or download the file again."
         )
-    chosen = np.linspace(0, sae.num_latents - 1, min(_COMPARED, sae.num_latents)).astype(int)
-    atoms = np.asarray(sae.model.decoder)
-    cosines = atoms[:, chosen].T @ atoms
-    cosines[np.arange(len(chosen)), chosen] = 0
-    twins = int((cosines.max(axis=1) > _SAME).sum())
-    if twins > max(_FEW, _RARE * len(chosen)):
-        yield (
-            f"{twins / len(chosen):.0%} of the atoms have a twin (a cosine above {_SAME}): check that the file is whole, "
-            "or train with fewer latents."
-        )
-    biases = _biases(sae)
-    shift = 0 if affine is None or sae.centred else 1e-5 * float(jnp.linalg.norm(affine.bias))
-    if biases and all(float(jnp.linalg.norm(bias)) <= shift for bias in biases.values()):
-        yield "the encoder's bias is zero throughout, although training moves it: check that it was saved."
 
 
 def _of_activity(sae: SAE, report: LoadReport) -> Iterator[str]:
     """What the number of active latents shows."""
-    k = getattr(sae.model.encode, "k", None) or report.notes.get("k")
-    most = min(0.5 * report.num_latents, report.input_dim)
+    k = getattr(sae.model.encode.encoder, "k", None) or report.notes.get("k")  # type: ignore[union-attr]
     if report.l0 == 0:
         yield "no latent is on in any sample: activations may be far smaller than in training; scale them, or check the layer."
-    elif report.l0 > most:
+    elif report.l0 > min(0.5 * report.num_latents, report.input_dim):
         yield (
             f"on average {report.l0:.4g} of {report.num_latents} latents are on, more than a sparse code has in "
             f"{report.input_dim} dimensions: activations may be far larger than in training, or a threshold is missing; scale "
@@ -203,50 +186,29 @@ def _of_activity(sae: SAE, report: LoadReport) -> Iterator[str]:
         )
 
 
-def _of_errors(sae: SAE, samples, flat, reconstruction, own: float, aim: str) -> Iterator[str]:
+def _of_errors(sae: SAE, flat, reconstruction, report: LoadReport) -> Iterator[str]:
     """What training would have mended."""
     gain, fitted = _gain(flat, reconstruction)
-    healthy = 1 / _GAIN < gain < (_SHRUNK if isinstance(sae.model.encode, Rectified) else _GAIN)
-    scaled = (
-        f"reconstructions fit the activations best when multiplied by {gain:.4g}, far from 1: "
-        "the decoder, the encoder or the activations may lack a scale; check them."
-    )
-    # Where the error stays without it, the gain is a symptom.
-    cured = fitted < min(_BAD, _BETTER * own)
-    if not healthy and cured:
-        yield scaled
+    is_relu = isinstance(sae.model.encode.encoder, ReLU)  # type: ignore[union-attr]
+    healthy = 1 / _GAIN < gain < (_SHRUNK if is_relu else _GAIN)
     without = _fvu(flat, reconstruction + (flat - reconstruction).mean(axis=0))
-    if without < _BETTER_FITTED * own:
+    if without < _BETTER_FITTED * report.fvu:
         yield (
-            f"all reconstructions are off by one vector (FVU {without:.4g} without it for {own:.4g}): a bias in the "
+            f"all reconstructions are off by one vector (FVU {without:.4g} without it for {report.fvu:.4g}): a bias in the "
             "file is wrong, or the activations are of another layer or centred in another way; check both."
         )
-    harmful, used = _harmful(sae, samples)
-    if harmful > max(_HARMFUL, _SHARE * used):
+    if not healthy and (report.fvu < _BAD or fitted < min(_BAD, _BETTER * report.fvu)):
         yield (
-            f"{harmful} of {used} latents in use make the reconstruction worse: encoder and decoder may have them in another "
-            "order or sign or be of different SAEs, or the activations be of another layer; check them."
+            f"reconstructions fit the activations best when multiplied by {gain:.4g}, far from 1: "
+            "the decoder, the encoder or the activations may lack a scale; check them."
         )
-    if own >= _POOR or (own >= _BAD and not healthy and not cured):
+    elif not healthy or report.fvu >= _POOR:
+        place = report.notes.get("hook_name", report.notes.get("hookpoint", report.notes.get("layer")))
+        aim = f"the SAE was trained at {place}" if place else "the file does not name its own"
         yield (
-            f"FVU is {own:.4g}, as if it knew little of these activations, and no scale mends it: they may be of another "
-            f"layer ({aim}), or encoder and decoder of different SAEs; check both."
+            f"FVU is {report.fvu:.4g}, as if it knew little of these activations, and no scale mends it: they may be of "
+            f"another layer ({aim}), or encoder and decoder of different SAEs; check both."
         )
-    elif not healthy and not cured:
-        yield scaled
-
-
-def _harmful(sae: SAE, samples) -> tuple[int, int]:
-    """How many latents there are without which the squared error would surely be smaller, and how many in use.
-
-    Without latent j, an error r of a sample is `r + z_j d_j`, and half its square larger by `z_j r · d_j + z_j² / 2`.
-    """
-    target = sae.target(samples)
-    codes = sae.encode_target(target)
-    with jax.default_matmul_precision("highest"):
-        worth = (target - codes @ sae.model.decoder.T) @ sae.model.decoder * codes + codes**2 / 2
-    harmful = worth.sum(axis=0) < -_SURE * jnp.linalg.norm(worth, axis=0)
-    return int(harmful.sum()), int(jnp.any(codes != 0, axis=0).sum())
 
 
 def _gain(flat, reconstruction) -> tuple[float, float]:
@@ -270,54 +232,43 @@ class _Reading(NamedTuple):
     better: float = _BETTER
 
 
-def _best_reading(sae: SAE, samples, flat, aim: str) -> str | None:
+def _best_reading(sae: SAE, samples, flat) -> str | None:
     """The other reading that reconstructs best, as a sentence, if it does much better than this one."""
     used, reconstruction = _read(sae, samples)
-    own, (gain, fitted), found = _fvu(flat, reconstruction), _gain(flat, reconstruction), []
+    fvu, (gain, fitted), best = _fvu(flat, reconstruction), _gain(flat, reconstruction), []
     most = min(_POOR, _WORSE * fitted) if gain > 0 else _POOR
-    for reading in _readings(sae, samples, aim):
+    for reading in _readings(sae, samples):
         on, scaled = _read(reading.sae, samples * reading.scale)
-        fvu = _fvu(flat, scaled / reading.scale)
+        left = _fvu(flat, scaled / reading.scale)
         # More latents reconstruct better in any reading: that tells only against an SAE that reconstructs badly.
         more = on.sum() > used.sum()
         better = min(reading.better, _BETTER_MORE) if more else reading.better
-        if fvu < min(most, better * own) and (not more or own > _BAD):
-            found.append((fvu / reading.better, fvu, reading.how, reading.mend))
-    if not found:
+        if left < min(most, better * fvu) and (not more or fvu > _BAD):
+            best.append((left / reading.better, left, reading.how, reading.mend))
+    if not best:
         return None
-    _, fvu, how, mend = min(found)
-    return f"activations {how} are reconstructed much better (FVU {fvu:.4g} for {own:.4g}): {mend}."
+    _, left, how, mend = min(best)
+    return f"activations {how} are reconstructed much better (FVU {left:.4g} for {fvu:.4g}): {mend}."
 
 
-def _readings(sae: SAE, samples, aim: str) -> Iterator[_Reading]:
-    affine, decoder = sae.model.encoder.affine, sae.model.decoder
-    sign, layout, told = "correct the sign in the file", "transpose it in the file", "correct that in the configuration"
-    yield _Reading("with the decoder negated", sign, _altered(sae, decoder=-decoder))
-    yield _Reading("with the decoder's bias negated", sign, _altered(sae, bias=-sae.bias))
-    yield _Reading("times -1", "give them with the other sign", sae, scale=-1)
-    if affine is not None:
-        yield _Reading("with the encoder's weights negated", sign, _altered(sae, weight=-affine.weight))
-        yield _Reading("with encoder and decoder negated", sign, _altered(sae, weight=-affine.weight, decoder=-decoder))
-        yield _Reading("with the encoder's bias negated", sign, _altered(sae, flip=-1))
-        how = f"with the decoder's bias {'not ' if sae.centred else ''}subtracted from the encoder's input"
-        yield _Reading(how, told, _altered(sae, centred=not sae.centred))
+def _readings(sae: SAE, samples) -> Iterator[_Reading]:
+    layout, configured = "transpose it in the file", "correct that in the configuration"
+    # The encoder takes its own bias, else of zeros, from the target, which lacks the decoder's already.
+    shift = -sae.bias if sae.centred else sae.bias
+    how = f"with the decoder's bias {'not ' if sae.centred else ''}subtracted from the encoder's input"
+    yield _Reading(how, configured, eqx.tree_at(lambda sae: sae.model.encoder.model.bias, sae, shift))
     if sae.input_dim == sae.num_latents:
-        turned = (decoder * sae.lengths).T / jnp.where(sae.lengths > 0, sae.lengths, 1)
-        yield _Reading("with the square decoder transposed", layout, _altered(sae, decoder=turned))
-        if affine is not None:
-            yield _Reading("with the square encoder transposed", layout, _altered(sae, weight=affine.weight.T))
-    # A bias that the mean of the errors moves until there is none.
-    bias = jnp.mean(dataclasses.replace(sae, bias=jnp.zeros_like(sae.bias)).target(samples), axis=0)
-    mend = f"the file's is wrong, or the activations are of another layer ({aim}) or centred in another way; check both"
-    for _ in range(4):
-        fitted = _altered(sae, bias=bias)
-        yield _Reading("with a decoder's bias of their mean", mend, fitted, better=_BETTER_FITTED)
-        target = fitted.target(samples)
-        bias = bias + jnp.mean(target - fitted.encode_target(target) @ decoder.T, axis=0)
+        turned = (sae.model.decoder * sae.lengths).T / jnp.where(sae.lengths > 0, sae.lengths, 1)
+        decoder = eqx.tree_at(lambda sae: sae.model.dictionary, sae, turned)
+        yield _Reading("with the square decoder transposed", layout, decoder)
+        encoder = jax.tree.map(
+            lambda part: Affine(part.weight.T, part.bias) if _is_affine(part) else part, sae, is_leaf=_is_affine
+        )
+        yield _Reading("with the square encoder transposed", layout, encoder)
     for other in (Normalisation(), LayerNorm(), ConstantNorm()):
         if type(other) is not type(sae.normalisation):
             changed = dataclasses.replace(sae, normalisation=other)
-            yield _Reading(f"with the normalisation {other.name}", told, changed, better=_BETTER_MORE)
+            yield _Reading(f"with the normalisation {other.name}", configured, changed, better=_BETTER_MORE)
     # An SAE that normalises each sample by itself sees no scale.
     norm = float(np.linalg.norm(samples.reshape(len(samples), -1), axis=1).mean())
     for scale in () if sae.normalisation.per_sample else _SCALES:
@@ -325,27 +276,13 @@ def _readings(sae: SAE, samples, aim: str) -> Iterator[_Reading]:
         yield _Reading(f"times {scale:.4g}", mend, sae, scale, _BETTER_FITTED)
 
 
-def _altered(sae: SAE, *, decoder=None, weight=None, bias=None, flip: float = 1, centred: bool | None = None) -> SAE:
-    """The SAE of other weights; `flip` multiplies the encoder's bias."""
-    bias = sae.bias if bias is None else bias
-    centred = sae.centred if centred is None else centred
-    parameters = sae.model.encoder
-    if parameters.affine is not None:
-        weight = parameters.affine.weight if weight is None else weight
-        biases = {name: flip * value for name, value in _biases(sae).items()}
-        offset = biases.pop("") + (0 if centred else bias @ weight)
-        parameters = dataclasses.replace(parameters, affine=Affine(weight, offset), others=parameters.others | biases)
-    model = dataclasses.replace(sae.model, dictionary=sae.model.decoder if decoder is None else decoder, encoder=parameters)
-    return dataclasses.replace(sae, model=model, bias=bias, centred=centred)
+def _is_affine(part) -> bool:
+    return isinstance(part, Affine)
 
 
-def _biases(sae: SAE) -> dict[str, jax.Array]:
-    """The encoder's biases as its library has them, by name: the affine map's is without one."""
-    affine, others = sae.model.encoder.affine, sae.model.encoder.others
-    if affine is None:
-        return {}
-    own = affine.bias if sae.centred else affine.bias - sae.bias @ affine.weight
-    return {"": own} | {name: value for name, value in others.items() if name.startswith("b_")}
+def _affines(sae: SAE) -> list[Affine]:
+    """The affine maps of the encoder; that of the target comes first."""
+    return [part for part in jax.tree.leaves(sae.model.encoder, is_leaf=_is_affine) if _is_affine(part)]
 
 
 def _read(sae: SAE, samples) -> tuple[np.ndarray, np.ndarray]:

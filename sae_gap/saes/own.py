@@ -11,15 +11,14 @@ import jax.numpy as jnp
 
 from sae_gap.core import identity, registry
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model, unit_atoms
-from sae_gap.saes import saelens
-from sae_gap.saes.foreign_encoders import ForeignParameters
+from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model
+from sae_gap.saes import loaded_sae
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.normalise import Normalisation
-from sae_gap.saes.saelens_form import FITTED, as_saelens, has_form
 from sae_gap.storage import trees
-from sae_gap.storage.tensor_files import Config, Tensors, printable, read_safetensors
+from sae_gap.storage.tensor_files import Config, read_safetensors
 
+# How a model without an encoder comes to one.
+FITTED = "fit an encoder for it by sae_gap.learn(activations).save(folder)"
 # The file of a finished fit.
 WEIGHTS = "fit.safetensors"
 # What a report shows of its note.
@@ -33,7 +32,7 @@ def content_of(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> b
     Raises:
       ValueError: the suite trains no such encoder, or the parts of the model do not fit.
     """
-    if type(encoder) not in registry.saes().values():
+    if type(encoder) not in _trainable().values():
         name = type(encoder).__name__
         raise ValueError(
             f"SAELens has no encoder like {name}, and the suite trains none; give a model or an encoder of {_KNOWN}."
@@ -75,53 +74,14 @@ def load_fit(path: Path) -> SAE:
         encoder = _trained(described, shape[1])
         model = trees.load(content, _blank(encoder, shape))
         _check_finite(model)
-        if has_form(type(encoder)):
-            config, arrays = as_saelens(model, encoder)
-            sae = saelens.assemble(Config(path, config), Tensors(path, arrays))
-        else:
-            sae = _without_form(model, encoder)
+        check_model(model, encoder)
         told = ({"learner": name} if name else {}) | note.part("source").entries | note.part("metadata").entries
     except ValueError as error:
         fault = str(error).rstrip(".")
         raise ValueError(f"{path} cannot be read as an SAE ({fault}); give another fit, or fit it again.") from None
     notes = {"fit": path.parent.name} | {part: told[part] for part in _TOLD if part in told}
-    entries = tuple((part, printable(str(value))) for part, value in notes.items())
-    return dataclasses.replace(sae, library="sae_gap", architecture=encoder.name, entries=entries)
-
-
-def unscaled(sae: SAE) -> Model | None:
-    """The model of an SAE that `load_fit` read, as it was trained; None for one whose encoder SAELens has."""
-    if not isinstance(sae.model.encode, Rescaled):
-        return None
-    return dataclasses.replace(sae.model.encoder.model, bias=sae.bias, encode=sae.model.encode.trained)
-
-
-class OwnParameters(ForeignParameters):
-    """The model whose codes, times the scale, are on unit atoms."""
-
-    model: Model | None = None
-
-
-class Rescaled(Encoder):
-    """An encoder that no library has, with codes on unit atoms."""
-
-    trained: AmortisedEncoder
-
-    @property
-    def signed(self):
-        return self.trained.signed
-
-    def __call__(self, model, signals):
-        return self.trained(model.encoder.model, signals) * model.encoder.scale
-
-
-def _without_form(model: Model, encoder: AmortisedEncoder) -> SAE:
-    check_model(model, encoder)
-    atoms, scale = unit_atoms(model.decoder)
-    lengths = jnp.where(jnp.any(atoms != 0, axis=0), scale, 0)
-    centred = dataclasses.replace(model, bias=jnp.zeros_like(model.bias))
-    unit = Model(atoms, centred.bias, OwnParameters(None, scale, {}, centred), Rescaled(encoder))
-    return SAE(unit, model.bias, scale, lengths, Normalisation(), "sae_gap", encoder.name, centred=True)
+    fitted = dataclasses.replace(model, encode=encoder)
+    return loaded_sae.on_unit_atoms(fitted, library="sae_gap", architecture=encoder.name, notes=notes)
 
 
 def _blank(encoder: AmortisedEncoder, shape: tuple[int, ...]) -> Model:
@@ -136,9 +96,15 @@ def _check_finite(model: Model) -> None:
         raise ValueError("the parameters have NaN or infinite entries; train the model again.")
 
 
+def _trainable() -> dict[str, type[AmortisedEncoder]]:
+    """The encoders that the suite trains in an SAE, by the names of their classes."""
+    kinds = registry.classes("sae_gap.encoders", AmortisedEncoder).values()
+    return {identity.class_name(kind): kind for kind in kinds if kind.recipe is not None}  # type: ignore[attr-defined]
+
+
 def _trained(described: Config, num_latents: int) -> AmortisedEncoder:
     """The encoder of a description. Inference asks for numbers alone of its hyper-parameters: no k is above the width."""
-    kinds = {identity.class_name(kind): kind for kind in registry.saes().values()}
+    kinds = _trainable()
     kind = kinds[described.choice("class", "", kinds)]
     read: dict[type, Callable[[str], float]] = {
         int: lambda name: described.size(name, most=num_latents),

@@ -5,7 +5,13 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.saes import foreign_encoders, loaded_sae
+from sae_gap.encoders.encoder import Encoder
+from sae_gap.encoders.gated import Gated
+from sae_gap.encoders.jumprelu import JumpReLU
+from sae_gap.encoders.relu import ReLU
+from sae_gap.encoders.topk import TopK
+from sae_gap.saes import loaded_sae
+from sae_gap.saes.foreign_encoders import AbsTopK, RepeatingPursuit
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.storage.tensor_files import Config, Tensors, printable, read_json, read_safetensors
@@ -17,7 +23,8 @@ SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
 _RENAMED = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
 _BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")
 _ARCHITECTURES = ("standard", "gated", "topk", "abstopk", "jumprelu", "matching_pursuit", *_BATCH_TOPK)
-_NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale", "expected_average_only_in", "covariance_whitening")
+_WITHOUT_STATISTICS = {str(kind.saelens): kind for kind in (Normalisation, LayerNorm, ConstantNorm)}
+_NORMALISATIONS = (*_WITHOUT_STATISTICS, "expected_average_only_in", "covariance_whitening")
 
 
 def load(folder: Path) -> SAE:
@@ -117,35 +124,32 @@ def _finetuning(config: Config, tensors: Tensors, num_latents: int) -> np.ndarra
 
 def _encoder(
     architecture: str, config: Config, tensors: Tensors, input_dim: int, num_latents: int, notes: dict[str, str]
-) -> tuple[foreign_encoders.ForeignEncoder, dict[str, np.ndarray | float]]:
+) -> tuple[Encoder, dict[str, np.ndarray | float]]:
     """What an architecture does to its pre-activations, and what else it has learned."""
     if architecture == "standard":
-        return foreign_encoders.Rectified(), {}
+        return ReLU(), {}
     if architecture == "gated":
-        found: dict[str, np.ndarray | float] = {name: tensors.take(name, num_latents) for name in ("b_gate", "b_mag", "r_mag")}
-        return foreign_encoders.GateAndMagnitude(), found
+        return Gated(), {name: tensors.take(name, num_latents) for name in ("b_gate", "b_mag", "r_mag")}
     if architecture == "jumprelu":
         logarithms = "log_threshold" in tensors
         kept = tensors.take("log_threshold" if logarithms else "threshold", num_latents)
-        return foreign_encoders.Threshold(), {"threshold": np.exp(kept) if logarithms else kept}
+        return JumpReLU(), {"threshold": np.exp(kept) if logarithms else kept}
     if architecture == "matching_pursuit":
         rounds, residual = config.size("max_iterations", input_dim), config.number("residual_threshold", 1e-2)
-        return foreign_encoders.RepeatingPursuit(rounds, residual, config.flag("stop_on_duplicate_support", True)), {}
+        return RepeatingPursuit(rounds, residual, config.flag("stop_on_duplicate_support", True)), {}
     if architecture in _BATCH_TOPK:
         threshold = tensors.scalar("topk_threshold")
         if threshold == 0:
             notes["caution"] = "the threshold was never estimated, so that codes are those of a ReLU"
-        return foreign_encoders.Threshold(), {"threshold": threshold}
+        return JumpReLU(), {"threshold": threshold}
     k = config.size("k", most=num_latents)
-    return foreign_encoders.LargestK(k) if architecture == "topk" else foreign_encoders.AbsTopK(k), {}
+    return TopK(k) if architecture == "topk" else AbsTopK(k), {}
 
 
 def _normalisation(config: Config, folder: Path, input_dim: int, notes: dict[str, str]) -> Normalisation:
     name = config.choice("normalize_activations", "none", _NORMALISATIONS)
-    if name == "layer_norm":
-        return LayerNorm()
-    if name == "constant_norm_rescale":
-        return ConstantNorm()
+    if name in _WITHOUT_STATISTICS:
+        return _WITHOUT_STATISTICS[name]()
     scaler, whitening = folder / SCALER, folder / WHITENING
     if name == "expected_average_only_in":
         found = Config(scaler, read_json(scaler) if scaler.exists() else {})

@@ -8,16 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import logging
 from safetensors.numpy import save
 
 from sae_gap.core.checks import check_path, check_type
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Encoder
+from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model
 from sae_gap.saes import own, saelens
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.saelens_form import FITTED, as_saelens, has_form
+from sae_gap.saes.own import FITTED
 from sae_gap.storage.folder import Folder
+from sae_gap.storage.results import version
+
+# The first version of SAELens whose configuration has this form.
+_VERSION = "6.0.0"
 
 
 def save_sae(
@@ -56,7 +61,7 @@ def files_of(
     """The files that `save_sae` writes, by their names; the configuration comes last, and without it nothing is read."""
     if not isinstance(model, Model | SAE):
         raise TypeError(f"a model or a loaded SAE can be saved, but a {type(model).__name__} is neither; give one of them.")
-    form, told = {}, as_metadata(metadata)
+    form, said, plain = {}, as_metadata(metadata), model
     if isinstance(model, SAE):
         if encoder is not None:
             raise ValueError("an SAE that was loaded has its encoder; leave encoder out, or give sae.model and an encoder.")
@@ -67,30 +72,72 @@ def files_of(
             )
         form["normalize_activations"] = model.normalisation.saelens
         form["reshape_activations"] = "hook_z" if model.heads else "none"
-        told = {name: value for name, value in model.notes.items() if name in ("model_name", "hook_name")} | told
-        model = own.unscaled(model) or dataclasses.replace(model.model, bias=model.bias)
-    chosen: Any = model.encode if encoder is None else encoder
+        said = {name: value for name, value in model.notes.items() if name in ("model_name", "hook_name")} | said
+        plain = dataclasses.replace(model.model.encoder.model, bias=model.bias)
+        if plain.dictionary is None:
+            plain = dataclasses.replace(plain, dictionary=model.model.decoder * model.scale)
+    assert isinstance(plain, Model)
+    chosen: Any = plain.encode if encoder is None else encoder
     if chosen is None:
         raise ValueError(f"the model is a dictionary alone, which is no SAE; {FITTED}, or give encoder.")
     if not has_form(type(chosen)):
-        return {own.WEIGHTS: own.content_of(model, chosen, told)}
-    config, arrays = as_saelens(model, chosen)
+        return {own.WEIGHTS: own.content_of(plain, chosen, said)}
+    config, arrays = as_saelens(plain, chosen)
     # The versions come first, and no metadata replace them.
     versions = config["metadata"]
-    config |= form | {"metadata": versions | told | versions}
+    config |= form | {"metadata": versions | said | versions}
     text = json.dumps(config, indent=1, allow_nan=False)
     return {saelens.WEIGHTS: save(arrays), saelens.CONFIG: f"{text}\n".encode()}
+
+
+def has_form(kind: type) -> bool:
+    """Whether SAELens has an encoder like one of this class."""
+    # A subclass may infer in its own way, so each class says itself how it is exported.
+    return "exported" in vars(kind)
+
+
+def as_saelens(model: Model, encoder: Encoder) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The configuration and the tensors by which SAELens infers as a model does.
+
+    Args:
+      model: with a dictionary; the bias is what the decoder adds.
+      encoder: how to infer, one that SAELens has.
+
+    Raises:
+      ValueError: the parts of the model do not fit, the encoder has no parameters, or a weight is not finite.
+    """
+    check_model(model, encoder)
+    if model.encoder is None and isinstance(encoder, AmortisedEncoder):
+        raise ValueError(f"the model has no parameters that {type(encoder).__name__} could read; {FITTED}.")
+    architecture, options, tensors = encoder.exported(model)  # type: ignore[misc]
+    arrays = {name: np.array(value, np.float32, order="C") for name, value in (tensors | {"b_dec": model.bias}).items()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} has NaN or infinite entries; train the model again before it is saved.")
+    config = {
+        "architecture": architecture,
+        "d_in": model.decoder.shape[0],
+        "d_sae": model.decoder.shape[1],
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {"sae_lens_version": _VERSION, "sae_gap_version": version("sae_gap")},
+        **options,
+    }
+    return config, arrays
 
 
 def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a configuration is to say of an SAE, or a TypeError where it has no form in JSON."""
     check_type("metadata", metadata, (Mapping, type(None)), "give a mapping such as {'hook_name': '...'}")
-    told = dict(metadata or {})
+    plain = dict(metadata or {})
     try:
-        json.dumps(told, allow_nan=False)
+        json.dumps(plain, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise TypeError(f"metadata have no form in JSON ({error}); give plain strings and numbers of Python.") from None
-    return told
+    return plain
 
 
 def check_free(folder: str | os.PathLike[str]) -> None:

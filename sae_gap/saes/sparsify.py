@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from sae_gap.encoders.topk import TopK
 from sae_gap.saes import loaded_sae
-from sae_gap.saes.foreign_encoders import AbsTopK, GroupMax, LargestK
+from sae_gap.saes.foreign_encoders import AbsTopK, GroupMax
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage.tensor_files import Config, read_json, read_safetensors
 
@@ -44,7 +45,7 @@ def load(folder: Path) -> SAE:
     atoms = tensors.take("W_dec", num_latents, input_dim)
     tensors.finish(activation)
     return loaded_sae.assemble(
-        GroupMax(k) if activation == "groupmax" else AbsTopK(k) if signed else LargestK(k),
+        GroupMax(k) if activation == "groupmax" else AbsTopK(k) if signed else TopK(k),
         atoms=atoms,
         bias=bias,
         weight=weight,

@@ -1,13 +1,12 @@
 """Sparse coding: solvers of the lasso behind `sparse_code`, and greedy k-sparse coding."""
 
 from sae_gap.solvers.coding import SOLVERS, sparse_code
-from sae_gap.solvers.greedy import nonneg_matching_pursuit, orthogonal_matching_pursuit, pursuit_order
+from sae_gap.solvers.greedy import orthogonal_matching_pursuit, pursuit_order
 from sae_gap.solvers.path import match_l0, sparse_code_path
 
 __all__ = [
     "SOLVERS",
     "match_l0",
-    "nonneg_matching_pursuit",
     "orthogonal_matching_pursuit",
     "pursuit_order",
     "sparse_code",

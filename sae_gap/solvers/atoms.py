@@ -25,7 +25,7 @@ GROUPS = 2
 
 
 class Problem(eqx.Module):
-    """What all samples share: atoms as rows, padded to whole blocks, and their Gram matrix where that is cheap.
+    """What all samples share: atoms as rows, padded to whole blocks.
 
     The weight of sample i and atom j is `row_i column_j`; samples may have columns of their own, see `slots.Samples`. `latents`
     names the mesh axis that the atoms are sharded over; None keeps them whole on every device.
@@ -34,7 +34,6 @@ class Problem(eqx.Module):
     atoms: Float[Array, "num_padded input_dim"]
     column: Float[Array, "1 num_padded"]
     norms: Float[Array, " num_padded"]
-    gram: Float[Array, "num_padded num_padded"] | None
     tol: Float[Array, ""]
     limit: Int[Array, ""]
     num_blocks: int = eqx.field(static=True)
@@ -49,7 +48,6 @@ def pose(
     tol: Float[Array, ""] | float,
     limit: Int[Array, ""] | int,
     nonneg: bool,
-    with_gram: bool,
     latents: str | None = None,
 ) -> Problem:
     """Set up what the samples share; `column` holds the factors on every sample's weight, None where samples have their own."""
@@ -63,7 +61,6 @@ def pose(
         atoms=atoms,
         column=sharding.shard(jnp.pad(column, ((0, 0), (0, spare))), latents, None),
         norms=sharding.shard(jnp.sum(atoms**2, axis=1), latents, None),
-        gram=product(atoms, atoms.T) if with_gram else None,
         tol=jnp.asarray(tol, dictionary.dtype),
         limit=jnp.asarray(limit, jnp.int32),
         num_blocks=num_blocks,

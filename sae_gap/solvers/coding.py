@@ -12,7 +12,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from sae_gap.core import lasso_problem
-from sae_gap.core.checks import check_choice, check_flag, check_integer, check_number, check_size, is_traced
+from sae_gap.core.checks import check_choice, check_flag, check_integer, check_number, is_traced
 from sae_gap.core.types import Solution
 from sae_gap.runtime import sharding
 from sae_gap.runtime.sharding import Layout
@@ -36,7 +36,6 @@ def sparse_code(
     max_iterations: int = 20_000,
     init: ArrayLike | None = None,
     solver: str = "auto",
-    threads: int | None = None,
     sparse: bool = False,
 ) -> Solution:
     """Code every signal by the lasso on a dictionary, with a certificate for each.
@@ -59,8 +58,6 @@ def sparse_code(
         products with the dictionary.
       init: `(n, num_latents)` codes to start from; None starts from zero.
       solver: one of `SOLVERS`.
-      threads: blocks of samples that `working_set` works on at once on a CPU; the result does not depend on their number, to
-        the bit. None takes one for each core.
       sparse: whether `Solution.codes` is a `scipy.sparse.csr_array`, (n, num_latents), so that codes of a million latents or
         of 100,000 samples fit in memory; not within a transformation of JAX.
 
@@ -77,8 +74,6 @@ def sparse_code(
     if tol is not None:
         check_number("tol", tol, above=0, most=1e6)
     check_integer("max_iterations", max_iterations, least=0)
-    if threads is not None:
-        check_size("threads", threads)
     if tol is None and solver == "working_set":
         raise ValueError("tol=None asks for a fixed number of plain steps, but working_set has none; choose fista or ista.")
     arrays = targets, atoms, weights, first, max_iterations, tol
@@ -95,11 +90,11 @@ def sparse_code(
     if solver == "working_set" and here and not traced:
         # Threads share the memory, so that samples on several CPU devices have the bits that they have on one.
         given: Any = targets, atoms, weights, first, tol, max_iterations
-        codes, *rest = host.solve(*given, nonneg=bool(nonneg), threads=threads, sparse=bool(sparse))
+        codes, *rest = host.solve(*given, nonneg=bool(nonneg), sparse=bool(sparse))
         # Unlike `jnp.asarray`, `device_put` compiles nothing; one call for all arrays costs little more than one for one.
         placed = (codes, *jax.device_put(rest)) if sparse else jax.device_put((codes, *rest))
         return sharding.place_rows(Solution(*placed), targets)
-    options = _Options(bool(nonneg), solver, tol is None, layout, here and layout is None, threads)
+    options = _Options(bool(nonneg), solver, tol is None, layout, here and layout is None)
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
     solve = _solve_sparse if sparse else _solve
     return solve(options, targets, atoms, weights, first, accuracy, jnp.asarray(max_iterations, jnp.int32))
@@ -113,7 +108,6 @@ class _Options(NamedTuple):
     fixed: bool
     layout: Layout | None
     host: bool = False
-    threads: int | None = None
 
 
 def _on_the_host(arrays) -> bool:
@@ -193,7 +187,7 @@ def _call_back(options, *arrays) -> Solution:
     kinds = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
 
     def solve(*arrays):
-        *found, gap, iterations, converged = host.solve(*arrays, nonneg=options.nonneg, threads=options.threads)
+        *found, gap, iterations, converged = host.solve(*arrays, nonneg=options.nonneg)
         # Nobody has checked traced values.
         signals, dictionary, lam = (np.asarray(array) for array in arrays[:3])
         sound = np.isfinite(signals).all(axis=1) & np.isfinite(dictionary).all() & (np.isfinite(lam) & (lam >= 0)).all()

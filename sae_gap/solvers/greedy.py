@@ -1,4 +1,4 @@
-"""Greedy k-sparse coding: non-negative matching pursuit, and orthogonal matching pursuit, which refits all chosen atoms."""
+"""Greedy k-sparse coding: matching pursuit, and orthogonal matching pursuit, which refits all chosen atoms."""
 
 import functools
 
@@ -9,15 +9,17 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import lasso_problem
-from sae_gap.core.checks import check_unmasked, is_integer, is_traced, shown
+from sae_gap.core.checks import check_integer
 from sae_gap.runtime import sharding
 from sae_gap.solvers import host_pursuits
-from sae_gap.solvers.problem import holds, on_host
+from sae_gap.solvers.problem import on_host
 
 # Bytes that the Gram matrix of all atoms may take: those of 23,170 atoms in single precision.
 LARGEST_GRAM = 2**31
 # Floats of the orthonormal bases of the samples that take their steps at once.
 BASES = 2**24
+# Most atoms whose Gram matrix a matching pursuit carries its correlations through.
+MOST_CARRIED = 4_096
 
 
 def _unit(atoms, axis, np):
@@ -29,61 +31,48 @@ def _unit(atoms, axis, np):
     return atoms / np.where(norms != 0, norms, 1)
 
 
-def _check(signals, dictionary, num_atoms):
-    """The type to compute in, and the number of atoms as an integer of Python."""
-    for name, array in (("signals", signals), ("dictionary", dictionary)):
-        check_unmasked(name, array)
-        kinds = jnp.integer, jnp.floating
-        if getattr(array, "ndim", None) != 2 or not any(jnp.issubdtype(array.dtype, kind) for kind in kinds):
-            raise ValueError(f"{name} must be an array of two dimensions, of real numbers, but it is {shown(array)}; give one.")
-    if signals.shape[1] != len(dictionary):
-        raise ValueError(
-            f"signals of shape {signals.shape} and a dictionary of shape {dictionary.shape} disagree on input_dim; atoms are "
-            "the columns of the dictionary."
-        )
-    if not is_integer(num_atoms) or not 1 <= num_atoms <= dictionary.shape[1]:
-        raise ValueError(
-            f"num_atoms must be an integer from 1 to num_latents = {dictionary.shape[1]}, but it is {num_atoms!r}."
-        )
-    if not is_traced(dictionary) and not holds(lambda a, np: np.isfinite(a).all(), dictionary):
-        raise ValueError("dictionary has a NaN or an infinity; remove or replace the non-finite values.")
-    return jnp.result_type(signals, dictionary, jnp.float32), int(num_atoms)
-
-
-def nonneg_matching_pursuit(
-    signals: Float[Array, "n input_dim"], dictionary: Float[Array, "input_dim num_latents"], num_atoms: int
-) -> Float[Array, "n num_latents"]:
-    """`num_atoms` greedy steps: `z_j = max(d_jᵀ r, 0)` for the new atom of largest `d_jᵀ r`, then `r ← r - z_j d_j`.
+@functools.partial(jax.jit, static_argnames=("num_atoms", "nonneg"))
+def matching_pursuit(
+    signals: Float[Array, "n input_dim"],
+    atoms: Float[Array, "num_latents input_dim"],
+    num_atoms: int,
+    *,
+    nonneg: bool = False,
+) -> tuple[Int[Array, "k n"], Float[Array, "k n"]]:
+    """Greedy steps: the unused atom of largest |correlation| with the residual, its projection as the code, a new residual.
 
     Args:
       signals: `(n, input_dim)`.
-      dictionary: `(input_dim, num_latents)`; atoms are scaled to unit norm first.
-      num_atoms: k, the steps taken, each on a new atom.
+      atoms: `(num_latents, input_dim)`, of unit norm.
+      num_atoms: steps at most; there are no more than atoms.
+      nonneg: whether each step takes the atom of largest correlation, and a code of zero where that is negative.
 
     Returns:
-      `(n, num_latents)` coefficients of the *unit* atoms.
-
-    Raises:
-      ValueError: `num_atoms` is not an integer between 1 and num_latents, the arrays are no real matrices that fit, or the
-        dictionary is not finite.
+      The chosen atoms of each step, and their codes.
 
     References:
       Mallat & Zhang (1993), "Matching pursuits with time-frequency dictionaries", IEEE Trans. Signal Processing 41(12).
     """
-    dtype, num_atoms = _check(signals, dictionary, num_atoms)
-    signals, atoms = jnp.asarray(signals, dtype), _unit(jnp.asarray(dictionary, dtype), 0, jnp)
-    rows = jnp.arange(signals.shape[0])
+    num_latents = len(atoms)
+    latent = jnp.arange(num_latents)
+    # Carrying the correlations through the Gram matrix saves a product a step, where that pays for the matrix.
+    gram = atoms @ atoms.T if num_latents <= len(signals) * num_atoms and num_latents <= MOST_CARRIED else None
 
-    def step(_, carry):
-        rest, codes, taken = carry
-        correlations = jnp.where(taken, -jnp.inf, lasso_problem.product(rest, atoms))
-        best = jnp.argmax(correlations, axis=1)
-        value = jnp.maximum(correlations[rows, best], 0)
-        rest = rest - value[:, None] * atoms.T[best]
-        return rest, codes.at[rows, best].set(value), taken.at[rows, best].set(True)
+    def step(state, _):
+        carried, unused = state
+        correlation = carried if gram is not None else carried @ atoms.T
+        score = jnp.where(unused, correlation if nonneg else jnp.abs(correlation), -jnp.inf)
+        # A max and a compare run in vector registers where XLA's argmax on a CPU does not.
+        best = jnp.max(score, axis=1, keepdims=True)
+        chosen = jnp.min(jnp.where(score == best, latent, num_latents - 1), axis=1)
+        value = jnp.take_along_axis(correlation, chosen[:, None], axis=1)
+        value = jnp.maximum(value, 0) if nonneg else value
+        carried = carried - value * (atoms if gram is None else gram)[chosen]
+        return (carried, unused & (latent != chosen[:, None])), (chosen, value[:, 0])
 
-    codes = jnp.zeros((signals.shape[0], dictionary.shape[1]), signals.dtype)
-    return lax.fori_loop(0, num_atoms, step, (signals, codes, jnp.zeros(codes.shape, bool)))[1]
+    carried = signals if gram is None else signals @ atoms.T
+    unused = jnp.ones((len(signals), num_latents), bool)
+    return lax.scan(step, (carried, unused), length=min(num_atoms, num_latents))[1]
 
 
 def orthogonal_matching_pursuit(
@@ -96,8 +85,7 @@ def orthogonal_matching_pursuit(
     """Matching pursuit that refits every chosen atom by least squares at each step.
 
     The residual is kept orthogonal to all chosen atoms, and the codes solve `min_z ‖y - D_S z‖` on the final choice S. Atoms
-    that depend on those chosen before get a code of zero. A signal that is not finite has codes of NaN, and under `jit` so
-    has every signal where the dictionary is not finite.
+    that depend on those chosen before get a code of zero.
 
     On a CPU and outside of `jit` each sample goes its own way, in a compiled loop on the Gram matrix of all atoms, where that
     is worth its products and takes at most `LARGEST_GRAM` bytes. Elsewhere all samples take a step at once. Both choose the
@@ -114,8 +102,7 @@ def orthogonal_matching_pursuit(
       `(n, num_latents)` coefficients of the *unit* atoms.
 
     Raises:
-      ValueError: `num_atoms` is not an integer between 1 and `min(input_dim, num_latents)`, the arrays are no real matrices
-        that fit, or the dictionary is not finite.
+      ValueError: `num_atoms` is not an integer from 1 to `min(input_dim, num_latents)`.
 
     References:
       Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit", Asilomar.
@@ -152,19 +139,15 @@ def pursuit_order(
 
 def _pursue(signals, dictionary, num_atoms, nonneg):
     """The atoms that a pursuit chooses and their codes, both (n, num_atoms)."""
-    dtype, num_atoms = _check(signals, dictionary, num_atoms)
-    (num_samples, input_dim), num_latents = signals.shape, dictionary.shape[1]
-    if num_atoms > input_dim:
-        raise ValueError(f"num_atoms {num_atoms} is above input_dim {input_dim}, beyond which atoms are dependent; lower it.")
+    num_samples, num_latents = len(signals), dictionary.shape[1]
+    check_integer("num_atoms", num_atoms, least=1, most=min(dictionary.shape))
+    dtype, num_atoms = jnp.result_type(signals, dictionary, jnp.float32), int(num_atoms)
     worth = num_latents <= num_samples * num_atoms and num_latents**2 * dtype.itemsize <= LARGEST_GRAM
     if not (worth and jax.default_backend() == "cpu" and on_host(signals) and on_host(dictionary)):
         return _pursue_at_once(jnp.asarray(signals, dtype), jnp.asarray(dictionary, dtype), num_atoms, nonneg)
     atoms = np.ascontiguousarray(np.asarray(dictionary, dtype).T)
-    targets = np.asarray(signals, dtype)
-    chosen, values = host_pursuits.match(targets, _unit(atoms, 1, np), num_atoms, nonneg=bool(nonneg))
-    broken = ~np.isfinite(targets).all(axis=1)
-    chosen[broken], values[broken] = np.arange(num_atoms), np.nan
-    return sharding.place_rows(jax.device_put((chosen, values)), signals)
+    found = host_pursuits.match(np.asarray(signals, dtype), _unit(atoms, 1, np), num_atoms, nonneg=bool(nonneg))
+    return sharding.place_rows(jax.device_put(found), signals)
 
 
 @functools.partial(jax.jit, static_argnames="num_latents")
@@ -175,8 +158,7 @@ def _spread(chosen, values, *, num_latents):
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _pursue_at_once(signals, dictionary, num_atoms, nonneg):
     """All samples in the same steps, as many at a time as there is room for their orthonormal bases."""
-    # A traced dictionary that is not finite is told by codes of NaN.
-    atoms, signals = _unit(dictionary, 0, jnp), jnp.where(jnp.isfinite(dictionary).all(), signals, jnp.nan)
+    atoms = _unit(dictionary, 0, jnp)
     size = max(1, BASES // (num_atoms * len(atoms)))
     if len(signals) <= size:
         return _take_steps(signals, atoms, num_atoms, nonneg)

@@ -14,15 +14,16 @@ import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
+from sae_gap.core import lasso_problem
 from sae_gap.runtime.cores import on_cores, one_blas_thread
-from sae_gap.solvers import block, fista
+from sae_gap.solvers import block
 from sae_gap.solvers.atoms import wants_gram
 from sae_gap.solvers.loops import active_set
+from sae_gap.solvers.problem import power_of_two
 from sae_gap.solvers.working_set import default_slots
 
 # Samples of a block: few enough for every core to have some, and enough for products to be quick. A dictionary of more numbers
-# than CACHE is read from memory for each block, so that its blocks are of MANY_SAMPLES at least. FISTA takes no more at
-# once.
+# than CACHE is read from memory for each block, so that its blocks are of MANY_SAMPLES at least.
 FEWEST_SAMPLES, MANY_SAMPLES, MOST_SAMPLES = 16, 64, 128
 CACHE = 2**23
 # Floats of the working sets of a block.
@@ -34,7 +35,7 @@ SLOTS = 256
 # Atoms that are scaled at once, and dimensions in which they are transposed, as memory is read by
 # the page.
 FEW_ATOMS, FEW_DIMS = 2**10, 2**7
-# Numbers of the atoms that a certificate takes at once, and codes that FISTA has in a batch.
+# Numbers of the atoms that a certificate takes at once, and codes in a batch of certificates.
 FEW_NUMBERS, MANY_CODES = 2**17, 2**22
 
 
@@ -62,11 +63,6 @@ class Problem(NamedTuple):
             return self.signals[rows] / scale[:, None], 1 / scale, lam / self.atom_scale
 
 
-def _power_of_two(values: np.ndarray) -> np.ndarray:
-    """The power of two at or just below each magnitude; one where it is zero."""
-    return np.where(values > 0, np.ldexp(1.0, np.frexp(values)[1] - 1), 1.0)
-
-
 def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray) -> Problem:
     """The problem of a caller, scaled."""
     atoms, scale = np.empty(dictionary.shape[::-1], dictionary.dtype), np.empty(dictionary.shape[1])
@@ -78,15 +74,15 @@ def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray) -> Proble
         if not np.all((squares > 2.0**-60) & (squares < 2.0**60)):
             # Those of far larger or smaller entries overflow or vanish.
             top = np.abs(part).max(axis=1)
-            first = np.where((top < 2.0**-40) | (top > 2.0**40), _power_of_two(top), 1)
+            first = np.where((top < 2.0**-40) | (top > 2.0**40), power_of_two(top), 1)
             part /= first[:, None].astype(part.dtype)
             squares = np.einsum("ij,ij->i", part, part)
         # The factor lets atoms of unit norm, give or take rounding, keep their scale.
-        second = _power_of_two(1.25 * np.sqrt(squares))
+        second = power_of_two(1.25 * np.sqrt(squares))
         if np.any(second != 1):
             part /= second[:, None].astype(part.dtype)
         scale[begin : begin + FEW_ATOMS] = first * second
-    return Problem(signals, atoms, lam, _power_of_two(np.abs(signals).max(axis=1)).astype(np.float64), scale)
+    return Problem(signals, atoms, lam, power_of_two(np.abs(signals).max(axis=1)).astype(np.float64), scale)
 
 
 def solve(
@@ -98,7 +94,6 @@ def solve(
     max_iterations: int,
     *,
     nonneg: bool = True,
-    threads: int | None = None,
     sparse: bool = False,
 ) -> tuple[Any, ...]:
     """Solve the lasso of `sparse_code` on the host.
@@ -109,32 +104,29 @@ def solve(
       lam: weights, `(1 or n, 1 or num_latents)`.
       init: `(n, num_latents)` codes whose support opens the working sets; None starts from zero.
       tol: duality gap to reach, relative to the objective.
-      max_iterations: products with the dictionary, and then iterations of FISTA for the samples left to it, before a sample is
-        given up; with none the codes of `init` are certified as they are.
+      max_iterations: products with the dictionary before a sample is given up; with none the codes of `init` are certified as
+        they are.
       nonneg: whether codes are constrained to be non-negative.
-      threads: blocks worked on at once; None takes one for each core.
       sparse: whether codes are a `scipy.sparse.csr_array`.
 
     Returns:
-      The fields of a `Solution`, as arrays of NumPy; `iterations` count products with the dictionary, plus those of FISTA.
+      The fields of a `Solution`, as arrays of NumPy; `iterations` count products with the dictionary.
     """
     signals, dictionary, lam = map(np.asarray, (signals, dictionary, lam))
     init, tol, max_iterations = None if init is None else np.asarray(init), float(tol), int(max_iterations)
     problem = pose(signals, dictionary, lam)
     found = _Found(len(signals), dictionary.shape[1], signals.dtype)
-    found.settled[:] = max_iterations == 0
     with one_blas_thread():
         if max_iterations:
-            _active_sets(problem, found, init, tol, max_iterations, nonneg=nonneg, threads=threads)
+            _active_sets(problem, found, init, tol, max_iterations, nonneg=nonneg)
         elif init is not None:
             rows, latents = np.nonzero(init)
             values = init[rows, latents] / problem.signal_scale[rows] * problem.atom_scale[latents]
             found.put(rows, latents, values.astype(init.dtype))
+        left = np.flatnonzero(~found.converged)
         step = min(MANY_SAMPLES, max(1, MANY_CODES // len(problem.atoms)))
-        for settled in (True, False):
-            left = np.flatnonzero(~found.converged & (found.settled == settled) & (found.iterations < max(1, max_iterations)))
-            for begin in range(0, len(left), step):
-                _fall_back(problem, found, left[begin : begin + step], tol, max_iterations, nonneg=nonneg, settled=settled)
+        for begin in range(0, len(left), step):
+            _certify(problem, found, left[begin : begin + step], tol, nonneg=nonneg)
     return found.unscaled(problem, sparse=sparse)
 
 
@@ -144,7 +136,7 @@ class _Found:
     def __init__(self, num_samples: int, num_latents: int, dtype: np.dtype):
         self.objective, self.gap = np.zeros(num_samples), np.full(num_samples, np.inf)
         self.iterations = np.zeros(num_samples, np.int64)
-        self.converged, self.settled = np.zeros(num_samples, bool), np.zeros(num_samples, bool)
+        self.converged = np.zeros(num_samples, bool)
         self.rows, self.latents = np.zeros(0, np.int64), np.zeros(0, np.int64)
         self.values = np.zeros(0, dtype)
         self._shape = num_samples, num_latents
@@ -184,7 +176,7 @@ def _zeros(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
     return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
-def _active_sets(problem, found, init, tol, max_iterations, *, nonneg, threads) -> None:
+def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
     """Solve all samples block by block; those that fill their slots go on together with twice as many."""
     num_latents, input_dim = problem.atoms.shape
     coarse = problem.atoms.astype(np.float32, copy=False)
@@ -211,8 +203,7 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg, threads) 
         # In one dimension NumPy finds them several times as fast.
         place = np.flatnonzero(own.values != 0)
         codes = rows[place // slots], own.found.ravel()[place], own.values.ravel()[place]
-        done, settled = own.state == active_set.DONE, own.state == active_set.SETTLED
-        return rows, own.objective, own.gap, own.rounds, done, settled, *codes, rows[full], own.found[full]
+        return rows, own.objective, own.gap, own.rounds, own.state == active_set.DONE, *codes, rows[full], own.found[full]
 
     pending: np.ndarray = np.arange(len(problem.signals))
     begun: np.ndarray | None = None
@@ -220,10 +211,10 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg, threads) 
         rooms: list[block.Room] = []
         places = list(_blocks(len(pending), slots, problem.atoms.size))
         parts = [(pending[place], None if begun is None else begun[place]) for place in places]
-        solved = on_cores(functools.partial(work, slots=slots), parts, threads)
-        rows, objective, gap, rounds, done, settled, *codes, pending, begun = map(np.concatenate, zip(*solved, strict=True))
-        found.objective[rows], found.gap[rows], found.iterations[rows] = objective, gap, rounds
-        found.converged[rows], found.settled[rows] = done, settled
+        solved = on_cores(functools.partial(work, slots=slots), parts)
+        rows, objective, gap, rounds, done, *codes, pending, begun = map(np.concatenate, zip(*solved, strict=True))
+        found.objective[rows], found.gap[rows] = objective, gap
+        found.iterations[rows], found.converged[rows] = rounds, done
         found.put(*codes)
         if not len(pending):
             break
@@ -259,73 +250,20 @@ def _largest(codes: Float[np.ndarray, "n num_latents"], most: int) -> Int[np.nda
     return begun
 
 
-def _fall_back(problem, found, rows, tol, max_iterations, *, nonneg, settled) -> None:
-    """Certify codes as they are rounded; where they are not settled, FISTA goes on from them first."""
-    dtype = problem.atoms.dtype
+def _certify(problem, found, rows, tol, *, nonneg) -> None:
+    """Certify codes as they are rounded, in double precision: in single it proves nothing where weights are near rounding."""
     signals, row, column = problem.block(rows)
     # Beyond any correlation is far enough.
-    lam = np.minimum(row[:, None] * column, float(np.finfo(dtype).max) ** 0.8)
-    codes = found.codes(found.values)[rows].toarray()
-    if not settled:
-        codes, spent = _fista(problem.atoms, signals, lam, codes, tol, max_iterations, nonneg=nonneg)
-        codes = codes.astype(dtype)
-        found.iterations[rows] += spent
-    value, gap = _certificate(problem.atoms, signals, lam, codes.astype(np.float64), nonneg=nonneg)
-    converged = ((gap <= tol * value) & np.isfinite(value)) | (value <= _rounding(signals, dtype))
-    # What the active set had may be better: its gap is that of codes before they were rounded.
-    better = np.flatnonzero(converged | (gap < found.gap[rows]))
-    rows, codes = rows[better], codes[better]
-    kept = ~np.isin(found.rows, rows)
-    found.rows, found.latents, found.values = found.rows[kept], found.latents[kept], found.values[kept]
-    sample, latents = np.nonzero(codes)
-    found.put(rows[sample], latents, codes[sample, latents])
+    lam = np.minimum(row[:, None] * column, float(np.finfo(problem.atoms.dtype).max) ** 0.8)
+    codes = found.codes(found.values)[rows].toarray().astype(np.float64)
+    step = max(1, FEW_NUMBERS // signals.shape[1])
+    tiles = [slice(begin, begin + step) for begin in range(0, len(problem.atoms), step)]
+    rest = signals - sum(codes[:, tile] @ problem.atoms[tile].astype(np.float64) for tile in tiles)
+    pull = np.concatenate([rest @ problem.atoms[tile].astype(np.float64).T for tile in tiles], axis=1)
+    scale = lasso_problem.dual_scale(pull, lam, nonneg=nonneg)[:, None]
+    value, gap = lasso_problem.value_and_gap(rest, (1 - scale) * rest, codes, scale * pull, lam)
+    converged = lasso_problem.is_converged(signals, value, gap, tol, problem.atoms.dtype)
+    # The gap of the active set may be smaller: it is that of codes before they were rounded.
+    better = converged | (gap < found.gap[rows])
+    rows = rows[better]
     found.objective[rows], found.gap[rows], found.converged[rows] = value[better], gap[better], converged[better]
-
-
-def _rounding(signals, dtype) -> np.ndarray:
-    """The objectives below which one cannot be told from zero; see `lasso_problem.is_converged`."""
-    return 0.5 * (16 * np.finfo(dtype).eps) ** 2 * np.sum(signals**2, axis=1)
-
-
-def _certificate(atoms, signals, lam, codes, *, nonneg) -> tuple[np.ndarray, np.ndarray]:
-    """`lasso_problem.certificate` in double precision: in single it proves nothing where weights are near rounding."""
-    step = max(1, FEW_NUMBERS // atoms.shape[1])
-    tiles = [slice(begin, begin + step) for begin in range(0, len(atoms), step)]
-    rest = signals.copy()
-    for tile in tiles:
-        rest -= codes[:, tile] @ atoms[tile].astype(np.float64)
-    energy = np.sum(rest**2, axis=1)
-    scale, met = np.ones(len(rest)), np.zeros(len(rest))
-    for tile in tiles:
-        pull, limit = rest @ atoms[tile].astype(np.float64).T, np.broadcast_to(lam, codes.shape)[:, tile]
-        steep = pull if nonneg else np.abs(pull)
-        scale = np.minimum(scale, np.min(np.divide(limit, steep, out=np.ones_like(pull), where=steep > limit), axis=1))
-        met += np.sum(codes[:, tile] * pull, axis=1)
-    linear = np.sum(lam * np.abs(codes), axis=1)
-    return 0.5 * energy + linear, 0.5 * (1 - scale) ** 2 * energy + np.maximum(linear - scale * met, 0)
-
-
-def _fista(atoms, signals, lam, codes, tol, max_iterations, *, nonneg) -> tuple[np.ndarray, np.ndarray]:
-    """`fista.solve` in double precision: codes, and the iterations of each sample."""
-    least, atoms = _rounding(signals, atoms.dtype), atoms.astype(np.float64)
-    rate = 1 / np.linalg.norm(atoms, 2) ** 2
-    codes, spent = codes.astype(np.float64), np.zeros(len(codes), np.int64)
-    point, momentum, left = codes.copy(), np.ones((len(codes), 1)), np.arange(len(codes))
-    for iteration in range(max_iterations):
-        if iteration % fista.CHECK_EVERY == 0:
-            value, gap = _certificate(atoms, signals[left], lam[left], codes[left], nonneg=nonneg)
-            # A quarter of the tolerance, so that the gap of the rounded codes meets it too.
-            left = left[(gap > 0.25 * tol * value) & (value > least[left])]
-            if not len(left):
-                break
-        old, at = codes[left], point[left]
-        new = at + rate * ((signals[left] - at @ atoms) @ atoms.T)
-        size = np.maximum((new if nonneg else np.abs(new)) - rate * lam[left], 0)
-        new = size if nonneg else np.sign(new) * size
-        # Momentum that points uphill is dropped.
-        uphill = np.sum((at - new) * (new - old), axis=1, keepdims=True) > 0
-        former = np.where(uphill, 1, momentum[left])
-        momentum[left] = 0.5 * (1 + np.sqrt(1 + 4 * former**2))
-        codes[left], point[left] = new, new + (former - 1) / momentum[left] * (new - old)
-        spent[left] += 1
-    return codes, spent

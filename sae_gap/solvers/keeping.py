@@ -8,15 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
-from absl import logging
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 
 def kept(function: Callable, **options: Any) -> Any:
     """A function as `numba.njit` compiles it, kept beside its file or in the user's cache, where one of them can be written.
 
-    It is compiled anew when a file of its folder changes, since it may call what stands there, and where what was kept is
-    damaged. A disk that is full is only warned of.
+    It is compiled anew when a file of its folder changes, since it may call what stands there.
 
     Args:
       function: what to compile.
@@ -38,18 +36,3 @@ class _Cache(FunctionCache):
         files = sorted(pathlib.Path(inspect.getfile(function)).parent.glob("*.py"))
         stamp = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
         self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, stamp)
-
-    def load_overload(self, sig, target_context):
-        try:
-            return super().load_overload(sig, target_context)
-        except Exception:
-            # Damaged bytes may raise anything. The index begins anew, without them.
-            with contextlib.suppress(OSError):
-                self.flush()
-            return None
-
-    def save_overload(self, sig, data):
-        try:
-            super().save_overload(sig, data)
-        except Exception as error:
-            logging.warning("a compiled loop cannot be kept, so that each process compiles it anew: %s", error)

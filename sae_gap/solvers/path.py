@@ -3,8 +3,6 @@
 import math
 import time
 import warnings
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap.core import lasso_problem
-from sae_gap.core.checks import as_real, check_flag, check_number, is_traced
+from sae_gap.core.checks import as_real, check_number, is_traced
 from sae_gap.core.types import Solution
 from sae_gap.solvers.coding import sparse_code
 from sae_gap.solvers.problem import check_problem
@@ -23,18 +21,14 @@ from sae_gap.solvers.problem import check_problem
 MOST_STEPS = 40
 
 
-def sparse_code_path(
-    signals: ArrayLike, dictionary: ArrayLike, lams: ArrayLike, *, relative: bool = False, nonneg: bool = True, **options
-) -> Solution:
+def sparse_code_path(signals: ArrayLike, dictionary: ArrayLike, lams: ArrayLike, **options) -> Solution:
     """Code the signals at each of several weights, from the largest to the smallest, each from the codes of the last.
 
     Args:
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`.
       lams: `(num_lams,)` weights, in any order.
-      relative: take each weight as a fraction of every sample's own `λ_max`, beyond which its code is zero.
-      nonneg: whether codes are constrained to be non-negative.
-      **options: further options of `sparse_code`, other than `init`.
+      **options: further options of `sparse_code`, other than `init` and `sparse`.
 
     Returns:
       A `Solution` whose arrays have a leading axis of length `num_lams`, in the order of `lams`.
@@ -44,21 +38,17 @@ def sparse_code_path(
     """
     if not is_traced(lams):
         lams = as_real("lams", lams, "a vector of at least one weight")
-        if lams.dtype.kind == "b" or not np.all((lams >= 0) & np.isfinite(lams)):
+        if not np.all((lams >= 0) & np.isfinite(lams)):
             raise ValueError("lams has a negative or non-finite value; give finite weights of zero or more.")
     if np.ndim(lams) != 1 or np.size(lams) == 0:
         raise ValueError(f"lams has shape {np.shape(lams)}, but it must be a vector of at least one weight.")
-    for name, flag in (("relative", relative), ("nonneg", nonneg)):
-        check_flag(name, flag)
-    _check_options(options)
     targets, atoms, _, _ = check_problem(signals, dictionary, 0.0)
-    top = lasso_problem.lambda_max(targets, atoms, nonneg=nonneg)[:, None] if relative else 1.0
     lams = jnp.asarray(lams, targets.dtype)
     order = jnp.argsort(-lams)
     start = jnp.zeros((targets.shape[0], atoms.shape[1]), targets.dtype)
 
     def step(codes, lam):
-        solution = sparse_code(targets, atoms, lam * top, nonneg=nonneg, init=codes, **options)
+        solution = sparse_code(targets, atoms, lam, init=codes, **options)
         return solution.codes, solution
 
     _, path = lax.scan(step, start, lams[order])
@@ -90,7 +80,7 @@ def match_l0(
       nonneg: whether codes are constrained to be non-negative.
       max_seconds: seconds after which no further weight is begun, and the closest one is returned with a warning that says how
         far it is from the target; so it is after `MOST_STEPS` weights.
-      **options: further options of `sparse_code`, other than `init`.
+      **options: further options of `sparse_code`, other than `init` and `sparse`.
 
     Returns:
       The weight, and the `Solution` there.
@@ -102,8 +92,6 @@ def match_l0(
     check_number("target", target, above=0)
     check_number("accuracy", accuracy, least=0)
     check_number("max_seconds", max_seconds, least=0)
-    check_flag("nonneg", nonneg)
-    _check_options(options)
     targets, atoms, _, _ = check_problem(signals, dictionary, 0.0)
     top = float(jnp.max(lasso_problem.lambda_max(targets, atoms, nonneg=nonneg)))
     if top == 0:
@@ -142,14 +130,6 @@ def match_l0(
         log_lam = _next(before, above, target) if below is None else _between(above, below, target, step)
     assert best is not None
     return jnp.asarray(best[0], best[2].codes.dtype), best[2]
-
-
-def _check_options(options: Mapping[str, Any]) -> None:
-    """Refuses the options of `sparse_code` that make no sense of several weights."""
-    if "init" in options:
-        raise ValueError("init cannot be given, since each weight starts from the last; leave it out.")
-    if options.get("sparse"):
-        raise ValueError("sparse codes cannot be started from, as each weight is from the last; leave sparse out.")
 
 
 _Point = tuple[float, float]

@@ -49,50 +49,39 @@ def check_problem(
 
     Arrays of JAX stay such, and others are arrays of NumPy. What lies on the host is checked there, where nothing is compiled.
     """
-    given = {"signals": signals, "dictionary": dictionary} | ({} if init is None else {"init": init})
     forms = {"signals": "(n, input_dim)", "dictionary": "(input_dim, num_latents)", "init": "(n, num_latents)"}
-    arrays = {}
-    for name, value in (given | {"lam": lam}).items():
-        check_unmasked(name, value)
-    for name, value in given.items():
-        try:
-            array = value if isinstance(value, jax.Array) else np.asarray(value)
-        except (ValueError, TypeError):
-            raise ValueError(f"{name} has rows of different lengths, but it must be {forms[name]}; give an array.") from None
+    given = {"signals": signals, "dictionary": dictionary} | ({} if init is None else {"init": init})
+    arrays = {name: _as_array(name, value, forms[name]) for name, value in given.items()}
+    for name, array in arrays.items():
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(
                 f"{name} has type {array.dtype}, but it must be floating point; convert it with .astype('float32')."
             )
         if array.ndim != 2:
             raise ValueError(f"{name} has shape {array.shape}, but it must be {forms[name]}; reshape it.")
-        arrays[name] = array
     # Double precision where JAX has it on, as everywhere in JAX.
     dtype = jax.dtypes.canonicalize_dtype(functools.reduce(jnp.promote_types, (a.dtype for a in arrays.values()), jnp.float32))
-    known = {name: _cast(array, dtype) for name, array in arrays.items()}
-    targets, atoms, first = known["signals"], known["dictionary"], known.get("init")
+    tops = {name: _largest(array, dtype, name == "dictionary") for name, array in arrays.items() if not is_traced(array)}
+    converted: dict[str, Any] = {name: _cast(array, dtype) for name, array in arrays.items()}
+    targets, atoms, first = converted["signals"], converted["dictionary"], converted.get("init")
+    shape = targets.shape[0], atoms.shape[1]
     if targets.shape[1] != atoms.shape[0]:
         raise ValueError(
             f"signals of shape {targets.shape} and a dictionary of shape {atoms.shape} disagree on input_dim; "
             "atoms are the columns of the dictionary, so transpose the one that is the wrong way round."
         )
-    shape = (targets.shape[0], atoms.shape[1])
-    if 0 in shape or targets.shape[1] == 0:
+    if 0 in (*shape, *targets.shape):
         raise ValueError(f"signals {targets.shape} and dictionary {atoms.shape} must not be empty; give at least one of each.")
     if first is not None and first.shape != shape:
         raise ValueError(f"init has shape {first.shape}, but it must be (n, num_latents) = {shape}; reshape it.")
-    try:
-        weights = lam if isinstance(lam, jax.Array) else np.asarray(lam)
-    except ValueError:
-        raise ValueError("lam has rows of different lengths; give a number or an array.") from None
+    weights = _as_array("lam", lam, "a non-negative number or an array of them")
     if not jnp.issubdtype(weights.dtype, jnp.integer) and not jnp.issubdtype(weights.dtype, jnp.floating):
         raise ValueError(f"lam must be a non-negative number or an array of them, but it is {shown(lam)}.")
     weights = _cast(weights, dtype).reshape(lasso_problem.lam_shape(weights.shape, *shape))
     if not is_traced(weights) and not holds(lambda a, np: np.all((a >= 0) & np.isfinite(a)), weights):
         raise ValueError("lam has a negative or non-finite value; give finite weights of zero or more.")
-    # What is not finite is the largest, as is what overflows the type.
-    axes = {"dictionary": 0}
-    tops = {name: _largest(arrays[name], dtype, axes.get(name)) for name, array in known.items() if not is_traced(array)}
     for name, top in tops.items():
+        # What overflows the type is an infinity, too.
         with np.errstate(over="ignore"):
             if not np.all(np.isfinite(top.astype(dtype))):
                 raise ValueError(f"{name} has a NaN or an infinity; remove or replace the non-finite values.")
@@ -105,20 +94,22 @@ def check_problem(
     return targets, atoms, weights, first
 
 
-def _largest(given, dtype, axis) -> np.ndarray:
-    """The largest magnitude along an axis, of numbers too small for the device as well, which it takes for zero."""
-    if on_host(given):
-        array = np.asarray(given)
-        return np.asarray(np.maximum(array.max(axis), -array.min(axis)))
+def _as_array(name: str, value: ArrayLike, form: str) -> Any:
+    check_unmasked(name, value)
+    try:
+        return value if isinstance(value, jax.Array) else np.asarray(value)
+    except (ValueError, TypeError):
+        raise ValueError(f"{name} has rows of different lengths, but it must be {form}; give an array.") from None
+
+
+def _largest(array: Any, dtype: Any, by_column: bool) -> np.ndarray:
+    """The largest magnitude, of each column or of all numbers; NaN if one is."""
+    axis = 0 if by_column else None
+    if on_host(array):
+        array = np.asarray(array)
+        return np.asarray(np.maximum(array.max(axis, initial=0), -array.min(axis, initial=0)))
     with jax.ensure_compile_time_eval():
-        return np.asarray(_magnitudes(jnp.asarray(given, dtype), axis)).view(dtype)
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _magnitudes(array, axis):
-    # Without their sign the bits of floats order as they do, and no device rounds them.
-    integer = jnp.int64 if array.dtype == jnp.float64 else jnp.int32
-    return jnp.max(lax.bitcast_convert_type(array, integer) & jnp.iinfo(integer).max, axis=axis)
+        return np.asarray(jnp.max(jnp.abs(jnp.asarray(array, dtype)), axis=axis, initial=0))
 
 
 def _check_range(largest, signals):
@@ -147,25 +138,26 @@ class Scaled(NamedTuple):
     atom_scale: Float[Array, "1 num_latents"]
 
 
-def _power_of_two(values):
-    """The power of two at or just below each magnitude; one where the magnitude is zero or not finite."""
-    _, exponent = jnp.frexp(values)
-    return jnp.where((values > 0) & jnp.isfinite(values), jnp.ldexp(jnp.ones_like(values), exponent - 1), 1)
+def power_of_two(values: Any) -> Any:
+    """The power of two at or just below each magnitude; one where it is zero or not finite. NumPy's arrays give NumPy's."""
+    xp = values.__array_namespace__()
+    exponent = xp.frexp(values)[1]
+    return xp.where((values > 0) & xp.isfinite(values), xp.ldexp(xp.ones_like(values), exponent - 1), 1)
 
 
 def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
     """Bring signals, and each atom if `equalise` or else the dictionary as a whole, to order one."""
     peak = jnp.max(jnp.abs(signals), axis=1, keepdims=True)
     # A signal of zeros has any scale; that of the largest keeps its weight beside those of the others.
-    signal_scale = _power_of_two(jnp.where(peak > 0, peak, jnp.max(peak)))
+    signal_scale = power_of_two(jnp.where(peak > 0, peak, jnp.max(peak)))
     if equalise:
         # By its largest entry first, as the squares of a small atom would vanish beside a large one.
-        atom_scale = _power_of_two(jnp.max(jnp.abs(dictionary), axis=0, keepdims=True))
+        atom_scale = power_of_two(jnp.max(jnp.abs(dictionary), axis=0, keepdims=True))
         # The factor lets atoms of unit norm, give or take rounding, keep their scale.
-        norm = _power_of_two(1.25 * jnp.linalg.norm(dictionary / atom_scale, axis=0, keepdims=True))
+        norm = power_of_two(1.25 * jnp.linalg.norm(dictionary / atom_scale, axis=0, keepdims=True))
         dictionary, atom_scale = dictionary / atom_scale / norm, atom_scale * norm
     else:
-        overall = _power_of_two(jnp.max(jnp.abs(dictionary)))
+        overall = power_of_two(jnp.max(jnp.abs(dictionary)))
         dictionary, atom_scale = dictionary / overall, jnp.full((1, dictionary.shape[1]), overall)
     # Each factor is of order one where the weights are: a factor that overflows says nothing of the product.
     # One division after the other behind a barrier: the compiler would divide by their product, which may overflow or vanish.
@@ -180,7 +172,7 @@ def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
     # A row or a weight beyond any correlation forces zero codes, and must not turn into an infinity. The largest row becomes
     # one, so that such a column forces them on the row of every sample.
     row = jnp.minimum(row, _LARGEST_ROW)
-    top = _power_of_two(jnp.max(row))
+    top = power_of_two(jnp.max(row))
     row, column = row / top, jnp.minimum(column * top, jnp.finfo(signals.dtype).max ** 0.8)
     return Scaled(signals / signal_scale, dictionary, row, column, signal_scale, atom_scale)
 

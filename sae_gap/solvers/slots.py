@@ -40,7 +40,7 @@ class State(NamedTuple):
       candidate: the atoms that most violate optimality; `-1 - j` stands for the negative of atom j.
       lead: by how much the correlation of a candidate exceeds its weight; -inf where there is no candidate.
       scale: the factor that makes theta feasible.
-      slack: the part of the duality gap that the codes have, `Σ_w code_w (weight_w - scale a_wᵀ theta)`.
+      pull: the products of theta with the atoms of the slots.
       rounds: products with the dictionary so far.
       settled: the last rounds that left the basis as it was.
       done: whether a sample needs no round more.
@@ -56,7 +56,7 @@ class State(NamedTuple):
     candidate: Int[Array, "n candidates"]
     lead: Float[Array, "n candidates"]
     scale: Float[Array, " n"]
-    slack: Float[Array, " n"]
+    pull: Float[Array, "n slots"]
     rounds: Int[Array, " n"]
     settled: Int[Array, " n"]
     done: Bool[Array, " n"]
@@ -84,7 +84,7 @@ def start(problem: Problem, samples: Samples, num_slots: int) -> State:
         candidate=jnp.zeros((num_samples, count), jnp.int32),
         lead=jnp.full((num_samples, count), -jnp.inf, dtype),
         scale=zeros[:, 0],
-        slack=zeros[:, 0],
+        pull=zeros,
         rounds=none,
         settled=none,
         done=none > 0,
@@ -170,11 +170,8 @@ def border(
     """
     enter = holds.astype(state.code.dtype)
     atom = jnp.where(state.candidate < 0, -1 - state.candidate, state.candidate)
-    if problem.gram is not None:
-        among = problem.gram[held.places[:, :, None], atom[:, None, :]]
-    else:
-        new = hold(problem, atom, often=True)
-        among = jnp.einsum("nwm,ncm->nwc", held.all(), new.all(), precision=lax.Precision.HIGHEST)
+    new = hold(problem, atom, often=True)
+    among = jnp.einsum("nwm,ncm->nwc", held.all(), new.all(), precision=lax.Precision.HIGHEST)
     if not problem.nonneg:
         among = sign[:, :, None] * jnp.where(state.candidate < 0, -1, 1).astype(enter.dtype)[:, None, :] * among
     both = state.basic[:, :, None] & state.basic[:, None, :]
@@ -198,11 +195,8 @@ def refresh(problem: Problem, state: State) -> Float[Array, "n slots slots"]:
       Schulz (1933), "Iterative Berechnung der reziproken Matrix", ZAMM 13(1).
     """
     both = state.basic[:, :, None] & state.basic[:, None, :]
-    if problem.gram is not None:
-        among = problem.gram[state.places[:, :, None], state.places[:, None, :]]
-    else:
-        atoms = hold(problem, state.places, often=True).all()
-        among = jnp.einsum("nwm,nvm->nwv", atoms, atoms, precision=lax.Precision.HIGHEST)
+    atoms = hold(problem, state.places, often=True).all()
+    among = jnp.einsum("nwm,nvm->nwv", atoms, atoms, precision=lax.Precision.HIGHEST)
     if not problem.nonneg:
         among = state.sign[:, :, None] * state.sign[:, None, :] * among
     inverse = jnp.where(both, -state.swept, 0)

@@ -88,8 +88,7 @@ def solve(
       Johnson & Guestrin (2015), "Blitz: a principled meta-algorithm for scaling sparse optimization", ICML.
     """
     num_samples, num_latents = samples.signals.shape[0], dictionary.shape[1]
-    with_gram = latents is None and atoms.wants_gram(num_latents, num_samples)
-    problem = atoms.pose(dictionary, column, tol=tol, limit=max_iterations, nonneg=nonneg, with_gram=with_gram, latents=latents)
+    problem = atoms.pose(dictionary, column, tol=tol, limit=max_iterations, nonneg=nonneg, latents=latents)
     most = most_slots(*dictionary.shape)
     width = min(default_slots(*dictionary.shape), most)
     group = _group(num_samples, width)
@@ -128,8 +127,8 @@ def certify(
     """Objectives, duality gaps at `theta`, products spent, and whether the gaps are met; see `lasso_problem.certificate`."""
     signals, weight = state.samples.signals, slots.weights_at(problem, state.samples, state.places)
     rest = signals - atoms.combine(hold(problem, state.places), state.sign * state.code)
-    value = 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(weight * state.code, axis=1)
-    gap = 0.5 * jnp.sum((rest - state.scale[:, None] * state.theta) ** 2, axis=1) + state.slack
+    scale = state.scale[:, None]
+    value, gap = lasso_problem.value_and_gap(rest, rest - scale * state.theta, state.code, scale * state.pull, weight)
     return value, gap, state.rounds - 1, lasso_problem.is_converged(signals, value, gap, problem.tol)
 
 
@@ -170,11 +169,8 @@ def _measure(problem: Problem, state: State) -> State:
     limit = slots.weights_at(problem, samples, candidate)
     scale = lasso_problem.dual_scale(lead, limit, nonneg=problem.nonneg)
     here = state.sign * jnp.take_along_axis(correlations, state.places, axis=1)
-    weight = slots.weights_at(problem, samples, state.places)
-    slack = jnp.sum(jnp.maximum(state.code * (weight - scale[:, None] * here), 0), axis=1)
-    energy = 0.5 * jnp.sum(state.theta**2, axis=1)
-    value = energy + jnp.sum(weight * state.code, axis=1)
-    gap = (1 - scale) ** 2 * energy + slack
+    weight, shrink = slots.weights_at(problem, samples, state.places), scale[:, None]
+    value, gap = lasso_problem.value_and_gap(state.theta, (1 - shrink) * state.theta, state.code, shrink * here, weight)
     # Less than the tolerance, so that a gap recomputed from the rounded codes meets it too.
     met = lasso_problem.is_converged(samples.signals, value, gap, 0.9 * problem.tol)
     excess = (lead if problem.nonneg else jnp.abs(lead)) - limit
@@ -182,7 +178,7 @@ def _measure(problem: Problem, state: State) -> State:
         candidate=candidate if problem.nonneg else jnp.where(lead < 0, -1 - candidate, candidate),
         lead=jnp.where(excess > 0, excess, -jnp.inf),
         scale=scale,
-        slack=slack,
+        pull=here,
         rounds=state.rounds + 1,
         done=met | ~jnp.isfinite(gap) | (state.rounds >= problem.limit),
     )

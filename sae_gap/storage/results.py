@@ -1,9 +1,9 @@
 """Rows of results: one immutable file for each job, and what tells where a row came from.
 
-A row is a flat dictionary, one per result; a job is the work whose rows are written together. Nothing here needs JAX, so rows
-can be read where there is none.
+A row is a flat dictionary, one per result; a job is the work whose rows are written together. Reading rows needs no JAX.
 """
 
+import datetime
 import functools
 import hashlib
 import importlib.metadata
@@ -11,13 +11,13 @@ import json
 import math
 import os
 import platform
-import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sae_gap.core.checks import check_type, shown
+import numpy as np
+
 from sae_gap.storage.folder import Folder
 
 # A line of results: a value for each column.
@@ -53,6 +53,14 @@ def key(mapping: Mapping[str, Any]) -> str:
     return _digest(canonical(plain(mapping)))
 
 
+def digest(arrays: Iterable[Any]) -> str:
+    """Sixteen hexadecimal digits that tell arrays from others, by their types, shapes and bytes."""
+    found = hashlib.sha256()
+    for array in map(np.asarray, arrays):
+        found.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()[:16]
+
+
 def _digest(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -71,6 +79,47 @@ class Store:
         self.folder = Folder(directory)
         self._files: dict[str, list[Row]] = {}
 
+    def once(
+        self,
+        settings: Mapping[str, Any],
+        measure: Callable[..., Iterable[Mapping[str, Any]]],
+        parts: Sequence[Mapping[str, Any]] = ({},),
+    ) -> list[Row]:
+        """The rows of a job, measured unless they are stored; a job is known by its settings and the precision alone.
+
+        Processes that `distributed.start` has joined all call this alike. They share out the parts of the job, the only one
+        goes to the first process, and all wait until every part is stored.
+
+        Args:
+          settings: everything that decides the rows.
+          measure: gives the rows; each also gets `key`, `job`, `date`, `device`, `precision` and `provenance()`.
+          parts: further settings of each part, which `measure` takes as keyword arguments. A killed run loses one part.
+
+        Returns:
+          The rows, in the order of the parts.
+        """
+        # Rows are read without JAX.
+        from sae_gap.core import identity
+        from sae_gap.runtime import devices, distributed
+
+        precision = identity.precision()
+        jobs = {key({**settings, **part, "precision": precision}): part for part in parts}
+        for job, part in list(jobs.items())[distributed.index() :: distributed.count()]:
+            if not self._of_job(job):
+                rows = list(measure(**part))
+                date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                made = provenance() | {"date": date, "device": devices.describe(), "precision": precision}
+                self.append({"key": f"{job}-{place}", "job": job} | made | dict(row) for place, row in enumerate(rows))
+        distributed.wait(" ".join(jobs))
+        return [row for job in jobs for row in self._of_job(job)]
+
+    def _of_job(self, job: str) -> list[Row]:
+        """The rows of a job, none where it is not stored."""
+        folder, name = self.folder / "rows", f"{job}.json"
+        if name not in self._files and folder.exists(name):
+            self._files[name] = _read(folder, name)
+        return self._files.get(name, [])
+
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes the rows of one job; a job that is there already is left as it is. NaN and infinity become null.
 
@@ -78,35 +127,19 @@ class Store:
           rows: rows with a `key` each and one `job` between them.
 
         Raises:
-          TypeError: the rows are no list of mappings.
-          ValueError: a row lacks its key or job, two rows share a key, the rows belong to several jobs, or a value has no form
-            in JSON.
+          ValueError: two rows share a key, or the rows belong to several jobs.
           OSError: the file cannot be written.
         """
-        if not isinstance(rows, Iterable) or isinstance(rows, str | bytes | Mapping):
-            raise TypeError(f"rows must be a list of mappings, but they are {shown(rows)}; give one for each row.")
-        given = list(rows)
-        for row in given:
-            check_type("a row", row, Mapping, "give a value for each column")
-        try:
-            block: list[Row] = [plain(row) for row in given]
-            digest, lines = _digest(block), [json.dumps(row, allow_nan=False) for row in block]
-        except (TypeError, ValueError, RecursionError) as error:
-            reason = " ".join(str(error).split())[:100].removesuffix(".")
-            raise ValueError(f"a row has no form in JSON ({reason}); give numbers, texts, lists and mappings.") from None
-        if not block:
-            return
-        jobs, keys = {row.get("job") for row in block}, [row.get("key") for row in block]
-        job = block[0].get("job")
-        if not all(isinstance(name, str) for name in (job, *keys)) or not re.fullmatch(r"[\w-][\w.-]*", str(job)):
-            raise ValueError("every row must carry the strings `key` and `job`, a name, but one of them does not.")
-        if len(jobs) > 1 or len(set(keys)) < len(keys):
+        block: list[Row] = [plain(row) for row in rows]
+        jobs, keys = {row["job"] for row in block}, {row["key"] for row in block}
+        if len(jobs) > 1 or len(keys) < len(block):
             raise ValueError("the rows of one job must have one `job` and different keys, but they do not.")
-        name = f"{job}.json"
-        if not (self.folder / "rows").exists(name):
-            body = ",\n".join(lines)
-            text = f'{{"form": "{_FORM}", "digest": "{digest}", "rows": [\n{body}\n]}}\n'
-            (self.folder / "rows").write(name, text.encode())
+        folder = self.folder / "rows"
+        for name in (f"{job}.json" for job in jobs):
+            if not folder.exists(name):
+                body = ",\n".join(json.dumps(row, allow_nan=False) for row in block)
+                text = f'{{"form": "{_FORM}", "digest": "{_digest(block)}", "rows": [\n{body}\n]}}\n'
+                folder.write(name, text.encode())
 
     def rows(self) -> list[Row]:
         """Every row that is there, this process's and others', in the order of their files; the first of each key.

@@ -48,7 +48,7 @@ def load(content: bytes, like: PyTree) -> PyTree:
     Raises:
       ValueError: the file is damaged, or holds something unlike what is expected.
     """
-    note = _header(content)
+    checksum = _header(content)[1]
     try:
         found = safetensors.numpy.load(content)
     except (SafetensorError, KeyError, ValueError) as error:
@@ -58,7 +58,7 @@ def load(content: bytes, like: PyTree) -> PyTree:
     if have != wanted:
         name = next(name for name in {**wanted, **have} if have.get(name) != wanted.get(name))
         raise ValueError(f"{name} is {_told(have.get(name))}, where {_told(wanted.get(name))} is expected")
-    if note.get("crc32") != str(_checksum(found)):
+    if checksum != str(_checksum(found)):
         raise ValueError("its numbers are not those that were written")
     leaves = [_restored(found[name], leaf) for name, leaf in _named(like)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
@@ -70,22 +70,16 @@ def read_note(content: bytes) -> dict[str, Any]:
     Raises:
       ValueError: the file is damaged, or has no note.
     """
-    try:
-        note = json.loads(_header(content)["note"])
-    except (KeyError, TypeError, ValueError, RecursionError):
-        raise ValueError("it has no note") from None
-    if not isinstance(note, dict):
-        raise ValueError("it has no note")
-    return note
+    return _header(content)[0]
 
 
-def _header(content: bytes) -> dict[str, Any]:
-    size = int.from_bytes(content[:8], "little")
+def _header(content: bytes) -> tuple[dict[str, Any], str]:
+    """The note and the checksum."""
     try:
-        found = json.loads(content[8 : 8 + size])["__metadata__"]
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        return dict(json.loads(metadata["note"])), metadata["crc32"]
     except (KeyError, TypeError, ValueError, RecursionError):
-        raise ValueError("it is no .safetensors file with a note, or is damaged") from None
-    return found if isinstance(found, dict) else {}
+        raise ValueError("it is no .safetensors file, is damaged, or has no note") from None
 
 
 class Checkpoint:

@@ -2,9 +2,9 @@
 
 import concurrent.futures
 import dataclasses
-import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
-from sae_gap.core.checks import check_callable, check_flag, check_sequence
-from sae_gap.core.types import Model, Task
-from sae_gap.learners.fit_checks import check_fit
-from sae_gap.learners.learner import Learner
+from sae_gap.core.checks import check_integer, check_seed, check_sequence, check_size, check_type, is_integer, shown
+from sae_gap.core.types import SPLITS, Model, Task
+from sae_gap.learners.learner import HostLearner, Learner
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.runtime.cores import LOOPS, cores, one_blas_thread
 from sae_gap.storage.trees import Checkpoint
@@ -50,7 +49,6 @@ def fit(
     *,
     at: Sequence[int] = (),
     bases: Sequence[Model] | None = None,
-    side_by_side: bool | None = None,
     checkpoints: Sequence[Checkpoint] | None = None,
     keep: Callable[[int, Fitted], None] | None = None,
     watch: Callable[[int, int], None] | None = None,
@@ -59,9 +57,9 @@ def fit(
 ) -> list[Fit]:
     """Fits a learner to each task, with its own key; the tasks share their shapes.
 
-    Training a seed is one compiled loop. Side by side, all seeds are one loop with the seeds as a vmapped axis: an accelerator
-    fits them in little more than the time of one. On a CPU that gains nothing, so each core runs the loop of one seed in a
-    thread, and a seed's bits do not depend on the other seeds. Calls from several threads share the cores.
+    Training a seed is one compiled loop. On an accelerator all seeds are one loop with the seeds as a vmapped axis, where the
+    learner allows it, in little more than the time of one. On a CPU that gains nothing: each core runs the loop of one seed in
+    a thread, and a seed's bits do not depend on the other seeds. Calls from several threads share the cores.
 
     The loop pauses at the requested steps and, with checkpoints, now and then to save its state. A fit that was killed goes on
     from there and ends with the same bits; the seconds before the kill count.
@@ -72,7 +70,6 @@ def fit(
       keys: one for each task; an integer i stands for `jax.random.key(i)`.
       at: steps whose models are kept, beside the last.
       bases: the models of the learner's base, one for each task; None fits them here.
-      side_by_side: whether seeds are vmapped; None does so off the CPU, where the learner allows it.
       checkpoints: one for each task; side by side, the first is that of all. A learner on the host has no use for them.
       keep: called with the number of a task and each model that is kept, as soon as it is there.
       watch: called now and then with the number of a task and the steps that it has taken.
@@ -87,82 +84,71 @@ def fit(
       TypeError: an argument is not of the class that it should be of.
       ValueError: there is no task, tasks differ in their shapes or are not finite, or there are more or fewer keys than tasks.
     """
-    keys = check_fit(learner, tasks, keys, at, bases)
-    for name, call in (("keep", keep), ("watch", watch)):
-        if call is not None:
-            check_callable(name, call, "(number of a task, ...) -> None")
-    if side_by_side is not None:
-        check_flag("side_by_side", side_by_side)
-    if checkpoints is not None:
-        check_sequence("checkpoints", checkpoints, Checkpoint, "give sae_gap.storage.trees.Checkpoint(folder)")
-        if len(checkpoints) != len(tasks):
-            raise ValueError(f"checkpoints must be {len(tasks)}, one for each task, but they are {len(checkpoints)}.")
+    keys = _checked(learner, tasks, keys, at, bases)
     if learner.base is not None and bases is None:
-        own = fit(learner.base, tasks, keys, side_by_side=side_by_side, show_progress=show_progress, mesh=mesh)
-        bases = [one.end.model for one in own]
+        bases = [fitted.end.model for fitted in fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)]
     # What trained the base is of no use to what goes on from its numbers, and would compile anew for each kind.
     given = [{"base": dataclasses.replace(model, encode=None)} for model in bases] if bases is not None else [{} for _ in tasks]
     num_latents = int(tasks[0].width)
     inputs = [(learner.select(task), key, base) for task, key, base in zip(tasks, keys, given, strict=True)]
-    if learner.on_host:
-        return _fit_on_host(learner, inputs, num_latents)
+    if isinstance(learner, HostLearner):
+        return [_fit_on_host(learner, *each, num_latents) for each in inputs]
     mesh = devices.own_mesh() if mesh is None else mesh
     inputs = [(devices.place(data, mesh), *devices.replicate(rest, mesh)) for data, *rest in inputs]
     saves: Sequence[Checkpoint | None] = [None] * len(inputs) if checkpoints is None else checkpoints
-    if side_by_side is None:
-        side_by_side = goes_side_by_side(learner)
+    side_by_side = goes_side_by_side(learner)
     if side_by_side:
         inputs, saves = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)], saves[:1]
     with LOOPS:
         program = Program(learner, *inputs[0], num_latents, mesh, side_by_side=side_by_side)
 
-    def by_seed(place: int, found: Fitted) -> list[tuple[int, Fitted]]:
+    def by_seed(place: int, fitted: Fitted) -> Iterator[tuple[int, Fitted]]:
         """The model of each seed in one loop, which holds all seeds where they run side by side."""
-        whole = distributed.whole(found.model)
-        models, share = {place: whole}, found.seconds
-        if side_by_side:
-            models = {s: jax.tree.map(lambda leaf, s=s: leaf[s], whole) for s in range(len(tasks))}
-            share /= len(tasks)
-        return [(s, Fitted(found.step, dataclasses.replace(one, encode=learner.encode), share)) for s, one in models.items()]
+        model = dataclasses.replace(distributed.whole(fitted.model), encode=learner.encode)
+        if not side_by_side:
+            yield place, fitted._replace(model=model)
+            return
+        for seed in range(len(tasks)):
+            alone = jax.tree.map(lambda leaf, seed=seed: leaf[seed], model)
+            yield seed, Fitted(fitted.step, alone, fitted.seconds / len(tasks))
 
     along: list[dict[int, Fitted]] = [{} for _ in tasks]
-
-    def kept(place: int, found: Fitted) -> None:
-        for seed, one in by_seed(place, found):
-            along[seed][one.step] = one
-            if keep is not None:
-                keep(seed, one)
-
     # Thread-local JAX configuration is not inherited.
     precise = bool(jax.config.values["jax_enable_x64"])
-
     line = progress.bar(len(inputs) * learner.num_steps, learner.name, unit="step", shown=show_progress)
     taken, shows = [0] * len(inputs), not line.disable
     if devices.spans_processes(mesh):
         # A watched loop pauses, and all processes must pause alike.
         shows = distributed.from_first(shows)
 
-    def watched(place: int, steps: int) -> None:
-        taken[place] = steps
-        line.n = sum(taken)
-        line.refresh()
-        if watch is not None:
-            watch(place, steps)
-
     def run(place: int):
-        told = None if watch is None and not shows else functools.partial(watched, place)
+        def kept(fitted: Fitted) -> None:
+            for seed, own in by_seed(place, fitted):
+                along[seed][own.step] = own
+                if keep is not None:
+                    keep(seed, own)
+
+        def watched(steps: int, state: PyTree) -> None:
+            taken[place] = steps
+            line.n = sum(taken)
+            line.refresh()
+            if watch is not None:
+                watch(place, steps)
+
+        options: dict[str, Any] = {"at": at, "save": saves[place], "keep": kept}
+        options |= {"watch": None if watch is None and not shows else watched}
         # LAPACK's matrices are small, and further threads of it would take the cores from the loops beside this one.
         with jax.enable_x64(precise), LOOPS, one_blas_thread():
-            return program.run(*inputs[place], at, saves[place], functools.partial(kept, place), told)
+            return program.run(*inputs[place], **options)
 
     with line, concurrent.futures.ThreadPoolExecutor(at_once(mesh)) as pool:
         ended = list(pool.map(run, range(len(inputs))))
     fits, device = [], devices.describe()
-    for place, (model, count, spent) in enumerate(ended):
+    for place, (model, count, seconds) in enumerate(ended):
         steps = np.broadcast_to(count, len(tasks))
-        for seed, one in by_seed(place, Fitted(0, model, spent)):
-            end = one._replace(step=int(steps[seed]))
-            before = {step: found for step, found in along[seed].items() if step < end.step}
+        for seed, last in by_seed(place, Fitted(0, model, seconds)):
+            end = last._replace(step=int(steps[seed]))
+            before = {step: fitted for step, fitted in along[seed].items() if step < end.step}
             fits.append(Fit(end, before, program.compile_seconds, device))
     return fits
 
@@ -175,17 +161,62 @@ def at_once(mesh: Mesh | None = None) -> int:
 
 
 def goes_side_by_side(learner: Learner) -> bool:
-    """Whether the seeds of a learner are vmapped here unless someone says otherwise."""
-    return learner.side_by_side and not learner.on_host and jax.default_backend() != "cpu"
+    """Whether the seeds of a learner are vmapped here."""
+    return learner.side_by_side and not isinstance(learner, HostLearner) and jax.default_backend() != "cpu"
 
 
-def _fit_on_host(
-    learner: Learner, inputs: Sequence[tuple[PyTree, PRNGKeyArray, dict[str, Model]]], num_latents: int
-) -> list[Fit]:
-    """One seed after the other: learners in Python hold the interpreter and would slow each other down."""
-    fits, device = [], devices.describe()
-    for data, key, base in inputs:
-        began = time.perf_counter()
-        model = learner.learn(data, num_latents=num_latents, key=key, **base)
-        fits.append(Fit(Fitted(learner.num_steps, model, time.perf_counter() - began), {}, 0.0, device))
-    return fits
+def as_key(name: str, key: Any) -> PRNGKeyArray:
+    """A random key: `jax.random.key(i)` for an integer i, and what already is one, in JAX's older form too, as it is.
+
+    Raises:
+      TypeError: it is neither.
+      ValueError: the integer is below zero, or has more than 32 bits.
+    """
+    if is_integer(key):
+        check_seed(key)
+        return jax.random.key(int(key))
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
+    older = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.shape == (2,)
+    if not (typed or older):
+        raise TypeError(f"{name} must be an integer or one random key, but it is {shown(key)}; give 0 or jax.random.key(0).")
+    return key
+
+
+def _fit_on_host(learner: HostLearner, data: PyTree, key: PRNGKeyArray, base: dict[str, Model], num_latents: int) -> Fit:
+    """One seed after the other is fitted: learners in Python hold the interpreter and would slow each other down."""
+    began = time.perf_counter()
+    model = learner.learn(data, num_latents=num_latents, key=key, **base)
+    return Fit(Fitted(learner.num_steps, model, time.perf_counter() - began), {}, 0.0, devices.describe())
+
+
+def _checked(learner: Any, tasks: Any, keys: Any, at: Any, bases: Any) -> list[PRNGKeyArray]:
+    """The key of each task, once it is sure that a fit can be made; see `fit` for what each argument should be."""
+    check_type("learner", learner, Learner, "give one of those in sae_gap.learners")
+    check_sequence("tasks", tasks, Task, "give what sae_gap.draw or sae_gap.load returns")
+    for task in tasks:
+        _check_signals(task.train.signals)
+    shapes = {(*(np.shape(getattr(task, name).signals) for name in SPLITS), task.width) for task in tasks}
+    if len(shapes) > 1:
+        raise ValueError(f"tasks must have one shape and one width, but have {sorted(shapes)}; fit them apart.")
+    check_size("width", tasks[0].width)
+    if len(keys) != len(tasks):
+        raise ValueError(f"keys must be {len(tasks)}, one for each task, but they are {shown(keys)}; give integers.")
+    for step in at:
+        check_integer("at", step, least=0)
+    if bases is not None:
+        check_sequence("bases", bases, Model, "give a model for each task")
+        if learner.base is None or len(bases) != len(tasks):
+            raise ValueError(f"bases must be one for each of {len(tasks)} tasks, of a learner that has a base; see its base.")
+    return [as_key("a key", key) for key in keys]
+
+
+def _check_signals(signals: Any) -> None:
+    array = hasattr(signals, "dtype") and hasattr(signals, "shape")
+    if not array or len(signals.shape) != 2 or 0 in signals.shape or not jnp.issubdtype(signals.dtype, jnp.floating):
+        raise ValueError(
+            f"the training signals of a task must be a matrix (samples, input_dim) of float32, but they are {shown(signals)}."
+        )
+    # A mapped file was looked through when it was opened, and what lies on other hosts is theirs.
+    mapped = isinstance(signals, np.memmap) or not getattr(signals, "is_fully_addressable", True)
+    if not mapped and not np.isfinite(signals).all():
+        raise ValueError("the training signals of a task have a NaN or an infinity; drop or mend those samples.")

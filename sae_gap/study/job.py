@@ -1,8 +1,7 @@
-"""What a study consists of: jobs, and the names of their rows."""
+"""What a study consists of: jobs of rows, and what each row is known by, all of which is decided here."""
 
 import dataclasses
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sae_gap.core import identity
@@ -12,88 +11,102 @@ from sae_gap.learners.learner import Learner
 from sae_gap.storage import results
 from sae_gap.study.study import Method, Study
 
-# The name of a row within a study: its seed, its method with what that varies, and the step of the fit.
-_Name = tuple[int, int, int | None]
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A row that is to be measured.
+
+    Attributes:
+      source: of the data.
+      method: what is measured.
+      step: of its fit; None is the end.
+      reference: the lasso whose optimum the codes are held against.
+      columns: what tells the row from all others, its key among them.
+    """
+
+    source: Source
+    method: Method
+    step: int | None
+    reference: Lasso
+    columns: results.Row
+
+    @property
+    def key(self) -> str:
+        """A hash of all that decides the row."""
+        return self.columns["key"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is written at once: the methods that share a learner, on sources that differ only in their seed.
+    """The rows that are stored at once: of methods that share a learner, on sources that differ only in their seed."""
 
-    Attributes:
-      sources: one for each seed.
-      methods: those that share the learner.
-      keys: of the rows, by seed, number of the method and step.
-    """
-
-    sources: Sequence[Source]
-    methods: Sequence[Method]
-    keys: Mapping[_Name, str]
+    learner: Learner
+    lines: Sequence[Line]
 
     @property
     def name(self) -> str:
         """A hash of its rows, the same in every process."""
-        return results.key({"rows": sorted(self.keys.values())})
+        return results.key({"rows": sorted(self.keys)})
 
     @property
-    def learner(self) -> Learner:
-        """The learner that its methods share."""
-        return self.methods[0].learner
+    def keys(self) -> set[str]:
+        """Those of its rows."""
+        return {line.key for line in self.lines}
 
     @property
-    def steps(self) -> tuple[int, ...]:
-        """The steps before the end that its methods are scored at."""
-        return tuple(sorted({step for method in self.methods for step in method.at}))
+    def sources(self) -> list[Source]:
+        """One for each seed."""
+        return list(dict.fromkeys(line.source for line in self.lines))
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that its methods are scored at, beside the end."""
+        return sorted({line.step for line in self.lines if line.step is not None})
 
     def without(self, present: set[str]) -> "Job":
         """The job of the seeds that lack a row."""
-        seeds = {name[0] for name, key in self.keys.items() if key not in present}
-        keys = {name: key for name, key in self.keys.items() if name[0] in seeds}
-        return Job([source for source in self.sources if source.seed in seeds], self.methods, keys)
+        lacking = {line.source for line in self.lines if line.key not in present}
+        return Job(self.learner, [line for line in self.lines if line.source in lacking])
 
     def __str__(self) -> str:
-        return ", ".join(dict.fromkeys(method.name for method in self.methods))
+        return ", ".join(dict.fromkeys(line.method.name for line in self.lines))
 
 
 def jobs(study: Study) -> Iterator[Job]:
     """The jobs of a study, in the order in which they run."""
-    groups: dict[str, list[tuple[Source, dict[str, Any]]]] = {}
+    cells: dict[Source, list[Source]] = {}
     for source in study.sources:
-        description = source.asdict()
-        groups.setdefault(results.key(description | {"seed": None}), []).append((source, description))
-    for group in groups.values():
-        by_learner: dict[str, list[Method]] = {}
-        for method in study.methods(group[0][0]):
-            by_learner.setdefault(learner_name(method.learner), []).append(method)
-        for methods in by_learner.values():
-            keys: dict[_Name, str] = {}
-            for (_, description), (place, method) in itertools.product(group, enumerate(methods)):
-                described = _identity(study, description, method)
-                for step in method.steps:
-                    keys[description["seed"], place, step] = results.key(described | {"step": step})
-            yield Job([source for source, _ in group], methods, keys)
+        cells.setdefault(seedless(source), []).append(source)
+    for sources in cells.values():
+        by_learner: dict[Learner, list[Method]] = {}
+        for method in study.methods(sources[0]):
+            by_learner.setdefault(method.learner, []).append(method)
+        described = [(source, source.asdict()) for source in sources]
+        for learner, methods in by_learner.items():
+            lines = [
+                _line(study, source, description, method, step)
+                for source, description in described
+                for method in methods
+                for step in method.at or (None,)
+            ]
+            yield Job(learner, lines)
 
 
-def learner_name(learner: Learner) -> str:
-    """A hash of a learner with its hyper-parameters."""
-    return results.key({"learner": identity.describe(learner)})
+def seedless(source: Source) -> Source:
+    """A source with the seed 0, which sources have in common that differ only in their seed."""
+    return dataclasses.replace(source, seed=0)
 
 
-def _identity(study: Study, description: Mapping[str, Any], method: Method) -> dict[str, Any]:
-    """All that decides a row, as plain data."""
-    return {
-        "study": study.name,
-        "protocol": study.protocol,
-        "lam": reference_of(study, method).lam,
-        "source": description,
-        "method": method.name,
-        "learner": identity.describe(method.learner),
-        "encoder": identity.describe(method.encoder),
-        "row": dict(method.row),
-        "metrics": sorted([metric.name, metric.version] for metric in study.metrics),
-        "precision": identity.precision(),
-        "numerics": identity.NUMERICS,
-    }
+def _line(study: Study, source: Source, description: dict[str, Any], method: Method, step: int | None) -> Line:
+    reference = reference_of(study, method)
+    shared = {"study": study.name, "protocol": study.protocol, "lam": reference.lam, "method": method.name}
+    shared |= {"learner": identity.describe(method.learner), "encoder": identity.describe(method.encoder)}
+    shared |= {"precision": identity.precision()}
+    metrics = sorted([metric.name, metric.version] for metric in study.metrics)
+    decides = {"source": description, "row": dict(method.row), "metrics": metrics, "step": step}
+    key = results.key(shared | decides | {"numerics": identity.NUMERICS})
+    columns = {**method.coordinates, **shared, **description, "key": key, "family": method.family}
+    return Line(source, method, step, reference, columns | ({} if step is None else {"step": step}))
 
 
 def reference_of(study: Study, method: Method) -> Lasso:

@@ -1,9 +1,10 @@
 """The compiled loop of a fit: its start, its steps and its end, with pauses for models along the way, reports and saves."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,12 +14,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from sae_gap.core.types import Model, Task
-from sae_gap.learners.learner import Learner
+from sae_gap.learners.learner import HostLearner, Learner
 from sae_gap.runtime import devices, distributed, sharding
 from sae_gap.storage.trees import Checkpoint
 
 # Seconds between two reports of how far a fit is.
-_REPORT_EVERY = 1.0
+REPORT_EVERY = 1.0
+# The steps taken, and a learner's state after them.
+Stepped = tuple[Array, PyTree]
 
 
 class Fitted(NamedTuple):
@@ -51,83 +54,112 @@ class Program:
         side_by_side: bool = False,
     ):
         began = time.perf_counter()
-        self._spans = devices.spans_processes(mesh)
+        self._together = devices.spans_processes(mesh)
         self._learner, self._num_steps = devices.replicate(_prepared(learner), mesh), learner.num_steps
         self._static = (num_latents, side_by_side)
         with sharding.within(data):
             self._start = _compile(_start, self._learner, data, key, base, *self._static)
             shapes = eqx.filter_eval_shape(_start, self._learner, data, key, base, *self._static)
-            begun = jax.tree.map(_blank, shapes, is_leaf=lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-            self._like = begun = sharding.constrain(devices.replicate(begun, mesh), data, seeds=side_by_side)
+            blank = jax.tree.map(_blank, shapes, is_leaf=lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+            self._like = blank = sharding.constrain(devices.replicate(blank, mesh), data, seeds=side_by_side)
             if self._num_steps:
-                self._advance = _compile(_advance, (self._learner, data, np.int32(0)), begun, side_by_side)
-            self._end = _compile(_end, self._learner, begun[1], side_by_side)
+                self._advance = _compile(_advance, (self._learner, data, np.int32(0)), blank, side_by_side)
+            self._end = _compile(_end, self._learner, blank[1], side_by_side)
         self.compile_seconds = time.perf_counter() - began
 
-    def start(self, data: PyTree, key: PyTree, base: dict[str, Model]) -> PyTree:
-        """The steps done, none, and the state before the first."""
+    def start(self, data: PyTree, key: PyTree, base: dict[str, Model]) -> Stepped:
+        """The steps taken, none, and the state before the first."""
         return self._start(self._learner, data, key, base, *self._static)
 
-    def advance(self, data: PyTree, begun: PyTree, stop: int) -> PyTree:
-        """The steps done and the state after at most `stop` steps; what is given is used up."""
-        return self._advance((self._learner, data, np.int32(stop)), begun, self._static[1])
+    def advance(self, data: PyTree, stepped: Stepped, stop: int) -> Stepped:
+        """The steps taken and the state after at most `stop` steps; what is given is used up."""
+        return self._advance((self._learner, data, np.int32(stop)), stepped, self._static[1])
 
-    def end(self, begun: PyTree) -> Model:
+    def end(self, stepped: Stepped) -> Model:
         """The model that a fit has reached."""
-        return self._end(self._learner, begun[1], self._static[1])
+        return self._end(self._learner, stepped[1], self._static[1])
 
     def run(
-        self,
-        data: PyTree,
-        key: PyTree,
-        base: dict[str, Model],
-        at: Sequence[int] = (),
-        save: Checkpoint | None = None,
-        keep: Callable[[Fitted], None] | None = None,
-        watch: Callable[[int], None] | None = None,
+        self, data: PyTree, key: PyTree, base: dict[str, Model], save: Checkpoint | None = None, **options: Any
     ) -> tuple[Model, Array, float]:
-        """The model, the steps that it took, and the seconds, those before a checkpoint included."""
-        clock = time.perf_counter()
-        found = None if save is None else save.load(self._like)
-        begun, spent = (self.start(data, key, base), 0.0) if found is None else found
-        saved = time.perf_counter()
-        clock -= spent
-        done = first = int(jnp.max(begun[0]))
-        pauses = sorted({step for step in at if first <= step < self._num_steps})
-        # Where someone waits, the first step tells how many to take at once.
-        stop = self._num_steps if save is None and watch is None else done + 1
-        while True:
-            if pauses and done == pauses[0] and keep is not None:
-                model = jax.block_until_ready(self.end(begun))
-                paused = time.perf_counter()
-                keep(Fitted(done, model, paused - clock))
-                clock += time.perf_counter() - paused
-            pauses = [step for step in pauses if step > done]
-            if done >= self._num_steps:
-                break
-            before, target = time.perf_counter(), min([stop, *pauses[:1]])
-            begun = self.advance(data, begun, target)
-            reached = int(jnp.max(begun[0]))
-            now = time.perf_counter()
-            pace = (now - before) / max(1, reached - done)
-            done, ended = reached, reached < target
-            if watch is not None:
-                watch(done)
-            if ended:
-                break
-            waits = [_REPORT_EVERY] * (watch is not None) + ([] if save is None else [save.every])
-            stop = min([self._num_steps, *(done + max(1, int(wait / max(pace, 1e-6))) for wait in waits)])
-            due = save is not None and done < self._num_steps and now - saved >= save.every
-            if waits and self._spans:
-                # Clocks differ, and all must stop at the same step.
-                stop, due = distributed.from_first((stop, due))
-            if save is not None and due:
-                save.store(begun, now - clock, step=done)
-                saved = time.perf_counter()
-            # Time spent on reports and saves is not the learner's.
-            clock += time.perf_counter() - now
-        model = jax.block_until_ready(self.end(begun))
-        return model, begun[0], time.perf_counter() - clock
+        """The model, the steps taken and the seconds of a fit; the options are those of `run_loop`."""
+        began = time.perf_counter()
+        stepped, spent = (save and save.load(self._like)) or (self.start(data, key, base), 0.0)
+        spent += time.perf_counter() - began
+        advance, options = functools.partial(self.advance, data), options | {"together": self._together, "save": save}
+        return run_loop(stepped, spent, advance, self.end, self._num_steps, **options)
+
+
+def run_loop(
+    stepped: Stepped,
+    spent: float,
+    advance: Callable[[Stepped, int], Stepped],
+    end: Callable[[Stepped], Model],
+    num_steps: int,
+    *,
+    together: bool,
+    at: Sequence[int] = (),
+    save: Checkpoint | None = None,
+    keep: Callable[[Fitted], None] | None = None,
+    watch: Callable[[int, Any], None] | None = None,
+    report_every: float | None = None,
+) -> tuple[Model, Array, float]:
+    """Takes the steps of a fit, with pauses for models along the way, for reports and for saves.
+
+    Args:
+      stepped: the steps taken so far, and the state after them.
+      spent: seconds so far.
+      advance: gives them after at most so many steps in all, and uses up what it is given; fewer if the fit ends by itself.
+      end: gives the model that a fit has reached.
+      num_steps: steps of the fit.
+      together: whether several processes run it alike.
+      at: steps whose models are kept.
+      save: where the state is saved now and then.
+      keep: called with each model that is kept.
+      watch: called now and then with the steps taken and the state.
+      report_every: seconds between two of these calls, about; None takes `REPORT_EVERY`, and 0 calls after every step.
+
+    Returns:
+      The model, the steps taken, and the seconds, those spent before included.
+    """
+    saved = time.perf_counter()
+    clock = saved - spent
+    done = int(jnp.max(stepped[0]))
+    pauses = sorted({step for step in at if done <= step < num_steps})
+    waits = [] if save is None else [save.every]
+    if watch is not None:
+        waits.append(REPORT_EVERY if report_every is None else report_every)
+    # Where someone waits, the first step tells how many to take at once.
+    stop, ended = done + 1 if waits else num_steps, False
+    while not ended:
+        if keep is not None and done in pauses:
+            model = jax.block_until_ready(end(stepped))
+            paused = time.perf_counter()
+            keep(Fitted(done, model, paused - clock))
+            clock += time.perf_counter() - paused
+        pauses = [step for step in pauses if step > done]
+        if done >= num_steps:
+            break
+        before, target = time.perf_counter(), min([stop, *pauses[:1]])
+        stepped = advance(stepped, target)
+        reached = int(jnp.max(stepped[0]))
+        now = time.perf_counter()
+        pace = (now - before) / max(1, reached - done)
+        done, ended = reached, reached < target
+        stop = min([num_steps, *(done + max(1, int(wait / max(pace, 1e-6))) for wait in waits)])
+        due = save is not None and not ended and done < num_steps and now - saved >= save.every
+        if waits and together:
+            # Clocks differ, and all must stop at the same step.
+            stop, due = distributed.from_first((stop, due))
+        if save is not None and due:
+            save.store(stepped, now - clock, step=done)
+            saved = time.perf_counter()
+        if watch is not None:
+            watch(done, stepped[1])
+        # Time spent on reports and saves is not the learner's.
+        clock += time.perf_counter() - now
+    model = jax.block_until_ready(end(stepped))
+    return model, stepped[0], time.perf_counter() - clock
 
 
 def blank_model(learner: Learner, task: Task, key: PRNGKeyArray, base: Model | None = None) -> Model:
@@ -137,7 +169,7 @@ def blank_model(learner: Learner, task: Task, key: PRNGKeyArray, base: Model | N
     """
     given = {} if base is None else {"base": dataclasses.replace(base, encode=None)}
     inner = _prepared(learner)
-    if learner.on_host:
+    if isinstance(learner, HostLearner):
         dtype = task.train.signals.dtype
         dictionary = jax.ShapeDtypeStruct((task.input_dim, task.width), dtype)
         return Model(dictionary, jax.ShapeDtypeStruct((task.input_dim,), dtype))  # type: ignore[arg-type]
@@ -171,34 +203,30 @@ def _blank(leaf):
 @eqx.filter_jit
 def _start(
     learner: Learner, data: PyTree, key: PyTree, base: dict[str, Model], num_latents: int, side_by_side: bool
-) -> tuple[Array, PyTree]:
+) -> Stepped:
     def start(data, key, base):
-        begun = jnp.zeros((), jnp.int32), learner.init(data, num_latents=num_latents, key=key, **base)
-        return sharding.constrain(begun, data)
+        state = learner.init(data, num_latents=num_latents, key=key, **base)
+        return sharding.constrain((jnp.zeros((), jnp.int32), state), data)
 
     return (jax.vmap(start) if side_by_side else start)(data, key, base)
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _advance(fixed: PyTree, begun: tuple[Array, PyTree], side_by_side: bool) -> tuple[Array, PyTree]:
+def _advance(fixed: PyTree, stepped: Stepped, side_by_side: bool) -> Stepped:
     learner, data, stop = fixed
 
-    def advance(data, begun):
-        return sharding.constrain(_loop(learner, data, begun, stop), data)
+    def advance(data, stepped):
+        def unfinished(stepped):
+            return (stepped[0] < stop) & jnp.logical_not(learner.done(stepped[1]))
 
-    return (jax.vmap(advance) if side_by_side else advance)(data, begun)
+        def step(stepped):
+            return stepped[0] + 1, learner.step(data, stepped[1])
+
+        return sharding.constrain(jax.lax.while_loop(unfinished, step, stepped), data)
+
+    return (jax.vmap(advance) if side_by_side else advance)(data, stepped)
 
 
 @eqx.filter_jit
 def _end(learner: Learner, state: PyTree, side_by_side: bool) -> Model:
     return (jax.vmap(learner.model) if side_by_side else learner.model)(state)
-
-
-def _loop(learner: Learner, data: PyTree, begun: tuple[Array, PyTree], stop: Array | int) -> tuple[Array, PyTree]:
-    if learner.num_steps == 0:
-        return begun
-
-    def unfinished(begun):
-        return (begun[0] < stop) & jnp.logical_not(learner.done(begun[1]))
-
-    return jax.lax.while_loop(unfinished, lambda begun: (begun[0] + 1, learner.step(data, begun[1])), begun)

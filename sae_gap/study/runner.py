@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from absl import logging
+from tqdm import tqdm
 
 from sae_gap.core.checks import check_shard, check_type
 from sae_gap.data.recording import task_of
 from sae_gap.runtime import distributed, progress
 from sae_gap.storage import results
-from sae_gap.study.job import Job, jobs
+from sae_gap.study.job import Job, jobs, seedless
 from sae_gap.study.models import Models
 from sae_gap.study.scheduling import Watch, fit_together
 from sae_gap.study.scoring import score
@@ -56,33 +57,35 @@ def run(
     every = list(jobs(study))
     present = _keys_of(study, store)
     mine = every[index::count]
-    lacking = [job.without(present) for job in mine if not present.issuperset(job.keys.values())]
+    lacking = [job.without(present) for job in mine if not present.issuperset(job.keys)]
     # A job counts once when its learner is fitted and once when it is scored.
     with progress.bar(2 * len(mine), study.name, unit="job", shown=show_progress) as line:
         line.update(2 * (len(mine) - len(lacking)))
-        for _, cell in itertools.groupby(lacking, lambda job: job.sources[0].asdict() | {"seed": None}):
-            together = list(cell)
-            sources = {source.seed: source for job in together for source in job.sources}
-            tasks = {seed: task_of(source) for seed, source in sources.items()}
-            watches = {job.name: Watch(job, line) for job in together}
-            fits = fit_together(study, together, tasks, models, watches)
-            for job in together:
-                line.set_postfix_str(str(job)[:60])
-                if line.disable:
-                    logging.info("%d of %d jobs lacking: %s", lacking.index(job) + 1, len(lacking), job)
-                own = [tasks[source.seed] for source in job.sources]
-                need = job.learner.needs(own[0])
-                if need is not None:
-                    logging.warning("left out %s: the data lack %s", job, need)
-                    watches[job.name].end()
-                    continue
-                found = fits.pop(job.name, None)
-                if found is None:
-                    found = models.fit(job.learner, job.sources, own, job.steps, watch=watches[job.name].or_none)
-                store.append(score(study, job, own, found))
-                watches[job.name].end()
+        for _, cell in itertools.groupby(lacking, lambda job: seedless(job.sources[0])):
+            _run_cell(study, list(cell), store, models, line)
     distributed.wait(study.name)
     return _in_order(study, every, store.rows())
+
+
+def _run_cell(study: Study, cell: Sequence[Job], store: results.Store, models: Models, line: tqdm) -> None:
+    """Fits, scores and stores the jobs of a study on data that differ only in their seed."""
+    tasks = {source.seed: task_of(source) for job in cell for source in job.sources}
+    watches = {job.name: Watch(job, line) for job in cell}
+    lacks = {job.name: job.learner.needs(next(iter(tasks.values()))) for job in cell}
+    able = [job for job in cell if lacks[job.name] is None]
+    fits = {} if study.timed or not able else fit_together(able, tasks, models, watches)
+    for job in cell:
+        line.set_postfix_str(str(job)[:60])
+        if job in able:
+            logging.info("running %s", job)
+            drawn = [tasks[source.seed] for source in job.sources]
+            fitted = [fits[job.learner, source.seed] for source in job.sources if (job.learner, source.seed) in fits]
+            if not fitted:
+                fitted = models.fit(job.learner, job.sources, drawn, job.steps, watch=watches[job.name].or_none)
+            store.append(score(study, job, drawn, fitted))
+        else:
+            logging.warning("left out %s: the data lack %s", job, lacks[job.name])
+        watches[job.name].end()
 
 
 def _keys_of(study: Study, store: results.Store) -> set[str]:
@@ -98,7 +101,7 @@ def _keys_of(study: Study, store: results.Store) -> set[str]:
 
 
 def _in_order(study: Study, every: Sequence[Job], rows: Sequence[results.Row]) -> list[results.Row]:
-    wanted = {key for job in every for key in job.keys.values()}
+    wanted = {key for job in every for key in job.keys}
     names = [method.name for source in study.sources for method in study.methods(source)]
     order = {name: place for place, name in enumerate(dict.fromkeys(names))}
 

@@ -1,72 +1,73 @@
 """Fits of several learners at once, a seed on each core of a CPU."""
 
 import concurrent.futures
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 from tqdm import tqdm
 
 from sae_gap.core.types import Task
 from sae_gap.data.recording import Source
-from sae_gap.learners.learner import Learner
+from sae_gap.learners.learner import HostLearner, Learner
 from sae_gap.study import fitting
 from sae_gap.study.fitting import Fit
-from sae_gap.study.job import Job, learner_name
+from sae_gap.study.job import Job
 from sae_gap.study.models import Models
-from sae_gap.study.study import Study
 
 # Learners are fitted together where all that run at once have codes, or squares of the width, of no more numbers than this.
 _TOGETHER = 2**25
 
 
+@dataclasses.dataclass
+class _Request:
+    """A learner that jobs ask for, by itself or as a base."""
+
+    learner: Learner
+    sources: dict[int, Source] = dataclasses.field(default_factory=dict)
+    steps: set[int] = dataclasses.field(default_factory=set)
+    watch: "Watch | None" = None
+
+
 def fit_together(
-    study: Study, jobs: Sequence[Job], tasks: Mapping[int, Task], models: Models, watches: Mapping[str, "Watch"]
-) -> dict[str, list[Fit]]:
+    jobs: Sequence[Job], tasks: Mapping[int, Task], models: Models, watches: Mapping[str, "Watch"]
+) -> dict[tuple[Learner, int], Fit]:
     """Fits the learners of jobs on the same data together, a seed on each core, before any codes are inferred.
 
     Codes come after all fits because the seconds of encoders are measured with nothing beside them. Bases come first, each
     once, whichever jobs go on from them.
 
     Returns:
-      The fits of each job by its name; those that are not there are made when the turn of the job comes.
+      The fits by learner and seed; those that are not there are made when the turn of their job comes.
     """
     task, workers = next(iter(tasks.values())), fitting.at_once()
-    num_train, width = len(task.train.signals), task.width
-    if study.timed or workers == 1 or width * max(num_train, width) * workers > _TOGETHER:
+    if workers == 1 or task.width * max(len(task.train.signals), task.width) * workers > _TOGETHER:
         return {}
-    waiting = [job for job in jobs if not any(one.on_host for one in chain(job.learner)) and job.learner.needs(task) is None]
-    bases: dict[str, tuple[Learner, dict[int, Source]]] = {}
-    for job in waiting:
-        for base in chain(job.learner)[1:]:
-            bases.setdefault(learner_name(base), (base, {}))[1].update({source.seed: source for source in job.sources})
-    own = {learner_name(job.learner) for job in waiting}
-    todo: list[tuple[Learner, list[Source], Job | None]] = [(job.learner, list(job.sources), job) for job in waiting]
-    todo += [(base, list(sources.values()), None) for name, (base, sources) in bases.items() if name not in own]
+    levels: dict[int, dict[Learner, _Request]] = {}
+    for job in jobs:
+        learners = chain(job.learner)
+        if any(isinstance(learner, HostLearner) for learner in learners):
+            continue
+        for depth, learner in enumerate(reversed(learners)):
+            request = levels.setdefault(depth, {}).setdefault(learner, _Request(learner))
+            request.sources |= {source.seed: source for source in job.sources}
+            if learner is job.learner:
+                request.steps.update(job.steps)
+                request.watch = watches[job.name].or_none
 
-    def fit(learner: Learner, sources: Sequence[Source], job: Job | None) -> list[Fit]:
-        drawn = [tasks[source.seed] for source in sources]
-        watch = None if job is None else watches[job.name].or_none
-        return models.fit(learner, sources, drawn, () if job is None else job.steps, watch=watch)
+    def fit(request: _Request) -> list[Fit]:
+        drawn = [tasks[seed] for seed in request.sources]
+        return models.fit(request.learner, list(request.sources.values()), drawn, sorted(request.steps), watch=request.watch)
 
-    found: dict[str, list[Fit]] = {}
+    fits: dict[tuple[Learner, int], Fit] = {}
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         # Thread-local JAX configuration is not inherited.
-        if len(todo) < 2 or pool.submit(_options).result() != _options():
+        if pool.submit(_configuration).result() != _configuration():
             return {}
-        depths = sorted({len(chain(learner)) for learner, _, _ in todo})
-        try:
-            for depth in depths:
-                level = [one for one in todo if len(chain(one[0])) == depth]
-                level.sort(key=lambda one: one[0].work(num_train, task.input_dim, width), reverse=True)
-                begun = [(one[2], pool.submit(fit, *one)) for one in level]
-                found |= {job.name: future.result() for job, future in begun if job is not None}
-                for _, future in begun:
-                    future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-    return found
+        for _, level in sorted(levels.items()):
+            for (learner, request), fitted in zip(level.items(), pool.map(fit, level.values()), strict=True):
+                fits |= {(learner, seed): each for seed, each in zip(request.sources, fitted, strict=True)}
+    return fits
 
 
 def chain(learner: Learner) -> list[Learner]:
@@ -74,8 +75,7 @@ def chain(learner: Learner) -> list[Learner]:
     return [learner] if learner.base is None else [learner, *chain(learner.base)]
 
 
-def _options() -> dict[str, Any]:
-    """What is set of JAX in the thread that asks."""
+def _configuration() -> dict:
     return dict(jax.config.values)
 
 
@@ -92,7 +92,7 @@ class Watch:
 
     def __call__(self, learner: Learner, place: int, steps: int) -> None:
         # Bases are not reported: several jobs may share one.
-        if learner is self._job.learner:
+        if learner == self._job.learner:
             share = steps / learner.num_steps
             self._line.update((share - self._shares.get(place, 0.0)) / len(self._job.sources))
             self._shares[place] = share

@@ -8,97 +8,88 @@ import numpy as np
 from absl import logging
 from scipy.sparse import issparse
 
-from sae_gap.core import identity
 from sae_gap.core.codes import Codes
 from sae_gap.core.types import SPLITS, Solution, Task
 from sae_gap.metrics.metric import SCORED, Inferred
 from sae_gap.runtime import devices
 from sae_gap.storage import results
 from sae_gap.study.fitting import Fit
-from sae_gap.study.inference import Inference, name_of
-from sae_gap.study.job import Job, reference_of
-from sae_gap.study.study import Method, Study
+from sae_gap.study.inference import Inference
+from sae_gap.study.job import Job, Line
+from sae_gap.study.study import Study
 
 
-def score(study: Study, job: Job, tasks: Sequence[Task], outcomes: Sequence[Fit]) -> list[results.Row]:
-    """The rows of a job whose learner is fitted."""
-    provenance = results.provenance() | {"device": devices.describe(), "precision": identity.precision()}
+def score(study: Study, job: Job, tasks: Sequence[Task], fits: Sequence[Fit]) -> list[results.Row]:
+    """The rows of a job whose learner is fitted to the data of each of its sources."""
+    provenance: results.Row = results.provenance() | {"device": devices.describe(), "job": job.name}
     rows = []
-    for source, task, outcome in zip(job.sources, tasks, outcomes, strict=True):
-        description = source.asdict()
+    for source, task, fit in zip(job.sources, tasks, fits, strict=True):
         # Steps at and beyond the end of a fit that stopped by itself have one model, on which nothing is inferred twice.
-        by_model: dict[int, list[tuple[int, int | None]]] = {}
-        for place, method in enumerate(job.methods):
-            for step in method.steps:
-                by_model.setdefault(outcome.at(step).step, []).append((place, step))
-        for wanted in by_model.values():
-            fitted = outcome.at(wanted[0][1])
+        by_model: dict[int, list[Line]] = {}
+        for line in job.lines:
+            if line.source == source:
+                by_model.setdefault(fit.at(line.step).step, []).append(line)
+        for lines in by_model.values():
+            fitted = fit.at(lines[0].step)
             inference, shared = Inference(task, fitted.model), dict[Any, Any]()
-            shown = [job.methods[place] for place, _ in wanted]
             # Codes that others are held against, or start from, are kept until the last of them.
-            origins = {name_of(method.encoder.origin) for method in shown if method.encoder.origin is not None}
-            kept = origins | {name_of(reference_of(study, method)) for method in shown}
-            for place, step in wanted:
-                method = job.methods[place]
-                place_of_row = (
-                    {"key": job.keys[description["seed"], place, step], "job": job.name, "study": study.name}
-                    | {"method": method.name, "family": method.family}
-                    | method.coordinates
-                    | ({} if step is None else {"step": step})
-                    | {"protocol": study.protocol, "lam": reference_of(study, method).lam}
-                    | description
-                )
-                measured = _measure(study, method, inference, shared)
-                taken = sorted(place_of_row.keys() & measured.keys())
+            kept = {line.method.encoder.origin for line in lines} | {line.reference for line in lines}
+            made: results.Row = {
+                "fit_steps": fitted.step,
+                "fit_seconds": fitted.seconds,
+                "compile_seconds": fit.compile_seconds,
+            }
+            made |= {"fit_device": fit.device, **provenance}
+            for line in lines:
+                measured = _measure(study, line, inference, shared)
+                taken = sorted(line.columns.keys() & measured.keys())
                 if taken:
                     raise ValueError(f"a metric gives {taken[0]!r}, which tells rows apart; rename the metric's column.")
-                rows.append(
-                    place_of_row
-                    | measured
-                    | {"fit_steps": fitted.step, "fit_seconds": fitted.seconds, "compile_seconds": outcome.compile_seconds}
-                    | {"learner": identity.describe(method.learner), "encoder": identity.describe(method.encoder)}
-                    | {"fit_device": outcome.device}
-                    | provenance
-                )
+                rows.append(line.columns | measured | made)
                 inference.forget(kept)
     return rows
 
 
-def _held_codes(codes: Any) -> Any:
-    return codes if isinstance(codes, Codes) or issparse(codes) else np.asarray(codes)
-
-
-def _measure(study: Study, method: Method, inference: Inference, shared: dict[Any, Any]) -> dict[str, Any]:
-    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(inference.model)):
+def _measure(study: Study, line: Line, inference: Inference, shared: dict[Any, Any]) -> dict[str, Any]:
+    method, reference, task = line.method, line.reference, inference.task
+    if not _finite(inference.model):
         logging.warning("%s diverged: its model is not finite, and its metrics are left out", method.name)
         return {"diverged": True}
     # Without the truth there is nothing to fit a metric to on the training split, which may be too large for codes.
-    splits = SPLITS if inference.task.train.codes is not None else SCORED
+    splits = SPLITS if task.train.codes is not None else SCORED
     inferred = {split: inference.infer(method.encoder, split) for split in splits}
-    seconds = inference.seconds(method.encoder)
-    codes: dict[str, Any] = {split: _held_codes(coded.codes) for split, coded in inferred.items()}
-    if not all(np.isfinite(leaf.data if issparse(leaf) else leaf).all() for leaf in jax.tree.leaves(codes)):
+    encoding = {"encode_seconds": inference.seconds(method.encoder)}
+    codes = {split: _on_host(coded.codes) for split, coded in inferred.items()}
+    if not _finite(codes):
         logging.warning("%s diverged: its codes are not finite, and its metrics are left out", method.name)
-        return {"diverged": True, "encode_seconds": seconds}
-    reference = reference_of(study, method)
+        return {"diverged": True} | encoding
     optimum: dict[str, Solution] = {}
-    for split in SCORED if inference.model.dictionary is not None and study.optimum else ():
-        optimum[split] = cast(Solution, inference.infer(reference, split).certified)
-    scored = Inferred(inference.task, inference.model, codes, optimum, reference.lam, study.protocol, shared)
+    if inference.model.dictionary is not None and study.optimum:
+        optimum = {split: cast(Solution, inference.infer(reference, split).certified) for split in SCORED}
+    scored = Inferred(task, inference.model, codes, optimum, reference.lam, study.protocol, shared)
     measured: dict[str, Any] = {}
     for metric in study.metrics:
-        found = metric(scored)
-        taken = sorted(measured.keys() & found.keys())
+        columns = metric(scored)
+        taken = sorted(measured.keys() & columns.keys())
         if taken:
             raise ValueError(f"the metric {metric.name!r} gives {taken[0]!r}, as another metric does; rename one of the two.")
-        measured |= found
+        measured |= columns
     for split in SCORED:
-        own = inferred[split].certified
-        if own is not None:
-            measured[f"own_certificate_{split}"] = float(np.max(own.gap / np.maximum(own.objective, 1e-30)))
-    for name, solution in optimum.items():
-        if not np.all(solution.converged):
-            missed = int(np.sum(~solution.converged))
-            logging.warning("%s: %d optima on %s missed their tolerance; see its certificate", method.name, missed, name)
-    signs = {"reference": "signed" if method.encoder.signed else "non-negative"} if optimum else {}
-    return measured | signs | {"encode_seconds": seconds}
+        certified = inferred[split].certified
+        if certified is not None:
+            measured[f"own_certificate_{split}"] = float(np.max(certified.gap / np.maximum(certified.objective, 1e-30)))
+    for split, solution in optimum.items():
+        missed = int(np.sum(~solution.converged))
+        if missed:
+            logging.warning("%s: %d optima on %s missed their tolerance; see its certificate", method.name, missed, split)
+    if optimum:
+        measured["reference"] = "signed" if method.encoder.signed else "non-negative"
+    return measured | encoding
+
+
+def _on_host(codes: Any) -> Any:
+    return codes if isinstance(codes, Codes) or issparse(codes) else np.asarray(codes)
+
+
+def _finite(tree: Any) -> bool:
+    return all(np.isfinite(leaf.data if issparse(leaf) else leaf).all() for leaf in jax.tree.leaves(tree))

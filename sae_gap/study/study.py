@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+from sae_gap import catalogue
 from sae_gap.core.checks import (
     check_callable,
     check_choice,
@@ -17,8 +18,7 @@ from sae_gap.core.types import Setting
 from sae_gap.data.recording import Recording, Source
 from sae_gap.data.worlds import World
 from sae_gap.encoders.encoder import Encoder
-from sae_gap.learners.learner import Learner
-from sae_gap.metrics import METRICS
+from sae_gap.learners.learner import HostLearner, Learner
 from sae_gap.metrics.metric import Metric
 
 # `strict`: learners see the training split alone, and codes are certified; `paper`: as published.
@@ -62,7 +62,7 @@ class Method:
                 f"method {self.name!r} must be scored at different steps from 0 to the {last} of its "
                 f"learner, but at is {shown(self.at)}."
             )
-        if self.learner.on_host and any(step < self.learner.num_steps for step in self.at):
+        if isinstance(self.learner, HostLearner) and any(step < self.learner.num_steps for step in self.at):
             raise ValueError(
                 f"method {self.name!r} can be scored at its end alone, since its learner runs on the host, "
                 f"but at is {shown(self.at)}."
@@ -73,11 +73,6 @@ class Method:
         """What it varies, as columns: the learner's, the encoder's and its own. An SAE's own encoder is "own"."""
         own = {"inference": "own"} if self.encoder == self.learner.encode else {}
         return {**self.encoder.coordinates, **self.learner.coordinates, **own, **self.row}
-
-    @property
-    def steps(self) -> tuple[int | None, ...]:
-        """The steps to score, None for the end."""
-        return self.at or (None,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +95,7 @@ class Study:
     methods: Callable[[Source], Sequence[Method]]
     lam: float = 0.1
     protocol: str = "strict"
-    metrics: Sequence[Metric] = METRICS
+    metrics: Sequence[Metric] = dataclasses.field(default_factory=catalogue.default_metrics)
     optimum: bool = True
     timed: bool = False
 

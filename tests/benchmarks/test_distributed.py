@@ -3,6 +3,7 @@
 import pytest
 
 from sae_gap import Store
+from tests.conftest import page_of
 
 STUDY = ("--preset=smoke", "--seeds=0", "--methods=sae_relu,sae_topk")
 IN_TWO = ("--distributed", "--coordinator=localhost:{port}", "--num_processes=2", "--process_id={process}")
@@ -19,7 +20,7 @@ def test_two_processes_end_with_the_rows_of_one(smoke, pair, call, tmp_path):
     assert codes == [0, 0], err
     assert "Recovery" in out[0] and (out[1], err[1]) == ("", "")
     assert len(list(tmp_path.glob("amortisation_gap/rows/*.json"))) == 2
-    assert (tmp_path / "amortisation_gap" / "README.md").exists() and not list(tmp_path.glob("**/state*"))
+    assert (page_of(tmp_path) / "README.md").exists() and not list(tmp_path.glob("**/state*"))
     store = Store(tmp_path / "amortisation_gap")
     rows, expected = by_method(store.rows()), by_method(smoke.rows)
     assert len(rows) == len(store.rows()) == 2

@@ -1,19 +1,21 @@
 """What holds of every study by its declaration alone, and how a command line changes it."""
 
 import dataclasses
+import itertools
 
 import pytest
-from absl.testing import flagsaver
 
-from benchmarks import cli, studies
-from benchmarks.harness import bench as grammar
+from benchmarks import cli, options, studies
 from benchmarks.harness import command
-from benchmarks.harness.preset import Preset, grid, read_count, read_options
+from benchmarks.harness.learners import read_options
+from benchmarks.harness.outcome import is_comparable
+from benchmarks.harness.preset import Preset, grid
 from benchmarks.report import published
 from sae_gap import Setting
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.figures import labels
 from sae_gap.learners.online.families import Families
+from tests.conftest import page_of
 
 STUDIES = studies.found()
 
@@ -26,13 +28,12 @@ def methods(name, preset="paper", **changes):
 
 def read(name, *arguments):
     """What a study reads from a command line."""
-    one = STUDIES[name]
-    saved = flagsaver.save_flag_values(one.flags)
-    try:
-        one.flags([name, *arguments])
-        return command.read_study(one, arguments)
-    finally:
-        flagsaver.restore_flag_values(saved, one.flags)
+    kind = command.options_of(STUDIES[name])
+    flags = options.define(kind)
+    cli.take([name, *arguments], flags)
+    with cli.usage():
+        given = kind(**options.given(kind, flags))
+    return command.read(STUDIES[name], given)
 
 
 def test_studies_are_named_after_their_files_and_have_a_title():
@@ -49,16 +50,16 @@ def test_every_stored_fit_keeps_the_models_that_any_study_scores(name, protocol)
         assert set(method.at) <= {*method.learner.snapshots, method.learner.num_steps}
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", sorted({line["study"] for line in published.published()} | {"amortisation_gap"}))
 def test_only_what_the_paper_published_is_held_against_it(name):
-    one, alike = STUDIES[name], read(name, "--protocol=paper")
-    assert grammar.is_comparable(one, alike) == (name in (*published.STUDIES, "amortisation_gap"))
+    alike = read(name, "--protocol=paper")
+    assert is_comparable(alike)
     changes = [{"protocol": "strict"}, {"epochs": 3}, {"rounds": 3}, {"seeds": (0,)}, {"noise_db": (20.0,)}, {"width": (7,)}]
     for change in (*changes, {"input_dim": (47,)}, {"stream": True}, {"lam": 0.2}, {"world": "synthsae"}):
         other = dataclasses.replace(alike, preset=dataclasses.replace(alike.preset, **change))
-        assert not grammar.is_comparable(one, other)
+        assert not is_comparable(other)
     larger = dataclasses.replace(alike, preset=dataclasses.replace(alike.preset, num_latents=(50, 7)))
-    assert grammar.is_comparable(one, larger) == grammar.is_comparable(one, alike)
+    assert is_comparable(larger)
 
 
 # Studies that score the headline's own SAEs at its sizes.
@@ -85,12 +86,12 @@ def test_learned_dictionaries_have_a_colour_of_their_own_and_printed_columns_a_l
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_weight_of_the_command_line_is_that_of_codes_and_of_what_they_are_held_against(name):
     found = read(name, "--preset=smoke", "--lam=0.3")
-    study = STUDIES[name].study(found.preset, names=found.names)
+    study = found.study
     weights = {one.encoder.lam for one in study.methods(study.sources[0]) if isinstance(one.encoder, Lasso)}
     varies = name == "lambda_sensitivity"
     # Where λ varies, own codes are held against the optimum at the suite's usual one.
     assert weights == {0.3} and (found.preset.lam, study.lam) == ((0.1, 0.1) if varies else (0.3, 0.3))
-    assert found.preset.knobs.get("lam") == ((0.3,) if varies else None)
+    assert not varies or found.preset.weights == (0.3,)
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -98,8 +99,8 @@ def test_every_study_takes_a_width(name):
     # The true dictionary has a width of its own.
     learned = ("--dictionary=online_dl",) if name == "encoder_budget" else ()
     found = read(name, "--preset=smoke", "--width=40", *learned)
-    assert {source.width for source in found.sources} == {40}
-    assert len(found.sources) == len(read(name, "--preset=smoke").sources)
+    assert {source.width for source in found.study.sources} == {40}
+    assert len(found.study.sources) == len(read(name, "--preset=smoke").study.sources)
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -108,27 +109,49 @@ def test_every_length_is_a_flag(name):
     assert (changed.epochs, changed.rounds, changed.visits, changed.blocks, changed.sae_steps) == (3, 4, 5, 6, 7)
 
 
-def test_a_knob_is_its_study_s_own():
-    assert read("encoder_budget", "--dictionary=dl_fista").preset.knobs == {"dictionary": "dl_fista"}
-    assert read("phase_transition").preset.knobs["ratios"][:2] == (0.5, 1.0)
-    assert read("phase_transition", "--ratios=2,3").preset.knobs == {"ratios": (2.0, 3.0)}
-    assert "dictionary" not in STUDIES["vary_latents"].flags and "ratios" not in STUDIES["encoder_budget"].flags
-    full = STUDIES["worlds"].presets["full"].knobs
-    assert full["online"]["num_slots"] == 96 and read("worlds", "--online=num_slots=8").preset.knobs["online"] == {
-        "num_slots": 8
-    }
-    assert STUDIES["worlds"].presets["quick"].knobs == {"online": {}, "families": {}}
+def test_a_study_may_have_options_of_its_own():
+    assert read("encoder_budget", "--dictionary=dl_fista").preset.dictionary == "dl_fista"
+    assert read("phase_transition").preset.ratios[:2] == (0.5, 1.0)
+    assert read("phase_transition", "--ratios=2,3").preset.ratios == (2.0, 3.0)
+    assert read("dictionary_challenge", "--peer_steps=12").preset.peer_steps == 12
+    with pytest.raises(cli.UsageError, match="--peer_steps must be an integer of at least 1"):
+        read("dictionary_challenge", "--peer_steps=0")
+    for name, flag in (("vary_latents", "dictionary"), ("encoder_budget", "ratios"), ("worlds", "sparsity")):
+        with pytest.raises(cli.UsageError, match=f"Unknown command line flag '{flag}'"):
+            read(name, f"--{flag}=1")
 
 
-def test_what_a_knob_reads():
-    assert read_count("12") == 12
-    assert read_options(Families, "margin=2.5, num_slots=96") == {"margin": 2.5, "num_slots": 96}
-    for text in ("0", "-1", "1.5", "none", ""):
-        with pytest.raises(ValueError, match="integer of 1 or more"):
-            read_count(text)
+def test_options_of_learners_are_read():
+    found = read("worlds", "--preset=full", "--online=num_slots=8, rates=(0.3, 0.03, 0.005)")
+    learners = {method.name: method.learner for method in found.study.methods(found.study.sources[0])}
+    assert learners["online_dl"].num_slots == 8 and learners["online_dl"].visits == 60
+    assert learners["online_dl_families"].num_slots == 96
+    assert read_options("families", Families, "margin=2.5, num_slots=96") == {"margin": 2.5, "num_slots": 96}
     for text in ("margin", "margin=x", "margin=2)", "wings=2", "margin=__import__('os')"):
-        with pytest.raises(ValueError, match=r"options such as|an option must be one of"):
-            read_options(Families, text)
+        with pytest.raises(ValueError, match=r"options such as|an option of --families must be one of"):
+            read_options("families", Families, text)
+
+
+def test_the_help_shows_what_stands_without_a_flag():
+    text = options.define(command.options_of(STUDIES["vary_latents"])).get_help()
+    assert all(one in text for one in ("[50,100]", "[10]", "[0.1]", "[strict]", "[quick]", "smoke, quick, paper"))
+
+
+def test_a_page_has_a_folder_for_each_choice_of_flags():
+    def folder(*arguments):
+        found = read("vary_latents", *arguments)
+        return str(found.page).removeprefix(str(found.store.folder))
+
+    # Where results go, and how they are made, decide nothing that a page shows.
+    assert folder() == folder("--results_dir=x", "--shard=1/2", "--dry_run") == folder("--models_dir=y") == ""
+    assert folder("--seeds=0", "--preset=smoke") == folder("--preset=smoke", "--seeds=0") == "/preset=smoke_seeds=0"
+    assert folder("--methods=topk:omp") == "/methods=topk-omp" and folder("--noise_db=none,-5.0") == "/noise_db=none,-5.0"
+    # What is long is cut, and told apart by a hash.
+    long = [
+        f"--methods={','.join(f'oracle:{name}' for name in names)}"
+        for names in itertools.permutations(("omp", "lasso", "relu", "topk", "jumprelu", "lista", "batchtopk"))
+    ]
+    assert all(len(folder(one)) <= 101 for one in long[:2]) and folder(long[0]) != folder(long[1])
 
 
 def test_a_grid_has_a_setting_for_each_cell_and_seed():
@@ -150,7 +173,7 @@ BAD_FLAGS = {
     "--methods=sae_relu,nope": "--methods has 'nope', which is no method of this study, no learner",
     "--methods=": "--methods must list different names",
     "--methods=sae_relu,sae_relu": "--methods must list different names",
-    "--num_latents=0": "num_latents must be a positive integer",
+    "--num_latents=0": "--num_latents must list different integers of at least 1",
     "--num_latents=many": "--num_latents must list different integers",
     "--num_latents=20,20": "--num_latents must list different integers",
     "--num_latents=3": "sparsity must be below num_latents",
@@ -159,11 +182,11 @@ BAD_FLAGS = {
     "--sparsity=11": "the ID pool has 9 latents",
     "--num_samples=3": "num_samples must be at least 4",
     "--input_dim=21": "input_dim 21 is above num_latents 20",
-    "--noise_db=loud": "--noise_db must list different numbers",
-    "--noise_db=20,20.0": "sources must be different",
-    "--seeds=-1": "--seeds must list integers of at least 0",
+    "--noise_db=loud": "--noise_db must list different finite numbers",
+    "--noise_db=20,20.0": "--noise_db must list different finite numbers",
+    "--seeds=-1": "--seeds must list different integers of at least 0",
     "--lam=0": "lam",
-    "--lam=nan": "nan is not a finite number",
+    "--lam=nan": "--lam must be a finite number",
     "--lam=0.1,0.2": "lam",
     "--epochs=0": "epochs",
     "--shard=2/2": "--shard must read i/N with 0 <= i < N",
@@ -175,14 +198,8 @@ BAD_FLAGS = {
 
 @pytest.mark.parametrize("flag", BAD_FLAGS)
 def test_a_bad_flag_is_refused_in_one_sentence(flag):
-    one = STUDIES["amortisation_gap"]
-    saved = flagsaver.save_flag_values(one.flags)
-    try:
-        with pytest.raises(cli.UsageError, match=r"^[^\n]+\.$") as stop:
-            cli.take(["", "--preset=smoke", flag], one.flags)
-            command.read_study(one)
-    finally:
-        flagsaver.restore_flag_values(saved, one.flags)
+    with pytest.raises(cli.UsageError, match=r"^[^\n]+\.$") as stop:
+        read("amortisation_gap", "--preset=smoke", flag)
     assert BAD_FLAGS[flag] in str(stop.value)
 
 
@@ -199,7 +216,7 @@ def test_conditions_of_one_size_have_lines_and_figures_of_their_own(flag, call, 
     code, out, err = call("vary_latents", *options, "--num_latents=20", flag)
     assert (code, err) == (0, "")
     column = flag[2:].partition("=")[0]
-    lines = (tmp_path / "vary_latents" / "summary.csv").read_text().splitlines()
+    lines = (page_of(tmp_path) / "summary.csv").read_text().splitlines()
     assert column in lines[0].split(",") and len(lines) == 1 + 2 * 2 and {"raw", "fista_oracle"} < set(out.split())
 
 

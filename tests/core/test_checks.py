@@ -71,89 +71,48 @@ def test_a_number_that_is_traced_passes():
     assert jax.jit(traced)(1) == 1
 
 
-@pytest.mark.parametrize(
-    ("check", "right", "wrong", "sentence"),
-    [
-        (
-            lambda v: checks.check_numbers("rates", v, None, above=0),
-            (0.5, 1),
-            (0.5, 0.0),
-            "rates[1] must be a finite number above",
-        ),
-        (
-            lambda v: checks.check_numbers("rates", v, None),
-            (1,),
-            (),
-            "rates must be a tuple of at least one number, but it is ().",
-        ),
-        (
-            lambda v: checks.check_type("key", v, (str, bytes), "give a name"),
-            "a",
-            3,
-            "key must be of class str or bytes, but it ",
-        ),
-        (
-            lambda v: checks.check_callable("encode", v, "(y) -> z"),
-            print,
-            3,
-            "encode must be a function (y) -> z, but it is 3.",
-        ),
-        (
-            lambda v: checks.check_sequence("at", v, int, "give steps"),
-            [1, 2],
-            [1, "2"],
-            "at[1] must be of class int, but it is",
-        ),
-        (lambda v: checks.check_sequence("at", v, str, "give names"), ["a"], "abc", "at must be a list, but it is 'abc'; give"),
-        (lambda v: checks.check_sequence("at", v, int, "give steps"), [1], [], "at must have at least one entry, but it is "),
-        (lambda v: checks.check_path("path", v), "a", b"a", "path must be a path, but it is b'a'; give a string or a"),
-        (lambda v: checks.check_path("path", v), "a", "a\0b", "path must be the name of a file or a folder, but it is "),
-        (lambda v: checks.check_flag("nonneg", v), np.True_, 1, "nonneg must be True or False, but it is 1."),
-        (
-            checks.check_shard,
-            (np.int64(1), 3),
-            (2, 2),
-            "shard must be (index, count) with 0 <= index < count, but it is (2, 2)",
-        ),
-        (checks.check_shard, [0, 1], (True, 2), "shard must be (index, count)"),
-        (lambda v: checks.check_vanishing("it", np.array(v), np.float32), [0, 1], [1, 1e-42], "it has an atom whose largest "),
-        (lambda v: checks.check_vanishing("it", np.array([v[0]]), v[1]), [1e-42, float], [1e-42, np.float32], "it has an atom"),
-        (
-            lambda v: checks.as_real("codes", v, "a vector"),
-            np.ma.masked_array([0.0, 1], [0, 0]),
-            np.ma.masked_array([0.0, 1, 2], [0, 1, 1]),
-            "codes has masked entries (2); leave those rows out, or fill them by",
-        ),
-    ],
-)
-def test_what_is_right_passes_and_what_is_wrong_is_named(check, right, wrong, sentence):
-    check(right)
-    assert said(check, wrong).startswith(sentence)
+MASKED = np.ma.masked_array([0.0, 1, 2], [0, 1, 1])
+# A check, what passes, and what does not with the start of the sentence on it.
+KINDS = [
+    (checks.check_numbers, (None,), (0.5, 1), (), "a tuple of at least one number, but it is ()."),
+    (checks.check_numbers, (2,), (0.5, 1), (0.5, np.nan), "a finite number"),
+    (checks.check_type, ((str, bytes), "give a name"), "a", 3, "of class str or bytes, but it is 3"),
+    (checks.check_callable, ("(y) -> z",), print, 3, "a function (y) -> z, but it is 3."),
+    (checks.check_sequence, (int, "give steps"), [1, 2], [1, "2"], "of class int, but it is '2'"),
+    (checks.check_sequence, (str, "give names"), ["a"], "abc", "a list, but it is 'abc'; give names"),
+    (checks.check_path, (), "a", b"a", "a path, but it is b'a'; give a string or a"),
+    (checks.check_path, (), "a", "a\0b", "the name of a file or a folder, but it is "),
+    (checks.check_flag, (), np.True_, 1, "True or False, but it is 1."),
+    (checks.as_real, ("a vector",), [1, 2], {}, "a vector, but it is {}"),
+    (checks.as_real, ("a vector",), [1, 2], [[1.0], [1.0, 2.0]], "a vector, but it is [[1.0]"),
+    (checks.as_real, ("a vector",), [1, 2], np.ones(3) * 1j, "a vector, but it is of type complex128"),
+    (checks.as_real, ("a vector",), [1, 2], np.array(["a"]), "a vector, but it is of type <U1"),
+    (checks.as_real, ("a vector",), [1, 2], np.zeros(2, "M8[s]"), "a vector, but it is of type datetime64"),
+]
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        np.ones(3) * 1j,
-        np.array(["a"]),
-        np.array([1.5], object),
-        [[1.0], [1.0, 2.0]],
-        None,
-        {},
-        print,
-        np.zeros(2, "M8[s]"),
-        "abc",
-    ],
-    ids=str,
-)
-def test_only_real_numbers_are_real(values):
-    assert said(checks.as_real, "codes", values, "a matrix").startswith("codes must be a matrix, but ")
+@pytest.mark.parametrize(("check", "options", "right", "wrong", "sentence"), KINDS)
+def test_what_is_right_passes_and_what_is_wrong_is_named(check, options, right, wrong, sentence):
+    check("it", right, *options)
+    text = said(check, "it", wrong, *options)
+    assert text.startswith("it") and f" must be {sentence}" in text
 
 
-@pytest.mark.parametrize("values", [[[1, 2]], np.ones(2, bool), np.ones(2, np.float16), jnp.ones(2, jnp.bfloat16), 3])
+def test_an_empty_list_a_shard_a_vanishing_atom_and_a_mask_are_named():
+    assert "at least one entry" in said(checks.check_sequence, "at", [], int, "give steps")
+    assert checks.check_shard((np.int64(1), 3)) == (1, 3) and checks.check_shard([0, 1]) == (0, 1)
+    for wrong in ((2, 2), (True, 2)):
+        assert said(checks.check_shard, wrong).startswith("shard must be (index, count)")
+    checks.check_vanishing("it", np.array([0, 1]), np.float32)
+    checks.check_vanishing("it", np.array([1e-42]), float)
+    assert "largest entry is 1.0e-42" in said(checks.check_vanishing, "it", np.array([1, 1e-42]), np.float32)
+    assert "masked entries (2)" in said(checks.as_real, "codes", MASKED, "a vector")
+
+
+@pytest.mark.parametrize("values", [[[1, 2]], np.ones(2, np.float16), jnp.ones(2, jnp.bfloat16), 3])
 def test_real_numbers_keep_their_type(values):
-    found = checks.as_real("codes", values, "a matrix")
-    assert found.dtype == np.asarray(values).dtype and np.array_equal(found, np.asarray(values))
+    real = checks.as_real("codes", values, "a matrix")
+    assert real.dtype == np.asarray(values).dtype and np.array_equal(real, np.asarray(values))
 
 
 def test_a_value_is_shown_on_one_short_line():

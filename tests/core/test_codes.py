@@ -1,16 +1,14 @@
 """Codes by their active columns are the dense codes, wherever these are cut, scaled, read or gathered."""
 
 import dataclasses
-from inspect import unwrap
 
-import jax
 import numpy as np
 import pytest
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_gap.core.codes import Codes, by_columns, gather, infer_in_chunks
+from sae_gap.core.codes import Codes, by_columns, infer_in_chunks, join
 from sae_gap.core.matching import match_atoms
 from sae_gap.core.types import Split
 from sae_gap.metrics import gap, recovery, support
@@ -77,7 +75,7 @@ def test_metrics_take_sparse_codes_of_any_format(form, kind):
         lambda z: support.support_recovery(found, truth, z),
         lambda z: gap.objective_gap(signals, dictionary, z, optimum, 0.1),
         lambda z: gap.mse(signals, dictionary, z),
-        gap.l0,
+        gap.l0_above,
         cuts,
         lambda z: count(np.arange(12), truth, z)[0].both,
         lambda z: Split(signals, z).labels,
@@ -90,7 +88,7 @@ def test_metrics_take_sparse_codes_of_any_format(form, kind):
 @settings(max_examples=15, deadline=None)
 def test_gathered_chunks_are_the_whole(seed, size, share):
     dense = dense_codes(seed, share=share)
-    codes = gather(dense[start : start + size] for start in range(0, len(dense), size))
+    codes = join([Codes.from_dense(dense[start : start + size]) for start in range(0, len(dense), size)])
     np.testing.assert_array_equal(codes.dense(), dense)
     assert few(codes)
 
@@ -117,32 +115,3 @@ def test_inference_in_chunks_is_that_of_all(size):
     np.testing.assert_array_equal(found.codes.dense(), np.maximum(signals, 0) * (np.arange(5) != 2))
     assert found.codes.latents.tolist() == [0, 1, 3, 4]
     np.testing.assert_allclose(found.sums, signals.sum(axis=1), rtol=1e-6)
-
-
-def test_codes_are_a_tree_of_arrays():
-    codes = Codes.from_dense(dense_codes(1))
-    moved = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf), codes)
-    assert isinstance(moved, Codes) and isinstance(moved.values, jax.Array)
-    np.testing.assert_array_equal(moved.dense(), codes.dense())
-    np.testing.assert_array_equal(moved[2:4].dense(), codes[2:4].dense())
-
-
-def test_bad_input_is_refused():
-    # A shape checker around the function, if there is one, would be the first to refuse.
-    values = np.ones((2, 2), np.float32)
-    for latents in ([1, 0], [1, 1], [0, 5], [-1, 2]):
-        with pytest.raises(ValueError, match="ascending indices below 5"):
-            Codes(values, np.array(latents), 5)
-    with pytest.raises(ValueError, match="at least one"):
-        Codes(values[:, :0], np.zeros(0, int), 5)
-    codes = Codes(values, np.array([0, 3]), 5)
-    with pytest.raises(IndexError):
-        codes[:, 5]
-    with pytest.raises(TypeError, match="slice of samples"):
-        codes[0]
-    with pytest.raises(ValueError, match="one width"):
-        gather([np.ones((1, 2)), np.ones((1, 3))])
-    with pytest.raises(ValueError, match="one width"):
-        gather([])
-    with pytest.raises(ValueError, match="at least one"):
-        unwrap(infer_in_chunks)(lambda chunk: Found(chunk, chunk), values, 0)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_gap.core import lasso_problem
+from sae_gap.core.types import Solution
 
 
 def _problem(seed, n=7, m=6, latents=11, nonneg=True):
@@ -114,6 +115,12 @@ def test_expand_lam_refuses_to_guess():
     with pytest.raises(ValueError, match="reshape it to"):
         lasso_problem.expand_lam(jnp.ones(4), 4, 4)
     assert lasso_problem.expand_lam(jnp.ones(1), 1, 1).shape == (1, 1)
+
+
+def test_gaps_relative_to_objectives_in_double_precision():
+    value, gap = np.array([2, 0], np.float32), np.array([1e-6, 0], np.float32)
+    found = lasso_problem.relative_gap(Solution(None, value, gap, None, None))
+    np.testing.assert_array_equal(found, [np.float64(gap[0]) / 2, 0])
 
 
 def test_certificate_under_jit_and_in_float64():

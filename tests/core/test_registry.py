@@ -5,9 +5,9 @@ import textwrap
 
 import pytest
 
+from sae_gap import catalogue
 from sae_gap.core import registry
 from sae_gap.figures import labels
-from sae_gap.learners import by_name
 
 ENCODER = """
 import jax
@@ -32,14 +32,15 @@ METRIC = """
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import Metric
 
-METRIC = Metric("mean_code", lambda inferred: {}, {"mean_code": Column("mean code", -1, heading="mean")})
+METRIC = Metric("mean_code", lambda inferred: {}, {"mean_code": Column("mean code", heading="mean")})
 """
 
 
 @pytest.fixture
 def drop(tmp_path, monkeypatch):
     """Puts a file into a package for the time of a test."""
-    caches = (registry.encoders, registry.learners, registry.metrics, labels._dictionaries, labels._inferences, labels._metrics)
+    caches = [catalogue.encoders, catalogue.learners, catalogue.metrics]
+    caches += [labels._dictionaries, labels._inferences, labels._metrics]
     names = []
 
     def put(package, name, text):
@@ -61,41 +62,42 @@ def drop(tmp_path, monkeypatch):
 
 def test_an_encoder_that_is_dropped_in_is_an_sae_and_infers_on_any_dictionary(drop):
     drop("sae_gap.encoders", "dropped", ENCODER)
-    assert registry.saes()["dropped"].version == 1
+    assert catalogue.saes()["dropped"].version == 1
     assert labels.label("dropped") == "Dropped-in SAE" and labels.label("dropped", "inference") == "Dropped-in"
     assert labels.colour("dropped") == labels.colour("dropped", "inference") == "#123456"
-    assert by_name.learner("sae_dropped", sparsity=4, input_dim=9).encoder == by_name.encoder("dropped", sparsity=4)
-    assert by_name.encoder("dropped", sparsity=4).k == 4 and labels.rank("dropped")[0] == 0
+    encoder = catalogue.make_encoder("dropped", sparsity=4)
+    assert encoder.k == 4 and catalogue.make_learner("sae_dropped", sparsity=4, input_dim=9).encoder == encoder
+    assert labels.rank("dropped")[0] == 0
 
 
 def test_a_learner_that_is_dropped_in_has_a_spare_colour_if_it_has_none(drop):
     drop("sae_gap.learners", "nameless", LEARNER)
-    learner = by_name.learner("nameless", sparsity=4, input_dim=9, lam=0.3, num_steps=7)
+    learner = catalogue.make_learner("nameless", sparsity=4, input_dim=9, lam=0.3, num_steps=7)
     assert learner.lam == 0.3 and learner.coordinates == {"dictionary": "nameless"} and learner.family == "dictionary_learning"
     assert labels.label("nameless") == "nameless" and labels.colour("nameless") in labels._SPARE
 
 
 def test_a_metric_that_is_dropped_in_is_measured_everywhere_and_named(drop):
     drop("sae_gap.metrics", "mean_code", METRIC)
-    assert registry.metrics()["mean_code"].everywhere
-    assert (labels.metric_label("mean_code_ood"), labels.better("mean_code_id")) == ("mean code out of distribution", -1)
+    assert catalogue.metrics()["mean_code"].everywhere
+    assert labels.metric_label("mean_code_ood") == "mean code out of distribution"
     assert labels.heading("mean_code_ood") == "mean OOD" and labels.heading("unknown_thing_id") == "unknown thing ID"
 
 
 def test_two_things_of_one_name_are_refused(drop):
     drop("sae_gap.encoders", "again", ENCODER.replace("Dropped", "TopK"))
     with pytest.raises(ValueError, match=r"has the name of .*topk; give one of them another"):
-        registry.encoders()
+        catalogue.encoders()
 
 
 def test_what_is_imported_or_abstract_is_not_registered():
-    names = {kind.__name__ for kind in (*registry.encoders().values(), *registry.learners().values())}
+    names = {kind.__name__ for kind in (*catalogue.encoders().values(), *catalogue.learners().values())}
     assert not names & {"Encoder", "AmortisedEncoder", "Learner", "Peer", "Among"}
     assert {"Lasso", "OnlineDictionary", "SpamsTrainDL"} < names
 
 
 def test_everything_has_a_label_and_dictionaries_a_colour_of_their_own():
-    for register in (registry.encoders(), registry.learners()):
+    for register in (catalogue.encoders(), catalogue.learners()):
         named = [kind for kind in register.values() if isinstance(kind.name, str)]
         assert all("label" in vars(kind) for kind in named if kind.__name__ not in ("Linear", "Lookup"))
     learned = [name for name in labels._dictionaries() if name not in ("random", "samples")]

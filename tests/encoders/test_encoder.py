@@ -48,16 +48,16 @@ class Halves(AmortisedEncoder):
         return self.preactivations(model, signals) / 2
 
 
-def test_an_amortised_encoder_reconstructs_with_its_own_codes_and_no_penalty():
+def test_an_amortised_encoder_is_trained_on_the_error_of_its_own_codes_and_no_penalty():
     rng = np.random.default_rng(0)
     dictionary, weight = rng.normal(size=(3, 5)), rng.normal(size=(3, 5))
     signals, bias, shift = rng.normal(size=(4, 3)), rng.normal(size=3), rng.normal(size=5)
     model = Model(jnp.asarray(dictionary), jnp.asarray(bias), Affine(jnp.asarray(weight), jnp.asarray(shift)))
-    reconstruction, penalty = Halves().reconstruct(model, jnp.asarray(signals))
     codes = ((signals - bias) @ weight + shift) / 2
+    loss, seen = Halves().loss(model, jnp.asarray(signals), 7.0)
     np.testing.assert_allclose(Halves().with_penalty(model, jnp.asarray(signals))[0], codes, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(reconstruction, codes @ dictionary.T + bias, rtol=1e-4, atol=1e-6)
-    assert penalty.shape == (4,) and not penalty.any()
+    np.testing.assert_allclose(loss, np.mean((codes @ dictionary.T + bias - signals) ** 2, axis=1), rtol=1e-4)
+    assert seen is None
 
 
 def test_an_encoder_without_a_call_says_so():
@@ -68,13 +68,11 @@ def test_an_encoder_without_a_call_says_so():
 class TwoLayers(AmortisedEncoder):
     """A square second layer, which starts at random."""
 
-    reads = tuple
-
     def parameters(self, weight, key):
         return Affine.create(weight), Affine.create(jax.random.normal(key, (weight.shape[1],) * 2))
 
     def __call__(self, model, signals):
-        first, second = self.learned(model)
+        first, second = model.encoder
         return jax.nn.relu(second(jax.nn.relu(first(signals - model.bias))))
 
 
@@ -96,6 +94,8 @@ def test_parameters_of_another_dictionary_are_refused_before_they_are_used():
     turned = JumpReLUParameters(Affine(jnp.ones((6, 4)), jnp.zeros(4)), jnp.zeros(4))
     with pytest.raises(ValueError, match=r"affine.weight must have the shape \(4, 6\) .* transpose it"):
         check_model(Model(jnp.ones((4, 6)), jnp.zeros(4), turned, JumpReLU()))
+    with pytest.raises(ValueError, match=r"JumpReLU reads JumpReLUParameters from Model\.encoder, but it is .*; give"):
+        check_model(Model(jnp.ones((4, 6)), jnp.zeros(4), turned.affine), JumpReLU())
     with pytest.raises(ValueError, match="log_threshold"):
         parameters = JumpReLUParameters(Affine(jnp.ones((4, 6)), jnp.zeros(6)), jnp.zeros(1))
         check_model(Model(jnp.ones((4, 6)), jnp.zeros(4), parameters), JumpReLU())

@@ -8,13 +8,13 @@ from scipy.optimize import nnls
 
 from sae_gap.core import lasso_problem
 from sae_gap.core.types import Model
-from sae_gap.encoders import on_support
 from sae_gap.encoders.encoder import Affine, Encoder, unit_atoms
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.encoders.on_support import LeastSquares, OnSupport, least_squares
+from sae_gap.encoders.on_support import LeastSquares, OnSupport
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
+from tests.solvers.test_least_squares import by_lstsq
 
 LAM = 0.05
 
@@ -113,19 +113,6 @@ def test_calling_goes_on_from_the_encoders_codes(model, signals, make):
     np.testing.assert_allclose(made(model, signals), made.infer(model, signals, begun).codes, atol=1e-6)
 
 
-def test_what_they_say_of_themselves():
-    assert OnSupport(TopK(3), 0.2).coordinates == {"inference": "support"} and OnSupport(TopK(3), 0.2).weight == 0.2
-    assert LeastSquares(TopK(3)).coordinates == {"inference": "least_squares"} and LeastSquares(TopK(3)).weight is None
-
-
-def by_lstsq(signals, dictionary, on):
-    codes = np.zeros(on.shape)
-    for i, where in enumerate(on):
-        if where.any():
-            codes[i, where] = np.linalg.lstsq(dictionary[:, where], signals[i], rcond=None)[0]
-    return codes
-
-
 def test_least_squares_against_numpy_sample_by_sample(model, signals, encoder):
     begun = encoder(model, signals)
     found = LeastSquares(encoder).infer(model, signals, begun)
@@ -137,53 +124,3 @@ def test_least_squares_against_numpy_sample_by_sample(model, signals, encoder):
     fine = np.array([not where.any() or np.linalg.cond(model.dictionary[:, where]) < 300 for where in on])
     assert fine.mean() > 0.9
     np.testing.assert_allclose(found.codes[fine], expected[fine].clip(0), atol=5e-3 * np.abs(expected[fine]).max())
-
-
-@pytest.mark.parametrize("size", [1, 11, 12, 13, 14, 20])
-def test_the_least_norm_solution_below_at_and_above_the_dimension(task, signals, size, monkeypatch):
-    monkeypatch.setattr(on_support, "CHUNK", 7 * 12 * 20)
-    rng = np.random.default_rng(size)
-    on = np.argsort(rng.random((100, 20)), axis=1) < size
-    with jax.enable_x64(True):
-        y, d = jnp.asarray(np.asarray(signals), jnp.float64), jnp.asarray(np.asarray(task.dictionary), jnp.float64)
-        found = np.asarray(least_squares(y, d, jnp.asarray(on)))
-    expected = by_lstsq(np.asarray(y), np.asarray(d), on)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
-    assert not found[~on].any()
-
-
-def test_samples_of_all_sizes_of_support_in_any_order(monkeypatch):
-    """Slots are 20 or 40, and beyond; several samples share a chunk."""
-    monkeypatch.setattr(on_support, "CHUNK", 3 * 40 * 60)
-    rng = np.random.default_rng(0)
-    sizes = np.array([41, 0, 20, 60, 1, 40, 21, 45, 19, 3, 38])
-    on = np.argsort(rng.random((len(sizes), 60)), axis=1) < sizes[:, None]
-    y, d = rng.normal(size=(len(sizes), 40)), rng.normal(size=(40, 60))
-    with jax.enable_x64(True):
-        found = np.asarray(least_squares(jnp.asarray(y), jnp.asarray(d), jnp.asarray(on)))
-    expected = by_lstsq(y, d, on)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
-
-    # What a chunk costs: those of the supports by their sizes, the last of which has none below the dimension.
-    slots, few = [], on_support._few
-    monkeypatch.setattr(on_support, "_few", lambda *args, **named: slots.append(named["slots"]) or few(*args, **named))
-    with jax.disable_jit():
-        least_squares(jnp.asarray(y), jnp.asarray(d), jnp.asarray(on))
-    assert slots == [20, 20, 40]
-
-
-def test_a_pair_of_equal_atoms_shares_its_code_and_a_dead_atom_has_none(signals):
-    atoms = np.random.default_rng(3).normal(size=(12, 6))
-    atoms[:, 5], atoms[:, 2] = atoms[:, 4], 0
-    on = np.ones((len(signals), 6), bool)
-    found = np.asarray(least_squares(signals, jnp.asarray(atoms, jnp.float32), jnp.asarray(on)))
-    expected = by_lstsq(np.asarray(signals, np.float64), atoms, on)
-    np.testing.assert_allclose(found, expected, atol=5e-3)
-    np.testing.assert_allclose(found[:, 4] + found[:, 5], expected[:, 4] + expected[:, 5], atol=1e-5)
-    assert not found[:, 2].any() and np.abs(expected[:, 4]).max() > 0.05
-
-
-def test_no_atom_and_no_support_are_no_code(signals):
-    found = least_squares(signals, jnp.zeros((12, 20)), jnp.ones((len(signals), 20), bool))
-    assert not found.any()
-    assert not least_squares(signals, jnp.ones((12, 20)), jnp.zeros((len(signals), 20), bool)).any()

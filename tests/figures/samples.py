@@ -61,7 +61,7 @@ def bars(axes):
 
 
 def words(figure):
-    # A finding that is too long for its line wraps.
+    # A title that is too long for its line wraps.
     return [text.get_text().replace("\n", " ") for text in figure.findobj(matplotlib.text.Text)]
 
 

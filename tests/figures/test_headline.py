@@ -1,9 +1,7 @@
-"""The headline's figures say what the rows say, leave out what the rows lack, and nothing in them is clipped or covered."""
+"""The figures of the headline benchmark draw what the rows say, and nothing in them is clipped or covered."""
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.text import Annotation
 
 from sae_gap import figures
 
@@ -15,12 +13,11 @@ FIGURES = (figures.decomposition, figures.matched_cosines, figures.recovery)
 @pytest.mark.parametrize(
     "rows",
     [
-        make_rows(support=False),
         make_rows(seeds=(0,), saes=("topk",), num_latents=1_000_000, num_samples=100_000, input_dim=231),
         make_rows(saes=(*SCORES, "batchtopk", "matryoshka", "gated")),
         [row | {"mcc_id": 0.2 + row["mcc_id"] / 50, "mcc_ood": 0.2 + row["mcc_ood"] / 50} for row in make_rows(spread=0.15)],
     ],
-    ids=["two steps", "one SAE", "seven SAEs", "crowded"],
+    ids=["one SAE", "seven SAEs", "crowded"],
 )
 @pytest.mark.parametrize("draw", FIGURES, ids=lambda draw: draw.__name__)
 def test_no_text_is_clipped_or_covers_another(draw, rows):
@@ -38,8 +35,8 @@ def test_the_stairs_climb_from_the_encoder_to_the_oracle():
         frozen = mean(rows, dictionary=name, inference="lasso", start="cold")
         steps = [(0, own), (own, support), (support, frozen), (frozen, oracle)]
         np.testing.assert_allclose(found[4 * place : 4 * place + 4], steps, atol=1e-12)
-        written = {f"{own:.2f}", *(f"{top - low:+.2f}".replace("-", "−") for low, top in steps[1:])}
-        assert written <= set(words(figure)) and all(number in figure.get_label() for number in written)
+        written = {f"{own:.2f}", *(f"{top - low:+z.2f}".replace("-", "−") for low, top in steps[1:])}
+        assert written <= set(words(figure))
     hatched = [bool(patch.get_hatch()) for patch in figure.axes[0].patches]
     assert hatched == [patch.get_height() <= -0.005 for patch in figure.axes[0].patches] and any(hatched)
     assert {"a step down", "values part", "support part", "dictionary part"} <= set(words(figure))
@@ -96,7 +93,7 @@ def test_dictionaries_that_started_from_different_ones_are_told_apart():
 def test_a_failed_dictionary_counts_against_its_learner():
     rows = choose(make_rows(seeds=(0,)), dictionary="dl_fista")
     figure = figures.matched_cosines([rows[0] | {"cosines": [1.0, None, None, None]}])
-    assert "DL-FISTA finds 25% of the true atoms" in words(figure)
+    assert "25% > 0.9" in words(figure)
 
 
 def test_recovery_marks_every_method_and_names_every_dictionary():
@@ -109,21 +106,6 @@ def test_recovery_marks_every_method_and_names_every_dictionary():
     assert len(drawn) == 19
     for one, other in zip(drawn, sorted(expected), strict=True):
         assert one[0] == other[0] and one[1:] == pytest.approx(other[1:])
-    names = [text.get_text() for text in figure.axes[0].texts if isinstance(text, Annotation)]
-    assert sorted(names) == sorted(["linear probe", "ReLU SAE", "TopK SAE", "JumpReLU SAE", "MP SAE", "DL-FISTA", "oracle"])
+    names = ["linear probe", "ReLU SAE", "TopK SAE", "JumpReLU SAE", "MP SAE", "DL-FISTA", "oracle"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()][: len(names)] == names
     assert figure.axes[0].get_xlim() == figure.axes[0].get_ylim()
-
-
-def test_recovery_keeps_its_labels_off_the_points():
-    figure = figures.recovery(make_rows())
-    FigureCanvasAgg(figure).draw()
-    axes = figure.axes[0]
-    spots = [
-        axes.transData.transform((line.get_xdata()[0], line.get_ydata()[0]))
-        for line in axes.lines
-        if line.get_marker() in "osD^"
-    ]
-    assert len(spots) == 19
-    for text in axes.texts:
-        box = text.get_window_extent()
-        assert not any(box.contains(*spot) for spot in spots)

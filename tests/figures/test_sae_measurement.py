@@ -1,4 +1,4 @@
-"""Figures of a measurement: what they say, what they draw, and None where there is nothing to draw."""
+"""Figures of a measurement and of patching: what they draw, and None where there is nothing to draw."""
 
 import matplotlib.colors
 import pytest
@@ -20,10 +20,8 @@ def points(name, role, shift=1.0, own=None):
 OWN = {"l0": 8.0, "fvu": 0.2, "refit_l0": 7.9, "refit_fvu": 0.15}
 
 
-def test_the_curve_names_what_the_encoder_leaves_and_what_it_could():
+def test_the_curve_draws_the_lasso_and_the_encoder_before_and_after_a_refit():
     figure = figures.fvu_curve([*points("my_sae", "sae", own=OWN), *points("random", "control", 3.0)])
-    assert "with 8 latents my_sae leaves 0.150" in figure.get_label().replace("With", "with")
-    assert "could leave 0.125" in figure.get_label()
     axes = figure.axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     low, high = axes.get_xlim()
@@ -31,8 +29,11 @@ def test_the_curve_names_what_the_encoder_leaves_and_what_it_could():
     legend = {text.get_text() for text in figure.legends[0].get_texts()}
     assert {"my_sae", "random atoms", "certified lasso", "encoder, values refitted"} <= legend
     drawn = [line for line in axes.get_lines() if len(line.get_xdata()) == 3]
-    assert [tuple(line.get_ydata()) for line in drawn[:2]] == [(0.5, 0.25, 0.125), (0.25, 0.125, 0.0625)]
-    assert drawn[0].get_color() == drawn[1].get_color() != drawn[2].get_color()
+    heights = {tuple(line.get_ydata()): line.get_color() for line in drawn}
+    before, after = heights.pop((0.5, 0.25, 0.125)), heights.pop((0.25, 0.125, 0.0625))
+    assert before == after and before not in heights.values()
+    ends = [line.get_xydata()[0].tolist() for line in axes.get_lines() if line.get_marker() == "D"]
+    assert ends == [[8.0, 0.2], [7.9, 0.15]]
 
 
 @pytest.mark.parametrize("name", ["$\\frac$", "a$b$c", "_mine"])
@@ -47,19 +48,19 @@ def test_two_saes_have_two_colours_and_a_decoder_alone_has_no_encoder():
     colours = {matplotlib.colors.to_hex(line.get_color()) for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 3}
     assert len(colours) == 2
     alone = figures.fvu_curve(points("D", "dictionary"))
-    assert "encoder" not in {text.get_text() for text in alone.legends[0].get_texts()} and "D can leave" in alone.get_label()
+    assert "encoder" not in {text.get_text() for text in alone.legends[0].get_texts()}
 
 
-def test_curves_that_lie_on_each_other_are_all_to_be_seen():
-    def widths(*names, shift=1.0):
-        rows = [row for place, name in enumerate(names) for row in points(name, "sae", shift**place, own=OWN)]
-        return [line.get_linewidth() for line in figures.fvu_curve(rows).axes[0].get_lines() if len(line.get_xdata()) == 3][
-            1::2
-        ]
-
-    # Drawn in their order, so that each is broader than what comes upon it.
-    first, second, third = widths("one", "two", "three")
-    assert first > second > third == widths("one", "two", shift=2.0)[0] == widths("one", "two", shift=2.0)[1]
+def test_patching_has_a_panel_for_the_divergence_and_other_models_in_grey():
+    told = {"kind": "score", "dictionary": "my_sae", "role": "sae", **SIZES}
+    scores = {("lasso_refit", 4.0): (0.3, 0.9), ("lasso_refit", 8.0): (0.2, 0.5), ("own", 8.0): (0.4, 0.7)}
+    rows = [told | {"codes": codes, "l0": l0, "fvu": fvu, "kl": kl} for (codes, l0), (fvu, kl) in scores.items()]
+    other = [{"dictionary": "topk", "num_latents": 512, "l0": 16.0, "fvu": 0.1, "kl": 0.3}]
+    figure = figures.fvu_curve(rows, other, "another model")
+    for axes, expected in zip(figure.axes, ((0.1, 0.3, 0.2, 0.4), (0.3, 0.9, 0.5, 0.7)), strict=True):
+        assert tuple(y for line in axes.get_lines() for y in line.get_ydata()) == expected
+    assert "Grey is another model, with 512 latents" in figure.get_label()
+    assert "TopK SAE elsewhere" in {text.get_text() for text in figure.legends[0].get_texts()}
 
 
 SHARES = {"scale_share": 0.1, "values_share": 0.15, "support_share": 0.05}
@@ -72,7 +73,7 @@ def test_the_parts_are_bars_that_end_at_the_gap():
     bars = figure.axes[0].patches
     assert [bar.get_width() for bar in bars] == pytest.approx([10, 15, 5])
     assert bars[-1].get_x() + bars[-1].get_width() == pytest.approx(30)
-    assert "cost 30.0 % more" in figure.get_label() and "values" in figure.get_label().partition(":")[0]
+    assert [text.get_text() for text in figure.axes[0].texts] == [" 30.0 % = 10.0 + 15.0 + 5.0"]
     assert figures.gap_parts([{"dictionary": "D"}]) is None
 
 
@@ -82,7 +83,6 @@ def test_coherence_is_drawn_from_the_least_to_the_most():
     figure = figures.coherence(rows)
     (line,) = (line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 3)
     assert list(line.get_xdata()) == [0, 50, 100] and list(line.get_ydata()) == [0.1, 0.2, 0.4]
-    assert "my_sae has another at a cosine of 0.20; 3 have" in figure.get_label()
 
 
 def test_nothing_gives_nothing():

@@ -15,8 +15,7 @@ from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lista import LISTA
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners.amortised import Amortised
-from sae_gap.learners.dl_fista import DLFista
+from sae_gap.learners.amortised import Amortised, Lista
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch
 from sae_gap.learners.spams_train_dl import SpamsTrainDL
@@ -86,20 +85,6 @@ def test_an_encoder_is_trained_alike_alone_and_in_company(model, task):
     )
 
 
-def test_the_first_step_is_adams(task):
-    learner = Amortised((ReLU(),), base=Oracle(), num_steps=1, batch_size=100, learning_rate=1e-2)
-    data = learner.select(task)
-    state = learner.init(data, num_latents=20, key=KEY, base=truth(task))
-    after = learner.model(learner.step(data, state)).encoder[0]
-    signals, weight, codes = (np.asarray(a, np.float64) for a in (data.signals, state.model.encoder[0].weight, state.codes))
-    hidden = signals @ weight
-    gradient = signals.T @ (2 * (hidden > 0) * (np.maximum(hidden, 0) - codes)) / 100
-    # Adam's first step is the rate times the sign of the gradient.
-    clear = np.abs(gradient) > 1e-4
-    assert clear.mean() > 0.9
-    np.testing.assert_allclose((after.weight - weight)[clear], (-1e-2 * np.sign(gradient))[clear], rtol=1e-2)
-
-
 def test_the_dictionary_is_that_of_the_base_with_unit_atoms(task):
     base = SparseAutoencoder(TopK(3), num_steps=2)
     (fitted,) = fit(Amortised((ReLU(),), base=base, num_steps=2), [task], [KEY])
@@ -136,7 +121,52 @@ def test_over_a_learner_on_the_host_both_are_stored(setting, task, tmp_path, pee
         assert distance[1] < distance[0]
 
 
-def test_it_needs_what_its_base_needs(task):
-    untold = eqx.tree_at(lambda task: task.dictionary, task, None)
-    assert "dictionary" in Amortised((ReLU(),), base=Oracle()).needs(untold)
-    assert Amortised((ReLU(),), base=DLFista()).needs(untold) is None
+def lista_by_hand(parameters, batch, dictionary, lam):
+    """The loss of a batch and its gradient, by running the layers forwards and then backwards."""
+    weight, threshold, recurrence = parameters
+    before, codes = [], [np.zeros((len(batch), dictionary.shape[1]))]
+    for t in range(len(weight)):
+        carried = codes[-1] @ recurrence[t - 1] if t else 0
+        before.append(batch @ weight[t] + carried - threshold[t])
+        codes.append(np.maximum(before[-1], 0))
+    error = codes[-1] @ dictionary.T - batch
+    loss = np.mean(error**2) + lam * np.mean(codes[-1])
+    bar = 2 * error @ dictionary / error.size + lam * (codes[-1] > 0) / codes[-1].size
+    gradients = [np.zeros_like(part) for part in parameters]
+    for t in reversed(range(len(weight))):
+        bar = bar * (before[t] > 0)
+        gradients[0][t], gradients[1][t] = batch.T @ bar, -bar.sum(axis=0)
+        if t:
+            gradients[2][t - 1], bar = codes[t].T @ bar, bar @ recurrence[t - 1].T
+    return loss, gradients
+
+
+def test_epochs_of_lista_against_training_by_hand(task):
+    with jax.enable_x64(True):
+        task = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), task)
+        learner = Lista(LISTA(3, factored=False, threshold=0.01), base=Oracle(), num_steps=2)
+        data, base = learner.select(task), Model(task.dictionary, np.zeros(12))
+        state = learner.init(data, num_latents=20, key=KEY, base=base)
+        dictionary, signals = np.asarray(state.model.dictionary), np.asarray(data.signals)
+        parameters = [np.array(leaf) for leaf in jax.tree.leaves(state.model.encoder)]
+        lipschitz = np.linalg.norm(dictionary, 2) ** 2
+        np.testing.assert_allclose(parameters[0], np.broadcast_to(dictionary / lipschitz, (3, 12, 20)), rtol=1e-6)
+        np.testing.assert_array_equal(parameters[1], np.full((3, 20), 0.01))
+        np.testing.assert_allclose(parameters[2][1], np.eye(20) - dictionary.T @ dictionary / lipschitz, atol=1e-6)
+        first, second = ([np.zeros_like(part) for part in parameters] for _ in range(2))
+        key, count = state.key, 0
+        for _ in range(2):
+            shuffle_key, key = jax.random.split(key)
+            order = np.asarray(jax.random.permutation(shuffle_key, 100))
+            state = learner.step(data, state)
+            for start in (0, 64):
+                count += 1
+                batch = signals[order[start : start + 64]]
+                for i, slope in enumerate(lista_by_hand(parameters, batch, dictionary, 0.1)[1]):
+                    first[i] = 0.9 * first[i] + 0.1 * slope
+                    second[i] = 0.999 * second[i] + 0.001 * slope**2
+                    step = first[i] / (1 - 0.9**count) / (np.sqrt(second[i] / (1 - 0.999**count)) + 1e-8)
+                    parameters[i] = parameters[i] - 1e-3 * step
+        found = jax.tree.leaves(learner.model(state).encoder)
+    for ours, theirs in zip(found, parameters, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-9)

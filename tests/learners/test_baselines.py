@@ -48,7 +48,7 @@ def test_every_metric_copes_with_fewer_codes_than_latents(setting, tmp_path):
     for row in rows:
         values = [value for value in row.values() if isinstance(value, float)]
         assert np.isfinite(values).all() and 0 < row["mcc_id"] < 1 and 0 < row["mcc_ood"] < 1
-    assert raw["l0_id"] > 10 and "cosine" not in raw and 0 < pca["cosine"] < 1 and pca["mse_id"] < 1e-10
+    assert raw["l0_above_id"] > 10 and "cosine" not in raw and 0 < pca["cosine"] < 1 and pca["mse_id"] < 1e-10
     assert pca["reference"] == "signed" and pca["gap_id"] >= 0
 
 

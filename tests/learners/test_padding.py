@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from sae_gap import Method, Setting, Store, Study, draw, fit, run
+from sae_gap.catalogue import paper_sae
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.lista import LISTA
-from sae_gap.learners.by_name import sae
+from sae_gap.learners.amortised import Lista
 from sae_gap.learners.dl_fista import DLFista
-from sae_gap.learners.lista_training import Lista
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
@@ -25,8 +25,8 @@ PADDED = dataclasses.replace(BARE, padded_dim=20)
 DIMS = BARE.input_dim
 # A heavy penalty, so that a share of it would show at once.
 LEARNERS = {
-    "relu": SparseAutoencoder(sae("relu", sparsity=3).encoder, num_steps=20, penalty=0.1),
-    "jumprelu": sae("jumprelu", sparsity=3, num_steps=10),
+    "relu": SparseAutoencoder(paper_sae("relu", sparsity=3).encoder, num_steps=20, penalty=0.1),
+    "jumprelu": paper_sae("jumprelu", sparsity=3, num_steps=10),
     "dl_fista": DLFista(num_steps=10),
     "online_dl": OnlineDictionary(visits=5, num_steps=5),
     "softplus_adam": SoftplusAdam(num_steps=2, block=100, improvement=0.01, patience=20, least_updates=20),
@@ -47,17 +47,6 @@ def same_draws(monkeypatch):
             return jnp.pad(bare, ((0, PADDED.padded_dim - DIMS), (0, 0)), constant_values=0.3)
 
         monkeypatch.setattr(jax.random, name, padded)
-
-
-def test_a_padded_task_is_the_bare_one_and_zeros():
-    bare, padded = draw(BARE), draw(PADDED)
-    assert padded.padding == 20 - DIMS > 0 and bare.padding == 0
-    for one, other in [(padded.train, bare.train), (padded.id, bare.id), (padded.ood, bare.ood)]:
-        np.testing.assert_array_equal(one.signals[:, :DIMS], other.signals)
-        np.testing.assert_array_equal(one.codes, other.codes)
-        assert not np.any(one.signals[:, DIMS:])
-    np.testing.assert_array_equal(padded.dictionary[:DIMS], bare.dictionary)
-    assert padded.dictionary.shape == (20, 20) and not np.any(padded.dictionary[DIMS:])
 
 
 @pytest.mark.parametrize("name", LEARNERS)

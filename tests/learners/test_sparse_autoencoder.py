@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap import Model, Setting, Split, draw, fit
-from sae_gap.core import registry
+from sae_gap import Model, Setting, Split, catalogue, draw, fit
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.gated import Gated
@@ -19,7 +18,7 @@ from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners import by_name, sparse_autoencoder
+from sae_gap.learners import sparse_autoencoder
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
@@ -148,7 +147,7 @@ def test_a_rate_left_to_the_learner_falls_with_the_root_of_the_width_and_the_fou
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", registry.saes())
+@pytest.mark.parametrize("name", catalogue.saes())
 def test_standardised_training_is_that_of_standardised_signals_in_their_own_unit(name):
     with jax.enable_x64(True):
         signals = 1e3 * np.random.default_rng(0).normal(size=(NUM_SAMPLES, INPUT_DIM)) + 5e3
@@ -156,7 +155,7 @@ def test_standardised_training_is_that_of_standardised_signals_in_their_own_unit
         unit = np.sqrt(((signals - mean) ** 2).mean())
         codes, reconstructions = [], []
         for standardised, seen in ((True, signals), (False, (signals - mean) / unit)):
-            learner = by_name.sae(name, sparsity=2, num_steps=2, standardised=standardised)
+            learner = catalogue.paper_sae(name, sparsity=2, num_steps=2, standardised=standardised)
             state = learner.init(Split(jnp.asarray(seen)), num_latents=NUM_LATENTS, key=jax.random.key(0))
             for _ in range(2):
                 state = learner.step(Split(jnp.asarray(seen)), state)
@@ -190,7 +189,7 @@ def test_a_standardised_sae_starts_from_a_dictionary_with_the_gain_of_least_squa
     # So coherent that a tied encoder overshoots.
     atoms = rng.normal(size=(6, 9)) + 2
     signals = rng.normal(size=(40, 6)) * 30 + 7
-    data, encoder = Split(jnp.asarray(signals, jnp.float32)), by_name.encoder(name, sparsity=K)
+    data, encoder = Split(jnp.asarray(signals, jnp.float32)), catalogue.make_encoder(name, sparsity=K)
     learner = SparseAutoencoder(encoder, base=Oracle(), standardised=True, l0=l0)
     base = Model(jnp.asarray(atoms, jnp.float32), jnp.full(6, -20.0))
     # As `fit` has them, whose floats are arrays of a compiled program.
@@ -245,7 +244,7 @@ def test_training_lowers_the_loss(task, name):
 @pytest.mark.parametrize(("name", "within"), [("relu", 0.05), ("jumprelu", 0.05)])
 def test_the_l0_asked_for_is_reached_whatever_the_penalty_starts_from(name, within):
     drawn = draw(Setting(40, 4, 2_000))
-    tuned = by_name.tuned_sae(name, sparsity=4, input_dim=drawn.input_dim, num_steps=150)
+    tuned = catalogue.tuned_sae(name, sparsity=4, input_dim=drawn.input_dim, num_steps=150)
     for factor in (0.1, 10):
         (fitted,) = fit(dataclasses.replace(tuned, penalty=factor * tuned.penalty, l0=4.0), [drawn], [0])
         codes = fitted.end.model.encode(fitted.end.model, drawn.id.signals)

@@ -149,7 +149,7 @@ FAULTS = {
     "its quantisation": (of_a_kind_that_gguf_cannot_read, "in Q8_1, which gguf cannot read"),
     "its heads": (of_other_heads, r"has sizes that are not those of a Llama \(.*\); download it again"),
     "its epsilon": (without_a_number_for_epsilon, r"\(an epsilon of nan\)"),
-    "no file": (lambda path: path.unlink(), "is no file; give a GGUF file"),
+    "no file": (lambda path: path.unlink(), "is not a file; check the path"),
 }
 
 

@@ -68,7 +68,6 @@ FAULTS = {
     "no JSON": ({"x.jsonl": "text"}, "x.jsonl", "cannot be read as documents"),
     "no Parquet": ({"x.parquet": "text"}, "x.parquet", "cannot be read as documents"),
     "no column": ({"x.jsonl": lines({"content": "text"})}, "x.jsonl", "document 1 of .* has no string `text`; give it one"),
-    "half a pair": ({"x.jsonl": '{"text": "\\ud800"}'}, "x.jsonl", "document 1 of .* has half of a surrogate pair, which"),
     "no string": ({"x.jsonl": lines(*ROWS, {"text": 3})}, "x.jsonl", "document 3 of .* has no string `text`"),
     "some topics": ({"x.jsonl": lines(*ROWS, {"text": "a"})}, "x.jsonl", "^3 in .* has no topic, but others have"),
 }

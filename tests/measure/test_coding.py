@@ -5,58 +5,58 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
-from sae_gap import measure
 from sae_gap.core.types import Model
-from sae_gap.measure import coding, curve
-from sae_gap.measure.coding import code, code_chosen, code_lasso, pursued
+from sae_gap.measure import coding, evenly_spaced
+from sae_gap.measure.coding import code, code_lasso, least_squares, least_squares_on, pursued
+from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import orthogonal_matching_pursuit, sparse_code
 
 
 @pytest.fixture
-def subject():
-    rng = np.random.default_rng(0)
-    return measure.of_model("mine", Model(jnp.asarray(rng.normal(size=(6, 12)), jnp.float32), jnp.ones(6)))
+def sae(monkeypatch):
+    """In chunks of eight rows."""
+    monkeypatch.setattr(coding, "LEAST", 8)
+    monkeypatch.setattr(coding, "CHUNK", 8)
+    atoms = np.random.default_rng(0).normal(size=(6, 12))
+    return SAE.of_model(Model(jnp.asarray(atoms, jnp.float32), jnp.ones(6)), name="mine")
 
 
 X = np.random.default_rng(1).normal(size=(20, 6)).astype(np.float32)
 
 
-def test_values_are_decoded_as_they_are_and_after_non_negative_least_squares(subject, monkeypatch):
-    monkeypatch.setattr(curve, "LEAST", 8)
-    monkeypatch.setattr(curve, "CHUNK", 8)
+def test_values_are_decoded_as_they_are_and_after_non_negative_least_squares(sae):
     values = np.abs(np.random.default_rng(2).normal(size=(20, 12))).astype(np.float32)
     values[:, 1:][values[:, 1:] < 1] = 0
-    parts = iter((values[:8], values[8:16], values[16:]))
-    found = code(subject, X, lambda _: next(parts), "these")
-    atoms = np.asarray(subject.dictionary)
-    np.testing.assert_array_equal(found["these"].codes.toarray(), values)
-    np.testing.assert_allclose(found["these"].guess, values @ atoms.T + 1, rtol=1e-5, atol=1e-5)
-    for row, on, again, guess in zip(
-        X - 1, values != 0, found["these_refit"].codes.toarray(), found["these_refit"].guess, strict=True
-    ):
+    coded = code(sae, X, lambda target, place: values[place])
+    again = code(sae, X, least_squares(sae, coded.codes))
+    atoms = np.asarray(sae.model.dictionary)
+    np.testing.assert_array_equal(coded.codes.toarray(), values)
+    np.testing.assert_allclose(coded.guess, values @ atoms.T + 1, rtol=1e-5, atol=1e-5)
+    assert coded.l0 == np.count_nonzero(values) / 20 and coded.certificate is None
+    for row, on, found, guess in zip(X - 1, values != 0, again.codes.toarray(), again.guess, strict=True):
         best = nnls(atoms[:, on], row)[0]
-        np.testing.assert_allclose(again[on], best, atol=1e-5)
+        np.testing.assert_allclose(found[on], best, atol=1e-5)
         np.testing.assert_allclose(guess, atoms[:, on] @ best + 1, atol=1e-5)
-    assert {*code(subject, X, lambda target: target @ atoms, "these", refitted=False)} == {"these"}
 
 
-def test_the_certificate_is_the_largest_of_all_chunks(subject, monkeypatch):
-    monkeypatch.setattr(curve, "LEAST", 8)
-    monkeypatch.setattr(curve, "CHUNK", 8)
+def test_the_certificate_is_the_largest_of_all_chunks(sae, monkeypatch):
     most = iter((100, 1, 100))
     monkeypatch.setattr(coding, "sparse_code", lambda *given, **also: sparse_code(*given, **also, max_iterations=next(most)))
-    found, certificate = code_lasso(subject, X, 0.1)
-    assert {*found} == {"lasso", "lasso_refit"} and certificate > 1e-4
+    assert code_lasso(sae, X, 0.1)[0].certificate > 1e-4
 
 
-def test_the_first_atoms_of_a_pursuit_are_those_of_a_shorter_one(subject, monkeypatch):
-    monkeypatch.setattr(curve, "LEAST", 8)
-    monkeypatch.setattr(curve, "CHUNK", 8)
-    order, atoms = pursued(subject, X, 3), np.asarray(subject.dictionary)
+def test_the_first_atoms_of_a_pursuit_are_those_of_a_shorter_one(sae):
+    order, atoms = pursued(sae, X, 3), np.asarray(sae.model.dictionary)
     assert order.shape == (20, 3)
     for steps in (2, 3):
-        whole = np.asarray(orthogonal_matching_pursuit(jnp.asarray(X - 1), subject.dictionary, steps, nonneg=True))
+        whole = np.asarray(orthogonal_matching_pursuit(jnp.asarray(X - 1), atoms, steps, nonneg=True))
         assert [{*row[:steps]} for row in order] == [{*np.flatnonzero(each)} for each in whole]
-        for row, chosen, guess in zip(X - 1, order, code_chosen(subject, X, order[:, :steps]).guess, strict=True):
-            on = chosen[:steps]
+        guesses = code(sae, X, least_squares_on(sae, order[:, :steps])).guess
+        for row, on, guess in zip(X - 1, order[:, :steps], guesses, strict=True):
             np.testing.assert_allclose(guess, atoms[:, on] @ nnls(atoms[:, on], row)[0] + 1, atol=1e-5)
+
+
+def test_what_is_spread_is_even_and_each_once():
+    np.testing.assert_array_equal(evenly_spaced(10, 3), [0, 3, 6])
+    np.testing.assert_array_equal(evenly_spaced(3, 10), [0, 1, 2])
+    assert len(set(evenly_spaced(1_000, 999))) == 999 and evenly_spaced(1_000, 999).max() < 1_000

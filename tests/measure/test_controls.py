@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from sae_gap.measure import CONTROLS, control, measure_curve, of_model
+from sae_gap.measure import CONTROLS, control, measure_curve
+from sae_gap.saes.loaded_sae import SAE
 
 pytestmark = pytest.mark.optimised
 
@@ -35,7 +36,7 @@ def test_samples_are_distinct_samples(signals):
 def test_what_is_learned_beats_what_is_drawn(signals):
     errors = {}
     for name in ("online_dl", "random"):
-        errors[name] = measure_curve(of_model(name, control(name, signals, 20, 3)), signals, [0.1]).points[0].refit_fvu
+        errors[name] = measure_curve(SAE.of_model(control(name, signals, 20, 3), name=name), signals, [0.1]).points[0].refit_fvu
     assert errors["online_dl"] < 0.5 * errors["random"]
 
 

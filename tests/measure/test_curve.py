@@ -9,8 +9,9 @@ from sklearn.linear_model import Lasso as SklearnLasso
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
-from sae_gap.measure import curve, fvu, measure_curve, of_model
+from sae_gap.measure import coding, fvu, measure_curve
 from sae_gap.measure.curve import l0_ratio
+from sae_gap.saes.loaded_sae import SAE
 
 
 def problem(seed=0, n=30, dim=8, width=14):
@@ -29,11 +30,11 @@ def unexplained(x, approximation):
 
 
 def test_points_are_those_of_scikit_learn_and_of_scipy(monkeypatch):
-    monkeypatch.setattr(curve, "CHUNK", 11)
+    monkeypatch.setattr(coding, "CHUNK", 11)
     x, model = problem()
-    subject = of_model("mine", model)
+    sae = SAE.of_model(model, name="mine")
     documents = np.arange(30) // 10
-    found = measure_curve(subject, x, [0.1, 0.5], documents)
+    found = measure_curve(sae, x, [0.1, 0.5], documents)
     dictionary = np.asarray(model.dictionary, float)
     unit, target = dictionary / np.linalg.norm(dictionary, axis=0), np.asarray(x - model.bias, float)
     for point in found.points:
@@ -60,12 +61,12 @@ def test_points_are_those_of_scikit_learn_and_of_scipy(monkeypatch):
 
 
 def test_the_certificate_is_the_largest_of_all_chunks(monkeypatch):
-    monkeypatch.setattr(curve, "CHUNK", 11)
+    monkeypatch.setattr(coding, "CHUNK", 11)
     x, model = problem()
     # Signals that are the bias need no codes, and so are exact.
     easy = np.tile(np.asarray(model.bias), (11, 1))
     orders = np.concatenate([x[:11], easy]), np.concatenate([easy, x[:11]])
-    first, last = (measure_curve(of_model("mine", model), order, [0.3]).points[0].certificate for order in orders)
+    first, last = (measure_curve(SAE.of_model(model, name="mine"), order, [0.3]).points[0].certificate for order in orders)
     assert first == pytest.approx(last, rel=1e-3) and first > 0
 
 

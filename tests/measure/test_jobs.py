@@ -12,9 +12,11 @@ from sae_gap.core.types import Model
 from sae_gap.data.activations import open_activations
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
-from sae_gap.measure import curve
+from sae_gap.measure import coding
 from sae_gap.measure import jobs as module
+from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
+from sae_gap.storage import results
 
 LAM = 0.25
 
@@ -38,16 +40,12 @@ def activations(task, model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plan(model, activations):
-    return measure.Plan([measure.of_model("mine", model)], activations, lam=LAM)
+    return measure.Plan([SAE.of_model(model, name="mine")], activations, lam=LAM)
 
 
 @pytest.fixture(scope="module")
 def rows(plan, tmp_path_factory):
     return measure.run(plan, Store(tmp_path_factory.mktemp("rows")))
-
-
-def kinds(rows):
-    return [row["kind"] for row in rows]
 
 
 def test_the_gap_is_that_of_scikit_learn_on_held_out_documents(rows, model, activations):
@@ -76,8 +74,6 @@ def test_the_gap_is_that_of_scikit_learn_on_held_out_documents(rows, model, acti
     fired, used = (codes > 0).any(axis=0), (best > 0).any(axis=0)
     assert (line["fired_only"], line["used_only"]) == ((fired & ~used).sum(), (used & ~fired).sum())
     assert line["unused"] == (~fired & ~used).sum() and line["certificate"] <= 1.1e-6 and line["unconverged"] == 0
-    both = ((codes > 0) & (best > 0)).sum(axis=1)
-    assert line["jaccard"] == pytest.approx((both / ((codes > 0) | (best > 0)).sum(axis=1)).mean())
     worst = measure.worst_lines(rows, most=4)
     order = np.argsort(-gaps)[:4]
     # By their numbers among all.
@@ -89,23 +85,18 @@ def test_the_gap_is_that_of_scikit_learn_on_held_out_documents(rows, model, acti
 
 def test_curves_gaps_and_verdicts_are_of_the_same_samples_and_have_one_fvu(rows, plan):
     _, held = plan.activations.split(seed=0)
-    x = held.take(np.arange(held.num_samples))
-    expected = measure.measure_curve(plan.subjects[0], x, [LAM * share for share in (2, 1.4, 1, 0.7)])
-    points = [row for row in rows if row["kind"] == "curve" and row["codes"] == "lasso"]
-    found = {row["lam"]: row["fvu"] for row in points}
-    for point in expected.points:
+    x, sae = held.take(np.arange(held.num_samples)), plan.saes[0]
+    found = {row["lam"]: row["fvu"] for row in rows if row["kind"] == "curve" and row["codes"] == "lasso"}
+    for point in measure.measure_curve(sae, x, [LAM * share for share in (2, 1.4, 1, 0.7)]).points:
         assert found[point.lam] == pytest.approx(point.fvu, rel=1e-4)
     (line,), (gap,), (verdict,) = measure.curve_lines(rows), measure.gap_lines(rows), measure.verdict(rows)
-    codes = plan.subjects[0].encode(plan.subjects[0].target(x))
-    own = measure.fvu(x, plan.subjects[0].decode(codes, x))
+    own = measure.fvu(x, sae.reconstruct(x))
     assert line["fvu"] == pytest.approx(own) and gap["fvu"] == pytest.approx(own)
-    assert 1 - verdict.own_explained == pytest.approx(line["fvu"])
+    assert 1 - verdict.own_explained == pytest.approx(own)
     assert gap["optimum_fvu"] == pytest.approx(found[LAM], rel=1e-4)
     assert verdict.encoder.one == pytest.approx(1 - line["curve_refit_fvu"]) and line["fvu_ratio"] > 1
     assert verdict.encoder.other == pytest.approx(1 - line["refit_fvu"])
-    assert (
-        line["samples"] == gap["samples"] == verdict.samples == held.num_samples and verdict.documents == "30 contiguous blocks"
-    )
+    assert line["samples"] == gap["samples"] == verdict.samples == len(x) and verdict.documents == "30 contiguous blocks"
 
 
 def test_fewer_samples_are_spread_over_the_documents(plan, tmp_path):
@@ -126,44 +117,28 @@ def test_outlier_tokens_are_left_out_unless_they_are_kept_and_said_to_be_there(p
     assert "3 of 300 rows are outliers" in str(verdict) and "left out" in str(verdict)
     # Of the scored rows and those of the held-out part.
     every = np.concatenate([np.delete(x.reshape(30, 10, -1)[held].reshape(30, -1), [0, 13], axis=0), x[outliers[1:]]])
-    subject = plan.subjects[0]
-    target = subject.target(every)
-    codes = {
-        "its own": subject.encode(target),
-        "the best codes at one weight, where outlier tokens use many latents,": sparse_code(
-            target, subject.dictionary, weight["own_lam"]
-        ).codes,
-    }
+    sae = plan.saes[0]
+    target = sae.target(every)
+    best = sparse_code(target, sae.model.decoder, weight["own_lam"]).codes
+    codes = {"its own": sae.encode_target(target), "the best codes": best}
     for name, values in codes.items():
-        again = measure.refit(target, subject.dictionary, values != 0)
-        assert verdict.with_outliers[name][1] == pytest.approx(measure.fvu(every, subject.decode(again, every)), rel=1e-3)
+        again = measure.refit(target, sae.model.decoder, values != 0)
+        assert verdict.with_outliers[name][1] == pytest.approx(measure.fvu(every, sae.decode_target(again, every)), rel=1e-3)
     assert verdict.with_outliers["its own"][0] == pytest.approx(1 - verdict.encoder.other)
     (kept,) = measure.verdict(measure.run(dataclasses.replace(plan, activations=loud, keep_outliers=True), Store(tmp_path)))
     assert kept.samples == 30 and "they are kept" in str(kept) and not kept.with_outliers
 
 
-def test_chunks_change_nothing(rows, plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(curve, "LEAST", 10)
-    monkeypatch.setattr(curve, "CODES", 0)
-    chunked = measure.run(plan, Store(tmp_path))
-    assert kinds(chunked).count("gap") == 3 and kinds(rows).count("gap") == 1
-    (one,), (whole,) = measure.gap_lines(chunked), measure.gap_lines(rows)
-    assert {name: value for name, value in one.items() if name != "dictionary"} == pytest.approx(
-        {name: value for name, value in whole.items() if name != "dictionary"}, rel=1e-4, abs=1e-6
-    )
-    assert [line["index"] for line in measure.worst_lines(chunked)] == [line["index"] for line in measure.worst_lines(rows)]
-
-
-def test_a_run_that_was_stopped_goes_on_to_the_same_rows(plan, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(curve, "LEAST", 10)
-    monkeypatch.setattr(curve, "CODES", 0)
+def test_a_run_that_was_stopped_goes_on_and_chunks_change_nothing(plan, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(coding, "LEAST", 10)
+    monkeypatch.setattr(coding, "CODES", 0)
     measured, measure_chunk = [], module.measure_chunk
 
-    def stopping(*given, **told):
+    def stopping(*given):
         if measured:
             raise KeyboardInterrupt
         measured.append(given)
-        return measure_chunk(*given, **told)
+        return measure_chunk(*given)
 
     monkeypatch.setattr(module, "measure_chunk", stopping)
     with pytest.raises(KeyboardInterrupt):
@@ -172,30 +147,35 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_rows(plan, rows, tmp_path, m
     # The documents, the weights, four points, one at the encoder's L0 and its own, the atoms, and a chunk.
     assert len(before) == 1 + 1 + 6 + 1 + 1
     monkeypatch.setattr(module, "measure_chunk", measure_chunk)
-    whole = measure.run(plan, Store(tmp_path))
-    assert before < Store(tmp_path).keys() and kinds(whole).count("gap") == 3
+    chunked = measure.run(plan, Store(tmp_path))
+    assert before < Store(tmp_path).keys()
     monkeypatch.setattr(module, "measure_chunk", None)
-    assert measure.run(plan, Store(tmp_path)) == whole
+    assert measure.run(plan, Store(tmp_path)) == chunked
+    counts = [[row["kind"] for row in each].count("gap") for each in (chunked, rows)]
+    (one,), (whole,) = measure.gap_lines(chunked), measure.gap_lines(rows)
+    assert counts == [3, 1] and one.pop("dictionary") == whole.pop("dictionary")
+    assert one == pytest.approx(whole, rel=1e-4, abs=1e-6)
+    assert [line["index"] for line in measure.worst_lines(chunked)] == [line["index"] for line in measure.worst_lines(rows)]
 
 
-def test_another_sae_other_activations_or_another_weight_are_measured_anew(plan, model, tmp_path):
-    store = Store(tmp_path)
-    measure.run(plan, store)
-    count = len(store.rows())
-    other = dataclasses.replace(model, encode=TopK(3))
-    x = plan.activations.take(np.arange(300))
-    np.save(tmp_path / "y.npy", 2 * x)
-    np.savez(tmp_path / "other_documents.npz", activations=x, documents=np.repeat(np.arange(10), 30))
-    for change in (
-        {"activations": open_activations(tmp_path / "other_documents.npz")},
-        {"activations": open_activations(tmp_path / "y.npy")},
-        {"subjects": [measure.of_model("mine", other)]},
-        {"lam": 2 * LAM},
-        {"seed": 1},
-    ):
-        measure.run(dataclasses.replace(plan, **change), store)
-        assert len(store.rows()) > count
-        count = len(store.rows())
+def test_another_sae_or_another_weight_is_measured_anew(plan, rows, model, tmp_path):
+    store, other = Store(tmp_path), SAE.of_model(dataclasses.replace(model, encode=TopK(3)), name="mine")
+    store.append(rows[:1])
+    for change in ({"saes": [other]}, {"lam": 2 * LAM}):
+        found = measure.run(dataclasses.replace(plan, **change), store)
+        assert found[0] == rows[0] and not {row["key"] for row in found[1:]} & {row["key"] for row in rows}
+
+
+def test_one_row_one_document_or_another_seed_is_another_key(plan, activations):
+    x, documents = activations.take(np.arange(300)), activations.documents
+    row, document = x.copy(), documents.copy()
+    row[137, 2] = np.nextafter(row[137, 2], 9)
+    document[5] = 7
+    data = [(x, documents), (row, documents), (x, document), (x, None), (x[:-1], documents[:-1])]
+    changes = [{"activations": open_activations(each, documents=named)} for each, named in data]
+    changes += [{"seed": 1}, {"samples": 9}, {"keep_outliers": True}, {"held_out": activations}]
+    keys = [results.key(dataclasses.replace(plan, **change).settings) for change in changes]
+    assert len({*keys}) == len(changes) and keys[0] == results.key(plan.settings)
 
 
 @pytest.mark.parametrize(
@@ -210,9 +190,9 @@ def test_another_sae_other_activations_or_another_weight_are_measured_anew(plan,
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is(plan, model, tmp_path, change, message):
     names = change.pop("names", ("mine",))
-    subjects = [measure.of_model(name, model) for name in names]
+    saes = [SAE.of_model(model, name=name) for name in names]
     with pytest.raises(ValueError, match=message):
-        measure.run(dataclasses.replace(plan, subjects=subjects, **change), Store(tmp_path))
+        measure.run(dataclasses.replace(plan, saes=saes, **change), Store(tmp_path))
     assert not any(tmp_path.iterdir())
 
 
@@ -220,7 +200,7 @@ def test_a_sample_of_which_nothing_is_left_has_no_gap(model, activations, tmp_pa
     x = activations.take(np.arange(160))
     x[np.arange(160) % 16 < 6] = np.asarray(model.bias)
     np.savez(tmp_path / "x.npz", activations=x, documents=np.arange(160) // 16)
-    plan = measure.Plan([measure.of_model("mine", model)], open_activations(tmp_path / "x.npz"), lam=LAM)
+    plan = measure.Plan([SAE.of_model(model, name="mine")], open_activations(tmp_path / "x.npz"), lam=LAM)
     found = measure.worst_lines(measure.run(plan, Store(tmp_path / "rows")))
     assert len(found) == 10 and all(line["relative_gap"] == 0 for line in found if line["index"] % 16 < 6)
 
@@ -229,11 +209,8 @@ def test_the_weight_makes_the_best_codes_as_sparse_as_the_encoders(plan, tmp_pat
     found = measure.run(dataclasses.replace(plan, lam=None), Store(tmp_path))
     (line,) = measure.gap_lines(found)
     (weight,) = (row for row in found if row["kind"] == "weight")
-    assert (
-        line["l0"] == weight["own_l0"] == 2
-        and weight["common_l0"] == weight["l0"]
-        and line["lam"] == weight["lam"] == weight["own_lam"]
-    )
+    assert line["l0"] == weight["own_l0"] == 2 and weight["common_l0"] == weight["l0"]
+    assert line["lam"] == weight["lam"] == weight["own_lam"]
     assert line["optimum_l0"] == weight["l0"] == pytest.approx(2, abs=1 / 30 + 1e-9)
     # A weight of another L0 is that of the gap and of dictionaries; the encoder is held to its own.
     found = measure.run(dataclasses.replace(plan, lam=None, l0=1.0), Store(tmp_path))
@@ -245,15 +222,15 @@ def test_the_weight_makes_the_best_codes_as_sparse_as_the_encoders(plan, tmp_pat
 
 def test_a_weight_found_on_few_samples_is_corrected_by_all(monkeypatch):
     """Codes of orthonormal atoms are those above the weight, so that the weight of an L0 is a quantile of them."""
-    monkeypatch.setattr(module, "MATCHED", 40)
+    monkeypatch.setattr(coding, "MATCHED", 40)
     rng = np.random.default_rng(0)
     frame = np.linalg.qr(rng.standard_normal((8, 8)))[0]
     codes = rng.uniform(0, 2, (2_000, 8))
-    subject = measure.of_model("frame", Model(jnp.asarray(frame, jnp.float32), jnp.zeros(8)))
+    sae = SAE.of_model(Model(jnp.asarray(frame, jnp.float32), jnp.zeros(8)), name="frame")
     x = (codes @ frame.T).astype(np.float32)
     few = codes[:: 2_000 // 40]
     exact, off = np.quantile(codes, 1 - 2 / 8), np.quantile(few, 1 - 2 / 8)
-    assert abs(module.find_weight(subject, x, 2.0) - exact) < 0.4 * abs(off - exact)
+    assert abs(coding.find_weight(sae, x, 2.0) - exact) < 0.4 * abs(off - exact)
 
 
 def test_where_codes_are_never_as_many_as_wanted_half_of_them_are():
@@ -261,13 +238,13 @@ def test_where_codes_are_never_as_many_as_wanted_half_of_them_are():
     rng = np.random.default_rng(0)
     frame = np.linalg.qr(rng.standard_normal((8, 6)))[0]
     codes = rng.uniform(1, 2, (100, 6)) * (rng.random((100, 6)).argsort(axis=1) < 3)
-    subject = measure.of_model("frame", Model(jnp.asarray(frame, jnp.float32), jnp.zeros(8)))
-    lam = module.find_weight(subject, (codes @ frame.T).astype(np.float32), 4.0)
+    sae = SAE.of_model(Model(jnp.asarray(frame, jnp.float32), jnp.zeros(8)), name="frame")
+    lam = coding.find_weight(sae, (codes @ frame.T).astype(np.float32), 4.0)
     assert (codes > lam).sum(axis=1).mean() == pytest.approx(2, abs=0.03)
 
 
 def test_a_decoder_alone_and_its_controls(model, activations, tmp_path):
-    alone = measure.of_model("atoms", Model(model.dictionary, model.bias))
+    alone = SAE.of_model(Model(model.dictionary, model.bias), name="atoms")
     plan = measure.Plan([alone], activations, l0=2.0, controls=("random", "samples"))
     found = measure.run(plan, Store(tmp_path))
     (line,) = measure.gap_lines(found)
@@ -282,7 +259,7 @@ def test_a_decoder_alone_and_its_controls(model, activations, tmp_path):
 
 
 def test_an_encoder_that_fires_nearly_everything_is_held_to_what_a_sparse_code_can_be(model, activations, tmp_path):
-    dense = measure.of_model("dense", dataclasses.replace(model, encode=TopK(19)))
+    dense = SAE.of_model(dataclasses.replace(model, encode=TopK(19)), name="dense")
     found = measure.run(measure.Plan([dense], activations), Store(tmp_path))
     (weight,) = (row for row in found if row["kind"] == "weight")
     (verdict,) = measure.verdict(found)
@@ -291,15 +268,15 @@ def test_an_encoder_that_fires_nearly_everything_is_held_to_what_a_sparse_code_c
     assert "is beyond what sparse codes have" in str(verdict) and verdict.common_l0 == verdict.l0
 
 
-def test_what_is_scored_tells_a_measurement_from_another(model, activations, tmp_path):
+def test_rows_that_are_given_to_be_scored_are_scored(model, activations, tmp_path):
     """Held-out rows of two kinds in one store, and outliers among them."""
     train, held = activations.split()
     x = held.take(np.arange(held.num_samples))
     found = []
     for rows in (x, np.concatenate([x * 0.1, 300 * x[:1]])):
-        plan = measure.Plan([measure.of_model("mine", model)], train, lam=LAM, held_out=open_activations(rows))
+        plan = measure.Plan([SAE.of_model(model, name="mine")], train, lam=LAM, held_out=open_activations(rows))
         found.append(measure.run(plan, Store(tmp_path)))
     first, second = (measure.curve_lines(rows)[0]["fvu"] for rows in found)
     assert first != pytest.approx(second, rel=0.01)
-    told = [next(row["outliers"] for row in rows if row["kind"] == "documents") for rows in found]
+    told = [rows[0]["outliers"] for rows in found]
     assert told[0] is None and "1 of 31 rows is an outlier" in told[1]

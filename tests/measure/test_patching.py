@@ -9,12 +9,12 @@ import pytest
 from scipy.optimize import nnls
 
 import sae_gap
-from sae_gap import measure
 from sae_gap.core.types import Model
 from sae_gap.lm.llama import Windows
 from sae_gap.measure import patching
 from sae_gap.measure.downstream import Downstream, Network
-from sae_gap.measure.patching import Candidate, Patching, split_lines
+from sae_gap.measure.patching import Patching, split_lines
+from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
 from sae_gap.solvers.greedy import orthogonal_matching_pursuit
 
@@ -36,25 +36,28 @@ def patched():
 
 
 def candidate(name, atoms, encode=None):
-    subject = measure.of_model(name, Model(jnp.asarray(atoms), jnp.zeros(DIM), encode=encode))
-    # Functions of one body have one identity, whatever they close over.
-    return Candidate(name, [subject.identity, name], encode is not None, lambda: dataclasses.replace(subject))
+    return SAE.of_model(Model(jnp.asarray(atoms), jnp.zeros(DIM), encode=encode), name=name)
 
 
-def shrunk(lam):
+@dataclasses.dataclass(frozen=True)
+class Shrunk:
     """The support of the lasso, with half its values."""
-    return lambda model, signals: sparse_code(signals, model.dictionary, lam).codes / 2
+
+    lam: float
+
+    def __call__(self, model, signals):
+        return sparse_code(signals, model.dictionary, self.lam).codes / 2
 
 
-def run(patched, folder, *candidates, l0=(1, 2), **options):
+def run(patched, folder, *saes, l0=(1, 2), controls=None, **options):
     found = Patching(patched.downstream, "this", sae_gap.Store(folder), l0, **options)
-    return found.run(candidates, show_progress=False)
+    return found.run(saes, controls or {}, show_progress=False)
 
 
 def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monkeypatch):
     random = np.random.default_rng(1).normal(size=(DIM, 20)).astype(np.float32) / DIM**0.5
-    candidates = [candidate("values", patched.atoms, shrunk(0.3)), candidate("atoms", random, shrunk(0.7))]
-    candidates += [candidate("true", patched.atoms), candidate("dense", random, shrunk(0.01))]
+    candidates = [candidate("values", patched.atoms, Shrunk(0.3)), candidate("atoms", random, Shrunk(0.7))]
+    candidates += [candidate("true", patched.atoms), candidate("dense", random, Shrunk(0.01))]
     rows = run(patched, tmp_path, *candidates)
     scored = {(row["dictionary"], row["codes"], row["level"]): row for row in rows if row["kind"] == "score"}
     for row in scored.values():
@@ -84,7 +87,7 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monk
     assert [row["key"] for row in again] == [row["key"] for row in rows]
     assert len(run(patched, tmp_path, *candidates, l0=(2,))) < len(rows)
     # A path that is named otherwise changes names alone.
-    renamed = [each._replace(name=f"a/{each.name}") for each in candidates]
+    renamed = [dataclasses.replace(sae, name=f"a/{sae.name}") for sae in candidates]
     for line, other in zip(split_lines(rows), split_lines(run(patched, tmp_path, *renamed)), strict=True):
         assert other == line | {name: f"a/{line[name]}" for name in ("dictionary", "best")}
 
@@ -109,7 +112,7 @@ def test_a_pursuit_of_codes_without_sign_has_values_of_non_negative_least_square
     atoms = np.random.default_rng(1).normal(size=(DIM, 60)).astype(np.float32)
     atoms /= np.linalg.norm(atoms, axis=0)
     one, x = candidate("atoms", atoms), patched.downstream.activations
-    found = Patching(patched.downstream, "this", sae_gap.Store(tmp_path), (3, 6), ("omp",)).run([one], show_progress=False)
+    found = run(patched, tmp_path, one, l0=(3, 6), codes=("omp",))
     for row, steps in zip(found[1:], (3, 6), strict=True):
         pursued = np.asarray(orthogonal_matching_pursuit(jnp.asarray(x), jnp.asarray(atoms), steps, nonneg=True))
         rests = [nnls(atoms[:, code != 0], signal)[1] ** 2 for signal, code in zip(x, pursued, strict=True)]
@@ -117,8 +120,23 @@ def test_a_pursuit_of_codes_without_sign_has_values_of_non_negative_least_square
     assert np.any(pursued < 0)
 
 
+def test_a_control_is_made_when_it_is_measured_and_not_again(patched, tmp_path):
+    """Its rows are those of the same atoms given as a dictionary."""
+    alike, made = candidate("given", patched.atoms), []
+
+    def make():
+        made.append(1)
+        return dataclasses.replace(alike, name="true", role="control")
+
+    rows = run(patched, tmp_path, alike, controls={"true": ({"control": "true"}, make)}, l0=(2,))
+    kl = {(row["dictionary"], row["codes"]): row["kl"] for row in rows if row["kind"] == "score"}
+    assert made and all(kl["true", codes] == kl["given", codes] for codes in ("lasso", "lasso_refit", "omp"))
+    made.clear()
+    assert run(patched, tmp_path, alike, controls={"true": ({"control": "true"}, make)}, l0=(2,)) == rows and not made
+
+
 def test_a_run_that_was_killed_goes_on_with_what_is_missing(patched, tmp_path, monkeypatch):
-    one = candidate("values", patched.atoms, shrunk(0.3))
+    one = candidate("values", patched.atoms, Shrunk(0.3))
     score, calls = Downstream.score, []
 
     def killed(self, guess):
@@ -136,9 +154,3 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(patched, tmp_path, m
     assert stored < {row["key"] for row in run(patched, tmp_path, one)}
     # Without those, there is nothing to split.
     assert split_lines(run(patched, tmp_path, one, codes=("omp",))) == []
-
-
-def test_what_intervals_are_over():
-    """Documents without a scored token say nothing of how others differ."""
-    told = [patching.over_documents({"tokens": [0, *[7] * count]}) for count in (1, 9, 10)]
-    assert told == ["of a single document, so no interval", "over only 9 documents", "over 10 documents"]

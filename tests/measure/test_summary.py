@@ -1,10 +1,8 @@
 """The lines of a measurement, of rows written by hand."""
 
-import numpy as np
 import pytest
 
-from sae_gap.measure import atom_lines, curve_lines, gap_lines, worst_lines
-from sae_gap.measure.chunk import pack
+from sae_gap.measure import atom_lines, curve_lines, worst_lines
 
 
 def point(name, l0, fvu, codes="lasso", **others):
@@ -26,24 +24,12 @@ def test_a_curve_is_read_at_the_encoders_l0_or_at_the_common_one():
     assert random["at_l0"] == 4 and random["curve_fvu"] == 0.9 and "fvu_ratio" not in random
 
 
-def chunk(samples, certificate, used, **others):
-    row = {"kind": "gap", "dictionary": "D", "num_latents": 3, "lam": 0.1, "samples": samples, "variance": 2.0 * samples}
-    row |= {"optimum_active": 3 * samples, "optimum_error": 0.5 * samples, "unconverged": 1}
-    return row | {"certificate": certificate, "used": pack(np.array(used))} | others
-
-
-def test_chunks_are_summed_and_the_worst_certificate_is_told():
-    (line,) = gap_lines([chunk(2, 1e-7, [True, False, False]), chunk(6, 1e-9, [False, True, False])])
-    assert (line["samples"], line["optimum_l0"], line["optimum_fvu"]) == (8, 3, 0.25)
-    assert (line["certificate"], line["unconverged"], line["unused"]) == (1e-7, 2, 1)
-
-
 def test_the_worst_samples_are_the_largest_gaps_of_all_chunks():
     worst = [
         {"worst_index": [4, 7], "worst_gap": [3.0, 1.0], "worst_relative_gap": [0.3, 0.1], "worst_document": [1, 2]},
         {"worst_index": [9, 8], "worst_gap": [5.0, 3.0], "worst_relative_gap": [0.5, 0.2], "worst_document": None},
     ]
-    lines = worst_lines([chunk(2, 0.0, [False] * 3, **one) for one in worst], most=3)
+    lines = worst_lines([{"kind": "gap", "dictionary": "D", **one} for one in worst], most=3)
     assert [(line["index"], line["gap"], line["document"]) for line in lines] == [(9, 5, None), (4, 3, 1), (8, 3, None)]
 
 

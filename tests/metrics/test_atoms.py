@@ -42,10 +42,3 @@ def test_groups_are_levels_and_quartiles():
         "rare": [2, 5],
     }
     assert list(groups_of(scipy.sparse.csr_array(codes))) == ["frequent", "common", "uncommon", "rare"]
-
-
-def test_what_is_on_in_no_sample_is_still_a_feature():
-    found = groups_of(np.zeros((0, 5)))
-    assert sorted(np.concatenate(list(found.values()))) == list(range(5))
-    with pytest.raises(ValueError, match="level must be of the 5 features"):
-        groups_of(np.zeros((3, 5)), np.zeros(4, int))

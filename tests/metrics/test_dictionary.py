@@ -99,10 +99,3 @@ def test_a_true_zero_atom_has_no_norm_ratio():
 def test_a_wider_dictionary_is_judged_by_its_best_atoms():
     truth = np.eye(3)
     assert score(np.hstack([np.ones((3, 4)), -truth]), truth)["cosine"] == 1
-
-
-def test_the_match_of_other_dictionaries_is_refused():
-    match = match_atoms(np.eye(3), np.eye(3))
-    for learned, truth in ((np.eye(3)[:, :2], np.eye(3)), (np.eye(3), np.eye(3)[:, :2])):
-        with pytest.raises(ValueError, match="other widths"):
-            dictionary_recovery(match, learned, truth)

@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sae_gap.catalogue import default_metrics
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.encoders.lasso import Lasso
-from sae_gap.metrics import METRICS
 from sae_gap.metrics.metric import Inferred
 
 
@@ -25,7 +25,7 @@ def scores(width):
     task = Task(split, split, split, dictionary=jnp.asarray(truth), width=width)
     splits = dict.fromkeys(("train", "id", "ood"), found)
     one = Inferred(task, model, splits, {"id": optimum, "ood": optimum}, 0.1, "strict")
-    return {name: value for metric in METRICS for name, value in metric(one).items()}
+    return {name: value for metric in default_metrics() for name, value in metric(one).items()}
 
 
 @pytest.mark.parametrize("width", [4, 9])

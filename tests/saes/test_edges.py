@@ -14,6 +14,8 @@ from safetensors.numpy import load_file, save_file
 
 import sae_gap
 from sae_gap.encoders.encoder import Affine, encode
+from sae_gap.encoders.jumprelu import JumpReLU
+from sae_gap.encoders.relu import ReLU
 from sae_gap.saes import foreign_encoders, loaded_sae
 from sae_gap.storage.tensor_files import Config, Tensors, read_npz
 from tests.saes.examples import example
@@ -52,7 +54,7 @@ def test_weights_of_eight_or_sixty_four_bits_are_read_as_they_are(tmp_path, kind
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sae = sae_gap.load_sae(folder)
-    np.testing.assert_array_equal(sae.model.encoder.affine.weight, narrow["W_enc"].astype(np.float32))
+    np.testing.assert_array_equal(sae.model.encoder.model.encoder.weight, narrow["W_enc"].astype(np.float32))
 
 
 @pytest.mark.parametrize("case", ["standard", "topk", "topk_rescaled", "abstopk_rescaled", "jumprelu", "gated", "pursuit"])
@@ -112,8 +114,9 @@ def test_signed_codes_are_held_against_a_signed_optimum():
 
 def test_what_only_reaches_its_threshold_is_off_and_what_is_negative_as_well():
     affine = Affine(jnp.eye(3), jnp.zeros(3))
-    parameters = foreign_encoders.ForeignParameters(affine, jnp.ones(3), {"threshold": jnp.array([1.0, 0.0, -2.0])})
-    model = sae_gap.Model(jnp.eye(3), jnp.zeros(3), parameters, foreign_encoders.Threshold())
+    thresholds = {"threshold": jnp.array([1.0, 0.0, -2.0])}
+    parameters = foreign_encoders.parameters_of(JumpReLU(), affine, thresholds)
+    model = sae_gap.Model(jnp.eye(3), jnp.zeros(3), parameters, JumpReLU())
     signals = jnp.array([[1.0, 0.5, -1.0], [1.5, -0.5, 0.25]])
     np.testing.assert_array_equal(model.encode(model, signals), [[0, 0.5, 0], [1.5, 0, 0.25]])
 
@@ -123,7 +126,7 @@ def test_a_dead_atom_reaches_no_threshold_on_codes_of_unit_atoms():
     names = {"library": "ours", "architecture": "jumprelu", "notes": {}}
     atoms = np.diag([2, 0]).astype(np.float32)
     sae = loaded_sae.assemble(
-        foreign_encoders.Threshold(), atoms=atoms, bias=eye[0], weight=eye, others=others, codes_of_unit_atoms=True, **names
+        JumpReLU(), atoms=atoms, bias=eye[0], weight=eye, others=others, codes_of_unit_atoms=True, **names
     )
     np.testing.assert_array_equal(sae.encode_target(jnp.array([[0.0, 1.0], [-0.8, 1.0]])), [[2, 0], [0, 0]])
 
@@ -132,13 +135,12 @@ def test_what_a_bias_adds_to_codes_is_summed_in_double_precision():
     long, weight = np.array([2.0**24, 1.0], np.float32), np.ones((2, 3), np.float32)
     arrays = {"atoms": weight.T, "bias": long, "weight": weight, "encoder_bias": np.full(3, -(2.0**24), np.float32)}
     names = {"library": "ours", "architecture": "standard", "notes": {}}
-    sae = loaded_sae.assemble(foreign_encoders.Rectified(), **arrays, **names)
-    np.testing.assert_array_equal(sae.model.encoder.affine.bias, [1, 1, 1])
+    sae = loaded_sae.assemble(ReLU(), **arrays, **names)
+    np.testing.assert_array_equal(sae.model.encoder.model.encoder.bias, [1, 1, 1])
 
 
 def test_a_pursuit_stops_once_little_is_left():
-    scale = np.ones(3, np.float32)
-    model = sae_gap.Model(jnp.eye(3), jnp.zeros(3), foreign_encoders.ForeignParameters(None, jnp.asarray(scale)))
+    model = sae_gap.Model(jnp.eye(3), jnp.zeros(3))
     signals = jnp.array([[3, 1, 0.5], [3, 2, 0.5]])
     codes = foreign_encoders.RepeatingPursuit(9, residual=1.2)(model, signals)
     # After 3, what is left of the first is of norm 1.12.

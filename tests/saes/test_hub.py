@@ -47,10 +47,14 @@ def test_an_sae_is_found_by_the_table_of_saelens_which_is_not_imported(cache, mo
         sae_gap.load_sae("two-res", "blocks.4")
 
 
-def test_what_is_not_in_the_cache_is_said_with_the_command_that_gets_it(cache):
-    with pytest.raises(ValueError, match=r"get it by hf download some/saes-of-two --include 'layer_4/\*'\.$"):
-        sae_gap.load_sae("some/saes-of-two", "layer_4")
-    with pytest.raises(ValueError, match="hf download other/saes"):
-        sae_gap.load_sae("other/saes", "layer_4")
-    with pytest.raises(ValueError, match=r"saes names no repository .* give the repository as org/name\.$"):
-        sae_gap.load_sae("saes", "layer_4")
+@pytest.mark.parametrize(
+    ("release", "words"),
+    [
+        ("some/saes-of-two", r"get it by hf download some/saes-of-two --include 'layer_4/\*'\.$"),
+        ("other/saes", "hf download other/saes"),
+        ("saes", r"saes names no repository .* give the repository as org/name\.$"),
+    ],
+)
+def test_what_is_not_in_the_cache_is_said_with_the_command_that_gets_it(cache, release, words):
+    with pytest.raises(ValueError, match=words):
+        sae_gap.load_sae(release, "layer_4")

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.solvers import implicit, sparse_code
+from sae_gap.solvers import sparse_code
 
 SHAPE = (5, 12, 30)
 
@@ -48,17 +48,6 @@ def test_gradient_inside_jit_and_vmap(x64):
     each = jax.jit(jax.vmap(jax.grad(loss), in_axes=(0, None)))(signals, dictionary)
     together = jax.grad(lambda y: jnp.sum(sparse_code(y, dictionary, 0.2, tol=1e-10).codes ** 2))(signals)
     np.testing.assert_allclose(each, together, atol=1e-7)
-
-
-def test_solves_on_the_support_only():
-    rng = np.random.default_rng(2)
-    dictionary = rng.normal(size=(10, 20)).astype(np.float32)
-    support = np.argsort(rng.uniform(size=(6, 20)), axis=1) < 5
-    support[0] = False
-    target = rng.normal(size=(6, 20)).astype(np.float32)
-    u = np.asarray(implicit.solve_on_support(dictionary, support, target))
-    assert not np.any(u[~support])
-    np.testing.assert_allclose(((u @ dictionary.T) @ dictionary)[support], target[support], atol=2e-3)
 
 
 def test_float32_gradient_of_zero_codes_is_zero():

@@ -56,7 +56,7 @@ advance, take_round = jax.jit(lambda problem, state: working_set._rounds(problem
 @pytest.fixture(scope="module")
 def begun():
     signals, dictionary = draw(1, (12, 24, 60), sparsity=5)
-    problem = atoms.pose(jnp.asarray(dictionary), None, tol=1e-6, limit=100, nonneg=False, with_gram=True)
+    problem = atoms.pose(jnp.asarray(dictionary), None, tol=1e-6, limit=100, nonneg=False)
     samples = Samples(jnp.asarray(signals), jnp.full((12, 1), 0.01), None)
     state = jax.jit(working_set.begin, static_argnums=3)(problem, samples, None, 32)
     return dictionary, problem, take_round(problem, state), advance(problem, state)

@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -81,23 +82,10 @@ def test_what_is_damaged_or_edited_is_named(tmp_path, name):
     assert str(error.value).startswith(str(path)) and fault in str(error.value) and "move it away" in str(error.value)
 
 
-REFUSED = {
-    "no key": ([{"job": "a"}], ValueError, "must carry the strings"),
-    "no job": ([{"key": "a"}], ValueError, "must carry the strings"),
-    "a job that is no name": ([{"key": "a", "job": "../a"}], ValueError, "must carry the strings"),
-    "two jobs": ([{"key": "a", "job": "a"}, {"key": "b", "job": "b"}], ValueError, "one `job` and different keys"),
-    "one key twice": ([{"key": "a", "job": "a"}] * 2, ValueError, "one `job` and different keys"),
-    "a value": ([{"key": "a", "job": "a", "x": object()}], ValueError, "has no form in JSON"),
-    "a row": ([1], TypeError, "a row must be of class Mapping"),
-    "a mapping": ({"key": "a"}, TypeError, "must be a list of mappings"),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_rows_that_are_not_one_job_are_refused(tmp_path, name):
-    rows, kind, fault = REFUSED[name]
-    with pytest.raises(kind, match=fault):
-        Store(tmp_path).append(rows)
+@pytest.mark.parametrize("keys", [(("a", "a"), ("b", "b")), (("a", "a"), ("a", "a"))])
+def test_rows_that_are_not_one_job_are_refused(tmp_path, keys):
+    with pytest.raises(ValueError, match="one `job` and different keys"):
+        Store(tmp_path).append([{"key": key, "job": name} for key, name in keys])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -128,6 +116,57 @@ def test_keys_are_stable_and_distinct():
     assert results.key({"a": np.int64(2)}) == results.key({"a": 2.0})
     with pytest.raises(TypeError):
         results.key({"a": object()})
+
+
+def test_digests_tell_shapes_types_and_bytes_apart():
+    arrays = [np.zeros(4), np.zeros((2, 2)), np.zeros(8, np.float32), np.zeros(4, np.int64), np.ones(4), np.zeros(3)]
+    assert len({results.digest([array]) for array in arrays}) == len(arrays)
+    assert results.digest([np.zeros(4), np.ones(2)]) != results.digest([np.ones(2), np.zeros(4)])
+    turned = np.arange(6.0).reshape(2, 3)
+    assert results.digest([np.asfortranarray(turned)]) == results.digest([turned]) != results.digest([turned.T])
+
+
+def test_what_is_stored_is_not_measured_again(tmp_path):
+    calls = []
+
+    def measure(start):
+        calls.append(start)
+        return [{"kind": "a", "value": start}, {"kind": "b", "value": np.float32(start / 4)}]
+
+    store, parts = Store(tmp_path), [{"start": 0}, {"start": 1}, {"start": 2}]
+    # A killed run has left a part.
+    store.once({"lam": 0.1}, measure, parts[1:2])
+    rows = store.once({"lam": 0.1}, measure, parts)
+    assert calls == [1, 0, 2] and [row["value"] for row in rows] == [0, 0, 1, 0.25, 2, 0.5]
+    assert Store(tmp_path).once({"lam": 0.1}, measure, parts) == rows and len(calls) == 3
+    assert {"key", "job", "date", "device", "precision", "revision", "jax"} < set(rows[0])
+    assert len({row["key"] for row in rows}) == 6 and len({row["job"] for row in rows}) == 3
+    assert sorted(row["key"] for row in store.rows()) == sorted(row["key"] for row in rows)
+    with jax.enable_x64(True):
+        assert store.once({"lam": 0.1}, measure, parts[:1])[0]["precision"] == "float64" and len(calls) == 4
+    assert store.once({"lam": 0.2}, measure, parts[:1]) and len(calls) == 5
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_processes_share_out_the_parts_and_wait_for_all(tmp_path, monkeypatch, index):
+    calls, store = [], Store(tmp_path)
+
+    def measure(start):
+        calls.append(start)
+        return [{"value": start}]
+
+    def others(_):
+        assert len(calls) == 1
+        for other in (0, 1, 2):
+            monkeypatch.setattr("sae_gap.runtime.distributed.index", lambda other=other: other)
+            monkeypatch.setattr("sae_gap.runtime.distributed.wait", lambda _: None)
+            Store(tmp_path).once({}, measure, [{"start": part} for part in range(3)])
+
+    monkeypatch.setattr("sae_gap.runtime.distributed.count", lambda: 3)
+    monkeypatch.setattr("sae_gap.runtime.distributed.index", lambda: index)
+    monkeypatch.setattr("sae_gap.runtime.distributed.wait", others)
+    rows = store.once({}, measure, [{"start": part} for part in range(3)])
+    assert [row["value"] for row in rows] == [0, 1, 2] and calls[0] == index and sorted(calls) == [0, 1, 2]
 
 
 def test_provenance_is_plain_and_has_no_paths():

@@ -22,9 +22,13 @@ def model(task):
 
 
 class Calls(list):
-    """A list that can be hashed, as static fields must be."""
+    """A list that tells no encoder from another."""
 
-    __hash__ = object.__hash__
+    def __eq__(self, other):
+        return True
+
+    def __hash__(self):
+        return 0
 
 
 class Counting(Encoder):
@@ -48,21 +52,6 @@ class Counting(Encoder):
             # A function that is new is compiled anew.
             jax.jit(lambda signals: signals + len(self.calls))(signals).block_until_ready()
         return Coded(self(model, signals))
-
-
-@pytest.fixture(autouse=True)
-def plain(monkeypatch):
-    """Calls are no hyper-parameter."""
-    describe = inference.identity.describe
-    monkeypatch.setattr(
-        inference.identity,
-        "describe",
-        lambda thing: (
-            {name: value for name, value in described.items() if name != "calls"}
-            if isinstance(described := describe(thing), dict)
-            else described
-        ),
-    )
 
 
 def test_one_run_for_an_encoder_and_a_split(task, model):

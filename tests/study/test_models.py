@@ -14,7 +14,7 @@ from sae_gap.core import identity
 from sae_gap.core.types import Model
 from sae_gap.data.activations import save_activations
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners.learner import Learner
+from sae_gap.learners.learner import HostLearner, Learner
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.storage.trees import Checkpoint
@@ -50,12 +50,10 @@ class Walk(Learner):
         return Model(state[0], state[3])
 
 
-class OnHost(Learner):
+class OnHost(HostLearner):
     """One in Python."""
 
     num_steps: int = eqx.field(static=True, default=3, kw_only=True)
-
-    on_host = True
 
     def learn(self, data, *, num_latents, key, base=None):
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
@@ -322,23 +320,6 @@ def test_what_is_missing_is_told_by_names_alone(tmp_path, tasks, fits):
     assert store.missing(Walk(), SETTING, (2,)) == [Walk()]
     fit_one(tmp_path, tasks, at=(2,))
     assert store.missing(Walk(), SETTING, (1, 2, 6, 9)) == [] and store.missing(Walk(), SETTING, (3,)) == [Walk()]
-
-
-def test_the_time_of_a_fit_is_told_from_the_nearest_of_its_kind(tmp_path):
-    def fitted(name, work, seconds):
-        (tmp_path / name).mkdir()
-        note = {"step": 6, "seconds": seconds, "compile_seconds": 0.0, "device": "cpu", "work": work}
-        (tmp_path / name / "fit.json").write_text(json.dumps(note))
-
-    store = Models(tmp_path)
-    work = Walk().work(100, 12, 20)
-    assert store.estimate(Walk(), 100, 12, 20) == pytest.approx(1e-10 * work)
-    fitted("walk-far", 1_000 * work, 1.0)
-    fitted("walk-near", 2 * work, 3.0)
-    fitted("talk-same", work, 50.0)
-    assert store.estimate(Walk(), 100, 12, 20) == pytest.approx(1.5)
-    fitted("walk-nonsense", -1.0, 3.0)
-    assert store.estimate(Walk(), 100, 12, 20) == pytest.approx(1.5)
 
 
 def test_whoever_watches_is_told_of_bases_too(tmp_path, tasks):

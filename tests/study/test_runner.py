@@ -14,13 +14,14 @@ import pytest
 from tqdm import tqdm
 
 from sae_gap import Method, Models, Recording, Setting, Store, draw, run
+from sae_gap.catalogue import default_metrics
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.metrics import METRICS, gap
+from sae_gap.metrics import gap
 from sae_gap.metrics.metric import Metric
 from sae_gap.runtime import progress
 from sae_gap.solvers import sparse_code
@@ -87,7 +88,7 @@ def test_a_row_measures_its_own_method(finished, tasks):
                 codes = np.asarray(encoder(model, signals))
                 error = np.mean((np.asarray(signals) - codes @ np.asarray(model.dictionary).T - np.asarray(model.bias)) ** 2)
                 assert row[f"mse_{split}"] == pytest.approx(error, rel=1e-4)
-                assert row[f"l0_{split}"] == pytest.approx((np.abs(codes) > 0.01).sum(axis=1).mean())
+                assert row[f"l0_above_{split}"] == pytest.approx((np.abs(codes) > 0.01).sum(axis=1).mean())
 
 
 def test_the_gap_is_measured_from_the_optimum_on_the_same_dictionary(finished):
@@ -174,9 +175,9 @@ def test_each_model_is_encoded_once(tmp_path, monkeypatch):
     inner = Inference._run
 
     def counting(self, encoder, split):
-        fresh = len(self._found)
+        fresh = len(self._coded)
         found = inner(self, encoder, split)
-        calls[type(encoder).__name__, split] += len(self._found) > fresh
+        calls[type(encoder).__name__, split] += len(self._coded) > fresh
         return found
 
     monkeypatch.setattr(Inference, "_run", counting)
@@ -207,7 +208,7 @@ def test_metrics_are_the_studys(tmp_path):
 def test_a_metric_overwrites_nothing(tmp_path, columns, fault):
     mine = Metric("mine", lambda inferred: columns, {})
     with pytest.raises(ValueError, match=fault):
-        run(make(SETTING, methods=METHODS[3:], metrics=(*METRICS, mine)), Store(tmp_path))
+        run(make(SETTING, methods=METHODS[3:], metrics=(*default_metrics(), mine)), Store(tmp_path))
     assert not (tmp_path / "rows").exists()
 
 
@@ -215,7 +216,7 @@ def test_a_stream_is_scored_on_held_out_samples_alone(tmp_path, caplog):
     def splits(inferred):
         return {"seen": sorted(inferred.codes)}
 
-    rows = run(make(Setting(20, 3, 200, stream=True), metrics=(*METRICS, Metric("splits", splits))), Store(tmp_path))
+    rows = run(make(Setting(20, 3, 200, stream=True), metrics=(*default_metrics(), Metric("splits", splits))), Store(tmp_path))
     assert [row["method"] for row in rows] == ["sae", "frozen", "oracle"]
     assert "left out linear_probe: the data lack the true codes of the training split" in caplog.text
     for row in rows:
@@ -363,7 +364,7 @@ def test_without_truth_what_needs_it_is_left_out(tmp_path, arrays, caplog):
     assert [row["method"] for row in rows] == ["sae", "frozen"]
     for row in rows:
         assert not [name for name in row if name.startswith(NEED_TRUTH)]
-        assert {"mse_id", "mse_ood", "l0_id", "gap_id", "relative_gap_ood", "certificate_id"} <= row.keys()
+        assert {"mse_id", "mse_ood", "l0_above_id", "gap_id", "relative_gap_ood", "certificate_id"} <= row.keys()
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert said == [
         "left out linear_probe: the data lack the true codes of the training split",

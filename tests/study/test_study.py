@@ -7,7 +7,7 @@ from sae_gap import Method, Setting, Study
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners.learner import Learner
+from sae_gap.learners.learner import HostLearner
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
@@ -49,15 +49,11 @@ def test_what_a_method_varies_are_columns(method, coordinates):
     assert method.coordinates == coordinates | weight
 
 
-def test_steps_are_those_asked_for_or_the_end():
-    assert METHODS[0].steps == (None,)
-    assert Method("sae", "sae", SAE, TopK(3), at=(0, 2, 4)).steps == (0, 2, 4)
-
-
-class OnHost(Learner):
+class OnHost(HostLearner):
     num_steps: int = eqx.field(static=True, default=3, kw_only=True)
 
-    on_host = True
+    def learn(self, data, *, num_latents, key):
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,22 @@ import numpy as np
 from sae_gap.data.activations.tables import DOCUMENTS, Array, RefusedError, Table, as_table, choose, in_memory, read_documents
 
 
-def read_arrow_table(path: pathlib.Path) -> Any:
-    """The `pyarrow.Table` of a file in the format of Arrow's streams or of its files."""
-    import pyarrow
+def arrow_library(path: pathlib.Path) -> Any:
+    """The module `pyarrow`, with what reads and computes, for a file."""
+    try:
+        import pyarrow
+        import pyarrow.compute
+        import pyarrow.parquet
+    except ImportError:
+        raise RefusedError(f"{path} needs pyarrow; install it with pip install 'sae_gap[arrow]'.") from None
+    return pyarrow
 
+
+def read_arrow_table(path: pathlib.Path) -> Any:
+    """The `pyarrow.Table` of a Parquet file, or of one in the format of Arrow's streams or of its files."""
+    pyarrow = arrow_library(path)
+    if path.suffix == ".parquet":
+        return pyarrow.parquet.read_table(path)
     source = pyarrow.memory_map(str(path))
     try:
         return pyarrow.ipc.open_stream(source).read_all()
@@ -22,12 +34,7 @@ def read_arrow_table(path: pathlib.Path) -> Any:
 
 def read_arrow(path: pathlib.Path, key: str | None) -> Table:
     """The rows of a column of lists of numbers, or of documents, which are lists of such lists, of any length."""
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.parquet
-    except ImportError:
-        raise RefusedError(f"{path} needs pyarrow; install it with pip install 'sae_gap[arrow]'.") from None
+    pyarrow = arrow_library(path)
     if path.suffix == ".parquet":
         file = pyarrow.parquet.ParquetFile(path, memory_map=True)
         schema, sizes = file.schema_arrow, [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]

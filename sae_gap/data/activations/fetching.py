@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from sae_gap.data.activations.tables import DOCUMENTS
 from sae_gap.runtime import devices
+from sae_gap.storage.tensor_files import brief
 
 
 def fetched(path: str | os.PathLike[str]) -> Path:
@@ -52,9 +53,8 @@ def fetched(path: str | os.PathLike[str]) -> Path:
     except FileNotFoundError:
         raise ValueError(f"{url} is neither a file nor a folder; give the URL of activations.") from None
     except Exception as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise ValueError(
-            f"{url} cannot be copied to {cache} ({reason}); check its name, your credentials and the space on the disk."
+            f"{url} cannot be copied to {cache} ({brief(error)}); check its name, your credentials and the space on the disk."
         ) from error
     return copy if is_folder else copy / PurePosixPath(remote).name
 

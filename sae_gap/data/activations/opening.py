@@ -2,18 +2,19 @@
 
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from sae_gap.core.checks import as_real, check_path, check_type, check_unmasked, shown
+from sae_gap.core.checks import as_real, check_path, check_type, shown
 from sae_gap.data.activations.array_files import read_npy, read_npz, read_safetensors
 from sae_gap.data.activations.arrow_files import read_arrow
 from sae_gap.data.activations.fetching import fetched
 from sae_gap.data.activations.rows import Activations
 from sae_gap.data.activations.tables import ACTIVATIONS, DOCUMENTS, RefusedError, Table, as_table, in_memory
+from sae_gap.storage.tensor_files import brief
 
 # The reader of each kind of file by its ending; it takes the path and the name of the array, if one is given.
 READERS: dict[str, Callable[[pathlib.Path, str | None], Table]] = {
@@ -58,35 +59,26 @@ def open_activations(
     if hasattr(source, "shape") and not isinstance(source, str):
         if key is not None:
             raise ValueError(f"an array in memory has no name; leave out the key {key!r}.")
-        return _of_array(source, documents)
+        names = None if documents is None else in_memory(as_real("documents", documents, "a vector of integers"))
+        array = in_memory(as_real("the array", source, "rows of floating-point numbers"))
+        return _activations([as_table("the array", array, names)])
     if documents is not None:
         raise ValueError("a file names its own documents; leave them out, or give the array itself.")
     check_path("path", source)
     check_type("key", key, (str, type(None)), "give the name of an array")
     path = fetched(source)  # type: ignore[arg-type]
     if os.path.isdir(path):
-        files = _inside(path)
-    elif os.path.isfile(path):
-        files = [path]
-    else:
+        return _activations(_read_folder(path, key))
+    if not os.path.isfile(path):
         raise ValueError(f"{path} is neither a file nor a folder; give the path of activations.")
-    tables = [_open(file, key) for file in files]
-    _check_alike(path, files, tables)
-    counted = 0
-    for place, table in enumerate(tables):
-        if table.counted and table.documents is not None:
-            tables[place] = table._replace(documents=table.documents + counted)
-            counted += int(table.documents.max()) + 1
-    return Activations(tuple(tables), np.array([[0, sum(table.num_rows for table in tables)]]))
+    return _activations([_read_file(path, key)])
 
 
-def _of_array(values: Any, documents: Any) -> Activations:
-    named = None if documents is None else in_memory(as_real("documents", documents, "a vector of integers"))
-    table = as_table("the array", in_memory(as_real("the array", values, "rows of floating-point numbers")), named)
-    return Activations((table,), np.array([[0, table.num_rows]]))
+def _activations(tables: list[Table]) -> Activations:
+    return Activations(tuple(tables), np.arange(sum(table.num_rows for table in tables)))
 
 
-def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
+def _read_folder(folder: pathlib.Path, key: str | None) -> list[Table]:
     """The files of activations in a folder, by name."""
     entries = sorted(folder.iterdir())
     companion = f".{DOCUMENTS}.npy"
@@ -95,37 +87,37 @@ def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
         inner = ", ".join(repr(path.name) for path in entries if path.is_dir())[:100]
         mend = f"give one of its folders, such as {inner}" if inner else f"give one with {', '.join(READERS)}"
         raise ValueError(f"the folder {folder} holds no file of activations; {mend}.")
-    return files
+    tables = [_read_file(file, key) for file in files]
+    forms = [_form(file, table) for file, table in zip(files, tables, strict=True)]
+    for file, form in zip(files, forms, strict=True):
+        if form != forms[0]:
+            raise ValueError(
+                f"{folder} must hold files of one form, but {files[0].name} is {forms[0]} and {file.name} {form}; "
+                "move one of them to another folder."
+            )
+    counted = 0
+    for place, table in enumerate(tables):
+        if table.counted and table.documents is not None:
+            tables[place] = table._replace(documents=table.documents + counted)
+            counted += int(table.documents.max()) + 1
+    return tables
 
 
-def _open(path: pathlib.Path, key: str | None) -> Table:
+def _form(file: pathlib.Path, table: Table) -> str:
+    """What all files of a folder have in common."""
+    documents = "no documents" if table.documents is None else "documents"
+    return f"{file.suffix} of width {table.width} with {documents}{' of many rows each' if table.counted else ''}"
+
+
+def _read_file(path: pathlib.Path, key: str | None) -> Table:
     if path.suffix not in READERS:
         raise ValueError(f"{path} has no ending that tells its kind; rename it to one of {', '.join(READERS)}.")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty; write it again.")
     try:
         return READERS[path.suffix](path, key)
     except RefusedError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
-        raise ValueError(f"{path} cannot be read as activations ({reason}); write it again.") from error
-
-
-def _check_alike(path: pathlib.Path, files: Sequence[pathlib.Path], tables: Sequence[Table]) -> None:
-    first = tables[0]
-    for file, table in zip(files, tables, strict=True):
-        for what, one, other in (
-            ("files of one kind", files[0].suffix, file.suffix),
-            ("one width", first.width, table.width),
-            ("documents in all files or in none", first.documents is not None, table.documents is not None),
-            ("documents in one form", first.counted, table.counted),
-        ):
-            if one != other:
-                raise ValueError(
-                    f"{path} must hold {what}, but it is {one} in {files[0].name} and {other} in {file.name}; "
-                    "move one of them to another folder."
-                )
+        raise ValueError(f"{path} cannot be read as activations ({brief(error)}); write it again.") from error
 
 
 def save_activations(
@@ -148,15 +140,17 @@ def save_activations(
     """
     check_path("path", path)
     path = pathlib.Path(os.path.expanduser(path))
-    arrays = {ACTIVATIONS: _rows("activations", activations, 2)}
+    rows = as_real("activations", activations, "a matrix of real numbers")
+    if rows.ndim != 2 or not rows.size:
+        raise ValueError(f"activations must be a non-empty matrix, but the shape is {rows.shape}.")
+    # They are read again as float32.
+    if not np.all(np.abs(rows) <= np.finfo(np.float32).max):
+        raise ValueError("activations must be finite in float32, but some are NaN, infinite or too large; drop those rows.")
+    arrays: dict[str, Any] = {ACTIVATIONS: rows}
     if documents is not None:
-        arrays[DOCUMENTS] = _rows("documents", documents, 1)
-        if arrays[DOCUMENTS].dtype.kind not in "iu" or len(documents) != len(activations):
-            raise ValueError(
-                f"documents must be {len(activations)} integers, one for each row, but they are {shown(documents)}."
-            )
-    for name, values in others.items():
-        check_unmasked(name, values)
+        arrays[DOCUMENTS] = as_real("documents", documents, "a vector of integers")
+        if arrays[DOCUMENTS].dtype.kind not in "iu" or arrays[DOCUMENTS].shape != rows.shape[:1]:
+            raise ValueError(f"documents must be {len(rows)} integers, one for each row, but they are {shown(documents)}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -165,13 +159,3 @@ def save_activations(
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _rows(name: str, values: Any, ndim: int) -> np.ndarray:
-    array = as_real(name, values, "a matrix of real numbers" if ndim == 2 else "a vector of integers")
-    if array.ndim != ndim or not array.size:
-        raise ValueError(f"{name} must be a non-empty {'matrix' if ndim == 2 else 'vector'}, but the shape is {array.shape}.")
-    # They are read again as float32.
-    if not np.all(np.abs(array) <= np.finfo(np.float32).max):
-        raise ValueError(f"{name} must be finite in float32, but some are NaN, infinite or too large; drop or mend those rows.")
-    return array

@@ -4,10 +4,10 @@ Transformers give some tokens, such as the first of a text, a norm of hundreds o
 outweighs ten thousand others, and so it sets the variance and the atoms that are learned.
 
 References:
-  Sun et al. (2024), "Outliers activations in large language models".
+  Sun et al. (2024), "Massive activations in large language models".
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,28 +15,34 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array, Float, Int
 
-if TYPE_CHECKING:
-    from sae_gap.data.activations.rows import Activations
-
 # Norms of a layer's other rows stay within a few times their median. Unlike the mean, the median does not move with the few
 # that are outliers, and a multiple of it does not depend on the scale of the model.
 FACTOR = 10
 # Median norms between which sums of squares, over millions of rows, neither overflow float32 nor vanish in it.
 _SHORTEST, _LONGEST = 1e-8, 1e14
-# Row numbers that are written out.
-_SHOWN = 3
 
 
 class Outliers(NamedTuple):
-    """The outlier tokens among others.
+    """The outlier tokens of activations; as a text it says how many there are, how long and where.
 
     Attributes:
       rows: their numbers, ascending.
       ratios: the norm of each over the median norm of all rows.
+      num_rows: of the activations.
+      num_first: how many outliers are the first row of their document; None where the documents are not known.
     """
 
     rows: Int[np.ndarray, " outliers"]
     ratios: Float[np.ndarray, " outliers"]
+    num_rows: int
+    num_first: int | None = None
+
+    def __str__(self) -> str:
+        if not len(self.rows):
+            return f"no row is longer than {FACTOR} times the median norm"
+        lengths = f"{self.ratios.min():,.0f} to {self.ratios.max():,.0f} times as long as the median row"
+        text = f"{len(self.rows):,} of {self.num_rows:,} rows are outliers, {lengths}"
+        return text if self.num_first is None else f"{text}, {self.num_first:,} of them the first of their document"
 
 
 def norms(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
@@ -44,8 +50,8 @@ def norms(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
     return np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
 
 
-def find_outliers(norms: Float[np.ndarray, " n"]) -> Outliers:
-    """The rows of norm `‖y‖ > FACTOR · median ‖y‖`; none where the median is zero, as of sparse signals that are mostly off.
+def find_outliers(norms: Float[np.ndarray, " n"], documents: Int[np.ndarray, " n"] | None = None) -> Outliers:
+    """The rows of norm `‖y‖ > FACTOR · median ‖y‖`; none where the median is zero, as of sparse signals.
 
     Raises:
       ValueError: the median is so large or so small that float32 cannot hold sums of squares.
@@ -57,7 +63,10 @@ def find_outliers(norms: Float[np.ndarray, " n"]) -> Outliers:
             f"by one number that brings it between {_SHORTEST:g} and {_LONGEST:g}, such as a power of two."
         )
     rows = np.flatnonzero(norms > FACTOR * median) if median > 0 else np.zeros(0, int)
-    return Outliers(rows, norms[rows] / median)
+    num_first = None
+    if documents is not None:
+        num_first = int(np.isin(rows, np.unique(documents, return_index=True)[1]).sum())
+    return Outliers(rows, norms[rows] / median, len(norms), num_first)
 
 
 def scale_down(signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_dim"]:
@@ -77,7 +86,8 @@ def median_norm(signals: Float[Array, "n input_dim"]) -> Float[Array, ""]:
 
 def to_median(signals: Float[Array, "... input_dim"], median: Float[Array, ""]) -> Float[Array, "... input_dim"]:
     """Outlier tokens `y ← y · median / ‖y‖`; all others keep their bits."""
-    module, scale = _module(signals), median / _module(signals).maximum(_lengths(signals), median)
+    module = _module(signals)
+    scale = median / module.maximum(_lengths(signals), median)
     return module.where(_is_outlier(signals, median)[..., None], signals * scale[..., None], signals)
 
 
@@ -90,30 +100,5 @@ def _lengths(signals):
 
 
 def _module(signals):
+    """NumPy for arrays on the host, which need not go to a device for this."""
     return jnp if isinstance(signals, jax.Array) else np
-
-
-def describe(activations: "Activations") -> str:
-    """How many rows are outliers, which, how large, and whether they begin their documents, in a sentence."""
-    rows, ratios = activations.outliers
-    if not len(rows):
-        return f"no row is longer than {FACTOR} times the median norm"
-    listed = ", ".join(f"{row:,}" for row in rows[:_SHOWN]) + (", ..." if len(rows) > _SHOWN else "")
-    low, high = (f"{ratio:,.0f}" for ratio in (ratios.min(), ratios.max()))
-    one = len(rows) == 1
-    size = low if low == high else f"{low} to {high}"
-    told = f"{len(rows):,} of {activations.num_samples:,} rows {'is an outlier' if one else 'are outliers'}, "
-    told += f"{size} times as long as the median row: {'number' if one else 'numbers'} {listed}"
-    return told + _standing(activations, rows)
-
-
-def _standing(activations: "Activations", rows: Int[np.ndarray, " outliers"]) -> str:
-    if activations.documents is None:
-        return ""
-    _, starts = np.unique(activations.documents, return_index=True)
-    first = int(np.isin(rows, starts).sum())
-    if not first:
-        return ", none of them the first of its document"
-    if first < len(rows):
-        return f", {first:,} of them the first of their document"
-    return ", the first of its document" if first == 1 else ", all of them the first of their document"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sae_gap.core.checks import as_real, check_number, check_seed, check_size
+from sae_gap.core.checks import check_number, check_seed, check_size
 from sae_gap.data.activations.outliers import Outliers, find_outliers, norms
 from sae_gap.data.activations.tables import Table
 
@@ -24,15 +24,15 @@ class Activations:
     """Rows of one or several files or of an array, or a part of them. Opened by `open_activations`."""
 
     _tables: tuple[Table, ...]
-    # (runs, 2): where each run of rows begins and ends, counted through all files.
-    _runs: Int[np.ndarray, "runs 2"]
+    # The number of each row among all rows of the files, ascending.
+    numbers: Int[np.ndarray, " num_samples"]
     # The rows that outliers were left out of, by which a split draws its documents.
     _whole: "Activations | None" = None
 
     @property
     def num_samples(self) -> int:
         """Number of rows."""
-        return int((self._runs[:, 1] - self._runs[:, 0]).sum())
+        return len(self.numbers)
 
     @property
     def input_dim(self) -> int:
@@ -49,27 +49,20 @@ class Activations:
         """The document of each row, or None where the files name none."""
         if self._tables[0].documents is None:
             return None
-        whole = np.concatenate([table.documents for table in self._tables])
-        return np.concatenate([whole[start:stop] for start, stop in self._runs])
-
-    @property
-    def numbers(self) -> Int[np.ndarray, " num_samples"]:
-        """The number of each row among all rows of its files."""
-        return np.concatenate([np.arange(start, stop) for start, stop in self._runs])
+        return np.concatenate([table.documents for table in self._tables])[self.numbers]
 
     @functools.cached_property
     def outliers(self) -> Outliers:
         """The rows whose norm is beyond `outliers.FACTOR` times the median norm. All rows are read for it, in chunks."""
         if self._whole is not None:
-            return Outliers(np.zeros(0, int), np.zeros(0))
-        return find_outliers(np.concatenate([norms(chunk) for chunk in self.chunks(SPAN)]))
+            return Outliers(np.zeros(0, int), np.zeros(0), self.num_samples)
+        return find_outliers(np.concatenate([norms(chunk) for chunk in self.chunks(SPAN)]), self.documents)
 
     def without_outliers(self) -> "Activations":
         """The rows that are no outliers. Split, they fall into the parts that they are in where outliers are kept."""
         if not len(self.outliers.rows):
             return self
-        kept = self._where(np.delete(np.arange(self.num_samples), self.outliers.rows))
-        return dataclasses.replace(kept, _whole=self)
+        return Activations(self._tables, np.delete(self.numbers, self.outliers.rows), self)
 
     def chunks(self, size: int) -> Iterator[Float[np.ndarray, "rows input_dim"]]:
         """All rows in order, as float32, `size` at a time and fewer at the end.
@@ -79,29 +72,21 @@ class Activations:
         """
         check_size("size", size)
         for start in range(0, self.num_samples, size):
-            yield self._gather(self._places(np.arange(start, min(start + size, self.num_samples))))
+            yield self._gather(self.numbers[start : start + size])
 
     def take(self, indices: Int[Any, " rows"]) -> Float[np.ndarray, "rows input_dim"]:
         """The rows of these numbers, as float32, in the order in which they are asked for.
 
         Raises:
-          ValueError: a number is no row's, or a row cannot be read or is not finite.
+          IndexError: a number is no row's.
+          ValueError: a row cannot be read or is not finite.
         """
-        wanted = as_real("indices", indices, "a vector of integers")
-        if wanted.ndim != 1 or (wanted.size and wanted.dtype.kind not in "iu"):
-            raise ValueError(f"indices must be a vector of integers, but they are {wanted.dtype} of shape {wanted.shape}.")
-        if wanted.size and not 0 <= wanted.min() <= wanted.max() < self.num_samples:
-            raise ValueError(
-                f"indices must lie from 0 to {self.num_samples - 1}, but they go from {wanted.min()} to {wanted.max()}."
-            )
-        unique, back = np.unique(wanted.astype(np.int64), return_inverse=True)
-        return self._gather(self._places(unique))[back]
+        places, back = np.unique(self.numbers[indices], return_inverse=True)
+        return self._gather(places)[back]
 
     def mean(self) -> Float[np.ndarray, " input_dim"]:
         """The mean of all rows, summed in float64."""
-        total = np.zeros(self.input_dim)
-        for chunk in self.chunks(SPAN):
-            total += chunk.sum(axis=0, dtype=np.float64)
+        total = sum(chunk.sum(axis=0, dtype=np.float64) for chunk in self.chunks(SPAN))
         return (total / self.num_samples).astype(np.float32)
 
     def split(self, held_out: float = 0.1, seed: int = 0) -> "tuple[Activations, Activations]":
@@ -127,7 +112,9 @@ class Activations:
         held = (self if self._whole is None else self._whole)._drawn(held_out, seed)
         if self._whole is not None:
             held = np.delete(held, self._whole.outliers.rows)
-        return self._where(np.flatnonzero(~held)), self._where(np.flatnonzero(held))
+        if held.all() or not held.any():
+            raise ValueError("no row is left on one side of the split, since all of its documents' are outliers; keep them.")
+        return Activations(self._tables, self.numbers[~held]), Activations(self._tables, self.numbers[held])
 
     def _drawn(self, held_out: float, seed: int) -> Bool[np.ndarray, " num_samples"]:
         """Which rows are held out."""
@@ -148,24 +135,9 @@ class Activations:
             held[smallest] = not held[smallest]
         return held[member]
 
-    def _where(self, chosen: Int[np.ndarray, " rows"]) -> "Activations":
-        """The chosen rows, as the runs in which they lie."""
-        if not len(chosen):
-            raise ValueError("no row is left on one side of the split, since all of its documents' are outliers; keep them.")
-        places = self._places(chosen)
-        edges = np.flatnonzero(np.diff(places) != 1)
-        starts, ends = places[np.concatenate([[0], edges + 1])], places[np.concatenate([edges, [len(places) - 1]])]
-        return Activations(self._tables, np.stack([starts, ends + 1], axis=1))
-
-    def _places(self, rows: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
-        """Numbers of rows counted through all files."""
-        ends = np.cumsum(self._runs[:, 1] - self._runs[:, 0])
-        run = np.searchsorted(ends, rows, side="right")
-        return rows + (self._runs[:, 1] - ends)[run]
-
     def _gather(self, places: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows input_dim"]:
         """The rows at ascending places, read in spans that end at wide gaps."""
-        found = np.empty((len(places), self.input_dim), np.float32)
+        gathered = np.empty((len(places), self.input_dim), np.float32)
         done = first = 0
         for table in self._tables:
             stop = int(np.searchsorted(places, first + table.num_rows))
@@ -173,7 +145,7 @@ class Activations:
                 ahead = places[done : min(stop, done + SPAN)] - first
                 gaps = np.flatnonzero(np.diff(ahead) > NEAR)
                 ahead = ahead[: gaps[0] + 1] if gaps.size else ahead
-                found[done : done + len(ahead)] = table.rows(ahead)
+                gathered[done : done + len(ahead)] = table.rows(ahead)
                 done += len(ahead)
             first += table.num_rows
-        return found
+        return gathered

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -141,8 +141,8 @@ class Law:
         """The law in words: "synthsae", and how it differs from the published benchmark's beside sizes and seed."""
         if self.folder is not None:
             return f"synthsae file={self.digest}"
-        told = [field for field in dataclasses.fields(Law) if field.name not in _SIZES]
-        differ = [field.name for field in told if getattr(self, field.name) != field.default]
+        parts = [field for field in dataclasses.fields(Law) if field.name not in _SIZES]
+        differ = [field.name for field in parts if getattr(self, field.name) != field.default]
         return " ".join(["synthsae", *(f"{name}={_said(getattr(self, name))}" for name in differ)])
 
 
@@ -156,15 +156,6 @@ def _said(value: Any) -> str:
     return ",".join(map(_said, value)) if isinstance(value, tuple) else str(value)
 
 
-# How a part of a law is read, by the type of its default, and what it must be.
-_READ: dict[type, tuple[Callable[[str], Any], str]] = {
-    bool: ({"true": True, "false": False}.__getitem__, "true or false"),
-    tuple: (lambda value: tuple(map(float, value.split(":", 1))), "two numbers, such as 0.5:0.5"),
-    int: (int, "an integer"),
-    float: (float, "a number"),
-}
-
-
 def parse_law(entries: Sequence[str]) -> dict[str, Any]:
     """Reads parts of a law, such as "roots=64" and "scale_children=false"; a spread is "0.5:0.5".
 
@@ -172,16 +163,21 @@ def parse_law(entries: Sequence[str]) -> dict[str, Any]:
       ValueError: an entry is not such a pair, or names no part of a law.
     """
     fields = {field.name: field.default for field in dataclasses.fields(Law) if field.name not in _SIZES}
-    found: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
     for entry in entries:
         name, equals, value = entry.partition("=")
-        if name not in fields or not equals or name in found:
+        if name not in fields or not equals or name in parts:
             raise ValueError(
                 f"the law has {shown(entry)}; it must list different pairs such as roots=64, of {', '.join(fields)}."
             )
-        read, wanted = _READ[type(fields[name])]
         try:
-            found[name] = read(value)
+            parts[name] = _parse(value, type(fields[name]))
         except (KeyError, ValueError):
-            raise ValueError(f"the law has {shown(entry)}; {name} must be {wanted}.") from None
-    return found
+            raise ValueError(f"the law has {shown(entry)}; give a value such as that of {name}={fields[name]}.") from None
+    return parts
+
+
+def _parse(value: str, kind: type) -> Any:
+    if kind is tuple:
+        return tuple(map(float, value.split(":", 1)))
+    return {"true": True, "false": False}[value] if kind is bool else kind(value)

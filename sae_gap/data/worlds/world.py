@@ -13,6 +13,7 @@ from scipy import sparse
 
 from sae_gap.core.checks import check_choice, check_integer, check_number, check_path, check_size, check_type
 from sae_gap.core.types import Split, Task, Tree
+from sae_gap.data.digest import file_digest
 from sae_gap.data.pieces import pieces_of
 from sae_gap.data.worlds import synthsae_files
 from sae_gap.data.worlds.feature_vectors import atoms_of
@@ -185,7 +186,7 @@ def published_world(folder: str | pathlib.Path, **options: Any) -> World:
         check_choice("an option of a published world", name, own)
     place = pathlib.Path(os.path.expanduser(folder))
     num_latents, input_dim = synthsae_files.sizes(place)
-    digest = synthsae_files.digest(place)
+    digest = file_digest(*(place / name for name in synthsae_files.FILES))
     world = World(num_latents=num_latents, input_dim=input_dim, folder=place, digest=digest, **options)
     # Reads the files, so that their faults are told now.
     firing_of(world.law)

@@ -3,6 +3,5 @@
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.online.pruned import Pruned
-from sae_gap.learners.online.stream import fit_stream
 
-__all__ = ["Families", "OnlineDictionary", "Pruned", "fit_stream"]
+__all__ = ["Families", "OnlineDictionary", "Pruned"]

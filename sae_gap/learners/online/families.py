@@ -8,14 +8,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core.checks import check_number, check_size
+from sae_gap.core.options import option
 from sae_gap.core.registry import Look
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.learner import Learner, live_share
+from sae_gap.learners.learner import Learner, check_base, live_share
 from sae_gap.learners.online import family_rules, gradient_sums, renewal
 from sae_gap.learners.online.cooccurrence import Cooccurrence, drop_atoms, empty_counts
-from sae_gap.learners.online.family_rules import Rules
 from sae_gap.learners.online.gradient_sums import GradientSums, num_visited
 from sae_gap.learners.online.renewal import Seeds
 
@@ -53,7 +52,7 @@ class FamiliesState(eqx.Module):
     round: Int[Array, ""]
 
 
-class Families(Rules, Learner):
+class Families(Learner):
     r"""Tells parents from children in the dictionary of its base, whose atoms have absorbed each other.
 
     A concept that is on only beside another costs a sparse code one atom less where its own atom is the sum of both. A round
@@ -68,8 +67,8 @@ class Families(Rules, Learner):
 
         D ← unit(D + ((ZᵀZ + ρ I)⁻¹ Zᵀ R)ᵀ),   R = Y - Z Dᵀ,   ρ = ridge · mean_j (ZᵀZ)_jj.
 
-    Every round ends with `family_rules.decorrelate_children`. README.md beside this file has the mathematics, and
-    `family_rules.Rules` the thresholds, which are options of this learner too.
+    Every round ends with `family_rules.decorrelate_children`. README.md beside this file has the mathematics and the
+    thresholds.
 
     Signals are taken less the bias of the base, which stays. Codes are not negative. A task of more than 16,384 latents is
     refused, even where the base learns fewer.
@@ -94,24 +93,18 @@ class Families(Rules, Learner):
     version = 2
     looks: ClassVar = {"online_dl_families": Look("online DL, families", "#DDCC77")}
 
-    num_steps: int = eqx.field(static=True, default=36, kw_only=True)
-    visits: int | float = eqx.field(static=True, default=3)
-    margin: float = 4.0
-    floor: float = 0.18
-    ridge: float = 0.01
-    weight: float = 0.5
-    num_slots: int | None = eqx.field(static=True, default=None)
+    num_steps: int = option(default=36, kw_only=True)
+    visits: int | float = option(default=3, kind=float, static=True, above=0, most=1e12)
+    margin: float = option(default=4.0, above=0)
+    floor: float = option(default=0.18, above=0)
+    ridge: float = option(default=0.01, above=0)
+    weight: float = option(default=0.5, least=0, most=1)
+    num_slots: int | None = option(default=None, kind=int)
 
     side_by_side = False
 
     def __check_init__(self):
-        if self.base is None:
-            raise ValueError("families need a base, the learner whose dictionary they are found in; give base.")
-        check_size("num_steps", self.num_steps)
-        check_number("visits", self.visits, above=0, most=1e12)
-        for name in ("margin", "floor", "ridge"):
-            check_number(name, getattr(self, name), above=0)
-        check_number("weight", self.weight, least=0, most=1)
+        check_base(self)
         gradient_sums.check_slots(self.num_slots)
 
     @property
@@ -121,9 +114,6 @@ class Families(Rules, Learner):
     def needs(self, task):
         narrow = None if task.width <= LARGEST else f"a width of at most {LARGEST:,} latents, which families are told among"
         return super().needs(task) or narrow
-
-    def work(self, num_samples, input_dim, num_latents):
-        return 4.0 * self.num_steps * self._round_size(num_samples, num_latents) * input_dim * num_latents
 
     def init(self, data, *, num_latents, key, base=None):
         signals, dtype = data.signals, data.signals.dtype
@@ -141,13 +131,13 @@ class Families(Rules, Learner):
         sums, counts, seeds = gradient_sums.by_samples(_code, self, data.signals[order] - state.bias, state)
         counts = counts._replace(number=jnp.asarray(number, counts.number.dtype))
         squares = ENERGY_MEMORY * state.squares + sums.squares
-        idle = family_rules.idle_energy(squares, self)
+        idle = family_rules.idle_energy(squares)
 
         def rearrange(dictionary, counts):
-            dictionary, moved, free = family_rules.rearrange(dictionary, counts, self, idle)
+            dictionary, moved, free = family_rules.rearrange(dictionary, counts, idle)
             # A residual is worth an atom that explains less in all.
             worth = jnp.where(moved, jnp.inf, free)
-            dictionary, new = renewal.restart(dictionary, worth, seeds, nonneg=True, must_gain=True)
+            dictionary, new = renewal.restart(dictionary, worth, seeds, must_gain=True)
             return dictionary, drop_atoms(counts, moved | new), moved | new
 
         def solve(dictionary, counts):
@@ -159,7 +149,7 @@ class Families(Rules, Learner):
 
         rearranges = (state.round % PERIOD == 0) & (state.round < self.num_steps - LAST)
         dictionary, counts, moved = lax.cond(rearranges, rearrange, solve, state.dictionary, counts)
-        dictionary = family_rules.decorrelate_children(dictionary, counts, self, self.weight)
+        dictionary = family_rules.decorrelate_children(dictionary, counts, self.weight)
         # An atom that moved counts as used until its uses are known.
         squares = jnp.where(moved, family_rules.usual_energy(squares), squares)
         noise, amplitude = gradient_sums.scales(sums, number, len(dictionary), state.live)

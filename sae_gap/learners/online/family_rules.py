@@ -8,16 +8,42 @@ All atoms are treated at once, in arrays whose shapes do not depend on what is f
 atom": JAX reads the last atom in its place, which is then ignored, and drops what is assigned to it.
 """
 
-import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sae_gap.core.checks import check_number, check_size
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.online.cooccurrence import Cooccurrence, conditional
 from sae_gap.learners.online.decorrelation import chance_cosine, coherent_cosine, subtract_shared
 
+# i includes j if it is on in this share of j's uses; the share is larger where i is on in many samples anyway.
+INCLUDES = 0.8
+# Atoms with fewer uses are not judged.
+LEAST_USES = 6
+# Two atoms are apart if each is on in less than this share of the other's uses.
+APART = 0.5
+# How many atoms of a family are looked at.
+MEMBERS = 8
+# Siblings share more than chance makes if their cosines, each and on average, are above this.
+SIBLINGS = 0.1
+# A parent is split only if its mean code beside its children is smaller than without them by more than this share. A pair is
+# turned only if the ray of the new base is not longer than the other by as much.
+DIFFER = 0.15
+# Where a parent is without its children in at most this share of its uses, its own ray tells nothing.
+ALONE = 0.05
+# A parent whose loading on the common factor is above this is that factor, and is not split.
+PURE = 0.93
+# Atoms are a family if their mean loading on the common factor is above this; the loading of p + c is .71 where p and c are of
+# one length.
+LOADED = 0.6
+# An atom whose cosine with the common factor is above this is that factor.
+SAME = 0.9
+# One ray contains another if its projection onto that is longer than this share of it.
+CONTAINS = 0.75
+# v is turned, or split from a lone child, only if the new base or the child is on in more than this share of v's uses.
+TURNED = 0.4
+# An atom with less than this share of the usual energy is idle, and free for another concept.
+IDLE = 0.1
 # A parent has this many times the uses of its child, lest two atoms that are always on together be each other's parent.
 _MORE_USED = 1.02
 # What is left of a unit ray without the common factor is an atom if it is longer than this.
@@ -32,55 +58,8 @@ _LEAST_ENERGY = 0.3
 _LEAST_PARTED = 0.5
 
 
-class Rules(eqx.Module):
-    """The thresholds of the rules. README.md beside this file has what each is worth.
-
-    Args:
-      includes: i includes j if it is on in this share of j's uses; the share is larger where i is on in many samples anyway.
-      least_uses: atoms with fewer uses are not judged.
-      apart: two atoms are apart if each is on in less than this share of the other's uses.
-      members: how many atoms of a family are looked at.
-      siblings: siblings share more than chance makes if their cosines, each and on average, are above this.
-      differ: a parent is split only if its mean code beside its children is smaller than without them by more than this share.
-        A pair is turned only if the ray of the new base is not longer than the other by as much.
-      alone: where a parent is without its children in at most this share of its uses, its own ray tells nothing.
-      pure: a parent whose loading on the common factor is above this is that factor, and is not split.
-      loaded: atoms are a family if their mean loading on the common factor is above this; the loading of p + c is .71 where p
-        and c are of one length.
-      same: an atom whose cosine with the common factor is above this is that factor.
-      contains: one ray contains another if its projection onto that is longer than this share of it.
-      turned: v is turned, or split from a lone child, only if the new base or the child is on in more than this share of v's
-        uses.
-      idle: an atom with less than this share of the usual energy is idle, and free for another concept.
-
-    Raises:
-      ValueError: a threshold is out of range.
-    """
-
-    includes: float = eqx.field(default=0.8, kw_only=True)
-    least_uses: float = eqx.field(default=6, kw_only=True)
-    apart: float = eqx.field(default=0.5, kw_only=True)
-    members: int = eqx.field(static=True, default=8, kw_only=True)
-    siblings: float = eqx.field(default=0.1, kw_only=True)
-    differ: float = eqx.field(default=0.15, kw_only=True)
-    alone: float = eqx.field(default=0.05, kw_only=True)
-    pure: float = eqx.field(default=0.93, kw_only=True)
-    loaded: float = eqx.field(default=0.6, kw_only=True)
-    same: float = eqx.field(default=0.9, kw_only=True)
-    contains: float = eqx.field(default=0.75, kw_only=True)
-    turned: float = eqx.field(default=0.4, kw_only=True)
-    idle: float = eqx.field(default=0.1, kw_only=True)
-
-    def __check_init__(self):
-        for name in ("includes", "apart", "siblings", "differ", "alone", "pure", "loaded", "same", "contains", "turned"):
-            check_number(name, getattr(self, name), above=0, most=1)
-        for name in ("least_uses", "idle"):
-            check_number(name, getattr(self, name), above=0)
-        check_size("members", self.members)
-
-
 def decorrelate_children(
-    dictionary: Float[Array, "input_dim num_latents"], counts: Cooccurrence, rules: Rules, weight: float
+    dictionary: Float[Array, "input_dim num_latents"], counts: Cooccurrence, weight: float
 ) -> Float[Array, "input_dim num_latents"]:
     """Takes out of each atom j what it shares with those that include it, `s_j = Σ_i (d_i · d_j) d_i`, by `subtract_shared`.
 
@@ -91,7 +70,6 @@ def decorrelate_children(
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
       counts: the co-occurrence of its atoms.
-      rules: the thresholds.
       weight: the most of its coherence that an atom loses.
 
     Returns:
@@ -99,14 +77,13 @@ def decorrelate_children(
     """
     cosines = dictionary.T @ dictionary
     uses = jnp.diagonal(counts.together)
-    above = includes(counts, rules) & (uses[:, None] > uses) & (jnp.abs(cosines) > chance_cosine(dictionary))
+    above = includes(counts) & (uses[:, None] > uses) & (jnp.abs(cosines) > chance_cosine(dictionary))
     return subtract_shared(dictionary, dictionary @ jnp.where(above, cosines, 0), weight)
 
 
 def rearrange(
     dictionary: Float[Array, "input_dim num_latents"],
     counts: Cooccurrence,
-    rules: Rules,
     idle: Float[Array, " num_latents"],
 ) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"], Float[Array, " num_latents"]]:
     """Repairs what no decorrelation can: parents that are merged with a child, have no atom, are turned, or recur in a child.
@@ -114,38 +91,37 @@ def rearrange(
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
       counts: the co-occurrence of its atoms.
-      rules: the thresholds.
       idle: `idle_energy`; atoms where it is finite are free for other concepts, the least first.
 
     Returns:
       The dictionary, which atoms moved, and `idle`, in which an atom of a concept that another atom has is 0.
     """
     moved = jnp.zeros(dictionary.shape[1], bool)
-    dictionary, moved = split_merged_parents(dictionary, moved, counts, rules, idle)
-    dictionary, moved = add_missing_parents(dictionary, moved, counts, rules, idle)
-    dictionary, moved = turn_pairs(dictionary, moved, counts, rules)
-    dictionary, moved, twice = part_from_parents(dictionary, moved, counts, rules)
+    dictionary, moved = split_merged_parents(dictionary, moved, counts, idle)
+    dictionary, moved = add_missing_parents(dictionary, moved, counts, idle)
+    dictionary, moved = turn_pairs(dictionary, moved, counts)
+    dictionary, moved, twice = part_from_parents(dictionary, moved, counts)
     return dictionary, moved, jnp.where(twice, 0, idle)
 
 
-def includes(counts: Cooccurrence, rules: Rules) -> Bool[Array, "num_latents num_latents"]:
+def includes(counts: Cooccurrence) -> Bool[Array, "num_latents num_latents"]:
     """Whether i includes j, in row i and column j: `1 - P(i | j) < (1 - includes) (1 - P(i))`.
 
     P(i) is the share of all samples that use i. So an atom that is nearly always on does not include others by that alone.
     """
     given, uses = conditional(counts)
-    least = 1 - (1 - rules.includes) * (1 - uses / jnp.maximum(counts.number, 1))
-    return (given > least[:, None]) & (uses >= rules.least_uses)
+    least = 1 - (1 - INCLUDES) * (1 - uses / jnp.maximum(counts.number, 1))
+    return (given > least[:, None]) & (uses >= LEAST_USES)
 
 
-def parents(counts: Cooccurrence, rules: Rules) -> Int[Array, " num_latents"]:
+def parents(counts: Cooccurrence) -> Int[Array, " num_latents"]:
     """Each atom's parent, the least used of the atoms that include it and are used more often; num_latents where none is."""
     uses = jnp.diagonal(counts.together)
-    fits = includes(counts, rules) & (uses[:, None] > _MORE_USED * uses)
+    fits = includes(counts) & (uses[:, None] > _MORE_USED * uses)
     return jnp.where(jnp.any(fits, axis=0), jnp.argmin(jnp.where(fits, uses[:, None], jnp.inf), axis=0), len(uses))
 
 
-def split_merged_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, idle):
+def split_merged_parents(dictionary, moved, counts: Cooccurrence, idle):
     """Splits a parent whose atom is merged with one of its children, `v = p + c_1`.
 
     Its other children c_k are then learned as `p + c_k` less the part along v. They share `p - c_1`, they are apart, and beside
@@ -161,13 +137,13 @@ def split_merged_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, 
     num_latents = dictionary.shape[1]
     given, uses = conditional(counts)
     names = jnp.arange(num_latents)
-    parent = parents(counts, rules)
+    parent = parents(counts)
     cosines = dictionary.T @ dictionary
     siblings = (parent[:, None] == parent) & (parent < num_latents) & (names[:, None] != names)
-    alike = siblings & _apart(given, rules) & (cosines > rules.siblings)
+    alike = siblings & _apart(given) & (cosines > SIBLINGS)
     lone = jnp.zeros_like(uses).at[parent].add(1, mode="drop")[parent] == 1
     owner = jnp.where(jnp.any(alike, axis=0) | lone, parent, num_latents)
-    children = _members(owner, rules.members)
+    children = _members(owner, MEMBERS)
     is_child = children < num_latents
 
     def over_children(values):
@@ -178,29 +154,29 @@ def split_merged_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, 
     times, total = over_children(both), over_children(both * beside)
     alone = 1 - over_children(uses) / jnp.maximum(uses, 1)
     without = (counts.sums - total) / jnp.maximum(uses - times, 1)
-    smaller = total / jnp.maximum(times, 1) < (1 - rules.differ) * without
-    short = _is_short(beside, size[owner], size, cosines[owner, names], rules)
+    smaller = total / jnp.maximum(times, 1) < (1 - DIFFER) * without
+    short = _is_short(beside, size[owner], size, cosines[owner, names])
     # Where p and c are of the usual size, their sum is larger.
-    large = size > jnp.nanmedian(jnp.where(uses >= rules.least_uses, size, jnp.nan))
+    large = size > jnp.nanmedian(jnp.where(uses >= LEAST_USES, size, jnp.nan))
 
     def split(v):
         own = jnp.minimum(children[v], num_latents - 1)
-        pairs = is_child[v][:, None] & is_child[v] & ~jnp.eye(rules.members, dtype=bool)
+        pairs = is_child[v][:, None] & is_child[v] & ~jnp.eye(MEMBERS, dtype=bool)
         shared = jnp.sum(jnp.where(pairs, cosines[own[:, None], own], 0)) / jnp.maximum(jnp.sum(pairs), 1)
         rays = dictionary[:, own] * counts.products[own, own] + dictionary[:, v, None] * counts.products[v, own]
         rays = unit_atoms(jnp.concatenate([rays, dictionary[:, v, None]], axis=1))[0]
-        exists = jnp.append(is_child[v], alone[v] > rules.alone)
+        exists = jnp.append(is_child[v], alone[v] > ALONE)
         common, rest, length, loading = _common_factor(rays, rays.T @ rays, exists)
-        many = (jnp.sum(exists) >= 3) & (shared > rules.siblings) & (smaller[v] | (alone[v] <= rules.alone))
-        often = times[v] > rules.turned * uses[v]
+        many = (jnp.sum(exists) >= 3) & (shared > SIBLINGS) & (smaller[v] | (alone[v] <= ALONE))
+        often = times[v] > TURNED * uses[v]
         two = (jnp.sum(is_child[v]) == 1) & exists[-1] & smaller[v] & often & large[v] & ~short[own[0]]
-        return (many | two) & (loading[-1] <= rules.pure), two, common, rest, length
+        return (many | two) & (loading[-1] <= PURE), two, common, rest, length
 
     wanted, two, common, rest, length = lax.map(split, names, batch_size=_BATCH)
     # Not a parent and its own parent at once.
     wanted &= ~jnp.append(wanted, False)[parent]
     # The child that the parent was merged with takes an idle atom.
-    lost = wanted & (alone > rules.alone) & (length[:, -1] > _LEAST_REST)
+    lost = wanted & (alone > ALONE) & (length[:, -1] > _LEAST_REST)
     taken = wanted | jnp.append(wanted, False)[owner]
     spare = _idle_atoms(lost, jnp.where(taken, jnp.inf, idle))
     wanted &= ~two | (spare < num_latents)
@@ -210,7 +186,7 @@ def split_merged_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, 
     return _assign(dictionary, moved, spare, _unit_columns(rest[:, :, -1:]))
 
 
-def add_missing_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, idle):
+def add_missing_parents(dictionary, moved, counts: Cooccurrence, idle):
     """Gives an atom to a parent that has none: p is never on without a child, and the atom of each child is `p + c_k`.
 
     Such atoms are coherent and apart. Each atom follows the most central one, whose coherences have the largest sum, among
@@ -222,24 +198,24 @@ def add_missing_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, i
     given, uses = conditional(counts)
     names = jnp.arange(num_latents)
     cosines = dictionary.T @ dictionary
-    able = (uses >= rules.least_uses) & ~moved
-    alike = able[:, None] & able & _apart(given, rules) & (names[:, None] != names) & (cosines > coherent_cosine(dictionary))
+    able = (uses >= LEAST_USES) & ~moved
+    alike = able[:, None] & able & _apart(given) & (names[:, None] != names) & (cosines > coherent_cosine(dictionary))
     central = jnp.sum(jnp.where(alike, cosines, 0), axis=0)
     leader = jnp.argmax(jnp.where(alike | (names[:, None] == names), central[:, None], -1), axis=0)
     leader = jnp.where(able & (leader[leader] == leader), leader, num_latents)
-    members = _members(leader, rules.members)
+    members = _members(leader, MEMBERS)
     is_member = members < num_latents
 
     def find(v):
         own = jnp.minimum(members[v], num_latents - 1)
         common, rest, length, loading = _common_factor(dictionary[:, own], cosines[own[:, None], own], is_member[v])
         # Fewer than three members have no triples, and hence the least loadings.
-        return jnp.sum(jnp.where(is_member[v], loading, 0)) > rules.loaded * jnp.sum(is_member[v]), common, rest, length
+        return jnp.sum(jnp.where(is_member[v], loading, 0)) > LOADED * jnp.sum(is_member[v]), common, rest, length
 
     wanted, common, rest, length = lax.map(find, names, batch_size=_BATCH)
     in_family = jnp.append(wanted, False)[leader]
     close = jnp.where(moved[:, None], -1, dictionary.T @ common.T)
-    has = wanted & (jnp.max(close, axis=0) > rules.same)
+    has = wanted & (jnp.max(close, axis=0) > SAME)
     # An atom is the parent of one family, and of its own if it is in one.
     near = jnp.argmax(close, axis=0)
     near = _first_claims(jnp.where(has & ((leader[near] == names) | ~in_family[near]), near, num_latents))
@@ -252,7 +228,7 @@ def add_missing_parents(dictionary, moved, counts: Cooccurrence, rules: Rules, i
     return _assign(dictionary, moved, at_parent, common.T)
 
 
-def turn_pairs(dictionary, moved, counts: Cooccurrence, rules: Rules):
+def turn_pairs(dictionary, moved, counts: Cooccurrence):
     """Turns pairs `v = p + c`, which is on wherever p is, and `u = p - c`, which is on beside v where c is off.
 
     Where p and c are of one length, so are the codes of v and u where both are on: reconstruction and cosines cannot tell this
@@ -263,8 +239,8 @@ def turn_pairs(dictionary, moved, counts: Cooccurrence, rules: Rules):
     given, uses = conditional(counts)
     names = jnp.arange(num_latents)
     size, beside = _mean_codes(counts), _mean_code(counts.products, counts.together, uses, counts.sums)
-    can = includes(counts, rules) & (rules.turned < given.T) & (uses[:, None] >= uses)
-    can &= _is_short(beside, size[:, None], size, dictionary.T @ dictionary, rules)
+    can = includes(counts) & (TURNED < given.T) & (uses[:, None] >= uses)
+    can &= _is_short(beside, size[:, None], size, dictionary.T @ dictionary)
     score = jnp.where(can & ~(moved[:, None] | moved), given * given.T, 0)
     score = jnp.maximum(score, score.T)
     # Each is the other's best partner, so that no atom is in two pairs. Where either can be the base, the first becomes it.
@@ -277,7 +253,7 @@ def turn_pairs(dictionary, moved, counts: Cooccurrence, rules: Rules):
     return _assign(dictionary, moved, jnp.where(turns, names, num_latents), unit_atoms(rest)[0])
 
 
-def part_from_parents(dictionary, moved, counts: Cooccurrence, rules: Rules):
+def part_from_parents(dictionary, moved, counts: Cooccurrence):
     """Takes a parent out of a child that is used in its place: `p + c` is an atom, and so is p, which is off where that is on.
 
     Such atoms are coherent and apart. The ray of the parent, its atom at the length of its mean code, is shorter than the
@@ -291,11 +267,9 @@ def part_from_parents(dictionary, moved, counts: Cooccurrence, rules: Rules):
     given, uses = conditional(counts)
     names = jnp.arange(num_latents)
     cosines, size, energy = dictionary.T @ dictionary, _mean_codes(counts), jnp.diagonal(counts.products)
-    able = (uses >= rules.least_uses) & ~moved
-    lies = able[:, None] & able & (names[:, None] != names) & _apart(given, rules) & (cosines > coherent_cosine(dictionary))
-    lies &= (
-        (size[:, None] < size) & (cosines * size > rules.contains * size[:, None]) & (energy[:, None] > _LEAST_ENERGY * energy)
-    )
+    able = (uses >= LEAST_USES) & ~moved
+    lies = able[:, None] & able & (names[:, None] != names) & _apart(given) & (cosines > coherent_cosine(dictionary))
+    lies &= (size[:, None] < size) & (cosines * size > CONTAINS * size[:, None]) & (energy[:, None] > _LEAST_ENERGY * energy)
     # No parent moves itself.
     lies &= ~jnp.any(lies, axis=0)[:, None]
     parent = dictionary[:, jnp.argmax(jnp.where(lies, size[:, None], -1), axis=0)]
@@ -310,9 +284,9 @@ def usual_energy(squares: Float[Array, " num_latents"]) -> Float[Array, ""]:
     return jnp.nan_to_num(jnp.nanmedian(jnp.where(squares > 0, squares, jnp.nan)))
 
 
-def idle_energy(squares: Float[Array, " num_latents"], rules: Rules) -> Float[Array, " num_latents"]:
+def idle_energy(squares: Float[Array, " num_latents"]) -> Float[Array, " num_latents"]:
     """The energy of idle atoms, which have less than the share `idle` of the usual one; infinity for others."""
-    return jnp.where((squares > 0) & (squares >= rules.idle * usual_energy(squares)), jnp.inf, squares)
+    return jnp.where((squares > 0) & (squares >= IDLE * usual_energy(squares)), jnp.inf, squares)
 
 
 def _mean_code(products, both, uses, sums):
@@ -333,7 +307,7 @@ def _mean_codes(counts: Cooccurrence) -> Float[Array, " num_latents"]:
     return _mean_code(jnp.diagonal(counts.products), uses, uses, counts.sums)
 
 
-def _is_short(beside, size, other, cosine, rules: Rules):
+def _is_short(beside, size, other, cosine):
     """Whether the ray of j, `z̄_ij d_i + z̄_j d_j`, is about as long as that of i or shorter; a child's is longer.
 
     Args:
@@ -341,9 +315,8 @@ def _is_short(beside, size, other, cosine, rules: Rules):
       size: z̄_i.
       other: z̄_j.
       cosine: of the atoms i and j.
-      rules: the thresholds.
     """
-    return beside**2 + other**2 + 2 * beside * other * cosine < ((1 + rules.differ) * size) ** 2
+    return beside**2 + other**2 + 2 * beside * other * cosine < ((1 + DIFFER) * size) ** 2
 
 
 def _assign(dictionary, moved, places, atoms):
@@ -357,9 +330,9 @@ def _unit_columns(atoms: Float[Array, "families input_dim members"]) -> Float[Ar
     return unit_atoms(jnp.moveaxis(atoms, 0, 1).reshape(atoms.shape[1], -1))[0]
 
 
-def _apart(given, rules: Rules):
+def _apart(given):
     """Which pairs are apart: neither is on in the share `apart` of the other's uses."""
-    return jnp.maximum(given, given.T) < rules.apart
+    return jnp.maximum(given, given.T) < APART
 
 
 def _members(owner: Int[Array, " num_latents"], most: int) -> Int[Array, "num_latents members"]:

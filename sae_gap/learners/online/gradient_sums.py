@@ -10,7 +10,6 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from sae_gap.core.checks import check_size
 from sae_gap.learners.online.cooccurrence import Cooccurrence, add_samples
 from sae_gap.runtime.sharding import LATENTS, SAMPLES, axis_size
 from sae_gap.solvers import host_pursuits
@@ -51,7 +50,6 @@ def accumulate(
     *,
     num_slots: int | None = None,
     num_rounds: int = 3,
-    nonneg: bool = True,
     counts: Cooccurrence | None = None,
 ) -> tuple[GradientSums, Float[Array, "n input_dim"], Cooccurrence | None]:
     """Codes samples by `pursue` and sums what they tell.
@@ -63,7 +61,6 @@ def accumulate(
       epsilon: that of `pursue`.
       num_slots: atoms that a sample may use; None takes `default_slots`.
       num_rounds: that of `pursue`.
-      nonneg: that of `pursue`.
       counts: what to add the samples to; None counts nothing.
 
     Returns:
@@ -76,12 +73,12 @@ def accumulate(
     atoms = atom_rows(dictionary, slots, parts)
     if jax.default_backend() == "cpu" and parts * axis_size(SAMPLES) == 1:
         # In little more than a third of the time of what XLA compiles, where all samples of a batch take all steps together.
-        sums, found = _on_host(signals, atoms, least, epsilon, num_latents, slots, num_rounds, nonneg=nonneg)
+        sums, found = _on_host(signals, atoms, least, epsilon, num_latents, slots, num_rounds)
         return sums, found.residual, None if counts is None else add_samples(counts, found.places, found.codes)
 
     def code(carry, chunk):
         sums, counts = carry
-        found = pursue(chunk, atoms, least, epsilon, num_slots=slots, num_rounds=num_rounds, nonneg=nonneg)
+        found = pursue(chunk, atoms, least, epsilon, num_slots=slots, num_rounds=num_rounds)
         found = found._replace(places=unpadded(found.places, num_latents, len(atoms), parts))
         counts = None if counts is None else add_samples(counts, found.places, found.codes)
         return (_add(sums, found), counts), found.residual
@@ -152,10 +149,7 @@ def num_visited(visits: float, num_samples: int, num_latents: int) -> int:
 
 def check_slots(num_slots: int | None) -> None:
     """Raises a ValueError unless the number of slots is None or one that `pursue` takes."""
-    if num_slots is None:
-        return
-    check_size("num_slots", num_slots)
-    if num_slots % 4:
+    if num_slots is not None and num_slots % 4:
         raise ValueError(f"num_slots must be a multiple of 4, but it is {num_slots}.")
 
 
@@ -199,15 +193,13 @@ def _add(sums: GradientSums, found: Pursuit) -> GradientSums:
     )
 
 
-def _on_host(
-    signals, atoms, least, epsilon, num_latents: int, num_slots: int, num_rounds: int, *, nonneg: bool
-) -> tuple[GradientSums, Pursuit]:
+def _on_host(signals, atoms, least, epsilon, num_latents: int, num_slots: int, num_rounds: int) -> tuple[GradientSums, Pursuit]:
     """The sums and the codes from compiled loops, in which each sample takes the steps that it needs and no others."""
 
     def work(*arrays):
         signals, atoms, least, epsilon = map(np.asarray, arrays)
         scale = float(least), float(epsilon)
-        found = host_pursuits.pursue(signals, atoms, *scale, num_slots=num_slots, num_rounds=num_rounds, nonneg=nonneg)
+        found = host_pursuits.pursue(signals, atoms, *scale, num_slots=num_slots, num_rounds=num_rounds, nonneg=True)
         return found, host_pursuits.sums(*found, num_latents)
 
     def kind(*shape, dtype=signals.dtype):

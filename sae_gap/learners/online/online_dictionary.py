@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from sae_gap.core.checks import check_flag, check_number, check_numbers, check_size
+from sae_gap.core.options import option
 from sae_gap.core.registry import Look
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import unit_atoms
@@ -109,7 +109,6 @@ class OnlineDictionary(Learner):
         sample once.
       batch_size: samples to a minibatch, about; None takes num_latents / 5. More raise the critical rate; where
         few visits leave few minibatches, smaller ones with lower rates settle better.
-      nonneg: whether codes are non-negative.
       rates: η at the start, at `settle`, and at the end; None takes `RATES`, or where each sample is seen once `RATES_ONCE`.
       settle: share of the fit after which it only refines.
       margin: threshold in units of the residual's root mean square.
@@ -139,45 +138,27 @@ class OnlineDictionary(Learner):
     rank = 3
     looks: ClassVar = {"online_dl_incoherent": Look("online DL, incoherent", "#88CCEE")}
 
-    num_steps: int = eqx.field(static=True, default=100, kw_only=True)
-    visits: int | float | None = eqx.field(static=True, default=400)
-    batch_size: int | None = eqx.field(static=True, default=None)
-    nonneg: bool = eqx.field(static=True, default=True)
-    rates: tuple[float, float, float] | None = None
-    settle: float = 0.85
-    margin: float = 2.5
-    floors: tuple[float, float] = (0.18, 0.03)
-    damping: float = 0.01
-    num_rounds: int = eqx.field(static=True, default=3)
-    num_slots: int | None = eqx.field(static=True, default=None)
-    replace: bool = eqx.field(static=True, default=True)
-    weak: float | None = None
-    centred: bool = eqx.field(static=True, default=False)
-    incoherent: bool = eqx.field(static=True, default=False)
-    tol: float = 1e-5
+    num_steps: int = option(default=100, kw_only=True)
+    visits: int | float | None = option(default=400, kind=float, static=True, optional=True, above=0, most=1e12)
+    batch_size: int | None = option(default=None, kind=int)
+    rates: tuple[float, float, float] | None = option(default=None, kind=tuple, length=3, above=0)
+    settle: float = option(default=0.85, above=0, below=1)
+    margin: float = option(default=2.5, above=0)
+    floors: tuple[float, float] = option(default=(0.18, 0.03), length=2, above=0)
+    damping: float = option(default=0.01, least=0)
+    num_rounds: int = option(default=3)
+    num_slots: int | None = option(default=None, kind=int)
+    replace: bool = option(default=True)
+    weak: float | None = option(default=None, kind=float, least=0, below=1)
+    centred: bool = option(default=False)
+    incoherent: bool = option(default=False)
+    tol: float = option(default=1e-5, least=0)
 
     side_by_side = False
     snapshots = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
 
     def __check_init__(self):
-        for name in ("num_steps", "num_rounds"):
-            check_size(name, getattr(self, name))
-        if self.visits is not None:
-            check_number("visits", self.visits, above=0, most=1e12)
-        if self.batch_size is not None:
-            check_size("batch_size", self.batch_size)
-        if self.rates is not None:
-            check_numbers("rates", self.rates, 3, above=0)
-        if self.weak is not None:
-            check_number("weak", self.weak, least=0, below=1)
-        check_number("settle", self.settle, above=0, below=1)
-        check_number("margin", self.margin, above=0)
-        check_numbers("floors", self.floors, 2, above=0)
-        for name in ("damping", "tol"):
-            check_number(name, getattr(self, name), least=0)
         gradient_sums.check_slots(self.num_slots)
-        for name in ("nonneg", "replace", "centred", "incoherent"):
-            check_flag(name, getattr(self, name))
 
     @classmethod
     def for_activations(
@@ -207,7 +188,8 @@ class OnlineDictionary(Learner):
         chosen |= {"num_slots": 4 * math.ceil(sparsity / 2), "centred": True}
         return cls(**(chosen | options))
 
-    def work(self, num_samples, input_dim, num_latents):
+    def work(self, num_samples: int, input_dim: int, num_latents: int) -> float:
+        """Multiplications of a fit, about."""
         visits = num_samples if self.visits is None else gradient_sums.total_visits(self.visits, num_latents)
         slots = default_slots(input_dim, num_latents) if self.num_slots is None else self.num_slots
         solves = self.num_rounds * PAIR_OF_SLOTS * slots**2
@@ -316,9 +298,7 @@ def _round(size: int, learner: OnlineDictionary, minibatches, state: OnlineState
     def restart(dictionary, running):
         weak = (0.0 if learner.visits is None else WEAK) if learner.weak is None else learner.weak
         whole = renewal.merge(seeds, most, axes)
-        dictionary, fresh = renewal.restart_wasted_atoms(
-            dictionary, energy, uses, whole, weak=weak, nonneg=learner.nonneg, axes=axes
-        )
+        dictionary, fresh = renewal.restart_wasted_atoms(dictionary, energy, uses, whole, weak=weak, axes=axes)
         return dictionary, jnp.where(fresh, jnp.mean(running), running)
 
     dictionary, running = new.dictionary, new.energy
@@ -343,9 +323,7 @@ def _code(learner: OnlineDictionary, state: OnlineState, signals, progress) -> t
     floor = _anneal(early, early, late, progress, learner.settle)
     least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, floor)
     slots, rounds = learner.num_slots, learner.num_rounds
-    return gradient_sums.accumulate(
-        signals, state.dictionary, least, least, num_slots=slots, num_rounds=rounds, nonneg=learner.nonneg
-    )[:2]
+    return gradient_sums.accumulate(signals, state.dictionary, least, least, num_slots=slots, num_rounds=rounds)[:2]
 
 
 def _advance(learner: OnlineDictionary, state: OnlineState, sums: GradientSums, size: int, progress) -> OnlineState:

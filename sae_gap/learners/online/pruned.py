@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from sae_gap.core.checks import check_number
+from sae_gap.core.options import option
 from sae_gap.core.registry import Look
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.learner import Learner, live_share
+from sae_gap.learners.learner import Learner, check_base, live_share
 from sae_gap.learners.online import gradient_sums
 from sae_gap.learners.online.gradient_sums import num_visited
 
@@ -44,23 +44,18 @@ class Pruned(Learner):
     rank = 5
     looks: ClassVar = {"online_dl_families_pruned": Look("online DL, families, pruned", "#CC6677")}
 
-    share: float = eqx.field(static=True, default=0.25)
-    num_slots: int | None = eqx.field(static=True, default=None)
+    share: float = option(default=0.25, static=True, above=0, most=1)
+    num_slots: int | None = option(default=None, kind=int)
 
     side_by_side = False
 
     def __check_init__(self):
-        if self.base is None:
-            raise ValueError("pruning needs a base, the learner whose atoms are kept or dropped; give base.")
-        check_number("share", self.share, above=0, most=1)
+        check_base(self)
         gradient_sums.check_slots(self.num_slots)
 
     @property
     def name(self):  # type: ignore[override]
         return "pruned" if self.base is None else f"{self.base.name}_pruned"
-
-    def work(self, num_samples, input_dim, num_latents):
-        return 4.0 * num_visited(VISITS, num_samples, num_latents) * input_dim * num_latents
 
     def init(self, data: Split, *, num_latents, key, base=None):
         dictionary = unit_atoms(base.decoder)[0].astype(data.signals.dtype)

@@ -55,7 +55,6 @@ def restart_wasted_atoms(
     seeds: Seeds,
     *,
     weak: float,
-    nonneg: bool,
     axes: tuple[str, ...] = (),
 ) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"]]:
     """Restarts atoms that duplicate others, then those that have only weak codes.
@@ -67,15 +66,14 @@ def restart_wasted_atoms(
       seeds: where atoms restart from; no more of them do.
       weak: codes are weak if their mean square is at most this share of that of all codes that are not zero; those of an atom
         that is never used always are.
-      nonneg: whether codes are non-negative; to signed ones opposite atoms are the same.
       axes: of the mesh, over which the search for duplicates is split; the rest each device does for itself.
 
     Returns:
       The dictionary, and which atoms are new.
     """
-    duplicate = _duplicates(dictionary, energy, nonneg, axes)
+    duplicate = _duplicates(dictionary, energy, axes)
     small = energy * jnp.sum(uses) <= weak * jnp.sum(energy) * uses
-    return restart(dictionary, jnp.where(duplicate, -1, jnp.where(small, energy, jnp.inf)), seeds, nonneg=nonneg)
+    return restart(dictionary, jnp.where(duplicate, -1, jnp.where(small, energy, jnp.inf)), seeds)
 
 
 def restart(
@@ -83,7 +81,6 @@ def restart(
     worth: Float[Array, " num_latents"],
     seeds: Seeds,
     *,
-    nonneg: bool,
     must_gain: bool = False,
 ) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"]]:
     """Restarts the atoms of least worth from the largest seeds that differ.
@@ -92,7 +89,6 @@ def restart(
       dictionary: (input_dim, num_latents), of unit atoms.
       worth: of each atom; one of infinite worth stays.
       seeds: where atoms restart from; no more of them do.
-      nonneg: whether codes are non-negative; to signed ones opposite atoms are the same.
       must_gain: whether an atom stays unless its worth is below the square of its seed.
 
     Returns:
@@ -101,7 +97,7 @@ def restart(
     num_latents = dictionary.shape[1]
     worst, places = lax.top_k(-worth, len(seeds.squares))
     atoms = unit_atoms(seeds.residuals.T)[0]
-    alike = jnp.any(jnp.tril(_likeness(atoms.T @ atoms, nonneg) > ALIKE, -1), axis=1) | (seeds.squares <= 0)
+    alike = jnp.any(jnp.tril(atoms.T @ atoms > ALIKE, -1), axis=1) | (seeds.squares <= 0)
     # Usable seeds come first, and each goes to one of the worst atoms.
     order = jnp.argsort(alike, stable=True)
     starts = (worst > -jnp.inf) & ~alike[order]
@@ -113,17 +109,13 @@ def restart(
     return dictionary.at[:, target].set(atoms[:, order], mode="drop"), new
 
 
-def _likeness(cosines, nonneg: bool):
-    return cosines if nonneg else jnp.abs(cosines)
-
-
-def _duplicates(dictionary, energy, nonneg: bool, axes: tuple[str, ...]) -> Bool[Array, " num_latents"]:
+def _duplicates(dictionary, energy, axes: tuple[str, ...]) -> Bool[Array, " num_latents"]:
     """Which atoms lie close to one of more energy, or of equal energy and a smaller index. Each device looks at its share."""
     num_latents = dictionary.shape[1]
     names = jnp.arange(num_latents)
 
     def has_stronger(name):
-        close = _likeness(dictionary.T @ dictionary[:, name], nonneg) > DUPLICATE
+        close = dictionary.T @ dictionary[:, name] > DUPLICATE
         stronger = (energy > energy[name]) | ((energy == energy[name]) & (names < name))
         return jnp.any(close & stronger)
 

@@ -26,8 +26,8 @@ COARSE, TINY = 2.0**-23, 2.0**-100
 # Refinements of the codes of a basis in a round.
 REFINEMENTS = 5
 
-# What a sample is: under way, ready for exact products, certified, out of slots, as good as rounding allows, out of rounds.
-OPEN, READY, DONE, FULL, SETTLED, STUCK = range(6)
+# What a sample is: under way, ready for exact products, certified, out of slots, as good as rounding or its rounds allow.
+OPEN, READY, DONE, FULL, SETTLED = range(5)
 
 
 @numba.njit(**INNER)
@@ -352,7 +352,7 @@ def code_block(problem, block, room):
                 elif stage == 1 and block.rounds[i] >= ROUNDS:
                     state[i] = READY
                 elif stage == 2 and block.rounds[i] >= min(problem.limit, ROUNDS):
-                    state[i] = STUCK
+                    state[i] = SETTLED
                 else:
                     candidates = room.leaders[i, : room.num_leaders[i]] if stage else block.begun[i]
                     if at_once:

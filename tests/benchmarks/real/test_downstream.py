@@ -9,7 +9,6 @@ import pytest
 from matplotlib import image
 
 import sae_gap
-from benchmarks import cli
 from benchmarks.real import downstream
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
@@ -91,10 +90,10 @@ def test_what_is_wrong_is_told_in_a_sentence(made, call):
         ((), "there is nothing to measure; give --recording and --sae or --dictionary."),
         ((f"--sae={folder / 'before'}",), "blocks.1.hook_resid_pre, not behind block 1; give its own as --layer."),
         ((f"--sae={folder / 'mlp'}",), "mlp was trained at blocks.1.hook_mlp_out; give an SAE of the residual stream."),
-        ((f"--dictionary={folder / 'narrow.npy'}",), "(64, num_latents), but it is (63, 96); give one of that layer."),
+        ((f"--dictionary={folder / 'narrow.npy'}",), "(64, num_latents), but it is (63, 96); give one of that layer"),
         ((atoms, "--layer=2"), "block 2 is not in"),
-        ((f"--dictionary={folder / 'few.npy'}", "--l0=8"), "few has 8 atoms; ask for less than that as --l0."),
-        ((atoms, "--l0=17"), "--l0 17 is more than a quarter of the dimensions; ask for at most 16."),
+        ((f"--dictionary={folder / 'few.npy'}", "--l0=8"), "8 atoms of few; ask for at most 7."),
+        ((atoms, "--l0=17"), "ask for at most 16."),
         ((atoms, f"--model={folder / 'other.gguf'}"), "is of another model than other; give that of tiny as model."),
     ):
         code, out, err = call("downstream", *made.arguments, *wrong)
@@ -103,6 +102,6 @@ def test_what_is_wrong_is_told_in_a_sentence(made, call):
 
 def test_a_folder_of_sparsify_may_be_called_anything():
     """Where it is not called after a module, its name tells no place."""
-    downstream._check_place("mine", "mine")
-    with pytest.raises(cli.UsageError, match="mine was trained at layers"):
-        downstream._check_place("mine", "layers.3.mlp")
+    downstream.check_place("mine", "mine", 1)
+    with pytest.raises(ValueError, match="mine was trained at layers"):
+        downstream.check_place("mine", "layers.3.mlp", 1)

@@ -9,7 +9,6 @@ from matplotlib import image
 
 import sae_gap
 from benchmarks.real import probe_real
-from sae_gap import measure
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
@@ -42,7 +41,7 @@ def options(tmp_path_factory):
 def test_from_a_recording_to_a_table_and_on(options, call, tmp_path, monkeypatch, caplog):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(concepts, "FEWEST", 5)
-    monkeypatch.setattr(measure, "find_weight", tiny.weight)
+    monkeypatch.setattr(probe_real, "find_weight", tiny.weight)
     tiny.write_text_sets(tmp_path)
     options += ("--sets=shifts",)
     code, out, err = call("probe_real", *options, f"--results_dir={tmp_path}")
@@ -58,7 +57,7 @@ def test_from_a_recording_to_a_table_and_on(options, call, tmp_path, monkeypatch
         with open(folder / f"{name}.csv", newline="") as file:
             lines = [*csv.DictReader(file)]
         assert len(lines) == 1 + codes and [line["dictionary"] for line in lines[:2]] == ["activations", "mine"]
-    assert max(map(len, out.splitlines())) <= 120 and "Means over 2 pairs" in out
+    assert max(map(len, out.splitlines())) <= 120 and "mean over 2 pairs" in out
     assert image.imread(folder / "pairs_drop.png").std() > 0.01
 
     # Nothing is coded again, and no text is run.
@@ -68,7 +67,7 @@ def test_from_a_recording_to_a_table_and_on(options, call, tmp_path, monkeypatch
 
 
 FAULTS = {
-    "nothing": (["--recording="], "there is nothing to probe"),
+    "nothing": (["--recording="], "there is nothing to measure"),
     "layer": (["--layer=2"], "block 2 is not in"),
     "pair": (["--pairs=capital"], "is no pair"),
     "concept": (["--pairs=capital+topic:z"], "choose from x, y"),
@@ -82,6 +81,18 @@ def test_what_is_wrong_is_said_in_a_sentence(options, call, tmp_path, case):
     arguments, words = FAULTS[case]
     code, out, err = call("probe_real", *options, *arguments, f"--results_dir={tmp_path}")
     assert (code, out) == (2, "") and words in err.splitlines()[-1]
+
+
+def test_other_labels_or_splits_of_the_same_rows_are_probed_again(tmp_path):
+    rng = np.random.default_rng(0)
+    x, has = rng.normal(size=(40, 3)), np.arange(40) % 2 == 0
+    store, sides = sae_gap.Store(tmp_path), np.arange(40).reshape(4, 10)
+    split = probing.Split({"all": np.arange(20)}, dict(zip(probing.CELLS, sides, strict=True)))
+    other = probing.Split({"all": np.arange(10, 30)}, split.test)
+    for task in ((has, split), (~has, split), (has, other), (has, split)):
+        tasks = {"p": probe_real.Task(task[0], {0: task[1]})}
+        (row,) = probe_real.probe(store, probe_real.Probed(x, tasks), [], 1.0)
+    assert len(store.rows()) == 3 and row["train_rows"] == 20
 
 
 def test_usual_pairs_meet_each_topic_in_both_orders():

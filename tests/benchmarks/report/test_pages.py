@@ -12,8 +12,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from benchmarks.report import pages, report
+from benchmarks.report import pages
 from sae_gap.figures import tables
+from sae_gap.storage.folder import Folder
 
 HOSTILE = """<script>alert(1)</script> "quoted" 'single' & <img src=x onerror=alert(2)> | *b* [e](javascript:f) h_i _g_"""
 METRICS = ("mcc_id", "mcc_ood", "cosine", "close", "accuracy_id", "auc_id", "l0_id", "mse_id", "gap_id", "fit_seconds")
@@ -184,7 +185,8 @@ def test_a_page_that_cannot_be_read_is_one_sentence(tmp_path, old, new):
 def test_the_report_holds_every_study(tmp_path):
     write(tmp_path / "b_second")
     write(tmp_path / "a_first" / "oracle", title="A deeper folder", finding="Nothing `much`.")
-    text = pages.render(report.collect(tmp_path))
+    entries = [pages.read(folder, place) for place, folder in pages.folders(Folder(tmp_path)) if folder.exists(pages.FILE)]
+    text = pages.render(entries)
     document = check(text)
     assert document.texts["h1"] == "Is it the encoder or the dictionary?" and "2 studies" in text
     assert [link["href"] for link in document.all("a")] == ["#study-1", "#study-2", "#contents", "#contents"]

@@ -11,7 +11,7 @@ from sae_gap.figures import tables
 FILE = pathlib.Path(published.__file__).with_name("published.csv")
 SPLIT = ("mcc_paper", "accuracy", "auc", "support_precision", "support_recall", "support_f1", "support_l0")
 METRICS = {*(f"{name}_{split}" for name in SPLIT for split in ("id", "ood"))} | {
-    *("cosine", "angle", "norm_ratio", "close", "mse_id", "l0_id")
+    *("cosine", "angle", "norm_ratio", "close", "mse_id", "l0_above_id")
 }
 COORDINATES = (
     *("study", "method", "dictionary", "inference", "start", "base", "columns", "num_latents", "sparsity", "num_samples"),
@@ -56,7 +56,7 @@ def test_every_line_has_a_known_study_and_metrics():
         found = [name for name in METRICS if line[f"{name}_mean"] is not None]
         assert found and all((line[f"{name}_sd"] is None) == (line["seeds"] == 1) for name in found)
         assert all(line[f"{name}_sd"] is None for name in METRICS if name not in found)
-    counts = {study: sum(line["study"] == study for line in lines) for study in published.STUDIES}
+    counts = {study: sum(line["study"] == study for line in lines) for study in LINES}
     assert counts == LINES and sum(counts.values()) == len(lines)
 
 
@@ -70,7 +70,7 @@ HAND_PICKED = [
     ("warmstart_decoder", {"method": "warm_dl_relu", "step": 19, "base": "relu"}, "mcc_paper_id", 0.70981, 0.0326),
     ("warmstart_decoder", {"method": "cold_dl_relu", "step": 19, "base": None}, "mcc_paper_id", 0.43558, 0.01262),
     # Published as epochs 0, 10 and 499 and rounds 0 and 999, each after the training of that epoch or round.
-    ("learning_dynamics", {"method": "sae_relu", "num_latents": 50, "step": 1}, "l0_id", 28.36573, 1.07046),
+    ("learning_dynamics", {"method": "sae_relu", "num_latents": 50, "step": 1}, "l0_above_id", 28.36573, 1.07046),
     ("learning_dynamics", {"method": "sae_mp", "num_latents": 50, "step": 11}, "mse_id", 0.01263, None),
     ("learning_dynamics", {"method": "sae_topk", "num_latents": 1_000, "step": 500}, "norm_ratio", 1.00621, None),
     ("learning_dynamics", {"method": "dl_fista", "num_latents": 50, "step": 1}, "cosine", 0.46973, 0.00299),
@@ -84,13 +84,11 @@ def test_numbers_are_the_published_ones(study, columns, metric, mean, sd):
     assert line[f"{metric}_mean"] == mean and (sd is None or line[f"{metric}_sd"] == sd)
 
 
-def test_what_was_not_published_is_said():
-    for call in (published.published, lambda study: published.compare([], study)):
-        with pytest.raises(ValueError, match="nothing was published for 'phase_transition'; choose one of vary_latents"):
-            call("phase_transition")
+def test_nothing_was_published_of_other_studies():
+    assert published.published("phase_transition") == []
 
 
-@pytest.mark.parametrize("study", [*published.STUDIES, published.HEADLINE])
+@pytest.mark.parametrize("study", [*LINES, published.HEADLINE])
 def test_the_published_numbers_are_close_to_themselves(study):
     names = ("lam", "iterations", "step", "start", "base")
     lines = [line for line in published.published(study) if study != "learning_dynamics" or line["seeds"] == 3]
@@ -149,8 +147,8 @@ def close(line, study, metric, value):
         ("warmstart_decoder", {"method": "warm_dl_mp", "num_latents": 1_000, "step": 1}, "mcc_paper_id", 0.08),
         ("warmstart_decoder", {"method": "cold_dl_mp", "num_latents": 1_000, "step": 1}, "mcc_paper_id", 0.04),
         # Relative: a tenth, the deviation, a fifth for matching pursuit; and half of the last of five decimals.
-        ("learning_dynamics", {"method": "sae_relu", "num_latents": 1_000, "step": 11}, "l0_id", 18.160946 + 5e-6),
-        ("learning_dynamics", {"method": "sae_relu", "num_latents": 50, "step": 500}, "l0_id", 4.608253 + 5e-6),
+        ("learning_dynamics", {"method": "sae_relu", "num_latents": 1_000, "step": 11}, "l0_above_id", 18.160946 + 5e-6),
+        ("learning_dynamics", {"method": "sae_relu", "num_latents": 50, "step": 500}, "l0_above_id", 4.608253 + 5e-6),
         ("learning_dynamics", {"method": "sae_mp", "num_latents": 1_000, "step": 500}, "mse_id", 0.002216 + 5e-6),
         ("learning_dynamics", {"method": "sae_jumprelu", "num_latents": 100, "step": 500}, "mse_id", 1e-6 + 5e-6),
     ],
@@ -236,33 +234,11 @@ def comparisons():
     return {study: published.compare(summary, study) for study, summary in summaries.items()}
 
 
-def test_a_description_counts_and_names_the_furthest_first(comparisons):
-    first, *rest = published.describe(comparisons["vary_latents"]).splitlines()
-    assert first == "Against the published numbers: 10 of 12 are close." and len(rest) == 2
-    line = find("vary_latents", "sae_relu", 5_000)
-    mean, sd = line["auc_ood_mean"], line["auc_ood_sd"]
-    assert (
-        f"  sae_relu at 5,000 latents, num_samples 5,000, auc_ood: {mean + 2:.3f}, published {mean:.3f} ± {sd:.3f}, "
-        f"tolerance {max(0.04, 2 * sd):.3f}"
-    ) in rest
-    ranked = sorted(comparisons["vary_latents"], key=lambda row: -abs(row["difference"]) / row["tolerance"])
-    assert all(f"{row['metric']}: " in text for row, text in zip(ranked[:2], rest, strict=True))
-    assert "step 21, mse_id: 0.0384, published 0.0192 ± " in published.describe(comparisons["learning_dynamics"])
-
-
-def test_a_long_description_is_cut():
-    lines = [ours(line) for line in published.published("vary_latents")]
-    far = [line | {name: 5.0 + i for name in line if name.endswith("_mean")} for i, line in enumerate(lines)]
-    first, *rest = published.describe(published.compare(far, "vary_latents")).splitlines()
-    assert first == "Against the published numbers: 0 of 288 are close."
-    assert len(rest) == 41 and rest[-1] == "  and 248 more, each nearer than these"
-
-
 def test_a_page_has_a_table_of_those_that_are_far(comparisons):
     table = published.table(comparisons["vary_latents"])
     assert table.title == "Published numbers: 10 of 12 are within their tolerance; the others, the furthest first"
-    told = ["method", "num_latents", "sparsity", "num_samples", "metric"]
-    assert list(table.columns) == [*told, "ours", "published", "difference", "tolerance"]
+    coordinates = ["method", "num_latents", "sparsity", "num_samples", "metric"]
+    assert list(table.columns) == [*coordinates, "ours", "published", "difference", "tolerance"]
     far = sorted(comparisons["vary_latents"], key=published.distance)[:-3:-1]
     assert [(line["metric"], line["difference_mean"]) for line in table.lines] == [
         (row["metric"], row["difference"]) for row in far

@@ -15,6 +15,7 @@ from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.on_support import OnSupport
 from sae_gap.figures import labels
 from sae_gap.study.study import PROTOCOLS
+from tests.conftest import page_of
 
 SAES = ("relu", "topk", "jumprelu", "mp")
 METHODS = (
@@ -24,7 +25,7 @@ METHODS = (
 )
 METRICS = (
     *("mcc_id", "mcc_ood", "mcc_paper_id", "mcc_paper_ood", "cosine", "close", "support_f1_id", "support_f1_ood"),
-    *("accuracy_id", "accuracy_ood", "auc_id", "auc_ood", "l0_id", "l0_ood", "mse_id", "mse_ood"),
+    *("accuracy_id", "accuracy_ood", "auc_id", "auc_ood", "l0_above_id", "l0_above_ood", "mse_id", "mse_ood"),
     *("gap_id", "gap_ood", "relative_gap_id", "relative_gap_ood"),
 )
 
@@ -45,7 +46,7 @@ def by_method(rows):
 
 @pytest.fixture(scope="module")
 def summary(smoke):
-    return read(smoke.directory)
+    return read(smoke.page)
 
 
 def test_the_columns_of_the_summary(summary):
@@ -79,12 +80,12 @@ def test_results_make_sense(summary):
         assert own["cosine"] == kept["cosine"] == frozen["cosine"] == refined["cosine"]
         assert own["relative_gap_id"] > 0.01 and kept["relative_gap_id"] > -2e-6
         # Values may vanish from a support, and none can join it.
-        assert kept["l0_id"] <= own["l0_id"] and kept["l0_ood"] <= own["l0_ood"]
+        assert kept["l0_above_id"] <= own["l0_above_id"] and kept["l0_above_ood"] <= own["l0_above_ood"]
         for name, value in frozen.items():
             # Cold and warm refinement reach the same optimum.
             assert refined[name] == pytest.approx(value, abs=2e-3)
         assert abs(frozen["relative_gap_id"]) < 2e-6 and abs(refined["relative_gap_ood"]) < 2e-6
-    assert found["sae_topk"]["l0_id"] <= 3 and found["sae_mp"]["l0_id"] <= 3
+    assert found["sae_topk"]["l0_above_id"] <= 3 and found["sae_mp"]["l0_above_id"] <= 3
 
 
 def test_the_tables_name_every_method_and_fill_every_column(smoke, summary):
@@ -102,7 +103,7 @@ def test_the_tables_name_every_method_and_fill_every_column(smoke, summary):
 
 
 def test_the_file_of_parts_has_their_means(smoke, summary):
-    with (smoke.directory / "decomposition.csv").open(newline="") as file:
+    with (smoke.page / "decomposition.csv").open(newline="") as file:
         found = [line for line in csv.DictReader(file) if line["metric"] == "auc_ood"]
     assert [line["method"] for line in found] == [f"sae_{name}" for name in SAES]
     means = {name: float(line["auc_ood_mean"]) for name, line in by_method(summary).items()}
@@ -121,7 +122,9 @@ def test_a_second_run_prints_the_same_and_a_choice_reports_what_is_chosen(smoke,
     code, out, _ = headline("--preset=smoke", "--methods=fista_oracle,linear_probe", "--seeds=1", f"--results_dir={copy}")
     assert code == 0 and "sae_relu" not in out and "±" not in out
     assert out.index("linear_probe") < out.index("fista_oracle")
-    lines = read(copy / "amortisation_gap")
+    # Beside the page of the whole, which stands.
+    lines = read(copy / "amortisation_gap" / "preset=smoke_seeds=1_methods=fista_oracle,linear_probe")
+    assert len(read(copy / "amortisation_gap" / "preset=smoke")) == len(METHODS)
     assert [line["method"] for line in lines] == ["linear_probe", "fista_oracle"] and lines[0]["mcc_id_sd"] == ""
 
 
@@ -183,9 +186,9 @@ BAD_DATA = {
     "no width": (BARE, [], "how many atoms to learn is unknown; give width."),
     "k too large": ({}, ["--sparsity=20", "--width=20"], "sparsity must be below width"),
     "k below zero": ({}, ["--sparsity=-2"], "sparsity"),
-    "width of zero": ({}, ["--width=0"], "width must be a positive integer"),
-    "its own size": ({}, ["--num_samples=200"], "--num_samples is the file's to say"),
-    "its own latents": ({}, ["--num_latents=20"], "--num_latents is the file's to say"),
+    "width of zero": ({}, ["--width=0"], "--width must list different integers of at least 1"),
+    "its own size": ({}, ["--num_samples=200"], "--num_samples and --data exclude each other"),
+    "its own latents": ({}, ["--num_latents=20"], "--num_latents and --data exclude each other"),
 }
 
 
@@ -214,22 +217,10 @@ def test_models_stand_beside_the_study_by_default(tmp_path, headline):
     assert [path.name.partition("-")[0] for path in (tmp_path / "models").iterdir()] == ["relu"]
 
 
-def test_a_report_leaves_nothing_of_an_earlier_one(tmp_path, headline, file):
-    chosen = "--methods=sae_topk,frozen_topk,fista_oracle"
-    code, _, _ = headline("--preset=smoke", chosen, f"--results_dir={tmp_path}")
-    folder = tmp_path / "amortisation_gap"
-    (folder / "published.csv").write_text("of an earlier run")
-    assert code == 0 and (folder / "decomposition.png").exists() and (folder / "decomposition.csv").exists()
-    code, _, _ = headline(
-        "--preset=smoke", "--methods=sae_topk", f"--data={file(**BARE)}", "--width=20", f"--results_dir={tmp_path}"
-    )
-    assert code == 0 and {path.name for path in folder.iterdir()} == {
-        "rows",
-        "summary.csv",
-        "README.md",
-        "page.json",
-        "report.html",
-    }
+def test_data_without_the_truth_have_no_parts(tmp_path, headline, file):
+    data = (f"--data={file(**BARE)}", "--width=20", f"--results_dir={tmp_path}")
+    assert headline("--preset=smoke", "--methods=sae_topk", *data)[0] == 0
+    assert {path.name for path in page_of(tmp_path).iterdir()} == {"summary.csv", "README.md", "page.json", "report.html"}
 
 
 def test_nothing_to_run_is_said(tmp_path, headline, file):

@@ -9,16 +9,14 @@ import sys
 import pytest
 
 from benchmarks.studies.dictionary_challenge import BENCH
-from sae_gap import Setting, Store
-from sae_gap.core import registry
+from sae_gap import Setting, Store, catalogue
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.figures import tables
-from sae_gap.learners import by_name
 from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch
 from sae_gap.learners.spams_train_dl import SpamsTrainDL
-from tests.conftest import FEW
+from tests.conftest import FEW, page_of
 
-SAES = tuple(f"sae_{name}" for name in registry.saes())
+SAES = tuple(f"sae_{name}" for name in catalogue.saes())
 RUN = tuple(FEW["dictionary_challenge"].split(","))
 METHODS = ("online_dl", "dl_fista", "online_dl_families", "spams", "sklearn", *SAES, "fista_oracle")
 # Those that compile next to nothing.
@@ -63,7 +61,7 @@ def test_cells_of_a_grid_have_lines_and_figures_of_their_own(tmp_path, challenge
     grid = ("--num_latents=20,30", "--num_samples=200", "--noise_db=none,20", "--seeds=0")
     code, out, err = challenge("--preset=smoke", "--methods=spams,fista_oracle", *grid, f"--results_dir={tmp_path}")
     assert (code, err) == (0, "")
-    folder = tmp_path / "dictionary_challenge"
+    folder = page_of(tmp_path)
     lines = read(folder)
     assert len(lines) == 2 * 4 and list(lines[0])[:5] == [*tables.BY, "noise_db"]
     assert {(line["num_latents"], line["noise_db"]) for line in lines} == {
@@ -87,14 +85,14 @@ def test_a_stream_trains_on_all_of_its_samples(tmp_path, caplog, challenge):
     rows = Store(tmp_path / "dictionary_challenge").rows()
     assert {(row["samples_seen"], row["stream"]) for row in rows} == {(200, True)}
     assert {row["fit_steps"] for row in rows if row["method"] == "sae_relu"} == {25}
-    lines = read(tmp_path / "dictionary_challenge")
+    lines = read(page_of(tmp_path))
     assert list(lines[0])[:5] == [*tables.BY, "stream"] and all(line["stream"] == "True" for line in lines)
     assert all(float(line["mcc_ood_mean"]) > 0 for line in lines) and "200" in out
 
 
 def test_saes_are_tuned_and_take_the_steps_they_are_given():
     few = methods(Setting(100, 10, 5_000))["sae_topk"].learner
-    assert few == by_name.tuned_sae("topk", sparsity=10, input_dim=47, num_steps=1_250)
+    assert few == catalogue.tuned_sae("topk", sparsity=10, input_dim=47, num_steps=1_250)
     many = methods(Setting(100, 10, 1_000_000, stream=True))["sae_topk"].learner
     assert (many.num_steps, many.renormalise_every) == (4, 1) and many.learning_rate == few.learning_rate
     assert methods(Setting(), sae_steps=1)["sae_topk"].learner.num_steps == 1
@@ -110,7 +108,7 @@ def test_learners_have_the_weight_and_the_methods_its_codes():
     assert {method.encoder for method in chosen.values()} == {Lasso(0.3)} and tuple(chosen) == METHODS
     assert {chosen[name].learner.lam for name in ("dl_fista", "spams", "sklearn")} == {0.3}
     assert (chosen["spams"].learner.num_steps, chosen["sklearn"].learner.num_steps) == (5_000, 1_000)
-    assert {methods(Setting(), knobs={"peer_steps": 7})[name].learner.num_steps for name in ("spams", "sklearn")} == {7}
+    assert {methods(Setting(), peer_steps=7)[name].learner.num_steps for name in ("spams", "sklearn")} == {7}
     families = {name: method.family for name, method in chosen.items()}
     assert {families[name] for name in SAES} == {"sae"} and families["spams"] == families["sklearn"] == "peer"
     assert (families["dl_fista"], families["fista_oracle"]) == ("dictionary_learning", "oracle")

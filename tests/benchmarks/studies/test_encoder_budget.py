@@ -47,7 +47,7 @@ def test_every_encoder_is_measured_on_one_dictionary(finished):
 
 
 def test_more_operations_leave_less_of_the_gap(finished):
-    found = {method: float(row["relative_gap_ood_mean"]) for method, row in read(finished.directory).items()}
+    found = {method: float(row["relative_gap_ood_mean"]) for method, row in read(finished.page).items()}
     assert found["lista_16"] < found["lista_4"] < found["lista_1"]
     for path in (FISTA, ISTA):
         gaps = [found[name] for name in path]
@@ -106,4 +106,4 @@ def test_operations_are_those_that_the_compiler_counts(task):
 
 def test_a_dictionary_that_is_unknown_is_one_sentence(budget, tmp_path):
     code, out, err = budget("--dictionary=mine", f"--results_dir={tmp_path}")
-    assert (code, out) == (2, "") and err.startswith("--dictionary: the dictionary must be one of oracle, dl_fista")
+    assert (code, out) == (2, "") and err.startswith("--dictionary must be one of oracle, dl_fista")

@@ -8,14 +8,13 @@ import re
 import numpy as np
 import pytest
 
+from benchmarks.harness import main
 from benchmarks.harness.preset import Preset, grid
 from benchmarks.studies import vary_latents
 from benchmarks.studies.worlds import BENCH
-from sae_gap import Setting, Store, World
-from sae_gap.core import registry
+from sae_gap import Setting, Store, World, catalogue
 from sae_gap.data.worlds.named import named_world
 from sae_gap.encoders.lasso import Lasso
-from sae_gap.learners import by_name
 from tests.data.worlds.test_synthsae_files import parts, write
 
 METHODS = ("sae_topk", "frozen_topk", "random", "fista_oracle")
@@ -55,8 +54,8 @@ def test_scores_rank_the_oracle_above_the_rest(finished):
 def test_tables_and_figure(finished):
     printed = finished.printed
     assert "Dictionaries" in printed and "Detection" in printed and "grandchildren" in printed and "cut F1" in printed
-    assert {path.name for path in finished.directory.glob("*.png")} == {"recovery_by_level.png"}
-    with (finished.directory / "summary.csv").open() as file:
+    assert {path.name for path in finished.page.glob("*.png")} == {"recovery_by_level.png"}
+    with (finished.page / "summary.csv").open() as file:
         columns = set(next(csv.reader(file)))
     assert {"atom_mcc_rare_mean", "absorption_ood_sd", "r2_id_mean", "dead_id_mean"} < columns
 
@@ -64,14 +63,14 @@ def test_tables_and_figure(finished):
 def test_methods_have_the_units_of_the_world():
     world, preset = World(), BENCH.presets["full"]
     found = {method.name: method for method in BENCH.methods(world, preset)}
-    assert {f"sae_{name}" for name in registry.saes()} < set(found)
+    assert {f"sae_{name}" for name in catalogue.saes()} < set(found)
     online, families = found["online_dl"].learner, found["online_dl_families"].learner
     assert (online.visits, online.batch_size, online.rates, online.num_slots) == (60, 1_024, (0.3, 0.03, 0.005), 96)
     assert families.base == dataclasses.replace(online, incoherent=True) and not online.incoherent
     assert (families.visits, families.num_slots) == (2, 96)
     pruned = found["online_dl_families_pruned"].learner
     assert (pruned.base, pruned.share, pruned.num_slots) == (families, 0.25, 96)
-    tuned = by_name.tuned_sae("relu", sparsity=world.sparsity, input_dim=768)
+    tuned = catalogue.tuned_sae("relu", sparsity=world.sparsity, input_dim=768)
     scale = 4.5 * np.sqrt(3)
     assert found["sae_relu"].learner.penalty == pytest.approx(scale * tuned.penalty)
     jump = found["sae_jumprelu"].learner
@@ -140,9 +139,9 @@ def test_without_a_world_nothing_is_said_of_one():
 )
 def test_a_world_has_its_own_size_unless_one_is_given(flags, num_latents, width, monkeypatch, worlds):
     read = []
-    monkeypatch.setattr(type(BENCH), "execute", lambda self, given: read.append(given))
+    monkeypatch.setattr(main, "execute", read.append)
     assert worlds("--preset=smoke", *flags) == (0, "", "")
-    assert {(source.num_latents, source.width) for source in read[0].sources} == {(num_latents, width)}
+    assert {(source.num_latents, source.width) for source in read[0].study.sources} == {(num_latents, width)}
 
 
 def refused(called, message):
@@ -176,11 +175,11 @@ def test_bad_flags_are_one_sentence(flag, tmp_path, worlds):
     [
         ("vary_latents", ["--law=roots=2"], "--law is part of a world; give --world=synthsae with it"),
         ("worlds", ["--world=absorption", "--num_latents=3"], "this world has 2 features, not 3"),
-        ("vary_latents", ["--world=synthsae", "--sparsity=3"], "--sparsity follows from its law in a world"),
-        ("vary_latents", ["--world=synthsae", "--stream"], "--stream is how it is in a world"),
-        ("vary_latents", ["--world=synthsae", "--data=mine.npz"], "--data takes its place in a world"),
-        ("vary_latents", ["--world=synthsae", "--world_file=nowhere"], "--world is the file's to say"),
-        ("phase_transition", ["--world=synthsae"], "phase_transition takes no world"),
+        ("vary_latents", ["--world=synthsae", "--sparsity=3"], "--sparsity and --world exclude each other"),
+        ("vary_latents", ["--world=synthsae", "--stream"], "--stream and --world exclude each other"),
+        ("vary_latents", ["--world=synthsae", "--data=mine.npz"], "--data and --world exclude each other"),
+        ("vary_latents", ["--world=synthsae", "--world_file=nowhere"], "--world and --world_file exclude each other"),
+        ("phase_transition", ["--world=synthsae"], "Unknown command line flag 'world'"),
     ],
 )
 def test_flags_that_do_not_go_together_are_one_sentence(study, flags, message, tmp_path, call):

@@ -26,10 +26,10 @@ def rows(values=ROWS, documents=DOCUMENTS, cut=25):
         )
         for place, part in enumerate(parts)
     ]
-    return Activations(tuple(tables), np.array([[0, len(values)]]))
+    return Activations(tuple(tables), np.arange(len(values)))
 
 
-def test_rows_are_chunked_picked_and_averaged_across_files():
+def test_rows_are_chunked_and_picked_across_files():
     found = rows()
     assert (found.num_samples, found.input_dim, [path.name for path in found.files]) == (60, 5, ["0.npy", "1.npy"])
     for size, lengths in ((7, [7] * 8 + [4]), (60, [60]), (1_000, [60])):
@@ -100,10 +100,8 @@ def test_a_row_that_is_not_finite_in_float32_is_named(value):
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda found: found.take([60]), "from 0 to 59, but they go from 60 to 60"),
-        (lambda found: found.take([-1, 2]), "but they go from -1 to 2"),
-        (lambda found: found.take([0.5]), "must be a vector of integers"),
-        (lambda found: found.take([[1]]), "must be a vector of integers"),
+        (lambda found: found.take([60]), "index 60 is out of bounds"),
+        (lambda found: found.take([0.5]), "valid indices"),
         (lambda found: list(found.chunks(0)), "size must be a positive integer"),
         (lambda found: found.split(1), "held_out must be a finite number above 0 and below 1"),
         (lambda found: found.split(0.1, -1), "seed must be"),
@@ -111,5 +109,5 @@ def test_a_row_that_is_not_finite_in_float32_is_named(value):
     ],
 )
 def test_bad_arguments_are_refused(ask, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, IndexError), match=message):
         ask(rows())

@@ -231,7 +231,7 @@ def test_the_noise_and_the_amplitude_are_known_before_the_first_round(world):
 
 
 def test_families_need_a_base_and_room_for_the_counts():
-    with pytest.raises(ValueError, match="need a base"):
+    with pytest.raises(ValueError, match="needs a base"):
         Families()
     task = Task(*[Split(jnp.ones((4, 2)))] * 3, width=16_384)
     assert Families(base=BASE).needs(task) is None

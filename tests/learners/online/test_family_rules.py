@@ -23,19 +23,18 @@ WIDE, NARROW = (
     for dim in (ROWS, 60)
 )
 HALF = 0.5**0.5
-RULES = family_rules.Rules()
 
 
 @jax.jit
 def _rearrange(dictionary, counts):
-    idle = family_rules.idle_energy(jnp.diagonal(counts.products), RULES)
-    found, moved, idle = family_rules.rearrange(dictionary, counts, RULES, idle)
+    idle = family_rules.idle_energy(jnp.diagonal(counts.products))
+    found, moved, idle = family_rules.rearrange(dictionary, counts, idle)
     return found, moved, drop_atoms(counts, moved), idle
 
 
-decorrelate = jax.jit(lambda dictionary, counts: family_rules.decorrelate_children(dictionary, counts, RULES, 0.5))
-part = jax.jit(lambda dictionary, moved, counts: family_rules.part_from_parents(dictionary, moved, counts, RULES))
-turn = jax.jit(lambda dictionary, moved, counts: family_rules.turn_pairs(dictionary, moved, counts, RULES))
+decorrelate = jax.jit(lambda dictionary, counts: family_rules.decorrelate_children(dictionary, counts, 0.5))
+part = jax.jit(lambda dictionary, moved, counts: family_rules.part_from_parents(dictionary, moved, counts))
+turn = jax.jit(lambda dictionary, moved, counts: family_rules.turn_pairs(dictionary, moved, counts))
 
 
 def unit(atoms):
@@ -442,15 +441,15 @@ def test_what_many_that_include_an_atom_share_is_taken_out_once():
 
 def test_what_is_nearly_always_on_includes_nothing_by_that_alone():
     """Of 100 samples; beside what is on in 90 of them are 45 of 50 uses by chance, beside what is on in 50 hardly."""
-    found = family_rules.includes(of_tables([[90, 45, 0], [45, 50, 49], [0, 49, 50]], number=100), RULES)
+    found = family_rules.includes(of_tables([[90, 45, 0], [45, 50, 49], [0, 49, 50]], number=100))
     assert found[:3, :3].tolist() == [[False] * 3, [False, False, True], [False, True, False]]
 
 
 def test_a_parent_is_the_least_used_of_those_that_include_an_atom_and_are_used_more():
     table = [[300, 200, 100], [200, 200, 100], [100, 100, 100]]
     for uses, parent in ((101, WIDTH), (103, 0)):
-        assert family_rules.parents(of_tables([[uses, 100], [100, 100]]), RULES)[:2].tolist() == [WIDTH, parent]
-    assert family_rules.parents(of_tables(table), RULES)[:3].tolist() == [WIDTH, 0, 1]
+        assert family_rules.parents(of_tables([[uses, 100], [100, 100]]))[:2].tolist() == [WIDTH, parent]
+    assert family_rules.parents(of_tables(table))[:3].tolist() == [WIDTH, 0, 1]
 
 
 def test_a_place_goes_to_the_first_that_claims_it():
@@ -460,8 +459,8 @@ def test_a_place_goes_to_the_first_that_claims_it():
 def test_idle_atoms_have_a_tenth_of_the_median_energy_of_those_that_have_any():
     squares = jnp.array([0.0, 10.0, 0.0, 0.9, 12.0, 1.1, 0.0, 11.0, 0.0, 0.0])
     wanted = [0, np.inf, 0, 0.9, np.inf, np.inf, 0, np.inf, 0, 0]
-    np.testing.assert_allclose(family_rules.idle_energy(squares, RULES), wanted)
-    np.testing.assert_array_equal(family_rules.idle_energy(jnp.zeros(3), RULES), jnp.zeros(3))
+    np.testing.assert_allclose(family_rules.idle_energy(squares), wanted)
+    np.testing.assert_array_equal(family_rules.idle_energy(jnp.zeros(3)), jnp.zeros(3))
     assert float(family_rules.usual_energy(squares)) == pytest.approx(10)
     assert float(family_rules.usual_energy(jnp.zeros(3))) == 0
 
@@ -478,11 +477,4 @@ def test_loadings_are_those_of_one_common_factor():
 def test_the_page_of_mathematics_has_the_thresholds():
     page = Path(family_rules.__file__).with_name("README.md").read_text()
     table = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", page, re.MULTILINE))
-    assert {name: float(value) for name, value in table.items()} == vars(RULES)
-
-
-def test_thresholds_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="includes must be"):
-        family_rules.Rules(includes=1.2)
-    with pytest.raises(ValueError, match="idle must be"):
-        family_rules.Rules(idle=0)
+    assert len(table) == 13 and all(getattr(family_rules, name.upper()) == float(value) for name, value in table.items())

@@ -65,13 +65,6 @@ def test_it_recovers_the_truth_through_noise_and_tells_how_much_there_is():
 
 
 @pytest.mark.optimised
-def test_it_recovers_signed_codes(small):
-    codes = np.asarray(small.train.codes) * np.random.default_rng(0).choice([-1, 1], small.train.codes.shape)
-    signals = jnp.asarray(codes @ np.asarray(small.dictionary).T, jnp.float32)
-    assert cosine(small, run(dataclasses.replace(QUICK, nonneg=False), signals)) > 0.97
-
-
-@pytest.mark.optimised
 def test_restarts_find_what_copies_keep_from_being_found(small):
     data = Split(small.train.signals)
     state = run(QUICK, small.train.signals, rounds=36)
@@ -259,8 +252,3 @@ def test_the_cost_of_slots_that_nobody_asked_for_is_told(caplog):
     caplog.clear()
     OnlineDictionary.for_activations(400, 8, 200).select(task)
     assert not caplog.text
-
-
-def test_at_few_latents_nearly_all_work_is_on_the_slots():
-    few, many = (OnlineDictionary(num_slots=slots).work(2_500, 47, 100) for slots in (16, 64))
-    assert 10 * few < many < 16 * few

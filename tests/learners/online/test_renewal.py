@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from sae_gap.learners.online import renewal
 
@@ -16,9 +15,9 @@ def seeds(most):
     return renewal.collect(renewal.collect(empty, RESIDUALS[:3]), RESIDUALS[3:])
 
 
-def renew(names, energy, most=1, nonneg=True, weak=0.25):
+def renew(names, energy, most=1, weak=0.25):
     atoms = jnp.asarray(AXES[:, names])
-    new, fresh = renewal.restart_wasted_atoms(atoms, jnp.asarray(energy), USES, seeds(most), weak=weak, nonneg=nonneg)
+    new, fresh = renewal.restart_wasted_atoms(atoms, jnp.asarray(energy), USES, seeds(most), weak=weak)
     changed = (np.asarray(new) != np.asarray(atoms)).any(axis=0)
     np.testing.assert_array_equal(fresh, changed)
     return np.asarray(new)
@@ -55,24 +54,19 @@ def test_where_a_seed_must_gain_each_atom_is_compared_with_its_own():
     """Seeds that differ have squares of 9, 4 and 1."""
     atoms = jnp.asarray(AXES[:, [0, 1, 2, 3]])
     for worth, fresh in (([5.0, 3.0, 8.0, jnp.inf], [1]), ([5.0, 3.0, 0.5, jnp.inf], [1, 2]), ([9.5, 9.0, 20.0, 9.0], [])):
-        new = renewal.restart(atoms, jnp.asarray(worth), seeds(4), nonneg=True, must_gain=True)[1]
+        new = renewal.restart(atoms, jnp.asarray(worth), seeds(4), must_gain=True)[1]
         assert np.flatnonzero(new).tolist() == fresh
-    assert renewal.restart(atoms, jnp.asarray([5.0, 3.0, 8.0, jnp.inf]), seeds(4), nonneg=True)[1].sum() == 3
+    assert renewal.restart(atoms, jnp.asarray([5.0, 3.0, 8.0, jnp.inf]), seeds(4))[1].sum() == 3
 
 
 def test_room_that_no_residual_has_filled_starts_nothing():
     atoms = jnp.asarray(AXES[:, [0, 0, 0, 0]])
-    new, fresh = renewal.restart_wasted_atoms(
-        atoms, jnp.ones(4), USES, renewal.empty_seeds(2, RESIDUALS), weak=0.25, nonneg=True
-    )
+    new, fresh = renewal.restart_wasted_atoms(atoms, jnp.ones(4), USES, renewal.empty_seeds(2, RESIDUALS), weak=0.25)
     np.testing.assert_array_equal(new, atoms)
     assert not fresh.any()
 
 
-@pytest.mark.parametrize("nonneg", [True, False])
-def test_opposite_atoms_are_copies_to_signed_codes_alone(nonneg):
+def test_opposite_atoms_are_no_copies():
     atoms = jnp.asarray(AXES[:, [0, 0, 1, 2]] * np.array([1, -1, 1, 1], "float32"))
-    _, fresh = renewal.restart_wasted_atoms(
-        atoms, jnp.asarray([5.0, 4.0, 6.0, 1.0]), jnp.full(4, 10.0), seeds(1), weak=0.25, nonneg=nonneg
-    )
-    assert fresh.tolist() == [False, not nonneg, False, nonneg]
+    _, fresh = renewal.restart_wasted_atoms(atoms, jnp.asarray([5.0, 4.0, 6.0, 1.0]), jnp.full(4, 10.0), seeds(1), weak=0.25)
+    assert fresh.tolist() == [False, False, False, True]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from sae_gap import Setting, draw, fit_stream, match_atoms
-from sae_gap.learners.online import stream
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.storage.trees import Checkpoint
+from sae_gap.study import stream
 
 LEARNER = OnlineDictionary(num_steps=40)
 SHORT = OnlineDictionary(num_steps=4, batch_size=50, num_rounds=1, replace=False)

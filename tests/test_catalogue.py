@@ -4,14 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from sae_gap import fit
-from sae_gap.core import registry
+from sae_gap import catalogue, fit
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.pursuit import OMP
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners import by_name
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
@@ -20,30 +18,33 @@ from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 def test_saes_by_default_are_the_papers():
     encoders = {"relu": ReLU(), "topk": TopK(7), "jumprelu": JumpReLU(threshold=1e-3, bandwidth=1e-3), "mp": MatchingPursuit(7)}
     for name, encoder in encoders.items():
-        learner = by_name.sae(name, sparsity=7)
+        learner = catalogue.paper_sae(name, sparsity=7)
         assert learner == SparseAutoencoder(encoder) and learner.name == name
         assert (learner.num_steps, learner.batch_size, learner.learning_rate) == (500, 64, 5e-4)
         assert (learner.weight_decay, learner.penalty, learner.renormalise_every) == (1e-2, 1e-4, 50)
 
 
-@pytest.mark.parametrize("name", registry.saes())
+@pytest.mark.parametrize("name", catalogue.saes())
 def test_tuned_options_train(task, name):
-    learner = by_name.tuned_sae(name, sparsity=3, input_dim=12, num_steps=2)
+    learner = catalogue.tuned_sae(name, sparsity=3, input_dim=12, num_steps=2)
     assert learner.name == name and getattr(learner.encoder, "k", 3) == 3
-    assert learner.num_steps == 2 and learner.learning_rate == registry.saes()[name].recipe.rate
-    assert 12 * learner.penalty == pytest.approx(registry.saes()[name].recipe.penalty)
+    assert learner.num_steps == 2 and learner.learning_rate == catalogue.saes()[name].recipe.rate
+    assert 12 * learner.penalty == pytest.approx(catalogue.saes()[name].recipe.penalty)
     model = fit(learner, [task], [jax.random.key(0)])[0].end.model
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model))
 
 
 def test_what_a_study_knows_is_given_to_whom_it_concerns():
-    assert by_name.tuned_sae("jumprelu", sparsity=3, input_dim=10).encoder == JumpReLU(threshold=0.1, bandwidth=0.1)
-    assert by_name.encoder("omp", sparsity=4, lam=0.2) == OMP(4) and by_name.encoder("lasso", sparsity=4, lam=0.2).lam == 0.2
+    tuned = catalogue.tuned_sae("jumprelu", sparsity=3, input_dim=10)
+    assert tuned.encoder == JumpReLU(threshold=0.1, bandwidth=0.1)
+    assert catalogue.make_encoder("omp", sparsity=4, lam=0.2) == OMP(4)
+    assert catalogue.make_encoder("lasso", sparsity=4, lam=0.2).lam == 0.2
     given = {"sparsity": 3, "input_dim": 10, "lam": 0.2}
-    assert by_name.learner("dl_fista", num_steps=7, **given) == DLFista(0.2, num_steps=7)
-    assert by_name.learner("dl_fista", **given) == DLFista(0.2) and by_name.learner("oracle", num_steps=7, **given) == Oracle()
+    assert catalogue.make_learner("dl_fista", num_steps=7, **given) == DLFista(0.2, num_steps=7)
+    assert catalogue.make_learner("dl_fista", **given) == DLFista(0.2)
+    assert catalogue.make_learner("oracle", num_steps=7, **given) == Oracle()
     for name in ("topk", "sae_topk"):
-        assert by_name.learner(name, num_steps=7, **given) == SparseAutoencoder(
+        assert catalogue.make_learner(name, num_steps=7, **given) == SparseAutoencoder(
             TopK(3), num_steps=7, learning_rate=1e-3, penalty=0.0
         )
 
@@ -52,13 +53,13 @@ def test_penalties_on_activations_grow_with_the_variance_of_the_codes():
     """Of 27 standardised dimensions at an L0 of 3 the codes' variance is 27, where the paper's is 1."""
     given = {"sparsity": 3, "input_dim": 27}
     for name, factor in {"relu": 27**0.5, "gated": 27**0.5, "jumprelu": 27.0, "topk": 1.0}.items():
-        tuned, found = by_name.tuned_sae(name, **given), by_name.sae_for_activations(name, **given)
+        tuned, found = catalogue.tuned_sae(name, **given), catalogue.sae_for_activations(name, **given)
         assert found.penalty == pytest.approx(factor * tuned.penalty)
         assert found.l0 == (None if name == "topk" else 3) and found.base is None
-    jumprelu = by_name.sae_for_activations("jumprelu", **given).encoder
+    jumprelu = catalogue.sae_for_activations("jumprelu", **given).encoder
     assert (jumprelu.threshold, jumprelu.bandwidth) == pytest.approx((0.1 * 27**0.5,) * 2)
     own = {"encoder": ReLU(), "penalty": 0.5, "l0": 2.0, "learning_rate": 1e-4, "standardised": False, "base": Oracle()}
-    assert by_name.sae_for_activations("relu", **given, **own) == SparseAutoencoder(
+    assert catalogue.sae_for_activations("relu", **given, **own) == SparseAutoencoder(
         schedule="cosine", weight_decay=0.0, batch_size=256, renormalise_every=None, **own
     )
 
@@ -66,12 +67,12 @@ def test_penalties_on_activations_grow_with_the_variance_of_the_codes():
 @pytest.mark.parametrize(
     ("make", "fault"),
     [
-        (lambda: by_name.encoder("nothing", sparsity=3), "encoder must be one of"),
-        (lambda: by_name.encoder("support", sparsity=3), "support cannot be made from a sparsity and a weight alone"),
-        (lambda: by_name.learner("sae_nothing", sparsity=3, input_dim=4), "sae must be one of"),
-        (lambda: by_name.learner("families", sparsity=3, input_dim=4), "need a base"),
-        (lambda: by_name.sae("lista", sparsity=3), "sae must be one of"),
-        (lambda: by_name.sae_for_activations("relu", sparsity=0, input_dim=4), "sparsity must be"),
+        (lambda: catalogue.make_encoder("nothing", sparsity=3), "encoder must be one of"),
+        (lambda: catalogue.make_encoder("support", sparsity=3), "support cannot be made from a sparsity and a weight alone"),
+        (lambda: catalogue.make_learner("sae_nothing", sparsity=3, input_dim=4), "sae must be one of"),
+        (lambda: catalogue.make_learner("families", sparsity=3, input_dim=4), "need a base"),
+        (lambda: catalogue.paper_sae("lista", sparsity=3), "sae must be one of"),
+        (lambda: catalogue.sae_for_activations("relu", sparsity=0, input_dim=4), "sparsity must be"),
     ],
 )
 def test_names_of_nothing_and_what_needs_more_are_refused(make, fault):

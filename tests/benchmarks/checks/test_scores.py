@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.real import scores
+from benchmarks.checks import scores
 
 
 def problem(nonneg):

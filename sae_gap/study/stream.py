@@ -3,8 +3,8 @@
 import concurrent.futures
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -18,12 +18,13 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sae_gap.core.checks import as_real, check_size, check_type, shown
 from sae_gap.core.types import Model, Split
 from sae_gap.data.activations import outliers
-from sae_gap.learners.fit_checks import as_key
 from sae_gap.learners.online.online_dictionary import OnlineDictionary, OnlineState, shard_state
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.runtime.cores import LOOPS
 from sae_gap.runtime.sharding import LATENTS, SAMPLES, check_mesh
 from sae_gap.storage.trees import Checkpoint
+from sae_gap.study.fitting import as_key
+from sae_gap.study.program import Stepped, run_loop
 
 # What gives the rows of a stream: (start, count) -> rows.
 Source = Callable[[int, int], ArrayLike]
@@ -80,7 +81,6 @@ def fit_stream(
     """
     check_type("learner", learner, OnlineDictionary, "give sae_gap.learners.online.OnlineDictionary()")
     key = as_key("key", key)
-    check_type("checkpoint", checkpoint, (Checkpoint, type(None)), "give sae_gap.storage.trees.Checkpoint(folder)")
     mesh = devices.mesh() if mesh is None else mesh
     check_mesh(mesh, SAMPLES)
     check_size("num_latents", num_latents)
@@ -94,40 +94,51 @@ def fit_stream(
     learner = dataclasses.replace(learner, visits=None)
     count, size = learner.minibatches(num_samples, num_latents)
     fetch = functools.partial(_fetch, _checked(source), count, size, mesh)
-
     line = progress.bar(learner.num_steps, learner.name, unit="round", shown=show_progress)
+
+    def watched(turn: int, state: OnlineState) -> None:
+        line.update(turn - line.n)
+        if watch is not None:
+            watch(state)
+
     with line, concurrent.futures.ThreadPoolExecutor(1) as pool, jax.set_mesh(mesh):
-        upcoming = pool.submit(fetch, 0)
-        median = _median_norm(upcoming.result(), size)
-        state, spent = _start(learner, upcoming.result(), size, median, num_latents, key), 0.0
+        upcoming = {0: pool.submit(fetch, 0)}
+        first = upcoming[0].result()
+        median = _median_norm(first, size)
+
+        def advance(stepped: Stepped, stop: int) -> Stepped:
+            turn, state = int(stepped[0]), stepped[1]
+            while turn < stop and not bool(learner.done(state)):
+                fetched = upcoming.pop(turn, None) or pool.submit(fetch, turn)
+                upcoming.clear()
+                turn += 1
+                if turn < learner.num_steps:
+                    upcoming[turn] = pool.submit(fetch, turn)
+                with LOOPS:
+                    state = jax.block_until_ready(_round((learner, fetched.result(), size, median), state))
+            return state.round, state
+
+        state = _start(learner, first, size, median, num_latents, key)
+        stepped, spent = (state.round, state), 0.0
         if checkpoint is not None:
-            data, seed = _fingerprint(upcoming.result(), size), jax.random.key_data(key).tolist()
+            data, seed = _fingerprint(first, size), jax.random.key_data(key).tolist()
             checkpoint = checkpoint.named(f"{num_latents} of {num_samples} samples {data}, key {seed}, {learner}")
-            state, spent = checkpoint.load(state) or (state, spent)
-        saved = now = time.perf_counter()
-        began, turn = now - spent, int(state.round)
-        line.update(turn)
-        if turn:
-            upcoming = pool.submit(fetch, turn)
-        while turn < learner.num_steps and not bool(learner.done(state)):
-            block = upcoming.result()
-            turn += 1
-            if turn < learner.num_steps:
-                upcoming = pool.submit(fetch, turn)
-            with LOOPS:
-                state = jax.block_until_ready(_round((learner, block, size, median), state))
-            now = time.perf_counter()
-            # Clocks differ, and all processes must save the same round.
-            if checkpoint is not None and distributed.from_first(now - saved > checkpoint.every):
-                checkpoint.store(state, now - began, step=turn)
-                saved = now
-            line.update()
-            if watch is not None:
-                watch(state)
+            stepped, spent = checkpoint.load(stepped) or (stepped, spent)
+        del first, state
+        options: dict[str, Any] = {"together": distributed.count() > 1, "save": checkpoint}
+        options |= {"watch": watched, "report_every": 0.0}
+        model, _, _ = run_loop(
+            stepped,
+            spent,
+            advance,
+            lambda stepped: learner.model(stepped[1]),
+            learner.num_steps,
+            **options,
+        )
     if checkpoint is not None:
         checkpoint.discard()
     # On one device of this process, wherever its parts are.
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), distributed.whole(learner.model(state)))
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), distributed.whole(model))
 
 
 def _opened(source: Source | np.ndarray, num_samples: int | None) -> tuple[Source, int]:

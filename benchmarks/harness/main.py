@@ -1,0 +1,51 @@
+"""The binary of a study: it reads the options, runs, and writes what the rows show."""
+
+import functools
+import sys
+import time
+
+from absl import logging
+
+from benchmarks import cli
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.command import Run, StudyOptions, options_of, read
+from benchmarks.harness.dry_run import check_writable, plan
+from benchmarks.harness.outcome import write_outcome
+from sae_gap.runtime import devices, distributed
+from sae_gap.study import runner
+
+
+def run(bench: Bench) -> None:
+    """The binary."""
+    cli.run(functools.partial(main, bench), options=options_of(bench), about=bench.about)
+
+
+def main(bench: Bench, options: StudyOptions) -> None:
+    execute(read(bench, options))
+
+
+def execute(run: Run) -> None:
+    """Runs a study and prints its tables, or says what would run."""
+    began = time.perf_counter()
+    if run.options.dry_run:
+        if distributed.is_first():
+            sys.stdout.write(plan(run.study, run.store, run.models) + "\n")
+        return
+    with cli.usage():
+        check_writable(run.study, run.store, run.models)
+        devices.compilations()
+        whole = run.shard == (0, 1)
+        rows = runner.run(run.study, run.store, None if whole else run.shard, models=run.models)
+    logging.info("%d rows in %s", len(rows), run.store.folder)
+    if not rows and whole:
+        names = ", ".join(run.names)
+        raise cli.UsageError(f"none of {names} can run on these data; choose others or add the truth that they need.")
+    if rows and distributed.is_first():
+        notes = {
+            "seconds": f"{time.perf_counter() - began:.0f}",
+            "peak memory": f"{devices.peak_memory():.1f} GiB",
+            "compilations": str(devices.compilations()),
+            "models": str(run.models.directory),
+        }
+        sys.stdout.write(write_outcome(run, rows, notes) + "\n")
+        logging.info("%s", ", ".join(f"{name}: {value}" for name, value in notes.items()))
