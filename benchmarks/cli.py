@@ -121,11 +121,24 @@ def take(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
 def define_distributed(flag_values: flags.FlagValues) -> None:
     """The flags of a binary that may run in many processes."""
     flags.DEFINE_boolean(
-        "distributed", False, "Run in many processes, one a host; TPU and Slurm need no more.", flag_values=flag_values
+        "distributed",
+        False,
+        "Run in many processes, one a host; TPU and Slurm need no more.",
+        flag_values=flag_values,
     )
-    flags.DEFINE_string("coordinator", None, "With --distributed elsewhere: host:port of process 0.", flag_values=flag_values)
+    flags.DEFINE_string(
+        "coordinator",
+        None,
+        "With --distributed elsewhere: host:port of process 0.",
+        flag_values=flag_values,
+    )
     flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", flag_values=flag_values)
-    flags.DEFINE_integer("process_id", None, "With --coordinator: which one this is, from 0.", flag_values=flag_values)
+    flags.DEFINE_integer(
+        "process_id",
+        None,
+        "With --coordinator: which one this is, from 0.",
+        flag_values=flag_values,
+    )
 
 
 _PROCESSES = [field.name for field in dataclasses.fields(Distributed)]
@@ -165,7 +178,12 @@ class _FiniteParser(flags.FloatParser):
 
 
 def DEFINE_number(  # noqa: N802
-    name: str, default: float | None, help: str, flag_values: flags.FlagValues, lower_bound: float, upper_bound: float = 1e30
+    name: str,
+    default: float | None,
+    help: str,
+    flag_values: flags.FlagValues,
+    lower_bound: float,
+    upper_bound: float = 1e30,
 ) -> flags.FlagHolder:
     """A flag that is a finite number, named like the others of absl."""
     parser = _FiniteParser(lower_bound, upper_bound)

@@ -97,7 +97,7 @@ MADE = [
 def test_no_learner_or_encoder_takes_an_option_that_makes_no_sense(kind, needed):
     for field in dataclasses.fields(kind(**needed)):
         for value in OPTIONS.get(field.name, ()):
-            refused(functools.partial(kind, **needed | {field.name: value}), f"takes? no steps|{field.name}")
+            refused(functools.partial(kind, **needed | {field.name: value}), f"takes? no steps|needs a base|{field.name}")
 
 
 # Equinox warns of an array in a static field before it can be refused.

@@ -16,18 +16,19 @@ References:
   Lawson & Hanson (1974), "Solving Least Squares Problems", chapter 23 (least-distance programming by NNLS).
 """
 
+import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import scipy.optimize
-from absl import flags
 
 from benchmarks import cli
 from benchmarks.checks import scores
+from benchmarks.options import Options, option
 from sae_gap.core.types import Solution
 from sae_gap.figures import tables
 from sae_gap.solvers import sparse_code
@@ -42,20 +43,15 @@ MAX_ITERATIONS = 2_000
 ATOM_POWERS = 20
 SIGNAL_POWERS = {np.dtype(np.float32): (-12, 17), np.dtype(np.float64): (-20, 20)}
 
-_COLUMNS = (
-    "kind",
-    "problems",
-    "certified",
-    "worst error of the objective",
-    "most that the gap is above its claim",
-    "false claims",
-)
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_enum("preset", "quick", list(PRESETS), "How many problems.", flag_values=FLAGS)
-flags.DEFINE_integer("num_problems", None, "At least as many problems.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_integer("first_seed", 0, "Seed of the first batch.", lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_boolean("float64", False, "Solve in double precision.", flag_values=FLAGS)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CertificatesOptions(Options):
+    """Which problems to solve."""
+
+    preset: str = option("quick", "How many problems.", choices=tuple(PRESETS))
+    num_problems: int | None = option(None, "At least as many problems.", least=1)
+    first_seed: int = option(0, "Seed of the first batch.", least=0)
+    float64: bool = option(False, "Solve in double precision.")
 
 
 class Batch(NamedTuple):
@@ -95,36 +91,32 @@ class Verdict(NamedTuple):
     faults: list[tuple[int, str]]
 
 
-def _same(rng, atoms, signals):
-    return atoms, signals
-
-
-def _coherent(rng, atoms, signals):
-    return atoms + 4 * rng.normal(size=(len(atoms), 1)), signals
-
-
-def _duplicate(rng, atoms, signals):
-    return atoms[:, rng.integers(0, max(1, atoms.shape[1] // 2), atoms.shape[1])], signals
-
-
-def _dependent(rng, atoms, signals):
-    basis = rng.normal(size=(len(atoms), max(1, len(atoms) // 3)))
-    return basis @ rng.normal(size=(basis.shape[1], atoms.shape[1])), signals
-
-
-def _zeros(rng, atoms, signals):
-    return atoms * (rng.uniform(size=atoms.shape[1]) < 0.8), signals * (rng.uniform(size=(len(signals), 1)) < 0.8)
-
-
 # What becomes of Gaussian atoms and signals.
-KINDS: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
-    "gaussian": _same,
-    "coherent": _coherent,
-    "duplicate": _duplicate,
-    "dependent": _dependent,
-    "zeros": _zeros,
-    **dict.fromkeys(("scaled atoms", "weighted atoms", "scaled signals"), _same),
-}
+KINDS = (
+    "gaussian",
+    "coherent",
+    "duplicate",
+    "dependent",
+    "zeros",
+    "scaled atoms",
+    "weighted atoms",
+    "scaled signals",
+)
+
+
+def _spoil(kind: str, rng, atoms: np.ndarray, signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Atoms and signals as the kind has them; scales come later."""
+    input_dim, num_latents = atoms.shape
+    if kind == "coherent":
+        return atoms + 4 * rng.normal(size=(input_dim, 1)), signals
+    if kind == "duplicate":
+        return atoms[:, rng.integers(0, max(1, num_latents // 2), num_latents)], signals
+    if kind == "dependent":
+        basis = rng.normal(size=(input_dim, max(1, input_dim // 3)))
+        return basis @ rng.normal(size=(basis.shape[1], num_latents)), signals
+    if kind == "zeros":
+        return atoms * (rng.uniform(size=num_latents) < 0.8), signals * (rng.uniform(size=(len(signals), 1)) < 0.8)
+    return atoms, signals
 
 
 def draw(seed: int, dtype: np.dtype) -> Batch:
@@ -134,11 +126,12 @@ def draw(seed: int, dtype: np.dtype) -> Batch:
     sample, and `weighted atoms` a weight in proportion to their norm, so that each of them counts.
     """
     rng = np.random.default_rng(seed)
-    kind = list(KINDS)[rng.integers(len(KINDS))]
+    kind = KINDS[rng.integers(len(KINDS))]
     num_samples, input_dim, num_latents = SHAPES[rng.integers(len(SHAPES))]
     nonneg = bool(rng.integers(2))
     solver = ("working_set", "working_set", "auto")[rng.integers(3)]
-    atoms, signals = KINDS[kind](rng, rng.normal(size=(input_dim, num_latents)), rng.normal(size=(num_samples, input_dim)))
+    atoms, signals = (rng.normal(size=shape) for shape in ((input_dim, num_latents), (num_samples, input_dim)))
+    atoms, signals = _spoil(kind, rng, atoms, signals)
     sparse = rng.normal(size=(num_samples, num_latents)) * (rng.uniform(size=(num_samples, num_latents)) < 3 / num_latents)
     signals[::2] = np.where(signals.any(axis=1, keepdims=True), sparse @ atoms.T, 0)[::2]
     pull = signals @ atoms
@@ -261,28 +254,36 @@ def batches(first_seed: int, num_problems: int, dtype: np.dtype) -> Iterator[tup
             return
 
 
-def main() -> None:
-    count = FLAGS.num_problems or PRESETS[FLAGS.preset]
-    dtype = np.dtype(np.float64 if FLAGS.float64 else np.float32)
-    found: dict[str, list[Verdict]] = {}
+def main(options: CertificatesOptions) -> None:
+    count = options.num_problems or PRESETS[options.preset]
+    dtype = np.dtype(np.float64 if options.float64 else np.float32)
+    verdicts: dict[str, list[Verdict]] = {kind: [] for kind in KINDS}
     faults = []
-    with jax.enable_x64(FLAGS.float64):
-        for seed, batch in batches(FLAGS.first_seed, count, dtype):
+    with jax.enable_x64(options.float64):
+        for seed, batch in batches(options.first_seed, count, dtype):
             verdict = judge(batch, solve(batch))
-            found.setdefault(batch.kind, []).append(verdict)
+            verdicts[batch.kind].append(verdict)
             about = f"{batch.kind}, {'non-negative' if batch.nonneg else 'signed'}, {batch.solver}"
             faults += [f"seed {seed}, sample {i} ({about}) {words}" for i, words in verdict.faults]
-    found = {kind: found[kind] for kind in KINDS if kind in found} | {"all": list(itertools.chain(*found.values()))}
-    lines = []
-    for kind, verdicts in found.items():
-        certified, objective, gap = (np.concatenate([verdict[i] for verdict in verdicts]) for i in range(3))
-        told = (kind, len(certified), f"{certified.mean():.2%}", f"{objective.max():.1e}", f"{gap.max():.1e}")
-        lines.append(dict(zip(_COLUMNS, (*told, sum(len(verdict.faults) for verdict in verdicts)), strict=True)))
-    sys.stdout.write(tables.format_table(lines, {name: name for name in _COLUMNS}) + "\n")
+    lines = [_line(kind, judged) for kind, judged in verdicts.items() if judged]
+    lines.append(_line("all", list(itertools.chain(*verdicts.values()))))
+    sys.stdout.write(tables.format_table(lines, {name: name for name in lines[0]}) + "\n")
     sys.stdout.write("".join(f"{fault}\n" for fault in faults))
     if faults:
         sys.exit(1)
 
 
+def _line(kind: str, verdicts: list[Verdict]) -> dict[str, str | int]:
+    certified, objective, gap = (np.concatenate([verdict[i] for verdict in verdicts]) for i in range(3))
+    return {
+        "kind": kind,
+        "problems": len(certified),
+        "certified": f"{certified.mean():.2%}",
+        "worst error of the objective": f"{objective.max():.1e}",
+        "most that the gap is above its claim": f"{gap.max():.1e}",
+        "false claims": sum(len(verdict.faults) for verdict in verdicts),
+    }
+
+
 if __name__ == "__main__":
-    cli.run(main, FLAGS)
+    cli.run(main)

@@ -167,7 +167,10 @@ def _names(bench: Bench, preset: Preset, source: Source, given: Sequence[str] | 
         return [name for name in known if name not in bench.slow]
     if given == ("all",):
         return known
-    return [*(name for name in known if name in given), *(name for name in given if name not in known)]
+    return [
+        *(name for name in known if name in given),
+        *(name for name in given if name not in known),
+    ]
 
 
 def study_of(bench: Bench, preset: Preset, sources: Sequence[Source], names: Sequence[str]) -> Study:
@@ -179,7 +182,14 @@ def study_of(bench: Bench, preset: Preset, sources: Sequence[Source], names: Seq
         crossed = [crossing.method_of(name, listed, source, preset) for name in names if name not in known]
         return [*(method for method in listed if method.name in names), *crossed]
 
-    return Study(bench.name, tuple(sources), chosen, lam=preset.lam, protocol=preset.protocol, **bench.options)
+    return Study(
+        bench.name,
+        tuple(sources),
+        chosen,
+        lam=preset.lam,
+        protocol=preset.protocol,
+        **bench.options,
+    )
 
 
 def _check_library(name: str, learner: Learner | None) -> None:

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from benchmarks.harness import methods
 from benchmarks.harness.preset import Preset
@@ -39,7 +40,13 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
     own = learner.encode
     if crossed:
         learner, encoder = _encoded(learner, right, source, p)
-        return Method(name, "frozen" if learner.family == "sae" else learner.family, learner, encoder, _inference(encoder, p))
+        return Method(
+            name,
+            "frozen" if learner.family == "sae" else learner.family,
+            learner,
+            encoder,
+            _inference(encoder, p),
+        )
     if left.startswith("sae_") and own is not None:
         return Method(name, "sae", learner, own)
     return methods.coded(name, "frozen" if own is not None else learner.family, learner, p)
@@ -65,8 +72,8 @@ def _learner(name: str, study: Sequence[Method], common: Mapping[str, Method], s
         )
     # Steps on the host are minibatches, not epochs, and their number is the learner's own.
     steps = None if kind is not None and issubclass(kind, HostLearner) else p.epochs
-    options = {"sparsity": source.sparsity, "input_dim": source.input_dim, "lam": p.lam, "num_steps": steps}
-    return catalogue.make_learner(name, **options)  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {"sparsity": source.sparsity, "input_dim": source.input_dim}
+    return catalogue.make_learner(name, lam=p.lam, num_steps=steps, **sizes)
 
 
 def _depth(learner: Learner) -> int:

@@ -52,19 +52,35 @@ def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing
         # A dictionary of one kind has nothing to compare.
         return [row for row in cold if names.count(row["dictionary"]) > 1]
 
-    options = {"x": "num_latents", "y": metric, "line": ("dictionary", style), "panel": "dictionary", "logx": True}
+    options = {
+        "x": "num_latents",
+        "y": metric,
+        "line": ("dictionary", style),
+        "panel": "dictionary",
+        "logx": True,
+    }
     return {f"{metric}_by_{style}": Drawing("curve", options, compared)}
 
 
 def along(
-    x: str, metrics: Sequence[str], *, line: str = "dictionary", style: str | None = None, only: str = ""
+    x: str,
+    metrics: Sequence[str],
+    *,
+    line: str = "dictionary",
+    style: str | None = None,
+    only: str = "",
 ) -> dict[str, Drawing]:
     """Scores along iterations, steps or weights, a panel a number of latents."""
 
     def chosen(rows: Rows) -> Rows:
         return [row for row in rows if only in ("", row.get("inference"))]
 
-    options: dict[str, Any] = {"x": x, "line": line if style is None else (line, style), "panel": "num_latents", "logx": True}
+    options: dict[str, Any] = {
+        "x": x,
+        "line": line if style is None else (line, style),
+        "panel": "num_latents",
+        "logx": True,
+    }
     options |= {"levels": ("oracle",)}
     logy = ("relative_gap_id", "mse_id")
     return {metric: Drawing("curve", options | {"y": metric, "logy": metric in logy}, chosen) for metric in metrics}
@@ -92,6 +108,14 @@ def phase_maps() -> dict[str, Drawing]:
         bounds = [row["sparsity"] * math.log(row["num_latents"] / row["sparsity"]) for row in rows]
         return [row | {"ratio": round(2 * row["input_dim"] / bound) / 2} for row, bound in zip(rows, bounds, strict=True)]
 
-    options: dict[str, Any] = {"x": "num_latents", "y": "ratio", "value": "mcc_ood", "panel": "dictionary"}
-    options |= {"bound": lambda row: 2.0, "bound_label": "c = 2, the dimension of the other studies"}
+    options: dict[str, Any] = {
+        "x": "num_latents",
+        "y": "ratio",
+        "value": "mcc_ood",
+        "panel": "dictionary",
+    }
+    options |= {
+        "bound": lambda row: 2.0,
+        "bound_label": "c = 2, the dimension of the other studies",
+    }
     return {"phase_map": Drawing("heat_map", options, placed, ("sparsity",))}

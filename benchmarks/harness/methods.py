@@ -44,7 +44,14 @@ def coded(
       at: steps of the fit that have rows of their own.
       **coordinates: further columns of its rows.
     """
-    return Method(name, family, learner, p.lasso() if encoder is None else encoder, {"inference": "lasso"} | coordinates, at)
+    return Method(
+        name,
+        family,
+        learner,
+        p.lasso() if encoder is None else encoder,
+        {"inference": "lasso"} | coordinates,
+        at,
+    )
 
 
 def probe() -> list[Method]:

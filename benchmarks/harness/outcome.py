@@ -14,7 +14,16 @@ from sae_gap.figures import decompose, labels, tables
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import CELL, Row
 
-_PARTS = ("encoder", "support", "frozen", "oracle", "values_part", "support_part", "amortisation_part", "dictionary_part")
+_PARTS = (
+    "encoder",
+    "support",
+    "frozen",
+    "oracle",
+    "values_part",
+    "support_part",
+    "amortisation_part",
+    "dictionary_part",
+)
 # What a run must have as the paper had it to be held against its numbers.
 _AS_PUBLISHED = (
     *("lam", "seeds", "epochs", "rounds", "blocks"),
@@ -50,7 +59,7 @@ def write_outcome(run: Run, rows: Sequence[Row], notes: Mapping[str, str]) -> st
     if comparison:
         tables.write_table(folder, "published.csv", comparison)
         shown.append(published.table(comparison))
-    printed = [f"{title}\n{tables.format_table(lines, columns) if lines else ''}" for title, columns, lines in shown]
+    printed = [f"{title}\n{tables.format_table(lines, columns)}" if lines else title for title, columns, lines in shown]
     # A docstring without its command lines, which are indented.
     about = "\n".join(line for line in bench.about.splitlines() if not line.startswith("  ")).strip()
     made = {**notes, **pages.provenance(rows[-1])}
@@ -86,7 +95,11 @@ def _told_apart(rows: Sequence[Row], listed: set[str]) -> list[Row]:
 
 
 def _draw(
-    bench: Bench, rows: Sequence[Row], folder: Folder, conditions: Sequence[str], lines: Sequence[Mapping[str, Any]]
+    bench: Bench,
+    rows: Sequence[Row],
+    folder: Folder,
+    conditions: Sequence[str],
+    lines: Sequence[Mapping[str, Any]],
 ) -> list[pages.Figure]:
     """Writes each figure, one for each of its cells."""
     # Importing matplotlib takes as long as everything else in --help.
@@ -108,7 +121,11 @@ def _draw(
 
 
 def _decompositions(
-    rows: Sequence[Row], folder: Folder, heads: Mapping[str, str], names: Sequence[str], by: Sequence[str]
+    rows: Sequence[Row],
+    folder: Folder,
+    heads: Mapping[str, str],
+    names: Sequence[str],
+    by: Sequence[str],
 ) -> list[pages.Table]:
     """The parts of each score, all of them to a file and those of the MCC to a table."""
     scores = [f"{stem}_{split}" for stem in ("mcc", "support_f1", "accuracy", "auc") for split in ("id", "ood")]

@@ -16,7 +16,13 @@ from sae_gap.encoders.lasso import Lasso
 from sae_gap.study.study import PROTOCOLS
 
 # What columns that runs vary are called above tables.
-HEADINGS = {"num_latents": "latents", "sparsity": "k", "num_samples": "samples", "input_dim": "dim", "lam": "λ"}
+HEADINGS = {
+    "num_latents": "latents",
+    "sparsity": "k",
+    "num_samples": "samples",
+    "input_dim": "dim",
+    "lam": "λ",
+}
 _AXES = ("num_latents", "sparsity", "num_samples", "input_dim", "noise_db", "width", "seeds")
 
 
@@ -31,7 +37,9 @@ class Preset(Options):
     num_latents: tuple[int | None, ...] = option((100,), "Numbers of latents.", least=1)
     sparsity: tuple[int, ...] = option((10,), "Numbers of active latents a sample.", least=1)
     num_samples: tuple[int, ...] = option(
-        (5_000,), "Numbers of ID samples, half of them for training; all of them with --stream.", least=1
+        (5_000,),
+        "Numbers of ID samples, half of them for training; all of them with --stream.",
+        least=1,
     )
     input_dim: tuple[int | None, ...] = option(
         (None,), "Dimensions of the signals; by default the compressed-sensing bound.", least=1

@@ -46,9 +46,18 @@ def _value(text: str) -> Any:
 def line(study: str, comparison: Sequence[Mapping[str, Any]]) -> str:
     """The line of a study: how many of its numbers are close, also at 1,000 latents at most, and the one that is furthest."""
     small = [row["close"] for row in comparison if row["num_latents"] <= _SMALL]
-    close, furthest = sum(row["close"] for row in comparison), max(comparison, key=published.distance)
+    close, furthest = (
+        sum(row["close"] for row in comparison),
+        max(comparison, key=published.distance),
+    )
     cells = [
-        *(study, f"{len(comparison):,}", f"{close:,}", f"{close / len(comparison):.1%}", f"{sum(small):,} of {len(small):,}"),
+        *(
+            study,
+            f"{len(comparison):,}",
+            f"{close:,}",
+            f"{close / len(comparison):.1%}",
+            f"{sum(small):,} of {len(small):,}",
+        ),
         _describe(furthest),
     ]
     return f"| {' | '.join(cells)} |"

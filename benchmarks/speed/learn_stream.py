@@ -13,15 +13,17 @@ processors are those of all, and the memory is that of the process which held mo
   python -m sae_gap learn_stream --width=100000 --num_samples=12000000 --passes=2 --rounds=3
 """
 
+import dataclasses
 import statistics
 import sys
 import time
 
 import jax
 import numpy as np
-from absl import flags, logging
+from absl import logging
 
 from benchmarks import cli
+from benchmarks.options import Distributed, option
 from sae_gap.core import matching
 from sae_gap.core.types import Setting
 from sae_gap.data.paper_stream import Stream
@@ -44,22 +46,21 @@ COLUMNS = {
     "distinct": "distinct",
 }
 
-FLAGS = flags.FlagValues()
-_COUNTS: dict[str, tuple[int | None, str]] = {
-    "width": (1_000, "Latents of the samples, and atoms to learn."),
-    "sparsity": (10, "Active latents of a sample."),
-    "num_samples": (120_000, "Different samples of the stream."),
-    "passes": (1, "How often the stream is gone through."),
-    "num_steps": (100, "Rounds of the whole fit."),
-    "rounds": (None, "Rounds to stop after; all by default."),
-}
-for _name, (_default, _text) in _COUNTS.items():
-    flags.DEFINE_integer(_name, _default, _text, lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Of the dictionary, the samples and the learner.", lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_list("rates", None, "η at the start, at 85 % and at the end; by default the learner's.", flag_values=FLAGS)
-cli.DEFINE_number("every", 60.0, "Seconds between two saves.", FLAGS, lower_bound=0)
-flags.DEFINE_string("results_dir", "results", "Where its folder goes; gs:// and s3:// are buckets.", flag_values=FLAGS)
-cli.define_distributed(FLAGS)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnStreamOptions(Distributed):
+    """The stream, the fit and where its row goes."""
+
+    width: int = option(1_000, "Latents of the samples, and atoms to learn.", least=1)
+    sparsity: int = option(10, "Active latents of a sample.", least=1)
+    num_samples: int = option(120_000, "Different samples of the stream.", least=1)
+    passes: int = option(1, "How often the stream is gone through.", least=1)
+    num_steps: int = option(100, "Rounds of the whole fit.", least=1)
+    rounds: int | None = option(None, "Rounds to stop after.  [all]", least=1)
+    seed: int = option(0, "Of the dictionary, the samples and the learner.", least=0)
+    rates: tuple[float, ...] | None = option(None, "η at the start, at 85 % and at the end.  [the learner's]")
+    every: float = option(60.0, "Seconds between two saves.", least=0)
+    results_dir: str = option("results", "Where its folder goes; gs:// and s3:// are buckets.")
 
 
 class _EnoughError(Exception):
@@ -98,30 +99,36 @@ def recovery(learned: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     return {"cosine": float(cosine.mean()), "close": float((cosine > 0.9).mean()), "distinct": distinct}
 
 
-def main() -> None:
-    store = results.Store(cli.folder(FLAGS.results_dir) / NAME)
-    rates = None if FLAGS.rates is None else tuple(cli.parse_numbers("rates", [rate])[0] for rate in FLAGS.rates)
-    num_samples, num_steps = FLAGS.num_samples, FLAGS.num_steps
+def main(options: LearnStreamOptions) -> None:
+    store = results.Store(cli.folder(options.results_dir) / NAME)
+    num_samples, num_steps, rates = options.num_samples, options.num_steps, options.rates
     with cli.usage():
-        setting = Setting(FLAGS.width, FLAGS.sparsity, num_samples, FLAGS.seed, stream=True)
+        setting = Setting(options.width, options.sparsity, num_samples, options.seed, stream=True)
         stream = Stream(setting)
-        if num_samples * FLAGS.passes < num_steps:
+        if num_samples * options.passes < num_steps:
             raise ValueError(f"--num_samples={num_samples} are too few for --num_steps={num_steps} rounds.")
         learner = OnlineDictionary(num_steps=num_steps, rates=rates)  # type: ignore[arg-type]
         store.folder.require_writable()
-    told = {"study": NAME, **setting.asdict(), "passes": FLAGS.passes, "num_steps": num_steps}
-    told |= {} if rates is None else {"rates": ",".join(f"{rate:g}" for rate in rates)}
+    cell = {"study": NAME, **setting.asdict(), "passes": options.passes, "num_steps": num_steps}
+    cell |= {} if rates is None else {"rates": ",".join(f"{rate:g}" for rate in rates)}
 
     def source(start: int, count: int) -> np.ndarray:
         first = start % num_samples
         head = stream(first, min(count, num_samples - first))
         return head if len(head) == count else np.concatenate([head, source(start + len(head), count - len(head))])
 
-    rounds = _Rounds(FLAGS.rounds, num_steps)
-    size = {"num_latents": setting.num_latents, "num_samples": num_samples * FLAGS.passes}
-    save = Checkpoint(store.folder / "checkpoints", f"{results.key(told)}.safetensors", every=FLAGS.every)
+    rounds = _Rounds(options.rounds, num_steps)
+    save = Checkpoint(store.folder / "checkpoints", f"{results.key(cell)}.safetensors", every=options.every)
     try:
-        model = fit_stream(learner, source, key=jax.random.key(setting.seed), checkpoint=save, watch=rounds, **size)
+        model = fit_stream(
+            learner,
+            source,
+            num_latents=setting.num_latents,
+            num_samples=num_samples * options.passes,
+            key=jax.random.key(setting.seed),
+            checkpoint=save,
+            watch=rounds,
+        )
         found = np.asarray(model.dictionary)
     except _EnoughError:
         found = rounds.dictionary
@@ -131,7 +138,7 @@ def main() -> None:
     measured = {name: statistics.median(seconds[1:] or seconds) for name, seconds in paces.items()}
     measured |= {"memory": max(distributed.gather(devices.peak_memory()))}
     if distributed.is_first():
-        row = told | {"rounds": rounds.done} | recovery(found, stream.dictionary) | measured
+        row = cell | {"rounds": rounds.done} | recovery(found, stream.dictionary) | measured
         row |= results.provenance() | {"device": devices.describe()}
         store.append([row | {"key": results.key(row), "job": results.key(row)}])
         summary = tables.summarise([row], by=list(COLUMNS)[:2], metrics=list(COLUMNS)[2:])
@@ -139,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, FLAGS)
+    cli.run(main)

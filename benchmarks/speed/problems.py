@@ -46,13 +46,11 @@ class Problem(NamedTuple):
       signals: `(n, input_dim)`, float32.
       dictionary: `(input_dim, num_latents)`, float32, atoms of unit norm as columns.
       lam: weight of the l1 norm.
-      sparsity: atoms that each signal is made of; 0 where nobody knows.
     """
 
     signals: np.ndarray
     dictionary: np.ndarray
     lam: float
-    sparsity: int
 
     def first(self, count: int) -> "Problem":
         """The same problem of fewer signals."""
@@ -95,7 +93,7 @@ def draw(cell: Cell, files: Files | None = None) -> Problem:
         raise cli.UsageError(
             f"λ = {lam:.3g} is not below {tops.max():.3g}, the largest λ_max of the samples, and leaves no code; lower {given}."
         )
-    return Problem(signals, dictionary, lam, cell.sparsity)
+    return Problem(signals, dictionary, lam)
 
 
 def _lambda_max(signals: np.ndarray, dictionary: np.ndarray) -> np.ndarray:

@@ -6,9 +6,9 @@ of a cell time one of your own instead.
 
 All solvers (`coders`) get the same float32 arrays in the same process, one after the other in every repeat, so that
 a slow spell of the machine falls on all alike. The first call is apart: it is the one that compiles, and the first of all also
-loads what Numba has compiled. Every code is scored in float64 by its objective and its duality gap (`scores`); a greedy coder,
-which does not minimise the lasso, by its error and L0 alone. Prints a line a cell: the seconds of working_set, and their
-ratio to those of one product of all signals with the dictionary and of each other solver, with its largest gap in brackets.
+loads what Numba has compiled. Every code is scored in float64 by its objective and its duality gap (`scores`). Prints a line a
+cell: the seconds of working_set, and their ratio to those of one product of all signals with the dictionary and of each other
+solver, with its largest gap in brackets.
 Writes rows, summary.csv and a figure of time against accuracy at the first cell under <results_dir>/solver_speed/.
 
   python -m sae_gap solver_speed                # all cores
@@ -28,10 +28,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
 from benchmarks import cli
 from benchmarks.checks import scores
+from benchmarks.options import Options, option
 from benchmarks.speed import problems
 from benchmarks.speed.coders import CODERS, JITTED, OURS, TARGET, Run, codes_of
 from benchmarks.speed.problems import Cell, Files, Problem
@@ -52,31 +52,29 @@ COLUMNS = (
     *("relative_gap_max", "relative_gap_median", "share_certified", "relative_error", "l0"),
 )
 
-FLAGS = flags.FlagValues()
-_SIZES = {
-    "num_latents": "Latents.",
-    "sparsity": "Active latents of a sample.",
-    "num_samples": "Samples coded at once.",
-    "input_dim": "Dimensions, where they are not those of the world.",
-}
-for _name, _text in _SIZES.items():
-    flags.DEFINE_integer(_name, None, f"Of a cell of your own: {_text}", lower_bound=1, flag_values=FLAGS)
-_WEIGHTS = {"lam": "Weight of the l1 norm.", "lam_fraction": "Weight as a fraction of the median λ_max of the signals."}
-for _name, _text in _WEIGHTS.items():
-    cli.DEFINE_number(_name, None, f"Of a cell of your own: {_text}", FLAGS, lower_bound=1e-30)
-flags.DEFINE_enum(
-    "world", None, list(problems.WORLDS), "Of a cell of your own: atoms, independent or in clusters.", flag_values=FLAGS
-)
-for _name, _shape in {"dictionary": "(input_dim, num_latents)", "activations": "(n, input_dim)"}.items():
-    flags.DEFINE_string(_name, None, f"An .npy file {_shape} of your own; give both or neither.", flag_values=FLAGS)
-flags.DEFINE_list(
-    "solvers",
-    [JITTED, "spams", "spams_double", "celer", "skglm"],
-    f"What {OURS} is held against: some of {', '.join(CODERS)}.",
-    flag_values=FLAGS,
-)
-flags.DEFINE_integer("repeats", 9, "Repeats, of which the fastest counts.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_string("results_dir", "results", "Where the folder of this benchmark goes.", flag_values=FLAGS)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SolverSpeedOptions(Options):
+    """A problem of one's own, unless the table is timed, and the solvers."""
+
+    num_latents: int | None = option(None, "Of a cell of your own: latents.", least=1)
+    sparsity: int | None = option(None, "Of a cell of your own: active latents of a sample.", least=1)
+    num_samples: int | None = option(None, "Of a cell of your own: samples coded at once.", least=1)
+    input_dim: int | None = option(None, "Of a cell of your own: dimensions.  [those of the world]", least=1)
+    lam: float | None = option(None, "Of a cell of your own: weight of the l1 norm.", least=1e-30)
+    lam_fraction: float | None = option(None, "The weight as a share of the signals' median λ_max.", least=1e-30)
+    world: str | None = option(
+        None, "Of a cell of your own: atoms, independent or in clusters.", choices=tuple(problems.WORLDS)
+    )
+    dictionary: str | None = option(None, "An .npy file (input_dim, num_latents) of your own, with --activations.")
+    activations: str | None = option(None, "An .npy file (n, input_dim) of your own, with --dictionary.")
+    solvers: tuple[str, ...] = option(
+        (JITTED, "spams", "spams_double", "celer", "skglm"),
+        f"What {OURS} is held against: some of {', '.join(CODERS)}.",
+        choices=tuple(CODERS),
+    )
+    repeats: int = option(9, "Repeats, of which the fastest counts.", least=1)
+    results_dir: str = option("results", "Where the folder of this benchmark goes.")
 
 
 def prepare(problem: Problem, names: Sequence[str], *, every: bool) -> tuple[dict[tuple[str, float], Run], list[str]]:
@@ -90,24 +88,18 @@ def prepare(problem: Problem, names: Sequence[str], *, every: bool) -> tuple[dic
             runs |= {(name, effort): coder.prepare(part, effort) for effort in coder.efforts[0 if every else -1 :]}
         except ImportError as error:
             skipped.append(f"{name} skipped: {error.name} is not installed")
-        except ValueError as error:
-            skipped.append(f"{name} skipped: {error}")
     return runs, skipped
 
 
-def assess(problem: Problem, codes: np.ndarray, *, lasso: bool) -> dict[str, Any]:
-    """What the codes of the first signals are worth; those of the lasso with `value` and `gap` of every one of them."""
+def assess(problem: Problem, codes: np.ndarray) -> dict[str, Any]:
+    """What the codes of the first signals are worth, and the `value` of each of them."""
     part = problem.first(len(codes))
     rest = part.signals - codes.astype(np.float64) @ part.dictionary.T
-    found: dict[str, Any] = {
-        "relative_error": float(np.mean((rest**2).sum(axis=1) / np.maximum((part.signals**2).sum(axis=1), 1e-300))),
-        "l0": float((codes != 0).sum(axis=1).mean()),
-    }
-    if not lasso:
-        return found
     value, gap = scores.score(part.signals, part.dictionary, codes, part.lam)
     shares = scores.relative(value, gap)
-    return found | {
+    return {
+        "relative_error": float(np.mean((rest**2).sum(axis=1) / np.maximum((part.signals**2).sum(axis=1), 1e-300))),
+        "l0": float((codes != 0).sum(axis=1).mean()),
         "value": value,
         "objective": float(value.mean()),
         "relative_gap_max": float(shares.max()),
@@ -132,20 +124,20 @@ def measure(
     codes, first = {}, {}
     seconds: dict[tuple[str, float], list[float]] = {key: [] for key in runs}
     for key, run in runs.items():
-        began = time.perf_counter()
-        found = run()
-        first[key], codes[key] = time.perf_counter() - began, codes_of(found)
+        begin = time.perf_counter()
+        result = run()
+        first[key], codes[key] = time.perf_counter() - begin, codes_of(result)
     start = time.perf_counter()
     for _ in range(repeats):
         for key, run in runs.items():
-            began = time.perf_counter()
+            begin = time.perf_counter()
             run()
-            seconds[key].append((time.perf_counter() - began) * num_samples / len(codes[key]))
+            seconds[key].append((time.perf_counter() - begin) * num_samples / len(codes[key]))
         if time.perf_counter() - start > MOST_SECONDS:
             break
     product_seconds = min(seconds.pop(_PRODUCT))
-    scored = {(name, effort): assess(problem, codes[name, effort], lasso=CODERS[name].lasso) for name, effort in seconds}
-    values = {key: line.pop("value") for key, line in scored.items() if "value" in line}
+    scored = {key: assess(problem, codes[key]) for key in seconds}
+    values = {key: line.pop("value") for key, line in scored.items()}
     best = np.full(num_samples, np.inf)
     for value in values.values():
         best[: len(value)] = np.minimum(best[: len(value)], value)
@@ -169,10 +161,9 @@ def measure(
             "ratio_to_product": min(times) / product_seconds,
             **scored[name, effort],
         }
-        if (name, effort) in values:
-            value = values[name, effort]
-            least = best[: len(value)]
-            row["suboptimality"] = float(((value - least) / np.maximum(least, 1e-300)).max())
+        value = values[name, effort]
+        least = best[: len(value)]
+        row["suboptimality"] = float(((value - least) / np.maximum(least, 1e-300)).max())
         rows.append(row)
     return rows, skipped
 
@@ -204,40 +195,42 @@ def line(rows: Sequence[dict], names: Sequence[str]) -> dict[str, str]:
 
 
 def _gap(row: dict) -> str:
-    return f"{row['relative_gap_max']:.0e}" if "relative_gap_max" in row else "-"
+    return f"{row['relative_gap_max']:.0e}"
 
 
-def _files() -> Files | None:
-    if (FLAGS.dictionary is None) != (FLAGS.activations is None):
+def _files(options: SolverSpeedOptions) -> Files | None:
+    if (options.dictionary is None) != (options.activations is None):
         raise cli.UsageError("--dictionary and --activations go together; give both or neither.")
-    return None if FLAGS.dictionary is None else problems.load(FLAGS.activations, FLAGS.dictionary)
+    if options.dictionary is None or options.activations is None:
+        return None
+    return problems.load(options.activations, options.dictionary)
 
 
-def _cells(files: Files | None, names: Sequence[str]) -> dict[Cell, Sequence[str]]:
-    """The cells that the flags ask for, and the solvers of each."""
-    given: dict[str, Any] = {name: FLAGS[name].value for name in (*_SIZES, *_WEIGHTS, "world") if FLAGS[name].value is not None}
-    if {*_WEIGHTS} <= given.keys():
+def _cells(options: SolverSpeedOptions, files: Files | None, names: Sequence[str]) -> dict[Cell, Sequence[str]]:
+    """The cells that the options ask for, and the solvers of each."""
+    asked: dict[str, Any] = {field.name: getattr(options, field.name) for field in dataclasses.fields(Cell)}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if {"lam", "lam_fraction"} <= asked.keys():
         raise cli.UsageError("--lam and --lam_fraction are two ways to give one weight; give one of them.")
     if files is not None:
-        told = [f"--{name}" for name in ("num_latents", "sparsity", "input_dim", "world") if name in given]
-        if told:
-            raise cli.UsageError(f"{' and '.join(told)} would go unheard beside files of your own; leave that out.")
-        given |= {"num_latents": files.dictionary.shape[1], "sparsity": 0, "world": "own"}
-    elif not given:
+        unused = [f"--{name}" for name in ("num_latents", "sparsity", "input_dim", "world") if name in asked]
+        if unused:
+            raise cli.UsageError(f"files of your own leave no use for {' and '.join(unused)}; leave that out.")
+        asked |= {"num_latents": files.dictionary.shape[1], "sparsity": 0, "world": "own"}
+    elif not asked:
         return dict.fromkeys(problems.TABLE, names) | {problems.WIDE: [OURS]}
-    cell = Cell(**given)
+    cell = Cell(**asked)
     if files is None:
         with cli.usage():
             Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples))
     return {cell: names}
 
 
-def main() -> None:
-    cli.require_one_of("solvers", FLAGS.solvers, list(CODERS))
-    files = _files()
-    names = list(dict.fromkeys((OURS, *FLAGS.solvers)))
-    cells = _cells(files, names)
-    store = results.Store(cli.folder(FLAGS.results_dir) / NAME)
+def main(options: SolverSpeedOptions) -> None:
+    files = _files(options)
+    names = list(dict.fromkeys((OURS, *options.solvers)))
+    cells = _cells(options, files, names)
+    store = results.Store(cli.folder(options.results_dir) / NAME)
     with cli.usage():
         store.folder.require_writable()
     provenance = results.provenance() | {"device": devices.describe()}
@@ -245,8 +238,8 @@ def main() -> None:
     notes: dict[str, None] = {}
     for cell, chosen in cells.items():
         with cli.usage():
-            found, skipped = measure(cell, chosen, FLAGS.repeats, files, every=not parts)
-        parts.append([row | provenance for row in found])
+            timed, skipped = measure(cell, chosen, options.repeats, files, every=not parts)
+        parts.append([row | provenance for row in timed])
         job = results.key({"rows": parts[-1]})
         store.append([row | {"key": results.key(row), "job": job} for row in parts[-1]])
         notes |= dict.fromkeys(skipped)
@@ -261,4 +254,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, FLAGS)
+    cli.run(main)

@@ -29,5 +29,9 @@ BENCH = Bench(
     PRESETS_BY_LATENTS,
     varies=("columns",),
     figures=drawings.cosines() | drawings.inference_along(style="columns"),
-    tables={"Recovery": RECOVERY, "Columns": ("cosine", "close", "angle", "norm_ratio"), "Inference on ID": INFERENCE},
+    tables={
+        "Recovery": RECOVERY,
+        "Columns": ("cosine", "close", "angle", "norm_ratio"),
+        "Inference on ID": INFERENCE,
+    },
 )

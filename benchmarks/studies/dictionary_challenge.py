@@ -52,16 +52,32 @@ BENCH = Bench(
     "Dictionary challenge",
     __doc__,
     _methods,
-    {"smoke": Challenge(**vars(SMOKE), peer_steps=10), "quick": Challenge(), "paper": Challenge(num_latents=WIDTHS)},
+    {
+        "smoke": Challenge(**vars(SMOKE), peer_steps=10),
+        "quick": Challenge(),
+        "paper": Challenge(num_latents=WIDTHS),
+    },
     figures=drawings.plain("recovery_by_seconds", (*CELL, "noise_db"))
     | drawings.plain("recovery_by_samples", ("sparsity", "noise_db")),
     tables={
         "Dictionaries": (
-            *("cosine", "close", "mcc_id", "mcc_ood", "mcc_paper_id", "mcc_paper_ood", "support_f1_id", "support_f1_ood"),
+            *(
+                "cosine",
+                "close",
+                "mcc_id",
+                "mcc_ood",
+                "mcc_paper_id",
+                "mcc_paper_ood",
+                "support_f1_id",
+                "support_f1_ood",
+            ),
             *("samples_seen", "fit_seconds"),
         )
     },
-    options={"metrics": (*catalogue.default_metrics(), Metric("samples_seen", samples_seen)), "timed": True},
+    options={
+        "metrics": (*catalogue.default_metrics(), Metric("samples_seen", samples_seen)),
+        "timed": True,
+    },
     slow=(
         "online_dl_families",
         "spams",

@@ -45,7 +45,9 @@ class Budget(Preset):
     """A preset with the dictionary that all encoders share."""
 
     dictionary: str = option(
-        "oracle", f"Where the dictionary comes from, one of {', '.join(DICTIONARIES)}.", choices=tuple(DICTIONARIES)
+        "oracle",
+        f"Where the dictionary comes from, one of {', '.join(DICTIONARIES)}.",
+        choices=tuple(DICTIONARIES),
     )
 
 
@@ -79,7 +81,15 @@ def _methods(source, p):
     ]
     # Its layers hold products of num_latents by num_latents.
     full = costs(1 + (published.encoder.depth - 1) * (1 + width / source.input_dim))
-    found.append(Method("lista_published", "lista", published, published.encoder, {"inference": "lista_published", **full}))
+    found.append(
+        Method(
+            "lista_published",
+            "lista",
+            published,
+            published.encoder,
+            {"inference": "lista_published", **full},
+        )
+    )
     for kind in ("fista", "ista"):
         steps = [Lasso(p.lam, tol=None, max_iterations=count, momentum=kind == "fista") for count in ITERATIONS]
         found += [Method(f"{kind}_{one.max_iterations}", kind, base, one, costs(2 * one.max_iterations - 1)) for one in steps]

@@ -15,7 +15,13 @@ from benchmarks.harness.preset import PRESETS_BY_LATENTS
 def _methods(source, p):
     kinds = (methods.own, methods.support, methods.frozen, methods.refined)
     saes = [method for kind in kinds for method in kind(source, p)]
-    return [*methods.probe(), *saes, *methods.learned(p), *methods.softplus_adam(p), *methods.oracle(p)]
+    return [
+        *methods.probe(),
+        *saes,
+        *methods.learned(p),
+        *methods.softplus_adam(p),
+        *methods.oracle(p),
+    ]
 
 
 BENCH = Bench(

@@ -26,7 +26,10 @@ class Weights(Preset):
 
 
 def _methods(source, p):
-    frozen, oracle = methods.frozen(source, p, weights=p.weights), methods.oracle(p, weights=p.weights)
+    frozen, oracle = (
+        methods.frozen(source, p, weights=p.weights),
+        methods.oracle(p, weights=p.weights),
+    )
     return [*methods.own(source, p), *frozen, *oracle]
 
 

@@ -19,7 +19,12 @@ LEARNERS = ("sae_topk", "dl_fista", "online_dl")
 
 
 def _methods(source, p):
-    return [*methods.probe(), *methods.own(source, p, names=("topk",)), *methods.learned(p), *methods.oracle(p)]
+    return [
+        *methods.probe(),
+        *methods.own(source, p, names=("topk",)),
+        *methods.learned(p),
+        *methods.oracle(p),
+    ]
 
 
 BENCH = Bench(

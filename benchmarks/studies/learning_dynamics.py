@@ -22,7 +22,10 @@ def _methods(source, p):
         return (*(step for step in steps if step < last), last)
 
     online, dl_fista = learners.online(p), learners.dl_fista(p)
-    steps = {dl_fista: along(ROUNDS, p.rounds), online: along(online.snapshots[1:], online.num_steps)}
+    steps = {
+        dl_fista: along(ROUNDS, p.rounds),
+        online: along(online.snapshots[1:], online.num_steps),
+    }
     learned = [methods.coded(one.name, "dictionary_learning", one, p, at=at) for one, at in steps.items()]
     return [*methods.own(source, p, at=along(EPOCHS, p.epochs)), *learned]
 

@@ -11,7 +11,10 @@ from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import INFERENCE, RECOVERY, Bench
 from benchmarks.harness.preset import PRESETS_BY_LATENTS
 
-SUPPORT = (*(f"support_{name}_{split}" for name in ("precision", "recall", "f1") for split in ("id", "ood")), "support_l0_id")
+SUPPORT = (
+    *(f"support_{name}_{split}" for name in ("precision", "recall", "f1") for split in ("id", "ood")),
+    "support_l0_id",
+)
 
 
 def _methods(source, p):

@@ -19,7 +19,15 @@ def _methods(source, p):
     at = tuple(step for step in (PUBLISHED if p.protocol == "paper" else ROUNDS) if step <= p.rounds)
 
     def found(name, base, start, whose):
-        return methods.coded(name, "dictionary_learning", learners.dl_fista(p, base=base), p, at=at, start=start, base=whose)
+        return methods.coded(
+            name,
+            "dictionary_learning",
+            learners.dl_fista(p, base=base),
+            p,
+            at=at,
+            start=start,
+            base=whose,
+        )
 
     warm = [found(f"warm_dl_{name}", learners.sae(name, source, p), "warm", name) for name in methods.SAES]
     return [found("cold_dl", None, "cold", "random"), *warm, *methods.oracle(p)]

@@ -97,11 +97,22 @@ BENCH = Bench(
             "fit_seconds",
         ),
         "Detection": (
-            *("f1_id", "precision_id", "recall_id", "cut_f1_id", "cut_precision_id", "cut_recall_id", "cut_f1_ood"),
+            *(
+                "f1_id",
+                "precision_id",
+                "recall_id",
+                "cut_f1_id",
+                "cut_precision_id",
+                "cut_recall_id",
+                "cut_f1_ood",
+            ),
             *("absorption_id", "r2_id", "shrinkage_id", "fired_id", "dead_id"),
         ),
     },
-    options={"metrics": tuple(one.METRIC for one in (dictionary, explained, atoms, detection, absorption)), "optimum": False},
+    options={
+        "metrics": tuple(one.METRIC for one in (dictionary, explained, atoms, detection, absorption)),
+        "optimum": False,
+    },
     slow=(
         "online_dl_families_pruned",
         *(f"frozen_{name}" for name in catalogue.saes()),

@@ -1,7 +1,7 @@
 """Codes of very many latents, of which few are ever active: held by their active columns, since all others are zero."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -141,16 +141,8 @@ def _dense(part: Any) -> np.ndarray:
     return part if part.dtype.kind == "f" else part.astype(np.float32)
 
 
-def gather(chunks: Iterable[Float[ArrayLike, "_ num_latents"]]) -> Codes:
-    """Codes from dense pieces that come one after the other, of which only the active columns are kept.
-
-    Args:
-      chunks: codes of some samples each, (any, num_latents), in the order of the samples.
-
-    Returns:
-      The codes of all samples.
-    """
-    pieces = [Codes.from_dense(chunk) for chunk in chunks]
+def join(pieces: Sequence[Codes]) -> Codes:
+    """The codes of all samples, of pieces of one width with some samples each, in their order."""
     latents = np.unique(np.concatenate([np.asarray(piece.latents) for piece in pieces]))
     return _compact(np.concatenate([piece.at(latents) for piece in pieces]), latents, pieces[0].num_latents)
 
@@ -171,24 +163,18 @@ def infer_in_chunks(
       What `infer` returns, of all signals, its codes as `Codes` or as a sparse array.
     """
     host = np.asarray(signals)
-    others: list[dict[str, Any]] = []
-    kind: Callable[..., Any] = dict
-
-    def codes():
-        nonlocal kind
-        for start in range(0, len(host), chunk_size):
-            chunk = host[start : start + chunk_size]
-            inferred = infer(np.pad(chunk, ((0, chunk_size - len(chunk)), (0, 0))))
-            kind = type(inferred)
-            fields = {field.name: getattr(inferred, field.name) for field in dataclasses.fields(inferred)}
-            yield np.asarray(fields.pop("codes"))[: len(chunk)]
-            others.append({name: np.asarray(value)[: len(chunk)] for name, value in fields.items() if value is not None})
-
-    if sparse:
-        gathered: Any = scipy.sparse.csr_array(scipy.sparse.vstack([scipy.sparse.csr_array(chunk) for chunk in codes()]))
-    else:
-        gathered = gather(codes())
-    return kind(codes=gathered, **{name: np.concatenate([part[name] for part in others]) for name in others[0]})
+    pieces: list[Any] = []
+    others: list[dict[str, np.ndarray]] = []
+    for start in range(0, len(host), chunk_size):
+        chunk = host[start : start + chunk_size]
+        inferred = infer(np.pad(chunk, ((0, chunk_size - len(chunk)), (0, 0))))
+        fields = {field.name: getattr(inferred, field.name) for field in dataclasses.fields(inferred)}
+        arrays = {name: np.asarray(value)[: len(chunk)] for name, value in fields.items() if value is not None}
+        codes = arrays.pop("codes")
+        pieces.append(scipy.sparse.csr_array(codes) if sparse else Codes.from_dense(codes))
+        others.append(arrays)
+    gathered: Any = scipy.sparse.csr_array(scipy.sparse.vstack(pieces)) if sparse else join(pieces)
+    return type(inferred)(codes=gathered, **{name: np.concatenate([part[name] for part in others]) for name in others[0]})
 
 
 def _compact(values: np.ndarray, latents: np.ndarray, num_latents: int) -> Codes:

@@ -14,7 +14,7 @@ from sae_gap.core.types import Model
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.curve import fvu
 from sae_gap.measure.training import fit_signals
-from sae_gap.saes.saelens_form import has_form
+from sae_gap.saes.save import has_form
 
 # Steps of an SAE unless its epochs are told.
 STEPS = 2_000

@@ -6,7 +6,7 @@ same on two dictionaries only if both have unit atoms, so `encoders.encoder.unit
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -50,9 +50,7 @@ def amortisation_gap(
     *,
     encode: Callable[..., Float[Array, "n num_latents"]] | None = None,
     signed: bool | None = None,
-    tol: float = 1e-6,
-    max_iterations: int = 20_000,
-    solver: str = "auto",
+    **options: Any,
 ) -> AmortisationGap:
     """What amortised inference costs a model on each signal, `F(z_e) - F(z*)`, against a certified optimum.
 
@@ -66,9 +64,7 @@ def amortisation_gap(
         of `match_l0`.
       encode: the encoder, a function `(model, signals) -> codes` in units of the model's atoms; None takes `model.encode`.
       signed: whether the optimum is over signed codes; None asks the encoder, and takes a plain function for non-negative.
-      tol: relative duality gap of the optimum.
-      max_iterations: iterations after which the solver gives a sample up; its certificate then says what is left.
-      solver: of `sparse_code`.
+      **options: of `sparse_code`, by which the optimum is found, such as `tol`; its certificate says what they leave.
 
     Returns:
       The gaps, with both codes and the certificate.
@@ -116,7 +112,7 @@ def amortisation_gap(
             f"the encoder's codes reach a magnitude of {float(jnp.max(jnp.abs(codes))):.1e} on unit atoms, whose objective "
             f"{codes.dtype} cannot hold; check the encoder's weights and the scale of the signals."
         )
-    optimum = sparse_code(target, dictionary, weight, nonneg=not signed, tol=tol, max_iterations=max_iterations, solver=solver)
+    optimum = sparse_code(target, dictionary, weight, nonneg=not signed, **options)
     gap = _excess(achieved, optimum)
     objective = np.asarray(optimum.objective, np.float64)
     relative = np.divide(gap, objective, out=np.where(gap > 0, np.inf, 0.0), where=objective > 0)

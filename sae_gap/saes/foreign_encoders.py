@@ -23,7 +23,8 @@ class LibraryUnits(eqx.Module):
     """An SAE in the units of its library.
 
     Attributes:
-      model: on the atoms of the library, with a bias of zeros: it fits the target.
+      model: with a bias of zeros, since it fits the target; its atoms are those of the library, or None where its encoder
+        reads none.
       scale: codes of that model, times this, are on unit atoms.
     """
 

@@ -211,13 +211,18 @@ def assemble(
         affine = Affine(jnp.asarray(weight), jnp.asarray(shifted, dictionary.dtype))
         if codes_of_unit_atoms:
             dictionary, affine = unit, Affine(affine.weight * lengths, affine.bias * lengths)
-        columns = {name: jnp.broadcast_to(jnp.asarray(value), lengths.shape) for name, value in (others or {}).items()}
+        columns = {
+            name: jnp.broadcast_to(jnp.asarray(value, lengths.dtype), lengths.shape) for name, value in (others or {}).items()
+        }
         if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((affine, columns))):
             # A NaN would be held below every threshold, and read as a latent that is off.
             raise ValueError(f"the {library} SAE has weights whose products overflow {dictionary.dtype}; train it again.")
         parameters = parameters_of(encoder, affine, columns)
     model = Model(dictionary, jnp.asarray(bias), parameters, encoder)
     sae = on_unit_atoms(model, library=library, architecture=architecture, centred=centred, notes=notes)
+    if parameters is not None:
+        # Such an encoder does not read the atoms: a wide SAE need not hold them twice.
+        sae = eqx.tree_at(lambda sae: sae.model.encoder.model.dictionary, sae, None)
     return dataclasses.replace(sae, lengths=lengths, normalisation=normalisation or Normalisation(), heads=heads)
 
 

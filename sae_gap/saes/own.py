@@ -14,10 +14,11 @@ from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model
 from sae_gap.saes import loaded_sae
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.saelens_form import FITTED
 from sae_gap.storage import trees
 from sae_gap.storage.tensor_files import Config, read_safetensors
 
+# How a model without an encoder comes to one.
+FITTED = "fit an encoder for it by sae_gap.learn(activations).save(folder)"
 # The file of a finished fit.
 WEIGHTS = "fit.safetensors"
 # What a report shows of its note.

@@ -8,16 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import logging
 from safetensors.numpy import save
 
 from sae_gap.core.checks import check_path, check_type
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Encoder
+from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model
 from sae_gap.saes import own, saelens
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.saelens_form import FITTED, as_saelens, has_form
+from sae_gap.saes.own import FITTED
 from sae_gap.storage.folder import Folder
+from sae_gap.storage.results import version
+
+# The first version of SAELens whose configuration has this form.
+_VERSION = "6.0.0"
 
 
 def save_sae(
@@ -69,6 +74,8 @@ def files_of(
         form["reshape_activations"] = "hook_z" if model.heads else "none"
         said = {name: value for name, value in model.notes.items() if name in ("model_name", "hook_name")} | said
         plain = dataclasses.replace(model.model.encoder.model, bias=model.bias)
+        if plain.dictionary is None:
+            plain = dataclasses.replace(plain, dictionary=model.model.decoder * model.scale)
     assert isinstance(plain, Model)
     chosen: Any = plain.encode if encoder is None else encoder
     if chosen is None:
@@ -81,6 +88,45 @@ def files_of(
     config |= form | {"metadata": versions | said | versions}
     text = json.dumps(config, indent=1, allow_nan=False)
     return {saelens.WEIGHTS: save(arrays), saelens.CONFIG: f"{text}\n".encode()}
+
+
+def has_form(kind: type) -> bool:
+    """Whether SAELens has an encoder like one of this class."""
+    # A subclass may infer in its own way, so each class says itself how it is exported.
+    return "exported" in vars(kind)
+
+
+def as_saelens(model: Model, encoder: Encoder) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The configuration and the tensors by which SAELens infers as a model does.
+
+    Args:
+      model: with a dictionary; the bias is what the decoder adds.
+      encoder: how to infer, one that SAELens has.
+
+    Raises:
+      ValueError: the parts of the model do not fit, the encoder has no parameters, or a weight is not finite.
+    """
+    check_model(model, encoder)
+    if model.encoder is None and isinstance(encoder, AmortisedEncoder):
+        raise ValueError(f"the model has no parameters that {type(encoder).__name__} could read; {FITTED}.")
+    architecture, options, tensors = encoder.exported(model)  # type: ignore[misc]
+    arrays = {name: np.array(value, np.float32, order="C") for name, value in (tensors | {"b_dec": model.bias}).items()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} has NaN or infinite entries; train the model again before it is saved.")
+    config = {
+        "architecture": architecture,
+        "d_in": model.decoder.shape[0],
+        "d_sae": model.decoder.shape[1],
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {"sae_lens_version": _VERSION, "sae_gap_version": version("sae_gap")},
+        **options,
+    }
+    return config, arrays
 
 
 def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sae_gap.runtime.cores import on_cores, one_blas_thread
 from sae_gap.solvers import block
 from sae_gap.solvers.atoms import wants_gram
 from sae_gap.solvers.loops import active_set
+from sae_gap.solvers.problem import power_of_two
 from sae_gap.solvers.working_set import default_slots
 
 # Samples of a block: few enough for every core to have some, and enough for products to be quick. A dictionary of more numbers
@@ -62,11 +63,6 @@ class Problem(NamedTuple):
             return self.signals[rows] / scale[:, None], 1 / scale, lam / self.atom_scale
 
 
-def _power_of_two(values: np.ndarray) -> np.ndarray:
-    """The power of two at or just below each magnitude; one where it is zero."""
-    return np.where(values > 0, np.ldexp(1.0, np.frexp(values)[1] - 1), 1.0)
-
-
 def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray) -> Problem:
     """The problem of a caller, scaled."""
     atoms, scale = np.empty(dictionary.shape[::-1], dictionary.dtype), np.empty(dictionary.shape[1])
@@ -78,15 +74,15 @@ def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray) -> Proble
         if not np.all((squares > 2.0**-60) & (squares < 2.0**60)):
             # Those of far larger or smaller entries overflow or vanish.
             top = np.abs(part).max(axis=1)
-            first = np.where((top < 2.0**-40) | (top > 2.0**40), _power_of_two(top), 1)
+            first = np.where((top < 2.0**-40) | (top > 2.0**40), power_of_two(top), 1)
             part /= first[:, None].astype(part.dtype)
             squares = np.einsum("ij,ij->i", part, part)
         # The factor lets atoms of unit norm, give or take rounding, keep their scale.
-        second = _power_of_two(1.25 * np.sqrt(squares))
+        second = power_of_two(1.25 * np.sqrt(squares))
         if np.any(second != 1):
             part /= second[:, None].astype(part.dtype)
         scale[begin : begin + FEW_ATOMS] = first * second
-    return Problem(signals, atoms, lam, _power_of_two(np.abs(signals).max(axis=1)).astype(np.float64), scale)
+    return Problem(signals, atoms, lam, power_of_two(np.abs(signals).max(axis=1)).astype(np.float64), scale)
 
 
 def solve(

@@ -138,25 +138,26 @@ class Scaled(NamedTuple):
     atom_scale: Float[Array, "1 num_latents"]
 
 
-def _power_of_two(values):
-    """The power of two at or just below each magnitude; one where the magnitude is zero or not finite."""
-    _, exponent = jnp.frexp(values)
-    return jnp.where((values > 0) & jnp.isfinite(values), jnp.ldexp(jnp.ones_like(values), exponent - 1), 1)
+def power_of_two(values: Any) -> Any:
+    """The power of two at or just below each magnitude; one where it is zero or not finite. NumPy's arrays give NumPy's."""
+    xp = values.__array_namespace__()
+    exponent = xp.frexp(values)[1]
+    return xp.where((values > 0) & xp.isfinite(values), xp.ldexp(xp.ones_like(values), exponent - 1), 1)
 
 
 def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
     """Bring signals, and each atom if `equalise` or else the dictionary as a whole, to order one."""
     peak = jnp.max(jnp.abs(signals), axis=1, keepdims=True)
     # A signal of zeros has any scale; that of the largest keeps its weight beside those of the others.
-    signal_scale = _power_of_two(jnp.where(peak > 0, peak, jnp.max(peak)))
+    signal_scale = power_of_two(jnp.where(peak > 0, peak, jnp.max(peak)))
     if equalise:
         # By its largest entry first, as the squares of a small atom would vanish beside a large one.
-        atom_scale = _power_of_two(jnp.max(jnp.abs(dictionary), axis=0, keepdims=True))
+        atom_scale = power_of_two(jnp.max(jnp.abs(dictionary), axis=0, keepdims=True))
         # The factor lets atoms of unit norm, give or take rounding, keep their scale.
-        norm = _power_of_two(1.25 * jnp.linalg.norm(dictionary / atom_scale, axis=0, keepdims=True))
+        norm = power_of_two(1.25 * jnp.linalg.norm(dictionary / atom_scale, axis=0, keepdims=True))
         dictionary, atom_scale = dictionary / atom_scale / norm, atom_scale * norm
     else:
-        overall = _power_of_two(jnp.max(jnp.abs(dictionary)))
+        overall = power_of_two(jnp.max(jnp.abs(dictionary)))
         dictionary, atom_scale = dictionary / overall, jnp.full((1, dictionary.shape[1]), overall)
     # Each factor is of order one where the weights are: a factor that overflows says nothing of the product.
     # One division after the other behind a barrier: the compiler would divide by their product, which may overflow or vanish.
@@ -171,7 +172,7 @@ def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
     # A row or a weight beyond any correlation forces zero codes, and must not turn into an infinity. The largest row becomes
     # one, so that such a column forces them on the row of every sample.
     row = jnp.minimum(row, _LARGEST_ROW)
-    top = _power_of_two(jnp.max(row))
+    top = power_of_two(jnp.max(row))
     row, column = row / top, jnp.minimum(column * top, jnp.finfo(signals.dtype).max ** 0.8)
     return Scaled(signals / signal_scale, dictionary, row, column, signal_scale, atom_scale)
 

@@ -48,7 +48,7 @@ def unpadded(places: Int[Array, "..."], num_latents: int, num_padded: int, num_p
 def pursue(
     signals: Float[Array, "n input_dim"],
     atoms: Float[Array, "num_padded input_dim"],
-    threshold: Float[Array, "..."] | float,
+    threshold: Float[Array, ""] | float,
     epsilon: Float[Array, ""] | float,
     *,
     num_slots: int,
@@ -65,7 +65,7 @@ def pursue(
     Args:
       signals: `(n, input_dim)`.
       atoms: `(num_padded, input_dim)`, unit atoms from `atom_rows`.
-      threshold: t, positive, in units of the codes: one, or one a sample.
+      threshold: t, positive, in units of the codes.
       epsilon: e, positive, in units of the codes.
       num_slots: atoms that a sample may use at most, a multiple of 4.
       num_rounds: rounds.
@@ -83,7 +83,7 @@ def pursue(
     if num_slots < 4 or num_slots % 4:
         raise ValueError(f"num_slots must be a positive multiple of 4, but it is {num_slots}.")
     num_samples, num_candidates, blocks = signals.shape[0], num_slots // 2, num_blocks(num_slots)
-    limit = jnp.broadcast_to(jnp.asarray(threshold, signals.dtype).reshape(-1, 1), (num_samples, 1))
+    limit = jnp.asarray(threshold, signals.dtype)
     product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
     eye = jnp.eye(num_slots, dtype=signals.dtype)
 

@@ -8,7 +8,7 @@ import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_gap.core.codes import Codes, by_columns, gather, infer_in_chunks
+from sae_gap.core.codes import Codes, by_columns, infer_in_chunks, join
 from sae_gap.core.matching import match_atoms
 from sae_gap.core.types import Split
 from sae_gap.metrics import gap, recovery, support
@@ -88,7 +88,7 @@ def test_metrics_take_sparse_codes_of_any_format(form, kind):
 @settings(max_examples=15, deadline=None)
 def test_gathered_chunks_are_the_whole(seed, size, share):
     dense = dense_codes(seed, share=share)
-    codes = gather(dense[start : start + size] for start in range(0, len(dense), size))
+    codes = join([Codes.from_dense(dense[start : start + size]) for start in range(0, len(dense), size)])
     np.testing.assert_array_equal(codes.dense(), dense)
     assert few(codes)
 

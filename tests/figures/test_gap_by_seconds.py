@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks.speed import coders
 from sae_gap import figures
 from sae_gap.figures import labels
 
@@ -36,3 +37,7 @@ def test_no_gap_is_no_figure_and_several_cells_are_refused():
     assert figures.gap_by_seconds([CELL | {"method": "spams_omp", "seconds": 0.01}]) is None
     with pytest.raises(ValueError, match="differ in lam"):
         figures.gap_by_seconds([*rows(), rows()[0] | {"lam": 0.2}])
+
+
+def test_solvers_have_colours_of_their_own():
+    assert len({labels.colour(name, "solver") for name in coders.CODERS}) == len(coders.CODERS)

@@ -109,13 +109,6 @@ def test_signed_codes(problem):
     np.testing.assert_allclose(turned * signs, plain, atol=1e-5)
 
 
-def test_a_threshold_for_each_sample(problem):
-    _, dictionary, signals = problem
-    thresholds = jnp.where(jnp.arange(30) < 15, 0.1, 10.0)
-    found = dense(pursue(signals, dictionary, thresholds, 0.1, num_slots=16), 40)
-    assert (found[:15] > 0).any(axis=1).all() and not found[15:].any()
-
-
 @pytest.mark.parametrize("num_parts", [1, 2, 5])
 def test_rows_of_atoms_are_padded_part_by_part(problem, num_parts):
     _, dictionary, _ = problem

@@ -16,7 +16,8 @@ SIZES = {"sparsity": 3, "num_samples": 200, "seed": 0}
 def dropped(monkeypatch):
     column = Column("effective number of latents", heading="effective L0")
     metric = Metric("effective", lambda inferred: {}, {"effective": column})
-    monkeypatch.setattr(catalogue, "metrics", lambda known=catalogue.metrics(): known | {"effective": metric})
+    known = catalogue.metrics()
+    monkeypatch.setattr(catalogue, "metrics", lambda: known | {"effective": metric})
     labels._metrics.cache_clear()
     yield
     labels._metrics.cache_clear()

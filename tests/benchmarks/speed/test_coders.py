@@ -11,16 +11,14 @@ import sklearn.linear_model
 from benchmarks.checks import scores
 from benchmarks.speed import coders, problems
 
-# Worst relative gaps at the last effort; none is promised of a fixed number of iterations.
+# Worst relative gaps at the last effort.
 REACHED = {
     **dict.fromkeys(("working_set", "jitted", "fista"), 1.1e-6),
     "spams": 1e-5,
     "spams_double": 1e-8,
     "sklearn_cd": 1e-4,
-    "sklearn_lars": 1e-4,
     "celer": 1e-5,
     "skglm": 1e-5,
-    **dict.fromkeys(("plain_fista", "paper_fista", "jaxopt"), 0.1),
 }
 
 
@@ -75,23 +73,4 @@ def test_a_solver_of_the_lasso_reaches_the_optimum(name, problem, optimum, stand
 
 
 def test_every_coder_is_tested():
-    assert {name for name, coder in coders.CODERS.items() if coder.lasso} == set(REACHED)
-
-
-@pytest.mark.parametrize("name", [name for name, coder in coders.CODERS.items() if not coder.lasso])
-def test_a_greedy_coder_has_so_many_atoms_and_their_best_values(name, problem):
-    codes = solve(name, problem)
-    # SPAMS and scikit-learn stop where the residual is as good as zero.
-    assert codes.shape == (12, 30) and np.all((codes != 0).sum(axis=1) <= 3) and np.any((codes != 0).sum(axis=1) == 3)
-    for signal, code in zip(problem.signals, codes, strict=True):
-        chosen = np.flatnonzero(code)
-        best = np.linalg.lstsq(problem.dictionary[:, chosen], signal, rcond=None)[0]
-        np.testing.assert_allclose(code[chosen], best, atol=1e-4)
-    # The first atom of every signal is the one of the largest correlation.
-    first = np.abs(problem.signals @ problem.dictionary).argmax(axis=1)
-    assert np.all(codes[np.arange(12), first] != 0)
-
-
-def test_a_greedy_coder_must_be_told_how_many_atoms(problem):
-    with pytest.raises(ValueError, match="number of atoms"):
-        solve("omp", problem._replace(sparsity=0))
+    assert coders.CODERS.keys() == REACHED.keys()

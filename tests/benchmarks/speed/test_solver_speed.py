@@ -17,14 +17,14 @@ SMOKE = ("--num_latents=30", "--sparsity=3", "--num_samples=12", "--lam=0.1", "-
 
 
 def test_table_rows_and_figure(call, tmp_path):
-    solvers = "--solvers=fista,plain_fista,paper_fista,spams,omp"
+    solvers = "--solvers=fista,sklearn_cd,spams"
     code, out, err = call("solver_speed", *SMOKE, solvers, f"--results_dir={tmp_path}")
     assert (code, err) == (0, "")
     folder = tmp_path / "solver_speed"
     with (folder / "summary.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["num_latents"] for row in rows} == {"30"}
-    assert {row["method"] for row in rows} == {"working_set", "fista", "plain_fista", "paper_fista", "spams", "omp"}
+    assert {row["method"] for row in rows} == {"working_set", "fista", "sklearn_cd", "spams"}
     for row in rows:
         assert 0 < float(row["seconds"]) <= float(row["seconds_median"])
         if row["method"] in ("working_set", "fista"):
@@ -37,7 +37,6 @@ def test_table_rows_and_figure(call, tmp_path):
     ratio, gap = shown["/ SPAMS"].split()
     seconds = [float(last[name]["seconds"]) for name in ("working_set", "spams")]
     assert ratio == f"{seconds[0] / seconds[1]:.2g}" and gap == f"({float(last['spams']['relative_gap_max']):.0e})"
-    assert shown["/ OMP"].endswith("(-)")
     assert image.imread(folder / "time_accuracy.png").std() > 0.01
 
 
@@ -56,45 +55,30 @@ def test_the_whole_table_has_a_line_a_cell_and_a_dash_for_what_is_not_timed(call
 
 
 def test_absent_peers_are_named(monkeypatch):
-    for peer in ("spams", "jaxopt"):
-        monkeypatch.setitem(sys.modules, peer, None)
-    rows, skipped = binary.measure(problems.Cell(20, 3, 6), ["plain_fista", "spams", "jaxopt"], 1)
-    assert {row["method"] for row in rows} == {"plain_fista"}
-    assert ["spams" in note and "not installed" in note for note in skipped] == [True, False]
-    assert "jaxopt" in skipped[1]
+    monkeypatch.setitem(sys.modules, "spams", None)
+    rows, skipped = binary.measure(problems.Cell(20, 3, 6), ["fista", "spams"], 1)
+    assert {row["method"] for row in rows} == {"fista"}
+    assert skipped == ["spams skipped: spams is not installed"]
 
 
 def test_repeats_end_when_they_have_taken_long_and_few_samples_tell_the_seconds_of_all(monkeypatch):
     """By a clock that goes on by a second whenever it is read, with the codes of two samples of six."""
     calls, clock = [], itertools.count()
     monkeypatch.setattr(binary, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
-    coder = coders.CODERS["plain_fista"]._replace(
+    coder = coders.CODERS["fista"]._replace(
         efforts=(1,), prepare=lambda problem, _: lambda: calls.append(1) or np.zeros((2, 20), np.float32)
     )
-    monkeypatch.setitem(coders.CODERS, "plain_fista", coder)
+    monkeypatch.setitem(coders.CODERS, "fista", coder)
     monkeypatch.setattr(binary, "MOST_SECONDS", 0.0)
-    (row,), _ = binary.measure(problems.Cell(20, 3, 6), ["plain_fista"], 5)
+    (row,), _ = binary.measure(problems.Cell(20, 3, 6), ["fista"], 5)
     assert len(calls) == 2
     assert (row["seconds_first"], row["num_timed"], row["seconds"], row["samples_per_second"]) == (1, 2, 3, 2)
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
-        *("--num_latents=many", "--lam=-1", "--lam=x", "--lam=9", "--solvers=lars", "--num_samples=0", "--sparsity=2000"),
-        "--lam=.1 --lam_fraction=.1",
-        "--sparsity=2000 --world=coherent",
-    ],
-)
+@pytest.mark.parametrize("bad", ["--lam=-1", "--lam=9", "--solvers=lars", "--sparsity=2000", "--lam=.1 --lam_fraction=.1"])
 def test_bad_flags_are_one_sentence(bad, call, tmp_path):
     code, out, err = call("solver_speed", *bad.split(), f"--results_dir={tmp_path / 'results'}")
     assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and not (tmp_path / "results").exists()
-
-
-def test_a_folder_that_cannot_be_used_is_one_sentence(call, tmp_path):
-    (tmp_path / "file").write_text("mine")
-    code, out, err = call("solver_speed", *SMOKE, f"--results_dir={tmp_path / 'file'}")
-    assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and "results cannot be written to" in err
 
 
 def test_files_of_your_own(call, tmp_path):
@@ -109,7 +93,7 @@ def test_files_of_your_own(call, tmp_path):
         row = next(csv.DictReader(file))
     assert [row[name] for name in ("num_samples", "num_latents", "input_dim", "world")] == ["15", "9", "6", "own"]
     code, _, err = call("solver_speed", *files, "--num_latents=4", "--world=coherent", *flags)
-    assert (code, err) == (2, "--num_latents and --world would go unheard beside files of your own; leave that out.\n")
+    assert (code, err) == (2, "files of your own leave no use for --num_latents and --world; leave that out.\n")
     np.save(tmp_path / "y.npy", 1e25 * rng.normal(size=(20, 6)))
     code, _, err = call("solver_speed", *files, *flags)
     assert code == 2 and re.fullmatch(r"signals reach a magnitude of [^\n]+\.\n", err)

@@ -24,9 +24,7 @@ def test_every_sae_is_timed(call, tmp_path):
     assert all(0 < float(line["step_us_mean"]) <= float(line["step_us_median_mean"]) for line in lines)
 
 
-@pytest.mark.parametrize(
-    "flag", ["--num_latents=many", "--num_latents=5", "--num_seeds=", "--num_seeds=0", "--repeats=0", "smoke"]
-)
+@pytest.mark.parametrize("flag", ["--num_latents=many", "--num_latents=5", "--num_seeds=0"])
 def test_bad_flags_are_one_sentence(flag, call, tmp_path):
     code, out, err = call("training_speed", flag, f"--results_dir={tmp_path / 'results'}")
     assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and not (tmp_path / "results").exists()
