@@ -46,7 +46,8 @@ class MatchingPursuit(AmortisedEncoder):
     def loss(self, model, signals, penalty):
         """The squared error alone, by a derivative that holds the chosen atoms fixed."""
         atoms, _ = unit_atoms(model.decoder)
-        return jnp.mean(_residual(signals - model.bias, atoms.T, self.k) ** 2, axis=1), None
+        reconstruction = signals - _residual(signals - model.bias, atoms.T, self.k)
+        return jnp.mean((reconstruction - signals) ** 2, axis=1), None
 
 
 def pursue(model, signals, k, *, nonneg=False):

@@ -13,7 +13,7 @@ from sae_gap.core.checks import check_type
 from sae_gap.core.options import option
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import Affine, AmortisedEncoder, unit_atoms
-from sae_gap.learners.learner import Learner, batches, check_base, live_dims, live_share
+from sae_gap.learners.learner import Learner, batches, live_dims, live_share
 from sae_gap.runtime import sharding
 
 # Share of a fit over which the L0 aimed at falls to the one asked for, and weight of the newest batch in the running mean L0.
@@ -118,8 +118,8 @@ class SparseAutoencoder(Learner):
         check_type("encoder", self.encoder, AmortisedEncoder, "give one that a sparse autoencoder trains, such as TopK(10)")
         if self.l0 is not None and type(self.encoder).with_penalty is AmortisedEncoder.with_penalty:
             raise ValueError(f"{type(self.encoder).__name__} has no penalty that l0 could steer; leave l0 out.")
-        if self.frozen:
-            check_base(self)
+        if self.frozen and self.base is None:
+            raise ValueError("a frozen dictionary needs a base, the learner whose dictionary it is; give base.")
 
     @property
     def name(self):  # type: ignore[override]
