@@ -54,8 +54,8 @@ ENDLESS = np.where(np.arange(10) == 4, np.inf, STANDARD["b_enc"]).astype(np.floa
     [
         ({}, ("W_enc",), ("no tensor W_enc", "W_dec")),
         ({"W_skip": np.zeros((6, 6), np.float32)}, (), ("holds W_skip", "standard")),
-        ({"W_dec": STANDARD["W_dec"].T}, (), ("W_dec", "(6, 10)", "(10, 6)", "transposed")),
-        ({"b_enc": np.zeros(9, np.float32)}, (), ("b_enc", "(9,)", "(10,)", "another model")),
+        ({"W_dec": STANDARD["W_dec"].T}, (), ("W_dec", "(6, 10)", "(10, 6)", "transpose it")),
+        ({"b_enc": np.zeros(9, np.float32)}, (), ("b_enc", "(9,)", "(10,)", "belongs together")),
         ({"b_enc": np.zeros(10, np.int32)}, (), ("b_enc", "int32", "float32")),
         ({"W_dec": SPOILT}, (), ("W_dec", "NaN")),
         ({"b_enc": ENDLESS}, (), ("b_enc", "infinite")),

@@ -57,7 +57,7 @@ def test_every_world_says_what_it_is():
     [
         (("heaven",), "world must be one of .*absorption, .*, but it is 'heaven'"),
         ((["synthsae"],), "world must be one of"),
-        (("synthsae", "64"), "num_latents must be a positive integer"),
+        (("synthsae", "64"), "num_latents must be an integer of at least 1"),
         (("absorption", 5), "this world has 2 features, not 5"),
     ],
 )
