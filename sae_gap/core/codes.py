@@ -159,18 +159,18 @@ def infer_in_chunks(
       What `infer` returns, of all signals, its codes as `Codes` or as a sparse array.
     """
     host = np.asarray(signals)
-    pieces: list[Any] = []
-    others: list[dict[str, np.ndarray]] = []
+    parts: list[dict[str, Any]] = []
     for start in range(0, len(host), chunk_size):
         chunk = host[start : start + chunk_size]
         inferred = infer(np.pad(chunk, ((0, chunk_size - len(chunk)), (0, 0))))
         fields = {field.name: getattr(inferred, field.name) for field in dataclasses.fields(inferred)}
         arrays = {name: np.asarray(value)[: len(chunk)] for name, value in fields.items() if value is not None}
-        codes = arrays.pop("codes")
-        pieces.append(scipy.sparse.csr_array(codes) if sparse else Codes.from_dense(codes))
-        others.append(arrays)
-    gathered: Any = scipy.sparse.csr_array(scipy.sparse.vstack(pieces)) if sparse else join(pieces)
-    return type(inferred)(codes=gathered, **{name: np.concatenate([part[name] for part in others]) for name in others[0]})
+        dense = arrays["codes"]
+        parts.append(arrays | {"codes": scipy.sparse.csr_array(dense) if sparse else Codes.from_dense(dense)})
+    columns = {name: [part[name] for part in parts] for name in parts[0]}
+    pieces = columns.pop("codes")
+    codes: Any = scipy.sparse.csr_array(scipy.sparse.vstack(pieces)) if sparse else join(pieces)
+    return type(inferred)(codes=codes, **{name: np.concatenate(column) for name, column in columns.items()})
 
 
 def _compact(values: np.ndarray, latents: np.ndarray, num_latents: int) -> Codes:

@@ -191,10 +191,10 @@ class Config:
         check_integer(f"{name} in {self.path}", value, least=least, most=most)
         return value
 
-    def number(self, name: str, default: float | None = None) -> float:
-        """A finite number."""
+    def number(self, name: str, default: float | None = None, **limits: float) -> float:
+        """A finite number, within the limits of `check_number`."""
         value = self._value(name, default)
-        check_number(f"{name} in {self.path}", value)
+        check_number(f"{name} in {self.path}", value, **limits)
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:

@@ -184,7 +184,7 @@ def test_activations_and_codes_that_do_not_fit():
         (lambda: sae.encode(np.full((2, 6), np.nan)), ("activations", "NaN")),
         (lambda: sae.encode(np.ones((3, 2, 3))), ("activations", "(3, 2, 3)")),
         (lambda: sae.decode(codes), ("layer norm", "like=activations")),
-        (lambda: sae.decode(codes, like=np.eye(6)[:3]), ("6 rows", "3")),
+        (lambda: sae.decode(codes, like=np.eye(6)[:3]), ("like=activations", "one row for each")),
         (lambda: sae.decode(np.ones((2, 9)), like=np.ones((2, 6))), ("9 columns", "10 latents")),
     ):
         with pytest.raises(ValueError) as caught:
