@@ -1,11 +1,8 @@
 """What the binaries share: flags that are checked at once, and one sentence with exit code 2 for whatever the user can mend."""
 
 import contextlib
-import dataclasses
 import logging as python_logging
-import math
 import os
-import pathlib
 import re
 import sys
 import traceback
@@ -40,8 +37,7 @@ def usage() -> Iterator[None]:
 
 
 def run(
-    main: Callable[..., object],
-    flag_values: flags.FlagValues | None = None,
+    main: Callable[[Any], object],
     *,
     options: type[Options] | None = None,
     about: str | None = None,
@@ -50,13 +46,11 @@ def run(
 
     Args:
       main: what to run, given its options.
-      flag_values: the flags of a main that takes no options.
       options: the class of the options, whose fields are the flags; None takes what annotates `options` of `main`.
       about: what the help begins with; None takes the text of the module of `main`.
     """
     options = options or options_of(main)
-    flag_values = define(options) if options else flag_values
-    assert flag_values is not None
+    flag_values = define(options)
     if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
         # absl's own help exits with 1.
         named = [line for line in flag_values.get_help(include_special_flags=False).splitlines() if line.startswith(" ")]
@@ -70,16 +64,11 @@ def run(
     try:
         take(sys.argv, flag_values)
         with usage():
-            chosen = None if options is None else options(**given(options, flag_values))
+            chosen = options(**given(options, flag_values))
         devices.enable_compilation_cache()
         if isinstance(chosen, Distributed):
             _join({name: getattr(chosen, name) for name in _PROCESSES})
-        elif "distributed" in flag_values:
-            _join({name: flag_values[name].value for name in _PROCESSES})
-        if options is None:
-            main()
-        else:
-            main(chosen)
+        main(chosen)
     except UsageError as error:
         _stop(str(error))
     except OSError as error:
@@ -99,9 +88,9 @@ def run(
     sys.exit(0)
 
 
-def options_of(main: Callable[..., object]) -> type[Options] | None:
+def options_of(main: Callable[..., object]) -> type[Options]:
     """The class that annotates the options of a main."""
-    return typing.get_type_hints(main).get("options")
+    return typing.get_type_hints(main)["options"]
 
 
 def take(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
@@ -116,32 +105,6 @@ def take(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
         raise UsageError(" ".join(str(error).split()).removesuffix(".") + "; see --help.") from error
     if len(rest) > 1:
         raise UsageError(f"{rest[1]!r} is not a flag; see --help.")
-
-
-def define_distributed(flag_values: flags.FlagValues) -> None:
-    """The flags of a binary that may run in many processes."""
-    flags.DEFINE_boolean(
-        "distributed",
-        False,
-        "Run in many processes, one a host; TPU and Slurm need no more.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_string(
-        "coordinator",
-        None,
-        "With --distributed elsewhere: host:port of process 0.",
-        flag_values=flag_values,
-    )
-    flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", flag_values=flag_values)
-    flags.DEFINE_integer(
-        "process_id",
-        None,
-        "With --coordinator: which one this is, from 0.",
-        flag_values=flag_values,
-    )
-
-
-_PROCESSES = [field.name for field in dataclasses.fields(Distributed)]
 
 
 def _join(options: dict[str, Any]) -> None:
@@ -167,41 +130,10 @@ def _stop(sentence: str, code: int = 2) -> NoReturn:
     sys.exit(code)
 
 
-class _FiniteParser(flags.FloatParser):
-    """Finite numbers: no bound keeps NaN out."""
-
-    def convert(self, argument: str | float) -> float:
-        value = super().convert(argument)
-        if not math.isfinite(value):
-            raise ValueError(f"{argument} is not a finite number")
-        return value
-
-
-def DEFINE_number(  # noqa: N802
-    name: str,
-    default: float | None,
-    help: str,
-    flag_values: flags.FlagValues,
-    lower_bound: float,
-    upper_bound: float = 1e30,
-) -> flags.FlagHolder:
-    """A flag that is a finite number, named like the others of absl."""
-    parser = _FiniteParser(lower_bound, upper_bound)
-    return flags.DEFINE(parser, name, default, help, flag_values, serializer=flags.ArgumentSerializer())
-
-
 def folder(value: str) -> Folder:
     """The folder that a flag names, on disk or in a bucket."""
     with usage():
         return Folder(value)
-
-
-def local_folder(value: str) -> pathlib.Path:
-    """The folder on this machine that --results_dir names."""
-    found = folder(value).local
-    if found is None:
-        raise UsageError(f"--results_dir must be a folder of this machine, but it is {value!r}.")
-    return found
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -211,32 +143,6 @@ def parse_shard(text: str) -> tuple[int, int]:
     if not (slash and numbers and int(index) < int(count)):
         raise UsageError(f"--shard must read i/N with 0 <= i < N, such as 0/4, but it is {text!r}.")
     return int(index), int(count)
-
-
-def parse_integers(name: str, values: Sequence[str], least: int | None = None) -> tuple[int, ...]:
-    """Reads the values of a list flag as different integers, of a least size."""
-    numbers = parse_numbers(name, values, read=int, kind="integers, such as 1,2")
-    if least is not None and min(numbers) < least:
-        raise UsageError(f"--{name} must list integers of at least {least}, but it is {','.join(values)!r}.")
-    return numbers
-
-
-def parse_numbers(name: str, values: Sequence[str], read: type = float, kind: str = "numbers, such as 0.1,0.01") -> tuple:
-    """Reads the values of a list flag as different finite numbers."""
-    with contextlib.suppress(ValueError):
-        numbers = tuple(read(value) for value in values)
-        if numbers and len(set(numbers)) == len(numbers) and all(map(math.isfinite, numbers)):
-            return numbers
-    raise UsageError(f"--{name} must list different {kind}, but it is {','.join(values)!r}.")
-
-
-def require_one_of(name: str, values: Sequence[str], choices: Sequence[str]) -> None:
-    """Refuses a list flag that is empty, or holds an unknown name or one twice."""
-    unknown = [value for value in values if value not in choices]
-    if unknown or not values:
-        raise UsageError(f"--{name} must list some of {', '.join(choices)}, but {', '.join(unknown) or 'none'} is there.")
-    if len(set(values)) < len(values):
-        raise UsageError(f"--{name} must list each name once, but it is {','.join(values)!r}.")
 
 
 def read_matrix(name: str, path: str) -> Float[np.ndarray, "rows columns"]:

@@ -18,6 +18,7 @@ def option(
     most: float | None = None,
     choices: Sequence[str] | None = None,
     flag: str | None = None,
+    repeats: bool = False,
 ) -> Any:
     """A field of `Options`.
 
@@ -28,9 +29,10 @@ def option(
       most: the most.
       choices: what a text, or each text of a tuple, may be.
       flag: the name of its flag, where that is not the field's.
+      repeats: whether a tuple may hold a value twice.
     """
-    metadata = {"help": help, "least": least, "most": most, "choices": choices, "flag": flag}
-    return dataclasses.field(default=default, metadata=metadata)
+    limits = {"least": least, "most": most, "choices": choices, "repeats": repeats}
+    return dataclasses.field(default=default, metadata={"help": help, "flag": flag} | limits)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,8 @@ def _check(kind: type[Options], field: dataclasses.Field, value: Any) -> None:
     fits &= least is None or all(entry >= least for entry in entries)
     fits &= most is None or all(entry <= most for entry in entries)
     fits &= choices is None or set(entries) <= set(choices)
-    if not fits or not listed or len(set(listed)) < len(listed):
+    fits &= field.metadata["repeats"] or len(set(listed)) == len(listed)
+    if not fits or not listed:
         raise ValueError(_refusal(kind, field, ",".join(map(str, listed))))
 
 
@@ -159,7 +162,8 @@ def _refusal(kind: type[Options], field: dataclasses.Field, text: str) -> str:
     least, most, choices = (field.metadata[name] for name in ("least", "most", "choices"))
     one, many = {int: ("an integer", "integers"), float: ("a finite number", "finite numbers")}.get(entry, ("a", "names"))
     bounds = ("" if least is None else f" of at least {least:g}") + ("" if most is None else f", at most {most:g}")
-    wanted = f"different {many}{bounds}" if listed else f"{one}{bounds}"
+    many = many if field.metadata["repeats"] else f"different {many}"
+    wanted = f"{many}{bounds}" if listed else f"{one}{bounds}"
     if choices is not None:
         wanted = f"{'some' if listed else 'one'} of {', '.join(choices)}"
     return f"--{_flag(field)} must {'list' if listed else 'be'} {wanted}, but it is {text!r}."

@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import contextlib
-import copy
 import dataclasses
 import fcntl
 import functools
@@ -149,8 +148,6 @@ def flags_of(name):
     from benchmarks.harness import command
 
     module = binary_of(name)
-    if hasattr(module, "FLAGS"):
-        return copy.deepcopy(module.FLAGS)
     return options.define(command.options_of(module.BENCH) if hasattr(module, "BENCH") else cli.options_of(module.main))
 
 
@@ -173,15 +170,11 @@ def start_binary(name, *arguments):
 
 def call_binary(name, *arguments):
     """Runs a binary in this process as a shell would: its exit code, and what it wrote on stdout and stderr."""
-    from absl.testing import flagsaver
-
     from benchmarks import cli
     from benchmarks.harness import main
 
     module = binary_of(name)
-    flags = getattr(module, "FLAGS", None)
     out, err = io.StringIO(), io.StringIO()
-    saved = None if flags is None else flagsaver.save_flag_values(flags)
     with (
         mock.patch.object(sys, "argv", [name, *map(str, arguments)]),
         contextlib.redirect_stdout(out),
@@ -190,9 +183,7 @@ def call_binary(name, *arguments):
     ):
         if hasattr(module, "BENCH"):
             main.run(module.BENCH)
-        cli.run(module.main, flags)
-    if flags is not None:
-        flagsaver.restore_flag_values(saved, flags)
+        cli.run(module.main)
     return stop.value.code or 0, out.getvalue(), err.getvalue()
 
 
@@ -281,9 +272,6 @@ def refused(kind, do, *told):
     else:
         raise AssertionError(f"{do} was not refused")
 
-def call(binary, *arguments):
-    binary.FLAGS([binary.__name__, *arguments])
-    binary.main()
 """
 
 

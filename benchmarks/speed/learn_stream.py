@@ -58,7 +58,7 @@ class LearnStreamOptions(Distributed):
     num_steps: int = option(100, "Rounds of the whole fit.", least=1)
     rounds: int | None = option(None, "Rounds to stop after.  [all]", least=1)
     seed: int = option(0, "Of the dictionary, the samples and the learner.", least=0)
-    rates: tuple[float, ...] | None = option(None, "η at the start, at 85 % and at the end.  [the learner's]")
+    rates: tuple[float, ...] | None = option(None, "η at the start, at 85 % and at the end.  [the learner's]", repeats=True)
     every: float = option(60.0, "Seconds between two saves.", least=0)
     results_dir: str = option("results", "Where its folder goes; gs:// and s3:// are buckets.")
 
