@@ -63,17 +63,15 @@ class Setting:
         if self.sparsity >= self.num_latents:
             raise ValueError(
                 f"sparsity must be below num_latents, but it is {self.sparsity} with {self.num_latents} latents; "
-                "lower sparsity or raise num_latents."
+                "co-occur with latent 0; lower sparsity or raise num_latents."
             )
         if self.width == self.num_latents:
             object.__setattr__(self, "width", None)
         check_width(self.sparsity, self.width)
-        input_dim = self.input_dim
-        if input_dim is None:
-            # Never above num_latents: 2 k ln(num_latents / k) is at most 2 num_latents / e.
-            bound = math.ceil(2 * self.sparsity * math.log(self.num_latents / self.sparsity))
-            input_dim = max(self.sparsity + 1, bound)
-            object.__setattr__(self, "input_dim", input_dim)
+        # Never above num_latents: 2 k ln(num_latents / k) is at most 2 num_latents / e.
+        bound = math.ceil(2 * self.sparsity * math.log(self.num_latents / self.sparsity))
+        input_dim = self.input_dim or max(self.sparsity + 1, bound)
+        object.__setattr__(self, "input_dim", input_dim)
         if input_dim > self.num_latents:
             raise ValueError(
                 f"input_dim {input_dim} is above num_latents {self.num_latents}, which leaves nothing in superposition; "
@@ -81,13 +79,13 @@ class Setting:
             )
         if self.padded_dim is not None:
             check_integer("padded_dim", self.padded_dim, least=input_dim)
-        pools = {"ID": self.num_latents - self.num_ood - 1, "OOD": self.num_ood}
-        for name, size in pools.items():
-            if size < self.sparsity - 1:
-                raise ValueError(
-                    f"the {name} pool has {size} latents, fewer than the sparsity - 1 = {self.sparsity - 1} that co-occur "
-                    "with latent 0; lower sparsity or raise num_latents."
-                )
+        # That of the OOD latents is never the smaller one.
+        pool = self.num_latents - self.num_ood - 1
+        if pool < self.sparsity - 1:
+            raise ValueError(
+                f"the ID pool has {pool} latents, fewer than the sparsity - 1 = {self.sparsity - 1} that "
+                "co-occur with latent 0; lower sparsity or raise num_latents."
+            )
 
     @property
     def num_ood(self) -> int:
