@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.core import lasso_problem
 from sae_gap.core.types import Solution
-from sae_gap.measure.coding import lasso, relative_gap
+from sae_gap.measure.coding import lasso
 from sae_gap.measure.curve import squares
 from sae_gap.measure.refit import lasso_on_support
 from sae_gap.runtime import devices
@@ -60,7 +60,7 @@ def measure_chunk(
         "optimum_active": int(used.sum()),
         "optimum_error": error(best.codes),
         "variance": float(squares(x - mean).sum()),
-        "certificate": float(relative_gap(best).max()),
+        "certificate": float(lasso_problem.relative_gap(best).max()),
         "unconverged": int(np.count_nonzero(~np.asarray(best.converged))),
         "used": pack(used.any(axis=0)),
     }

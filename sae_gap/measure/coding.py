@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Float, Int
 
+from sae_gap.core.lasso_problem import relative_gap
 from sae_gap.core.types import Solution
 from sae_gap.measure.refit import refit
 from sae_gap.runtime import devices
@@ -111,11 +112,6 @@ def code_lasso(sae: SAE, x: Float[np.ndarray, "n input_dim"], lam: float) -> tup
     """The codes of the certified lasso, and least squares on their supports."""
     found = code(sae, x, lasso(sae, lam))
     return found, code(sae, x, least_squares(sae, found.codes))
-
-
-def relative_gap(found: Solution) -> Float[np.ndarray, " n"]:
-    """The certificate: the duality gap of each sample relative to its objective, zero where nothing is left of it."""
-    return np.asarray(jnp.where(found.objective > 0, found.gap / found.objective, 0))
 
 
 def chunks(samples: int, num_latents: int) -> list[slice]:
