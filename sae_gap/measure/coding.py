@@ -80,9 +80,9 @@ def least_squares_on(sae: SAE, atoms: Int[np.ndarray, "n k"]) -> Coder:
 
 
 def pursued(sae: SAE, x: Float[np.ndarray, "n input_dim"], steps: int) -> Int[np.ndarray, "n steps"]:
-    """The atoms that orthogonal matching pursuit chooses for activations, in order."""
+    """The atoms that orthogonal matching pursuit chooses for activations, in order; each once."""
     targets = devices.place(sae.target(x), devices.own_mesh())
-    return np.asarray(pursuit_order(targets, sae.model.decoder, steps, nonneg=not sae.signed))
+    return np.asarray(pursuit_order(targets, sae.model.decoder, min(steps, sae.num_latents), nonneg=not sae.signed))
 
 
 def code(sae: SAE, x: Float[np.ndarray, "n input_dim"], coder: Coder) -> Coding:
