@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 
 from sae_gap.core.matching import as_matrix
 from sae_gap.measure.coding import Coding, by_encoder, code, lasso, least_squares
+from sae_gap.metrics.explained import squares
 from sae_gap.saes.loaded_sae import SAE
 
 
@@ -131,11 +132,6 @@ def measure_curve(
         start = coding.codes
     own = None if sae.model.encode is None else point(code(sae, activations, by_encoder(sae)), None)
     return Curve(tuple(sorted(points, key=lambda point: point.l0)), own)
-
-
-def squares(rest: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
-    """The squared length of each row, in double precision."""
-    return np.sum(np.square(rest, dtype=np.float64), axis=1)
 
 
 def l0_ratio(curve: Sequence[tuple[float, float]], l0: float, fvu: float) -> float | None:

@@ -32,7 +32,8 @@ from sae_gap.core.matching import as_matrix
 from sae_gap.data.activations.outliers import find_outliers, norms
 from sae_gap.lm import llama
 from sae_gap.lm.llama import LanguageModel, Windows
-from sae_gap.measure.curve import fvu, squares
+from sae_gap.measure.curve import fvu
+from sae_gap.metrics.explained import squares
 from sae_gap.storage.results import Row
 
 # Tokens whose logits lie in memory at once.

@@ -13,8 +13,9 @@ from sae_gap.measure.atom_statistics import agreement, describe_atoms
 from sae_gap.measure.chunk import measure_chunk
 from sae_gap.measure.coding import by_encoder, chunks, code, find_weight, lasso, least_squares
 from sae_gap.measure.controls import control_sae
-from sae_gap.measure.curve import measure_curve, squares
+from sae_gap.measure.curve import measure_curve
 from sae_gap.measure.plan import DENSEST, STUDY, Plan
+from sae_gap.metrics.explained import squares
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage.results import Row, Store
@@ -54,15 +55,15 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
     rows = once({"kind": "documents"}, lambda: [_documents(plan)])
     with progress.bar(len(plan.saes) + len(plan.controls), STUDY, shown=show_progress) as line:
         for sae in plan.saes:
-            told = {"sae": [sae.name, sae.identity]}
+            about = {"sae": [sae.name, sae.identity]}
             if sae.name in plan.loaded:
                 load = {"kind": "load", **plan.loaded[sae.name]._asdict(), **sae.columns}
-                rows += once(told | {"load": load}, lambda load=load: [load])
+                rows += once(about | {"load": load}, lambda load=load: [load])
             weights = {"lam": plan.lam, "l0": plan.l0, "common": common}
-            curve = once({"kind": "curve"} | told | weights, functools.partial(_curve, plan, sae, common))
+            curve = once({"kind": "curve"} | about | weights, functools.partial(_curve, plan, sae, common))
             lam, common = curve[0]["lam"], common or curve[0]["common_l0"]
             parts = [{"start": part.start, "stop": part.stop} for part in chunks(len(plan.places), sae.num_latents)]
-            gap = once({"kind": "gap", "lam": lam} | told, functools.partial(_gap, plan, sae, lam), parts)
+            gap = once({"kind": "gap", "lam": lam} | about, functools.partial(_gap, plan, sae, lam), parts)
             rows += curve + gap
             line.update(1)
         for name in plan.controls:
@@ -79,11 +80,15 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
 def _documents(plan: Plan) -> Row:
     """How many of the scored samples each document has, their squared distance from the mean of all, and outlier tokens."""
     members, named = plan.members
-    far = np.bincount(members, squares(plan.scored - plan.mean))
-    looked_at = plan.activations if plan.held_out is None else plan.held_out
-    outliers = str(looked_at.outliers) if len(looked_at.outliers.rows) else None
-    row = {"kind": "documents", "named": named, "samples": np.bincount(members), "variance": far}
-    return row | {"outliers": outliers, "outliers_kept": plan.keep_outliers}
+    outliers = (plan.activations if plan.held_out is None else plan.held_out).outliers
+    return {
+        "kind": "documents",
+        "named": named,
+        "samples": np.bincount(members),
+        "variance": np.bincount(members, squares(plan.scored - plan.mean)),
+        "outliers": str(outliers) if len(outliers.rows) else None,
+        "outliers_kept": plan.keep_outliers,
+    }
 
 
 def _curve(plan: Plan, sae: SAE, common: float | None) -> list[Row]:
@@ -103,17 +108,25 @@ def _curve(plan: Plan, sae: SAE, common: float | None) -> list[Row]:
     lam: float = plan.lam or (common_lam if plan.l0 else own_lam or common_lam)
     points = _points(plan, sae, {lam * share for share in SPREAD} | {own_lam or lam, common_lam})
     reached = {row["lam"]: row["l0"] for row in points}
-    weight = {"kind": "weight", "lam": lam, "l0": reached[lam], "own_l0": own_l0, "own_lam": own_lam}
-    weight |= {"common_l0": common or reached[common_lam], "common_lam": common_lam, **sae.columns}
+    weight = {
+        "kind": "weight",
+        "lam": lam,
+        "l0": reached[lam],
+        "own_l0": own_l0,
+        "own_lam": own_lam,
+        "common_l0": common or reached[common_lam],
+        "common_lam": common_lam,
+        **sae.columns,
+    }
     outliers = _outliers(plan, sae, own_lam or common_lam, points) if len(plan.left_out) else []
     return [weight, *points, _atoms(sae), *outliers]
 
 
 def _points(plan: Plan, sae: SAE, lams: Iterable[float]) -> list[Row]:
-    curve = measure_curve(sae, plan.scored, sorted(lams), plan.members[0])
-    named = [*(("lasso", point) for point in curve.points), *([("own", curve.own)] if curve.own else [])]
-    told = {"kind": "curve", "samples": len(plan.scored), **sae.columns}
-    return [{**told, "codes": codes, **point._asdict()} for codes, point in named]
+    points, own = measure_curve(sae, plan.scored, list(lams), plan.members[0])
+    about = {"kind": "curve", "samples": len(plan.scored), **sae.columns}
+    rows = [{**about, "codes": "lasso", **point._asdict()} for point in points]
+    return [*rows, {**about, "codes": "own", **own._asdict()}] if own else rows
 
 
 def _outliers(plan: Plan, sae: SAE, lam: float, points: Sequence[Row]) -> list[Row]:

@@ -78,10 +78,10 @@ def lasso_on_support(
     weights = np.asarray(lam, np.float64).reshape(-1, 1)
     codes, objective, gap = _fit(target, dictionary, on, weights, nonneg=nonneg)
     return Solution(
-        codes=jnp.asarray(codes, jnp.float32),
-        objective=jnp.asarray(objective, jnp.float32),
-        gap=jnp.asarray(gap, jnp.float32),
-        iterations=jnp.zeros(len(codes), jnp.int32),
+        codes=jnp.asarray(codes),
+        objective=jnp.asarray(objective),
+        gap=jnp.asarray(gap),
+        iterations=jnp.zeros(len(codes), int),
         converged=jnp.asarray(gap <= 1e-6 * objective),
     )
 

@@ -53,22 +53,21 @@ def groups_of(
     Returns:
       Indices by name: "roots", "children" and so on, "free", and "frequent", "common", "uncommon", "rare".
     """
-    found = {}
+    groups = {}
     if level is not None:
         for depth in range(int(level.max()) + 1):
-            found[_LEVELS[depth] if depth < len(_LEVELS) else f"level_{depth}"] = np.flatnonzero(level == depth)
-        found["free"] = np.flatnonzero(level < 0)
-    fired = sum(((part > 0).sum(axis=0) for _, part in dense_chunks(true_codes)), np.zeros(np.shape(true_codes)[1], int))
+            groups[_LEVELS[depth] if depth < len(_LEVELS) else f"level_{depth}"] = np.flatnonzero(level == depth)
+        groups["free"] = np.flatnonzero(level < 0)
+    fired = sum((part > 0).sum(axis=0) for _, part in dense_chunks(true_codes))
     order = np.argsort(-fired, kind="stable")
-    return found | dict(zip(_QUARTILES, np.array_split(order, len(_QUARTILES)), strict=True))
+    return groups | dict(zip(_QUARTILES, np.array_split(order, len(_QUARTILES)), strict=True))
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
     """`atom_scores`, where the truth is known and a dictionary was learned."""
-    learned, truth, true_codes = inferred.model.dictionary, inferred.task.dictionary, inferred.split("id").codes
-    if learned is None or truth is None or inferred.match is None or true_codes is None:
+    learned, true_codes, tree = inferred.model.dictionary, inferred.split("id").codes, inferred.task.tree
+    if learned is None or inferred.match is None or true_codes is None:
         return {}
-    tree = inferred.task.tree
     groups = groups_of(true_codes, None if tree is None else tree.level)
     return atom_scores(inferred.match, learned.shape[1], inferred.nearest, groups)
 

@@ -88,16 +88,13 @@ def amortisation_gap(
         raise ValueError(f"signals have {signals.shape[1]} columns, but the dictionary has input_dim {model.decoder.shape[0]}.")
     dictionary, norms = unit_atoms(as_floats("the dictionary", model.decoder))
     own = encode(model, signals)
-    if not hasattr(own, "shape") or own.shape != (len(signals), len(norms)):
+    if np.shape(own) != (len(signals), len(norms)):
+        shape = (len(signals), len(norms))
         raise ValueError(
-            f"encode must give codes of shape {(len(signals), len(norms))}, one row a signal and one column an atom, but gave "
-            f"{getattr(own, 'shape', type(own).__name__)}."
+            f"encode must give codes of shape {shape}, one row a signal and one column an atom, but gave {np.shape(own)}."
         )
-    codes = jnp.where(
-        jnp.any(dictionary != 0, axis=0),
-        as_floats("the encoder's codes", matching.as_matrix("the encoder's codes", own)) * norms,
-        0,
-    )
+    codes = as_floats("the encoder's codes", own) * norms
+    codes = jnp.where(jnp.any(dictionary != 0, axis=0), codes, 0)
     target = signals - as_floats("bias", model.bias)
     # Rounding may leave a code slightly below zero, for its sample's codes and signal; more than that is an encoder with signs.
     rounding = 1e-3 * jnp.max(jnp.abs(codes), axis=1) + 1e-6 * jnp.linalg.norm(target, axis=1)
@@ -201,22 +198,20 @@ def measure(inferred: Inferred) -> dict[str, float]:
 
     `unconverged` is the share of samples whose reference missed its tolerance; the certificate still bounds their gaps.
     """
-    found = {}
+    scores = {}
     for name in SCORED:
         codes = inferred.codes[name]
-        found[f"l0_above_{name}"] = l0_above(codes)
-        if inferred.model.dictionary is None:
-            continue
-        signals = inferred.split(name).signals - inferred.model.bias
-        dictionary, norms = inferred.unit_dictionary
-        dims = slice(inferred.task.input_dim - inferred.task.padding)
-        found[f"mse_{name}"] = mse(signals[:, dims], inferred.model.decoder[dims], codes)
-        on_unit_atoms = by_columns(codes)
-        on_unit_atoms = on_unit_atoms.scaled(norms) if isinstance(on_unit_atoms, Codes) else on_unit_atoms * norms
-        gaps = objective_gap(signals, dictionary, on_unit_atoms, inferred.optimum[name], inferred.lam)
-        found |= of_split(gaps, name)
-        found[f"unconverged_{name}"] = 1 - float(np.mean(inferred.optimum[name].converged))
-    return found
+        scores[f"l0_above_{name}"] = l0_above(codes)
+        if inferred.model.dictionary is not None:
+            signals = inferred.split(name).signals - inferred.model.bias
+            dictionary, norms = inferred.unit_dictionary
+            dims = slice(inferred.task.input_dim - inferred.task.padding)
+            scores[f"mse_{name}"] = mse(signals[:, dims], inferred.model.decoder[dims], codes)
+            held, optimum = by_columns(codes), inferred.optimum[name]
+            on_unit_atoms = held.scaled(norms) if isinstance(held, Codes) else held * norms
+            scores |= of_split(objective_gap(signals, dictionary, on_unit_atoms, optimum, inferred.lam), name)
+            scores[f"unconverged_{name}"] = 1 - float(np.mean(optimum.converged))
+    return scores
 
 
 METRIC = Metric(
