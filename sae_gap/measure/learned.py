@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap import catalogue
-from sae_gap.core.checks import check_choice, check_number, check_seed, check_sequence, check_size
+from sae_gap.core.checks import check_choice, check_number, check_seed, check_size
 from sae_gap.core.matching import as_matrix
 from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations
@@ -208,8 +208,6 @@ class LearnedDictionary:
           outliers: "drop" leaves outlier tokens out and says so, "keep" counts them.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
         """
-        if controls not in ((), []):
-            check_sequence("controls", controls, str, "give names such as ('random', 'samples')")
         rows, l0 = self.held_out if activations is None else self._opened(activations), self._sparsity(l0)
         screened(rows, outliers)
         plan = Plan([self._sae], self.train, l0=l0, controls=controls, keep_outliers=outliers == "keep", held_out=rows)

@@ -90,7 +90,7 @@ class Patching:
         """
         made: dict[str, Any] = {sae.name: ({"sae": sae.identity}, lambda sae=sae: sae) for sae in saes}
         made |= controls
-        rows = self._once({"kind": "clean"}, lambda: [self._clean()])
+        rows = self._once({"kind": "clean"}, self._clean)
         with progress.bar(len(saes) + len(made) * len(self.l0), STUDY, shown=show_progress) as line:
             sparse: list[Row] = []
             for sae in saes:
@@ -158,17 +158,24 @@ class Patching:
     def _l0(self, coding: Coding) -> float:
         return float(np.diff(coding.codes.indptr)[self.downstream.replaced].mean())
 
-    def _clean(self) -> Row:
+    def _clean(self) -> Iterator[Row]:
         down = self.downstream
-        row: Row = {"kind": "clean", "tokens": down.tokens, "variance": down.variance, "ce": down.clean.ce.mean()}
+        row: Row = {
+            "kind": "clean",
+            "tokens": down.tokens,
+            "variance": down.variance,
+            "ce": down.clean.ce.mean(),
+            "ce_sums": down.by_document(down.clean.ce),
+            "rows": len(down.activations),
+            "outliers": int(down.outliers.sum()),
+        }
         for name, nats in {"zero": down.zero, "mean": down.mean}.items():
             row |= {f"ce_{name}": nats.ce.mean(), f"kl_{name}": nats.kl.mean()}
-        sums = down.by_document(down.clean.ce)
-        return row | {"ce_sums": sums, "rows": len(down.activations), "outliers": int(down.outliers.sum())}
+        yield row
 
     def _once(self, settings: Row, measure: Callable[[], Iterable[Row]]) -> list[Row]:
-        where = {"study": STUDY, "form": FORM, "of": self.identity}
-        return self.store.once(where | settings, lambda: [{"study": STUDY} | row for row in measure()])
+        settings = settings | {"study": STUDY, "form": FORM, "of": self.identity}
+        return self.store.once(settings, lambda: [{"study": STUDY} | row for row in measure()])
 
 
 def _steps(level: float) -> int:

@@ -29,16 +29,16 @@ def atom_scores(
     Returns:
       `atom_mcc`, `uniqueness` and `atom_mcc_<group>`, but for groups of which no feature is in a pair.
     """
-    cosine, paired = np.abs(match.cosine), match.learned >= 0
-    found = {
+    cosine = np.abs(match.cosine)
+    scores = {
         "atom_mcc": float(cosine.sum() / min(num_learned, len(cosine))),
         "uniqueness": len(np.unique(nearest)) / len(nearest),
     }
     for name, features in groups.items():
-        chosen = features[paired[features]]
-        if len(chosen):
-            found[f"atom_mcc_{name}"] = float(cosine[chosen].mean())
-    return found
+        paired = features[match.learned[features] >= 0]
+        if len(paired):
+            scores[f"atom_mcc_{name}"] = float(cosine[paired].mean())
+    return scores
 
 
 def groups_of(
@@ -72,7 +72,6 @@ def measure(inferred: Inferred) -> dict[str, float]:
     return atom_scores(inferred.match, learned.shape[1], inferred.nearest, groups)
 
 
-_HEADINGS = {"great_grandchildren": "great-g."}
 METRIC = Metric(
     "atoms",
     measure,
@@ -80,7 +79,9 @@ METRIC = Metric(
         "atom_mcc": Column("matched cosine of the pairs", 1.0, "MCC"),
         "uniqueness": Column("share of different features detected", 1.0, "unique"),
         **{
-            f"atom_mcc_{group}": Column(f"matched cosine, {group.replace('_', '-')}", 1.0, _HEADINGS.get(group, group))
+            f"atom_mcc_{group}": Column(
+                f"matched cosine, {group.replace('_', '-')}", 1.0, group.replace("_grandchildren", "-g.")
+            )
             for group in (*_LEVELS, "free", *_QUARTILES)
         },
     },

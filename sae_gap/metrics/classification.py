@@ -105,17 +105,16 @@ def roc_auc(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) 
     codes, labels = np.asarray(codes), np.asarray(labels)
     num_positive = int(labels.sum())
     pairs = num_positive * (len(labels) - num_positive)
-    areas = np.full(codes.shape[1], 0.5)
     if pairs == 0:
-        return areas
+        return np.full(codes.shape[1], 0.5)
     # Loading scipy.stats takes longer than all else of a binary's --help.
     from scipy.stats import rankdata
 
+    areas = []
     for start in range(0, codes.shape[1], _COLUMNS_AT_A_TIME):
         ranks = rankdata(codes[:, start : start + _COLUMNS_AT_A_TIME].T, axis=1)
-        wins = ranks[:, labels].sum(axis=1) - num_positive * (num_positive + 1) / 2
-        areas[start : start + _COLUMNS_AT_A_TIME] = wins / pairs
-    return areas
+        areas.append((ranks[:, labels].sum(axis=1) - num_positive * (num_positive + 1) / 2) / pairs)
+    return np.concatenate(areas)
 
 
 def fit_latent(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) -> tuple[int, int]:

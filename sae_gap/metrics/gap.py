@@ -19,7 +19,6 @@ from sae_gap.core.codes import Codes, SparseCodes, as_columns, by_columns
 from sae_gap.core.registry import Column
 from sae_gap.core.types import Model, Solution
 from sae_gap.encoders.encoder import as_floats, check_model, unit_atoms
-from sae_gap.metrics.cuts import ratio
 from sae_gap.metrics.metric import SCORED, Inferred, Metric, of_split
 from sae_gap.solvers import sparse_code
 
@@ -98,20 +97,19 @@ def amortisation_gap(
     target = signals - as_floats("bias", model.bias)
     # Rounding may leave a code slightly below zero, for its sample's codes and signal; more than that is an encoder with signs.
     rounding = 1e-3 * jnp.max(jnp.abs(codes), axis=1) + 1e-6 * jnp.linalg.norm(target, axis=1)
-    if not signed and bool(jnp.any(codes < -rounding[:, None])):
+    if not signed and jnp.any(codes < -rounding[:, None]):
         raise ValueError(
             "the encoder's codes have clearly negative values; pass signed=True to hold them against signed codes."
         )
     weight = as_floats("lam", lam)
     achieved = lasso_problem.objective(target, dictionary, codes, weight)
-    if not bool(jnp.all(jnp.isfinite(achieved))):
+    if not jnp.all(jnp.isfinite(achieved)):
         raise ValueError(
             f"the encoder's codes reach a magnitude of {float(jnp.max(jnp.abs(codes))):.1e} on unit atoms, whose objective "
             f"{codes.dtype} cannot hold; check the encoder's weights and the scale of the signals."
         )
     optimum = sparse_code(target, dictionary, weight, nonneg=not signed, **options)
-    gap = _excess(achieved, optimum)
-    objective = np.asarray(optimum.objective, np.float64)
+    gap, objective = _excess(achieved, optimum), np.asarray(optimum.objective, np.float64)
     relative = np.divide(gap, objective, out=np.where(gap > 0, np.inf, 0.0), where=objective > 0)
     return AmortisationGap(gap, relative, codes, optimum)
 
@@ -148,15 +146,15 @@ def objective_gap(
         "gap": gap,
         # The optimum is zero only where the signals are, and any other code then costs infinitely more.
         "relative_gap": gap / scale if scale > 0 else float(np.inf if gap > 0 else 0),
-        "certificate": float(ratio(np.asarray(reference.gap, np.float64), optimum).max()),
+        "certificate": float(lasso_problem.relative_gap(reference).max()),
     }
 
 
 def _excess(achieved: Float[Array, " n"], optimum: Solution) -> Float[np.ndarray, " n"]:
     """`F(z_e) - F(z*)` of each sample, where what the certificate and rounding allow below zero counts as zero."""
-    excess = np.asarray(achieved, np.float64) - np.asarray(optimum.objective, np.float64)
-    slack = np.asarray(optimum.gap, np.float64) + 16 * np.finfo(achieved.dtype).eps * np.asarray(achieved, np.float64)
-    return np.where((excess < 0) & (excess >= -slack), 0, excess)
+    value, best, gap = (np.asarray(array, np.float64) for array in (achieved, optimum.objective, optimum.gap))
+    slack = gap + 16 * np.finfo(achieved.dtype).eps * value
+    return np.where((value < best) & (value - best >= -slack), 0, value - best)
 
 
 def mse(

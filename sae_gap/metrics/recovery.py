@@ -83,8 +83,7 @@ def mcc_paper(
     check_seed(seed)
     truth, inferred, num_columns = _check(true_codes, codes)
     if split == "ood":
-        with np.errstate(over="ignore"):
-            variance = inferred.var(axis=0, dtype=np.float64)
+        variance = inferred.var(axis=0, dtype=np.float64)
         inferred = inferred[:, np.argsort(-variance, kind="stable")[: truth.shape[1]]]
         num_columns = min(num_columns, truth.shape[1])
     width = max(truth.shape[1], num_columns)
@@ -122,8 +121,7 @@ def _check(
 
 
 def _is_active(columns: Float[np.ndarray, "n columns"]) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return columns.var(axis=0, dtype=np.float64) > _ACTIVE_VARIANCE
+    return columns.var(axis=0, dtype=np.float64) > _ACTIVE_VARIANCE
 
 
 def _pad(columns: np.ndarray, missing: int, rng: np.random.Generator) -> np.ndarray:

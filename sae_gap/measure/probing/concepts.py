@@ -242,6 +242,5 @@ def _halves(names: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np
 def _rank_in_group(groups: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """How many entries of its own group go before each entry."""
     order = np.argsort(groups, kind="stable")
-    rank = np.empty(len(groups), int)
-    rank[order] = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
-    return rank
+    ranks = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
+    return ranks[np.argsort(order)]
