@@ -1,6 +1,7 @@
 """What the binaries share: flags that are checked at once, and one sentence with exit code 2 for whatever the user can mend."""
 
 import contextlib
+import dataclasses
 import logging as python_logging
 import os
 import re
@@ -67,7 +68,7 @@ def run(
             chosen = options(**given(options, flag_values))
         devices.enable_compilation_cache()
         if isinstance(chosen, Distributed):
-            _join({name: getattr(chosen, name) for name in _PROCESSES})
+            _join({field.name: getattr(chosen, field.name) for field in dataclasses.fields(Distributed)})
         main(chosen)
     except UsageError as error:
         _stop(str(error))

@@ -86,7 +86,9 @@ def _fit(
 ) -> Probe:
     columns = _columns(features, latents)
     centre, spread = columns.mean(axis=0), columns.std(axis=0)
-    scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
+    # A column that differs by rounding alone says nothing.
+    varies = spread > 1e-6 * np.abs(columns).max(axis=0)
+    scale = np.divide(1, spread, out=np.zeros_like(spread), where=varies)
     logistic = fit_logistic((columns - centre) * scale, labels, 1 / (c * len(labels)))
     return Probe(latents, centre, scale, logistic)
 
