@@ -153,7 +153,7 @@ def solve(
         uphill = jnp.sum((point - new) * (new - step), axis=1) > 0
         return anchor, new, step, base, jnp.where(uphill, 1, t_new)
 
-    def check(anchor, step, previous, base, momentum, done) -> _State:
+    def check(anchor, step, previous, base, momentum, *, done) -> _State:
         theta = base - lasso_problem.product(step, dictionary.T)
         codes = anchor + step
         moved = codes - anchor
@@ -174,12 +174,11 @@ def solve(
 
     def block(carry):
         done, state = carry
-        moving = (state.anchor, state.step, state.previous, state.base, state.momentum)
-        done, moving = done + CHECK_EVERY, lax.fori_loop(0, CHECK_EVERY, iterate, moving)
-        return done, keep(state.active, check(*moving, done), state)
+        new = check(*lax.fori_loop(0, CHECK_EVERY, iterate, state[:5]), done=done + CHECK_EVERY)
+        return done + CHECK_EVERY, keep(state.active, new, state)
 
     zeros = jnp.zeros_like(start)
-    first = check(start, zeros, zeros, base, jnp.ones(num_samples, signals.dtype), 0)
+    first = check(start, zeros, zeros, base, jnp.ones(num_samples, signals.dtype), done=0)
 
     def unfinished(carry):
         done, state = carry

@@ -51,7 +51,9 @@ def check_problem(
     Arrays of JAX stay such, and others are arrays of NumPy. What lies on the host is checked there, where nothing is compiled.
     """
     forms = {"signals": "(n, input_dim)", "dictionary": "(input_dim, num_latents)", "init": "(n, num_latents)"}
-    arrays = {"signals": signals, "dictionary": dictionary} | ({} if init is None else {"init": init})
+    arrays: dict[str, Any] = {"signals": signals, "dictionary": dictionary}
+    if init is not None:
+        arrays["init"] = init
     for name, value in arrays.items():
         arrays[name] = array = _as_array(name, value, f"floating-point numbers {forms[name]}")
         if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -63,7 +65,8 @@ def check_problem(
     # Double precision where JAX has it on, as everywhere in JAX.
     dtype = jax.dtypes.canonicalize_dtype(functools.reduce(jnp.promote_types, (a.dtype for a in arrays.values()), jnp.float32))
     tops = {name: _known(_largest, array) for name, array in arrays.items() if not is_traced(array)}
-    targets, atoms, first = (None if a is None else _cast(a, dtype) for a in map(arrays.get, forms))
+    converted: dict[str, Any] = {name: _cast(array, dtype) for name, array in arrays.items()}
+    targets, atoms, first = converted["signals"], converted["dictionary"], converted.get("init")
     shape = targets.shape[0], atoms.shape[1]
     if targets.shape[1] != atoms.shape[0]:
         raise ValueError(

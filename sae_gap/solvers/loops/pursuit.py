@@ -81,9 +81,7 @@ def _admit(signal, atoms, candidates, latents, linear, inner):
 
 @functools.partial(kept, **OPTIONS)
 @no_type_check
-def pursue_block(
-    signals, atoms, limit, epsilon, rounds, blocks, masks, close, eps, pull, bits, places, codes, residual
-):
+def pursue_block(signals, atoms, limit, epsilon, rounds, blocks, masks, close, eps, pull, bits, places, codes, residual):
     """`reweighted.pursue` for a block of samples at one threshold; the codes that are not zero come first.
 
     Args:
