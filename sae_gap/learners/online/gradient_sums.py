@@ -199,7 +199,7 @@ def _on_host(signals, atoms, least, epsilon, num_latents: int, num_slots: int, n
     def work(*arrays):
         signals, atoms, least, epsilon = map(np.asarray, arrays)
         scale = float(least), float(epsilon)
-        found = host_pursuits.pursue(signals, atoms, *scale, num_slots=num_slots, num_rounds=num_rounds, nonneg=True)
+        found = host_pursuits.pursue(signals, atoms, *scale, num_slots=num_slots, num_rounds=num_rounds)
         return found, host_pursuits.sums(*found, num_latents)
 
     def kind(*shape, dtype=signals.dtype):
