@@ -31,10 +31,15 @@ class SklearnMiniBatch(Peer):
     def estimator(self, start: Float[np.ndarray, "input_dim latent"]) -> Any:
         """The estimator before its first minibatch."""
         # Its objective is the sum over samples of ½‖y - D z‖² + α‖z‖₁, so that α is λ as it is.
-        coding: dict[str, Any] = {"fit_algorithm": "cd", "transform_algorithm": "lasso_cd", "positive_code": True}
-        atoms = np.ascontiguousarray(start.T)
         return self.library().MiniBatchDictionaryLearning(
-            len(atoms), alpha=self.lam, batch_size=self.batch_size, dict_init=atoms, random_state=0, **coding
+            start.shape[1],
+            alpha=self.lam,
+            batch_size=self.batch_size,
+            dict_init=np.ascontiguousarray(start.T),
+            random_state=0,
+            fit_algorithm="cd",
+            transform_algorithm="lasso_cd",
+            positive_code=True,
         )
 
     def dictionary(self, signals, start, rng):

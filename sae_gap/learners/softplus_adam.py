@@ -89,8 +89,6 @@ class SoftplusAdam(Learner):
     improvement: float = option(default=1e-6, least=0)
     least_updates: int = option(default=10_000, static=False, least=0)
 
-    side_by_side = False
-
     @property
     def encode(self):
         return Lookup(self.lam) if self.split == "id" else None

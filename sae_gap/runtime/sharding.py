@@ -174,7 +174,7 @@ def split_batch(batch: PyTree) -> PyTree:
     return jax.tree.map(lambda array: array if size == 1 or len(array) % size else shard(array, SAMPLES, 0), batch)
 
 
-def constrain(state: PyTree, data: PyTree, *, seeds: bool = False) -> PyTree:
+def constrain(state: PyTree, data: PyTree) -> PyTree:
     """Constrain a training state: arrays with a row for each sample lie as the samples do, all others on every device.
 
     Otherwise the compiler would choose a place, and another one in each program that the state passes through.
@@ -182,18 +182,16 @@ def constrain(state: PyTree, data: PyTree, *, seeds: bool = False) -> PyTree:
     Args:
       state: arrays; one with as many rows as an array of the data has a row for each sample.
       data: arrays with samples as rows.
-      seeds: whether all have an axis of seeds before that of the rows.
 
     Returns:
       The state with its place constrained; without a mesh in the context, as it is.
     """
     size = axis_size(SAMPLES)
-    lead = int(seeds)
-    counts = {leaf.shape[lead] for leaf in jax.tree.leaves(data) if leaf.ndim > lead and leaf.shape[lead] % size == 0}
+    counts = {len(leaf) for leaf in jax.tree.leaves(data) if leaf.ndim and len(leaf) % size == 0}
 
     def put(leaf):
-        by_sample = leaf.ndim > lead and leaf.shape[lead] in counts
-        return lax.with_sharding_constraint(leaf, PartitionSpec(*[None] * lead, SAMPLES) if by_sample else PartitionSpec())
+        by_sample = leaf.ndim and len(leaf) in counts
+        return lax.with_sharding_constraint(leaf, PartitionSpec(SAMPLES) if by_sample else PartitionSpec())
 
     return state if size == 1 else jax.tree.map(put, state)
 

@@ -71,8 +71,10 @@ class Method:
     @property
     def coordinates(self) -> dict[str, Scalar]:
         """What it varies, as columns: the learner's, the encoder's and its own. An SAE's own encoder is "own"."""
-        own = {"inference": "own"} if self.encoder == self.learner.encode else {}
-        return {**self.encoder.coordinates, **self.learner.coordinates, **own, **self.row}
+        columns = {**self.encoder.coordinates, **self.learner.coordinates}
+        if self.encoder == self.learner.encode:
+            columns["inference"] = "own"
+        return {**columns, **self.row}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +121,5 @@ class Study:
             )
             names = [(method.name, *method.coordinates.items()) for method in self.methods(source)]
             if len(set(names)) < len(names):
-                raise ValueError(
-                    "methods must have different names or coordinates, but they are "
-                    f"{', '.join(str(name[0]) for name in names)}."
-                )
+                listed = ", ".join(method.name for method in self.methods(source))
+                raise ValueError(f"methods must have different names or coordinates, but they are {listed}.")
