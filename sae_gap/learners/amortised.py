@@ -54,9 +54,9 @@ class TrainedEncoders(Learner):
     def trained(self) -> tuple[AmortisedEncoder, ...]:
         """The encoders."""
 
-    @abc.abstractmethod
-    def optimiser(self, num_updates: int) -> optax.GradientTransformation:
-        """Adam, with its rate along so many updates."""
+    def rate(self, num_updates: int) -> optax.ScalarOrSchedule:
+        """The rate of Adam along so many updates."""
+        return self.learning_rate
 
     @abc.abstractmethod
     def losses(self, model: Model, signals, codes, live) -> Float[Array, " n"]:
@@ -99,7 +99,7 @@ class TrainedEncoders(Learner):
         return state.model
 
     def _rule(self, data) -> optax.GradientTransformation:
-        return self.optimiser(self.num_steps * -(-len(data.signals) // self.batch_size))
+        return optax.adam(self.rate(self.num_steps * -(-len(data.signals) // self.batch_size)))
 
 
 class Among(Encoder):
@@ -155,8 +155,8 @@ class Amortised(TrainedEncoders):
     def encode(self):
         return self.members[0] if len(self.encoders) == 1 else None
 
-    def optimiser(self, num_updates):
-        return optax.adam(optax.cosine_decay_schedule(self.learning_rate, max(1, num_updates)))
+    def rate(self, num_updates):
+        return optax.cosine_decay_schedule(self.learning_rate, max(1, num_updates))
 
     def codes(self, signals, dictionary):
         return sparse_code(signals, dictionary, self.lam).codes
@@ -188,9 +188,6 @@ class Lista(TrainedEncoders):
 
     def trained(self):
         return (self.encoder,)
-
-    def optimiser(self, num_updates):
-        return optax.adam(self.learning_rate)
 
     def losses(self, model, signals, codes, live):
         codes = Among(self.encoder)(model, signals)

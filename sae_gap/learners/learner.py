@@ -50,8 +50,6 @@ class Learner(eqx.Module):
         check_integer("num_steps", self.num_steps, least=0)
         check_options(self)
         check_type("base", self.base, (Learner, type(None)), "give the learner whose model this one goes on from")
-        if self.num_steps and not takes_steps(type(self)):
-            raise ValueError(f"{type(self).__name__} takes no steps, but num_steps is {self.num_steps}; leave it out.")
 
     @property
     def coordinates(self) -> dict[str, str | int | float]:

@@ -5,7 +5,6 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.core.checks import check_integer
 from sae_gap.core.matching import match_atoms
 from sae_gap.core.options import option
 from sae_gap.core.types import Task
@@ -26,7 +25,6 @@ class Surgery(HostLearner):
 
     def __check_init__(self):
         base_of(self)
-        check_integer("num_steps", self.num_steps, least=0, most=0)
 
     @property
     def name(self):  # type: ignore[override]

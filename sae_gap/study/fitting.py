@@ -124,17 +124,11 @@ def fit(
             if watch is not None:
                 watch(place, steps)
 
+        save = None if checkpoints is None else checkpoints[place]
+        reported = watched if shows or watch is not None else None
         # LAPACK's matrices are small, and further threads of it would take the cores from the loops beside this one.
         with jax.enable_x64(precise), LOOPS, one_blas_thread():
-            end = whole(
-                program.run(
-                    *inputs[place],
-                    at=at,
-                    save=None if checkpoints is None else checkpoints[place],
-                    keep=kept,
-                    watch=watched if shows or watch is not None else None,
-                )
-            )
+            end = whole(program.run(*inputs[place], save, at=at, keep=kept, watch=reported))
         # One that stops by itself at a step that is asked for is kept there as well.
         along.pop(end.step, None)
         return Fit(end, along, program.compile_seconds, device)
@@ -160,14 +154,12 @@ def as_key(name: str, key: Any) -> PRNGKeyArray:
     if is_integer(key):
         check_seed(key)
         return jax.random.key(int(key))
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
-    older = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.shape == (2,)
-    if not (typed or older):
+    if not isinstance(key, jax.Array):
         raise TypeError(f"{name} must be an integer or one random key, but it is {shown(key)}; give 0 or jax.random.key(0).")
     return key
 
 
-def _fit_on_host(learner: HostLearner, data: PyTree, key: PRNGKeyArray, base: dict[str, Model], num_latents: int) -> Fit:
+def _fit_on_host(learner: HostLearner, data, key, base, num_latents: int) -> Fit:
     """One seed after the other is fitted: learners in Python hold the interpreter and would slow each other down."""
     began = time.perf_counter()
     model = learner.learn(data, num_latents=num_latents, key=key, **base)
@@ -196,11 +188,10 @@ def _checked(learner: Any, tasks: Any, keys: Any, at: Any, bases: Any) -> list[P
 
 
 def _check_signals(signals: Any) -> None:
-    array = hasattr(signals, "dtype") and hasattr(signals, "shape")
-    if not array or len(signals.shape) != 2 or 0 in signals.shape or not jnp.issubdtype(signals.dtype, jnp.floating):
-        raise ValueError(
-            f"the training signals of a task must be a matrix (samples, input_dim) of float32, but they are {shown(signals)}."
-        )
+    shape, dtype = getattr(signals, "shape", ()), getattr(signals, "dtype", object)
+    if len(shape) != 2 or 0 in shape or not jnp.issubdtype(dtype, jnp.floating):
+        wanted = "a matrix (samples, input_dim) of float32"
+        raise ValueError(f"the training signals of a task must be {wanted}, but they are {shown(signals)}.")
     # A mapped file was looked through when it was opened, and what lies on other hosts is theirs.
     mapped = isinstance(signals, np.memmap) or not getattr(signals, "is_fully_addressable", True)
     if not mapped and not np.isfinite(signals).all():

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import get_args
 
 import jax
 from absl import logging
@@ -207,19 +207,23 @@ class _Wanted:
     def keep(self, fitted: Fitted, name: str) -> None:
         """Writes a model, in a file of its name."""
         if self.folder is not None and self.writes:
-            note = self._note() | {"fit": self.folder.name, "step": fitted.step, "seconds": fitted.seconds}
+            note = {"fit": self.folder.name, "step": fitted.step, "seconds": fitted.seconds}
             _write(self.folder, name, trees.dump(fitted.model, note))
 
     def end(self, fit: Fit) -> None:
         """Writes the last model and, after it, what says that the fit has ended."""
         if self.folder is not None and self.writes:
             self.keep(fit.end, _LAST)
-            note = self._note() | {"step": fit.end.step, "seconds": fit.end.seconds}
-            note |= {"compile_seconds": fit.compile_seconds, "device": fit.device} | results.provenance()
+            note = {
+                "learner": identity.describe(self.learner),
+                "source": self.source.asdict(),
+                "step": fit.end.step,
+                "seconds": fit.end.seconds,
+                "compile_seconds": fit.compile_seconds,
+                "device": fit.device,
+                **results.provenance(),
+            }
             _write(self.folder, _ENDED, json.dumps(results.plain(note), indent=1).encode())
-
-    def _note(self) -> dict[str, Any]:
-        return {"learner": identity.describe(self.learner), "source": self.source.asdict()}
 
 
 def _write(folder: Folder, name: str, content: bytes) -> None:

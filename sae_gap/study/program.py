@@ -76,7 +76,7 @@ class Program:
         """The model that a fit has reached."""
         return self._end(self._learner, stepped[1])
 
-    def run(self, data: PyTree, key: PyTree, base: dict[str, Model], save: Checkpoint | None = None, **options: Any) -> Fitted:
+    def run(self, data: PyTree, key: PyTree, base: dict[str, Model], save: Checkpoint | None, **options: Any) -> Fitted:
         """The end of a fit; the options are those of `run_loop`."""
         began = time.perf_counter()
         stepped, spent = (save and save.load(self._like)) or (self.start(data, key, base), 0.0)

@@ -57,10 +57,12 @@ def fit_together(jobs: Sequence[Job], tasks: Mapping[int, Task], models: Models,
     fits: Fits = {}
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         # Thread-local JAX configuration is not inherited.
-        if pool.submit(_configuration).result() != _configuration():
+        if pool.submit(lambda: dict(jax.config.values)).result() != dict(jax.config.values):
             return {}
         for _, level in sorted(levels.items()):
-            for fitted in pool.map(fit, level.keys(), level.values()):
+            # Those of most steps first, lest a long fit that begins last has one core alone.
+            ordered = sorted(level, key=lambda learner: -learner.num_steps)
+            for fitted in pool.map(fit, ordered, [level[learner] for learner in ordered]):
                 fits |= fitted
     return fits
 
@@ -68,7 +70,3 @@ def fit_together(jobs: Sequence[Job], tasks: Mapping[int, Task], models: Models,
 def _chain(learner: Learner) -> list[Learner]:
     """The base of the base and so on, the base, and the learner."""
     return [learner] if learner.base is None else [*_chain(learner.base), learner]
-
-
-def _configuration() -> dict:
-    return dict(jax.config.values)

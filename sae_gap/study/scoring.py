@@ -78,10 +78,6 @@ def _measure(study: Study, line: Line, inference: Inference, shared: dict[Any, A
         certified = inferred[split].certified
         if certified is not None:
             measured[f"own_certificate_{split}"] = float(np.max(certified.gap / np.maximum(certified.objective, 1e-30)))
-    for split, solution in optimum.items():
-        missed = int(np.sum(~solution.converged))
-        if missed:
-            logging.warning("%s: %d optima on %s missed their tolerance; see its certificate", method.name, missed, split)
     if optimum:
         measured["reference"] = "signed" if method.encoder.signed else "non-negative"
     return measured

@@ -148,7 +148,7 @@ class OnlineDictionary(Learner):
     incoherent: bool = option(default=False)
     tol: float = option(default=1e-5, least=0)
 
-    snapshots = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
+    snapshots = (0, 1, 2, 5, *range(10, 100, 10))
 
     def __check_init__(self):
         gradient_sums.check_slots(self.num_slots)
@@ -258,7 +258,7 @@ def _round(size: int, learner: OnlineDictionary, minibatches, state: OnlineState
         row = jnp.arange(rows) + rows * lax.axis_index(axes)
         minibatches = jnp.where((row < size)[:, None], minibatches - state.mean, 0)
     progress = (state.round + jnp.arange(count) / count) / learner.num_steps
-    restarts = _is_due(learner, state.round, RESTARTS, turn=0)
+    restarts = _is_due(learner, state.round, RESTARTS, turn=0) & learner.replace
     seeding = min(count, max(1, SEED_SAMPLES * num_latents // size))
     most = renewal.most_restarts(num_latents, seeding * size)
 
@@ -267,9 +267,8 @@ def _round(size: int, learner: OnlineDictionary, minibatches, state: OnlineState
         turn, signals, progress = minibatch
         sums, residual = _code(learner, state, signals, progress)
         sums = lax.psum(sums, axes)
-        if learner.replace:
-            wanted = restarts & (turn >= count - seeding)
-            seeds = lax.cond(wanted, renewal.collect, lambda seeds, _: seeds, seeds, residual)
+        wanted = restarts & (turn >= count - seeding)
+        seeds = lax.cond(wanted, renewal.collect, lambda seeds, _: seeds, seeds, residual)
         return (_advance(learner, state, sums, size, progress), energy + sums.squares, uses + sums.uses, seeds), None
 
     zeros = jnp.zeros(num_latents, minibatches.dtype)
@@ -283,9 +282,7 @@ def _round(size: int, learner: OnlineDictionary, minibatches, state: OnlineState
         dictionary, fresh = renewal.restart_wasted_atoms(dictionary, energy, uses, whole, weak=weak, axes=axes)
         return dictionary, jnp.where(fresh, jnp.mean(running), running)
 
-    dictionary, running = new.dictionary, new.energy
-    if learner.replace:
-        dictionary, running = lax.cond(restarts, restart, lambda *same: same, dictionary, running)
+    dictionary, running = lax.cond(restarts, restart, lambda *same: same, new.dictionary, new.energy)
     if learner.incoherent:
         decorrelates = _is_due(learner, state.round, DECORRELATES, turn=1)
         dictionary = lax.cond(decorrelates, decorrelate_atoms, lambda same: same, dictionary)

@@ -2,10 +2,8 @@
 
 from typing import ClassVar
 
-import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
 
 from sae_gap.core.options import option
 from sae_gap.core.registry import Look
@@ -16,14 +14,6 @@ from sae_gap.learners.online import gradient_sums
 
 # Samples coded for each latent, and the threshold in units of the residual's and of the active codes' root mean squares.
 VISITS, MARGIN, FLOOR = 3, 2.5, 0.18
-
-
-class PrunedState(eqx.Module):
-    """The base's unit atoms and bias, and the energy of each atom: the sum of its squared codes."""
-
-    dictionary: Float[Array, "input_dim num_latents"]
-    bias: Float[Array, " input_dim"]
-    energy: Float[Array, " num_latents"]
 
 
 class Pruned(Learner):
@@ -62,8 +52,10 @@ class Pruned(Learner):
         scales = gradient_sums.initial_scales(signals, dictionary, live, MARGIN, FLOOR, num_slots=slots)
         least = gradient_sums.threshold(*scales, MARGIN, FLOOR)
         sums = gradient_sums.accumulate(signals, dictionary, least, least, num_slots=slots)[0]
-        return PrunedState(dictionary, bias, sums.squares)
+        # The energy of an atom is the sum of its squared codes.
+        return dictionary, bias, sums.squares
 
     def model(self, state):
-        kept = lax.top_k(state.energy, max(1, round(self.share * len(state.energy))))[1]
-        return Model(state.dictionary[:, jnp.sort(kept)], state.bias)
+        dictionary, bias, energy = state
+        kept = lax.top_k(energy, max(1, round(self.share * len(energy))))[1]
+        return Model(dictionary[:, jnp.sort(kept)], bias)
