@@ -108,7 +108,8 @@ def as_saelens(model: Model, encoder: Encoder) -> tuple[dict[str, Any], dict[str
     """
     check_model(model, encoder)
     architecture, options, tensors = encoder.exported(model)  # type: ignore[misc]
-    arrays = {name: np.array(value, np.float32, order="C") for name, value in (tensors | {"b_dec": model.bias}).items()}
+    tensors |= {"W_dec": model.decoder.T, "b_dec": model.bias}
+    arrays = {name: np.array(value, np.float32, order="C") for name, value in tensors.items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{name} has NaN or infinite entries; train the model again before it is saved.")
