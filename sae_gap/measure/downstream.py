@@ -269,7 +269,7 @@ def _log_normaliser(head, features, targets, *, expected):
         feature, target = token
         logits = product(feature, head.T)
         log_z = jax.nn.logsumexp(logits)
-        return log_z, logits[target], product(jnp.exp(logits - log_z), head) if expected else ()
+        return log_z, jnp.sum(feature * head[target]), product(jnp.exp(logits - log_z), head) if expected else ()
 
     return jax.lax.map(of_token, (features, targets), batch_size=CHUNK)
 
