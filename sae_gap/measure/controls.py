@@ -39,8 +39,7 @@ class Control(NamedTuple):
 
 
 def _random(signals, num_latents, l0, key):
-    learner = Random()
-    return learner.model(learner.init(Split(jnp.asarray(signals)), num_latents=num_latents, key=key))
+    return Random().model(Random().init(Split(jnp.asarray(signals)), num_latents=num_latents, key=key))
 
 
 def _samples(signals, num_latents, l0, key):
