@@ -29,7 +29,7 @@ def test_energy_is_that_of_three_samples_for_each_of_500_latents():
     signals = jnp.asarray(codes @ FRAME.T + 0.01 * rng.standard_normal((2_000, 30)), jnp.float32) + bias
     learner, base = Pruned(num_slots=12, base=Oracle()), Model(2 * jnp.asarray(FRAME), bias)
     state = jax.jit(lambda data: learner.init(data, num_latents=12, key=None, base=base))(Split(signals))
-    np.testing.assert_allclose(state.energy, (codes[:1_500] ** 2).sum(axis=0), rtol=0.1)
+    np.testing.assert_allclose(state[2], (codes[:1_500] ** 2).sum(axis=0), rtol=0.1)
     np.testing.assert_array_equal(learner.model(state).bias, bias)
 
 
