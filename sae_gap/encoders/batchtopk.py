@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sae_gap.core.checks import check_number, check_size
-from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine, AmortisedEncoder
 from sae_gap.encoders.topk import keep_largest
 
@@ -51,28 +50,27 @@ class BatchTopK(AmortisedEncoder):
         return jnp.where(hidden > model.encoder.threshold, hidden, 0)
 
     def exported(self, model):
-        parameters = model.encoder
-        tensors = {"W_enc": parameters.affine.weight, "b_enc": parameters.affine.bias, "W_dec": model.decoder.T}
-        return "jumprelu", {}, tensors | {"threshold": jnp.full(model.decoder.shape[1], parameters.threshold)}
+        threshold = jnp.full(model.decoder.shape[1], model.encoder.threshold)
+        return "jumprelu", {}, model.encoder.affine.exported() | {"threshold": threshold}
 
     def loss(self, model, signals, penalty):
         # The padding of a last, smaller batch competes as well: it holds samples of the same epoch, and a batch of the usual
         # size keeps the usual share.
         hidden = self._hidden(model, signals)
         codes = keep_largest(hidden.reshape(1, -1), self.k * len(hidden)).reshape(hidden.shape)
-        smallest = jnp.min(jnp.where(codes > 0, codes, jnp.inf))
-        threshold = model.encoder.threshold
-        moved = jnp.where(threshold > 0, threshold + self.rate * (smallest - threshold), smallest)
-        return self.errors(model, signals, codes), jnp.where(jnp.isfinite(smallest), moved, threshold)
-
-    def errors(
-        self, model: Model, signals: Float[Array, "n input_dim"], codes: Float[Array, "n num_latents"]
-    ) -> Float[Array, " n"]:
-        """The squared error that training minimises, for each sample."""
-        return jnp.mean((codes @ model.decoder.T + model.bias - signals) ** 2, axis=1)
+        return self.errors(model, signals, codes), running_threshold(model.encoder.threshold, codes, self.rate)
 
     def observe(self, model, seen):
         return eqx.tree_at(lambda model: model.encoder.threshold, model, seen)
 
     def _hidden(self, model, signals):
         return jax.nn.relu(model.encoder.affine(signals - model.bias))
+
+
+def running_threshold(
+    threshold: Float[Array, ""], codes: Float[Array, "n num_latents"], rate: Float[Array, ""] | float
+) -> Float[Array, ""]:
+    """θ moved by `rate` towards the smallest positive code, which the first batch with one sets it to."""
+    smallest = jnp.min(jnp.where(codes > 0, codes, jnp.inf))
+    moved = jnp.where(threshold > 0, threshold + rate * (smallest - threshold), smallest)
+    return jnp.where(jnp.isfinite(smallest), moved, threshold)

@@ -38,6 +38,10 @@ class Affine(eqx.Module):
     def __call__(self, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         return signals @ self.weight + self.bias
 
+    def exported(self) -> dict[str, Array]:
+        """As SAELens names it."""
+        return {"W_enc": self.weight, "b_enc": self.bias}
+
     @classmethod
     def create(cls, weight: Float[Array, "input_dim num_latents"]) -> "Affine":
         """The initial encoder of the paper: the given weights, no bias."""
@@ -90,7 +94,7 @@ class Encoder(eqx.Module):
         """The codes of the signals, in units of the model's own atoms: `codes @ dictionary.T + bias` reconstructs."""
 
     def exported(self, model: Model) -> tuple[str, dict[str, Any], dict[str, Array]] | None:
-        """How SAELens has this encoder: its architecture, options, and tensors but the decoder's bias; None if it has none.
+        """How SAELens has this encoder: its architecture, options, and tensors but the decoder's; None if it has none.
 
         `save_sae` asks the class itself: a subclass may infer in another way, and inherits no form.
         """
@@ -162,8 +166,13 @@ class AmortisedEncoder(Encoder):
     ) -> tuple[Float[Array, " n"], Any]:
         """What training minimises for each sample of a batch, and what the batch is to leave behind by `observe`."""
         codes, sparsity = self.with_penalty(model, signals)
-        error = jnp.mean((codes @ model.decoder.T + model.bias - signals) ** 2, axis=1)
-        return error + penalty * sparsity, None
+        return self.errors(model, signals, codes) + penalty * sparsity, None
+
+    def errors(
+        self, model: Model, signals: Float[Array, "n input_dim"], codes: Float[Array, "n num_latents"]
+    ) -> Float[Array, " n"]:
+        """The squared error that training minimises, for each sample."""
+        return jnp.mean((codes @ model.decoder.T + model.bias - signals) ** 2, axis=1)
 
     def observe(self, model: Model, seen: Any) -> Model:
         """The model after a training step, with what its batch left behind: statistics that no gradient trains."""

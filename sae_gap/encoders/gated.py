@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Recipe
 
 
@@ -42,7 +41,7 @@ class Gated(AmortisedEncoder):
     def exported(self, model):
         parameters = model.encoder
         gate = {"W_enc": parameters.gate.weight, "b_gate": parameters.gate.bias}
-        return "gated", {}, gate | {"r_mag": parameters.log_scale, "b_mag": parameters.bias, "W_dec": model.decoder.T}
+        return "gated", {}, gate | {"r_mag": parameters.log_scale, "b_mag": parameters.bias}
 
     def with_penalty(self, model, signals):
         codes, gate = self._infer(model, signals)
@@ -50,14 +49,10 @@ class Gated(AmortisedEncoder):
 
     def loss(self, model, signals, penalty):
         codes, gate = self._infer(model, signals)
-        error = jnp.mean((codes @ model.decoder.T + model.bias - signals) ** 2, axis=1)
-        decoder, bias = jax.lax.stop_gradient((model.decoder, model.bias))
-        auxiliary = jnp.mean((gate @ decoder.T + bias - signals) ** 2, axis=1)
-        return error + penalty * jnp.sum(gate, axis=1) + auxiliary, None
+        error = self.errors(model, signals, codes) + penalty * jnp.sum(gate, axis=1)
+        return error + self.errors(jax.lax.stop_gradient(model), signals, gate), None
 
-    def _infer(
-        self, model: Model, signals: Float[Array, "n input_dim"]
-    ) -> tuple[Float[Array, "n num_latents"], Float[Array, "n num_latents"]]:
+    def _infer(self, model, signals):
         """The codes, and the rectified pre-activations of the gate."""
         parameters = model.encoder
         projected = (signals - model.bias) @ parameters.gate.weight

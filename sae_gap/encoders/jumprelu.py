@@ -54,8 +54,7 @@ class JumpReLU(AmortisedEncoder):
 
     def exported(self, model):
         parameters = model.encoder
-        tensors = {"W_enc": parameters.affine.weight, "b_enc": parameters.affine.bias, "W_dec": model.decoder.T}
-        return "jumprelu", {}, tensors | {"threshold": jnp.exp(parameters.log_threshold)}
+        return "jumprelu", {}, parameters.affine.exported() | {"threshold": jnp.exp(parameters.log_threshold)}
 
 
 @jax.custom_vjp

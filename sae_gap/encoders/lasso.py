@@ -7,11 +7,9 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from sae_gap.core.checks import check_flag, check_integer, check_number, check_type
 from sae_gap.core.registry import Look
-from sae_gap.core.types import Model, Solution
 from sae_gap.encoders.encoder import Encoder, encode, unit_atoms
 from sae_gap.solvers import sparse_code
 
@@ -75,12 +73,10 @@ class Lasso(Encoder):
     def signed(self):
         return not self.nonneg
 
-    def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+    def __call__(self, model, signals):
         return self.infer(model, signals).codes
 
-    def infer(
-        self, model: Model, signals: Float[Array, "n input_dim"], begun: Float[Array, "n num_latents"] | None = None
-    ) -> Solution:
+    def infer(self, model, signals, begun=None):
         """The codes in units of the model's atoms; objective and gap are those of the problem solved."""
         if self.start is not None and begun is None:
             begun = encode(self.start, model, signals)
@@ -104,8 +100,5 @@ class Lasso(Encoder):
 def _prepare(dictionary, bias, signals, begun, *, unit, nonneg):
     """The target, the dictionary to solve on, the lengths that its atoms had, and where to start."""
     dictionary, norms = unit_atoms(dictionary) if unit else (dictionary, jnp.ones(()))
-    init = None
-    if begun is not None:
-        init = begun * norms
-        init = init.clip(0) if nonneg else init
+    init = None if begun is None else (begun * norms).clip(0 if nonneg else None)
     return signals - bias, dictionary, norms, init

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sae_gap.core.checks import check_number
+from sae_gap.encoders.batchtopk import running_threshold
 from sae_gap.encoders.lista_topk import LISTATopK, LISTATopKParameters
 from sae_gap.encoders.topk import keep_largest
 
@@ -52,12 +53,9 @@ class LISTABatchTopK(LISTATopK):
         def keep(hidden, _):
             return keep_largest(hidden.reshape(1, -1), self.k * len(hidden)).reshape(hidden.shape)
 
-        codes = self.iterates(model, signals, keep)
-        smallest = jnp.stack([jnp.min(jnp.where(each > 0, each, jnp.inf)) for each in codes])
-        thresholds = model.encoder.thresholds
-        moved = jnp.where(thresholds > 0, thresholds + self.rate * (smallest - thresholds), smallest)
-        errors = jnp.mean((codes[-1] @ model.decoder.T + model.bias - signals) ** 2, axis=1)
-        return errors, jnp.where(jnp.isfinite(smallest), moved, thresholds)
+        steps = self.iterates(model, signals, keep)
+        thresholds = [running_threshold(*pair, self.rate) for pair in zip(model.encoder.thresholds, steps, strict=True)]
+        return self.errors(model, signals, steps[-1]), jnp.stack(thresholds)
 
     def observe(self, model, seen):
         return eqx.tree_at(lambda model: model.encoder.thresholds, model, seen)

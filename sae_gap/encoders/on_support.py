@@ -3,7 +3,6 @@
 All samples at once and compiled; `sae_gap.measure.refit` says when to take its values instead.
 """
 
-import abc
 import dataclasses
 from typing import Any
 
@@ -13,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from sae_gap.core.checks import check_integer, check_number, check_type
-from sae_gap.core.types import Coded, Model, Solution
+from sae_gap.core.types import Coded, Solution
 from sae_gap.encoders.encoder import Encoder, encode, unit_atoms
 from sae_gap.solvers import sparse_code
 from sae_gap.solvers.least_squares import least_squares
@@ -36,12 +35,8 @@ class _Refined(Encoder):
     def origin(self):
         return self.encoder
 
-    def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+    def __call__(self, model, signals):
         return self.infer(model, signals).codes
-
-    @abc.abstractmethod
-    def infer(self, model, signals, begun=None):
-        """As of `Encoder`."""
 
 
 class OnSupport(_Refined):
@@ -75,9 +70,7 @@ class OnSupport(_Refined):
     def weight(self):
         return self.lam
 
-    def infer(
-        self, model: Model, signals: Float[Array, "n input_dim"], begun: Float[Array, "n num_latents"] | None = None
-    ) -> Solution:
+    def infer(self, model, signals, begun=None):
         """The codes in units of the model's atoms; objective and gap are those of the problem on the support."""
         codes = encode(self.encoder, model, signals) if begun is None else begun
         dictionary, norms = jax.jit(unit_atoms)(model.decoder)
@@ -142,9 +135,7 @@ class LeastSquares(_Refined):
     colour = "#E69F00"
     rank = 11
 
-    def infer(
-        self, model: Model, signals: Float[Array, "n input_dim"], begun: Float[Array, "n num_latents"] | None = None
-    ) -> Coded:
+    def infer(self, model, signals, begun=None):
         """The codes, without a certificate."""
         codes = encode(self.encoder, model, signals) if begun is None else begun
         on = jnp.abs(codes) > ON

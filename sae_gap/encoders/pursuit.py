@@ -2,10 +2,9 @@
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float
 
 from sae_gap.core.checks import check_flag, check_size
-from sae_gap.core.types import Coded, Model
+from sae_gap.core.types import Coded
 from sae_gap.encoders.encoder import Encoder, unit_atoms
 from sae_gap.encoders.matching_pursuit import pursue
 from sae_gap.solvers import orthogonal_matching_pursuit
@@ -39,14 +38,12 @@ class OMP(Encoder):
     def signed(self):
         return not self.nonneg
 
-    def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+    def __call__(self, model, signals):
         target, atoms, norms = _prepare(signals, model.bias, model.decoder)
         codes = orthogonal_matching_pursuit(target, atoms, self.k, nonneg=self.nonneg)
         return (codes.clip(0) if self.nonneg else codes) / norms
 
-    def infer(
-        self, model: Model, signals: Float[Array, "n input_dim"], begun: Float[Array, "n num_latents"] | None = None
-    ) -> Coded:
+    def infer(self, model, signals, begun=None):
         """The codes, outside of `jit`, so that a CPU takes its own path."""
         return Coded(self(model, signals))
 
@@ -77,5 +74,5 @@ class NonNegativePursuit(Encoder):
     def __check_init__(self):
         check_size("k", self.k)
 
-    def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+    def __call__(self, model, signals):
         return pursue(model, signals, self.k, nonneg=True)

@@ -22,8 +22,7 @@ class ReLU(AmortisedEncoder):
         return jax.nn.relu(self.preactivations(model, signals))
 
     def exported(self, model):
-        affine = model.encoder
-        return "standard", {}, {"W_enc": affine.weight, "b_enc": affine.bias, "W_dec": model.decoder.T}
+        return "standard", {}, model.encoder.exported()
 
     def with_penalty(self, model, signals):
         codes = self(model, signals)

@@ -29,9 +29,8 @@ class TopK(AmortisedEncoder):
         return keep_largest(jax.nn.relu(self.preactivations(model, signals)), self.k)
 
     def exported(self, model):
-        affine = model.encoder
         options = {"k": min(self.k, model.decoder.shape[1]), "rescale_acts_by_decoder_norm": False}
-        return "topk", options, {"W_enc": affine.weight, "b_enc": affine.bias, "W_dec": model.decoder.T}
+        return "topk", options, model.encoder.exported()
 
 
 def keep_largest(values: Float[Array, "n num_latents"], k: int) -> Float[Array, "n num_latents"]:

@@ -6,6 +6,7 @@ The loop is not compiled anew when a constant of this file changes, so it takes 
 from typing import NamedTuple
 
 import numpy as np
+from numpy import ndarray
 
 # Atoms correlated at once, whose correlations with a block of samples stay in cache.
 TILE = 1024
@@ -29,9 +30,9 @@ class Problem(NamedTuple):
       eps: of the type of the codes.
     """
 
-    atoms: np.ndarray
-    coarse: np.ndarray
-    gram: np.ndarray
+    atoms: ndarray
+    coarse: ndarray
+    gram: ndarray
     at_once: bool
     tol: float
     limit: int
@@ -55,16 +56,16 @@ class Block(NamedTuple):
       state: `(n,)` what each sample is, zero to begin with.
     """
 
-    signals: np.ndarray
-    row: np.ndarray
-    column: np.ndarray
-    begun: np.ndarray
-    found: np.ndarray
-    values: np.ndarray
-    objective: np.ndarray
-    gap: np.ndarray
-    rounds: np.ndarray
-    state: np.ndarray
+    signals: ndarray
+    row: ndarray
+    column: ndarray
+    begun: ndarray
+    found: ndarray
+    values: ndarray
+    objective: ndarray
+    gap: ndarray
+    rounds: ndarray
+    state: ndarray
 
     @classmethod
     def of(cls, problem: Problem, signals, row, column, begun, rounds, slots: int) -> "Block":
@@ -107,33 +108,33 @@ class Room(NamedTuple):
       names: `(num_latents,)` the latents of these pivots, which are all, in their order.
     """
 
-    theta: np.ndarray
-    latents: np.ndarray
-    code: np.ndarray
-    sign: np.ndarray
-    inner: np.ndarray
-    basis: np.ndarray
-    size: np.ndarray
-    inverse: np.ndarray
-    leaders: np.ndarray
-    leads: np.ndarray
-    num_leaders: np.ndarray
-    bound: np.ndarray
-    close: np.ndarray
-    num_close: np.ndarray
-    scale: np.ndarray
-    work: np.ndarray
-    atom: np.ndarray
-    coarse_theta: np.ndarray
-    coarse_pull: np.ndarray
-    exact_theta: np.ndarray
-    exact_pull: np.ndarray
-    exact: np.ndarray
-    who: np.ndarray
-    passed: np.ndarray
-    all: np.ndarray
-    chosen: np.ndarray
-    names: np.ndarray
+    theta: ndarray
+    latents: ndarray
+    code: ndarray
+    sign: ndarray
+    inner: ndarray
+    basis: ndarray
+    size: ndarray
+    inverse: ndarray
+    leaders: ndarray
+    leads: ndarray
+    num_leaders: ndarray
+    bound: ndarray
+    close: ndarray
+    num_close: ndarray
+    scale: ndarray
+    work: ndarray
+    atom: ndarray
+    coarse_theta: ndarray
+    coarse_pull: ndarray
+    exact_theta: ndarray
+    exact_pull: ndarray
+    exact: ndarray
+    who: ndarray
+    passed: ndarray
+    all: ndarray
+    chosen: ndarray
+    names: ndarray
 
     @classmethod
     def of(cls, problem: Problem, n: int, slots: int) -> "Room":

@@ -1,6 +1,5 @@
 """The public sparse coder: picks a solver for a problem, splits it in chunks, and differentiates the result."""
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -76,23 +75,22 @@ def sparse_code(
     check_integer("max_iterations", max_iterations, least=0)
     if tol is None and solver == "working_set":
         raise ValueError("tol=None asks for a fixed number of plain steps, but working_set has none; choose fista or ista.")
-    arrays = targets, atoms, weights, first, max_iterations, tol
+    arrays: Any = targets, atoms, weights, first, tol, max_iterations
     layout, traced = sharding.layout_of(targets, atoms), any(map(is_traced, arrays))
     here = _on_the_host(arrays)
     if solver == "auto":
         small = not here and targets.shape[0] * atoms.shape[1] <= SMALL_PROBLEM
         solver = "fista" if tol is None or small else "working_set"
-    if solver == "working_set" and not here and not is_traced(max_iterations) and max_iterations == 0:
+    if not here and not is_traced(max_iterations) and max_iterations == 0 and solver == "working_set":
         # XLA's working set certifies other codes on the support of those that it is given; FISTA those themselves.
         solver = "fista"
     if sparse and traced:
         raise ValueError("sparse codes are no arrays of JAX, and cannot be traced; leave sparse out within jit, vmap and grad.")
     if solver == "working_set" and here and not traced:
         # Threads share the memory, so that samples on several CPU devices have the bits that they have on one.
-        given: Any = targets, atoms, weights, first, tol, max_iterations
-        codes, *rest = host.solve(*given, nonneg=bool(nonneg), sparse=bool(sparse))
+        solved = host.solve(*arrays, nonneg=bool(nonneg), sparse=bool(sparse))
         # Unlike `jnp.asarray`, `device_put` compiles nothing; one call for all arrays costs little more than one for one.
-        placed = (codes, *jax.device_put(rest)) if sparse else jax.device_put((codes, *rest))
+        placed = (solved[0], *jax.device_put(solved[1:])) if sparse else jax.device_put(solved)
         return sharding.place_rows(Solution(*placed), targets)
     options = _Options(bool(nonneg), solver, tol is None, layout, here and layout is None)
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
@@ -115,30 +113,23 @@ def _on_the_host(arrays) -> bool:
     if any(map(is_traced, arrays)):
         return jax.default_backend() == "cpu"
     placed = [array for array in arrays if isinstance(array, jax.Array)]
-    return all(map(on_host, placed)) and on_host(jax.device_put(np.zeros(())) if not placed else placed[0])
-
-
-def _split(problem):
-    """What belongs to each sample of a scaled problem, and the column of weights if they share one."""
-    row = jnp.broadcast_to(problem.row, (problem.signals.shape[0], 1))
-    shared = problem.column.shape[0] == 1
-    return Samples(problem.signals, row, None if shared else problem.column), problem.column if shared else None
+    return all(map(on_host, placed or [jax.device_put(np.zeros(()))]))
 
 
 def _solve_sparse(options, targets, atoms, weights, first, tol, limit) -> Solution:
     """Solve chunk by chunk, so that no more dense codes are ever held."""
     num_samples, parts = targets.shape[0], 1 if options.layout is None else options.layout.num_parts
     size = parts * working_set.default_chunk(*atoms.shape)
-    found = []
+    codes, certificates = [], []
     for begin in range(0, num_samples, size):
         chosen = slice(begin, begin + size)
         own = weights[chosen] if weights.shape[0] == num_samples else weights
         start = None if first is None else first[chosen]
         solved = _solve(options, targets[chosen], atoms, own, start, tol, limit)
-        found.append(dataclasses.replace(solved, codes=scipy.sparse.csr_array(np.asarray(solved.codes))))
-    fields = {field.name: [getattr(part, field.name) for part in found] for field in dataclasses.fields(Solution)}
-    codes = scipy.sparse.vstack(fields.pop("codes"), format="csr")
-    return Solution(codes=codes, **{name: jnp.concatenate(arrays) for name, arrays in fields.items()})
+        codes.append(scipy.sparse.csr_array(np.asarray(solved.codes)))
+        certificates.append((solved.objective, solved.gap, solved.iterations, solved.converged))
+    rest = jax.tree.map(lambda *parts: jnp.concatenate(parts), *certificates)
+    return Solution(scipy.sparse.vstack(codes, format="csr"), *rest)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -146,10 +137,11 @@ def _differentiable(options: _Options, signals, dictionary, lam, init, tol, max_
     if options.host and options.solver == "working_set":
         return _call_back(options, signals, dictionary, lam, init, tol, max_iterations)
     problem = scale_problem(signals, dictionary, lam, equalise=not options.fixed)
-    samples, column = _split(problem)
-    size = None
+    row = jnp.broadcast_to(problem.row, (len(signals), 1))
+    shared = len(problem.column) == 1
+    samples = Samples(problem.signals, row, None if shared else problem.column)
+    size, layout = len(signals), options.layout
     if options.solver == "working_set":
-        layout = options.layout
         parts = 1 if layout is None or layout.latents is None else layout.mesh.shape[layout.latents]
         size = working_set.default_chunk(dictionary.shape[0], -(-dictionary.shape[1] // parts))
 
@@ -157,8 +149,8 @@ def _differentiable(options: _Options, signals, dictionary, lam, init, tol, max_
         return _in_chunks(lambda chunk: _run(options, *chunk, *shared), per_sample, size)
 
     per_sample = samples, None if init is None else scale_codes(init, problem)
-    shared = problem.dictionary, column, tol, max_iterations
-    return unscale(sharding.by_device(run, options.layout, per_sample, *shared), problem)
+    common = problem.dictionary, problem.column if shared else None, tol, max_iterations
+    return unscale(sharding.by_device(run, layout, per_sample, *common), problem)
 
 
 def _solve_forward(options, signals, dictionary, lam, init, tol, max_iterations):
@@ -187,11 +179,11 @@ def _call_back(options, *arrays) -> Solution:
     kinds = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
 
     def solve(*arrays):
-        *found, gap, iterations, converged = host.solve(*arrays, nonneg=options.nonneg)
+        codes, value, gap, iterations, converged = host.solve(*arrays, nonneg=options.nonneg)
         # Nobody has checked traced values.
-        signals, dictionary, lam = (np.asarray(array) for array in arrays[:3])
+        signals, dictionary, lam = map(np.asarray, arrays[:3])
         sound = np.isfinite(signals).all(axis=1) & np.isfinite(dictionary).all() & (np.isfinite(lam) & (lam >= 0)).all()
-        return *found, np.where(sound, gap, np.nan), iterations, converged & sound
+        return codes, value, np.where(sound, gap, np.nan), iterations, converged & sound
 
     return Solution(*jax.pure_callback(solve, kinds, *arrays, vmap_method="sequential"))
 
@@ -204,18 +196,18 @@ def _run(options, samples, init, dictionary, column, tol, max_iterations):
         return working_set.solve(samples, dictionary, column, init, **limits, nonneg=nonneg, latents=latents)
     signals, lam = samples.signals, samples.row * (samples.column if column is None else column)
     arrays, momentum = (signals, dictionary, lam, init), options.solver == "fista"
-    if options.fixed:
-        codes = fista.fixed(*arrays, iterations=max_iterations, nonneg=nonneg, momentum=momentum)
-        value, gap = lasso_problem.certificate(signals, dictionary, codes, lam, nonneg=nonneg)
-        done = jnp.full(value.shape, max_iterations)
-        return Solution(codes, value, gap, done, lasso_problem.is_converged(signals, value, gap, tol))
-    return fista.solve(*arrays, tol=tol, max_iterations=max_iterations, nonneg=nonneg, momentum=momentum)
+    if not options.fixed:
+        return fista.solve(*arrays, tol=tol, max_iterations=max_iterations, nonneg=nonneg, momentum=momentum)
+    codes = fista.fixed(*arrays, iterations=max_iterations, nonneg=nonneg, momentum=momentum)
+    value, gap = lasso_problem.certificate(signals, dictionary, codes, lam, nonneg=nonneg)
+    done = jnp.full(value.shape, max_iterations)
+    return Solution(codes, value, gap, done, lasso_problem.is_converged(signals, value, gap, tol))
 
 
 def _in_chunks(run, per_sample, chunk_size):
     """Apply `run` to slices of at most `chunk_size` samples, one after the other; the last is padded with zero signals."""
     num_samples = jax.tree.leaves(per_sample)[0].shape[0]
-    if chunk_size is None or chunk_size >= num_samples:
+    if chunk_size >= num_samples:
         return run(per_sample)
     chunks = -(-num_samples // chunk_size)
     spare = chunks * chunk_size - num_samples

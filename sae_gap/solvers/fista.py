@@ -9,13 +9,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from sae_gap.core import lasso_problem
 from sae_gap.core.types import Solution
 
 # Products spent on a certificate are four, on an iteration two; at ten iterations a check they stay under a fifth.
 CHECK_EVERY = 10
+
+
+def keep(kept: Bool[Array, " n"], old: PyTree, new: PyTree) -> PyTree:
+    """The old rows where `kept`, and the new elsewhere."""
+    return jax.tree.map(lambda a, b: jnp.where(kept.reshape(kept.shape + (1,) * (a.ndim - 1)), a, b), old, new)
 
 
 class _State(NamedTuple):
@@ -148,47 +153,32 @@ def solve(
         uphill = jnp.sum((point - new) * (new - step), axis=1) > 0
         return anchor, new, step, base, jnp.where(uphill, 1, t_new)
 
-    def check(state: _State, done: Int[Array, ""]) -> _State:
-        theta = state.base - lasso_problem.product(state.step, dictionary.T)
-        codes = state.anchor + state.step
-        moved = codes - state.anchor
-        step = state.step - moved
+    def check(anchor, step, previous, base, momentum, *, done) -> _State:
+        theta = base - lasso_problem.product(step, dictionary.T)
+        codes = anchor + step
+        moved = codes - anchor
+        step = step - moved
         value, gap = lasso_problem.certificate(signals, dictionary, codes, lam, nonneg=nonneg, dual=theta)
         return _State(
             anchor=codes,
             step=step,
-            previous=state.previous - moved,
+            previous=previous - moved,
             base=theta + lasso_problem.product(step, dictionary.T),
-            momentum=state.momentum,
+            momentum=momentum,
             objective=value,
             gap=gap,
-            iterations=jnp.full_like(state.iterations, done),
+            iterations=jnp.full(num_samples, done, jnp.int32),
             # A quarter of the tolerance, so that a gap recomputed from the rounded codes still meets it; a NaN stops at once.
             active=jnp.isfinite(gap) & ~lasso_problem.is_converged(signals, value, gap, 0.25 * tol),
         )
 
     def block(carry):
         done, state = carry
-        moving = (state.anchor, state.step, state.previous, state.base, state.momentum)
-        anchor, step, previous, base, t = lax.fori_loop(0, CHECK_EVERY, iterate, moving)
-        new = check(state._replace(anchor=anchor, step=step, previous=previous, base=base, momentum=t), done + CHECK_EVERY)
-        keep = state.active
-        kept = jax.tree.map(lambda a, b: jnp.where(keep.reshape(keep.shape + (1,) * (a.ndim - 1)), a, b), new, state)
-        return done + CHECK_EVERY, kept
+        new = check(*lax.fori_loop(0, CHECK_EVERY, iterate, state[:5]), done=done + CHECK_EVERY)
+        return done + CHECK_EVERY, keep(state.active, new, state)
 
     zeros = jnp.zeros_like(start)
-    first = _State(
-        anchor=start,
-        step=zeros,
-        previous=zeros,
-        base=base,
-        momentum=jnp.ones(num_samples, signals.dtype),
-        objective=jnp.zeros(num_samples, signals.dtype),
-        gap=jnp.zeros(num_samples, signals.dtype),
-        iterations=jnp.zeros(num_samples, jnp.int32),
-        active=jnp.ones(num_samples, bool),
-    )
-    first = check(first, jnp.int32(0))
+    first = check(start, zeros, zeros, base, jnp.ones(num_samples, signals.dtype), done=0)
 
     def unfinished(carry):
         done, state = carry

@@ -8,7 +8,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core import lasso_problem
 from sae_gap.core.checks import check_integer
 from sae_gap.runtime import sharding
 from sae_gap.solvers import host_pursuits
@@ -157,52 +156,37 @@ def _spread(chosen, values, *, num_latents):
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _pursue_at_once(signals, dictionary, num_atoms, nonneg):
-    """All samples in the same steps, as many at a time as there is room for their orthonormal bases."""
+    """All samples in the same steps, as many at a time as there is room for their orthonormal bases.
+
+    A sample has an orthonormal basis Q of the atoms chosen, and R with D_S = QᵀR, so that the codes are R⁻¹ Q y.
+    """
     atoms = _unit(dictionary, 0, jnp)
-    size = max(1, BASES // (num_atoms * len(atoms)))
-    if len(signals) <= size:
-        return _take_steps(signals, atoms, num_atoms, nonneg)
-
-    def pursue(one):
-        chosen, values = _take_steps(one[None], atoms, num_atoms, nonneg)
-        return chosen[0], values[0]
-
-    return lax.map(pursue, signals, batch_size=size)
-
-
-def _take_steps(signals, atoms, num_atoms, nonneg):
-    """A pursuit with an orthonormal basis Q of the atoms chosen, and R with D_S = QᵀR, so that the codes are R⁻¹ Q y."""
-    num_samples, input_dim = signals.shape
-    rows = jnp.arange(num_samples)
-    cutoff = 64 * jnp.finfo(signals.dtype).eps
-    basis = jnp.zeros((num_samples, num_atoms, input_dim), signals.dtype)
-    upper = jnp.zeros((num_samples, num_atoms, num_atoms), signals.dtype)
-    chosen = jnp.zeros((num_samples, num_atoms), jnp.int32)
+    input_dim, num_latents = atoms.shape
+    cutoff = 64 * jnp.finfo(atoms.dtype).eps
+    product = functools.partial(jnp.matmul, precision="highest")
 
     def step(i, carry):
         rest, basis, upper, chosen, taken = carry
-        correlations = lasso_problem.product(rest, atoms)
-        best = jnp.argmax(jnp.where(taken, -jnp.inf, correlations if nonneg else jnp.abs(correlations)), axis=1)
+        correlations = product(rest, atoms)
+        best = jnp.argmax(jnp.where(taken, -jnp.inf, correlations if nonneg else jnp.abs(correlations)))
         atom = atoms.T[best]
         # Orthogonalising twice keeps the basis orthonormal to rounding.
-        first = jnp.einsum("nkm,nm->nk", basis, atom, precision=lax.Precision.HIGHEST)
-        new = atom - jnp.einsum("nk,nkm->nm", first, basis, precision=lax.Precision.HIGHEST)
-        second = jnp.einsum("nkm,nm->nk", basis, new, precision=lax.Precision.HIGHEST)
-        new = new - jnp.einsum("nk,nkm->nm", second, basis, precision=lax.Precision.HIGHEST)
-        norm = jnp.linalg.norm(new, axis=1)
+        first = product(basis, atom)
+        new = atom - product(first, basis)
+        second = product(basis, new)
+        new = new - product(second, basis)
+        norm = jnp.linalg.norm(new)
         fine = norm > cutoff
-        new = jnp.where(fine[:, None], new / jnp.where(fine, norm, 1)[:, None], 0)
-        rest = rest - jnp.sum(new * rest, axis=1, keepdims=True) * new
-        column = (first + second).at[:, i].set(jnp.where(fine, norm, 1))
-        return (
-            rest,
-            basis.at[:, i].set(new),
-            upper.at[:, :, i].set(column),
-            chosen.at[:, i].set(best.astype(jnp.int32)),
-            taken.at[rows, best].set(True),
-        )
+        new = jnp.where(fine, new / jnp.where(fine, norm, 1), 0)
+        column = (first + second).at[i].set(jnp.where(fine, norm, 1))
+        rest = rest - jnp.sum(new * rest) * new
+        chosen, taken = chosen.at[i].set(best.astype(jnp.int32)), taken.at[best].set(True)
+        return rest, basis.at[i].set(new), upper.at[:, i].set(column), chosen, taken
 
-    taken = jnp.zeros((num_samples, atoms.shape[1]), bool)
-    _, basis, upper, chosen, _ = lax.fori_loop(0, num_atoms, step, (signals, basis, upper, chosen, taken))
-    target = jnp.einsum("nkm,nm->nk", basis, signals, precision=lax.Precision.HIGHEST)
-    return chosen, lax.linalg.triangular_solve(upper, target[:, :, None], left_side=True, lower=False)[:, :, 0]
+    def pursue(signal):
+        basis, upper = jnp.zeros((num_atoms, input_dim), atoms.dtype), jnp.zeros((num_atoms, num_atoms), atoms.dtype)
+        begun = signal, basis, upper, jnp.zeros(num_atoms, jnp.int32), jnp.zeros(num_latents, bool)
+        _, basis, upper, chosen, _ = lax.fori_loop(0, num_atoms, step, begun)
+        return chosen, jax.scipy.linalg.solve_triangular(upper, product(basis, signal))
+
+    return lax.map(pursue, signals, batch_size=max(1, BASES // (num_atoms * input_dim)))

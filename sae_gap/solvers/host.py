@@ -137,34 +137,29 @@ class _Found:
         self.objective, self.gap = np.zeros(num_samples), np.full(num_samples, np.inf)
         self.iterations = np.zeros(num_samples, np.int64)
         self.converged = np.zeros(num_samples, bool)
-        self.rows, self.latents = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        self.values = np.zeros(0, dtype)
-        self._shape = num_samples, num_latents
+        self.codes = scipy.sparse.csr_array((num_samples, num_latents), dtype=dtype)
 
     def put(self, rows: np.ndarray, latents: np.ndarray, values: np.ndarray) -> None:
         """Write down codes that are not zero."""
-        given, old = (rows, latents, values), (self.rows, self.latents, self.values)
-        self.rows, self.latents, self.values = (np.concatenate(both) for both in zip(old, given, strict=True))
-
-    def codes(self, values: np.ndarray) -> scipy.sparse.csr_array:
-        return scipy.sparse.csr_array((values, (self.rows, self.latents)), shape=self._shape)
+        self.codes = self.codes + scipy.sparse.csr_array((values, (rows, latents)), shape=self.codes.shape)
 
     def unscaled(self, problem: Problem, *, sparse: bool) -> tuple[Any, ...]:
         """The fields of the solution, in the units of the caller."""
-        dtype, scale = self.values.dtype, problem.signal_scale
+        dtype, scale, (rows, latents) = self.codes.dtype, problem.signal_scale, self.codes.tocoo().coords
         with np.errstate(over="ignore", under="ignore"):
-            values = (self.values * scale[self.rows] / problem.atom_scale[self.latents]).astype(dtype)
+            values = (self.codes.data * scale[rows] / problem.atom_scale[latents]).astype(dtype)
             certificates = [(each * scale**2).astype(dtype) for each in (self.objective, self.gap)]
         size = np.abs(values)
         # A code that overflows or vanishes is not the one that was certified.
-        self.converged[self.rows[~((size >= np.finfo(dtype).tiny) & (size < np.inf))]] = False
+        self.converged[rows[~((size >= np.finfo(dtype).tiny) & (size < np.inf))]] = False
         # Nor does an objective that overflows tell how good codes are.
         self.converged &= np.isfinite(certificates).all(axis=0)
         rest = (*certificates, self.iterations.astype(np.int32), self.converged)
         if sparse:
-            return self.codes(values), *rest
-        codes = _zeros(self._shape, dtype)
-        codes[self.rows, self.latents] = values
+            self.codes.data = values
+            return self.codes, *rest
+        codes = _zeros(self.codes.shape, dtype)
+        codes[rows, latents] = values
         return codes, *rest
 
 
@@ -188,7 +183,7 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
     eps = float(np.finfo(problem.atoms.dtype).eps)
     shared = block.Problem(problem.atoms, coarse, gram, at_once, tol, max_iterations, nonneg, eps)
 
-    def work(part: tuple[np.ndarray, np.ndarray | None], slots: int):
+    def work(part, slots):
         rows, begun = part
         if begun is None:
             begun = np.zeros((len(rows), 0), np.int64) if init is None else _largest(init[rows], slots)
@@ -200,21 +195,20 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
         rooms.append(room)
         full = own.state == active_set.FULL
         own.values[full], own.gap[full] = 0, np.inf
+        found.objective[rows], found.gap[rows] = own.objective, own.gap
+        found.iterations[rows], found.converged[rows] = own.rounds, own.state == active_set.DONE
         # In one dimension NumPy finds them several times as fast.
         place = np.flatnonzero(own.values != 0)
         codes = rows[place // slots], own.found.ravel()[place], own.values.ravel()[place]
-        return rows, own.objective, own.gap, own.rounds, own.state == active_set.DONE, *codes, rows[full], own.found[full]
+        return *codes, rows[full], own.found[full]
 
-    pending: np.ndarray = np.arange(len(problem.signals))
-    begun: np.ndarray | None = None
+    pending, begun = np.arange(len(problem.signals)), None
     for slots in _widths(input_dim, num_latents):
         rooms: list[block.Room] = []
         places = list(_blocks(len(pending), slots, problem.atoms.size))
         parts = [(pending[place], None if begun is None else begun[place]) for place in places]
         solved = on_cores(functools.partial(work, slots=slots), parts)
-        rows, objective, gap, rounds, done, *codes, pending, begun = map(np.concatenate, zip(*solved, strict=True))
-        found.objective[rows], found.gap[rows] = objective, gap
-        found.iterations[rows], found.converged[rows] = rounds, done
+        *codes, pending, begun = map(np.concatenate, zip(*solved, strict=True))
         found.put(*codes)
         if not len(pending):
             break
@@ -255,7 +249,7 @@ def _certify(problem, found, rows, tol, *, nonneg) -> None:
     signals, row, column = problem.block(rows)
     # Beyond any correlation is far enough.
     lam = np.minimum(row[:, None] * column, float(np.finfo(problem.atoms.dtype).max) ** 0.8)
-    codes = found.codes(found.values)[rows].toarray().astype(np.float64)
+    codes = found.codes[rows].toarray().astype(np.float64)
     step = max(1, FEW_NUMBERS // signals.shape[1])
     tiles = [slice(begin, begin + step) for begin in range(0, len(problem.atoms), step)]
     rest = signals - sum(codes[:, tile] @ problem.atoms[tile].astype(np.float64) for tile in tiles)

@@ -27,7 +27,6 @@ def pursue(
     *,
     num_slots: int,
     num_rounds: int,
-    nonneg: bool,
 ) -> tuple[Int[np.ndarray, "n slots"], Float[np.ndarray, "n slots"], Float[np.ndarray, "n input_dim"]]:
     """The places, codes and residual of `reweighted.pursue` at one threshold, up to rounding.
 
@@ -44,7 +43,7 @@ def pursue(
     def work(begin: int) -> None:
         own = slice(begin, begin + MANY_SAMPLES)
         pull = np.empty(len(signals[own]) * max(1, block.TILE // blocks) * blocks, signals.dtype)
-        given = signals[own], atoms, threshold, epsilon, num_rounds, nonneg, (blocks, GROUPS), masks
+        given = signals[own], atoms, threshold, epsilon, num_rounds, (blocks, GROUPS), masks
         room = pull, pull.view(whole), places[own], codes[own], residual[own]
         pursuit.pursue_block(*given, close, eps, *room)
 

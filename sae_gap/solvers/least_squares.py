@@ -78,12 +78,12 @@ def _few(signals, on, pull, atoms, slots):
     chosen = jax.lax.top_k(on.astype(jnp.float32), slots)[1]
     filled = jnp.take_along_axis(on, chosen, axis=1)
     own = jnp.where(filled[:, :, None], atoms.T[chosen], 0)
-    gram = jnp.einsum("nwm,nvm->nwv", own, own, precision=jax.lax.Precision.HIGHEST)
+    gram = jnp.einsum("nwm,nvm->nwv", own, own, precision="highest")
     factor, pull = _factor(gram), jnp.take_along_axis(pull, chosen, axis=1)
 
     def refine(_, codes):
-        rest = signals - jnp.einsum("nw,nwm->nm", codes, own, precision=jax.lax.Precision.HIGHEST)
-        left = pull + jnp.einsum("nm,nwm->nw", rest, own, precision=jax.lax.Precision.HIGHEST)
+        rest = signals - jnp.einsum("nw,nwm->nm", codes, own, precision="highest")
+        left = pull + jnp.einsum("nm,nwm->nw", rest, own, precision="highest")
         return codes + _solve(factor, jnp.where(filled, left, 0))
 
     codes = jax.lax.fori_loop(0, REFINEMENTS, refine, jnp.zeros(filled.shape, signals.dtype))
@@ -94,7 +94,7 @@ def _few(signals, on, pull, atoms, slots):
 def _many(signals, on, pull, atoms):
     """Supports of more atoms than there are dimensions."""
     weights = on.astype(signals.dtype)
-    gram = jnp.einsum("nj,mj,lj->nml", weights, atoms, atoms, precision=jax.lax.Precision.HIGHEST, optimize=[(0, 1), (0, 1)])
+    gram = jnp.einsum("nj,mj,lj->nml", weights, atoms, atoms, precision="highest", optimize=[(0, 1), (0, 1)])
     factor = _factor(gram)
     # Of the pull only its part in the span of the rows of D_S can be met.
     signals = signals + _solve(factor, product(weights * pull, atoms.T))

@@ -1,24 +1,22 @@
 """Many weights at once: a warm-started path, and the weight at which codes are as sparse as asked."""
 
+import itertools
 import math
 import time
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap.core import lasso_problem
-from sae_gap.core.checks import as_real, check_number, is_traced
+from sae_gap.core.checks import as_real, check_number
 from sae_gap.core.types import Solution
 from sae_gap.solvers.coding import sparse_code
 from sae_gap.solvers.problem import check_problem
-
-# Weights that `match_l0` tries.
-MOST_STEPS = 40
 
 
 def sparse_code_path(signals: ArrayLike, dictionary: ArrayLike, lams: ArrayLike, **options) -> Solution:
@@ -36,23 +34,14 @@ def sparse_code_path(signals: ArrayLike, dictionary: ArrayLike, lams: ArrayLike,
     Raises:
       ValueError: `lams` is not a non-empty vector of non-negative numbers, or `sparse_code` refuses an argument.
     """
-    if not is_traced(lams):
-        lams = as_real("lams", lams, "a vector of at least one weight")
-        if not np.all((lams >= 0) & np.isfinite(lams)):
-            raise ValueError("lams has a negative or non-finite value; give finite weights of zero or more.")
-    if np.ndim(lams) != 1 or np.size(lams) == 0:
-        raise ValueError(f"lams has shape {np.shape(lams)}, but it must be a vector of at least one weight.")
-    targets, atoms, _, _ = check_problem(signals, dictionary, 0.0)
-    lams = jnp.asarray(lams, targets.dtype)
-    order = jnp.argsort(-lams)
-    start = jnp.zeros((targets.shape[0], atoms.shape[1]), targets.dtype)
-
-    def step(codes, lam):
-        solution = sparse_code(targets, atoms, lam, init=codes, **options)
-        return solution.codes, solution
-
-    _, path = lax.scan(step, start, lams[order])
-    return jax.tree.map(lambda a: a[jnp.argsort(order)], path)
+    weights = as_real("lams", lams, "a vector of at least one weight")
+    if weights.ndim != 1 or not weights.size:
+        raise ValueError(f"lams has shape {weights.shape}, but it must be a vector of at least one weight.")
+    path, codes = {}, None
+    for place in np.argsort(-weights):
+        path[place] = sparse_code(signals, dictionary, weights[place], init=codes, **options)
+        codes = path[place].codes
+    return jax.tree.map(lambda *arrays: jnp.stack(arrays), *(path[place] for place in range(weights.size)))
 
 
 def match_l0(
@@ -79,7 +68,7 @@ def match_l0(
       accuracy: largest relative deviation of the mean L0 from `target`.
       nonneg: whether codes are constrained to be non-negative.
       max_seconds: seconds after which no further weight is begun, and the closest one is returned with a warning that says how
-        far it is from the target; so it is after `MOST_STEPS` weights.
+        far it is from the target; so it is where the mean jumps over the target.
       **options: further options of `sparse_code`, other than `init` and `sparse`.
 
     Returns:
@@ -98,13 +87,13 @@ def match_l0(
         raise ValueError("every signal is orthogonal to the dictionary, so that all codes are zero at any weight.")
     allowed = max(accuracy * target, 1 / targets.shape[0])
     began = time.monotonic()
-    init: ArrayLike = jnp.zeros((targets.shape[0], atoms.shape[1]), targets.dtype)
+    init = None
     # At `above` the codes are too sparse, at `below` not sparse enough; each is a pair of log λ and the mean L0.
     above: _Point = math.log(top), 0.0
     below: _Point | None = None
-    best: tuple[float, float, Solution] | None = None
+    best: Any = None
     log_lam = math.log(top / 2)
-    for step in range(1, MOST_STEPS + 1):
+    for step in itertools.count(1):
         lam = math.exp(log_lam)
         solution = sparse_code(targets, atoms, lam, nonneg=nonneg, init=init, **options)
         init = solution.codes
@@ -113,14 +102,14 @@ def match_l0(
             best = lam, mean, solution
         if abs(mean - target) <= allowed:
             break
-        before, point = (above, (log_lam, mean))
+        before = above
         if mean > target:
-            below = point
+            below = log_lam, mean
         else:
-            above = point
+            above = log_lam, mean
         if below is None and log_lam <= math.log(1e-6 * top):
             raise ValueError(f"no weight reaches a mean L0 of {target}: it is only {mean:g} at the smallest; lower the target.")
-        if step == MOST_STEPS or time.monotonic() - began > max_seconds or (below and above[0] - below[0] < 1e-6):
+        if time.monotonic() - began > max_seconds or (below and above[0] - below[0] < 1e-6):
             warnings.warn(
                 f"the mean L0 is {best[1]:g} at the closest weight found, {best[0]:.4g}, and not {target:g}; "
                 "allow more max_seconds, or a lower accuracy.",
@@ -128,7 +117,6 @@ def match_l0(
             )
             break
         log_lam = _next(before, above, target) if below is None else _between(above, below, target, step)
-    assert best is not None
     return jnp.asarray(best[0], best[2].codes.dtype), best[2]
 
 

@@ -138,26 +138,11 @@ def proceed(
         swept = jnp.where(here[:, None, :], edge[:, :, None], swept)
         swept = jnp.where(here[:, :, None], edge[:, None, :], swept)
         swept = jnp.where(here[:, :, None] & here[:, None, :], -inverse[:, :, None], swept)
-        return _Tableau(
-            pivots=t.pivots + 1,
-            swept=swept,
-            value=sweep_vector(t.value),
-            slope=sweep_vector(t.slope),
-            basic=t.basic ^ here,
-            banned=banned,
-            entering=entering,
-            live=live[:, 0],
-        )
+        value, slope = sweep_vector(t.value), sweep_vector(t.slope)
+        return _Tableau(t.pivots + 1, swept, value, slope, t.basic ^ here, banned, entering, live[:, 0])
 
-    start = _Tableau(
-        pivots=jnp.int32(0),
-        swept=swept,
-        value=value,
-        slope=slope,
-        basic=basic,
-        banned=jnp.zeros(value.shape, bool),
-        entering=jnp.full((value.shape[0], 1), -1),
-        live=jnp.ones(value.shape[0], bool),
-    )
+    none = jnp.zeros(value.shape, bool)
+    entering, live = jnp.full((len(value), 1), -1), jnp.ones(len(value), bool)
+    start = _Tableau(jnp.int32(0), swept, value, slope, basic, none, entering, live)
     last = lax.while_loop(unfinished, pivot, start)
     return jnp.where(last.basic, jnp.maximum(last.value, 0), 0), last.swept, last.basic

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,24 +13,24 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap.core import lasso_problem
-from sae_gap.core.checks import check_unmasked, check_vanishing, is_traced, shown
+from sae_gap.core.checks import as_real, check_vanishing, is_traced
 from sae_gap.core.types import Solution
 
 # Atoms of order one correlate with signals of order one by far less.
 _LARGEST_ROW = 2.0**50
 
 
-def holds(test, array) -> bool:
-    """Evaluate a test of known values at once: by NumPy on the host, elsewhere even while something else is being traced."""
+def _known(function: Callable[..., Any], array: Any) -> np.ndarray:
+    """A function of known values at once: by NumPy on the host, elsewhere even while something else is being traced."""
     if on_host(array):
-        return bool(test(np.asarray(array), np))
+        return np.asarray(function(np.asarray(array), np))
     with jax.ensure_compile_time_eval():
-        return bool(test(array, jnp))
+        return np.asarray(function(array, jnp))
 
 
 def _cast(array, dtype):
     if isinstance(array, jax.Array):
-        return array if array.dtype == dtype else jnp.asarray(array, dtype)
+        return jnp.asarray(array, dtype)
     # What overflows is refused as an infinity.
     with np.errstate(over="ignore"):
         return np.asarray(array, dtype)
@@ -50,9 +51,11 @@ def check_problem(
     Arrays of JAX stay such, and others are arrays of NumPy. What lies on the host is checked there, where nothing is compiled.
     """
     forms = {"signals": "(n, input_dim)", "dictionary": "(input_dim, num_latents)", "init": "(n, num_latents)"}
-    given = {"signals": signals, "dictionary": dictionary} | ({} if init is None else {"init": init})
-    arrays = {name: _as_array(name, value, forms[name]) for name, value in given.items()}
-    for name, array in arrays.items():
+    arrays: dict[str, Any] = {"signals": signals, "dictionary": dictionary}
+    if init is not None:
+        arrays["init"] = init
+    for name, value in arrays.items():
+        arrays[name] = array = _as_array(name, value, f"floating-point numbers {forms[name]}")
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(
                 f"{name} has type {array.dtype}, but it must be floating point; convert it with .astype('float32')."
@@ -61,7 +64,7 @@ def check_problem(
             raise ValueError(f"{name} has shape {array.shape}, but it must be {forms[name]}; reshape it.")
     # Double precision where JAX has it on, as everywhere in JAX.
     dtype = jax.dtypes.canonicalize_dtype(functools.reduce(jnp.promote_types, (a.dtype for a in arrays.values()), jnp.float32))
-    tops = {name: _largest(array, dtype, name == "dictionary") for name, array in arrays.items() if not is_traced(array)}
+    tops = {name: _known(_largest, array) for name, array in arrays.items() if not is_traced(array)}
     converted: dict[str, Any] = {name: _cast(array, dtype) for name, array in arrays.items()}
     targets, atoms, first = converted["signals"], converted["dictionary"], converted.get("init")
     shape = targets.shape[0], atoms.shape[1]
@@ -74,11 +77,9 @@ def check_problem(
         raise ValueError(f"signals {targets.shape} and dictionary {atoms.shape} must not be empty; give at least one of each.")
     if first is not None and first.shape != shape:
         raise ValueError(f"init has shape {first.shape}, but it must be (n, num_latents) = {shape}; reshape it.")
-    weights = _as_array("lam", lam, "a non-negative number or an array of them")
-    if not jnp.issubdtype(weights.dtype, jnp.integer) and not jnp.issubdtype(weights.dtype, jnp.floating):
-        raise ValueError(f"lam must be a non-negative number or an array of them, but it is {shown(lam)}.")
-    weights = _cast(weights, dtype).reshape(lasso_problem.lam_shape(weights.shape, *shape))
-    if not is_traced(weights) and not holds(lambda a, np: np.all((a >= 0) & np.isfinite(a)), weights):
+    weights = _cast(_as_array("lam", lam, "a non-negative number or an array of them"), dtype)
+    weights = weights.reshape(lasso_problem.lam_shape(weights.shape, *shape))
+    if not is_traced(weights) and not _known(lambda a, xp: xp.all((a >= 0) & xp.isfinite(a)), weights):
         raise ValueError("lam has a negative or non-finite value; give finite weights of zero or more.")
     for name, top in tops.items():
         # What overflows the type is an infinity, too.
@@ -86,30 +87,21 @@ def check_problem(
             if not np.all(np.isfinite(top.astype(dtype))):
                 raise ValueError(f"{name} has a NaN or an infinity; remove or replace the non-finite values.")
     if "signals" in tops:
-        _check_range(float(tops["signals"]), targets)
+        _check_range(float(tops["signals"].max()), targets)
     if "dictionary" in tops:
         check_vanishing("dictionary", tops["dictionary"], dtype)
-    if first is not None and nonneg and not is_traced(first) and holds(lambda a, np: np.any(a < 0), first):
+    if nonneg and "init" in tops and _known(lambda a, xp: xp.any(a < 0), first):
         raise ValueError("init has a negative code although nonneg is true; clip it at zero or pass nonneg=False.")
     return targets, atoms, weights, first
 
 
 def _as_array(name: str, value: ArrayLike, form: str) -> Any:
-    check_unmasked(name, value)
-    try:
-        return value if isinstance(value, jax.Array) else np.asarray(value)
-    except (ValueError, TypeError):
-        raise ValueError(f"{name} has rows of different lengths, but it must be {form}; give an array.") from None
+    return value if isinstance(value, jax.Array) else as_real(name, value, form)
 
 
-def _largest(array: Any, dtype: Any, by_column: bool) -> np.ndarray:
-    """The largest magnitude, of each column or of all numbers; NaN if one is."""
-    axis = 0 if by_column else None
-    if on_host(array):
-        array = np.asarray(array)
-        return np.asarray(np.maximum(array.max(axis, initial=0), -array.min(axis, initial=0)))
-    with jax.ensure_compile_time_eval():
-        return np.asarray(jnp.max(jnp.abs(jnp.asarray(array, dtype)), axis=axis, initial=0))
+def _largest(array, xp):
+    """The largest magnitude of each column; NaN if one is."""
+    return xp.maximum(array.max(0, initial=0), -array.min(0, initial=0))
 
 
 def _check_range(largest, signals):

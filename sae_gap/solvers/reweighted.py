@@ -53,12 +53,11 @@ def pursue(
     *,
     num_slots: int,
     num_rounds: int = 3,
-    nonneg: bool = True,
 ) -> Pursuit:
-    """Approximately minimises `½‖y - D z‖² + t e Σ_j log(1 + |z_j| / e)`, a penalty that hardly shrinks large codes.
+    """Approximately minimises `½‖y - D z‖² + t e Σ_j log(1 + z_j / e)` over `z ≥ 0`, a penalty that hardly shrinks large codes.
 
     A round admits the atoms whose correlation with the residual exceeds the threshold t. On those and the atoms in use it
-    solves the lasso with the weights `t e / (|z_j| + e)` at the codes of the round before, exactly. The first round is thus a
+    solves the lasso with the weights `t e / (z_j + e)` at the codes of the round before, exactly. The first round is thus a
     lasso at t, and each later one lowers the objective by majorising its concave penalty. A round costs a product with the
     dictionary and a solve on the slots. On a CPU `host_pursuits.pursue` does the same sample by sample, which is faster.
 
@@ -69,47 +68,37 @@ def pursue(
       epsilon: e, positive, in units of the codes.
       num_slots: atoms that a sample may use at most, a multiple of 4.
       num_rounds: rounds.
-      nonneg: whether codes are constrained to be non-negative.
 
     Returns:
       A `Pursuit`.
 
-    Raises:
-      ValueError: `num_slots` is not a positive multiple of 4.
-
     References:
       Candès, Wakin & Boyd (2008), "Enhancing sparsity by reweighted l1 minimization", J. Fourier Anal. Appl. 14.
     """
-    if num_slots < 4 or num_slots % 4:
-        raise ValueError(f"num_slots must be a positive multiple of 4, but it is {num_slots}.")
-    num_samples, num_candidates, blocks = signals.shape[0], num_slots // 2, num_blocks(num_slots)
+    blocks = num_blocks(num_slots)
     limit = jnp.asarray(threshold, signals.dtype)
-    product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+    product = functools.partial(jnp.einsum, precision="highest")
     eye = jnp.eye(num_slots, dtype=signals.dtype)
 
     def advance(_, carry):
-        places, sign, code, residual = carry
+        places, code, residual = carry
         correlations = lasso_problem.product(residual, atoms.T)
-        score = jnp.maximum((correlations if nonneg else jnp.abs(correlations)) - limit, 0)
-        candidate = leaders(score, blocks, num_candidates)
+        candidate = leaders(jnp.maximum(correlations - limit, 0), blocks, num_slots // 2)
         lead = jnp.take_along_axis(correlations, candidate, axis=1)
-        if not nonneg:
-            candidate, lead = jnp.where(lead < 0, -1 - candidate, candidate), jnp.abs(lead)
         lead = jnp.where(lead > limit, lead, -jnp.inf)
-        places, sign, _, holds = slots.merge(places, sign, code > 0, candidate, lead)
+        places, _, _, holds = slots.merge(places, zeros + 1, code > 0, candidate, lead)
         filled = (code > 0) | jnp.any(holds, axis=2)
-        chosen = jnp.where(filled, sign, 0)[:, :, None] * atoms[places]
+        chosen = jnp.where(filled[:, :, None], atoms[places], 0)
         gram = product("nwm,nvm->nwv", chosen, chosen)
         gram = jnp.where(filled[:, :, None] & filled[:, None, :], gram, eye)
         weight = limit * epsilon / (code + epsilon)
         # Free slots have a term in the units of the others, since the largest term tells what is rounding.
         linear = jnp.where(filled, product("nwm,nm->nw", chosen, signals) - weight, -limit)
         code, _, _ = pivoting.solve(gram, linear, max_pivots=2 * num_slots)
-        return places, sign, code, signals - product("nw,nwm->nm", code, chosen)
+        return Pursuit(places, code, signals - product("nw,nwm->nm", code, chosen))
 
-    zeros = jnp.zeros((num_samples, num_slots), signals.dtype)
-    places, sign, code, residual = lax.fori_loop(0, num_rounds, advance, (zeros.astype(jnp.int32), zeros + 1, zeros, signals))
-    return Pursuit(places, sign * code, residual)
+    zeros = jnp.zeros((len(signals), num_slots), signals.dtype)
+    return lax.fori_loop(0, num_rounds, advance, Pursuit(zeros.astype(jnp.int32), zeros, signals))
 
 
 def num_blocks(num_slots: int) -> int:

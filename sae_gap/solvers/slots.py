@@ -171,7 +171,7 @@ def border(
     enter = holds.astype(state.code.dtype)
     atom = jnp.where(state.candidate < 0, -1 - state.candidate, state.candidate)
     new = hold(problem, atom, often=True)
-    among = jnp.einsum("nwm,ncm->nwc", held.all(), new.all(), precision=lax.Precision.HIGHEST)
+    among = jnp.einsum("nwm,ncm->nwc", held.all(), new.all(), precision="highest")
     if not problem.nonneg:
         among = sign[:, :, None] * jnp.where(state.candidate < 0, -1, 1).astype(enter.dtype)[:, None, :] * among
     both = state.basic[:, :, None] & state.basic[:, None, :]
@@ -196,7 +196,7 @@ def refresh(problem: Problem, state: State) -> Float[Array, "n slots slots"]:
     """
     both = state.basic[:, :, None] & state.basic[:, None, :]
     atoms = hold(problem, state.places, often=True).all()
-    among = jnp.einsum("nwm,nvm->nwv", atoms, atoms, precision=lax.Precision.HIGHEST)
+    among = jnp.einsum("nwm,nvm->nwv", atoms, atoms, precision="highest")
     if not problem.nonneg:
         among = state.sign[:, :, None] * state.sign[:, None, :] * among
     inverse = jnp.where(both, -state.swept, 0)

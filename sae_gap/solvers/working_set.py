@@ -217,10 +217,10 @@ def _round(problem: Problem, state: State) -> State:
     # No optimum leaves more than the signal; a NaN is lost too.
     sound = (worst <= LOST * size) & (jnp.sum(theta**2, axis=1) <= (1 + LOST) * size**2)
     anew = slots.start(problem, samples, lead.shape[1])._replace(rounds=state.rounds)
-    moved = _measure(problem, keep(sound, moved, anew))
+    moved = _measure(problem, fista.keep(sound, moved, anew))
     late = jnp.any(pending(moved) & sound & stale)
     moved = moved._replace(swept=lax.cond(late, lambda: slots.refresh(problem, moved), lambda: moved.swept))
-    return keep(~pending(state), state, moved)
+    return fista.keep(~pending(state), state, moved)
 
 
 def pending(state: State) -> Bool[Array, " n"]:
@@ -232,11 +232,6 @@ def pending(state: State) -> Bool[Array, " n"]:
 def _rounds(problem: Problem, state: State, group: int) -> State:
     """Repeat rounds on the samples that need them, until each is done, is out of slots, or has had as many as there are."""
     return by_groups(state, pending, group, lambda part: _round(problem, part))
-
-
-def keep(kept: Bool[Array, " n"], old: PyTree, new: PyTree) -> PyTree:
-    """The old rows where `kept`, and the new elsewhere."""
-    return jax.tree.map(lambda a, b: jnp.where(kept.reshape(kept.shape + (1,) * (a.ndim - 1)), a, b), old, new)
 
 
 def by_groups(
@@ -259,7 +254,7 @@ def by_groups(
     def body(tree):
         wanted = pending(tree)
         if group >= wanted.size:
-            return keep(~wanted, tree, step(tree))
+            return fista.keep(~wanted, tree, step(tree))
         chosen = jnp.nonzero(wanted, size=group, fill_value=0)[0]
         part = step(jax.tree.map(lambda a: a[chosen], tree))
         # Rows that only fill the batch are copies of sample 0, and must not overwrite what sample 0 has.

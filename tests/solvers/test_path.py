@@ -51,13 +51,11 @@ def test_match_l0_comes_from_above_and_never_goes_far_below_the_weight(target, t
     assert all(later >= 0.499 * before for before, later in itertools.pairwise(tried))
 
 
-@pytest.mark.parametrize(("steps", "seconds"), [(2, 300.0), (1, 0.0)])
-def test_match_l0_says_how_far_it_is_at_its_limit(steps, seconds, tried, monkeypatch):
+def test_match_l0_says_how_far_it_is_at_its_limit(tried):
     signals, dictionary = draw(2)
-    monkeypatch.setattr(path, "MOST_STEPS", 2)
     with pytest.warns(UserWarning, match="closest weight found") as caught:
-        lam, solution = match_l0(signals, dictionary, 4.0, max_seconds=seconds)
-    assert len(tried) == steps
+        lam, solution = match_l0(signals, dictionary, 4.0, max_seconds=0)
+    assert len(tried) == 1
     mean = float(jnp.mean(jnp.sum(solution.codes > 0, axis=1)))
     assert f"{mean:g} at" in str(caught[0].message) and "not 4;" in str(caught[0].message)
     np.testing.assert_allclose(solution.objective, sparse_code(signals, dictionary, lam).objective, rtol=3e-6)

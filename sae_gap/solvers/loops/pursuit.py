@@ -22,11 +22,10 @@ def _product(left, right):
 
 @numba.njit(**INNER)
 @no_type_check
-def _play(pull, bits, limit, nonneg, first, mask, best):
+def _play(pull, bits, limit, first, mask, best):
     """Let rows of correlations, one of each block, play for the lead of their blocks; see `atoms.leaders`."""
     for n in range(pull.size):
-        steep = pull[n] if nonneg else abs(pull[n])
-        pull[n] = max(steep - limit, 0)
+        pull[n] = max(pull[n] - limit, 0)
     for begin in range(0, pull.size, best.size):
         row = first + begin // best.size
         for n in range(best.size):
@@ -55,7 +54,7 @@ def _choose(best, rows, groups, mask, field, candidates):
 
 @numba.njit(**INNER)
 @no_type_check
-def _admit(signal, rest, atoms, candidates, nonneg, latents, sign, linear, inner):
+def _admit(signal, atoms, candidates, latents, linear, inner):
     """Take the first candidates into free slots, with their products with the signal and all slots; returns where slots end."""
     free, top = np.int64(0), np.int64(0)
     for w in range(latents.size):
@@ -73,22 +72,16 @@ def _admit(signal, rest, atoms, candidates, nonneg, latents, sign, linear, inner
         while latents[place] >= 0:
             place += 1
         top = max(top, place + 1)
-        latents[place], sign[place] = latent, 1
-        if not nonneg and _product(rest, atoms[latent]) < 0:
-            sign[place] = -1
-        linear[place] = sign[place] * _product(signal, atoms[latent])
+        latents[place], linear[place] = latent, _product(signal, atoms[latent])
         for w in range(top):
             if latents[w] >= 0:
-                value = sign[place] * sign[w] * _product(atoms[latent], atoms[latents[w]])
-                inner[place, w] = inner[w, place] = value
+                inner[place, w] = inner[w, place] = _product(atoms[latent], atoms[latents[w]])
     return top
 
 
 @functools.partial(kept, **OPTIONS)
 @no_type_check
-def pursue_block(
-    signals, atoms, limit, epsilon, rounds, nonneg, blocks, masks, close, eps, pull, bits, places, codes, residual
-):
+def pursue_block(signals, atoms, limit, epsilon, rounds, blocks, masks, close, eps, pull, bits, places, codes, residual):
     """`reweighted.pursue` for a block of samples at one threshold; the codes that are not zero come first.
 
     Args:
@@ -97,7 +90,6 @@ def pursue_block(
       limit: the threshold.
       epsilon: that of `reweighted.pursue`.
       rounds: how many.
-      nonneg: whether codes are constrained to be non-negative.
       blocks: how many blocks and how many groups `atoms.leaders` has.
       masks: the bits of the positions of rows, and of seats.
       close: share of an atom's energy outside the span of the basis up to which it counts as dependent.
@@ -112,7 +104,7 @@ def pursue_block(
     tile = pull.size // num_samples
     best, candidates = np.empty((num_samples, num_blocks), bits.dtype), np.empty(slots // 2, np.int64)
     field = np.empty(num_blocks // groups, bits.dtype)
-    latents, code, sign = np.full((num_samples, slots), -1), np.zeros((num_samples, slots)), np.ones((num_samples, slots))
+    latents, code = np.full((num_samples, slots), -1), np.zeros((num_samples, slots))
     linear, inner = np.zeros((num_samples, slots)), np.zeros((num_samples, slots, slots), atoms.dtype)
     basis, on, inverse, work = np.empty(slots, np.int64), np.empty(slots), np.empty((slots, slots)), np.empty((5, slots))
     near, weight, spare, cross, slope = work[0], work[1], work[2], work[3], work[4]
@@ -125,10 +117,10 @@ def pursue_block(
             np.dot(residual, part.T, pull[:size].reshape(num_samples, len(part)))
             for i in range(num_samples):
                 own = slice(i * len(part), (i + 1) * len(part))
-                _play(pull[own], bits[own], limit, nonneg, first // num_blocks, masks[0], best[i])
+                _play(pull[own], bits[own], limit, first // num_blocks, masks[0], best[i])
         for i in range(num_samples):
             _choose(best[i], masks[0], groups, masks[1], field, candidates)
-            top = _admit(signals[i], residual[i], atoms, candidates, nonneg, latents[i], sign[i], linear[i], inner[i])
+            top = _admit(signals[i], atoms, candidates, latents[i], linear[i], inner[i])
             scale = limit
             for w in range(top):
                 weight[w], near[w] = limit * epsilon / (code[i, w] + epsilon), linear[i, w]
@@ -143,7 +135,7 @@ def pursue_block(
             used = 0
             for w in range(top):
                 if on[w] == 1 and code[i, w] > 0:
-                    places[i, used], codes[i, used] = latents[i, w], sign[i, w] * code[i, w]
+                    places[i, used], codes[i, used] = latents[i, w], code[i, w]
                     subtract(residual[i], codes[i, used], atoms[latents[i, w]])
                     used += 1
                 else:
