@@ -79,11 +79,6 @@ def stairs(metric: str = "mcc_ood") -> dict[str, Drawing]:
     return {"decomposition": Drawing("decomposition", {"metric": metric}, cells=CELL)}
 
 
-def cosines() -> dict[str, Drawing]:
-    """How well the atoms of each dictionary match the true ones."""
-    return plain("matched_cosines", CELL)
-
-
 def plain(name: str, cells: tuple[str, ...] = ()) -> dict[str, Drawing]:
     """A figure of `sae_gap.figures` that asks for rows alone, by its name."""
     return {name: Drawing(name, cells=cells)}

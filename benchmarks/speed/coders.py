@@ -5,6 +5,7 @@ the result. An absent library is an `ImportError`.
 """
 
 import functools
+import importlib
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -76,25 +77,12 @@ def sklearn_cd(problem: Problem, effort: float) -> Run:
     return _quietly(lambda: model.fit(problem.dictionary, problem.signals.T).coef_)
 
 
-def celer(problem: Problem, effort: float) -> Run:
-    """Celer, which solves the signed and the non-negative lasso, one signal at a time."""
-    from celer import Lasso
-
-    return _one_by_one(Lasso, problem, effort)
-
-
-def skglm(problem: Problem, effort: float) -> Run:
-    """Skglm, which solves the signed and the non-negative lasso, one signal at a time."""
-    from skglm import Lasso
-
-    return _one_by_one(Lasso, problem, effort)
-
-
-def _one_by_one(kind: Callable[..., Any], problem: Problem, tol: float) -> Run:
-    """A solver of one target in the manner of scikit-learn, in double precision: in single they stop short of 1e-6."""
+def one_by_one(problem: Problem, effort: float, *, library: str) -> Run:
+    """Celer or skglm, one signal at a time, in double precision: in single they stop short of 1e-6."""
+    kind = importlib.import_module(library).Lasso
     atoms = np.asfortranarray(problem.dictionary, np.float64)
     signals = problem.signals.astype(np.float64)
-    model = kind(alpha=problem.lam / len(atoms), tol=tol, max_iter=1_000, positive=True, fit_intercept=False)
+    model = kind(alpha=problem.lam / len(atoms), tol=effort, max_iter=1_000, positive=True, fit_intercept=False)
     return _quietly(lambda: np.stack([np.ravel(model.fit(atoms, signal).coef_) for signal in signals]))
 
 
@@ -125,7 +113,7 @@ CODERS = {
     "spams": Coder(Look("SPAMS", "#117733"), spams_lars, (0,)),
     "spams_double": Coder(Look("SPAMS in double", "#009E73"), functools.partial(spams_lars, dtype=np.float64), (0,)),
     "sklearn_cd": Coder(Look("scikit-learn CD", "#D55E00"), sklearn_cd, (1e-2, 1e-4, 1e-6)),
-    "celer": Coder(Look("celer", "#CC79A7"), celer, (1e-2, 1e-4, 1e-6), at_most=10),
-    "skglm": Coder(Look("skglm", "#AA4499"), skglm, (1e-2, 1e-4, 1e-6), at_most=10),
+    "celer": Coder(Look("celer", "#CC79A7"), functools.partial(one_by_one, library="celer"), (1e-2, 1e-4, 1e-6), at_most=10),
+    "skglm": Coder(Look("skglm", "#AA4499"), functools.partial(one_by_one, library="skglm"), (1e-2, 1e-4, 1e-6), at_most=10),
 }
 labels.add("solver", {name: coder.look for name, coder in CODERS.items()})

@@ -26,6 +26,6 @@ BENCH = Bench(
     __doc__,
     _methods,
     PRESETS,
-    figures=drawings.stairs() | drawings.cosines() | drawings.plain("recovery", CELL),
+    figures=drawings.stairs() | drawings.plain("matched_cosines", CELL) | drawings.plain("recovery", CELL),
     parts=True,
 )

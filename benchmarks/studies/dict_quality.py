@@ -13,6 +13,7 @@ import dataclasses
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import INFERENCE, RECOVERY, Bench
 from benchmarks.harness.preset import PRESETS_BY_LATENTS
+from sae_gap.storage.results import CELL
 
 
 def _methods(source, p):
@@ -28,7 +29,7 @@ BENCH = Bench(
     _methods,
     PRESETS_BY_LATENTS,
     varies=("columns",),
-    figures=drawings.cosines() | drawings.inference_along(style="columns"),
+    figures=drawings.plain("matched_cosines", CELL) | drawings.inference_along(style="columns"),
     tables={
         "Recovery": RECOVERY,
         "Columns": ("cosine", "close", "angle", "norm_ratio"),

@@ -26,11 +26,12 @@ class Weights(Preset):
 
 
 def _methods(source, p):
-    frozen, oracle = (
-        methods.frozen(source, p, weights=p.weights),
-        methods.oracle(p, weights=p.weights),
-    )
-    return [*methods.own(source, p), *frozen, *oracle]
+    weights = p.weights
+    return [
+        *methods.own(source, p),
+        *methods.frozen(source, p, weights=weights),
+        *methods.oracle(p, weights=weights),
+    ]
 
 
 BENCH = Bench(

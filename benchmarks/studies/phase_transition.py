@@ -40,17 +40,8 @@ def _sources(p):
                     # Padded, a handful of shapes serve all ratios: else compiling would take longer than solving.
                     padded = min(num_latents, next(size for size in _SHAPES if size >= input_dim))
                     for samples, width, seed in itertools.product(p.num_samples, p.width, p.seeds):
-                        found[
-                            Setting(
-                                num_latents,
-                                sparsity,
-                                samples,
-                                seed,
-                                input_dim,
-                                padded_dim=padded,
-                                width=width,
-                            )
-                        ] = None
+                        setting = Setting(num_latents, sparsity, samples, seed, input_dim, padded_dim=padded, width=width)
+                        found[setting] = None
     return list(found)
 
 

@@ -18,19 +18,12 @@ PUBLISHED = (0, 1, 4, 9, 19, 49, 99, 199, 499, 999)
 def _methods(source, p):
     at = tuple(step for step in (PUBLISHED if p.protocol == "paper" else ROUNDS) if step <= p.rounds)
 
-    def found(name, base, start, whose):
-        return methods.coded(
-            name,
-            "dictionary_learning",
-            learners.dl_fista(p, base=base),
-            p,
-            at=at,
-            start=start,
-            base=whose,
-        )
+    def learned(name, sae, start, base):
+        learner = learners.dl_fista(p, base=sae)
+        return methods.coded(name, "dictionary_learning", learner, p, at=at, start=start, base=base)
 
-    warm = [found(f"warm_dl_{name}", learners.sae(name, source, p), "warm", name) for name in methods.SAES]
-    return [found("cold_dl", None, "cold", "random"), *warm, *methods.oracle(p)]
+    warm = [learned(f"warm_dl_{name}", learners.sae(name, source, p), "warm", name) for name in methods.SAES]
+    return [learned("cold_dl", None, "cold", "random"), *warm, *methods.oracle(p)]
 
 
 BENCH = Bench(

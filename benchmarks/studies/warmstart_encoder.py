@@ -26,10 +26,7 @@ def _methods(source, p):
         sae = learners.sae(name, source, p)
         found += [Method(f"cold_{name}", "frozen", sae, fista(count)) for count in ITERATIONS]
         found += [Method(f"warm_{name}", "refined", sae, fista(count, sae.encoder)) for count in ITERATIONS]
-    return [
-        *found,
-        *(Method("fista_oracle", "oracle", Oracle(), fista(count)) for count in ITERATIONS),
-    ]
+    return found + [Method("fista_oracle", "oracle", Oracle(), fista(count)) for count in ITERATIONS]
 
 
 BENCH = Bench(

@@ -50,8 +50,7 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
         cosines = np.nan_to_num(np.array(pooled, float)).clip(0, 1)
         _half_violin(axes, place, cosines, labels.colour(dictionary if start is None else start))
         text = f"{np.mean(cosines > _CLOSE):.0%} > {_CLOSE}"
-        beside: dict[str, Any] = {"textcoords": "offset points", "annotation_clip": False}
-        axes.annotate(text, (1, place), (6, 0), va="center", **beside)
+        axes.annotate(text, (1, place), (6, 0), va="center", textcoords="offset points", annotation_clip=False)
     named = [[labels.label(name) for name in pair if name is not None] for pair in dictionaries]
     axes.set_yticks(range(len(named)), [" from ".join(names) for names in named], fontsize=9)
     axes.tick_params(axis="y", length=0)

@@ -1,7 +1,7 @@
 """A metric along whatever a study varies: a line a dictionary, a panel a size."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,7 +29,6 @@ _PUBLISHED: dict[str, Any] = {
     "markeredgewidth": 0.8,
     "linestyle": "none",
 }
-_Rows: TypeAlias = Sequence[Mapping[str, Any]]
 # The values of the columns of a line: of its panel, its colour and its dash.
 _Key: TypeAlias = tuple[Any, ...]
 
@@ -44,7 +43,7 @@ def curve(
     dash: str = "",
     panel: str = "",
     logy: bool = False,
-    published: Sequence[Mapping[str, Any]] = (),
+    published: house.Lines = (),
 ) -> Figure | None:
     """A metric along a column: means over seeds with ± 1 sd, as whiskers, or as a band where the points are many.
 
@@ -119,7 +118,7 @@ def curve(
     return figure
 
 
-def _lines(rows: _Rows, by: _Key, x: str, y: str) -> dict[_Key, list[Row]]:
+def _lines(rows: house.Lines, by: _Key, x: str, y: str) -> dict[_Key, list[Row]]:
     """The means of each line by ascending x, by the values of its columns."""
     lines: dict[_Key, list[Row]] = {}
     for mean in house.means(rows, [name for name in (*by, x) if name], (y,)):
@@ -133,7 +132,7 @@ def _dashes(values: Iterable[Any], column: str) -> dict[Any, dict[str, Any]]:
     return dict(zip(ordered, itertools.cycle(_DASHES), strict=False)) if len(ordered) > 1 else {}
 
 
-def _line(axes: Axes, points: _Rows, x: str, y: str, look: Any, banded: bool) -> None:
+def _line(axes: Axes, points: house.Lines, x: str, y: str, look: Any, banded: bool) -> None:
     columns = x, f"{y}_mean", f"{y}_sd"
     place, mean, sd = (np.array([point[name] for point in points], float) for name in columns)
     if banded:
@@ -144,7 +143,7 @@ def _line(axes: Axes, points: _Rows, x: str, y: str, look: Any, banded: bool) ->
         axes.errorbar(place, mean, sd, elinewidth=0.8, zorder=3, **look)
 
 
-def _owner(point: Mapping[str, Any], rows: _Rows, by: _Key, x: str, y: str) -> Any:
+def _owner(point: Mapping[str, Any], rows: house.Lines, by: _Key, x: str, y: str) -> Any:
     """The one line whose coordinates a published mean shares, as far as it has them; or None."""
     place, reach = point.get(x), [row[x] for row in rows]
     if None in (place, point.get(f"{y}_mean")) or not min(reach) <= place <= max(reach):

@@ -57,14 +57,22 @@ def decompositions(rows: Iterable[Mapping[str, Any]], metric: str = "mcc_ood") -
         frozen, oracle = score(*cell, dictionary, step, "lasso"), score(*cell, "oracle", None, "lasso")
         if frozen is None or oracle is None:
             continue
+        line = {"method": row.get("method"), "dictionary": dictionary}
+        line |= {name: row.get(name) for name in (*SIZES, "stream", "seed")}
+        if step is not None:
+            line["step"] = step
         parts.append(
-            {"method": row.get("method"), "dictionary": dictionary}
-            | {name: row.get(name) for name in (*SIZES, "stream", "seed")}
-            | ({} if step is None else {"step": step})
-            | {"encoder": encoder, "support": support, "frozen": frozen, "oracle": oracle}
-            | {"values_part": None if support is None else support - encoder}
-            | {"support_part": None if support is None else frozen - support}
-            | {"amortisation_part": frozen - encoder, "dictionary_part": oracle - frozen}
+            {
+                **line,
+                "encoder": encoder,
+                "support": support,
+                "frozen": frozen,
+                "oracle": oracle,
+                "values_part": None if support is None else support - encoder,
+                "support_part": None if support is None else frozen - support,
+                "amortisation_part": frozen - encoder,
+                "dictionary_part": oracle - frozen,
+            }
         )
     return parts
 

@@ -1,15 +1,14 @@
 """What probes lose out of distribution, a line for each of the codes that they read."""
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
 from matplotlib.figure import Figure
 
 from sae_gap.figures import style
 from sae_gap.figures.sae_measurement import name_of
 
-_Rows: TypeAlias = Sequence[Mapping[str, Any]]
 # By the columns that a probe reads.
 _PROBES: dict[str, tuple[str, dict[str, Any]]] = {
     "dense": ("all columns", {"color": "#0072B2", "marker": "o"}),
@@ -26,7 +25,7 @@ _CODES = {
 
 
 @style.styled
-def ood_drop(lines: _Rows, rows: _Rows, tasks: str = "pairs") -> Figure:
+def ood_drop(lines: style.Lines, rows: style.Lines, tasks: str = "pairs") -> Figure:
     """The drop of each kind of probe on each kind of codes, with intervals of 95 % over tasks.
 
     Args:

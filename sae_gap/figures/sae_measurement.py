@@ -1,8 +1,8 @@
 """One's own SAE in three figures: its place beside the curves, the parts of its gap, and how alike its atoms are."""
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,7 +17,6 @@ _PARTS = {
     "support_share": ("another support", "#0072B2"),
 }
 _DUPLICATE = 0.95
-_Rows: TypeAlias = Sequence[Mapping[str, Any]]
 _OWN: dict[str, Any] = {"marker": "D", "markersize": 6, "linestyle": "none", "zorder": 4}
 _THIN: dict[str, Any] = {"markersize": 3, "linewidth": 0.9}
 _CODES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -32,7 +31,7 @@ _OTHERS = "#9A9A9A"
 
 
 @style.styled
-def fvu_curve(rows: style.Rows, published: _Rows = (), source: str = "") -> Figure | None:
+def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -> Figure | None:
     """FVU, and the divergence that a reconstruction causes where it is known, against mean L0.
 
     Args:
@@ -45,7 +44,11 @@ def fvu_curve(rows: style.Rows, published: _Rows = (), source: str = "") -> Figu
     """
     shown = [row for row in rows if row["kind"] in ("curve", "score")]
     # A measurement has the scores before and after a refit in one row.
-    refits = [{**row, **_refit(row)} for row in shown if row["kind"] == "curve"]
+    refits = [
+        {**row, "codes": f"{row['codes']}_refit", "l0": row["refit_l0"], "fvu": row["refit_fvu"]}
+        for row in shown
+        if row["kind"] == "curve"
+    ]
     points = [row for row in (*shown, *refits) if row["l0"] > 0 and row["fvu"] > 0]
     if not points:
         return None
@@ -88,16 +91,12 @@ def fvu_curve(rows: style.Rows, published: _Rows = (), source: str = "") -> Figu
     return figure
 
 
-def _paths(rows: _Rows, by: tuple[str, str], metric: str) -> dict[tuple[Any, Any], list[Any]]:
+def _paths(rows: style.Lines, by: tuple[str, str], metric: str) -> dict[tuple[Any, Any], list[Any]]:
     """The places of each line, L0 and the metric, by the values of two columns."""
     paths: dict[tuple[Any, Any], list[Any]] = {}
     for row in rows:
         paths.setdefault((row[by[0]], row[by[1]]), []).append((row["l0"], row[metric]))
     return paths
-
-
-def _refit(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {"codes": f"{row['codes']}_refit", "l0": row["refit_l0"], "fvu": row["refit_fvu"]}
 
 
 def _other(kind: str) -> dict[str, Any]:
@@ -175,7 +174,7 @@ def coherence(rows: style.Rows) -> Figure | None:
     return figure
 
 
-def colours_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def colours_of(rows: style.Lines) -> dict[str, str]:
     """SAEs by their order, controls by their names."""
     roles = {row["dictionary"]: row["role"] for row in rows}
     mine = [name for name, role in roles.items() if role != "control"]

@@ -3,13 +3,11 @@
 from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style
-from sae_gap.storage.results import CELL
 
 # The relative duality gap that the solvers are timed to.
 TARGET = 1e-6
 # Gaps below what double precision can tell are drawn at its edge.
 _LEAST = 1e-16
-_ONE_CELL = ("world", *CELL, "input_dim", "lam")
 
 
 @style.styled
@@ -65,16 +63,10 @@ def gap_by_seconds(rows: style.Rows) -> Figure | None:
 
     Returns:
       The figure, or None where no solver has a gap.
-
-    Raises:
-      ValueError: the rows are of several cells.
     """
     rows = [row for row in rows if row.get("relative_gap_max") is not None]
     if not rows:
         return None
-    mixed = [name for name in _ONE_CELL if len({row.get(name) for row in rows}) > 1]
-    if mixed:
-        raise ValueError(f"rows differ in {', '.join(mixed)}; draw one cell at a time.")
     figure = Figure(figsize=(style.WIDTH, 4.6))
     axes = figure.add_subplot()
     looks = style.looks((row["method"] for row in rows), "solver")

@@ -4,7 +4,7 @@ import io
 import os
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib.style
 import numpy as np
@@ -20,7 +20,8 @@ from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row
 
 # What figures are drawn from.
-Rows = Iterable[Mapping[str, Any]]
+Rows: TypeAlias = Iterable[Mapping[str, Any]]
+Lines: TypeAlias = Sequence[Mapping[str, Any]]
 
 # What matplotlib is told within a figure of the suite, and nowhere else.
 STYLE: dict[Any, Any] = {
@@ -106,7 +107,7 @@ def save(figure: Figure, folder: str | os.PathLike[str] | Folder, stem: str) -> 
 def finish(
     figure: Figure,
     title: str,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Lines,
     *,
     spread: str = "",
     more: str = "",
@@ -142,7 +143,7 @@ def finish(
         figure.legend(handles=handles, loc="outside lower center", ncols=ncols)
 
 
-def describe(rows: Sequence[Mapping[str, Any]]) -> str:
+def describe(rows: Lines) -> str:
     """The sizes that all rows share, and the number of seeds."""
     notes = []
     for name, noun in _SIZES.items():
@@ -264,7 +265,7 @@ def log_axis(axis: Axis, values: Iterable[float], most: int = 0) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def titles(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+def titles(groups: Lines) -> list[str]:
     """What panels are called, by the columns in which they differ; one alone needs no title."""
     if len(groups) == 1:
         return [""]
