@@ -49,12 +49,8 @@ def runs(options: AllOptions) -> list[Run]:
         kind = options_of(known[name])
         flags = {field.name for field in dataclasses.fields(kind) if field.metadata}
         with cli.usage():
-            found.append(
-                read(
-                    known[name],
-                    kind(**{flag: value for flag, value in vars(options).items() if flag in flags}),
-                )
-            )
+            chosen = kind(**{flag: value for flag, value in vars(options).items() if flag in flags})
+            found.append(read(known[name], chosen))
     return found
 
 

@@ -67,16 +67,16 @@ def run(
             chosen = options(**given(options, flag_values))
         devices.enable_compilation_cache()
         if isinstance(chosen, Distributed):
-            _join({name: getattr(chosen, name) for name in _PROCESSES})
+            _join(chosen)
         main(chosen)
     except UsageError as error:
         _stop(str(error))
     except OSError as error:
         # The suite's own errors are sentences.
-        told = (
-            f"{error.filename or 'a file'} could not be read or written ({error.strerror}); mend that and run the same again."
-        )
-        _stop(told if error.strerror else str(error))
+        if error.strerror is None:
+            _stop(str(error))
+        name = error.filename or "a file"
+        _stop(f"{name} could not be read or written ({error.strerror}); mend that and run the same again.")
     except Exception as error:
         if isinstance(error, MemoryError) or re.search("RESOURCE_EXHAUSTED|[Oo]ut of memory", str(error)):
             _stop("there is not enough memory for a run of this size; lower num_latents or num_samples.")
@@ -107,15 +107,15 @@ def take(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
         raise UsageError(f"{rest[1]!r} is not a flag; see --help.")
 
 
-def _join(options: dict[str, Any]) -> None:
-    several = options.pop("distributed")
-    if not several:
-        given = [name for name, value in options.items() if value is not None]
-        if given:
-            raise UsageError(f"--{given[0]} goes with --distributed; give both or neither.")
+def _join(options: Distributed) -> None:
+    place = {name: getattr(options, name) for name in ("coordinator", "num_processes", "process_id")}
+    if not options.distributed:
+        for name, value in place.items():
+            if value is not None:
+                raise UsageError(f"--{name} goes with --distributed; give both or neither.")
         return
     try:
-        distributed.start(**options)
+        distributed.start(**place)
     except ValueError as error:
         # Flags are the user's to mend; others that have not come yet may be there at the next start.
         _stop(str(error), 1 if isinstance(error.__cause__, RuntimeError) else 2)
@@ -138,11 +138,10 @@ def folder(value: str) -> Folder:
 
 def parse_shard(text: str) -> tuple[int, int]:
     """Reads `i/N`, the i-th of N shards, counted from 0."""
-    index, slash, count = text.partition("/")
-    numbers = (index + count).isascii() and index.isdigit() and count.isdigit()
-    if not (slash and numbers and int(index) < int(count)):
+    match = re.fullmatch("([0-9]+)/([0-9]+)", text)
+    if match is None or int(match[1]) >= int(match[2]):
         raise UsageError(f"--shard must read i/N with 0 <= i < N, such as 0/4, but it is {text!r}.")
-    return int(index), int(count)
+    return int(match[1]), int(match[2])
 
 
 def read_matrix(name: str, path: str) -> Float[np.ndarray, "rows columns"]:

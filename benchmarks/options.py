@@ -15,7 +15,6 @@ def option(
     help: str,
     *,
     least: float | None = None,
-    most: float | None = None,
     choices: Sequence[str] | None = None,
     flag: str | None = None,
     repeats: bool = False,
@@ -26,13 +25,12 @@ def option(
       default: its value unless another is given.
       help: of its flag, which shows the default after it.
       least: the least that a number, or each number of a tuple, may be.
-      most: the most.
       choices: what a text, or each text of a tuple, may be.
       flag: the name of its flag, where that is not the field's.
       repeats: whether a tuple may hold a value twice.
     """
-    limits = {"least": least, "most": most, "choices": choices, "repeats": repeats}
-    return dataclasses.field(default=default, metadata={"help": help, "flag": flag} | limits)
+    metadata = {"help": help, "flag": flag, "least": least, "choices": choices, "repeats": repeats}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,9 +93,12 @@ def given(kind: type[Options], values: flags.FlagValues) -> dict[str, Any]:
 
 def written(options: Options, names: Iterable[str] | None = None) -> list[str]:
     """The flags that give these options, or those of some names, where they are not the defaults."""
-    fields = [field for field in dataclasses.fields(options) if field.metadata and (names is None or field.name in names)]
-    values = {_flag(field): getattr(options, field.name) for field in fields if getattr(options, field.name) != field.default}
-    return [f"--{flag}" if value is True else f"--{flag}={_text(value)}" for flag, value in values.items()]
+    flags = []
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.metadata and value != field.default and (names is None or field.name in names):
+            flags.append(f"--{_flag(field)}" + ("" if value is True else f"={_text(value)}"))
+    return flags
 
 
 def changes(options: Options) -> dict[str, tuple[Any, Any]]:
@@ -105,15 +106,12 @@ def changes(options: Options) -> dict[str, tuple[Any, Any]]:
 
     The help of a change shows what stands without it.
     """
-    hints = typing.get_type_hints(type(options))
-    return {
-        field.name: (
-            hints[field.name] | None,
-            option(None, **dict(field.metadata) | {"help": _help(field, getattr(options, field.name))}),
-        )
-        for field in dataclasses.fields(options)
-        if field.metadata
-    }
+    found, hints = {}, typing.get_type_hints(type(options))
+    for field in dataclasses.fields(options):
+        if field.metadata:
+            metadata = {**field.metadata, "help": _help(field, getattr(options, field.name))}
+            found[field.name] = hints[field.name] | None, dataclasses.field(default=None, metadata=metadata)
+    return found
 
 
 def _flag(field: dataclasses.Field) -> str:
@@ -121,8 +119,7 @@ def _flag(field: dataclasses.Field) -> str:
 
 
 def _help(field: dataclasses.Field, default: Any) -> str:
-    says_nothing = default is False or default in (None, "", (), (None,))
-    return field.metadata["help"] + ("" if says_nothing else f"  [{_text(default)}]")
+    return field.metadata["help"] + ("" if default in (None, False, "", (), (None,)) else f"  [{_text(default)}]")
 
 
 def _text(value: Any) -> str:
@@ -146,24 +143,23 @@ def _without_none(hint: Any) -> Any:
 def _check(kind: type[Options], field: dataclasses.Field, value: Any) -> None:
     listed = value if isinstance(value, tuple | list) else (value,)
     entries = [entry for entry in listed if entry is not None]
-    least, most, choices = (field.metadata[name] for name in ("least", "most", "choices"))
-    fits = all(math.isfinite(entry) for entry in entries if isinstance(entry, float))
+    least, choices = field.metadata["least"], field.metadata["choices"]
+    fits = bool(listed) and all(math.isfinite(entry) for entry in entries if isinstance(entry, float))
     fits &= least is None or all(entry >= least for entry in entries)
-    fits &= most is None or all(entry <= most for entry in entries)
     fits &= choices is None or set(entries) <= set(choices)
     fits &= field.metadata["repeats"] or len(set(listed)) == len(listed)
-    if not fits or not listed:
+    if not fits:
         raise ValueError(_refusal(kind, field, ",".join(map(str, listed))))
 
 
 def _refusal(kind: type[Options], field: dataclasses.Field, text: str) -> str:
     """The sentence that says what an option must be, and what it is."""
     entry, listed, _ = _types(kind, field.name)
-    least, most, choices = (field.metadata[name] for name in ("least", "most", "choices"))
+    least, choices = field.metadata["least"], field.metadata["choices"]
     one, many = {int: ("an integer", "integers"), float: ("a finite number", "finite numbers")}.get(entry, ("a", "names"))
-    bounds = ("" if least is None else f" of at least {least:g}") + ("" if most is None else f", at most {most:g}")
-    many = many if field.metadata["repeats"] else f"different {many}"
-    wanted = f"{many}{bounds}" if listed else f"{one}{bounds}"
+    if listed:
+        one = many if field.metadata["repeats"] else f"different {many}"
+    wanted = one if least is None else f"{one} of at least {least:g}"
     if choices is not None:
         wanted = f"{'some' if listed else 'one'} of {', '.join(choices)}"
     return f"--{_flag(field)} must {'list' if listed else 'be'} {wanted}, but it is {text!r}."

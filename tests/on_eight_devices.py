@@ -75,7 +75,7 @@ def test_samples_and_what_does_not_divide_are_placed(problem):
 
 @pytest.mark.parametrize("latents", [0, 3, 16, True, 2.0])
 def test_a_mesh_that_does_not_divide_is_refused(latents):
-    with pytest.raises(ValueError, match=r"must divide the number of devices, 8, but it is .*; give one of 1, 2, 4, 8"):
+    with pytest.raises(ValueError, match=r"must divide the number of devices, 8, but it is"):
         devices.mesh(latents)
 
 
@@ -87,7 +87,7 @@ def test_a_dictionary_that_does_not_divide_is_refused(problem):
 
 def test_arrays_on_different_devices_are_refused(problem):
     elsewhere = jax.device_put(problem[0], jax.devices()[1])
-    with pytest.raises(ValueError, match="signals lie on other devices than the mesh of the rest"):
+    with pytest.raises(ValueError, match="incompatible devices"):
         sparse_code(elsewhere, devices.place_dictionary(problem[1], devices.mesh(4)), LAM)
     explicit = jax.make_mesh((8,), ("samples",), axis_types=(jax.sharding.AxisType.Explicit,))
     with pytest.raises(ValueError, match=r"must have axes of type jax\.sharding\.AxisType\.Auto"):

@@ -70,7 +70,7 @@ def test_penalties_on_activations_grow_with_the_variance_of_the_codes():
         (lambda: catalogue.make_encoder("nothing", sparsity=3), "encoder must be one of"),
         (lambda: catalogue.make_encoder("support", sparsity=3), "support cannot be made from a sparsity and a weight alone"),
         (lambda: catalogue.make_learner("sae_nothing", sparsity=3, input_dim=4), "sae must be one of"),
-        (lambda: catalogue.make_learner("families", sparsity=3, input_dim=4), "need a base"),
+        (lambda: catalogue.make_learner("families", sparsity=3, input_dim=4), "needs a base"),
         (lambda: catalogue.paper_sae("lista", sparsity=3), "sae must be one of"),
         (lambda: catalogue.sae_for_activations("relu", sparsity=0, input_dim=4), "sparsity must be"),
     ],

@@ -244,7 +244,7 @@ DOORS = {
     "integers to learn from": (learnt_from(jnp.zeros((4, 4), jnp.int32)), "must be a matrix"),
     "too many keys": (fit(keys=[KEY, KEY]), "keys must be 1"),
     "a key that is no integer": (fit(keys=[0.5]), "a key must be an integer or one random key"),
-    "a key below zero": (fit(keys=[-1]), "seed must be an integer from 0"),
+    "a key below zero": (fit(keys=[-1]), "seed must be an integer of at least 0"),
     "a step before the first": (fit(at=[-1]), "at must be an integer"),
     "bases that are none": (fit(bases=[3]), r"bases\[0\] must be of class Model"),
     "a base for none": (fit(bases=[MODEL]), "of a learner that has a base"),

@@ -42,8 +42,3 @@ def feasible(pull: np.ndarray, lam: np.ndarray | float, *, nonneg: bool) -> np.n
     bound = pull if nonneg else np.abs(pull)
     broken = bound > lam
     return np.where(broken, np.broadcast_to(lam, bound.shape) / np.where(broken, bound, 1), 1).min(axis=1)
-
-
-def relative(value: np.ndarray, gap: np.ndarray) -> np.ndarray:
-    """The gaps as shares of the objectives."""
-    return gap / np.maximum(value, 1e-300)

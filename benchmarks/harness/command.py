@@ -106,8 +106,10 @@ def read(bench: Bench, options: StudyOptions) -> Run:
     models_dir = cli.folder(options.models_dir) if options.models_dir else results_dir / "models"
     shard = cli.parse_shard(options.shard)
     with cli.usage():
-        preset, given = _changed(bench, options)
-        sources = _recordings(options.data, preset, "sparsity" in given) if options.data else bench.sources(preset)
+        preset = _changed(bench, options)
+        sources = bench.sources(preset)
+        if options.data:
+            sources = _recordings(options.data, preset, vars(options).get("sparsity") is not None)
         if not sources:
             raise ValueError("no setting is left of these sizes; choose more latents or a lower sparsity.")
         names = _names(bench, preset, sources[0], options.methods)
@@ -130,22 +132,21 @@ def _folder_of(flags: Sequence[str]) -> str:
     return name if len(name) <= 100 else f"{name[:80]}-{results.key({'flags': text})}"
 
 
-def _changed(bench: Bench, options: StudyOptions) -> tuple[Preset, set[str]]:
-    """The preset that options name with what else they change, and the names of these changes."""
-    preset = bench.presets[options.preset]
-    named = {field.name: getattr(options, field.name, None) for field in dataclasses.fields(preset)}
-    given = {name: value for name, value in named.items() if value is not None}
+def _changed(bench: Bench, options: StudyOptions) -> Preset:
+    """The preset that options name, with what else they change."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
     for name, excluded in _EXCLUDED.items():
-        both = [other for other in excluded if {name, other} <= {*given, *(["data"] if options.data else [])}]
-        if both:
-            raise ValueError(f"--{both[0]} and --{name} exclude each other; leave one of them out.")
-    preset = dataclasses.replace(preset, **given)
+        for other in excluded:
+            if {name, other} <= given.keys():
+                raise ValueError(f"--{other} and --{name} exclude each other; leave one of them out.")
+    preset = bench.presets[options.preset]
+    preset = dataclasses.replace(preset, **{name: value for name, value in given.items() if name in vars(preset)})
     if preset.law and not preset.world:
         raise ValueError(f"--law is part of a world; give --world={SCALED} with it.")
-    own_size = preset.world_file is not None or preset.world not in (None, SCALED)
-    if own_size and "num_latents" not in given:
+    sized = preset.world_file is None and preset.world in (None, SCALED)
+    if not sized and "num_latents" not in given:
         preset = dataclasses.replace(preset, num_latents=(None,))
-    return preset, {*given}
+    return preset
 
 
 def _recordings(data: str, preset: Preset, sparsity_given: bool) -> list[Recording]:
@@ -167,10 +168,8 @@ def _names(bench: Bench, preset: Preset, source: Source, given: Sequence[str] | 
         return [name for name in known if name not in bench.slow]
     if given == ("all",):
         return known
-    return [
-        *(name for name in known if name in given),
-        *(name for name in given if name not in known),
-    ]
+    crossings = [name for name in given if name not in known]
+    return [name for name in known if name in given] + crossings
 
 
 def study_of(bench: Bench, preset: Preset, sources: Sequence[Source], names: Sequence[str]) -> Study:
@@ -182,14 +181,7 @@ def study_of(bench: Bench, preset: Preset, sources: Sequence[Source], names: Seq
         crossed = [crossing.method_of(name, listed, source, preset) for name in names if name not in known]
         return [*(method for method in listed if method.name in names), *crossed]
 
-    return Study(
-        bench.name,
-        tuple(sources),
-        chosen,
-        lam=preset.lam,
-        protocol=preset.protocol,
-        **bench.options,
-    )
+    return Study(bench.name, tuple(sources), chosen, lam=preset.lam, protocol=preset.protocol, **bench.options)
 
 
 def _check_library(name: str, learner: Learner | None) -> None:

@@ -5,7 +5,6 @@
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from benchmarks.harness import methods
 from benchmarks.harness.preset import Preset
@@ -40,21 +39,12 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
     own = learner.encode
     if crossed:
         learner, encoder = _encoded(learner, right, source, p)
-        return Method(
-            name,
-            "frozen" if learner.family == "sae" else learner.family,
-            learner,
-            encoder,
-            _inference(encoder, p),
-        )
+        family = "frozen" if learner.family == "sae" else learner.family
+        # The lasso of both protocols has one name.
+        return Method(name, family, learner, encoder, {"inference": "lasso"} if encoder == p.lasso() else {})
     if left.startswith("sae_") and own is not None:
         return Method(name, "sae", learner, own)
     return methods.coded(name, "frozen" if own is not None else learner.family, learner, p)
-
-
-def _inference(encoder: Encoder, p: Preset) -> dict[str, str]:
-    # The lasso of both protocols has one name.
-    return {"inference": "lasso"} if encoder == p.lasso() else {}
 
 
 def _learner(name: str, study: Sequence[Method], common: Mapping[str, Method], source: Source, p: Preset) -> Learner:
@@ -72,8 +62,8 @@ def _learner(name: str, study: Sequence[Method], common: Mapping[str, Method], s
         )
     # Steps on the host are minibatches, not epochs, and their number is the learner's own.
     steps = None if kind is not None and issubclass(kind, HostLearner) else p.epochs
-    sizes: dict[str, Any] = {"sparsity": source.sparsity, "input_dim": source.input_dim}
-    return catalogue.make_learner(name, lam=p.lam, num_steps=steps, **sizes)
+    assert source.input_dim is not None  # A setting fills it in.
+    return catalogue.make_learner(name, sparsity=source.sparsity, input_dim=source.input_dim, lam=p.lam, num_steps=steps)
 
 
 def _depth(learner: Learner) -> int:

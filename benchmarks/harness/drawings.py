@@ -39,7 +39,7 @@ def recovery_along(x: str) -> dict[str, Drawing]:
     """MCC out of distribution, and the matched cosine, of each dictionary along a size."""
     # Published lines have the published form of the MCC, which therefore has a figure of its own.
     scores = ("mcc_ood", "mcc_paper_ood", "cosine")
-    return {score: Drawing("curve", {"x": x, "y": score, "logx": True}) for score in scores}
+    return {score: Drawing("curve", {"x": x, "y": score}) for score in scores}
 
 
 def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing]:
@@ -52,13 +52,7 @@ def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing
         # A dictionary of one kind has nothing to compare.
         return [row for row in cold if names.count(row["dictionary"]) > 1]
 
-    options = {
-        "x": "num_latents",
-        "y": metric,
-        "line": ("dictionary", style),
-        "panel": "dictionary",
-        "logx": True,
-    }
+    options = {"x": "num_latents", "y": metric, "line": style, "panel": "dictionary"}
     return {f"{metric}_by_{style}": Drawing("curve", options, compared)}
 
 
@@ -67,7 +61,7 @@ def along(
     metrics: Sequence[str],
     *,
     line: str = "dictionary",
-    style: str | None = None,
+    dash: str = "",
     only: str = "",
 ) -> dict[str, Drawing]:
     """Scores along iterations, steps or weights, a panel a number of latents."""
@@ -75,13 +69,7 @@ def along(
     def chosen(rows: Rows) -> Rows:
         return [row for row in rows if only in ("", row.get("inference"))]
 
-    options: dict[str, Any] = {
-        "x": x,
-        "line": line if style is None else (line, style),
-        "panel": "num_latents",
-        "logx": True,
-    }
-    options |= {"levels": ("oracle",)}
+    options = {"x": x, "line": line, "dash": dash, "panel": "num_latents"}
     logy = ("relative_gap_id", "mse_id")
     return {metric: Drawing("curve", options | {"y": metric, "logy": metric in logy}, chosen) for metric in metrics}
 
@@ -108,14 +96,6 @@ def phase_maps() -> dict[str, Drawing]:
         bounds = [row["sparsity"] * math.log(row["num_latents"] / row["sparsity"]) for row in rows]
         return [row | {"ratio": round(2 * row["input_dim"] / bound) / 2} for row, bound in zip(rows, bounds, strict=True)]
 
-    options: dict[str, Any] = {
-        "x": "num_latents",
-        "y": "ratio",
-        "value": "mcc_ood",
-        "panel": "dictionary",
-    }
-    options |= {
-        "bound": lambda row: 2.0,
-        "bound_label": "c = 2, the dimension of the other studies",
-    }
+    options: dict[str, Any] = {"x": "num_latents", "y": "ratio", "value": "mcc_ood", "panel": ("dictionary",)}
+    options |= {"bound": lambda row: 2.0, "bound_label": "c = 2, the dimension of the other studies"}
     return {"phase_map": Drawing("heat_map", options, placed, ("sparsity",))}

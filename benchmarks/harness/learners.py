@@ -30,11 +30,13 @@ def tuned_sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
     """An SAE at its best, for a number of gradient steps rather than of epochs."""
     assert source.input_dim is not None  # A setting fills it in.
     steps_per_epoch = math.ceil(source.num_train / SparseAutoencoder.batch_size)
-    options: dict[str, Any] = {
-        "num_steps": math.ceil(p.sae_steps / steps_per_epoch),
-        "renormalise_every": max(1, round(_RENORMALISE_EVERY / steps_per_epoch)),
-    }
-    return catalogue.tuned_sae(name, sparsity=source.sparsity, input_dim=source.input_dim, **options)
+    return catalogue.tuned_sae(
+        name,
+        sparsity=source.sparsity,
+        input_dim=source.input_dim,
+        num_steps=math.ceil(p.sae_steps / steps_per_epoch),
+        renormalise_every=max(1, round(_RENORMALISE_EVERY / steps_per_epoch)),
+    )
 
 
 def dl_fista(p: Preset, base: Learner | None = None) -> DLFista:

@@ -78,8 +78,9 @@ def _conditions(rows: Sequence[Row], varies: Sequence[str]) -> list[str]:
     """The columns beside the cell and what methods vary that tell lines apart; a run without noise, say, has none for it."""
     found = [name for name in ("noise_db", "stream") if any(row.get(name) not in (None, False) for row in rows)]
     found += [name for name in ("world", "width") if len({row.get(name) for row in rows}) > 1]
-    cells, sized = ({tuple(row[name] for name in names) for row in rows} for names in (CELL, (*CELL, "input_dim")))
-    found += ["input_dim"] if len(sized) > len(cells) else []
+    sizes = {(*(row[name] for name in CELL), row["input_dim"]) for row in rows}
+    if len(sizes) > len({cell[:-1] for cell in sizes}):
+        found.append("input_dim")
     return [name for name in found if name not in varies]
 
 
@@ -130,14 +131,12 @@ def _decompositions(
     """The parts of each score, all of them to a file and those of the MCC to a table."""
     scores = [f"{stem}_{split}" for stem in ("mcc", "support_f1", "accuracy", "auc") for split in ("id", "ood")]
     split = {score: tables.summarise(decompose.decompositions(rows, score), by=by, methods=names) for score in scores}
-    found = [{"metric": score} | line for score, lines in split.items() for line in lines]
-    if found:
-        tables.write_table(folder, "decomposition.csv", found)
-    if not split["mcc_ood"]:
-        return []
-    columns = _headings(_PARTS, split["mcc_ood"])
+    parts = [{"metric": score} | line for score, lines in split.items() for line in lines]
+    if parts:
+        tables.write_table(folder, "decomposition.csv", parts)
+    shown = split["mcc_ood"]
     title = "Decomposition of MCC OOD: oracle - encoder = values part + support part + dictionary part"
-    return [pages.Table(title, {**heads, **columns}, split["mcc_ood"])]
+    return [pages.Table(title, {**heads, **_headings(_PARTS, shown)}, shown)] if shown else []
 
 
 def _headings(names: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -150,8 +149,8 @@ def _headings(names: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> dict[
 def _unlisted(summary: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the tables of no study name: the columns of a metric that was dropped into its folder."""
     listed = {_stem(name) for one in studies.found().values() for names in one.tables.values() for name in names}
-    columns = {name: column for metric in catalogue.metrics().values() for name, column in metric.columns.items()}
-    shown = {name for name, column in columns.items() if column.heading != "" and name not in listed}
+    columns = [item for metric in catalogue.metrics().values() for item in metric.columns.items()]
+    shown = {name for name, column in columns if column.heading != "" and name not in listed}
     return [name for name in (column.removesuffix("_mean") for column in summary[0]) if _stem(name) in shown]
 
 

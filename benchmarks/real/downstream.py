@@ -80,7 +80,7 @@ def measure(options: DownstreamOptions) -> list[Row]:
         limits = f"a quarter of the dimensions and the {narrowest.num_latents} atoms"
         raise ValueError(f"--l0 {max(options.l0)} is too much for {limits} of {narrowest.name}; ask for at most {densest}.")
     for name, report in reports.items():
-        hook = report.notes.get("hook_name", report.notes.get("hookpoint", ""))
+        hook = report.sae.notes.get("hook_name", report.sae.notes.get("hookpoint", ""))
         check_place(name, hook, options.layer)
     controls = _controls(options, plan, saes[0])
     folder.require_writable()

@@ -46,21 +46,9 @@ def _value(text: str) -> Any:
 def line(study: str, comparison: Sequence[Mapping[str, Any]]) -> str:
     """The line of a study: how many of its numbers are close, also at 1,000 latents at most, and the one that is furthest."""
     small = [row["close"] for row in comparison if row["num_latents"] <= _SMALL]
-    close, furthest = (
-        sum(row["close"] for row in comparison),
-        max(comparison, key=published.distance),
-    )
-    cells = [
-        *(
-            study,
-            f"{len(comparison):,}",
-            f"{close:,}",
-            f"{close / len(comparison):.1%}",
-            f"{sum(small):,} of {len(small):,}",
-        ),
-        _describe(furthest),
-    ]
-    return f"| {' | '.join(cells)} |"
+    close, count = sum(row["close"] for row in comparison), len(comparison)
+    furthest = _describe(max(comparison, key=published.distance))
+    return f"| {study} | {count:,} | {close:,} | {close / count:.1%} | {sum(small):,} of {len(small):,} | {furthest} |"
 
 
 def _describe(row: Mapping[str, Any]) -> str:

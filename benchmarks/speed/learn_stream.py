@@ -14,7 +14,6 @@ processors are those of all, and the memory is that of the process which held mo
 """
 
 import dataclasses
-import statistics
 import sys
 import time
 
@@ -68,27 +67,24 @@ class _EnoughError(Exception):
 
 
 class _Rounds:
-    """What is seen of the rounds of this process: their seconds, and the dictionary of the last."""
+    """What is seen of the rounds of this process: the clocks at the end of each, and the dictionary of the last."""
 
-    def __init__(self, stop: int | None, of: int):
-        self._stop, self._of, self._last = stop, of, _clocks()
-        self.seconds, self.processor = list[float](), list[float]()
-        self.done, self.dictionary = 0, np.empty((0, 0))
+    def __init__(self, stop: int):
+        self._stop, self.done, self.dictionary = stop, 0, np.empty((0, 0))
+        self._clocks = [(time.perf_counter(), time.process_time())]
 
     def __call__(self, state) -> None:
         jax.block_until_ready(state)
-        now = _clocks()
-        for kept, end, begin in zip((self.seconds, self.processor), now, self._last, strict=True):
-            kept.append(end - begin)
-        self._last, self.done = now, int(state.round)
-        logging.info("round %d of %d: %.1f s, change %.3f", self.done, self._of, self.seconds[-1], float(state.change))
-        if self._stop is not None and self.done >= self._stop:
+        self._clocks.append((time.perf_counter(), time.process_time()))
+        self.done = int(state.round)
+        logging.info("round %d: %.1f s, change %.3f", self.done, self.seconds()[0][-1], float(state.change))
+        if self.done >= self._stop:
             self.dictionary = np.asarray(distributed.whole(state.dictionary))
             raise _EnoughError
 
-
-def _clocks() -> tuple[float, float]:
-    return time.perf_counter(), time.process_time()
+    def seconds(self) -> np.ndarray:
+        """Seconds, and those of the processor, of each round."""
+        return np.diff(self._clocks, axis=0).T
 
 
 def recovery(learned: np.ndarray, truth: np.ndarray) -> dict[str, float]:
@@ -102,43 +98,49 @@ def recovery(learned: np.ndarray, truth: np.ndarray) -> dict[str, float]:
 def main(options: LearnStreamOptions) -> None:
     store = results.Store(cli.folder(options.results_dir) / NAME)
     num_samples, num_steps, rates = options.num_samples, options.num_steps, options.rates
+    total = num_samples * options.passes
     with cli.usage():
         setting = Setting(options.width, options.sparsity, num_samples, options.seed, stream=True)
         stream = Stream(setting)
-        if num_samples * options.passes < num_steps:
+        if total < num_steps:
             raise ValueError(f"--num_samples={num_samples} are too few for --num_steps={num_steps} rounds.")
         learner = OnlineDictionary(num_steps=num_steps, rates=rates)  # type: ignore[arg-type]
         store.folder.require_writable()
     cell = {"study": NAME, **setting.asdict(), "passes": options.passes, "num_steps": num_steps}
-    cell |= {} if rates is None else {"rates": ",".join(f"{rate:g}" for rate in rates)}
+    if rates is not None:
+        cell["rates"] = ",".join(f"{rate:g}" for rate in rates)
 
     def source(start: int, count: int) -> np.ndarray:
         first = start % num_samples
         head = stream(first, min(count, num_samples - first))
         return head if len(head) == count else np.concatenate([head, source(start + len(head), count - len(head))])
 
-    rounds = _Rounds(options.rounds, num_steps)
+    rounds = _Rounds(options.rounds or num_steps + 1)
     save = Checkpoint(store.folder / "checkpoints", f"{results.key(cell)}.safetensors", every=options.every)
     try:
         model = fit_stream(
             learner,
             source,
             num_latents=setting.num_latents,
-            num_samples=num_samples * options.passes,
+            num_samples=total,
             key=jax.random.key(setting.seed),
             checkpoint=save,
             watch=rounds,
         )
-        found = np.asarray(model.dictionary)
+        learned = np.asarray(model.dictionary)
     except _EnoughError:
-        found = rounds.dictionary
-    processors = [sum(each) for each in zip(*distributed.gather(rounds.processor), strict=True)]
-    # The first compiles.
-    paces = {"round_seconds": rounds.seconds, "processor_seconds": processors}
-    measured = {name: statistics.median(seconds[1:] or seconds) for name, seconds in paces.items()}
-    measured |= {"memory": max(distributed.gather(devices.peak_memory()))}
+        learned = rounds.dictionary
+    seconds, mine = rounds.seconds()
+    processors = np.sum(distributed.gather(mine.tolist()), axis=0)
+    # The first compiles, and counts only if there is no other.
+    begin = min(1, len(seconds) - 1)
+    measured = {
+        "round_seconds": float(np.median(seconds[begin:])),
+        "processor_seconds": float(np.median(processors[begin:])),
+        "memory": max(distributed.gather(devices.peak_memory())),
+    }
     if distributed.is_first():
-        row = cell | {"rounds": rounds.done} | recovery(found, stream.dictionary) | measured
+        row = cell | {"rounds": rounds.done} | recovery(learned, stream.dictionary) | measured
         row |= results.provenance() | {"device": devices.describe()}
         store.append([row | {"key": results.key(row), "job": results.key(row)}])
         summary = tables.summarise([row], by=list(COLUMNS)[:2], metrics=list(COLUMNS)[2:])

@@ -84,21 +84,23 @@ def draw(cell: Cell, files: Files | None = None) -> Problem:
     Raises:
       UsageError: at the weight every code is zero.
     """
-    signals, dictionary = own(cell, files) if files else WORLDS[cell.world](cell)
-    lam, tops = cell.lam, _lambda_max(signals, dictionary)
+    if files is None:
+        signals, dictionary = WORLDS[cell.world](cell)
+    else:
+        signals = files.activations[: cell.num_samples]
+        dictionary = np.ascontiguousarray(files.dictionary / np.linalg.norm(files.dictionary, axis=0))
+    # The weight at which the code of each signal vanishes, a few signals at a time.
+    starts = range(0, len(signals), 100)
+    tops = np.concatenate([(signals[start : start + 100] @ dictionary).max(axis=1) for start in starts])
+    lam = cell.lam
     if cell.lam_fraction is not None:
         lam = cell.lam_fraction * float(np.median(tops))
     if lam >= tops.max():
-        given = "--lam" if cell.lam_fraction is None else "--lam_fraction"
+        flag = "--lam" if cell.lam_fraction is None else "--lam_fraction"
         raise cli.UsageError(
-            f"λ = {lam:.3g} is not below {tops.max():.3g}, the largest λ_max of the samples, and leaves no code; lower {given}."
+            f"λ = {lam:.3g} is not below {tops.max():.3g}, the largest λ_max of the samples, and leaves no code; lower {flag}."
         )
     return Problem(signals, dictionary, lam)
-
-
-def _lambda_max(signals: np.ndarray, dictionary: np.ndarray) -> np.ndarray:
-    """The weight at which each signal's code vanishes, a few signals at a time."""
-    return np.concatenate([(signals[start : start + 100] @ dictionary).max(axis=1) for start in range(0, len(signals), 100)])
 
 
 def paper(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
@@ -106,11 +108,18 @@ def paper(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     input_dim = cell.input_dim or Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples)).input_dim
     assert input_dim is not None  # Setting fills it in.
     rng = np.random.default_rng(0)
-    atoms = rng.standard_normal((cell.num_latents, input_dim), dtype=np.float32)
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    active = [rng.choice(cell.num_latents, cell.sparsity, replace=False) for _ in range(cell.num_samples)]
-    signals = np.stack([rng.uniform(size=cell.sparsity).astype(np.float32) @ atoms[chosen] for chosen in active])
-    return signals, np.ascontiguousarray(atoms.T)
+    atoms = _unit(rng.standard_normal((cell.num_latents, input_dim), dtype=np.float32))
+    signals = [rng.uniform(size=cell.sparsity).astype(np.float32) @ atoms[active] for active in _active(cell, rng)]
+    return np.stack(signals), np.ascontiguousarray(atoms.T)
+
+
+def _active(cell: Cell, rng: np.random.Generator) -> list[np.ndarray]:
+    """The atoms of each signal."""
+    return [rng.choice(cell.num_latents, cell.sparsity, replace=False) for _ in range(cell.num_samples)]
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def coherent(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
@@ -123,24 +132,14 @@ def coherent(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     input_dim = cell.input_dim or max(1, cell.num_latents // 8)
     centres = rng.standard_normal((-(-cell.num_latents // 16), input_dim), dtype=np.float32)
     atoms = np.repeat(centres, 16, axis=0)[: cell.num_latents]
-    atoms = atoms + rng.standard_normal(atoms.shape, dtype=np.float32)
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    active = [rng.choice(cell.num_latents, cell.sparsity, replace=False) for _ in range(cell.num_samples)]
-    signals = np.stack([rng.exponential(size=cell.sparsity) @ atoms[chosen] for chosen in active])
-    noise = rng.standard_normal(signals.shape)
-    signals /= np.linalg.norm(signals, axis=1, keepdims=True)
-    signals += 0.05 * noise / np.linalg.norm(noise, axis=1, keepdims=True)
-    signals /= np.linalg.norm(signals, axis=1, keepdims=True)
+    atoms = _unit(atoms + rng.standard_normal(atoms.shape, dtype=np.float32))
+    clean = np.stack([rng.exponential(size=cell.sparsity) @ atoms[active] for active in _active(cell, rng)])
+    noise = _unit(rng.standard_normal(clean.shape))
+    signals = _unit(_unit(clean) + 0.05 * noise)
     return signals.astype(np.float32), np.ascontiguousarray(atoms.T)
 
 
 WORLDS = {"paper": paper, "coherent": coherent}
-
-
-def own(cell: Cell, files: Files) -> tuple[np.ndarray, np.ndarray]:
-    """The first of the user's activations, and the atoms of the user's dictionary at unit norm."""
-    norms = np.linalg.norm(files.dictionary, axis=0)
-    return files.activations[: cell.num_samples], np.ascontiguousarray(files.dictionary / norms)
 
 
 def load(activations: str, dictionary: str) -> Files:

@@ -91,21 +91,21 @@ def prepare(problem: Problem, names: Sequence[str], *, every: bool) -> tuple[dic
     return runs, skipped
 
 
-def assess(problem: Problem, codes: np.ndarray) -> dict[str, Any]:
-    """What the codes of the first signals are worth, and the `value` of each of them."""
+def assess(problem: Problem, codes: np.ndarray) -> tuple[dict[str, float], np.ndarray]:
+    """What the codes of the first signals are worth, and the objective of each of them."""
     part = problem.first(len(codes))
     rest = part.signals - codes.astype(np.float64) @ part.dictionary.T
     value, gap = scores.score(part.signals, part.dictionary, codes, part.lam)
-    shares = scores.relative(value, gap)
-    return {
+    shares = gap / np.maximum(value, 1e-300)
+    worth = {
         "relative_error": float(np.mean((rest**2).sum(axis=1) / np.maximum((part.signals**2).sum(axis=1), 1e-300))),
         "l0": float((codes != 0).sum(axis=1).mean()),
-        "value": value,
         "objective": float(value.mean()),
         "relative_gap_max": float(shares.max()),
         "relative_gap_median": float(np.median(shares)),
         "share_certified": float(np.mean(shares <= TARGET)),
     }
+    return worth, value
 
 
 def measure(
@@ -137,12 +137,13 @@ def measure(
             break
     product_seconds = min(seconds.pop(_PRODUCT))
     scored = {key: assess(problem, codes[key]) for key in seconds}
-    values = {key: line.pop("value") for key, line in scored.items()}
     best = np.full(num_samples, np.inf)
-    for value in values.values():
+    for _, value in scored.values():
         best[: len(value)] = np.minimum(best[: len(value)], value)
     rows = []
     for (name, effort), times in seconds.items():
+        worth, value = scored[name, effort]
+        least = best[: len(value)]
         row = {
             "study": NAME,
             "method": name,
@@ -159,11 +160,9 @@ def measure(
             "seconds_first": first[name, effort],
             "samples_per_second": num_samples / min(times),
             "ratio_to_product": min(times) / product_seconds,
-            **scored[name, effort],
+            **worth,
+            "suboptimality": float(((value - least) / np.maximum(least, 1e-300)).max()),
         }
-        value = values[name, effort]
-        least = best[: len(value)]
-        row["suboptimality"] = float(((value - least) / np.maximum(least, 1e-300)).max())
         rows.append(row)
     return rows, skipped
 
@@ -172,12 +171,11 @@ def line(rows: Sequence[dict], names: Sequence[str]) -> dict[str, str]:
     """The line of a cell, by heading: our coder at the last of its efforts, and its seconds over those of the others."""
     last = {row["method"]: row for row in rows}
     ours = last[OURS]
-    weight = f"{ours['lam_fraction']:g} λ_max" if ours["lam_fraction"] else f"{ours['lam']:g}"
     cells = {
         "atoms": f"{ours['num_latents']:,} in {ours['input_dim']:,}" + ", coherent" * (ours["world"] == "coherent"),
         "k": f"{ours['sparsity'] or '-'}",
         "samples": f"{ours['num_samples']:,}",
-        "λ": weight,
+        "λ": f"{ours['lam_fraction']:g} λ_max" if ours["lam_fraction"] else f"{ours['lam']:g}",
         "L0": f"{ours['l0']:.3g}",
         f"{OURS}, s": f"{ours['seconds']:.2g}",
         "first call, s": f"{ours['seconds_first']:.2g}",
@@ -185,11 +183,11 @@ def line(rows: Sequence[dict], names: Sequence[str]) -> dict[str, str]:
         "/ product": f"{ours['ratio_to_product']:.2g}",
     }
     for name in names[1:]:
-        other, cell = last.get(name), "-"
-        if other is not None:
+        cell = "-"
+        if name in last:
             # Under `jit` it is the same coder, of which the first call says more than the gap.
-            more = f"first {other['seconds_first']:.2g} s" if name == JITTED else _gap(other)
-            cell = f"{ours['seconds'] / other['seconds']:.2g} ({more})"
+            more = f"first {last[name]['seconds_first']:.2g} s" if name == JITTED else _gap(last[name])
+            cell = f"{ours['seconds'] / last[name]['seconds']:.2g} ({more})"
         cells[f"/ {labels.label(name, 'solver')}"] = cell
     return cells
 
@@ -199,11 +197,11 @@ def _gap(row: dict) -> str:
 
 
 def _files(options: SolverSpeedOptions) -> Files | None:
-    if (options.dictionary is None) != (options.activations is None):
+    if options.activations and options.dictionary:
+        return problems.load(options.activations, options.dictionary)
+    if options.activations or options.dictionary:
         raise cli.UsageError("--dictionary and --activations go together; give both or neither.")
-    if options.dictionary is None or options.activations is None:
-        return None
-    return problems.load(options.activations, options.dictionary)
+    return None
 
 
 def _cells(options: SolverSpeedOptions, files: Files | None, names: Sequence[str]) -> dict[Cell, Sequence[str]]:

@@ -40,5 +40,5 @@ BENCH = Bench(
     _methods,
     PRESETS,
     varies=("step", "start", "base"),
-    figures=drawings.along("step", ("mcc_ood", "cosine"), line="base", style="start"),
+    figures=drawings.along("step", ("mcc_ood", "cosine"), line="base", dash="start"),
 )

@@ -39,5 +39,5 @@ BENCH = Bench(
     _methods,
     PRESETS,
     varies=("iterations", "start"),
-    figures=drawings.along("iterations", ("mcc_ood", "relative_gap_id"), style="start"),
+    figures=drawings.along("iterations", ("mcc_ood", "relative_gap_id"), dash="start"),
 )

@@ -44,18 +44,14 @@ def is_traced(value: Any) -> bool:
     return jax is not None and isinstance(value, jax.core.Tracer)
 
 
-def check_size(name: str, value: object) -> None:
+def check_size(name: str, value: Any) -> None:
     """Raises a ValueError unless the value is a positive integer below 2**31."""
-    if not is_integer(value) or int(value) < 1:  # type: ignore[call-overload]
-        raise ValueError(f"{name} must be a positive integer, but it is {shown(value)}; give 1 or more.")
-    if int(value) >= 2**31:  # type: ignore[call-overload]
-        raise ValueError(f"{name} must be below 2**31, but it is {shown(value)}; no array is that long.")
+    check_integer(name, value, least=1)
 
 
-def check_seed(value: object) -> None:
+def check_seed(value: Any) -> None:
     """Raises a ValueError unless the value is an unsigned 32-bit integer, which every generator of random numbers takes."""
-    if not is_integer(value) or not 0 <= int(value) < 2**32:  # type: ignore[call-overload]
-        raise ValueError(f"seed must be an integer from 0 to 2**32 - 1, but it is {shown(value)}.")
+    check_integer("seed", value, least=0, most=2**32 - 1)
 
 
 def check_integer(name: str, value: Any, *, least: int, most: int = 2**31 - 1) -> None:

@@ -85,7 +85,7 @@ class Codes(eqx.Module):
     @classmethod
     def from_sparse(cls, codes: scipy.sparse.sparray | scipy.sparse.spmatrix) -> "Codes":
         """The same codes by their active columns, of a sparse array of any format, (n, num_latents)."""
-        codes = by_rows(codes)
+        codes = scipy.sparse.csr_array(codes)
         latents = np.unique(codes.indices[codes.data != 0])
         latents = latents if len(latents) else np.zeros(1, int)
         return cls(scipy.sparse.csc_array(codes)[:, latents].toarray(), latents, codes.shape[1])
@@ -98,11 +98,6 @@ SparseCodes = Codes | scipy.sparse.csr_array
 def by_columns(codes: Any) -> Any:
     """Codes as they are, but a sparse array as `Codes`."""
     return Codes.from_sparse(codes) if scipy.sparse.issparse(codes) else codes
-
-
-def by_rows(codes: Any) -> Any:
-    """Codes as they are, but a sparse array of any format as `csr_array`, of which rows can be sliced."""
-    return scipy.sparse.csr_array(codes) if scipy.sparse.issparse(codes) else codes
 
 
 def as_columns(codes: Any) -> np.ndarray:
@@ -126,7 +121,8 @@ def dense_chunks(*codes: Any) -> Iterator[tuple[Any, ...]]:
     Yields:
       Which samples, a slice, and the codes of these.
     """
-    held = [by_rows(form) for form in codes]
+    # Of a sparse array in this format rows can be sliced.
+    held = [scipy.sparse.csr_array(form) if scipy.sparse.issparse(form) else form for form in codes]
     size = max(1, _AT_ONCE // max(1, *(form.shape[1] for form in held)))
     for start in range(0, held[0].shape[0], size):
         rows = slice(start, start + size)
@@ -163,18 +159,18 @@ def infer_in_chunks(
       What `infer` returns, of all signals, its codes as `Codes` or as a sparse array.
     """
     host = np.asarray(signals)
-    pieces: list[Any] = []
-    others: list[dict[str, np.ndarray]] = []
+    parts: list[dict[str, Any]] = []
     for start in range(0, len(host), chunk_size):
         chunk = host[start : start + chunk_size]
         inferred = infer(np.pad(chunk, ((0, chunk_size - len(chunk)), (0, 0))))
         fields = {field.name: getattr(inferred, field.name) for field in dataclasses.fields(inferred)}
         arrays = {name: np.asarray(value)[: len(chunk)] for name, value in fields.items() if value is not None}
-        codes = arrays.pop("codes")
-        pieces.append(scipy.sparse.csr_array(codes) if sparse else Codes.from_dense(codes))
-        others.append(arrays)
-    gathered: Any = scipy.sparse.csr_array(scipy.sparse.vstack(pieces)) if sparse else join(pieces)
-    return type(inferred)(codes=gathered, **{name: np.concatenate([part[name] for part in others]) for name in others[0]})
+        dense = arrays["codes"]
+        parts.append(arrays | {"codes": scipy.sparse.csr_array(dense) if sparse else Codes.from_dense(dense)})
+    columns = {name: [part[name] for part in parts] for name in parts[0]}
+    pieces = columns.pop("codes")
+    codes: Any = scipy.sparse.csr_array(scipy.sparse.vstack(pieces)) if sparse else join(pieces)
+    return type(inferred)(codes=codes, **{name: np.concatenate(column) for name, column in columns.items()})
 
 
 def _compact(values: np.ndarray, latents: np.ndarray, num_latents: int) -> Codes:

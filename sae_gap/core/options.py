@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 
-from sae_gap.core.checks import check_choice, check_flag, check_integer, check_number, check_numbers, check_size
+from sae_gap.core.checks import check_choice, check_flag, check_integer, check_number, check_numbers
 
 if TYPE_CHECKING:
     # Type checkers know how a dataclass is made from this alone.
     from equinox import field as option
+
+
+# The limits of a seed, which every generator of random numbers takes.
+SEED: dict[str, Any] = {"least": 0, "most": 2**32 - 1}
 
 
 class _Rule(NamedTuple):
@@ -32,7 +36,7 @@ def _option(
     length: int | None = None,
     **limits: Any,
 ) -> Any:
-    """A field of an Equinox module, which `check_options` checks.
+    """A field of an Equinox module or of a dataclass, which `check_options` checks.
 
     Args:
       default: its value unless another is given.
@@ -68,7 +72,18 @@ def check_options(module: Any) -> None:
             check_numbers(name, value, rule.length, **rule.limits)
         elif rule.kind is float:
             check_number(name, value, **rule.limits)
-        elif rule.limits:
-            check_integer(name, value, **rule.limits)
         else:
-            check_size(name, value)
+            check_integer(name, value, **{"least": 1} | rule.limits)
+
+
+def settle(settings: Any) -> None:
+    """Checks the options of a frozen dataclass, and makes Python's own numbers of NumPy's and JAX's, so that keys agree."""
+    check_options(settings)
+    for field in dataclasses.fields(settings):
+        object.__setattr__(settings, field.name, _plain(getattr(settings, field.name)))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return value.item() if hasattr(value, "item") else value

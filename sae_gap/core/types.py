@@ -14,8 +14,9 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from sae_gap.core.checks import check_flag, check_integer, check_number, check_seed, check_size
-from sae_gap.core.codes import SparseCodes, by_rows
+from sae_gap.core.checks import check_integer
+from sae_gap.core.codes import SparseCodes
+from sae_gap.core.options import SEED, option, settle
 
 # The splits of a task: to learn from, to score in distribution, and to score out of it.
 SPLITS = ("train", "id", "ood")
@@ -47,30 +48,18 @@ class Setting:
       Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744.
     """
 
-    num_latents: int = 100
-    sparsity: int = 10
-    num_samples: int = 5_000
-    seed: int = 0
-    input_dim: int | None = None
-    noise_db: float | int | None = None
-    stream: bool = False
-    padded_dim: int | None = None
-    width: int | None = None
+    num_latents: int = option(default=100)
+    sparsity: int = option(default=10)
+    num_samples: int = option(default=5_000, least=4)
+    seed: int = option(default=0, **SEED)
+    input_dim: int | None = option(default=None, kind=int)
+    noise_db: float | int | None = option(default=None, kind=float, least=-200, most=200)
+    stream: bool = option(default=False)
+    padded_dim: int | None = option(default=None, kind=int)
+    width: int | None = option(default=None, kind=int)
 
     def __post_init__(self):
-        for name in ("num_latents", "sparsity", "num_samples"):
-            check_size(name, getattr(self, name))
-        check_seed(self.seed)
-        for name in ("input_dim", "padded_dim", "width"):
-            if getattr(self, name) is not None:
-                check_size(name, getattr(self, name))
-        if self.noise_db is not None:
-            check_number("noise_db", self.noise_db, least=-200, most=200)
-        check_flag("stream", self.stream)
-        for name, value in dataclasses.asdict(self).items():
-            # A number of NumPy or JAX would not have the key, in a row or of a model, that Python's own has.
-            if hasattr(value, "item"):
-                object.__setattr__(self, name, value.item())
+        settle(self)
         if self.sparsity >= self.num_latents:
             raise ValueError(
                 f"sparsity must be below num_latents, but it is {self.sparsity} with {self.num_latents} latents; "
@@ -79,8 +68,6 @@ class Setting:
         if self.width == self.num_latents:
             object.__setattr__(self, "width", None)
         check_width(self.sparsity, self.width)
-        if self.num_samples < 4:
-            raise ValueError(f"num_samples must be at least 4 to be split in half, but it is {self.num_samples}.")
         input_dim = self.input_dim
         if input_dim is None:
             # Never above num_latents: 2 k ln(num_latents / k) is at most 2 num_latents / e.
@@ -147,9 +134,9 @@ class Split(eqx.Module):
         """What the probe predicts: whether latent 0 exceeds one half."""
         if self.codes is None:
             return None
-        # A slice of a sparse array may be sparse, and its formats differ in what they can slice.
-        first = by_rows(self.codes)[:, [0]].toarray()[:, 0] if scipy.sparse.issparse(self.codes) else self.codes[:, 0]
-        return first > 0.5
+        # A column of a sparse array is sparse, and of its formats not all can be sliced.
+        codes = scipy.sparse.csr_array(self.codes)[:, [0]].toarray() if scipy.sparse.issparse(self.codes) else self.codes
+        return codes[:, 0] > 0.5
 
 
 class Tree(eqx.Module):

@@ -7,7 +7,8 @@ from typing import Any
 
 from absl import logging
 
-from sae_gap.core.checks import check_flag, check_number, check_path, check_seed, check_size, check_type
+from sae_gap.core.checks import check_path, check_type
+from sae_gap.core.options import SEED, option, settle
 from sae_gap.core.types import Setting, Split, Task
 from sae_gap.data.activations import Activations, fetched, open_activations
 from sae_gap.data.digest import file_digest
@@ -36,28 +37,18 @@ class Recording:
     """
 
     path: pathlib.Path
-    width: int | None = None
-    sparsity: int = 10
-    seed: int = 0
-    held_out: float | None = None
+    width: int | None = option(default=None, kind=int)
+    sparsity: int = option(default=10)
+    seed: int = option(default=0, **SEED)
+    held_out: float | None = option(default=None, kind=float, above=0, below=1)
     key: str | None = None
-    keep_outliers: bool = False
+    keep_outliers: bool = option(default=False)
 
     def __post_init__(self):
         check_path("path", self.path)
         object.__setattr__(self, "path", fetched(self.path))
-        if self.held_out is not None:
-            check_number("held_out", self.held_out, above=0, below=1)
         check_type("key", self.key, (str, type(None)), "give the name of an array")
-        check_flag("keep_outliers", self.keep_outliers)
-        check_size("sparsity", self.sparsity)
-        check_seed(self.seed)
-        if self.width is not None:
-            check_size("width", self.width)
-        for name in ("width", "sparsity", "seed", "held_out"):
-            # Keys are made of Python's own numbers.
-            if hasattr(getattr(self, name), "item"):
-                object.__setattr__(self, name, getattr(self, name).item())
+        settle(self)
 
     def task(self) -> Task:
         """The splits of the file, with the seed of this recording."""

@@ -1,7 +1,7 @@
 """A metric along whatever a study varies: a line a dictionary, a panel a size."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,7 +30,7 @@ _PUBLISHED: dict[str, Any] = {
     "linestyle": "none",
 }
 _Rows: TypeAlias = Sequence[Mapping[str, Any]]
-# The values of the columns that tell a line from the others: of its panel, its colour, its dash.
+# The values of the columns of a line: of its panel, its colour and its dash.
 _Key: TypeAlias = tuple[Any, ...]
 
 
@@ -40,26 +40,24 @@ def curve(
     x: str,
     y: str,
     *,
-    line: str | Sequence[str] = "dictionary",
-    panel: str | Sequence[str] | None = None,
-    logx: bool = False,
+    line: str = "dictionary",
+    dash: str = "",
+    panel: str = "",
     logy: bool = False,
-    levels: Sequence[str] = (),
     published: Sequence[Mapping[str, Any]] = (),
 ) -> Figure | None:
     """A metric along a column: means over seeds with ± 1 sd, as whiskers, or as a band where the points are many.
 
+    Rows of the oracle without x are drawn as horizontal levels; other rows without x are left out.
+
     Args:
       rows: rows of a study.
-      x: a column of numbers. On a log axis 0 has a place of its own, left of the least other value.
+      x: a column of numbers, on a log axis, where 0 has a place of its own, left of the least other value.
       y: the metric.
-      line: the column, or columns, of whose values each has a line. The first that sets no panel
-        sets the colour, the others the dash and the marker.
-      panel: the column, or columns, of whose values each has a panel; None draws one.
-      logx: whether x is on a log axis.
-      logy: whether y is.
-      levels: dictionaries, such as "oracle", drawn as horizontal levels where their rows have no x. Other rows without x are
-        left out.
+      line: the column of whose values each has a line of its own colour.
+      dash: a column of whose values each has a line of its own dash and marker.
+      panel: a column of whose values each has a panel.
+      logy: whether y is on a log axis.
       published: means to hold ours against, each with the coordinates of a row, `<y>_mean` and `<y>_sd`; drawn as small hollow
         markers beside the line whose coordinates, sizes included, they share, as far as x is ours too.
 
@@ -68,63 +66,52 @@ def curve(
 
     Raises:
       ValueError: a point mixes rows of different settings, or holds a seed twice: the rows vary in
-        something that is neither x nor line nor panel.
+        something that is neither x nor line nor dash nor panel.
     """
-    rows, lined, panelled = list(rows), house.columns(line), house.columns(panel)
-    # What a panel says its lines need not say again, and so another column sets their colour.
-    leading, *others = [name for name in lined if name not in panelled] or lined[:1]
-    by = (*panelled, leading, *others)
+    rows, by = list(rows), (panel, line, dash)
     shown = [row for row in rows if row.get(x) is not None]
     lines = _lines(shown, by, x, y)
     if not lines:
         return None
-    flat = [row for row in rows if row.get(x) is None and row.get("dictionary") in levels]
-    flat = [{**row, leading: row.get(leading) or row["dictionary"]} for row in flat]
-    flats = _lines(flat, by, None, y)
-    place = len(panelled)
+    flat = [row for row in rows if row.get(x) is None and row.get("dictionary") == "oracle"]
+    levels = _lines([{**row, line: row.get(line) or "oracle"} for row in flat], by, "", y)
 
-    groups = sorted({key[:place] for key in lines}, key=lambda key: house.ranks(key, panelled))
-    titles = house.titles([dict(zip(panelled, group, strict=True)) for group in groups])
+    groups = list(dict.fromkeys(group for group, *_ in lines))
+    titles = [labels.label(group, panel) for group in groups] if len(groups) > 1 else [""]
     tall = {1: 2.8, 2: 2.6}.get(len(groups), 2.0)
-    sides = labels.metric_label(x), house.axis_label(y)
-    figure, every = house.panels(titles, 1.8, tall, *sides)
+    figure, every = house.panels(titles, 1.8, tall, labels.metric_label(x), house.axis_label(y))
     panels = dict(zip(groups, every, strict=True))
-    looks = house.looks([key[place] for key in (*lines, *flats)], leading)
-    dashes = _dashes([key[place + 1 :] for key in lines], others)
+    looks = house.looks([value for _, value, _ in (*lines, *levels)], line)
+    dashes = _dashes({value for *_, value in lines}, dash)
     banded = max(map(len, lines.values())) > _BANDED
-    for key, points in flats.items():
-        if key[:place] in panels:
-            height, colour = points[0][f"{y}_mean"], looks[key[place]]["color"]
-            house.level(panels[key[:place]], height, color=colour)
-    for key, points in lines.items():
-        look = looks[key[place]] | dashes.get(key[place + 1 :], {})
-        _line(panels[key[:place]], points, x, y, look, banded)
+    for (group, value, _), points in levels.items():
+        if group in panels:
+            house.level(panels[group], points[0][f"{y}_mean"], color=looks[value]["color"])
+    for (group, value, dashed), points in lines.items():
+        _line(panels[group], points, x, y, looks[value] | dashes.get(dashed, {}), banded)
     overlaid = False
     for point in published:
         key = _owner(point, shown, by, x, y)
         if key in lines:
-            look = _PUBLISHED | {"color": looks[key[place]]["color"], "alpha": 0.6}
+            look = _PUBLISHED | {"color": looks[key[1]]["color"], "alpha": 0.6}
             mean, sd = point[f"{y}_mean"], point.get(f"{y}_sd") or 0.0
-            panels[key[:place]].errorbar(point[x], mean, sd, elinewidth=0.6, zorder=4, **look)
+            panels[key[0]].errorbar(point[x], mean, sd, elinewidth=0.6, zorder=4, **look)
             overlaid = True
-    if logx:
-        most = 8 if len(groups) == 1 else 4
-        house.log_axis(every[0].xaxis, [row[x] for row in shown], most)
+    house.log_axis(every[0].xaxis, [row[x] for row in shown], most=8 if len(groups) == 1 else 4)
     if logy:
-        drawn = [mean for points in (*lines.values(), *flats.values()) for mean in points]
+        drawn = [mean for points in (*lines.values(), *levels.values()) for mean in points]
         house.log_axis(every[0].yaxis, [mean[f"{y}_mean"] for mean in drawn])
 
-    moving = {key[place] for key in lines}
+    moving = {value for _, value, _ in lines}
     handles = []
     for value, look in looks.items():
-        look = look | {"linestyle": "-" if value in moving else house.DASHED}
+        look["linestyle"] = "-" if value in moving else house.DASHED
         if dashes or banded or value not in moving:
             look["marker"] = ""
-        handles.append(house.mark(labels.label(value, leading), **look))
-    for key, look in dashes.items():
-        name = house.values_label(dict(zip(others, key, strict=True)))
-        look = look | ({"marker": ""} if banded else {})
-        handles.append(house.mark(name or f"no {labels.metric_label(others[0])}", **look))
+        handles.append(house.mark(labels.label(value, line), **look))
+    for value, look in dashes.items():
+        name = f"no {labels.metric_label(dash)}" if value is None else labels.label(value, dash)
+        handles.append(house.mark(name, **look | ({"marker": ""} if banded else {})))
     if overlaid:
         handles.append(house.mark("published (mean ± sd)", **_PUBLISHED))
     title = f"{labels.metric_label(y)} by {labels.metric_label(x)}"
@@ -132,20 +119,18 @@ def curve(
     return figure
 
 
-def _lines(rows: _Rows, by: tuple[str, ...], x: str | None, y: str) -> dict[_Key, list[Row]]:
+def _lines(rows: _Rows, by: _Key, x: str, y: str) -> dict[_Key, list[Row]]:
     """The means of each line by ascending x, by the values of its columns."""
     lines: dict[_Key, list[Row]] = {}
-    for mean in house.means(rows, by if x is None else (*by, x), (y,)):
-        lines.setdefault(tuple(mean[name] for name in by), []).append(mean)
+    for mean in house.means(rows, [name for name in (*by, x) if name], (y,)):
+        lines.setdefault(tuple(map(mean.get, by)), []).append(mean)
     return {key: lines[key] for key in sorted(lines, key=lambda key: house.ranks(key, by))}
 
 
-def _dashes(keys: Sequence[_Key], columns: Sequence[str]) -> dict[_Key, dict[str, Any]]:
-    """A dash and a marker for each combination of values, where there are several."""
-    ordered = sorted(set(keys), key=lambda key: house.ranks(key, columns))
-    if len(ordered) == 1:
-        return {}
-    return dict(zip(ordered, itertools.cycle(_DASHES), strict=False))
+def _dashes(values: Iterable[Any], column: str) -> dict[Any, dict[str, Any]]:
+    """A dash and a marker for each value, where there are several."""
+    ordered = sorted(values, key=lambda value: labels.rank(value, column))
+    return dict(zip(ordered, itertools.cycle(_DASHES), strict=False)) if len(ordered) > 1 else {}
 
 
 def _line(axes: Axes, points: _Rows, x: str, y: str, look: Any, banded: bool) -> None:
@@ -166,5 +151,5 @@ def _owner(point: Mapping[str, Any], rows: _Rows, by: _Key, x: str, y: str) -> A
         return None
     given = [name for name in (*_SIZES, *by) if name != x and point.get(name) is not None]
     alike = [row for row in rows if all(point[name] == row.get(name) for name in given)]
-    keys = {tuple(row.get(name) for name in by) for row in alike}
+    keys = {tuple(map(row.get, by)) for row in alike}
     return keys.pop() if len(keys) == 1 else None

@@ -70,7 +70,7 @@ def heat_map(
     y: str,
     value: str,
     *,
-    panel: str | Sequence[str],
+    panel: Sequence[str],
     bound: Callable[[Mapping[str, Any]], float | None] | None = None,
     bound_label: str = "bound",
 ) -> Figure | None:
@@ -81,7 +81,7 @@ def heat_map(
       x: a column of numbers, its values side by side.
       y: a column of positive numbers, on a log axis.
       value: the metric.
-      panel: the column, or columns, of whose values each has a panel.
+      panel: the columns of whose values each combination has a panel.
       bound: gives the y of a row at which to draw a dashed line over all cells of that x and panel, or None for no line. Rows
         that give different ones have a line each.
       bound_label: what that line is.
@@ -92,18 +92,17 @@ def heat_map(
     Raises:
       ValueError: a cell mixes rows of different settings, or holds a seed twice.
     """
-    panelled = style.columns(panel)
     rows = [row for row in rows if row.get(x) is not None and row.get(y) is not None]
-    means = style.means(rows, (*panelled, x, y), (value,))
+    means = style.means(rows, (*panel, x, y), (value,))
     places = {(mean[x], mean[y]) for mean in means}
     if len(places) < 2:
         return None
     by_size: dict[float, list[float]] = {}
     for size, at in sorted(places):
         by_size.setdefault(size, []).append(at)
-    keys = {tuple(mean[name] for name in panelled) for mean in means}
-    groups = sorted(keys, key=lambda key: style.ranks(key, panelled))
-    titles = style.titles([dict(zip(panelled, key, strict=True)) for key in groups])
+    keys = {tuple(mean[name] for name in panel) for mean in means}
+    groups = sorted(keys, key=lambda key: style.ranks(key, panel))
+    titles = style.titles([dict(zip(panel, key, strict=True)) for key in groups])
     wide, most = max(1.25, 0.36 * len(by_size)), max(map(len, by_size.values()))
     sides = labels.metric_label(x), labels.metric_label(y)
     figure, every = style.panels(titles, wide, max(1.7, 0.5 + 0.25 * most), *sides)
@@ -114,7 +113,7 @@ def heat_map(
     handles = []
     for axes, key in zip(every, groups, strict=True):
         axes.tick_params(length=0)
-        mine = [mean for mean in means if _has(mean, panelled, key)]
+        mine = [mean for mean in means if _has(mean, panel, key)]
         cells = {(mean[x], mean[y]): mean[f"{value}_mean"] for mean in mine}
         for place, (size, levels) in enumerate(by_size.items()):
             across = [place - 0.5, place + 0.5]
@@ -124,7 +123,7 @@ def heat_map(
                 if np.isfinite(score):
                     _write(axes, place, level, score, colours.to_rgba(score))
             if bound is not None:
-                limits = {bound(row) for row in rows if _has(row, (*panelled, x), (*key, size))}
+                limits = {bound(row) for row in rows if _has(row, (*panel, x), (*key, size))}
                 for limit in limits:
                     if limit is not None:
                         axes.plot(across, [limit, limit], **_BOUND)

@@ -16,13 +16,14 @@ from sae_gap.core.registry import Column, Look
 _FAMILIES = ("baseline", "probe", "sae", "dictionary_learning", "peer", "oracle")
 # Colours here and on the classes are Okabe and Ito's, told apart under any of the common colour deficiencies, and Tol's muted
 # ones where those run out, which stand beside their labels or have a marker of their own.
-_STARTS = {"cold": Look("cold start", "#0072B2"), "warm": Look("warm start", "#D55E00")}
-_COLUMNS = {
-    "learned": Look("atoms as learned", "#0072B2"),
-    "renormed": Look("atoms of unit length", "#E69F00"),
-    "oracle_norms": Look("atoms of true length", "#009E73"),
+_TABLES = {
+    "start": {"cold": Look("cold start", "#0072B2"), "warm": Look("warm start", "#D55E00")},
+    "columns": {
+        "learned": Look("atoms as learned", "#0072B2"),
+        "renormed": Look("atoms of unit length", "#E69F00"),
+        "oracle_norms": Look("atoms of true length", "#009E73"),
+    },
 }
-_TABLES: dict[str, dict[str, Look]] = {"start": _STARTS, "columns": _COLUMNS}
 # For names that are in no table; none of them is used there.
 _SPARE = ("#8C564B", "#1B9E9E", "#7570B3", "#A6761D", "#66A61E", "#4477AA")
 _SPLITS = {"_id": "in distribution", "_ood": "out of distribution"}
@@ -69,9 +70,8 @@ def add(column: str, looks: Mapping[str, Look]) -> None:
 def _dictionaries() -> dict[str, Look]:
     found: dict[str, dict[str, Look]] = {family: {} for family in _FAMILIES}
     for name, encoder in catalogue.saes().items():
-        own, recipe = registry.looks_of(encoder)[name], vars(encoder).get("recipe")
-        label, colour = ("", "") if recipe is None else (recipe.label, recipe.colour)
-        found["sae"][name] = Look(label or f"{own.label} SAE", colour or own.colour)
+        look, recipe = registry.looks_of(encoder)[name], vars(encoder).get("recipe", Look("", ""))
+        found["sae"][name] = Look(recipe.label or f"{look.label} SAE", recipe.colour or look.colour)
     for kind in catalogue.learners().values():
         found.setdefault(kind.family, {}).update(registry.looks_of(kind))
     found["baseline"]["samples"] = Look("training samples as atoms", "#7F7F7F")

@@ -1,13 +1,13 @@
 """One visual language: what is drawn in bold, its conditions in grey, no text under 7 points."""
 
-import functools
 import io
 import os
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-import matplotlib
+import matplotlib.style
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -21,7 +21,6 @@ from sae_gap.storage.results import Row
 
 # What figures are drawn from.
 Rows = Iterable[Mapping[str, Any]]
-_P, _R = ParamSpec("_P"), TypeVar("_R")
 
 # What matplotlib is told within a figure of the suite, and nowhere else.
 STYLE: dict[Any, Any] = {
@@ -67,17 +66,8 @@ _SIZES = {
 _FEW_DECADES = 200
 
 
-def styled(draw: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Draws in the style, which stays with the figure: the caller's own settings are neither read nor changed."""
-
-    @functools.wraps(draw)
-    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update(STYLE)
-            return draw(*args, **kwargs)
-
-    return wrapped
+# Of a function that draws: the style stays with the figure, and the caller's settings are neither read nor changed.
+styled = matplotlib.style.context(STYLE, after_reset=True)
 
 
 @styled
@@ -103,15 +93,13 @@ def save(figure: Figure, folder: str | os.PathLike[str] | Folder, stem: str) -> 
         "pdf": {"Creator": None, "Producer": None, "CreationDate": None, "Subject": caption},
     }
     engine = figure.get_layout_engine()
-    try:
-        for ending, metadata in described.items():
-            content = io.BytesIO()
-            figure.savefig(content, format=ending, metadata=metadata)
-            Folder(folder).write(f"{stem}.{ending}", content.getvalue())
-            # Laid out once for both, which takes as long as to draw.
-            figure.set_layout_engine("none")
-    finally:
-        figure.set_layout_engine(engine)
+    for ending, metadata in described.items():
+        content = io.BytesIO()
+        figure.savefig(content, format=ending, metadata=metadata)
+        Folder(folder).write(f"{stem}.{ending}", content.getvalue())
+        # Laid out once for both, which takes as long as to draw.
+        figure.set_layout_engine("none")
+    figure.set_layout_engine(engine)
     return f"{stem}.png", f"{stem}.pdf"
 
 
@@ -141,15 +129,11 @@ def finish(
     note += f"; {more}" if more else ""
     title = title[:1].upper() + title[1:]
     figure.set_label(" ".join(f"{sentence}." for sentence in (title, note, caption) if sentence))
-    written: list[tuple[list[str], dict[str, Any]]] = [
-        (textwrap.wrap(title, 70), {"fontsize": 10, "fontweight": "bold"}),
-        (textwrap.wrap(note, 95), {"fontsize": 8, "color": QUIET}),
-    ]
-    down, height = 6.0, 72 * figure.get_figheight()
-    for lines, look in written:
-        place = 6 / 72 / figure.get_figwidth(), 1 - down / height
-        figure.text(*place, "\n".join(lines), va="top", **look)
-        down += 1.4 * look["fontsize"] * len(lines) + 2
+    left, down, height = 6 / 72 / figure.get_figwidth(), 6.0, 72 * figure.get_figheight()
+    for text, characters, size, weight, colour in ((title, 70, 10, "bold", "black"), (note, 95, 8, "normal", QUIET)):
+        lines, look = textwrap.wrap(text, characters), {"fontsize": size, "fontweight": weight}
+        figure.text(left, 1 - down / height, "\n".join(lines), va="top", color=colour, fontdict=look)
+        down += 1.4 * size * len(lines) + 2
     figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - down / height))
     if handles:
         widths = [inches + 0.45 for inches in text_widths(handle.get_label() for handle in handles)]
@@ -160,25 +144,20 @@ def finish(
 
 def describe(rows: Sequence[Mapping[str, Any]]) -> str:
     """The sizes that all rows share, and the number of seeds."""
-    shared = {name: {row.get(name) for row in rows} for name in _SIZES}
-    known = {name: values.pop() for name, values in shared.items() if len(values) == 1}
-    notes = [f"{value:,} {_SIZES[name]}" for name, value in known.items() if value is not None]
+    notes = []
+    for name, noun in _SIZES.items():
+        first, *others = {row.get(name) for row in rows}
+        if first is not None and not others:
+            notes.append(f"{first:,} {noun}")
     seeds = len({row.get("seed") for row in rows})
     return ", ".join([*notes, "1 seed" if seeds == 1 else f"{seeds} seeds"])
 
 
 def means(rows: Rows, by: Sequence[str], metrics: Sequence[str]) -> list[Row]:
     """The lines of `tables.summarise` that have all of the metrics; one seed deviates by 0."""
-    complete = []
-    for line in tables.summarise(rows, by=tuple(dict.fromkeys(by)), metrics=metrics):
-        if all(line[f"{metric}_mean"] is not None for metric in metrics):
-            complete.append(line | {f"{name}_sd": line[f"{name}_sd"] or 0.0 for name in metrics})
-    return complete
-
-
-def columns(names: str | Sequence[str] | None) -> tuple[str, ...]:
-    """One column, several, or none."""
-    return () if names is None else (names,) if isinstance(names, str) else tuple(names)
+    lines = tables.summarise(rows, by=tuple(dict.fromkeys(by)), metrics=metrics)
+    complete = [line for line in lines if all(line[f"{name}_mean"] is not None for name in metrics)]
+    return [line | {f"{name}_sd": line[f"{name}_sd"] or 0.0 for name in metrics} for line in complete]
 
 
 def ranks(values: Iterable[Any], names: Iterable[str]) -> list[Any]:
@@ -208,8 +187,7 @@ def axis_label(metric: str) -> str:
 
 def level(axes: Axes, height: float, **options: Any) -> None:
     """A dashed line across, such as the oracle's score."""
-    look: dict[str, Any] = {"color": "black", "linewidth": 1, "linestyle": DASHED}
-    axes.axhline(height, zorder=1, **look | options)
+    axes.axhline(height, zorder=1, linewidth=1, linestyle=DASHED, **{"color": "black"} | options)
 
 
 def layout(count: int, most: int) -> tuple[int, int]:
@@ -226,19 +204,19 @@ def panels(
     side: str,
 ) -> tuple[Figure, list[Axes]]:
     """A figure of axes of one scale, at least so wide and tall, with a label for each direction."""
-    across, down = layout(len(titles), int((WIDTH - 1) / max(wide, 0.1 + max(text_widths(titles)))))
+    count = len(titles)
+    across, down = layout(count, int((WIDTH - 1) / max(wide, 0.1 + max(text_widths(titles)))))
     figure = Figure(figsize=(WIDTH, 1.6 + tall * down))
-    every = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
-    for axes, title in zip(every, titles, strict=False):
+    used, spare = np.split(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel(), [count])
+    for axes, title in zip(used, titles, strict=True):
         axes.set_title(title)
         axes.tick_params(labelbottom=True)
-    for axes in every[len(titles) :]:
+    for axes in spare:
         axes.remove()
-    used = list(every[: len(titles)])
     for axes in used[-across:]:
         axes.set_xlabel(label)
     figure.supylabel(side)
-    return figure, used
+    return figure, list(used)
 
 
 def looks(names: Iterable[Any], column: str = "dictionary") -> dict[Any, dict[str, Any]]:
@@ -255,7 +233,7 @@ def mark(label: str, **look: Any) -> Line2D:
     return Line2D([], [], label=label, **{"linestyle": "none", "color": QUIET} | look)
 
 
-def swatch(label: str, colour: Any) -> Patch:
+def swatch(label: str, colour: str) -> Patch:
     """An entry of a legend: a colour, whatever has it."""
     return Patch(facecolor=colour, label=label)
 

@@ -101,15 +101,10 @@ def _is_finite(value: Any) -> bool:
 def _metrics_of(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[str]:
     found = dict.fromkeys(name for row in rows for name, value in row.items() if _is_finite(value))
     names = [name for name in found if name not in _NOT_METRICS and name not in by]
-
-    def order(name: str) -> tuple[int, int]:
-        stem = name.removesuffix("_id").removesuffix("_ood")
-        if name in _LAST:
-            return len(_ORDER) + 1 + _LAST.index(name), 0
-        return (_ORDER.index(stem) if stem in _ORDER else len(_ORDER)), name.endswith("_ood")
-
-    # The sort is stable: a metric that the order does not know keeps its place among its like.
-    return sorted(names, key=order)
+    ordered = [f"{stem}{split}" for stem in _ORDER for split in ("", "_id", "_ood")]
+    # A metric that the order does not know keeps its place among its like.
+    ordered += [name for name in names if name not in (*ordered, *_LAST)]
+    return sorted(names, key=[*ordered, *_LAST].index)
 
 
 def write_table(folder: str | os.PathLike[str] | Folder, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -121,11 +116,8 @@ def write_table(folder: str | os.PathLike[str] | Folder, name: str, lines: Seque
       lines: at least one.
 
     Raises:
-      ValueError: there is no line.
       OSError: the folder cannot be written to.
     """
-    if not lines:
-        raise ValueError(f"there is nothing to write to {name}; run the study first.")
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()

@@ -14,7 +14,7 @@ from sae_gap.core.options import option
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, unit_atoms
 from sae_gap.encoders.lista import LISTA
-from sae_gap.learners.learner import Learner, batches, check_base, live_share
+from sae_gap.learners.learner import Learner, base_of, batches, live_share
 from sae_gap.runtime import sharding
 from sae_gap.solvers import sparse_code
 
@@ -44,20 +44,19 @@ class TrainedEncoders(Learner):
     learning_rate: float = option(default=1e-3, above=0, kw_only=True)
 
     def __check_init__(self):
-        check_base(self)
+        base_of(self)
 
     @property
     def name(self):  # type: ignore[override]
-        return super().name if self.base is None else self.base.name
+        return base_of(self).name
 
-    @property
     @abc.abstractmethod
     def trained(self) -> tuple[AmortisedEncoder, ...]:
         """The encoders."""
 
-    @abc.abstractmethod
-    def optimiser(self, num_updates: int) -> optax.GradientTransformation:
-        """Adam, with its rate along so many updates."""
+    def rate(self, num_updates: int) -> optax.ScalarOrSchedule:
+        """The rate of Adam along so many updates."""
+        return self.learning_rate
 
     @abc.abstractmethod
     def losses(self, model: Model, signals, codes, live) -> Float[Array, " n"]:
@@ -65,16 +64,17 @@ class TrainedEncoders(Learner):
 
     def codes(self, signals, dictionary) -> Float[Array, "n num_latents"] | None:
         """The codes of signals that are learned, if any are."""
-        return None
 
     def init(self, data, *, num_latents, key, base=None):
         dictionary, _ = unit_atoms(base.decoder)
         # A split takes 0 and 1.
-        keys = (jax.random.fold_in(key, 2 + place) for place in range(len(self.trained)))
-        parameters = tuple(encoder.parameters(dictionary, key) for encoder, key in zip(self.trained, keys, strict=True))
-        model = Model(dictionary, base.bias, parameters)
+        parameters = tuple(
+            encoder.parameters(dictionary, jax.random.fold_in(key, place))
+            for place, encoder in enumerate(self.trained(), start=2)
+        )
         codes = self.codes(data.signals - base.bias, dictionary)
-        return TrainedState(model, codes, self._rule(data).init(parameters), key)
+        state = self._rule(data).init(parameters)
+        return TrainedState(Model(dictionary, base.bias, parameters), codes, state, key)
 
     def step(self, data, state):
         shuffle_key, key = jax.random.split(state.key)
@@ -99,7 +99,7 @@ class TrainedEncoders(Learner):
         return state.model
 
     def _rule(self, data) -> optax.GradientTransformation:
-        return self.optimiser(self.num_steps * -(-len(data.signals) // self.batch_size))
+        return optax.adam(self.rate(self.num_steps * -(-len(data.signals) // self.batch_size)))
 
 
 class Among(Encoder):
@@ -140,8 +140,6 @@ class Amortised(TrainedEncoders):
     encoders: tuple[AmortisedEncoder, ...]
     lam: float = option(default=0.1, least=0)
 
-    side_by_side = False
-
     @property
     def members(self) -> tuple[Among, ...]:
         """The encoders, in their order, as they read the model."""
@@ -150,7 +148,6 @@ class Amortised(TrainedEncoders):
     def __check_init__(self):
         check_sequence("encoders", self.encoders, AmortisedEncoder, "give a tuple of encoders such as (TopK(10),)")
 
-    @property
     def trained(self):
         return self.encoders
 
@@ -158,8 +155,8 @@ class Amortised(TrainedEncoders):
     def encode(self):
         return self.members[0] if len(self.encoders) == 1 else None
 
-    def optimiser(self, num_updates):
-        return optax.adam(optax.cosine_decay_schedule(self.learning_rate, max(1, num_updates)))
+    def rate(self, num_updates):
+        return optax.cosine_decay_schedule(self.learning_rate, max(1, num_updates))
 
     def codes(self, signals, dictionary):
         return sparse_code(signals, dictionary, self.lam).codes
@@ -189,12 +186,8 @@ class Lista(TrainedEncoders):
     def __check_init__(self):
         check_type("encoder", self.encoder, LISTA, "give LISTA(depth)")
 
-    @property
     def trained(self):
         return (self.encoder,)
-
-    def optimiser(self, num_updates):
-        return optax.adam(self.learning_rate)
 
     def losses(self, model, signals, codes, live):
         codes = Among(self.encoder)(model, signals)

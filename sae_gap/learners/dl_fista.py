@@ -1,7 +1,5 @@
 """Alternating dictionary learning with FISTA codes, as published."""
 
-import functools
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -59,7 +57,6 @@ class DLFista(Learner):
     ridge: float = option(default=1e-6, above=0)
     tol: float = option(default=1e-5, least=0)
 
-    side_by_side = False
     # Those of the paper's two studies along a fit: warm starts of the decoder, which it scores a round late, and learning
     # dynamics, which counts from 1.
     snapshots = (
@@ -72,41 +69,34 @@ class DLFista(Learner):
 
     def init(self, data, *, num_latents, key, base=None):
         signals = data.signals
-        if base is None:
-            dictionary = jax.random.normal(key, (signals.shape[1], num_latents), signals.dtype)
-            dictionary = jnp.where(live_dims(signals)[:, None], dictionary, 0)
-        else:
-            dictionary = base.decoder
         codes = jnp.zeros((len(signals), num_latents), signals.dtype)
-        return DLFistaState(unit_atoms(dictionary)[0], codes, jnp.asarray(jnp.inf, signals.dtype), jnp.zeros((), jnp.int32))
+        if base is None:
+            atoms = jax.random.normal(key, (signals.shape[1], num_latents), signals.dtype)
+            atoms = jnp.where(live_dims(signals)[:, None], atoms, 0)
+        else:
+            atoms = base.decoder
+        return DLFistaState(unit_atoms(atoms)[0], codes, jnp.asarray(jnp.inf, codes.dtype), jnp.zeros((), jnp.int32))
 
     def step(self, data, state):
         codes = self._code(data.signals, state.dictionary, state.codes)
         gram = product(codes.T, codes) + self.ridge * jnp.eye(codes.shape[1], dtype=codes.dtype)
-        dictionary = jnp.linalg.solve(gram, product(codes.T, data.signals)).T
-        dictionary = unit_atoms(dictionary)[0]
+        dictionary = unit_atoms(jnp.linalg.solve(gram, product(codes.T, data.signals)).T)[0]
         change = jnp.linalg.norm(dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
         return DLFistaState(dictionary, codes, change, state.round + 1)
 
     def _code(self, signals, dictionary, codes):
-        fixed, given = functools.partial(fista.fixed, iterations=self.num_iterations), (signals, dictionary, self.lam, codes)
-        own = jax.default_backend() == "cpu" and axis_size(SAMPLES) == 1
-        if not (own and wants_gram(codes.shape[1], len(signals))):
-            return fixed(*given)
+        iterations = self.num_iterations
+        spread = jax.default_backend() != "cpu" or axis_size(SAMPLES) > 1
+        if spread or not wants_gram(codes.shape[1], len(signals)):
+            return fista.fixed(signals, dictionary, self.lam, codes, iterations=iterations)
 
         # A third of the time of XLA's program, which multiplies by the zeros among the codes as well.
-        def work(*arrays):
-            return host_pursuits.iterate(*map(np.asarray, arrays), iterations=self.num_iterations)
+        def iterate(*arrays):
+            return host_pursuits.iterate(*map(np.asarray, arrays), iterations=iterations)
 
-        @jax.custom_jvp
-        def on_host(signals, dictionary, lam, codes):
-            rate = fista.step_size(dictionary)
-            arrays = signals, dictionary, rate, rate * lam, codes
-            return jax.pure_callback(work, jax.ShapeDtypeStruct(codes.shape, codes.dtype), *arrays, vmap_method="sequential")
-
-        # JAX cannot differentiate what it calls back.
-        on_host.defjvp(functools.partial(jax.jvp, fixed))
-        return on_host(*given)
+        rate = fista.step_size(dictionary)
+        arrays = signals, dictionary, rate, rate * self.lam, codes
+        return jax.pure_callback(iterate, jax.typeof(codes), *arrays)
 
     def done(self, state):
         return (state.round > 10) & (state.change < self.tol)

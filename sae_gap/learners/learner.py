@@ -42,9 +42,6 @@ class Learner(eqx.Module):
     family: ClassVar[str] = "dictionary_learning"
     # Raise it by hand when a change to the code changes what is learned: rows and stored fits are told apart by it.
     version: ClassVar[int] = 1
-    # Whether seeds gain from a vmapped axis. A learner whose steps fill the device, or whose seeds stop at different times,
-    # says no.
-    side_by_side: ClassVar[bool] = True
     # Steps at which a stored fit keeps its model, whoever asked for the fit, so that a study along the fit need not repeat it.
     snapshots: ClassVar[tuple[int, ...]] = ()
 
@@ -53,8 +50,6 @@ class Learner(eqx.Module):
         check_integer("num_steps", self.num_steps, least=0)
         check_options(self)
         check_type("base", self.base, (Learner, type(None)), "give the learner whose model this one goes on from")
-        if self.num_steps and not takes_steps(type(self)):
-            raise ValueError(f"{type(self).__name__} takes no steps, but num_steps is {self.num_steps}; leave it out.")
 
     @property
     def coordinates(self) -> dict[str, str | int | float]:
@@ -99,10 +94,11 @@ class HostLearner(Learner):
         """What it selects of a task in, a model out; one on a base is given its model as the keyword `base`."""
 
 
-def check_base(learner: Learner) -> None:
-    """Raises a ValueError for a learner that goes on from a base and has none."""
+def base_of(learner: Learner) -> Learner:
+    """The base of a learner that cannot do without, or a ValueError."""
     if learner.base is None:
         raise ValueError(f"{type(learner).__name__} needs a base, the learner whose model it goes on from; give base.")
+    return learner.base
 
 
 def takes_steps(kind: type[Learner]) -> bool:

@@ -40,11 +40,7 @@ class Peer(HostLearner):
 
     @classmethod
     def library(cls) -> ModuleType:
-        """The module that does the work.
-
-        Raises:
-          ImportError: it is not installed.
-        """
+        """The module that does the work; an ImportError where it is not installed."""
         return importlib.import_module(cls.module)
 
     def learn(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> Model:

@@ -56,8 +56,7 @@ class LinearProbe(Learner):
             return jnp.mean((residual / left_out) ** 2)
 
         alphas = jnp.asarray(self.alphas, data.signals.dtype)
-        errors = jnp.stack([leave_one_out(alpha) for alpha in alphas])
-        alpha = alphas[jnp.nanargmin(errors)]
+        alpha = alphas[jnp.nanargmin(jnp.stack([leave_one_out(alpha) for alpha in alphas]))]
         weights = product(right.T * (singular / (singular**2 + alpha)), projected)
         if not sparse:
             return weights

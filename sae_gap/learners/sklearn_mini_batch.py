@@ -28,21 +28,22 @@ class SklearnMiniBatch(Peer):
 
     module = "sklearn.decomposition"
 
-    def estimator(self, start: Float[np.ndarray, "input_dim latent"]) -> Any:
-        """The estimator before its first minibatch."""
-        # Its objective is the sum over samples of ½‖y - D z‖² + α‖z‖₁, so that α is λ as it is.
-        coding: dict[str, Any] = {"fit_algorithm": "cd", "transform_algorithm": "lasso_cd", "positive_code": True}
-        atoms = np.ascontiguousarray(start.T)
-        return self.library().MiniBatchDictionaryLearning(
-            len(atoms), alpha=self.lam, batch_size=self.batch_size, dict_init=atoms, random_state=0, **coding
-        )
-
     def dictionary(self, signals, start, rng):
         return self.train(signals, start, rng).components_.T
 
     def train(self, signals: Float[np.ndarray, "n input_dim"], start: Float[np.ndarray, "input_dim latent"], rng) -> Any:
         """The estimator after `num_steps` minibatches."""
-        estimator = self.estimator(start.astype(np.float64))
+        # Its objective is the sum over samples of ½‖y - D z‖² + α‖z‖₁, so that α is λ as it is.
+        estimator = self.library().MiniBatchDictionaryLearning(
+            start.shape[1],
+            alpha=self.lam,
+            batch_size=self.batch_size,
+            dict_init=np.ascontiguousarray(start.T.astype(np.float64)),
+            random_state=0,
+            fit_algorithm="cd",
+            transform_algorithm="lasso_cd",
+            positive_code=True,
+        )
         # In float32 its coordinate descent never reaches its tolerance, and takes all the iterations it may.
         signals, order = signals.astype(np.float64), np.empty(0, np.int64)
         with warnings.catch_warnings():

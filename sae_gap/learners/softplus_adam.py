@@ -1,6 +1,6 @@
 """Dictionary and codes as free parameters of one gradient descent, as published."""
 
-from typing import NamedTuple
+import functools
 
 import equinox as eqx
 import jax
@@ -19,13 +19,11 @@ from sae_gap.learners.learner import Learner, live_dims, live_share
 START = -10.0
 # The rate at the beginning, and what it stays within.
 RATE, LEAST_RATE, GREATEST_RATE = 1e-3, 1e-6, 1.0
+_ADAM = optax.scale_by_adam()
 
 
-class SoftplusAdamData(NamedTuple):
-    """The signals that the dictionary is fitted to, and those that only codes are found for, if any."""
-
-    signals: Float[Array, "n input_dim"]
-    others: Float[Array, "n_others input_dim"] | None = None
+# The signals that the dictionary is fitted to, and those that only codes are found for, if any.
+SoftplusAdamData = tuple[Float[Array, "n input_dim"], ...]
 
 
 class SoftplusAdamState(eqx.Module):
@@ -89,33 +87,30 @@ class SoftplusAdam(Learner):
     improvement: float = option(default=1e-6, least=0)
     least_updates: int = option(default=10_000, static=False, least=0)
 
-    side_by_side = False
-
     @property
     def encode(self):
         return Lookup(self.lam) if self.split == "id" else None
 
     def select(self, task):
         if self.split == "train":
-            return SoftplusAdamData(outliers.scale_down(task.train.signals))
-        return SoftplusAdamData(task.id.signals, task.ood.signals)
+            return (outliers.scale_down(task.train.signals),)
+        return task.id.signals, task.ood.signals
 
     def init(self, data: SoftplusAdamData, *, num_latents: int, key: PRNGKeyArray) -> SoftplusAdamState:
-        dtype = data.signals.dtype
+        dtype = data[0].dtype
         keys = jax.random.split(key, 3)
-        dictionary = jax.random.normal(keys[0], (data.signals.shape[1], num_latents), dtype)
-        dictionary = unit_atoms(jnp.where(live_dims(data.signals)[:, None], dictionary, 0))[0]
+        dictionary = jax.random.normal(keys[0], (data[0].shape[1], num_latents), dtype)
+        dictionary = unit_atoms(jnp.where(live_dims(data[0])[:, None], dictionary, 0))[0]
         codes = tuple(
             START + jax.random.normal(key, (len(signals), num_latents), dtype)
-            for key, signals in zip(keys[1:], data, strict=True)
-            if signals is not None
+            for key, signals in zip(keys[1:], data, strict=False)
         )
         zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
         return SoftplusAdamState(
             free=(dictionary, codes),
-            adam=_adam().init((dictionary, codes)),
+            adam=_ADAM.init((dictionary, codes)),
             # The codes are of use for these signals alone, which the model therefore names.
-            known=None if data.others is None else jnp.concatenate([data.signals, data.others]),
+            known=jnp.concatenate(data) if len(data) > 1 else None,
             rate=zero + RATE,
             best=zero + jnp.inf,
             worse=count,
@@ -128,9 +123,9 @@ class SoftplusAdam(Learner):
         end = state.updates + self.block
 
         def unfinished(state):
-            return (state.updates < end) & jnp.logical_not(self.done(state))
+            return (state.updates < end) & ~self.done(state)
 
-        return jax.lax.while_loop(unfinished, lambda state: self._update(data, state), state)
+        return jax.lax.while_loop(unfinished, functools.partial(self._update, data), state)
 
     def done(self, state: SoftplusAdamState):
         return (state.updates > self.least_updates) & (state.waited >= self.patience)
@@ -143,37 +138,33 @@ class SoftplusAdam(Learner):
         return Model(dictionary, bias, LookupParameters(state.known, jax.nn.softplus(jnp.concatenate(free))))
 
     def _loss(self, free, data: SoftplusAdamData):
-        dictionary, (codes, *others) = free
-        live = live_share(data.signals)
-        loss = _term(data.signals, dictionary, codes, self.lam, live)
-        for other in others:
-            loss += _term(data.others, jax.lax.stop_gradient(dictionary), other, self.lam, live)
+        dictionary, codes = free
+        live = live_share(data[0])
+        loss = _term(data[0], dictionary, codes[0], self.lam, live)
+        for signals, others in zip(data[1:], codes[1:], strict=True):
+            loss += _term(signals, jax.lax.stop_gradient(dictionary), others, self.lam, live)
         return loss
 
     def _update(self, data: SoftplusAdamData, state: SoftplusAdamState) -> SoftplusAdamState:
         loss, gradient = jax.value_and_grad(self._loss)(state.free, data)
-        direction, adam = _adam().update(gradient, state.adam)
+        direction, adam = _ADAM.update(gradient, state.adam)
         free = jax.tree.map(lambda value, change: value - state.rate * change, state.free, direction)
         better = loss < state.best
         worse = jnp.where(better, 0, state.worse + 1)
         halve = worse == 2
-        rate = state.rate * jnp.where(better, 1.1, jnp.where(halve, 0.5, 1)).astype(loss.dtype)
+        rate = state.rate * jnp.where(better, 1.1, jnp.where(halve, 0.5, 1.0))
         counts = loss < state.record - self.improvement
         return SoftplusAdamState(
             free=free,
             adam=adam,
             known=state.known,
-            rate=jnp.clip(rate, LEAST_RATE, GREATEST_RATE).astype(loss.dtype),
+            rate=jnp.clip(rate, LEAST_RATE, GREATEST_RATE),
             best=jnp.minimum(state.best, loss),
             worse=jnp.where(halve, 0, worse),
             record=jnp.where(counts, loss, state.record),
             waited=jnp.where(counts, 0, state.waited + 1),
             updates=state.updates + 1,
         )
-
-
-def _adam():
-    return optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 
 
 def _term(signals, dictionary, free, lam, live):

@@ -1,7 +1,5 @@
 """Online dictionary learning by SPAMS."""
 
-from typing import Any
-
 import numpy as np
 
 from sae_gap.core.options import option
@@ -26,6 +24,14 @@ class SpamsTrainDL(Peer):
 
     def dictionary(self, signals, start, rng):
         # Mode 2 is ½‖y - D z‖² + λ‖z‖₁, samples are columns, and the default of numThreads is every core.
-        options: dict[str, Any] = {"mode": 2, "posAlpha": True, "numThreads": 1, "verbose": False}
-        options |= {"lambda1": self.lam, "iter": self.num_steps, "batchsize": self.batch_size}
-        return self.library().trainDL(np.asfortranarray(signals.T), D=np.asfortranarray(start), **options)
+        return self.library().trainDL(
+            np.asfortranarray(signals.T),
+            D=np.asfortranarray(start),
+            mode=2,
+            posAlpha=True,
+            numThreads=1,
+            verbose=False,
+            lambda1=self.lam,
+            iter=self.num_steps,
+            batchsize=self.batch_size,
+        )

@@ -6,7 +6,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.core.checks import check_type
@@ -41,7 +40,7 @@ class Steering(eqx.Module):
 class SAEState(eqx.Module):
     """`live` is the share of dimensions that any signal has; `steering` is None where the penalty stays.
 
-    `model` is of the standardised signals `(y - mean) / unit`, if the learner is.
+    `model` is of the signals `(y - mean) / unit`; the mean is 0 and the unit 1 unless the learner is standardised.
     """
 
     model: Model
@@ -49,9 +48,9 @@ class SAEState(eqx.Module):
     epoch: Int[Array, ""]
     live: Float[Array, ""]
     key: PRNGKeyArray
-    steering: Steering | None = None
-    mean: Float[Array, " input_dim"] | None = None
-    unit: Float[Array, ""] | None = None
+    steering: Steering | None
+    mean: Float[Array, " input_dim"]
+    unit: Float[Array, ""]
 
 
 class SparseAutoencoder(Learner):
@@ -133,38 +132,39 @@ class SparseAutoencoder(Learner):
         total = max(2, self.num_steps * -(-num_samples // self.batch_size))
         height = RATE / (num_latents**0.5 * total**0.25) if self.learning_rate is None else self.learning_rate
         share = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(1, total // 20), total)
-        cosine = self.schedule == "cosine"
-        rate = (lambda step: height * share(step)) if cosine else height
-        return optax.adamw(rate, b1=0.9, b2=0.999, weight_decay=self.weight_decay)
+        rate = (lambda step: height * share(step)) if self.schedule == "cosine" else height
+        return optax.adamw(rate, weight_decay=self.weight_decay)
 
     def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray, base: Model | None = None) -> SAEState:
-        signals, mean, unit = data.signals, None, None
+        signals, dtype = data.signals, data.signals.dtype
         input_dim = signals.shape[1]
+        mean, unit = jnp.zeros(input_dim, dtype), jnp.ones((), dtype)
         if self.standardised:
             mean = jnp.mean(signals, axis=0)
             unit = jnp.sqrt(jnp.mean((signals - mean) ** 2))
         # A split takes 0 and 1.
         parameters_key = jax.random.fold_in(key, 2)
         weights_key, key = jax.random.split(key)
-        live, share = live_dims(data.signals), live_share(data.signals)
-        bound = input_dim**-0.5
-        weight = jax.random.uniform(weights_key, (input_dim, num_latents), data.signals.dtype, minval=-bound, maxval=bound)
-        weight = jnp.where(live[:, None], weight / jnp.sqrt(share), 0)
+        live, bound = live_share(signals), input_dim**-0.5
         if base is None:
-            parameters = self.encoder.parameters(weight, parameters_key)
-            model = Model(unit_atoms(weight)[0], jnp.zeros(input_dim, weight.dtype), parameters)
-        elif mean is not None and unit is not None:
-            atoms, bias = unit_atoms(base.decoder)[0], (base.bias - mean) / unit
-            few = (signals[:: -(-len(signals) // FEW)] - mean) / unit - bias
-            gain = self._gain(atoms, few)
-            model = Model(atoms, bias, self.encoder.parameters(gain * atoms, parameters_key))
+            weight = jax.random.uniform(weights_key, (input_dim, num_latents), dtype, minval=-bound, maxval=bound)
+            weight = jnp.where(live_dims(signals)[:, None], weight / jnp.sqrt(live), 0)
+            atoms, bias = unit_atoms(weight)[0], jnp.zeros(input_dim, dtype)
         else:
-            atoms = unit_atoms(base.decoder)[0]
-            parameters = self.encoder.parameters(atoms, parameters_key) if base.encoder is None else base.encoder
-            model = Model(atoms, base.bias, parameters)
-        zero, count = jnp.zeros((), weight.dtype), jnp.zeros((), jnp.int32)
+            weight = atoms = unit_atoms(base.decoder)[0]
+            bias = (base.bias - mean) / unit
+            if self.standardised:
+                few = (signals[:: -(-len(signals) // FEW)] - mean) / unit - bias
+                weight = self._gain(atoms, few) * atoms
+        if base is None or base.encoder is None or self.standardised:
+            parameters = self.encoder.parameters(weight, parameters_key)
+        else:
+            parameters = base.encoder
+        model = Model(atoms, bias, parameters)
+        zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
         steering = None if self.l0 is None else Steering(zero + jnp.log(GENTLE), zero, zero, count)
-        return SAEState(model, self._optimiser(len(signals), num_latents).init(model), count, share, key, steering, mean, unit)
+        optimiser = self._optimiser(len(signals), num_latents).init(model)
+        return SAEState(model, optimiser, count, live, key, steering, mean, unit)
 
     def step(self, data: Split, state: SAEState) -> SAEState:
         shuffle_key, key = jax.random.split(state.key)
@@ -174,11 +174,9 @@ class SparseAutoencoder(Learner):
         def train_step(carry, batch):
             indices, weights = batch
             signals, weights = sharding.split_batch((data.signals[indices], weights))
-            if state.unit is not None:
-                signals = (signals - state.mean) / state.unit
+            signals = (signals - state.mean) / state.unit
             model, optimiser, steering = carry
-            penalty: ArrayLike = self.penalty
-            error = None
+            penalty, error = jnp.asarray(self.penalty), None
             if steering is not None:
                 active = jnp.sum(weights * jnp.sum(self.encoder(model, signals) != 0, axis=1))
                 steering, factor, error = self._steer(steering, active, self.num_steps * len(epoch[0]))
@@ -196,8 +194,6 @@ class SparseAutoencoder(Learner):
         return SAEState(model, optimiser, state.epoch + 1, state.live, key, steering, state.mean, state.unit)
 
     def model(self, state: SAEState) -> Model:
-        if state.unit is None or state.mean is None:
-            return state.model
         model, mean, unit = state.model, state.mean, state.unit
 
         def unscaled(part):

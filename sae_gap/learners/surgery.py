@@ -5,12 +5,11 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.core.checks import check_integer
 from sae_gap.core.matching import match_atoms
 from sae_gap.core.options import option
 from sae_gap.core.types import Task
 from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.learner import HostLearner, check_base
+from sae_gap.learners.learner import HostLearner, base_of
 
 
 class Surgery(HostLearner):
@@ -25,21 +24,19 @@ class Surgery(HostLearner):
     columns: str = option(default="renormed", choices=("renormed", "oracle_norms"))
 
     def __check_init__(self):
-        check_base(self)
-        check_integer("num_steps", self.num_steps, least=0, most=0)
+        base_of(self)
 
     @property
     def name(self):  # type: ignore[override]
-        return super().name if self.base is None else self.base.name
+        return base_of(self).name
 
     @property
     def coordinates(self):
-        own = super().coordinates if self.base is None else self.base.coordinates
-        return own | {"columns": self.columns}
+        return base_of(self).coordinates | {"columns": self.columns}
 
     @property
     def encode(self):
-        return None if self.base is None else self.base.encode
+        return base_of(self).encode
 
     def needs(self, task: Task) -> str | None:
         lacks = "the true dictionary" if self.columns == "oracle_norms" and task.dictionary is None else None

@@ -1,6 +1,5 @@
 """A language model with its tokenizer, from one GGUF file."""
 
-import importlib.util
 import os
 import pathlib
 from collections.abc import Iterable
@@ -12,6 +11,7 @@ from sae_gap.core.checks import check_path
 from sae_gap.data.digest import file_digest
 from sae_gap.lm.gguf_files import read_model
 from sae_gap.lm.llama import LanguageModel
+from sae_gap.storage.packages import package_folders
 from sae_gap.storage.tensor_files import brief, reading
 
 # The package whose file is read where none is named, and what installs it: of the packages that it asks for none is needed.
@@ -71,10 +71,7 @@ def load_lm(path: str | os.PathLike[str] | None = None, tokenizer: str | os.Path
 
 def installed() -> pathlib.Path:
     """The GGUF file of the package."""
-    # The package is found, not imported: it would import libraries that are not needed.
-    spec = importlib.util.find_spec(PACKAGE)
-    folders = (spec and spec.submodule_search_locations) or ()
-    files = [file for folder in folders for file in pathlib.Path(folder).glob("*.gguf")]
+    files = [file for folder in package_folders(PACKAGE) for file in folder.glob("*.gguf")]
     if not files:
         raise ValueError(f"no model is named and {PACKAGE} is not installed; give a GGUF file, or {INSTALL}.")
     return files[0]

@@ -146,9 +146,9 @@ def record(
     check_integer("context", context, least=2, most=lm.model.shape.context)
     check_choice("dtype", dtype, DTYPES)
     folder = Folder(folder)
-    drawn, lists = _draw(lm, texts, tokens, seed)
-    pieces = cut(lists, context)
-    lengths = [len(found) for found in lists]
+    drawn = _draw(lm, texts, tokens, seed)
+    lists = list(drawn.values())
+    pieces, lengths = cut(lists, context), list(map(len, lists))
     arrays = {
         "tokens": np.concatenate(lists),
         "documents": np.repeat(np.arange(len(lists), dtype=np.int32), lengths),
@@ -157,8 +157,16 @@ def record(
     }
     if texts.topics is not None:
         arrays["topics"] = np.array([texts.topics[i] for i in drawn])
-    about = {"form": FORM, "model": lm.name, "identity": lm.identity, "context": int(context), "dtype": dtype}
-    about |= {"tokens": sum(lengths), "documents": len(lists), "text": _digest(arrays)}
+    about = {
+        "form": FORM,
+        "model": lm.name,
+        "identity": lm.identity,
+        "context": int(context),
+        "dtype": dtype,
+        "tokens": sum(lengths),
+        "documents": len(lists),
+        "text": _digest(arrays),
+    }
     _begin(folder, about, layers, _bytes_of(np.savez, **arrays))
     firsts = np.cumsum([0, *lengths])
     start = 0
@@ -170,10 +178,9 @@ def record(
                 # Through all blocks that were asked for, since other pieces of the model round otherwise.
                 found = _run(lm, shard, context, layers, dtype, firsts - start, stop - start)
                 for layer in missing:
-                    place, rows = folder / f"block{layer}", found[layer]
                     # The rows come last: where they are, their documents are too.
-                    place.write(f"{number:05}.documents.npy", _bytes_of(np.save, arrays["documents"][start:stop]))
-                    place.write(f"{number:05}.npy", _bytes_of(np.save, rows))
+                    for ending, rows in ((".documents", arrays["documents"][start:stop]), ("", found[layer])):
+                        (folder / f"block{layer}").write(f"{number:05}{ending}.npy", _bytes_of(np.save, rows))
             line.update((stop - start) / 1_000)
             start = stop
     return open_recording(folder)
@@ -206,31 +213,30 @@ def open_recording(folder: str | os.PathLike[str] | Folder) -> Recorded:
         raise ValueError(_DAMAGED.format(folder, brief(error))) from error
 
 
-def _draw(lm: LM, texts: Texts, tokens: int | None, seed: int) -> tuple[list[int], list[np.ndarray]]:
-    """Documents in random order until the next does not fit, and the tokens of each; a text that comes again is left out.
+def _draw(lm: LM, texts: Texts, tokens: int | None, seed: int) -> dict[int, np.ndarray]:
+    """The tokens of documents in random order until the next does not fit; a text that comes again is left out.
 
     Of two alike, one might be held out and the other learned from: of the 2,225 of BBC news 98 are repeats.
     """
-    order = np.random.default_rng(seed).permutation(len(texts.texts))
-    first = {texts.texts[i]: i for i in reversed(order)}
-    order = np.array([i for i in order if first[texts.texts[i]] == i])
-    drawn: list[int] = []
-    lists: list[np.ndarray] = []
+    shuffled = np.random.default_rng(seed).permutation(len(texts.texts)).tolist()
+    first = {texts.texts[i]: i for i in reversed(shuffled)}
+    # The first of each text in the random order.
+    order = [i for i in shuffled if first[texts.texts[i]] == i]
+    lists: dict[int, np.ndarray] = {}
     left = np.inf if tokens is None else tokens
     for start in range(0, len(order), _AT_ONCE):
         chunk = order[start : start + _AT_ONCE]
         for i, numbers in zip(chunk, lm.tokenise(texts.texts[i] for i in chunk), strict=True):
-            if len(numbers) > left and lists:
-                return drawn, lists
-            if len(numbers) > left:
+            left -= len(numbers)
+            if left < 0 and not lists:
                 raise ValueError(f"the first document, {texts.names[i]}, has {len(numbers)} tokens; raise tokens to as many.")
+            if left < 0:
+                return lists
             if len(numbers):
-                drawn.append(int(i))
-                lists.append(numbers)
-                left -= len(numbers)
+                lists[i] = numbers
     if not lists:
         raise ValueError("no document has a token; give documents with text.")
-    return drawn, lists
+    return lists
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:
@@ -255,7 +261,8 @@ def _begin(folder: Folder, about: dict[str, Any], layers: Sequence[int], content
 
 def _shards(pieces: Sequence[Piece], context: int) -> Iterator[list[Piece]]:
     """Windows in order, as many at a time as can be packed into whole batches of `SHARD` tokens."""
-    most = max(1, SHARD // (context * batch_rows(context))) * batch_rows(context)
+    rows = batch_rows(context)
+    most = max(1, SHARD // (context * rows)) * rows
     shard: list[Piece] = []
     for piece in pieces:
         if len(shard) >= most and len(fill([*shard, piece], context)) > most:

@@ -1,6 +1,5 @@
 """Documents of text, with their names and, where the source tells them, their topics."""
 
-import importlib.util
 import json
 import os
 import pathlib
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from sae_gap.core.checks import check_path
 from sae_gap.data.activations.arrow_files import read_arrow_table
 from sae_gap.data.activations.tables import RefusedError
+from sae_gap.storage.packages import package_folders
 from sae_gap.storage.tensor_files import brief
 
 # The package whose BBC news (Greene and Cunningham, 2006) is read where no text is named.
@@ -77,9 +77,7 @@ def read_texts(source: str | os.PathLike[str] | None = None) -> Texts:
 
 
 def _installed() -> pathlib.Path:
-    # The package is found, not imported: it prints.
-    spec = importlib.util.find_spec(PACKAGE)
-    folders = [pathlib.Path(folder) / NEWS for folder in (spec and spec.submodule_search_locations) or ()]
+    folders = [folder / NEWS for folder in package_folders(PACKAGE)]
     if not any(folder.is_dir() for folder in folders):
         raise ValueError(f"no text is named and {PACKAGE} is not installed; give a file or a folder, or {INSTALL}.")
     return folders[0]

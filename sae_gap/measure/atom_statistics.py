@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 from sae_gap.core import matching
 from sae_gap.core.lasso_problem import product
-from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import unit_atoms
 
 # Above this largest |cosine| an atom is nearly another one.
@@ -52,8 +51,8 @@ def largest_cosines(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> Fl
     """
     atoms = unit_atoms(jnp.asarray(matching.as_matrix("dictionary", dictionary)))[0]
     size = max(1, _COSINES // atoms.shape[1])
-    found = [_largest(atoms, atoms[:, start : start + size], start) for start in range(0, atoms.shape[1], size)]
-    return np.minimum(np.concatenate(found), 1)
+    starts = range(0, atoms.shape[1], size)
+    return np.minimum(np.concatenate([_largest(atoms, atoms[:, start : start + size], start) for start in starts]), 1)
 
 
 @jax.jit
@@ -77,10 +76,8 @@ def describe_atoms(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> Ato
     atoms = matching.as_matrix("dictionary", dictionary)
     live = atoms.any(axis=0)
     largest = largest_cosines(atoms)[live]
-    spectrum = np.percentile(largest, QUANTILES) if live.sum() > 1 else np.array([])
-    return Atoms(
-        atoms.shape[1], int((~live).sum()), int((largest > DUPLICATE).sum()), tuple(float(value) for value in spectrum)
-    )
+    coherence = np.percentile(largest, QUANTILES).tolist() if live.sum() > 1 else ()
+    return Atoms(atoms.shape[1], int((~live).sum()), int((largest > DUPLICATE).sum()), tuple(coherence))
 
 
 def agreement(left: Any, right: Any) -> float:
@@ -98,12 +95,8 @@ def agreement(left: Any, right: Any) -> float:
     Raises:
       ValueError: a dictionary is not a finite, non-empty matrix, or their shapes differ.
     """
-    left, right = (matching.as_matrix("a dictionary", _atoms_of(each)) for each in (left, right))
+    models = (getattr(source, "model", source) for source in (left, right))
+    left, right = (matching.as_matrix("a dictionary", getattr(model, "decoder", model)) for model in models)
     if left.shape != right.shape:
         raise ValueError(f"two dictionaries must have one shape to agree, but have {left.shape} and {right.shape}.")
     return float(np.abs(matching.match_atoms(left, right).cosine).mean())
-
-
-def _atoms_of(source: Any) -> Any:
-    model = getattr(source, "model", source)
-    return model.decoder if isinstance(model, Model) else source

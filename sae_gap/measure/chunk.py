@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.core import lasso_problem
 from sae_gap.core.types import Solution
-from sae_gap.measure.coding import lasso, relative_gap
-from sae_gap.measure.curve import squares
+from sae_gap.measure.coding import lasso
 from sae_gap.measure.refit import lasso_on_support
+from sae_gap.metrics.explained import squares
 from sae_gap.runtime import devices
 from sae_gap.saes.loaded_sae import SAE
 
@@ -60,7 +59,7 @@ def measure_chunk(
         "optimum_active": int(used.sum()),
         "optimum_error": error(best.codes),
         "variance": float(squares(x - mean).sum()),
-        "certificate": float(relative_gap(best).max()),
+        "certificate": float(lasso_problem.relative_gap(best).max()),
         "unconverged": int(np.count_nonzero(~np.asarray(best.converged))),
         "used": pack(used.any(axis=0)),
     }
@@ -107,15 +106,20 @@ def gap_sums(
       and duality gaps of z_s and z*.
     """
     y, fit = np.asarray(target, np.float64), np.asarray(lasso_problem.product(codes, dictionary.T), np.float64)
-    sums = {"energy": 0.5 * np.sum(y**2), "pull": np.sum(y * fit), "spread": np.sum(fit**2)}
-    sums["penalty"] = lam * np.abs(np.asarray(codes)).sum(dtype=np.float64)
-    for name, solution in {"support": support, "optimum": optimum}.items():
-        sums[name] = np.asarray(solution.objective).sum(dtype=np.float64)
-        sums[f"{name}_certificate"] = np.asarray(solution.gap).sum(dtype=np.float64)
-    return {f"sum_{name}": float(value) for name, value in sums.items()}
+    terms = {
+        "energy": 0.5 * y**2,
+        "pull": y * fit,
+        "spread": fit**2,
+        "penalty": lam * np.abs(np.asarray(codes)).sum(dtype=np.float64),
+        "support": support.objective,
+        "support_certificate": support.gap,
+        "optimum": optimum.objective,
+        "optimum_certificate": optimum.gap,
+    }
+    return {f"sum_{name}": float(np.sum(np.asarray(term, np.float64))) for name, term in terms.items()}
 
 
-def overlap(fired: ArrayLike, used: ArrayLike) -> dict[str, float]:
+def overlap(fired: np.ndarray, used: np.ndarray) -> dict[str, float]:
     """Sums over samples of how far the encoder's support E and that of the optimum O agree.
 
     Two empty supports agree fully; an empty one and another do not at all.
@@ -127,11 +131,9 @@ def overlap(fired: ArrayLike, used: ArrayLike) -> dict[str, float]:
     Returns:
       Sums of `|E ∩ O|` over `|E ∪ O|` (jaccard), `|E|` (precision) and `|O|` (recall).
     """
-    own, best = np.asarray(fired), np.asarray(used)
-    both, either = (own & best).sum(axis=1), (own | best).sum(axis=1)
-    sizes = {"jaccard": either, "precision": own.sum(axis=1), "recall": best.sum(axis=1)}
-    shares = {name: np.where(size > 0, both / np.maximum(size, 1), either == 0) for name, size in sizes.items()}
-    return {name: float(share.sum()) for name, share in shares.items()}
+    both, either = (fired & used).sum(axis=1), (fired | used).sum(axis=1)
+    sizes = {"jaccard": either, "precision": fired.sum(axis=1), "recall": used.sum(axis=1)}
+    return {name: float(np.where(size > 0, both / np.maximum(size, 1), either == 0).sum()) for name, size in sizes.items()}
 
 
 def gap_parts(sums: Mapping[str, float], samples: int) -> dict[str, float]:
@@ -153,14 +155,11 @@ def gap_parts(sums: Mapping[str, float], samples: int) -> dict[str, float]:
       (`scale_share`), what the best values on the own support gain beyond it (`values_share`), what the optimum gains beyond
       them (`support_share`), and the duality gaps of z_s and z* (`support_slack`, `optimum_slack`).
     """
-    energy, pull, spread, penalty = (sums[f"sum_{name}"] for name in ("energy", "pull", "spread", "penalty"))
+    pull, spread = sums["sum_pull"] - sums["sum_penalty"], sums["sum_spread"]
     support, optimum = sums["sum_support"], sums["sum_optimum"]
-
-    def objective(scale: float) -> float:
-        return energy - scale * pull + 0.5 * scale**2 * spread + scale * penalty
-
-    scale = max(0.0, (pull - penalty) / spread) if spread > 0 else 1.0
-    own, scaled, unit = objective(1.0), objective(scale), optimum or samples
+    scale = max(0.0, pull / spread) if spread > 0 else 1.0
+    own, scaled = (sums["sum_energy"] - a * pull + 0.5 * a**2 * spread for a in (1.0, scale))
+    unit = optimum or samples
     return {
         "gap": (own - optimum) / samples,
         "scale": scale,

@@ -13,6 +13,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Float, Int
 
+from sae_gap.core.lasso_problem import relative_gap
 from sae_gap.core.types import Solution
 from sae_gap.measure.refit import refit
 from sae_gap.runtime import devices
@@ -69,19 +70,15 @@ def least_squares(sae: SAE, codes: scipy.sparse.csr_array) -> Coder:
 
 def least_squares_on(sae: SAE, atoms: Int[np.ndarray, "n k"]) -> Coder:
     """Least squares on atoms of these numbers, over non-negative values where codes are."""
-
-    def solve(target, place):
-        on = np.zeros((len(target), sae.num_latents), bool)
-        np.put_along_axis(on, atoms[place], True, axis=1)
-        return refit(target, sae.model.decoder, on, nonneg=not sae.signed)
-
-    return solve
+    n, k = atoms.shape
+    parts = np.ones(n * k), atoms.ravel(), np.arange(0, n * k + 1, k)
+    return least_squares(sae, scipy.sparse.csr_array(parts, (n, sae.num_latents)))
 
 
 def pursued(sae: SAE, x: Float[np.ndarray, "n input_dim"], steps: int) -> Int[np.ndarray, "n steps"]:
-    """The atoms that orthogonal matching pursuit chooses for activations, in order."""
+    """The atoms that orthogonal matching pursuit chooses for activations, in order; each once."""
     targets = devices.place(sae.target(x), devices.own_mesh())
-    return np.asarray(pursuit_order(targets, sae.model.decoder, steps, nonneg=not sae.signed))
+    return np.asarray(pursuit_order(targets, sae.model.decoder, min(steps, sae.num_latents), nonneg=not sae.signed))
 
 
 def code(sae: SAE, x: Float[np.ndarray, "n input_dim"], coder: Coder) -> Coding:
@@ -113,11 +110,6 @@ def code_lasso(sae: SAE, x: Float[np.ndarray, "n input_dim"], lam: float) -> tup
     return found, code(sae, x, least_squares(sae, found.codes))
 
 
-def relative_gap(found: Solution) -> Float[np.ndarray, " n"]:
-    """The certificate: the duality gap of each sample relative to its objective, zero where nothing is left of it."""
-    return np.asarray(jnp.where(found.objective > 0, found.gap / found.objective, 0))
-
-
 def chunks(samples: int, num_latents: int) -> list[slice]:
     """The slices in which so many samples are coded."""
     size = max(LEAST, min(CHUNK, CODES // num_latents))
@@ -134,21 +126,25 @@ def find_weight(sae: SAE, x: Float[np.ndarray, "n input_dim"], l0: float) -> flo
 
     It is found on `MATCHED` of the activations, and corrected by the mean L0 of all along the slope that those have.
     """
-    few = sae.target(x[evenly_spaced(len(x), MATCHED)])
-    options: dict[str, Any] = {"nonneg": not sae.signed, "accuracy": 0.005, "max_seconds": 120.0}
+    few, atoms, nonneg = sae.target(x[evenly_spaced(len(x), MATCHED)]), sae.model.decoder, not sae.signed
+
+    def match(l0):
+        return match_l0(few, atoms, l0, nonneg=nonneg, accuracy=0.005, max_seconds=120.0)
+
     with warnings.catch_warnings():
         # The curve tells how far it is from what was wanted.
         warnings.simplefilter("ignore", UserWarning)
         try:
-            wanted, (weight, found) = l0, match_l0(few, sae.model.decoder, l0, **options)
+            weight, best = match(l0)
         except ValueError:
-            wanted, (weight, found) = l0 / 2, match_l0(few, sae.model.decoder, l0 / 2, **options)
+            l0 = l0 / 2
+            weight, best = match(l0)
     lam = float(weight)
     if len(few) == len(x):
         return lam
-    less = sparse_code(few, sae.model.decoder, 0.9 * lam, nonneg=not sae.signed, init=found.codes)
-    here, there = (max(float(np.count_nonzero(each.codes)), 1.0) for each in (found, less))
+    less = sparse_code(few, atoms, 0.9 * lam, nonneg=nonneg, init=best.codes)
+    here, there = (max(float(np.count_nonzero(each.codes)), 1.0) for each in (best, less))
     slope = np.log(there / here) / -np.log(0.9)
     reached = code(sae, x, lasso(sae, lam)).l0
     # Where codes hardly grow with less weight, no weight corrects them.
-    return lam * float(reached / wanted) ** (1 / slope) if reached and slope > 0.1 else lam
+    return lam * (reached / l0) ** (1 / slope) if reached and slope > 0.1 else lam

@@ -39,8 +39,7 @@ class Control(NamedTuple):
 
 
 def _random(signals, num_latents, l0, key):
-    learner = Random()
-    return learner.model(learner.init(Split(jnp.asarray(signals)), num_latents=num_latents, key=key))
+    return Random().model(Random().init(Split(jnp.asarray(signals)), num_latents=num_latents, key=key))
 
 
 def _samples(signals, num_latents, l0, key):
@@ -58,7 +57,8 @@ def _online(signals, num_latents, l0, key):
 
 
 def _online_work(num_samples: int, input_dim: int, num_latents: int) -> float:
-    return _learner(num_samples, input_dim, num_latents, l0=1).work(num_samples, input_dim, num_latents)
+    # Each of three rounds of the pursuit, and the step, is a product with the dictionary.
+    return 4.0 * max(LEAST_VISITS * num_latents, num_samples) * input_dim * num_latents
 
 
 # The dictionaries that a subject is held against, by name, the best first. A new one is a function here and a line; its label

@@ -20,6 +20,7 @@ from jaxtyping import Float, Int
 
 from sae_gap.core.matching import as_matrix
 from sae_gap.measure.coding import Coding, by_encoder, code, lasso, least_squares
+from sae_gap.metrics.explained import squares
 from sae_gap.saes.loaded_sae import SAE
 
 
@@ -108,27 +109,29 @@ def measure_curve(
     """
     check_varies(activations)
     member = np.zeros(len(activations), int) if documents is None else documents
-    variance = float(np.sum((activations - activations.mean(axis=0, dtype=np.float64)) ** 2, dtype=np.float64))
+    variance = squares(activations - activations.mean(axis=0, dtype=np.float64)).sum()
 
     def point(coding: Coding, lam: float | None) -> Point:
         again = code(sae, activations, least_squares(sae, coding.codes))
         errors, refitted = (np.bincount(member, squares(activations - each.guess)) for each in (coding, again))
-        fvus = float(errors.sum() / variance), float(refitted.sum() / variance)
-        by_document = tuple(errors.tolist()), tuple(refitted.tolist())
-        return Point(lam, coding.l0, fvus[0], again.l0, fvus[1], coding.certificate, *by_document)
+        return Point(
+            lam,
+            coding.l0,
+            float(errors.sum() / variance),
+            again.l0,
+            float(refitted.sum() / variance),
+            coding.certificate,
+            tuple(errors.tolist()),
+            tuple(refitted.tolist()),
+        )
 
     points, start = [], None
     for lam in sorted(lams, reverse=True):
         coding = code(sae, activations, lasso(sae, lam, start))
         points.append(point(coding, lam))
         start = coding.codes
-    mine = None if sae.model.encode is None else point(code(sae, activations, by_encoder(sae)), None)
-    return Curve(tuple(sorted(points, key=lambda point: point.l0)), mine)
-
-
-def squares(rest: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
-    """The squared length of each row, in double precision."""
-    return np.sum(np.square(rest, dtype=np.float64), axis=1)
+    own = None if sae.model.encode is None else point(code(sae, activations, by_encoder(sae)), None)
+    return Curve(tuple(sorted(points, key=lambda point: point.l0)), own)
 
 
 def l0_ratio(curve: Sequence[tuple[float, float]], l0: float, fvu: float) -> float | None:
@@ -142,10 +145,9 @@ def l0_ratio(curve: Sequence[tuple[float, float]], l0: float, fvu: float) -> flo
     Returns:
       The ratio, 1 on the curve; None where the curve does not reach so far. Of several places, the sparsest counts.
     """
-    logs = sorted((math.log(x), math.log(y)) for x, y in curve if x > 0 and y > 0)
-    if not (l0 > 0 and fvu > 0):
+    if l0 <= 0 or fvu <= 0:
         return None
-    y = math.log(fvu)
+    logs, y = sorted((math.log(x), math.log(y)) for x, y in curve if x > 0 and y > 0), math.log(fvu)
     for (a, b), (c, d) in itertools.pairwise(logs):
         if min(b, d) <= y <= max(b, d):
             return l0 / math.exp(a if b == d else a + (c - a) * (y - b) / (d - b))

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from sae_gap.core.checks import check_choice
 from sae_gap.core.lasso_problem import product
@@ -32,7 +32,8 @@ from sae_gap.core.matching import as_matrix
 from sae_gap.data.activations.outliers import find_outliers, norms
 from sae_gap.lm import llama
 from sae_gap.lm.llama import LanguageModel, Windows
-from sae_gap.measure.curve import fvu, squares
+from sae_gap.measure.curve import fvu
+from sae_gap.metrics.explained import squares
 from sae_gap.storage.results import Row
 
 # Tokens whose logits lie in memory at once.
@@ -105,19 +106,19 @@ class Downstream:
         outliers: str = "drop",
     ):
         check_choice("outliers", outliers, ("drop", "keep"))
-        self._network, self._batches = network, list(batches)
+        self._network, self._batches = network, batches
         self._real = [np.asarray(windows.segments) >= 0 for windows in batches]
         tokens, positions, following = (np.concatenate(parts) for parts in zip(*map(_rows, batches), strict=True))
         hidden = [np.asarray(network.before(windows), np.float32) for windows in batches]
-        self.activations: Float[np.ndarray, "rows dim"] = self._gathered(hidden)
-        named = _numbered(batches) if documents is None else np.asarray(documents)
+        self.activations = self._gathered(hidden)
+        named = np.cumsum(positions == 0) if documents is None else np.asarray(documents)
         if named.shape != tokens.shape:
             raise ValueError(f"documents must be {len(tokens)} integers, one for each token, but there are {named.size}.")
-        self.documents: Int[np.ndarray, " rows"] = np.unique(named, return_inverse=True)[1]
-        self.outliers: Bool[np.ndarray, " rows"] = np.isin(np.arange(len(tokens)), find_outliers(norms(self.activations)).rows)
+        self.documents = np.unique(named, return_inverse=True)[1]
+        self.outliers = np.isin(np.arange(len(tokens)), find_outliers(norms(self.activations)).rows)
         self._ordinary = ~np.isin(tokens, list(special))
-        self.replaced: Bool[np.ndarray, " rows"] = self._ordinary & ~(self.outliers & (outliers == "drop"))
-        self.scored: Bool[np.ndarray, " rows"] = self.replaced & (positions >= first) & (following >= 0)
+        self.replaced = self._ordinary & ~(self.outliers & (outliers == "drop"))
+        self.scored = self.replaced & (positions >= first) & (following >= 0)
         if not self.scored.any():
             raise ValueError(f"no token from place {first} of its window on has a next one; give longer texts.")
         self._targets = following[self.scored]
@@ -146,7 +147,7 @@ class Downstream:
 
     def by_document(self, nats: Float[ArrayLike, " tokens"]) -> Float[np.ndarray, " documents"]:
         """The sums over the scored tokens of each document."""
-        return np.bincount(self.documents[self.scored], np.asarray(nats), self.documents.max() + 1)
+        return np.bincount(self.documents[self.scored], nats, self.documents.max() + 1)
 
     @functools.cached_property
     def zero(self) -> Nats:
@@ -167,10 +168,6 @@ class Downstream:
         """The squared distance of the replaced rows of each document from the mean of all of them."""
         return self._squares(self.activations - self._centre)
 
-    def errors(self, reconstruction: Float[ArrayLike, "rows dim"]) -> Float[np.ndarray, " documents"]:
-        """The squared error of the replaced rows of each document."""
-        return self._squares(self.activations - self._checked(reconstruction))
-
     def nats(self, reconstruction: Float[ArrayLike, "rows dim"]) -> Nats:
         """What each scored token costs with a reconstruction in the place of the replaced rows.
 
@@ -183,7 +180,10 @@ class Downstream:
         Raises:
           ValueError: it is of another shape, or not finite.
         """
-        return self._nats(np.where(self.replaced[:, None], self._checked(reconstruction), self.activations))
+        guess = as_matrix("reconstruction", reconstruction)
+        if guess.shape != self.activations.shape:
+            raise ValueError(f"the reconstruction must be of shape {self.activations.shape}, but it is {guess.shape}.")
+        return self._nats(np.where(self.replaced[:, None], guess, self.activations))
 
     def score(self, reconstruction: Float[ArrayLike, "rows dim"]) -> Row:
         """All scores of a reconstruction.
@@ -197,60 +197,45 @@ class Downstream:
           `kl_score_mean` by the mean. What `explained` says of the replaced rows and, with the ending `_outliers`, of all but
           special tokens. Sums by document: `ce_sums`, `kl_sums`, `errors`.
         """
-        nats, guess = self.nats(reconstruction), self._checked(reconstruction)
-        ce, kl, clean = nats.ce.mean(), nats.kl.mean(), self.clean.ce.mean()
+        nats, guess, clean = self.nats(reconstruction), np.asarray(reconstruction), self.clean.ce.mean()
+        ce, kl = nats.ce.mean(), nats.kl.mean()
         row: Row = {"ce": ce, "delta_ce": ce - clean, "kl": kl}
         for ending, ablated in {"": self.zero, "_mean": self.mean}.items():
             row[f"ce_score{ending}"] = (ablated.ce.mean() - ce) / (ablated.ce.mean() - clean)
             row[f"kl_score{ending}"] = 1 - kl / ablated.kl.mean()
         for ending, rows in {"": self.replaced, "_outliers": self._ordinary}.items():
             row |= {f"{name}{ending}": value for name, value in explained(self.activations[rows], guess[rows]).items()}
-        sums = {"ce_sums": self.by_document(nats.ce), "kl_sums": self.by_document(nats.kl)}
-        return {name: float(value) for name, value in row.items()} | sums | {"errors": self.errors(guess)}
+        row |= {"ce_sums": self.by_document(nats.ce), "kl_sums": self.by_document(nats.kl)}
+        return row | {"errors": self._squares(self.activations - guess)}
 
     def _nats(self, rows) -> Nats:
-        features = self._run(self._spread(rows))
+        """What each scored token costs with these rows in the place of all activations."""
+        hidden = [np.zeros((*real.shape, rows.shape[1]), np.float32) for real in self._real]
+        ends = np.cumsum([np.count_nonzero(real) for real in self._real])
+        for whole, real, part in zip(hidden, self._real, np.split(rows, ends[:-1]), strict=True):
+            whole[real] = part
+        features = self._run(hidden)
         log_z, logits, _ = self._read_out(features)
         kl = log_z - self._log_z - np.sum(self._expected * (features - self._features), axis=1, dtype=np.float64)
         return Nats(log_z - logits, kl)
 
-    def _run(self, hidden):
+    def _run(self, hidden: Sequence[np.ndarray]) -> np.ndarray:
         """The features of the scored tokens, given the residual stream of each batch."""
-        runs = zip(hidden, self._batches, strict=True)
-        found = [np.asarray(self._network.after(jnp.asarray(each), windows), np.float32) for each, windows in runs]
-        return self._gathered(found)[self.scored]
+        features = map(self._network.after, map(jnp.asarray, hidden), self._batches)
+        return self._gathered([np.asarray(part, np.float32) for part in features])[self.scored]
 
-    def _read_out(self, features, *, expected: bool = False):
-        """What `_log_normaliser` says of each scored token."""
-        head, parts = jnp.asarray(self._network.unembedding), []
-        for start in range(0, len(features), CHUNK):
-            part, targets = features[start : start + CHUNK], self._targets[start : start + CHUNK]
-            short = CHUNK - len(part)
-            whole = jnp.asarray(np.pad(part, ((0, short), (0, 0)))), jnp.asarray(np.pad(targets, (0, short)))
-            parts.append([np.asarray(each)[: len(part)] for each in _log_normaliser(head, *whole, expected=expected)])
-        log_z, logits, means = (np.concatenate(each) for each in zip(*parts, strict=True))
-        return log_z.astype(np.float64), logits.astype(np.float64), means
-
-    def _gathered(self, values: Sequence[Float[np.ndarray, "rows length dim"]]):
+    def _gathered(self, values: Sequence[np.ndarray]) -> np.ndarray:
         """The rows of all batches, without padding."""
         return np.concatenate([value[real] for value, real in zip(values, self._real, strict=True)])
 
-    def _spread(self, rows):
-        """Rows in the places of their batches, zeros for padding."""
-        ends = np.cumsum([np.count_nonzero(real) for real in self._real])
-        for real, part in zip(self._real, np.split(rows, ends[:-1]), strict=True):
-            whole = np.zeros((*real.shape, rows.shape[1]), np.float32)
-            whole[real] = part
-            yield whole
+    def _read_out(self, features, *, expected: bool = False):
+        """What `_log_normaliser` says of each scored token."""
+        log_z, logits, means = _log_normaliser(self._network.unembedding, features, self._targets, expected=expected)
+        return np.asarray(log_z, np.float64), np.asarray(logits, np.float64), np.asarray(means)
 
-    def _checked(self, reconstruction):
-        guess = as_matrix("reconstruction", reconstruction)
-        if guess.shape != self.activations.shape:
-            raise ValueError(f"the reconstruction must be of shape {self.activations.shape}, but it is {guess.shape}.")
-        return guess
-
-    def _squares(self, rows):
-        return np.bincount(self.documents, squares(rows) * self.replaced, self.documents.max() + 1)
+    def _squares(self, rows) -> Float[np.ndarray, " documents"]:
+        """The sums of the squares of the replaced rows of each document."""
+        return np.bincount(self.documents, squares(rows) * self.replaced)
 
 
 def explained(x: Float[np.ndarray, "n dim"], guess: Float[np.ndarray, "n dim"]) -> dict[str, float]:
@@ -279,10 +264,14 @@ def explained(x: Float[np.ndarray, "n dim"], guess: Float[np.ndarray, "n dim"]) 
 @functools.partial(jax.jit, static_argnames="expected")
 def _log_normaliser(head, features, targets, *, expected):
     """The logarithm of Z, the target's logit and, if asked for, the mean row of E under the distribution of the next token."""
-    logits = product(features, head.T)
-    log_z = jax.nn.logsumexp(logits, axis=1)
-    means = product(jnp.exp(logits - log_z[:, None]), head) if expected else features[:, :0]
-    return log_z, jnp.sum(features * head[targets], axis=1), means
+
+    def of_token(token):
+        feature, target = token
+        logits = product(feature, head.T)
+        log_z = jax.nn.logsumexp(logits)
+        return log_z, logits[target], product(jnp.exp(logits - log_z), head) if expected else ()
+
+    return jax.lax.map(of_token, (features, targets), batch_size=CHUNK)
 
 
 def _rows(windows: Windows):
@@ -292,9 +281,3 @@ def _rows(windows: Windows):
     following[:, :-1] = np.where(segments[:, 1:] == segments[:, :-1], tokens[:, 1:], -1)
     real = segments >= 0
     return tokens[real], positions[real], following[real]
-
-
-def _numbered(batches: Sequence[Windows]) -> Int[np.ndarray, " rows"]:
-    """A number for each window."""
-    starts = [np.asarray(windows.positions)[np.asarray(windows.segments) >= 0] == 0 for windows in batches]
-    return np.cumsum(np.concatenate(starts))

@@ -13,8 +13,9 @@ from sae_gap.measure.atom_statistics import agreement, describe_atoms
 from sae_gap.measure.chunk import measure_chunk
 from sae_gap.measure.coding import by_encoder, chunks, code, find_weight, lasso, least_squares
 from sae_gap.measure.controls import control_sae
-from sae_gap.measure.curve import measure_curve, squares
+from sae_gap.measure.curve import measure_curve
 from sae_gap.measure.plan import DENSEST, STUDY, Plan
+from sae_gap.metrics.explained import squares
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage.results import Row, Store
@@ -47,43 +48,47 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
     common: Any = None
     named = {name: plan.settings[name] for name in ("study", "activations", "seed")}
 
-    def once(settings, measure, parts=({},)):
+    def once(settings, measure, *given, parts=({},)):
         """The rows of a job of this plan."""
-        return store.once(plan.settings | settings, lambda **part: [named | row for row in measure(**part)], parts)
+        return store.once(plan.settings | settings, lambda **part: [named | row for row in measure(*given, **part)], parts)
 
-    rows = once({"kind": "documents"}, lambda: [_documents(plan)])
+    rows = once({"kind": "documents"}, _documents, plan)
     with progress.bar(len(plan.saes) + len(plan.controls), STUDY, shown=show_progress) as line:
         for sae in plan.saes:
-            told = {"sae": [sae.name, sae.identity]}
+            about = {"sae": [sae.name, sae.identity]}
             if sae.name in plan.loaded:
                 load = {"kind": "load", **plan.loaded[sae.name]._asdict(), **sae.columns}
-                rows += once(told | {"load": load}, lambda load=load: [load])
+                rows += once(about | {"load": load}, list, [load])
             weights = {"lam": plan.lam, "l0": plan.l0, "common": common}
-            curve = once({"kind": "curve"} | told | weights, functools.partial(_curve, plan, sae, common))
+            curve = once({"kind": "curve"} | about | weights, _curve, plan, sae, common)
             lam, common = curve[0]["lam"], common or curve[0]["common_l0"]
             parts = [{"start": part.start, "stop": part.stop} for part in chunks(len(plan.places), sae.num_latents)]
-            gap = once({"kind": "gap", "lam": lam} | told, functools.partial(_gap, plan, sae, lam), parts)
-            rows += curve + gap
+            rows += curve + once({"kind": "gap", "lam": lam} | about, _gap, plan, sae, lam, parts=parts)
             line.update(1)
         for name in plan.controls:
             settings = {"kind": "control", "control": name, "first": [first.name, first.identity], "common": common}
-            rows += once(settings, functools.partial(_control, plan, name, common))
+            rows += once(settings, _control, plan, name, common)
             line.update(1)
     for other in plan.saes[1:]:
         if other.model.decoder.shape == first.model.decoder.shape:
             settings = {"kind": "agreement", "saes": [[sae.name, sae.identity] for sae in (first, other)]}
-            rows += once(settings, lambda other=other: [_agreement(first, other)])
+            rows += once(settings, _agreement, first, other)
     return rows
 
 
-def _documents(plan: Plan) -> Row:
+def _documents(plan: Plan) -> list[Row]:
     """How many of the scored samples each document has, their squared distance from the mean of all, and outlier tokens."""
     members, named = plan.members
-    far = np.bincount(members, squares(plan.scored - plan.mean))
-    looked_at = plan.activations if plan.held_out is None else plan.held_out
-    outliers = str(looked_at.outliers) if len(looked_at.outliers.rows) else None
-    row = {"kind": "documents", "named": named, "samples": np.bincount(members), "variance": far}
-    return row | {"outliers": outliers, "outliers_kept": plan.keep_outliers}
+    outliers = (plan.activations if plan.held_out is None else plan.held_out).outliers
+    row = {
+        "kind": "documents",
+        "named": named,
+        "samples": np.bincount(members),
+        "variance": np.bincount(members, squares(plan.scored - plan.mean)),
+        "outliers": str(outliers) if len(outliers.rows) else None,
+        "outliers_kept": plan.keep_outliers,
+    }
+    return [row]
 
 
 def _curve(plan: Plan, sae: SAE, common: float | None) -> list[Row]:
@@ -97,23 +102,31 @@ def _curve(plan: Plan, sae: SAE, common: float | None) -> list[Row]:
     x, densest = plan.scored, DENSEST * sae.input_dim
     own_l0 = None if sae.model.encode is None else code(sae, x, by_encoder(sae)).l0
     find = functools.cache(lambda l0: find_weight(sae, x, min(l0, densest)))
-    shared = common or plan.l0 or own_l0 or (USUAL * sae.input_dim if plan.lam is None else None)
     own_lam = find(own_l0) if own_l0 else None
-    common_lam: float = find(shared) if shared else plan.lam  # type: ignore[assignment]
-    lam: float = plan.lam or (common_lam if plan.l0 else own_lam or common_lam)
+    shared = common or plan.l0 or own_l0
+    common_lam = find(shared) if shared else plan.lam or find(USUAL * sae.input_dim)
+    lam = plan.lam or (common_lam if plan.l0 else own_lam or common_lam)
     points = _points(plan, sae, {lam * share for share in SPREAD} | {own_lam or lam, common_lam})
     reached = {row["lam"]: row["l0"] for row in points}
-    weight = {"kind": "weight", "lam": lam, "l0": reached[lam], "own_l0": own_l0, "own_lam": own_lam}
-    weight |= {"common_l0": common or reached[common_lam], "common_lam": common_lam, **sae.columns}
+    weight = {
+        "kind": "weight",
+        "lam": lam,
+        "l0": reached[lam],
+        "own_l0": own_l0,
+        "own_lam": own_lam,
+        "common_l0": common or reached[common_lam],
+        "common_lam": common_lam,
+        **sae.columns,
+    }
     outliers = _outliers(plan, sae, own_lam or common_lam, points) if len(plan.left_out) else []
     return [weight, *points, _atoms(sae), *outliers]
 
 
 def _points(plan: Plan, sae: SAE, lams: Iterable[float]) -> list[Row]:
-    curve = measure_curve(sae, plan.scored, sorted(lams), plan.members[0])
-    named = [*(("lasso", point) for point in curve.points), *([("own", curve.own)] if curve.own else [])]
-    told = {"kind": "curve", "samples": len(plan.scored), **sae.columns}
-    return [{**told, "codes": codes, **point._asdict()} for codes, point in named]
+    points, own = measure_curve(sae, plan.scored, list(lams), plan.members[0])
+    about = {"kind": "curve", "samples": len(plan.scored), **sae.columns}
+    rows = [{**about, "codes": "lasso", **point._asdict()} for point in points]
+    return [*rows, {**about, "codes": "own", **own._asdict()}] if own else rows
 
 
 def _outliers(plan: Plan, sae: SAE, lam: float, points: Sequence[Row]) -> list[Row]:
@@ -133,8 +146,8 @@ def _gap(plan: Plan, sae: SAE, lam: float, start: int, stop: int) -> list[Row]:
     """The gap of an SAE on a chunk of the scored samples."""
     rows, held = plan.places[start:stop], plan.parts[1]
     documents = None if held.documents is None else held.documents[rows]
-    found = measure_chunk(sae, plan.scored[start:stop], plan.mean, lam, held.numbers[rows], documents)
-    return [{"kind": "gap", "lam": lam, **found, **sae.columns}]
+    gap = measure_chunk(sae, plan.scored[start:stop], plan.mean, lam, held.numbers[rows], documents)
+    return [{"kind": "gap", "lam": lam, **gap, **sae.columns}]
 
 
 def _control(plan: Plan, name: str, common: float) -> list[Row]:
@@ -142,12 +155,12 @@ def _control(plan: Plan, name: str, common: float) -> list[Row]:
     sae = control_sae(name, plan.parts[0], plan.saes[0], common, plan.seed)
     lam = find_weight(sae, plan.scored, min(common, DENSEST * sae.input_dim))
     weight = {"kind": "weight", "lam": lam, "common_l0": common, "common_lam": lam, **sae.columns}
-    return [weight, *_points(plan, sae, {lam * share for share in SPREAD}), _atoms(sae), _agreement(plan.saes[0], sae)]
+    return [weight, *_points(plan, sae, {lam * share for share in SPREAD}), _atoms(sae), *_agreement(plan.saes[0], sae)]
 
 
 def _atoms(sae: SAE) -> Row:
     return {"kind": "atoms", **describe_atoms(sae.model.decoder)._asdict(), **sae.columns}
 
 
-def _agreement(one: SAE, other: SAE) -> Row:
-    return {"kind": "agreement", "other": other.name, "cosine": agreement(other, one), **one.columns}
+def _agreement(one: SAE, other: SAE) -> list[Row]:
+    return [{"kind": "agreement", "other": other.name, "cosine": agreement(other, one), **one.columns}]

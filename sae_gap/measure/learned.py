@@ -14,14 +14,14 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap import catalogue
-from sae_gap.core.checks import check_choice, check_number, check_seed, check_sequence, check_size
+from sae_gap.core.checks import check_choice, check_number, check_seed, check_size
 from sae_gap.core.matching import as_matrix
 from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations
 from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.atom_statistics import agreement
-from sae_gap.measure.coding import by_encoder, code, evenly_spaced, find_weight, lasso, least_squares
+from sae_gap.measure.coding import MATCHED, by_encoder, code, evenly_spaced, find_weight, lasso, least_squares
 from sae_gap.measure.curve import check_varies, fvu, measure_curve
 from sae_gap.measure.jobs import run
 from sae_gap.measure.plan import DENSEST, Plan
@@ -37,8 +37,8 @@ from sae_gap.storage.results import Row, Store
 
 # What rows of a measurement call it.
 LEARNED = "learned"
-# Rows that are coded at once, those that a weight is found on, and those that are scored.
-CHUNK, MATCHED, SCORED = 1_024, 500, 5_000
+# Rows that are read and coded at once, and those that are scored.
+CHUNK, SCORED = 1_024, 5_000
 # Steps of an SAE unless its epochs are given.
 STEPS = 2_000
 
@@ -62,8 +62,7 @@ class Report(NamedTuple):
 
     def __repr__(self) -> str:
         names = {"dictionary": "dictionary", "at_l0": "L0", "curve_fvu": "FVU, lasso", "curve_refit_fvu": "FVU, least squares"}
-        lines = [{name: f"{v:.3f}" if isinstance(v := line[name], float) else v for name in names} for line in self.curves]
-        table = tables.format_table(lines, names)
+        table = tables.format_table(self.curves, names)
         return table if self.lead is None else f"{table}\n\nBeside the best control, {self.best}: {self.lead}"
 
 
@@ -87,8 +86,8 @@ class Export(NamedTuple):
     best_fvu: float
 
     def __repr__(self) -> str:
-        told = f"FVU of its codes {self.fvu:.3f} at L0 {self.l0:.1f}, of certified codes {self.best_fvu:.3f} at L0 {self.k}"
-        return told + ("" if has_form(type(self.model.encode)) else "; SAELens has no such encoder, sae_gap alone reads it")
+        scores = f"FVU of its codes {self.fvu:.3f} at L0 {self.l0:.1f}, of certified codes {self.best_fvu:.3f} at L0 {self.k}"
+        return scores if has_form(type(self.model.encode)) else f"{scores}; SAELens has no such encoder, sae_gap alone reads it"
 
 
 class LearnedDictionary:
@@ -159,14 +158,14 @@ class LearnedDictionary:
         Returns:
           Codes, (n, width), a row for each of the activations, outliers too.
         """
-        rows, lam, parts, worst = self._opened(activations), self.lam(l0), [], 0.0
+        rows, lam, parts = self._opened(activations), self.lam(l0), []
+        self.certificate = 0.0
         with progress.bar(rows.num_samples, "encode", unit="rows", shown=show_progress) as line:
             for chunk in rows.chunks(CHUNK):
                 coding = code(self._sae, chunk, lasso(self._sae, lam))
-                worst = max(worst, coding.certificate or 0.0)
+                self.certificate = max(self.certificate, coding.certificate or 0)
                 parts.append(code(self._sae, chunk, least_squares(self._sae, coding.codes)).codes if refit else coding.codes)
                 line.update(len(chunk))
-        self.certificate = worst
         return scipy.sparse.vstack(parts, format="csr")
 
     def decode(self, codes: ArrayLike | scipy.sparse.sparray) -> Float[np.ndarray, "n input_dim"]:
@@ -209,13 +208,10 @@ class LearnedDictionary:
           outliers: "drop" leaves outlier tokens out and says so, "keep" counts them.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
         """
-        if controls not in ((), []):
-            check_sequence("controls", controls, str, "give names such as ('random', 'samples')")
         rows, l0 = self.held_out if activations is None else self._opened(activations), self._sparsity(l0)
         screened(rows, outliers)
-        options: dict[str, Any] = {"controls": controls, "samples": SCORED, "keep_outliers": outliers == "keep"}
+        plan = Plan([self._sae], self.train, l0=l0, controls=controls, keep_outliers=outliers == "keep", held_out=rows)
         with tempfile.TemporaryDirectory() as folder:
-            plan = Plan([self._sae], self.train, l0=l0, held_out=rows, **options)
             measured = run(plan, Store(folder), show_progress=show_progress)
         curves = curve_lines(measured)
         _require_reached(curves[0]["at_l0"], l0, curves[0]["samples"])
@@ -249,25 +245,26 @@ class LearnedDictionary:
         Returns:
           The SAE, and what it costs.
         """
-        k = round(self.l0) or 1 if k is None else k
+        k = max(1, round(self.l0)) if k is None else k
         check_size("k", k)
         _check_sparse("k", k, *self.atoms.shape)
         check_choice("encoder", encoder, catalogue.saes())
-        check_size("epochs", 1 if epochs is None else epochs)
+        if epochs is not None:
+            check_size("epochs", epochs)
         # What cannot be reached is refused before an encoder is trained.
         best = self.fvu(None, k, outliers="keep")
         rows, held_out = pool(self.train), self._scored(None, "keep")
         # Of its base only the model is asked for, which is this one.
-        options: dict[str, Any] = {"base": OnlineDictionary(), "frozen": frozen}
-        learner = catalogue.sae_for_activations(encoder, sparsity=k, input_dim=len(self.bias), **options)
+        learner = catalogue.sae_for_activations(
+            encoder, sparsity=k, input_dim=len(self.bias), base=OnlineDictionary(), frozen=frozen
+        )
         steps = math.ceil(STEPS / math.ceil(len(rows) / learner.batch_size)) if epochs is None else epochs
         learner = dataclasses.replace(learner, num_steps=steps)
         if frozen and learner.encoder.parameters(self.model.decoder, jax.random.key(seed)) is None:
             # Matching pursuit reads the dictionary alone.
             model, seconds = dataclasses.replace(self.model, encode=learner.encoder), 0.0
         else:
-            options = {"bases": [self.model], "show_progress": show_progress}
-            _, model, seconds = fit_signals(learner, rows, self.width, seed, **options)
+            _, model, seconds = fit_signals(learner, rows, self.width, seed, bases=[self.model], show_progress=show_progress)
         made = SAE.of_model(model, name=encoder)
         coding = code(made, held_out, by_encoder(made))
         return Export(model, k, seconds, coding.l0, fvu(held_out, coding.guess), best)
@@ -291,9 +288,9 @@ class LearnedDictionary:
         """
         check_free(folder)
         as_metadata(metadata)
-        made = self.sae(**options)
-        save_sae(made.model, folder, metadata=metadata)
-        return made
+        export = self.sae(**options)
+        save_sae(export.model, folder, metadata=metadata)
+        return export
 
     def agreement(self, other: "LearnedDictionary | SAE | Model | ArrayLike") -> float:
         """The mean matched |cosine| with the atoms of another dictionary of this shape; see `sae_gap.agreement`."""
@@ -363,8 +360,8 @@ def learn(
     signals = pool(train)
     check_varies(signals)
     learner = OnlineDictionary.for_activations(width, l0, rows.input_dim, visits=visits)
-    found = fit_signals(learner, signals, width, seed, show_progress=show_progress)
-    return LearnedDictionary(found.model, l0, train, held_out, found.seconds)
+    _, model, seconds = fit_signals(learner, signals, width, seed, show_progress=show_progress)
+    return LearnedDictionary(model, l0, train, held_out, seconds)
 
 
 def _check_sparse(name: str, value: float, input_dim: int, width: int) -> None:

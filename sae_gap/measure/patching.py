@@ -21,11 +21,12 @@ of the dimensions is not split. Intervals of 95 % come from a paired bootstrap o
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
 from sae_gap.measure.coding import Coding, by_encoder, code, find_weight, lasso, least_squares, least_squares_on, pursued
 from sae_gap.measure.downstream import Downstream
@@ -89,17 +90,19 @@ class Patching:
         """
         made: dict[str, Any] = {sae.name: ({"sae": sae.identity}, lambda sae=sae: sae) for sae in saes}
         made |= controls
-        rows = self._once({"kind": "clean"}, lambda: [self._clean()])
+        rows = self._once({"kind": "clean"}, self._clean)
         with progress.bar(len(saes) + len(made) * len(self.l0), STUDY, shown=show_progress) as line:
-            sparse = []
+            sparse: list[Row] = []
             for sae in saes:
-                scored = [] if sae.model.encode is None else self._score(sae.name, made[sae.name], "own")
-                scored = [row | self._placed(row["level"]) for row in scored]
-                # Codes denser than that are not sparse, and those that fire nothing have no match.
-                sparse += [row for row in scored[:1] if 0 < row["level"] <= DENSEST * sae.input_dim]
-                rows += scored
+                if sae.model.encode is not None:
+                    scored = [row | self._placed(row["level"]) for row in self._score(sae.name, made[sae.name], "own")]
+                    # Codes denser than that are not sparse, and those that fire nothing have no match.
+                    sparse += [row for row in scored[:1] if 0 < row["level"] <= DENSEST * sae.input_dim]
+                    rows += scored
                 line.update(1)
-            pursue = self._pursuit([*self.l0, *(row["level"] for row in sparse)])
+            levels = [*self.l0, *(row["level"] for row in sparse)]
+            steps = max((_steps(level) for level in levels if level <= MOST_PURSUED), default=1)
+            pursue = functools.cache(lambda name: pursued(made[name][1](), self.downstream.activations, steps))
 
             def best(name: str, level: float) -> list[Row]:
                 """The pursuit at a mean L0, and the certified codes as they are and refitted."""
@@ -111,11 +114,11 @@ class Patching:
                     rows += best(name, level)
                     line.update(1)
             for row in sparse:
-                near = best_at(rows, row["near"])
-                names = {row["dictionary"], *([] if near is None else [near["dictionary"]])}
-                names -= {each["dictionary"] for each in _refitted(rows) if each["level"] == row["level"]}
-                for name in (name for name in made if name in names):
-                    rows += best(name, row["level"])
+                near = best_at(rows, row["near"]) or row
+                measured = {done["dictionary"] for done in rows if _is_best(done) and done["level"] == row["level"]}
+                for name in made:
+                    if name in {row["dictionary"], near["dictionary"]} - measured:
+                        rows += best(name, row["level"])
         return rows
 
     def _placed(self, level: float) -> Row:
@@ -124,64 +127,55 @@ class Patching:
         taken = next((each for each in (near, round(level)) if abs(level - each) <= ALIKE * each), level)
         return {"near": near, "level": taken}
 
-    def _pursuit(self, levels: Sequence[float]) -> Callable[[SAE], Int[np.ndarray, "rows k"]]:
-        """Gives the atoms that a pursuit of a dictionary chooses, in order, as many as the largest of these L0s needs."""
-        longest = max((_steps(level) for level in levels if level <= MOST_PURSUED), default=1)
-        orders: dict[str, np.ndarray] = {}
-
-        def pursue(sae: SAE) -> Int[np.ndarray, "rows k"]:
-            if sae.identity not in orders:
-                orders[sae.identity] = pursued(sae, self.downstream.activations, min(longest, sae.num_latents))
-            return orders[sae.identity]
-
-        return pursue
-
     def _score(
         self, name: str, made: tuple[Row, Callable[[], SAE]], kind: str, level: Any = None, pursue: Any = None
     ) -> list[Row]:
         """The scores of codes of a kind, "own", "lasso" or "omp", and of those refitted."""
-        wanted = [codes for codes in (kind, f"{kind}_refit") if codes in self.codes]
         settings, make = made
+        wanted = [codes for codes in (kind, f"{kind}_refit") if codes in self.codes]
 
-        def measure() -> list[Row]:
+        def measure() -> Iterator[Row]:
             sae, x, proof = make(), self.downstream.activations, {}
             if kind == "own":
                 coder = by_encoder(sae)
             elif kind == "omp":
-                coder = least_squares_on(sae, pursue(sae)[:, : _steps(level)])
+                coder = least_squares_on(sae, pursue(name)[:, : _steps(level)])
             else:
                 proof["lam"] = find_weight(sae, x[self.downstream.replaced], level)
                 coder = lasso(sae, proof["lam"])
             coding = code(sae, x, coder)
             if coding.certificate is not None:
                 proof["certificate"] = coding.certificate
-            codings = {kind: coding}
-            if f"{kind}_refit" in wanted:
-                codings[f"{kind}_refit"] = code(sae, x, least_squares(sae, coding.codes))
-            told: Row = {"kind": "score", **sae.columns, "level": self._l0(coding) if level is None else level}
-            return [
-                told | {"codes": codes, "l0": self._l0(codings[codes])} | self.downstream.score(codings[codes].guess) | proof
-                for codes in wanted
-            ]
+            about = {"kind": "score", **sae.columns, "level": self._l0(coding) if level is None else level}
+            for codes in wanted:
+                shown = coding if codes == kind else code(sae, x, least_squares(sae, coding.codes))
+                yield about | {"codes": codes, "l0": self._l0(shown)} | self.downstream.score(shown.guess) | proof
 
         rows = self._once({"kind": "score", "level": level, "codes": wanted} | settings, measure) if wanted else []
         # What is stored may have had another name.
         return [row | {"dictionary": name} for row in rows]
 
-    def _l0(self, coded: Coding) -> float:
-        return float(np.diff(coded.codes.indptr)[self.downstream.replaced].mean())
+    def _l0(self, coding: Coding) -> float:
+        return float(np.diff(coding.codes.indptr)[self.downstream.replaced].mean())
 
-    def _clean(self) -> Row:
+    def _clean(self) -> Iterator[Row]:
         down = self.downstream
-        row: Row = {"kind": "clean", "tokens": down.tokens, "variance": down.variance, "ce": down.clean.ce.mean()}
-        row |= {"ce_sums": down.by_document(down.clean.ce), "rows": len(down.activations), "outliers": int(down.outliers.sum())}
+        row: Row = {
+            "kind": "clean",
+            "tokens": down.tokens,
+            "variance": down.variance,
+            "ce": down.clean.ce.mean(),
+            "ce_sums": down.by_document(down.clean.ce),
+            "rows": len(down.activations),
+            "outliers": int(down.outliers.sum()),
+        }
         for name, nats in {"zero": down.zero, "mean": down.mean}.items():
             row |= {f"ce_{name}": nats.ce.mean(), f"kl_{name}": nats.kl.mean()}
-        return row
+        yield row
 
     def _once(self, settings: Row, measure: Callable[[], Iterable[Row]]) -> list[Row]:
-        where = {"study": STUDY, "form": FORM, "of": self.identity}
-        return self.store.once(where | settings, lambda: [{"study": STUDY} | row for row in measure()])
+        settings = settings | {"study": STUDY, "form": FORM, "of": self.identity}
+        return self.store.once(settings, lambda: [{"study": STUDY} | row for row in measure()])
 
 
 def _steps(level: float) -> int:
@@ -189,14 +183,14 @@ def _steps(level: float) -> int:
     return max(1, round(level))
 
 
-def _refitted(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [row for row in rows if row.get("codes") in BEST]
+def _is_best(row: Mapping[str, Any]) -> bool:
+    return row.get("codes") in BEST
 
 
 def best_at(rows: Iterable[Mapping[str, Any]], level: float, dictionary: str | None = None) -> Mapping[str, Any] | None:
     """The row of the best codes at an L0, on one dictionary or on all, whose divergence is least; None where there is none."""
-    found = (row for row in _refitted(rows) if row["level"] == level and dictionary in (None, row["dictionary"]))
-    return min(found, key=lambda row: row["kl"], default=None)
+    there = (row for row in rows if _is_best(row) and row["level"] == level and dictionary in (None, row["dictionary"]))
+    return min(there, key=lambda row: row["kl"], default=None)
 
 
 def over_documents(clean: Mapping[str, Any]) -> str:
@@ -228,20 +222,22 @@ def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
         at = best_at(rows, own["near"]) if codes == "own" else None
         if at is None:
             continue
-        best = at["dictionary"]
-        found_steps = [own, scored.get((name, level, "own_refit")), best_at(rows, level, name), best_at(rows, level, best)]
-        steps = [step for step in found_steps if step is not None]
-        if len(steps) < 4:
+        refit, mine, best = (
+            scored.get((name, level, "own_refit")),
+            *(best_at(rows, level, on) for on in (name, at["dictionary"])),
+        )
+        if refit is None or mine is None or best is None:
             continue
-        told: Row = {"dictionary": name, "best": best, "level": level}
-        told |= {"own_best_codes": steps[2]["codes"], "best_codes": steps[3]["codes"]}
-        told |= dict(zip(("l0", "refit_l0", "own_best_l0", "best_l0"), (row["l0"] for row in steps), strict=True))
+        about: Row = {"dictionary": name, "best": best["dictionary"], "level": level, "l0": own["l0"], "refit_l0": refit["l0"]}
+        about |= {"own_best_codes": mine["codes"], "own_best_l0": mine["l0"]}
+        about |= {"best_codes": best["codes"], "best_l0": best["l0"]}
         for loss, (column, unit) in LOSSES.items():
             base = sum(clean["ce_sums"]) if loss == "ce" else 0.0
-            values = [(sum(row[column]) - base) / sum(clean[unit]) for row in steps]
-            line: Row = told | {"loss": loss, "total": values[0], "rest": values[3]}
-            for part, worse, better in zip(PARTS, steps[:3], steps[1:], strict=True):
-                found = compare(better[column], worse[column], clean[unit])
-                line |= {f"{part}_part": found.more, f"{part}_low": found.low, f"{part}_high": found.high}
+            line = about | {"loss": loss}
+            for total, row in {"total": own, "rest": best}.items():
+                line[total] = (sum(row[column]) - base) / sum(clean[unit])
+            for part, (worse, better) in zip(PARTS, itertools.pairwise((own, refit, mine, best)), strict=True):
+                lost = compare(better[column], worse[column], clean[unit])
+                line |= {f"{part}_part": lost.more, f"{part}_low": lost.low, f"{part}_high": lost.high}
             lines.append(line)
     return lines

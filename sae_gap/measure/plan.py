@@ -102,11 +102,11 @@ class Plan:
           ValueError: they do not vary.
         """
         held = self.parts[1]
-        found = held.take(self.places)
-        if len(found) < FEWEST:
-            raise ValueError(f"{len(found)} held-out activations are too few to judge by; give some hundreds.")
-        check_varies(found)
-        return found
+        rows = held.take(self.places)
+        if len(rows) < FEWEST:
+            raise ValueError(f"{len(rows)} held-out activations are too few to judge by; give some hundreds.")
+        check_varies(rows)
+        return rows
 
     @functools.cached_property
     def members(self) -> tuple[Int[np.ndarray, " n"], bool]:
@@ -139,18 +139,26 @@ class Plan:
     @property
     def settings(self) -> Row:
         """What decides every row: the rows and which of them are scored."""
-        options = {"seed": self.seed, "samples": self.samples, "keep_outliers": self.keep_outliers}
-        return {"study": STUDY, "form": FORM, "activations": self.fingerprint} | options
+        return {
+            "study": STUDY,
+            "form": FORM,
+            "activations": self.fingerprint,
+            "seed": self.seed,
+            "samples": self.samples,
+            "keep_outliers": self.keep_outliers,
+        }
 
     def check(self) -> None:
         """Raises a ValueError where a fault would show only after minutes, or as figures of another thing."""
         names = [*(sae.name for sae in self.saes), *self.controls]
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(f"two of the SAEs, dictionaries and controls are called {twice!r}; give each a name of its own.")
-        for sae in self.saes if self.lam is not None else ():
-            tops = lasso_problem.lambda_max(sae.target(self.scored), sae.model.decoder, nonneg=not sae.signed)
-            if self.lam >= (top := float(jnp.max(tops))):  # type: ignore[operator]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"two of the SAEs, dictionaries and controls are called {name!r}; give each a name of its own."
+                )
+        for sae in self.saes if self.lam else ():
+            top = jnp.max(lasso_problem.lambda_max(sae.target(self.scored), sae.model.decoder, nonneg=not sae.signed))
+            if self.lam and self.lam >= top:
                 raise ValueError(
                     f"lam is {self.lam:g}, which is not below {top:.3g}, the largest λ_max of the samples on {sae.name!r}, "
                     "and leaves no code; give less."

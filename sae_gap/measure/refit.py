@@ -15,7 +15,6 @@ References:
   problems with nonnegative variables", Mathematics of Computation 63(208).
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
@@ -25,7 +24,6 @@ from jaxtyping import Bool, Float
 
 from sae_gap.core import lasso_problem
 from sae_gap.core.types import Solution
-from sae_gap.encoders.on_support import FORBIDDEN
 from sae_gap.runtime.cores import one_blas_thread
 
 # Exchanges before a sample is left to SciPy; hardly any takes ten.
@@ -52,7 +50,7 @@ def refit(
     Returns:
       Codes, (n, num_latents), zero off the support.
     """
-    return _values(target, dictionary, on, 0.0, nonneg=nonneg).astype(np.float32)
+    return _fit(target, dictionary, on, 0.0, nonneg=nonneg)[0].astype(np.float32)
 
 
 def lasso_on_support(
@@ -78,25 +76,26 @@ def lasso_on_support(
       The codes with their objective and duality gap in the problem on the support.
     """
     weights = np.asarray(lam, np.float64).reshape(-1, 1)
-    codes = _values(target, dictionary, on, weights, nonneg=nonneg)
-    with jax.enable_x64(True):
-        problem = [jnp.asarray(array, float) for array in (target, dictionary, codes, np.where(on, weights, FORBIDDEN))]
-        objective, gap = map(np.asarray, lasso_problem.certificate(*problem, nonneg=nonneg))
+    codes, objective, gap = _fit(target, dictionary, on, weights, nonneg=nonneg)
     return Solution(
-        codes=jnp.asarray(codes, jnp.float32),
-        objective=jnp.asarray(objective, jnp.float32),
-        gap=jnp.asarray(gap, jnp.float32),
-        iterations=jnp.zeros(len(codes), jnp.int32),
+        codes=jnp.asarray(codes),
+        objective=jnp.asarray(objective),
+        gap=jnp.asarray(gap),
+        iterations=jnp.zeros(len(codes), int),
         converged=jnp.asarray(gap <= 1e-6 * objective),
     )
 
 
-def _values(target, dictionary, on, lam, *, nonneg: bool) -> Float[np.ndarray, "n num_latents"]:
-    """The minimisers of the samples, each fitted with unit norm on unit atoms."""
+def _fit(target, dictionary, on, lam, *, nonneg: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The minimisers, and what `lasso_problem.value_and_gap` says of them where there is a penalty.
+
+    Each sample is fitted with unit norm on unit atoms.
+    """
     signals, columns = np.asarray(target, np.float64), np.ascontiguousarray(np.asarray(dictionary).T)
     codes, weights = np.zeros(np.shape(on)), np.broadcast_to(lam, (len(signals), 1))
+    values_and_gaps = np.stack([0.5 * np.sum(signals**2, axis=1), np.zeros(len(signals))], axis=1)
     with one_blas_thread():
-        for signal, chosen, weight, code in zip(signals, np.asarray(on), weights, codes, strict=True):
+        for sample, (signal, chosen, weight) in enumerate(zip(signals, np.asarray(on), weights, strict=True)):
             place, length = np.flatnonzero(chosen), float(np.linalg.norm(signal))
             if not (place.size and length > 0):
                 continue
@@ -111,8 +110,14 @@ def _values(target, dictionary, on, lam, *, nonneg: bool) -> Float[np.ndarray, "
             else:
                 both = _non_negative(np.concatenate([atoms, -atoms]), signal, np.tile(penalty, 2))
                 values = both[: len(place)] - both[len(place) :]
-            code[place] = values * (length / norms)
-    return codes
+            codes[sample, place] = values * (length / norms)
+            if weight > 0:
+                rest = (signal - values @ atoms)[None]
+                pull = rest @ atoms.T
+                scale = lasso_problem.dual_scale(pull, penalty, nonneg=nonneg)
+                parts = rest, (1 - scale) * rest, values[None], scale * pull, penalty
+                values_and_gaps[sample] = length**2 * np.ravel(lasso_problem.value_and_gap(*parts))
+    return codes, *values_and_gaps.T
 
 
 def _gram(atoms: Float[np.ndarray, "size input_dim"]) -> Float[np.ndarray, "size size"]:

@@ -61,11 +61,12 @@ def worst_lines(rows: Iterable[Mapping[str, Any]], most: int = 10) -> list[Row]:
     lines = []
     for name, chunks in by_subject(rows, "gap").items():
         samples: list[Row] = []
-        for chunk in chunks if "worst_index" in chunks[0] else ():
-            documents = chunk["worst_document"] or [None] * len(chunk["worst_index"])
-            columns = (chunk["worst_index"], documents, chunk["worst_gap"], chunk["worst_relative_gap"])
-            names = ("dictionary", "index", "document", "gap", "relative_gap")
-            samples += [dict(zip(names, (name, *sample), strict=True)) for sample in zip(*columns, strict=True)]
+        for chunk in chunks:
+            documents = chunk.get("worst_document")
+            for place, index in enumerate(chunk.get("worst_index", ())):
+                gap, relative = chunk["worst_gap"][place], chunk["worst_relative_gap"][place]
+                line = {"dictionary": name, "index": index, "document": documents[place] if documents else None}
+                samples.append(line | {"gap": gap, "relative_gap": relative})
         lines += sorted(samples, key=lambda line: (-line["gap"], line["index"]))[:most]
     return lines
 
@@ -88,12 +89,19 @@ def curve_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     for name, points in curves.items():
         lasso = [row for row in points if row["codes"] == "lasso"]
         best, mine = matched(points, weights[name][0]), next((row for row in points if row["codes"] == "own"), None)
-        line: Row = {"dictionary": name, "role": best["role"], "samples": best["samples"], "at_l0": best["l0"]}
-        line |= {"curve_fvu": best["fvu"], "curve_refit_fvu": best["refit_fvu"]}
-        line["certificate"] = max(row["certificate"] for row in lasso)
+        line: Row = {
+            "dictionary": name,
+            "role": best["role"],
+            "samples": best["samples"],
+            "at_l0": best["l0"],
+            "curve_fvu": best["fvu"],
+            "curve_refit_fvu": best["refit_fvu"],
+            "certificate": max(row["certificate"] for row in lasso),
+        }
         if mine is not None:
             line |= {column: mine[column] for column in ("l0", "fvu", "refit_l0", "refit_fvu")}
-            line |= {f"{kind}_ratio": _ratio(mine[kind], best["refit_fvu"]) for kind in ("fvu", "refit_fvu")}
+            for kind in ("fvu", "refit_fvu"):
+                line[f"{kind}_ratio"] = mine[kind] / best["refit_fvu"] if best["refit_fvu"] > 0 else None
             line["l0_ratio"] = l0_ratio([(row["l0"], row["refit_fvu"]) for row in lasso], mine["l0"], mine["refit_fvu"])
         lines.append(line)
     return lines
@@ -105,21 +113,16 @@ def matched(points: Iterable[Mapping[str, Any]], weight: Mapping[str, Any], leve
     return next(row for row in points if row["lam"] == lam)
 
 
-def _ratio(one: float, other: float) -> float | None:
-    return one / other if other > 0 else None
-
-
 def atom_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Coherence, near-duplicates and dead atoms of each dictionary, and its agreement with the first one of its width."""
-    rows = list(rows)
+    rows, lines = list(rows), list[Row]()
     agreed = {(row["dictionary"], row["other"]): row["cosine"] for row in rows if row["kind"] == "agreement"}
-    found = {name: row for name, (row, *_) in by_subject(rows, "atoms").items()}
-    first = next(iter(found), None)
-    lines = []
-    for name, row in found.items():
+    atoms = by_subject(rows, "atoms")
+    for name, (row, *_) in atoms.items():
         median, high = (row["coherence"][place] if row["coherence"] else None for place in (50, 95))
-        told = {column: row[column] for column in ("dictionary", "num_latents", "dead", "duplicates")}
-        lines.append(told | {"coherence_median": median, "coherence_95": high, "agreement": agreed.get((first, name))})
+        line = {column: row[column] for column in ("dictionary", "num_latents", "dead", "duplicates")}
+        line |= {"coherence_median": median, "coherence_95": high, "agreement": agreed.get((next(iter(atoms)), name))}
+        lines.append(line)
     return lines
 
 

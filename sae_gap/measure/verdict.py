@@ -134,76 +134,69 @@ class Verdict:
     @property
     def lines(self) -> dict[str, str]:
         """The sentences, by what they judge."""
-        few = f"only {self.samples} rows of {self.documents} were scored, so intervals are wide"
-        lines = {
-            "Loading": self.suspicions is not None and self._loading(self.suspicions),
-            "Encoder": self._encoder(),
-            "Values": self.encoder is not None and self._values(),
-            "Dictionary": self._dictionary(),
-            "Outlier tokens": self.outliers is not None and self._outliers(),
-            "Samples": self.samples < FEW and few,
-        }
-        return {name: sentence for name, sentence in lines.items() if sentence}
+        lines = {}
+        if self.suspicions is not None:
+            more = f" (and {len(self.suspicions) - 1} more)" if len(self.suspicions) > 1 else ""
+            lines["Loading"] = f"suspicious, because {self.suspicions[0].rstrip('.')}{more}" if self.suspicions else "fine"
+        lines["Encoder"] = self._encoder()
+        if self.own_explained is not None and self.encoder is not None:
+            lines["Values"] = self._values(self.own_explained)
+        lines["Dictionary"] = self._dictionary()
+        if self.outliers is not None:
+            fvus = [
+                f" of {codes} {without:.3g} without and {with_:.3g} with them"
+                for codes, (without, with_) in self.with_outliers.items()
+            ]
+            lines["Outlier tokens"] = f"{self.outliers}; FVU{','.join(fvus)}" if fvus else self.outliers
+        if self.samples < FEW:
+            lines["Samples"] = f"only {self.samples} rows of {self.documents} were scored, so intervals are wide"
+        return lines
 
     def __str__(self) -> str:
         return "\n".join(f"{name}: {sentence}" for name, sentence in self.lines.items())
-
-    def _loading(self, suspicions: Sequence[str]) -> str:
-        more = f" (and {len(suspicions) - 1} more)" if len(suspicions) > 1 else ""
-        return f"suspicious, because {suspicions[0].rstrip('.')}{more}" if suspicions else "fine"
 
     def _encoder(self) -> str:
         if self.own_l0 is None:
             return "there is none, only a decoder"
         if self.encoder is None or self.l0 is None:
             return "it fires no latent on these activations"
-        best, mine = _share(self.encoder.one), _share(self.encoder.other)
         at = f"at its own L0 ({self.own_l0:.1f})"
         if not self.judged:
             at = f"at L0 {self.l0:.1f} (its own, {self.own_l0:.1f}, is beyond what sparse codes have)"
+        mine = f"its own explain {_share(self.encoder.other)}: {self.encoder}"
+        shares = f"explain {_share(self.encoder.one)} of the variance where {mine}"
         # More that is explained by more latents says nothing.
         if self.encoder.sign > 0 and (self.judged or self.l0 < self.own_l0):
-            return f"better codes {at} explain {best} of the variance where its own explain {mine}: {self.encoder}"
-        kind = "no loss" if self.judged else "not judged"
-        return f"{kind}; the best codes {at} explain {best} of the variance, its own {mine}: {self.encoder}"
+            return f"better codes {at} {shares}"
+        return f"{'no loss' if self.judged else 'not judged'}; the best codes {at} {shares}"
 
-    def _values(self) -> str:
+    def _values(self, explained: float) -> str:
         gap = self.gap
-        told = f"its codes as they are, without least squares on the supports, explain {_share(self.own_explained or 0)}; "
+        sentence = f"its codes as they are, without least squares on the supports, explain {_share(explained)}; "
         if gap["optimum_l0"] < 1:
             empty = f"the best codes at the weight in use, {gap['lam']:.3g}, are nearly empty (L0 {gap['optimum_l0']:.2f})"
-            return f"{told}{empty}, so no share of a gap is told"
+            return f"{sentence}{empty}, so no share of a gap is told"
         certificate = f"(duality gap {gap['optimum_slack']:.0e} of it)"
-        told += f"its lasso objective is {_percent(gap['relative_gap'])} above the certified optimum {certificate}"
+        sentence += f"its lasso objective is {_percent(gap['relative_gap'])} above the certified optimum {certificate}"
         if gap["scale_share"] <= 0.0005:
-            return told
-        # Half of its codes and less is no longer for the lasso's shrinkage.
-        reasons = {"": gap["scale"] < 0.5, ", since the lasso shrinks its own": gap["scale"] < 1}
-        why = next((why for why, holds in reasons.items() if holds), ", which the encoder shrinks")
-        return f"{told}; {_percent(gap['scale_share'])} go once all codes are multiplied by {gap['scale']:.2f}{why}"
+            return sentence
+        return f"{sentence}; {_percent(gap['scale_share'])} go once all codes are multiplied by {gap['scale']:.2f}"
 
     def _dictionary(self) -> str:
-        mine, reached = _share(self.explained), self.reached_l0[0]
+        shown, reached = _share(self.explained), self.reached_l0[0]
         missed = "" if _alike(reached, self.common_l0) else f" ({self.common_l0:.1f} was not reached)"
         if self.learned is None:
             missing = f"not held against a learned one, since {RIVAL} was left out of the controls; name it there to have it"
-            return f"{missing}. Its best codes at L0 {reached:.1f}{missed} explain {mine} of the variance"
-        kind = ("no different from", "better than", "worse than")[self.learned.sign]
-        at = f"the same L0 {reached:.1f}{missed}"
+            return f"{missing}. Its best codes at L0 {reached:.1f}{missed} explain {shown} of the variance"
+        kind, at = ("no different from", "better than", "worse than")[self.learned.sign], "the same L0"
         if not _alike(*self.reached_l0):
-            at = f"another L0, {reached:.1f} for {self.reached_l0[1]:.1f}"
+            at = f"another L0, {self.reached_l0[1]:.1f} to its"
             # More latents explain more by themselves.
             if self.learned.sign == np.sign(reached - self.reached_l0[1]):
                 kind = "not judged against"
         rival = RIVAL if self.atoms[0] == self.atoms[1] else f"{RIVAL}, {self.atoms[1]:,} atoms to its {self.atoms[0]:,}"
-        values = f"{mine} for {_share(self.learned.other)}, {self.learned}"
-        return f"{kind} one learned from the same activations ({rival}) at {at}: {values}"
-
-    def _outliers(self) -> str:
-        fvus = [
-            f" of {words} {one:.3g} without and {other:.3g} with them" for words, (one, other) in self.with_outliers.items()
-        ]
-        return f"{self.outliers}" + (f"; FVU{','.join(fvus)}" if fvus else "")
+        values = f"{shown} for {_share(self.learned.other)}, {self.learned}"
+        return f"{kind} one learned from the same activations ({rival}) at {at} {reached:.1f}{missed}: {values}"
 
 
 def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
@@ -224,16 +217,18 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
     rivals = [common[RIVAL]] if RIVAL in common else []
     policy = "kept" if documents["outliers_kept"] else "left out"
     verdicts = []
-    for name in (name for name, points in curves.items() if points[0]["role"] != "control"):
+    for name, points in curves.items():
+        if points[0]["role"] == "control":
+            continue
         weight, here = weights[name][0], common[name]
-        own: Any = next((row for row in curves[name] if row["codes"] == "own"), None)
-        best: Any = matched(curves[name], weight, "own") if own and own["l0"] > 0 else None
+        own: Any = next((row for row in points if row["codes"] == "own"), None)
+        best: Any = matched(points, weight, "own") if own and own["l0"] > 0 else None
         fvus = {}
         for row in outliers.get(name, ()):
             fvus["the best codes"] = ((best or here)["refit_fvu"], row["lasso_fvu"])
             if own:
                 fvus["its own"] = (own["refit_fvu"], row["own_fvu"])
-        found = Verdict(
+        answer = Verdict(
             dictionary=name,
             samples=sum(documents["samples"]),
             documents=f"{len(variance)} {'documents' if documents['named'] else 'contiguous blocks'}",
@@ -251,7 +246,7 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
             outliers=documents["outliers"] and f"{documents['outliers']}; they are {policy}",
             with_outliers=fvus,
         )
-        verdicts.append(found)
+        verdicts.append(answer)
     return verdicts
 
 
@@ -278,9 +273,9 @@ def ranking(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Verdict], str]:
     lead = compare_dictionaries(rows, first.dictionary, second.dictionary)
     sure = lead.sign and first.reached_l0[0] <= (1 + _OFF) * second.reached_l0[0]
     best = f"the dictionary of {first.dictionary} is the best" if sure else "no dictionary is the best beyond doubt"
-    one, other = (f"{each.dictionary} (at L0 {each.reached_l0[0]:.1f})" for each in (first, second))
-    shares = f"{_share(lead.one)} of the variance, those of {other} {_share(lead.other)}"
-    return ordered, f"At L0 {first.common_l0:.1f} {best}: the best codes of {one} explain {shares}: {lead}."
+    led = f"those of {second.dictionary} (at L0 {second.reached_l0[0]:.1f}) {_share(lead.other)}"
+    leads = f"of {first.dictionary} (at L0 {first.reached_l0[0]:.1f}) explain {_share(lead.one)} of the variance"
+    return ordered, f"At L0 {first.common_l0:.1f} {best}: the best codes {leads}, {led}: {lead}."
 
 
 def _alike(one: float, other: float) -> bool:

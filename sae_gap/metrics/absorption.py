@@ -36,37 +36,39 @@ def absorption(
       The mean over parents that have a partner and at least 10 samples of either kind; None if there is none. 0 is best, and
       1 says that parents are never seen beside their children and always without.
     """
-    number = len(parent)
-    parents = np.unique(parent[parent >= 0])
+    child = np.flatnonzero(parent >= 0)
+    parents = np.unique(parent[child])
     parents = parents[partner[parents] >= 0]
     # Which features are children of which parent.
-    child = np.flatnonzero(parent >= 0)
-    family = scipy.sparse.csr_array((np.ones(len(child), np.float32), (child, parent[child])), (number, number))[:, parents]
-    counts = np.zeros((4, len(parents)), np.int64)
+    shape = (len(parent), len(parent))
+    family = scipy.sparse.csr_array((np.ones(len(child), np.float32), (child, parent[child])), shape)[:, parents]
+    # Of each parent with a child on and with none: how often it is on, and how often its latent then fires.
+    on, seen = np.zeros((2, 2, len(parents)), np.int64)
     magnitude = np.broadcast_to(least, np.shape(codes)[1])[partner[parents]]
     for _, part, truth in dense_chunks(codes, true_codes):
         present = truth > 0
-        on, with_child = present[:, parents], (present.astype(np.float32) @ family) > 0
-        seen = np.abs(part[:, partner[parents]]) > magnitude
-        for kind, where in enumerate((on & with_child, on & ~with_child)):
-            counts[2 * kind] += where.sum(axis=0)
-            counts[2 * kind + 1] += (where & seen).sum(axis=0)
-    judged = (counts[0] >= _FEWEST) & (counts[2] >= _FEWEST)
+        with_child = (present.astype(np.float32) @ family) > 0
+        where = present[:, parents] & np.stack([with_child, ~with_child])
+        on += where.sum(axis=1)
+        seen += (where & (np.abs(part[:, partner[parents]]) > magnitude)).sum(axis=1)
+    judged = (on >= _FEWEST).all(axis=0)
     if not judged.any():
         return None
-    beside, alone = (counts[kind + 1][judged] / counts[kind][judged] for kind in (0, 2))
+    beside, alone = seen[:, judged] / on[:, judged]
     return float((alone - beside).mean())
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
     """`absorption` above the cuts, of every scored split of a world with a hierarchy whose codes are known."""
-    tree, match, found = inferred.task.tree, inferred.match, dict[str, float]()
+    tree, match = inferred.task.tree, inferred.match
     if tree is None or match is None:
-        return found
-    for name, truth, codes in inferred.with_truth:
+        return {}
+
+    def score(_, truth, codes):
         lost = absorption(tree.parent, match.learned, truth, codes, inferred.cuts)
-        found |= {} if lost is None else {f"absorption_{name}": lost}
-    return found
+        return {} if lost is None else {"absorption": lost}
+
+    return inferred.with_truth(score)
 
 
 METRIC = Metric(

@@ -29,16 +29,16 @@ def atom_scores(
     Returns:
       `atom_mcc`, `uniqueness` and `atom_mcc_<group>`, but for groups of which no feature is in a pair.
     """
-    cosine, paired = np.abs(match.cosine), match.learned >= 0
-    found = {
+    cosine = np.abs(match.cosine)
+    scores = {
         "atom_mcc": float(cosine.sum() / min(num_learned, len(cosine))),
         "uniqueness": len(np.unique(nearest)) / len(nearest),
     }
     for name, features in groups.items():
-        chosen = features[paired[features]]
-        if len(chosen):
-            found[f"atom_mcc_{name}"] = float(cosine[chosen].mean())
-    return found
+        paired = features[match.learned[features] >= 0]
+        if len(paired):
+            scores[f"atom_mcc_{name}"] = float(cosine[paired].mean())
+    return scores
 
 
 def groups_of(
@@ -53,27 +53,25 @@ def groups_of(
     Returns:
       Indices by name: "roots", "children" and so on, "free", and "frequent", "common", "uncommon", "rare".
     """
-    found = {}
+    groups = {}
     if level is not None:
         for depth in range(int(level.max()) + 1):
-            found[_LEVELS[depth] if depth < len(_LEVELS) else f"level_{depth}"] = np.flatnonzero(level == depth)
-        found["free"] = np.flatnonzero(level < 0)
-    fired = sum(((part > 0).sum(axis=0) for _, part in dense_chunks(true_codes)), np.zeros(np.shape(true_codes)[1], int))
+            groups[_LEVELS[depth] if depth < len(_LEVELS) else f"level_{depth}"] = np.flatnonzero(level == depth)
+        groups["free"] = np.flatnonzero(level < 0)
+    fired = sum((part > 0).sum(axis=0) for _, part in dense_chunks(true_codes))
     order = np.argsort(-fired, kind="stable")
-    return found | dict(zip(_QUARTILES, np.array_split(order, len(_QUARTILES)), strict=True))
+    return groups | dict(zip(_QUARTILES, np.array_split(order, len(_QUARTILES)), strict=True))
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
     """`atom_scores`, where the truth is known and a dictionary was learned."""
-    learned, truth, true_codes = inferred.model.dictionary, inferred.task.dictionary, inferred.split("id").codes
-    if learned is None or truth is None or inferred.match is None or true_codes is None:
+    learned, true_codes, tree = inferred.model.dictionary, inferred.split("id").codes, inferred.task.tree
+    if learned is None or inferred.match is None or true_codes is None:
         return {}
-    tree = inferred.task.tree
     groups = groups_of(true_codes, None if tree is None else tree.level)
     return atom_scores(inferred.match, learned.shape[1], inferred.nearest, groups)
 
 
-_HEADINGS = {"great_grandchildren": "great-g."}
 METRIC = Metric(
     "atoms",
     measure,
@@ -81,7 +79,9 @@ METRIC = Metric(
         "atom_mcc": Column("matched cosine of the pairs", 1.0, "MCC"),
         "uniqueness": Column("share of different features detected", 1.0, "unique"),
         **{
-            f"atom_mcc_{group}": Column(f"matched cosine, {group.replace('_', '-')}", 1.0, _HEADINGS.get(group, group))
+            f"atom_mcc_{group}": Column(
+                f"matched cosine, {group.replace('_', '-')}", 1.0, group.replace("_grandchildren", "-g.")
+            )
             for group in (*_LEVELS, "free", *_QUARTILES)
         },
     },

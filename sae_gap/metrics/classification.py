@@ -4,7 +4,6 @@ Fitting and scoring are apart, so that the two protocols differ only in the spli
 split that is also scored, which makes the ID score a training score; strictly it is the training split.
 """
 
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 from scipy import optimize, special
 
-from sae_gap.core.codes import Codes, by_columns
+from sae_gap.core.codes import Codes, as_codes, by_columns
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import SCORED, Inferred, Metric
 
@@ -29,13 +28,6 @@ class LogisticProbe(NamedTuple):
 
     weights: Float[np.ndarray, " latent"]
     intercept: float
-
-
-class LatentProbe(NamedTuple):
-    """One latent read as a score; `sign` is -1 where smaller codes mean "true"."""
-
-    latent: int
-    sign: int
 
 
 def fit_logistic(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"], strength: float = 0.0) -> LogisticProbe:
@@ -112,21 +104,20 @@ def roc_auc(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) 
     """
     codes, labels = np.asarray(codes), np.asarray(labels)
     num_positive = int(labels.sum())
-    num_negative = len(labels) - num_positive
-    areas = np.full(codes.shape[1], 0.5)
-    if num_positive == 0 or num_negative == 0:
-        return areas
+    pairs = num_positive * (len(labels) - num_positive)
+    if pairs == 0:
+        return np.full(codes.shape[1], 0.5)
     # Loading scipy.stats takes longer than all else of a binary's --help.
     from scipy.stats import rankdata
 
+    areas = []
     for start in range(0, codes.shape[1], _COLUMNS_AT_A_TIME):
         ranks = rankdata(codes[:, start : start + _COLUMNS_AT_A_TIME].T, axis=1)
-        wins = ranks[:, labels].sum(axis=1) - num_positive * (num_positive + 1) / 2
-        areas[start : start + _COLUMNS_AT_A_TIME] = wins / (num_positive * num_negative)
-    return areas
+        areas.append((ranks[:, labels].sum(axis=1) - num_positive * (num_positive + 1) / 2) / pairs)
+    return np.concatenate(areas)
 
 
-def fit_latent(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) -> LatentProbe:
+def fit_latent(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) -> tuple[int, int]:
     """Picks the latent that tells the classes apart best, `argmax_j max(AUC_j, 1 - AUC_j)`, the first of equals.
 
     Args:
@@ -134,14 +125,14 @@ def fit_latent(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"
       labels: (n,), booleans.
 
     Returns:
-      The latent and the direction in which it points at the positive class.
+      The latent and its sign, -1 where smaller codes mean the positive class.
     """
     areas = roc_auc(codes, labels)
     best = int(np.argmax(np.abs(areas - 0.5)))
-    return LatentProbe(best, 1 if areas[best] >= 0.5 else -1)
+    return best, 1 if areas[best] >= 0.5 else -1
 
 
-def latent_auc(probe: LatentProbe, codes: Float[np.ndarray, "n latent"], labels: Bool[ArrayLike, " n"]) -> float:
+def latent_auc(probe: tuple[int, int], codes: Float[np.ndarray, "n latent"], labels: Bool[ArrayLike, " n"]) -> float:
     """ROC-AUC of the latent that was picked, in the direction that it was picked in.
 
     Args:
@@ -153,7 +144,8 @@ def latent_auc(probe: LatentProbe, codes: Float[np.ndarray, "n latent"], labels:
       The AUC, in [0, 1]. It is below 0.5 where the latent points the other way than on the split it was picked on, which the
       published form, `max(AUC, 1 - AUC)` on every split, conceals.
     """
-    return float(roc_auc(probe.sign * codes[:, [probe.latent]], labels)[0])
+    latent, sign = probe
+    return float(roc_auc(sign * codes[:, [latent]], labels)[0])
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
@@ -166,39 +158,24 @@ def measure(inferred: Inferred) -> dict[str, float]:
     published = inferred.protocol == "paper"
     fitted_on = "id" if published else "train"
     labels = inferred.split(fitted_on).labels
-    if labels is None or not _has_both(labels):
+    if labels is None or not 0 < np.mean(labels) < 1:
         return {}
-    every = {name: by_columns(codes) for name, codes in inferred.codes.items()}
-    codes = _active_in(every[fitted_on], every)
-    logistic = fit_logistic(codes[fitted_on], labels)
-    latent = fit_latent(codes[fitted_on], labels)
-    found = {}
+    fitted = by_columns(inferred.codes[fitted_on])
+    # On latents that are inactive where it is fitted no fit puts a weight; latent 0 is picked where all are constant.
+    latents = np.union1d([0], fitted.latents) if isinstance(fitted, Codes) else np.arange(fitted.shape[1])
+    codes = {name: as_codes(part).at(latents) for name, part in inferred.codes.items()}
+    logistic, latent = fit_logistic(codes[fitted_on], labels), fit_latent(codes[fitted_on], labels)
+    scores = {}
     for name in SCORED:
         labels = inferred.split(name).labels
         if labels is not None:
-            found[f"base_rate_{name}"] = float(max(np.mean(labels), 1 - np.mean(labels)))
-            found[f"accuracy_{name}"] = accuracy(logistic, codes[name], labels)
-            if _has_both(labels):
+            share = float(np.mean(labels))
+            scores[f"base_rate_{name}"] = max(share, 1 - share)
+            scores[f"accuracy_{name}"] = accuracy(logistic, codes[name], labels)
+            if 0 < share < 1:
                 area = latent_auc(latent, codes[name], labels)
-                found[f"auc_{name}"] = max(area, 1 - area) if published else area
-    return found
-
-
-def _active_in(
-    fitted: Float[np.ndarray, "n latent"] | Codes, every: Mapping[str, Float[np.ndarray, "n latent"] | Codes]
-) -> Mapping[str, Float[np.ndarray, "n some"]]:
-    """The codes of every split in the latents that are active in the one that is fitted: on others no fit puts a weight.
-
-    Latent 0 is kept as well, which is the one to be picked where all are constant.
-    """
-    if not isinstance(fitted, Codes):
-        return {name: codes.dense() if isinstance(codes, Codes) else codes for name, codes in every.items()}
-    latents = np.union1d([0], fitted.latents)
-    return {name: codes.at(latents) if isinstance(codes, Codes) else codes[:, latents] for name, codes in every.items()}
-
-
-def _has_both(labels: Bool[ArrayLike, " n"]) -> bool:
-    return bool(np.any(labels)) and not np.all(labels)
+                scores[f"auc_{name}"] = max(area, 1 - area) if published else area
+    return scores
 
 
 METRIC = Metric(

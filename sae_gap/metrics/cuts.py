@@ -1,7 +1,5 @@
 """From which magnitude on a latent counts as on, told from its own codes alone."""
 
-from typing import Any
-
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
@@ -39,7 +37,12 @@ def cuts(codes: Float[ArrayLike, "n latent"] | SparseCodes, share: float = CUT) 
         first += size.sum(axis=0)
         second += np.einsum("ij,ij->j", size, size)
     cut = share * ratio(second, first)
-    latent, size = _above(codes, unit, cut)
+    above = [np.zeros((2, 0))]
+    for _, part in dense_chunks(codes):
+        size = np.abs(part) / unit
+        above.append(np.stack([np.nonzero(size > cut)[1], size[size > cut]]))
+    place, size = np.concatenate(above, axis=1)
+    latent = place.astype(int)
     # What is left out is below the mean of the rest, which rises: so does the cut, until it leaves out no more.
     while len(size):
         sums = [np.bincount(latent, power, width) for power in (size, size**2)]
@@ -48,16 +51,6 @@ def cuts(codes: Float[ArrayLike, "n latent"] | SparseCodes, share: float = CUT) 
         moves = np.bincount(latent[~stays], minlength=width) > 0
         latent, size = latent[stays & moves[latent]], size[stays & moves[latent]]
     return cut * unit
-
-
-def _above(codes: Any, unit: np.ndarray, least: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Latent and magnitude of each code above a least one, in units of their latent."""
-    latents, sizes = [np.zeros(0, int)], [np.zeros(0)]
-    for _, part in dense_chunks(codes):
-        size = np.abs(part) / unit
-        latents.append(np.nonzero(size > least)[1])
-        sizes.append(size[size > least])
-    return np.concatenate(latents), np.concatenate(sizes)
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Float[np.ndarray, " some"]:

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from sae_gap.core.codes import SparseCodes, dense_chunks
 from sae_gap.core.registry import Column
 from sae_gap.metrics.cuts import ratio
-from sae_gap.metrics.metric import Inferred, Metric, of_split
+from sae_gap.metrics.metric import Inferred, Metric
 
 
 class Firing(NamedTuple):
@@ -43,7 +43,7 @@ def count(
       The counts by each rule.
     """
     samples, width = np.shape(codes)
-    fired, both = np.zeros((len(least), width), np.int64), np.zeros((len(least), width), np.int64)
+    fired, both = np.zeros((2, len(least), width), np.int64)
     true = np.zeros(width, np.int64)
     for _, part, truth in dense_chunks(codes, true_codes):
         present, size = (truth > 0)[:, nearest], np.abs(part)
@@ -88,13 +88,12 @@ def measure(inferred: Inferred) -> dict[str, float]:
     A latent fires wherever its code is not 0, as SAELens counts; in `cut_f1` and the like, where its code is above the cut that
     its own codes of the ID split give.
     """
-    scores: dict[str, float] = {}
-    if inferred.match is None:
-        return scores
-    for name, truth, codes in inferred.with_truth:
+
+    def score(_, truth, codes):
         nonzero, above = map(detection, count(inferred.nearest, truth, codes, (0.0, inferred.cuts)))
-        scores |= of_split(nonzero | {f"cut_{metric}": value for metric, value in above.items()}, name)
-    return scores
+        return nonzero | {f"cut_{metric}": value for metric, value in above.items()}
+
+    return {} if inferred.match is None else inferred.with_truth(score)
 
 
 _SCORES = {

@@ -38,10 +38,10 @@ def explained(
     for rows, part in dense_chunks(codes):
         target, linear = every[rows], part @ atoms.T
         # The offset is taken off first, and variances are about the mean, so that neither is lost in a large common part.
-        lost += float(_squares(target - offset - linear).sum())
-        square += float(_squares(target).sum())
-        varied += float(_squares(target - mean).sum())
-        long, length = np.sqrt(_squares(target)), np.sqrt(_squares(linear + offset))
+        lost += float(squares(target - offset - linear).sum())
+        square += float(squares(target).sum())
+        varied += float(squares(target - mean).sum())
+        long, length = np.sqrt(squares(target)), np.sqrt(squares(linear + offset))
         ratios.append(length[long > _SHORTEST] / long[long > _SHORTEST])
     shares = np.concatenate(ratios)
     return {
@@ -51,19 +51,19 @@ def explained(
     }
 
 
-def _squares(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
+def squares(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
+    """The squared length of each row, in double precision."""
     return np.square(rows, dtype=np.float64).sum(axis=1)
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
     """`explained` of every scored split, where the truth is known and a dictionary was learned."""
-    learned, found = inferred.model.dictionary, dict[str, float]()
-    if learned is None or inferred.task.dictionary is None:
-        return found
-    for name in SCORED:
-        scores = explained(inferred.split(name).signals, learned, inferred.model.bias, inferred.codes[name])
-        found |= of_split(scores, name)
-    return found
+    learned, scores = inferred.model.dictionary, dict[str, float]()
+    if learned is not None and inferred.task.dictionary is not None:
+        for name in SCORED:
+            split = inferred.split(name)
+            scores |= of_split(explained(split.signals, learned, inferred.model.bias, inferred.codes[name]), name)
+    return scores
 
 
 METRIC = Metric(

@@ -19,7 +19,6 @@ from sae_gap.core.codes import Codes, SparseCodes, as_columns, by_columns
 from sae_gap.core.registry import Column
 from sae_gap.core.types import Model, Solution
 from sae_gap.encoders.encoder import as_floats, check_model, unit_atoms
-from sae_gap.metrics.cuts import ratio
 from sae_gap.metrics.metric import SCORED, Inferred, Metric, of_split
 from sae_gap.solvers import sparse_code
 
@@ -88,33 +87,29 @@ def amortisation_gap(
         raise ValueError(f"signals have {signals.shape[1]} columns, but the dictionary has input_dim {model.decoder.shape[0]}.")
     dictionary, norms = unit_atoms(as_floats("the dictionary", model.decoder))
     own = encode(model, signals)
-    if not hasattr(own, "shape") or own.shape != (len(signals), len(norms)):
+    if np.shape(own) != (len(signals), len(norms)):
+        shape = (len(signals), len(norms))
         raise ValueError(
-            f"encode must give codes of shape {(len(signals), len(norms))}, one row a signal and one column an atom, but gave "
-            f"{getattr(own, 'shape', type(own).__name__)}."
+            f"encode must give codes of shape {shape}, one row a signal and one column an atom, but gave {np.shape(own)}."
         )
-    codes = jnp.where(
-        jnp.any(dictionary != 0, axis=0),
-        as_floats("the encoder's codes", matching.as_matrix("the encoder's codes", own)) * norms,
-        0,
-    )
+    codes = as_floats("the encoder's codes", own) * norms
+    codes = jnp.where(jnp.any(dictionary != 0, axis=0), codes, 0)
     target = signals - as_floats("bias", model.bias)
     # Rounding may leave a code slightly below zero, for its sample's codes and signal; more than that is an encoder with signs.
     rounding = 1e-3 * jnp.max(jnp.abs(codes), axis=1) + 1e-6 * jnp.linalg.norm(target, axis=1)
-    if not signed and bool(jnp.any(codes < -rounding[:, None])):
+    if not signed and jnp.any(codes < -rounding[:, None]):
         raise ValueError(
             "the encoder's codes have clearly negative values; pass signed=True to hold them against signed codes."
         )
     weight = as_floats("lam", lam)
     achieved = lasso_problem.objective(target, dictionary, codes, weight)
-    if not bool(jnp.all(jnp.isfinite(achieved))):
+    if not jnp.all(jnp.isfinite(achieved)):
         raise ValueError(
             f"the encoder's codes reach a magnitude of {float(jnp.max(jnp.abs(codes))):.1e} on unit atoms, whose objective "
             f"{codes.dtype} cannot hold; check the encoder's weights and the scale of the signals."
         )
     optimum = sparse_code(target, dictionary, weight, nonneg=not signed, **options)
-    gap = _excess(achieved, optimum)
-    objective = np.asarray(optimum.objective, np.float64)
+    gap, objective = _excess(achieved, optimum), np.asarray(optimum.objective, np.float64)
     relative = np.divide(gap, objective, out=np.where(gap > 0, np.inf, 0.0), where=objective > 0)
     return AmortisationGap(gap, relative, codes, optimum)
 
@@ -151,15 +146,15 @@ def objective_gap(
         "gap": gap,
         # The optimum is zero only where the signals are, and any other code then costs infinitely more.
         "relative_gap": gap / scale if scale > 0 else float(np.inf if gap > 0 else 0),
-        "certificate": float(ratio(np.asarray(reference.gap, np.float64), optimum).max()),
+        "certificate": float(lasso_problem.relative_gap(reference).max()),
     }
 
 
 def _excess(achieved: Float[Array, " n"], optimum: Solution) -> Float[np.ndarray, " n"]:
     """`F(z_e) - F(z*)` of each sample, where what the certificate and rounding allow below zero counts as zero."""
-    excess = np.asarray(achieved, np.float64) - np.asarray(optimum.objective, np.float64)
-    slack = np.asarray(optimum.gap, np.float64) + 16 * np.finfo(achieved.dtype).eps * np.asarray(achieved, np.float64)
-    return np.where((excess < 0) & (excess >= -slack), 0, excess)
+    value, best, gap = (np.asarray(array, np.float64) for array in (achieved, optimum.objective, optimum.gap))
+    slack = gap + 16 * np.finfo(achieved.dtype).eps * value
+    return np.where((value < best) & (value - best >= -slack), 0, value - best)
 
 
 def mse(
@@ -201,22 +196,20 @@ def measure(inferred: Inferred) -> dict[str, float]:
 
     `unconverged` is the share of samples whose reference missed its tolerance; the certificate still bounds their gaps.
     """
-    found = {}
+    scores = {}
     for name in SCORED:
         codes = inferred.codes[name]
-        found[f"l0_above_{name}"] = l0_above(codes)
-        if inferred.model.dictionary is None:
-            continue
-        signals = inferred.split(name).signals - inferred.model.bias
-        dictionary, norms = inferred.unit_dictionary
-        dims = slice(inferred.task.input_dim - inferred.task.padding)
-        found[f"mse_{name}"] = mse(signals[:, dims], inferred.model.decoder[dims], codes)
-        on_unit_atoms = by_columns(codes)
-        on_unit_atoms = on_unit_atoms.scaled(norms) if isinstance(on_unit_atoms, Codes) else on_unit_atoms * norms
-        gaps = objective_gap(signals, dictionary, on_unit_atoms, inferred.optimum[name], inferred.lam)
-        found |= of_split(gaps, name)
-        found[f"unconverged_{name}"] = 1 - float(np.mean(inferred.optimum[name].converged))
-    return found
+        scores[f"l0_above_{name}"] = l0_above(codes)
+        if inferred.model.dictionary is not None:
+            signals = inferred.split(name).signals - inferred.model.bias
+            dictionary, norms = inferred.unit_dictionary
+            dims = slice(inferred.task.input_dim - inferred.task.padding)
+            scores[f"mse_{name}"] = mse(signals[:, dims], inferred.model.decoder[dims], codes)
+            held, optimum = by_columns(codes), inferred.optimum[name]
+            on_unit_atoms = held.scaled(norms) if isinstance(held, Codes) else held * norms
+            scores |= of_split(objective_gap(signals, dictionary, on_unit_atoms, optimum, inferred.lam), name)
+            scores[f"unconverged_{name}"] = 1 - float(np.mean(optimum.converged))
+    return scores
 
 
 METRIC = Metric(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -48,13 +48,18 @@ class Inferred:
         """The task's split of that name."""
         return getattr(self.task, name)
 
-    @property
-    def with_truth(self) -> Iterator[tuple[str, Any, Any]]:
-        """Of each scored split whose true codes are known: its name, these, and the inferred codes."""
+    def with_truth(self, score: Callable[[str, Any, Any], Mapping[str, float]]) -> dict[str, float]:
+        """Scores of each scored split whose true codes are known, under their names for the split.
+
+        Args:
+          score: of the name of the split, its true codes and the inferred ones.
+        """
+        scores: dict[str, float] = {}
         for name in SCORED:
             truth = self.split(name).codes
             if truth is not None:
-                yield name, truth, self.codes[name]
+                scores |= of_split(score(name, truth, self.codes[name]), name)
+        return scores
 
     @property
     def unit_dictionary(self) -> tuple[Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]]:

@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 
 from sae_gap.core import matching
 from sae_gap.core.checks import check_choice, check_seed
-from sae_gap.core.codes import Codes, SparseCodes, as_columns, by_columns
+from sae_gap.core.codes import SparseCodes, as_columns
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import Inferred, Metric
 from sae_gap.runtime.cores import one_blas_thread
@@ -48,10 +48,7 @@ def mcc(true_codes: Float[ArrayLike, "n true"] | SparseCodes, codes: Float[Array
       Hyvärinen & Morioka (2016), "Unsupervised feature extraction by time-contrastive learning", NeurIPS.
     """
     truth, inferred, _ = _check(true_codes, codes)
-    if not inferred.shape[1]:
-        return 0.0
-    scores = _correlations(truth, inferred)
-    return float(scores[linear_sum_assignment(scores, maximize=True)].sum(dtype=np.float64) / truth.shape[1])
+    return _matched(truth, inferred) / truth.shape[1]
 
 
 def mcc_paper(
@@ -86,24 +83,24 @@ def mcc_paper(
     check_seed(seed)
     truth, inferred, num_columns = _check(true_codes, codes)
     if split == "ood":
-        with np.errstate(over="ignore"):
-            variance = inferred.var(axis=0, dtype=np.float64)
+        variance = inferred.var(axis=0, dtype=np.float64)
         inferred = inferred[:, np.argsort(-variance, kind="stable")[: truth.shape[1]]]
         num_columns = min(num_columns, truth.shape[1])
     width = max(truth.shape[1], num_columns)
     rng = np.random.default_rng(seed)
     inferred, truth = _pad(inferred, width - num_columns, rng), _pad(truth, width - truth.shape[1], rng)
+    # The constant columns that were left out make pairs that count as 0.
+    return _matched(truth, inferred) / width
+
+
+def _matched(truth: np.ndarray, inferred: np.ndarray) -> float:
+    """The sum of the correlations of the best pairs."""
     if not inferred.shape[1]:
         return 0.0
-    # The constant columns that were left out make pairs that count as 0.
-    scores = _correlations(truth, inferred)
-    return float(scores[linear_sum_assignment(scores, maximize=True)].sum(dtype=np.float64) / width)
-
-
-def _correlations(truth: np.ndarray, inferred: np.ndarray) -> np.ndarray:
     few = truth.size * inferred.shape[1] <= _FEW_PRODUCTS
     with one_blas_thread() if few else contextlib.nullcontext():
-        return matching.correlations(truth, inferred)
+        scores = matching.correlations(truth, inferred)
+    return float(scores[linear_sum_assignment(scores, maximize=True)].sum(dtype=np.float64))
 
 
 def _check(
@@ -114,7 +111,7 @@ def _check(
     A constant column would add 0 to whatever it is assigned to, so leaving it out is exact, and saves most of the work on
     sparse codes.
     """
-    truth, inferred = _columns("true_codes", true_codes), _columns("codes", codes)
+    truth, inferred = matching.as_matrix("true_codes", as_columns(true_codes)), matching.as_matrix("codes", as_columns(codes))
     if len(truth) != len(inferred):
         raise ValueError(f"true_codes and codes must hold the same samples, but have {len(truth)} and {len(inferred)} rows.")
     active = _is_active(truth)
@@ -123,20 +120,12 @@ def _check(
     return truth[:, active], inferred[:, inferred.min(axis=0) < inferred.max(axis=0)], np.shape(codes)[1]
 
 
-def _columns(name: str, codes: Float[ArrayLike, "..."] | SparseCodes) -> Float[np.ndarray, "n columns"]:
-    held = by_columns(codes)
-    return matching.as_matrix(name, held.values if isinstance(held, Codes) else held)
-
-
 def _is_active(columns: Float[np.ndarray, "n columns"]) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        return columns.var(axis=0, dtype=np.float64) > _ACTIVE_VARIANCE
+    return columns.var(axis=0, dtype=np.float64) > _ACTIVE_VARIANCE
 
 
-def _pad(columns: Float[np.ndarray, "n columns"], missing: int, rng: np.random.Generator) -> Float[np.ndarray, "n width"]:
-    if missing == 0:
-        return columns
-    return np.hstack([columns, rng.standard_normal((columns.shape[0], missing), dtype=columns.dtype)])
+def _pad(columns: np.ndarray, missing: int, rng: np.random.Generator) -> np.ndarray:
+    return np.hstack([columns, rng.standard_normal((len(columns), missing), columns.dtype)]) if missing else columns
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
@@ -144,13 +133,14 @@ def measure(inferred: Inferred) -> dict[str, float]:
 
     `mcc_paper` is left out above 20,000 latents: see the note on its padding.
     """
-    scores = {}
-    for name, truth, codes in inferred.with_truth:
-        if np.any(_is_active(as_columns(truth))):
-            scores[f"mcc_{name}"] = mcc(truth, codes)
-            if codes.shape[1] <= _WIDEST_PADDED:
-                scores[f"mcc_paper_{name}"] = mcc_paper(truth, codes, name)
-    return scores
+
+    def score(name, truth, codes):
+        if not np.any(_is_active(as_columns(truth))):
+            return {}
+        published = {"mcc_paper": mcc_paper(truth, codes, name)} if codes.shape[1] <= _WIDEST_PADDED else {}
+        return {"mcc": mcc(truth, codes)} | published
+
+    return inferred.with_truth(score)
 
 
 METRIC = Metric(

@@ -8,7 +8,7 @@ from sae_gap.core.codes import SparseCodes, as_codes
 from sae_gap.core.matching import Match
 from sae_gap.core.registry import Column
 from sae_gap.metrics.cuts import ratio
-from sae_gap.metrics.metric import Inferred, Metric, of_split
+from sae_gap.metrics.metric import Inferred, Metric
 
 # A latent is on above this magnitude.
 _ON = 1e-4
@@ -56,11 +56,10 @@ def support_recovery(
 
 def measure(inferred: Inferred) -> dict[str, float]:
     """`support_recovery` of every scored split, where the truth is known and a dictionary was learned."""
-    scores: dict[str, float] = {}
-    if inferred.match is not None:
-        for name, truth, codes in inferred.with_truth:
-            scores |= of_split(support_recovery(inferred.match, truth, codes), name)
-    return scores
+    match = inferred.match
+    if match is None:
+        return {}
+    return inferred.with_truth(lambda _, truth, codes: support_recovery(match, truth, codes))
 
 
 METRIC = Metric(

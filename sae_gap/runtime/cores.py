@@ -12,8 +12,8 @@ import scipy.linalg
 import threadpoolctl
 
 _LOCK = threading.Lock()
-# The thread and the limit of each caller who is within; the first one to enter sets it, and the last one to leave takes it off.
-_LIMITS: list[tuple[int, Any]] = []
+# The limit, once for each caller who is within; the first one to enter sets it, and the last one to leave takes it off.
+_LIMITS: list[Any] = []
 
 
 def cores() -> int:
@@ -26,11 +26,11 @@ def on_cores(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
 
     A single piece is worked on here, as handing it over takes as long.
     """
-    return list(map(work, pieces) if len(pieces) == 1 else _pool(os.getpid()).map(work, pieces))
+    return list(map(work, pieces) if len(pieces) == 1 else _pool().map(work, pieces))
 
 
 @functools.cache
-def _pool(process: int) -> concurrent.futures.ThreadPoolExecutor:
+def _pool() -> concurrent.futures.ThreadPoolExecutor:
     """Threads that all callers in a process share, so that several at once do not get in each other's way."""
     return concurrent.futures.ThreadPoolExecutor(cores())
 
@@ -49,32 +49,16 @@ def one_blas_thread() -> Iterator[None]:
     with _LOCK:
         if not _LIMITS:
             _take_control()
-        caller = threading.get_ident(), _LIMITS[0][1] if _LIMITS else _controller().limit(limits=1, user_api="blas")
-        _LIMITS.append(caller)
+        limit = _LIMITS[0] if _LIMITS else _controller().limit(limits=1, user_api="blas")
+        _LIMITS.append(limit)
     try:
         yield
     finally:
         with _LOCK:
-            _leave([caller])
-
-
-def _leave(callers: list[tuple[int, Any]]) -> None:
-    for caller in callers:
-        _LIMITS.remove(caller)
-    if callers and not _LIMITS:
-        _take_control()
-        callers[0][1].restore_original_limits()
-
-
-def _begin_in_child() -> None:
-    """Leaves for the threads of the parent, which a child of a fork does not have."""
-    _leave([caller for caller in _LIMITS if caller[0] != threading.get_ident()])
-    _LOCK.release()
-
-
-if hasattr(os, "register_at_fork"):
-    # No thread is halfway in or out when the process is copied.
-    os.register_at_fork(before=_LOCK.acquire, after_in_parent=_LOCK.release, after_in_child=_begin_in_child)
+            _LIMITS.pop()
+            if not _LIMITS:
+                _take_control()
+                limit.restore_original_limits()
 
 
 def _take_control() -> None:

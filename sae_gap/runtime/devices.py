@@ -39,8 +39,7 @@ def mesh(latents: int = 1) -> Mesh:
     """
     count = jax.device_count()
     if not is_integer(latents) or latents < 1 or count % latents:
-        divisors = ", ".join(str(size) for size in range(1, count + 1) if count % size == 0)
-        raise ValueError(f"latents must divide the number of devices, {count}, but it is {latents!r}; give one of {divisors}.")
+        raise ValueError(f"latents must divide the number of devices, {count}, but it is {latents!r}.")
     if latents == 1:
         return _of_samples(jax.devices())
     return jax.make_mesh((count // latents, latents), (SAMPLES, LATENTS), axis_types=(AxisType.Auto, AxisType.Auto))
@@ -191,10 +190,9 @@ def enable_compilation_cache() -> Path | None:
     try:
         folder = Path(jax.config.values.get("jax_compilation_cache_dir") or cache_home() / "sae_gap" / "jax")
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
     except (OSError, RuntimeError):
+        return None
+    if not os.access(folder, os.W_OK):
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
@@ -204,19 +202,20 @@ def enable_compilation_cache() -> Path | None:
 
 
 def compilations() -> int:
-    """How many programs this process has compiled, or taken compiled from the cache, since it first asked."""
-    if not _counting:
-        jax.monitoring.register_event_duration_secs_listener(_count)
-        _counting.append(0)
-    return _counting[0]
+    """How many programs this process has compiled, or taken compiled from the cache."""
+    return len(_compiled)
 
 
-_counting: list[int] = []
+# The seconds of each program.
+_compiled: list[float] = []
 
 
 def _count(event: str, duration_secs: float, **_) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
-        _counting[0] += 1
+        _compiled.append(duration_secs)
+
+
+jax.monitoring.register_event_duration_secs_listener(_count)
 
 
 def peak_memory() -> float:

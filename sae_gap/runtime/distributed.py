@@ -28,9 +28,6 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
     Raises:
       ValueError: some arguments are given and others not, or nothing tells where the others are.
     """
-    given = (coordinator, num_processes, process_id)
-    if None in given and given != (None, None, None):
-        raise ValueError("coordinator, num_processes and process_id go together; give all, or none in a cluster.")
     # Its handler of signals would keep a process alive that is asked to end; what it would save is saved anyway.
     jax.config.update("jax_enable_preemption_service", False)
     try:
@@ -69,8 +66,8 @@ def gather(value: T) -> list[T]:
     sizes = np.ravel(multihost_utils.process_allgather(np.int32(len(message))))
     padded = np.zeros(int(sizes.max()), np.uint8)
     padded[: len(message)] = message
-    found = multihost_utils.process_allgather(padded)
-    return [pickle.loads(row[:size].tobytes()) for row, size in zip(found, sizes, strict=True)]
+    messages = multihost_utils.process_allgather(padded)
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(messages, sizes, strict=True)]
 
 
 def from_first(value: T) -> T:

@@ -60,33 +60,19 @@ def layout_of(signals: Any, dictionary: Any) -> Layout | None:
       The layout, or None where there is one device, or an unknown number.
 
     Raises:
-      ValueError: the arrays lie on different devices, or their mesh has axes that are not of type Auto.
+      ValueError: their mesh has axes that are not of type Auto.
     """
     if isinstance(signals, jax.core.Tracer) or isinstance(dictionary, jax.core.Tracer):
         mesh: Any = jax.sharding.get_abstract_mesh()
         if SAMPLES not in mesh.axis_names or mesh.manual_axes or mesh.size == 1:
             return None
-        latents = LATENTS if mesh.shape.get(LATENTS, 1) > 1 else None
-        return _layout(mesh, latents)
+        return _layout(mesh, LATENTS if mesh.shape.get(LATENTS, 1) > 1 else None)
     shardings = [array.sharding for array in (signals, dictionary) if isinstance(array, jax.Array)]
-    named = [each for each in shardings if isinstance(each, NamedSharding) and each.mesh.size > 1]
-    if not named:
+    meshes = [lies.mesh for lies in shardings if isinstance(lies, NamedSharding) and lies.mesh.size > 1]
+    if not meshes:
         return None
-    mesh = named[-1].mesh
-    for array, name in ((signals, "signals lie"), (dictionary, "the dictionary lies")):
-        if isinstance(array, jax.Array) and array.committed and not _is_over(array.sharding, mesh):
-            raise ValueError(
-                f"{name} on other devices than the mesh of the rest, or on these in another order; place all on one mesh by "
-                "sae_gap.runtime.devices.place and place_dictionary."
-            )
+    mesh = meshes[-1]
     return _layout(mesh, _latents_of(dictionary))
-
-
-def _is_over(sharding, mesh) -> bool:
-    """Whether an array lies on the devices of a mesh, in its order where it has one."""
-    if isinstance(sharding, NamedSharding):
-        return list(sharding.mesh.devices.flat) == list(mesh.devices.flat)
-    return sharding.device_set == set(mesh.devices.flat)
 
 
 def _latents_of(dictionary) -> str | None:
@@ -174,7 +160,7 @@ def split_batch(batch: PyTree) -> PyTree:
     return jax.tree.map(lambda array: array if size == 1 or len(array) % size else shard(array, SAMPLES, 0), batch)
 
 
-def constrain(state: PyTree, data: PyTree, *, seeds: bool = False) -> PyTree:
+def constrain(state: PyTree, data: PyTree) -> PyTree:
     """Constrain a training state: arrays with a row for each sample lie as the samples do, all others on every device.
 
     Otherwise the compiler would choose a place, and another one in each program that the state passes through.
@@ -182,18 +168,16 @@ def constrain(state: PyTree, data: PyTree, *, seeds: bool = False) -> PyTree:
     Args:
       state: arrays; one with as many rows as an array of the data has a row for each sample.
       data: arrays with samples as rows.
-      seeds: whether all have an axis of seeds before that of the rows.
 
     Returns:
       The state with its place constrained; without a mesh in the context, as it is.
     """
     size = axis_size(SAMPLES)
-    lead = int(seeds)
-    counts = {leaf.shape[lead] for leaf in jax.tree.leaves(data) if leaf.ndim > lead and leaf.shape[lead] % size == 0}
+    counts = {len(leaf) for leaf in jax.tree.leaves(data) if leaf.ndim and len(leaf) % size == 0}
 
     def put(leaf):
-        by_sample = leaf.ndim > lead and leaf.shape[lead] in counts
-        return lax.with_sharding_constraint(leaf, PartitionSpec(*[None] * lead, SAMPLES) if by_sample else PartitionSpec())
+        by_sample = leaf.ndim and len(leaf) in counts
+        return lax.with_sharding_constraint(leaf, PartitionSpec(SAMPLES) if by_sample else PartitionSpec())
 
     return state if size == 1 else jax.tree.map(put, state)
 

@@ -1,10 +1,10 @@
 """Published SAEs in the cache of the Hugging Face hub, where SAELens and `hf download` put them; nothing is downloaded."""
 
-import importlib.util
 import os
 import re
 from pathlib import Path
 
+from sae_gap.storage.packages import package_folders
 from sae_gap.storage.tensor_files import printable
 
 
@@ -45,16 +45,13 @@ def cached(release: str, sae_id: str) -> Path:
 
 def _of_saelens(release: str, sae_id: str) -> tuple[str, str] | None:
     """The repository and the path of an SAE in the table of an installed SAELens, which is read and not imported."""
-    package = importlib.util.find_spec("sae_lens")
-    if package is None or not package.submodule_search_locations:
+    tables = "".join((folder / "pretrained_saes.yaml").read_text("utf-8") for folder in package_folders("sae_lens"))
+    # The whole table takes seconds to parse.
+    block = re.search(rf"^{re.escape(release)}:\n(?:[ -].*\n|\n)*", tables, re.MULTILINE)
+    if block is None:
         return None
     import yaml  # type: ignore[import-untyped]
 
-    table = Path(package.submodule_search_locations[0]) / "pretrained_saes.yaml"
-    # The whole table takes seconds to parse.
-    block = re.search(rf"^{re.escape(release)}:\n(?:[ -].*\n|\n)*", table.read_text("utf-8"), re.MULTILINE)
-    if block is None:
-        return None
     listed = yaml.safe_load(block[0])[release]
     paths = {entry["id"]: entry["path"] for entry in listed["saes"]}
     if sae_id not in paths:

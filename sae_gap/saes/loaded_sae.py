@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap.core import matching
-from sae_gap.core.checks import check_unmasked, check_vanishing, shown
+from sae_gap.core.checks import check_vanishing
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine, Encoder, as_floats, check_model, encode, unit_atoms
 from sae_gap.saes.foreign_encoders import LibraryUnits, Rescaled, parameters_of
@@ -74,16 +74,13 @@ class SAE(eqx.Module):
           ValueError: the model has no dictionary, or a part of it does not fit or is not finite.
         """
         check_model(model)
-        dictionary, lengths = _unit(as_floats("the dictionary", model.decoder))
-        bias, scale = as_floats("bias", model.bias), jnp.where(lengths > 0, lengths, 1)
-        return cls(
-            Model(dictionary, jnp.zeros_like(bias), LibraryUnits(model, scale), None if model.encode is None else _rescaled),
-            bias,
-            scale,
-            lengths,
-            Normalisation(),
-            "sae_gap",
-            getattr(model.encode, "name", ""),
+        return _on_unit_atoms(
+            as_floats("the dictionary", model.decoder),
+            as_floats("bias", model.bias),
+            model,
+            None if model.encode is None else _rescaled,
+            library="sae_gap",
+            architecture=getattr(model.encode, "name", ""),
             name=name,
             role="dictionary" if model.encode is None else "sae",
             signed=bool(getattr(model.encode, "signed", False)),
@@ -152,13 +149,9 @@ class SAE(eqx.Module):
         return jnp.where(self.lengths > 0, self._encode(target), 0)
 
     def _encode(self, target: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
-        shape, dtype = getattr(target, "shape", ()), getattr(target, "dtype", np.dtype(object))
-        if shape[1:] != (self.input_dim,) or not jnp.issubdtype(dtype, jnp.floating):
-            raise ValueError(f"target must be what SAE.target gives, (n, {self.input_dim}) floats, but it is {shown(target)}.")
-        own = self.model.encode
-        assert own is not None
+        encoder: Any = self.model.encode
         with jax.default_matmul_precision("highest"):
-            return encode(own, self.model, target) if isinstance(own, Encoder) else own(self.model, target)
+            return encode(encoder, self.model, target) if isinstance(encoder, Encoder) else encoder(self.model, target)
 
     def decode(
         self, codes: Float[ArrayLike, "..."], like: Float[ArrayLike, "..."] | None = None
@@ -178,15 +171,9 @@ class SAE(eqx.Module):
         codes = matching.as_matrix("codes", codes)
         if codes.shape[1] != self.num_latents:
             raise ValueError(f"codes have {codes.shape[1]} columns, but the SAE has {self.num_latents} latents.")
-        if self.normalisation.per_sample:
-            if like is None:
-                raise ValueError(
-                    f"this SAE normalises each sample by itself ({self.normalisation.name}); "
-                    "give like=activations, those that the codes are of."
-                )
-            if np.shape(like)[0] != len(codes):
-                given = f"there are {len(codes)} rows of codes but {np.shape(like)[0]} of activations"
-                raise ValueError(f"{given}; give as many.")
+        if self.normalisation.per_sample and (like is None or len(like) != len(codes)):  # type: ignore[arg-type]
+            fault = f"this SAE normalises each sample by itself ({self.normalisation.name})"
+            raise ValueError(f"{fault}; give like=activations, one row for each of codes.")
         return self.decode_target(jnp.asarray(codes) * self.scale, like)
 
     def decode_target(
@@ -212,8 +199,8 @@ class SAE(eqx.Module):
         return self.decode(self.encode(activations), activations)
 
     def _flat(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
-        check_unmasked("activations", activations)
-        array = np.asarray(activations)
+        # Masked entries must show.
+        array = np.asanyarray(activations)
         if self.heads and array.ndim == 3:
             array = array.reshape(len(array), -1)
         array = matching.as_matrix("activations", array)
@@ -300,22 +287,25 @@ def assemble(
 
 def on_unit_atoms(model: Model, *, library: str, architecture: str, centred: bool = True, notes: Mapping[str, str]) -> SAE:
     """The SAE of a model in its library's units, which subtracts its bias and names its encoder."""
-    unit, lengths = _unit(model.decoder)
-    scale = jnp.where(lengths > 0, lengths, 1)
-    target = dataclasses.replace(model, bias=jnp.zeros_like(model.bias))
-    assert isinstance(model.encode, Encoder)
-    return SAE(
-        Model(unit, target.bias, LibraryUnits(target, scale), Rescaled(model.encode)),
+    encoder: Any = model.encode
+    return _on_unit_atoms(
+        model.decoder,
         model.bias,
-        scale,
-        lengths,
-        Normalisation(),
-        library,
-        architecture,
-        centred,
+        dataclasses.replace(model, bias=jnp.zeros_like(model.bias)),
+        Rescaled(encoder),
+        library=library,
+        architecture=architecture,
+        centred=centred,
         entries=tuple((str(name), printable(str(value))) for name, value in notes.items()),
-        signed=model.encode.signed,
+        signed=encoder.signed,
     )
+
+
+def _on_unit_atoms(atoms: Array, bias: Array, inner: Model, encode: Any, **about: Any) -> SAE:
+    unit, lengths = _unit(atoms)
+    scale = jnp.where(lengths > 0, lengths, 1)
+    model = Model(unit, jnp.zeros_like(bias), LibraryUnits(inner, scale), encode)
+    return SAE(model, bias, scale, lengths, Normalisation(), **about)
 
 
 def _unit(atoms: Float[Array, "input_dim num_latents"]) -> tuple[Array, Float[Array, " num_latents"]]:

@@ -1,7 +1,7 @@
 """The suite's own form of an SAE, the file of a finished fit, which holds every encoder that the suite trains."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,8 @@ def content_of(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> b
       ValueError: the suite trains no such encoder, or the parts of the model do not fit.
     """
     if type(encoder) not in _trainable().values():
-        name = type(encoder).__name__
-        raise ValueError(
-            f"SAELens has no encoder like {name}, and the suite trains none; give a model or an encoder of {_KNOWN}."
-        )
+        fault = f"SAELens has no encoder like {type(encoder).__name__}, and the suite trains none"
+        raise ValueError(f"{fault}; give a model or an encoder of {_KNOWN}.")
     assert isinstance(encoder, AmortisedEncoder)
     check_model(model, encoder)
     if jax.tree.structure(model.encoder) != jax.tree.structure(_blank(encoder, model.decoder.shape).encoder):  # type: ignore
@@ -106,9 +104,10 @@ def _trained(described: Config, num_latents: int) -> AmortisedEncoder:
     """The encoder of a description. Inference asks for numbers alone of its hyper-parameters: no k is above the width."""
     kinds = _trainable()
     kind = kinds[described.choice("class", "", kinds)]
-    read: dict[type, Callable[[str], float]] = {
-        int: lambda name: described.size(name, most=num_latents),
-        float: described.number,
-    }
-    fields = [field for field in dataclasses.fields(kind) if type(field.default) in read]
-    return kind(**{field.name: read[type(field.default)](field.name) for field in fields})
+    numbers: dict[str, float] = {}
+    for field in dataclasses.fields(kind):
+        if type(field.default) is int:
+            numbers[field.name] = described.size(field.name, most=num_latents)
+        elif type(field.default) is float:
+            numbers[field.name] = described.number(field.name)
+    return kind(**numbers)

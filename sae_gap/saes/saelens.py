@@ -152,17 +152,14 @@ def _normalisation(config: Config, folder: Path, input_dim: int, notes: dict[str
         return _WITHOUT_STATISTICS[name]()
     scaler, whitening = folder / SCALER, folder / WHITENING
     if name == "expected_average_only_in":
-        found = Config(scaler, read_json(scaler) if scaler.exists() else {})
-        if "scaling_factor" in found:
-            factor = found.number("scaling_factor", 0)
-            if factor <= 0:
-                raise ValueError(f"scaling_factor in {scaler} must be positive, but it is {factor}; correct it.")
-            return Scale(factor)
+        config = Config(scaler, read_json(scaler) if scaler.exists() else {})
+        if "scaling_factor" in config:
+            return Scale(config.number("scaling_factor", above=0))
         notes["caution"] = f"it expects activations scaled to a mean norm of {input_dim**0.5:.4g}, and has no factor for it"
-    if name == "covariance_whitening":
-        if whitening.exists():
-            tensors, square = read_safetensors(whitening), (input_dim, input_dim)
-            shapes = {"mean": (input_dim,), "matrix": square, "inverse_matrix": square}
-            return Whitening(*(jnp.asarray(tensors.take(part, *shape), jnp.float32) for part, shape in shapes.items()))
+    elif whitening.exists():
+        tensors, square = read_safetensors(whitening), (input_dim, input_dim)
+        shapes = {"mean": (input_dim,), "matrix": square, "inverse_matrix": square}
+        return Whitening(*(jnp.asarray(tensors.take(part, *shape), jnp.float32) for part, shape in shapes.items()))
+    else:
         notes["caution"] = "it expects whitened activations, and has no statistics for it"
     return Normalisation()

@@ -14,7 +14,7 @@ from safetensors.numpy import save
 
 from sae_gap.core.checks import check_path, check_type
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model
+from sae_gap.encoders.encoder import Encoder, check_model
 from sae_gap.saes import own, saelens
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.own import FITTED
@@ -107,8 +107,6 @@ def as_saelens(model: Model, encoder: Encoder) -> tuple[dict[str, Any], dict[str
       ValueError: the parts of the model do not fit, the encoder has no parameters, or a weight is not finite.
     """
     check_model(model, encoder)
-    if model.encoder is None and isinstance(encoder, AmortisedEncoder):
-        raise ValueError(f"the model has no parameters that {type(encoder).__name__} could read; {FITTED}.")
     architecture, options, tensors = encoder.exported(model)  # type: ignore[misc]
     tensors |= {"W_dec": model.decoder.T, "b_dec": model.bias}
     arrays = {name: np.array(value, np.float32, order="C") for name, value in tensors.items()}
@@ -154,18 +152,14 @@ def check_free(folder: str | os.PathLike[str]) -> None:
 def _write(folder: Folder, files: Mapping[str, bytes]) -> None:
     """Writes the files in their order into a folder without any; on disk all of them appear at once."""
     try:
-        if folder.local is None:
-            _put(folder, files)
-        else:
-            beside = folder.local.absolute().parent
+        beside = folder.local and folder.local.absolute().parent
+        if beside is not None:
             beside.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=".draft-", dir=beside) as drafts:
-                _put(Folder(drafts) / "sae", files)
+        with tempfile.TemporaryDirectory(prefix=".draft-", dir=beside) as drafts:
+            draft = folder if folder.local is None else Folder(drafts) / "sae"
+            for name, content in files.items():
+                draft.write(name, content)
+            if folder.local is not None:
                 os.rename(Path(drafts) / "sae", folder.local)
     except OSError as error:
         raise ValueError(f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder.") from None
-
-
-def _put(folder: Folder, files: Mapping[str, bytes]) -> None:
-    for name, content in files.items():
-        folder.write(name, content)

@@ -6,17 +6,17 @@ not finite is named.
 
 import contextlib
 import json
-import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
 from jaxtyping import Float
 
+from sae_gap.core.checks import check_choice, check_integer, check_number, shown
 from sae_gap.storage.npy import read_header
 
 # Weights hardly compress: a file that unpacks to more than this many times its size is a zip bomb.
@@ -55,8 +55,8 @@ class Tensors:
         """
         array = self._named(name)
         if array.shape != shape:
-            mend = "it is transposed; save it the other way round" if array.shape == shape[::-1] else "it is of another model"
-            raise ValueError(f"{name} in {self.path} has shape {array.shape} where {shape} is expected: {mend}.")
+            mend = "transpose it" if array.shape == shape[::-1] else "give what belongs together"
+            raise ValueError(f"{name} in {self.path} has shape {array.shape} where {shape} is expected; {mend}.")
         if array.dtype.newbyteorder("=") not in _FLOATS:
             raise ValueError(f"{name} in {self.path} has the type {array.dtype}; save it as float32.")
         self._taken.add(name)
@@ -92,7 +92,7 @@ class Tensors:
     def _named(self, name: str) -> np.ndarray:
         if name not in self._arrays:
             fault = f"{self.path} has no tensor {name}, but {_listed(sorted(self._arrays)) or 'nothing'}"
-            raise ValueError(f"{fault}; check that the file and its configuration belong together.")
+            raise ValueError(f"{fault}; check that it is the right file.")
         return self._arrays[name]
 
 
@@ -121,11 +121,13 @@ def read_safetensors(path: Path) -> Tensors:
         kinds = {name: _EIGHT_BITS.get(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
         # NumPy has no types of eight bits, which the library would look for there.
         raw = dict(safetensors.deserialize(path.read_bytes())) if any(kinds.values()) else {}
-        return Tensors(path, {name: _array(raw[name], kind) if kind else file.get_tensor(name) for name, kind in kinds.items()})
-
-
-def _array(part: Mapping[str, Any], kind: np.dtype) -> np.ndarray:
-    return np.frombuffer(part["data"], kind).reshape(part["shape"])
+        arrays = {}
+        for name, kind in kinds.items():
+            if kind is None:
+                arrays[name] = file.get_tensor(name)
+            else:
+                arrays[name] = np.frombuffer(raw[name]["data"], kind).reshape(raw[name]["shape"])
+        return Tensors(path, arrays)
 
 
 def read_npz(path: Path) -> Tensors:
@@ -185,18 +187,14 @@ class Config:
     def size(self, name: str, default: int | None = None, least: int = 1, most: int = 2**31 - 1) -> int:
         """An integer from `least` to `most`."""
         value = self._value(name, default)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            limit = "below 2**31" if most == 2**31 - 1 else f"of at most {most}"
-            self._refuse(name, f"a {'positive' if least else 'non-negative'} integer {limit}", value)
+        value = int(value) if isinstance(value, float) and value.is_integer() else value
+        check_integer(f"{name} in {self.path}", value, least=least, most=most)
         return value
 
-    def number(self, name: str, default: float | None = None) -> float:
-        """A finite number."""
+    def number(self, name: str, default: float | None = None, **limits: float) -> float:
+        """A finite number, within the limits of `check_number`."""
         value = self._value(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-            self._refuse(name, "a finite number", value)
+        check_number(f"{name} in {self.path}", value, **limits)
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
@@ -209,8 +207,9 @@ class Config:
 
     def choice(self, name: str, default: str, choices: Iterable[str]) -> str:
         """One of several texts."""
-        value = self.text(name, default)
-        return value if value in choices else self._refuse(name, f"one of {', '.join(choices)}", value)
+        value = self._value(name, default)
+        check_choice(f"{name} in {self.path}", value, choices)
+        return value
 
     def part(self, name: str) -> "Config":
         """An entry that is an object itself; empty where it is missing."""
@@ -218,14 +217,13 @@ class Config:
 
     def _typed(self, name: str, default: Any, kind: type, wanted: str) -> Any:
         value = self._value(name, default)
-        return value if isinstance(value, kind) else self._refuse(name, wanted, value)
+        if not isinstance(value, kind):
+            raise ValueError(f"{name} in {self.path} must be {wanted}, but it is {shown(value)}.")
+        return value
 
     def _value(self, name: str, default: Any) -> Any:
-        found = self.entries.get(name)
-        return default if found is None else found
-
-    def _refuse(self, name: str, wanted: str, value: Any) -> NoReturn:
-        raise ValueError(f"{name} in {self.path} must be {wanted}, but it is {value!r:.60}; correct the configuration.")
+        value = self.entries.get(name)
+        return default if value is None else value
 
 
 def brief(error: BaseException) -> str:

@@ -6,7 +6,6 @@ the names, shapes and types that the reader expects.
 
 import contextlib
 import json
-import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -48,7 +47,7 @@ def load(content: bytes, like: PyTree) -> PyTree:
     Raises:
       ValueError: the file is damaged, or holds something unlike what is expected.
     """
-    checksum = _header(content)[1]
+    checksum = read_note(content)["crc32"]
     try:
         found = safetensors.numpy.load(content)
     except (SafetensorError, KeyError, ValueError) as error:
@@ -65,19 +64,14 @@ def load(content: bytes, like: PyTree) -> PyTree:
 
 
 def read_note(content: bytes) -> dict[str, Any]:
-    """The note in such a file.
+    """The note in such a file, and `crc32`, the checksum of its arrays.
 
     Raises:
       ValueError: the file is damaged, or has no note.
     """
-    return _header(content)[0]
-
-
-def _header(content: bytes) -> tuple[dict[str, Any], str]:
-    """The note and the checksum."""
     try:
         metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
-        return dict(json.loads(metadata["note"])), metadata["crc32"]
+        return json.loads(metadata["note"]) | {"crc32": metadata["crc32"]}
     except (KeyError, TypeError, ValueError, RecursionError):
         raise ValueError("it is no .safetensors file, is damaged, or has no note") from None
 
@@ -115,13 +109,12 @@ class Checkpoint:
         try:
             content = self.folder.read(self.name)
             note = read_note(content)
-            seconds = note.get("seconds")
-            if note.get("fit") != self.fit or not isinstance(seconds, float) or not math.isfinite(seconds):
+            if note.get("fit") != self.fit:
                 raise ValueError("it is of another fit")
-            state = load(content, like)
+            state, seconds = load(content, like), float(note["seconds"])
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (KeyError, TypeError, ValueError) as error:
             logging.warning("starting over: %s/%s cannot be used: %s", self.folder, self.name, error)
             return None
         logging.info("going on from %s/%s, after %.0f s", self.folder, self.name, seconds)

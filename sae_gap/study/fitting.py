@@ -1,9 +1,9 @@
-"""Fits of a learner to tasks, a seed each: one compiled loop for all, on every core or side by side."""
+"""Fits of a learner to tasks, a seed each: one compiled loop for all, on every core."""
 
 import concurrent.futures
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -57,9 +57,8 @@ def fit(
 ) -> list[Fit]:
     """Fits a learner to each task, with its own key; the tasks share their shapes.
 
-    Training a seed is one compiled loop. On an accelerator all seeds are one loop with the seeds as a vmapped axis, where the
-    learner allows it, in little more than the time of one. On a CPU that gains nothing: each core runs the loop of one seed in
-    a thread, and a seed's bits do not depend on the other seeds. Calls from several threads share the cores.
+    Training a seed is one compiled loop. On a CPU each core runs the loop of one seed in a thread, and elsewhere one seed
+    follows the other; a seed's bits do not depend on the other seeds. Calls from several threads share the cores.
 
     The loop pauses at the requested steps and, with checkpoints, now and then to save its state. A fit that was killed goes on
     from there and ends with the same bits; the seconds before the kill count.
@@ -70,7 +69,7 @@ def fit(
       keys: one for each task; an integer i stands for `jax.random.key(i)`.
       at: steps whose models are kept, beside the last.
       bases: the models of the learner's base, one for each task; None fits them here.
-      checkpoints: one for each task; side by side, the first is that of all. A learner on the host has no use for them.
+      checkpoints: one for each task. A learner on the host has no use for them.
       keep: called with the number of a task and each model that is kept, as soon as it is there.
       watch: called now and then with the number of a task and the steps that it has taken.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
@@ -88,45 +87,35 @@ def fit(
     if learner.base is not None and bases is None:
         bases = [fitted.end.model for fitted in fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)]
     # What trained the base is of no use to what goes on from its numbers, and would compile anew for each kind.
-    given = [{"base": dataclasses.replace(model, encode=None)} for model in bases] if bases is not None else [{} for _ in tasks]
+    given = [{} for _ in tasks] if bases is None else [{"base": dataclasses.replace(model, encode=None)} for model in bases]
     num_latents = int(tasks[0].width)
     inputs = [(learner.select(task), key, base) for task, key, base in zip(tasks, keys, given, strict=True)]
     if isinstance(learner, HostLearner):
         return [_fit_on_host(learner, *each, num_latents) for each in inputs]
     mesh = devices.own_mesh() if mesh is None else mesh
     inputs = [(devices.place(data, mesh), *devices.replicate(rest, mesh)) for data, *rest in inputs]
-    saves: Sequence[Checkpoint | None] = [None] * len(inputs) if checkpoints is None else checkpoints
-    side_by_side = goes_side_by_side(learner)
-    if side_by_side:
-        inputs, saves = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *inputs)], saves[:1]
     with LOOPS:
-        program = Program(learner, *inputs[0], num_latents, mesh, side_by_side=side_by_side)
-
-    def by_seed(place: int, fitted: Fitted) -> Iterator[tuple[int, Fitted]]:
-        """The model of each seed in one loop, which holds all seeds where they run side by side."""
-        model = dataclasses.replace(distributed.whole(fitted.model), encode=learner.encode)
-        if not side_by_side:
-            yield place, fitted._replace(model=model)
-            return
-        for seed in range(len(tasks)):
-            alone = jax.tree.map(lambda leaf, seed=seed: leaf[seed], model)
-            yield seed, Fitted(fitted.step, alone, fitted.seconds / len(tasks))
-
-    along: list[dict[int, Fitted]] = [{} for _ in tasks]
+        program = Program(learner, *inputs[0], num_latents, mesh)
+    device = devices.describe()
     # Thread-local JAX configuration is not inherited.
     precise = bool(jax.config.values["jax_enable_x64"])
-    line = progress.bar(len(inputs) * learner.num_steps, learner.name, unit="step", shown=show_progress)
-    taken, shows = [0] * len(inputs), not line.disable
+    line = progress.bar(len(tasks) * learner.num_steps, learner.name, unit="step", shown=show_progress)
+    taken, shows = [0] * len(tasks), not line.disable
     if devices.spans_processes(mesh):
         # A watched loop pauses, and all processes must pause alike.
         shows = distributed.from_first(shows)
 
-    def run(place: int):
+    def whole(fitted: Fitted) -> Fitted:
+        model = dataclasses.replace(distributed.whole(fitted.model), encode=learner.encode)
+        return fitted._replace(model=model)
+
+    def run(place: int) -> Fit:
+        along: dict[int, Fitted] = {}
+
         def kept(fitted: Fitted) -> None:
-            for seed, own in by_seed(place, fitted):
-                along[seed][own.step] = own
-                if keep is not None:
-                    keep(seed, own)
+            along[fitted.step] = whole(fitted)
+            if keep is not None:
+                keep(place, along[fitted.step])
 
         def watched(steps: int, state: PyTree) -> None:
             taken[place] = steps
@@ -135,22 +124,17 @@ def fit(
             if watch is not None:
                 watch(place, steps)
 
-        options: dict[str, Any] = {"at": at, "save": saves[place], "keep": kept}
-        options |= {"watch": None if watch is None and not shows else watched}
+        save = None if checkpoints is None else checkpoints[place]
+        reported = watched if shows or watch is not None else None
         # LAPACK's matrices are small, and further threads of it would take the cores from the loops beside this one.
         with jax.enable_x64(precise), LOOPS, one_blas_thread():
-            return program.run(*inputs[place], **options)
+            end = whole(program.run(*inputs[place], save, at=at, keep=kept, watch=reported))
+        # One that stops by itself at a step that is asked for is kept there as well.
+        along.pop(end.step, None)
+        return Fit(end, along, program.compile_seconds, device)
 
     with line, concurrent.futures.ThreadPoolExecutor(at_once(mesh)) as pool:
-        ended = list(pool.map(run, range(len(inputs))))
-    fits, device = [], devices.describe()
-    for place, (model, count, seconds) in enumerate(ended):
-        steps = np.broadcast_to(count, len(tasks))
-        for seed, last in by_seed(place, Fitted(0, model, seconds)):
-            end = last._replace(step=int(steps[seed]))
-            before = {step: fitted for step, fitted in along[seed].items() if step < end.step}
-            fits.append(Fit(end, before, program.compile_seconds, device))
-    return fits
+        return list(pool.map(run, range(len(tasks))))
 
 
 def at_once(mesh: Mesh | None = None) -> int:
@@ -158,11 +142,6 @@ def at_once(mesh: Mesh | None = None) -> int:
     # Programs that run on several devices together must come in one order on all of them.
     mesh = devices.own_mesh() if mesh is None else mesh
     return cores() if jax.default_backend() == "cpu" and mesh.size == 1 else 1
-
-
-def goes_side_by_side(learner: Learner) -> bool:
-    """Whether the seeds of a learner are vmapped here."""
-    return learner.side_by_side and not isinstance(learner, HostLearner) and jax.default_backend() != "cpu"
 
 
 def as_key(name: str, key: Any) -> PRNGKeyArray:
@@ -175,14 +154,12 @@ def as_key(name: str, key: Any) -> PRNGKeyArray:
     if is_integer(key):
         check_seed(key)
         return jax.random.key(int(key))
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ()
-    older = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32 and key.shape == (2,)
-    if not (typed or older):
+    if not isinstance(key, jax.Array):
         raise TypeError(f"{name} must be an integer or one random key, but it is {shown(key)}; give 0 or jax.random.key(0).")
     return key
 
 
-def _fit_on_host(learner: HostLearner, data: PyTree, key: PRNGKeyArray, base: dict[str, Model], num_latents: int) -> Fit:
+def _fit_on_host(learner: HostLearner, data, key, base, num_latents: int) -> Fit:
     """One seed after the other is fitted: learners in Python hold the interpreter and would slow each other down."""
     began = time.perf_counter()
     model = learner.learn(data, num_latents=num_latents, key=key, **base)
@@ -211,11 +188,10 @@ def _checked(learner: Any, tasks: Any, keys: Any, at: Any, bases: Any) -> list[P
 
 
 def _check_signals(signals: Any) -> None:
-    array = hasattr(signals, "dtype") and hasattr(signals, "shape")
-    if not array or len(signals.shape) != 2 or 0 in signals.shape or not jnp.issubdtype(signals.dtype, jnp.floating):
-        raise ValueError(
-            f"the training signals of a task must be a matrix (samples, input_dim) of float32, but they are {shown(signals)}."
-        )
+    shape, dtype = getattr(signals, "shape", ()), getattr(signals, "dtype", object)
+    if len(shape) != 2 or 0 in shape or not jnp.issubdtype(dtype, jnp.floating):
+        wanted = "a matrix (samples, input_dim) of float32"
+        raise ValueError(f"the training signals of a task must be {wanted}, but they are {shown(signals)}.")
     # A mapped file was looked through when it was opened, and what lies on other hosts is theirs.
     mapped = isinstance(signals, np.memmap) or not getattr(signals, "is_fully_addressable", True)
     if not mapped and not np.isfinite(signals).all():

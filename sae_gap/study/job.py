@@ -99,14 +99,22 @@ def seedless(source: Source) -> Source:
 
 def _line(study: Study, source: Source, description: dict[str, Any], method: Method, step: int | None) -> Line:
     reference = reference_of(study, method)
-    shared = {"study": study.name, "protocol": study.protocol, "lam": reference.lam, "method": method.name}
-    shared |= {"learner": identity.describe(method.learner), "encoder": identity.describe(method.encoder)}
-    shared |= {"precision": identity.precision()}
+    shared = {
+        "study": study.name,
+        "protocol": study.protocol,
+        "lam": reference.lam,
+        "method": method.name,
+        "learner": identity.describe(method.learner),
+        "encoder": identity.describe(method.encoder),
+        "precision": identity.precision(),
+    }
     metrics = sorted([metric.name, metric.version] for metric in study.metrics)
     decides = {"source": description, "row": dict(method.row), "metrics": metrics, "step": step}
     key = results.key(shared | decides | {"numerics": identity.NUMERICS})
     columns = {**method.coordinates, **shared, **description, "key": key, "family": method.family}
-    return Line(source, method, step, reference, columns | ({} if step is None else {"step": step}))
+    if step is not None:
+        columns["step"] = step
+    return Line(source, method, step, reference, columns)
 
 
 def reference_of(study: Study, method: Method) -> Lasso:

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, get_args
+from typing import get_args
 
 import jax
 from absl import logging
@@ -28,10 +28,12 @@ from sae_gap.runtime import devices, distributed
 from sae_gap.storage import results, trees
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.trees import Checkpoint
-from sae_gap.study.fitting import Fit, fit, goes_side_by_side
+from sae_gap.study.fitting import Fit, fit
 from sae_gap.study.program import Fitted, blank_model
 
 _LAST, _ENDED = "fit.safetensors", "fit.json"
+# What is raised where a file is not one of ours.
+_DAMAGE = (ValueError, KeyError, TypeError)
 
 
 class Models:
@@ -52,8 +54,9 @@ class Models:
         if self.directory is None or not learner.num_steps:
             return None
         decides = {"learner": identity.describe(learner), "source": source.asdict(), "numerics": identity.NUMERICS}
+        name = re.sub(r"[^a-z0-9_]", "", learner.name.lower())
         where = {"precision": identity.precision(), "platform": jax.default_backend()}
-        return self.directory / f"{_plain(learner.name)}-{results.key(decides | where)}"
+        return self.directory / f"{name}-{results.key(decides | where)}"
 
     def missing(self, learner: Learner, source: Source, at: Sequence[int] = ()) -> list[Learner]:
         """What has to be fitted before the models at these steps are there, bases first, by the names of the files alone."""
@@ -61,11 +64,13 @@ class Models:
         if not learner.num_steps:
             return before
         folder = self.folder(learner, source)
-        ended = None if folder is None else _ended(folder)
-        if folder is not None and ended is not None:
-            there = folder.names()
-            if all(step >= ended["step"] or _file(step) in there for step in at):
-                return before
+        try:
+            if folder is not None:
+                last = json.loads(folder.read(_ENDED))["step"]
+                if all(step >= last or folder.exists(_file(step)) for step in at):
+                    return before
+        except (FileNotFoundError, *_DAMAGE):
+            pass
         return [*before, learner]
 
     def fit(
@@ -93,7 +98,6 @@ class Models:
         """
         check_type("learner", learner, Learner, "give one of those in sae_gap.learners")
         check_sequence("sources", sources, get_args(Source), "give settings, worlds or recordings")
-        check_sequence("tasks", tasks, Task, "give what sae_gap.draw or sae_gap.load returns")
         if len(sources) != len(tasks):
             raise ValueError(f"tasks must be {len(sources)}, one for each source, but they are {len(tasks)}.")
         bases: Sequence[Model | None] = [None] * len(tasks)
@@ -104,14 +108,16 @@ class Models:
             _Wanted(learner, source, task, base, self.folder(learner, source), not together or distributed.is_first())
             for source, task, base in zip(sources, tasks, bases, strict=True)
         ]
-        fits = {place: each.load(at) for place, each in enumerate(wanted)}
-        absent = [place for place, stored in fits.items() if stored is None]
+        fits = [each.load(at) for each in wanted]
+        absent = [place for place, stored in enumerate(fits) if stored is None]
         if together:
-            absent = sorted({place for own in distributed.gather(absent) for place in own})
+            absent = sorted({place for places in distributed.gather(absent) for place in places})
         if absent:
-            told = None if watch is None else lambda place, steps: watch(learner, absent[place], steps)
-            fits |= dict(zip(absent, self._fit([wanted[place] for place in absent], at, mesh, told), strict=True))
-        return [fits[place] for place in range(len(wanted))]  # type: ignore[misc]
+            report = None if watch is None else lambda place, steps: watch(learner, absent[place], steps)
+            made = self._fit([wanted[place] for place in absent], at, mesh, report)
+            for place, fitted in zip(absent, made, strict=True):
+                fits[place] = fitted
+        return [fitted for fitted in fits if fitted is not None]
 
     def _fit(
         self,
@@ -119,19 +125,17 @@ class Models:
         at: Sequence[int],
         mesh: Mesh | None,
         watch: Callable[[int, int], None] | None,
-        *,
-        resumes: bool = True,
     ) -> list[Fit]:
         """Fits one learner to what is wanted of it, and keeps what there is a folder for."""
         learner, folders = wanted[0].learner, [each.folder for each in wanted if each.folder is not None]
-        saves = self._checkpoints(learner, folders) if folders and resumes else None
+        saves = [Checkpoint(folder, every=self.every, fit=folder.name) for folder in folders]
         fits = fit(
             learner,
             [each.task for each in wanted],
             [each.key for each in wanted],
             at=sorted({*at, *(learner.snapshots if folders else ())}),
             bases=None if learner.base is None else [each.base for each in wanted if each.base is not None],
-            checkpoints=saves,
+            checkpoints=saves or None,
             keep=lambda place, fitted: wanted[place].keep(fitted, _file(fitted.step)),
             watch=watch,
             show_progress=False,
@@ -139,25 +143,14 @@ class Models:
         )
         for each, fitted in zip(wanted, fits, strict=True):
             each.end(fitted)
-        for save in saves or ():
+        for save in saves:
             save.discard()
-        complete = []
-        for each, fitted in zip(wanted, fits, strict=True):
-            # What was kept before the state that this fit went on from, by a process that was killed.
-            lacking = [step for step in at if step < fitted.end.step and step not in fitted.along]
-            before = {step: each.read(step, _file(step)) for step in lacking}
-            if None in before.values():
-                logging.warning("fitting %s again: models along the fit are damaged", learner.name)
-                return self._fit(wanted, at, mesh, watch, resumes=False)
-            complete.append(dataclasses.replace(fitted, along={**fitted.along, **before}))  # type: ignore[dict-item]
-        return complete
-
-    def _checkpoints(self, learner: Learner, folders: Sequence[Folder]) -> list[Checkpoint]:
-        """Where the state of each fit is saved; side by side, one file holds all."""
-        if not goes_side_by_side(learner):
-            return [Checkpoint(folder, every=self.every, fit=folder.name) for folder in folders]
-        name = results.key({"fits": [folder.name for folder in folders]})
-        return [Checkpoint(folders[0], f"state-{name}.safetensors", every=self.every, fit=name)] * len(folders)
+        try:
+            # A process that was killed has kept what came before the state that this fit went on from.
+            return [each.complete(fitted, at) for each, fitted in zip(wanted, fits, strict=True)]
+        except (FileNotFoundError, ValueError):
+            logging.warning("fitting %s again: models along the fit are damaged", learner.name)
+            return self._fit(wanted, at, mesh, watch)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,46 +176,54 @@ class _Wanted:
 
     def load(self, at: Sequence[int]) -> Fit | None:
         """The finished fit with the models at these steps, or None if any of them is not there."""
-        note = None if self.folder is None else _ended(self.folder)
-        if note is None:
-            return None
-        end = self.read(note["step"], _LAST)
-        along = {step: self.read(step, _file(step)) for step in at if step < note["step"]}
-        if end is None or None in along.values():
-            return None
-        return Fit(end, along, note["compile_seconds"], note["device"])  # type: ignore[arg-type]
-
-    def read(self, step: int, name: str) -> Fitted | None:
-        """The model at a step, in a file of its name; None if it is not there, damaged or of another fit."""
-        if self.folder is None or not self.folder.exists(name):
+        if self.folder is None:
             return None
         try:
-            content = self.folder.read(name)
-            note = trees.read_note(content)
-            if (note.get("fit"), note.get("step")) != (self.folder.name, step):
-                raise ValueError("it is of another fit")
-            model = trees.load(content, self.blank)
-        except (OSError, ValueError) as error:
-            logging.warning("starting over: %s/%s cannot be used: %s", self.folder, name, error)
+            note = json.loads(self.folder.read(_ENDED))
+            end = self.read(note["step"], _LAST)
+            return self.complete(Fit(end, {}, note["compile_seconds"], note["device"]), at)
+        except FileNotFoundError:
             return None
+        except _DAMAGE as error:
+            logging.warning("starting over: %s cannot be used: %s", self.folder, error)
+            return None
+
+    def complete(self, fit: Fit, at: Sequence[int]) -> Fit:
+        """A fit with the models at these steps, those that it lacks from their files."""
+        lacking = [step for step in at if step < fit.end.step and step not in fit.along]
+        stored = {step: self.read(step, _file(step)) for step in lacking}
+        return dataclasses.replace(fit, along={**fit.along, **stored})
+
+    def read(self, step: int, name: str) -> Fitted:
+        """The model at a step, in a file of its name; a ValueError where it is damaged or of another fit."""
+        assert self.folder is not None
+        content = self.folder.read(name)
+        note = trees.read_note(content)
+        if (note.get("fit"), note.get("step")) != (self.folder.name, step):
+            raise ValueError(f"{name} is of another fit")
+        model = trees.load(content, self.blank)
         return Fitted(step, dataclasses.replace(model, encode=self.learner.encode), note["seconds"])
 
     def keep(self, fitted: Fitted, name: str) -> None:
         """Writes a model, in a file of its name."""
         if self.folder is not None and self.writes:
-            note = self._note() | {"fit": self.folder.name, "step": fitted.step, "seconds": fitted.seconds}
+            note = {"fit": self.folder.name, "step": fitted.step, "seconds": fitted.seconds}
             _write(self.folder, name, trees.dump(fitted.model, note))
 
     def end(self, fit: Fit) -> None:
         """Writes the last model and, after it, what says that the fit has ended."""
         if self.folder is not None and self.writes:
             self.keep(fit.end, _LAST)
-            note = self._note() | {"step": fit.end.step, "seconds": fit.end.seconds}
-            note |= {"compile_seconds": fit.compile_seconds, "device": fit.device} | results.provenance()
+            note = {
+                "learner": identity.describe(self.learner),
+                "source": self.source.asdict(),
+                "step": fit.end.step,
+                "seconds": fit.end.seconds,
+                "compile_seconds": fit.compile_seconds,
+                "device": fit.device,
+                **results.provenance(),
+            }
             _write(self.folder, _ENDED, json.dumps(results.plain(note), indent=1).encode())
-
-    def _note(self) -> dict[str, Any]:
-        return {"learner": identity.describe(self.learner), "source": self.source.asdict()}
 
 
 def _write(folder: Folder, name: str, content: bytes) -> None:
@@ -231,22 +232,6 @@ def _write(folder: Folder, name: str, content: bytes) -> None:
         folder.write(name, content)
     except OSError as error:
         logging.warning("going on without saving the fit: %s", error)
-
-
-def _ended(folder: Folder) -> dict[str, Any] | None:
-    """What a finished fit says of itself; None where it has not finished, or its file is damaged."""
-    try:
-        note = json.loads(folder.read(_ENDED))
-        return {name: note[name] for name in ("step", "seconds", "compile_seconds", "device")}
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError):
-        logging.warning("starting over: %s/%s is damaged", folder, _ENDED)
-        return None
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9_]", "", name.lower())
 
 
 def _file(step: int) -> str:

@@ -30,8 +30,7 @@ class Fitted(NamedTuple):
     Attributes:
       step: the steps that it took.
       model: what was learned by then.
-      seconds: the seed's loop took, without compilation. Other seeds and learners may have run on the other cores meanwhile;
-        side by side, it is the seed's share of the one loop of all seeds.
+      seconds: its loop took, without compilation. Other seeds and learners may have run on the other cores meanwhile.
     """
 
     step: int
@@ -50,43 +49,40 @@ class Program:
         base: dict[str, Model],
         num_latents: int,
         mesh: Mesh,
-        *,
-        side_by_side: bool = False,
     ):
         began = time.perf_counter()
         self._together = devices.spans_processes(mesh)
         self._learner, self._num_steps = devices.replicate(_prepared(learner), mesh), learner.num_steps
-        self._static = (num_latents, side_by_side)
+        self._num_latents = num_latents
         with sharding.within(data):
-            self._start = _compile(_start, self._learner, data, key, base, *self._static)
-            shapes = eqx.filter_eval_shape(_start, self._learner, data, key, base, *self._static)
-            blank = jax.tree.map(_blank, shapes, is_leaf=lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-            self._like = blank = sharding.constrain(devices.replicate(blank, mesh), data, seeds=side_by_side)
+            self._start = _compile(_start, self._learner, data, key, base, num_latents)
+            shapes = eqx.filter_eval_shape(_start, self._learner, data, key, base, num_latents)
+            blank = devices.replicate(jax.tree.map(_blank, shapes), mesh)
+            self._like = blank = sharding.constrain(blank, data)
             if self._num_steps:
-                self._advance = _compile(_advance, (self._learner, data, np.int32(0)), blank, side_by_side)
-            self._end = _compile(_end, self._learner, blank[1], side_by_side)
+                self._advance = _compile(_advance, (self._learner, data, np.int32(0)), blank)
+            self._end = _compile(_end, self._learner, blank[1])
         self.compile_seconds = time.perf_counter() - began
 
     def start(self, data: PyTree, key: PyTree, base: dict[str, Model]) -> Stepped:
         """The steps taken, none, and the state before the first."""
-        return self._start(self._learner, data, key, base, *self._static)
+        return self._start(self._learner, data, key, base, self._num_latents)
 
     def advance(self, data: PyTree, stepped: Stepped, stop: int) -> Stepped:
         """The steps taken and the state after at most `stop` steps; what is given is used up."""
-        return self._advance((self._learner, data, np.int32(stop)), stepped, self._static[1])
+        return self._advance((self._learner, data, np.int32(stop)), stepped)
 
     def end(self, stepped: Stepped) -> Model:
         """The model that a fit has reached."""
-        return self._end(self._learner, stepped[1], self._static[1])
+        return self._end(self._learner, stepped[1])
 
-    def run(
-        self, data: PyTree, key: PyTree, base: dict[str, Model], save: Checkpoint | None = None, **options: Any
-    ) -> tuple[Model, Array, float]:
-        """The model, the steps taken and the seconds of a fit; the options are those of `run_loop`."""
+    def run(self, data: PyTree, key: PyTree, base: dict[str, Model], save: Checkpoint | None, **options: Any) -> Fitted:
+        """The end of a fit; the options are those of `run_loop`."""
         began = time.perf_counter()
         stepped, spent = (save and save.load(self._like)) or (self.start(data, key, base), 0.0)
         spent += time.perf_counter() - began
-        advance, options = functools.partial(self.advance, data), options | {"together": self._together, "save": save}
+        advance = functools.partial(self.advance, data)
+        options |= {"together": self._together, "save": save}
         return run_loop(stepped, spent, advance, self.end, self._num_steps, **options)
 
 
@@ -103,7 +99,7 @@ def run_loop(
     keep: Callable[[Fitted], None] | None = None,
     watch: Callable[[int, Any], None] | None = None,
     report_every: float | None = None,
-) -> tuple[Model, Array, float]:
+) -> Fitted:
     """Takes the steps of a fit, with pauses for models along the way, for reports and for saves.
 
     Args:
@@ -120,11 +116,11 @@ def run_loop(
       report_every: seconds between two of these calls, about; None takes `REPORT_EVERY`, and 0 calls after every step.
 
     Returns:
-      The model, the steps taken, and the seconds, those spent before included.
+      The end of the fit; its seconds include those spent before.
     """
     saved = time.perf_counter()
     clock = saved - spent
-    done = int(jnp.max(stepped[0]))
+    done = int(stepped[0])
     pauses = sorted({step for step in at if done <= step < num_steps})
     waits = [] if save is None else [save.every]
     if watch is not None:
@@ -142,7 +138,7 @@ def run_loop(
             break
         before, target = time.perf_counter(), min([stop, *pauses[:1]])
         stepped = advance(stepped, target)
-        reached = int(jnp.max(stepped[0]))
+        reached = int(stepped[0])
         now = time.perf_counter()
         pace = (now - before) / max(1, reached - done)
         done, ended = reached, reached < target
@@ -159,7 +155,7 @@ def run_loop(
         # Time spent on reports and saves is not the learner's.
         clock += time.perf_counter() - now
     model = jax.block_until_ready(end(stepped))
-    return model, stepped[0], time.perf_counter() - clock
+    return Fitted(done, model, time.perf_counter() - clock)
 
 
 def blank_model(learner: Learner, task: Task, key: PRNGKeyArray, base: Model | None = None) -> Model:
@@ -201,32 +197,24 @@ def _blank(leaf):
 
 
 @eqx.filter_jit
-def _start(
-    learner: Learner, data: PyTree, key: PyTree, base: dict[str, Model], num_latents: int, side_by_side: bool
-) -> Stepped:
-    def start(data, key, base):
-        state = learner.init(data, num_latents=num_latents, key=key, **base)
-        return sharding.constrain((jnp.zeros((), jnp.int32), state), data)
-
-    return (jax.vmap(start) if side_by_side else start)(data, key, base)
+def _start(learner: Learner, data: PyTree, key: PyTree, base: dict[str, Model], num_latents: int) -> Stepped:
+    state = learner.init(data, num_latents=num_latents, key=key, **base)
+    return sharding.constrain((jnp.zeros((), jnp.int32), state), data)
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _advance(fixed: PyTree, stepped: Stepped, side_by_side: bool) -> Stepped:
+def _advance(fixed: PyTree, stepped: Stepped) -> Stepped:
     learner, data, stop = fixed
 
-    def advance(data, stepped):
-        def unfinished(stepped):
-            return (stepped[0] < stop) & jnp.logical_not(learner.done(stepped[1]))
+    def unfinished(stepped):
+        return (stepped[0] < stop) & jnp.logical_not(learner.done(stepped[1]))
 
-        def step(stepped):
-            return stepped[0] + 1, learner.step(data, stepped[1])
+    def step(stepped):
+        return stepped[0] + 1, learner.step(data, stepped[1])
 
-        return sharding.constrain(jax.lax.while_loop(unfinished, step, stepped), data)
-
-    return (jax.vmap(advance) if side_by_side else advance)(data, stepped)
+    return sharding.constrain(jax.lax.while_loop(unfinished, step, stepped), data)
 
 
 @eqx.filter_jit
-def _end(learner: Learner, state: PyTree, side_by_side: bool) -> Model:
-    return (jax.vmap(learner.model) if side_by_side else learner.model)(state)
+def _end(learner: Learner, state: PyTree) -> Model:
+    return learner.model(state)

@@ -13,7 +13,7 @@ from sae_gap.runtime import distributed, progress
 from sae_gap.storage import results
 from sae_gap.study.job import Job, jobs, seedless
 from sae_gap.study.models import Models
-from sae_gap.study.scheduling import Watch, fit_together
+from sae_gap.study.scheduling import fit_together
 from sae_gap.study.scoring import score
 from sae_gap.study.study import Study
 
@@ -70,22 +70,24 @@ def run(
 def _run_cell(study: Study, cell: Sequence[Job], store: results.Store, models: Models, line: tqdm) -> None:
     """Fits, scores and stores the jobs of a study on data that differ only in their seed."""
     tasks = {source.seed: task_of(source) for job in cell for source in job.sources}
-    watches = {job.name: Watch(job, line) for job in cell}
-    lacks = {job.name: job.learner.needs(next(iter(tasks.values()))) for job in cell}
-    able = [job for job in cell if lacks[job.name] is None]
-    fits = {} if study.timed or not able else fit_together(able, tasks, models, watches)
+    first = next(iter(tasks.values()))
+    able = [job for job in cell if job.learner.needs(first) is None]
+    fits = {} if study.timed or not able else fit_together(able, tasks, models, line)
     for job in cell:
         line.set_postfix_str(str(job)[:60])
-        if job in able:
-            logging.info("running %s", job)
-            drawn = [tasks[source.seed] for source in job.sources]
-            fitted = [fits[job.learner, source.seed] for source in job.sources if (job.learner, source.seed) in fits]
-            if not fitted:
-                fitted = models.fit(job.learner, job.sources, drawn, job.steps, watch=watches[job.name].or_none)
-            store.append(score(study, job, drawn, fitted))
-        else:
-            logging.warning("left out %s: the data lack %s", job, lacks[job.name])
-        watches[job.name].end()
+        lacking = job.learner.needs(first)
+        if lacking is not None:
+            logging.warning("left out %s: the data lack %s", job, lacking)
+            line.update(2)
+            continue
+        logging.info("running %s", job)
+        drawn = [tasks[source.seed] for source in job.sources]
+        fitted = [fits[job.learner, source.seed] for source in job.sources if (job.learner, source.seed) in fits]
+        if not fitted:
+            fitted = models.fit(job.learner, job.sources, drawn, job.steps)
+            line.update()
+        store.append(score(study, job, drawn, fitted))
+        line.update()
 
 
 def _keys_of(study: Study, store: results.Store) -> set[str]:

@@ -21,7 +21,7 @@ from sae_gap.study.study import Study
 
 def score(study: Study, job: Job, tasks: Sequence[Task], fits: Sequence[Fit]) -> list[results.Row]:
     """The rows of a job whose learner is fitted to the data of each of its sources."""
-    provenance: results.Row = results.provenance() | {"device": devices.describe(), "job": job.name}
+    provenance = results.provenance() | {"device": devices.describe(), "job": job.name}
     rows = []
     for source, task, fit in zip(job.sources, tasks, fits, strict=True):
         # Steps at and beyond the end of a fit that stopped by itself have one model, on which nothing is inferred twice.
@@ -34,12 +34,13 @@ def score(study: Study, job: Job, tasks: Sequence[Task], fits: Sequence[Fit]) ->
             inference, shared = Inference(task, fitted.model), dict[Any, Any]()
             # Codes that others are held against, or start from, are kept until the last of them.
             kept = {line.method.encoder.origin for line in lines} | {line.reference for line in lines}
-            made: results.Row = {
+            made = {
                 "fit_steps": fitted.step,
                 "fit_seconds": fitted.seconds,
                 "compile_seconds": fit.compile_seconds,
+                "fit_device": fit.device,
+                **provenance,
             }
-            made |= {"fit_device": fit.device, **provenance}
             for line in lines:
                 measured = _measure(study, line, inference, shared)
                 taken = sorted(line.columns.keys() & measured.keys())
@@ -58,16 +59,15 @@ def _measure(study: Study, line: Line, inference: Inference, shared: dict[Any, A
     # Without the truth there is nothing to fit a metric to on the training split, which may be too large for codes.
     splits = SPLITS if task.train.codes is not None else SCORED
     inferred = {split: inference.infer(method.encoder, split) for split in splits}
-    encoding = {"encode_seconds": inference.seconds(method.encoder)}
+    measured: dict[str, Any] = {"encode_seconds": inference.seconds(method.encoder)}
     codes = {split: _on_host(coded.codes) for split, coded in inferred.items()}
     if not _finite(codes):
         logging.warning("%s diverged: its codes are not finite, and its metrics are left out", method.name)
-        return {"diverged": True} | encoding
+        return {"diverged": True} | measured
     optimum: dict[str, Solution] = {}
     if inference.model.dictionary is not None and study.optimum:
         optimum = {split: cast(Solution, inference.infer(reference, split).certified) for split in SCORED}
     scored = Inferred(task, inference.model, codes, optimum, reference.lam, study.protocol, shared)
-    measured: dict[str, Any] = {}
     for metric in study.metrics:
         columns = metric(scored)
         taken = sorted(measured.keys() & columns.keys())
@@ -78,13 +78,9 @@ def _measure(study: Study, line: Line, inference: Inference, shared: dict[Any, A
         certified = inferred[split].certified
         if certified is not None:
             measured[f"own_certificate_{split}"] = float(np.max(certified.gap / np.maximum(certified.objective, 1e-30)))
-    for split, solution in optimum.items():
-        missed = int(np.sum(~solution.converged))
-        if missed:
-            logging.warning("%s: %d optima on %s missed their tolerance; see its certificate", method.name, missed, split)
     if optimum:
         measured["reference"] = "signed" if method.encoder.signed else "non-negative"
-    return measured | encoding
+    return measured
 
 
 def _on_host(codes: Any) -> Any:

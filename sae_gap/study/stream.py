@@ -4,7 +4,6 @@ import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -84,9 +83,9 @@ def fit_stream(
     mesh = devices.mesh() if mesh is None else mesh
     check_mesh(mesh, SAMPLES)
     check_size("num_latents", num_latents)
-    source, num_samples = _opened(source, num_samples)
     # A number of NumPy's would be traced.
-    num_latents, num_samples = int(num_latents), int(num_samples)
+    num_latents = int(num_latents)
+    source, num_samples = _opened(source, num_samples)
     if num_samples < learner.num_steps:
         raise ValueError(f"{num_samples} samples are too few for {learner.num_steps} rounds; lower num_steps or give more.")
     if num_latents % mesh.shape.get(LATENTS, 1):
@@ -125,16 +124,17 @@ def fit_stream(
             checkpoint = checkpoint.named(f"{num_latents} of {num_samples} samples {data}, key {seed}, {learner}")
             stepped, spent = checkpoint.load(stepped) or (stepped, spent)
         del first, state
-        options: dict[str, Any] = {"together": distributed.count() > 1, "save": checkpoint}
-        options |= {"watch": watched, "report_every": 0.0}
-        model, _, _ = run_loop(
+        model = run_loop(
             stepped,
             spent,
             advance,
             lambda stepped: learner.model(stepped[1]),
             learner.num_steps,
-            **options,
-        )
+            together=distributed.count() > 1,
+            save=checkpoint,
+            watch=watched,
+            report_every=0.0,
+        ).model
     if checkpoint is not None:
         checkpoint.discard()
     # On one device of this process, wherever its parts are.
@@ -148,14 +148,14 @@ def _opened(source: Source | np.ndarray, num_samples: int | None) -> tuple[Sourc
     if callable(source):
         if num_samples is None:
             raise ValueError("a function does not tell how many samples it has; give num_samples.")
-        return source, num_samples
+        return source, int(num_samples)
     if len(getattr(source, "shape", ())) != 2:
-        raise ValueError(
-            f"source must be an array (num_samples, input_dim) or a function (start, count) -> rows, but it is {shown(source)}."
-        )
-    if num_samples is not None and num_samples > len(source):
+        wanted = "an array (num_samples, input_dim) or a function (start, count) -> rows"
+        raise ValueError(f"source must be {wanted}, but it is {shown(source)}.")
+    num_samples = len(source) if num_samples is None else int(num_samples)
+    if num_samples > len(source):
         raise ValueError(f"num_samples is {num_samples}, but the source has only {len(source)}; lower it.")
-    return lambda start, count: source[start : start + count], num_samples or len(source)
+    return lambda start, count: source[start : start + count], num_samples
 
 
 def _checked(source: Source) -> Callable[[int, int], np.ndarray]:
@@ -164,12 +164,9 @@ def _checked(source: Source) -> Callable[[int, int], np.ndarray]:
     def take(start: int, count: int) -> np.ndarray:
         block = as_real("what the source gives", source(start, count), "rows of floating-point numbers")
         if block.ndim != 2 or len(block) != count or not block.size or not jnp.issubdtype(block.dtype, jnp.floating):
-            raise ValueError(
-                f"the source gave {block.dtype} of shape {block.shape} for {count} samples; "
-                "it must give floating-point rows, one a sample."
-            )
-        with np.errstate(over="ignore"):
-            block = block.astype(jnp.zeros(()).dtype)
+            given = f"{block.dtype} of shape {block.shape} for {count} samples"
+            raise ValueError(f"the source gave {given}; it must give floating-point rows, one a sample.")
+        block = block.astype(jnp.zeros(()).dtype)
         if not np.isfinite(block).all():
             raise ValueError(f"the source gave a NaN or an infinity in samples {start} and on; remove them.")
         return block
@@ -181,8 +178,8 @@ def _fetch(take: Callable[[int, int], np.ndarray], count: int, size: int, mesh: 
     """A round's minibatches, (count, rows, input_dim), each split by rows over the devices; zeros fill the last of them."""
     rows, begin = size + -size % mesh.shape[SAMPLES], turn * count * size
     sharding = NamedSharding(mesh, PartitionSpec(None, SAMPLES))
-    own = [index[1].indices(rows) for index in sharding.addressable_devices_indices_map((count, rows)).values() if index]
-    low, high = min(size - 1, *(first for first, _, _ in own)), min(size, max(last for _, last, _ in own))
+    slices = [index[1].indices(rows) for index in sharding.addressable_devices_indices_map((count, rows)).values() if index]
+    low, high = min(size - 1, *(first for first, _, _ in slices)), min(size, max(last for _, last, _ in slices))
     if high - low == size:
         block = take(begin, count * size).reshape(count, size, -1)
     else:
@@ -197,17 +194,22 @@ def _fetch(take: Callable[[int, int], np.ndarray], count: int, size: int, mesh: 
     return jax.make_array_from_callback((count, rows, block.shape[2]), sharding, of_device)
 
 
+def _samples(block: Float[Array, "count rows input_dim"], size: int) -> Float[Array, "n input_dim"]:
+    """The samples of a round, without the rows that fill minibatches up."""
+    return block[:, :size].reshape(-1, block.shape[2])
+
+
 @eqx.filter_jit
 def _fingerprint(block: Float[Array, "count rows input_dim"], size: int) -> Array:
     """A sum of the samples' bits, weighted by place: of integers, so that it does not depend on the order of the additions."""
-    words = lax.bitcast_convert_type(block[:, :size], jnp.uint32).reshape(-1, block.shape[2])
+    words = lax.bitcast_convert_type(_samples(block, size), jnp.uint32).reshape(-1, block.shape[2])
     rows, columns = (2 * jnp.arange(length, dtype=jnp.uint32) + 1 for length in words.shape)
     return jnp.sum(words * rows[:, None] * columns, dtype=jnp.uint32)
 
 
 @eqx.filter_jit
 def _median_norm(block: Float[Array, "count rows input_dim"], size: int) -> Float[Array, ""]:
-    return outliers.median_norm(block[:, :size].reshape(-1, block.shape[2]))
+    return outliers.median_norm(_samples(block, size))
 
 
 @eqx.filter_jit
@@ -219,7 +221,7 @@ def _start(
     num_latents: int,
     key: PRNGKeyArray,
 ) -> OnlineState:
-    signals = outliers.to_median(block[:, :size].reshape(-1, block.shape[2]), median)
+    signals = outliers.to_median(_samples(block, size), median)
     return shard_state(learner.init(Split(signals), num_latents=num_latents, key=key))
 
 

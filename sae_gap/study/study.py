@@ -7,7 +7,6 @@ from sae_gap import catalogue
 from sae_gap.core.checks import (
     check_callable,
     check_choice,
-    check_flag,
     check_number,
     check_sequence,
     check_type,
@@ -54,19 +53,13 @@ class Method:
             raise ValueError(
                 f"method {self.name!r} must have a Learner and an Encoder; subclass those of sae_gap for your own."
             )
-        if not isinstance(self.at, tuple | list):
-            raise TypeError(f"at must be a tuple of steps, but it is {shown(self.at)}; give () for the end alone.")
         last = self.learner.num_steps
-        if any(not is_integer(step) or not 0 <= step <= last for step in self.at) or len(set(self.at)) < len(self.at):
-            raise ValueError(
-                f"method {self.name!r} must be scored at different steps from 0 to the {last} of its "
-                f"learner, but at is {shown(self.at)}."
-            )
-        if isinstance(self.learner, HostLearner) and any(step < self.learner.num_steps for step in self.at):
-            raise ValueError(
-                f"method {self.name!r} can be scored at its end alone, since its learner runs on the host, "
-                f"but at is {shown(self.at)}."
-            )
+        # What runs on the host has no model before its end.
+        first = last if isinstance(self.learner, HostLearner) else 0
+        there = all(is_integer(step) and first <= step <= last for step in self.at)
+        if not there or len(set(self.at)) < len(self.at):
+            steps = f"different steps from {first} to the {last} of its learner"
+            raise ValueError(f"method {self.name!r} must be scored at {steps}, but at is {shown(self.at)}.")
 
     @property
     def coordinates(self) -> dict[str, Scalar]:
@@ -104,10 +97,6 @@ class Study:
         check_choice("protocol", self.protocol, PROTOCOLS)
         check_number("lam", self.lam, least=0)
         check_callable("methods", self.methods, "source -> methods")
-        for name in ("optimum", "timed"):
-            check_flag(name, getattr(self, name))
-        if not isinstance(self.metrics, tuple | list):
-            raise TypeError(f"metrics must be a tuple of Metric, but it is {shown(self.metrics)}; see sae_gap.metrics.")
         for metric in self.metrics:
             check_type("a metric", metric, Metric, "give Metric(name, function)")
         check_sequence("sources", self.sources, (Setting, Recording, World), "give settings, worlds or recordings")
@@ -119,7 +108,5 @@ class Study:
             )
             names = [(method.name, *method.coordinates.items()) for method in self.methods(source)]
             if len(set(names)) < len(names):
-                raise ValueError(
-                    "methods must have different names or coordinates, but they are "
-                    f"{', '.join(str(name[0]) for name in names)}."
-                )
+                listed = ", ".join(method.name for method in self.methods(source))
+                raise ValueError(f"methods must have different names or coordinates, but they are {listed}.")

@@ -36,12 +36,12 @@ def test_a_setting_is_feasible_or_refused(num_latents, sparsity):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        *(({name: 0}, f"{name} must be a positive integer, but it is 0") for name in ("num_latents", "sparsity", "input_dim")),
-        ({"num_samples": True}, "num_samples must be a positive integer, but it is True"),
-        ({"seed": -1}, "seed must be an integer from 0 to 2**32 - 1, but it is -1."),
+        *(({name: 0}, f"{name} must be an integer of at least 1 and ") for name in ("num_latents", "sparsity", "input_dim")),
+        ({"num_samples": True}, "num_samples must be an integer of at least 4 and below 2**31, but it is True"),
+        ({"seed": -1}, "seed must be an integer of at least 0 and of at most 4294967295, but it is -1."),
         ({"num_latents": 10}, "sparsity must be below num_latents, but it is 10 with 10 latents; "),
         ({"num_latents": 10, "sparsity": 11}, "sparsity must be below num_latents, but it is 11 with 10 latents; "),
-        ({"num_samples": 3}, "num_samples must be at least 4 to be split in half, but it is 3."),
+        ({"num_samples": 3}, "num_samples must be an integer of at least 4 and below 2**31, but it is 3."),
         ({"num_latents": 20, "sparsity": 11}, "the ID pool has 9 latents, fewer than the sparsity - 1 = 10 "),
         ({"input_dim": 101}, "input_dim 101 is above num_latents 100, which leaves nothing in superposition; "),
         *(({"noise_db": value}, f"noise_db must be a finite number of at least -200 and of at most 200, but it is {value!r}.")

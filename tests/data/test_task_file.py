@@ -97,19 +97,19 @@ def with_one(array, value):
 
 
 BAD_ARRAYS = {
-    "no Y_train": (lambda a: without(a, "Y_train"), "has no array Y_train"),
-    "no Y_ood": (lambda a: without(a, "Y_ood"), "has no array Y_ood"),
+    "no Y_train": (lambda a: without(a, "Y_train"), "has no tensor Y_train"),
+    "no Y_ood": (lambda a: without(a, "Y_ood"), "has no tensor Y_ood"),
     "no width": (lambda a: without(a, "Z", "A"), "how many atoms to learn is unknown; give width."),
-    "a vector": (lambda a: a | {"Y_val": a["Y_val"][0]}, "must be a non-empty matrix, but its shape is (12,)."),
-    "no rows": (lambda a: a | {"Y_ood": a["Y_ood"][:0]}, "must be a non-empty matrix, but its shape is (0, 12)."),
+    "a vector": (lambda a: a | {"Y_val": a["Y_val"][0]}, "must be a non-empty matrix, but its shape is (12,);"),
+    "no rows": (lambda a: a | {"Y_ood": a["Y_ood"][:0]}, "must be a non-empty matrix, but its shape is (0, 12);"),
     "NaN": (lambda a: a | {"Y_train": with_one(a["Y_train"], np.nan)}, "Y_train in "),
-    "too large": (lambda a: a | {"A": with_one(a["A"], 1e300)}, "has NaN or infinite values; "),
-    "complex": (lambda a: a | {"Y_ood": a["Y_ood"] * 1j}, "must hold real numbers, but its type is complex64; "),
-    "records": (lambda a: a | {"A": np.zeros((12, 20), "f4,i4")}, "must hold real numbers, but its type is [("),
-    "Y_ood is narrow": (lambda a: a | {"Y_ood": a["Y_ood"][:, :-1]}, "it must be (100, 12)"),
-    "A is transposed": (lambda a: a | {"A": a["A"].T}, "has the shape (20, 12)"),
-    "Z_ood is narrow": (lambda a: a | {"Z_ood": a["Z_ood"][:, :-1]}, "it must be (100, 20)"),
-    "Z_val is short": (lambda a: a | {"Z_val": a["Z_val"][:-1]}, "has the shape (99, 20)"),
+    "too large": (lambda a: a | {"A": with_one(a["A"], 1e300)}, "has NaN or infinite entries; "),
+    "complex": (lambda a: a | {"Y_ood": a["Y_ood"] * 1j}, "has the type complex64; "),
+    "records": (lambda a: a | {"A": np.zeros((12, 20), "f4,i4")}, "has the type [("),
+    "Y_ood is narrow": (lambda a: a | {"Y_ood": a["Y_ood"][:, :-1]}, "(100, 12) is expected"),
+    "A is transposed": (lambda a: a | {"A": a["A"].T}, "has shape (20, 12)"),
+    "Z_ood is narrow": (lambda a: a | {"Z_ood": a["Z_ood"][:, :-1]}, "(100, 20) is expected"),
+    "Z_val is short": (lambda a: a | {"Z_val": a["Z_val"][:-1]}, "has shape (99, 20)"),
 }
 
 
@@ -179,8 +179,8 @@ def test_pickled_objects_are_refused_and_never_loaded(tmp_path, arrays, name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        *(({"width": value}, "width must be a positive integer") for value in (0, -1, 2.5, True)),
-        *(({"seed": value}, "seed must be an integer from 0 to 2**32 - 1") for value in (-1, 2**32, 1.5)),
+        *(({"width": value}, "width must be an integer of at least 1") for value in (0, -1, 2.5, True)),
+        *(({"seed": value}, "seed must be an integer of at least 0 and of at most 4294967295") for value in (-1, 2**32, 1.5)),
     ],
 )
 def test_bad_options_are_refused(tmp_path, arrays, options, message):

@@ -82,7 +82,7 @@ def test_a_dictionary_is_split_by_its_latents(task):
     state = learner.init(Split(signals), num_latents=2_048, key=jax.random.key(0))
     state = eqx.tree_at(lambda s: s.round, state, state.round + 6)
     blocks = signals[:200].reshape(4, 50, -1)
-    step = eqx.filter_jit(lambda learner, blocks, state: shard_state(learner.round(blocks, state)))
+    step = eqx.filter_jit(lambda learner, blocks, state: shard_state(learner.round(blocks, state, blocks.shape[1])))
     one = step(learner, blocks, state)
     with jax.set_mesh(jax.make_mesh(shape, ("samples", "latents"), axis_types=(AxisType.Auto,) * 2)):
         state = jax.jit(shard_state)(state)

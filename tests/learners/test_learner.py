@@ -20,7 +20,6 @@ from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
 from sae_gap.learners.softplus_adam import SoftplusAdam
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.study import fitting
 
 LEARNERS = {
     "sae": SparseAutoencoder(TopK(3), num_steps=3),
@@ -77,18 +76,6 @@ def test_a_seed_alone_has_the_bits_it_has_in_company(fitted, tasks):
     assert same_bits(alone.end.model, together[1].end.model)
     assert alone.end.step == together[1].end.step
     assert not same_bits(together[0].end.model, together[1].end.model)
-
-
-def test_side_by_side_agrees(fitted, tasks, monkeypatch):
-    name, one_by_one = fitted
-    monkeypatch.setattr(fitting, "goes_side_by_side", lambda learner: True)
-    together = fit(LEARNERS[name], tasks, keys(0, 1, 2))
-    for beside, alone in zip(together, one_by_one, strict=True):
-        assert beside.end.step == alone.end.step == LEARNERS[name].num_steps
-        model, other = beside.end.model, alone.end.model
-        assert jax.tree.structure(model) == jax.tree.structure(other)
-        for leaf, expected in zip(leaves(model), leaves(other), strict=True):
-            np.testing.assert_allclose(leaf, expected, atol=2e-4)
 
 
 def blind(task, seen):

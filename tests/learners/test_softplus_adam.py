@@ -73,7 +73,7 @@ def test_updates_against_numpy(task, split):
         for number in (1, 2):
             state = step(data, state)
             for _ in range(100):
-                hand.update(*(None if part is None else np.asarray(part) for part in data), 0.1)
+                hand.update(np.asarray(data[0]), np.asarray(data[1]) if split == "id" else None, 0.1)
             assert int(state.updates) == 100 * number and float(state.rate) == pytest.approx(hand.rate, rel=1e-6)
             assert float(state.best) == pytest.approx(hand.best, rel=1e-8)
         model = learner.model(state)
@@ -89,9 +89,9 @@ def test_updates_against_numpy(task, split):
 def test_as_published_the_other_samples_leave_the_dictionary_alone(task):
     """Whatever they are, it takes the same first steps; later their loss is part of what sets the rate."""
     learner = SoftplusAdam(split="id", block=3)
-    data = learner.select(task)
-    state = learner.init(data, num_latents=20, key=KEY)
-    found, other = (learner.step(data._replace(others=others), state) for others in (data.others, 0.9 * data.others))
+    signals, others = learner.select(task)
+    state = learner.init((signals, others), num_latents=20, key=KEY)
+    found, other = (learner.step((signals, scale * others), state) for scale in (1.0, 0.9))
     np.testing.assert_allclose(found.free[0], other.free[0], atol=1e-7)
     assert not np.allclose(found.free[1][1], other.free[1][1], atol=1e-6)
 
@@ -114,12 +114,12 @@ def test_its_loss_is_the_lassos_at_the_equivalent_weight(task):
     learner = SoftplusAdam(num_steps=2, block=200)
     data = learner.select(task)
     model = fit(learner, [task], [KEY])[0].end.model
-    dictionary, signals = (np.asarray(array, np.float64) for array in (model.dictionary, data.signals))
+    dictionary, signals = (np.asarray(array, np.float64) for array in (model.dictionary, data[0]))
 
     def loss(codes):
         return loss_and_gradients([dictionary, np.log(np.expm1(np.maximum(codes, 1e-12)))], signals, None, 0.1)[0]
 
-    losses = {weight: loss(np.asarray(Lasso(weight)(model, data.signals), np.float64)) for weight in (0.02, 0.03, 0.045)}
+    losses = {weight: loss(np.asarray(Lasso(weight)(model, data[0]), np.float64)) for weight in (0.02, 0.03, 0.045)}
     assert min(losses, key=losses.get) == 0.03
 
 

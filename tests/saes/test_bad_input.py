@@ -54,8 +54,8 @@ ENDLESS = np.where(np.arange(10) == 4, np.inf, STANDARD["b_enc"]).astype(np.floa
     [
         ({}, ("W_enc",), ("no tensor W_enc", "W_dec")),
         ({"W_skip": np.zeros((6, 6), np.float32)}, (), ("holds W_skip", "standard")),
-        ({"W_dec": STANDARD["W_dec"].T}, (), ("W_dec", "(6, 10)", "(10, 6)", "transposed")),
-        ({"b_enc": np.zeros(9, np.float32)}, (), ("b_enc", "(9,)", "(10,)", "another model")),
+        ({"W_dec": STANDARD["W_dec"].T}, (), ("W_dec", "(6, 10)", "(10, 6)", "transpose it")),
+        ({"b_enc": np.zeros(9, np.float32)}, (), ("b_enc", "(9,)", "(10,)", "belongs together")),
         ({"b_enc": np.zeros(10, np.int32)}, (), ("b_enc", "int32", "float32")),
         ({"W_dec": SPOILT}, (), ("W_dec", "NaN")),
         ({"b_enc": ENDLESS}, (), ("b_enc", "infinite")),
@@ -184,7 +184,7 @@ def test_activations_and_codes_that_do_not_fit():
         (lambda: sae.encode(np.full((2, 6), np.nan)), ("activations", "NaN")),
         (lambda: sae.encode(np.ones((3, 2, 3))), ("activations", "(3, 2, 3)")),
         (lambda: sae.decode(codes), ("layer norm", "like=activations")),
-        (lambda: sae.decode(codes, like=np.eye(6)[:3]), ("6 rows", "3")),
+        (lambda: sae.decode(codes, like=np.eye(6)[:3]), ("like=activations", "one row for each")),
         (lambda: sae.decode(np.ones((2, 9)), like=np.ones((2, 6))), ("9 columns", "10 latents")),
     ):
         with pytest.raises(ValueError) as caught:

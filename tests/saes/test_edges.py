@@ -162,7 +162,7 @@ def test_tensors_and_entries_of_other_types():
         held.take("whole", 2)
     assert Config(Path("c"), {"k": 3.0}).size("k") == 3
     for wrong in (True, 0, 2**31, 2.5, "3"):
-        with pytest.raises(ValueError, match="positive integer"):
+        with pytest.raises(ValueError, match="integer of at least 1"):
             Config(Path("c"), {"k": wrong}).size("k")
 
 

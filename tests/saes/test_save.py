@@ -119,9 +119,7 @@ def test_a_model_needs_a_dictionary_and_an_encoder_that_is_known(tmp_path):
 
     refused(lambda: sae_gap.save_sae(model, folder, encoder=Louder(3)), "Louder")
     refused(lambda: sae_gap.save_sae(bare, folder, encoder=lambda model, signals: signals), "function")
-    refused(
-        lambda: sae_gap.save_sae(dataclasses.replace(bare, encoder=None), folder, encoder=TopK(3)), "no parameters that TopK"
-    )
+    refused(lambda: sae_gap.save_sae(dataclasses.replace(bare, encoder=None), folder, encoder=TopK(3)), "TopK", "Model.encoder")
     refused(lambda: sae_gap.save_sae(loaded("saelens/topk"), folder, encoder=TopK(3)), "leave encoder out")
     spoilt = dataclasses.replace(model, bias=model.bias.at[2].set(jnp.nan))
     refused(lambda: sae_gap.save_sae(spoilt, folder), "bias", "finite")

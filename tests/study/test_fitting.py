@@ -69,12 +69,6 @@ def same_bits(model, other):
     return all(np.array_equal(a, b) for a, b in zip(arrays(model), arrays(other), strict=True))
 
 
-@pytest.fixture(params=[False, True], ids=["one by one", "side by side"])
-def side_by_side(request, monkeypatch):
-    monkeypatch.setattr(fitting, "goes_side_by_side", lambda learner: request.param)
-    return request.param
-
-
 @pytest.fixture(scope="module")
 def along(tasks):
     return fit(SAE, tasks, KEYS, at=(3, 0, 1))
@@ -109,8 +103,7 @@ def test_stopping_for_a_model_does_not_change_the_end(along, tasks):
     assert not same_bits(along[0].end.model, along[0].at(3).model)
 
 
-def test_seconds_grow_along_a_fit(tasks, side_by_side):
-    """Those of a seed are its share where all are one loop, of the models along the way as well."""
+def test_seconds_grow_along_a_fit(tasks):
     began = time.perf_counter()
     fits = fit(SAE, tasks, KEYS, at=(0, 1, 3))
     wall_seconds = time.perf_counter() - began
@@ -120,37 +113,15 @@ def test_seconds_grow_along_a_fit(tasks, side_by_side):
         assert seconds[-1] + one.compile_seconds <= wall_seconds and one.device == devices.describe()
 
 
-def test_models_side_by_side_are_those_one_by_one(along, tasks, monkeypatch):
-    monkeypatch.setattr(fitting, "goes_side_by_side", lambda learner: True)
-    beside = fit(SAE, tasks, KEYS, at=(0, 1, 3))
-    for one, other in zip(beside, along, strict=True):
-        assert list(one.along) == [0, 1, 3]
-        for step in (0, 1, 3, 5):
-            assert one.at(step).step == step and one.at(step).model.encode == TopK(3)
-            for leaf, expected in zip(arrays(one.at(step).model), arrays(other.at(step).model), strict=True):
-                np.testing.assert_allclose(leaf, expected, atol=2e-4)
-
-
-def test_seeds_that_run_side_by_side_share_the_seconds_of_their_loop(tasks, monkeypatch, side_by_side):
-    run = loop.Program.run
-
-    def slow(*arguments, **options):
-        model, steps, _ = run(*arguments, **options)
-        return model, steps, 8.0
-
-    monkeypatch.setattr(loop.Program, "run", slow)
-    assert [one.end.seconds for one in fit(SAE, tasks, KEYS)] == [4.0 if side_by_side else 8.0] * 2
-
-
 @pytest.mark.parametrize(("until", "stops"), [(4.0, [4, 3]), (0.0, [0, 0]), (1.0, [1, 0])])
-def test_each_seed_stops_by_itself_and_no_model_is_kept_beyond(tasks, side_by_side, until, stops):
+def test_each_seed_stops_by_itself_and_no_model_is_kept_beyond(tasks, until, stops):
     found = fit(Walk(until=until), tasks, KEYS, at=(0, 2, 5, 6))
     assert steps(found) == stops
     for one in found:
         assert list(one.along) == [step for step in (0, 2) if step < one.end.step] and one.at(5) is one.end
 
 
-def test_what_is_kept_is_not_used_up(tasks, side_by_side):
+def test_what_is_kept_is_not_used_up(tasks):
     """The loop reuses its buffers, and this state lies in the model, and the base's in the state, as they are."""
     bases = ends(fit(Walk(), tasks, KEYS))
     seen = []
@@ -182,7 +153,7 @@ def test_a_base_is_fitted_where_none_is_given(tasks):
     assert all(map(same_bits, ends(fit(Walk(rate=0.2, base=Walk()), tasks, KEYS)), ends(given)))
 
 
-def test_whoever_watches_sees_growing_steps(tasks, monkeypatch, side_by_side):
+def test_whoever_watches_sees_growing_steps(tasks, monkeypatch):
     monkeypatch.setattr(loop, "REPORT_EVERY", 0.0)
     seen = {0: [], 1: []}
     found = fit(
@@ -192,7 +163,7 @@ def test_whoever_watches_sees_growing_steps(tasks, monkeypatch, side_by_side):
         at=(7,),
         watch=lambda place, steps: seen[place].append(steps),
     )
-    for place in (0,) if side_by_side else (0, 1):
+    for place in (0, 1):
         assert seen[place] == sorted(set(seen[place])) and seen[place][0] == 1 and seen[place][-1] == 20 and 7 in seen[place]
     assert all(map(same_bits, ends(found), ends(fit(Walk(num_steps=20), tasks, KEYS))))
 
@@ -241,9 +212,7 @@ LEARNERS = {"sae": SAE, "online": OnlineDictionary(num_steps=6, visits=4), "walk
 
 
 @pytest.mark.parametrize("name", LEARNERS)
-def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name, side_by_side):
-    if name == "online" and side_by_side:
-        pytest.skip("what runs on the host is not vmapped")
+def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name):
     options = {"at": (2, 4)}
     whole = fit(LEARNERS[name], tasks, KEYS, **options)
     paths = [tmp_path / "0", tmp_path / "1"]

@@ -104,7 +104,7 @@ def test_what_is_learned_is_of_the_default_type(signals, dtype):
         (lambda start, count: np.full((count, 5), np.nan), {"num_samples": 800}, "NaN or an infinity"),
         (np.zeros((10, 5)), {}, "too few for 40 rounds"),
         (np.zeros((100, 5)), {"num_samples": 101}, "only 100"),
-        (np.zeros((100, 5)), {"num_latents": 0}, "num_latents must be a positive integer"),
+        (np.zeros((100, 5)), {"num_latents": 0}, "num_latents must be an integer of at least 1"),
         (np.zeros((100, 5)), {"mesh": jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))}, "no axis"),
         (np.zeros((100, 5)), {"mesh": jax.make_mesh((1,), ("samples",))}, "must have axes of type"),
     ],

@@ -1,6 +1,5 @@
 """Activations in a bucket are copied into the user's cache: rows are read at random and again, each time by a request."""
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -8,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from sae_gap.data.activations.tables import DOCUMENTS
 from sae_gap.runtime import devices
+from sae_gap.storage.results import digest
 from sae_gap.storage.tensor_files import brief
 
 
@@ -36,8 +36,8 @@ def fetched(path: str | os.PathLike[str]) -> Path:
         companion = str(PurePosixPath(remote).with_suffix(f".{DOCUMENTS}.npy"))
         is_folder = store.isdir(remote)
         files = store.find(remote, maxdepth=1) if is_folder else [remote, *filter(store.exists, [companion])]
-        place = cache / _digest(url)
-        copy = place / _digest(*(f"{file} {store.ukey(file)}" for file in files))
+        place = cache / digest([url])
+        copy = place / digest(f"{file} {store.ukey(file)}" for file in files)
         if not copy.is_dir():
             place.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=cache) as draft:
@@ -57,7 +57,3 @@ def fetched(path: str | os.PathLike[str]) -> Path:
             f"{url} cannot be copied to {cache} ({brief(error)}); check its name, your credentials and the space on the disk."
         ) from error
     return copy if is_folder else copy / PurePosixPath(remote).name
-
-
-def _digest(*texts: str) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]

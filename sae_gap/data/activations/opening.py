@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sae_gap.core.checks import as_real, check_path, check_type, shown
+from sae_gap.core.matching import as_matrix
 from sae_gap.data.activations.array_files import read_npy, read_npz, read_safetensors
 from sae_gap.data.activations.arrow_files import read_arrow
 from sae_gap.data.activations.fetching import fetched
@@ -87,19 +88,18 @@ def _read_folder(folder: pathlib.Path, key: str | None) -> list[Table]:
         inner = ", ".join(repr(path.name) for path in entries if path.is_dir())[:100]
         mend = f"give one of its folders, such as {inner}" if inner else f"give one with {', '.join(READERS)}"
         raise ValueError(f"the folder {folder} holds no file of activations; {mend}.")
-    tables = [_read_file(file, key) for file in files]
-    forms = [_form(file, table) for file, table in zip(files, tables, strict=True)]
-    for file, form in zip(files, forms, strict=True):
-        if form != forms[0]:
-            raise ValueError(
-                f"{folder} must hold files of one form, but {files[0].name} is {forms[0]} and {file.name} {form}; "
-                "move one of them to another folder."
-            )
+    tables: list[Table] = []
     counted = 0
-    for place, table in enumerate(tables):
+    for file in files:
+        table = _read_file(file, key)
         if table.counted and table.documents is not None:
-            tables[place] = table._replace(documents=table.documents + counted)
-            counted += int(table.documents.max()) + 1
+            table = table._replace(documents=table.documents + counted)
+            counted = int(table.documents.max()) + 1  # type: ignore[union-attr]
+        tables.append(table)
+        first, form = _form(files[0], tables[0]), _form(file, table)
+        if form != first:
+            fault = f"{folder} must hold files of one form, but {files[0].name} is {first} and {file.name} {form}"
+            raise ValueError(f"{fault}; move one of them to another folder.")
     return tables
 
 
@@ -140,12 +140,10 @@ def save_activations(
     """
     check_path("path", path)
     path = pathlib.Path(os.path.expanduser(path))
-    rows = as_real("activations", activations, "a matrix of real numbers")
-    if rows.ndim != 2 or not rows.size:
-        raise ValueError(f"activations must be a non-empty matrix, but the shape is {rows.shape}.")
+    rows = as_matrix("activations", activations)
     # They are read again as float32.
-    if not np.all(np.abs(rows) <= np.finfo(np.float32).max):
-        raise ValueError("activations must be finite in float32, but some are NaN, infinite or too large; drop those rows.")
+    if np.abs(rows).max() > np.finfo(np.float32).max:
+        raise ValueError("activations must be finite in float32, but some are too large; drop those rows.")
     arrays: dict[str, Any] = {ACTIVATIONS: rows}
     if documents is not None:
         arrays[DOCUMENTS] = as_real("documents", documents, "a vector of integers")

@@ -63,10 +63,8 @@ def find_outliers(norms: Float[np.ndarray, " n"], documents: Int[np.ndarray, " n
             f"by one number that brings it between {_SHORTEST:g} and {_LONGEST:g}, such as a power of two."
         )
     rows = np.flatnonzero(norms > FACTOR * median) if median > 0 else np.zeros(0, int)
-    num_first = None
-    if documents is not None:
-        num_first = int(np.isin(rows, np.unique(documents, return_index=True)[1]).sum())
-    return Outliers(rows, norms[rows] / median, len(norms), num_first)
+    firsts = None if documents is None else np.unique(documents, return_index=True)[1]
+    return Outliers(rows, norms[rows] / median, len(norms), None if firsts is None else int(np.isin(rows, firsts).sum()))
 
 
 def scale_down(signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_dim"]:

@@ -65,11 +65,12 @@ def choose(path: pathlib.Path, names: Sequence[str], key: str | None) -> str:
             raise RefusedError(f"{path} has no array {key!r}; choose one of {listed or 'none'}.")
         return key
     others = [name for name in names if name != DOCUMENTS]
-    if ACTIVATIONS in others or len(others) == 1:
-        return ACTIVATIONS if ACTIVATIONS in others else others[0]
-    if others:
-        raise RefusedError(f"{path} holds several arrays, {listed}; name one with key.")
-    raise RefusedError(f"{path} holds no activations; save them as {ACTIVATIONS}.")
+    if ACTIVATIONS in others:
+        return ACTIVATIONS
+    if len(others) == 1:
+        return others[0]
+    fault = f"several arrays, {listed}; name one with key" if others else f"no activations; save them as {ACTIVATIONS}"
+    raise RefusedError(f"{path} holds {fault}.")
 
 
 def as_table(path: pathlib.Path | str, array: Array, documents: Array | None = None, *, counted: bool = False) -> Table:
@@ -94,7 +95,7 @@ def as_table(path: pathlib.Path | str, array: Array, documents: Array | None = N
             f"{path} must hold rows, or documents of rows, but its shape is {shape}; reshape it to (samples, input_dim)."
         )
     if len(shape) == 2:
-        named = None if documents is None else read_documents(path, documents, shape[0])
+        named = documents and read_documents(path, documents, shape[0])
         return Table(path, *shape, array.read, named, counted)
     count, length, width = shape
 

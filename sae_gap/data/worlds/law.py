@@ -5,24 +5,13 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from sae_gap.core.checks import check_flag, check_integer, check_number, check_numbers, check_seed, check_size, shown
+from sae_gap.core.checks import check_number, shown
+from sae_gap.core.options import SEED, option, settle
 
 # Magnitudes beyond this leave no room for sums of their squares.
 LOUDEST = 1e6
 # A world in which fewer features fire in a sample, on average, has nothing to learn from.
 FEWEST = 0.01
-_INTEGERS = {"roots": 2**31 - 1, "branching": 2**31 - 1, "depth": 2**31 - 1, "rank": 100_000, "orthogonal_steps": 100_000}
-_NUMBERS: dict[str, dict[str, float]] = {
-    "most": {"above": 0, "below": 1},
-    "least": {"above": 0, "below": 1},
-    "exponent": {"least": -100, "most": 100},
-    "correlation": {"least": 0, "most": 10},
-    "loudest": {"least": 1e-6, "most": LOUDEST},
-    "softest": {"least": 1e-6, "most": LOUDEST},
-    "bias": {"least": 0, "most": LOUDEST},
-}
 # What a title leaves out: sizes and seed have columns of their own.
 _SIZES = ("num_latents", "input_dim", "seed", "folder", "digest")
 
@@ -64,42 +53,30 @@ class Law:
       TypeError: a folder is given without its digest.
     """
 
-    num_latents: int = 16_384
-    input_dim: int = 768
-    seed: int = 0
-    roots: int = 128
-    branching: int = 4
-    depth: int = 3
-    exponent: float = 0.5
-    most: float = 0.4
-    least: float = 5e-4
-    rank: int = 25
-    correlation: float = 0.1
-    loudest: float = 5.0
-    softest: float = 4.0
-    spread: tuple[float, float] = (0.5, 0.5)
-    exclusive: bool = True
-    scale_children: bool = True
-    orthogonal_steps: int = 100
-    bias: float = 0.5
+    num_latents: int = option(default=16_384)
+    input_dim: int = option(default=768)
+    seed: int = option(default=0, **SEED)
+    roots: int = option(default=128, least=0)
+    branching: int = option(default=4, least=0)
+    depth: int = option(default=3, least=0)
+    exponent: float = option(default=0.5, least=-100, most=100)
+    most: float = option(default=0.4, above=0, below=1)
+    least: float = option(default=5e-4, above=0, below=1)
+    rank: int = option(default=25, least=0, most=100_000)
+    correlation: float = option(default=0.1, least=0, most=10)
+    loudest: float = option(default=5.0, least=1e-6, most=LOUDEST)
+    softest: float = option(default=4.0, least=1e-6, most=LOUDEST)
+    spread: tuple[float, float] = option(default=(0.5, 0.5), length=2, least=-LOUDEST, most=LOUDEST)
+    exclusive: bool = option(default=True)
+    scale_children: bool = option(default=True)
+    orthogonal_steps: int = option(default=100, least=0, most=100_000)
+    bias: float = option(default=0.5, least=0, most=LOUDEST)
     folder: pathlib.Path | None = None
     digest: str | None = None
 
     def __post_init__(self):
-        check_size("num_latents", self.num_latents)
-        check_size("input_dim", self.input_dim)
-        check_seed(self.seed)
-        for name, most in _INTEGERS.items():
-            check_integer(name, getattr(self, name), least=0, most=most)
-        for name, bounds in _NUMBERS.items():
-            check_number(name, getattr(self, name), **bounds)
-        check_numbers("spread", self.spread, 2, least=-LOUDEST, most=LOUDEST)
+        settle(self)
         check_number("the standard deviation of spread", self.spread[1], least=0)
-        for name in ("exclusive", "scale_children"):
-            check_flag(name, getattr(self, name))
-        # Titles and rows have numbers of Python.
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         if self.least > self.most:
             raise ValueError(f"probabilities need 0 < least <= most < 1, but least is {self.least} and most is {self.most}.")
         if self.most * self.num_latents < FEWEST:
@@ -144,12 +121,6 @@ class Law:
         parts = [field for field in dataclasses.fields(Law) if field.name not in _SIZES]
         differ = [field.name for field in parts if getattr(self, field.name) != field.default]
         return " ".join(["synthsae", *(f"{name}={_said(getattr(self, name))}" for name in differ)])
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(map(_plain, value))
-    return value.item() if hasattr(value, "item") and np.ndim(value) == 0 else value
 
 
 def _said(value: Any) -> str:

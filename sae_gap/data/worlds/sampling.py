@@ -47,9 +47,7 @@ class Sampler:
         blocks = [self._block(rng, min(_BLOCK, count - start)) for start in range(0, count, _BLOCK)]
         rows = np.concatenate([_BLOCK * place + rows for place, (rows, _, _) in enumerate(blocks)])
         features, values = (np.concatenate([block[part] for block in blocks]) for part in (1, 2))
-        order = np.argsort(rows * width + features)
-        ends = np.searchsorted(rows[order], np.arange(count + 1))
-        return sparse.csr_array((values[order].astype(np.float32), features[order], ends), (count, width))
+        return sparse.csr_array((values.astype(np.float32), (rows, features)), (count, width))
 
     def _block(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows, features and values of a few samples, level by level."""
@@ -85,16 +83,15 @@ class Sampler:
         children = self._children[self._first[features[parent]] + place]
         level = np.einsum("ij,ij->i", self._weights[children], shared[rows[parent]])
         on = rng.random(len(children)) < special.ndtr(level.astype(np.float64))
-        parent, children, own = self._sound(rng, parent[on], children[on])
+        parent, children, loudness = self._sound(rng, parent[on], children[on])
         # Of several children of an exclusive parent one stays, whichever has the highest lot.
         order = np.lexsort((rng.random(len(parent)), parent))
         last = np.append(np.diff(parent[order]) != 0, np.ones(min(1, len(parent)), bool))
         stays = order[last | ~firing.exclusive[features[parent[order]]]]
-        parent, children, own = parent[stays], children[stays], own[stays]
+        parent = parent[stays]
         above = features[parent]
         factor = np.where(firing.scaled[above], values[parent] / firing.mean[above], 1.0)
-        grown = own * factor
-        return rows[parent], children, grown
+        return rows[parent], children[stays], loudness[stays] * factor
 
 
 def _thinned(rng: np.random.Generator, length: int) -> Int[np.ndarray, " some"]:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sae_gap.data.worlds.law import LOUDEST
-from sae_gap.storage.tensor_files import Config, Tensors, read_json, read_safetensors
+from sae_gap.storage.tensor_files import Config, read_json, read_safetensors
 
 # The files of a published world.
 FILES = _CONFIG, _TREES, _TENSORS = "synthetic_model_config.json", "hierarchy.json", "synthetic_model.safetensors"
@@ -37,7 +37,7 @@ def read_atoms(folder: pathlib.Path) -> tuple[Float[np.ndarray, "N input_dim"], 
       ValueError: the tensors are damaged, of other sizes than the configuration says, or not unit vectors.
     """
     number, input_dim = sizes(folder)
-    tensors = _tensors(folder)
+    tensors = read_safetensors(folder / _TENSORS)
     atoms = tensors.take("feature_vectors", number, input_dim).astype(np.float32)
     _check_range("the lengths of feature_vectors", np.linalg.norm(atoms, axis=1), 1 - _ROUNDING, 1 + _ROUNDING, tensors.path)
     return atoms, tensors.take("bias", input_dim).astype(np.float32)
@@ -50,7 +50,7 @@ def read_firing(folder: pathlib.Path) -> dict[str, Any]:
       ValueError: a file is damaged, does not fit the others, or holds what no world has.
     """
     number, _ = sizes(folder)
-    config, tensors = _config(folder), _tensors(folder)
+    config, tensors = _config(folder), read_safetensors(folder / _TENSORS)
     rates = tensors.take("firing_probabilities", number).astype(np.float64)
     _check_range("firing_probabilities", rates, 0, 1, tensors.path)
     factor, rest = np.zeros((number, 0)), np.ones(number)
@@ -81,10 +81,6 @@ def _config(folder: pathlib.Path) -> Config:
     return Config(folder / _CONFIG, read_json(folder / _CONFIG))
 
 
-def _tensors(folder: pathlib.Path) -> Tensors:
-    return read_safetensors(folder / _TENSORS)
-
-
 def _magnitudes(config: Config, name: str, default: float, number: int, stream: int) -> Float[np.ndarray, " N"]:
     """Mean or standard deviation of each feature's magnitude, by the rule that the configuration names.
 
@@ -93,21 +89,18 @@ def _magnitudes(config: Config, name: str, default: float, number: int, stream: 
     if not isinstance(config.entries.get(name), dict):
         return np.full(number, config.number(name, default))
     rule = config.part(name)
-    kind = rule.text("generator_name", "")
+    kind = rule.choice("generator_name", "", ("constant", "linear", "folded_normal"))
     if kind == "constant":
         return np.full(number, rule.number("value", 1.0))
     if kind == "linear":
         # Ends too far apart give NaN, which is out of range.
         with np.errstate(over="ignore", invalid="ignore"):
             return np.linspace(rule.number("start", 1.0), rule.number("end", 1.0), number)
-    if kind == "folded_normal":
-        if "seed" not in config:
-            raise ValueError(f"{name} in {config.path} are random, but the configuration has no seed to draw them by; add it.")
-        normal = torch_normal(config.size("seed", least=0) + stream, number)
-        drawn = np.abs(rule.number("mean", 0.0) + rule.number("std", 0.1) * normal)
-        least = rule.number("min_value", 0.0)
-        return np.clip(drawn, least, max(least, rule.number("max_value", 1e30)))
-    raise ValueError(f"{name} in {config.path} are of the unknown kind {kind!r:.40}; choose constant, linear or folded_normal.")
+    # The magnitudes are random, and drawn by the seed.
+    normal = torch_normal(config.size("seed", least=0) + stream, number)
+    drawn = np.abs(rule.number("mean", 0.0) + rule.number("std", 0.1) * normal)
+    least = rule.number("min_value", 0.0)
+    return np.clip(drawn, least, max(least, rule.number("max_value", 1e30)))
 
 
 def torch_normal(seed: int, number: int) -> Float[np.ndarray, " number"]:

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse
 
-from sae_gap.core.checks import check_choice, check_integer, check_number, check_path, check_size, check_type
+from sae_gap.core.checks import check_choice, check_integer, check_path, check_size, check_type
+from sae_gap.core.options import option
 from sae_gap.core.types import Split, Task, Tree
 from sae_gap.data.digest import file_digest
 from sae_gap.data.pieces import pieces_of
@@ -52,24 +53,16 @@ class World(Law):
       Chanin & Garriga-Alonso (2026), "SynthSAEBench", arXiv:2602.14687.
     """
 
-    width: int | None = None
-    num_samples: int = 200_000
-    scored: int | None = None
-    noise_db: float | None = None
+    width: int | None = option(default=None, kind=int)
+    num_samples: int = option(default=200_000, least=4)
+    scored: int | None = option(default=None, kind=int)
+    noise_db: float | None = option(default=None, kind=float, least=-200, most=200)
 
     def __post_init__(self):
         super().__post_init__()
-        if self.width is not None:
-            check_size("width", self.width)
+        if self.width == self.num_latents:
             # One world has one key: as wide as the truth is the same as None.
-            object.__setattr__(self, "width", None if self.width == self.num_latents else int(self.width))
-        check_size("num_samples", self.num_samples)
-        if self.num_samples < 4:
-            raise ValueError(f"num_samples must be at least 4, but it is {self.num_samples}.")
-        if self.scored is not None:
-            check_size("scored", self.scored)
-        if self.noise_db is not None:
-            check_number("noise_db", self.noise_db, least=-200, most=200)
+            object.__setattr__(self, "width", None)
 
     @property
     def num_train(self) -> int:

@@ -12,7 +12,7 @@ from sae_gap.core.options import option
 from sae_gap.core.registry import Look
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.learner import Learner, check_base, live_share
+from sae_gap.learners.learner import Learner, base_of, live_share
 from sae_gap.learners.online import family_rules, gradient_sums, renewal
 from sae_gap.learners.online.cooccurrence import Cooccurrence, drop_atoms, empty_counts
 from sae_gap.learners.online.gradient_sums import GradientSums, num_visited
@@ -101,32 +101,31 @@ class Families(Learner):
     weight: float = option(default=0.5, least=0, most=1)
     num_slots: int | None = option(default=None, kind=int)
 
-    side_by_side = False
-
     def __check_init__(self):
-        check_base(self)
+        base_of(self)
         gradient_sums.check_slots(self.num_slots)
 
     @property
     def name(self):  # type: ignore[override]
-        return "families" if self.base is None else f"{self.base.name}_families"
+        return f"{base_of(self).name}_families"
 
     def needs(self, task):
-        narrow = None if task.width <= LARGEST else f"a width of at most {LARGEST:,} latents, which families are told among"
-        return super().needs(task) or narrow
+        if task.width > LARGEST:
+            return f"a width of at most {LARGEST:,} latents, which families are told among"
+        return super().needs(task)
 
     def init(self, data, *, num_latents, key, base=None):
         signals, dtype = data.signals, data.signals.dtype
         dictionary, bias = unit_atoms(base.decoder)[0].astype(dtype), jnp.asarray(base.bias, dtype)
         live, squares = live_share(signals), jnp.zeros(dictionary.shape[1], dtype)
-        noise, amplitude = gradient_sums.initial_scales(
+        scales = gradient_sums.initial_scales(
             signals - bias, dictionary, live, self.margin, self.floor, num_slots=self.num_slots, epsilon=EPSILON
         )
-        return FamiliesState(dictionary, bias, squares, noise, amplitude, live, jnp.zeros((), jnp.int32))
+        return FamiliesState(dictionary, bias, squares, *scales, live, jnp.zeros((), jnp.int32))
 
     def step(self, data: Split, state: FamiliesState) -> FamiliesState:
         num_samples = len(data.signals)
-        number = self._round_size(num_samples, state.dictionary.shape[1])
+        number = num_visited(self.visits, num_samples, max(state.dictionary.shape[1], LEAST_LATENTS))
         order = (state.round * number + jnp.arange(number)) % num_samples
         sums, counts, seeds = gradient_sums.by_samples(_code, self, data.signals[order] - state.bias, state)
         counts = counts._replace(number=jnp.asarray(number, counts.number.dtype))
@@ -152,23 +151,20 @@ class Families(Learner):
         dictionary = family_rules.decorrelate_children(dictionary, counts, self.weight)
         # An atom that moved counts as used until its uses are known.
         squares = jnp.where(moved, family_rules.usual_energy(squares), squares)
-        noise, amplitude = gradient_sums.scales(sums, number, len(dictionary), state.live)
-        return FamiliesState(dictionary, state.bias, squares, noise, amplitude, state.live, state.round + 1)
+        scales = gradient_sums.scales(sums, number, len(dictionary), state.live)
+        return FamiliesState(dictionary, state.bias, squares, *scales, state.live, state.round + 1)
 
     def model(self, state):
         return Model(state.dictionary, state.bias)
-
-    def _round_size(self, num_samples: int, num_latents: int) -> int:
-        return num_visited(self.visits, num_samples, max(num_latents, LEAST_LATENTS))
 
 
 def _code(learner: Families, signals, state: FamiliesState, axes) -> tuple[GradientSums, Cooccurrence, Seeds]:
     """What the samples of a round tell, those of all devices together."""
     num_latents = state.dictionary.shape[1]
     least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, learner.floor)
-    empty, slots = empty_counts(num_latents, signals.dtype), learner.num_slots
+    empty = empty_counts(num_latents, signals.dtype)
     sums, residual, counts = gradient_sums.accumulate(
-        signals, state.dictionary, least, EPSILON * least, num_slots=slots, counts=empty
+        signals, state.dictionary, least, EPSILON * least, num_slots=learner.num_slots, counts=empty
     )
     own = renewal.collect(renewal.empty_seeds(renewal.most_restarts(num_latents, len(signals)), signals), residual)
     most = renewal.most_restarts(num_latents, len(signals) * lax.axis_size(axes))

@@ -143,7 +143,7 @@ def split_merged_parents(dictionary, moved, counts: Cooccurrence, idle):
     alike = siblings & _apart(given) & (cosines > SIBLINGS)
     lone = jnp.zeros_like(uses).at[parent].add(1, mode="drop")[parent] == 1
     owner = jnp.where(jnp.any(alike, axis=0) | lone, parent, num_latents)
-    children = _members(owner, MEMBERS)
+    children = _members(owner)
     is_child = children < num_latents
 
     def over_children(values):
@@ -195,15 +195,12 @@ def add_missing_parents(dictionary, moved, counts: Cooccurrence, idle):
     atom that is p already takes the factor, or else an idle one, and the members keep what they have beside it.
     """
     num_latents = dictionary.shape[1]
-    given, uses = conditional(counts)
     names = jnp.arange(num_latents)
-    cosines = dictionary.T @ dictionary
-    able = (uses >= LEAST_USES) & ~moved
-    alike = able[:, None] & able & _apart(given) & (names[:, None] != names) & (cosines > coherent_cosine(dictionary))
+    alike, cosines, able = _coherent_pairs(dictionary, moved, counts)
     central = jnp.sum(jnp.where(alike, cosines, 0), axis=0)
     leader = jnp.argmax(jnp.where(alike | (names[:, None] == names), central[:, None], -1), axis=0)
     leader = jnp.where(able & (leader[leader] == leader), leader, num_latents)
-    members = _members(leader, MEMBERS)
+    members = _members(leader)
     is_member = members < num_latents
 
     def find(v):
@@ -264,11 +261,9 @@ def part_from_parents(dictionary, moved, counts: Cooccurrence):
       The dictionary, which atoms moved, and which are free.
     """
     num_latents = dictionary.shape[1]
-    given, uses = conditional(counts)
     names = jnp.arange(num_latents)
-    cosines, size, energy = dictionary.T @ dictionary, _mean_codes(counts), jnp.diagonal(counts.products)
-    able = (uses >= LEAST_USES) & ~moved
-    lies = able[:, None] & able & (names[:, None] != names) & _apart(given) & (cosines > coherent_cosine(dictionary))
+    size, energy = _mean_codes(counts), jnp.diagonal(counts.products)
+    lies, cosines, _ = _coherent_pairs(dictionary, moved, counts)
     lies &= (size[:, None] < size) & (cosines * size > CONTAINS * size[:, None]) & (energy[:, None] > _LEAST_ENERGY * energy)
     # No parent moves itself.
     lies &= ~jnp.any(lies, axis=0)[:, None]
@@ -335,12 +330,21 @@ def _apart(given):
     return jnp.maximum(given, given.T) < APART
 
 
-def _members(owner: Int[Array, " num_latents"], most: int) -> Int[Array, "num_latents members"]:
+def _coherent_pairs(dictionary, moved, counts: Cooccurrence):
+    """Which pairs of judged atoms are coherent and apart, the cosines of all pairs, and which atoms are judged."""
+    given, uses = conditional(counts)
+    cosines = dictionary.T @ dictionary
+    judged = (uses >= LEAST_USES) & ~moved
+    pairs = judged[:, None] & judged & ~jnp.eye(len(uses), dtype=bool) & _apart(given)
+    return pairs & (cosines > coherent_cosine(dictionary)), cosines, judged
+
+
+def _members(owner: Int[Array, " num_latents"]) -> Int[Array, "num_latents members"]:
     """The first atoms that each atom owns, a row each, filled up with num_latents, the owner of those that have none."""
     num_latents = len(owner)
     order = jnp.argsort(owner, stable=True)
     rank = jnp.arange(num_latents) - jnp.searchsorted(owner[order], owner[order])
-    return jnp.full((num_latents, most), num_latents).at[owner[order], rank].set(order, mode="drop")
+    return jnp.full((num_latents, MEMBERS), num_latents).at[owner[order], rank].set(order, mode="drop")
 
 
 def _first_claims(places: Int[Array, " num_latents"]) -> Int[Array, " num_latents"]:

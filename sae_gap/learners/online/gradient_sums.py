@@ -110,7 +110,9 @@ def scales(sums: GradientSums, number: int, input_dim: int, live) -> tuple[Float
     return noise, jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
 
 
-def initial_scales(signals, dictionary, live, margin, floor, *, num_slots: int | None = None, epsilon: float = 1.0):
+def initial_scales(
+    signals, dictionary, live, margin, floor, *, num_slots: int | None = None, epsilon: float = 1.0
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """σ and a of the first samples, which are coded a few times, at first as if each signal were a single atom.
 
     Args:
@@ -127,24 +129,24 @@ def initial_scales(signals, dictionary, live, margin, floor, *, num_slots: int |
     """
     some = signals[:FIRST_SAMPLES]
 
-    def coded(found, _):
-        noise, amplitude = found
+    def coded(scale, _):
+        noise, amplitude = scale
         least = threshold(noise, amplitude, margin, floor)
-        sums, _, _ = accumulate(some, dictionary, least, epsilon * least, num_slots=num_slots)
+        sums = accumulate(some, dictionary, least, epsilon * least, num_slots=num_slots)[0]
         return scales(sums, len(some), len(dictionary), live), None
 
-    begun = jnp.zeros((), signals.dtype), jnp.sqrt(jnp.mean(jnp.sum(some**2, axis=1)))
-    return lax.scan(coded, begun, length=FIRST_ROUNDS)[0]
+    first = jnp.zeros((), signals.dtype), jnp.sqrt(jnp.mean(jnp.sum(some**2, axis=1)))
+    return lax.scan(coded, first, length=FIRST_ROUNDS)[0]
 
 
-def total_visits(visits: float, num_latents: int) -> float:
+def total_visits(visits: float, num_latents: int) -> int:
     """Samples to code where each latent has so many visits."""
-    return visits * max(num_latents, LEAST_LATENTS)
+    return round(visits * max(num_latents, LEAST_LATENTS))
 
 
 def num_visited(visits: float, num_samples: int, num_latents: int) -> int:
     """Samples to code at so many visits, each at most once."""
-    return min(num_samples, max(1, round(total_visits(visits, num_latents))))
+    return min(num_samples, max(1, total_visits(visits, num_latents)))
 
 
 def check_slots(num_slots: int | None) -> None:
@@ -197,9 +199,10 @@ def _on_host(signals, atoms, least, epsilon, num_latents: int, num_slots: int, n
     """The sums and the codes from compiled loops, in which each sample takes the steps that it needs and no others."""
 
     def work(*arrays):
-        signals, atoms, least, epsilon = map(np.asarray, arrays)
-        scale = float(least), float(epsilon)
-        found = host_pursuits.pursue(signals, atoms, *scale, num_slots=num_slots, num_rounds=num_rounds)
+        signals, atoms, *scale = map(np.asarray, arrays)
+        found = host_pursuits.pursue(
+            signals, atoms, *map(float, scale), num_slots=num_slots, num_rounds=num_rounds
+        )
         return found, host_pursuits.sums(*found, num_latents)
 
     def kind(*shape, dtype=signals.dtype):
@@ -208,8 +211,6 @@ def _on_host(signals, atoms, least, epsilon, num_latents: int, num_slots: int, n
     num_samples, input_dim = signals.shape
     by_slot = kind(num_samples, num_slots, dtype=jnp.int32), kind(num_samples, num_slots), kind(num_samples, input_dim)
     by_latent = kind(num_latents, input_dim), kind(num_latents), kind(num_latents)
-    found, (gradient, squares, uses) = jax.pure_callback(
-        work, (by_slot, by_latent), signals, atoms, least, epsilon, vmap_method="sequential"
-    )
-    found = Pursuit(*found)
-    return GradientSums(gradient, squares, uses, jnp.sum(found.residual**2)), found
+    found, (gradient, squares, uses) = jax.pure_callback(work, (by_slot, by_latent), signals, atoms, least, epsilon)
+    codes = Pursuit(*found)
+    return GradientSums(gradient, squares, uses, jnp.sum(codes.residual**2)), codes

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from absl import logging
 from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -21,7 +20,6 @@ from sae_gap.learners.online import gradient_sums, renewal
 from sae_gap.learners.online.decorrelation import decorrelate_atoms
 from sae_gap.learners.online.gradient_sums import GradientSums
 from sae_gap.runtime.sharding import LATENTS, SAMPLES, axis_size
-from sae_gap.solvers.working_set import default_slots
 
 # Rates for samples that are visited again and again, and for those that are seen once.
 RATES, RATES_ONCE = (0.5, 0.1, 0.02), (0.5, 0.05, 0.01)
@@ -35,10 +33,6 @@ PERIOD = 3
 # Shares of the fit between which wasted atoms restart, and coherent ones are decorrelated: once rates have fallen far enough
 # for atoms to settle, and while there is time for them to do so.
 RESTARTS, DECORRELATES = (0.4, 0.9), (0.3, 0.97)
-# Slots from which on their cost is told.
-MANY_SLOTS = 64
-# What a sample takes on its slots in a round of the pursuit, in multiplications of a product for each pair of them.
-PAIR_OF_SLOTS = 80
 # Samples a latent, the last of a round, whose residuals wasted atoms may restart from.
 SEED_SAMPLES = 2
 
@@ -154,8 +148,7 @@ class OnlineDictionary(Learner):
     incoherent: bool = option(default=False)
     tol: float = option(default=1e-5, least=0)
 
-    side_by_side = False
-    snapshots = (0, 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90)
+    snapshots = (0, 1, 2, 5, *range(10, 100, 10))
 
     def __check_init__(self):
         gradient_sums.check_slots(self.num_slots)
@@ -183,36 +176,20 @@ class OnlineDictionary(Learner):
             "batch_size": round(1.43 * num_latents),
             "rates": RATES,
             "margin": min(4.0, math.sqrt(input_dim) / 2),
+            "num_slots": 4 * math.ceil(sparsity / 2),
             "weak": WEAK,
+            "centred": True,
         }
-        chosen |= {"num_slots": 4 * math.ceil(sparsity / 2), "centred": True}
-        return cls(**(chosen | options))
-
-    def work(self, num_samples: int, input_dim: int, num_latents: int) -> float:
-        """Multiplications of a fit, about."""
-        visits = num_samples if self.visits is None else gradient_sums.total_visits(self.visits, num_latents)
-        slots = default_slots(input_dim, num_latents) if self.num_slots is None else self.num_slots
-        solves = self.num_rounds * PAIR_OF_SLOTS * slots**2
-        return visits * ((self.num_rounds + 1.0) * input_dim * num_latents + solves)
+        return cls(**chosen | options)
 
     def minibatches(self, num_samples: int, num_latents: int) -> tuple[int, int]:
         """Minibatches of a round, and samples to each."""
-        total = num_samples if self.visits is None else round(gradient_sums.total_visits(self.visits, num_latents))
+        total = num_samples if self.visits is None else gradient_sums.total_visits(self.visits, num_latents)
         # As many minibatches of about the size as leave fewer samples over than there are minibatches.
         share = max(1, total // self.num_steps)
         size = min(self.batch_size or max(16, round(num_latents / 5)), share)
         count = max(1, round(share / size))
         return count, share // count
-
-    def select(self, task):
-        slots = default_slots(task.input_dim, max(1, task.width))
-        if self.num_slots is None and slots >= MANY_SLOTS:
-            logging.warning(
-                "online_dl keeps %d slots for the latents of a sample, and its time grows with them; where fewer are in use, "
-                "OnlineDictionary.for_activations(num_latents, l0, input_dim) is many times faster.",
-                slots,
-            )
-        return super().select(task)
 
     def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> OnlineState:
         signals, dtype = data.signals, data.signals.dtype
@@ -221,35 +198,40 @@ class OnlineDictionary(Learner):
         chosen = jax.random.choice(samples_key, num_samples, (min(num_samples, num_latents),), replace=False)
         atoms = unit_atoms((signals[chosen] - jnp.mean(signals, axis=0)).T)[0]
         spare = jax.random.normal(normal_key, (input_dim, num_latents - atoms.shape[1]), dtype)
-        live = live_dims(signals)
-        dictionary = jnp.concatenate([atoms, unit_atoms(jnp.where(live[:, None], spare, 0))[0]], axis=1)
-        zero, share = jnp.zeros((), dtype), live_share(signals)
+        spare = unit_atoms(jnp.where(live_dims(signals)[:, None], spare, 0))[0]
+        zero, live = jnp.zeros((), dtype), live_share(signals)
         mean = jnp.mean(signals, axis=0) if self.centred else jnp.zeros(input_dim, dtype)
-        # As if the first codes left half of each signal.
-        noise = 0.5 * jnp.sqrt(jnp.mean((signals - mean if self.centred else signals) ** 2) / share)
-        energy = jnp.zeros(num_latents, dtype)
-        change, round = zero + jnp.inf, jnp.zeros((), jnp.int32)
-        return OnlineState(dictionary, energy, zero + 1, noise, zero, change, share, mean, round, key)
+        return OnlineState(
+            dictionary=jnp.concatenate([atoms, spare], axis=1),
+            energy=jnp.zeros(num_latents, dtype),
+            forgotten=zero + 1,
+            # As if the first codes left half of each signal.
+            noise=0.5 * jnp.sqrt(jnp.mean((signals - mean) ** 2) / live),
+            amplitude=zero,
+            change=zero + jnp.inf,
+            live=live,
+            mean=mean,
+            round=jnp.zeros((), jnp.int32),
+            key=key,
+        )
 
     def step(self, data: Split, state: OnlineState) -> OnlineState:
         num_samples, input_dim = data.signals.shape
         count, size = self.minibatches(num_samples, state.dictionary.shape[1])
         order_key, key = jax.random.split(state.key)
         order = _order(order_key, state.round, num_samples, count * size)
-        return self.round(data.signals[order].reshape(count, size, input_dim), eqx.tree_at(lambda s: s.key, state, key))
+        minibatches = data.signals[order].reshape(count, size, input_dim)
+        return self.round(minibatches, eqx.tree_at(lambda s: s.key, state, key), size)
 
-    def round(
-        self, minibatches: Float[Array, "count rows input_dim"], state: OnlineState, size: int | None = None
-    ) -> OnlineState:
+    def round(self, minibatches: Float[Array, "count rows input_dim"], state: OnlineState, size: int) -> OnlineState:
         """The state after the minibatches of one round, wherever they come from.
 
         Args:
           minibatches: (count, rows, input_dim).
           state: before the round.
-          size: samples to a minibatch, where further rows of zeros make them divide among devices; None takes all rows.
+          size: samples to a minibatch; further rows of zeros make them divide among devices.
         """
-        run = functools.partial(_round, minibatches.shape[1] if size is None else size)
-        return gradient_sums.by_samples(run, self, minibatches, state, dim=1)
+        return gradient_sums.by_samples(functools.partial(_round, size), self, minibatches, state, dim=1)
 
     def done(self, state: OnlineState) -> Bool[Array, ""]:
         return (state.round > self.settle * self.num_steps) & (state.change < self.tol)
@@ -276,7 +258,7 @@ def _round(size: int, learner: OnlineDictionary, minibatches, state: OnlineState
         row = jnp.arange(rows) + rows * lax.axis_index(axes)
         minibatches = jnp.where((row < size)[:, None], minibatches - state.mean, 0)
     progress = (state.round + jnp.arange(count) / count) / learner.num_steps
-    restarts = _is_due(learner, state.round, RESTARTS, turn=0)
+    restarts = _is_due(learner, state.round, RESTARTS, turn=0) & learner.replace
     seeding = min(count, max(1, SEED_SAMPLES * num_latents // size))
     most = renewal.most_restarts(num_latents, seeding * size)
 
@@ -285,14 +267,13 @@ def _round(size: int, learner: OnlineDictionary, minibatches, state: OnlineState
         turn, signals, progress = minibatch
         sums, residual = _code(learner, state, signals, progress)
         sums = lax.psum(sums, axes)
-        if learner.replace:
-            wanted = restarts & (turn >= count - seeding)
-            seeds = lax.cond(wanted, renewal.collect, lambda seeds, _: seeds, seeds, residual)
+        wanted = restarts & (turn >= count - seeding)
+        seeds = lax.cond(wanted, renewal.collect, lambda seeds, _: seeds, seeds, residual)
         return (_advance(learner, state, sums, size, progress), energy + sums.squares, uses + sums.uses, seeds), None
 
     zeros = jnp.zeros(num_latents, minibatches.dtype)
-    begun = state, zeros, zeros, renewal.empty_seeds(min(most, seeding * rows), minibatches)
-    (new, energy, uses, seeds), _ = lax.scan(learn, begun, (jnp.arange(count), minibatches, progress))
+    first = state, zeros, zeros, renewal.empty_seeds(min(most, seeding * rows), minibatches)
+    (new, energy, uses, seeds), _ = lax.scan(learn, first, (jnp.arange(count), minibatches, progress))
     change = jnp.linalg.norm(new.dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
 
     def restart(dictionary, running):
@@ -301,9 +282,7 @@ def _round(size: int, learner: OnlineDictionary, minibatches, state: OnlineState
         dictionary, fresh = renewal.restart_wasted_atoms(dictionary, energy, uses, whole, weak=weak, axes=axes)
         return dictionary, jnp.where(fresh, jnp.mean(running), running)
 
-    dictionary, running = new.dictionary, new.energy
-    if learner.replace:
-        dictionary, running = lax.cond(restarts, restart, lambda *same: same, dictionary, running)
+    dictionary, running = lax.cond(restarts, restart, lambda *same: same, new.dictionary, new.energy)
     if learner.incoherent:
         decorrelates = _is_due(learner, state.round, DECORRELATES, turn=1)
         dictionary = lax.cond(decorrelates, decorrelate_atoms, lambda same: same, dictionary)

@@ -2,29 +2,18 @@
 
 from typing import ClassVar
 
-import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
 
 from sae_gap.core.options import option
 from sae_gap.core.registry import Look
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.learner import Learner, check_base, live_share
+from sae_gap.learners.learner import Learner, base_of, live_share
 from sae_gap.learners.online import gradient_sums
-from sae_gap.learners.online.gradient_sums import num_visited
 
 # Samples coded for each latent, and the threshold in units of the residual's and of the active codes' root mean squares.
 VISITS, MARGIN, FLOOR = 3, 2.5, 0.18
-
-
-class PrunedState(eqx.Module):
-    """The base's unit atoms and bias, and the energy of each atom: the sum of its squared codes."""
-
-    dictionary: Float[Array, "input_dim num_latents"]
-    bias: Float[Array, " input_dim"]
-    energy: Float[Array, " num_latents"]
 
 
 class Pruned(Learner):
@@ -47,27 +36,26 @@ class Pruned(Learner):
     share: float = option(default=0.25, static=True, above=0, most=1)
     num_slots: int | None = option(default=None, kind=int)
 
-    side_by_side = False
-
     def __check_init__(self):
-        check_base(self)
+        base_of(self)
         gradient_sums.check_slots(self.num_slots)
 
     @property
     def name(self):  # type: ignore[override]
-        return "pruned" if self.base is None else f"{self.base.name}_pruned"
+        return f"{base_of(self).name}_pruned"
 
     def init(self, data: Split, *, num_latents, key, base=None):
         dictionary = unit_atoms(base.decoder)[0].astype(data.signals.dtype)
         bias, slots = jnp.asarray(base.bias, dictionary.dtype), self.num_slots
-        signals = data.signals[: num_visited(VISITS, len(data.signals), dictionary.shape[1])] - bias
-        live = live_share(data.signals)
-        noise, amplitude = gradient_sums.initial_scales(signals, dictionary, live, MARGIN, FLOOR, num_slots=slots)
-        least = gradient_sums.threshold(noise, amplitude, MARGIN, FLOOR)
-        sums, _, _ = gradient_sums.accumulate(signals, dictionary, least, least, num_slots=slots)
-        return PrunedState(dictionary, bias, sums.squares)
+        number = gradient_sums.num_visited(VISITS, len(data.signals), dictionary.shape[1])
+        signals, live = data.signals[:number] - bias, live_share(data.signals)
+        scales = gradient_sums.initial_scales(signals, dictionary, live, MARGIN, FLOOR, num_slots=slots)
+        least = gradient_sums.threshold(*scales, MARGIN, FLOOR)
+        sums = gradient_sums.accumulate(signals, dictionary, least, least, num_slots=slots)[0]
+        # The energy of an atom is the sum of its squared codes.
+        return dictionary, bias, sums.squares
 
     def model(self, state):
-        num_latents = state.dictionary.shape[1]
-        kept = lax.top_k(state.energy, max(1, round(self.share * num_latents)))[1]
-        return Model(state.dictionary[:, jnp.sort(kept)], state.bias)
+        dictionary, bias, energy = state
+        kept = lax.top_k(energy, max(1, round(self.share * len(energy))))[1]
+        return Model(dictionary[:, jnp.sort(kept)], bias)

@@ -107,18 +107,13 @@ def concept(name: str, tokens: Tokens) -> Concept:
       ValueError: there is no such concept, or documents have no such topic.
     """
     kind, _, value = name.partition(":")
-    texts, words = tokens.texts.tolist(), tokens.words.tolist()
+    texts = tokens.texts.tolist()
     letters = np.array([_LETTERS.fullmatch(text) is not None for text in texts])
     begins = np.array([text.startswith(" ") for text in texts])
-    whole = letters & begins & _ends(tokens)
-    spelled = re.fullmatch("[a-z]+", value) is not None
-    if kind == "letters" and spelled:
-        has = np.array([word[:1] in [*value] for word in words])
-        return Concept(name, has, whole, True)
-    if kind == "suffix" and spelled:
-        ending = re.compile(f".{{{_STEM},}}{value}")
-        has = np.array([ending.fullmatch(word) is not None for word in words])
-        return Concept(name, has, whole, True)
+    if kind in ("letters", "suffix") and re.fullmatch("[a-z]+", value):
+        spelled = re.compile(f"[{value}].*" if kind == "letters" else f".{{{_STEM},}}{value}")
+        has = np.array([spelled.fullmatch(word) is not None for word in tokens.words.tolist()])
+        return Concept(name, has, letters & begins & _ends(tokens), True)
     if name == "capital":
         capital = np.array([text.strip()[:1].isupper() for text in texts])
         return Concept(name, capital, letters, True)
@@ -130,8 +125,7 @@ def concept(name: str, tokens: Tokens) -> Concept:
             return Concept(name, np.asarray(tokens.topics == value), letters, False)
         known = ", ".join(sorted(topics)) or "other concepts"
         raise ValueError(f"no document is of the topic {value!r}; choose from {known}.")
-    known = "letters:abc, suffix:ing, capital, space or topic:NAME"
-    raise ValueError(f"{name!r} is no concept; choose {known}.")
+    raise ValueError(f"{name!r} is no concept; choose letters:abc, suffix:ing, capital, space or topic:NAME.")
 
 
 def _ends(tokens: Tokens) -> Bool[np.ndarray, " n"]:
@@ -146,18 +140,21 @@ def read_pair(text: str) -> tuple[str, str]:
     Raises:
       ValueError: it is not a pair.
     """
-    parts = text.split("+")
-    if len(parts) != 2 or len({*parts} - {""}) != 2:
-        mend = "write two different concepts as A+B, such as topic:sport+capital"
-        raise ValueError(f"{text!r} is no pair; {mend}.")
-    return parts[0], parts[1]
+    a, _, b = text.partition("+")
+    if not a or not b or a == b or "+" in b:
+        raise ValueError(f"{text!r} is no pair; write two different concepts as A+B, such as topic:sport+capital.")
+    return a, b
 
 
 def cells(a: Concept, b: Concept) -> dict[str, Bool[np.ndarray, " n"]]:
     """Which rows are in each cell; in none where one of the concepts is not defined."""
     known = a.defined & b.defined
-    has_a, has_b = ({"1": each.has, "0": ~each.has} for each in (a, b))
-    return {name: known & has_a[name[0]] & has_b[name[1]] for name in CELLS}
+    return {
+        "11": known & a.has & b.has,
+        "10": known & a.has & ~b.has,
+        "01": known & ~a.has & b.has,
+        "00": known & ~a.has & ~b.has,
+    }
 
 
 def choose_rows(
@@ -219,8 +216,7 @@ def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
     inside = cells(a, b)
     learned = {name: rng.permutation(np.flatnonzero(inside[name] & train)) for name in CELLS}
     held = {name: rng.permutation(np.flatnonzero(inside[name] & test)) for name in CELLS}
-    shares = [share for kind in SHARES.values() for share in kind.items()]
-    unit = min(len(learned[name]) // share for name, share in shares)
+    unit = min(len(learned[name]) // share for parts in SHARES.values() for name, share in parts.items())
     fewest = min(map(len, held.values()))
     if min(unit, fewest) < FEWEST:
         sizes = (f"{name} has {len(learned[name])} and {len(held[name])}" for name in CELLS)
@@ -229,9 +225,9 @@ def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
             f"{', '.join(sizes)}, where {FEWEST} are the least; "
             "give more documents or leave the pair out."
         )
-    sets = {}
-    for kind, parts in SHARES.items():
-        sets[kind] = np.concatenate([learned[name][: parts[name] * unit] for name in parts])
+    sets = {
+        kind: np.concatenate([learned[name][: share * unit] for name, share in parts.items()]) for kind, parts in SHARES.items()
+    }
     return Split(sets, {name: rows[:fewest] for name, rows in held.items()})
 
 
@@ -246,6 +242,5 @@ def _halves(names: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np
 def _rank_in_group(groups: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """How many entries of its own group go before each entry."""
     order = np.argsort(groups, kind="stable")
-    rank = np.empty(len(groups), int)
-    rank[order] = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
-    return rank
+    ranks = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
+    return ranks[np.argsort(order)]

@@ -52,10 +52,6 @@ class Probe(NamedTuple):
         return scaled @ self.logistic.weights + self.logistic.intercept
 
 
-# Makes a probe from features, (n, columns), and labels, (n,).
-Fit = Callable[[Any, Bool[np.ndarray, " n"]], Probe]
-
-
 def fit_dense(features: Any, labels: Bool[np.ndarray, " n"], c: float = DENSE_C) -> Probe:
     """Fits a probe on all features, (n, columns); `c` is scikit-learn's C."""
     return _fit(features, slice(None), labels, c)
@@ -90,7 +86,9 @@ def _fit(
 ) -> Probe:
     columns = _columns(features, latents)
     centre, spread = columns.mean(axis=0), columns.std(axis=0)
-    scale = np.divide(1, spread, out=np.zeros_like(spread), where=spread > 0)
+    # A column that differs by rounding alone says nothing.
+    varies = spread > 1e-6 * np.abs(columns).max(axis=0)
+    scale = np.divide(1, spread, out=np.zeros_like(spread), where=varies)
     logistic = fit_logistic((columns - centre) * scale, labels, 1 / (c * len(labels)))
     return Probe(latents, centre, scale, logistic)
 
@@ -104,7 +102,7 @@ def score_pair(
     features: Any,
     has: Bool[np.ndarray, " n"],
     split: Split,
-    fit: Fit,
+    fit: Callable[[Any, Bool[np.ndarray, " n"]], Probe],
 ) -> dict[str, float]:
     """The probe trained without the cell and trained with it, both scored on the same rows.
 
@@ -134,8 +132,8 @@ def score_pair(
                 decided = probe.decide(features[tested])
                 scores[f"{prefix}auc_{side}"] = float(roc_auc(decided[:, None], has[tested])[0])
                 scores[f"{prefix}accuracy_{side}"] = float(np.mean((decided > 0) == has[tested]))
-    for name, score in {"drop": "auc", "accuracy_drop": "accuracy"}.items():
-        if f"{score}_ood" in scores:
+    if "auc_ood" in scores:
+        for name, score in {"drop": "auc", "accuracy_drop": "accuracy"}.items():
             reference = f"all_{score}_ood" if withheld else f"{score}_id"
             scores[name] = scores[reference] - scores[f"{score}_ood"]
     return scores
@@ -157,26 +155,32 @@ def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
       `SCORES` and `<score>_half`, half its interval; and `more_auc_ood`, `more_drop` and
       `more_accuracy_drop`, the differences from the baseline, with theirs.
     """
-    # By group, score and pair, the values of all seeds.
-    groups: dict[tuple[str, ...], dict[str, dict[str, list[float]]]] = {}
+    groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        scores = groups.setdefault(tuple(row[name] for name in CELL), {name: {} for name in SCORES})
-        for score in SCORES:
-            if row.get(score) is not None:
-                scores[score].setdefault(row["pair"], []).append(row[score])
+        groups.setdefault(tuple(row[name] for name in CELL), []).append(row)
     lines = []
-    for group, scores in groups.items():
+    for group, members in groups.items():
         line: Row = dict(zip(CELL, group, strict=True))
         line["pairs"] = len({row["pair"] for row in rows})
-        other = groups.get((baseline, "sae", "own", group[-1]))
-        for score, pairs in scores.items():
-            means = {pair: float(np.mean(values)) for pair, values in pairs.items()}
+        others = groups.get((baseline, "sae", "own", group[-1]), [])
+        for score in SCORES:
+            means = _by_pair(members, score)
             line[score], line[f"{score}_half"] = interval([*means.values()])
             if score in ("auc_ood", "drop", "accuracy_drop"):
-                more = [means[pair] - float(np.mean(other[score][pair])) for pair in means if other]
+                base = _by_pair(others, score)
+                more = [mean - base[pair] for pair, mean in means.items() if pair in base]
                 line[f"more_{score}"], line[f"more_{score}_half"] = interval(more)
         lines.append(line)
     return lines
+
+
+def _by_pair(rows: Sequence[Row], score: str) -> dict[str, float]:
+    """The mean over seeds of each pair that has the score."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if row.get(score) is not None:
+            values.setdefault(row["pair"], []).append(row[score])
+    return {pair: float(np.mean(scores)) for pair, scores in values.items()}
 
 
 def interval(values: Sequence[float]) -> tuple[float | None, float | None]:

@@ -46,12 +46,13 @@ class TextSet(NamedTuple):
         rng = np.random.default_rng(seed)
         usual, test = {}, {}
         for label in (1, 0):
-            rows = np.flatnonzero((self.labels == label) & ~self.shifted)
-            usual[label] = rng.permutation(rows)
-            test[f"{label}1"] = np.flatnonzero((self.labels == label) & self.shifted)
+            mine = self.labels == label
+            usual[label] = rng.permutation(np.flatnonzero(mine & ~self.shifted))
+            test[f"{label}1"] = np.flatnonzero(mine & self.shifted)
         fewest = min(map(len, usual.values()))
         trained = min(TRAINED // 2, round(TRAIN * fewest))
-        test |= {f"{label}0": rows[trained:fewest] for label, rows in usual.items()}
+        for label, rows in usual.items():
+            test[f"{label}0"] = rows[trained:fewest]
         return Split({"all": np.concatenate([rows[:trained] for rows in usual.values()])}, test)
 
 
@@ -64,8 +65,7 @@ def read_sets(*, every: bool = False) -> list[TextSet]:
     # An import of the package would import PyTorch.
     spec = importlib.util.find_spec("sae_probes")
     if spec is None or not spec.submodule_search_locations:
-        mend = "pip install --no-deps sae-probes"
-        raise ValueError(f"the package sae_probes is not installed; {mend}.")
+        raise ValueError("the package sae_probes is not installed; pip install --no-deps sae-probes.")
     data = pathlib.Path(spec.submodule_search_locations[0]) / "data"
     sets = []
     for row in _read(data / "probing_datasets_MASTER.csv.zst"):
@@ -79,26 +79,28 @@ def read_sets(*, every: bool = False) -> list[TextSet]:
 
 def _read_set(name: str, files: Sequence[pathlib.Path]) -> TextSet:
     """The first texts of a file and, if there is a second, all of that, which are shifted."""
-    labels: list[dict[str, bool]] = []
-    for path, most in zip(files, (MOST, None), strict=False):
+    texts: list[str] = []
+    labels: list[bool] = []
+    shifted: list[bool] = []
+    for path in files:
         rows = _read(path)
         last = max((row["target"] for row in rows), default="")
-        texts: dict[str, bool] = {}
-        for row in rows[:most]:
-            # A text that came twice would both train and test.
-            texts.setdefault(row["prompt"], row["target"] == last)
-        labels.append(texts)
-    moved = np.repeat(np.arange(len(labels)) > 0, [*map(len, labels)])
-    values = np.array([label for part in labels for label in part.values()])
-    return TextSet(name, tuple(text for part in labels for text in part), values, moved)
+        moved = path is not files[0]
+        # A text that came twice would both train and test.
+        firsts: dict[str, bool] = {}
+        for row in rows if moved else rows[:MOST]:
+            firsts.setdefault(row["prompt"], row["target"] == last)
+        texts += firsts
+        labels += firsts.values()
+        shifted += [moved] * len(firsts)
+    return TextSet(name, tuple(texts), np.array(labels), np.array(shifted, bool))
 
 
 def _read(path: pathlib.Path) -> list[dict[str, str]]:
     try:
         import zstandard
     except ImportError:
-        mend = "pip install 'sae_gap[sae_probes]'"
-        raise ValueError(f"sets of sae-probes are read by the library zstandard; {mend}.") from None
+        raise ValueError("sets of sae-probes are read by the library zstandard; pip install 'sae_gap[sae_probes]'.") from None
     try:
         with path.open("rb") as file:
             content = zstandard.ZstdDecompressor().stream_reader(file)

@@ -102,7 +102,7 @@ def test_a_row_that_is_not_finite_in_float32_is_named(value):
     [
         (lambda found: found.take([60]), "index 60 is out of bounds"),
         (lambda found: found.take([0.5]), "valid indices"),
-        (lambda found: list(found.chunks(0)), "size must be a positive integer"),
+        (lambda found: list(found.chunks(0)), "size must be an integer of at least 1"),
         (lambda found: found.split(1), "held_out must be a finite number above 0 and below 1"),
         (lambda found: found.split(0.1, -1), "seed must be"),
         (lambda found: rows(documents=np.zeros(60, int)).split(), r"0\.npy holds one document alone"),

@@ -143,8 +143,8 @@ def test_the_largest_and_the_smallest_law_give_finite_signals():
 
 
 BAD = {
-    "num_latents must be a positive integer": {"num_latents": 0},
-    "seed must be an integer from 0": {"seed": -1},
+    "num_latents must be an integer of at least 1": {"num_latents": 0},
+    "seed must be an integer of at least 0": {"seed": -1},
     "128 trees with 3 levels of 4 children each do not fit the 10879 features": {"num_latents": 10_879},
     "orthogonal_steps must be an integer of at least 0 and of at most 100000": {"orthogonal_steps": 2_000_000_000},
     "most must be a finite number above 0 and below 1": {"most": 1.0},

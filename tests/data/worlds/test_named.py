@@ -6,10 +6,12 @@ import pathlib
 import numpy as np
 import pytest
 
+from sae_gap.core.registry import instances
 from sae_gap.data.worlds import WorldStream, named
 from sae_gap.data.worlds.firing import firing_of
 from sae_gap.data.worlds.law import Law
 from sae_gap.data.worlds.named import WORLDS, named_world
+from sae_gap.data.worlds.named_world import NamedWorld
 
 
 def test_the_full_size_is_the_published_one_and_smaller_ones_keep_their_trees():
@@ -44,7 +46,7 @@ def test_a_file_in_the_folder_is_a_world(tmp_path, monkeypatch):
     (tmp_path / "dropped_in.py").write_text(source.replace('NamedWorld("correlated"', 'NamedWorld("dropped-in"'))
     monkeypatch.setattr(named, "__path__", [*named.__path__, str(tmp_path)])
     importlib.invalidate_caches()
-    assert named._found().keys() == WORLDS.keys() | {"dropped-in"}
+    assert instances(named.__name__, NamedWorld).keys() == WORLDS.keys() | {"dropped-in"}
 
 
 def test_every_world_says_what_it_is():
@@ -57,7 +59,7 @@ def test_every_world_says_what_it_is():
     [
         (("heaven",), "world must be one of .*absorption, .*, but it is 'heaven'"),
         ((["synthsae"],), "world must be one of"),
-        (("synthsae", "64"), "num_latents must be a positive integer"),
+        (("synthsae", "64"), "num_latents must be an integer of at least 1"),
         (("absorption", 5), "this world has 2 features, not 5"),
     ],
 )

@@ -158,16 +158,16 @@ FAULTS = {
     "has no tensor firing_probabilities": drop("firing_probabilities"),
     "firing_probabilities in .* must lie from 0 to 1, but": spoil("firing_probabilities", np.full(60, 1.5, np.float32)),
     "the variances of correlation_factor in .* must lie": spoil("correlation_diag", np.ones(60, np.float32)),
-    "num_features in .* must be a positive integer": spoil("num_features", -3, "config"),
-    "of the unknown kind 'lognormal'": spoil("std_firing_magnitudes", {"generator_name": "lognormal"}, "config"),
-    "the configuration has no seed to draw them by": spoil("seed", None, "config"),
+    "num_features in .* must be an integer of at least 1": spoil("num_features", -3, "config"),
+    "generator_name in .* must be one of constant, ": spoil("std_firing_magnitudes", {"generator_name": "lognormal"}, "config"),
+    "seed in .* must be an integer of at least 0": spoil("seed", None, "config"),
     "mean_firing_magnitudes in .* must lie from 1e-06 to 1e.06, but they go from 0 to 0": spoil(
         "mean_firing_magnitudes", 0.0, "config"
     ),
     "std_firing_magnitudes in .* but they go from nan": spoil("std_firing_magnitudes", linear(1e308, -1e308), "config"),
     "mutually_exclusive_children in .* must be true or false, but it is 'yes'": child(mutually_exclusive_children="yes"),
     "has feature 1 twice": child(feature_index=1),
-    "feature_index in .* must be a non-negative integer": child(feature_index=None),
+    "feature_index in .* must be an integer of at least 0": child(feature_index=None),
     "must hold lists of trees, from its entry roots on": child(children={"feature_index": 3}),
 }
 

@@ -60,12 +60,12 @@ def test_a_stream_gives_the_same_samples_in_whatever_pieces():
         (lambda: WorldStream("x"), TypeError, "world must be of class World"),
         (lambda: WorldStream(world(), "val"), ValueError, "split must be one of train, id, ood"),
         (lambda: WorldStream(world())(-1, 5), ValueError, "start must be an integer of at least 0"),
-        (lambda: WorldStream(world())(0, 0), ValueError, "count must be a positive integer"),
+        (lambda: WorldStream(world())(0, 0), ValueError, "count must be an integer of at least 1"),
         (lambda: World(folder="/nowhere"), TypeError, "read a world by published_world"),
         (lambda: published_world(5), TypeError, "folder must be a path"),
         (lambda: published_world("nowhere"), ValueError, "nowhere has no synthetic_model_config.json; download all"),
         (lambda: published_world("x", roots=3), ValueError, "an option of a published world must be one of width"),
-        (lambda: world(num_samples=3), ValueError, "num_samples must be at least 4, but it is 3"),
+        (lambda: world(num_samples=3), ValueError, "num_samples must be an integer of at least 4 and below 2**31, but it is 3"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(make, kind, message):

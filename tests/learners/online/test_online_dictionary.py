@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap import Setting, Split, Task, draw, match_atoms
+from sae_gap import Setting, Split, draw, match_atoms
 from sae_gap.learners.online import online_dictionary
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.solvers.reweighted import atom_rows, pursue
@@ -242,13 +242,3 @@ def test_centred_is_the_same_as_learning_from_centred_signals(small):
     np.testing.assert_allclose(whole.noise, apart.noise, rtol=1e-4)
     np.testing.assert_allclose(learner.model(whole).bias, mean, rtol=1e-5, atol=1e-6)
     assert not np.any(learner.model(apart).bias)
-
-
-def test_the_cost_of_slots_that_nobody_asked_for_is_told(caplog):
-    """In 200 dimensions compressed sensing allows some 40 latents, and twice as many slots."""
-    task = Task(*[Split(jnp.zeros((2, 200)))] * 3, width=400)
-    OnlineDictionary().select(task)
-    assert "for_activations" in caplog.text
-    caplog.clear()
-    OnlineDictionary.for_activations(400, 8, 200).select(task)
-    assert not caplog.text

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sae_gap.core.types import Model, Split
-from sae_gap.learners.online.pruned import Pruned, PrunedState
+from sae_gap.learners.online.pruned import Pruned
 from sae_gap.learners.oracle import Oracle
 
 FRAME = np.linalg.qr(np.random.default_rng(0).standard_normal((30, 12)))[0].astype(np.float32)
@@ -15,7 +15,7 @@ FRAME = np.linalg.qr(np.random.default_rng(0).standard_normal((30, 12)))[0].asty
 @pytest.mark.parametrize(("share", "number"), [(0.5, 6), (0.3, 4), (0.01, 1), (1.0, 12)])
 def test_the_atoms_of_most_energy_are_kept_in_their_order(share, number):
     energy = np.array([5, 1, 9, 2, 8, 3, 12, 4, 11, 6, 10, 7])
-    state = PrunedState(jnp.asarray(FRAME), jnp.zeros(30), jnp.asarray(energy, jnp.float32))
+    state = jnp.asarray(FRAME), jnp.zeros(30), jnp.asarray(energy, jnp.float32)
     kept = Pruned(share=share, base=Oracle()).model(state).decoder
     np.testing.assert_array_equal(kept, FRAME[:, energy > 12 - number])
 

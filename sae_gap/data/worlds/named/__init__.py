@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sae_gap.core.checks import check_choice, check_size
-from sae_gap.core.registry import modules
+from sae_gap.core.registry import instances
 from sae_gap.data.worlds.named_world import NamedWorld
 from sae_gap.data.worlds.world import World
 
@@ -12,13 +12,8 @@ from sae_gap.data.worlds.world import World
 SCALED = "synthsae"
 
 
-def _found() -> dict[str, NamedWorld]:
-    worlds = [thing for module in modules(__name__) for thing in vars(module).values() if isinstance(thing, NamedWorld)]
-    return {world.name: world for world in worlds}
-
-
 # The worlds that are found in this folder, by name.
-WORLDS: Mapping[str, NamedWorld] = _found()
+WORLDS: Mapping[str, NamedWorld] = instances(__name__, NamedWorld)
 
 
 def named_world(name: str, num_latents: int | None = None, **options: Any) -> World:
