@@ -200,9 +200,7 @@ def _on_host(signals, atoms, least, epsilon, num_latents: int, num_slots: int, n
 
     def work(*arrays):
         signals, atoms, *scale = map(np.asarray, arrays)
-        found = host_pursuits.pursue(
-            signals, atoms, *map(float, scale), num_slots=num_slots, num_rounds=num_rounds
-        )
+        found = host_pursuits.pursue(signals, atoms, *map(float, scale), num_slots=num_slots, num_rounds=num_rounds)
         return found, host_pursuits.sums(*found, num_latents)
 
     def kind(*shape, dtype=signals.dtype):
