@@ -137,17 +137,24 @@ class _Found:
         self.objective, self.gap = np.zeros(num_samples), np.full(num_samples, np.inf)
         self.iterations = np.zeros(num_samples, np.int64)
         self.converged = np.zeros(num_samples, bool)
-        self.codes = scipy.sparse.csr_array((num_samples, num_latents), dtype=dtype)
+        # Rows, latents and values of the codes that are not zero.
+        self.codes = [np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, dtype)]
+        self.shape = num_samples, num_latents
 
-    def put(self, rows: np.ndarray, latents: np.ndarray, values: np.ndarray) -> None:
+    def put(self, *codes: np.ndarray) -> None:
         """Write down codes that are not zero."""
-        self.codes = self.codes + scipy.sparse.csr_array((values, (rows, latents)), shape=self.codes.shape)
+        self.codes = [np.concatenate(both) for both in zip(self.codes, codes, strict=True)]
+
+    def sparse(self) -> scipy.sparse.csr_array:
+        rows, latents, values = self.codes
+        return scipy.sparse.csr_array((values, (rows, latents)), shape=self.shape)
 
     def unscaled(self, problem: Problem, *, sparse: bool) -> tuple[Any, ...]:
         """The fields of the solution, in the units of the caller."""
-        dtype, scale, (rows, latents) = self.codes.dtype, problem.signal_scale, self.codes.tocoo().coords
+        (rows, latents, values), scale = self.codes, problem.signal_scale
+        dtype = values.dtype
         with np.errstate(over="ignore", under="ignore"):
-            values = (self.codes.data * scale[rows] / problem.atom_scale[latents]).astype(dtype)
+            self.codes[2] = values = (values * scale[rows] / problem.atom_scale[latents]).astype(dtype)
             certificates = [(each * scale**2).astype(dtype) for each in (self.objective, self.gap)]
         size = np.abs(values)
         # A code that overflows or vanishes is not the one that was certified.
@@ -156,9 +163,8 @@ class _Found:
         self.converged &= np.isfinite(certificates).all(axis=0)
         rest = (*certificates, self.iterations.astype(np.int32), self.converged)
         if sparse:
-            self.codes.data = values
-            return self.codes, *rest
-        codes = _zeros(self.codes.shape, dtype)
+            return self.sparse(), *rest
+        codes = _zeros(self.shape, dtype)
         codes[rows, latents] = values
         return codes, *rest
 
@@ -249,7 +255,7 @@ def _certify(problem, found, rows, tol, *, nonneg) -> None:
     signals, row, column = problem.block(rows)
     # Beyond any correlation is far enough.
     lam = np.minimum(row[:, None] * column, float(np.finfo(problem.atoms.dtype).max) ** 0.8)
-    codes = found.codes[rows].toarray().astype(np.float64)
+    codes = found.sparse()[rows].toarray().astype(np.float64)
     step = max(1, FEW_NUMBERS // signals.shape[1])
     tiles = [slice(begin, begin + step) for begin in range(0, len(problem.atoms), step)]
     rest = signals - sum(codes[:, tile] @ problem.atoms[tile].astype(np.float64) for tile in tiles)
