@@ -208,6 +208,8 @@ class _Wanted:
         """Writes a model, in a file of its name."""
         if self.folder is not None and self.writes:
             note = {"fit": self.folder.name, "step": fitted.step, "seconds": fitted.seconds}
+            # `load_sae` reads from them how the model encodes.
+            note |= {"learner": identity.describe(self.learner), "source": self.source.asdict()}
             _write(self.folder, name, trees.dump(fitted.model, note))
 
     def end(self, fit: Fit) -> None:
