@@ -127,7 +127,7 @@ def test_a_step_is_the_one_that_is_documented(small, begun, options, progress, f
 def test_a_round_goes_on_minibatch_by_minibatch(small, begun):
     begun = eqx.tree_at(lambda s: s.round, begun, jnp.asarray(5))
     first, second = np.asarray(small.train.signals[:80]).reshape(2, 40, -1)
-    whole = eqx.filter_jit(SHORT.round)(jnp.stack([first, second]), begun)
+    whole = eqx.filter_jit(SHORT.round)(jnp.stack([first, second]), begun, 40)
     for late, same in ((0.55, True), (0.5, False)):
         state, _ = take_minibatch(SHORT, begun, first, jnp.asarray(0.5))
         state, _ = take_minibatch(SHORT, state, second, jnp.asarray(late))
@@ -209,7 +209,7 @@ def test_weak_atoms_restart_in_a_pool_and_in_a_stream_only_those_never_used(opti
     state = learner.init(Split(signals), num_latents=4, key=jax.random.key(0))
     past = jnp.asarray(frame[:, :4]), jnp.asarray(6, jnp.int32), jnp.asarray(1e-3), jnp.asarray(1.0)
     state = eqx.tree_at(lambda s: (s.dictionary, s.round, s.noise, s.amplitude), state, past)
-    new = eqx.filter_jit(learner.round)(signals[None], state)
+    new = eqx.filter_jit(learner.round)(signals[None], state, len(signals))
     assert np.flatnonzero(np.diagonal(new.dictionary) < 0.9).tolist() == fresh
 
 
@@ -222,7 +222,7 @@ def test_coherent_atoms_are_decorrelated_where_that_is_due(turn, incoherent, mov
     learner = OnlineDictionary(num_steps=100, rates=(1e-4, 1e-4, 1e-4), replace=False, incoherent=incoherent)
     state = learner.init(Split(atoms.T), num_latents=4, key=jax.random.key(0))
     state = eqx.tree_at(lambda s: (s.dictionary, s.round), state, (atoms, jnp.asarray(turn, jnp.int32)))
-    new = eqx.filter_jit(learner.round)(atoms.T[None], state)
+    new = eqx.filter_jit(learner.round)(atoms.T[None], state, atoms.shape[1])
     assert (np.abs(np.asarray(new.dictionary - atoms)).max() > 0.1) == moves
 
 
