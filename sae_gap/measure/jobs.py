@@ -57,7 +57,7 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
         for sae in plan.saes:
             about = {"sae": [sae.name, sae.identity]}
             if sae.name in plan.loaded:
-                load = {"kind": "load", **plan.loaded[sae.name]._asdict(), **sae.columns}
+                load = {"kind": "load", **plan.loaded[sae.name].columns, **sae.columns}
                 rows += once(about | {"load": load}, list, [load])
             weights = {"lam": plan.lam, "l0": plan.l0, "common": common}
             curve = once({"kind": "curve"} | about | weights, _curve, plan, sae, common)

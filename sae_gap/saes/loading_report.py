@@ -61,6 +61,13 @@ class LoadReport(NamedTuple):
     dead: int
     suspicions: tuple[str, ...] = ()
 
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What a row tells of it."""
+        columns = {"library": self.sae.library, "architecture": self.sae.architecture}
+        columns |= {"normalisation": self.sae.normalisation.name, "notes": self.sae.notes}
+        return columns | {name: value for name, value in self._asdict().items() if name != "sae"}
+
     def __str__(self) -> str:
         sae = self.sae
         least, median, greatest = np.quantile(sae.lengths, (0, 0.5, 1))

@@ -118,7 +118,11 @@ def test_a_second_run_fits_nothing_and_prints_the_same(smokes, name, call, monke
     smoke = smokes(name)
     fitted = []
     run = program.Program.run
-    monkeypatch.setattr(program.Program, "run", lambda self, *given: fitted.append(self._num_steps) or run(self, *given))
+    monkeypatch.setattr(
+        program.Program,
+        "run",
+        lambda self, *given, **options: fitted.append(self._num_steps) or run(self, *given, **options),
+    )
     options = (*smoke_flags(name), f"--results_dir={tmp_path}", f"--models_dir={smoke.models}")
     code, out, err = call(name, *options)
     assert (code, err) == (0, "") and not any(fitted)
