@@ -107,9 +107,10 @@ def read(bench: Bench, options: StudyOptions) -> Run:
     shard = cli.parse_shard(options.shard)
     with cli.usage():
         preset = _changed(bench, options)
-        sources = bench.sources(preset)
         if options.data:
             sources = _recordings(options.data, preset, vars(options).get("sparsity") is not None)
+        else:
+            sources = bench.sources(preset)
         if not sources:
             raise ValueError("no setting is left of these sizes; choose more latents or a lower sparsity.")
         names = _names(bench, preset, sources[0], options.methods)

@@ -63,7 +63,7 @@ class Setting:
         if self.sparsity >= self.num_latents:
             raise ValueError(
                 f"sparsity must be below num_latents, but it is {self.sparsity} with {self.num_latents} latents; "
-                "co-occur with latent 0; lower sparsity or raise num_latents."
+                "lower sparsity or raise num_latents."
             )
         if self.width == self.num_latents:
             object.__setattr__(self, "width", None)

@@ -28,6 +28,9 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
     Raises:
       ValueError: some arguments are given and others not, or nothing tells where the others are.
     """
+    given = (coordinator, num_processes, process_id)
+    if None in given and given != (None, None, None):
+        raise ValueError("coordinator, num_processes and process_id go together; give all, or none in a cluster.")
     # Its handler of signals would keep a process alive that is asked to end; what it would save is saved anyway.
     jax.config.update("jax_enable_preemption_service", False)
     try:

@@ -182,7 +182,7 @@ def refused(outcome, message, folder):
 
 
 BAD_DATA = {
-    "missing keys": ({"Y_ood": None}, [], "has no array Y_ood"),
+    "missing keys": ({"Y_ood": None}, [], "has no tensor Y_ood"),
     "no width": (BARE, [], "how many atoms to learn is unknown; give width."),
     "k too large": ({}, ["--sparsity=20", "--width=20"], "sparsity must be below width"),
     "k below zero": ({}, ["--sparsity=-2"], "sparsity"),
