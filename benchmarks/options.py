@@ -119,7 +119,11 @@ def _flag(field: dataclasses.Field) -> str:
 
 
 def _help(field: dataclasses.Field, default: Any) -> str:
-    return field.metadata["help"] + ("" if default in (None, False, "", (), (None,)) else f"  [{_text(default)}]")
+    text, choices = field.metadata["help"], field.metadata["choices"] or ()
+    if not all(choice in text for choice in choices):
+        text = f"{text.rstrip('.')}, of {', '.join(choices)}."
+    says_nothing = default is False or default in (None, "", (), (None,))
+    return text if says_nothing else f"{text}  [{_text(default)}]"
 
 
 def _text(value: Any) -> str:
@@ -161,5 +165,5 @@ def _refusal(kind: type[Options], field: dataclasses.Field, text: str) -> str:
         one = many if field.metadata["repeats"] else f"different {many}"
     wanted = one if least is None else f"{one} of at least {least:g}"
     if choices is not None:
-        wanted = f"{'some' if listed else 'one'} of {', '.join(choices)}"
+        wanted = f"{'some' if listed else 'one'} of {', '.join(choices)}{', each once' * listed}"
     return f"--{_flag(field)} must {'list' if listed else 'be'} {wanted}, but it is {text!r}."

@@ -166,7 +166,7 @@ def test_the_files_of_the_page_run_where_they_are_dropped_with_nothing_else_touc
     assert (rows["kmeans"]["inference"], rows["kmeans"]["family"]) == ("lasso", "dictionary_learning")
     assert rows["kmeans:squared"]["cosine"] == pytest.approx(rows["kmeans"]["cosine"], abs=1e-6)
     page = (page_of(tmp_path / "squared_relu") / "README.md").read_text()
-    assert "A squared ReLU" in page and "k-means, certified lasso" in page and "Squared ReLU SAE" in page
+    assert "A squared ReLU" in page and "sae_squared" in page and "kmeans:squared" in page
     planned = run("all", "--studies=squared_relu", "--preset=smoke", "--dry_run", f"--results_dir={tmp_path / 'other'}")
     assert "sae_squared: 0/2 rows there, 2 to fit" in planned
 

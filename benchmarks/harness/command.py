@@ -103,14 +103,14 @@ def read(bench: Bench, options: StudyOptions) -> Run:
       cli.UsageError: the study cannot run with them.
     """
     results_dir = cli.folder(options.results_dir)
-    models_dir = cli.folder(options.models_dir) if options.models_dir else results_dir / "models"
+    models_dir = cli.folder(options.models_dir) if options.models_dir is not None else results_dir / "models"
     shard = cli.parse_shard(options.shard)
     with cli.usage():
         preset = _changed(bench, options)
-        if options.data:
-            sources = _recordings(options.data, preset, vars(options).get("sparsity") is not None)
-        else:
-            sources = bench.sources(preset)
+        own_sparsity = vars(options).get("sparsity") is not None
+        sources: Sequence[Source] = (
+            bench.sources(preset) if options.data is None else _recordings(options.data, preset, own_sparsity)
+        )
         if not sources:
             raise ValueError("no setting is left of these sizes; choose more latents or a lower sparsity.")
         names = _names(bench, preset, sources[0], options.methods)
@@ -138,7 +138,7 @@ def _changed(bench: Bench, options: StudyOptions) -> Preset:
     given = {name: value for name, value in vars(options).items() if value is not None}
     for name, excluded in _EXCLUDED.items():
         for other in excluded:
-            if {name, other} <= given.keys():
+            if given.get(name) and given.get(other):
                 raise ValueError(f"--{other} and --{name} exclude each other; leave one of them out.")
     preset = bench.presets[options.preset]
     preset = dataclasses.replace(preset, **{name: value for name, value in given.items() if name in vars(preset)})

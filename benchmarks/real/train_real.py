@@ -234,6 +234,7 @@ def train(options: TrainOptions) -> list[Row]:
         folder = models.folder(learner, source)
         current.append(results.key({"options": identity.describe(learner)}))
         settings = {
+            "form": FORM,
             "study": NAME,
             "method": name,
             "fit": None if folder is None else folder.name,
@@ -243,11 +244,13 @@ def train(options: TrainOptions) -> list[Row]:
         if distributed.is_first():
             save(end.model, directory / name)
         store.once(
-            settings | {"form": FORM},
+            settings,
             functools.partial(_row, settings, end.model, plan, options.sparsity, seconds),
         )
     data = source.asdict()["data"]
-    alike = [row for row in store.rows() if (row["data"], row["num_scored"]) == (data, len(rows))]
+    # What an earlier form of this program wrote is not summed up with today's.
+    alike = [row for row in store.rows() if row.get("form") == FORM]
+    alike = [row for row in alike if (row["data"], row["num_scored"]) == (data, len(rows))]
     # Each row has found its own weight.
     alike = [row | {"lam": None} for row in latest(alike, current)]
     metrics = [name for name in METRICS if any(name in row for row in alike)]

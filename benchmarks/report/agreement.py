@@ -68,8 +68,14 @@ def main(options: AgreementOptions) -> None:
     table = [
         f"| study | compared | close | share | up to {_SMALL:,} latents | furthest (ours, published) |",
         "|---|---:|---:|---:|---:|---|",
-        *(line(place, read(folder)) for place, folder in compared),
     ]
+    for place, folder in compared:
+        try:
+            table.append(line(place, read(folder)))
+        except (KeyError, TypeError, ValueError):
+            raise cli.UsageError(
+                f"{folder}/{_FILE} is not a comparison with the published numbers; run its study again."
+            ) from None
     sys.stdout.write("\n".join(table) + "\n")
 
 

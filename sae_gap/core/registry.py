@@ -83,7 +83,8 @@ def classes(package: str, base: type) -> dict[str, type]:
 
     def is_listed(thing: Any, module: str) -> bool:
         derived = inspect.isclass(thing) and issubclass(thing, base) and thing is not base
-        return derived and thing.__module__ == module and not inspect.isabstract(thing)
+        public = not (thing.__name__.startswith("_") or inspect.isabstract(thing)) if derived else False
+        return public and thing.__module__ == module
 
     listed = [thing for module in modules(package) for thing in vars(module).values() if is_listed(thing, module.__name__)]
     return _unique(sorted(((name_of(thing), thing) for thing in listed), key=lambda pair: (pair[1].rank, pair[0])))

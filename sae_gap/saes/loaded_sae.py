@@ -150,6 +150,8 @@ class SAE(eqx.Module):
 
     def _encode(self, target: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         encoder: Any = self.model.encode
+        if encoder is None:
+            raise ValueError(f"{self.name} is a decoder alone; give a model with an encoder.")
         with jax.default_matmul_precision("highest"):
             return encode(encoder, self.model, target) if isinstance(encoder, Encoder) else encoder(self.model, target)
 

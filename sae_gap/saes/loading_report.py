@@ -64,7 +64,7 @@ class LoadReport(NamedTuple):
     @property
     def columns(self) -> dict[str, Any]:
         """What a row tells of it."""
-        columns = {"library": self.sae.library, "architecture": self.sae.architecture}
+        columns: dict[str, Any] = {"library": self.sae.library, "architecture": self.sae.architecture}
         columns |= {"normalisation": self.sae.normalisation.name, "notes": self.sae.notes}
         return columns | {name: value for name, value in self._asdict().items() if name != "sae"}
 

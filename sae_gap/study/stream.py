@@ -45,7 +45,7 @@ def fit_stream(
 
     A round's samples are fetched while those of the round before are learned from, and no more than these two are held; more
     rounds (`OnlineDictionary.num_steps`) make them smaller. `visits` has no say here: each sample is seen once, up to a last
-    few that fill no minibatch. Outliers samples, of more than ten times the median norm, are scaled down to it, as `fit`
+    few that fill no minibatch. Outlier samples, of more than ten times the median norm, are scaled down to it, as `fit`
     does; the median is that of the first round.
 
     Several devices share each minibatch: each codes its own samples, and one all-reduce adds up what they tell of the

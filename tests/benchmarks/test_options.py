@@ -44,7 +44,7 @@ def test_flags_give_what_python_gives():
         ("--seeds=1,1", "--seeds must list different integers of at least 0, but it is '1,1'."),
         ("--seeds=", "--seeds must list different integers of at least 0, but it is ''."),
         ("--seeds=1,-1", "--seeds must list different integers of at least 0, but it is '1,-1'."),
-        ("--kinds=a,c", "--kinds must list some of a, b, but it is 'a,c'."),
+        ("--kinds=a,c", "--kinds must list some of a, b, each once, but it is 'a,c'."),
     ],
 )
 def test_what_an_option_cannot_be_is_one_sentence(flag, sentence):

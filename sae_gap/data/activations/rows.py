@@ -81,6 +81,8 @@ class Activations:
           IndexError: a number is no row's.
           ValueError: a row cannot be read or is not finite.
         """
+        if np.any(np.asarray(indices) < 0):
+            raise IndexError(f"rows are numbered from 0 to {self.num_samples - 1}; give none below.")
         places, back = np.unique(self.numbers[indices], return_inverse=True)
         return self._gather(places)[back]
 

@@ -144,7 +144,9 @@ def parse_law(entries: Sequence[str]) -> dict[str, Any]:
         try:
             parts[name] = _parse(value, type(fields[name]))
         except (KeyError, ValueError):
-            raise ValueError(f"the law has {shown(entry)}; give a value such as that of {name}={fields[name]}.") from None
+            default = fields[name]
+            usual = ":".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
+            raise ValueError(f"the law has {shown(entry)}; give a value such as {name}={usual}.") from None
     return parts
 
 
